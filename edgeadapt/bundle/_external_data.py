@@ -1,0 +1,132 @@
+"""Where an ONNX model keeps its tensors, read without the ``onnx`` package.
+
+An initialiser may name a file of the device (``external_data`` with ``location: /etc/passwd``) or, in ONNX
+Runtime, an address of its memory. A bundle may only say ``bundle:``, which the loader replaces. This walks
+the protobuf wire format along the fields that can hold a tensor, everywhere a tensor can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from edgeadapt.errors import BundleError
+
+LOCATION = "bundle:"
+_MAX_DEPTH = 64
+_EXTERNAL = 1
+
+# message -> field number -> message: every path from a model to a tensor (onnx.proto, IR version 12)
+_CHILDREN: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+_NAME, _ENTRY, _DATA_LOCATION = 8, 13, 14  # of TensorProto
+
+
+def check_external_data(member: str, model: bytes, frozen: Iterable[str]) -> None:
+    """Refuse a model that reaches for data outside the bundle.
+
+    Args:
+        member: name of the graph, for messages.
+        model: a serialised ``ModelProto``.
+        frozen: the tensors the manifest lets this graph take from ``bundle:``.
+
+    Raises:
+        BundleError: malformed protobuf, another location, or a tensor that is not in ``frozen``.
+    """
+    allowed = set(frozen)
+    try:
+        for name, location in external_tensors(model):
+            if location != LOCATION:
+                raise BundleError(f"{member}: tensor {name!r} has external data at {location!r}; only {LOCATION!r} is allowed")
+            if name not in allowed:
+                raise BundleError(f"{member}: tensor {name!r} is external, but the manifest does not list it as frozen for this graph")
+    except _Malformed as error:
+        raise BundleError(f"{member}: not an ONNX model: {error}") from None
+
+
+def external_tensors(model: bytes) -> Iterator[tuple[str, str]]:
+    """Name and location of every tensor marked external or carrying external entries; ``""`` for no location."""
+    stack: list[tuple[str, memoryview, int]] = [("model", memoryview(model), 0)]
+    has_graph = False
+    while stack:
+        message, data, depth = stack.pop()
+        if depth > _MAX_DEPTH:
+            raise _Malformed(f"nested deeper than {_MAX_DEPTH}")
+        if message == "tensor":
+            yield from _locations(data)
+            continue
+        children = _CHILDREN[message]
+        for field, value in _fields(data):
+            if field in children and isinstance(value, memoryview):
+                has_graph = has_graph or message == "model"
+                stack.append((children[field], value, depth + 1))
+    if not has_graph:
+        raise _Malformed("it has no graph")
+
+
+def _locations(tensor: memoryview) -> Iterator[tuple[str, str]]:
+    name, is_external, found = "", False, []
+    for field, value in _fields(tensor):
+        if field == _DATA_LOCATION and isinstance(value, int):
+            is_external = is_external or value & 0xFFFFFFFF == _EXTERNAL  # an enum keeps 32 bits
+        elif field == _NAME and isinstance(value, memoryview):
+            name = _text(value)
+        elif field == _ENTRY and isinstance(value, memoryview):
+            is_external = True
+            pair = {number: _text(part) for number, part in _fields(value) if isinstance(part, memoryview)}
+            if pair.get(1, "") == "location":
+                found.append(pair.get(2, ""))
+    if is_external:
+        yield from ((name, location) for location in found or [""])
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Number and value of each field: integers for varints, a view for anything with a length."""
+    position = 0
+    while position < len(data):
+        tag, position = _varint(data, position)
+        field, wire = tag >> 3, tag & 7
+        if not 0 < field < 1 << 29:
+            raise _Malformed(f"field number {field}")
+        if wire == 0:
+            number, position = _varint(data, position)
+            yield field, number
+            continue
+        if wire == 2:
+            size, position = _varint(data, position)
+        elif wire in (1, 5):
+            size = 8 if wire == 1 else 4
+        else:
+            raise _Malformed(f"wire type {wire}")
+        if size > len(data) - position:
+            raise _Malformed(f"field {field} is cut off")
+        if wire == 2:
+            yield field, data[position : position + size]
+        position += size
+
+
+def _varint(data: memoryview, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(data):
+            raise _Malformed("a number is cut off")
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise _Malformed("a number is longer than ten bytes")
+
+
+def _text(value: memoryview) -> str:
+    return bytes(value).decode("utf-8", "backslashreplace")
+
+
+class _Malformed(Exception):
+    """The bytes are not a protobuf message."""

@@ -1,0 +1,148 @@
+"""The three weight files of a bundle, as arrays checked against the manifest.
+
+``frozen`` never changes after export, ``factory`` has the initial values of everything else, ``guard`` the
+labelled factory features that judge later changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from edgeadapt.bundle.schema import Manifest, TensorSpec
+from edgeadapt.errors import BundleError
+
+FROZEN, FACTORY, GUARD = "weights/frozen.safetensors", "weights/factory.safetensors", "weights/guard.safetensors"
+Arrays = dict[str, NDArray[Any]]
+
+_DTYPES = {"F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
+_MAX_HEADER_BYTES = 4 << 20
+
+
+class _Listed(msgspec.Struct, frozen=True):
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def encode_weights(manifest: Manifest, member: str, values: Mapping[str, NDArray[Any]]) -> bytes:
+    """Safetensors bytes of one weight file; equal values give equal bytes.
+
+    Raises:
+        BundleError: as for :func:`decode_weights`.
+    """
+    arrays = {}
+    for name in sorted(values):
+        array = np.asarray(values[name])
+        arrays[name] = np.require(array, array.dtype.newbyteorder("<"), "C")
+    _check_listed(manifest, member, {name: (array.dtype.name, array.shape) for name, array in arrays.items()})
+    _check_values(manifest, member, arrays)
+    return save(arrays)
+
+
+def decode_weights(manifest: Manifest, member: str, data: bytes) -> Arrays:
+    """Read-only arrays of one weight file.
+
+    Raises:
+        BundleError: malformed, a tensor the manifest does not place in this file, another dtype or shape, or values that are not finite.
+    """
+    try:
+        arrays: Arrays = load(data)
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise BundleError(f"{member}: not a safetensors file: {error}") from None
+    _check_listed(manifest, member, {name: (array.dtype.name, array.shape) for name, array in arrays.items()})
+    _check_values(manifest, member, arrays)
+    for array in arrays.values():
+        array.flags.writeable = False
+    return arrays
+
+
+def check_header(manifest: Manifest, member: str, start: bytes) -> set[str]:
+    """Check names, dtypes and shapes from the first bytes of a weight file, without loading a value.
+
+    Args:
+        manifest: what the file must agree with.
+        member: name of the file.
+        start: its first :data:`HEADER_BYTES` bytes, or all of it.
+
+    Returns:
+        The tensors it has.
+    """
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 8 or length > len(start) - 8:
+        raise BundleError(f"{member}: not a safetensors file: its header is cut off or above {_MAX_HEADER_BYTES} bytes")
+    try:
+        header = msgspec.json.decode(start[8 : 8 + length], type=dict[str, msgspec.Raw])
+        header.pop("__metadata__", None)
+        listed = {name: msgspec.json.decode(raw, type=_Listed) for name, raw in header.items()}
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{member}: not a safetensors file: {error}") from None
+    _check_listed(manifest, member, {name: (_DTYPES.get(spec.dtype, spec.dtype), spec.shape) for name, spec in listed.items()})
+    return set(listed)
+
+
+HEADER_BYTES = 8 + _MAX_HEADER_BYTES
+
+
+def check_complete(manifest: Manifest, present: set[str]) -> None:
+    """Every tensor that is not derived must have a value.
+
+    Raises:
+        BundleError: names the first tensor without one.
+    """
+    for spec in manifest.tensors:
+        if spec.kind != "derived" and spec.name not in present:
+            raise BundleError(f"{_home(spec)}: no value for {spec.name}, which the manifest declares as {spec.kind}")
+
+
+def tensor_bytes(spec: TensorSpec) -> int:
+    """Bytes of one tensor."""
+    return math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+
+
+def _home(spec: TensorSpec) -> str:
+    return FROZEN if spec.kind == "frozen" else FACTORY
+
+
+def _check_listed(manifest: Manifest, member: str, listed: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    if member == GUARD:
+        return _check_guard(manifest, listed)
+    if member not in (FROZEN, FACTORY):
+        raise BundleError(f"{member}: weight files are {FROZEN}, {FACTORY} and {GUARD}")
+    specs = {spec.name: spec for spec in manifest.tensors}
+    for name, (dtype, shape) in listed.items():
+        spec = specs.get(name)
+        if spec is None:
+            raise BundleError(f"{member}: {name} is not a tensor of the manifest")
+        if _home(spec) != member:
+            raise BundleError(f"{member}: {name} is {spec.kind} and belongs in {_home(spec)}")
+        if (dtype, shape) != (spec.dtype, spec.shape):
+            raise BundleError(f"{member}: {name} is {dtype}{list(shape)}, the manifest says {spec.dtype}{list(spec.shape)}")
+
+
+def _check_guard(manifest: Manifest, listed: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """z (N, D) and taps (N, T) floating point, y (N,) int64; taps only where the encoder has any."""
+    widths = {"z": (manifest.feature_dim,), "y": ()} | ({"taps": (manifest.tap_dim,)} if manifest.tap_dim else {})
+    if set(listed) != set(widths):
+        raise BundleError(f"{GUARD}: has {sorted(listed)}, expected {sorted(widths)}")
+    count = listed["z"][1][:1]
+    for name, (dtype, shape) in listed.items():
+        allowed = ("int64",) if name == "y" else ("float32", "float16")
+        if dtype not in allowed or shape != count + widths[name]:
+            raise BundleError(f"{GUARD}: {name} is {dtype}{list(shape)}, expected {allowed[0]}{list(count + widths[name])}")
+
+
+def _check_values(manifest: Manifest, member: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise BundleError(f"{member}: {name} has values that are not finite")
+    if member == GUARD and manifest.task == "classify":
+        y = arrays["y"]
+        if y.size and not 0 <= y.min() <= y.max() < len(manifest.classes):
+            raise BundleError(f"{member}: y has labels {y.min()} to {y.max()}, the manifest has {len(manifest.classes)} classes")

@@ -1,0 +1,253 @@
+"""Write and read a bundle: one uncompressed zip, ``NAME.edge``, checked before anything in it is parsed.
+
+The manifest holds size and sha256 of every member but itself and the signature; the signature covers the
+manifest. Equal content gives an equal file.
+"""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+from numpy.typing import NDArray
+
+from edgeadapt.bundle import _container as container
+from edgeadapt.bundle import _weights as weight_files
+from edgeadapt.bundle import signing
+from edgeadapt.bundle._container import CARD, MANIFEST, SIGNATURE, Entry
+from edgeadapt.bundle._external_data import check_external_data
+from edgeadapt.bundle._weights import FACTORY, FROZEN, GUARD, Arrays
+from edgeadapt.bundle.schema import GraphSpec, Manifest, Member, decode_manifest, encode_manifest
+from edgeadapt.errors import BundleError
+from edgeadapt.runtime import GraphFile
+
+MAX_MANIFEST_BYTES = 4 << 20
+_MAX_SIGNATURE_BYTES = 4096
+_MAX_CARD_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A bundle that passed every check. Members are read from the file when asked for, and hashed again then."""
+
+    path: Path
+    manifest: Manifest
+    card: dict[str, Any]
+    signed_by: str | None
+    """Key id of the signer; without ``trust`` it says that the file is undamaged, not who made it."""
+    sha256: str
+    """Of the bytes of the manifest: the identity of the bundle."""
+    bytes: int
+    """Size of the file."""
+
+    def graph(self, file: str) -> builtins.bytes:
+        """The serialised ONNX model of one graph, by the ``file`` of its :class:`GraphSpec`."""
+        return self._read(file)
+
+    def weights(self, member: str) -> Arrays:
+        """Read-only arrays of one weight file, :data:`FROZEN`, :data:`FACTORY` or :data:`GUARD`.
+
+        Raises:
+            BundleError: no such member, it changed since the bundle was opened, or a value is not finite.
+        """
+        data = self._read(member)
+        with _naming(self.path):
+            return weight_files.decode_weights(self.manifest, member, data)
+
+    @cached_property
+    def frozen(self) -> Arrays:
+        """Every frozen tensor, loaded once and shared by all graphs."""
+        return self.weights(FROZEN) if FROZEN in self.manifest.members else {}
+
+    def graph_file(self, spec: GraphSpec) -> GraphFile:
+        """What a runtime loads: the model and the frozen arrays it names."""
+        return GraphFile(spec.file, self.graph(spec.file), {name: self.frozen[name] for name in spec.frozen})
+
+    def _read(self, name: str) -> builtins.bytes:
+        with _naming(self.path), open(self.path, "rb") as file:
+            listed = self.manifest.members.get(name)
+            if listed is None:
+                raise BundleError(f"{name}: no such member")
+            entry = container.read_directory(file, os.fstat(file.fileno()).st_size).get(name)
+            if entry is None:
+                raise BundleError(f"{name}: gone since the bundle was opened")
+            return _verified(file, entry, listed)
+
+
+def write_bundle(
+    path: str | Path,
+    manifest: Manifest,
+    graphs: Mapping[str, bytes],
+    weights: Mapping[str, Mapping[str, NDArray[Any]]],
+    card: Mapping[str, Any],
+    private_key: bytes | None = None,
+) -> Bundle:
+    """Write a bundle; the file appears whole or not at all, and only if :func:`read_bundle` accepts it.
+
+    Args:
+        path: where to, usually ``NAME.edge``; an existing file is replaced.
+        manifest: its ``members`` are filled in here.
+        graphs: serialised ONNX models, by the ``file`` of their :class:`GraphSpec` (``graphs/*.onnx``).
+        weights: arrays by tensor name, by weight file (:data:`FROZEN`, :data:`FACTORY`, :data:`GUARD`).
+        card: the stress card; anything JSON can hold.
+        private_key: PEM of an ed25519 key; without it the bundle is unsigned.
+
+    Raises:
+        BundleError: names the member that is wrong, or says why the file cannot be written.
+    """
+    path = Path(path)
+    with _naming(path):
+        contents = dict(graphs) | {name: weight_files.encode_weights(manifest, name, values) for name, values in weights.items()}
+        try:
+            contents[CARD] = msgspec.json.format(msgspec.json.encode(card, order="sorted"), indent=2)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BundleError(f"{CARD}: {error}") from None
+        for name in contents:
+            container.check_name(name)
+        members = {name: Member(bytes=len(data), sha256=hashlib.sha256(data).hexdigest()) for name, data in contents.items()}
+        contents[MANIFEST] = encode_manifest(msgspec.structs.replace(manifest, members=members))
+        if private_key is not None:
+            contents[SIGNATURE] = signing.encode_signature(signing.sign(contents[MANIFEST], private_key))
+        archive = container.pack((name, contents[name]) for name in sorted(contents, key=container.member_order))
+        bundle = _open(BytesIO(archive), len(archive), path, (), False)
+        _replace(path, archive)
+    return bundle
+
+
+def read_bundle(path: str | Path, *, trust: Sequence[str | Path] = (), require_signature: bool = False) -> Bundle:
+    """Open a bundle: container, signature, manifest, sizes and hashes first, then graphs, weights and card.
+
+    Args:
+        path: the file.
+        trust: public keys, as text or paths. When given, the bundle must be signed by one of them.
+        require_signature: refuse an unsigned bundle also without ``trust``; any signer will do then.
+
+    Raises:
+        BundleError: names the file, the member and the reason.
+    """
+    path = Path(path)
+    with _naming(path):
+        if path.exists() and not path.is_file():
+            raise BundleError("archive: not a regular file")
+        with open(path, "rb") as file:
+            return _open(file, os.fstat(file.fileno()).st_size, path, trust, require_signature or bool(trust))
+
+
+def _open(file: BinaryIO, size: int, path: Path, trust: Sequence[str | Path], require_signature: bool) -> Bundle:
+    entries = container.read_directory(file, size)
+    raw = _small(file, entries[MANIFEST], MAX_MANIFEST_BYTES)
+    signed_by = None
+    if SIGNATURE in entries:
+        signature = signing.decode_signature(_small(file, entries[SIGNATURE], _MAX_SIGNATURE_BYTES))
+        signed_by = signing.verify(raw, signature, trust)
+    elif require_signature:
+        raise BundleError(f"{SIGNATURE}: absent; an unsigned bundle is refused here")
+    try:
+        manifest = decode_manifest(raw)
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise BundleError(f"{MANIFEST}: {error}") from None
+    _check_members(file, entries, manifest)
+    for graph in manifest.graphs:
+        if not graph.file.startswith("graphs/"):
+            raise BundleError(f"{MANIFEST}: the graph {graph.file!r} is not one of graphs/*.onnx")
+        for name in graph.frozen:
+            if manifest.tensor(name).kind != "frozen":
+                raise BundleError(f"{graph.file}: takes {name} as frozen, but its kind is {manifest.tensor(name).kind}")
+        check_external_data(graph.file, _verified(file, entries[graph.file], manifest.members[graph.file]), graph.frozen)
+    weight_files.check_complete(manifest, _check_weights(file, entries, manifest))
+    card = _card(_small(file, entries[CARD], _MAX_CARD_BYTES))
+    return Bundle(path, manifest, card, signed_by, hashlib.sha256(raw).hexdigest(), size)
+
+
+def _check_members(file: BinaryIO, entries: Mapping[str, Entry], manifest: Manifest) -> None:
+    """The archive has exactly the members of the manifest, with their sizes and hashes, and a use for each."""
+    present = set(entries) - {MANIFEST, SIGNATURE}
+    for name in sorted(present ^ set(manifest.members)):
+        raise BundleError(f"{name}: " + ("not listed in the manifest" if name in present else "listed in the manifest but absent"))
+    expected = {CARD} | {graph.file for graph in manifest.graphs} | ({FROZEN, FACTORY, GUARD} & present)
+    for name in sorted(present ^ expected):
+        raise BundleError(f"{name}: " + ("no graph of the manifest and no known weight file" if name in present else "absent"))
+    for name, member in manifest.members.items():
+        if entries[name].size != member.bytes:
+            raise BundleError(f"{name}: has {entries[name].size} bytes, the manifest says {member.bytes}")
+        digest = hashlib.sha256()
+        for block in container.read_chunks(file, entries[name]):
+            digest.update(block)
+        if digest.hexdigest() != member.sha256:
+            raise BundleError(f"{name}: its sha256 is not that of the manifest; it was edited")
+
+
+def _check_weights(file: BinaryIO, entries: Mapping[str, Entry], manifest: Manifest) -> set[str]:
+    present: set[str] = set()
+    for name in (FROZEN, FACTORY, GUARD):
+        if name in entries:
+            entry = entries[name]
+            file.seek(entry.offset)
+            found = weight_files.check_header(manifest, name, file.read(min(entry.size, weight_files.HEADER_BYTES)))
+            present |= found if name != GUARD else set()
+    return present
+
+
+def _verified(file: BinaryIO, entry: Entry, listed: Member) -> bytes:
+    """The bytes of a member, hashed as they were read: the file may change at any time after it was opened."""
+    data = container.read_entry(file, entry)
+    if hashlib.sha256(data).hexdigest() != listed.sha256:
+        raise BundleError(f"{entry.name}: changed since the bundle was opened")
+    return data
+
+
+def _small(file: BinaryIO, entry: Entry, limit: int) -> bytes:
+    if entry.size > limit:
+        raise BundleError(f"{entry.name}: {entry.size} bytes, the limit is {limit}")
+    return container.read_entry(file, entry)
+
+
+def _card(data: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(data, type=dict[str, Any])
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{CARD}: {error}") from None
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write next to ``path``, make it durable, then rename: a crash leaves the old file or the new one."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the name of the file in front of every refusal, and turn what the system says into one."""
+    try:
+        yield
+    except BundleError as error:
+        raise BundleError(f"{path.name}: {error}") from error.__cause__
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror or error}") from error
+
+
+__all__ = ["FACTORY", "FROZEN", "GUARD", "Bundle", "read_bundle", "write_bundle"]

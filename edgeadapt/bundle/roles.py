@@ -1,0 +1,43 @@
+"""The closed table of roles: which questions a graph may answer, and with which ports.
+
+B is the batch, D the feature width, T the width of the taps, K the class slots, R <= 256 the width of
+residuals. A new method for one of these roles is one host file; a new role is a change of the core.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+RoleName = Literal[
+    "encode", "correct", "predict", "novelty", "shift", "learn", "derive", "adapt", "fit", "rate"
+]
+ROLE_NAMES: tuple[RoleName, ...] = get_args(RoleName)
+
+
+@dataclass(frozen=True)
+class Role:
+    """Ports and outputs of a role, with symbolic shapes, and the question it answers."""
+
+    name: RoleName
+    question: str
+    ports: dict[str, str]
+    outputs: dict[str, str]
+    writes_tensors: bool
+
+
+ROLES: dict[RoleName, Role] = {
+    role.name: role
+    for role in (
+        Role("encode", "what are the features of this input?", {"x": "(B, *input)"}, {"z": "(B, D) float32", "taps": "(B, T) float32"}, False),
+        Role("correct", "where would this feature lie under the source condition?", {"z": "(B, D) float32"}, {"embedding": "(B, D) float32"}, False),
+        Role("predict", "which class?", {"z": "(B, D) float32"}, {"logits": "(B, K) float32"}, False),
+        Role("novelty", "how unlike every known class?", {"z": "(B, D) float32"}, {"score": "(B,) float32, larger is more novel"}, False),
+        Role("shift", "how far from its predicted class?", {"z": "(B, D) float32", "taps": "(B, T) float32"}, {"residual": "(B, R) float32, unit variance on clean data"}, False),
+        Role("learn", "what does a labelled sample change?", {"z": "(B, D) float32", "taps": "(B, T) float32", "y": "(B,) int64", "sample_weight": "(B,) float32, negative iff every written tensor is evidence"}, {}, True),
+        Role("derive", "what follows from the evidence?", {}, {}, True),
+        Role("adapt", "which correction fits these unlabelled inputs?", {"x": "(B, *input), or z (B, D) for feature-space methods", "sample_weight": "(B,) float32"}, {"used": "(B,) float32", "wants_reset": "() float32"}, True),
+        Role("fit", "one gradient step of an adaptor", {"z": "(B, D) float32", "y": "(B,) int64", "sample_weight": "(B,) float32", "learning_rate": "() float32"}, {"loss": "() float32"}, True),
+        Role("rate", "how much is this sample worth keeping?", {"z": "(B, D) float32"}, {"value": "(B,) float32"}, False),
+    )
+}

@@ -1,0 +1,290 @@
+"""The manifest: everything a device must know about a bundle, as versioned msgspec structs."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from edgeadapt.bundle.roles import RoleName
+from edgeadapt.errors import BundleError
+
+FORMAT = 1
+"""Version of the manifest. A reader refuses a newer one and names the package version that wrote it."""
+
+DType = Literal["float32", "float16", "int64", "int32", "int8", "uint8", "bool"]
+Kind = Literal["frozen", "evidence", "parameter", "statistic", "derived"]
+Scope = Literal["global", "domain", "stream"]
+Merge = Literal["add", "mean", "replace", "refuse"]
+Persist = Literal["checkpoint", "session", "never"]
+Trigger = Literal["every_batch", "shift", "label", "idle"]
+AdaptMode = Literal["act", "advise", "off"]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Size = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class _Strict(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Unknown fields are errors: a typo in a manifest must not be silently ignored."""
+
+
+class TensorSpec(_Strict, frozen=True, kw_only=True):
+    """What the core must know about a tensor so that it need not know the method.
+
+    *Evidence* is additive and canonical; *derived* is recomputed from it and never stored; *statistic*
+    describes inputs; *parameter* is trained; *frozen* never changes after export.
+    """
+
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9_]+(\.[A-Za-z0-9_]+)+$")]
+    dtype: DType
+    shape: tuple[Size, ...]
+    kind: Kind
+    scope: Scope = "global"
+    space: str = ""  # hash of the feature space the values are valid in; "" while it is valid in any
+    merge: Merge = "refuse"
+    class_axis: int | None = None  # grows and is cleared with a class
+    bound: float | None = None  # values must be finite and within +-bound to be published
+    persist: Persist = "checkpoint"
+
+
+class PortSpec(_Strict, frozen=True, kw_only=True):
+    """One port or output of a graph; ``None`` in the shape is the batch."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int | None, ...]
+
+
+class Parity(_Strict, frozen=True, kw_only=True):
+    """How a graph compared with torch when it was compiled."""
+
+    cases: Positive
+    tolerance: float
+    median_error: float  # relative to the size of the change a step makes, or of the output
+    worst_error: float
+    arbiter: Literal["float32", "float64"] = "float32"
+    onnxruntime: str = ""
+
+
+class GraphSpec(_Strict, frozen=True, kw_only=True):
+    """One graph: the roles it answers (several when they were fused), its ports and the tensors it touches."""
+
+    file: str
+    roles: tuple[RoleName, ...]
+    methods: tuple[str, ...]
+    batch: Positive | None  # None: free at run time
+    ports: tuple[PortSpec, ...]
+    outputs: tuple[PortSpec, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    frozen: tuple[str, ...]
+    nodes: Positive
+    parity: Parity
+
+
+class NumericSpec(_Strict, frozen=True, kw_only=True):
+    """A derived tensor computed by a named numeric of ``device/linalg.py`` instead of a graph."""
+
+    numeric: Literal["balanced_ridge", "class_mean", "inverse_covariance"]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    arguments: dict[str, float] = {}
+
+
+class TriggerSpec(_Strict, frozen=True, kw_only=True):
+    """When a role may run."""
+
+    role: RoleName
+    when: Trigger
+    min_gap_samples: Size = 0
+
+
+class InputSpec(_Strict, frozen=True, kw_only=True):
+    """What the encoder takes. Mean and standard deviation are inside the graph, not here."""
+
+    layout: Literal["NHWC", "NCHW", "NHW", "NC", "features"]
+    dtype: Literal["uint8", "float32"]
+    shape: tuple[Positive, ...]  # of one sample
+    range: tuple[float, float] | None = None  # refused outside; None: any finite value
+    colour: Literal["rgb", "bgr", "gray", "none"] = "none"
+    resize: Literal["bilinear", "none"] = "none"
+    mean: tuple[float, ...] = ()  # per channel, of calibration inputs, in input units
+    std: tuple[float, ...] = ()
+
+
+class ShiftPolicy(_Strict, frozen=True, kw_only=True):
+    """Thresholds of the shift axis, one per group of residual columns."""
+
+    window: Positive = 32
+    groups: tuple[Positive, ...] = ()  # widths; they add up to R
+    thresholds: tuple[float, ...] = ()  # of the window statistic
+    confirm_windows: Positive = 2  # consecutive windows above the threshold before anything acts
+    clear_windows: Positive = 3  # consecutive windows below it before the condition counts as over
+    route_distance: float = 0.0  # signatures closer than this are the same condition
+
+
+class NoveltyPolicy(_Strict, frozen=True, kw_only=True):
+    method: str = ""
+    threshold: float = 0.0  # of the per-sample score
+    rate: float = 0.05  # share of known clean samples above the threshold at calibration
+    window_share: float = 0.5  # share of novel samples in a window that reads as novel
+    auroc: float = 0.5  # on classes held out at export
+    alternatives: dict[str, float] = {}
+
+
+class AdaptPolicy(_Strict, frozen=True, kw_only=True):
+    """Whether label-free adaptation may act, as the bundle's own stress card decided."""
+
+    mode: AdaptMode = "off"
+    method: str = ""
+    memory: Size = 64  # recent inputs, in memory only
+    min_memory: Size = 32  # samples before the first correction
+    refresh_samples: Positive = 64  # between two refreshes
+    reason: str = ""
+
+
+class LearnPolicy(_Strict, frozen=True, kw_only=True):
+    method: str = ""
+    field_weight: float = 1.0  # sample_weight of a label from the field; a factory sample has 1 * factory_weight
+    factory_weight: float = 1.0
+    held_out_every: Positive = 5
+    temperature: float = 1.0  # softmax temperature of the logits
+
+
+class GuardPolicy(_Strict, frozen=True, kw_only=True):
+    margin: float = 0.01  # accuracy a candidate may lose
+    significance: float = 0.05  # one-sided paired sign test
+    factory_samples: Size = 0
+
+
+class AskPolicy(_Strict, frozen=True, kw_only=True):
+    per_condition: Size = 20
+    per_batch: Size = 10
+    per_day: Size = 200
+
+
+class PolicySpec(_Strict, frozen=True, kw_only=True):
+    """Every number a decision needs; the device reads them and raises none."""
+
+    shift: ShiftPolicy = ShiftPolicy()
+    novelty: NoveltyPolicy = NoveltyPolicy()
+    adapt: AdaptPolicy = AdaptPolicy()
+    learn: LearnPolicy = LearnPolicy()
+    guard: GuardPolicy = GuardPolicy()
+    ask: AskPolicy = AskPolicy()
+
+
+class Provenance(_Strict, frozen=True, kw_only=True):
+    created: str  # UTC, ISO 8601
+    edgeadapt: str
+    torch: str
+    onnx: str
+    seed: int
+    encoder: str
+    data: str
+    recipe: str = ""  # sha256 of the recipe file
+
+
+class Member(_Strict, frozen=True, kw_only=True):
+    """One file of the archive."""
+
+    bytes: Size
+    sha256: Sha256
+
+
+class Manifest(_Strict, frozen=True, kw_only=True):
+    """The first member of a bundle; its signature covers every other member through their hashes."""
+
+    format: Positive = FORMAT
+    name: str
+    task: Literal["classify", "regress", "embed"] = "classify"
+    classes: tuple[str, ...]
+    class_slots: Positive
+    domain_slots: Positive
+    feature_dim: Positive
+    tap_dim: Size
+    space: Sha256
+    batches: tuple[Positive, ...] = (1, 8, 32)
+    input: InputSpec
+    tensors: tuple[TensorSpec, ...]
+    graphs: tuple[GraphSpec, ...]
+    numerics: tuple[NumericSpec, ...] = ()
+    triggers: tuple[TriggerSpec, ...] = ()
+    policy: PolicySpec = PolicySpec()
+    provenance: Provenance
+    members: dict[str, Member] = {}
+
+    def tensor(self, name: str) -> TensorSpec:
+        """The spec of one tensor."""
+        for spec in self.tensors:
+            if spec.name == name:
+                return spec
+        raise BundleError(f"manifest.json: no tensor called {name!r}")
+
+    def graphs_for(self, role: RoleName) -> tuple[GraphSpec, ...]:
+        """Every graph that answers a role; several are candidates or rungs of the batch ladder."""
+        return tuple(graph for graph in self.graphs if role in graph.roles)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Canonical bytes: sorted keys and two-space indent, so that equal manifests have equal signatures."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=2)
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Parse and check a manifest.
+
+    Raises:
+        BundleError: not JSON, a newer format, an unknown field, or a value outside its bounds.
+    """
+    try:
+        peek: Any = msgspec.json.decode(data)
+        written = peek.get("format") if isinstance(peek, dict) else None
+        if isinstance(written, int) and written > FORMAT:
+            by = (peek.get("provenance") or {}).get("edgeadapt", "a newer version")
+            raise BundleError(f"manifest.json: format {written} is newer than {FORMAT}, which this version reads; written by edgeadapt {by}")
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise BundleError(f"manifest.json: {error}") from error
+    _check(manifest)
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    names = [spec.name for spec in manifest.tensors]
+    if len(set(names)) != len(names):
+        raise BundleError(f"manifest.json: tensor {next(n for n in names if names.count(n) > 1)!r} is declared twice")
+    if len(manifest.classes) > manifest.class_slots:
+        raise BundleError(f"manifest.json: {len(manifest.classes)} classes do not fit into {manifest.class_slots} class slots")
+    if len(set(manifest.classes)) != len(manifest.classes):
+        raise BundleError("manifest.json: a class is named twice")
+    known = set(names)
+    for graph in manifest.graphs:
+        missing = sorted({*graph.reads, *graph.writes, *graph.frozen} - known)
+        if missing:
+            raise BundleError(f"manifest.json: {graph.file} uses the undeclared tensor {missing[0]!r}")
+    for spec in manifest.tensors:
+        if spec.class_axis is not None and not 0 <= spec.class_axis < len(spec.shape):
+            raise BundleError(f"manifest.json: {spec.name} has class_axis {spec.class_axis} outside its shape {spec.shape}")
+
+
+def space_of(*parts: bytes) -> str:
+    """Hash of what produces a feature: graph bytes and factory weights."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of the manifest, committed as ``docs/format/manifest.schema.json``."""
+    return msgspec.json.schema(Manifest)
+
+
+__all__ = [
+    "FORMAT", "AdaptPolicy", "AskPolicy", "GraphSpec", "GuardPolicy", "InputSpec", "LearnPolicy", "Manifest", "Member",
+    "NoveltyPolicy", "NumericSpec", "Parity", "PolicySpec", "PortSpec", "Provenance", "ShiftPolicy", "TensorSpec",
+    "TriggerSpec", "decode_manifest", "encode_manifest", "json_schema", "space_of",
+]

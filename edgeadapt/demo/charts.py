@@ -1,0 +1,533 @@
+"""The drawings of the demo's report, written by hand as SVG. Colour and type come from `report.css`, by class.
+
+`Timeline` is the picture: accuracy of the learner, its frozen twin and the labelled oracle over the stream, and beneath it, on the same
+axis, what the learner sensed, asked, learned and refused. `overview` and `spark` are the same curves, small.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgeadapt.demo.picture import Act, Batch, Event
+
+Series = list[float | None]
+
+WIDTH, GUTTER, END = 944.0, 96.0, 120.0  # the plot, the names left of it, the names of the lines right of it
+ACTS_Y, RIBBON_Y, ACCURACY_Y, ACCURACY_H = 12.0, 58.0, 88.0, 302.0
+SHIFT_Y, SHIFT_H, NOVEL_Y, NOVEL_H, DOMAIN_Y = 420.0, 66.0, 510.0, 36.0, 570.0
+LANES_Y, LANE_H = 604.0, 28.0
+RIBBON_H = 17.0
+SHIFT_LOW = 0.25  # below a quarter of the threshold the stream is simply quiet
+SMOOTH_BATCHES = 3.5  # standard deviation of the Gaussian that smooths the curves, never across a change of act or condition
+CALM = frozenset({"clean", "source"})  # these carry no tint: colour means that something is different
+TINTS = 7
+
+LANES = ("senses", "asks", "learns", "grows", "guards")
+
+
+@dataclass(frozen=True)
+class Glyph:
+    lane: str
+    label: str
+    path: str  # centred on (0, 0), about 10 wide
+    is_open: bool = False  # an outline rather than a filled shape
+    is_named: bool = False  # its label stands beside it wherever there is room
+    drop: float = 0.0  # how far below the middle of its lane it hangs: two kinds that come in pairs share a lane
+
+
+def _circle(radius: float) -> str:
+    return f"M{-radius} 0a{radius} {radius} 0 1 1 {2 * radius} 0a{radius} {radius} 0 1 1 {-2 * radius} 0z"
+
+
+GLYPHS = {
+    "shift_on": Glyph("senses", "shift begins", "M0-5 5 4H-5z", is_named=True),
+    "shift_off": Glyph("senses", "shift ends", "M0 4.5 4.5-3.5h-9z", is_open=True, is_named=True),
+    "novel": Glyph("senses", "something unknown", "M0-6 1.5-1.5 6 0 1.5 1.5 0 6-1.5 1.5-6 0-1.5-1.5z"),
+    "question": Glyph("asks", "question asked", _circle(3.8), is_open=True, drop=-6),
+    "answer": Glyph("asks", "answer received", _circle(3.4), drop=6),
+    "adapt": Glyph("learns", "corrected without labels", "M-.8-5h1.6v10h-1.6z", drop=-2.5),
+    "learned": Glyph("learns", "learned from answers", "M-2-2h4v4h-4z", drop=7),
+    "domain_opened": Glyph("grows", "domain opened", "M0-5.5 5.5 0 0 5.5-5.5 0z", is_named=True),
+    "domain_found": Glyph("grows", "domain found again", "M0-5 5 0 0 5-5 0z", is_open=True, is_named=True),
+    "class_added": Glyph("grows", "class added", "M-1.5-5.5h3v4h4v3h-4v4h-3v-4h-4v-3h4z", is_named=True),
+    "vetoed": Glyph("guards", "vetoed", "M-4.5-4.5 4.5 4.5M4.5-4.5-4.5 4.5", is_open=True, is_named=True),
+    "held": Glyph("guards", "held back", "M-4-4.5h2.8v9h-2.8zM1.2-4.5h2.8v9H1.2z", is_named=True),
+    "forgotten": Glyph("guards", "forgotten", _circle(4.6) + "M3.2-3.2-3.2 3.2", is_open=True, is_named=True),
+    "rolled_back": Glyph("guards", "rolled back", "M0-4.5v9L-6 0zM6-4.5v9L0 0z", is_named=True),
+    "killed": Glyph("guards", "killed", "M1.5-6.5-4.5 1h3.7l-.7 5.5L4.5-1.5H.8z", is_named=True),
+    "resumed": Glyph("guards", "resumed", "M-3.5-5 5 0-3.5 5z", is_named=True),
+}
+OTHER = Glyph("guards", "other", "M-3-3h6v6h-6z")
+_LANDMARKS = frozenset({"domain_opened", "domain_found", "class_added", "forgotten", "rolled_back", "killed"})
+
+
+def escape(value: object) -> str:
+    """`value` as text that is safe in HTML and in XML, between tags and inside quotes."""
+    known = str(value).encode("utf-8", "replace").decode("utf-8")
+    return html.escape(
+        "".join(c for c in known if c in "\t\n" or (ord(c) >= 32 and not 127 <= ord(c) < 160 and ord(c) not in (0xFFFE, 0xFFFF)))
+    )
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def percent(value: float | None) -> str:
+    return f"{100 * value:.0f}%" if value is not None and is_number(value) else "–"
+
+
+def number(value: float) -> str:
+    """A coordinate, to a tenth of a pixel."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def series(batches: Sequence[Batch], key: str) -> Series:
+    return [value if is_number(value := batch.get(key)) else None for batch in batches]  # type: ignore[misc]
+
+
+def smooth(values: Series, starts: Sequence[int]) -> Series:
+    """Gaussian mean of the neighbours inside one run; `starts` are the positions where a run begins."""
+    smoothed: Series = []
+    reach = math.ceil(3 * SMOOTH_BATCHES)
+    for start, stop in pairwise([*starts, len(values)]):
+        for i in range(start, stop):
+            near = [(j, value) for j in range(max(start, i - reach), min(stop, i + reach + 1)) if (value := values[j]) is not None]
+            weights = [math.exp(-0.5 * ((j - i) / SMOOTH_BATCHES) ** 2) for j, _ in near]
+            total = sum(weight * value for weight, (_, value) in zip(weights, near, strict=True))
+            smoothed.append(total / sum(weights) if near and values[i] is not None else None)
+    return smoothed
+
+
+def fit(words: str, width: float, size: float, lines: int = 1) -> list[str]:
+    """Breaks `words` into at most `lines` lines of about `width` pixels; what does not fit ends in an ellipsis, or is left out."""
+    room = int(width / (0.55 * size))
+    if room < 3:
+        return []
+    fitted: list[str] = []
+    for word in words.split():
+        if fitted and len(fitted[-1]) + 1 + len(word) <= room:
+            fitted[-1] += " " + word
+        else:
+            fitted.append(word)
+    is_cut = len(fitted) > lines
+    fitted = [line if len(line) <= room else line[: room - 1] + "…" for line in fitted[:lines]]
+    if is_cut and not fitted[-1].endswith("…"):
+        fitted[-1] = fitted[-1][: room - 1].rstrip(" ,.;:") + "…"
+    return fitted
+
+
+def _unbroken(*curves: Series) -> Iterator[list[int]]:
+    """Positions in unbroken runs where every curve has a value."""
+    known = [i for i, row in enumerate(zip(*curves, strict=True)) if None not in row]
+    for _, run in groupby(enumerate(known), key=lambda pair: pair[1] - pair[0]):
+        yield [i for _, i in run]
+
+
+def line(curve: Series, x: Callable[[int], float], y: Callable[[float], float]) -> str:
+    points = [[f"{number(x(i))} {number(y(curve[i] or 0.0))}" for i in run] for run in _unbroken(curve)]
+    return "".join("M" + "L".join(run if len(run) > 1 else run * 2) for run in points)
+
+
+def dots(curve: Series, x: Callable[[int], float], y: Callable[[float], float]) -> str:
+    return "".join(f"M{number(x(i))} {number(y(value))}h0" for i, value in enumerate(curve) if value is not None)
+
+
+def area(upper: Series, lower: Series, x: Callable[[int], float], y: Callable[[float], float]) -> str:
+    """The surface between two curves, where `upper` is the higher one."""
+    shapes = []
+    for run in _unbroken(upper, lower):
+        top = [f"{number(x(i))} {number(y(max(upper[i] or 0.0, lower[i] or 0.0)))}" for i in run]
+        bottom = [f"{number(x(i))} {number(y(lower[i] or 0.0))}" for i in reversed(run)]
+        shapes.append("M" + "L".join(top + bottom) + "z")
+    return "".join(shapes)
+
+
+def path(kind: str, d: str) -> str:
+    return f'<path class="{kind}" d="{d}"/>' if d else ""
+
+
+def label(x: float, y: float, words: str, kind: str = "", anchor: str = "") -> str:
+    where = f' text-anchor="{anchor}"' if anchor else ""
+    return f'<text x="{number(x)}" y="{number(y)}" class="{kind}"{where}>{escape(words)}</text>'
+
+
+def svg(width: float, height: float, body: str, kind: str, name: str = "", is_stretched: bool = False) -> str:
+    """An SVG element; one with a `name` is an image to assistive technology, one without is decoration."""
+    stretch = ' preserveAspectRatio="none"' if is_stretched else ""
+    role = f'role="img" aria-label="{escape(name)}"' if name else 'aria-hidden="true" focusable="false"'
+    box = f'viewBox="0 0 {number(width)} {number(height)}"{stretch}'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" class="{kind}" {box} {role}>{body}</svg>'
+
+
+@dataclass(frozen=True)
+class Run:
+    start: int
+    stop: int
+    name: str
+    is_sorted: bool = False
+
+
+class Curves:
+    """The stream by position: the three accuracies, raw and smoothed, and the tint of every condition and domain."""
+
+    def __init__(self, batches: Sequence[Batch], acts: Sequence[Act]) -> None:
+        self.batches, self.acts = batches, acts
+        self.indices = [batch["index"] for batch in batches]
+        self.conditions = self._runs(lambda b: (str(b["act"]), b["condition"], b.get("order") == "sorted"))
+        self.domains = self._runs(lambda b: ("", b.get("domain") or "", False))
+        self.raw = {name: series(batches, key) for name, key in (("learner", "accuracy"), ("frozen", "frozen"), ("oracle", "oracle"))}
+        starts = [run.start for run in self.conditions]
+        self.smooth = {name: smooth(curve, starts) for name, curve in self.raw.items()}
+        names = dict.fromkeys(run.name for run in [*self.conditions, *self.domains] if run.name.lower() not in CALM)
+        self.tints = {name: f"t{i % TINTS}" for i, name in enumerate(names)}
+
+    def _runs(self, key: Callable[[Batch], tuple[str, str, bool]]) -> list[Run]:
+        runs: list[Run] = []
+        for (_, name, is_sorted), group in groupby(enumerate(self.batches), key=lambda pair: key(pair[1])):
+            positions = [i for i, _ in group]
+            runs.append(Run(positions[0], positions[-1] + 1, name, is_sorted))
+        return runs
+
+    def position(self, batch: int) -> int:
+        """Where batch number `batch` stands on the axis; a number that was not recorded takes the next one's place."""
+        return min(bisect_left(self.indices, batch), len(self.indices) - 1)
+
+    def span(self, act: Act) -> tuple[int, int]:
+        return self.position(act["first_batch"]), self.position(act["last_batch"]) + 1
+
+    def tint(self, name: str) -> str:
+        return self.tints.get(name, "calm")
+
+    def lines(self, x: Callable[[int], float], y: Callable[[float], float]) -> str:
+        """Gain, frozen, oracle and learner, in the order in which they cover each other."""
+        drawn = path("gain", area(self.smooth["learner"], self.smooth["frozen"], x, y))
+        return drawn + "".join(path(f"line {name}", line(self.smooth[name], x, y)) for name in ("frozen", "oracle", "learner"))
+
+
+class Timeline:
+    """The picture. `gutter` holds the names of the rows and stays in view while `plot` scrolls on a narrow screen."""
+
+    def __init__(self, curves: Curves, events: Sequence[Event]) -> None:
+        self.curves = curves
+        self.step = WIDTH / len(curves.batches)
+        self.bottom = LANES_Y + LANE_H * len(LANES)
+        self.height = self.bottom + 36
+        self.marks = [
+            (self.curves.position(at), kind, list(group))
+            for (at, kind), group in groupby(
+                sorted(events, key=lambda e: (e["batch"], _rank(e["kind"]), e["kind"])), key=lambda e: (e["batch"], e["kind"])
+            )
+        ]
+        self.shifts = series(curves.batches, "shift")
+        highest = max((value for value in self.shifts if value is not None), default=1.0)
+        self.shift_high = min(32.0, max(4.0, 2.0 ** math.ceil(math.log2(max(highest, 1.0)))))
+
+    def x(self, position: float) -> float:
+        return (position + 0.5) * self.step
+
+    def edge(self, position: int) -> float:
+        return position * self.step
+
+    @staticmethod
+    def accuracy_y(value: float) -> float:
+        return ACCURACY_Y + ACCURACY_H * (1 - value)
+
+    def shift_y(self, value: float) -> float:
+        share = math.log(min(max(value, SHIFT_LOW), self.shift_high) / SHIFT_LOW) / math.log(self.shift_high / SHIFT_LOW)
+        return SHIFT_Y + SHIFT_H * (1 - share)
+
+    def plot(self, name: str) -> str:
+        parts = [
+            self._hatch(),
+            self._bands(),
+            self._acts(),
+            self._accuracy(),
+            self._shift(),
+            self._novel(),
+            self._domains(),
+            self._axis(),
+            self._lanes(),
+        ]
+        cursor = f'<line class="cursor" x1="0" x2="0" y1="{RIBBON_Y}" y2="{self.bottom}"/>'
+        return svg(WIDTH + END, self.height, "".join(parts) + cursor, "plot", name)
+
+    def gutter(self) -> str:
+        right = GUTTER - 10
+        rows = [label(right, self.accuracy_y(tick) + 4, percent(tick), "tick", "end") for tick in (0, 0.25, 0.5, 0.75, 1)]
+        rows += [
+            label(0, y, words, "row")
+            for y, words in (
+                (RIBBON_Y + 13, "condition"),
+                (ACCURACY_Y + 18, "accuracy"),
+                (SHIFT_Y + 12, "shift"),
+                (NOVEL_Y + 12, "novel"),
+                (DOMAIN_Y + 13, "domain"),
+            )
+        ]
+        rows += [
+            label(right, self.shift_y(1) + 4, "threshold", "tick", "end"),
+            label(right, SHIFT_Y + 4, f"{self.shift_high:.0f}×", "tick", "end"),
+        ]
+        rows += [label(right, NOVEL_Y + 4, "100%", "tick", "end"), label(right, NOVEL_Y + NOVEL_H + 4, "0", "tick", "end")]
+        rows += [label(0, LANES_Y + LANE_H * (i + 0.5) + 4, lane, f"row {lane}") for i, lane in enumerate(LANES)]
+        rows.append(label(0, self.bottom + 22, "batch", "row"))
+        return svg(GUTTER, self.height, "".join(rows), "gutter")
+
+    @staticmethod
+    def _hatch() -> str:
+        return (
+            '<defs><pattern id="hatch" width="5" height="5" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
+            '<path class="hatch" d="M0 0V5"/></pattern></defs>'
+        )
+
+    def _rect(self, run: Run, y: float, height: float, kind: str, title: str = "") -> str:
+        inner = f"<title>{escape(title)}</title>" if title else ""
+        return (
+            f'<rect class="{kind}" x="{number(self.edge(run.start))}" y="{number(y)}" '
+            f'width="{number(self.edge(run.stop) - self.edge(run.start))}" height="{number(height)}">{inner}</rect>'
+        )
+
+    def _ribbon(self, run: Run, y: float, words: str) -> str:
+        drawn = self._rect(run, y, RIBBON_H, f"ribbon {self.curves.tint(run.name)}", words)
+        drawn += self._rect(run, y, RIBBON_H, "sorted") if run.is_sorted else ""
+        shown = fit(words, self.edge(run.stop) - self.edge(run.start) - 8, 11)
+        return drawn + (label(self.edge(run.start) + 6, y + 12.5, shown[0], "ribbon-name") if shown else "")
+
+    def _bands(self) -> str:
+        tall = self.bottom - RIBBON_Y - RIBBON_H
+        bands = "".join(self._rect(run, RIBBON_Y + RIBBON_H, tall, f"band {self.curves.tint(run.name)}") for run in self.curves.conditions)
+        return bands + "".join(
+            self._ribbon(run, RIBBON_Y, run.name + (" · sorted" if run.is_sorted else "")) for run in self.curves.conditions
+        )
+
+    def _acts(self) -> str:
+        drawn = []
+        for order, act in enumerate(self.curves.acts, 1):
+            start, stop = self.curves.span(act)
+            left, room = self.edge(start), self.edge(stop) - self.edge(start)
+            drawn.append(
+                f'<g class="act"><title>{escape(act["title"])}</title>' + path("act-line", f"M{number(left)} {ACTS_Y - 9}V{self.bottom}")
+            )
+            drawn.append(label(left + 7, ACTS_Y + 4, str(order), "act-number"))
+            drawn += [
+                label(left + 20, ACTS_Y + 4 + 15 * i, words, "act-title")
+                for i, words in enumerate(fit(act["title"], room - 26, 13, lines=3))
+            ]
+            drawn.append("</g>")
+        return "".join(drawn)
+
+    def _accuracy(self) -> str:
+        grid = "".join(f'<path class="grid" d="M0 {number(self.accuracy_y(tick))}H{WIDTH}"/>' for tick in (0, 0.25, 0.5, 0.75, 1))
+        raw = "".join(
+            path(f"dots {name}", dots(self.curves.raw[name], self.x, self.accuracy_y)) for name in ("oracle", "frozen", "learner")
+        )
+        return f'<g id="accuracy">{grid}{raw}{self.curves.lines(self.x, self.accuracy_y)}{self._line_names()}</g>'
+
+    def _line_names(self) -> str:
+        ends = []
+        for name, words in (("learner", "learner"), ("frozen", "frozen twin"), ("oracle", "labelled oracle")):
+            last = next((i for i in reversed(range(len(self.curves.batches))) if self.curves.smooth[name][i] is not None), None)
+            if last is not None:
+                value = self.curves.smooth[name][last] or 0.0
+                ends.append((self.accuracy_y(value), name, f"{words} {percent(value)}"))
+        ends.sort()
+        spread: list[float] = []
+        for y, _, _ in ends:
+            spread.append(max(y, spread[-1] + 16) if spread else y)
+        overrun = max(0.0, spread[-1] - ACCURACY_Y - ACCURACY_H) if spread else 0.0
+        return "".join(label(WIDTH + 8, y - overrun + 4, words, f"end {name}") for y, (_, name, words) in zip(spread, ends, strict=True))
+
+    def _shift(self) -> str:
+        threshold = self.shift_y(1)
+        above: Series = [None if value is None else max(value, 1.0) for value in self.shifts]
+        ones: Series = [1.0] * len(above)
+        flags = "".join(
+            f"M{number(self.edge(i))} {SHIFT_Y + SHIFT_H + 4}h{number(self.step + 0.2)}"
+            for i, b in enumerate(self.curves.batches)
+            if b["is_shifted"]
+        )
+        return (
+            f'<g id="shift">{path("excess", area(above, ones, self.x, self.shift_y))}{path("threshold", f"M0 {number(threshold)}H{WIDTH}")}'
+            f"{path('line shift', line(self.shifts, self.x, self.shift_y))}{path('flag', flags)}"
+            f"{label(WIDTH + 8, SHIFT_Y + SHIFT_H + 8, 'reads “shifted”', 'note senses') if flags else ''}</g>"
+        )
+
+    def _novel(self) -> str:
+        shares = series(self.curves.batches, "novel_share")
+        zeros: Series = [0.0] * len(shares)
+        unknown = [i for i, share in enumerate(shares) if share is None]
+
+        def y(share: float) -> float:
+            return NOVEL_Y + NOVEL_H * (1 - share)
+
+        drawn = [f'<path class="grid" d="M0 {NOVEL_Y}H{WIDTH}M0 {NOVEL_Y + NOVEL_H}H{WIDTH}"/>']
+        for _, group in groupby(enumerate(unknown), key=lambda pair: pair[1] - pair[0]):
+            where = [i for _, i in group]
+            run = Run(where[0], where[-1] + 1, "unknown")
+            drawn.append(self._rect(run, NOVEL_Y, NOVEL_H, "unknown", "under shift everything looks novel: the share reads unknown"))
+            if shown := fit("unknown", self.edge(run.stop) - self.edge(run.start) - 10, 11):
+                drawn.append(label(self.edge(run.start) + 6, NOVEL_Y + NOVEL_H / 2 + 4, shown[0], "note haloed"))
+        drawn.append(path("novel-area", area(shares, zeros, self.x, y)) + path("line novel", line(shares, self.x, y)))
+        return f'<g id="novel">{"".join(drawn)}</g>'
+
+    def _domains(self) -> str:
+        return f'<g id="domains">{"".join(self._ribbon(run, DOMAIN_Y, run.name) for run in self.curves.domains if run.name)}</g>'
+
+    def _axis(self) -> str:
+        count = len(self.curves.batches)
+        every = next(step for step in (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, count) if count / step <= 12)
+        ticks = [i for i in range(count) if i % every == 0]
+        return "".join(label(self.x(i), self.bottom + 22, str(self.curves.indices[i]), "tick", "middle" if i else "start") for i in ticks)
+
+    def _lanes(self) -> str:
+        rules = "".join(f'<path class="grid" d="M0 {number(LANES_Y + LANE_H * i)}H{WIDTH}"/>' for i in range(len(LANES) + 1))
+        landmarks = "".join(f"M{number(self.x(at))} {ACCURACY_Y}V{self.bottom}" for at, kind, _ in self.marks if kind in _LANDMARKS)
+        return f'{path("landmark", landmarks)}<g id="events">{rules}{"".join(self._lane(i, lane) for i, lane in enumerate(LANES))}</g>'
+
+    def _lane(self, order: int, lane: str) -> str:
+        marks = [mark for mark in self.marks if GLYPHS.get(mark[1], OTHER).lane == lane]
+        y = LANES_Y + LANE_H * (order + 0.5)
+        drawn = []
+        for place, (at, kind, events) in enumerate(marks):
+            shape = GLYPHS.get(kind, OTHER)
+            count = sum(event.get("count") or 1 for event in events)
+            size = min(1.5, 1 + 0.16 * math.log2(max(count, 1)))
+            grown = f" scale({size:.2f})" if size > 1 else ""
+            told = escape(
+                f"{shape.label}{f' ×{count}' if count > 1 else ''}: " + "; ".join(dict.fromkeys(e["text"] for e in events if e.get("text")))
+            )
+            place_at = f"translate({number(self.x(at))} {number(y + shape.drop)}){grown}"
+            drawn.append(
+                f'<g class="glyph {lane}{" open" if shape.is_open else ""}" data-kind="{escape(kind)}" data-at="{at}" '
+                f'transform="{place_at}"><title>{told}</title><path d="{shape.path}"/></g>'
+            )
+            following = self.x(marks[place + 1][0]) - 8 if place + 1 < len(marks) else WIDTH + END
+            if shape.is_named and self.x(at) + 11 + 6 * len(shape.label) < following:
+                drawn.append(label(self.x(at) + 10, y + 4, shape.label, f"note haloed {lane}"))
+        return "".join(drawn)
+
+
+def _rank(kind: str) -> int:
+    return list(GLYPHS).index(kind) if kind in GLYPHS else len(GLYPHS)
+
+
+def legend_glyph(kind: str) -> str:
+    shape = GLYPHS.get(kind, OTHER)
+    body = f'<g class="glyph {shape.lane}{" open" if shape.is_open else ""}" transform="translate(8 8)"><path d="{shape.path}"/></g>'
+    return svg(16, 18, body, "key")
+
+
+def overview(curves: Curves, name: str) -> str:
+    """The three accuracies alone, for a screen as narrow as a phone."""
+    width, top, height = 356.0, 34.0, 190.0
+    left, step = 26.0, (356.0 - 26.0) / len(curves.batches)
+
+    def x(position: int) -> float:
+        return left + (position + 0.5) * step
+
+    def y(value: float) -> float:
+        return top + height * (1 - value)
+
+    drawn = [
+        f'<rect class="band {curves.tint(run.name)}" x="{number(left + run.start * step)}" y="{top}" '
+        f'width="{number((run.stop - run.start) * step)}" height="{height}"/>'
+        for run in curves.conditions
+    ]
+    for tick in (0, 0.5, 1):
+        drawn.append(
+            f'<path class="grid" d="M{left} {number(y(tick))}H{width}"/>' + label(left - 4, y(tick) + 4, f"{100 * tick:.0f}", "tick", "end")
+        )
+    for order, act in enumerate(curves.acts, 1):
+        edge = left + curves.span(act)[0] * step
+        drawn.append(f'<path class="act-line" d="M{number(edge)} 8V{top + height}"/>' + label(edge + 5, 20, str(order), "act-number"))
+    for run in curves.conditions:
+        if fit(run.name, (run.stop - run.start) * step - 2, 11) == [run.name]:
+            drawn.append(label(left + run.start * step + 3, top + height + 14, run.name, "tick"))
+    return svg(width, top + height + 20, "".join(drawn) + curves.lines(x, y), "overview", name)
+
+
+def spark(curves: Curves, act: Act) -> str:
+    """One act of the stream, on the card that tells it."""
+    width, height = 320.0, 76.0
+    start, stop = curves.span(act)
+    step = width / max(stop - start, 1)
+
+    def x(position: int) -> float:
+        return (position + 0.5) * step
+
+    def y(value: float) -> float:
+        return 3 + (height - 6) * (1 - value)
+
+    part = Curves(curves.batches[start:stop], ())
+    bands = "".join(
+        f'<rect class="band {curves.tint(run.name)}" x="{number(run.start * step)}" y="0" width="{number((run.stop - run.start) * step)}" '
+        f'height="{height}"/>'
+        for run in part.conditions
+    )
+    base = f'<path class="grid" d="M0 {number(y(0))}H{width}M0 {number(y(1))}H{width}"/>'
+    means = {name: percent(mean(part.raw[name])) for name in ("learner", "frozen")}
+    told = f"Mean accuracy in this act: learner {means['learner']}, frozen twin {means['frozen']}"
+    return svg(width, height, bands + base + part.lines(x, y), "spark", told)
+
+
+def bars(rows: Sequence[tuple[str, float | None]], name: str, mark: float | None = None) -> str:
+    """Thin horizontal bars on one scale from 0 to 1: `rows` are (class of the bar, value). `mark` is a hairline across them."""
+    height = 9.0 * len(rows) + 3
+    drawn = []
+    for i, (kind, value) in enumerate(rows):
+        drawn.append(f'<rect class="track" x="0" y="{number(3 + 9 * i)}" width="240" height="6"/>')
+        if value is not None and is_number(value):
+            drawn.append(
+                f'<rect class="bar {kind}" x="0" y="{number(3 + 9 * i)}" width="{number(240 * min(max(value, 0.0), 1.0))}" height="6"/>'
+            )
+    if mark is not None and is_number(mark):
+        drawn.append(f'<path class="mark" d="M{number(240 * min(max(mark, 0.0), 1.0))} 0V{number(height)}"/>')
+    return svg(240, height, "".join(drawn), "bars", name, is_stretched=True)
+
+
+def slope(before: float | None, after: float | None) -> str:
+    """Two readings of one quantity, before and after, as a line that rises, holds or falls."""
+
+    def y(value: float) -> float:
+        return 20 + 120 * (1 - value)
+
+    told = f"Old classes among the old ones: {percent(before)} before, {percent(after)} after"
+    drawn = [f'<path class="grid" d="M90 {number(y(tick))}H230"/>' for tick in (0, 0.5, 1)]
+    drawn += [label(90, 160, "before", "tick", "middle"), label(230, 160, "after", "tick", "middle")]
+    if before is not None and after is not None:
+        drawn.append(f'<path class="line learner" d="M90 {number(y(before))}L230 {number(y(after))}"/>')
+    for x, value, anchor, offset in ((90.0, before, "end", -12.0), (230.0, after, "start", 12.0)):
+        if value is not None:
+            drawn.append(
+                f'<circle class="bar learner" cx="{x}" cy="{number(y(value))}" r="5"/>'
+                + label(x + offset, y(value) + 7, percent(value), "big", anchor)
+            )
+    return svg(320, 168, "".join(drawn), "slope", told)
+
+
+def stacked(parts: Sequence[tuple[str, float]]) -> str:
+    """One bar of named parts; every width is a share of the sum."""
+    total = sum(value for _, value in parts)
+    drawn, x = [], 0.0
+    for i, (name, value) in enumerate(parts):
+        width = 1000 * value / total if total else 0.0
+        drawn.append(
+            f'<rect class="part p{i}" x="{number(x)}" y="0" width="{number(max(width - 2, 0.5))}" height="34">'
+            f"<title>{escape(name)} {value:.2f} ms</title></rect>"
+        )
+        x += width
+    told = "Median time per batch: " + ", ".join(f"{name} {value:.2f} ms" for name, value in parts)
+    return svg(1000, 34, "".join(drawn), "stacked", told, is_stretched=True)

@@ -1,0 +1,123 @@
+"""Properties of a step that agreement with torch cannot show: torch agrees with a wrong method too.
+
+They are asked of the exported graph, not of the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from edgeadapt.errors import CompileError
+from edgeadapt.host.compile.cases import WEIGHT, MakePorts, draw, separable
+from edgeadapt.host.compile.session import Session
+from edgeadapt.runtime import NEXT
+
+LEARNING_STEPS = 50
+_IDLE_STEPS = 5
+_ROW_TOLERANCE = 1e-5  # of the change; sums over a batch may be ordered differently
+
+
+def check_step(
+    name: str, sessions: tuple[Session, ...], make_ports: MakePorts, batched: tuple[str, ...], tensors: Mapping[str, Tensor], batch: int
+) -> None:
+    """Check what every step must do.
+
+    - each tensor it writes changes on random inputs;
+    - samples with ``sample_weight`` 0 change nothing: bit for bit when all are 0, and whatever they contain when some are;
+    - a step with a ``loss`` at least halves it in 50 steps on a separable toy problem.
+
+    Raises:
+        CompileError: names the tensor and the property.
+    """
+    writes = tuple(key.removesuffix(NEXT) for key in sessions[-1].outputs if key.endswith(NEXT))
+    if not writes:
+        raise CompileError(f"{name}: is declared a step and writes no tensor")
+    _changes(name, sessions[-1], make_ports, tensors, batch, writes)
+    if WEIGHT in draw(make_ports, 0, batch):
+        if WEIGHT not in sessions[-1].inputs:
+            raise CompileError(f"{name}: {WEIGHT} has no effect; padding rows of weight 0 would be learned from")
+        for session in sessions:
+            _ignores_weightless_batches(name, session, make_ports, tensors, batch, writes)
+            _ignores_weightless_rows(name, session, make_ports, batched, tensors, batch, writes)
+    if "loss" in sessions[-1].outputs:
+        _learns(name, sessions[-1], make_ports, batched, tensors, batch)
+
+
+def _changes(
+    name: str, session: Session, make_ports: MakePorts, tensors: Mapping[str, Tensor], batch: int, writes: tuple[str, ...]
+) -> None:
+    state, idle = dict(tensors), set(writes)
+    for seed in range(_IDLE_STEPS):
+        after = session(draw(make_ports, 200 + seed, batch), state)
+        for key in writes:
+            if not torch.equal(after[key + NEXT], state[key]):
+                idle.discard(key)
+            state[key] = after[key + NEXT]
+    if idle:
+        raise CompileError(f"{name}: {sorted(idle)[0]} does not change in {_IDLE_STEPS} random steps; do not write it, or fix the update")
+
+
+def _ignores_weightless_batches(
+    name: str, session: Session, make_ports: MakePorts, tensors: Mapping[str, Tensor], batch: int, writes: tuple[str, ...]
+) -> None:
+    state = dict(tensors)
+    ports = draw(make_ports, 300, batch)
+    after = session(ports, state)  # also from a state that has moved
+    moved = {**state, **{key: after[key + NEXT] for key in writes}}
+    for start in (state, moved):
+        same = session({**draw(make_ports, 301, batch), WEIGHT: torch.zeros_like(ports[WEIGHT])}, start)
+        for key in writes:
+            if not torch.equal(same[key + NEXT], start[key]):
+                difference = (same[key + NEXT].double() - start[key].double()).abs().max().item()
+                raise CompileError(
+                    f"{name}: {key} changes by {difference:.1e} although every {WEIGHT} is 0; "
+                    "gate it: torch.where(sample_weight.sum() > 0, new, old)"
+                )
+
+
+def _ignores_weightless_rows(
+    name: str, session: Session, make_ports: MakePorts, batched: tuple[str, ...], tensors: Mapping[str, Tensor], batch: int,
+    writes: tuple[str, ...],
+) -> None:  # fmt: skip
+    ports, other = draw(make_ports, 310, batch), draw(make_ports, 311, batch)
+    if ports[WEIGHT].dim() != 1 or batch < 2:
+        return
+    muted = torch.arange(batch) % 2 == 0
+    ports[WEIGHT] = torch.where(muted, 0.0, ports[WEIGHT])
+    swapped = dict(ports)
+    for key in batched:
+        if key != WEIGHT:
+            swapped[key] = torch.where(muted.reshape(-1, *[1] * (ports[key].dim() - 1)), other[key], ports[key])
+    one, two = session(ports, tensors), session(swapped, tensors)
+    for key in writes:
+        a, b, old = (value.double() for value in (one[key + NEXT], two[key + NEXT], tensors[key]))
+        if a.numel() == 0:
+            continue
+        allowed = _ROW_TOLERANCE * (a - old).abs().max() + torch.finfo(torch.float32).eps * 4 * a.abs().max()
+        difference = (a - b).abs().max()
+        if not bool(difference <= allowed):
+            raise CompileError(
+                f"{name}: {key} depends on rows whose {WEIGHT} is 0 (by {difference.item():.1e}); "
+                "weight every mean, sum and norm over the batch"
+            )
+
+
+def _learns(
+    name: str, session: Session, make_ports: MakePorts, batched: tuple[str, ...], tensors: Mapping[str, Tensor], batch: int
+) -> None:
+    ports, state = separable(draw(make_ports, 400, batch), batched), dict(tensors)
+    if WEIGHT in ports:
+        ports[WEIGHT] = torch.ones_like(ports[WEIGHT])
+    losses = []
+    for _ in range(LEARNING_STEPS):
+        after = session(ports, state)
+        losses.append(after["loss"].double().mean().item())
+        state.update({key.removesuffix(NEXT): value for key, value in after.items() if key.endswith(NEXT)})
+    if not losses[-1] <= 0.5 * losses[0]:
+        raise CompileError(
+            f"{name}: {LEARNING_STEPS} steps on a separable toy problem took the loss from {losses[0]:.3g} to {losses[-1]:.3g}, "
+            "not to half; check the sign of the update and the learning rate in the example ports"
+        )

@@ -1,0 +1,109 @@
+"""Inputs on which a graph is compared with torch: never only the traced ones, since those cannot show a baked-in value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edgeadapt.errors import CompileError
+
+MakePorts = Callable[[torch.Generator, int], dict[str, Tensor]]
+"""``(generator, batch) -> example ports``; equal generators must give equal examples."""
+
+WEIGHT = "sample_weight"
+TRACED_SEED = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """Example ports, and how far the float state is scaled down from its example.
+
+    ``has_ties`` marks inputs on which discrete choices may differ between engines.
+    """
+
+    label: str
+    ports: dict[str, Tensor]
+    has_ties: bool = False
+    state_scale: float = 1.0
+
+    def state(self, tensors: Mapping[str, Tensor], reads: Collection[str]) -> dict[str, Tensor]:
+        """The tensors of this case; frozen ones stay as they are. Scaling keeps a Gram matrix positive definite."""
+        if self.state_scale == 1.0:
+            return dict(tensors)
+        return {k: v * self.state_scale if k in reads and v.is_floating_point() else v for k, v in tensors.items()}
+
+
+def draw(make_ports: MakePorts, seed: int, batch: int) -> dict[str, Tensor]:
+    """Example ports of one seed, also where ``make_ports`` forgets to pass the generator on."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        ports = make_ports(torch.Generator().manual_seed(seed), batch)
+    return {name: value.detach() if isinstance(value, Tensor) else value for name, value in ports.items()}
+
+
+def batched_ports(name: str, make_ports: MakePorts, batch: int) -> tuple[str, ...]:
+    """Ports whose leading axis is the batch: those that grow when the batch does.
+
+    Raises:
+        CompileError: another axis grows with the batch, or the rank or dtype changes.
+    """
+    small, large = draw(make_ports, TRACED_SEED, batch), draw(make_ports, TRACED_SEED, batch + 1)
+    if list(small) != list(large):
+        raise CompileError(f"{name}: make_ports gives {list(small)} at batch {batch} and {list(large)} at batch {batch + 1}")
+    found = []
+    for key, value in small.items():
+        if not isinstance(value, Tensor):
+            raise CompileError(f"{name}: the example of port {key!r} is a {type(value).__name__}, not a torch tensor")
+        if value.dtype != large[key].dtype or value.dim() != large[key].dim():
+            raise CompileError(f"{name}: port {key} changes rank or dtype with the batch")
+        if value.shape == large[key].shape:
+            continue
+        if value.shape[1:] != large[key].shape[1:] or value.shape[0] != batch:
+            raise CompileError(f"{name}: port {key} has shape {tuple(value.shape)} at batch {batch}; only its leading axis may grow")
+        found.append(key)
+    return tuple(found)
+
+
+def parity_cases(make_ports: MakePorts, batched: tuple[str, ...], batch: int, *, is_batch_free: bool) -> list[Case]:
+    """At least eight cases: traced, random, and the edges where exporters and engines were seen to differ."""
+    first = draw(make_ports, TRACED_SEED, batch)
+    floats = tuple(key for key in batched if first[key].is_floating_point() and key != WEIGHT)
+    cases = [Case("the traced input", first)]
+    cases += [Case(f"random input {seed}", draw(make_ports, seed, batch)) for seed in (1, 2, 3)]
+    cases.append(Case("zeros", _change(draw(make_ports, 4, batch), floats, torch.zeros_like), has_ties=True))
+    cases.append(Case("inputs times 30", _change(draw(make_ports, 5, batch), floats, lambda v: v * 30)))
+    cases.append(Case("constant rows", _change(draw(make_ports, 6, batch), floats, _constant_rows), has_ties=True))
+    cases.append(Case("one repeated sample", _change(draw(make_ports, 7, batch), batched, lambda v: v[:1].expand_as(v).clone())))
+    if WEIGHT in first:
+        cases.append(Case("all sample_weight 0", {**draw(make_ports, 8, batch), WEIGHT: torch.zeros_like(first[WEIGHT])}))
+        half = (torch.arange(first[WEIGHT].shape[0]) % 2).to(first[WEIGHT].dtype)
+        cases.append(Case("every other sample_weight 0", {**draw(make_ports, 9, batch), WEIGHT: half.reshape(first[WEIGHT].shape)}))
+        cases.append(Case("fractional sample_weight", {**draw(make_ports, 10, batch), WEIGHT: torch.linspace(0.1, 0.9, half.numel())}))
+    cases += [Case(f"state times {scale}", draw(make_ports, 11, batch), state_scale=scale) for scale in (0.5, 0.9)]
+    if is_batch_free:
+        cases += [Case(f"batch {size}", draw(make_ports, 20 + size, size)) for size in (1, 2, 7, 32)]
+    return cases
+
+
+def separable(ports: Mapping[str, Tensor], batched: tuple[str, ...]) -> dict[str, Tensor]:
+    """A toy problem: samples of one class share a template plus a tenth of their own difference to it."""
+    if "y" not in ports or ports["y"].is_floating_point():
+        return dict(ports)
+    label = ports["y"]
+    leader = (label[:, None] == label[None, :]).to(torch.int64).argmax(1)  # first sample of the same class
+    toy = dict(ports)
+    for key in batched:
+        if ports[key].is_floating_point() and key != WEIGHT:
+            toy[key] = 0.9 * ports[key][leader] + 0.1 * ports[key]
+    return toy
+
+
+def _change(ports: dict[str, Tensor], names: tuple[str, ...], change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    return {key: change(value) if key in names else value for key, value in ports.items()}
+
+
+def _constant_rows(value: Tensor) -> Tensor:
+    return value if value.dim() < 2 else value.flatten(1).mean(1).reshape(-1, *[1] * (value.dim() - 1)).expand_as(value).clone()

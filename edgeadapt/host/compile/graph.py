@@ -1,0 +1,117 @@
+"""``compile_graph``: the one door of the compiler. No graph leaves it unchecked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from onnx import ValueInfoProto
+from torch import Tensor
+
+from edgeadapt.bundle.schema import Parity, PortSpec
+from edgeadapt.errors import CompileError
+from edgeadapt.host.compile.behaviour import check_step
+from edgeadapt.host.compile.cases import TRACED_SEED, MakePorts, batched_ports, draw, parity_cases
+from edgeadapt.host.compile.emit import emit
+from edgeadapt.host.compile.lint import DTYPES, lint
+from edgeadapt.host.compile.parity import check_parity
+from edgeadapt.host.compile.session import VERSION, open_session
+from edgeadapt.host.compile.trace import Step, trace
+from edgeadapt.runtime import NEXT
+
+TRACED_BATCH = 8
+
+
+@dataclass(frozen=True)
+class CompiledGraph:
+    """An ONNX model and what a manifest says about it."""
+
+    name: str
+    model: bytes
+    ports: tuple[PortSpec, ...]  # only what the graph uses; None in a shape is the batch
+    outputs: tuple[PortSpec, ...]  # without written tensors
+    reads: tuple[str, ...]  # tensors that are inputs
+    writes: tuple[str, ...]  # tensors that come out as ``<name>.next``
+    frozen: tuple[str, ...]  # external initialisers at ``bundle:``
+    nodes: int
+    parity: Parity
+
+
+def compile_graph(
+    name: str,
+    fn: Step,
+    make_ports: MakePorts,
+    tensors: Mapping[str, Tensor],
+    *,
+    frozen: Iterable[str] = (),
+    dynamic_batch: bool = True,
+    batch: int = TRACED_BATCH,
+    tolerance: float = 1e-4,
+    is_step: bool = False,
+    check: bool = True,
+) -> CompiledGraph:
+    """Compile a pure torch function.
+
+    Args:
+        name: of the graph, for messages.
+        fn: ``(ports, tensors) -> (outputs, new tensors)``; it may take gradients (``torch.func.grad``).
+        make_ports: ``(generator, batch) -> example ports``. Used for the trace and for every check, so examples should look
+            like real ones; float ports are also tried at zero, at 30 times and with constant rows.
+        tensors: example values by name, state and frozen. State should be a plausible state, not all zeros.
+        frozen: names in ``tensors`` that become external initialisers with location ``bundle:``.
+        dynamic_batch: leave the leading axis of batched ports free; otherwise the graph has exactly ``batch`` samples.
+        batch: of the trace and of the checks; at least 2 when it is free.
+        tolerance: largest error as a share of the change a step makes, or of the output.
+        is_step: also check that the graph behaves like a learning step (:func:`edgeadapt.host.compile.behaviour.check_step`).
+        check: compare with torch. False only where the same graph was compared before.
+
+    Raises:
+        CompileError: the function is impure, has no translation, would be refused by an engine, or computes something else than torch.
+    """
+    frozen = tuple(frozen)
+    _check_frozen(name, frozen, tensors)
+    if dynamic_batch and batch < 2:
+        raise CompileError(f"{name}: a free batch is traced at 2 samples or more, not at {batch}")
+    batched = batched_ports(name, make_ports, batch)
+    ports = draw(make_ports, TRACED_SEED, batch)
+    traced = trace(name, fn, ports, tensors, batched if dynamic_batch else ())
+    written = {key.removesuffix(NEXT) for key in traced.outputs if key.endswith(NEXT)}
+    if overlap := sorted(written.intersection(frozen)):
+        raise CompileError(f"{name}: writes the frozen tensor {overlap[0]!r}")
+    graph = emit(traced, frozen)
+    lint(name, graph.model)
+    parity = Parity(cases=1, tolerance=tolerance, median_error=0.0, worst_error=0.0, onnxruntime=f"{VERSION} (not compared)")
+    if check:
+        sessions = tuple(open_session(name, graph, tensors, optimised=optimised) for optimised in (False, True))
+        cases = parity_cases(make_ports, batched, batch, is_batch_free=bool(traced.batched))
+        parity = check_parity(name, graph, fn, cases, tensors, sessions, make_ports, batch, tolerance)
+        if is_step:
+            check_step(name, sessions, make_ports, batched, tensors, batch)
+    return CompiledGraph(
+        name=name,
+        model=graph.model.SerializeToString(),
+        ports=_specs(graph.model.graph.input, graph.ports),
+        outputs=_specs(graph.model.graph.output, graph.outputs),
+        reads=graph.reads,
+        writes=graph.writes,
+        frozen=graph.frozen,
+        nodes=len(graph.model.graph.node),
+        parity=parity,
+    )
+
+
+def _check_frozen(name: str, frozen: tuple[str, ...], tensors: Mapping[str, Tensor]) -> None:
+    if missing := [key for key in frozen if key not in tensors]:
+        raise CompileError(f"{name}: the frozen tensor {missing[0]!r} has no value in tensors")
+
+
+def _specs(values: Iterable[ValueInfoProto], names: tuple[str, ...]) -> tuple[PortSpec, ...]:
+    found = {value.name: value.type.tensor_type for value in values}
+    return tuple(
+        PortSpec(
+            name=key,
+            dtype=DTYPES[found[key].elem_type],
+            shape=tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in found[key].shape.dim),
+        )
+        for key in names
+    )

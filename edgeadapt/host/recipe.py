@@ -1,0 +1,243 @@
+"""A recipe: one TOML file that says which encoder, which data, how to train and how to export.
+
+Sections are ``[encoder]``, ``[data]``, ``[train]`` and ``[export]``; ``seed`` stands above them. A missing key has its
+default; an unknown key or a value that is not allowed is a ``RecipeError`` that names the file, the key and what is
+allowed. Relative paths are taken from the folder of the recipe.
+
+```toml
+seed = 0
+[data]
+kind = "folder"
+path = "photos"        # one folder per class
+[export]
+name = "screws"
+```
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec import inspect as mi
+
+from edgeadapt.errors import EdgeadaptError, InputError, RecipeError
+from edgeadapt.host.datasets import ImageData, fashion_mnist, load_folder, load_npz
+from edgeadapt.host.networks import Augment
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Positive = Annotated[int, Meta(ge=1)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Unknown keys are errors: a typo must not silently leave a default in place."""
+
+
+class EncoderSection(_Section, frozen=True, kw_only=True):
+    """Which encoder: one that we train (``network``), or a trained one (``file``).
+
+    ``network`` and ``options`` are those of ``build_network``; ``weights`` is a safetensors state dict of the trained
+    ``Normalised`` network, which replaces training. ``file`` is an exported torch or ONNX encoder, used as it is.
+    """
+
+    network: str = "small-residual"
+    options: dict[str, Any] = {}
+    weights: str = ""
+    file: str = ""
+
+
+class DataSection(_Section, frozen=True, kw_only=True):
+    """Which images. ``path`` is the folder or file (for ``fashion-mnist`` empty: where Debian's package puts it).
+
+    ``classes`` are the known ones, which are trained and exported (empty: all but ``new_classes``); ``new_classes`` are
+    kept back, to be met as something unknown. ``validation_path`` holds validation images of the same kind; without it
+    ``validation`` is the fraction held out, except for ``fashion-mnist``, whose test images are used.
+    ``size`` is (height, width) in pixels; it and ``colour`` are for ``folder``.
+    """
+
+    kind: Literal["fashion-mnist", "folder", "npz"]
+    path: str = ""
+    classes: tuple[str, ...] = ()
+    new_classes: tuple[str, ...] = ()
+    validation: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+    validation_path: str = ""
+    size: tuple[Positive, Positive] = (96, 96)
+    colour: Literal["rgb", "gray"] = "rgb"
+
+
+class TrainSection(_Section, frozen=True, kw_only=True):
+    """The settings of ``edgeadapt.host.train.train``, with the same defaults."""
+
+    epochs: Positive = 3
+    batch: Annotated[int, Meta(ge=2)] = 128
+    lr: Annotated[float, Meta(gt=0)] = 0.2
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Meta(ge=0, lt=1)] = 5e-4
+    augment: Augment = "plain"
+    threads: Positive | None = None
+
+
+class ExportSection(_Section, frozen=True, kw_only=True):
+    """What the bundle is called and how much it can grow.
+
+    ``adapt`` and ``novelty`` set to ``"auto"`` let the stress card and the held-out classes choose; ``novelty`` may also
+    name a method, which the export checks.
+    """
+
+    name: Name
+    class_slots: Positive = 32
+    domain_slots: Positive = 4
+    batches: tuple[Positive, ...] = (1, 8, 32)
+    adapt: Literal["auto", "act", "advise", "off"] = "auto"
+    novelty: str = "auto"
+
+
+class Recipe(_Section, frozen=True, kw_only=True):
+    """The whole file. ``seed`` (0 to 2**31 - 1) is that of initial weights, order, augmentation and hold-out."""
+
+    data: DataSection
+    export: ExportSection
+    encoder: EncoderSection = EncoderSection()
+    train: TrainSection = TrainSection()
+    seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read and check a recipe; its relative paths come back resolved against the folder it lies in.
+
+    Raises:
+        RecipeError: the file is missing or not TOML, a key is unknown or missing, or a value is not allowed.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as TOML: {error}") from error
+    _check_keys(path, table, Recipe, "")
+    try:
+        recipe = msgspec.convert(table, Recipe)
+    except msgspec.ValidationError as error:
+        raise RecipeError(_explain(path, table, str(error))) from error
+    _check(path, recipe)
+    return msgspec.structs.replace(
+        recipe,
+        encoder=_resolved(path, recipe.encoder, "weights", "file"),
+        data=_resolved(path, recipe.data, "path", "validation_path"),
+    )
+
+
+def load_data(recipe: Recipe) -> tuple[ImageData, ImageData]:
+    """``(training, validation)`` with the known classes first and the new ones after them.
+
+    Take ``data.only(classes)`` of either for the known or the new ones alone.
+
+    Raises:
+        InputError: the data cannot be read, or has no class of that name.
+    """
+    data = recipe.data
+    if data.kind == "fashion-mnist":
+        training, validation = fashion_mnist(data.path or None)
+    else:
+        training = _read(data, data.path)
+        if data.validation_path:
+            validation = _read(data, data.validation_path)
+        else:
+            training, validation = training.split(data.validation, recipe.seed)
+    known = data.classes or tuple(name for name in training.classes if name not in data.new_classes)
+    try:
+        return training.only(known + data.new_classes), validation.only(known + data.new_classes)
+    except EdgeadaptError as error:
+        raise InputError(f"{data.path or data.kind}: {error}") from error
+
+
+def _read(data: DataSection, path: str) -> ImageData:
+    return load_npz(path) if data.kind == "npz" else load_folder(path, data.size, data.colour)
+
+
+def _check(path: Path, recipe: Recipe) -> None:
+    encoder, data, export = recipe.encoder, recipe.data, recipe.export
+    if encoder.file and (encoder.weights or encoder.options or encoder.network != EncoderSection().network):
+        raise RecipeError(f"{path}: encoder.file is a finished encoder; network, options and weights are allowed only without it")
+    if data.kind != "fashion-mnist" and not data.path:
+        raise RecipeError(f"{path}: data.path is missing; allowed: {'a folder of class folders' if data.kind == 'folder' else 'an .npz'}")
+    if data.kind == "fashion-mnist" and data.validation_path:
+        raise RecipeError(f"{path}: data.validation_path is not allowed for fashion-mnist, which has its own test images")
+    named = data.classes + data.new_classes
+    twice = next((name for name in named if named.count(name) > 1), None)
+    if twice is not None:
+        raise RecipeError(f"{path}: data.classes and data.new_classes name {twice!r} twice; allowed: every class once")
+    if len(data.classes) == 1:
+        raise RecipeError(f"{path}: data.classes names one class; allowed: none (all classes) or at least two")
+    if len(data.classes) > export.class_slots:
+        raise RecipeError(f"{path}: export.class_slots = {export.class_slots}; allowed: at least the {len(data.classes)} of data.classes")
+    if not export.batches or list(export.batches) != sorted(set(export.batches)):
+        raise RecipeError(f"{path}: export.batches = {list(export.batches)}; allowed: increasing whole numbers, such as [1, 8, 32]")
+
+
+def _resolved(path: Path, section: Any, *keys: str) -> Any:
+    here = path.resolve().parent
+    return msgspec.structs.replace(section, **{key: str(here / value) for key in keys if (value := getattr(section, key))})
+
+
+def _check_keys(path: Path, table: dict[str, Any], struct: type[Struct], prefix: str) -> None:
+    fields = {field.name: field for field in msgspec.structs.fields(struct)}
+    for key, value in table.items():
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, 1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise RecipeError(f"{path}: unknown key {prefix}{key}; {hint}allowed: {', '.join(fields)}")
+        inner = fields[key].type
+        if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, Struct):
+            _check_keys(path, value, inner, f"{prefix}{key}.")
+
+
+def _explain(path: Path, table: dict[str, Any], message: str) -> str:
+    """One line with the key, the value that was given and the allowed ones, from msgspec's message and its ``$.a.b`` path."""
+    missing = re.search(r"missing required field `(\w+)`(?: - at `\$\.(.*)`)?", message)
+    place = re.search(r"at `\$\.?(.*)`", message)
+    where = place.group(1) if place else ""
+    if missing:
+        where = f"{missing.group(2)}.{missing.group(1)}" if missing.group(2) else missing.group(1)
+    keys = re.sub(r"\[[^\]]*\]", "", where).split(".")
+    kind: mi.Type = mi.type_info(Recipe)
+    value: Any = table
+    for key in keys:
+        if isinstance(kind, mi.StructType):
+            kind = next(field.type for field in kind.fields if field.name == key)
+            value = value.get(key) if isinstance(value, dict) else None
+    given = "is missing" if missing else f"= {value!r}"
+    return f"{path}: {'.'.join(keys)} {given}; allowed: {_allowed(kind)}"
+
+
+def _allowed(kind: mi.Type) -> str:
+    """A type in words: ``'act' or 'off'``, ``a whole number >= 1``, ``a list, each a text``."""
+    if isinstance(kind, mi.LiteralType):
+        return " or ".join(repr(value) for value in kind.values)
+    if isinstance(kind, mi.UnionType):
+        return " or ".join(_allowed(inner) for inner in kind.types if not isinstance(inner, mi.NoneType))
+    if isinstance(kind, (mi.IntType, mi.FloatType)):
+        limits = ((">=", kind.ge), (">", kind.gt), ("<=", kind.le), ("<", kind.lt))
+        bounds = [f"{sign} {limit}" for sign, limit in limits if limit is not None]
+        return " ".join(["a whole number" if isinstance(kind, mi.IntType) else "a number", " and ".join(bounds)]).strip()
+    if isinstance(kind, mi.StrType):
+        return f"a text that matches {kind.pattern}" if kind.pattern else "a text"
+    if isinstance(kind, mi.VarTupleType):
+        return f"a list, each {_allowed(kind.item_type)}"
+    if isinstance(kind, mi.TupleType):
+        return f"a list of {len(kind.item_types)}, each {_allowed(kind.item_types[0])}"
+    if isinstance(kind, mi.StructType):
+        return f"a section with {', '.join(field.name for field in kind.fields)}"
+    return "a table"
+
+
+__all__ = ["DataSection", "EncoderSection", "ExportSection", "Recipe", "TrainSection", "load_data", "load_recipe"]

@@ -1,0 +1,183 @@
+"""The input door: what enters is checked once, here; inside, code trusts its own arrays."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.bundle.schema import InputSpec
+from edgeadapt.errors import InputError, InputWarning, UnknownClassError
+from edgeadapt.results import describe
+
+
+def to_numpy(value: Any) -> NDArray[Any]:
+    """Take numpy arrays, sequences, and anything with ``__dlpack__`` (a torch or CuPy array on the host)."""
+    if isinstance(value, np.ndarray):
+        return value
+    if hasattr(value, "__dlpack__"):
+        try:
+            return np.from_dlpack(value)
+        except (TypeError, RuntimeError, BufferError) as error:
+            raise InputError(f"cannot take {type(value).__name__} through DLPack: {error}; move it to the host first") from error
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"not an array: {error}") from error
+
+
+def check_batch(value: Any, spec: InputSpec) -> NDArray[Any]:
+    """A batch for the encoder: (N, *spec.shape), N >= 1, of spec.dtype, finite, within spec.range.
+
+    One sample without the batch axis is accepted and becomes a batch of one.
+
+    Raises:
+        InputError: with the offending shape, dtype or value.
+    """
+    x = to_numpy(value)
+    wanted = spec.shape
+    if x.shape == wanted:
+        x = x[None]
+    if x.ndim != len(wanted) + 1 or x.shape[1:] != wanted:
+        raise InputError(f"an input batch has shape (N, {', '.join(map(str, wanted))}), layout {spec.layout}; got {x.shape}{_layout_hint(x.shape, spec)}")
+    if x.shape[0] == 0:
+        raise InputError(f"the batch is empty: shape {x.shape}")
+    if x.dtype != np.dtype(spec.dtype):
+        if spec.dtype == "float32" and x.dtype in (np.float64, np.float16):
+            x = x.astype(np.float32)
+        else:
+            raise InputError(f"inputs are {spec.dtype}, got {x.dtype}; edgeadapt.prepare(frame, spec) converts a frame")
+    if spec.dtype == "float32":
+        check_finite(x, "input")
+        if spec.range is not None:
+            low, high = float(x.min()), float(x.max())
+            if low < spec.range[0] or high > spec.range[1]:
+                raise InputError(f"inputs lie in {spec.range[0]:g}..{spec.range[1]:g}, got {low:g}..{high:g}")
+    return np.ascontiguousarray(x)
+
+
+def _layout_hint(shape: tuple[int, ...], spec: InputSpec) -> str:
+    if spec.layout == "NHWC" and len(shape) == 4 and (shape[2], shape[3], shape[1]) == spec.shape:
+        return "; this looks like NCHW: transpose(0, 2, 3, 1)"
+    if spec.layout == "NCHW" and len(shape) == 4 and (shape[3], shape[1], shape[2]) == spec.shape:
+        return "; this looks like NHWC: transpose(0, 3, 1, 2)"
+    return ""
+
+
+def check_features(features: Mapping[str, Any], dim: int, tap_dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Features computed elsewhere: ``{"z": (N, dim)}`` and, where the bundle has taps, ``"taps": (N, tap_dim)``."""
+    if not isinstance(features, Mapping) or "z" not in features:
+        raise InputError(f"features are a mapping with the key 'z', got {describe(features)}")
+    unknown = sorted(set(features) - {"z", "taps"})
+    if unknown:
+        raise InputError(f"unknown feature {unknown[0]!r}; a bundle takes 'z' and 'taps'")
+    z = _matrix(features["z"], "z", dim)
+    if tap_dim == 0:
+        return z, np.zeros((len(z), 0), np.float32)
+    if "taps" not in features:
+        raise InputError(f"this bundle also needs features['taps'] of shape (N, {tap_dim})")
+    taps = _matrix(features["taps"], "taps", tap_dim)
+    if len(taps) != len(z):
+        raise InputError(f"'z' has {len(z)} rows and 'taps' {len(taps)}")
+    return z, taps
+
+
+def _matrix(value: Any, name: str, width: int) -> NDArray[np.float32]:
+    array = to_numpy(value)
+    if array.ndim == 1 and array.shape[0] == width:
+        array = array[None]
+    if array.ndim != 2 or array.shape[1] != width:
+        raise InputError(f"features[{name!r}] has shape (N, {width}), got {array.shape}")
+    if len(array) == 0:
+        raise InputError(f"features[{name!r}] is empty: shape {array.shape}")
+    if not np.issubdtype(array.dtype, np.floating):
+        raise InputError(f"features[{name!r}] is a float array, got {array.dtype}")
+    array = np.ascontiguousarray(array, np.float32)
+    check_finite(array, f"features[{name!r}]")
+    return array
+
+
+def check_finite(array: NDArray[Any], what: str) -> None:
+    """Refuse NaN and infinities, naming the first one."""
+    if not np.isfinite(np.sum(array)) and not np.isfinite(array).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise InputError(f"{what} has the value {array[where]} at {where}")
+
+
+def check_labels(labels: Any, count: int, classes: Mapping[str, int]) -> tuple[str, ...]:
+    """Class names for a batch: strings, or class ids of the learner.
+
+    Raises:
+        InputError: not one label per input.
+        UnknownClassError: with the closest known name.
+    """
+    if isinstance(labels, (str, int, np.integer)):
+        labels = [labels]
+    names = list(labels.tolist() if isinstance(labels, np.ndarray) else labels)
+    if len(names) != count:
+        raise InputError(f"{count} inputs need {count} labels, got {len(names)}")
+    by_slot = {slot: name for name, slot in classes.items()}
+    result = []
+    for name in names:
+        if isinstance(name, bool) or not isinstance(name, (str, int)):
+            raise InputError(f"a label is a class name or a class id, got {name!r}")
+        if isinstance(name, int):
+            if name not in by_slot:
+                raise UnknownClassError(f"no class has the id {name}; ids are {min(by_slot)}..{max(by_slot)}" if by_slot else f"no class has the id {name}")
+            name = by_slot[name]
+        elif name not in classes:
+            raise UnknownClassError(unknown_class_message(name, classes))
+        result.append(name)
+    return tuple(result)
+
+
+def unknown_class_message(name: str, classes: Sequence[str] | Mapping[str, int]) -> str:
+    close = difflib.get_close_matches(name, list(classes), n=1, cutoff=0.4)
+    hint = f"closest: {close[0]!r}; " if close else ""
+    return f"unknown class {name!r}; {hint}learner.add_class({name!r}) adds it"
+
+
+def chunks(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most ``size`` rows."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+class FirstFrames:
+    """Compares the first inputs with the calibration moments and names a swapped channel order or a missing factor."""
+
+    def __init__(self, spec: InputSpec, frames: int = 64) -> None:
+        self._spec = spec
+        self._left = frames if spec.mean and spec.layout in ("NHWC", "NCHW", "NHW") else 0
+        self._sum = np.zeros(len(spec.mean))
+        self._count = 0
+
+    def look(self, x: NDArray[Any]) -> None:
+        if self._left <= 0:
+            return
+        axes = (0, 1, 2) if self._spec.layout != "NCHW" else (0, 2, 3)
+        self._sum += np.atleast_1d(x.mean(axis=axes, dtype=np.float64)) * len(x)
+        self._count += len(x)
+        self._left -= len(x)
+        if self._left <= 0:
+            self._judge()
+
+    def _judge(self) -> None:
+        mean, wanted = self._sum / self._count, np.array(self._spec.mean)
+        spread = np.maximum(np.array(self._spec.std), 1e-6)
+        plain = float(np.abs((mean - wanted) / spread).mean())
+        suspects = {"multiply the inputs by 255": mean * 255.0, "divide the inputs by 255": mean / 255.0}
+        if len(wanted) == 3:
+            suspects["swap the colour channels (rgb <-> bgr)"] = mean[::-1]
+        for advice, candidate in suspects.items():
+            if plain > 0.3 and float(np.abs((candidate - wanted) / spread).mean()) < 0.4 * plain:
+                warnings.warn(
+                    f"the first {self._count} inputs have channel means {np.round(mean, 3).tolist()}, calibration had "
+                    f"{np.round(wanted, 3).tolist()}; they would fit better after: {advice}",
+                    InputWarning, stacklevel=4,
+                )
+                return

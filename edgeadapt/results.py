@@ -1,0 +1,145 @@
+"""What the learner hands back: frozen values that a human can read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Axis = Literal["clear", "shifted", "novel", "both", "warming", "stuck"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answer for a batch of N inputs.
+
+    Attributes:
+        labels: the most probable class per input, N strings.
+        probs: (N, classes) float32, in the order of ``classes``.
+        novelty: (N,) float32, larger is more unlike every known class.
+        embedding: (N, D) float32, the corrected feature.
+        classes: the names of the columns of ``probs``.
+    """
+
+    labels: tuple[str, ...]
+    probs: NDArray[np.float32]
+    novelty: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        head = ", ".join(f"{label} {p:.2f}" for label, p in zip(self.labels[:4], self.probs.max(axis=1)[:4], strict=False))
+        return f"Prediction({head}{', ...' if len(self) > 4 else ''})"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the window of one stream says: the numbers behind every decision.
+
+    Attributes:
+        axis: the summary: ``warming`` until a window is full, ``stuck`` when its frames do not differ.
+        shift: window statistic divided by its threshold; above 1 the conditions differ from calibration.
+        novel_share: share of the window above the novelty threshold; None while shifted, when it means nothing.
+        window: samples in the window.
+        domain: the condition the stream is in, ``"source"`` unless a correction is active.
+    """
+
+    axis: Axis
+    shift: float
+    novel_share: float | None
+    window: int
+    domain: str
+
+    @property
+    def is_shifted(self) -> bool:
+        return self.axis in ("shifted", "both")
+
+
+ActionKind = Literal["ask", "adapt", "probe", "open_domain", "route", "close_domain", "learn", "hold", "suspend"]
+
+
+@dataclass(frozen=True)
+class Action:
+    """One decision: what, for which stream and domain, and why."""
+
+    kind: ActionKind
+    stream: str = ""
+    domain: str = ""
+    ids: tuple[str, ...] = ()
+    why: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What ``observe`` returns: the prediction now, the reading, and the work it queued.
+
+    Attributes:
+        ids: one stable id per input, valid for ``label`` until ``Keep.pending_s`` has passed.
+        abstained: (N,) bool, inputs the learner would rather not answer.
+        queued: decisions taken; what became of them is in ``learner.history()``.
+    """
+
+    prediction: Prediction
+    ids: tuple[str, ...]
+    abstained: NDArray[np.bool_]
+    reading: Reading
+    queued: tuple[Action, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A sample the learner wants a label for, and why."""
+
+    id: str
+    stream: str
+    why: str
+    predicted: str
+    confidence: float
+    novelty: float
+    asked_at: float  # seconds since the epoch
+    frame: Any = field(default=None, repr=False, compare=False)  # the input, while it is kept in memory
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One line of ``learner.history()``: a change that was published, vetoed, held or undone."""
+
+    number: int
+    time: float
+    kind: str
+    outcome: str
+    detail: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        inside = ", ".join(f"{key} {value}" for key, value in self.detail.items())
+        return f"#{self.number} {self.kind}: {self.outcome}{f' ({inside})' if inside else ''}"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What ``forget`` did and what it could not reach.
+
+    Attributes:
+        removed: evidence rows deleted.
+        subtracted: rows whose contribution was subtracted from the live tensors.
+        snapshots: retained snapshots that were rewritten.
+        unreachable: why something could not be undone, one line each.
+    """
+
+    removed: int
+    subtracted: int
+    snapshots: int
+    unreachable: tuple[str, ...] = ()
+
+
+def describe(value: Any) -> str:
+    """Shape, dtype and range of an array, for error messages."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} array of shape {value.shape}"
+    return f"{type(value).__name__}"

@@ -1,0 +1,202 @@
+"""What a runtime must offer, and how one is found. Nothing here knows a method or an engine.
+
+A graph is a pure function ``(ports, tensors) -> (outputs, new tensors)``. Names tell the two kinds of
+input apart: a *tensor* has a dot in its name (``ridge.gram``), a *port* has none (``sample_weight``).
+A graph that writes a tensor has an output called ``<tensor>.next``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import entry_points
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.errors import RuntimeUnavailable
+
+ArrayLike = Any  # numpy arrays; a runtime may accept anything with ``__dlpack__``
+NEXT = ".next"
+
+
+class Buffer(Protocol):
+    """One immutable block of memory owned by a runtime. It returns to its pool when the last holder lets go."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def nbytes(self) -> int: ...
+    def numpy(self) -> NDArray[Any]:
+        """A copy on the host that the caller owns."""
+        ...
+
+
+class Tensors(Mapping[str, Buffer]):
+    """An immutable set of named buffers: a value, not a place.
+
+    Holding a ``Tensors`` keeps its buffers; publishing a new state is assigning a new ``Tensors``.
+    """
+
+    __slots__ = ("_buffers",)
+
+    def __init__(self, buffers: Mapping[str, Buffer] | None = None) -> None:
+        self._buffers: dict[str, Buffer] = dict(buffers or {})
+
+    def __getitem__(self, name: str) -> Buffer:
+        return self._buffers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._buffers)
+
+    def __len__(self) -> int:
+        return len(self._buffers)
+
+    def over(self, base: Tensors) -> Tensors:
+        """These buffers laid over ``base``: a step's result over the old state, a domain over the global tensors."""
+        if not self._buffers:
+            return base
+        if not base._buffers:
+            return self
+        return Tensors({**base._buffers, **self._buffers})
+
+    def only(self, names: Iterable[str]) -> Tensors:
+        """The named subset; names that are absent are left out."""
+        return Tensors({name: self._buffers[name] for name in names if name in self._buffers})
+
+    @property
+    def nbytes(self) -> int:
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name} {buffer.dtype}{list(buffer.shape)}" for name, buffer in self._buffers.items())
+        return f"Tensors({inside})"
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of a graph. ``None`` in a shape is the batch, free at run time."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a graph takes and gives: ports and outputs by value, tensors it reads, tensors it writes."""
+
+    ports: tuple[Port, ...]
+    reads: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    writes: tuple[Port, ...]  # named without ``.next``
+
+
+@dataclass(frozen=True, eq=False)
+class GraphFile:
+    """An ONNX model and the frozen tensors it refers to.
+
+    Frozen weights are stored once per bundle. In the model they are initialisers marked external with
+    the reserved location ``bundle:``; ``frozen`` supplies their values by name.
+    """
+
+    name: str
+    model: bytes
+    frozen: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the model and of every frozen value: what executables are cached by."""
+        digest = hashlib.sha256(self.model)
+        for name in sorted(self.frozen):
+            value = np.ascontiguousarray(self.frozen[name])
+            digest.update(f"\0{name}\0{value.dtype}\0{value.shape}\0".encode())
+            digest.update(memoryview(value).cast("B") if value.size else b"")
+        return digest.hexdigest()
+
+
+class Executable(Protocol):
+    """A loaded graph. Thread-safe; writes only fresh buffers; never touches its inputs."""
+
+    @property
+    def signature(self) -> Signature: ...
+
+    def __call__(
+        self, ports: Mapping[str, ArrayLike], tensors: Tensors
+    ) -> tuple[dict[str, NDArray[Any]], Tensors]:
+        """Run once.
+
+        Args:
+            ports: one array per port, C-contiguous, of the port's dtype and shape.
+            tensors: at least what the graph reads; more is fine.
+
+        Returns:
+            The outputs as arrays the caller owns, and a ``Tensors`` with only what was written.
+        """
+        ...
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """An engine that runs graphs. One object owns threads, memory pools and the cache of executables."""
+
+    @property
+    def name(self) -> str: ...
+
+    def load(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None) -> Executable:
+        """Make a graph runnable; cached by the hash of graph and constants.
+
+        Args:
+            graph: the model and its frozen tensors.
+            constants: values that replace frozen tensors of the same name (a re-folded encoder).
+        """
+        ...
+
+    def upload(self, values: Mapping[str, NDArray[Any]]) -> Tensors: ...
+
+    def download(self, tensors: Tensors, names: Iterable[str] | None = None) -> dict[str, NDArray[Any]]: ...
+
+
+@dataclass(frozen=True)
+class RuntimeStatus:
+    """One line of ``edgeadapt runtimes``."""
+
+    name: str
+    is_available: bool
+    detail: str
+
+
+def available_runtimes() -> list[RuntimeStatus]:
+    """Every registered runtime, whether it can run here, and why not (entry-point group ``edgeadapt.runtimes``)."""
+    found = []
+    for entry in sorted(entry_points(group="edgeadapt.runtimes"), key=lambda e: e.name):
+        try:
+            detail = entry.load().probe()
+            found.append(RuntimeStatus(entry.name, True, detail))
+        except (ImportError, AttributeError, RuntimeUnavailable) as error:
+            found.append(RuntimeStatus(entry.name, False, f"{type(error).__name__}: {error}"))
+    return found
+
+
+def open_runtime(name: str = "auto", **options: Any) -> Runtime:
+    """The runtime called ``name``; ``"auto"`` is ONNX Runtime, which every installation has.
+
+    Raises:
+        RuntimeUnavailable: no runtime of that name is registered, or it cannot run here.
+    """
+    wanted = "onnxruntime" if name == "auto" else name
+    registered = {entry.name: entry for entry in entry_points(group="edgeadapt.runtimes")}
+    if wanted not in registered:
+        raise RuntimeUnavailable(f"no runtime called {wanted!r}; registered here: {', '.join(sorted(registered)) or 'none'}")
+    try:
+        factory = registered[wanted].load()
+        factory.probe()
+    except ImportError as error:
+        raise RuntimeUnavailable(f"runtime {wanted!r} cannot be imported: {error}") from error
+    runtime: Runtime = factory(**options)
+    return runtime

@@ -1,0 +1,145 @@
+"""``OnnxRuntime``: one object owns the options, the pool of buffers and the cache of loaded graphs."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from edgeadapt.errors import BundleError, EdgeadaptError, InputError, RuntimeUnavailable
+from edgeadapt.runtime import GraphFile, Tensors
+from edgeadapt_onnxruntime._executable import OnnxExecutable
+from edgeadapt_onnxruntime._model import external_initializers, frozen_values
+from edgeadapt_onnxruntime._pool import Pool
+
+OLDEST = (1, 23)
+CACHED = 16  # loaded graphs kept; a re-folded encoder pushes the one it replaces out
+IDLE_LIMIT = 64 << 20  # bytes of idle buffers kept for reuse
+_UPLOADABLE = frozenset("?bBhHiIlLqQefd")
+
+
+class OnnxRuntime:
+    """Runs graphs in ONNX Runtime; thread-safe.
+
+    Args:
+        intra_op_threads: threads inside one call. With 1, no thread is started: a call runs where it is made.
+        providers: ONNX Runtime execution providers, best first. Tensors live in host memory with all of them.
+
+    Raises:
+        RuntimeUnavailable: onnxruntime is too old, or a provider is not in this build.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, intra_op_threads: int = 1, providers: Sequence[str] = ("CPUExecutionProvider",)) -> None:
+        self.probe()
+        missing = [name for name in providers if name not in onnxruntime.get_available_providers()]
+        if missing:
+            raise RuntimeUnavailable(
+                f"onnxruntime {onnxruntime.__version__} has no {missing[0]}; it has {', '.join(onnxruntime.get_available_providers())}"
+            )
+        self.intra_op_threads = intra_op_threads
+        self.providers = tuple(providers)
+        self.pool = Pool(IDLE_LIMIT)
+        self._loaded: OrderedDict[tuple[str, str], OnnxExecutable] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def probe(cls) -> str:
+        """One line: version and providers.
+
+        Raises:
+            RuntimeUnavailable: the installed onnxruntime is older than 1.23.
+        """
+        version = onnxruntime.__version__
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+            raise RuntimeUnavailable(f"onnxruntime {version} is too old; install {OLDEST[0]}.{OLDEST[1]} or newer")
+        return f"onnxruntime {version}, {', '.join(onnxruntime.get_available_providers())}"
+
+    def load(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None) -> OnnxExecutable:
+        """A runnable graph, cached by the hash of graph and constants; the least recently used of 16 is let go.
+
+        Args:
+            graph: the model and its frozen tensors. Those the model does not refer to are ignored.
+            constants: values that replace frozen tensors of the same name, dtype and shape. They are copied.
+
+        Raises:
+            BundleError: a frozen tensor has no value, or one of another dtype or shape; a constant replaces nothing;
+                or ONNX Runtime refuses the model.
+        """
+        key = (graph.sha256, _digest(constants or {}))
+        with self._lock:
+            loaded = self._loaded.get(key)
+            if loaded is None:
+                loaded = self._loaded[key] = self._load(graph, constants or {})
+                if len(self._loaded) > CACHED:
+                    self._loaded.popitem(last=False)
+            else:
+                self._loaded.move_to_end(key)
+        return loaded
+
+    def upload(self, values: Mapping[str, NDArray[Any]]) -> Tensors:
+        """Copy arrays into buffers.
+
+        Raises:
+            InputError: a value has a dtype that no tensor can have.
+        """
+        buffers = {}
+        for name, value in values.items():
+            array = np.asarray(value, order="C")
+            if array.dtype.char not in _UPLOADABLE or not array.dtype.isnative:
+                raise InputError(f"tensor {name!r} cannot be uploaded: dtype {array.dtype}")
+            buffers[name] = buffer = self.pool.take(self.pool.layout(array.dtype, array.shape))
+            buffer.value.update_inplace(array)
+        return Tensors(buffers)
+
+    def download(self, tensors: Tensors, names: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+        """Copies on the host, of all tensors or of those named.
+
+        Raises:
+            InputError: a name is not in ``tensors``.
+        """
+        wanted = list(tensors if names is None else names)
+        for name in wanted:
+            if name not in tensors:
+                raise InputError(f"no tensor {name!r} to download; there are: {', '.join(sorted(tensors)[:8]) or 'none'}")
+        return {name: tensors[name].numpy() for name in wanted}
+
+    def _load(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]]) -> OnnxExecutable:
+        wanted = external_initializers(graph.name, graph.model)
+        for name in constants:
+            if name not in wanted:
+                known = ", ".join(sorted(wanted)[:8]) or "none"
+                raise BundleError(f"graph {graph.name!r} has no frozen tensor {name!r} to replace; it has: {known}")
+        private = {name: np.array(value, order="C") for name, value in constants.items()}
+        frozen = frozen_values(graph.name, wanted, {**graph.frozen, **private})
+        options = self._options()
+        if frozen:
+            # Not add_initializer: it is read after constant folding, and optimised graphs then silently saw zeros.
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in frozen.values()]
+            options.add_external_initializers(list(frozen), values)
+        try:
+            session = onnxruntime.InferenceSession(graph.model, options, providers=list(self.providers))
+            return OnnxExecutable(graph.name, session, self.pool, frozen)
+        except EdgeadaptError:
+            raise
+        except Exception as error:
+            raise BundleError(f"ONNX Runtime {onnxruntime.__version__} refuses graph {graph.name!r}: {error}") from error
+
+    def _options(self) -> onnxruntime.SessionOptions:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.intra_op_threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        return options
+
+
+def _digest(constants: Mapping[str, NDArray[Any]]) -> str:
+    return GraphFile("constants", b"", constants).sha256 if constants else ""

@@ -1,0 +1,103 @@
+"""A recipe is checked to the last key, and its errors say what is allowed."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgeadapt.demo
+from edgeadapt.errors import InputError, RecipeError
+from edgeadapt.host.recipe import TrainSection, load_data, load_recipe
+from edgeadapt.host.train import train
+
+MINIMAL = '[data]\nkind = "fashion-mnist"\n[export]\nname = "x"\n'
+FOLDER = '[data]\nkind = "folder"\npath = "p"\n{}\n[export]\nname = "x"\n'
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_demo_recipe_knows_six_clothes_and_keeps_four_back() -> None:
+    recipe = load_recipe(Path(edgeadapt.demo.__file__).parent / "recipe.toml")
+    assert recipe.data.classes == ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal")
+    assert recipe.data.new_classes == ("Shirt", "Sneaker", "Bag", "Ankle boot")
+    assert recipe.encoder.network == "small-residual" and recipe.train.epochs == 6 and recipe.train.augment == "plain"
+
+
+def test_a_minimal_recipe_has_the_documented_defaults(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL))
+    assert (recipe.export.class_slots, recipe.export.domain_slots, recipe.export.batches) == (32, 4, (1, 8, 32))
+    assert (recipe.export.adapt, recipe.export.novelty, recipe.seed) == ("auto", "auto", 0)
+
+
+def test_train_section_has_the_defaults_of_train() -> None:
+    parameters = inspect.signature(train).parameters
+    for name in TrainSection.__struct_fields__:
+        assert getattr(TrainSection(), name) == parameters[name].default, name
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "allowed"),
+    [
+        (MINIMAL + "[train]\nepoch = 3\n", "unknown key train.epoch;", "did you mean 'epochs'? allowed: epochs, batch, lr"),
+        (MINIMAL + "[training]\n", "unknown key training;", "allowed: data, export, encoder, train, seed"),
+        (MINIMAL + "[train]\nepochs = 0\n", "train.epochs = 0;", "a whole number >= 1"),
+        (MINIMAL + '[train]\nepochs = "six"\n', "train.epochs = 'six';", "a whole number >= 1"),
+        (MINIMAL + "[train]\nmomentum = 1.0\n", "train.momentum = 1.0;", "a number >= 0 and < 1"),
+        (MINIMAL + '[train]\naugment = "strong"\n', "train.augment = 'strong';", "'none' or 'plain' or 'robust'"),
+        (MINIMAL + "[train]\nthreads = 0\n", "train.threads = 0;", "a whole number >= 1"),
+        (MINIMAL + 'adapt = "always"\n', "export.adapt = 'always';", "'act' or 'advise' or 'auto' or 'off'"),
+        (MINIMAL + 'batches = [1, "8"]\n', "export.batches = [1, '8'];", "a list, each a whole number >= 1"),
+        (MINIMAL + "batches = [8, 1]\n", "export.batches = [8, 1];", "increasing"),
+        (MINIMAL.replace('"x"', '"../x"'), "export.name = '../x';", "a text that matches"),
+        (MINIMAL.replace("fashion-mnist", "cifar"), "data.kind = 'cifar';", "'fashion-mnist' or 'folder' or 'npz'"),
+        (MINIMAL.replace("fashion-mnist", "npz"), "data.path is missing;", "an .npz"),
+        (FOLDER.format("size = [1, 2, 3]"), "data.size = [1, 2, 3];", "a list of 2, each"),
+        (FOLDER.format("validation = 1.0"), "data.validation = 1.0;", "a number > 0 and < 1"),
+        ('[data]\nkind = "fashion-mnist"\n', "export is missing;", "a section with name, class_slots"),
+        ('[data]\nkind = "fashion-mnist"\n[export]\n', "export.name is missing;", "a text that matches"),
+        ("seed = -1\n" + MINIMAL, "seed = -1;", "a whole number >= 0 and < 2147483648"),
+        ("train = 3\n" + MINIMAL, "train = 3;", "a section with epochs"),
+        (FOLDER.format('classes = ["A"]'), "data.classes names one", "at least two"),
+        (FOLDER.format('classes = ["A", "B"]\nnew_classes = ["A"]'), "'A' twice", "every class once"),
+        (FOLDER.format('classes = ["A", "B"]') + "class_slots = 1\n", "export.class_slots = 1;", "at least the 2"),
+        (MINIMAL + '[encoder]\nfile = "a.onnx"\nweights = "b"\n', "encoder.file", "allowed only without it"),
+        (MINIMAL + "[train\n", "cannot be read as TOML", "line 5"),
+    ],
+)
+def test_an_error_names_file_key_and_allowed_values(tmp_path: Path, text: str, key: str, allowed: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, text))
+    message = str(caught.value)
+    assert str(tmp_path / "recipe.toml") in message and key in message and allowed in message, message
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"none\.toml"):
+        load_recipe(tmp_path / "none.toml")
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path.parent)
+    text = '[data]\nkind = "npz"\npath = "d.npz"\n[encoder]\nweights = "/w.safetensors"\n[export]\nname = "x"\n'
+    recipe = load_recipe(write(tmp_path, text))
+    assert recipe.data.path == str(tmp_path / "d.npz") and recipe.encoder.weights == "/w.safetensors" and recipe.encoder.file == ""
+
+
+def test_data_comes_with_known_classes_first_and_the_rest_left_out(tmp_path: Path) -> None:
+    y = np.repeat(np.arange(4), 10)
+    np.savez(tmp_path / "d.npz", x=np.zeros((40, 4, 4), np.uint8), y=y, classes=np.array(["a", "b", "c", "d"]))
+    text = '[data]\nkind = "npz"\npath = "d.npz"\nvalidation = 0.2\n{}\n[export]\nname = "x"\n'
+    training, validation = load_data(load_recipe(write(tmp_path, text.format('classes = ["d", "b"]\nnew_classes = ["a"]'))))
+    assert training.classes == validation.classes == ("d", "b", "a")
+    assert training.counts == (8, 8, 8) and validation.counts == (2, 2, 2)
+    training, _ = load_data(load_recipe(write(tmp_path, text.format('new_classes = ["a"]'))))
+    assert training.classes == ("b", "c", "d", "a")
+    with pytest.raises(InputError, match=r"d\.npz: no class called 'z'"):
+        load_data(load_recipe(write(tmp_path, text.format('classes = ["a", "z"]'))))
