@@ -114,9 +114,9 @@ class GraphFile:
         """Hash of the model and of every frozen value: what executables are cached by."""
         digest = hashlib.sha256(self.model)
         for name in sorted(self.frozen):
-            value = np.ascontiguousarray(self.frozen[name])
+            value = np.asarray(self.frozen[name], order="C")
             digest.update(f"\0{name}\0{value.dtype}\0{value.shape}\0".encode())
-            digest.update(memoryview(value).cast("B") if value.size else b"")
+            digest.update(value.tobytes())
         return digest.hexdigest()
 
 

@@ -3,8 +3,8 @@
 ``check_runtime`` needs neither ``onnx`` nor ``torch``: its three tiny models are written into this file. Made with onnx 1.21::
 
     f = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-    predict: y = x @ w.table                  x (B, 64), w.table (64, 32)      MatMul
-    learn:   w.table.next = w.table + amount  amount (), w.table (64, 32)      Add
+    predict: y = x @ w.table                  x (B, 256), w.table (256, 64)    MatMul
+    learn:   w.table.next = w.table + amount  amount (), w.table (256, 64)     Add
              count = w.count + amount         w.count ()                       Add
     scale:   y = x * k.scale                  x (B, 3), k.scale (3,) external  Mul
     k.scale = TensorProto(name="k.scale", data_type=FLOAT, dims=[3], data_location=EXTERNAL)
@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import base64
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,22 +26,22 @@ from edgeadapt.errors import BundleError, EdgeadaptError, InputError, RuntimeUna
 from edgeadapt.runtime import Executable, GraphFile, Port, Runtime, Tensors
 
 _PREDICT = (
-    "CAkSADpnChcKAXgKB3cudGFibGUSAXkiBk1hdE11bBIFY2hlY2taFAoBeBIPCg0IARIJCgMSAUIKAghAWhkKB3cudGFibGUSDgoMCAESCAoCCEAKAgggYhQK"
-    "AXkSDwoNCAESCQoDEgFCCgIIIEIECgAQEg=="
+    "CAkSADppChcKAXgKB3cudGFibGUSAXkiBk1hdE11bBIFY2hlY2taFQoBeBIQCg4IARIKCgMSAUIKAwiAAloaCgd3LnRhYmxlEg8KDQgBEgkKAwiAAgoCCEBi"
+    "FAoBeRIPCg0IARIJCgMSAUIKAghAQgQKABAS"
 )
 _LEARN = (
-    "CAkSADq9AQokCgd3LnRhYmxlCgZhbW91bnQSDHcudGFibGUubmV4dCIDQWRkCh0KB3cuY291bnQKBmFtb3VudBIFY291bnQiA0FkZBIFY2hlY2taEAoGYW1v"
-    "dW50EgYKBAgBEgBaGQoHdy50YWJsZRIOCgwIARIICgIIQAoCCCBaEQoHdy5jb3VudBIGCgQIARIAYg8KBWNvdW50EgYKBAgBEgBiHgoMdy50YWJsZS5uZXh0"
-    "Eg4KDAgBEggKAghACgIIIEIECgAQEg=="
+    "CAkSADq/AQokCgd3LnRhYmxlCgZhbW91bnQSDHcudGFibGUubmV4dCIDQWRkCh0KB3cuY291bnQKBmFtb3VudBIFY291bnQiA0FkZBIFY2hlY2taEAoGYW1v"
+    "dW50EgYKBAgBEgBaGgoHdy50YWJsZRIPCg0IARIJCgMIgAIKAghAWhEKB3cuY291bnQSBgoECAESAGIPCgVjb3VudBIGCgQIARIAYh8KDHcudGFibGUubmV4"
+    "dBIPCg0IARIJCgMIgAIKAghAQgQKABAS"
 )
 _SCALE = (
     "CAkSADpvChQKAXgKB2suc2NhbGUSAXkiA011bBIFY2hlY2sqJAgDEAFCB2suc2NhbGVqEwoIbG9jYXRpb24SB2J1bmRsZTpwAVoUCgF4Eg8KDQgBEgkKAxIB"
     "QgoCCANiFAoBeRIPCg0IARIJCgMSAUIKAggDQgQKABAS"
 )
-_ROWS, _COLUMNS = 64, 32
+_ROWS, _COLUMNS = 256, 64
 
 
-def check_runtime(runtime: Runtime, steps: int = 300) -> None:
+def check_runtime(runtime: Runtime, steps: int = 3000) -> None:
     """Check that a runtime keeps the contract of ``edgeadapt.runtime``.
 
     Loading is cached, graphs are pure, outputs belong to the caller, only what changed is written, an old value stays
@@ -50,7 +49,8 @@ def check_runtime(runtime: Runtime, steps: int = 300) -> None:
 
     Args:
         runtime: what to check; it is left usable.
-        steps: learning steps taken while other threads predict.
+        steps: learning steps taken while other threads predict. A pool that reuses buffers too early was found in 6 of 12
+            runs with 1000 steps and in 12 of 12 with 3000.
 
     Raises:
         AssertionError: the first promise that is not kept.
@@ -145,10 +145,10 @@ def _check_values_and_purity(runtime: Runtime) -> None:
         x = np.random.default_rng(batch).standard_normal((batch, _ROWS)).astype(np.float32)
         outputs, written = _predict(runtime)({"x": x}, tensors)
         _expect(outputs["y"].shape == (batch, _COLUMNS) and len(written) == 0, f"batch {batch} gives batch {batch}")
-        _expect(np.allclose(outputs["y"], x @ values["w.table"], rtol=1e-4, atol=1e-4), f"batch {batch} is computed")
+        _expect(np.allclose(outputs["y"], x @ values["w.table"], rtol=1e-4, atol=1e-3), f"batch {batch} is computed")
     wide = np.random.default_rng(9).standard_normal((2, 2 * _ROWS)).astype(np.float32)[:, ::2]
     outputs, _ = _predict(runtime)({"x": wide}, tensors)
-    _expect(np.allclose(outputs["y"], wide @ values["w.table"], rtol=1e-4, atol=1e-4), "an array that is not contiguous is read rightly")
+    _expect(np.allclose(outputs["y"], wide @ values["w.table"], rtol=1e-4, atol=1e-3), "an array that is not contiguous is read rightly")
 
 
 def _check_outputs_belong_to_the_caller(runtime: Runtime) -> None:
@@ -160,7 +160,7 @@ def _check_outputs_belong_to_the_caller(runtime: Runtime) -> None:
     _expect(np.array_equal(first, kept), "an output stays as it is when the graph runs again")
     _expect(first.flags.writeable, "an output may be written to")
     first[:] = 0
-    _expect(np.allclose(second, 2 * kept, rtol=1e-4, atol=1e-4), "outputs of two calls share no memory")
+    _expect(np.allclose(second, 2 * kept, rtol=1e-4, atol=1e-3), "outputs of two calls share no memory")
     _expect(np.allclose(predict({"x": x}, tensors)[0]["y"], kept), "writing to an output changes nothing inside")
 
 
@@ -201,12 +201,12 @@ def _check_wrong_inputs_are_refused(runtime: Runtime) -> None:
     _refuses(lambda: predict({}, tensors), InputError, "'x'")
     _refuses(lambda: predict({"x": good, "surplus": good}, tensors), InputError, "surplus")
     _refuses(lambda: predict({"x": good.astype(np.float64)}, tensors), InputError, "'x'", "float32", "float64")
-    _refuses(lambda: predict({"x": good[:, :-1]}, tensors), InputError, "'x'", "64", "63")
-    _refuses(lambda: predict({"x": good[0]}, tensors), InputError, "'x'", "64")
+    _refuses(lambda: predict({"x": good[:, :-1]}, tensors), InputError, "'x'", "256", "255")
+    _refuses(lambda: predict({"x": good[0]}, tensors), InputError, "'x'", "256")
     _refuses(lambda: predict({"x": good}, Tensors()), InputError, "w.table")
     _refuses(lambda: learn(_amount(), tensors.only(["w.table"])), InputError, "w.count")
     misshapen = runtime.upload({"w.table": np.ones((_ROWS, _COLUMNS + 1), np.float32)})
-    _refuses(lambda: predict({"x": good}, misshapen), InputError, "w.table", "32", "33")
+    _refuses(lambda: predict({"x": good}, misshapen), InputError, "w.table", "64", "65")
     _expect(predict({"x": good}, tensors)[0]["y"].shape == (2, _COLUMNS), "a refusal leaves the executable usable")
 
 
@@ -218,22 +218,20 @@ def _check_threads(runtime: Runtime, steps: int) -> None:
     calls = [0, 0]
 
     def read(reader: int) -> None:
-        x = np.ones((1, _ROWS), np.float32)
+        x = np.ones((256, _ROWS), np.float32)  # a call long enough that steps complete while it runs
         newest = 0.0
         try:
             while not is_done.is_set() or calls[reader] < steps // 3:
-                y = predict({"x": x}, published[0])[0]["y"][0] / _ROWS  # every column is the number of steps, exactly
+                y = predict({"x": x}, published[0])[0]["y"] / _ROWS  # every element is the number of steps, exactly
                 calls[reader] += 1
-                if y.min() != y.max() or y[0] != round(float(y[0])) or y[0] < newest:
+                if y.min() != y.max() or y[0, 0] != round(float(y[0, 0])) or y[0, 0] < newest:
                     failures.append(f"a prediction saw a torn or older value: {y.min()}..{y.max()} after {newest}")
                     return
-                newest = float(y[0])
+                newest = float(y[0, 0])
         except Exception as error:
             failures.append(f"a thread failed: {type(error).__name__}: {error}")
 
     readers = [threading.Thread(target=read, args=(number,)) for number in range(len(calls))]
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)  # at the usual 5 ms, threads whose calls take microseconds hardly meet
     for reader in readers:
         reader.start()
     try:
@@ -244,7 +242,6 @@ def _check_threads(runtime: Runtime, steps: int) -> None:
         is_done.set()
         for reader in readers:
             reader.join()
-        sys.setswitchinterval(before)
     _expect(not failures, failures[0] if failures else "")
     _expect(bool(np.all(published[0]["w.table"].numpy() == steps)), "no step was lost")
 

@@ -87,7 +87,7 @@ class GraphSpec(_Strict, frozen=True, kw_only=True):
 class NumericSpec(_Strict, frozen=True, kw_only=True):
     """A derived tensor computed by a named numeric of ``device/linalg.py`` instead of a graph."""
 
-    numeric: Literal["balanced_ridge", "class_mean", "inverse_covariance"]
+    numeric: Literal["balanced_ridge", "nearest_mean", "class_mean"]
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     arguments: dict[str, float] = {}
@@ -122,7 +122,8 @@ class ShiftPolicy(_Strict, frozen=True, kw_only=True):
     thresholds: tuple[float, ...] = ()  # of the window statistic
     confirm_windows: Positive = 2  # consecutive windows above the threshold before anything acts
     clear_windows: Positive = 3  # consecutive windows below it before the condition counts as over
-    route_distance: float = 0.0  # signatures closer than this are the same condition
+    signature: tuple[Size, Size] = (0, 0)  # columns of the residual space that tell conditions apart
+    route_distance: float = 0.1  # relative squared distance below which two signatures are the same condition
 
 
 class NoveltyPolicy(_Strict, frozen=True, kw_only=True):
@@ -147,8 +148,8 @@ class AdaptPolicy(_Strict, frozen=True, kw_only=True):
 
 class LearnPolicy(_Strict, frozen=True, kw_only=True):
     method: str = ""
-    field_weight: float = 1.0  # sample_weight of a label from the field; a factory sample has 1 * factory_weight
-    factory_weight: float = 1.0
+    field_weight: float = 1.0  # sample_weight of a label from the field
+    factory_count: float = 25.0  # all factory samples of a class together weigh as much as this many labels
     held_out_every: Positive = 5
     temperature: float = 1.0  # softmax temperature of the logits
 
@@ -157,6 +158,8 @@ class GuardPolicy(_Strict, frozen=True, kw_only=True):
     margin: float = 0.01  # accuracy a candidate may lose
     significance: float = 0.05  # one-sided paired sign test
     factory_samples: Size = 0
+    source_error: float = 0.1  # share of clean held-out samples the factory head gets wrong
+    source_significance: float = 1e-4  # a source whose labels contradict the head less likely than this is held
 
 
 class AskPolicy(_Strict, frozen=True, kw_only=True):
@@ -243,10 +246,11 @@ def decode_manifest(data: bytes) -> Manifest:
         peek: Any = msgspec.json.decode(data)
         written = peek.get("format") if isinstance(peek, dict) else None
         if isinstance(written, int) and written > FORMAT:
-            by = (peek.get("provenance") or {}).get("edgeadapt", "a newer version")
+            origin = peek.get("provenance")
+            by = origin.get("edgeadapt", "a newer version") if isinstance(origin, dict) else "a newer version"
             raise BundleError(f"manifest.json: format {written} is newer than {FORMAT}, which this version reads; written by edgeadapt {by}")
         manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise BundleError(f"manifest.json: {error}") from error
     _check(manifest)
     return manifest
@@ -265,6 +269,10 @@ def _check(manifest: Manifest) -> None:
         missing = sorted({*graph.reads, *graph.writes, *graph.frozen} - known)
         if missing:
             raise BundleError(f"manifest.json: {graph.file} uses the undeclared tensor {missing[0]!r}")
+    for numeric in manifest.numerics:
+        missing = sorted({*numeric.reads, *numeric.writes} - known)
+        if missing:
+            raise BundleError(f"manifest.json: the numeric {numeric.numeric!r} uses the undeclared tensor {missing[0]!r}")
     for spec in manifest.tensors:
         if spec.class_axis is not None and not 0 <= spec.class_axis < len(spec.shape):
             raise BundleError(f"manifest.json: {spec.name} has class_axis {spec.class_axis} outside its shape {spec.shape}")
@@ -287,4 +295,4 @@ __all__ = [
     "FORMAT", "AdaptPolicy", "AskPolicy", "GraphSpec", "GuardPolicy", "InputSpec", "LearnPolicy", "Manifest", "Member",
     "NoveltyPolicy", "NumericSpec", "Parity", "PolicySpec", "PortSpec", "Provenance", "ShiftPolicy", "TensorSpec",
     "TriggerSpec", "decode_manifest", "encode_manifest", "json_schema", "space_of",
-]
+]  # fmt: skip

@@ -506,6 +506,7 @@ def slope(before: float | None, after: float | None) -> str:
 
     told = f"Old classes among the old ones: {percent(before)} before, {percent(after)} after"
     drawn = [f'<path class="grid" d="M90 {number(y(tick))}H230"/>' for tick in (0, 0.5, 1)]
+    drawn += [label(160, y(tick) - 4, percent(tick), "tick", "middle") for tick in (0, 1)]
     drawn += [label(90, 160, "before", "tick", "middle"), label(230, 160, "after", "tick", "middle")]
     if before is not None and after is not None:
         drawn.append(f'<path class="line learner" d="M90 {number(y(before))}L230 {number(y(after))}"/>')

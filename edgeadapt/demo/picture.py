@@ -317,7 +317,9 @@ def _picture(report: Report, curves: Curves | None) -> str:
     body = f"""<figure class="picture" data-live>
 <p class="lines">{" ".join(_swatch(*name) for name in names)}</p>
 {charts.overview(curves, told)}
-<div class="frame"><div class="scroller" tabindex="0" role="region" aria-label="The picture, scrollable sideways on a narrow screen"><div class="stage">
+<div class="frame">
+<div class="scroller" tabindex="0" role="region" aria-label="The picture, scrollable sideways on a narrow screen">
+<div class="stage">
 {drawn.gutter()}{drawn.plot(told)}</div></div>
 <div class="scrub" hidden><button type="button" data-jump="-1" aria-label="Previous event">←</button>
 <input type="range" min="0" max="{count - 1}" value="0" aria-label="Step through the batches">
@@ -536,7 +538,7 @@ def _cost(report: Report) -> str:
         return ""
     total = sum(value for _, value in parts)
     encode = dict(parts).get("encode")
-    more = f" Learning costs {percent((total - encode) / encode)} on top of plain prediction." if encode and total > encode else ""
+    more = f" Everything beyond encoding adds {percent((total - encode) / encode)}." if encode and total > encode else ""
     names = "".join(
         f'<li><span class="chip p{i}"></span>{name} <b>{_decimal(value, " ms")}</b> '
         f"<span>{percent(value / total) if total else '–'}</span></li>"

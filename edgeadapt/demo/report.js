@@ -69,13 +69,17 @@ for (const figure of document.querySelectorAll("[data-live]")) {
   plot.addEventListener("pointermove", point);
   plot.addEventListener("pointerdown", point);
   plot.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && hide());
-  slider.addEventListener("input", () => show(Number(slider.value)));
+  slider.addEventListener("input", () => {
+    readout.ariaLive = "off";  // the slider's own value text says it
+    show(Number(slider.value));
+  });
   slider.addEventListener("blur", hide);
   figure.addEventListener("keydown", (event) => event.key === "Escape" && hide());
   for (const button of scrub.querySelectorAll("[data-jump]")) {
     button.addEventListener("click", () => {
       const at = Number(slider.value);
       const next = button.dataset.jump > 0 ? stops.find((stop) => stop > at) : stops.filter((stop) => stop < at).pop();
+      readout.ariaLive = "polite";
       if (next !== undefined) show(next);
     });
   }

@@ -249,12 +249,12 @@ def test_convolution_gradients(groups, stride, padding, dilation, dynamic_batch)
 
 
 def test_an_ill_conditioned_step_is_excused_by_float64_and_says_so():
-    def adam(p, t):
-        gradient = torch.func.grad(lambda w: (p["z"] @ w).tanh().mean() + 1e6 * 0 * w.sum())(t["w.w"])
-        return {}, {"w.w": t["w.w"] - 1e-3 * gradient / (gradient.abs() + 1e-8)}
+    def variance(p, t):  # cancels: E[x^2] - E[x]^2 with a mean of 300
+        x = p["z"] + 300
+        return {"variance": x.square().mean(1) - x.mean(1).square()}, {}
 
-    graph = compile_graph("adam", adam, features, {"w.w": random(4, 64) * 0.01}, tolerance=1e-6)
-    assert graph.parity.arbiter == "float64" and graph.parity.worst_error > 1e-6
+    graph = compile_graph("variance", variance, features, {}, tolerance=1e-4)
+    assert graph.parity.arbiter == "float64" and graph.parity.worst_error > 1e-4
 
 
 def test_float64_reaches_constants_and_casts_inside_the_function():

@@ -1,0 +1,174 @@
+"""What a method file provides, and the sizes it is written against.
+
+A method is a frozen dataclass. It declares its tensors, fills in their factory values from calibration data,
+and gives one pure torch function per role it answers: torch in, torch out, no side effects. The compiler turns
+the functions into graphs; the device runs them without knowing the method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgeadapt.bundle.schema import NumericSpec, TensorSpec
+
+Values = Mapping[str, Tensor]
+Arrays = dict[str, NDArray[Any]]
+INACTIVE = -1e9
+"""Logit of an unused class slot: finite, so that softmax and its gradient stay finite."""
+
+
+@dataclass(frozen=True)
+class Dims:
+    """Sizes fixed at export: feature width, tap width, class slots."""
+
+    features: int
+    taps: int
+    slots: int
+
+
+@dataclass(frozen=True)
+class FactoryData:
+    """Calibration features of the factory condition.
+
+    Attributes:
+        z: (N, D) float32; taps: (N, T) float32; y: (N,) int64 class slots.
+        sample_weight: (N,) float32, so that every class weighs ``factory_count`` in total.
+    """
+
+    z: NDArray[np.float32]
+    taps: NDArray[np.float32]
+    y: NDArray[np.int64]
+    sample_weight: NDArray[np.float32]
+    slots: int
+
+    @property
+    def dims(self) -> Dims:
+        return Dims(self.z.shape[1], self.taps.shape[1], self.slots)
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        return np.unique(self.y)
+
+    def only(self, slots: NDArray[np.int64]) -> FactoryData:
+        keep = np.isin(self.y, slots)
+        return FactoryData(self.z[keep], self.taps[keep], self.y[keep], self.sample_weight[keep], self.slots)
+
+    def class_means(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """(K, d) mean of ``values`` (N, d) per class slot; zero for unused slots."""
+        means = np.zeros((self.slots, values.shape[1]))
+        for k in self.classes:
+            means[k] = values[self.y == k].mean(axis=0, dtype=np.float64)
+        return means
+
+
+@runtime_checkable
+class Method(Protocol):
+    """Every method has a name, tensors and their factory values."""
+
+    name: ClassVar[str]
+
+    def tensors(self, dims: Dims) -> list[TensorSpec]: ...
+
+    def factory(self, data: FactoryData) -> Arrays:
+        """Values of every frozen, evidence, parameter and statistic tensor."""
+        ...
+
+
+@runtime_checkable
+class Learns(Method, Protocol):
+    """Role ``learn``: additive evidence, so a negative weight forgets."""
+
+    def learn(self, t: Values, z: Tensor, taps: Tensor, y: Tensor, sample_weight: Tensor) -> dict[str, Tensor]: ...
+
+
+@runtime_checkable
+class Head(Learns, Protocol):
+    """Roles ``learn``, ``derive`` and ``predict``: evidence in, class logits out."""
+
+    def predict(self, t: Values, z: Tensor) -> Tensor: ...
+    def numerics(self) -> list[NumericSpec]: ...
+
+
+@runtime_checkable
+class Corrects(Method, Protocol):
+    """Role ``correct``."""
+
+    def correct(self, t: Values, z: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Scores(Method, Protocol):
+    """Role ``novelty``: larger is more novel."""
+
+    def novelty(self, t: Values, z: Tensor, logits: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Senses(Method, Protocol):
+    """Role ``shift``: residuals from the predicted class."""
+
+    def shift(self, t: Values, z: Tensor, taps: Tensor, logits: Tensor) -> Tensor: ...
+
+
+def one_hot(y: Tensor, slots: int) -> Tensor:
+    """(B,) int64 -> (B, K) float32, without a scatter (TensorRT refuses reducing scatters)."""
+    return (y[:, None] == torch.arange(slots, device=y.device)[None, :]).to(torch.float32)
+
+
+def with_one(z: Tensor) -> Tensor:
+    """(B, D) -> (B, D + 1), a constant 1 appended: its weights are the bias and its sums are the counts."""
+    return torch.cat([z, torch.ones_like(z[:, :1])], dim=1)
+
+
+def class_moment(values: Tensor, y: Tensor, sample_weight: Tensor, slots: int) -> Tensor:
+    """(d + 1, K): sum of w * [value, 1] per class; the last row is the count."""
+    return with_one(values).T @ (one_hot(y, slots) * sample_weight[:, None])
+
+
+def linear_logits(t: Values, z: Tensor) -> Tensor:
+    """The read-out that all linear heads share: ``[z, 1] W``, unused slots masked."""
+    logits = z @ t["head.weight"][:-1] + t["head.weight"][-1]
+    return logits + (t["head.active"] - 1.0) * -INACTIVE
+
+
+def head_tensors(width: int, dims: Dims) -> list[TensorSpec]:
+    """What every linear head derives: weights (width + 1, K), class means (K, D) and the mask (K,)."""
+    return [
+        TensorSpec(name="head.weight", dtype="float32", shape=(width + 1, dims.slots), kind="derived", class_axis=1, bound=1e6, persist="never"),
+        TensorSpec(name="head.mean", dtype="float32", shape=(dims.slots, dims.features), kind="derived", class_axis=0, bound=1e6, persist="never"),
+        TensorSpec(name="head.active", dtype="float32", shape=(dims.slots,), kind="derived", class_axis=0, bound=1.0, persist="never"),
+    ]
+
+
+def evidence(name: str, shape: tuple[int, ...], class_axis: int | None) -> TensorSpec:
+    """An additive sum over labelled samples."""
+    return TensorSpec(name=name, dtype="float32", shape=shape, kind="evidence", merge="add", class_axis=class_axis, bound=1e9)
+
+
+def frozen(name: str, shape: tuple[int, ...]) -> TensorSpec:
+    return TensorSpec(name=name, dtype="float32", shape=shape, kind="frozen", persist="never")
+
+
+def sum_evidence(method: Learns, data: FactoryData) -> Arrays:
+    """Factory evidence: the method's own ``learn``, run over the calibration data from zero."""
+    zero = {s.name: torch.zeros(s.shape) for s in method.tensors(data.dims) if s.kind == "evidence"}
+    frozen_values = {s.name: torch.zeros(s.shape) for s in method.tensors(data.dims) if s.kind == "frozen"}
+    state = {**frozen_values, **zero}
+    return accumulate(method, state, data, tuple(zero))
+
+
+def accumulate(method: Learns, state: dict[str, Tensor], data: FactoryData, names: tuple[str, ...]) -> Arrays:
+    for start in range(0, len(data.y), 1024):
+        rows = slice(start, start + 1024)
+        state |= method.learn(
+            state, torch.from_numpy(data.z[rows]), torch.from_numpy(data.taps[rows]),
+            torch.from_numpy(data.y[rows]), torch.from_numpy(data.sample_weight[rows]),
+        )  # fmt: skip
+    return {name: state[name].numpy() for name in names}

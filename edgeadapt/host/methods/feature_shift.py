@@ -1,0 +1,50 @@
+"""Slow feature shift: move the mean of a condition's features back to where the source had it.
+
+    z' = z + g (mu_source - mu_condition),      mu_condition <- (1 - a) mu_condition + a mean_w(z),  a = rate * mean(w)
+
+Forward-only first-moment alignment (Niu et al., FOA, ICML 2024, arXiv 2404.01650, eq. 7-9), with a slow average: fast
+ones lose 8-13 points on label-sorted streams, rate .01 loses less than one. ``g`` is 0 for the source and 1 in a domain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeadapt.bundle.schema import TensorSpec
+from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Values, frozen
+
+
+@dataclass(frozen=True)
+class FeatureShift:
+    """Domain state ``correct.mean`` (D,) starts at the source mean, so an unused domain corrects nothing."""
+
+    rate: float = 0.01
+    name: ClassVar[str] = "feature_shift"
+
+    def tensors(self, dims: Dims) -> list[TensorSpec]:
+        return [
+            frozen("correct.source", (dims.features,)),
+            TensorSpec(name="correct.mean", dtype="float32", shape=(dims.features,), kind="statistic", scope="domain", merge="mean", bound=1e6),
+        ]
+
+    def factory(self, data: FactoryData) -> Arrays:
+        mean = data.z.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return {"correct.source": mean, "correct.mean": mean.copy()}
+
+    def correct(self, t: Values, z: Tensor) -> Tensor:
+        return z + (t["correct.source"] - t["correct.mean"])
+
+    def adapt(self, t: Values, z: Tensor, sample_weight: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """One refresh from a batch of uncorrected features; rows of weight 0 change nothing."""
+        total = sample_weight.sum()
+        mean = (sample_weight[:, None] * z).sum(dim=0) / torch.clamp(total, min=1e-6)
+        step = self.rate * torch.clamp(total, max=float(1 / self.rate))
+        updated = t["correct.mean"] + torch.clamp(step, max=1.0) * (mean - t["correct.mean"])
+        moved = torch.where(total > 0, updated, t["correct.mean"])
+        used = (sample_weight > 0).to(torch.float32)
+        return {"used": used, "wants_reset": total * 0.0}, {"correct.mean": moved}
