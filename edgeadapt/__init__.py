@@ -1,2 +1,47 @@
-"""edgeadapt: models that keep learning after they ship."""
+"""edgeadapt: models that keep learning after they ship.
+
+    import edgeadapt
+
+    with edgeadapt.open("model.edge", state="state/") as learner:
+        seen = learner.observe(frames)
+        for question in learner.questions():
+            learner.label(question.id, "scratch")
+
+Importing this package is light: the learner and its runtime load on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "open": "edgeadapt.device.learner", "Learner": "edgeadapt.device.learner", "Policy": "edgeadapt.device.policy", "Keep": "edgeadapt.device.policy",
+    "Budget": "edgeadapt.device.budget", "prepare": "edgeadapt._prepare", "Prediction": "edgeadapt.results", "Observation": "edgeadapt.results",
+    "Question": "edgeadapt.results", "Reading": "edgeadapt.results", "Receipt": "edgeadapt.results", "read_bundle": "edgeadapt.bundle",
+}  # fmt: skip
+__all__ = ["Budget", "Keep", "Learner", "Observation", "Policy", "Prediction", "Question", "Reading", "Receipt", "prepare", "read_bundle"]
+
+if TYPE_CHECKING:
+    from edgeadapt.bundle import read_bundle
+    from edgeadapt.device.budget import Budget
+    from edgeadapt.device.learner import Learner, open
+    from edgeadapt.device.policy import Keep, Policy
+    from edgeadapt._prepare import prepare
+    from edgeadapt.results import Observation, Prediction, Question, Reading, Receipt
+
+
+def __getattr__(name: str) -> Any:
+    """Names load with their module on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgeadapt' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -156,9 +156,11 @@ class FirstFrames:
         self._sum = np.zeros(len(spec.mean))
         self._count = 0
 
+    @property
+    def is_looking(self) -> bool:
+        return self._left > 0
+
     def look(self, x: NDArray[Any]) -> None:
-        if self._left <= 0:
-            return
         axes = (0, 1, 2) if self._spec.layout != "NCHW" else (0, 2, 3)
         self._sum += np.atleast_1d(x.mean(axis=axes, dtype=np.float64)) * len(x)
         self._count += len(x)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Axis = Literal["clear", "shifted", "novel", "both", "warming", "stuck"]
+Axis = Literal["clear", "shifted", "novel", "warming", "stuck"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class Reading:
 
     @property
     def is_shifted(self) -> bool:
-        return self.axis in ("shifted", "both")
+        return self.axis == "shifted"
 
 
 ActionKind = Literal["ask", "adapt", "probe", "open_domain", "route", "close_domain", "learn", "hold", "suspend"]

@@ -1,21 +1,34 @@
 """Background numerics: a short, closed list in numpy, run by the worker and never per sample.
 
 Names match ``NumericSpec.numeric`` in the manifest. Everything is solved in float64 and handed back in float32.
+
+>>> two_samples_of_the_first_class = np.array([[2.0, 0.0], [4.0, 0.0], [2.0, 0.0]])
+>>> weight, mean, active = NUMERICS["nearest_mean"](two_samples_of_the_first_class)
+>>> mean.tolist(), active.tolist(), weight[:, 0].tolist()
+([[1.0, 2.0], [0.0, 0.0]], [1.0, 0.0], [2.0, 4.0, -5.0])
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 _BLOCK = 128
+_RAISES = 4  # of the penalty, tenfold each, before a matrix is given up
+_SMALLEST_PENALTY = 1e-9
+_ORPHAN_SHARE = 1e-4  # evidence without a class below this share is rounding
+FEWEST = 1e-4
+"""A class whose labels weigh no more than this is inactive: its columns and its mean are zero. Float32 sums that were added and
+taken away again leave residues near 1e-5, and a mean over such a residue is noise."""
 
 
-def cholesky_solve(a: Array, b: Array) -> NDArray[np.float64]:
+def cholesky_solve(a: Array, b: Array) -> F64:
     """Solve ``a x = b`` for symmetric positive definite ``a``.
 
     ``a = L L^T``, then two blocked triangular solves; half the work of a general solve, and it notices
@@ -42,3 +55,103 @@ def cholesky_solve(a: Array, b: Array) -> NDArray[np.float64]:
         j = min(i + _BLOCK, size)
         x[i:j] = np.linalg.solve(lower[i:j, i:j].T, x[i:j] - lower[j:, i:j].T @ x[j:])
     return x
+
+
+def balanced_ridge(gram: Array, moment: Array, class_moment: Array, *, penalty: float = 1e-3, balance: float = 1.0) -> tuple[F32, F32, F32]:
+    """Weights of a ridge head whose classes weigh what ``balance`` says, from sums.
+
+    With n_k the count and m_k = Q_k / n_k the mean of class k, N = sum_k n_k and nu_k proportional to n_k^(1 - balance), sum_k nu_k = 1::
+
+        G' = (G - sum_k n_k m_k m_k^T) / N + sum_k nu_k m_k m_k^T        = G / N + sum_k (nu_k - n_k / N) m_k m_k^T
+        Q'_k = nu_k m_k,   lambda = penalty trace(G') / (M + 1),   W = (G' + lambda I)^-1 Q'
+
+    W is the regression of the one-hot label under the class masses nu: a perfect fit reads 1 for the right class and 0 for the
+    others whatever nu is, so its columns are not scaled. With equal counts it is plain ridge. Evidence in G that belongs to no
+    class any more (the class was removed) counts as one more class of mass 0: its scatter stays in the pool, its mean does not.
+
+    Args:
+        gram: G (M + 1, M + 1), sum of w h h^T with h = [phi, 1]. moment: Q (M + 1, K), sum of w h onehot^T; its last row are the counts.
+        class_moment: (D + 1, K), the same in feature space.
+        penalty: relative to the mean diagonal of G'; raised tenfold up to four times while the matrix is not positive definite.
+        balance: 1 gives active classes equal mass, 0 leaves them as counted.
+
+    Returns:
+        Weights (M + 1, K), class means (K, D), active (K,) 1 or 0; inactive classes have zeros.
+
+    Raises:
+        np.linalg.LinAlgError: not positive definite at any penalty.
+    """
+    counts, active = _counts(moment)
+    weight = np.zeros(np.shape(moment))
+    if active.any():
+        gram = np.asarray(gram, np.float64)
+        sums = np.asarray(moment, np.float64)[:, active]
+        count = counts[active]
+        means = sums / count
+        mass = count ** (1.0 - balance)
+        mass /= mass.sum()
+        orphan = gram[:, -1] - np.asarray(moment, np.float64).sum(axis=1)
+        total = count.sum()
+        if orphan[-1] > _ORPHAN_SHARE * total:
+            total += orphan[-1]
+            centres, change = np.column_stack([means, orphan / orphan[-1]]), np.append(mass, 0.0) - np.append(count, orphan[-1]) / total
+        else:
+            centres, change = means, mass - count / total
+        weight[:, active] = _penalised_solve(gram / total + (centres * change) @ centres.T, means * mass, penalty)
+    return weight.astype(np.float32), *_means(class_moment)[:1], active.astype(np.float32)
+
+
+def nearest_mean(class_moment: Array) -> tuple[F32, F32, F32]:
+    """Weights of the nearest-mean head, [2 m_k; -|m_k|^2] per class.
+
+    Args:
+        class_moment: (D + 1, K), class sums, and counts in the last row.
+
+    Returns:
+        Weights (D + 1, K), class means (K, D), active (K,) 1 or 0; inactive classes have zeros.
+    """
+    mean, active = _means(class_moment)
+    exact = mean.astype(np.float64)
+    weight = np.vstack([2.0 * exact.T, -(exact**2).sum(axis=1)])
+    return weight.astype(np.float32), mean, active
+
+
+def class_mean(moment: Array) -> tuple[F32]:
+    """Class means (K, R) from class sums and counts (R + 1, K); zeros for inactive classes."""
+    return _means(moment)[:1]
+
+
+def _counts(moment: Array) -> tuple[F64, NDArray[np.bool_]]:
+    counts = np.asarray(moment[-1], np.float64)
+    return counts, counts > FEWEST
+
+
+def _means(moment: Array) -> tuple[F32, F32]:
+    counts, active = _counts(moment)
+    means = np.where(active, np.asarray(moment[:-1], np.float64) / np.where(active, counts, 1.0), 0.0)
+    return np.ascontiguousarray(means.T, np.float32), active.astype(np.float32)
+
+
+def _penalised_solve(matrix: F64, target: F64, penalty: float) -> F64:
+    """(matrix + lambda I)^-1 target; changes the diagonal of ``matrix``."""
+    diagonal = matrix.diagonal().copy()
+    for _ in range(_RAISES + 1):
+        matrix.flat[:: len(matrix) + 1] = diagonal + penalty * diagonal.mean()
+        try:
+            solution = cholesky_solve(matrix, target)
+        except np.linalg.LinAlgError:
+            solution = np.full_like(target, np.nan)
+        if np.isfinite(solution).all():
+            return solution
+        penalty = 10.0 * max(penalty, _SMALLEST_PENALTY)
+    raise np.linalg.LinAlgError(f"the Gram matrix is not positive definite, even at a penalty of {penalty / 10:.0e} of its mean diagonal")
+
+
+NUMERICS: dict[str, Callable[..., tuple[Array, ...]]] = {
+    "balanced_ridge": balanced_ridge,
+    "nearest_mean": nearest_mean,
+    "class_mean": class_mean,
+}
+"""``NUMERICS[spec.numeric](*values in the order of spec.reads, **spec.arguments)`` -> values in the order of ``spec.writes``."""
+
+__all__ = ["FEWEST", "NUMERICS", "balanced_ridge", "cholesky_solve", "class_mean", "nearest_mean"]

@@ -1,0 +1,16 @@
+"""The host side: train or take an encoder, export it with everything it needs to keep learning. Needs the ``host`` extra."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_HOMES = {"export": "edgeadapt.host._export", "Settings": "edgeadapt.host._export", "Identity": "edgeadapt.host.encoders", "as_encoder": "edgeadapt.host.encoders"}
+__all__ = ["Identity", "Settings", "as_encoder", "export"]  # noqa: F822
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgeadapt.host' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

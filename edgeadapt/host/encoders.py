@@ -91,9 +91,9 @@ def folded(gain: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, eps: fl
 
 @dataclass
 class _Taken:
-    """What one forward pass leaves behind: feature maps of the tap modules and the input of the classifier."""
+    """What one forward pass leaves behind: pooled maps of the tap modules and the input of the classifier."""
 
-    maps: dict[str, Tensor] = field(default_factory=dict)
+    maps: dict[str, Tensor] = field(default_factory=dict)  # averaged over space
     feature: Tensor | None = None
 
 
@@ -116,15 +116,23 @@ class ModuleEncoder:
         self.input = spec
         self._module = copy.deepcopy(module).eval().requires_grad_(False)
         self._feature = feature
-        norms = {path: m for path, m in self._module.named_modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None and m.affine}
+        modules = dict(self._module.named_modules())
+        if feature is not None and feature not in modules:
+            raise InputError(f"no module {feature!r} to take the feature from; there are {', '.join(list(modules)[1:25])}")
+        runs = self._probe()
+        norms = {  # once: what a function reads, or what runs twice, has no scale and statistics of its own
+            path: m for path, m in modules.items()
+            if path and isinstance(m, nn.BatchNorm2d) and m.running_mean is not None and m.affine and sum(p == path for p, _ in runs) == 1
+        }  # fmt: skip
         self.norms = tuple(
-            NormLayer(p, n.num_features, n.eps, n.weight.detach().clone(), n.bias.detach().clone(), n.running_mean.clone(), n.running_var.clone())  # type: ignore[union-attr]
-            for p, n in norms.items()
+            NormLayer(path, n.num_features, n.eps, *(v.detach().clone() for v in (n.weight, n.bias, n.running_mean, n.running_var)))  # type: ignore[union-attr]
+            for path, n in norms.items()
         )
         for path, norm in norms.items():
             replace_module(self._module, path, _ScaleShift(norm))
-        self._taps, width = self._choose_taps(taps)
-        self.frozen = {f"encoder.{path}": value.detach().clone() for path, value in tensors_of(self._module).items() if value.is_floating_point()}
+        self._taps, width = self._choose_taps(taps, runs)
+        floats = {path: value for path, value in tensors_of(self._module).items() if value.is_floating_point()}
+        self.frozen = {f"encoder.{path}": value.detach().clone() for path, value in floats.items()}
         self.tap_dim = min(width, TAP_LIMIT)
         if width > TAP_LIMIT:
             generator = torch.Generator().manual_seed(0)
@@ -132,32 +140,46 @@ class ModuleEncoder:
         self.signature = (0, self.tap_dim if width > TAP_LIMIT else self._early_width)
         self.dim = int(self.encode({"x": example_input(spec, 2)}, self.frozen)["z"].shape[1])
 
-    def _choose_taps(self, wanted: Sequence[str] | None) -> tuple[tuple[str, ...], int]:
-        maps: dict[str, Tensor] = {}
-        hooks = [
-            m.register_forward_hook(lambda _m, _i, out, path=path: maps.__setitem__(path, out) if isinstance(out, Tensor) and out.dim() == 4 else None)
-            for path, m in self._module.named_modules()
-            if path
-        ]
+    def _probe(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Path and output shape of every module, as they finish; one that runs twice is there twice."""
+        runs: list[tuple[str, tuple[int, ...]]] = []
+
+        def record(path: str) -> Callable[..., None]:
+            return lambda _module, _inputs, out: runs.append((path, tuple(out.shape) if isinstance(out, Tensor) else ()))
+
+        hooks = [m.register_forward_hook(record(path)) for path, m in self._module.named_modules() if path]
+        example = to_images(example_input(self.input, 2), self.input)
         try:
-            self._module(to_images(example_input(self.input, 2), self.input))
+            with torch.no_grad():
+                self._module(example)
+        except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(f"the encoder does not take float32 inputs of shape {tuple(example.shape)}: {reason}") from error
         finally:
             for hook in hooks:
                 hook.remove()
+        return runs
+
+    def _choose_taps(self, wanted: Sequence[str] | None, runs: Sequence[tuple[str, tuple[int, ...]]]) -> tuple[tuple[str, ...], int]:
+        maps: dict[str, tuple[int, ...]] = {}
+        for path, shape in runs:
+            maps.pop(path, None)  # the order is that of the last runs
+            if len(shape) == 4:
+                maps[path] = shape
         if wanted is not None:
             missing = [path for path in wanted if path not in maps]
             if missing:
                 raise InputError(f"no module {missing[0]!r} gives a feature map; there are {', '.join(list(maps)[:12])}")
             chosen = tuple(wanted)
         else:
-            last_at: dict[tuple[int, int], str] = {}
-            for path, value in maps.items():
-                size = (int(value.shape[2]), int(value.shape[3]))
-                if min(size) > 1:
-                    last_at[size] = path
-            chosen = tuple(list(last_at.values())[:-1]) or tuple(list(last_at.values()))
-        widths = [int(maps[path].shape[1]) for path in chosen]
-        self._early_width = sum(widths[: max(1, len(widths) - 1)]) if widths else 0
+            last_at: dict[tuple[int, ...], str] = {}
+            for path, shape in maps.items():
+                if min(shape[2:]) > 1:
+                    last_at.pop(shape[2:], None)
+                    last_at[shape[2:]] = path
+            chosen = tuple(last_at.values())[:-1] or tuple(last_at.values())
+        widths = [maps[path][1] for path in chosen]
+        self._early_width = sum(widths[: max(1, len(widths) - 1)])
         return chosen, sum(widths)
 
     def encode(self, ports: Values, t: Values) -> dict[str, Tensor]:
@@ -165,23 +187,27 @@ class ModuleEncoder:
 
 
 def run_module(
-    module: nn.Module, x: Tensor, t: Values, spec: InputSpec, taps: Sequence[str], feature: str | None, extra: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
+    module: nn.Module, x: Tensor, t: Values, spec: InputSpec, taps: Sequence[str], feature: str | None,
+    extra: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
     """One functional pass with the weights of ``t``: features (B, D) and pooled taps (B, T)."""
     taken = _Taken()
 
     def keep(path: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: Any, out: Tensor) -> None:
-            taken.maps[path] = out
+            taken.maps[path] = out.mean(dim=(2, 3))  # at once: the next layer may write in place
 
         return hook
+
+    def keep_feature(_module: nn.Module, _inputs: Any, out: Any) -> None:
+        taken.feature = out.mean(dim=(2, 3)) if isinstance(out, Tensor) and out.dim() == 4 else out
 
     def keep_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         taken.feature = inputs[0]
 
     hooks = [module.get_submodule(path).register_forward_hook(keep(path)) for path in taps]
     if feature:
-        hooks.append(module.get_submodule(feature).register_forward_hook(lambda _m, _i, out: setattr(taken, "feature", out)))
+        hooks.append(module.get_submodule(feature).register_forward_hook(keep_feature))
     else:
         hooks += [m.register_forward_pre_hook(keep_input) for m in module.modules() if isinstance(m, nn.Linear)]
     try:
@@ -190,15 +216,17 @@ def run_module(
     finally:
         for hook in hooks:
             hook.remove()
+    if feature and taken.feature is None:
+        raise InputError(f"the module {feature!r} does not run when the encoder does, so it gives no feature")
     z = taken.feature if taken.feature is not None else out
     if not isinstance(z, Tensor):
         raise InputError(f"the encoder returns {type(z).__name__}; name the module whose output is the feature: feature='path'")
     if z.dim() == 4:
         z = z.mean(dim=(2, 3))
     z = z.flatten(1)
-    pooled = [taken.maps[path].mean(dim=(2, 3)) for path in taps]
+    pooled = [taken.maps[path] for path in taps]
     columns = torch.cat(pooled, dim=1) if pooled else z[:, :0]
-    if "taps.projection" in t:
+    if pooled and "taps.projection" in t:
         columns = columns @ t["taps.projection"]
     return {"z": z, "taps": columns}
 
@@ -253,13 +281,17 @@ def as_encoder(source: Any, sample: NDArray[Any], **options: Any) -> Encoder:
     if isinstance(source, (str, os.PathLike)):
         from edgeadapt.host.onnx_encoder import OnnxEncoder
 
+        if taps is not None:
+            raise InputError(f"the taps of an ONNX file are chosen from its graph; leave out taps={taps!r}")
         return OnnxEncoder(Path(source), spec, feature=feature)
-    if hasattr(source, "encode") and hasattr(source, "frozen"):
+    if hasattr(source, "frozen") and (hasattr(source, "encode") or hasattr(source, "graph")):
         return source  # type: ignore[no-any-return]
     raise InputError(f"an encoder is a torch module, a torch.export program, an ONNX file or host.Identity, got {type(source).__name__}")
 
 
-def input_spec(sample: NDArray[Any], *, colour: str | None = None, range: tuple[float, float] | None = None, resize: str | None = None) -> InputSpec:
+def input_spec(
+    sample: NDArray[Any], *, colour: str | None = None, range: tuple[float, float] | None = None, resize: str | None = None
+) -> InputSpec:
     """The input contract that calibration inputs imply: uint8 NHW / NHWC images, float NCHW images, or float vectors."""
     x = np.asarray(sample)
     if x.ndim < 2 or len(x) == 0:

@@ -120,7 +120,7 @@ class OnnxRuntime:
         frozen = frozen_values(graph.name, wanted, {**graph.frozen, **private})
         options = self._options()
         if frozen:
-            # Not add_initializer: it is read after constant folding, and optimised graphs then silently saw zeros.
+            # Not add_initializer: an optimised graph was seen to compute with zeros; 1.23.2 and 1.32 refuse the model instead.
             values = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in frozen.values()]
             options.add_external_initializers(list(frozen), values)
         try:

@@ -1,6 +1,6 @@
-"""Public check suites: what a plugin must do, as functions anyone can run on their own.
+"""What a runtime must do: tensors are values, graphs are pure, results belong to the caller.
 
-``check_runtime`` needs neither ``onnx`` nor ``torch``: its three tiny models are written into this file. Made with onnx 1.21::
+It needs neither ``onnx`` nor ``torch``: three tiny models are written into this file. Made with onnx 1.21::
 
     f = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
     predict: y = x @ w.table                  x (B, 256), w.table (256, 64)    MatMul

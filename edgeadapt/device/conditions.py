@@ -1,0 +1,237 @@
+"""What the worker does about a full window: sense it with the factory encoder, decide, and carry the decision out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.bundle.schema import AdaptMode
+from edgeadapt.device.budget import Meter
+from edgeadapt.device.domains import Places, nearest_domain, open_domain
+from edgeadapt.device.evidence import Questions, choose_questions
+from edgeadapt.device.guard import bound_problem
+from edgeadapt.device.memory import SOURCE, Domain, Memory
+from edgeadapt.device.policy import StreamState, WindowReading, decide, judge_answers
+from edgeadapt.device.program import Program
+from edgeadapt.device.retention import BalancedMemory
+from edgeadapt.device.sense import StreamWindow, WindowView, shift_ratio
+from edgeadapt.device.transaction import Transactions
+from edgeadapt.results import Action, Question
+
+Decision = tuple[float, str, str, str, str]
+
+
+@dataclass(eq=False)
+class Stream:
+    """One camera or sensor: its window, what it remembers, and recent inputs per condition (in memory only)."""
+
+    name: str
+    window: StreamWindow
+    state: StreamState = field(default_factory=StreamState)
+    memories: dict[str, BalancedMemory] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Conditions:
+    """Opens, finds, corrects and closes conditions. Runs on the worker only."""
+
+    def __init__(
+        self, program: Program, transactions: Transactions, questions: Questions, meter: Meter,
+        live: Callable[[], Memory], publish: Callable[[Memory], None], mode: Callable[[], AdaptMode],
+    ) -> None:  # fmt: skip
+        self._program, self._transactions, self._questions, self._meter = program, transactions, questions, meter
+        self._live, self._publish, self._mode = live, publish, mode
+        self._policy = program.manifest.policy
+        self._places = Places(program)
+        self._clock = 0  # windows, for least-recently-used retirement
+        self._topics: dict[str, str] = {}  # sample id -> the domain it was asked in
+        self.decisions: list[Decision] = []
+        self.refreshes = 0
+
+    # -- one window -----------------------------------------------------------------------------------
+    def window(self, stream: Stream, view: WindowView, hot_residuals: NDArray[np.float32] | None, is_stuck: bool) -> None:
+        """Handle one full window. ``hot_residuals`` are None if another than the factory encoder was in use."""
+        self._clock += 1
+        memory = self._live()
+        residuals, factory_slots, scores = self._factory_view(view, hot_residuals, memory)
+        shift = shift_ratio(residuals, factory_slots, memory.class_counts, self._policy.shift)
+        stream.window.source_shift = shift
+        places = self._places.of(residuals, factory_slots, memory)
+        domain = memory.domains.get(stream.state.domain)
+        if stream.state.domain != SOURCE and domain is None:  # retired while the stream was in it
+            stream.state = replace(stream.state, domain=SOURCE)
+        reading = self._compare(shift, scores, places, view, domain, memory, is_stuck)
+        state, actions = decide(reading, stream.name, stream.state, domain, self._policy)
+        stream.state = state
+        for action in actions:
+            self._note(action)
+            self._carry_out(action, stream, view, places)
+        self._remember(stream, view, places, shift)
+
+    def _factory_view(
+        self, view: WindowView, hot: NDArray[np.float32] | None, memory: Memory
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
+        """Residuals, class slots and novelty scores of a window under the factory encoder."""
+        if hot is not None and not memory.domains:
+            return hot, view.slots, view.scores
+        z, taps = self._program.encode(view.inputs)
+        read = self._program.read(z, taps, memory.tensors)
+        return read.residual, read.logits.argmax(axis=1), read.score
+
+    def _compare(
+        self, shift: float, scores: NDArray[np.float32], places: NDArray[np.float64], view: WindowView, domain: Domain | None, memory: Memory, is_stuck: bool
+    ) -> WindowReading:
+        novel = float((scores > self._policy.novelty.threshold).mean())
+        if shift <= 1.0 or is_stuck:
+            return WindowReading(shift, novel, is_stuck)
+        distance = domain.signature.distance(places, view.slots) if domain is not None else None
+        if distance is not None and distance <= self._policy.shift.route_distance:
+            return WindowReading(shift, novel, active_distance=distance)
+        nearest, gap = nearest_domain(places, view, self._program, memory, but=domain.name if domain else "")
+        return WindowReading(shift, novel, active_distance=distance, nearest=nearest, nearest_distance=gap)
+
+    def _note(self, action: Action) -> None:
+        self.decisions.append((time.time(), action.stream, action.kind, action.domain, action.why))
+
+    # -- actions --------------------------------------------------------------------------------------
+    def _carry_out(self, action: Action, stream: Stream, view: WindowView, places: NDArray[np.float64]) -> None:
+        if action.kind == "open_domain":
+            self._open(stream, view, action.why)
+        elif action.kind in ("route", "close_domain"):
+            self._move(stream, action.domain if action.kind == "route" else SOURCE)
+        elif action.kind == "ask":
+            self._ask(stream, action, view)
+
+    def _open(self, stream: Stream, view: WindowView, why: str) -> None:
+        memory, domain = open_domain(self._live(), self._program, self._places.width)
+        self._publish(memory)
+        stream.state = replace(stream.state, domain=domain.name)
+        self._note(Action("adapt", stream.name, domain.name, why="a provisional domain"))
+        state, actions = _ask_first(stream, domain.name, why, self._policy.ask.per_condition, self._policy.ask.per_batch)
+        stream.state = state
+        for action in actions:
+            self._note(action)
+            self._ask(stream, action, view)
+        self._forget_window(stream)
+
+    def _move(self, stream: Stream, domain: str) -> None:
+        stream.state = replace(stream.state, domain=domain)
+        found = self._live().domains.get(domain)
+        if found is not None:
+            self._publish(self._live().with_domain(replace(found, used_at=self._clock)))
+        self._forget_window(stream)
+
+    def _forget_window(self, stream: Stream) -> None:
+        if self._program.adapts_encoder:
+            with stream.lock:
+                stream.window.clear()
+
+    def _ask(self, stream: Stream, action: Action, view: WindowView) -> None:
+        memory = self._live()
+        z, taps = self._program.encode(view.inputs, memory.encoder_in(stream.state.domain))
+        read = self._program.read(z, taps, memory.tensors_in(stream.state.domain))
+        ordered = np.sort(read.logits, axis=1)
+        margin = ordered[:, -1] - ordered[:, -2] if ordered.shape[1] > 1 else ordered[:, -1]
+        slots = read.logits.argmax(axis=1)
+        rows = choose_questions(slots, margin, read.score, self._policy.ask.per_batch, prefer_novel=action.domain == "novel")
+        now = time.time()
+        asked = [
+            Question(view.ids[i], stream.name, action.why, str(memory.classes[slots[i]]), _confidence(read.logits[i], self._policy.learn.temperature),
+                     float(read.score[i]), now, view.inputs[i].copy())
+            for i in rows
+        ]  # fmt: skip
+        self._questions.ask(asked)
+        self._topics.update((q.id, stream.state.domain) for q in asked)
+
+    # -- what a window leaves behind ------------------------------------------------------------------
+    def _remember(self, stream: Stream, view: WindowView, places: NDArray[np.float64], shift: float) -> None:
+        """Signature and recent inputs of the active condition, then a label-free refresh if it is due."""
+        memory = self._live()
+        domain = memory.domains.get(stream.state.domain)
+        if domain is None or shift <= 1.0 or stream.state.away:
+            return
+        if domain.refreshes and self._program.adapts_encoder:
+            slots = view.slots
+        else:  # first window: the factory's predictions are all there is
+            slots = self._program.read(*self._program.encode(view.inputs), memory.tensors).logits.argmax(axis=1)
+        kept = stream.memories.setdefault(domain.name, BalancedMemory(self._policy.adapt.memory, seed=domain.used_at))
+        kept.add(view.inputs, slots)
+        refreshed = self._refresh(kept, domain, memory) if self._is_due(kept, domain) else domain
+        if refreshed.refreshes > domain.refreshes and domain.refreshes == 0:
+            slots = self._predict(refreshed, view.inputs, memory.with_domain(refreshed))
+        self._publish(self._live().with_domain(replace(refreshed, signature=refreshed.signature.extended(places, slots), used_at=self._clock)))
+
+    def _is_due(self, kept: BalancedMemory, domain: Domain) -> bool:
+        if self._mode() != "act" or domain.kind == "novelty" or not self._program.can_adapt:
+            return False
+        fewest = self._policy.adapt.min_memory if domain.refreshes == 0 else kept.capacity
+        return len(kept) >= min(fewest, kept.capacity) and self._meter.may_start("adapt")
+
+    def _refresh(self, kept: BalancedMemory, domain: Domain, memory: Memory) -> Domain:
+        started = time.perf_counter()
+        frames = kept.inputs()
+        inputs: NDArray[Any] = frames if self._program.adapts_encoder else self._program.encode(frames)[0]
+        _, written = self._program.adapt(domain.tensors.over(memory.tensors), inputs, np.ones(len(frames), np.float32))
+        tensors = written.over(domain.tensors)
+        problem = self._problem(tensors)
+        if problem:
+            self._note(Action("suspend", "", domain.name, why=problem))
+            return domain
+        refreshed = replace(domain, tensors=tensors, encode=self._program.refold(tensors), refreshes=domain.refreshes + 1)
+        kept.relabel(self._predict(refreshed, frames, memory.with_domain(refreshed)))
+        self.refreshes += 1
+        self._meter.record("adapt", time.perf_counter() - started)
+        return refreshed
+
+    def _problem(self, tensors: Any) -> str:
+        for spec in self._program.manifest.tensors:
+            if spec.scope == "domain" and spec.name in tensors:
+                problem = bound_problem(spec.name, self._program.runtime.download(tensors, [spec.name])[spec.name], spec.bound)
+                if problem:
+                    return problem
+        return ""
+
+    def _predict(self, domain: Domain, inputs: NDArray[Any], memory: Memory) -> NDArray[np.int64]:
+        z, taps = self._program.encode(inputs, domain.encode)
+        slots: NDArray[np.int64] = self._program.read(z, taps, memory.tensors_in(domain.name)).logits.argmax(axis=1)
+        return slots
+
+    # -- answers --------------------------------------------------------------------------------------
+    def answered(self, sample: str, domain_name: str, is_new_class: bool, streams: dict[str, Stream]) -> None:
+        """An answer speaks for a condition if it names a class that was known, against it if the class is new."""
+        domain = self._live().domains.get(self._topics.pop(sample, domain_name))
+        if domain is None or domain.kind != "provisional":
+            return
+        domain = replace(domain, answers_known=domain.answers_known + (not is_new_class), answers_new=domain.answers_new + is_new_class)
+        kind = judge_answers(domain)
+        if kind == "provisional":
+            self._publish(self._live().with_domain(domain))
+            return
+        detail = {"answers_known": domain.answers_known, "answers_new": domain.answers_new}
+        if kind == "novelty":  # the correction was fitted to new classes: drop it, keep the signature
+            domain = replace(domain, kind="novelty", tensors=self._program.factory_domain(), encode=None)
+            self._transactions.confirm_domain(domain, detail)
+            for stream in streams.values():
+                stream.memories.pop(domain.name, None)
+                if stream.state.domain == domain.name:
+                    self._forget_window(stream)
+            return
+        self._transactions.confirm_domain(replace(domain, kind="condition"), detail)
+
+
+def _ask_first(stream: Stream, topic: str, why: str, per_condition: int, per_batch: int) -> tuple[StreamState, tuple[Action, ...]]:
+    count = min(per_condition, per_batch)
+    if count <= 0:
+        return stream.state, ()
+    return replace(stream.state, asked={**stream.state.asked, topic: count}), (Action("ask", stream.name, topic, why=why),)
+
+
+def _confidence(logits: NDArray[np.float32], temperature: float) -> float:
+    shifted = np.exp((logits - logits.max()) / temperature)
+    return float(1.0 / shifted.sum())

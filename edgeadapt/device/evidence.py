@@ -1,0 +1,195 @@
+"""Samples by id: pending ones that may still get a label, questions about them, held-out ones that judge."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.device.guard import GuardSet
+from edgeadapt.device.journal import EvidenceRow
+from edgeadapt.errors import InputError
+from edgeadapt.results import Question
+
+_LARGEST = 50_000  # pending samples; the oldest batch goes first
+
+
+@dataclass(frozen=True, eq=False)
+class PendingBatch:
+    """Features of one observed batch, as they will be learned: float16, before ``correct``."""
+
+    ids: tuple[str, ...]
+    stream: str
+    domain: str
+    is_shifted: bool
+    features: NDArray[np.float16]
+    at: float  # monotonic seconds
+
+
+class Pending:
+    """Observed samples that can still be labelled; in memory only."""
+
+    def __init__(self, keep_s: float) -> None:
+        self._keep_s = keep_s
+        self._batches: deque[PendingBatch] = deque()
+        self._where: dict[str, tuple[PendingBatch, int]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, batch: PendingBatch) -> None:
+        with self._lock:
+            self._batches.append(batch)
+            self._where.update((sample, (batch, row)) for row, sample in enumerate(batch.ids))
+            while self._batches and (self._batches[0].at < batch.at - self._keep_s or len(self._where) > _LARGEST):
+                for sample in self._batches.popleft().ids:
+                    self._where.pop(sample, None)
+
+    def find(self, sample: str) -> tuple[PendingBatch, int]:
+        """The batch and row of an id.
+
+        Raises:
+            InputError: never seen, expired, or already forgotten.
+        """
+        with self._lock:
+            found = self._where.get(sample)
+        if found is None:
+            raise InputError(f"no pending sample has the id {sample!r}: it was never observed here, has a label already, or is older than {self._keep_s:g} s")
+        return found
+
+    def drop(self, samples: Iterable[str]) -> int:
+        with self._lock:
+            return sum(self._where.pop(sample, None) is not None for sample in samples)
+
+    def clear(self, stream: str | None = None) -> int:
+        with self._lock:
+            gone = [s for s, (batch, _) in self._where.items() if stream is None or batch.stream == stream]
+            for sample in gone:
+                del self._where[sample]
+        return len(gone)
+
+    def __contains__(self, sample: str) -> bool:
+        return sample in self._where
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+
+def new_ids(count: int) -> tuple[str, ...]:
+    """Random sample ids: nothing about the sample can be read from them."""
+    block = secrets.token_hex(8 * count)
+    return tuple(block[16 * i : 16 * i + 16] for i in range(count))
+
+
+class Questions:
+    """What the learner wants to know, oldest first; an answered or dropped one disappears."""
+
+    def __init__(self, per_day: int) -> None:
+        self._per_day = per_day
+        self._open: OrderedDict[str, Question] = OrderedDict()
+        self._asked: deque[float] = deque()
+        self._lock = threading.Lock()
+
+    def ask(self, questions: Sequence[Question]) -> int:
+        """Add questions as far as the daily limit allows; returns how many."""
+        now = time.time()
+        with self._lock:
+            while self._asked and self._asked[0] < now - 86_400:
+                self._asked.popleft()
+            added = 0
+            for question in questions:
+                if len(self._asked) >= self._per_day:
+                    break
+                if question.id not in self._open:
+                    self._open[question.id] = question
+                    self._asked.append(now)
+                    added += 1
+        return added
+
+    def next(self, limit: int) -> list[Question]:
+        with self._lock:
+            return list(self._open.values())[:limit]
+
+    def close(self, samples: Iterable[str]) -> list[str]:
+        """Take questions off the list; returns the ids that were on it."""
+        with self._lock:
+            return [sample for sample in samples if self._open.pop(sample, None) is not None]
+
+    def drop_stream(self, stream: str, why: str) -> None:
+        with self._lock:
+            for sample in [q.id for q in self._open.values() if q.stream == stream and q.why == why]:
+                del self._open[sample]
+
+
+def choose_questions(slots: NDArray[np.int64], margin: NDArray[np.float32], scores: NDArray[np.float32], count: int, prefer_novel: bool) -> list[int]:
+    """Rows to ask about: the most novel, or the least certain in turn over predicted classes."""
+    if prefer_novel:
+        return [int(i) for i in np.argsort(-scores, kind="stable")[:count]]
+    queues = {int(slot): [int(i) for i in np.argsort(margin, kind="stable") if slots[i] == slot] for slot in np.unique(slots)}
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(slots)):
+        for queue in queues.values():
+            if queue and len(chosen) < count:
+                chosen.append(queue.pop(0))
+    return chosen
+
+
+def rows_to_arrays(rows: Sequence[EvidenceRow], slots: dict[str, int], dim: int) -> tuple[Any, Any, Any, Any]:
+    """Stored rows -> z (N, D), taps (N, T), y (N,), sample_weight (N,): what every learn, replay and forget uses."""
+    features = np.stack([row.features for row in rows]).astype(np.float32)
+    y = np.array([slots[row.label] for row in rows], np.int64)
+    weight = np.array([row.weight for row in rows], np.float32)
+    return np.ascontiguousarray(features[:, :dim]), np.ascontiguousarray(features[:, dim:]), y, weight
+
+
+class HeldOut:
+    """Field labels that are never trained on: every ``every``-th of a class."""
+
+    def __init__(self, every: int, dim: int) -> None:
+        self._every, self._dim = every, dim
+        self._rows: dict[str, EvidenceRow] = {}
+        self._seen: dict[str, int] = {}
+
+    def restore(self, rows: Iterable[EvidenceRow]) -> None:
+        """Take over the journal's rows: held-out ones judge, learned ones only count."""
+        self._rows, self._seen = {}, {}
+        for row in rows:
+            self._seen[row.label] = self._seen.get(row.label, 0) + 1
+            if row.status == "held_out":
+                self._rows[row.id] = row
+
+    def split(self, rows: Sequence[EvidenceRow]) -> tuple[list[EvidenceRow], list[EvidenceRow]]:
+        """(to learn, to hold out). Counts nothing yet: a veto must not use up a turn."""
+        seen = dict(self._seen)
+        learn, held = [], []
+        for row in rows:
+            seen[row.label] = seen.get(row.label, 0) + 1
+            (held if seen[row.label] % self._every == 0 else learn).append(row)
+        return learn, held
+
+    def accept(self, learned: Sequence[EvidenceRow], held: Sequence[EvidenceRow]) -> None:
+        for row in (*learned, *held):
+            self._seen[row.label] = self._seen.get(row.label, 0) + 1
+        self._rows.update((row.id, row) for row in held)
+
+    def forget(self, samples: Iterable[str]) -> None:
+        for sample in samples:
+            self._rows.pop(sample, None)
+
+    def sets(self, slots: dict[str, int], fewest: int = 10) -> list[GuardSet]:
+        """One guard set per condition with enough samples."""
+        groups: dict[str, list[EvidenceRow]] = {}
+        for row in self._rows.values():
+            if row.label in slots:
+                groups.setdefault(row.domain, []).append(row)
+        result = []
+        for domain, rows in groups.items():
+            if len(rows) >= fewest:
+                z, taps, y, _ = rows_to_arrays(rows[-256:], slots, self._dim)
+                result.append(GuardSet(f"field labels in {domain}", z, taps, y, domain))
+        return result

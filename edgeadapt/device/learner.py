@@ -1,0 +1,540 @@
+"""The public face: predict now, observe a stream, answer questions, learn, forget, go back."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.bundle.schema import AdaptMode
+from edgeadapt.device.budget import Budget, Meter
+from edgeadapt.device.conditions import Conditions, Stream
+from edgeadapt.device.evidence import HeldOut, Pending, PendingBatch, Questions, new_ids
+from edgeadapt.device.journal import EvidenceRow, Journal
+from edgeadapt.device.memory import SOURCE, Memory, digest
+from edgeadapt.device.policy import Keep, Policy
+from edgeadapt.device.program import Program, Read
+from edgeadapt.device.resume import rebuild
+from edgeadapt.device.sense import StreamWindow
+from edgeadapt.device.transaction import Transactions
+from edgeadapt.device.worker import Worker
+from edgeadapt.errors import InputError, StateError
+from edgeadapt.inputs import FirstFrames, check_batch, check_features, check_labels
+from edgeadapt.results import Action, Commit, Observation, Prediction, Question, Reading, Receipt
+from edgeadapt.runtime import Runtime, open_runtime
+
+DEFAULT_STREAM = "default"
+_LEARN_AT_ONCE = 64  # labels of one source and domain that share a commit
+
+
+def open(
+    bundle: str | os.PathLike[str] | Bundle,
+    state: str | os.PathLike[str] | None = None,
+    runtime: str | Runtime = "auto",
+    policy: Policy | None = None,
+    budget: Budget | None = None,
+    keep: Keep | None = None,
+    trust: Sequence[str] = (),
+    freeze: bool = False,
+) -> Learner:
+    """Open a bundle and start learning where the state folder left off.
+
+    Args:
+        bundle: path of a ``.edge`` file, or a bundle already read.
+        state: folder of ``learner.db``; created if missing. None keeps everything in memory.
+        runtime: ``"auto"``, a name from ``edgeadapt runtimes``, or a runtime object (two learners may share one).
+        policy, budget, keep: what may happen, what it may cost, how long things stay.
+        trust: public keys (text or paths). If given, the bundle must be signed by one of them.
+        freeze: open as after ``learner.freeze()``: labels that wait are not learned yet.
+
+    Raises:
+        BundleError: the bundle is damaged, newer, or not trusted.
+        StateError: the folder is in use, foreign, not writable, or belongs to another feature space.
+        BudgetError: the bundle declares more memory than the budget has.
+        RuntimeUnavailable: the runtime cannot run here.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else read_bundle(Path(bundle), trust=trust)
+    engine = open_runtime(runtime) if isinstance(runtime, str) else runtime
+    return Learner(opened, engine, state, policy or Policy(), budget or Budget(), keep or Keep(), freeze)
+
+
+class Learner:
+    """A model that keeps learning. Use ``edgeadapt.open`` to make one.
+
+    ``predict`` is pure; ``predict``, ``observe`` and ``label`` may be called from any thread. One worker thread makes all
+    changes, one at a time. A learner belongs to the process that opened it.
+    """
+
+    def __init__(self, bundle: Bundle, runtime: Runtime, state: str | os.PathLike[str] | None, policy: Policy, budget: Budget, keep: Keep, freeze: bool = False) -> None:
+        self._pid = os.getpid()
+        self._policy, self._keep = policy, keep
+        self._program = Program(bundle, runtime)
+        self._manifest = bundle.manifest
+        budget.require_memory(dict(self._program.nbytes()))
+        self._journal = Journal(state)
+        try:
+            self._claim(bundle)
+            self._live: Memory = rebuild(self._journal, self._program)
+            self._held_out = HeldOut(self._manifest.policy.learn.held_out_every, self._manifest.feature_dim)
+            self._held_out.restore(self._journal.evidence(where="status IN ('learned', 'held_out')"))
+        except BaseException:
+            self._journal.close()
+            raise
+        self._frozen = freeze
+        self._closed = False
+        self._pending = Pending(keep.pending_s)
+        self._questions = Questions(policy.questions_per_day if policy.questions_per_day is not None else self._manifest.policy.ask.per_day)
+        self._meter = Meter(budget)
+        self._transactions = Transactions(self._program, self._journal, self._held_out, lambda: self._live, self._publish)
+        self._conditions = Conditions(
+            self._program, self._transactions, self._questions, self._meter, lambda: self._live, self._publish, self._adapt_mode
+        )
+        self._streams: dict[str, Stream] = {}
+        self._streams_lock = threading.Lock()
+        self._first_frames = FirstFrames(self._manifest.input)
+        self._spent = {"encode": 0.0, "sense": 0.0}
+        self._observed = 0
+        self._worker = Worker()
+        self._requeue()
+
+    def _claim(self, bundle: Bundle) -> None:
+        """Bind a new state folder to the bundle's feature space; refuse a folder of another."""
+        space = self._journal.meta("space")
+        if space is None:
+            self._journal.set_meta({"space": bundle.manifest.space, "bundle": bundle.manifest.name, "sha256": bundle.sha256})
+        elif space != bundle.manifest.space:
+            raise StateError(
+                f"{self._journal.folder} was learned in another feature space (bundle {self._journal.meta('bundle')!r}, space {space[:12]}; this bundle "
+                f"{bundle.manifest.name!r}, space {bundle.manifest.space[:12]}): edgeadapt migrate OLD_STATE NEW.edge"
+            )
+
+    def _requeue(self) -> None:
+        """Labels that were durable but not yet learned when the process stopped."""
+        if self._journal.count_evidence().get("received"):
+            self._worker.submit(self._learn_received, urgent=True)
+
+    def _publish(self, memory: Memory) -> None:
+        self._live = memory
+
+    def _adapt_mode(self) -> AdaptMode:
+        return "off" if self._frozen else self._policy.adapt_mode(self._manifest.policy)
+
+    def _here(self) -> None:
+        if self._closed:
+            raise StateError("the learner is closed")
+        if os.getpid() != self._pid:
+            raise StateError(f"this learner was opened by the process with pid {self._pid}; after a fork, open it again in the child (pid {os.getpid()})")
+
+    # -- predicting -----------------------------------------------------------------------------------
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the known classes, in slot order."""
+        return tuple(name for name in self._live.classes if name is not None)
+
+    @property
+    def bundle(self) -> Bundle:
+        return self._program.bundle
+
+    def predict(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = DEFAULT_STREAM) -> Prediction:
+        """Answer a batch and change nothing.
+
+        Args:
+            x: (N, *input) batch, or one input. features: ``{"z": (N, D)[, "taps": (N, T)]}`` instead, from your own encoder.
+            stream: whose condition applies.
+
+        Raises:
+            InputError: the batch does not fit the bundle's input contract.
+        """
+        self._here()
+        memory = self._live
+        domain = self._domain_of(stream)
+        _, z, taps = self._features(x, features, memory, domain)
+        return self._prediction(self._program.read(z, taps, memory.tensors_in(domain)), memory)
+
+    def _domain_of(self, stream: str) -> str:
+        found = self._streams.get(stream)
+        return SOURCE if found is None else found.state.domain
+
+    def _features(
+        self, x: Any, features: Mapping[str, Any] | None, memory: Memory, domain: str
+    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
+        """Through the door and the encoder: (inputs, z, taps)."""
+        manifest = self._manifest
+        if (x is None) == (features is None):
+            raise InputError("pass either a batch x or features={'z': ...}")
+        if features is not None or manifest.input.layout == "features":
+            given = features if features is not None else {"z": x}
+            z, taps = check_features(given, manifest.feature_dim, manifest.tap_dim)
+            return z, z, taps
+        if not self._program.has_encoder:
+            raise InputError("this bundle has no encoder: pass features={'z': ...}")
+        batch = check_batch(x, manifest.input)
+        z, taps = self._program.encode(batch, memory.encoder_in(domain))
+        return batch, z, taps
+
+    def _prediction(self, read: Read, memory: Memory) -> Prediction:
+        active = [slot for slot, name in enumerate(memory.classes) if name is not None]
+        logits = read.logits if len(active) == read.logits.shape[1] else read.logits[:, active]
+        scaled = np.exp((logits - logits.max(axis=1, keepdims=True)) * np.float32(1.0 / self._manifest.policy.learn.temperature))
+        probs = scaled / scaled.sum(axis=1, keepdims=True)
+        names = tuple(str(memory.classes[slot]) for slot in active)
+        labels = tuple(names[i] for i in logits.argmax(axis=1).tolist())
+        return Prediction(labels, probs, read.score, read.embedding, names)
+
+    # -- observing ------------------------------------------------------------------------------------
+    def observe(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = DEFAULT_STREAM) -> Observation:
+        """Predict a batch of a stream, update its window, and queue what should be done about it.
+
+        Returns after the prediction; adapting and learning happen on the worker.
+
+        Raises:
+            InputError: the batch does not fit; the window is unchanged.
+        """
+        self._here()
+        memory = self._live
+        found = self._stream(stream)
+        domain = found.state.domain
+        started = time.perf_counter()
+        inputs, z, taps = self._features(x, features, memory, domain)
+        encoded = time.perf_counter()
+        if self._first_frames.is_looking and features is None:
+            self._first_frames.look(inputs)
+        read = self._program.read(z, taps, memory.tensors_in(domain))
+        prediction = self._prediction(read, memory)
+        ids = new_ids(len(z))
+        slots = read.logits.argmax(axis=1)
+        is_factory_path = memory.encoder_in(domain) is None
+        queued: tuple[Action, ...] = ()
+        with found.lock:
+            if found.state.domain == domain:  # else the worker moved on: these residuals belong to the past
+                found.window.push(read.residual, slots, read.score, inputs, ids)
+            reading = found.window.reading(domain, memory.class_counts, is_factory_path)
+            if found.window.is_full and found.window.fresh >= self._manifest.policy.shift.window:
+                queued = (self._queue_window(found, is_factory_path),)
+        kept = np.concatenate([z, taps], axis=1) if taps.shape[1] else z
+        self._pending.add(PendingBatch(ids, stream, domain, reading.is_shifted, kept.astype(np.float16), time.monotonic()))
+        abstained = self._abstained(read, reading)
+        self._observed += len(z)
+        self._spent["encode"] += encoded - started
+        self._spent["sense"] += time.perf_counter() - encoded
+        return Observation(prediction, ids, abstained, reading, queued)
+
+    def _stream(self, name: str) -> Stream:
+        found = self._streams.get(name)
+        if found is None:
+            policy = self._manifest.policy
+            with self._streams_lock:
+                found = self._streams.setdefault(name, Stream(name, StreamWindow(policy.shift, policy.novelty, sum(policy.shift.groups))))
+        return found
+
+    def _queue_window(self, stream: Stream, is_factory_path: bool) -> Action:
+        is_stuck = stream.window.is_stuck
+        hot = stream.window.residuals() if is_factory_path else None
+        view = stream.window.take()
+        self._worker.submit(lambda: self._conditions.window(stream, view, hot, is_stuck))
+        return Action("probe", stream.name, stream.state.domain, why="a window is full")
+
+    def _abstained(self, read: Read, reading: Reading) -> NDArray[np.bool_]:
+        """Novel samples while novelty means something; all of a stuck window."""
+        if reading.axis == "stuck":
+            return np.ones(len(read.score), np.bool_)
+        if reading.is_shifted or reading.domain != SOURCE:
+            return np.zeros(len(read.score), np.bool_)
+        novel: NDArray[np.bool_] = read.score > self._manifest.policy.novelty.threshold
+        return novel
+
+    def is_pending(self, sample: str) -> bool:
+        """True while an observed sample can still be labelled by its id."""
+        return sample in self._pending
+
+    def questions(self, limit: int = 5) -> list[Question]:
+        """What the learner wants to know, oldest first. Answer with ``label(question.id, name)``."""
+        self._here()
+        return self._questions.next(limit)
+
+    # -- learning -------------------------------------------------------------------------------------
+    def label(self, ids: str | Sequence[str], labels: str | int | Sequence[str | int], *, source: str = "") -> None:
+        """Label observed samples. Durable when it returns; learned by the worker soon after.
+
+        Args:
+            ids: from ``Observation.ids`` or ``Question.id``. labels: one class name (or class id) each.
+            source: who says so; ``forget(source=...)`` can take it all back.
+
+        Raises:
+            InputError: an id that is not pending. UnknownClassError: an unknown name, if the policy refuses them.
+            StateError: the state folder cannot take it; nothing was changed.
+        """
+        self._here()
+        samples = [ids] if isinstance(ids, str) else list(ids)
+        if len(set(samples)) != len(samples):
+            raise InputError("an id is given twice")
+        found = [self._pending.find(sample) for sample in samples]
+        names = self._names(labels, len(samples))
+        rows = [
+            self._row(sample, batch.features[row], name, source, batch.stream, batch.domain)
+            for sample, (batch, row), name in zip(samples, found, names, strict=True)
+        ]
+        new = [self._is_new(name) for name in names]
+        self._journal.receive(rows)
+        self._pending.drop(samples)
+        self._questions.close(samples)
+        self._worker.submit(lambda: self._after_label(samples, rows, new), urgent=True)
+
+    def _after_label(self, samples: Sequence[str], rows: Sequence[EvidenceRow], new: Sequence[bool]) -> None:
+        for sample, row, is_new in zip(samples, rows, new, strict=True):
+            self._conditions.answered(sample, row.domain, is_new, self._streams)
+        self._learn_received()
+
+    def learn(
+        self, x: Any, y: str | int | Sequence[str | int], *, source: str = "", stream: str = DEFAULT_STREAM, features: Mapping[str, Any] | None = None
+    ) -> tuple[str, ...]:
+        """Learn labelled data in hand, met under the stream's present condition. Durable when it returns.
+
+        Args:
+            x: (N, *input), or None with ``features``. y: one label each.
+
+        Returns:
+            The ids of the new evidence rows.
+        """
+        self._here()
+        memory = self._live
+        domain = self._domain_of(stream)
+        _, z, taps = self._features(x, features, memory, domain)
+        names = self._names(y, len(z))
+        kept = np.concatenate([z, taps], axis=1).astype(np.float16)
+        ids = new_ids(len(z))
+        rows = [self._row(i, f, name, source, stream, domain) for i, f, name in zip(ids, kept, names, strict=True)]
+        self._journal.receive(rows)
+        self._worker.submit(self._learn_received, urgent=True)
+        return ids
+
+    def _row(self, sample: str, features: NDArray[np.float16], name: str, source: str, stream: str, domain: str) -> EvidenceRow:
+        if not np.isfinite(features).all():
+            raise InputError("a feature does not fit into float16, the precision evidence is stored in; scale the features below 65504")
+        weight = self._manifest.policy.learn.field_weight
+        return EvidenceRow(sample, source, stream, domain, time.time(), name, weight, self._manifest.space, features)
+
+    def _names(self, labels: Any, count: int) -> tuple[str, ...]:
+        """Checked class names; unknown ones are added if the policy says so."""
+        if self._policy.new_classes == "add":
+            for name in [labels] if isinstance(labels, str) else labels if not isinstance(labels, (int, np.integer)) else ():
+                if isinstance(name, str) and name not in self._live.slots:
+                    self.add_class(name)
+        return check_labels(labels, count, self._live.slots)
+
+    def _is_new(self, name: str) -> bool:
+        """A class is new to the device until it has a handful of labels; factory classes never are."""
+        slot = self._live.slots.get(name)
+        return slot is None or (name not in self._manifest.classes and self._live.class_counts[slot] < 8.0)
+
+    def _learn_received(self) -> None:
+        """Learn every received row, in groups of one source and one condition."""
+        if self._frozen:
+            return
+        while True:
+            rows = self._journal.evidence(where="status = 'received'")
+            if not rows:
+                return
+            first = rows[0]
+            group = [r for r in rows if (r.source, r.domain) == (first.source, first.domain)][:_LEARN_AT_ONCE]
+            started = time.perf_counter()
+            self._transactions.learn(group)
+            self._meter.record("learn", time.perf_counter() - started)
+
+    def add_class(self, name: str) -> None:
+        """Make room for a class. Known names change nothing.
+
+        Raises:
+            InputError: not a non-empty string. CapacityError: every class slot is in use.
+        """
+        self._here()
+        if not isinstance(name, str) or not name.strip():
+            raise InputError(f"a class name is a non-empty string, got {name!r}")
+        self._worker.call(lambda: self._transactions.add_class(name))
+
+    def remove_class(self, name: str) -> None:
+        """Take a class out of the answer set and its field labels out of the evidence.
+
+        What the factory knew of it stays in shared sums (a Gram matrix cannot tell whose it was); it no longer answers.
+
+        Raises:
+            UnknownClassError: no such class.
+        """
+        self._here()
+        self._worker.call(lambda: self._transactions.remove_class(name))
+
+    # -- undoing --------------------------------------------------------------------------------------
+    def forget(
+        self, ids: Sequence[str] | None = None, *, source: str | None = None, classes: Sequence[str] | None = None,
+        before: float | None = None, after: float | None = None,
+    ) -> Receipt:  # fmt: skip
+        """Remove evidence, as if it had never been learned, from live tensors, journal and snapshots.
+
+        Args:
+            ids, source, classes: what to forget; conditions are joined by *and*. before, after: seconds since the epoch.
+
+        Returns:
+            A receipt: rows removed and subtracted, snapshots rewritten, and what could not be reached.
+
+        Raises:
+            InputError: no condition was given.
+        """
+        self._here()
+        clauses, values = [], []
+        for column, given in (("id", ids), ("label", classes)):
+            if given is not None:
+                listed = [given] if isinstance(given, str) else list(given)
+                clauses.append(f"{column} IN ({', '.join('?' * len(listed))})")
+                values += listed
+        for clause, given in (("source = ?", source), ("time < ?", before), ("time >= ?", after)):
+            if given is not None:
+                clauses.append(clause)
+                values.append(given)
+        if not clauses:
+            raise InputError("say what to forget: ids, source, classes, before or after")
+
+        def run() -> Receipt:
+            rows = self._journal.evidence(where=" AND ".join(clauses), values=values)
+            pending = self._pending.drop([ids] if isinstance(ids, str) else ids) if ids is not None else 0
+            streams = {r.stream for r in rows}
+            reasons = [f"unlabelled inputs of stream {s!r} may be in the statistics of a condition" for s in sorted(streams) if self._has_statistics(s)]
+            self._questions.close([r.id for r in rows])
+            return self._transactions.forget(rows, pending, reasons)
+
+        return self._worker.call(run)
+
+    def _has_statistics(self, stream: str) -> bool:
+        found = self._streams.get(stream)
+        return found is not None and bool(found.memories)
+
+    def rollback(self, to: int | None = None) -> int:
+        """Back to the state after commit ``to``; by default to before the last change. Later labels are withdrawn.
+
+        Returns:
+            The commit it went back to.
+
+        Raises:
+            StateError: no such commit.
+        """
+        self._here()
+        return self._worker.call(lambda: self._transactions.rollback(to))
+
+    def checkpoint(self) -> int:
+        """Finish queued work, then make session state durable. Returns the number of the last commit."""
+        self._here()
+        self._worker.settle()
+
+        def run() -> int:
+            self._transactions.save_domains()
+            self._record_decisions()
+            return self._live.commit
+
+        return self._worker.call(run)
+
+    def history(self, limit: int = 50) -> list[Commit]:
+        """Changes, newest first: published, vetoed, held and undone ones."""
+        self._here()
+        return self._journal.history(limit)
+
+    def decisions(self, limit: int = 100) -> list[tuple[float, str, str, str, str]]:
+        """What was decided about windows, newest first: (time, stream, kind, domain, why)."""
+        self._here()
+        self._worker.call(self._record_decisions)
+        return self._journal.decisions(limit)
+
+    def _record_decisions(self) -> None:
+        pending, self._conditions.decisions = self._conditions.decisions, []
+        self._journal.decide(pending)
+
+    def freeze(self, frozen: bool = True) -> None:
+        """Serve and measure, change nothing. Labels are still received, and learned after ``freeze(False)``."""
+        self._here()
+        self._frozen = frozen
+        if not frozen:
+            self._worker.submit(self._learn_received, urgent=True)
+
+    # -- looking inside -------------------------------------------------------------------------------
+    def placement(self) -> dict[str, str]:
+        """Which runtime serves which role."""
+        return self._program.placement()
+
+    def settle(self, timeout_s: float | None = None) -> bool:
+        """Wait until queued work is done; False on time-out.
+
+        Raises:
+            the error of background work that failed since the last call.
+        """
+        self._here()
+        done = self._worker.settle(timeout_s)
+        failure, self._worker.failure = self._worker.failure, None
+        if failure is not None:
+            raise failure
+        return done
+
+    def digest(self) -> str:
+        """SHA-256 of everything durable: evidence, tables, checkpointed tensors. Equal digests, equal learners."""
+        self._here()
+
+        def run() -> str:
+            memory = self._live
+            rows = b"".join(
+                f"{r.id}{r.label}{r.weight}{r.status}".encode() + r.features.tobytes() for r in self._journal.evidence(where="status != 'received'")
+            )
+            domains = {d.name: self._program.runtime.download(d.saved) for d in memory.domains.values()}
+            kept = {name: domain for name, domain in memory.domains.items() if domain.saved}
+            return digest(
+                dataclasses.replace(memory, domains=kept), self._program.checkpoint(memory.tensors), {k: v for k, v in domains.items() if v}, rows
+            )
+
+        return self._worker.call(run)
+
+    def domains(self) -> dict[str, str]:
+        """Known conditions and what they are: provisional, condition or novelty."""
+        return {name: domain.kind for name, domain in self._live.domains.items()}
+
+    def domain(self, stream: str = DEFAULT_STREAM) -> str:
+        """The condition a stream is in."""
+        return self._domain_of(stream)
+
+    def timings(self) -> dict[str, float]:
+        """Seconds spent so far: encode and sense (caller's threads), learn and record (worker)."""
+        record = self._transactions.write_s
+        return {**self._spent, "learn": max(0.0, self._worker.busy_s - record), "record": record}
+
+    def counters(self) -> dict[str, Any]:
+        """Numbers for a status line: labels by status, refreshes, deferred work, bytes."""
+        return {
+            "evidence": self._journal.count_evidence(), "refreshes": self._conditions.refreshes, "deferred": self._meter.deferred,
+            "overruns": self._meter.overruns, "pending": len(self._pending), "state_bytes": self._journal.nbytes,
+            "tensor_bytes": self._live.tensors.nbytes + sum(d.tensors.nbytes for d in self._live.domains.values()), "backlog": self._worker.backlog,
+            "encoded": self._program.encoded, "observed": self._observed,
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """Finish queued work, checkpoint, release the state folder. Closing twice is harmless."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        try:
+            self.checkpoint()
+        finally:
+            self._closed = True
+            self._worker.close()
+            self._journal.close()
+
+    def __enter__(self) -> Learner:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+__all__ = ["DEFAULT_STREAM", "Learner", "open"]

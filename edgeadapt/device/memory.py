@@ -1,0 +1,156 @@
+"""One immutable value: everything that a prediction depends on and a checkpoint keeps.
+
+The learner owns one reference to a ``Memory``; publishing a change is one assignment, rolling back is keeping an old one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.errors import CapacityError
+from edgeadapt.runtime import Executable, Tensors
+
+SOURCE = "source"
+"""The factory condition: no correction."""
+
+DomainKind = Literal["provisional", "condition", "novelty"]
+
+
+@dataclass(frozen=True, eq=False)
+class Signature:
+    """What a condition looks like to the factory encoder, per predicted class: sums (K, S) and counts (K,)."""
+
+    sums: NDArray[np.float64]
+    counts: NDArray[np.float64]
+
+    @classmethod
+    def empty(cls, slots: int, width: int) -> Signature:
+        return cls(np.zeros((slots, width)), np.zeros(slots))
+
+    def extended(self, places: NDArray[Any], slots: NDArray[np.int64]) -> Signature:
+        """One window more: places (W, S) of samples and the class slots they were taken for."""
+        sums, counts = self.sums.copy(), self.counts.copy()
+        np.add.at(sums, slots, places)
+        np.add.at(counts, slots, 1.0)
+        return Signature(sums, counts)
+
+    def distance(self, places: NDArray[Any], slots: NDArray[np.int64]) -> float:
+        """Relative squared distance |w - m|^2 / (|w| |m|) between a window's mean and this condition at the same class mix.
+
+        Matching the mix makes a window of one class comparable with a condition that was met on many; classes not
+        met yet stand at the condition's overall mean.
+        """
+        total = self.counts.sum()
+        if total == 0:
+            return float("inf")
+        overall = self.sums.sum(axis=0) / total
+        means = (self.sums + 2.0 * overall) / (self.counts + 2.0)[:, None]
+        mix = np.bincount(slots, minlength=len(self.counts)) / len(slots)
+        expected, met = mix @ means, places.mean(axis=0)
+        scale = float(np.sqrt((expected @ expected) * (met @ met)))
+        gap = met - expected
+        return float(gap @ gap) / max(scale, 1e-12)
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """A condition the stream was in: its correction, and how to find it again.
+
+    ``provisional`` until answers say whether it is a *condition* or new classes (*novelty*, which corrects nothing).
+    ``saved`` are the tensors of the last checkpoint; ``tensors`` may be newer for the length of the session.
+    """
+
+    name: str
+    kind: DomainKind
+    signature: Signature
+    tensors: Tensors = field(default_factory=Tensors)
+    saved: Tensors = field(default_factory=Tensors)
+    encode: Executable | None = None
+    answers_known: int = 0
+    answers_new: int = 0
+    refreshes: int = 0
+    used_at: int = 0  # for least-recently-used retirement
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """Tensors, class table, domain table, counters. ``view`` holds small host copies that decisions read."""
+
+    commit: int
+    tensors: Tensors
+    classes: tuple[str | None, ...]  # by slot
+    domains: Mapping[str, Domain]
+    labels: int = 0  # field labels that count, held-out ones included
+    domain_serial: int = 0
+    class_counts: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    class_places: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+    @property
+    def slots(self) -> dict[str, int]:
+        return {name: slot for slot, name in enumerate(self.classes) if name is not None}
+
+    def tensors_in(self, domain: str) -> Tensors:
+        """The global tensors with a domain's laid over them."""
+        found = self.domains.get(domain)
+        return self.tensors if found is None else found.tensors.over(self.tensors)
+
+    def encoder_in(self, domain: str) -> Executable | None:
+        """The re-folded encoder of a domain; None for the factory's."""
+        found = self.domains.get(domain)
+        return None if found is None else found.encode
+
+    def with_class(self, name: str) -> Memory:
+        """The class in the first free slot.
+
+        Raises:
+            CapacityError: all slots are taken.
+        """
+        if name in self.slots:
+            return self
+        for slot, holder in enumerate(self.classes):
+            if holder is None:
+                return replace(self, classes=(*self.classes[:slot], name, *self.classes[slot + 1 :]))
+        raise CapacityError(
+            f"{len(self.classes)} of {len(self.classes)} class slots are used; "
+            f"export with class_slots = {2 * len(self.classes)} or call learner.remove_class(...)"
+        )
+
+    def with_domain(self, domain: Domain) -> Memory:
+        return replace(self, domains={**self.domains, domain.name: domain})
+
+    def without_domain(self, name: str) -> Memory:
+        return replace(self, domains={key: value for key, value in self.domains.items() if key != name})
+
+    def tables(self) -> str:
+        """Class table, domain table and counters as canonical JSON: the part of a commit that people can read."""
+        return json.dumps(
+            {
+                "classes": list(self.classes),
+                "domains": [
+                    {"name": d.name, "kind": d.kind, "answers_known": d.answers_known, "answers_new": d.answers_new}
+                    for _, d in sorted(self.domains.items())
+                ],
+                "labels": self.labels,
+                "domain_serial": self.domain_serial,
+            },
+            sort_keys=True,
+        )
+
+
+def digest(memory: Memory, tensors: Mapping[str, NDArray[Any]], domains: Mapping[str, Mapping[str, NDArray[Any]]], evidence: bytes) -> str:
+    """SHA-256 over tables, checkpointed tensors and evidence rows: equal digests mean equal learners."""
+    sha = hashlib.sha256(memory.tables().encode())
+    sha.update(evidence)
+    for scope, values in (("", tensors), *sorted(domains.items())):
+        for name in sorted(values):
+            array = np.ascontiguousarray(values[name])
+            sha.update(f"\0{scope}/{name}{array.shape}{array.dtype}\0".encode())
+            sha.update(array.tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,165 @@
+"""What to do about a window: pure functions of what was sensed, testable without a model.
+
+    clear                   predict; after a few clear windows a correction ends
+    shifted, known domain   go back to its correction
+    shifted, unknown        open a provisional domain, start correcting (if the bundle earned it), ask a few questions
+    not shifted, novel      ask about the most novel samples
+    stuck                   nothing: frames that do not change teach nothing
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from edgeadapt.bundle.schema import AdaptMode, PolicySpec
+from edgeadapt.device.memory import SOURCE, Domain
+from edgeadapt.results import Action
+
+_CAUTION: dict[AdaptMode, int] = {"off": 0, "advise": 1, "act": 2}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The user's say. Adaptation can be lowered below what the bundle earned, never raised.
+
+    Args:
+        adapt: ``"act"``, ``"advise"`` (decide and record, change nothing) or ``"off"``; None takes the bundle's.
+        new_classes: what a label with an unknown name does: refused, or the class is added.
+        questions_per_day: over all streams.
+    """
+
+    adapt: AdaptMode | None = None
+    new_classes: Literal["refuse", "add"] = "refuse"
+    questions_per_day: int | None = None
+
+    def adapt_mode(self, bundle: PolicySpec) -> AdaptMode:
+        if os.environ.get("EDGEADAPT_FREEZE") == "1":
+            return "off"
+        wanted = self.adapt or bundle.adapt.mode
+        return min(wanted, bundle.adapt.mode, key=lambda mode: _CAUTION[mode])
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How long things stay.
+
+    Args:
+        pending_s: seconds an unlabelled sample can still be labelled by id (in memory only).
+        features_days: days a learned feature row is kept; after that the sample can no longer be forgotten alone.
+        raw_per_class: raw inputs kept per class for ``migrate``; 0 keeps none.
+    """
+
+    pending_s: float = 3600.0
+    features_days: float = 30.0
+    raw_per_class: int = 0
+
+
+@dataclass(frozen=True)
+class WindowReading:
+    """One window, as seen by the factory encoder and compared with the known domains.
+
+    Attributes:
+        shift: statistic / threshold; novel_share: share above the novelty threshold (means nothing while shifted).
+        active_distance: to the active domain, None in the source condition.
+        nearest, nearest_distance: the closest known domain; looked up only when the active one does not fit.
+    """
+
+    shift: float
+    novel_share: float
+    is_stuck: bool = False
+    active_distance: float | None = None
+    nearest: str = ""
+    nearest_distance: float = float("inf")
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """What a stream remembers between windows."""
+
+    domain: str = SOURCE
+    shifted: int = 0  # consecutive windows
+    clear: int = 0
+    away: int = 0
+    novel: int = 0
+    asked: dict[str, int] = field(default_factory=dict)  # per domain, and "novel" for unshifted novelty
+
+
+def decide(window: WindowReading, stream: str, state: StreamState, domain: Domain | None, policy: PolicySpec) -> tuple[StreamState, tuple[Action, ...]]:
+    """The decision about one window.
+
+    Args:
+        window: what was sensed.
+        stream: its name.
+        state: what the stream remembers.
+        domain: the active domain; None in the source condition.
+        policy: the bundle's numbers.
+
+    Returns:
+        The stream's new memory, and actions in the order they are to be taken.
+    """
+    if window.is_stuck:
+        return replace(state, shifted=0, clear=0, away=0, novel=0), (Action("hold", stream, state.domain, why="the frames do not change"),)
+    if window.shift <= 1.0:
+        return _clear(window, stream, replace(state, shifted=0, away=0), policy)
+    state = replace(state, shifted=state.shifted + 1, clear=0, novel=0)
+    why = f"shift {window.shift:.1f} x threshold"
+    if state.domain == SOURCE:
+        if state.shifted < policy.shift.confirm_windows:
+            return state, ()
+        return _enter(window, stream, state, policy, why)
+    if window.active_distance is not None and window.active_distance > policy.shift.route_distance:
+        state = replace(state, away=state.away + 1)
+        if state.away < policy.shift.confirm_windows:
+            return state, ()
+        return _enter(window, stream, state, policy, f"{why}, {window.active_distance:.2f} away from {state.domain}")
+    state = replace(state, away=0)
+    return _stay(stream, state, domain, policy, why)
+
+
+def _clear(window: WindowReading, stream: str, state: StreamState, policy: PolicySpec) -> tuple[StreamState, tuple[Action, ...]]:
+    state = replace(state, clear=state.clear + 1)
+    if state.domain != SOURCE:
+        if state.clear < policy.shift.clear_windows:
+            return state, ()
+        return replace(state, domain=SOURCE), (Action("close_domain", stream, state.domain, why="conditions are those of the factory again"),)
+    if window.novel_share < policy.novelty.window_share:
+        return replace(state, novel=0), ()
+    state = replace(state, novel=state.novel + 1)
+    return _ask(stream, state, "novel", policy, f"{window.novel_share:.0%} of the window looks unlike every known class")
+
+
+def _enter(window: WindowReading, stream: str, state: StreamState, policy: PolicySpec, why: str) -> tuple[StreamState, tuple[Action, ...]]:
+    """Go to the condition the window shows: a known one, or a new provisional one."""
+    if window.nearest and window.nearest_distance <= policy.shift.route_distance:
+        state = replace(state, domain=window.nearest, away=0)
+        return state, (Action("route", stream, window.nearest, why=f"{why}; {window.nearest_distance:.2f} from {window.nearest}"),)
+    return replace(state, domain="", away=0), (Action("open_domain", stream, "", why=f"{why}; no known condition fits"),)
+
+
+def _stay(stream: str, state: StreamState, domain: Domain | None, policy: PolicySpec, why: str) -> tuple[StreamState, tuple[Action, ...]]:
+    if domain is None or domain.kind == "novelty":
+        return state, ()
+    actions: tuple[Action, ...] = (Action("adapt", stream, domain.name, why=why),)
+    if domain.kind == "provisional" or state.asked.get(domain.name, 0) < policy.ask.per_condition:
+        state, questions = _ask(stream, state, domain.name, policy, why)
+        actions = (*questions, *actions)
+    return state, actions
+
+
+def _ask(stream: str, state: StreamState, topic: str, policy: PolicySpec, why: str) -> tuple[StreamState, tuple[Action, ...]]:
+    """Up to ``per_batch`` questions on one topic, and no more than ``per_condition`` in all."""
+    left = policy.ask.per_condition - state.asked.get(topic, 0)
+    count = min(policy.ask.per_batch, left)
+    if count <= 0:
+        return state, ()
+    return replace(state, asked={**state.asked, topic: state.asked.get(topic, 0) + count}), (Action("ask", stream, topic, why=why),)
+
+
+def judge_answers(domain: Domain) -> str:
+    """What the answers make of a provisional domain: ``condition``, ``novelty``, or still ``provisional``."""
+    answers = domain.answers_known + domain.answers_new
+    if domain.kind != "provisional" or answers < 3:
+        return domain.kind
+    return "condition" if domain.answers_known >= domain.answers_new else "novelty"

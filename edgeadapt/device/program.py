@@ -1,0 +1,179 @@
+"""Roles bound to executables: what the bundle computes, as plain calls on arrays and tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.bundle import FACTORY, Bundle
+from edgeadapt.bundle.schema import GraphSpec, TensorSpec
+from edgeadapt.device.linalg import NUMERICS
+from edgeadapt.errors import BundleError
+from edgeadapt.inputs import chunks
+from edgeadapt.runtime import Executable, Runtime, Tensors
+
+F32 = NDArray[np.float32]
+NO_TENSORS = Tensors()
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """What the feature-side roles say about a batch."""
+
+    embedding: F32  # (N, D) corrected feature
+    logits: F32  # (N, K)
+    score: F32  # (N,) novelty
+    residual: F32  # (N, R) from the predicted class, uncorrected
+
+
+class Program:
+    """A bundle's graphs on a runtime. Holds no state: tensors go in, tensors come out."""
+
+    def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
+        self.bundle, self.runtime, self.manifest = bundle, runtime, bundle.manifest
+        self.chunk = max(self.manifest.batches)
+        self._encode = self._load("encode")
+        self._read = self._required("predict")
+        self._learn = self._required("learn")
+        self._adapt_spec, self._adapt = self._adapt_graph()
+        self._refold = self._load("derive")
+        constants = set(self._spec("encode").frozen) if self._encode else set()
+        self._constants = constants & set(self._spec("derive").writes) if self._refold else set()
+        self.encoded = 0  # inputs that went through the encoder, adaptation included
+
+    def _spec(self, role: Any) -> GraphSpec:
+        return self.manifest.graphs_for(role)[0]
+
+    def _load(self, role: Any) -> Executable | None:
+        specs = self.manifest.graphs_for(role)
+        return self.runtime.load(self.bundle.graph_file(specs[0])) if specs else None
+
+    def _required(self, role: Any) -> Executable:
+        loaded = self._load(role)
+        if loaded is None:
+            raise BundleError(f"manifest.json: no graph answers the role {role!r}")
+        return loaded
+
+    def _adapt_graph(self) -> tuple[GraphSpec | None, Executable | None]:
+        wanted = self.manifest.policy.adapt.method
+        for spec in self.manifest.graphs_for("adapt"):
+            if wanted in spec.methods:
+                return spec, self.runtime.load(self.bundle.graph_file(spec))
+        return None, None
+
+    # -- tensors --------------------------------------------------------------------------------------
+    def specs(self, *kinds: str, scope: str = "global") -> list[TensorSpec]:
+        return [spec for spec in self.manifest.tensors if spec.kind in kinds and spec.scope == scope]
+
+    @property
+    def checkpointed(self) -> tuple[str, ...]:
+        """Names of global tensors that a snapshot keeps."""
+        return tuple(s.name for s in self.manifest.tensors if s.scope == "global" and s.persist == "checkpoint" and s.kind not in ("frozen", "derived"))
+
+    def factory(self) -> Tensors:
+        """Initial global tensors, derived ones included."""
+        values = self.bundle.weights(FACTORY)
+        names = [s.name for s in self.manifest.tensors if s.scope == "global" and s.kind not in ("frozen", "derived")]
+        return self.derive(self.runtime.upload({name: values[name] for name in names}))
+
+    def factory_domain(self) -> Tensors:
+        """Initial tensors of a new domain: they correct nothing."""
+        values = self.bundle.weights(FACTORY)
+        names = [s.name for s in self.manifest.tensors if s.scope == "domain" and s.kind not in ("frozen", "derived")]
+        return self.runtime.upload({name: values[name] for name in names})
+
+    def checkpoint(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
+        return self.runtime.download(tensors, [name for name in self.checkpointed if name in tensors])
+
+    # -- roles ----------------------------------------------------------------------------------------
+    @property
+    def has_encoder(self) -> bool:
+        return self._encode is not None
+
+    @property
+    def adapts_encoder(self) -> bool:
+        """True if adapting re-folds the encoder, so that its features are no longer the factory's."""
+        return self._adapt is not None and bool(self._constants)
+
+    @property
+    def can_adapt(self) -> bool:
+        return self._adapt is not None
+
+    def encode(self, x: NDArray[Any], encoder: Executable | None = None) -> tuple[F32, F32]:
+        """Features (N, D) and taps (N, T) of inputs that passed the door; in chunks of the largest rung of the ladder."""
+        run = encoder or self._encode
+        if run is None:
+            return x, np.zeros((len(x), 0), np.float32)
+        self.encoded += len(x)
+        if len(x) <= self.chunk:
+            out, _ = run({"x": x}, NO_TENSORS)
+            return out["z"], _taps(out, len(x))
+        parts = [run({"x": x[rows]}, NO_TENSORS)[0] for rows in chunks(len(x), self.chunk)]
+        return np.concatenate([p["z"] for p in parts]), np.concatenate([_taps(p, len(p["z"])) for p in parts])
+
+    def read(self, z: F32, taps: F32, tensors: Tensors) -> Read:
+        if len(z) > self.chunk:
+            parts = [self.read(z[rows], taps[rows], tensors) for rows in chunks(len(z), self.chunk)]
+            return Read(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("embedding", "logits", "score", "residual")))
+        ports = {"z": z, "taps": taps} if taps.shape[1] else {"z": z}
+        out, _ = self._read(ports, tensors)
+        return Read(out["embedding"], out["logits"], out["score"], out["residual"])
+
+    def learn(self, tensors: Tensors, z: F32, taps: F32, y: NDArray[np.int64], sample_weight: F32) -> Tensors:
+        """``tensors`` with the evidence of labelled samples added; negative weights take it away. Derives nothing."""
+        for rows in chunks(len(z), self.chunk):
+            ports = {"z": z[rows], "y": y[rows], "sample_weight": sample_weight[rows]}
+            if taps.shape[1]:
+                ports["taps"] = taps[rows]
+            _, written = self._learn(ports, tensors)
+            tensors = written.over(tensors)
+        return tensors
+
+    def derive(self, tensors: Tensors) -> Tensors:
+        """``tensors`` with everything recomputed that follows from the evidence."""
+        for numeric in self.manifest.numerics:
+            values = self.runtime.download(tensors, numeric.reads)
+            results = NUMERICS[numeric.numeric](*(values[name] for name in numeric.reads), **numeric.arguments)
+            tensors = self.runtime.upload(dict(zip(numeric.writes, results, strict=True))).over(tensors)
+        return tensors
+
+    def adapt(self, tensors: Tensors, inputs: NDArray[Any], sample_weight: F32) -> tuple[dict[str, NDArray[Any]], Tensors]:
+        """One label-free refresh; ``inputs`` are frames or features, as the bundle's method takes them."""
+        if self._adapt is None or self._adapt_spec is None:
+            raise BundleError("this bundle has no graph for the role 'adapt'")
+        self.encoded += len(inputs)
+        port = "x" if any(p.name == "x" for p in self._adapt_spec.ports) else "z"
+        return self._adapt({port: inputs, "sample_weight": sample_weight}, tensors)
+
+    def refold(self, tensors: Tensors) -> Executable | None:
+        """The encoder with the constants that follow from a domain's statistics."""
+        if self._refold is None or not self._constants:
+            return None
+        _, written = self._refold({}, tensors)
+        constants = self.runtime.download(written, sorted(self._constants))
+        return self.runtime.load(self.bundle.graph_file(self._spec("encode")), constants)
+
+    def placement(self) -> dict[str, str]:
+        """Which runtime serves which role."""
+        return {role: self.runtime.name for spec in self.manifest.graphs for role in spec.roles}
+
+    def numbers(self, name: str) -> NDArray[Any]:
+        """A frozen tensor on the host."""
+        value: NDArray[Any] = self.bundle.frozen[name]
+        return value
+
+    def nbytes(self) -> Mapping[str, int]:
+        """Declared bytes by kind."""
+        sizes: dict[str, int] = {}
+        for spec in self.manifest.tensors:
+            copies = self.manifest.domain_slots if spec.scope == "domain" else 1
+            sizes[spec.kind] = sizes.get(spec.kind, 0) + copies * int(np.prod(spec.shape, dtype=np.int64)) * np.dtype(spec.dtype).itemsize
+        return sizes
+
+
+def _taps(out: Mapping[str, NDArray[Any]], count: int) -> F32:
+    return out["taps"] if "taps" in out else np.zeros((count, 0), np.float32)

@@ -1,0 +1,130 @@
+"""Windows over a stream, and what they say: shifted? novel? stuck?
+
+    S_g = mean_j ( (mean_i r_ij)^2 ) / (1 / n + sum_c f_c^2 / m_c)
+
+over the columns j of group g, for a window of n residuals r; f_c is the share of class c among the window's predictions and
+m_c how many labels its mean rests on, so that a class known from ten labels does not look like a shift. S_g is about 1
+on clean windows; it is divided by the bundle's threshold for the group, and the largest quotient is the reading.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.bundle.schema import NoveltyPolicy, ShiftPolicy
+from edgeadapt.results import Reading
+
+F32 = NDArray[np.float32]
+_STUCK = 1e-6  # squared spread of residuals over a window in which nothing moves
+
+
+def shift_ratio(residuals: F32, slots: NDArray[np.int64], class_counts: F32, policy: ShiftPolicy) -> float:
+    """Largest S_g / threshold_g of one window. Above 1 the conditions differ from calibration."""
+    return shift_ratio_of_mean(residuals.mean(axis=0), slots, class_counts, policy)
+
+
+def shift_ratio_of_mean(mean: F32, slots: NDArray[np.int64], class_counts: F32, policy: ShiftPolicy) -> float:
+    n = len(slots)
+    shares = np.bincount(slots, minlength=len(class_counts)) / n
+    spread = 1.0 / n + float(np.sum(shares * shares / np.maximum(class_counts, 1.0)))
+    squared = mean * mean
+    largest, start = 0.0, 0
+    for width, threshold in zip(policy.groups, policy.thresholds, strict=True):
+        largest = max(largest, float(squared[start : start + width].mean()) / spread / threshold)
+        start += width
+    return largest
+
+
+@dataclass(frozen=True, eq=False)
+class WindowView:
+    """One full window as the factory encoder sees it."""
+
+    inputs: NDArray[Any]  # (W, ...) frames, or features where there is no encoder
+    ids: tuple[str, ...]
+    slots: NDArray[np.int64]  # (W,) classes predicted by the encoder in use
+    scores: F32  # (W,) novelty scores of the path in use
+
+
+class StreamWindow:
+    """The last W samples of one stream, in rings written in place; frames stay in memory only."""
+
+    def __init__(self, shift: ShiftPolicy, novelty: NoveltyPolicy, residual_width: int) -> None:
+        self._shift, self._novelty = shift, novelty
+        size = shift.window
+        self._residuals = np.zeros((size, residual_width), np.float32)
+        self._sum = np.zeros(residual_width, np.float64)
+        self._slots = np.zeros(size, np.int64)
+        self._scores = np.zeros(size, np.float32)
+        self._inputs: list[Any] = [None] * size
+        self._ids: list[str] = [""] * size
+        self._at = 0
+        self.count = 0  # samples in the window
+        self.fresh = 0  # samples since the last window was taken
+        self.source_shift = 0.0  # last reading of the factory encoder, while another one is in use
+        self.is_stuck = False
+
+    def clear(self) -> None:
+        """Start over: residuals of two encoders must not be averaged."""
+        self._residuals[:] = 0
+        self._sum[:] = 0
+        self._at = self.count = self.fresh = 0
+        self.is_stuck = False
+
+    def push(self, residuals: F32, slots: NDArray[np.int64], scores: F32, inputs: NDArray[Any], ids: tuple[str, ...]) -> None:
+        """Take in a batch; only its last W rows can matter."""
+        size, given = len(self._slots), len(ids)
+        if given > size:
+            residuals, slots, scores, inputs, ids = residuals[-size:], slots[-size:], scores[-size:], inputs[-size:], ids[-size:]
+        start = self._at
+        places = (start + np.arange(len(ids))) % size
+        self._sum += residuals.sum(axis=0) - self._residuals[places].sum(axis=0)
+        self._residuals[places], self._slots[places], self._scores[places] = residuals, slots, scores
+        for i, place in enumerate(places):
+            self._inputs[place], self._ids[place] = inputs[i], ids[i]
+        self._at = (start + len(ids)) % size
+        self.count = min(size, self.count + len(ids))
+        self.fresh += given
+        if self._at <= start:  # wrapped: forget the rounding of the running sum, look whether anything moves
+            self._sum = self._residuals.sum(axis=0, dtype=np.float64)
+            self.is_stuck = self.count == size and float(self._residuals.var(axis=0).mean()) < _STUCK
+
+    @property
+    def is_full(self) -> bool:
+        return self.count == len(self._slots)
+
+    def shift(self, class_counts: F32) -> float:
+        """Reading of the encoder in use."""
+        if self.count == 0:
+            return 0.0
+        mean = (self._sum / self.count).astype(np.float32)
+        return shift_ratio_of_mean(mean, self._slots[: self.count], class_counts, self._shift)
+
+    def novel_share(self) -> float:
+        return float((self._scores[: self.count] > self._novelty.threshold).mean()) if self.count else 0.0
+
+    def residuals(self) -> F32:
+        return np.concatenate([self._residuals[self._at :], self._residuals[: self._at]])
+
+    def take(self) -> WindowView:
+        """The full window in order of arrival; the next one starts fresh."""
+        self.fresh = 0
+        order = [(self._at + i) % len(self._slots) for i in range(len(self._slots))]
+        return WindowView(
+            np.stack([self._inputs[i] for i in order]), tuple(self._ids[i] for i in order), self._slots[order].copy(), self._scores[order].copy()
+        )
+
+    def reading(self, domain: str, class_counts: F32, is_factory_path: bool) -> Reading:
+        """What the window says now. While a correction is in use the shift is that of its last probe."""
+        if not self.is_full:
+            return Reading("warming", self.source_shift if not is_factory_path else 0.0, None, self.count, domain)
+        shift = self.shift(class_counts) if is_factory_path else self.source_shift
+        if self.is_stuck:
+            return Reading("stuck", shift, None, self.count, domain)
+        share = self.novel_share()
+        if shift > 1.0:
+            return Reading("shifted", shift, None, self.count, domain)
+        return Reading("novel" if share >= self._novelty.window_share else "clear", shift, share, self.count, domain)

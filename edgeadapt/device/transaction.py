@@ -1,0 +1,225 @@
+"""Durable changes. Each is the same sentence: compute a candidate, make sure it is good, record it, publish it.
+
+The order is fixed: the candidate is a new ``Memory`` and the live one is untouched; the guard may veto; one SQLite transaction
+makes it durable; one assignment publishes it. A kill at any point leaves the state before or the state after.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.bundle import GUARD
+from edgeadapt.device.evidence import HeldOut, rows_to_arrays
+from edgeadapt.device.guard import GuardSet, Verdict, contradicting_labels, judge
+from edgeadapt.device.journal import CommitRow, EvidenceRow, Journal
+from edgeadapt.device.memory import SOURCE, Domain, Memory
+from edgeadapt.device.program import Program
+from edgeadapt.device.resume import apply_rows, clear_class, correction_read, domain_blob, finish, rebuild, snapshot_of
+from edgeadapt.device.sense import shift_ratio
+from edgeadapt.errors import StateError, UnknownClassError
+from edgeadapt.inputs import unknown_class_message
+from edgeadapt.results import Receipt
+
+_REPLAY_S, _REPLAY_BYTES = 2.0, 64 << 20  # a snapshot is due when a replay would cost more
+_SETTLED = 8.0  # labels after which a class counts as settled
+
+
+class Transactions:
+    """Every change to the durable state. Called by the worker only, one at a time."""
+
+    def __init__(
+        self, program: Program, journal: Journal, held_out: HeldOut, live: Callable[[], Memory], publish: Callable[[Memory], None]
+    ) -> None:
+        self._program, self._journal, self._held_out = program, journal, held_out
+        self._live, self._publish = live, publish
+        self._factory_set = self._factory_guard()
+        self._replay_s, self._replay_bytes = 0.0, 0
+        self._write_s = 0.0
+
+    def _factory_guard(self) -> list[GuardSet]:
+        if not any(member == GUARD for member in self._program.manifest.members):
+            return []
+        values = self._program.bundle.weights(GUARD)
+        z = np.ascontiguousarray(values["z"], np.float32)
+        taps = np.ascontiguousarray(values["taps"], np.float32) if "taps" in values else np.zeros((len(z), 0), np.float32)
+        y = values["y"].astype(np.int64)
+        return [GuardSet("factory samples", z, taps, y, SOURCE, np.unique(y))] if len(y) else []
+
+    @property
+    def write_s(self) -> float:
+        """Seconds spent in the journal so far."""
+        return self._write_s
+
+    # -- the four steps -------------------------------------------------------------------------------
+    def _record(
+        self, kind: str, outcome: str, detail: Mapping[str, Any], candidate: Memory, *, rows: Sequence[EvidenceRow] = (),
+        statuses: Mapping[str, str] | None = None, deleted: Sequence[str] = (), tensors: Mapping[str, NDArray[Any]] | None = None,
+        snapshot: bool = False, rewritten: Mapping[int, Mapping[str, NDArray[Any]]] | None = None,
+    ) -> Memory:  # fmt: skip
+        """One transaction, then one assignment."""
+        candidate = replace(candidate, commit=self._journal.last_number() + 1)
+        started = time.perf_counter()
+        due = snapshot or self._replay_s > _REPLAY_S or self._replay_bytes > _REPLAY_BYTES
+        row = CommitRow(candidate.commit, kind, outcome, detail, tuple(r.id for r in rows), candidate.tables(), tensors or {})
+        self._journal.commit(
+            row, statuses=statuses, deleted=deleted, rewritten=rewritten, snapshot=snapshot_of(self._program, candidate) if due else None
+        )
+        self._write_s += time.perf_counter() - started
+        if due:
+            self._replay_s, self._replay_bytes = 0.0, 0
+        self._publish(candidate)
+        return candidate
+
+    # -- labels ---------------------------------------------------------------------------------------
+    def learn(self, rows: Sequence[EvidenceRow]) -> Verdict:
+        """Learn received rows of one source and one domain, or record why not."""
+        live = self._live()
+        started = time.perf_counter()
+        rows = [r for r in rows if r.label in live.slots]  # a class may have been removed while the label waited
+        if not rows:
+            return Verdict("the class was removed")
+        source, domain = rows[0].source, rows[0].domain
+        detail: dict[str, Any] = {"source": source, "domain": domain, "labels": len(rows)}
+        contradiction = self._contradiction(live, rows)
+        if contradiction:
+            self._record("learn", "held", {**detail, "why": contradiction}, live, rows=rows, statuses={r.id: "held" for r in rows})
+            return Verdict(contradiction)
+        learned, held = self._held_out.split(rows)
+        correction = correction_read(self._program, domain, live)
+        tensors = self._program.derive(apply_rows(self._program, live.tensors, learned, live.slots, correction))
+        candidate = finish(self._program, replace(live, tensors=tensors, labels=live.labels + len(rows)))
+        verdict = judge(self._program, live, candidate, [*self._factory_set, *self._held_out.sets(live.slots)], self._program.manifest.policy.guard)
+        if not verdict.passed:
+            self._record("learn", "vetoed", {**detail, "why": verdict.why}, live, rows=rows, statuses={r.id: "vetoed" for r in rows})
+            return verdict
+        self._replay_s += time.perf_counter() - started
+        self._replay_bytes += sum(r.features.nbytes for r in learned)
+        statuses = {r.id: "learned" for r in learned} | {r.id: "held_out" for r in held}
+        blob = self._program.runtime.download(correction)
+        detail |= {"learned": len(learned), "held_out": len(held)} | {f"accuracy on {name}": round(after, 3) for name, _, after in verdict.accuracy}
+        self._record("learn", "learned", detail, candidate, rows=learned, statuses=statuses, tensors=blob)
+        self._held_out.accept(learned, held)
+        return verdict
+
+    def _contradiction(self, live: Memory, rows: Sequence[EvidenceRow]) -> str:
+        """Labels of samples that look like the factory condition, yet contradict a head that is right there."""
+        policy = self._program.manifest.policy
+        z, taps, y, _ = rows_to_arrays(rows, live.slots, self._program.manifest.feature_dim)
+        read = self._program.read(z, taps, live.tensors_in(rows[0].domain))
+        if rows[0].domain != SOURCE or self._batch_shift(read.residual, read.logits.argmax(axis=1), live) > 1.0:
+            return ""
+        known = (live.class_counts[y] >= _SETTLED) & (read.score <= policy.novelty.threshold)
+        return contradicting_labels(read.logits.argmax(axis=1), y, known, policy.guard)
+
+    def _batch_shift(self, residual: NDArray[np.float32], slots: NDArray[np.int64], live: Memory) -> float:
+        return shift_ratio(residual, slots, live.class_counts, self._program.manifest.policy.shift)
+
+    # -- classes --------------------------------------------------------------------------------------
+    def add_class(self, name: str) -> None:
+        live = self._live()
+        candidate = live.with_class(name)
+        if candidate is not live:
+            self._record("add_class", "added", {"class": name}, candidate)
+
+    def remove_class(self, name: str) -> None:
+        """Take back the class's field labels, clear its slot, free its name."""
+        live = self._live()
+        if name not in live.slots:
+            raise UnknownClassError(unknown_class_message(name, live.slots))
+        if len(live.slots) == 1:
+            raise StateError(f"{name!r} is the only class; a learner without classes cannot predict")
+        rows = self._journal.evidence(where="label = ? AND status IN ('learned', 'held_out', 'held', 'received')", values=(name,))
+        learned = [r for r in rows if r.status == "learned"]
+        tensors = clear_class(self._program, self._subtracted(live, learned), live.slots[name])
+        classes = tuple(None if holder == name else holder for holder in live.classes)
+        candidate = finish(self._program, replace(live, tensors=self._program.derive(tensors), classes=classes, labels=max(0, live.labels - len(rows))))
+        self._held_out.forget(r.id for r in rows)
+        self._record("remove_class", "removed", {"class": name, "labels": len(rows)}, candidate, statuses={r.id: "withdrawn" for r in rows}, snapshot=True)
+
+    # -- forgetting and going back --------------------------------------------------------------------
+    def _subtracted(self, memory: Memory, rows: Sequence[EvidenceRow]) -> Any:
+        tensors = memory.tensors
+        for domain in sorted({r.domain for r in rows}):
+            group = [r for r in rows if r.domain == domain]
+            tensors = apply_rows(self._program, tensors, group, memory.slots, correction_read(self._program, domain, memory), sign=-1.0)
+        return tensors
+
+    def forget(self, rows: Sequence[EvidenceRow], pending: int, unreachable: Sequence[str]) -> Receipt:
+        """Delete rows, subtract what was learned from them, rewrite retained snapshots."""
+        live = self._live()
+        learned = [r for r in rows if r.status == "learned" and r.label in live.slots]
+        tensors = self._program.derive(self._subtracted(live, learned)) if learned else live.tensors
+        counted = sum(r.status in ("learned", "held_out") for r in rows)
+        candidate = finish(self._program, replace(live, tensors=tensors, labels=max(0, live.labels - counted)))
+        rewritten = self._rewritten_snapshots(learned, live)
+        reasons = list(unreachable)
+        if correction_read(self._program, SOURCE, live) and any(r.domain != SOURCE for r in learned):
+            reasons.append("learned through a correction that has moved since: subtracted under today's correction")
+        self._held_out.forget(r.id for r in rows)
+        self._record(
+            "forget", "forgotten", {"rows": len(rows), "subtracted": len(learned)}, candidate,
+            deleted=[r.id for r in rows], snapshot=True, rewritten=rewritten,
+        )  # fmt: skip
+        return Receipt(len(rows) + pending, len(learned), len(rewritten), tuple(reasons))
+
+    def _rewritten_snapshots(self, rows: Sequence[EvidenceRow], live: Memory) -> dict[int, dict[str, NDArray[Any]]]:
+        result = {}
+        for number in self._journal.snapshot_numbers():
+            inside = [r for r in rows if r.commit_number is not None and r.commit_number <= number]
+            found = self._journal.snapshot(number)
+            if not inside or found is None:
+                continue
+            values = found[1]
+            kept = {name: values[name] for name in self._program.checkpointed}
+            old = replace(live, tensors=self._program.runtime.upload(kept).over(live.tensors))
+            subtracted = self._subtracted(old, inside)
+            result[number] = values | self._program.runtime.download(subtracted, list(kept))
+        return result
+
+    def rollback(self, to: int | None) -> int:
+        """Back to the state after commit ``to``; the one before the last change by default."""
+        live = self._live()
+        target = self._change_before(live.commit) if to is None else to
+        if not 0 <= target < max(live.commit, 1) or (target > 0 and not self._journal.commits(target - 1, target)):
+            raise StateError(f"cannot roll back to commit {target}: the last is {live.commit}")
+        undone = self._journal.evidence(where="status IN ('learned', 'held_out') AND commit_number > ?", values=(target,))
+        candidate = rebuild(self._journal, self._program, target)
+        self._held_out.restore([r for r in self._journal.evidence(where="status IN ('learned', 'held_out')") if (r.commit_number or 0) <= target])
+        self._record(
+            "rollback", "rolled back", {"to": target, "labels": len(undone)}, candidate,
+            statuses={r.id: "withdrawn" for r in undone}, snapshot=True,
+        )  # fmt: skip
+        return target
+
+    def _change_before(self, number: int) -> int:
+        """The commit before the last one that changed the state: vetoes and checkpoints are stepped over."""
+        for commit in reversed(self._journal.commits()):
+            if commit.number <= number and commit.outcome not in ("vetoed", "held", "saved"):
+                return commit.number - 1
+        raise StateError("nothing was changed yet: there is nothing to roll back")
+
+    # -- domains --------------------------------------------------------------------------------------
+    def save_domains(self, kind: str = "checkpoint", detail: Mapping[str, Any] | None = None, *, force: bool = False) -> None:
+        """Make the tensors of conditions durable, if any moved since the last time."""
+        live = self._live()
+        moved = [d for d in live.domains.values() if d.tensors is not d.saved]
+        if not moved and not force:
+            return
+        blob: dict[str, NDArray[Any]] = {}
+        candidate = live
+        for domain in moved:
+            blob |= domain_blob(self._program, domain)
+            candidate = candidate.with_domain(replace(domain, saved=domain.tensors))
+        self._record(kind, "saved", {"domains": sorted(d.name for d in moved), **(detail or {})}, candidate, tensors=blob)
+
+    def confirm_domain(self, domain: Domain, detail: Mapping[str, Any]) -> None:
+        """What the answers made of a provisional domain."""
+        saved = replace(domain, saved=domain.tensors)
+        outcome = "opened" if domain.kind == "condition" else "is new classes"
+        self._record("domain", outcome, {"domain": domain.name, **detail}, self._live().with_domain(saved), tensors=domain_blob(self._program, saved))

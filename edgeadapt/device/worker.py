@@ -1,0 +1,101 @@
+"""The one thread that changes anything. Labels come first; windows follow; an error is kept, not swallowed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from edgeadapt.errors import EdgeadaptError, StateError
+
+log = logging.getLogger("edgeadapt")
+Result = TypeVar("Result")
+
+
+class Worker:
+    """A queue in two ranks, urgent and not, served by one daemon thread."""
+
+    def __init__(self) -> None:
+        self._urgent: deque[Callable[[], Any]] = deque()
+        self._patient: deque[Callable[[], Any]] = deque()
+        self._wake = threading.Condition()
+        self._is_busy = False
+        self._is_closing = False
+        self.failure: BaseException | None = None
+        self.busy_s = 0.0
+        self._thread = threading.Thread(target=self._serve, name="edgeadapt-worker", daemon=True)
+        self._thread.start()
+
+    def submit(self, task: Callable[[], Any], *, urgent: bool = False) -> None:
+        with self._wake:
+            if self._is_closing:
+                raise StateError("the learner is closed")
+            (self._urgent if urgent else self._patient).append(task)
+            self._wake.notify()
+
+    def call(self, task: Callable[[], Result]) -> Result:
+        """Run on the worker, after urgent work that is already queued, and wait for the result."""
+        if threading.current_thread() is self._thread:
+            return task()
+        done = threading.Event()
+        box: list[Any] = []
+
+        def run() -> None:
+            try:
+                box.append((True, task()))
+            except BaseException as error:
+                box.append((False, error))
+            finally:
+                done.set()
+
+        self.submit(run, urgent=True)
+        while not done.wait(0.5):
+            if not self._thread.is_alive():
+                raise StateError("the learner's worker has stopped")
+        succeeded, value = box[0]
+        if not succeeded:
+            raise value
+        result: Result = value
+        return result
+
+    def settle(self, timeout_s: float | None = None) -> bool:
+        """Wait until nothing is queued or running; False on time-out."""
+        with self._wake:
+            return self._wake.wait_for(lambda: not (self._urgent or self._patient or self._is_busy), timeout_s)
+
+    @property
+    def backlog(self) -> int:
+        return len(self._urgent) + len(self._patient) + self._is_busy
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Finish what is queued, then stop."""
+        with self._wake:
+            self._is_closing = True
+            self._wake.notify()
+        self._thread.join(timeout_s)
+
+    def _serve(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._urgent or self._patient or self._is_closing)
+                if not (self._urgent or self._patient):
+                    return
+                task = (self._urgent or self._patient).popleft()
+                self._is_busy = True
+            started = time.perf_counter()
+            try:
+                task()
+            except EdgeadaptError as error:
+                self.failure = error
+                log.warning("background work failed: %s", error)
+            except Exception as error:
+                self.failure = error
+                log.exception("background work failed")
+            finally:
+                self.busy_s += time.perf_counter() - started
+                with self._wake:
+                    self._is_busy = False
+                    self._wake.notify_all()

@@ -1,0 +1,473 @@
+"""Any ONNX file becomes an encoder: its graph with the input contract in front, a feature and pooled taps behind.
+
+The model's own operators stay as they are. What changes: the head is cut off, constants are folded, the batch is freed, and every
+float weight becomes a frozen tensor of the bundle. The result is compared with the file as it came.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx.version_converter
+import onnx_ir
+import onnx_ir.passes.common as passes
+import onnxruntime
+import onnxscript.optimizer
+import torch
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from torch import Tensor
+
+from edgeadapt.bundle.schema import InputSpec, Parity, PortSpec
+from edgeadapt.errors import CompileError, InputError
+from edgeadapt.host.compile import CompiledGraph
+from edgeadapt.host.compile.cases import parity_cases
+from edgeadapt.host.compile.emit import BUNDLE_LOCATION, IR_VERSION, Emitted
+from edgeadapt.host.compile.lint import MAX_OPSET, lint
+from edgeadapt.host.compile.parity import WORST_AT_KINKS
+from edgeadapt.host.compile.session import VERSION, open_session
+from edgeadapt.host.encoders import TAP_LIMIT, NormLayer, example_input, to_images
+
+TOLERANCE = 1e-4
+"""Largest difference to the original model, as a share of the largest feature value."""
+
+_OLDEST_OPSET, _MODERN_OPSET = 13, 18
+_BATCH = 4  # of the parity cases
+_LARGEST_FOLDED = 1 << 26  # elements: a transposed classifier or embedding is folded too
+_MAP_MAKERS = {"Conv", "ConvTranspose"}
+_MAP_BREAKERS = {"Reshape", "Transpose", "MatMul", "Gemm", "Einsum", "Flatten", "Squeeze", "Unsqueeze", "Gather", "GatherElements",
+                 "GatherND", "Expand", "Tile", "Shape", "Softmax", "LogSoftmax"}  # fmt: skip
+_FLOAT_SHAPE_OPERANDS = {"Resize": (1, 2), "Range": (0, 1, 2)}
+_X, _Z, _TAPS, _PROJECTION = "edgeadapt::x", "edgeadapt::z", "edgeadapt::taps", "edgeadapt::projection"  # until inner values are renamed
+
+
+class OnnxEncoder:
+    """An ONNX file with the attributes of an ``Encoder`` and, in place of ``encode``, its finished graph.
+
+    Args:
+        path: the file; weights in external files beside it are loaded.
+        spec: the input contract. Images reach the model as float32 in the units of ``spec`` (0..255 for uint8 input), channels
+            first, or channels last where the model's input shape says so.
+        feature: name of the tensor that is the feature; by default the data input of the last ``Gemm`` or ``MatMul`` with a
+            constant weight that leads to the first output, or that output. Feature maps are averaged over space.
+
+    Raises:
+        InputError: not a readable model, more than one input, an input of another rank, shape or dtype, an opset that cannot be
+            converted, a node in training mode, or a feature that does not exist.
+        CompileError: an operator that some engine refuses, or a graph that differs from the original.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], spec: InputSpec, *, feature: str | None = None) -> None:
+        file = Path(path)
+        self.name = file.stem
+        self.input = spec
+        self.norms: tuple[NormLayer, ...] = ()
+        original = _load(file)
+        door = _Door.of(file, original.graph, spec)
+        chosen = _feature(file, original.graph, door.name, feature)
+        reference = _Reference(file, original, door, spec, chosen)
+        self.dim = int(reference(example_input(spec, 2)).shape[1])
+        model = _prepared(file, original, door, chosen)
+        maps, self.signature = _choose_taps(model.graph, door)
+        width = sum(channels for _, channels in maps)
+        self.tap_dim = min(width, TAP_LIMIT)
+        if width > TAP_LIMIT:
+            self.signature = (0, TAP_LIMIT)
+            generator = torch.Generator().manual_seed(0)  # the same projection as for a torch module
+            projection = torch.linalg.qr(torch.randn(width, TAP_LIMIT, generator=generator))[0]
+            model.graph.initializer.append(numpy_helper.from_array(projection.numpy(), _PROJECTION))
+        _attach(model.graph, door, spec, [name for name, _ in maps], self.dim, self.tap_dim)
+        _check(file, model)
+        self.frozen = _freeze(model.graph)
+        parity = _compare(file, Emitted(model, ("x",), (), tuple(self.frozen), ("z", "taps"), ()), self.frozen, reference, spec, door)
+        self._graph = CompiledGraph(
+            name="encode", model=model.SerializeToString(), reads=(), writes=(), frozen=tuple(self.frozen), nodes=len(model.graph.node),
+            ports=(PortSpec(name="x", dtype=spec.dtype, shape=(None, *spec.shape)),),
+            outputs=tuple(PortSpec(name=n, dtype="float32", shape=(None, d)) for n, d in (("z", self.dim), ("taps", self.tap_dim))),
+            parity=parity,
+        )  # fmt: skip
+
+    def graph(self) -> CompiledGraph:
+        """The checked graph of role ``encode``: port ``x``, outputs ``z`` (B, D) and ``taps`` (B, T), weights at ``bundle:``."""
+        return self._graph
+
+
+@dataclass(frozen=True)
+class _Door:
+    """The one input of a model."""
+
+    name: str
+    shape: tuple[int, ...]  # of one sample, as the model sees it
+    batch: int | None  # None: free
+    is_channels_last: bool = False
+
+    @classmethod
+    def of(cls, file: Path, graph: GraphProto, spec: InputSpec) -> _Door:
+        values = _inputs(graph)
+        if len(values) != 1:
+            names = ", ".join(v.name for v in values) or "none"
+            raise InputError(f"{file}: an encoder takes one input, this model takes {len(values)} ({names}); bind the others as constants")
+        value = values[0]
+        kind, dims = value.type.tensor_type.elem_type, value.type.tensor_type.shape.dim
+        sizes = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in dims]
+        given = tuple(to_images(example_input(spec, 1), spec).shape[1:])
+        label = f"{file}: input {value.name!r} is {TensorProto.DataType.Name(kind)} {[size or '?' for size in sizes]}"
+        if len(sizes) != len(given) + 1:
+            raise InputError(f"{label}, of rank {len(sizes)}; calibration inputs give {len(given) + 1} axes, (B, {str(given)[1:-1]})")
+        if kind != TensorProto.FLOAT:
+            raise InputError(f"{label}; a model that takes float32 is needed, the graph casts pixels itself")
+        last = (*given[1:], given[0]) if spec.layout in ("NHW", "NHWC", "NCHW") else given
+        for shape in (given, last):
+            if all(size in (None, want) for size, want in zip(sizes[1:], shape, strict=True)):
+                return cls(value.name, shape, sizes[0], is_channels_last=shape != given)
+        raise InputError(f"{label}; calibration inputs are (B, {str(given)[1:-1]}) when channels come first")
+
+
+class _Reference:
+    """The original model up to the feature, in ONNX Runtime with the optimiser off."""
+
+    def __init__(self, file: Path, original: ModelProto, door: _Door, spec: InputSpec, feature: str) -> None:
+        self._file, self._door, self._spec, self._feature = file, door, spec, feature
+        model = ModelProto()
+        model.CopyFrom(original)
+        _cut(model.graph, feature)
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads, options.log_severity_level = 1, 4
+        try:
+            if feature != door.name:
+                self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the native errors have no common base
+            raise InputError(f"{file}: ONNX Runtime {VERSION} refuses the model: {error}") from error
+
+    def __call__(self, x: Tensor) -> NDArray[np.float32]:
+        """Features (B, D), in pieces of the model's batch where that is fixed."""
+        images = to_images(x, self._spec).numpy()
+        images = np.ascontiguousarray(np.moveaxis(images, 1, -1) if self._door.is_channels_last else images)
+        step = self._door.batch or len(images)
+        pad = np.concatenate([images, images[:1].repeat(-len(images) % step, 0)])
+        return np.concatenate([self._run(pad[at : at + step]) for at in range(0, len(pad), step)])[: len(images)]
+
+    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        value = images
+        if self._feature != self._door.name:
+            try:
+                value = self._session.run([self._feature], {self._door.name: images})[0]
+            except Exception as error:
+                raise InputError(f"{self._file}: the model fails on calibration-shaped inputs {images.shape}: {error}") from error
+        if value.dtype != np.float32 or value.ndim < 2 or len(value) != len(images):
+            kind = f"{value.dtype} {value.shape}"
+            raise InputError(f"{self._file}: the feature {self._feature!r} is {kind} for {len(images)} inputs; name another: feature='...'")
+        return value.mean(axis=(2, 3)) if value.ndim == 4 else value.reshape(len(value), -1)
+
+
+def _load(file: Path) -> ModelProto:
+    try:
+        model = onnx.load(str(file))
+        model = onnx.inliner.inline_local_functions(model) if model.functions else model
+    except Exception as error:  # protobuf, file system and checker errors
+        raise InputError(f"{file}: not a readable ONNX model: {_line(error)}") from error
+    if not model.graph.node or not model.graph.output:
+        raise InputError(f"{file}: not an ONNX model that computes something")
+    return model
+
+
+def _inputs(graph: GraphProto) -> list[onnx.ValueInfoProto]:
+    constants = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in constants]
+
+
+def _feature(file: Path, graph: GraphProto, door: str, wanted: str | None) -> str:
+    """The name of the feature, which must depend on the input."""
+    data = {door}
+    for node in graph.node:
+        if node.op_type not in ("Shape", "Size") and data.intersection(node.input):
+            data.update(filter(None, node.output))
+    if wanted is not None:
+        if wanted not in data:
+            names = difflib.get_close_matches(wanted, data, n=5, cutoff=0.3) or [node.output[0] for node in graph.node[-5:]]
+            raise InputError(f"{file}: no tensor {wanted!r} that depends on the input; there are {', '.join(names)}")
+        return wanted
+    output = graph.output[0].name
+    for node in reversed(_leading_to(graph, output)):
+        if node.op_type in ("Gemm", "MatMul") and node.input[0] in data and node.input[1] not in data:
+            return str(node.input[0])
+    if output not in data:
+        raise InputError(f"{file}: the output {output!r} does not depend on the input; name the feature: feature='...'")
+    return str(output)
+
+
+def _leading_to(graph: GraphProto, name: str) -> list[NodeProto]:
+    """The nodes a value is computed from, in order."""
+    needed, found = {name}, []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            found.append(node)
+            needed.update(node.input)
+            needed.update(read for a in node.attribute for inner in (*a.graphs, a.g) for n in inner.node for read in n.input)
+    return found[::-1]
+
+
+def _cut(graph: GraphProto, output: str) -> None:
+    """Keep only what leads to one value, and make it the only output."""
+    nodes = _leading_to(graph, output)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.output[:]
+    graph.output.append(onnx.helper.make_empty_tensor_value_info(output))
+
+
+def _prepared(file: Path, original: ModelProto, door: _Door, feature: str) -> ModelProto:
+    """A copy up to the feature, which is its only output: inference only, folded, of a known opset, with a free batch and shapes."""
+    model = ModelProto()
+    model.CopyFrom(original)
+    graph = model.graph
+    _cut(graph, feature)
+    _drop_dropout(file, graph)
+    if graph.sparse_initializer:
+        raise InputError(f"{file}: sparse weights; store {graph.sparse_initializer[0].values.name!r} densely")
+    value = next(v for v in graph.input if v.name == door.name)
+    del graph.input[:], graph.value_info[:], model.training_info[:]
+    graph.input.append(value)
+    for dim, size in zip(value.type.tensor_type.shape.dim, (door.batch, *door.shape), strict=True):
+        if size is not None:
+            dim.dim_value = size
+        else:
+            dim.dim_param = "batch"
+    model.ir_version = max(model.ir_version, 4)  # from 4 on a constant need not be an input
+    model = _of_known_opset(file, model)
+    model.ir_version = IR_VERSION
+    model = _simplified(model)
+    if door.batch is not None:
+        _free_batch(model.graph, door.batch)
+    del model.graph.value_info[:]
+    model.graph.output[0].ClearField("type")
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def _drop_dropout(file: Path, graph: GraphProto) -> None:
+    """In inference a Dropout passes its input on.
+
+    Raises:
+        InputError: a node that trains.
+    """
+    constants = {t.name: t for t in graph.initializer}
+    constants |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant" and n.attribute[0].name == "value"}
+    renamed: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        attributes = {a.name: a.i for a in node.attribute}
+        mode = node.input[2] if node.op_type == "Dropout" and len(node.input) > 2 else ""
+        is_training = bool(mode) and (mode not in constants or bool(numpy_helper.to_array(constants[mode]).any()))
+        if node.op_type == "BatchNormalization":
+            is_training = bool(attributes.get("training_mode")) or len([name for name in node.output if name]) > 1
+        if is_training:
+            label = f"{node.op_type} {node.name or node.output[0]!r}"
+            raise InputError(f"{file}: {label} is in training mode; export the model in evaluation mode (module.eval())")
+        if node.op_type == "Dropout":
+            renamed[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
+    graph.output[0].name = renamed.get(graph.output[0].name, graph.output[0].name)
+
+
+def _of_known_opset(file: Path, model: ModelProto) -> ModelProto:
+    version = next((opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), _MODERN_OPSET)
+    if _OLDEST_OPSET <= version <= MAX_OPSET:
+        return model
+    target = MAX_OPSET if version > MAX_OPSET else _MODERN_OPSET
+    try:
+        converted = onnx.version_converter.convert_version(model, target)
+        onnx.checker.check_model(converted)
+    except Exception as error:
+        reason = f"opset {version} cannot be converted to {target}: {_line(error)}"
+        raise InputError(f"{file}: {reason}. Export with opset_version={_MODERN_OPSET}") from error
+    return converted
+
+
+def _simplified(model: ModelProto) -> ModelProto:
+    inner = onnx_ir.serde.deserialize_model(model)
+    onnxscript.optimizer.fold_constants(
+        inner, onnx_shape_inference=True, input_size_limit=_LARGEST_FOLDED, output_size_limit=_LARGEST_FOLDED
+    )
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(inner)
+    passes.RemoveUnusedNodesPass()(inner)
+    passes.RemoveUnusedOpsetsPass()(inner)
+    passes.ClearMetadataAndDocStringPass()(inner)
+    return onnx_ir.serde.serialize_model(inner)
+
+
+def _free_batch(graph: GraphProto, batch: int) -> None:
+    """The leading axis becomes symbolic, also where a constant of a Reshape repeats it."""
+    constants = {t.name: t for t in graph.initializer}
+    for index, node in enumerate(graph.node):
+        if node.op_type != "Reshape" or node.input[1] not in constants or any(a.name == "allowzero" and a.i for a in node.attribute):
+            continue
+        shape = numpy_helper.to_array(constants[node.input[1]]).copy()
+        if len(shape) and shape[0] == batch:
+            shape[0] = 0  # as long as the data's leading axis
+            graph.initializer.append(numpy_helper.from_array(shape, f"free_batch_{index}"))
+            node.input[1] = f"free_batch_{index}"
+    graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def _choose_taps(graph: GraphProto, door: _Door) -> tuple[list[tuple[str, int]], tuple[int, int]]:
+    """(name, channels) of the last feature map at every resolution but the final one, and the columns of the early ones."""
+    shapes = {v.name: v.type.tensor_type for v in (*graph.value_info, *graph.input, *graph.output)}
+    maps = set() if door.is_channels_last else {door.name}
+    last_at: dict[tuple[int, int], tuple[str, int]] = {}
+    for node in graph.node:
+        name = node.output[0]
+        kind = shapes.get(name)
+        if kind is None or kind.elem_type != TensorProto.FLOAT or len(kind.shape.dim) != 4 or node.op_type in _MAP_BREAKERS:
+            continue
+        if node.op_type in _MAP_MAKERS or maps.intersection(node.input):
+            maps.add(name)
+            channels, height, width = (dim.dim_value for dim in kind.shape.dim[1:])
+            if channels and min(height, width) > 1:
+                last_at.pop((height, width), None)  # the order is that of the last ones
+                last_at[height, width] = (name, channels)
+    chosen = list(last_at.values())[:-1] or list(last_at.values())
+    early = [channels for _, channels in chosen[: max(1, len(chosen) - 1)]]
+    return chosen, (0, sum(early))
+
+
+def _attach(graph: GraphProto, door: _Door, spec: InputSpec, maps: Sequence[str], dim: int, tap_dim: int) -> None:
+    """The input contract in front, the pooled feature and taps behind."""
+    front: list[NodeProto] = []
+    back: list[NodeProto] = []
+
+    def then(nodes: list[NodeProto], op: str, inputs: Sequence[str], output: str = "", **attributes: int | Sequence[int]) -> str:
+        name = output or f"edgeadapt::{id(nodes)}_{len(nodes)}"
+        nodes.append(onnx.helper.make_node(op, inputs, [name], **attributes))
+        return name
+
+    def constant(*values: int) -> str:
+        name = "edgeadapt::" + "_".join(map(str, values))
+        if all(t.name != name for t in graph.initializer):
+            graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+        return name
+
+    def pooled(name: str, output: str = "") -> str:
+        return then(back, "Flatten", [then(back, "GlobalAveragePool", [name])], output, axis=1)
+
+    current = then(front, "Cast", [_X], to=TensorProto.FLOAT) if spec.dtype == "uint8" else _X
+    if spec.layout == "NHW":
+        current = then(front, "Reshape", [current, constant(0, *door.shape)])
+    elif (spec.layout, door.is_channels_last) in (("NHWC", False), ("NCHW", True)):
+        current = then(front, "Transpose", [current], perm=[0, 2, 3, 1] if door.is_channels_last else [0, 3, 1, 2])
+    then(front, "Identity", [current], door.name)
+
+    feature = graph.output[0]
+    rank = len(feature.type.tensor_type.shape.dim)
+    if rank == 4:
+        pooled(feature.name, _Z)
+    else:
+        then(back, "Identity", [feature.name], _Z) if rank == 2 else then(back, "Flatten", [feature.name], _Z, axis=1)
+    columns = [pooled(name) for name in maps]
+    if not columns:
+        then(back, "Slice", [_Z, constant(0), constant(0), constant(1)], _TAPS)
+    elif any(t.name == _PROJECTION for t in graph.initializer):
+        then(back, "MatMul", [then(back, "Concat", columns, axis=1), _PROJECTION], _TAPS)
+    else:
+        then(back, "Concat", columns, _TAPS, axis=1)
+    nodes = [*front, *graph.node, *back]
+    del graph.node[:], graph.input[:], graph.output[:]
+    graph.node.extend(nodes)
+    kind = TensorProto.UINT8 if spec.dtype == "uint8" else TensorProto.FLOAT
+    graph.input.append(onnx.helper.make_tensor_value_info(_X, kind, ["batch", *spec.shape]))
+    for name, width in ((_Z, dim), (_TAPS, tap_dim)):
+        graph.output.append(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]))
+
+
+def _check(file: Path, model: ModelProto) -> None:
+    del model.graph.value_info[:]
+    lint(file.name, model)
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise CompileError(f"{file}: the encoder would be an invalid model: {_line(error)}") from error
+
+
+def _freeze(graph: GraphProto) -> dict[str, Tensor]:
+    """Float weights become external initialisers at ``bundle:``; returns their values. Inner values get short names.
+
+    What stays in the graph: integers, operands that fix a shape, scalars (bounds, epsilons), and masks that are not finite.
+    """
+    shapes = {node.input[p] for node in graph.node for p in _FLOAT_SHAPE_OPERANDS.get(node.op_type, ()) if p < len(node.input)}
+    names = {"": "", _X: "x", _Z: "z", _TAPS: "taps"}
+    frozen: dict[str, Tensor] = {}
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    for tensor in kept:
+        value = numpy_helper.to_array(tensor)
+        if value.dtype == np.float32 and value.ndim and value.size and tensor.name not in shapes and bool(np.isfinite(value).all()):
+            name = "taps.projection" if tensor.name == _PROJECTION else _tensor_name(tensor.name, frozen)
+            frozen[name], names[tensor.name] = torch.from_numpy(value.copy()), name
+            tensor.CopyFrom(TensorProto(name=name, data_type=tensor.data_type, dims=tensor.dims, data_location=TensorProto.EXTERNAL))
+            tensor.external_data.add(key="location", value=BUNDLE_LOCATION)
+        else:
+            tensor.name = names.setdefault(tensor.name, f"_{len(names)}")
+    kept = [TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    for node in graph.node:
+        node.name = ""
+        for values in (node.input, node.output):
+            values[:] = [names.setdefault(name, f"_{len(names)}") for name in values]
+    for port in (*graph.input, *graph.output):
+        port.name = names[port.name]
+    graph.name = "graph"
+    return frozen
+
+
+def _tensor_name(name: str, taken: dict[str, Tensor]) -> str:
+    parts = [re.sub(r"\W", "_", part, flags=re.ASCII) for part in name.split(".") if part]
+    wanted = ".".join(["encoder", *(part if part != "next" else "next_" for part in parts)])
+    return wanted if wanted not in taken else next(n for i in range(2, len(taken) + 3) if (n := f"{wanted}_{i}") not in taken)
+
+
+def _compare(
+    file: Path, emitted: Emitted, frozen: dict[str, Tensor], reference: _Reference, spec: InputSpec, door: _Door
+) -> Parity:
+    """The graph against the original model, with ONNX Runtime's optimiser off and on, at several batch sizes."""
+    cases = parity_cases(lambda generator, batch: {"x": example_input(spec, batch, generator)}, ("x",), _BATCH, is_batch_free=True)
+    sessions = [open_session(file.name, emitted, frozen, optimised=optimised) for optimised in (False, True)]
+    errors: list[float] = []
+    for case in cases:
+        want = reference(case.ports["x"])
+        for session in sessions:
+            try:
+                got = session(case.ports, {})["z"].numpy()
+            except CompileError as error:
+                raise InputError(f"{file}: {_fixed(door)}: {_line(error)}") from error
+            if got.shape != want.shape:
+                raise InputError(f"{file}: {_fixed(door)}: {len(case.ports['x'])} inputs give features {got.shape}")
+            if not np.array_equal(np.isfinite(got), np.isfinite(want)):
+                raise CompileError(f"{file}: {case.label}: finite in one of the original and the encoder, not in the other")
+            errors.append(float(np.nan_to_num(np.abs(got - want)).max() / (np.abs(np.nan_to_num(want)).max() + 1e-12)))
+    median, worst = statistics.median(errors), max(errors)
+    if median > TOLERANCE or worst > WORST_AT_KINKS:
+        raise CompileError(f"{file}: the encoder differs from the original by {worst:.1e} of its features, tolerance {TOLERANCE:.0e}")
+    return Parity(cases=len(cases), tolerance=TOLERANCE, median_error=median, worst_error=worst, onnxruntime=VERSION)
+
+
+def _fixed(door: _Door) -> str:
+    size = f", its input is fixed to {door.batch}; export it with a free batch axis" if door.batch else ""
+    return f"the model does not take any batch size{size}"
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
