@@ -18,12 +18,13 @@ from edgeadapt.device.evidence import Questions, choose_questions
 from edgeadapt.device.guard import bound_problem
 from edgeadapt.device.memory import SOURCE, Domain, Memory
 from edgeadapt.device.policy import StreamState, WindowReading, decide, judge_answers
-from edgeadapt.device.program import Program
+from edgeadapt.device.program import Program, Read
 from edgeadapt.device.retention import BalancedMemory
 from edgeadapt.device.sense import StreamWindow, WindowView, shift_ratio
 from edgeadapt.device.transaction import Transactions
 from edgeadapt.results import Action, Question
 
+HEALTHY = 0.85  # a correction must bring the mean novelty of recent inputs below this share of what it is without
 Decision = tuple[float, str, str, str, str]
 
 
@@ -184,10 +185,31 @@ class Conditions:
             self._note(Action("suspend", "", domain.name, why=problem))
             return domain
         refreshed = replace(domain, tensors=tensors, encode=self._program.refold(tensors), refreshes=domain.refreshes + 1)
-        kept.relabel(self._predict(refreshed, frames, memory.with_domain(refreshed)))
+        read = self._read(refreshed.encode, refreshed, frames, memory)
+        kept.relabel(read.logits.argmax(axis=1))
+        chosen = self._healthiest(domain, refreshed, float(read.score.mean()), frames, memory)
         self.refreshes += 1
         self._meter.record("adapt", time.perf_counter() - started)
-        return refreshed
+        return chosen
+
+    def _healthiest(self, active: Domain, candidate: Domain, score: float, frames: NDArray[Any], memory: Memory) -> Domain:
+        """The candidate, the correction in use, or none: whichever brings the memory closest to the known classes.
+
+        A correction fitted to a run of one class scatters its features over all classes, and they look novel; a good
+        one brings them home. Either must beat doing nothing by a margin, or nothing is done.
+        """
+        bare = replace(active, tensors=self._program.factory_domain(), encode=None)
+        ceiling = HEALTHY * float(self._read(None, bare, frames, memory).score.mean())
+        current = float(self._read(active.encode, active, frames, memory).score.mean()) if active.refreshes else float("inf")
+        if min(score, current) > ceiling:
+            if active.tensors is not active.saved or active.encode is not None:
+                self._note(Action("suspend", "", active.name, why=f"novelty of the memory {score:.3g} corrected, {ceiling:.3g} needed"))
+            return replace(bare, refreshes=0)
+        return candidate if score <= current else replace(active, refreshes=active.refreshes + 1)
+
+    def _read(self, encode: Any, domain: Domain, inputs: NDArray[Any], memory: Memory) -> Read:
+        z, taps = self._program.encode(inputs, encode)
+        return self._program.read(z, taps, domain.tensors.over(memory.tensors))
 
     def _problem(self, tensors: Any) -> str:
         for spec in self._program.manifest.tensors:

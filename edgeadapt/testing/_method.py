@@ -22,11 +22,15 @@ def check_method(method: Method, *, features: int = 24, taps: int = 6, slots: in
     predict    after learning, held-out accuracy is far above chance; a class that was forgotten or never taught is not predicted
     novelty    far samples score above known ones (AUROC > .9); a class that was learned stops being novel
     shift      about mean 0 and variance 1 on clean data, large when conditions changed, small on windows of one class
-    correct    the identity in the factory state; after ``adapt`` it brings a shifted mean nearer to the source, after ``fit`` it helps the head
+    correct    the identity in the factory state; after ``adapt`` a shifted mean is nearer to the source, after ``fit`` the head is right
     adapt      weight 0 changes nothing, ``used`` are rows with weight, clean data stay where they are
     fit        50 steps halve the loss; weight 0 changes nothing
     refold     the factory statistics give the encoder's own constants; adapted ones bring a shifted feature mean nearer
     =========  =========================================================================================================
+
+    Signatures, ``t`` being the tensors by name: ``learn(t, z, taps, y, sample_weight) -> new``, ``predict(t, z)``,
+    ``novelty(t, z, logits)``, ``shift(t, z, taps, logits)``, ``correct(t, z)``, ``adapt(t, z, sample_weight) -> (outputs, new)``,
+    ``fit(t, z, y, sample_weight, learning_rate) -> (outputs, new)``; with an encoder ``adapt(ports, t)`` and ``refold(ports, t)``.
 
     Args:
         method: an instance of a method class.

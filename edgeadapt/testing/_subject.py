@@ -102,10 +102,13 @@ class Subject:
         return self.derived(state)
 
     def logits(self, state: State, z: Tensor) -> Tensor:
-        return self.head.predict(state, z)
+        logits: Tensor = self.head.predict(state, z)
+        return logits
 
     def novelty(self, state: State, z: Tensor) -> Tensor:
-        return self.method.novelty(state, z, self.logits(state, z))
+        score: Tensor = self.method.novelty(state, z, self.logits(state, z))
+        return score
 
     def residual(self, state: State, rows: Rows) -> Tensor:
-        return self.method.shift(state, rows.z, rows.taps, self.logits(state, rows.z))
+        residual: Tensor = self.method.shift(state, rows.z, rows.taps, self.logits(state, rows.z))
+        return residual

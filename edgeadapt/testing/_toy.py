@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from edgeadapt.errors import InputError
 from edgeadapt.host.methods.base import Dims, FactoryData
 
 FACTORY_ROWS = 80  # per class
@@ -46,7 +48,7 @@ class Toy:
 
     def __init__(self, dims: Dims) -> None:
         if not 4 <= dims.slots <= dims.features:
-            raise ValueError(f"the toy needs 4 <= slots <= features, got {dims}")
+            raise InputError(f"the toy needs 4 <= slots <= features, got slots = {dims.slots}, features = {dims.features}")
         rng = np.random.default_rng(7)
         self.dims = dims
         self.known, self.novel, self.unused = tuple(range(dims.slots - 2)), dims.slots - 2, dims.slots - 1
@@ -86,5 +88,5 @@ class Toy:
         return FactoryData(rows.z.numpy(), rows.taps.numpy(), rows.y.numpy(), weight, self.dims.slots)
 
 
-def _tensor(values: np.ndarray) -> Tensor:
+def _tensor(values: NDArray[np.float64]) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))

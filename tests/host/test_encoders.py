@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from edgeadapt_onnxruntime import OnnxRuntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
@@ -21,12 +22,11 @@ from torch import Tensor, nn
 from edgeadapt.bundle.schema import TensorSpec
 from edgeadapt.errors import CompileError, InputError
 from edgeadapt.host.compile import CompiledGraph, compile_graph
-from edgeadapt.host.encoders import Encoder, Identity, ModuleEncoder, as_encoder, example_input, to_images
+from edgeadapt.host.encoders import Encoder, Identity, ModuleEncoder, as_encoder, example_input
 from edgeadapt.host.methods.norm_statistics import NormStatistics
 from edgeadapt.host.networks import Normalised, SmallResidual, build_network
 from edgeadapt.host.onnx_encoder import OnnxEncoder
 from edgeadapt.runtime import GraphFile, Tensors
-from edgeadapt_onnxruntime import OnnxRuntime
 
 GRAY = np.random.default_rng(0).integers(0, 256, (8, 28, 28), dtype=np.uint8)
 COLOUR = np.random.default_rng(1).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
@@ -46,16 +46,15 @@ def trained(module: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d):
-            for value, low, high in ((norm.weight, 0.5, 1.5), (norm.bias, -0.3, 0.3), (norm.running_mean, -0.3, 0.3), (norm.running_var, 0.5, 2.0)):
-                assert isinstance(value, Tensor)
-                value.data.uniform_(low, high, generator=generator)
+            for name, low, high in (("weight", 0.5, 1.5), ("bias", -0.3, 0.3), ("running_mean", -0.3, 0.3), ("running_var", 0.5, 2.0)):
+                getattr(norm, name).data.uniform_(low, high, generator=generator)
     return module.eval()
 
 
-def small() -> Normalised:
+def small(widths: tuple[int, int, int] = (8, 12, 16)) -> Normalised:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = trained(Normalised(SmallResidual(10, widths=(8, 12, 16)), [70.0], [90.0]))
+        module = trained(Normalised(SmallResidual(10, widths=widths), [70.0], [90.0]))
     assert isinstance(module, Normalised)
     return module
 
@@ -71,7 +70,9 @@ def compiled(encoder: Encoder) -> CompiledGraph:
     )  # fmt: skip
 
 
-def run(graph: CompiledGraph, frozen: Mapping[str, Tensor], x: NDArray[Any], constants: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+def run(
+    graph: CompiledGraph, frozen: Mapping[str, Tensor], x: NDArray[Any], constants: Mapping[str, Tensor] | None = None
+) -> dict[str, Any]:
     """As a device does it: through the runtime, frozen tensors and re-folded constants injected."""
     file = GraphFile("encode", graph.model, {name: frozen[name].numpy() for name in graph.frozen})
     loaded = OnnxRuntime().load(file, {name: value.numpy() for name, value in (constants or {}).items()})
@@ -125,7 +126,7 @@ def test_refolding_the_factory_statistics_gives_the_constants_of_the_graph() -> 
 
 
 @pytest.mark.parametrize(("module", "x"), [(small(), GRAY), (torchvision("resnet18"), COLOUR)], ids=["small", "resnet18"])
-def test_adapted_statistics_are_those_of_the_batch_and_the_refolded_graph_is_torch_in_training_mode(module: nn.Module, x: NDArray[Any]) -> None:
+def test_adapted_statistics_are_those_of_the_batch_and_refolding_gives_torch_in_training_mode(module: nn.Module, x: NDArray[Any]) -> None:
     encoder, norms, values, statistics = adapted(module, x)
     training = copy.deepcopy(module).train()
     layers = {path: layer for path, layer in training.named_modules() if isinstance(layer, nn.BatchNorm2d)}
@@ -266,3 +267,155 @@ def test_identity_passes_vectors_through() -> None:
     assert torch.equal(out["z"], x) and out["taps"].shape == (3, 0) and (encoder.dim, encoder.tap_dim) == (5, 0)
     with pytest.raises(InputError, match="dim=0"):
         Identity(0)
+
+
+# -- ONNX files -----------------------------------------------------------------------------------------------------------------
+
+
+def exported(module: nn.Module, x: Tensor, path: Path, **options: Any) -> Path:
+    options = {"dynamic_shapes": ({0: BATCH},), **options}
+    torch.onnx.export(module, (x,), str(path), dynamo=True, verbose=False, **options)
+    return path
+
+
+def written(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, Any], inputs: Mapping[str, list[Any]], opset: int = 18) -> Path:
+    """A model with one output ``out``, as some other tool may write it."""
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info("out", FLOAT, None)], [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), str(path))
+    return path
+
+
+def original(path: Path, x: NDArray[Any], name: str) -> NDArray[Any]:
+    model = onnx.load(str(path))
+    if all(o.name != name for o in model.graph.output):
+        model.graph.output.append(helper.make_empty_tensor_value_info(name))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run([name], {session.get_inputs()[0].name: x})[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"external_data": True, "opset_version": 18}, {"opset_version": 23}, {"dynamic_shapes": None}])
+def test_an_exported_file_gives_the_features_and_taps_of_the_module(tmp_path: Path, options: dict[str, Any]) -> None:
+    module = small()
+    count = 1 if "dynamic_shapes" in options else 8
+    file = exported(module, pixels(GRAY[:count]), tmp_path / "net.onnx", **options)
+    assert not options.get("external_data") or (tmp_path / "net.onnx.data").stat().st_size > 10_000
+    encoder = as_encoder(str(file), GRAY)
+    assert isinstance(encoder, OnnxEncoder) and as_encoder(encoder, GRAY) is encoder
+    assert (encoder.name, encoder.dim, encoder.tap_dim, encoder.signature, encoder.norms) == ("net", 16, 28, (0, 16), ())
+    graph = encoder.graph()
+    assert (graph.ports[0].shape, [(o.name, o.shape) for o in graph.outputs]) == ((None, 28, 28), [("z", (None, 16)), ("taps", (None, 28))])
+    assert graph.frozen == tuple(encoder.frozen) and graph.reads == graph.writes == () and 0 < graph.parity.worst_error < 1e-5
+    for name, value in encoder.frozen.items():  # the manifest takes the names, and the file has no weights of its own
+        TensorSpec(name=name, dtype="float32", shape=tuple(value.shape), kind="frozen")
+    assert len(graph.model) < 6000 and all(t.data_location == 1 or len(t.dims) == 0 or t.data_type != FLOAT
+                                           for t in onnx.load_from_string(graph.model).graph.initializer)  # fmt: skip
+    out = run(graph, encoder.frozen, GRAY)
+    close(out["z"], module.features(pixels(GRAY)))
+    want = as_encoder(module, GRAY)
+    close(out["taps"], want.encode({"x": torch.from_numpy(GRAY)}, want.frozen)["taps"])
+
+
+def test_a_file_with_wide_taps_projects_them_as_the_module_does(tmp_path: Path) -> None:
+    module = small((48, 48, 16))
+    file = exported(module, pixels(GRAY), tmp_path / "wide.onnx")
+    encoder, want = as_encoder(file, GRAY), as_encoder(module, GRAY)
+    assert isinstance(encoder, OnnxEncoder)
+    assert (encoder.dim, encoder.tap_dim, encoder.signature) == (want.dim, 128, (0, 128)) == (16, want.tap_dim, want.signature)
+    out, expected = run(encoder.graph(), encoder.frozen, GRAY), want.encode({"x": torch.from_numpy(GRAY)}, want.frozen)
+    close(out["z"], expected["z"])
+    close(out["taps"], expected["taps"])
+
+
+def test_a_named_feature_map_is_averaged(tmp_path: Path) -> None:
+    file = exported(small(), pixels(GRAY), tmp_path / "net.onnx")
+    name = next(n.output[0] for n in onnx.load(str(file)).graph.node if n.op_type == "Relu")
+    encoder = as_encoder(file, GRAY, feature=name)
+    assert (encoder.dim, encoder.tap_dim) == (8, 8)
+    assert isinstance(encoder, OnnxEncoder)
+    want = original(file, pixels(GRAY).numpy(), name).mean((2, 3))
+    close(run(encoder.graph(), encoder.frozen, GRAY)["z"], torch.from_numpy(want))
+    with pytest.raises(InputError, match="no tensor 'reluu'"):
+        as_encoder(file, GRAY, feature="reluu")
+    with pytest.raises(InputError, match="taps"):
+        as_encoder(file, GRAY, taps=["x"])
+
+
+RNG = np.random.default_rng(2)
+KERNEL, HEAD = RNG.normal(size=(4, 3, 3, 3)).astype(np.float32), RNG.normal(size=(4 * 16, 5)).astype(np.float32)
+CONV = helper.make_node("Conv", ["x", "a.next"], ["c"], strides=[4, 4], pads=[1, 1, 1, 1])
+TINY = RNG.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+
+
+def test_a_fixed_batch_is_freed_where_a_reshape_repeats_it_and_odd_names_become_tensor_names(tmp_path: Path) -> None:
+    nodes = [CONV, helper.make_node("Reshape", ["c", "shape"], ["z"]), helper.make_node("MatMul", ["z", "/head/W"], ["out"])]
+    constants = {"a.next": KERNEL, "shape": np.array([1, 64]), "/head/W": HEAD}
+    file = written(tmp_path / "fixed.onnx", nodes, constants, {"x": [1, 3, 16, 16]})
+    encoder = OnnxEncoder(file, as_encoder(nn.Identity(), TINY).input)
+    assert list(encoder.frozen) == ["encoder.a.next_"] and (encoder.dim, encoder.tap_dim) == (64, 4)
+    want = F.conv2d(pixels(TINY), torch.from_numpy(KERNEL), stride=4, padding=1)
+    out = run(encoder.graph(), encoder.frozen, TINY)
+    close(out["z"], want.flatten(1))
+    close(out["taps"], want.mean((2, 3)))
+
+
+def test_a_model_with_channels_last_takes_the_pixels_as_they_are(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Transpose", ["i"], ["x"], perm=[0, 3, 1, 2]), CONV, helper.make_node("Relu", ["c"], ["out"])]
+    file = written(tmp_path / "last.onnx", nodes, {"a.next": KERNEL}, {"i": ["n", 16, 16, 3]}, 11)
+    encoder = as_encoder(file, TINY)
+    assert isinstance(encoder, OnnxEncoder)
+    want = F.relu(F.conv2d(pixels(TINY), torch.from_numpy(KERNEL), stride=4, padding=1)).mean((2, 3))
+    close(run(encoder.graph(), encoder.frozen, TINY)["z"], want)
+
+
+def test_feature_vectors_through_one_matmul_come_back_unchanged(tmp_path: Path) -> None:
+    file = written(tmp_path / "linear.onnx", [helper.make_node("MatMul", ["x", "w"], ["out"])], {"w": HEAD}, {"x": ["n", 64]})
+    x = RNG.normal(size=(3, 64)).astype(np.float32)
+    encoder = as_encoder(file, x)
+    assert isinstance(encoder, OnnxEncoder) and encoder.frozen == {} and encoder.tap_dim == 0
+    out = run(encoder.graph(), {}, x)
+    assert np.array_equal(out["z"], x) and out["taps"].shape == (3, 0)
+
+
+IMAGE = {"x": ["n", 3, 16, 16]}
+MASK = {"ratio": np.float32(0.5), "train": np.array(True), "idle": np.array(False), "k": KERNEL}
+ONES = np.ones(16, np.float32)
+
+
+def one(op: str, *inputs: str, **attributes: Any) -> list[onnx.NodeProto]:
+    return [helper.make_node(op, inputs, ["out"], **attributes)]
+
+
+REFUSED: dict[str, Callable[[Path], Any]] = {
+    "one input, this model takes 2 .x, y.": lambda p: written(p, one("Add", "x", "y"), {}, {**IMAGE, "y": ["n", 3, 16, 16]}),
+    "'x' is FLOAT .'.', 3, 16., of rank 3": lambda p: written(p, one("Relu", "x"), {}, {"x": ["n", 3, 16]}),
+    "3, 32, 32.; calibration inputs are": lambda p: written(p, one("Relu", "x"), {}, {"x": ["n", 3, 32, 32]}),
+    "Dropout 'out' is in training mode": lambda p: written(p, one("Dropout", "x", "ratio", "train"), MASK, IMAGE),
+    "the feature 'out' is int64": lambda p: written(p, one("ArgMax", "x", axis=1), {}, IMAGE),
+    "not a readable ONNX model": lambda p: p.write_bytes(b"\xff\xff not a model") and p,
+    "opset 23 cannot be converted to 20": lambda p: written(p, one("RMSNormalization", "x", "one"), {"one": ONES}, IMAGE, 23),
+    "fixed to 2; export it with a free batch": lambda p: written(
+        p, one("Mul", "x", "two"), {"two": np.float32([[[[2.0]]], [[[3.0]]]])}, {"x": [2, 3, 16, 16]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_a_file_that_cannot_be_an_encoder_is_refused_with_its_reason(tmp_path: Path, reason: str) -> None:
+    file = REFUSED[reason](tmp_path / "model.onnx")
+    with pytest.raises(InputError, match=reason):
+        as_encoder(file, TINY)
+    with pytest.raises(InputError, match="not a readable"):
+        as_encoder(tmp_path / "absent.onnx", TINY)
+
+
+def test_a_dropout_of_inference_is_taken_out_and_an_operator_that_engines_refuse_is_named(tmp_path: Path) -> None:
+    conv = helper.make_node("Conv", ["x", "k"], ["c"], strides=[4, 4], pads=[1, 1, 1, 1])
+    encoder = as_encoder(written(tmp_path / "drop.onnx", [conv, *one("Dropout", "c", "ratio", "idle")], MASK, IMAGE), TINY)
+    assert isinstance(encoder, OnnxEncoder)
+    want = F.conv2d(pixels(TINY), torch.from_numpy(KERNEL), stride=4, padding=1).mean((2, 3))
+    close(run(encoder.graph(), encoder.frozen, TINY)["z"], want)
+    noise = [helper.make_node("RandomNormalLike", ["x"], ["r"]), helper.make_node("Add", ["x", "r"], ["out"])]
+    with pytest.raises(CompileError, match="RandomNormalLike draws random numbers"):
+        as_encoder(written(tmp_path / "noise.onnx", noise, {}, IMAGE), TINY)

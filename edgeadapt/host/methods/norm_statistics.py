@@ -54,7 +54,7 @@ class NormStatistics:
     name: ClassVar[str] = "norm_statistics"
 
     def __init__(self, encoder: ModuleEncoder) -> None:
-        self._encoder = encoder
+        self.encoder = encoder
         self._collector = _Collector()
         self._module = copy.deepcopy(encoder._module)
         for layer in encoder.norms:
@@ -64,7 +64,7 @@ class NormStatistics:
 
     @property
     def channels(self) -> int:
-        return sum(layer.channels for layer in self._encoder.norms)
+        return sum(layer.channels for layer in self.encoder.norms)
 
     def tensors(self, dims: Dims) -> list[TensorSpec]:
         return [
@@ -74,17 +74,17 @@ class NormStatistics:
 
     def factory(self, data: FactoryData) -> Arrays:
         return {
-            "norm.mean": torch.cat([layer.mean for layer in self._encoder.norms]).numpy(),
-            "norm.variance": torch.cat([layer.variance for layer in self._encoder.norms]).numpy(),
+            "norm.mean": torch.cat([layer.mean for layer in self.encoder.norms]).numpy(),
+            "norm.variance": torch.cat([layer.variance for layer in self.encoder.norms]).numpy(),
         }
 
     def adapt(self, ports: Values, t: Values) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Ports ``x`` (B, *input) and ``sample_weight`` (B,); rows of weight 0 are not part of the memory."""
         weight = ports["sample_weight"]
         self._collector.weight, self._collector.moments = weight, {}
-        extra = {f"{layer.path}.{part}": t[f"norms.{layer.path}.{part}"] for layer in self._encoder.norms for part in ("gain", "offset")}
-        run_module(self._module, ports["x"], t, self._encoder.input, (), None, extra)
-        moments = [self._collector.moments[layer.path] for layer in self._encoder.norms]
+        extra = {f"{layer.path}.{part}": t[f"norms.{layer.path}.{part}"] for layer in self.encoder.norms for part in ("gain", "offset")}
+        run_module(self._module, ports["x"], t, self.encoder.input, (), None, extra)
+        moments = [self._collector.moments[layer.path] for layer in self.encoder.norms]
         is_live = weight.sum() > 0
         mean = torch.where(is_live, torch.cat([m for m, _ in moments]), t["norm.mean"])
         variance = torch.where(is_live, torch.cat([v for _, v in moments]), t["norm.variance"])
@@ -94,7 +94,7 @@ class NormStatistics:
         """Role ``derive``: statistics -> the encoder's scale and shift constants."""
         constants: dict[str, Tensor] = {}
         start = 0
-        for layer in self._encoder.norms:
+        for layer in self.encoder.norms:
             columns = slice(start, start + layer.channels)
             start += layer.channels
             gain, offset = t[f"norms.{layer.path}.gain"], t[f"norms.{layer.path}.offset"]

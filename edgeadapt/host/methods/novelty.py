@@ -4,7 +4,7 @@ All read the class means or logits, so a class that was learned stops being nove
 
     cosine       1 - max_k cos(z, m_k)                                          raw prototypes, 4 D K bytes
     knn          1 - k-th largest cosine to a bank of factory samples           Sun et al., ICML 2022 (arXiv 2204.06507), eq. 3
-    vim          alpha |z - V V^T z| - logsumexp(logits)                        Wang et al., CVPR 2022 (arXiv 2203.10807), eq. 5-7
+    vim          alpha min_k |(I - V V^T)(z - m_k)| - logsumexp(logits)         Wang et al., CVPR 2022 (arXiv 2203.10807), eq. 5-7
     mahalanobis  min_k |(z - mu) P - M_k|^2 over the whitened columns           Lee et al., NeurIPS 2018 (arXiv 1807.03888), eq. 2
 """
 
@@ -80,6 +80,9 @@ class NearestNeighbours:
 class VirtualLogit:
     """ViM without the softmax: residual outside the principal subspace, scaled to the logits, minus their energy.
 
+    The residual is taken from the centre or from the nearest class mean, whichever is closer. The second half is ours: the frozen
+    subspace does not know a class learned in the field, so all of it would stay novel for ever.
+
     Args:
         subspace: width of the principal subspace; at most half the features.
     """
@@ -91,7 +94,8 @@ class VirtualLogit:
         return min(self.subspace, max(1, dims.features // 2))
 
     def tensors(self, dims: Dims) -> list[TensorSpec]:
-        return [frozen("vim.centre", (dims.features,)), frozen("vim.subspace", (dims.features, self._width(dims))), frozen("vim.scale", (1,))]
+        width = self._width(dims)
+        return [frozen("vim.centre", (dims.features,)), frozen("vim.subspace", (dims.features, width)), frozen("vim.scale", (1,))]
 
     def factory(self, data: FactoryData) -> Arrays:
         centre = data.z.mean(axis=0, dtype=np.float64)
@@ -105,10 +109,17 @@ class VirtualLogit:
         }
 
     def novelty(self, t: Values, z: Tensor, logits: Tensor) -> Tensor:
-        centred = z - t["vim.centre"]
-        inside = centred @ t["vim.subspace"]
-        outside = torch.sqrt(torch.clamp((centred * centred).sum(dim=1) - (inside * inside).sum(dim=1), min=0.0) + 1e-12)
+        rest, means = self._outside(t, z), self._outside(t, t["head.mean"])
+        from_centre = (rest * rest).sum(dim=1)
+        from_means = from_centre[:, None] - 2.0 * rest @ means.T + (means * means).sum(dim=1)[None, :]
+        nearest = torch.amin(from_means + (1.0 - t["head.active"]) * _FAR, dim=1)
+        outside = torch.sqrt(torch.clamp(torch.minimum(from_centre, nearest), min=0.0) + 1e-12)
         return outside * t["vim.scale"] - torch.logsumexp(logits, dim=1)
+
+    def _outside(self, t: Values, z: Tensor) -> Tensor:
+        """(B, D) what the principal subspace does not explain."""
+        centred = z - t["vim.centre"]
+        return centred - (centred @ t["vim.subspace"]) @ t["vim.subspace"].T
 
 
 @dataclass(frozen=True)
