@@ -139,12 +139,13 @@ def choose_questions(slots: NDArray[np.int64], margin: NDArray[np.float32], scor
     return chosen
 
 
-def rows_to_arrays(rows: Sequence[EvidenceRow], slots: dict[str, int], dim: int) -> tuple[Any, Any, Any, Any]:
-    """Stored rows -> z (N, D), taps (N, T), y (N,), sample_weight (N,): what every learn, replay and forget uses."""
+def rows_to_arrays(rows: Sequence[EvidenceRow], slots: dict[str, int], dim: int) -> tuple[Any, Any, Any, Any, Any]:
+    """Stored rows -> z (N, D), taps (N, T), y, sample_weight, is_factory (N,): what every learn, replay and forget uses."""
     features = np.stack([row.features for row in rows]).astype(np.float32)
     y = np.array([slots[row.label] for row in rows], np.int64)
     weight = np.array([row.weight for row in rows], np.float32)
-    return np.ascontiguousarray(features[:, :dim]), np.ascontiguousarray(features[:, dim:]), y, weight
+    is_factory = np.array([row.is_factory for row in rows], np.float32)
+    return np.ascontiguousarray(features[:, :dim]), np.ascontiguousarray(features[:, dim:]), y, weight, is_factory
 
 
 class HeldOut:
@@ -190,6 +191,6 @@ class HeldOut:
         result = []
         for domain, rows in groups.items():
             if len(rows) >= fewest:
-                z, taps, y, _ = rows_to_arrays(rows[-256:], slots, self._dim)
+                z, taps, y, _, _ = rows_to_arrays(rows[-256:], slots, self._dim)
                 result.append(GuardSet(f"field labels in {domain}", z, taps, y, domain))
         return result

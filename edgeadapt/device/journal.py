@@ -39,6 +39,7 @@ CREATE TABLE evidence (
     time REAL NOT NULL,                     -- seconds since the epoch
     label TEXT NOT NULL, weight REAL NOT NULL,
     space TEXT NOT NULL,
+    is_factory INTEGER NOT NULL,            -- 1: features of the factory encoder under the factory condition
     features BLOB NOT NULL,                 -- float16 z then taps, little endian
     status TEXT NOT NULL CHECK (status IN ('received','learned','held_out','held','vetoed','withdrawn')),
     commit_number INTEGER                   -- the commit that set the status
@@ -71,6 +72,7 @@ class EvidenceRow:
     label: str
     weight: float
     space: str
+    is_factory: bool  # features of the factory encoder under the factory condition: they may move its class means
     features: NDArray[np.float16]
     status: str = "received"
     commit_number: int | None = None
@@ -212,10 +214,10 @@ class Journal:
         """Make labelled samples durable before anything learns from them."""
         with self._transaction() as db:
             db.executemany(
-                "INSERT INTO evidence (id, source, stream, domain, time, label, weight, space, features, status, commit_number)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO evidence (id, source, stream, domain, time, label, weight, space, is_factory, features, status, commit_number)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (r.id, r.source, r.stream, r.domain, r.time, r.label, r.weight, r.space,
+                    (r.id, r.source, r.stream, r.domain, r.time, r.label, r.weight, r.space, int(r.is_factory),
                      np.ascontiguousarray(r.features, "<f2").tobytes(), r.status, r.commit_number)
                     for r in rows
                 ],
@@ -225,10 +227,10 @@ class Journal:
         """Rows in order of arrival. ``where`` is SQL from this package only, never from a user."""
         with self._mutex:
             found = self._db.execute(
-                "SELECT id, source, stream, domain, time, label, weight, space, features, status, commit_number"
+                "SELECT id, source, stream, domain, time, label, weight, space, is_factory, features, status, commit_number"
                 f" FROM evidence WHERE {where} ORDER BY seq", tuple(values),
             ).fetchall()
-        return [EvidenceRow(*row[:8], np.frombuffer(row[8], "<f2").astype(np.float16), row[9], row[10]) for row in found]
+        return [EvidenceRow(*row[:8], bool(row[8]), np.frombuffer(row[9], "<f2").astype(np.float16), row[10], row[11]) for row in found]
 
     def count_evidence(self) -> dict[str, int]:
         with self._mutex:

@@ -123,10 +123,10 @@ class Program:
         out, _ = self._read(ports, tensors)
         return Read(out["embedding"], out["logits"], out["score"], out["residual"])
 
-    def learn(self, tensors: Tensors, z: F32, taps: F32, y: NDArray[np.int64], sample_weight: F32) -> Tensors:
+    def learn(self, tensors: Tensors, z: F32, taps: F32, y: NDArray[np.int64], sample_weight: F32, is_factory: F32) -> Tensors:
         """``tensors`` with the evidence of labelled samples added; negative weights take it away. Derives nothing."""
         for rows in chunks(len(z), self.chunk):
-            ports = {"z": z[rows], "y": y[rows], "sample_weight": sample_weight[rows]}
+            ports = {"z": z[rows], "y": y[rows], "sample_weight": sample_weight[rows], "is_factory": is_factory[rows]}
             if taps.shape[1]:
                 ports["taps"] = taps[rows]
             _, written = self._learn(ports, tensors)

@@ -39,8 +39,8 @@ def apply_rows(
     """Add (or with ``sign`` -1 subtract) stored rows, in order and in the same chunks every time. Derives nothing."""
     if not rows:
         return tensors
-    z, taps, y, weight = rows_to_arrays(rows, slots, program.manifest.feature_dim)
-    learned = program.learn(correction.over(tensors), z, taps, y, weight * np.float32(sign))
+    z, taps, y, weight, is_factory = rows_to_arrays(rows, slots, program.manifest.feature_dim)
+    learned = program.learn(correction.over(tensors), z, taps, y, weight * np.float32(sign), is_factory)
     return learned.only(tensors)
 
 

@@ -110,7 +110,7 @@ class Transactions:
     def _contradiction(self, live: Memory, rows: Sequence[EvidenceRow]) -> str:
         """Labels of samples that look like the factory condition, yet contradict a head that is right there."""
         policy = self._program.manifest.policy
-        z, taps, y, _ = rows_to_arrays(rows, live.slots, self._program.manifest.feature_dim)
+        z, taps, y, _, _ = rows_to_arrays(rows, live.slots, self._program.manifest.feature_dim)
         read = self._program.read(z, taps, live.tensors_in(rows[0].domain))
         if rows[0].domain != SOURCE or self._batch_shift(read.residual, read.logits.argmax(axis=1), live) > 1.0:
             return ""

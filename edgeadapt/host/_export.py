@@ -26,7 +26,7 @@ from edgeadapt.errors import InputError
 from edgeadapt.host import calibrate
 from edgeadapt.host.compile import CompiledGraph, compile_graph
 from edgeadapt.host.encoders import Encoder, Identity, ModuleEncoder, as_encoder, example_input
-from edgeadapt.host.methods.base import Arrays, FactoryData, Head, Scores
+from edgeadapt.host.methods.base import Arrays, FactoryData, Head, Scores, class_moment
 from edgeadapt.host.methods.feature_shift import FeatureShift
 from edgeadapt.host.methods.nearest_mean import NearestMean
 from edgeadapt.host.methods.norm_statistics import NormStatistics
@@ -259,8 +259,11 @@ class _Maker:
         def learn(ports: dict[str, Tensor], t: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
             z, y, weight = ports["z"], ports["y"], ports["sample_weight"]
             taps = ports.get("taps", z[:, :0])
+            here = weight * ports["is_factory"]  # the class means of the factory condition learn from that condition alone
             head = self.head.learn(t, corrected(t, z), taps, y, weight)
-            return {}, {**head, **self.sense.learn(t, z, taps, y, weight)}
+            if isinstance(self.head, Ridge):
+                head["mean.moment"] = t["mean.moment"] + class_moment(z, y, here, t["mean.moment"].shape[1])
+            return {}, {**head, **self.sense.learn(t, z, taps, y, here)}
 
         def features(generator: torch.Generator, batch: int) -> dict[str, Tensor]:
             rows = torch.randint(0, len(self.judge.y), (batch,), generator=generator).numpy()
@@ -269,7 +272,7 @@ class _Maker:
 
         def labelled(generator: torch.Generator, batch: int) -> dict[str, Tensor]:
             y = torch.randint(0, len(self.classes), (batch,), generator=generator)
-            return {**features(generator, batch), "y": y, "sample_weight": torch.rand(batch, generator=generator) + 0.5}
+            return {**features(generator, batch), "y": y, "sample_weight": torch.rand(batch, generator=generator) + 0.5, "is_factory": torch.ones(batch)}
 
         tensors = {s.name: values[s.name] for s in self.specs if s.name in values}
         methods = (self.head.name, self.score.name, self.sense.name)
