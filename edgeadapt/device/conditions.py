@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -60,7 +60,8 @@ class Conditions:
         """Handle one full window. ``hot_residuals`` are None if another than the factory encoder was in use."""
         self._clock += 1
         memory = self._live()
-        residuals, factory_slots, scores = self._factory_view(view, hot_residuals, memory)
+        is_source = stream.state.domain == SOURCE
+        residuals, factory_slots, scores = self._factory_view(view, hot_residuals if is_source else None, memory)
         shift = shift_ratio(residuals, factory_slots, memory.class_counts, self._policy.shift)
         stream.window.source_shift = shift
         places = self._places.of(residuals, factory_slots, memory)
@@ -73,13 +74,13 @@ class Conditions:
         for action in actions:
             self._note(action)
             self._carry_out(action, stream, view, places)
-        self._remember(stream, view, places, shift)
+        self._remember(stream, view, places, shift, scores)
 
     def _factory_view(
         self, view: WindowView, hot: NDArray[np.float32] | None, memory: Memory
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
         """Residuals, class slots and novelty scores of a window under the factory encoder."""
-        if hot is not None and not memory.domains:
+        if hot is not None:
             return hot, view.slots, view.scores
         z, taps = self._program.encode(view.inputs)
         read = self._program.read(z, taps, memory.tensors)
@@ -137,10 +138,8 @@ class Conditions:
         memory = self._live()
         z, taps = self._program.encode(view.inputs, memory.encoder_in(stream.state.domain))
         read = self._program.read(z, taps, memory.tensors_in(stream.state.domain))
-        ordered = np.sort(read.logits, axis=1)
-        margin = ordered[:, -1] - ordered[:, -2] if ordered.shape[1] > 1 else ordered[:, -1]
         slots = read.logits.argmax(axis=1)
-        rows = choose_questions(slots, margin, read.score, self._policy.ask.per_batch, prefer_novel=action.domain == "novel")
+        rows = choose_questions(slots, read.score, self._policy.ask.per_batch, prefer_novel=action.domain == "novel")
         now = time.time()
         asked = [
             Question(view.ids[i], stream.name, action.why, str(memory.classes[slots[i]]), _confidence(read.logits[i], self._policy.learn.temperature),
@@ -151,7 +150,9 @@ class Conditions:
         self._topics.update((q.id, stream.state.domain) for q in asked)
 
     # -- what a window leaves behind ------------------------------------------------------------------
-    def _remember(self, stream: Stream, view: WindowView, places: NDArray[np.float64], shift: float) -> None:
+    def _remember(
+        self, stream: Stream, view: WindowView, places: NDArray[np.float64], shift: float, scores: NDArray[np.float32]
+    ) -> None:
         """Signature and recent inputs of the active condition, then a label-free refresh if it is due."""
         memory = self._live()
         domain = memory.domains.get(stream.state.domain)
@@ -162,7 +163,7 @@ class Conditions:
         else:  # first window: the factory's predictions are all there is
             slots = self._program.read(*self._program.encode(view.inputs), memory.tensors).logits.argmax(axis=1)
         kept = stream.memories.setdefault(domain.name, BalancedMemory(self._policy.adapt.memory, seed=domain.used_at))
-        kept.add(view.inputs, slots)
+        kept.add(view.inputs, slots, scores)
         refreshed = self._refresh(kept, domain, memory) if self._is_due(kept, domain) else domain
         if refreshed.refreshes > domain.refreshes and domain.refreshes == 0:
             slots = self._predict(refreshed, view.inputs, memory.with_domain(refreshed))
@@ -172,7 +173,8 @@ class Conditions:
         if self._mode() != "act" or domain.kind == "novelty" or not self._program.can_adapt:
             return False
         fewest = self._policy.adapt.min_memory if domain.refreshes == 0 else kept.capacity
-        return len(kept) >= min(fewest, kept.capacity) and self._meter.may_start("adapt")
+        is_fresh = domain.refreshes == 0 or kept.fresh >= self._policy.adapt.refresh_samples
+        return is_fresh and len(kept) >= min(fewest, kept.capacity) and self._meter.may_start("adapt")
 
     def _refresh(self, kept: BalancedMemory, domain: Domain, memory: Memory) -> Domain:
         started = time.perf_counter()
@@ -186,21 +188,23 @@ class Conditions:
             return domain
         refreshed = replace(domain, tensors=tensors, encode=self._program.refold(tensors), refreshes=domain.refreshes + 1)
         read = self._read(refreshed.encode, refreshed, frames, memory)
-        kept.relabel(read.logits.argmax(axis=1))
-        chosen = self._healthiest(domain, refreshed, float(read.score.mean()), frames, memory)
+        kept.fresh = 0
+        chosen = self._healthiest(domain, refreshed, float(read.score.mean()), kept, memory)
+        if chosen is refreshed:
+            kept.relabel(read.logits.argmax(axis=1))
         self.refreshes += 1
         self._meter.record("adapt", time.perf_counter() - started)
         return chosen
 
-    def _healthiest(self, active: Domain, candidate: Domain, score: float, frames: NDArray[Any], memory: Memory) -> Domain:
+    def _healthiest(self, active: Domain, candidate: Domain, score: float, kept: BalancedMemory, memory: Memory) -> Domain:
         """The candidate, the correction in use, or none: whichever brings the memory closest to the known classes.
 
         A correction fitted to a run of one class scatters its features over all classes, and they look novel; a good
         one brings them home. Either must beat doing nothing by a margin, or nothing is done.
         """
         bare = replace(active, tensors=self._program.factory_domain(), encode=None)
-        ceiling = HEALTHY * float(self._read(None, bare, frames, memory).score.mean())
-        current = float(self._read(active.encode, active, frames, memory).score.mean()) if active.refreshes else float("inf")
+        ceiling = HEALTHY * kept.mean_score
+        current = float(self._read(active.encode, active, kept.inputs(), memory).score.mean()) if active.refreshes else float("inf")
         if min(score, current) > ceiling:
             if active.tensors is not active.saved or active.encode is not None:
                 self._note(Action("suspend", "", active.name, why=f"novelty of the memory {score:.3g} corrected, {ceiling:.3g} needed"))
@@ -225,26 +229,32 @@ class Conditions:
         return slots
 
     # -- answers --------------------------------------------------------------------------------------
-    def answered(self, sample: str, domain_name: str, is_new_class: bool, streams: dict[str, Stream]) -> None:
-        """An answer speaks for a condition if it names a class that was known, against it if the class is new."""
-        domain = self._live().domains.get(self._topics.pop(sample, domain_name))
-        if domain is None or domain.kind != "provisional":
-            return
-        domain = replace(domain, answers_known=domain.answers_known + (not is_new_class), answers_new=domain.answers_new + is_new_class)
-        kind = judge_answers(domain)
-        if kind == "provisional":
-            self._publish(self._live().with_domain(domain))
-            return
-        detail = {"answers_known": domain.answers_known, "answers_new": domain.answers_new}
-        if kind == "novelty":  # the correction was fitted to new classes: drop it, keep the signature
-            domain = replace(domain, kind="novelty", tensors=self._program.factory_domain(), encode=None)
-            self._transactions.confirm_domain(domain, detail)
-            for stream in streams.values():
-                stream.memories.pop(domain.name, None)
-                if stream.state.domain == domain.name:
-                    self._forget_window(stream)
-            return
-        self._transactions.confirm_domain(replace(domain, kind="condition"), detail)
+    def answered(self, answers: Sequence[tuple[str, str, bool]], streams: dict[str, Stream]) -> None:
+        """Answers (sample id, domain it was met in, whether its class is new) speak for a condition or for new classes.
+
+        All answers that come together are counted before anything is judged.
+        """
+        heard: dict[str, Domain] = {}
+        for sample, met_in, is_new in answers:
+            name = self._topics.pop(sample, met_in)
+            domain = heard.get(name) or self._live().domains.get(name)
+            if domain is not None and domain.kind == "provisional":
+                heard[name] = replace(domain, answers_known=domain.answers_known + (not is_new), answers_new=domain.answers_new + is_new)
+        for domain in heard.values():
+            kind = judge_answers(domain.answers_known, domain.answers_new)
+            if kind == "provisional":
+                self._publish(self._live().with_domain(domain))
+            elif kind == "novelty":  # the correction was fitted to new classes: drop it, keep the signature
+                self._settle_domain(replace(domain, kind="novelty", tensors=self._program.factory_domain(), encode=None))
+                for stream in streams.values():
+                    stream.memories.pop(domain.name, None)
+                    if stream.state.domain == domain.name:
+                        self._forget_window(stream)
+            else:
+                self._settle_domain(replace(domain, kind="condition"))
+
+    def _settle_domain(self, domain: Domain) -> None:
+        self._transactions.confirm_domain(domain, {"answers_known": domain.answers_known, "answers_new": domain.answers_new})
 
 
 def _ask_first(stream: Stream, topic: str, why: str, per_condition: int, per_batch: int) -> tuple[StreamState, tuple[Action, ...]]:

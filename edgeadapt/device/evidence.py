@@ -126,12 +126,14 @@ class Questions:
                 del self._open[sample]
 
 
-def choose_questions(slots: NDArray[np.int64], margin: NDArray[np.float32], scores: NDArray[np.float32], count: int, prefer_novel: bool) -> list[int]:
-    """Rows to ask about: the most novel, or the least certain in turn over predicted classes."""
+def choose_questions(slots: NDArray[np.int64], scores: NDArray[np.float32], count: int, prefer_novel: bool) -> list[int]:
+    """Rows to ask about: the most novel of all; or half of them so, and half the most novel of each predicted class in turn."""
+    by_novelty = [int(i) for i in np.argsort(-scores, kind="stable")]
     if prefer_novel:
-        return [int(i) for i in np.argsort(-scores, kind="stable")[:count]]
-    queues = {int(slot): [int(i) for i in np.argsort(margin, kind="stable") if slots[i] == slot] for slot in np.unique(slots)}
-    chosen: list[int] = []
+        return by_novelty[:count]
+    queues = {int(slot): [i for i in by_novelty if slots[i] == slot] for slot in np.unique(slots)}
+    chosen: list[int] = by_novelty[: count // 2]
+    queues = {slot: [i for i in queue if i not in chosen] for slot, queue in queues.items()}
     while len(chosen) < min(count, len(slots)):
         for queue in queues.values():
             if queue and len(chosen) < count:

@@ -24,7 +24,7 @@ from edgeadapt.device.memory import SOURCE, Memory, digest
 from edgeadapt.device.policy import Keep, Policy
 from edgeadapt.device.program import Program, Read
 from edgeadapt.device.resume import rebuild
-from edgeadapt.device.sense import StreamWindow
+from edgeadapt.device.sense import StreamWindow, shift_ratio
 from edgeadapt.device.transaction import Transactions
 from edgeadapt.device.worker import Worker
 from edgeadapt.errors import InputError, StateError
@@ -280,7 +280,7 @@ class Learner:
         found = [self._pending.find(sample) for sample in samples]
         names = self._names(labels, len(samples))
         rows = [
-            self._row(sample, batch.features[row], name, source, batch.stream, batch.domain)
+            self._row(sample, batch.features[row], name, source, batch.stream, batch.domain, not batch.is_shifted)
             for sample, (batch, row), name in zip(samples, found, names, strict=True)
         ]
         new = [self._is_new(name) for name in names]
@@ -290,8 +290,8 @@ class Learner:
         self._worker.submit(lambda: self._after_label(samples, rows, new), urgent=True)
 
     def _after_label(self, samples: Sequence[str], rows: Sequence[EvidenceRow], new: Sequence[bool]) -> None:
-        for sample, row, is_new in zip(samples, rows, new, strict=True):
-            self._conditions.answered(sample, row.domain, is_new, self._streams)
+        answers = [(sample, row.domain, is_new) for sample, row, is_new in zip(samples, rows, new, strict=True)]
+        self._conditions.answered(answers, self._streams)
         self._learn_received()
 
     def learn(
@@ -312,16 +312,26 @@ class Learner:
         names = self._names(y, len(z))
         kept = np.concatenate([z, taps], axis=1).astype(np.float16)
         ids = new_ids(len(z))
-        rows = [self._row(i, f, name, source, stream, domain) for i, f, name in zip(ids, kept, names, strict=True)]
+        unshifted = not self._reads_shifted(z, taps, memory, domain)
+        rows = [self._row(i, f, name, source, stream, domain, unshifted) for i, f, name in zip(ids, kept, names, strict=True)]
         self._journal.receive(rows)
         self._worker.submit(self._learn_received, urgent=True)
         return ids
 
-    def _row(self, sample: str, features: NDArray[np.float16], name: str, source: str, stream: str, domain: str) -> EvidenceRow:
+    def _row(self, sample: str, features: NDArray[np.float16], name: str, source: str, stream: str, domain: str, is_unshifted: bool) -> EvidenceRow:
         if not np.isfinite(features).all():
             raise InputError("a feature does not fit into float16, the precision evidence is stored in; scale the features below 65504")
         weight = self._manifest.policy.learn.field_weight
-        return EvidenceRow(sample, source, stream, domain, time.time(), name, weight, self._manifest.space, features)
+        is_factory = self._live.encoder_in(domain) is None and (is_unshifted or self._is_new(name))  # new classes read as shifted until they are known
+        return EvidenceRow(sample, source, stream, domain, time.time(), name, weight, self._manifest.space, is_factory, features)
+
+    def _reads_shifted(self, z: NDArray[np.float32], taps: NDArray[np.float32], memory: Memory, domain: str) -> bool:
+        """Does labelled data in hand look like another condition? A few samples cannot say; then the stream's last window does."""
+        window = self._manifest.policy.shift.window
+        if len(z) < window // 4:
+            return domain != SOURCE
+        read = self._program.read(z, taps, memory.tensors_in(domain))
+        return shift_ratio(read.residual, read.logits.argmax(axis=1), memory.class_counts, self._manifest.policy.shift) > 1.0
 
     def _names(self, labels: Any, count: int) -> tuple[str, ...]:
         """Checked class names; unknown ones are added if the policy says so."""
@@ -334,7 +344,7 @@ class Learner:
     def _is_new(self, name: str) -> bool:
         """A class is new to the device until it has a handful of labels; factory classes never are."""
         slot = self._live.slots.get(name)
-        return slot is None or (name not in self._manifest.classes and self._live.class_counts[slot] < 8.0)
+        return slot is None or (name not in self._manifest.classes and float(self._live.class_counts[slot]) < 8.0)
 
     def _learn_received(self) -> None:
         """Learn every received row, in groups of one source and one condition."""

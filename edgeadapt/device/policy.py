@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from edgeadapt.bundle.schema import AdaptMode, PolicySpec
-from edgeadapt.device.memory import SOURCE, Domain
+from edgeadapt.device.memory import SOURCE, Domain, DomainKind
 from edgeadapt.results import Action
 
+_NEW_SHARE = 0.2
 _CAUTION: dict[AdaptMode, int] = {"off": 0, "advise": 1, "act": 2}
 
 
@@ -157,9 +158,12 @@ def _ask(stream: str, state: StreamState, topic: str, policy: PolicySpec, why: s
     return replace(state, asked={**state.asked, topic: state.asked.get(topic, 0) + count}), (Action("ask", stream, topic, why=why),)
 
 
-def judge_answers(domain: Domain) -> str:
-    """What the answers make of a provisional domain: ``condition``, ``novelty``, or still ``provisional``."""
-    answers = domain.answers_known + domain.answers_new
-    if domain.kind != "provisional" or answers < 3:
-        return domain.kind
-    return "condition" if domain.answers_known >= domain.answers_new else "novelty"
+def judge_answers(known: int, new: int) -> DomainKind:
+    """What the answers make of a provisional domain.
+
+    Under a condition every answer names a known class, so a fifth of new ones already speaks against it: *novelty* from the third
+    answer on. A *condition* takes five answers, four fifths of them known.
+    """
+    if known + new >= 3 and new > _NEW_SHARE * (known + new):
+        return "novelty"
+    return "condition" if known + new >= 5 else "provisional"

@@ -21,22 +21,26 @@ class BalancedMemory:
         self._rng = np.random.default_rng(seed)
         self._inputs: list[NDArray[Any]] = []
         self._classes: list[int] = []
+        self._scores: list[float] = []
         self._seen: dict[int, int] = {}
+        self.fresh = 0  # inputs offered since the user of the memory last reset it
 
     def __len__(self) -> int:
         return len(self._inputs)
 
-    def add(self, inputs: NDArray[Any], classes: NDArray[np.int64]) -> None:
-        """Offer a batch (N, ...) with its predicted class slots (N,)."""
-        for row, slot in zip(inputs, classes.tolist(), strict=True):
+    def add(self, inputs: NDArray[Any], classes: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
+        """Offer a batch (N, ...) with its predicted class slots (N,) and the novelty scores (N,) of the factory encoder."""
+        self.fresh += len(inputs)
+        for row, slot, score in zip(inputs, classes.tolist(), scores.tolist(), strict=True):
             self._seen[slot] = self._seen.get(slot, 0) + 1
             if len(self._inputs) < self.capacity:
                 self._inputs.append(row.copy())
                 self._classes.append(slot)
+                self._scores.append(score)
                 continue
             place = self._place(slot)
             if place is not None:
-                self._inputs[place], self._classes[place] = row.copy(), slot
+                self._inputs[place], self._classes[place], self._scores[place] = row.copy(), slot, score
 
     def _place(self, slot: int) -> int | None:
         counts: dict[int, int] = {}
@@ -58,6 +62,11 @@ class BalancedMemory:
         if len(classes) != len(self._classes):
             raise ValueError(f"{len(self._classes)} inputs are kept, got {len(classes)} classes")
         self._classes = [int(slot) for slot in classes]
+
+    @property
+    def mean_score(self) -> float:
+        """Mean novelty of what is kept, as the factory encoder saw it."""
+        return float(np.mean(self._scores))
 
     def inputs(self) -> NDArray[Any]:
         return np.stack(self._inputs)

@@ -49,6 +49,7 @@ class Settings:
         name: of the bundle. seed: of splits and simulated windows.
         class_slots, domain_slots: capacity, fixed at export.
         head: ``ridge`` or ``nearest_mean``. random_features: width for the ridge; -1 chooses 512 below 64 dimensions, else none.
+        penalty, balance: of the ridge head, see ``methods/ridge.py``; chosen on training images of classes held out of the encoder.
         novelty: ``auto`` (by held-out classes) or a score's name.
         adapt: ``auto`` (norm statistics if the encoder has batch-norms, else feature shift) or a method's name.
         stress: run the stress streams and let them decide whether adaptation may act; without them it only advises.
@@ -64,8 +65,8 @@ class Settings:
     batches: tuple[int, ...] = (1, 8, 32)
     head: str = "ridge"
     random_features: int = -1
-    penalty: float = 1e-3
-    balance: float = 1.0
+    penalty: float = 1e-2
+    balance: float = 1.35
     novelty: str = "auto"
     adapt: str = "auto"
     stress: bool = True
@@ -364,7 +365,7 @@ class _Maker:
         card: dict[str, Any] = {"held_out_accuracy": 1 - self.error, "novelty": self.novelty.alternatives}
         adapt = AdaptPolicy(mode="off", method="", reason="no label-free method in this bundle")
         if self.method != "none":
-            adapt = AdaptPolicy(mode="advise", method=self.method, refresh_samples=self.shift.window, reason="not stress-tested")
+            adapt = AdaptPolicy(mode="advise", method=self.method, refresh_samples=2 * self.shift.window, reason="not stress-tested")
             if self.settings.stress and self.encoder.input.dtype == "uint8":
                 from edgeadapt.host.stress import stress_card
 

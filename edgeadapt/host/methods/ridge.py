@@ -34,7 +34,8 @@ class Ridge:
 
     Args:
         penalty: lambda, relative to the mean diagonal of G'.
-        balance: 1 gives classes equal mass, 0 leaves them as counted.
+        balance: 1 gives classes equal mass, 0 leaves them as counted; above 1 a class of few labels gets more than its share, which
+            offsets the shrinking of a mean that rests on few samples.
         random_features: width M of relu random features; 0 for none.
         seed: of the random projection.
     """

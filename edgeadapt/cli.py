@@ -1,0 +1,189 @@
+"""The command line: ``edgeadapt COMMAND --help``. Every command imports what it needs when it is called.
+
+Exit codes, for scripts:
+
+    0    done
+    1    a check failed, or something went wrong that has no name
+    2    usage, or an input, recipe or label was refused
+    3    the bundle was refused: damaged, edited, newer, or not trusted
+    4    the state folder was refused: in use, foreign, read-only or full
+    5    the runtime, or an extra that the command needs, is not installed or cannot run here
+    130  interrupted
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import edgeadapt
+from edgeadapt.errors import BundleError, CompileError, EdgeadaptError, InputWarning, RuntimeUnavailable, StateError
+
+OK, FAILED, REFUSED, BUNDLE_REFUSED, STATE_REFUSED, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+_CODES: tuple[tuple[type[EdgeadaptError], int], ...] = (
+    (BundleError, BUNDLE_REFUSED), (StateError, STATE_REFUSED), (RuntimeUnavailable, UNAVAILABLE), (CompileError, FAILED),
+)  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; what an error says is one line on standard error.
+
+    Returns:
+        The exit code.
+    """
+    args = _parser().parse_args(arguments)
+    _say_warnings_in_one_line()
+    try:
+        module, _, function = args.call.partition(":")
+        code: int = getattr(import_module(f"edgeadapt.commands.{module}"), function)(args)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print("edgeadapt: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader (head, less) has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except Exception as error:
+        if args.debug:
+            raise
+        message, code = _explain(error)
+        print(f"edgeadapt: error: {' '.join(message.split())}", file=sys.stderr)
+        return code
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    if isinstance(error, EdgeadaptError):
+        return str(error), next((code for kind, code in _CODES if isinstance(error, kind)), REFUSED)
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("edgeadapt."):
+        extra = "images" if error.name == "PIL" else "host"
+        return f"{error.name} is not installed; this command needs: pip install 'edgeadapt[{extra}]'", UNAVAILABLE
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}", REFUSED
+    return f"unexpected {type(error).__name__}: {error} (--debug shows where)", FAILED
+
+
+def _say_warnings_in_one_line() -> None:
+    def show(message: Any, category: type[Warning], *rest: Any) -> None:
+        print(f"edgeadapt: warning: {message}", file=sys.stderr)
+
+    warnings.filterwarnings("always", category=InputWarning)
+    warnings.showwarning = show
+
+
+def _parser() -> argparse.ArgumentParser:
+    everywhere = argparse.ArgumentParser(add_help=False)
+    everywhere.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
+    parser = argparse.ArgumentParser(
+        prog="edgeadapt", description="Models that keep learning after they ship.", epilog=_exit_codes(),
+        formatter_class=argparse.RawDescriptionHelpFormatter, parents=[everywhere],
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"edgeadapt {edgeadapt.__version__}")
+    parser.set_defaults(debug=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, call: str, summary: str) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary, parents=[everywhere])
+        added.set_defaults(call=call)
+        return added
+
+    _device_commands(command)
+    _host_commands(command)
+    _machine_commands(command)
+    return parser
+
+
+def _device_commands(command: Any) -> None:
+    demo = command("demo", "streams:demo", "show everything in six acts on real images; writes report.html and report.json")
+    demo.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="where the report goes (default: demo-out)")
+    demo.add_argument("--seed", type=int, default=0, help="reshuffles every act (default: 0)")
+
+    run = command("run", "streams:run", "observe a folder of images or an .npz: predict, adapt, ask, and learn the labels that are given")
+    run.add_argument("bundle", type=Path, metavar="F.edge")
+    run.add_argument(
+        "--source",
+        type=Path,
+        required=True,
+        metavar="FOLDER|F.npz",
+        help="images in order of their names, or arrays x and, to measure accuracy, y",
+    )
+    run.add_argument("--state", type=Path, metavar="DIR", help="where learning is kept; without it nothing is")
+    run.add_argument(
+        "--labels", type=Path, metavar="FILE", help="CSV of index-or-filename,label; each is learned after its sample was predicted"
+    )
+    run.add_argument(
+        "--new-classes", choices=("refuse", "add"), default="refuse", help="what a label with an unknown name does (default: refuse)"
+    )
+    run.add_argument("--batch", type=_positive, default=32, help="samples per batch (default: 32)")
+    run.add_argument("--runtime", default="auto", metavar="R")
+    run.add_argument(
+        "--trust", action="append", default=[], metavar="KEY", help="public key, text or file; the bundle must be signed by one of them"
+    )
+    run.add_argument("--json", action="store_true", help="one JSON object per batch, then one with the summary and the questions")
+
+    inspect = command("inspect", "bundles:inspect", "what is inside a bundle")
+    inspect.add_argument("bundle", type=Path, metavar="F.edge")
+    inspect.add_argument("--json", action="store_true")
+
+    verify = command("verify", "bundles:verify", "check hashes and signature, load every graph, run every role on random batches")
+    verify.add_argument("bundle", type=Path, metavar="F.edge")
+    verify.add_argument("--runtime", default="auto", metavar="R")
+    verify.add_argument(
+        "--trust", action="append", default=[], metavar="KEY", help="public key, text or file; the bundle must be signed by one of them"
+    )
+    verify.add_argument("--json", action="store_true")
+
+
+def _host_commands(command: Any) -> None:
+    export = command(
+        "export", "making:export", "from a recipe to a bundle; trains first if the recipe has no finished encoder (host extra)"
+    )
+    export.add_argument("recipe", type=Path, metavar="RECIPE.toml")
+    export.add_argument("-o", "--out", type=Path, required=True, metavar="F.edge")
+    export.add_argument("--data", type=Path, metavar="DIR", help="instead of the recipe's data.path")
+    export.add_argument("--key", type=Path, metavar="PEM", help="private key that signs the bundle, from edgeadapt keygen")
+
+    train = command("train", "making:train", "train the encoder of a recipe (host extra)")
+    train.add_argument("recipe", type=Path, metavar="RECIPE.toml")
+    train.add_argument("--out", type=Path, metavar="F.safetensors", help="default: the recipe's name with .safetensors, beside it")
+    train.add_argument("--data", type=Path, metavar="DIR", help="instead of the recipe's data.path")
+    train.add_argument("--resume", action="store_true", help="continue after the last finished epoch")
+
+    keygen = command("keygen", "making:keygen", "write a new signing key to PATH and its public key to PATH.pub")
+    keygen.add_argument("path", type=Path, metavar="PATH")
+
+
+def _machine_commands(command: Any) -> None:
+    bench = command("bench", "machine:bench", "measure on this machine; 'bench list' names the suites")
+    bench.add_argument("suite", metavar="SUITE")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
+    bench.add_argument("--data", type=Path, metavar="DIR", help="folder with the four Fashion-MNIST files")
+
+    runtimes = command("runtimes", "machine:runtimes", "which runtimes are installed, and why one cannot run here")
+    runtimes.add_argument("--json", action="store_true")
+
+    doctor = command("doctor", "machine:doctor", "is everything here that edgeadapt needs? exit code 1 if not")
+    doctor.add_argument("--state", type=Path, metavar="DIR", help="state folder to be checked (default: a temporary one)")
+    doctor.add_argument("--json", action="store_true")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"at least 1, got {value}")
+    return value
+
+
+def _exit_codes() -> str:
+    lines = (__doc__ or "").partition("Exit codes")[2].splitlines()
+    return "\n".join(["exit codes:", *(line[2:] for line in lines[2:])])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

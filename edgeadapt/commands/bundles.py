@@ -1,0 +1,105 @@
+"""``inspect`` and ``verify``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import numpy as np
+
+from edgeadapt.bundle import Bundle, describe, read_bundle
+from edgeadapt.bundle.schema import GraphSpec, PortSpec
+from edgeadapt.device.program import Program
+from edgeadapt.errors import BundleError
+from edgeadapt.runtime import Runtime, Tensors, open_runtime
+
+
+def inspect(args: argparse.Namespace) -> int:
+    """Print what a bundle holds."""
+    found = describe(read_bundle(args.bundle))
+    if args.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    policy, takes, novelty = found["policy"], found["input"], found["policy"]["novelty"]
+    shape = "x".join(map(str, takes["shape"]))
+    print(f"{found['name']}: {found['bytes'] / 2**20:.2f} MiB, {found['task']}, format {found['format']}, {_signed(found['signed_by'])}")
+    print(f"  takes     {takes['layout']} {takes['dtype']} {shape} {takes['colour'].replace('none', '')}".rstrip())
+    print(f"  knows     {', '.join(found['classes'])} ({len(found['classes'])} of {found['class_slots']} slots)")
+    print(f"  features  {found['feature_dim']}, taps {found['tap_dim']}, conditions kept {found['domain_slots']}")
+    print(f"  learns    {policy['learn']['method']}; novelty by {novelty['method']} (AUROC {novelty['auroc']:.3f} on held-out classes)")
+    print(f"  adapts    {policy['adapt']['mode']}: {policy['adapt']['reason']}")
+    for file, graph in found["graphs"].items():
+        parity = found["parity"][file]
+        print(
+            f"  graph     {file:<20} {', '.join(graph['roles']):<32} {graph['nodes']:>4} nodes {graph['bytes'] / 1024:7.0f} KiB"
+            f"  parity {parity['worst_error']:.1e} over {parity['cases']} cases"
+        )
+    made = found["provenance"]
+    versions = f"edgeadapt {made['edgeadapt']}, torch {made['torch']}, onnx {made['onnx']}"
+    print(f"  made      {made['created']} with {versions}, seed {made['seed']}")
+    print(f"  from      {made['encoder']}{', ' + made['data'] if made['data'] else ''}")
+    print(f"  sha256    {found['sha256']}")
+    return 0
+
+
+def _signed(signer: str | None) -> str:
+    return f"signed by {signer}" if signer else "unsigned"
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Read with every check, then run every graph at every batch size of the ladder."""
+    bundle = read_bundle(args.bundle, trust=args.trust)
+    runtime = open_runtime(args.runtime)
+    graphs = run_graphs(bundle, runtime)
+    if args.json:
+        print(
+            json.dumps(
+                {
+                    "bundle": str(args.bundle),
+                    "sha256": bundle.sha256,
+                    "signed_by": bundle.signed_by,
+                    "runtime": runtime.name,
+                    "graphs": graphs,
+                }
+            )
+        )
+        return 0
+    print(f"{args.bundle}: {len(bundle.manifest.members)} members match the manifest, {_signed(bundle.signed_by)}")
+    for file, batches in graphs.items():
+        print(f"  {file}: runs in {runtime.name}{' at batch ' + ', '.join(map(str, batches)) if batches else ''}")
+    return 0
+
+
+def run_graphs(bundle: Bundle, runtime: Runtime) -> dict[str, list[int]]:
+    """Every graph on random batches.
+
+    Returns:
+        By graph, the batch sizes it ran with; empty for a graph that takes no batch.
+
+    Raises:
+        BundleError: a graph does not load, or answers with values that are not finite.
+    """
+    program = Program(bundle, runtime)
+    tensors = program.factory_domain().over(program.factory())
+    rng = np.random.default_rng(0)
+    return {spec.file: _run_graph(bundle, spec, runtime, tensors, rng) for spec in bundle.manifest.graphs}
+
+
+def _run_graph(bundle: Bundle, spec: GraphSpec, runtime: Runtime, tensors: Tensors, rng: np.random.Generator) -> list[int]:
+    graph = runtime.load(bundle.graph_file(spec))
+    is_batched = any(None in port.shape for port in spec.ports)
+    sizes = [spec.batch] if spec.batch else list(bundle.manifest.batches) if is_batched else []
+    for size in sizes or [1]:
+        outputs, written = graph({port.name: _random(port, size, len(bundle.manifest.classes), rng) for port in spec.ports}, tensors)
+        for name, value in (outputs | runtime.download(written)).items():
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise BundleError(f"{bundle.path.name}: {spec.file}: {name} is not finite on a random batch of {size}")
+    return sizes
+
+
+def _random(port: PortSpec, size: int, classes: int, rng: np.random.Generator) -> Any:
+    shape = tuple(size if n is None else n for n in port.shape)
+    if port.dtype == "float32":
+        return rng.random(shape, np.float32)
+    return rng.integers(0, 256 if port.dtype == "uint8" else classes, shape).astype(port.dtype)

@@ -1,0 +1,171 @@
+"""``export``, ``train`` and ``keygen``: the host's commands. torch loads here, when one of them is called."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgeadapt.errors import EdgeadaptError, InputError
+
+if TYPE_CHECKING:
+    from edgeadapt.host.datasets import ImageData
+    from edgeadapt.host.recipe import Recipe
+
+CALIBRATION = 0.1  # of each class of the training images; training never sees it
+
+
+def keygen(args: argparse.Namespace) -> int:
+    """Write a key pair and print the public key."""
+    from edgeadapt.bundle.signing import write_keypair
+
+    print(write_keypair(args.path))
+    return 0
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train the recipe's network and write its weights."""
+    from edgeadapt.host.recipe import load_recipe
+
+    recipe = _with_data(load_recipe(args.recipe), args.data)
+    if recipe.encoder.file:
+        raise InputError(f"{args.recipe}: encoder.file is a finished encoder; there is nothing to train")
+    out = args.out or args.recipe.with_suffix(".safetensors")
+    _require_folder(out)
+    fit, _, validation = split_data(recipe)
+    network, accuracy = train_network(
+        recipe, fit, validation, _say, checkpoint=out.with_suffix(".checkpoint.safetensors"), resume=args.resume
+    )
+    _write_weights(network, out)
+    print(f"wrote {out}: validation accuracy {accuracy:.2%}")
+    return 0
+
+
+def export(args: argparse.Namespace) -> int:
+    """From recipe to bundle; 1 if the recipe demands ``adapt = "act"`` and the stress card says no."""
+    from edgeadapt.host.recipe import load_recipe
+
+    key = args.key.read_bytes() if args.key else None
+    recipe = _with_data(load_recipe(args.recipe), args.data)
+    _require_folder(args.out)
+    bundle = export_recipe(recipe, args.out, say=_say, private_key=key, recipe_sha256=hashlib.sha256(args.recipe.read_bytes()).hexdigest())
+    adapt = bundle.manifest.policy.adapt
+    if recipe.export.adapt == "act" and adapt.mode != "act":
+        raise _NotEarned(f'{args.out}: export.adapt = "act", but the stress card allows {adapt.mode}: {adapt.reason}')
+    return 0
+
+
+class _NotEarned(EdgeadaptError):
+    """The bundle was written, with less than the recipe demands."""
+
+
+def export_recipe(
+    recipe: Recipe, out: Path, *, say: Callable[[str], None], private_key: bytes | None = None, recipe_sha256: str = ""
+) -> Any:
+    """Train if there is no finished encoder, then export with calibration images that training never saw.
+
+    Returns:
+        The bundle.
+    """
+    from edgeadapt.host import export as export_bundle
+
+    fit, calibration, validation = split_data(recipe)
+    encoder = finished_encoder(recipe, fit)
+    if encoder is None:
+        encoder, _ = train_network(recipe, fit, validation, say)
+    chosen = recipe.export
+    settings: dict[str, Any] = {
+        **{key: getattr(chosen, key) for key in ("name", "class_slots", "domain_slots", "batches", "novelty")},
+        "seed": recipe.seed,
+        "adapt": "none" if chosen.adapt == "off" else "auto",
+        "stress": chosen.adapt != "advise",
+        "encoder_name": Path(recipe.encoder.file).name or recipe.encoder.network,
+        "data_name": recipe.data.kind,
+        "recipe_sha256": recipe_sha256,
+    }
+    calibrating = (calibration.x, calibration.y)
+    return export_bundle(out, encoder, calibrating, calibration.classes, private_key=private_key, progress=say, **settings)
+
+
+def split_data(recipe: Recipe) -> tuple[ImageData, ImageData, ImageData]:
+    """``(for training, for calibration, validation)``, all of the known classes alone."""
+    from edgeadapt.host.recipe import load_data
+
+    training, validation = load_data(recipe)
+    known = recipe.data.classes or tuple(name for name in training.classes if name not in recipe.data.new_classes)
+    fit, calibration = training.only(known).split(CALIBRATION, recipe.seed)
+    return fit, calibration, validation.only(known)
+
+
+def train_network(
+    recipe: Recipe, fit: ImageData, validation: ImageData, say: Callable[[str], None], **checkpoint: Any
+) -> tuple[Any, float]:
+    """The recipe's network, trained, and its accuracy on the validation images."""
+    from edgeadapt.host.networks import build_network
+    from edgeadapt.host.train import train as fit_network
+
+    network = build_network(recipe.encoder.network, len(fit.classes), fit.channels, seed=recipe.seed, **recipe.encoder.options)
+    result = fit_network(network, fit, validation, seed=recipe.seed, progress=say, **msgspec.structs.asdict(recipe.train), **checkpoint)
+    return result.network, result.accuracy
+
+
+def finished_encoder(recipe: Recipe, fit: ImageData) -> Any:
+    """The encoder a recipe names by file or weights; None if it has to be trained."""
+    given = recipe.encoder
+    if given.file:
+        return _exported_program(given.file) if given.file.endswith(".pt2") else given.file
+    if not given.weights:
+        return None
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from edgeadapt.host.networks import Normalised, build_network
+
+    network = Normalised(
+        build_network(given.network, len(fit.classes), fit.channels, seed=recipe.seed, **given.options),
+        [0.0] * fit.channels,
+        [1.0] * fit.channels,
+    )
+    try:
+        network.load_state_dict(load_file(given.weights))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise InputError(
+            f"{given.weights}: not the weights of {given.network} for {len(fit.classes)} classes: {str(error).splitlines()[0]}"
+        ) from error
+    return network.eval()
+
+
+def _exported_program(file: str) -> Any:
+    import torch
+
+    try:
+        return torch.export.load(file)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read as a torch.export program: {str(error).splitlines()[0]}") from error
+
+
+def _write_weights(network: Any, out: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, str(out))
+    out.with_suffix(".checkpoint.safetensors").unlink(missing_ok=True)
+
+
+def _with_data(recipe: Recipe, path: Path | None) -> Recipe:
+    if path is None:
+        return recipe
+    return msgspec.structs.replace(recipe, data=msgspec.structs.replace(recipe.data, path=str(path.resolve())))
+
+
+def _require_folder(out: Path) -> None:
+    """Minutes of training must not end in a missing folder."""
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"{out}: cannot be written: no folder {out.absolute().parent}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,104 @@
+"""What ``run`` reads: a folder of images or an ``.npz``, and a file of labels."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt._prepare import prepare
+from edgeadapt.bundle.schema import InputSpec
+from edgeadapt.errors import InputError
+
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Samples in order: how each is called, how to read some, and their true classes where known."""
+
+    names: tuple[str, ...]
+    files: tuple[Path, ...]
+    x: NDArray[Any] | None
+    y: tuple[str | int, ...]
+
+    def read(self, rows: slice, spec: InputSpec) -> NDArray[Any]:
+        return self.x[rows] if self.x is not None else np.stack([_image(file, spec) for file in self.files[rows]])
+
+    def right(self, labels: tuple[str, ...], rows: slice, classes: tuple[str, ...]) -> list[bool]:
+        """Which predictions equal the truth; empty if it is not known. A whole number in ``y`` is a class id."""
+        truth = self.y[rows]
+        names = [classes[t] if isinstance(t, int) and 0 <= t < len(classes) else str(t) for t in truth]
+        return [label == name for label, name in zip(labels, names, strict=True)] if truth else []
+
+
+def open_source(path: Path) -> Source:
+    if path.is_dir():
+        files = tuple(sorted(file for file in path.iterdir() if file.suffix.lower() in _IMAGES and not file.name.startswith(".")))
+        if not files:
+            raise InputError(f"{path}: no images; suffixes read here: {', '.join(_IMAGES)}")
+        return Source(tuple(file.name for file in files), files, None, ())
+    if path.suffix != ".npz":
+        raise InputError(f"{path}: a source is a folder of images or an .npz with an array x")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files if name in ("x", "y")}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read as .npz: {error}") from error
+    if "x" not in arrays or not len(arrays["x"]):
+        raise InputError(f"{path}: has no array x, or an empty one")
+    y = arrays.get("y", np.zeros(0, np.int64))
+    if len(y) not in (0, len(arrays["x"])):
+        raise InputError(f"{path}: x has {len(arrays['x'])} samples and y {len(y)}")
+    return Source(tuple(str(i) for i in range(len(arrays["x"]))), (), arrays["x"], tuple(y.tolist()))
+
+
+def _image(file: Path, spec: InputSpec) -> NDArray[Any]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as picture:
+            frame = np.asarray(picture.convert("L" if spec.colour == "gray" else "RGB"))
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read as an image: {error}") from error
+    return prepare(frame, spec)
+
+
+def read_labels(path: Path, source: Source) -> dict[int, str]:
+    """Row -> label.
+
+    Raises:
+        InputError: a line is not ``index-or-filename,label``, or names no sample; the message has its number.
+    """
+    by_name = {name: row for row, name in enumerate(source.names)}
+    return dict(_label_line(path, number, fields, by_name) for number, fields in _lines(path))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            for number, fields in enumerate(csv.reader(file), 1):
+                if fields and not fields[0].lstrip().startswith("#"):
+                    yield number, [field.strip() for field in fields]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV: {error}") from error
+
+
+def _label_line(path: Path, number: int, fields: list[str], by_name: dict[str, int]) -> tuple[int, str]:
+    if len(fields) != 2 or not fields[1]:
+        raise InputError(f"{path}, line {number}: expected index-or-filename,label; got {','.join(fields)!r}")
+    row = by_name.get(fields[0])
+    if row is None and fields[0].isdecimal() and int(fields[0]) < len(by_name):
+        row = int(fields[0])
+    if row is None:
+        raise InputError(f"{path}, line {number}: no sample {fields[0]!r} in the source of {len(by_name)}")
+    return row, fields[1]
+
+
+__all__ = ["Source", "open_source", "read_labels"]

@@ -1,0 +1,132 @@
+"""``demo`` and ``run``: a learner on a stream."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from edgeadapt.bundle import read_bundle
+from edgeadapt.commands.reading import Source, open_source, read_labels
+from edgeadapt.device.learner import Learner
+from edgeadapt.device.learner import open as open_learner
+from edgeadapt.device.policy import Policy
+from edgeadapt.inputs import chunks
+from edgeadapt.results import Observation, Question
+
+_PATIENCE_S = 600.0
+_ALL = 1_000_000  # questions
+
+
+def demo(args: argparse.Namespace) -> int:
+    """Play the story; 1 if a fact that it claims does not hold."""
+    print("edgeadapt demo: about a minute; no network, no torch", flush=True)
+    from edgeadapt.demo.story import Story
+
+    report = Story(args.out, args.seed, say=lambda line: print(line, flush=True)).tell()
+    facts = [(act["title"], fact) for act in report["acts"] for fact in act["facts"]]
+    failed = [f"{title}: {fact['label']} = {fact['value']}" for title, fact in facts if fact["holds"] is False]
+    for line in failed:
+        print(f"does not hold: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Observe a source batch by batch; labels are learned after their sample was predicted."""
+    bundle = read_bundle(args.bundle, trust=args.trust)
+    source = open_source(args.source)
+    labels = read_labels(args.labels, source) if args.labels else {}
+    say = _say_json if args.json else _say_line
+    with open_learner(bundle, args.state, args.runtime, Policy(new_classes=args.new_classes)) as learner:
+        session = _Session(learner, source, labels)
+        for rows in chunks(len(source.names), args.batch):
+            say(session.batch(rows))
+        say(session.summary())
+    return 0
+
+
+class _Session:
+    """One pass over a source. The worker is waited for after every batch, so the result does not depend on the machine's speed."""
+
+    def __init__(self, learner: Learner, source: Source, labels: dict[int, str]) -> None:
+        self._learner, self._source, self._labels = learner, source, labels
+        self._names: dict[str, str] = {}  # sample id -> how the source calls it
+        self._right: list[bool] = []
+
+    def batch(self, rows: slice) -> dict[str, Any]:
+        """Observe some rows, then learn their labels."""
+        learner, names = self._learner, self._source.names[rows]
+        seen = learner.observe(self._source.read(rows, learner.bundle.manifest.input), stream="run")
+        self._names.update(zip(seen.ids, names, strict=True))
+        learner.settle(_PATIENCE_S)
+        right = self._source.right(seen.prediction.labels, rows, learner.classes)
+        self._right += right
+        learned = self._teach(seen, rows)
+        return {"samples": list(names), **_outcome(seen), "learned": learned, **_accuracy(right)}
+
+    def _teach(self, seen: Observation, rows: slice) -> int:
+        given = {seen.ids[row - rows.start]: self._labels[row] for row in range(rows.start, rows.stop) if row in self._labels}
+        if given:
+            self._learner.label(list(given), list(given.values()), source="labels file")
+            self._learner.settle(_PATIENCE_S)
+        return len(given)
+
+    def summary(self) -> dict[str, Any]:
+        """What the pass came to, and what is still to be answered."""
+        learner = self._learner
+        counts = {"samples": len(self._source.names), "classes": learner.classes, "conditions": learner.domains()}
+        summary = {**counts, "evidence": learner.counters()["evidence"], **_accuracy(self._right)}
+        return {"summary": summary, "questions": [self._question(q) for q in learner.questions(_ALL)]}
+
+    def _question(self, q: Question) -> dict[str, Any]:
+        numbers = {"confidence": round(q.confidence, 4), "novelty": round(q.novelty, 4)}
+        return {"sample": self._names.get(q.id, q.id), "predicted": q.predicted, **numbers, "why": q.why}
+
+
+def _outcome(seen: Observation) -> dict[str, Any]:
+    p, reading = seen.prediction, seen.reading
+    return {
+        "labels": list(p.labels),
+        "confidence": [round(float(value), 4) for value in p.probs.max(axis=1)],
+        "novelty": [round(float(value), 4) for value in p.novelty],
+        "abstained": [bool(value) for value in seen.abstained],
+        "axis": reading.axis,
+        "shift": round(float(reading.shift), 3),
+        "condition": reading.domain,
+    }
+
+
+def _accuracy(right: list[bool]) -> dict[str, float]:
+    return {"accuracy": round(sum(right) / len(right), 4)} if right else {}
+
+
+def _say_json(fields: dict[str, Any]) -> None:
+    print(json.dumps(fields), flush=True)
+
+
+def _say_line(fields: dict[str, Any]) -> None:
+    print("\n".join(_summary_lines(fields) if "summary" in fields else [_batch_line(fields)]), flush=True)
+
+
+def _batch_line(fields: dict[str, Any]) -> str:
+    labels, unsure = fields["labels"], sum(fields["abstained"])
+    parts = [
+        f"{fields['samples'][0]}: {len(labels)} samples, most {max(set(labels), key=labels.count)}",
+        f"{fields['axis']}, shift {fields['shift']:.2f}, {fields['condition']}",
+        f"{unsure} abstained" if unsure else "",
+        f"{fields['learned']} learned" if fields["learned"] else "",
+        f"accuracy {fields['accuracy']:.1%}" if "accuracy" in fields else "",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def _summary_lines(fields: dict[str, Any]) -> list[str]:
+    summary, questions = fields["summary"], fields["questions"]
+    accuracy = f", accuracy {summary['accuracy']:.1%}" if "accuracy" in summary else ""
+    evidence = ", ".join(f"{count} {status}" for status, count in summary["evidence"].items())
+    lines = [
+        f"{summary['samples']} samples{accuracy}; conditions: {', '.join(summary['conditions']) or 'none'}; labels: {evidence or 'none'}"
+    ]
+    lines += [f"  question: {q['sample']} (taken for {q['predicted']}, {q['confidence']:.0%}): {q['why']}" for q in questions]
+    return [*lines, "  answer with --labels FILE, one 'sample,label' a line"] if questions else lines
