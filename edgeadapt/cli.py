@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import edgeadapt
 from edgeadapt.errors import BundleError, CompileError, EdgeadaptError, InputWarning, RuntimeUnavailable, StateError
@@ -70,8 +70,10 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 
 def _say_warnings_in_one_line() -> None:
-    def show(message: Any, category: type[Warning], *rest: Any) -> None:
-        print(f"edgeadapt: warning: {message}", file=sys.stderr)
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+    ) -> None:
+        print(f"edgeadapt: warning: {message}", file=file or sys.stderr)
 
     warnings.filterwarnings("always", category=InputWarning)
     warnings.showwarning = show

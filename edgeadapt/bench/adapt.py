@@ -12,7 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.bench.material import BATCH, CONDITIONS, PREFIX, SETTLED, Material, Say, bar, degraded, load_material, open_quick, right, spread
+from edgeadapt.bench.material import (
+    BATCH,
+    CONDITIONS,
+    PREFIX,
+    SETTLED,
+    Material,
+    Say,
+    bar,
+    degraded,
+    load_material,
+    open_quick,
+    right,
+    spread,
+)
 from edgeadapt.bench.measure import Row
 from edgeadapt.bench.streams import Order, arrange, batches
 from edgeadapt.device.learner import Learner

@@ -17,7 +17,19 @@ from numpy.typing import NDArray
 from edgeadapt.bench.adapt import stream_rows
 from edgeadapt.bench.baselines import RefittedHead, recovery
 from edgeadapt.bench.material import (
-    BATCH, CONDITIONS, SETTLED, Material, Say, accuracy, bar, degraded, load_material, names_of, open_quick, shares, spread,
+    BATCH,
+    CONDITIONS,
+    SETTLED,
+    Material,
+    Say,
+    accuracy,
+    bar,
+    degraded,
+    load_material,
+    names_of,
+    open_quick,
+    shares,
+    spread,
 )  # fmt: skip
 from edgeadapt.bench.measure import Row
 from edgeadapt.bench.streams import batches

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,8 @@ def to_lite0(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(np.round(image).astype(np.uint8)[..., None], 3, axis=3)
 
 
-def lite0_bundle(material: Material, say: Say) -> Bundle:
-    """Export Lite0 with 100 calibration images of each known class; no stress streams, so it advises only.
+def lite0_bundle(material: Material, folder: Path, say: Say) -> Bundle:
+    """Export Lite0 into a folder, with 100 calibration images of each known class. It senses; it does not adapt.
 
     Raises:
         RuntimeUnavailable: the host extra or the two efficientnet packages are not installed.
@@ -56,6 +55,5 @@ def lite0_bundle(material: Material, say: Say) -> Bundle:
 
     held = material.calibration
     rows = np.concatenate([np.flatnonzero(held.y == slot)[:PER_CLASS] for slot in range(len(KNOWN))])
-    with tempfile.TemporaryDirectory(prefix="edgeadapt-lite0-") as folder:
-        path = Path(folder) / "lite0.edge"
-        return export(path, Pooled().eval(), (to_lite0(held.x[rows]), held.y[rows]), KNOWN, name="lite0", stress=False, progress=say)
+    calibration = (to_lite0(held.x[rows]), held.y[rows])
+    return export(folder / "lite0.edge", Pooled().eval(), calibration, KNOWN, name="lite0", adapt="none", stress=False, progress=say)

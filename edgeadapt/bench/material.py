@@ -107,13 +107,18 @@ def degraded(images: ImageData, rows: NDArray[np.int64], condition: str, seed: i
     return corrupt(images.x[rows], condition, SEVERITY, seed)
 
 
-def bar(name: str, value: float, unit: str, baseline: float | None = None, *, at_least: float | None = None, at_most: float | None = None) -> Row:
+def bar(
+    name: str, value: float, unit: str, baseline: float | None = None, *,
+    at_least: float | None = None, at_most: float | None = None, exactly: float | None = None,
+) -> Row:  # fmt: skip
     """A row, held against its bar if it has one."""
     target, holds = None, None
     if at_least is not None:
         target, holds = at_least, bool(value >= at_least)
-    if at_most is not None:
+    elif at_most is not None:
         target, holds = at_most, bool(value <= at_most)
+    elif exactly is not None:
+        target, holds = exactly, bool(value == exactly)
     return Row(name=name, value=value, unit=unit, baseline=baseline, target=target, holds=holds)
 
 

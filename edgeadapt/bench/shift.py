@@ -6,7 +6,9 @@ statistic without classes (a window's mean against the factory mean), with thres
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -32,6 +34,7 @@ FALSE_ALARMS, DETECTION = 0.02, 0.95
 _WITHIN = 4  # windows
 _CALIBRATION_WINDOWS, _QUANTILE, _MARGIN = 3000, 0.995, 1.15  # of host.calibrate, which needs torch
 _LARGEST_POOL = 3000
+_LITE0_POOL, _LITE0_CALIBRATION = 2000, 600
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,16 +187,17 @@ def _new_class_rows(gate: Gate, material: Material, seeds: tuple[int, ...], say:
 
 
 def _lite0_rows(material: Material, seeds: tuple[int, ...], say: Say, windows: int) -> list[Row]:
-    try:
-        bundle = lite0_bundle(material, say)
-    except RuntimeUnavailable as error:
-        say(f"lite0: skipped: {error}")
-        return []
-    known = material.known()
-    rows = np.random.default_rng(0).permutation(len(known))[:2000]
-    picked = material.calibration.take(np.random.default_rng(1).permutation(len(material.calibration))[:600])
-    gate = Gate(Program(bundle, open_runtime("auto")), to_lite0(picked.x), picked.y)
-    return _gate_rows("lite0/", gate, to_lite0(known.x[rows]), known.y[rows], seeds, say, windows, BARRED)
+    known, held = material.known(), material.calibration
+    picked = np.random.default_rng(0).permutation(len(known))[:_LITE0_POOL]
+    held_rows = np.random.default_rng(1).permutation(len(held))[:_LITE0_CALIBRATION]
+    with tempfile.TemporaryDirectory(prefix="edgeadapt-lite0-") as folder:
+        try:
+            bundle = lite0_bundle(material, Path(folder), say)
+        except RuntimeUnavailable as error:
+            say(f"lite0: skipped: {error}")
+            return []
+        gate = Gate(Program(bundle, open_runtime("auto")), to_lite0(held.x[held_rows]), held.y[held_rows])
+        return _gate_rows("lite0/", gate, to_lite0(known.x[picked]), known.y[picked], seeds, say, windows, BARRED)
 
 
 def _mean(values: list[float]) -> float:

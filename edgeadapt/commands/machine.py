@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -165,8 +166,7 @@ def _suites() -> tuple[dict[str, str], Callable[..., dict[str, Any]]]:
     """Names with one line each, and how to run one."""
     if importlib.util.find_spec("edgeadapt.bench.suites") is None:
         raise InputError("this installation has no bench suites")
-    from edgeadapt.bench import suites
-
+    suites = importlib.import_module("edgeadapt.bench.suites")
     return {name: _summary(suite) for name, suite in suites.SUITES.items()}, suites.run
 
 

