@@ -108,8 +108,8 @@ def check_finite(array: NDArray[Any], what: str) -> None:
         raise InputError(f"{what} has the value {array[where]} at {where}")
 
 
-def check_labels(labels: Any, count: int, classes: Mapping[str, int]) -> tuple[str, ...]:
-    """Class names for a batch: strings, or class ids of the learner.
+def check_labels(labels: Any, count: int, classes: Mapping[str, int], *, refuse_unknown: bool = True) -> tuple[str, ...]:
+    """Class names for a batch: strings, or class ids of the learner. Unknown names pass only without ``refuse_unknown``.
 
     Raises:
         InputError: not one label per input.
@@ -123,13 +123,14 @@ def check_labels(labels: Any, count: int, classes: Mapping[str, int]) -> tuple[s
     by_slot = {slot: name for name, slot in classes.items()}
     result = []
     for name in names:
-        if isinstance(name, bool) or not isinstance(name, (str, int)):
+        if isinstance(name, (bool, np.bool_)) or not isinstance(name, (str, int, np.integer)):
             raise InputError(f"a label is a class name or a class id, got {name!r}")
-        if isinstance(name, int):
-            if name not in by_slot:
-                raise UnknownClassError(f"no class has the id {name}; ids are {min(by_slot)}..{max(by_slot)}" if by_slot else f"no class has the id {name}")
-            name = by_slot[name]
-        elif name not in classes:
+        if not isinstance(name, str):
+            slot = int(name)
+            if slot not in by_slot:
+                raise UnknownClassError(f"no class has the id {slot}; ids are {min(by_slot)}..{max(by_slot)}" if by_slot else f"no class has the id {slot}")
+            name = by_slot[slot]
+        elif refuse_unknown and name not in classes:
             raise UnknownClassError(unknown_class_message(name, classes))
         result.append(name)
     return tuple(result)

@@ -149,8 +149,8 @@ def _shifted(material: Material, order: Order, seeds: tuple[int, ...], say: Say,
             times.append(played.learner_s / played.plain_s)
             g = settled[seed][-1]
             say(
-                f"{condition}, {order}, seed {seed}: {g.frozen:.1%} frozen, {g.learner:.1%} adapting, {g.batch_statistics:.1%} batch statistics, "
-                f"{g.clean:.1%} clean; {played.refreshes} refreshes, {times[-1]:.1f} x plain"
+                f"{condition}, {order}, seed {seed}: {g.frozen:.1%} frozen, {g.learner:.1%} adapting, {g.clean:.1%} clean, "
+                f"{g.batch_statistics:.1%} batch statistics; {played.refreshes} refreshes, {times[-1]:.1f} x plain"
             )
     pooled, everything = ([g for seed in seeds for g in gaps[seed]] for gaps in (settled, whole))
     say(f"share of the gap, {order}, over seeds: {spread([share_of(settled[seed]) for seed in seeds])}")

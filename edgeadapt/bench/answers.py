@@ -161,6 +161,7 @@ _NAMES: dict[Arm, str] = {
     "none": "no_labels", "questions": "20_questions", "given": "10_per_class", "given_at_onset": "10_per_class_from_onset",
     "given_frozen": "10_per_class_adaptation_off",
 }  # fmt: skip
+_INSTEAD: dict[Arm, Arm] = {"questions": "none", "given": "given_frozen", "given_at_onset": "given_frozen"}  # the baseline's arm
 
 
 def _rows(pooled: list[_Outcome], arms: tuple[Arm, ...]) -> list[Row]:
@@ -169,7 +170,8 @@ def _rows(pooled: list[_Outcome], arms: tuple[Arm, ...]) -> list[Row]:
 
     rows = []
     for arm in arms:
-        baseline = mean("given_frozen") if arm == "given" and "given_frozen" in arms else mean("none") if arm == "questions" and "none" in arms else None
+        instead = _INSTEAD.get(arm)
+        baseline = mean(instead) if instead is not None and instead in arms else None
         rows.append(bar(f"recovery/{_NAMES[arm]}", mean(arm), "share", baseline, at_least=TEN_PER_CLASS if arm == "given" else None))
     frozen, oracle, clean = (float(np.mean([getattr(o, mark) for o in pooled])) for mark in ("frozen", "oracle", "clean"))
     for arm in arms:

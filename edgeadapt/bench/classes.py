@@ -120,11 +120,13 @@ def _new_classes(material: Material, first: int, draws: int, say: Say) -> list[R
         z = program.encode(material.training.x[rows])[0]
         means.append(marks(nearest_mean(program, z, material.training.y[rows], features[0]), material.test.y))
         oracles.append(joint_oracle(program, material, features[0], rng))
-        say(f"draw {seed}: {outcome}; new in ten {found.new_in_ten:.1%}, old among old {found.old_among_old:.1%}, all ten {found.all_ten:.1%}")
+        reached = f"new in ten {found.new_in_ten:.1%}, old among old {found.old_among_old:.1%}, all ten {found.all_ten:.1%}"
+        say(f"draw {seed}: {outcome}; {reached}")
     bars = {"new_in_ten": NEW_IN_TEN, "old_among_old": OLD_AMONG_OLD}
     result = []
     for key in ("new_in_ten", "old_among_old", "old_in_ten", "all_ten"):
-        columns = {name: [getattr(m, key) for m in found] for name, found in (("learner", mine), ("nearest mean", means), ("oracle", oracles))}
+        named = {"learner": mine, "nearest mean": means, "oracle": oracles}
+        columns = {name: [float(getattr(m, key)) for m in found] for name, found in named.items()}
         say(f"{key}: " + "; ".join(f"{name} {spread(values)}" for name, values in columns.items()))
         result.append(bar(key, _mean(columns["learner"]), "accuracy", _mean(columns["nearest mean"]), at_least=bars.get(key)))
         result.append(bar(f"oracle/{key}", _mean(columns["oracle"]), "accuracy"))
@@ -141,7 +143,7 @@ def _domains(seeds: tuple[int, ...], say: Say) -> list[Row]:
         opened: Counter[str] = Counter()
         for act in report["acts"]:
             inside = range(act["first_batch"], act["last_batch"] + 1)
-            opened[act["id"]] += sum(e["kind"] == "domain_opened" and e["text"].endswith("opened") and e["batch"] in inside for e in report["events"])
+            opened[act["id"]] += sum(e["kind"] == "domain_opened" and e["batch"] in inside for e in report["events"])
             for fact in act["facts"]:
                 if fact["holds"] is False:
                     say(f"demo, seed {seed}, act {act['id']}: {fact['label']}: {fact['value']} does not hold")

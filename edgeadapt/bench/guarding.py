@@ -105,7 +105,6 @@ class Life:
         for _ in range(count):
             ids, y = self.show(condition, BATCH)
             picked = self.rng.permutation(len(ids))[: self._size()]
-            picked = [int(i) for i in picked if self.learner.is_pending(ids[i])]
             before = self._last()
             self.learner.label([ids[i] for i in picked], names_of(y[picked]), source="operator")
             self.learner.settle()
@@ -224,7 +223,7 @@ def run_guard(
     for kind, count in Counter(t.kind for t in honest).items():
         say(f"honest labels, {kind}: {sum(t.outcome == 'learned' for t in honest if t.kind == kind)} of {count} batches accepted")
     accepted = float(np.mean([t.outcome == "learned" for t in honest]))
-    rows = [bar("honest_accepted", accepted, "share", 1.0, at_least=ACCEPTED), bar("honest_batches", float(len(honest)), "batches", at_least=100)]
+    rows = [bar("honest_accepted", accepted, "share", 1.0, at_least=ACCEPTED), bar("honest_batches", float(len(honest)), "batches")]
     for poison in POISONS:
         offered = [t for t in trials if t.kind == poison]
         through = [t for t in offered if t.outcome == "learned"]
@@ -235,5 +234,4 @@ def run_guard(
         )
         rows.append(bar(f"caught/{poison}", caught, "share", 0.0, at_least=1.0 if poison == "80_wrong" else None))
         rows.append(bar(f"lost/{poison}", float(np.mean([t.lost for t in offered])), "accuracy"))
-    rows.append(bar("trials/80_wrong", float(sum(t.kind == "80_wrong" for t in trials)), "trials", at_least=9))
-    return rows
+    return [*rows, bar("trials/80_wrong", float(sum(t.kind == "80_wrong" for t in trials)), "trials")]

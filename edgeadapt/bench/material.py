@@ -71,7 +71,8 @@ def load_material(data: str | None, *, tuning: bool = False) -> Material:
     training, test = (part.only(CLASSES) for part in fashion_mnist(data))
     calibration = training.only(KNOWN).split(*_HELD_OUT)[1]
     if tuning:
-        return Material(bundle, training, ImageData(calibration.x, calibration.y, CLASSES), calibration, "calibration images, for tuning only")
+        held = ImageData(calibration.x, calibration.y, CLASSES)
+        return Material(bundle, training, held, calibration, "calibration images, for tuning only")
     return Material(bundle, training, test, calibration, "the 10,000 test images of Fashion-MNIST")
 
 

@@ -102,7 +102,8 @@ def alarms(gate: Gate, looks: Looks, kind: Kind, windows: int, seed: int) -> tup
     fired = []
     for _ in range(windows):
         rows = window_rows(looks.y, kind, gate.policy.window, rng)
-        fired.append((gate.ratio(looks, rows) > 1, *(gate.class_free_ratio(looks, rows, policy) > 1 for policy in gate.class_free.values())))
+        theirs = [gate.class_free_ratio(looks, rows, policy) > 1 for policy in gate.class_free.values()]
+        fired.append((gate.ratio(looks, rows) > 1, *theirs))
     mine, same, random = np.mean(fired, axis=0)
     return float(mine), float(same), float(random)
 
@@ -148,8 +149,9 @@ def run_shift(
 
 
 def _gate_rows(
-    prefix: str, gate: Gate, x: NDArray[Any], y: NDArray[np.int64], seeds: tuple[int, ...], say: Say, windows: int, conditions: tuple[str, ...]
-) -> list[Row]:
+    prefix: str, gate: Gate, x: NDArray[Any], y: NDArray[np.int64], seeds: tuple[int, ...], say: Say, windows: int,
+    conditions: tuple[str, ...],
+) -> list[Row]:  # fmt: skip
     rows = []
     clean = gate.look(x, y)
     for kind in KINDS:

@@ -235,9 +235,9 @@ class Story:
         self.learner.rollback(to=commit)
         self.recorder.event("rolled_back", f"to commit {commit}")
         restored = self._accuracy(self.learner, rows)
-        x, y = self._stream(self.stream_rows, 4 * BATCH, "shuffled", "clean", 80)
+        x, y = self._stream(self._all_ten(), 6 * BATCH, "shuffled", "clean", 80)
         for part in batches(len(x), BATCH):
-            self.recorder.batch(x[part], y[part], act="attacked", condition="clean")
+            self.recorder.batch(x[part], y[part], act="attacked", condition="ten classes")
         self.safety += [
             {"what": "64 labels from one source, 80% wrong", "outcome": outcome, "detail": f"accuracy {before:.1%} before, {after_burst:.1%} after"},
             {"what": "frames that never change", "outcome": "held" if constant == "stuck" else constant, "detail": "abstains; no adaptation, no questions"},
@@ -249,6 +249,10 @@ class Story:
             _fact("after forget(source=...)", f"{damaged:.1%} to {forgotten:.1%}, was {before:.1%}", abs(forgotten - before) < 0.01),
             _fact("after rollback", f"{restored:.1%}", restored == before), _fact("digest before the attack", digest[:12], None),
         ]  # fmt: skip
+
+    def _all_ten(self) -> NDArray[np.int64]:
+        """Rows of all ten classes, six old to four new."""
+        return np.concatenate([self.stream_rows[: 3 * len(self.new_stream) // 2], self.new_stream])
 
     def _wrong(self, y: NDArray[np.int64], share: float, among: int) -> list[str]:
         wrong = self.rng.random(len(y)) < share
@@ -304,9 +308,9 @@ class Story:
         self.learner.freeze(False)
         self.learner.settle()
         learned = self.learner.history(1)[0]
-        x, y = self._stream(self.stream_rows, 4 * BATCH, "shuffled", "clean", 90)
+        x, y = self._stream(self._all_ten(), 6 * BATCH, "shuffled", "clean", 90)
         for part in batches(len(x), BATCH):
-            self.recorder.batch(x[part], y[part], act="killed", condition="clean")
+            self.recorder.batch(x[part], y[part], act="killed", condition="ten classes")
         same = digest == before["digest"] and commit == before["commit"]
         self.safety.append({"what": "SIGKILL inside a transaction", "outcome": "resumed", "detail": f"commit {commit}, digest {digest[:12]}, {opened_ms:.0f} ms; {received} durable labels learned after restart"})
         return "Killed in the middle of a write", "SIGKILL inside a transaction. It comes back at the last commit, bit for bit, and learns the labels that were already safe.", [

@@ -58,9 +58,7 @@ class Meter:
         """True if the work, at its measured cost, fits into the busy share of the window."""
         if self._budget.busy_fraction >= 1.0:
             return True
-        now = self._clock()
-        while self._spans and self._spans[0][0] < now - self._budget.window_s:
-            self._spans.popleft()
+        self._drop_old()
         busy = sum(length for _, length in self._spans)
         fits = busy + self.cost(kind) <= self._budget.busy_fraction * self._budget.window_s
         self.deferred += not fits
@@ -69,5 +67,11 @@ class Meter:
     def record(self, kind: str, seconds: float) -> None:
         expected = self.cost(kind)
         self.overruns += bool(expected) and seconds > 2 * expected
+        self._drop_old()
         self._spans.append((self._clock(), seconds))
         self._costs.setdefault(kind, deque(maxlen=50)).append(seconds)
+
+    def _drop_old(self) -> None:
+        oldest = self._clock() - self._budget.window_s
+        while self._spans and self._spans[0][0] < oldest:
+            self._spans.popleft()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +17,7 @@ from edgeadapt.device.budget import Meter
 from edgeadapt.device.domains import Places, nearest_domain, open_domain
 from edgeadapt.device.evidence import Questions, choose_questions
 from edgeadapt.device.guard import bound_problem
+from edgeadapt.device.journal import DECISIONS_KEPT
 from edgeadapt.device.memory import SOURCE, Domain, Memory
 from edgeadapt.device.policy import StreamState, WindowReading, decide, judge_answers
 from edgeadapt.device.program import Program, Read
@@ -52,7 +54,7 @@ class Conditions:
         self._places = Places(program)
         self._clock = 0  # windows, for least-recently-used retirement
         self._topics: dict[str, str] = {}  # sample id -> the domain it was asked in
-        self.decisions: list[Decision] = []
+        self.decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)  # not recorded yet
         self.refreshes = 0
 
     # -- one window -----------------------------------------------------------------------------------
@@ -70,7 +72,7 @@ class Conditions:
             stream.state = replace(stream.state, domain=SOURCE)
         reading = self._compare(shift, scores, places, view, domain, memory, is_stuck)
         state, actions = decide(reading, stream.name, stream.state, domain, self._policy)
-        stream.state = state
+        stream.state = state if state.domain else replace(state, domain=stream.state.domain)  # a condition is entered when it is open
         for action in actions:
             self._note(action)
             self._carry_out(action, stream, view, places)
@@ -111,8 +113,10 @@ class Conditions:
             self._ask(stream, action, view)
 
     def _open(self, stream: Stream, view: WindowView, why: str) -> None:
-        memory, domain = open_domain(self._live(), self._program, self._places.width)
+        before = self._live()
+        memory, domain = open_domain(before, self._program, self._places.width)
         self._publish(memory)
+        stream.memories = {name: kept for name, kept in stream.memories.items() if name in memory.domains}
         stream.state = replace(stream.state, domain=domain.name)
         self._note(Action("adapt", stream.name, domain.name, why="a provisional domain"))
         state, actions = _ask_first(stream, domain.name, why, self._policy.ask.per_condition, self._policy.ask.per_batch)
@@ -121,6 +125,9 @@ class Conditions:
             self._note(action)
             self._ask(stream, action, view)
         self._forget_window(stream)
+        retired = [name for name, old in before.domains.items() if old.saved and name not in memory.domains]
+        if retired:
+            self._transactions.save_domains("domain", {"retired": retired}, force=True)
 
     def _move(self, stream: Stream, domain: str) -> None:
         stream.state = replace(stream.state, domain=domain)

@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from edgeadapt.device.journal import EvidenceRow
 from edgeadapt.errors import InputError
 from edgeadapt.results import Question
 
+SETTLED = 10  # labels from which on a class counts as known
 _LARGEST = 50_000  # pending samples; the oldest batch goes first
 
 
@@ -80,6 +81,18 @@ class Pending:
         return len(self._where)
 
 
+def as_stored(features: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Features in the precision they are stored and learned in; one that does not fit becomes infinite."""
+    with np.errstate(over="ignore"):
+        return features.astype(np.float16)
+
+
+def check_storable(features: Any) -> None:
+    """Refuse, before anything changes, features that did not survive :func:`as_stored`."""
+    if not np.isfinite(features).all():
+        raise InputError("a feature does not fit into float16, the precision evidence is stored in; scale the features below 65504")
+
+
 def new_ids(count: int) -> tuple[str, ...]:
     """Random sample ids: nothing about the sample can be read from them."""
     block = secrets.token_hex(8 * count)
@@ -111,8 +124,11 @@ class Questions:
                     added += 1
         return added
 
-    def next(self, limit: int) -> list[Question]:
+    def next(self, limit: int, can_be_answered: Callable[[str], bool]) -> list[Question]:
+        """The oldest open questions; those whose sample is no longer pending are dropped."""
         with self._lock:
+            for sample in [sample for sample in self._open if not can_be_answered(sample)]:
+                del self._open[sample]
             return list(self._open.values())[:limit]
 
     def close(self, samples: Iterable[str]) -> list[str]:
@@ -153,8 +169,9 @@ def rows_to_arrays(rows: Sequence[EvidenceRow], slots: dict[str, int], dim: int)
 class HeldOut:
     """Field labels that are never trained on: every ``every``-th of a class."""
 
-    def __init__(self, every: int, dim: int) -> None:
+    def __init__(self, every: int, dim: int, factory_classes: Iterable[str]) -> None:
         self._every, self._dim = every, dim
+        self._factory = frozenset(factory_classes)
         self._rows: dict[str, EvidenceRow] = {}
         self._seen: dict[str, int] = {}
 
@@ -165,6 +182,10 @@ class HeldOut:
             self._seen[row.label] = self._seen.get(row.label, 0) + 1
             if row.status == "held_out":
                 self._rows[row.id] = row
+
+    def is_settled(self, label: str) -> bool:
+        """True for the factory's classes, and for others from ten labels on: the head's opinion about them counts."""
+        return label in self._factory or self._seen.get(label, 0) >= SETTLED
 
     def split(self, rows: Sequence[EvidenceRow]) -> tuple[list[EvidenceRow], list[EvidenceRow]]:
         """(to learn, to hold out). Counts nothing yet: a veto must not use up a turn."""
@@ -180,19 +201,19 @@ class HeldOut:
             self._seen[row.label] = self._seen.get(row.label, 0) + 1
         self._rows.update((row.id, row) for row in held)
 
-    def forget(self, samples: Iterable[str]) -> None:
-        for sample in samples:
-            self._rows.pop(sample, None)
-
     def sets(self, slots: dict[str, int], fewest: int = 10) -> list[GuardSet]:
-        """One guard set per condition with enough samples."""
+        """One guard set per condition with enough samples, judged among settled classes.
+
+        A class that is being learned takes answers from the others, as it should: that is no loss to hold against it.
+        """
+        settled = np.array(sorted(slot for name, slot in slots.items() if self.is_settled(name)), np.int64)
         groups: dict[str, list[EvidenceRow]] = {}
         for row in self._rows.values():
-            if row.label in slots:
+            if row.label in slots and self.is_settled(row.label):
                 groups.setdefault(row.domain, []).append(row)
         result = []
         for domain, rows in groups.items():
             if len(rows) >= fewest:
                 z, taps, y, _, _ = rows_to_arrays(rows[-256:], slots, self._dim)
-                result.append(GuardSet(f"field labels in {domain}", z, taps, y, domain))
+                result.append(GuardSet(f"field labels in {domain}", z, taps, y, domain, settled))
         return result

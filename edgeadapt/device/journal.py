@@ -13,8 +13,10 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +52,14 @@ CREATE INDEX evidence_by_commit ON evidence (commit_number);
 CREATE TABLE commits (
     number INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, outcome TEXT NOT NULL,
     detail TEXT NOT NULL,                   -- JSON for people
-    rows TEXT NOT NULL,                     -- JSON: evidence ids in the order they were learned
+    rows TEXT NOT NULL,                     -- JSON: evidence ids in the order they were learned, then those held out; or withdrawn ones
     tables TEXT NOT NULL,                   -- JSON: class table, domain table, counters after this commit
     tensors BLOB                            -- safetensors: domain tensors this commit changed or learned through
 ) STRICT;
 CREATE TABLE decisions (time REAL NOT NULL, stream TEXT NOT NULL, kind TEXT NOT NULL, domain TEXT NOT NULL, why TEXT NOT NULL) STRICT;
 CREATE TABLE snapshots (commit_number INTEGER PRIMARY KEY, tensors BLOB NOT NULL) STRICT;
 """
-_DECISIONS_KEPT = 20_000
+DECISIONS_KEPT = 20_000
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,19 @@ class FolderLock:
             raise StateError(f"state folder {folder} is in use by the process with pid {holder}") from error
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(self)))
 
     def release(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _let_go(held: weakref.ref[FolderLock]) -> None:
+    """A forked child shares its parent's lock, and would hold it after the parent has died."""
+    lock = held()
+    if lock is not None:
+        lock.release()
 
 
 class Journal:
@@ -176,8 +186,8 @@ class Journal:
             db.executescript("BEGIN IMMEDIATE;" + _SCHEMA + f"INSERT INTO meta VALUES ('schema', '{SCHEMA_VERSION}'); COMMIT;")
             self.is_new = True
             return
-        written = int(self.meta("schema") or 0)
-        if written != SCHEMA_VERSION:
+        written = self.meta("schema")
+        if written != str(SCHEMA_VERSION):
             raise StateError(f"{self.folder}: journal schema {written}, this version reads {SCHEMA_VERSION}; open it with the version that wrote it")
 
     @contextlib.contextmanager
@@ -232,6 +242,13 @@ class Journal:
             ).fetchall()
         return [EvidenceRow(*row[:8], bool(row[8]), np.frombuffer(row[9], "<f2").astype(np.float16), row[10], row[11]) for row in found]
 
+    def evidence_of(self, samples: Sequence[str]) -> list[EvidenceRow]:
+        """The rows with these ids that are still there, in the order of the ids."""
+        found: dict[str, EvidenceRow] = {}
+        for some in (samples[start : start + 500] for start in range(0, len(samples), 500)):
+            found |= {row.id: row for row in self.evidence(where=f"id IN ({', '.join('?' * len(some))})", values=some)}
+        return [found[sample] for sample in samples if sample in found]
+
     def count_evidence(self) -> dict[str, int]:
         with self._mutex:
             return dict(self._db.execute("SELECT status, count(*) FROM evidence GROUP BY status").fetchall())
@@ -253,6 +270,7 @@ class Journal:
         rewritten: Mapping[int, Mapping[str, NDArray[Any]]] | None = None,
     ) -> None:
         """One transaction: what became of the rows, the commit, and snapshots taken or rewritten."""
+        deleted = list(deleted)
         with self._transaction() as db:
             self.at("begin")
             if statuses:
@@ -272,6 +290,12 @@ class Journal:
             if snapshot is not None:
                 db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", (row.number, save_tensors(dict(snapshot))))
                 db.execute("DELETE FROM snapshots WHERE commit_number NOT IN (SELECT commit_number FROM snapshots ORDER BY commit_number DESC LIMIT 4)")
+        if deleted:  # the write-ahead log still holds what was deleted
+            self._truncate_log()
+
+    def _truncate_log(self) -> None:
+        with self._mutex, contextlib.suppress(sqlite3.OperationalError):  # a reader or a full disk may delay it to the next time
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def last_number(self) -> int:
         with self._mutex:
@@ -313,7 +337,7 @@ class Journal:
             return
         with self._transaction() as db:
             db.executemany("INSERT INTO decisions VALUES (?, ?, ?, ?, ?)", decisions)
-            db.execute("DELETE FROM decisions WHERE rowid <= (SELECT max(rowid) FROM decisions) - ?", (_DECISIONS_KEPT,))
+            db.execute("DELETE FROM decisions WHERE rowid <= (SELECT max(rowid) FROM decisions) - ?", (DECISIONS_KEPT,))
 
     def decisions(self, limit: int = 100) -> list[tuple[float, str, str, str, str]]:
         with self._mutex:

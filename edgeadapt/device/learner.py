@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -13,21 +13,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.bundle.schema import AdaptMode
 from edgeadapt.device.budget import Budget, Meter
 from edgeadapt.device.conditions import Conditions, Stream
-from edgeadapt.device.evidence import HeldOut, Pending, PendingBatch, Questions, new_ids
+from edgeadapt.device.evidence import HeldOut, Pending, PendingBatch, Questions, as_stored, check_storable, new_ids
 from edgeadapt.device.journal import EvidenceRow, Journal
 from edgeadapt.device.memory import SOURCE, Memory, digest
 from edgeadapt.device.policy import Keep, Policy
 from edgeadapt.device.program import Program, Read
-from edgeadapt.device.resume import rebuild
+from edgeadapt.device.resume import durable_tables, rebuild
 from edgeadapt.device.sense import StreamWindow, shift_ratio
 from edgeadapt.device.transaction import Transactions
 from edgeadapt.device.worker import Worker
-from edgeadapt.errors import InputError, StateError
+from edgeadapt.errors import EdgeadaptError, InputError, StateError
 from edgeadapt.inputs import FirstFrames, check_batch, check_features, check_labels
 from edgeadapt.results import Action, Commit, Observation, Prediction, Question, Reading, Receipt
 from edgeadapt.runtime import Runtime, open_runtime
@@ -84,8 +85,13 @@ class Learner:
         try:
             self._claim(bundle)
             self._live: Memory = rebuild(self._journal, self._program)
-            self._held_out = HeldOut(self._manifest.policy.learn.held_out_every, self._manifest.feature_dim)
+            self._held_out = HeldOut(self._manifest.policy.learn.held_out_every, self._manifest.feature_dim, self._manifest.classes)
             self._held_out.restore(self._journal.evidence(where="status IN ('learned', 'held_out')"))
+        except (sqlite3.DatabaseError, SafetensorError, ValueError, KeyError) as error:
+            self._journal.close()
+            if isinstance(error, EdgeadaptError):
+                raise
+            raise StateError(f"the journal in {self._journal.folder} is damaged: {error}; restore the folder from a copy, or open an empty one") from error
         except BaseException:
             self._journal.close()
             raise
@@ -100,6 +106,8 @@ class Learner:
         )
         self._streams: dict[str, Stream] = {}
         self._streams_lock = threading.Lock()
+        self._labelling = threading.Lock()
+        self._answers: list[tuple[str, str, bool]] = []  # (sample, domain, is new) of labels that came while frozen
         self._first_frames = FirstFrames(self._manifest.input)
         self._spent = {"encode": 0.0, "sense": 0.0}
         self._observed = 0
@@ -213,15 +221,15 @@ class Learner:
         ids = new_ids(len(z))
         slots = read.logits.argmax(axis=1)
         is_factory_path = memory.encoder_in(domain) is None
+        kept = np.concatenate([z, taps], axis=1) if taps.shape[1] else z
         queued: tuple[Action, ...] = ()
         with found.lock:
             if found.state.domain == domain:  # else the worker moved on: these residuals belong to the past
                 found.window.push(read.residual, slots, read.score, inputs, ids)
             reading = found.window.reading(domain, memory.class_counts, is_factory_path)
+            self._pending.add(PendingBatch(ids, stream, domain, reading.is_shifted, as_stored(kept), time.monotonic()))  # before a question names them
             if found.window.is_full and found.window.fresh >= self._manifest.policy.shift.window:
                 queued = (self._queue_window(found, is_factory_path),)
-        kept = np.concatenate([z, taps], axis=1) if taps.shape[1] else z
-        self._pending.add(PendingBatch(ids, stream, domain, reading.is_shifted, kept.astype(np.float16), time.monotonic()))
         abstained = self._abstained(read, reading)
         self._observed += len(z)
         self._spent["encode"] += encoded - started
@@ -259,7 +267,7 @@ class Learner:
     def questions(self, limit: int = 5) -> list[Question]:
         """What the learner wants to know, oldest first. Answer with ``label(question.id, name)``."""
         self._here()
-        return self._questions.next(limit)
+        return self._questions.next(limit, self.is_pending)
 
     # -- learning -------------------------------------------------------------------------------------
     def label(self, ids: str | Sequence[str], labels: str | int | Sequence[str | int], *, source: str = "") -> None:
@@ -277,21 +285,22 @@ class Learner:
         samples = [ids] if isinstance(ids, str) else list(ids)
         if len(set(samples)) != len(samples):
             raise InputError("an id is given twice")
-        found = [self._pending.find(sample) for sample in samples]
-        names = self._names(labels, len(samples))
-        rows = [
-            self._row(sample, batch.features[row], name, source, batch.stream, batch.domain, not batch.is_shifted)
-            for sample, (batch, row), name in zip(samples, found, names, strict=True)
-        ]
-        new = [self._is_new(name) for name in names]
-        self._journal.receive(rows)
-        self._pending.drop(samples)
+        with self._labelling:  # one id, one label, whoever is first
+            found = [self._pending.find(sample) for sample in samples]
+            check_storable([batch.features[row] for batch, row in found])
+            names = self._names(labels, len(samples))
+            rows = [
+                self._row(sample, batch.features[row], name, source, batch.stream, batch.domain, not batch.is_shifted)
+                for sample, (batch, row), name in zip(samples, found, names, strict=True)
+            ]
+            new = [self._is_new(name) for name in names]
+            self._journal.receive(rows)
+            self._pending.drop(samples)
         self._questions.close(samples)
         self._worker.submit(lambda: self._after_label(samples, rows, new), urgent=True)
 
     def _after_label(self, samples: Sequence[str], rows: Sequence[EvidenceRow], new: Sequence[bool]) -> None:
-        answers = [(sample, row.domain, is_new) for sample, row, is_new in zip(samples, rows, new, strict=True)]
-        self._conditions.answered(answers, self._streams)
+        self._answers += [(sample, row.domain, is_new) for sample, row, is_new in zip(samples, rows, new, strict=True)]
         self._learn_received()
 
     def learn(
@@ -309,8 +318,9 @@ class Learner:
         memory = self._live
         domain = self._domain_of(stream)
         _, z, taps = self._features(x, features, memory, domain)
+        kept = as_stored(np.concatenate([z, taps], axis=1))
+        check_storable(kept)
         names = self._names(y, len(z))
-        kept = np.concatenate([z, taps], axis=1).astype(np.float16)
         ids = new_ids(len(z))
         unshifted = not self._reads_shifted(z, taps, memory, domain)
         rows = [self._row(i, f, name, source, stream, domain, unshifted) for i, f, name in zip(ids, kept, names, strict=True)]
@@ -319,8 +329,6 @@ class Learner:
         return ids
 
     def _row(self, sample: str, features: NDArray[np.float16], name: str, source: str, stream: str, domain: str, is_unshifted: bool) -> EvidenceRow:
-        if not np.isfinite(features).all():
-            raise InputError("a feature does not fit into float16, the precision evidence is stored in; scale the features below 65504")
         weight = self._manifest.policy.learn.field_weight
         is_factory = self._live.encoder_in(domain) is None and (is_unshifted or self._is_new(name))  # new classes read as shifted until they are known
         return EvidenceRow(sample, source, stream, domain, time.time(), name, weight, self._manifest.space, is_factory, features)
@@ -335,21 +343,25 @@ class Learner:
 
     def _names(self, labels: Any, count: int) -> tuple[str, ...]:
         """Checked class names; unknown ones are added if the policy says so."""
-        if self._policy.new_classes == "add":
-            for name in [labels] if isinstance(labels, str) else labels if not isinstance(labels, (int, np.integer)) else ():
-                if isinstance(name, str) and name not in self._live.slots:
-                    self.add_class(name)
-        return check_labels(labels, count, self._live.slots)
+        slots = self._live.slots
+        if self._policy.new_classes == "refuse":
+            return check_labels(labels, count, slots)
+        names = check_labels(labels, count, slots, refuse_unknown=False)
+        unknown = [name for name in dict.fromkeys(names) if name not in slots]
+        if unknown:
+            self._add_classes(unknown)
+        return names
 
     def _is_new(self, name: str) -> bool:
         """A class is new to the device until it has a handful of labels; factory classes never are."""
-        slot = self._live.slots.get(name)
-        return slot is None or (name not in self._manifest.classes and float(self._live.class_counts[slot]) < 8.0)
+        return not self._held_out.is_settled(name)
 
     def _learn_received(self) -> None:
         """Learn every received row, in groups of one source and one condition."""
         if self._frozen:
             return
+        answers, self._answers = self._answers, []
+        self._conditions.answered(answers, self._streams)
         while True:
             rows = self._journal.evidence(where="status = 'received'")
             if not rows:
@@ -367,9 +379,14 @@ class Learner:
             InputError: not a non-empty string. CapacityError: every class slot is in use.
         """
         self._here()
-        if not isinstance(name, str) or not name.strip():
-            raise InputError(f"a class name is a non-empty string, got {name!r}")
-        self._worker.call(lambda: self._transactions.add_class(name))
+        self._add_classes([name])
+
+    def _add_classes(self, names: Sequence[str]) -> None:
+        """All of them or none."""
+        for name in names:
+            if not isinstance(name, str) or not name.strip():
+                raise InputError(f"a class name is a non-empty string, got {name!r}")
+        self._worker.call(lambda: self._transactions.add_classes(names))
 
     def remove_class(self, name: str) -> None:
         """Take a class out of the answer set and its field labels out of the evidence.
@@ -415,6 +432,8 @@ class Learner:
         def run() -> Receipt:
             rows = self._journal.evidence(where=" AND ".join(clauses), values=values)
             pending = self._pending.drop([ids] if isinstance(ids, str) else ids) if ids is not None else 0
+            if not rows:
+                return Receipt(pending, 0, 0)
             streams = {r.stream for r in rows}
             reasons = [f"unlabelled inputs of stream {s!r} may be in the statistics of a condition" for s in sorted(streams) if self._has_statistics(s)]
             self._questions.close([r.id for r in rows])
@@ -444,7 +463,8 @@ class Learner:
         self._worker.settle()
 
         def run() -> int:
-            self._transactions.save_domains()
+            if not self._frozen:
+                self._transactions.save_domains()
             self._record_decisions()
             return self._live.commit
 
@@ -462,8 +482,8 @@ class Learner:
         return self._journal.decisions(limit)
 
     def _record_decisions(self) -> None:
-        pending, self._conditions.decisions = self._conditions.decisions, []
-        self._journal.decide(pending)
+        self._journal.decide(list(self._conditions.decisions))
+        self._conditions.decisions.clear()
 
     def freeze(self, frozen: bool = True) -> None:
         """Serve and measure, change nothing. Labels are still received, and learned after ``freeze(False)``."""
@@ -499,11 +519,8 @@ class Learner:
             rows = b"".join(
                 f"{r.id}{r.label}{r.weight}{r.status}".encode() + r.features.tobytes() for r in self._journal.evidence(where="status != 'received'")
             )
-            domains = {d.name: self._program.runtime.download(d.saved) for d in memory.domains.values()}
-            kept = {name: domain for name, domain in memory.domains.items() if domain.saved}
-            return digest(
-                dataclasses.replace(memory, domains=kept), self._program.checkpoint(memory.tensors), {k: v for k, v in domains.items() if v}, rows
-            )
+            domains = {d.name: self._program.runtime.download(d.saved) for d in memory.domains.values() if d.saved}
+            return digest(durable_tables(self._journal, self._program, memory), self._program.checkpoint(memory.tensors), domains, rows)
 
         return self._worker.call(run)
 
@@ -517,11 +534,13 @@ class Learner:
 
     def timings(self) -> dict[str, float]:
         """Seconds spent so far: encode and sense (caller's threads), learn and record (worker)."""
+        self._here()
         record = self._transactions.write_s
         return {**self._spent, "learn": max(0.0, self._worker.busy_s - record), "record": record}
 
     def counters(self) -> dict[str, Any]:
         """Numbers for a status line: labels by status, refreshes, deferred work, bytes."""
+        self._here()
         return {
             "evidence": self._journal.count_evidence(), "refreshes": self._conditions.refreshes, "deferred": self._meter.deferred,
             "overruns": self._meter.overruns, "pending": len(self._pending), "state_bytes": self._journal.nbytes,

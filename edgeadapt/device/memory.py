@@ -144,9 +144,9 @@ class Memory:
         )
 
 
-def digest(memory: Memory, tensors: Mapping[str, NDArray[Any]], domains: Mapping[str, Mapping[str, NDArray[Any]]], evidence: bytes) -> str:
+def digest(tables: str, tensors: Mapping[str, NDArray[Any]], domains: Mapping[str, Mapping[str, NDArray[Any]]], evidence: bytes) -> str:
     """SHA-256 over tables, checkpointed tensors and evidence rows: equal digests mean equal learners."""
-    sha = hashlib.sha256(memory.tables().encode())
+    sha = hashlib.sha256(tables.encode())
     sha.update(evidence)
     for scope, values in (("", tensors), *sorted(domains.items())):
         for name in sorted(values):

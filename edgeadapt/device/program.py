@@ -18,6 +18,7 @@ from edgeadapt.runtime import Executable, Runtime, Tensors
 
 F32 = NDArray[np.float32]
 NO_TENSORS = Tensors()
+_CORE = frozenset({"shift.moment", "shift.mean", "route.centre", "route.projection"})  # what decisions read
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,9 @@ class Program:
 
     def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
         self.bundle, self.runtime, self.manifest = bundle, runtime, bundle.manifest
+        missing = sorted(_CORE - {spec.name for spec in self.manifest.tensors})
+        if missing:
+            raise BundleError(f"manifest.json: no tensor called {missing[0]!r}; this is not a bundle that a learner can open")
         self.chunk = max(self.manifest.batches)
         self._encode = self._load("encode")
         self._read = self._required("predict")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.device.evidence import rows_to_arrays
-from edgeadapt.device.journal import EvidenceRow, Journal
+from edgeadapt.device.journal import CommitRow, EvidenceRow, Journal
 from edgeadapt.device.memory import SOURCE, Domain, Memory, Signature
 from edgeadapt.device.program import Program
 from edgeadapt.errors import StateError
@@ -76,15 +76,38 @@ def snapshot_of(program: Program, memory: Memory) -> dict[str, NDArray[Any]]:
     """Everything a replay needs to start from here."""
     values = program.checkpoint(memory.tensors)
     for domain in memory.domains.values():
-        values |= domain_blob(program, replace(domain, tensors=domain.saved))
+        if domain.saved:
+            values |= domain_blob(program, replace(domain, tensors=domain.saved))
     return values
+
+
+def durable_tables(journal: Journal, program: Program, memory: Memory) -> str:
+    """The tables a reopened learner would have: as of the last commit, without conditions that were never checkpointed."""
+    tables = tables_at(journal, memory.commit) or json.loads(factory_memory(program).tables())
+    saved = {domain.name for domain in memory.domains.values() if domain.saved}
+    return json.dumps(tables | {"domains": [entry for entry in tables["domains"] if entry["name"] in saved]}, sort_keys=True)
+
+
+def statuses_at(commits: Sequence[CommitRow]) -> dict[str, str]:
+    """Sample id -> ``learned`` or ``held_out``, as it was after these commits; ids of labels that were withdrawn are absent."""
+    found: dict[str, str] = {}
+    for commit in commits:
+        if commit.outcome == "learned":
+            count = commit.detail["learned"]
+            found |= dict.fromkeys(commit.rows[:count], "learned") | dict.fromkeys(commit.rows[count:], "held_out")
+        elif commit.kind == "remove_class":
+            for sample in commit.rows:
+                found.pop(sample, None)
+        elif commit.kind == "rollback":
+            found = statuses_at([earlier for earlier in commits if earlier.number <= commit.detail["to"]])
+    return found
 
 
 def rebuild(journal: Journal, program: Program, upto: int | None = None) -> Memory:
     """The memory after commit ``upto`` (the last one by default).
 
     Raises:
-        StateError: the snapshot does not fit the bundle.
+        StateError: the snapshot does not fit the bundle, or the commit is too old to be reached by a replay.
     """
     last = journal.last_number() if upto is None else upto
     memory = factory_memory(program)
@@ -92,20 +115,16 @@ def rebuild(journal: Journal, program: Program, upto: int | None = None) -> Memo
     start, blobs = (0, {}) if found is None else found
     if found is not None:
         memory = replace(memory, tensors=_restore(program, memory.tensors, blobs))
-    rows_of: dict[int, dict[str, EvidenceRow]] = {}
-    for row in journal.evidence(where="status = 'learned' AND commit_number > ? AND commit_number <= ?", values=(start, last)):
-        rows_of.setdefault(row.commit_number or 0, {})[row.id] = row
-    tables = _tables_at(journal, start)
+    tables = tables_at(journal, start)
     tensors, blobs = memory.tensors, dict(blobs)
     for commit in journal.commits(start, last):
-        before, tables = tables, json.loads(commit.tables)
-        slots = _slots(tables["classes"])
-        if commit.kind == "learn":
-            present = rows_of.get(commit.number, {})
+        tables = json.loads(commit.tables)
+        if commit.outcome == "learned":
+            present = journal.evidence_of(commit.rows[: commit.detail["learned"]])  # without what was forgotten since
             correction = program.runtime.upload({k: v for k, v in commit.tensors.items() if not k.startswith(_DOMAIN)})
-            tensors = apply_rows(program, tensors, [present[i] for i in commit.rows if i in present], slots, correction)
-        elif commit.kind == "remove_class" and before is not None:
-            tensors = clear_class(program, tensors, _slots(before["classes"])[commit.detail["class"]])
+            tensors = apply_rows(program, tensors, present, _slots(tables["classes"]), correction)
+        elif commit.kind in ("remove_class", "rollback"):  # each took a snapshot; only the newest few are kept
+            raise StateError(f"commit {last} cannot be reached any more: the snapshot of commit {commit.number} ({commit.kind}) was replaced by newer ones")
         blobs |= {k: v for k, v in commit.tensors.items() if k.startswith(_DOMAIN)}
     memory = replace(memory, commit=last, tensors=program.derive(tensors))
     if tables is not None:
@@ -121,7 +140,8 @@ def _restore(program: Program, factory: Tensors, values: Mapping[str, NDArray[An
     return program.runtime.upload(kept).over(factory)
 
 
-def _tables_at(journal: Journal, number: int) -> dict[str, Any] | None:
+def tables_at(journal: Journal, number: int) -> dict[str, Any] | None:
+    """Class table, domain table and counters after a commit; None for the factory's."""
     if number == 0:
         return None
     found = journal.commits(number - 1, number)
@@ -151,4 +171,4 @@ def _with_tables(program: Program, memory: Memory, tables: Mapping[str, Any], bl
     return replace(memory, classes=tuple(tables["classes"]), domains=domains, labels=tables["labels"], domain_serial=tables["domain_serial"])
 
 
-__all__ = ["SOURCE", "apply_rows", "clear_class", "correction_read", "domain_blob", "factory_memory", "finish", "rebuild", "snapshot_of"]
+__all__ = ["SOURCE", "apply_rows", "clear_class", "correction_read", "domain_blob", "durable_tables", "factory_memory", "finish", "rebuild", "snapshot_of", "statuses_at", "tables_at"]

@@ -84,7 +84,7 @@ class StreamWindow:
         self._sum += residuals.sum(axis=0) - self._residuals[places].sum(axis=0)
         self._residuals[places], self._slots[places], self._scores[places] = residuals, slots, scores
         for i, place in enumerate(places):
-            self._inputs[place], self._ids[place] = inputs[i], ids[i]
+            self._inputs[place], self._ids[place] = inputs[i].copy(), ids[i]  # the caller may use its buffer again
         self._at = (start + len(ids)) % size
         self.count = min(size, self.count + len(ids))
         self.fresh += given

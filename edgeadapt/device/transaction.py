@@ -20,14 +20,15 @@ from edgeadapt.device.guard import GuardSet, Verdict, contradicting_labels, judg
 from edgeadapt.device.journal import CommitRow, EvidenceRow, Journal
 from edgeadapt.device.memory import SOURCE, Domain, Memory
 from edgeadapt.device.program import Program
-from edgeadapt.device.resume import apply_rows, clear_class, correction_read, domain_blob, finish, rebuild, snapshot_of
+from edgeadapt.device.resume import (
+    apply_rows, clear_class, correction_read, domain_blob, finish, rebuild, snapshot_of, statuses_at, tables_at,
+)  # fmt: skip
 from edgeadapt.device.sense import shift_ratio
 from edgeadapt.errors import StateError, UnknownClassError
 from edgeadapt.inputs import unknown_class_message
 from edgeadapt.results import Receipt
 
 _REPLAY_S, _REPLAY_BYTES = 2.0, 64 << 20  # a snapshot is due when a replay would cost more
-_SETTLED = 8.0  # labels after which a class counts as settled
 
 
 class Transactions:
@@ -50,6 +51,17 @@ class Transactions:
         taps = np.ascontiguousarray(values["taps"], np.float32) if "taps" in values else np.zeros((len(z), 0), np.float32)
         y = values["y"].astype(np.int64)
         return [GuardSet("factory samples", z, taps, y, SOURCE, np.unique(y))] if len(y) else []
+
+    def _factory_sets(self, live: Memory) -> list[GuardSet]:
+        """Samples of the factory's classes that are still where the factory put them; a freed slot may hold another class."""
+        factory = self._program.manifest.classes
+        kept = np.array([slot for slot, name in enumerate(factory) if live.classes[slot] == name], np.int64)
+        result = []
+        for whole in self._factory_set:
+            rows = np.isin(whole.y, kept)
+            if rows.any():
+                result.append(replace(whole, z=whole.z[rows], taps=whole.taps[rows], y=whole.y[rows], slots=np.intersect1d(whole.y, kept)))
+        return result
 
     @property
     def write_s(self) -> float:
@@ -81,11 +93,14 @@ class Transactions:
         """Learn received rows of one source and one domain, or record why not."""
         live = self._live()
         started = time.perf_counter()
-        rows = [r for r in rows if r.label in live.slots]  # a class may have been removed while the label waited
-        if not rows:
-            return Verdict("the class was removed")
         source, domain = rows[0].source, rows[0].domain
         detail: dict[str, Any] = {"source": source, "domain": domain, "labels": len(rows)}
+        orphans = {r.label for r in rows} - live.slots.keys()  # a class may have gone while the label waited
+        if orphans:
+            why = f"the class {min(orphans)!r} is gone"
+            rows = [r for r in rows if r.label in orphans]
+            self._record("learn", "vetoed", {**detail, "labels": len(rows), "why": why}, live, rows=rows, statuses={r.id: "vetoed" for r in rows})
+            return Verdict(why)
         contradiction = self._contradiction(live, rows)
         if contradiction:
             self._record("learn", "held", {**detail, "why": contradiction}, live, rows=rows, statuses={r.id: "held" for r in rows})
@@ -94,7 +109,7 @@ class Transactions:
         correction = correction_read(self._program, domain, live)
         tensors = self._program.derive(apply_rows(self._program, live.tensors, learned, live.slots, correction))
         candidate = finish(self._program, replace(live, tensors=tensors, labels=live.labels + len(rows)))
-        verdict = judge(self._program, live, candidate, [*self._factory_set, *self._held_out.sets(live.slots)], self._program.manifest.policy.guard)
+        verdict = judge(self._program, live, candidate, [*self._factory_sets(live), *self._held_out.sets(live.slots)], self._program.manifest.policy.guard)
         if not verdict.passed:
             self._record("learn", "vetoed", {**detail, "why": verdict.why}, live, rows=rows, statuses={r.id: "vetoed" for r in rows})
             return verdict
@@ -103,7 +118,7 @@ class Transactions:
         statuses = {r.id: "learned" for r in learned} | {r.id: "held_out" for r in held}
         blob = self._program.runtime.download(correction)
         detail |= {"learned": len(learned), "held_out": len(held)} | {f"accuracy on {name}": round(after, 3) for name, _, after in verdict.accuracy}
-        self._record("learn", "learned", detail, candidate, rows=learned, statuses=statuses, tensors=blob)
+        self._record("learn", "learned", detail, candidate, rows=[*learned, *held], statuses=statuses, tensors=blob)
         self._held_out.accept(learned, held)
         return verdict
 
@@ -114,18 +129,20 @@ class Transactions:
         read = self._program.read(z, taps, live.tensors_in(rows[0].domain))
         if rows[0].domain != SOURCE or self._batch_shift(read.residual, read.logits.argmax(axis=1), live) > 1.0:
             return ""
-        known = (live.class_counts[y] >= _SETTLED) & (read.score <= policy.novelty.threshold)
+        settled = np.array([self._held_out.is_settled(row.label) for row in rows])
+        known = settled & (read.score <= policy.novelty.threshold)
         return contradicting_labels(read.logits.argmax(axis=1), y, known, policy.guard)
 
     def _batch_shift(self, residual: NDArray[np.float32], slots: NDArray[np.int64], live: Memory) -> float:
         return shift_ratio(residual, slots, live.class_counts, self._program.manifest.policy.shift)
 
     # -- classes --------------------------------------------------------------------------------------
-    def add_class(self, name: str) -> None:
-        live = self._live()
-        candidate = live.with_class(name)
+    def add_classes(self, names: Sequence[str]) -> None:
+        live = candidate = self._live()
+        for name in names:
+            candidate = candidate.with_class(name)
         if candidate is not live:
-            self._record("add_class", "added", {"class": name}, candidate)
+            self._record("add_class", "added", {"class": ", ".join(n for n in dict.fromkeys(names) if n not in live.slots)}, candidate)
 
     def remove_class(self, name: str) -> None:
         """Take back the class's field labels, clear its slot, free its name."""
@@ -138,9 +155,12 @@ class Transactions:
         learned = [r for r in rows if r.status == "learned"]
         tensors = clear_class(self._program, self._subtracted(live, learned), live.slots[name])
         classes = tuple(None if holder == name else holder for holder in live.classes)
-        candidate = finish(self._program, replace(live, tensors=self._program.derive(tensors), classes=classes, labels=max(0, live.labels - len(rows))))
-        self._held_out.forget(r.id for r in rows)
-        self._record("remove_class", "removed", {"class": name, "labels": len(rows)}, candidate, statuses={r.id: "withdrawn" for r in rows}, snapshot=True)
+        candidate = finish(self._program, replace(live, tensors=self._program.derive(tensors), classes=classes, labels=live.labels - _counted(rows)))
+        self._record(
+            "remove_class", "removed", {"class": name, "labels": len(rows)}, candidate,
+            rows=rows, statuses={r.id: "withdrawn" for r in rows}, snapshot=True,
+        )  # fmt: skip
+        self._restore_held_out()
 
     # -- forgetting and going back --------------------------------------------------------------------
     def _subtracted(self, memory: Memory, rows: Sequence[EvidenceRow]) -> Any:
@@ -155,29 +175,31 @@ class Transactions:
         live = self._live()
         learned = [r for r in rows if r.status == "learned" and r.label in live.slots]
         tensors = self._program.derive(self._subtracted(live, learned)) if learned else live.tensors
-        counted = sum(r.status in ("learned", "held_out") for r in rows)
-        candidate = finish(self._program, replace(live, tensors=tensors, labels=max(0, live.labels - counted)))
-        rewritten = self._rewritten_snapshots(learned, live)
+        candidate = finish(self._program, replace(live, tensors=tensors, labels=live.labels - _counted(rows)))
+        rewritten = self._rewritten_snapshots(rows, live)
         reasons = list(unreachable)
         if correction_read(self._program, SOURCE, live) and any(r.domain != SOURCE for r in learned):
             reasons.append("learned through a correction that has moved since: subtracted under today's correction")
-        self._held_out.forget(r.id for r in rows)
         self._record(
             "forget", "forgotten", {"rows": len(rows), "subtracted": len(learned)}, candidate,
             deleted=[r.id for r in rows], snapshot=True, rewritten=rewritten,
         )  # fmt: skip
+        self._restore_held_out()
         return Receipt(len(rows) + pending, len(learned), len(rewritten), tuple(reasons))
 
     def _rewritten_snapshots(self, rows: Sequence[EvidenceRow], live: Memory) -> dict[int, dict[str, NDArray[Any]]]:
+        """Snapshots without these rows, withdrawn ones included: an old snapshot still holds what was taken back later."""
         result = {}
+        commits = self._journal.commits()
         for number in self._journal.snapshot_numbers():
-            inside = [r for r in rows if r.commit_number is not None and r.commit_number <= number]
-            found = self._journal.snapshot(number)
-            if not inside or found is None:
+            statuses = statuses_at([c for c in commits if c.number <= number])
+            inside = [r for r in rows if statuses.get(r.id) == "learned"]
+            found, tables = self._journal.snapshot(number), tables_at(self._journal, number)
+            if not inside or found is None or tables is None:
                 continue
             values = found[1]
             kept = {name: values[name] for name in self._program.checkpointed}
-            old = replace(live, tensors=self._program.runtime.upload(kept).over(live.tensors))
+            old = replace(live, tensors=self._program.runtime.upload(kept).over(live.tensors), classes=tuple(tables["classes"]))
             subtracted = self._subtracted(old, inside)
             result[number] = values | self._program.runtime.download(subtracted, list(kept))
         return result
@@ -188,14 +210,20 @@ class Transactions:
         target = self._change_before(live.commit) if to is None else to
         if not 0 <= target < max(live.commit, 1) or (target > 0 and not self._journal.commits(target - 1, target)):
             raise StateError(f"cannot roll back to commit {target}: the last is {live.commit}")
-        undone = self._journal.evidence(where="status IN ('learned', 'held_out') AND commit_number > ?", values=(target,))
-        candidate = rebuild(self._journal, self._program, target)
-        self._held_out.restore([r for r in self._journal.evidence(where="status IN ('learned', 'held_out')") if (r.commit_number or 0) <= target])
-        self._record(
-            "rollback", "rolled back", {"to": target, "labels": len(undone)}, candidate,
-            statuses={r.id: "withdrawn" for r in undone}, snapshot=True,
+        then = statuses_at(self._journal.commits(0, target))
+        now = {r.id: r.status for r in self._journal.evidence(where="status IN ('learned', 'held_out', 'withdrawn')")}
+        changed = {sample: then.get(sample, "withdrawn") for sample, status in now.items() if then.get(sample, "withdrawn") != status}
+        undone = sum(status == "withdrawn" for status in changed.values())
+        candidate = replace(
+            rebuild(self._journal, self._program, target),
+            labels=len(then.keys() & now.keys()), domain_serial=live.domain_serial,  # a name is never used for two conditions
         )  # fmt: skip
+        self._record("rollback", "rolled back", {"to": target, "labels": undone}, candidate, statuses=changed, snapshot=True)
+        self._restore_held_out()
         return target
+
+    def _restore_held_out(self) -> None:
+        self._held_out.restore(self._journal.evidence(where="status IN ('learned', 'held_out')"))
 
     def _change_before(self, number: int) -> int:
         """The commit before the last one that changed the state: vetoes and checkpoints are stepped over."""
@@ -223,3 +251,8 @@ class Transactions:
         saved = replace(domain, saved=domain.tensors)
         outcome = "opened" if domain.kind == "condition" else "is new classes"
         self._record("domain", outcome, {"domain": domain.name, **detail}, self._live().with_domain(saved), tensors=domain_blob(self._program, saved))
+
+
+def _counted(rows: Sequence[EvidenceRow]) -> int:
+    """Rows that ``Memory.labels`` counts."""
+    return sum(r.status in ("learned", "held_out") for r in rows)

@@ -66,7 +66,7 @@ class Settings:
     head: str = "ridge"
     random_features: int = -1
     penalty: float = 1e-2
-    balance: float = 1.35
+    balance: float = 1.45
     novelty: str = "auto"
     adapt: str = "auto"
     stress: bool = True
