@@ -24,11 +24,11 @@ _HOMES = {
 __all__ = ["Budget", "Keep", "Learner", "Observation", "Policy", "Prediction", "Question", "Reading", "Receipt", "prepare", "read_bundle"]
 
 if TYPE_CHECKING:
+    from edgeadapt._prepare import prepare
     from edgeadapt.bundle import read_bundle
     from edgeadapt.device.budget import Budget
     from edgeadapt.device.learner import Learner, open
     from edgeadapt.device.policy import Keep, Policy
-    from edgeadapt._prepare import prepare
     from edgeadapt.results import Observation, Prediction, Question, Reading, Receipt
 
 

@@ -38,11 +38,11 @@ def check_batch(value: Any, spec: InputSpec) -> NDArray[Any]:
     Raises:
         InputError: with the offending shape, dtype or value.
     """
-    x = to_numpy(value)
+    x = value if type(value) is np.ndarray else to_numpy(value)
     wanted = spec.shape
     if x.shape == wanted:
         x = x[None]
-    if x.ndim != len(wanted) + 1 or x.shape[1:] != wanted:
+    if x.shape[1:] != wanted or x.ndim != len(wanted) + 1:
         raise InputError(f"an input batch has shape (N, {', '.join(map(str, wanted))}), layout {spec.layout}; got {x.shape}{_layout_hint(x.shape, spec)}")
     if x.shape[0] == 0:
         raise InputError(f"the batch is empty: shape {x.shape}")

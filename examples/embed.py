@@ -7,7 +7,7 @@ from edgeadapt import host
 
 rng = np.random.default_rng(0)
 CLASSES = ["ok", "scratch", "stain", "dent"]  # the first three are known when the bundle is made
-centres, mixing = rng.normal(0, 0.4, (4, 128)), rng.normal(0, 1 / np.sqrt(32), (32, 128))
+centres, mixing = rng.normal(0, 0.2, (4, 128)), rng.normal(0, 1 / np.sqrt(32), (32, 128))
 
 
 def your_encoder(y, drift=0.0):

@@ -23,4 +23,6 @@ with edgeadapt.open(bundle_path(), state="images-state") as learner:
         for question in learner.questions():
             print(f"{question.why}: is this {question.predicted}? ({question.confidence:.0%}) -> {names[question.id]}")
             learner.label(question.id, names[question.id], source="operator")
-    print(f"in {learner.domain('cam-1')}: {np.mean(right['learner'][320:]):.1%} right, the frozen model {np.mean(right['frozen'][320:]):.1%}")
+    print(
+        f"in {learner.domain('cam-1')}: {np.mean(right['learner'][320:]):.1%} right, the frozen model {np.mean(right['frozen'][320:]):.1%}"
+    )

@@ -46,7 +46,8 @@ class Pending:
     def add(self, batch: PendingBatch) -> None:
         with self._lock:
             self._batches.append(batch)
-            self._where.update((sample, (batch, row)) for row, sample in enumerate(batch.ids))
+            for row, sample in enumerate(batch.ids):
+                self._where[sample] = (batch, row)
             while self._batches and (self._batches[0].at < batch.at - self._keep_s or len(self._where) > _LARGEST):
                 for sample in self._batches.popleft().ids:
                     self._where.pop(sample, None)
@@ -190,7 +191,8 @@ class HeldOut:
     def split(self, rows: Sequence[EvidenceRow]) -> tuple[list[EvidenceRow], list[EvidenceRow]]:
         """(to learn, to hold out). Counts nothing yet: a veto must not use up a turn."""
         seen = dict(self._seen)
-        learn, held = [], []
+        learn: list[EvidenceRow] = []
+        held: list[EvidenceRow] = []
         for row in rows:
             seen[row.label] = seen.get(row.label, 0) + 1
             (held if seen[row.label] % self._every == 0 else learn).append(row)

@@ -93,6 +93,12 @@ class CommitRow:
     tensors: Mapping[str, NDArray[Any]]
 
 
+def _row(found: tuple[Any, ...]) -> EvidenceRow:
+    sample, source, stream, domain, at, label, weight, space, is_factory, blob, status, number = found
+    features = np.frombuffer(blob, "<f2").astype(np.float16)
+    return EvidenceRow(sample, source, stream, domain, at, label, weight, space, bool(is_factory), features, status, number)
+
+
 class FolderLock:
     """Exclusive use of a state folder, released by the kernel when the process dies."""
 
@@ -240,7 +246,7 @@ class Journal:
                 "SELECT id, source, stream, domain, time, label, weight, space, is_factory, features, status, commit_number"
                 f" FROM evidence WHERE {where} ORDER BY seq", tuple(values),
             ).fetchall()
-        return [EvidenceRow(*row[:8], bool(row[8]), np.frombuffer(row[9], "<f2").astype(np.float16), row[10], row[11]) for row in found]
+        return [_row(found_row) for found_row in found]
 
     def evidence_of(self, samples: Sequence[str]) -> list[EvidenceRow]:
         """The rows with these ids that are still there, in the order of the ids."""

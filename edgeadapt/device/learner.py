@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -68,6 +69,21 @@ def open(
     return Learner(opened, engine, state, policy or Policy(), budget or Budget(), keep or Keep(), freeze)
 
 
+@dataclass(frozen=True, eq=False)
+class _AnswerSet:
+    """The classes of a memory that can be answered: their columns in the logits, a view where they are the first ones."""
+
+    classes: tuple[str | None, ...]
+    columns: slice | list[int]
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, classes: tuple[str | None, ...]) -> _AnswerSet:
+        active = [slot for slot, name in enumerate(classes) if name is not None]
+        is_prefix = active == list(range(len(active)))
+        return cls(classes, slice(0, len(active)) if is_prefix else active, tuple(str(classes[slot]) for slot in active))
+
+
 class Learner:
     """A model that keeps learning. Use ``edgeadapt.open`` to make one.
 
@@ -109,6 +125,8 @@ class Learner:
         self._labelling = threading.Lock()
         self._answers: list[tuple[str, str, bool]] = []  # (sample, domain, is new) of labels that came while frozen
         self._first_frames = FirstFrames(self._manifest.input)
+        self._answer_set = _AnswerSet.of(self._live.classes)
+        self._sharpness = np.float32(1.0 / self._manifest.policy.learn.temperature)
         self._spent = {"encode": 0.0, "sense": 0.0}
         self._observed = 0
         self._worker = Worker()
@@ -190,13 +208,16 @@ class Learner:
         return batch, z, taps
 
     def _prediction(self, read: Read, memory: Memory) -> Prediction:
-        active = [slot for slot, name in enumerate(memory.classes) if name is not None]
-        logits = read.logits if len(active) == read.logits.shape[1] else read.logits[:, active]
-        scaled = np.exp((logits - logits.max(axis=1, keepdims=True)) * np.float32(1.0 / self._manifest.policy.learn.temperature))
-        probs = scaled / scaled.sum(axis=1, keepdims=True)
-        names = tuple(str(memory.classes[slot]) for slot in active)
-        labels = tuple(names[i] for i in logits.argmax(axis=1).tolist())
-        return Prediction(labels, probs, read.score, read.embedding, names)
+        answers = self._answer_set
+        if answers.classes is not memory.classes:
+            answers = self._answer_set = _AnswerSet.of(memory.classes)
+        logits = read.logits[:, answers.columns]
+        probs = logits - logits.max(axis=1, keepdims=True)
+        probs *= self._sharpness
+        np.exp(probs, out=probs)
+        probs /= probs.sum(axis=1, keepdims=True)
+        labels = tuple([answers.names[i] for i in logits.argmax(axis=1).tolist()])
+        return Prediction(labels, probs, read.score, read.embedding, answers.names)
 
     # -- observing ------------------------------------------------------------------------------------
     def observe(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = DEFAULT_STREAM) -> Observation:
@@ -416,16 +437,17 @@ class Learner:
             InputError: no condition was given.
         """
         self._here()
-        clauses, values = [], []
-        for column, given in (("id", ids), ("label", classes)):
-            if given is not None:
-                listed = [given] if isinstance(given, str) else list(given)
+        clauses: list[str] = []
+        values: list[Any] = []
+        for column, names in (("id", ids), ("label", classes)):
+            if names is not None:
+                listed = [names] if isinstance(names, str) else list(names)
                 clauses.append(f"{column} IN ({', '.join('?' * len(listed))})")
                 values += listed
-        for clause, given in (("source = ?", source), ("time < ?", before), ("time >= ?", after)):
-            if given is not None:
+        for clause, limit in (("source = ?", source), ("time < ?", before), ("time >= ?", after)):
+            if limit is not None:
                 clauses.append(clause)
-                values.append(given)
+                values.append(limit)
         if not clauses:
             raise InputError("say what to forget: ids, source, classes, before or after")
 

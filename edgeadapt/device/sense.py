@@ -59,8 +59,10 @@ class StreamWindow:
         self._sum = np.zeros(residual_width, np.float64)
         self._slots = np.zeros(size, np.int64)
         self._scores = np.zeros(size, np.float32)
-        self._inputs: list[Any] = [None] * size
+        self._inputs: NDArray[Any] = np.zeros((0,))  # (W, ...) once the first batch says what an input is
         self._ids: list[str] = [""] * size
+        self._scale = tuple(width * threshold for width, threshold in zip(shift.groups, shift.thresholds, strict=True))
+        self._certainty: tuple[F32, NDArray[np.float64]] | None = None  # (class counts, 1 / max(count, 1)) of the last reading
         self._at = 0
         self.count = 0  # samples in the window
         self.fresh = 0  # samples since the last window was taken
@@ -75,16 +77,17 @@ class StreamWindow:
         self.is_stuck = False
 
     def push(self, residuals: F32, slots: NDArray[np.int64], scores: F32, inputs: NDArray[Any], ids: tuple[str, ...]) -> None:
-        """Take in a batch; only its last W rows can matter."""
+        """Take in a batch; only its last W rows can matter. Everything is copied: the caller may use its buffers again."""
         size, given = len(self._slots), len(ids)
         if given > size:
             residuals, slots, scores, inputs, ids = residuals[-size:], slots[-size:], scores[-size:], inputs[-size:], ids[-size:]
-        start = self._at
-        places = (start + np.arange(len(ids))) % size
-        self._sum += residuals.sum(axis=0) - self._residuals[places].sum(axis=0)
-        self._residuals[places], self._slots[places], self._scores[places] = residuals, slots, scores
-        for i, place in enumerate(places):
-            self._inputs[place], self._ids[place] = inputs[i].copy(), ids[i]  # the caller may use its buffer again
+        if self._inputs.shape[1:] != inputs.shape[1:] or self._inputs.dtype != inputs.dtype or not len(self._inputs):
+            self._inputs = np.zeros((size, *inputs.shape[1:]), inputs.dtype)
+            self.clear()  # frames and features cannot share a window
+        start, first = self._at, min(len(ids), size - self._at)  # rows that fit before the ring wraps
+        self._put(slice(start, start + first), residuals[:first], slots[:first], scores[:first], inputs[:first], ids[:first])
+        if first < len(ids):
+            self._put(slice(0, len(ids) - first), residuals[first:], slots[first:], scores[first:], inputs[first:], ids[first:])
         self._at = (start + len(ids)) % size
         self.count = min(size, self.count + len(ids))
         self.fresh += given
@@ -92,19 +95,34 @@ class StreamWindow:
             self._sum = self._residuals.sum(axis=0, dtype=np.float64)
             self.is_stuck = self.count == size and float(self._residuals.var(axis=0).mean()) < _STUCK
 
+    def _put(self, places: slice, residuals: F32, slots: NDArray[np.int64], scores: F32, inputs: NDArray[Any], ids: tuple[str, ...]) -> None:
+        change = residuals - self._residuals[places]
+        self._sum += change[0] if len(change) == 1 else change.sum(axis=0)
+        self._residuals[places], self._slots[places], self._scores[places] = residuals, slots, scores
+        self._inputs[places], self._ids[places] = inputs, ids
+
     @property
     def is_full(self) -> bool:
         return self.count == len(self._slots)
 
     def shift(self, class_counts: F32) -> float:
-        """Reading of the encoder in use."""
-        if self.count == 0:
+        """Reading of the encoder in use: ``shift_ratio`` of the window, from running sums."""
+        n = self.count
+        if n == 0:
             return 0.0
-        mean = (self._sum / self.count).astype(np.float32)
-        return shift_ratio_of_mean(mean, self._slots[: self.count], class_counts, self._shift)
+        if self._certainty is None or self._certainty[0] is not class_counts:
+            self._certainty = (class_counts, 1.0 / np.maximum(class_counts, 1.0).astype(np.float64))
+        predicted = np.bincount(self._slots[:n], minlength=len(class_counts))
+        spread = 1.0 / n + float((predicted * predicted).dot(self._certainty[1])) / (n * n)
+        largest, start = 0.0, 0
+        for width, scale in zip(self._shift.groups, self._scale, strict=True):
+            sums = self._sum[start : start + width]
+            largest = max(largest, float(sums.dot(sums)) / scale)
+            start += width
+        return largest / (n * n * spread)
 
     def novel_share(self) -> float:
-        return float((self._scores[: self.count] > self._novelty.threshold).mean()) if self.count else 0.0
+        return int(np.count_nonzero(self._scores[: self.count] > self._novelty.threshold)) / self.count if self.count else 0.0
 
     def residuals(self) -> F32:
         return np.concatenate([self._residuals[self._at :], self._residuals[: self._at]])
@@ -112,10 +130,8 @@ class StreamWindow:
     def take(self) -> WindowView:
         """The full window in order of arrival; the next one starts fresh."""
         self.fresh = 0
-        order = [(self._at + i) % len(self._slots) for i in range(len(self._slots))]
-        return WindowView(
-            np.stack([self._inputs[i] for i in order]), tuple(self._ids[i] for i in order), self._slots[order].copy(), self._scores[order].copy()
-        )
+        order = (self._at + np.arange(len(self._slots))) % len(self._slots)
+        return WindowView(self._inputs[order], tuple(self._ids[i] for i in order.tolist()), self._slots[order], self._scores[order])
 
     def reading(self, domain: str, class_counts: F32, is_factory_path: bool) -> Reading:
         """What the window says now. While a correction is in use the shift is that of its last probe."""

@@ -21,7 +21,15 @@ from edgeadapt.device.journal import CommitRow, EvidenceRow, Journal
 from edgeadapt.device.memory import SOURCE, Domain, Memory
 from edgeadapt.device.program import Program
 from edgeadapt.device.resume import (
-    apply_rows, clear_class, correction_read, domain_blob, finish, rebuild, snapshot_of, statuses_at, tables_at,
+    apply_rows,
+    clear_class,
+    correction_read,
+    domain_blob,
+    finish,
+    rebuild,
+    snapshot_of,
+    statuses_at,
+    tables_at,
 )  # fmt: skip
 from edgeadapt.device.sense import shift_ratio
 from edgeadapt.errors import StateError, UnknownClassError

@@ -20,7 +20,17 @@ import edgeadapt
 from edgeadapt.bench.corruptions import TUNING, corrupt
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, write_bundle
 from edgeadapt.bundle.schema import (
-    AdaptPolicy, GraphSpec, GuardPolicy, InputSpec, LearnPolicy, Manifest, PolicySpec, Provenance, TensorSpec, TriggerSpec, space_of,
+    AdaptPolicy,
+    GraphSpec,
+    GuardPolicy,
+    InputSpec,
+    LearnPolicy,
+    Manifest,
+    PolicySpec,
+    Provenance,
+    TensorSpec,
+    TriggerSpec,
+    space_of,
 )  # fmt: skip
 from edgeadapt.errors import InputError
 from edgeadapt.host import calibrate

@@ -10,7 +10,7 @@ All read the class means or logits, so a class that was learned stops being nove
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -126,7 +126,7 @@ class VirtualLogit:
 class Mahalanobis:
     """Squared distance to the nearest class mean over the whitened columns that the shift residual already has."""
 
-    sense: ResidualShift = ResidualShift()
+    sense: ResidualShift = field(default_factory=ResidualShift)
     name: ClassVar[str] = "mahalanobis"
 
     def tensors(self, dims: Dims) -> list[TensorSpec]:

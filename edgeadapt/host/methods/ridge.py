@@ -24,7 +24,17 @@ from torch import Tensor
 
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
 from edgeadapt.host.methods.base import (
-    Arrays, Dims, FactoryData, Values, accumulate, class_moment, evidence, frozen, head_tensors, linear_logits, with_one,
+    Arrays,
+    Dims,
+    FactoryData,
+    Values,
+    accumulate,
+    class_moment,
+    evidence,
+    frozen,
+    head_tensors,
+    linear_logits,
+    with_one,
 )  # fmt: skip
 
 
