@@ -17,7 +17,7 @@ def prepare(frame: Any, spec: InputSpec, *, colour: str | None = None) -> NDArra
     Args:
         frame: (H, W), (H, W, 1) or (H, W, 3) array, uint8 in 0..255 or float in 0..1, or a Pillow image.
         spec: the bundle's ``manifest.input``.
-        colour: order of the frame's channels, ``"rgb"`` unless given (OpenCV frames are ``"bgr"``).
+        colour: order of the frame's channels, ``"rgb"`` (the default) or ``"bgr"``, as OpenCV has it.
 
     Returns:
         One sample of shape ``spec.shape`` and dtype ``spec.dtype``, without a batch axis.
@@ -27,6 +27,8 @@ def prepare(frame: Any, spec: InputSpec, *, colour: str | None = None) -> NDArra
     """
     if spec.layout in ("NC", "features"):
         raise InputError(f"this bundle takes {spec.layout} vectors of shape {spec.shape}, not frames")
+    if colour not in (None, "rgb", "bgr"):
+        raise InputError(f"colour is 'rgb' or 'bgr', got {colour!r}")
     image = np.asarray(frame)
     if image.ndim == 2:
         image = image[..., None]
@@ -36,7 +38,7 @@ def prepare(frame: Any, spec: InputSpec, *, colour: str | None = None) -> NDArra
         image = image[..., :3]
     if image.dtype != np.uint8:
         image = _to_bytes(image)
-    if (colour or "rgb") == "bgr" and image.shape[2] == 3:
+    if colour == "bgr" and image.shape[2] == 3:
         image = image[..., ::-1]
     image = _to_colour(image, spec.colour)
     height, width = _size(spec)
@@ -44,6 +46,8 @@ def prepare(frame: Any, spec: InputSpec, *, colour: str | None = None) -> NDArra
         if spec.resize == "none":
             raise InputError(f"this bundle takes {height} x {width} frames and does not resize, got {image.shape[0]} x {image.shape[1]}")
         image = resize_bilinear(image, height, width)
+    if image.shape[2] != _channels(spec):
+        raise InputError(f"this bundle takes {_channels(spec)} channels without a colour order, got a frame of {image.shape[2]}")
     sample = image if spec.dtype == "uint8" else _to_range(image, spec)
     if spec.layout == "NHW":
         return np.ascontiguousarray(sample[..., 0])
@@ -56,6 +60,12 @@ def _size(spec: InputSpec) -> tuple[int, int]:
     if spec.layout == "NCHW":
         return spec.shape[1], spec.shape[2]
     return spec.shape[0], spec.shape[1]
+
+
+def _channels(spec: InputSpec) -> int:
+    if spec.layout == "NHW":
+        return 1
+    return spec.shape[0] if spec.layout == "NCHW" else spec.shape[2]
 
 
 def _to_bytes(image: NDArray[Any]) -> NDArray[np.uint8]:

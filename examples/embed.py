@@ -7,12 +7,12 @@ from edgeadapt import host
 
 rng = np.random.default_rng(0)
 CLASSES = ["ok", "scratch", "stain", "dent"]  # the first three are known when the bundle is made
-centres, mixing = rng.normal(0, 0.2, (4, 128)), rng.normal(0, 1 / np.sqrt(32), (32, 128))
+centres, mixing = rng.normal(0, 0.2, (4, 128)), rng.normal(0, 1 / np.sqrt(128), (128, 128))
 
 
 def your_encoder(y, drift=0.0):
     """Stands in for your model: (N, 128) float32 features with correlated noise, moved a little where conditions drift."""
-    return (centres[y] + rng.normal(0, 1, (len(y), 32)) @ mixing + drift + rng.normal(0, 0.1, (len(y), 128))).astype(np.float32)
+    return (centres[y] + rng.normal(0, 1, (len(y), 128)) @ mixing + drift).astype(np.float32)
 
 
 y = rng.integers(0, 3, 600)

@@ -43,6 +43,7 @@ ARMS: tuple[Arm, ...] = ("none", "questions", "given", "given_at_onset", "given_
 TEN_PER_CLASS = 0.75
 _PER_CLASS, _QUESTIONS = 10, 20
 _ORACLE = _JUDGE = 1000
+_LEAST_GAP = 0.02
 _STREAM = "default"
 
 
@@ -119,7 +120,8 @@ class _Outcome:
     labels: dict[Arm, int]
 
     def recovered(self, arm: Arm) -> float:
-        return recovery(self.accuracy[arm], self.frozen, self.oracle)
+        """NaN where labels would hardly help: a ratio of two small numbers says nothing."""
+        return recovery(self.accuracy[arm], self.frozen, self.oracle) if self.oracle - self.frozen >= _LEAST_GAP else float("nan")
 
 
 def _outcome(material: Material, shown: Showing, arms: tuple[Arm, ...]) -> _Outcome:
@@ -153,7 +155,7 @@ def run_answers(
             say(f"{condition}, seed {seed}: frozen {found.frozen:.1%}, {listed}, oracle {found.oracle:.1%}, clean {found.clean:.1%}")
     pooled = [outcome for seed in seeds for outcome in outcomes[seed]]
     for arm in arms:
-        say(f"recovery, {arm}, over seeds: {spread([float(np.mean([o.recovered(arm) for o in outcomes[seed]])) for seed in seeds])}")
+        say(f"recovery, {arm}, over seeds: {spread([_mean_recovery(outcomes[seed], arm) for seed in seeds])}")
     return _rows(pooled, arms)
 
 
@@ -164,15 +166,18 @@ _NAMES: dict[Arm, str] = {
 _INSTEAD: dict[Arm, Arm] = {"questions": "none", "given": "given_frozen", "given_at_onset": "given_frozen"}  # the baseline's arm
 
 
-def _rows(pooled: list[_Outcome], arms: tuple[Arm, ...]) -> list[Row]:
-    def mean(arm: Arm) -> float:
-        return float(np.mean([o.recovered(arm) for o in pooled]))
+def _mean_recovery(outcomes: list[_Outcome], arm: Arm) -> float:
+    found = [value for value in (o.recovered(arm) for o in outcomes) if value == value]
+    return float(np.mean(found)) if found else float("nan")
 
+
+def _rows(pooled: list[_Outcome], arms: tuple[Arm, ...]) -> list[Row]:
     rows = []
     for arm in arms:
         instead = _INSTEAD.get(arm)
-        baseline = mean(instead) if instead is not None and instead in arms else None
-        rows.append(bar(f"recovery/{_NAMES[arm]}", mean(arm), "share", baseline, at_least=TEN_PER_CLASS if arm == "given" else None))
+        baseline = _mean_recovery(pooled, instead) if instead is not None and instead in arms else None
+        target = TEN_PER_CLASS if arm == "given" else None
+        rows.append(bar(f"recovery/{_NAMES[arm]}", _mean_recovery(pooled, arm), "share", baseline, at_least=target))
     frozen, oracle, clean = (float(np.mean([getattr(o, mark) for o in pooled])) for mark in ("frozen", "oracle", "clean"))
     for arm in arms:
         reached = float(np.mean([o.accuracy[arm] for o in pooled]))

@@ -61,6 +61,8 @@ class Life:
     seed: int
     say: Say
     trials: list[Trial] = field(default_factory=list)
+    born: float = 0.0  # accuracy on clean images of all ten classes
+    grown: float = 0.0
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng([self.seed, 5])
@@ -182,10 +184,11 @@ class Life:
         return clean, clean if there is None else accuracy(self.learner, there.x, there.y, stream="default")
 
 
-def live(material: Material, seed: int, say: Say, *, per_kind: int, conditions: tuple[str, ...], poisons: int) -> list[Trial]:
+def live(material: Material, seed: int, say: Say, *, per_kind: int, conditions: tuple[str, ...], poisons: int) -> Life:
     """One learner's life: honest labels of every kind, with poison offered young, in the middle and late."""
     with open_quick(material.bundle) as learner:
         life = Life(material, learner, seed, say)
+        life.born = accuracy(learner, life.judge.x, life.judge.y)
         stages = max(1, poisons // 3)
 
         def offer(stage: int) -> None:
@@ -204,7 +207,8 @@ def live(material: Material, seed: int, say: Say, *, per_kind: int, conditions: 
         offer(1)
         life.of_new_classes(2 * per_kind)
         offer(2)
-        return life.trials
+        life.grown = accuracy(learner, life.judge.x, life.judge.y)
+        return life
 
 
 def run_guard(
@@ -218,7 +222,8 @@ def run_guard(
             as many of new classes. poisons: trials of each kind per seed, a third of them young, in the middle and late.
     """
     material = load_material(data)
-    trials = [t for seed in seeds for t in live(material, seed, say, per_kind=per_kind, conditions=conditions, poisons=poisons)]
+    lives = [live(material, seed, say, per_kind=per_kind, conditions=conditions, poisons=poisons) for seed in seeds]
+    trials = [trial for life in lives for trial in life.trials]
     honest = [t for t in trials if t.kind not in POISONS]
     for kind, count in Counter(t.kind for t in honest).items():
         say(f"honest labels, {kind}: {sum(t.outcome == 'learned' for t in honest if t.kind == kind)} of {count} batches accepted")
@@ -234,4 +239,6 @@ def run_guard(
         )
         rows.append(bar(f"caught/{poison}", caught, "share", 0.0, at_least=1.0 if poison == "80_wrong" else None))
         rows.append(bar(f"lost/{poison}", float(np.mean([t.lost for t in offered])), "accuracy"))
+    grown, born = (float(np.mean([getattr(life, mark) for life in lives])) for mark in ("grown", "born"))
+    rows.append(bar("gain/ten_classes", grown, "accuracy", born))
     return [*rows, bar("trials/80_wrong", float(sum(t.kind == "80_wrong" for t in trials)), "trials")]

@@ -34,7 +34,7 @@ FALSE_ALARMS, DETECTION = 0.02, 0.95
 _WITHIN = 4  # windows
 _CALIBRATION_WINDOWS, _QUANTILE, _MARGIN = 3000, 0.995, 1.15  # of host.calibrate, which needs torch
 _LARGEST_POOL = 3000
-_LITE0_POOL, _LITE0_CALIBRATION = 2000, 600
+_LITE0_POOL, _LITE0_CALIBRATION = 1200, 600
 
 
 @dataclass(frozen=True, eq=False)

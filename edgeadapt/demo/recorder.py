@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bench.baselines import RefittedHead
-from edgeadapt.demo import picture
+from edgeadapt.demo import report
 from edgeadapt.demo.sample import CLASSES
 from edgeadapt.device.learner import Learner
 from edgeadapt.results import Observation
@@ -35,9 +35,9 @@ class Recorder:
     learner: Learner
     twin: Learner
     say: Callable[[str], None]
-    batches: list[picture.Batch] = field(default_factory=list)
-    events: list[picture.Event] = field(default_factory=list)
-    questions: list[picture.Question] = field(default_factory=list)
+    batches: list[report.Batch] = field(default_factory=list)
+    events: list[report.Event] = field(default_factory=list)
+    questions: list[report.Question] = field(default_factory=list)
     truth: dict[str, str] = field(default_factory=dict)
     answers: int = 0
     _seen_commit: int = 0
@@ -46,7 +46,7 @@ class Recorder:
     _refreshes: int = 0
     _names: dict[str, str] = field(default_factory=dict)
 
-    def event(self, kind: picture.EventKind, text: str, count: int = 1) -> None:
+    def event(self, kind: report.EventKind, text: str, count: int = 1) -> None:
         self.events.append({"batch": max(0, len(self.batches) - 1), "kind": kind, "text": text, "count": count})
 
     def batch(
@@ -133,7 +133,7 @@ class Recorder:
             elif commit.kind == "learn" and commit.outcome == "learned":
                 self.event("learned", f"learned {detail['learned']}, held {detail['held_out']} out to judge", int(detail["learned"]))
             elif commit.kind == "learn":
-                self.event(cast(picture.EventKind, commit.outcome), str(detail.get("why", "")), int(detail.get("labels", 1)))
+                self.event(cast(report.EventKind, commit.outcome), str(detail.get("why", "")), int(detail.get("labels", 1)))
 
 
 def _share(labels: Any, names: list[str]) -> float:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ import edgeadapt
 from edgeadapt.bench.baselines import RefittedHead
 from edgeadapt.bench.corruptions import corrupt
 from edgeadapt.bench.streams import Order, arrange, batches
-from edgeadapt.demo import picture
+from edgeadapt.demo import picture, report
 from edgeadapt.demo.recorder import Recorder, now, rss_mib
 from edgeadapt.demo.sample import CLASSES, KNOWN, NEW, Sample, bundle_path, load_sample
 from edgeadapt.device.budget import Budget
@@ -49,9 +50,9 @@ class Story:
         new = self.sample.rows(NEW, self.rng)
         self.new_stream, self.new_judge = new[: len(new) // 2], new[len(new) // 2 :]
         self.started = time.perf_counter()
-        self.acts: list[picture.Act] = []
-        self.conditions: list[picture.Condition] = []
-        self.safety: list[picture.Safety] = []
+        self.acts: list[report.Act] = []
+        self.conditions: list[report.Condition] = []
+        self.safety: list[report.Safety] = []
         self._work = Path(tempfile.mkdtemp(prefix="edgeadapt-demo-"))
         self.state = self._work / "state"
         self.say(f"opening {bundle_path().name} and its frozen twin")
@@ -62,7 +63,7 @@ class Story:
     def _open(self) -> Learner:
         return open_learner(bundle_path(), state=self.state, budget=Budget(busy_fraction=1.0))
 
-    def tell(self) -> picture.Report:
+    def tell(self) -> report.Report:
         """Play the acts, write ``report.json`` and ``report.html``."""
         try:
             for act in (self.clean, self.degraded, self.returning, self.new_classes, self.attacked, self.killed):
@@ -110,7 +111,7 @@ class Story:
         return float((names[p.probs[:, columns].argmax(axis=1)] == np.array(CLASSES)[self.sample.y[rows]]).mean())
 
     # -- acts -----------------------------------------------------------------------------------------
-    def clean(self) -> tuple[str, str, list[picture.Fact]]:
+    def clean(self) -> tuple[str, str, list[report.Fact]]:
         mine, frozen, _ = self._play("clean", "clean", "shuffled", 20 * BATCH, 1)
         played = self.recorder.batches
         shifts = sum(b["is_shifted"] for b in played)
@@ -119,7 +120,7 @@ class Story:
             _fact("same as frozen", f"{abs(mine - frozen):.1%} apart", mine == frozen), _fact("questions asked", "none" if not self.recorder.answers else str(self.recorder.answers), self.recorder.answers == 0),
         ]  # fmt: skip
 
-    def degraded(self) -> tuple[str, str, list[picture.Fact]]:
+    def degraded(self) -> tuple[str, str, list[report.Fact]]:
         order = [CONDITIONS[i] for i in self.rng.permutation(len(CONDITIONS))]
         asked = self.recorder.answers
         most_asked = 0
@@ -145,7 +146,7 @@ class Story:
         played = [b["accuracy"] for b in self.recorder.batches if b["act"] == "clean"]
         return float(np.mean(played))
 
-    def returning(self) -> tuple[str, str, list[picture.Fact]]:
+    def returning(self) -> tuple[str, str, list[report.Fact]]:
         before = dict(self.learner.domains())
         asked = self.recorder.answers
         found = []
@@ -160,7 +161,7 @@ class Story:
             _fact("back to normal at the end", self.learner.domain(), self.learner.domain() == "source"), _fact("questions asked", str(self.recorder.answers - asked), None),
         ]  # fmt: skip
 
-    def new_classes(self) -> tuple[str, str, list[picture.Fact]]:
+    def new_classes(self) -> tuple[str, str, list[report.Fact]]:
         old_before = self._accuracy(self.learner, self.judge_rows, KNOWN)
         opened = sum(kind == "condition" for kind in self.learner.domains().values())
         asked = self.recorder.answers
@@ -168,9 +169,9 @@ class Story:
         known, known_y = self._stream(self.stream_rows, 6 * BATCH, "shuffled", "clean", 61)
         given: dict[int, int] = {}
         questions_before = len(self.recorder.questions)
-        for number, rows in enumerate(batches(len(x), BATCH)):
-            half = slice(rows.start, rows.start + BATCH // 4)
-            bx, by = np.concatenate([x[rows], known[half]]), np.concatenate([y[rows], known_y[half]])
+        for number, part in enumerate(batches(len(x), BATCH)):
+            half = slice(part.start, part.start + BATCH // 4)
+            bx, by = np.concatenate([x[part], known[half]]), np.concatenate([y[part], known_y[half]])
             seen = self.recorder.batch(bx, by, act="new_classes", condition="new classes")
             if number >= 1:
                 self._teach(seen.ids, by, given)
@@ -182,7 +183,7 @@ class Story:
             self.recorder.batch(self.sample.x[mix[part]], self.sample.y[mix[part]], act="new_classes", condition="ten classes")
         old_after, new_in_ten = self._accuracy(self.learner, self.judge_rows, KNOWN), self._accuracy(self.learner, self.new_judge)
         everything = self._accuracy(self.learner, rows)
-        self.classes: picture.Classes = {"old_among_old": [old_before, old_after], "new_in_ten": new_in_ten, "all": everything, "per_class": self._per_class(rows)}
+        self.classes: report.Classes = {"old_among_old": [old_before, old_after], "new_in_ten": new_in_ten, "all": everything, "per_class": self._per_class(rows)}
         now_open = sum(kind == "condition" for kind in self.learner.domains().values())
         return "Four new classes appear", "Shirts, sneakers, bags and boots, which it never saw. It says it does not know, asks, and learns each from ten labels.", [
             _fact("questions about new classes", f"{len(precise)} of {total}", total > 0 and len(precise) / max(total, 1) >= 0.6), _fact("old classes, among the old", f"{old_before:.1%} before, {old_after:.1%} after", old_after >= 0.9),
@@ -210,7 +211,7 @@ class Story:
             self.learner.label(picked, names, source="operator")
             self.learner.settle()
 
-    def _per_class(self, rows: NDArray[np.int64]) -> list[picture.PerClass]:
+    def _per_class(self, rows: NDArray[np.int64]) -> list[report.PerClass]:
         mine = np.array(self.learner.predict(self.sample.x[rows], stream="judge").labels)
         frozen = np.array(self.twin.predict(self.sample.x[rows]).labels)
         truth = np.array(CLASSES)[self.sample.y[rows]]
@@ -220,7 +221,7 @@ class Story:
             for name in CLASSES
         ]  # fmt: skip
 
-    def attacked(self) -> tuple[str, str, list[picture.Fact]]:
+    def attacked(self) -> tuple[str, str, list[report.Fact]]:
         rows = np.concatenate([self.judge_rows, self.new_judge])
         before, digest = self._accuracy(self.learner, rows), self.learner.digest()
         commit = self.learner.history(1)[0].number
@@ -265,7 +266,7 @@ class Story:
         self.learner.settle()
         last = self.learner.history(1)[0]
         kind = last.outcome if last.outcome in ("held", "vetoed") else "learned"
-        self.recorder.event(kind, str(last.detail.get("why", "64 labels, 80% wrong")), 64)
+        self.recorder.event(cast(report.EventKind, kind), str(last.detail.get("why", "64 labels, 80% wrong")), 64)
         return kind
 
     def _constant_frames(self) -> str:
@@ -286,7 +287,7 @@ class Story:
         self.recorder.event("learned", "wrong labels of the night shift", 4 * through)
         return 4 * through
 
-    def killed(self) -> tuple[str, str, list[picture.Fact]]:
+    def killed(self) -> tuple[str, str, list[report.Fact]]:
         counters = self.learner.counters()
         self.forwards = counters["encoded"] / max(counters["observed"], 1)  # the user's own passes, probes, refreshes and this story's checks
         self.learner.close()
@@ -325,7 +326,7 @@ class Story:
         return learner
 
     # -- report ---------------------------------------------------------------------------------------
-    def report(self) -> picture.Report:
+    def report(self) -> report.Report:
         played = self.recorder.batches
         means = {key: float(np.mean([c[key] for c in self.conditions])) for key in ("frozen", "learner", "oracle")}  # type: ignore[literal-required]
         size = [b for b in played if b["size"] == BATCH]
@@ -343,7 +344,7 @@ class Story:
         }  # fmt: skip
 
 
-def _fact(label: str, value: str, holds: bool | None) -> picture.Fact:
+def _fact(label: str, value: str, holds: bool | None) -> report.Fact:
     return {"label": label, "value": value, "holds": None if holds is None else bool(holds)}
 
 

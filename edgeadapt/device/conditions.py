@@ -179,6 +179,8 @@ class Conditions:
     def _is_due(self, kept: BalancedMemory, domain: Domain) -> bool:
         if self._mode() != "act" or domain.kind == "novelty" or not self._program.can_adapt:
             return False
+        if self._program.adapts_encoder and not self._program.takes(kept.inputs()):
+            return False  # features from elsewhere: there is no encoder to adapt
         fewest = self._policy.adapt.min_memory if domain.refreshes == 0 else kept.capacity
         is_fresh = domain.refreshes == 0 or kept.fresh >= self._policy.adapt.refresh_samples
         return is_fresh and len(kept) >= min(fewest, kept.capacity) and self._meter.may_start("adapt")

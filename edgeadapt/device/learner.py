@@ -200,7 +200,7 @@ class Learner:
         if features is not None or manifest.input.layout == "features":
             given = features if features is not None else {"z": x}
             z, taps = check_features(given, manifest.feature_dim, manifest.tap_dim)
-            return z, z, taps
+            return np.concatenate([z, taps], axis=1) if taps.shape[1] else z, z, taps
         if not self._program.has_encoder:
             raise InputError("this bundle has no encoder: pass features={'z': ...}")
         batch = check_batch(x, manifest.input)

@@ -107,11 +107,19 @@ class Program:
     def can_adapt(self) -> bool:
         return self._adapt is not None
 
+    def takes(self, x: NDArray[Any]) -> bool:
+        """True for inputs of the encoder, False for features that were computed elsewhere."""
+        return x.shape[1:] == self.manifest.input.shape
+
     def encode(self, x: NDArray[Any], encoder: Executable | None = None) -> tuple[F32, F32]:
-        """Features (N, D) and taps (N, T) of inputs that passed the door; in chunks of the largest rung of the ladder."""
+        """Features (N, D) and taps (N, T) of inputs that passed the door; in chunks of the largest rung of the ladder.
+
+        Features that were computed elsewhere, z then taps in one row, are only taken apart.
+        """
         run = encoder or self._encode
-        if run is None:
-            return x, np.zeros((len(x), 0), np.float32)
+        if run is None or not self.takes(x):
+            dim = self.manifest.feature_dim
+            return x[:, :dim], x[:, dim:]
         self.encoded += len(x)
         if len(x) <= self.chunk:
             out, _ = run({"x": x}, NO_TENSORS)

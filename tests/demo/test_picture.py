@@ -20,7 +20,8 @@ from xml.etree import ElementTree
 import pytest
 
 from edgeadapt.demo.charts import GLYPHS, escape, fit, smooth
-from edgeadapt.demo.picture import EventKind, Report, render, write_report
+from edgeadapt.demo.picture import render, write_report
+from edgeadapt.demo.report import EventKind, Report
 
 OLD = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt"]
 NEW = ["Sneaker", "Bag", "Ankle boot"]

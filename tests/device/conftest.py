@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.demo.sample import bundle_path
+from edgeadapt.device.budget import Budget
+from edgeadapt.device.learner import Learner
+from edgeadapt.device.learner import open as open_learner
+from edgeadapt.runtime import Runtime, open_runtime
+
+Opener = Callable[..., Learner]
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Bundle:
+    return read_bundle(bundle_path())
+
+
+@pytest.fixture(scope="session")
+def runtime() -> Runtime:
+    """One engine for all learners, as ``open`` allows: graphs load once."""
+    return open_runtime()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def opened(bundle: Bundle, runtime: Runtime) -> Iterator[Opener]:
+    """Open the shipped bundle; what is still open at the end is closed."""
+    learners: list[Learner] = []
+
+    def opener(state: Path | None = None, **settings: Any) -> Learner:
+        settings.setdefault("budget", Budget(busy_fraction=1.0))
+        learners.append(open_learner(settings.pop("bundle", bundle), state=state, runtime=runtime, **settings))
+        return learners[-1]
+
+    yield opener
+    for learner in learners:
+        learner.close()
+
+
+@pytest.fixture
+def learner(opened: Opener) -> Learner:
+    return opened()
