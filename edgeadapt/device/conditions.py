@@ -27,6 +27,7 @@ from edgeadapt.device.transaction import Transactions
 from edgeadapt.results import Action, Question
 
 HEALTHY = 0.85  # a correction must bring the mean novelty of recent inputs below this share of what it is without
+_LONGEST_REST = 8  # after that many refusals in a row a correction is tried every eighth refresh only
 Decision = tuple[float, str, str, str, str]
 
 
@@ -76,7 +77,7 @@ class Conditions:
         for action in actions:
             self._note(action)
             self._carry_out(action, stream, view, places)
-        self._remember(stream, view, places, shift, scores)
+        self._remember(stream, view, places, shift, factory_slots, scores)
 
     def _factory_view(
         self, view: WindowView, hot: NDArray[np.float32] | None, memory: Memory
@@ -158,7 +159,7 @@ class Conditions:
 
     # -- what a window leaves behind ------------------------------------------------------------------
     def _remember(
-        self, stream: Stream, view: WindowView, places: NDArray[np.float64], shift: float, scores: NDArray[np.float32]
+        self, stream: Stream, view: WindowView, places: NDArray[np.float64], shift: float, factory_slots: NDArray[np.int64], scores: NDArray[np.float32]
     ) -> None:
         """Signature and recent inputs of the active condition, then a label-free refresh if it is due."""
         memory = self._live()
@@ -167,8 +168,8 @@ class Conditions:
             return
         if domain.refreshes and self._program.adapts_encoder:
             slots = view.slots
-        else:  # first window: the factory's predictions are all there is
-            slots = self._program.read(*self._program.encode(view.inputs), memory.tensors).logits.argmax(axis=1)
+        else:  # no correction yet: the factory's predictions are all there is
+            slots = factory_slots
         kept = stream.memories.setdefault(domain.name, BalancedMemory(self._policy.adapt.memory, seed=domain.used_at))
         kept.add(view.inputs, slots, scores)
         refreshed = self._refresh(kept, domain, memory) if self._is_due(kept, domain) else domain
@@ -182,7 +183,7 @@ class Conditions:
         if self._program.adapts_encoder and not self._program.takes(kept.inputs()):
             return False  # features from elsewhere: there is no encoder to adapt
         fewest = self._policy.adapt.min_memory if domain.refreshes == 0 else kept.capacity
-        is_fresh = domain.refreshes == 0 or kept.fresh >= self._policy.adapt.refresh_samples
+        is_fresh = kept.fresh >= self._policy.adapt.refresh_samples * (kept.refusals + (domain.refreshes > 0))
         return is_fresh and len(kept) >= min(fewest, kept.capacity) and self._meter.may_start("adapt")
 
     def _refresh(self, kept: BalancedMemory, domain: Domain, memory: Memory) -> Domain:
@@ -201,6 +202,7 @@ class Conditions:
         chosen = self._healthiest(domain, refreshed, float(read.score.mean()), kept, memory)
         if chosen is refreshed:
             kept.relabel(read.logits.argmax(axis=1))
+        kept.refusals = 0 if chosen.refreshes else min(kept.refusals + 1, _LONGEST_REST)
         self.refreshes += 1
         self._meter.record("adapt", time.perf_counter() - started)
         return chosen

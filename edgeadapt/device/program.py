@@ -119,7 +119,7 @@ class Program:
         run = encoder or self._encode
         if run is None or not self.takes(x):
             dim = self.manifest.feature_dim
-            return x[:, :dim], x[:, dim:]
+            return np.ascontiguousarray(x[:, :dim]), np.ascontiguousarray(x[:, dim:])
         self.encoded += len(x)
         if len(x) <= self.chunk:
             out, _ = run({"x": x}, NO_TENSORS)

@@ -23,6 +23,7 @@ class BalancedMemory:
         self._classes: list[int] = []
         self._scores: list[float] = []
         self._seen: dict[int, int] = {}
+        self.refusals = 0  # corrections in a row that were computed from it and not used
         self.fresh = 0  # inputs offered since the user of the memory last reset it
 
     def __len__(self) -> int:
