@@ -95,7 +95,7 @@ def joint_oracle(program: Program, material: Material, judge: NDArray[np.float32
 
 
 def run_classes(
-    data: str | None = None, seeds: tuple[int, ...] = (0, 1, 2), say: Say = print, *, draws: int = 5, stories: bool = True
+    data: str | None = None, seeds: tuple[int, ...] = (0, 1, 2), say: Say = print, *, draws: int = 20, stories: bool = True
 ) -> list[Row]:
     """New classes at ten labels each, and what whole demos open.
 

@@ -199,10 +199,14 @@ def live(material: Material, seed: int, say: Say, *, per_kind: int, conditions: 
 
         life.show("clean", PREFIX)
         offer(0)
+        for condition in conditions:
+            life.show(condition, PREFIX)
+            life.poison("80_wrong_under_shift", f"first stranger under {condition}")
+        life.show("clean", PREFIX)
         life.at_the_factory(3 * per_kind)
         for condition in conditions:
             life.under_condition(condition, per_kind)
-            life.poison("80_wrong_under_shift", f"stranger under {condition}")
+            life.poison("80_wrong_under_shift", f"second stranger under {condition}")
         life.show("clean", PREFIX)
         offer(1)
         life.of_new_classes(2 * per_kind)
@@ -219,7 +223,8 @@ def run_guard(
 
     Args:
         data: see ``load_material``. per_kind: honest batches under each condition; three times as many under the factory's, twice
-            as many of new classes. poisons: trials of each kind per seed, a third of them young, in the middle and late.
+            as many of new classes. poisons: trials of each kind per seed, a third of them young, in the middle and late; under each
+            condition it is offered twice, before any honest label and after those of that condition.
     """
     material = load_material(data)
     lives = [live(material, seed, say, per_kind=per_kind, conditions=conditions, poisons=poisons) for seed in seeds]
@@ -239,6 +244,8 @@ def run_guard(
         )
         rows.append(bar(f"caught/{poison}", caught, "share", 0.0, at_least=1.0 if poison == "80_wrong" else None))
         rows.append(bar(f"lost/{poison}", float(np.mean([t.lost for t in offered])), "accuracy"))
+        if poison == "80_wrong_under_shift":
+            rows.append(bar(f"lost_there/{poison}", float(np.mean([t.lost_there for t in offered])), "accuracy"))
     grown, born = (float(np.mean([getattr(life, mark) for life in lives])) for mark in ("grown", "born"))
     rows.append(bar("gain/ten_classes", grown, "accuracy", born))
     return [*rows, bar("trials/80_wrong", float(sum(t.kind == "80_wrong" for t in trials)), "trials")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_HOMES = {"export": "edgeadapt.host._export", "Settings": "edgeadapt.host._export", "Identity": "edgeadapt.host.encoders", "as_encoder": "edgeadapt.host.encoders"}
+_HOMES = {"export": "edgeadapt.host._export", "Settings": "edgeadapt.host.settings", "Identity": "edgeadapt.host.encoders", "as_encoder": "edgeadapt.host.encoders"}
 __all__ = ["Identity", "Settings", "as_encoder", "export"]
 
 

@@ -1,0 +1,167 @@
+"""How methods become the graphs of a bundle: one for features, one that reads, one that learns, one that adapts.
+
+``correct``, ``predict``, ``novelty`` and ``shift`` share a graph, because at batch 1 every call counts; the same file answers all four roles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeadapt.bundle.schema import NumericSpec, TensorSpec
+from edgeadapt.host.compile import CompiledGraph, compile_graph
+from edgeadapt.host.encoders import Encoder, Identity, ModuleEncoder, example_input
+from edgeadapt.host.methods.base import Arrays, FactoryData, Head, Scores, class_moment
+from edgeadapt.host.methods.feature_shift import FeatureShift
+from edgeadapt.host.methods.norm_statistics import NormStatistics
+from edgeadapt.host.methods.residual_shift import ResidualShift
+from edgeadapt.host.methods.ridge import Ridge
+
+Ports = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class RoleGraph:
+    """A compiled graph, the roles it answers and the methods inside it."""
+
+    graph: CompiledGraph
+    roles: tuple[Any, ...]
+    methods: tuple[str, ...]
+
+
+def compile_encoder(encoder: Encoder) -> RoleGraph | None:
+    """The role ``encode``; None for feature vectors."""
+    if isinstance(encoder, Identity):
+        return None
+    if isinstance(encoder, ModuleEncoder):
+        graph = compile_graph(
+            "encode", lambda ports, t: (encoder.encode(ports, t), {}), lambda g, b: {"x": example_input(encoder.input, b, g)},
+            encoder.frozen, frozen=tuple(encoder.frozen),
+        )  # fmt: skip
+    else:
+        graph = encoder.graph()  # type: ignore[attr-defined]
+    return RoleGraph(graph, ("encode",), (encoder.name,))
+
+
+@dataclass(eq=False)
+class Composition:
+    """The methods of one bundle.
+
+    Attributes:
+        head, score, sense: roles predict and learn, novelty, shift.
+        corrector, norms: the label-free method, at most one of them.
+    """
+
+    encoder: Encoder
+    head: Head
+    score: Scores
+    sense: ResidualShift
+    corrector: FeatureShift | None = None
+    norms: NormStatistics | None = None
+    specs: dict[str, TensorSpec] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, encoder: Encoder, head: Head, score: Scores, sense: ResidualShift, adaptation: str) -> Composition:
+        norms = NormStatistics(encoder) if adaptation == "norm_statistics" and isinstance(encoder, ModuleEncoder) else None
+        return cls(encoder, head, score, sense, FeatureShift() if adaptation == "feature_shift" else None, norms)
+
+    @property
+    def numerics(self) -> tuple[NumericSpec, ...]:
+        return (*self.head.numerics(), *self.sense.numerics())
+
+    def values(self, data: FactoryData, extra: Arrays) -> tuple[Arrays, Arrays]:
+        """Frozen and factory values of every tensor; fills ``specs``.
+
+        Args:
+            data: factory evidence. extra: frozen tensors that no method declares (signature space).
+        """
+        frozen: Arrays = {name: value.numpy() for name, value in self.encoder.frozen.items()} | extra
+        factory: Arrays = {}
+        if self.norms is not None:
+            frozen |= {name: value.numpy() for name, value in self.norms.frozen.items()}
+        for method in (self.head, self.sense, self.score, self.corrector, self.norms):
+            if method is None:
+                continue
+            values = method.factory(data)
+            for spec in method.tensors(data.dims):
+                self.specs[spec.name] = spec
+                if spec.name in values:
+                    (frozen if spec.kind == "frozen" else factory)[spec.name] = values[spec.name]
+        for name, value in frozen.items():
+            self.specs.setdefault(name, TensorSpec(name=name, dtype="float32", shape=tuple(value.shape), kind="frozen", persist="never"))
+        return frozen, factory
+
+    # -- the functions behind the roles ---------------------------------------------------------------
+    def _corrected(self, t: Ports, z: Tensor) -> Tensor:
+        return z if self.corrector is None else self.corrector.correct(t, z)
+
+    def read(self, ports: Ports, t: Ports) -> tuple[Ports, Ports]:
+        z = ports["z"]
+        taps = ports.get("taps", z[:, :0])
+        embedding = self._corrected(t, z)
+        logits = self.head.predict(t, embedding)
+        score = self.score.novelty(t, embedding, logits)
+        return {"embedding": embedding, "logits": logits, "score": score, "residual": self.sense.shift(t, z, taps, logits)}, {}
+
+    def learn(self, ports: Ports, t: Ports) -> tuple[Ports, Ports]:
+        z, y, weight = ports["z"], ports["y"], ports["sample_weight"]
+        taps = ports.get("taps", z[:, :0])
+        here = weight * ports["is_factory"]  # the class means of the factory condition learn from that condition alone
+        learned = self.head.learn(t, self._corrected(t, z), taps, y, weight)
+        if isinstance(self.head, Ridge):
+            learned["mean.moment"] = t["mean.moment"] + class_moment(z, y, here, t["mean.moment"].shape[1])
+        return {}, {**learned, **self.sense.learn(t, z, taps, y, here)}
+
+    # -- compiling ------------------------------------------------------------------------------------
+    def compile(self, judge: FactoryData, values: Ports, say: Callable[[str], None]) -> dict[str, RoleGraph]:
+        """Every graph but the encoder's, checked on features of samples that made no evidence.
+
+        Args:
+            judge: held-out calibration features. values: a plausible value of every tensor.
+        """
+        tensors = {name: values[name] for name in self.specs if name in values}
+        frozen = tuple(name for name, spec in self.specs.items() if spec.kind == "frozen")
+        classes = len(judge.classes)
+
+        def features(generator: torch.Generator, batch: int) -> Ports:
+            rows = torch.randint(0, len(judge.y), (batch,), generator=generator).numpy()
+            ports = {"z": torch.from_numpy(judge.z[rows].copy())}
+            return ports | ({"taps": torch.from_numpy(judge.taps[rows].copy())} if judge.dims.taps else {})
+
+        def labelled(generator: torch.Generator, batch: int) -> Ports:
+            y = torch.randint(0, classes, (batch,), generator=generator)
+            return {**features(generator, batch), "y": y, "sample_weight": torch.rand(batch, generator=generator) + 0.5, "is_factory": torch.ones(batch)}
+
+        say("compile: correct + predict + novelty + shift, learn")
+        read = compile_graph("read", self.read, features, tensors, frozen=frozen)
+        learn = compile_graph("learn", self.learn, labelled, tensors, frozen=frozen, is_step=True)
+        graphs = {
+            "read": RoleGraph(read, ("correct", "predict", "novelty", "shift"), (self.head.name, self.score.name, self.sense.name)),
+            "learn": RoleGraph(learn, ("learn",), (self.head.name, self.sense.name)),
+        }
+        if self.corrector is not None:
+            say("compile: adapt (feature shift)")
+            graphs["adapt"] = self._compile_feature_shift(self.corrector, judge.dims.features, tensors, frozen)
+        if self.norms is not None:
+            say("compile: adapt (norm statistics), refold")
+            graphs |= self._compile_norms(self.norms, tensors, frozen)
+        return graphs
+
+    def _compile_feature_shift(self, corrector: FeatureShift, width: int, tensors: Ports, frozen: tuple[str, ...]) -> RoleGraph:
+        graph = compile_graph(
+            "adapt", lambda p, t: corrector.adapt(t, p["z"], p["sample_weight"]),
+            lambda g, b: {"z": torch.randn(b, width, generator=g), "sample_weight": torch.ones(b)}, tensors, frozen=frozen, is_step=True,
+        )  # fmt: skip
+        return RoleGraph(graph, ("adapt",), (corrector.name,))
+
+    def _compile_norms(self, norms: NormStatistics, tensors: Ports, frozen: tuple[str, ...]) -> dict[str, RoleGraph]:
+        def images(generator: torch.Generator, batch: int) -> Ports:
+            return {"x": example_input(self.encoder.input, batch, generator), "sample_weight": torch.ones(batch)}
+
+        adapt = compile_graph("adapt", norms.adapt, images, tensors, frozen=frozen, is_step=True)
+        refold = compile_graph("refold", norms.refold, lambda g, b: {}, tensors, frozen=tuple(norms.frozen))
+        return {"adapt": RoleGraph(adapt, ("adapt",), (norms.name,)), "refold": RoleGraph(refold, ("derive",), (norms.name,))}

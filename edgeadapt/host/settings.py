@@ -1,0 +1,84 @@
+"""What a user may choose when a bundle is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgeadapt.errors import InputError
+from edgeadapt.host.methods.base import Head, Scores
+from edgeadapt.host.methods.nearest_mean import NearestMean
+from edgeadapt.host.methods.novelty import Cosine, Mahalanobis, NearestNeighbours, VirtualLogit
+from edgeadapt.host.methods.ridge import Ridge
+
+HEADS = {"ridge": Ridge, "nearest_mean": NearestMean}
+NOVELTY = {"cosine": Cosine, "knn": NearestNeighbours, "vim": VirtualLogit, "mahalanobis": Mahalanobis}
+ADAPTATIONS = ("auto", "norm_statistics", "feature_shift", "none")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may choose; the defaults were chosen on validation streams.
+
+    Attributes:
+        name: of the bundle. seed: of splits and simulated windows.
+        class_slots, domain_slots: capacity, fixed at export.
+        head: ``ridge`` or ``nearest_mean``. random_features: width for the ridge; -1 chooses 512 below 64 dimensions, else none.
+        penalty, balance: of the ridge head, see ``methods/ridge.py``; chosen on training images of classes held out of the encoder.
+        novelty: ``auto`` (by held-out classes) or a score's name.
+        adapt: ``auto`` (norm statistics if the encoder has batch-norms, else feature shift) or a method's name.
+        stress: run the stress streams and let them decide whether adaptation may act; without them it only advises.
+        factory_count: labels that all factory samples of a class together weigh as much as.
+        guard_per_class: factory samples per class that travel in the bundle to judge changes.
+        colour, range, resize, feature, taps: see ``host.encoders.as_encoder``.
+    """
+
+    name: str = "model"
+    seed: int = 0
+    class_slots: int = 32
+    domain_slots: int = 8
+    batches: tuple[int, ...] = (1, 8, 32)
+    head: str = "ridge"
+    random_features: int = -1
+    penalty: float = 1e-2
+    balance: float = 1.45
+    novelty: str = "auto"
+    adapt: str = "auto"
+    stress: bool = True
+    factory_count: float = 25.0
+    guard_per_class: int = 50
+    colour: str | None = None
+    range: tuple[float, float] | None = None
+    resize: str | None = None
+    feature: str | None = None
+    taps: Sequence[str] | None = None
+    encoder_name: str = ""
+    data_name: str = ""
+    recipe_sha256: str = ""
+
+    def check(self, classes: Sequence[str]) -> None:
+        for key, value, allowed in (("head", self.head, tuple(HEADS)), ("novelty", self.novelty, ("auto", *NOVELTY)), ("adapt", self.adapt, ADAPTATIONS)):
+            if value not in allowed:
+                raise InputError(f"{key} is one of {', '.join(allowed)}, got {value!r}")
+        if len(classes) > self.class_slots:
+            raise InputError(f"{len(classes)} classes do not fit into class_slots = {self.class_slots}")
+
+    def make_head(self, width: int) -> Head:
+        """The head for features of this width."""
+        if self.head == "nearest_mean":
+            return NearestMean()
+        random_features = (512 if width < 64 else 0) if self.random_features < 0 else self.random_features
+        return Ridge(penalty=self.penalty, balance=self.balance, random_features=random_features, seed=self.seed)
+
+    def novelty_candidates(self) -> list[Scores]:
+        return [make() for make in NOVELTY.values()] if self.novelty == "auto" else [NOVELTY[self.novelty]()]
+
+    def adaptation(self, has_norms: bool) -> str:
+        """The label-free method for an encoder with or without batch-norms.
+
+        Raises:
+            InputError: norm statistics were asked for and there are none.
+        """
+        if self.adapt == "norm_statistics" and not has_norms:
+            raise InputError("adapt = 'norm_statistics' needs an encoder with batch-norm layers; this one has none")
+        return ("norm_statistics" if has_norms else "feature_shift") if self.adapt == "auto" else self.adapt
