@@ -21,7 +21,7 @@ _ALL = 1_000_000  # questions
 
 def demo(args: argparse.Namespace) -> int:
     """Play the story; 1 if a fact that it claims does not hold."""
-    print("edgeadapt demo: about a minute; no network, no torch", flush=True)
+    print("edgeadapt demo: within a minute; no network, no torch", flush=True)
     from edgeadapt.demo.story import Story
 
     report = Story(args.out, args.seed, say=lambda line: print(line, flush=True)).tell()
@@ -39,14 +39,14 @@ def run(args: argparse.Namespace) -> int:
     labels = read_labels(args.labels, source) if args.labels else {}
     say = _say_json if args.json else _say_line
     with open_learner(bundle, args.state, args.runtime, Policy(new_classes=args.new_classes)) as learner:
-        session = _Session(learner, source, labels)
+        stream = _Pass(learner, source, labels)
         for rows in chunks(len(source.names), args.batch):
-            say(session.batch(rows))
-        say(session.summary())
+            say(stream.batch(rows))
+        say(stream.summary())
     return 0
 
 
-class _Session:
+class _Pass:
     """One pass over a source. The worker is waited for after every batch, so the result does not depend on the machine's speed."""
 
     def __init__(self, learner: Learner, source: Source, labels: dict[int, str]) -> None:

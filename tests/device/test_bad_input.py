@@ -565,9 +565,9 @@ if child == 0:
         try: call()
         except Exception as error: print(type(error).__name__, error, flush=True)
     learner.close()
-    del learner
-    if sys.argv[4] == "stay": os.close(1); time.sleep(20)
-    sys.exit()
+    os.close(1)
+    time.sleep(20 if sys.argv[4] == "stay" else 0)
+    os._exit(0)
 if sys.argv[4] == "stay":
     print("child", child, flush=True)
     os.kill(os.getpid(), 9)
