@@ -77,7 +77,8 @@ class Conditions:
         for action in actions:
             self._note(action)
             self._carry_out(action, stream, view, places)
-        self._remember(stream, view, places, shift, factory_slots, scores)
+        if not is_stuck:
+            self._remember(stream, view, places, shift, factory_slots, scores)
 
     def _factory_view(
         self, view: WindowView, hot: NDArray[np.float32] | None, memory: Memory

@@ -82,10 +82,14 @@ class Pending:
         return len(self._where)
 
 
-def as_stored(features: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Features in the precision they are stored and learned in; one that does not fit becomes infinite."""
+def as_stored(z: NDArray[np.float32], taps: NDArray[np.float32]) -> NDArray[np.float16]:
+    """(N, D + T) features in the precision they are stored and learned in; one that does not fit becomes infinite."""
+    width = z.shape[1]
+    kept = np.empty((len(z), width + taps.shape[1]), np.float16)
     with np.errstate(over="ignore"):
-        return features.astype(np.float16)
+        kept[:, :width] = z
+        kept[:, width:] = taps
+    return kept
 
 
 def check_storable(features: Any) -> None:

@@ -30,7 +30,7 @@ from edgeadapt.device.sense import StreamWindow, shift_ratio
 from edgeadapt.device.transaction import Transactions
 from edgeadapt.device.worker import Worker
 from edgeadapt.errors import EdgeadaptError, InputError, StateError
-from edgeadapt.inputs import FirstFrames, check_batch, check_features, check_labels
+from edgeadapt.inputs import FirstFrames, check_batch, check_features, check_labels, chunks
 from edgeadapt.results import Action, Commit, Observation, Prediction, Question, Reading, Receipt
 from edgeadapt.runtime import Runtime, open_runtime
 
@@ -242,13 +242,12 @@ class Learner:
         ids = new_ids(len(z))
         slots = read.logits.argmax(axis=1)
         is_factory_path = memory.encoder_in(domain) is None
-        kept = np.concatenate([z, taps], axis=1) if taps.shape[1] else z
         queued: tuple[Action, ...] = ()
         with found.lock:
             if found.state.domain == domain:  # else the worker moved on: these residuals belong to the past
                 found.window.push(read.residual, slots, read.score, inputs, ids)
             reading = found.window.reading(domain, memory.class_counts, is_factory_path)
-            self._pending.add(PendingBatch(ids, stream, domain, reading.is_shifted, as_stored(kept), time.monotonic()))  # before a question names them
+            self._pending.add(PendingBatch(ids, stream, domain, reading.is_shifted, as_stored(z, taps), time.monotonic()))  # before a question names them
             if found.window.is_full and found.window.fresh >= self._manifest.policy.shift.window:
                 queued = (self._queue_window(found, is_factory_path),)
         abstained = self._abstained(read, reading)
@@ -339,7 +338,7 @@ class Learner:
         memory = self._live
         domain = self._domain_of(stream)
         _, z, taps = self._features(x, features, memory, domain)
-        kept = as_stored(np.concatenate([z, taps], axis=1))
+        kept = as_stored(z, taps)
         check_storable(kept)
         names = self._names(y, len(z))
         ids = new_ids(len(z))
@@ -383,15 +382,15 @@ class Learner:
             return
         answers, self._answers = self._answers, []
         self._conditions.answered(answers, self._streams)
-        while True:
-            rows = self._journal.evidence(where="status = 'received'")
-            if not rows:
-                return
-            first = rows[0]
-            group = [r for r in rows if (r.source, r.domain) == (first.source, first.domain)][:_LEARN_AT_ONCE]
-            started = time.perf_counter()
-            self._transactions.learn(group)
-            self._meter.record("learn", time.perf_counter() - started)
+        while rows := self._journal.evidence(where="status = 'received'"):
+            groups: dict[tuple[str, str], list[EvidenceRow]] = {}
+            for row in rows:
+                groups.setdefault((row.source, row.domain), []).append(row)
+            for group in groups.values():
+                for part in chunks(len(group), _LEARN_AT_ONCE):
+                    started = time.perf_counter()
+                    self._transactions.learn(group[part])
+                    self._meter.record("learn", time.perf_counter() - started)
 
     def add_class(self, name: str) -> None:
         """Make room for a class. Known names change nothing.

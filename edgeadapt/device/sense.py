@@ -57,12 +57,14 @@ class StreamWindow:
         size = shift.window
         self._residuals = np.zeros((size, residual_width), np.float32)
         self._sum = np.zeros(residual_width, np.float64)
-        self._slots = np.zeros(size, np.int64)
-        self._scores = np.zeros(size, np.float32)
+        self._slots: list[int] = [0] * size  # lists: at batch 1 a number is cheaper to handle than an array
+        self._scores: list[float] = [0.0] * size
+        self._taken_for: dict[int, int] = {}  # class slot -> samples of the window
+        self._novel = 0  # samples of the window above the novelty threshold
         self._inputs: NDArray[Any] = np.zeros((0,))  # (W, ...) once the first batch says what an input is
         self._ids: list[str] = [""] * size
         self._scale = tuple(width * threshold for width, threshold in zip(shift.groups, shift.thresholds, strict=True))
-        self._certainty: tuple[F32, NDArray[np.float64]] | None = None  # (class counts, 1 / max(count, 1)) of the last reading
+        self._certainty: tuple[F32 | None, list[float]] = (None, [])  # (class counts, 1 / max(count, 1)) of the last reading
         self._at = 0
         self.count = 0  # samples in the window
         self.fresh = 0  # samples since the last window was taken
@@ -73,7 +75,8 @@ class StreamWindow:
         """Start over: residuals of two encoders must not be averaged."""
         self._residuals[:] = 0
         self._sum[:] = 0
-        self._at = self.count = self.fresh = 0
+        self._taken_for = {}
+        self._at = self.count = self.fresh = self._novel = 0
         self.is_stuck = False
 
     def push(self, residuals: F32, slots: NDArray[np.int64], scores: F32, inputs: NDArray[Any], ids: tuple[str, ...]) -> None:
@@ -85,21 +88,33 @@ class StreamWindow:
             self._inputs = np.zeros((size, *inputs.shape[1:]), inputs.dtype)
             self.clear()  # frames and features cannot share a window
         start, first = self._at, min(len(ids), size - self._at)  # rows that fit before the ring wraps
-        self._put(slice(start, start + first), residuals[:first], slots[:first], scores[:first], inputs[:first], ids[:first])
+        self._put(slice(start, start + first), residuals[:first], inputs[:first])
         if first < len(ids):
-            self._put(slice(0, len(ids) - first), residuals[first:], slots[first:], scores[first:], inputs[first:], ids[first:])
-        self._at = (start + len(ids)) % size
-        self.count = min(size, self.count + len(ids))
+            self._put(slice(0, len(ids) - first), residuals[first:], inputs[first:])
+        for slot, score, sample in zip(slots.tolist(), scores.tolist(), ids, strict=True):
+            self._replace(slot, score, sample)
         self.fresh += given
         if self._at <= start:  # wrapped: forget the rounding of the running sum, look whether anything moves
             self._sum = self._residuals.sum(axis=0, dtype=np.float64)
             self.is_stuck = self.count == size and float(self._residuals.var(axis=0).mean()) < _STUCK
 
-    def _put(self, places: slice, residuals: F32, slots: NDArray[np.int64], scores: F32, inputs: NDArray[Any], ids: tuple[str, ...]) -> None:
+    def _put(self, places: slice, residuals: F32, inputs: NDArray[Any]) -> None:
         change = residuals - self._residuals[places]
         self._sum += change[0] if len(change) == 1 else change.sum(axis=0)
-        self._residuals[places], self._slots[places], self._scores[places] = residuals, slots, scores
-        self._inputs[places], self._ids[places] = inputs, ids
+        self._residuals[places], self._inputs[places] = residuals, inputs
+
+    def _replace(self, slot: int, score: float, sample: str) -> None:
+        """One sample more, and the oldest out of a full window."""
+        at, limit = self._at, self._novelty.threshold
+        if self.is_full:
+            self._taken_for[self._slots[at]] -= 1
+            self._novel -= self._scores[at] > limit
+        else:
+            self.count += 1
+        self._taken_for[slot] = self._taken_for.get(slot, 0) + 1
+        self._novel += score > limit
+        self._slots[at], self._scores[at], self._ids[at] = slot, score, sample
+        self._at = (at + 1) % len(self._slots)
 
     @property
     def is_full(self) -> bool:
@@ -110,10 +125,10 @@ class StreamWindow:
         n = self.count
         if n == 0:
             return 0.0
-        if self._certainty is None or self._certainty[0] is not class_counts:
-            self._certainty = (class_counts, 1.0 / np.maximum(class_counts, 1.0).astype(np.float64))
-        predicted = np.bincount(self._slots[:n], minlength=len(class_counts))
-        spread = 1.0 / n + float((predicted * predicted).dot(self._certainty[1])) / (n * n)
+        if self._certainty[0] is not class_counts:
+            self._certainty = (class_counts, (1.0 / np.maximum(class_counts, 1.0)).tolist())
+        uncertain = self._certainty[1]
+        spread = 1.0 / n + sum(count * count * uncertain[slot] for slot, count in self._taken_for.items()) / (n * n)
         largest, start = 0.0, 0
         for width, scale in zip(self._shift.groups, self._scale, strict=True):
             sums = self._sum[start : start + width]
@@ -122,7 +137,7 @@ class StreamWindow:
         return largest / (n * n * spread)
 
     def novel_share(self) -> float:
-        return int(np.count_nonzero(self._scores[: self.count] > self._novelty.threshold)) / self.count if self.count else 0.0
+        return self._novel / self.count if self.count else 0.0
 
     def residuals(self) -> F32:
         return np.concatenate([self._residuals[self._at :], self._residuals[: self._at]])
@@ -130,8 +145,9 @@ class StreamWindow:
     def take(self) -> WindowView:
         """The full window in order of arrival; the next one starts fresh."""
         self.fresh = 0
-        order = (self._at + np.arange(len(self._slots))) % len(self._slots)
-        return WindowView(self._inputs[order], tuple(self._ids[i] for i in order.tolist()), self._slots[order], self._scores[order])
+        at, order = self._at, (self._at + np.arange(len(self._slots))) % len(self._slots)
+        slots, scores = np.array(self._slots, np.int64)[order], np.array(self._scores, np.float32)[order]
+        return WindowView(self._inputs[order], (*self._ids[at:], *self._ids[:at]), slots, scores)
 
     def reading(self, domain: str, class_counts: F32, is_factory_path: bool) -> Reading:
         """What the window says now. While a correction is in use the shift is that of its last probe."""

@@ -33,7 +33,8 @@ from edgeadapt.bundle.schema import (
 from edgeadapt.errors import InputError
 from edgeadapt.host import calibrate
 from edgeadapt.host.composition import Composition, RoleGraph, compile_encoder
-from edgeadapt.host.encoders import Encoder, Identity, as_encoder
+from edgeadapt.host.encoders import Identity, as_encoder
+from edgeadapt.host.encoding import Encoder
 from edgeadapt.host.methods.base import Arrays, FactoryData
 from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.settings import Settings

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
 from edgeadapt.host.compile import CompiledGraph, compile_graph
-from edgeadapt.host.encoders import Encoder, Identity, ModuleEncoder, example_input
+from edgeadapt.host.encoders import Identity
+from edgeadapt.host.encoding import Encoder, example_input
 from edgeadapt.host.methods.base import Arrays, FactoryData, Head, Scores, class_moment
 from edgeadapt.host.methods.feature_shift import FeatureShift
 from edgeadapt.host.methods.norm_statistics import NormStatistics
 from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.methods.ridge import Ridge
+from edgeadapt.host.module_encoder import ModuleEncoder
 
 Ports = dict[str, Tensor]
 

@@ -36,7 +36,7 @@ from edgeadapt.host.compile.emit import BUNDLE_LOCATION, IR_VERSION, Emitted
 from edgeadapt.host.compile.lint import MAX_OPSET, lint
 from edgeadapt.host.compile.parity import WORST_AT_KINKS
 from edgeadapt.host.compile.session import VERSION, open_session
-from edgeadapt.host.encoders import TAP_LIMIT, NormLayer, example_input, to_images
+from edgeadapt.host.encoding import TAP_LIMIT, NormLayer, example_input, to_images
 
 TOLERANCE = 1e-4
 """Largest difference to the original model, as a share of the largest feature value."""

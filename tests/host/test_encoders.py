@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from edgeadapt.bundle.schema import TensorSpec
 from edgeadapt.errors import CompileError, InputError
 from edgeadapt.host.compile import CompiledGraph, compile_graph
-from edgeadapt.host.encoders import Encoder, Identity, ModuleEncoder, as_encoder, example_input
+from edgeadapt.host.encoders import Identity, as_encoder
+from edgeadapt.host.encoding import Encoder, example_input
 from edgeadapt.host.methods.norm_statistics import NormStatistics
+from edgeadapt.host.module_encoder import ModuleEncoder
 from edgeadapt.host.networks import Normalised, SmallResidual, build_network
 from edgeadapt.host.onnx_encoder import OnnxEncoder
 from edgeadapt.runtime import GraphFile, Tensors

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.host.encoders import ModuleEncoder, NormLayer, folded, replace_module, run_module
+from edgeadapt.host.encoding import NormLayer
 from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Values
+from edgeadapt.host.module_encoder import ModuleEncoder, folded, replace_module, run_module
 
 
 class _Collector:

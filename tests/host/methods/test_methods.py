@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.host.encoders import ModuleEncoder
 from edgeadapt.host.methods.base import Method
 from edgeadapt.host.methods.bottleneck import Bottleneck
 from edgeadapt.host.methods.feature_shift import FeatureShift
@@ -16,6 +15,7 @@ from edgeadapt.host.methods.norm_statistics import NormStatistics
 from edgeadapt.host.methods.novelty import CANDIDATES, Cosine, Mahalanobis, NearestNeighbours, VirtualLogit
 from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.methods.ridge import Ridge
+from edgeadapt.host.module_encoder import ModuleEncoder
 from edgeadapt.testing import check_identity_stub, check_method
 
 
