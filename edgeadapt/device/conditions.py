@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeadapt.bundle.schema import AdaptMode
 from edgeadapt.device.budget import Meter
 from edgeadapt.device.domains import Places, nearest_domain, open_domain
-from edgeadapt.device.evidence import Questions, choose_questions
+from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored, choose_questions
 from edgeadapt.device.guard import bound_problem
 from edgeadapt.device.journal import DECISIONS_KEPT
 from edgeadapt.device.memory import SOURCE, Domain, Memory
@@ -46,10 +46,10 @@ class Conditions:
     """Opens, finds, corrects and closes conditions. Runs on the worker only."""
 
     def __init__(
-        self, program: Program, transactions: Transactions, questions: Questions, meter: Meter,
+        self, program: Program, transactions: Transactions, questions: Questions, pending: Pending, meter: Meter,
         live: Callable[[], Memory], publish: Callable[[Memory], None], mode: Callable[[], AdaptMode],
     ) -> None:  # fmt: skip
-        self._program, self._transactions, self._questions, self._meter = program, transactions, questions, meter
+        self._program, self._transactions, self._questions, self._pending, self._meter = program, transactions, questions, pending, meter
         self._live, self._publish, self._mode = live, publish, mode
         self._policy = program.manifest.policy
         self._places = Places(program)
@@ -74,11 +74,14 @@ class Conditions:
         reading = self._compare(shift, scores, places, view, domain, memory, is_stuck)
         state, actions = decide(reading, stream.name, stream.state, domain, self._policy)
         stream.state = state if state.domain else replace(state, domain=stream.state.domain)  # a condition is entered when it is open
+        questions: list[Action] = []
         for action in actions:
             self._note(action)
-            self._carry_out(action, stream, view, places)
+            questions += self._carry_out(action, stream)
         if not is_stuck:
             self._remember(stream, view, places, shift, factory_slots, scores)
+        for action in questions:  # after the correction: what is asked about is learned from its corrected features
+            self._ask(stream, action, view)
 
     def _factory_view(
         self, view: WindowView, hot: NDArray[np.float32] | None, memory: Memory
@@ -106,15 +109,15 @@ class Conditions:
         self.decisions.append((time.time(), action.stream, action.kind, action.domain, action.why))
 
     # -- actions --------------------------------------------------------------------------------------
-    def _carry_out(self, action: Action, stream: Stream, view: WindowView, places: NDArray[np.float64]) -> None:
+    def _carry_out(self, action: Action, stream: Stream) -> tuple[Action, ...]:
+        """Do it; returns what is to be asked about this window."""
         if action.kind == "open_domain":
-            self._open(stream, view, action.why)
-        elif action.kind in ("route", "close_domain"):
+            return self._open(stream, action.why)
+        if action.kind in ("route", "close_domain"):
             self._move(stream, action.domain if action.kind == "route" else SOURCE)
-        elif action.kind == "ask":
-            self._ask(stream, action, view)
+        return (action,) if action.kind == "ask" else ()
 
-    def _open(self, stream: Stream, view: WindowView, why: str) -> None:
+    def _open(self, stream: Stream, why: str) -> tuple[Action, ...]:
         before = self._live()
         memory, domain = open_domain(before, self._program, self._places.width)
         self._publish(memory)
@@ -125,11 +128,11 @@ class Conditions:
         stream.state = state
         for action in actions:
             self._note(action)
-            self._ask(stream, action, view)
         self._forget_window(stream)
         retired = [name for name, old in before.domains.items() if old.saved and name not in memory.domains]
         if retired:
             self._transactions.save_domains("domain", {"retired": retired}, force=True)
+        return actions
 
     def _move(self, stream: Stream, domain: str) -> None:
         stream.state = replace(stream.state, domain=domain)
@@ -155,6 +158,9 @@ class Conditions:
                      float(read.score[i]), now, view.inputs[i].copy())
             for i in rows
         ]  # fmt: skip
+        if stream.state.domain != SOURCE and rows:
+            kept = as_stored(z[rows], taps[rows])
+            self._pending.renew(PendingBatch(tuple(view.ids[i] for i in rows), stream.name, stream.state.domain, True, kept, time.monotonic()))
         self._questions.ask(asked)
         self._topics.update((q.id, stream.state.domain) for q in asked)
 

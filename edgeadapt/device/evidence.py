@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,8 +49,19 @@ class Pending:
             for row, sample in enumerate(batch.ids):
                 self._where[sample] = (batch, row)
             while self._batches and (self._batches[0].at < batch.at - self._keep_s or len(self._where) > _LARGEST):
-                for sample in self._batches.popleft().ids:
-                    self._where.pop(sample, None)
+                gone = self._batches.popleft()
+                for sample in gone.ids:
+                    if sample in self._where and self._where[sample][0] is gone:
+                        del self._where[sample]
+
+    def renew(self, batch: PendingBatch) -> None:
+        """Better features for samples that are still pending: a correction was found after they were observed."""
+        with self._lock:
+            rows = [row for row, sample in enumerate(batch.ids) if sample in self._where]
+            if rows:
+                kept = replace(batch, ids=tuple(batch.ids[row] for row in rows), features=batch.features[rows])
+                self._batches.append(kept)
+                self._where.update((sample, (kept, row)) for row, sample in enumerate(kept.ids))
 
     def find(self, sample: str) -> tuple[PendingBatch, int]:
         """The batch and row of an id.

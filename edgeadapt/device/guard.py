@@ -102,16 +102,17 @@ def bound_problem(name: str, value: NDArray[np.float32], bound: float | None) ->
 
 
 def contradicting_labels(
-    predicted: NDArray[np.int64], labelled: NDArray[np.int64], is_settled: NDArray[np.bool_], policy: GuardPolicy
+    predicted: NDArray[np.int64], labelled: NDArray[np.int64], is_settled: NDArray[np.bool_], error: float, significance: float
 ) -> str:
     """Do the labels of one source contradict the head more than its own error allows?
 
-    Only labels of classes the head has settled on count, and the caller passes unshifted samples only: under a shift
-    the head is wrong, and labels that contradict it are the point.
+    Args:
+        predicted, labelled: (N,) class slots. is_settled: (N,) rows that count, labels of classes the head has settled on.
+        error: how often the head errs on such samples. significance: below this chance the labels are held.
     """
     rows = int(is_settled.sum())
     wrong = int((predicted[is_settled] != labelled[is_settled]).sum())
-    chance = upper_tail(wrong, rows, policy.source_error)
-    if rows < 5 or chance >= policy.source_significance:
+    chance = upper_tail(wrong, rows, error)
+    if rows < 5 or chance >= significance:
         return ""
-    return f"{wrong} of {rows} labels contradict the head, which errs on {policy.source_error:.0%} (p = {chance:.1g})"
+    return f"{wrong} of {rows} labels contradict the head, which errs on {error:.0%} (p = {chance:.1g})"

@@ -118,7 +118,7 @@ class Learner:
         self._meter = Meter(budget)
         self._transactions = Transactions(self._program, self._journal, self._held_out, lambda: self._live, self._publish)
         self._conditions = Conditions(
-            self._program, self._transactions, self._questions, self._meter, lambda: self._live, self._publish, self._adapt_mode
+            self._program, self._transactions, self._questions, self._pending, self._meter, lambda: self._live, self._publish, self._adapt_mode
         )
         self._streams: dict[str, Stream] = {}
         self._streams_lock = threading.Lock()
@@ -212,10 +212,10 @@ class Learner:
         if answers.classes is not memory.classes:
             answers = self._answer_set = _AnswerSet.of(memory.classes)
         logits = read.logits[:, answers.columns]
-        probs = logits - logits.max(axis=1, keepdims=True)
+        probs = logits - np.maximum.reduce(logits, axis=1, keepdims=True)  # ufuncs called directly: their wrappers are cold code here
         probs *= self._sharpness
         np.exp(probs, out=probs)
-        probs /= probs.sum(axis=1, keepdims=True)
+        probs /= np.add.reduce(probs, axis=1, keepdims=True)
         labels = tuple([answers.names[i] for i in logits.argmax(axis=1).tolist()])
         return Prediction(labels, probs, read.score, read.embedding, answers.names)
 

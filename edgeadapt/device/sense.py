@@ -100,7 +100,7 @@ class StreamWindow:
 
     def _put(self, places: slice, residuals: F32, inputs: NDArray[Any]) -> None:
         change = residuals - self._residuals[places]
-        self._sum += change[0] if len(change) == 1 else change.sum(axis=0)
+        self._sum += change[0] if len(change) == 1 else np.add.reduce(change)
         self._residuals[places], self._inputs[places] = residuals, inputs
 
     def _replace(self, slot: int, score: float, sample: str) -> None:

@@ -96,7 +96,7 @@ class ExportSection(_Section, frozen=True, kw_only=True):
 
     name: Name
     class_slots: Positive = 32
-    domain_slots: Positive = 4
+    domain_slots: Positive = 8
     batches: tuple[Positive, ...] = (1, 8, 32)
     adapt: Literal["auto", "act", "advise", "off"] = "auto"
     novelty: str = "auto"

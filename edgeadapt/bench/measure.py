@@ -1,0 +1,154 @@
+"""How a bench measures and what it writes: interleaved timings, rows with a bar, one JSON for every suite."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Say = Callable[[str], None]
+Seconds = NDArray[np.float64]
+_PACKAGES = ("edgeadapt", "numpy", "onnxruntime", "torch")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Environment of a measuring process. Numeric libraries read it when they load, so it is set before the process starts."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured number.
+
+    Attributes:
+        name: ``what/where``. baseline: what it is compared with, in the same unit.
+        target: the bar; None if it is only reported. holds: whether the bar is met, None without one.
+    """
+
+    name: str
+    value: float
+    unit: str
+    baseline: float | None = None
+    target: float | None = None
+    holds: bool | None = None
+
+    def __post_init__(self) -> None:
+        if (self.target is None) != (self.holds is None):
+            raise ValueError(f"row {self.name!r}: a target says whether it holds, and nothing holds without one")
+
+
+def at_most(name: str, value: float, unit: str, target: float | None, baseline: float | None = None) -> Row:
+    """A row that is to stay at or below its target."""
+    return Row(name, value, unit, baseline, target, None if target is None else bool(value <= target))
+
+
+def near(name: str, value: float, unit: str, target: float, tolerance: float, baseline: float | None = None) -> Row:
+    """A row that is to lie within ``tolerance`` of its target."""
+    return Row(name, value, unit, baseline, target, bool(abs(value - target) <= tolerance))
+
+
+def machine() -> dict[str, Any]:
+    """The machine a report was measured on."""
+    return {
+        "cpu": _cpu_model(), "cores": len(os.sched_getaffinity(0)), "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
+        "architecture": platform.machine(), "system": f"{platform.system()} {platform.release()}",
+    }  # fmt: skip
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages whose version changes a number; those that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def report(suite: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """``{"suite", "machine", "versions", "rows": [...]}``: what every suite writes."""
+    return {"suite": suite, "machine": machine(), "versions": versions(), "rows": [asdict(row) for row in rows]}
+
+
+def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    Path(path).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows for people: value, baseline, target and whether it holds, in columns."""
+    verdict = {True: "holds", False: "MISSED", None: ""}
+    cells = [("", "value", "unit", "baseline", "target", "")]
+    cells += [(r.name, _number(r.value), r.unit, _number(r.baseline), _number(r.target), verdict[r.holds]) for r in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    return "\n".join(
+        "  ".join(text.rjust(width) if column in (1, 3, 4) else text.ljust(width) for column, (text, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in cells
+    )  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def paired(
+    first: Callable[[int], object], second: Callable[[int], object], rounds: int, *, block: int = 16, between: Callable[[], object] | None = None
+) -> tuple[Seconds, Seconds]:
+    """Seconds per call of two functions that take turns, so that a slower minute of the machine slows both.
+
+    Each round runs ``block`` calls of one and then of the other, in alternating order. The first call of a block finds the caches as the
+    other left them and is not counted, nor is the first round.
+
+    Args:
+        first, second: called with a running index. between: runs after each call, untimed.
+    """
+    spent: tuple[list[float], list[float]] = ([], [])
+    for turn in range(rounds + 1):
+        for which in (0, 1) if turn % 2 else (1, 0):
+            run = (first, second)[which]
+            for call in range(block):
+                started = time.perf_counter()
+                run(turn * block + call)
+                took = time.perf_counter() - started
+                if between is not None:
+                    between()
+                if turn and call:
+                    spent[which].append(took)
+    return np.array(spent[0]), np.array(spent[1])
+
+
+def median_ms(seconds: Seconds | Sequence[float]) -> float:
+    return 1e3 * float(np.median(seconds))
+
+
+def p95_ms(seconds: Seconds | Sequence[float]) -> float:
+    return 1e3 * float(np.quantile(seconds, 0.95))
+
+
+def resident_mib() -> float:
+    """VmRSS of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise OSError("/proc/self/status has no VmRSS")
+
+
+__all__ = [
+    "ONE_THREAD", "Row", "Say", "Seconds", "at_most", "machine", "median_ms", "near", "p95_ms", "paired", "report", "resident_mib", "table",
+    "versions", "write_json",
+]  # fmt: skip

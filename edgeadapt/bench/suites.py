@@ -1,0 +1,55 @@
+"""Suites by name. A suite is imported when it runs: listing them costs nothing, and most need the host extra."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import Any
+
+from edgeadapt.bench.measure import Row, Say, report, table, write_json
+from edgeadapt.errors import InputError
+
+SUITES = {
+    "overhead": "observe against the plain encoder; label to usable prediction; memory; start",
+    "heads": "ridge on Fashion-MNIST in five tasks, with EfficientNet-Lite0 features, beside what one could pick instead",
+    "shift": "false alarms and detection of the shift axis",
+    "adapt": "the share of the gap that label-free adaptation closes",
+    "answers": "recovery from a few labels, and from the questions alone",
+    "classes": "new classes from ten labels each",
+    "guard": "clean label batches accepted, poisoned ones caught",
+}
+"""Name -> one line on what it measures."""
+
+_SEEDS = (0, 1, 2)
+_OWN = {"overhead": "edgeadapt.bench.overhead", "heads": "edgeadapt.bench.heads"}
+
+
+def run(suite: str, *, data: str | os.PathLike[str] | None = None, json_path: str | os.PathLike[str] | None = None, say: Say = print) -> dict[str, Any]:
+    """Run a suite.
+
+    Args:
+        suite: a key of ``SUITES``.
+        data: folder with the four Fashion-MNIST files; by default where the system's package puts them.
+        json_path: the report is written there too.
+        say: called with one line per step, and with the table at the end.
+
+    Returns:
+        The report: ``{"suite", "machine", "versions", "rows": [{"name", "value", "unit", "baseline", "target", "holds"}]}``.
+
+    Raises:
+        InputError: no such suite, or no data. RuntimeUnavailable: a package that the suite needs is not installed.
+    """
+    if suite not in SUITES:
+        raise InputError(f"no suite called {suite!r}; suites: {', '.join(SUITES)}")
+    rows = _rows(suite, None if data is None else os.fspath(data), say)
+    say(table(rows))
+    content = report(suite, rows)
+    if json_path is not None:
+        write_json(json_path, content)
+    return content
+
+
+def _rows(suite: str, data: str | None, say: Say) -> list[Row]:
+    run_suite = getattr(import_module(_OWN.get(suite, "edgeadapt.bench.spine")), f"run_{suite}")
+    rows: list[Row] = run_suite(data, say) if suite in _OWN else run_suite(data, _SEEDS, say)
+    return rows

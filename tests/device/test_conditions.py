@@ -1,0 +1,225 @@
+"""Conditions come, are asked about, corrected, left and found again: on real corrupted streams."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from clothes import BATCH, KNOWN, NEW, accuracy, images, sample, watch
+from conftest import Opener
+
+from edgeadapt.bench.streams import arrange
+from edgeadapt.device.domains import open_domain
+from edgeadapt.device.learner import Learner
+from edgeadapt.device.policy import Policy
+
+
+def stream_of(condition: str, windows: int, seed: int, order: Any = "shuffled", severity: int = 3, classes: tuple[str, ...] = KNOWN) -> tuple[Any, list[str]]:
+    x, names = images(windows * BATCH, classes=classes, seed=seed, condition=condition, severity=severity)
+    rows = arrange(np.array([classes.index(n) for n in names]), order, len(x), seed)
+    return x[rows], [names[i] for i in rows]
+
+
+def answer_all(learner: Learner, ids: list[str], names: list[str]) -> int:
+    """Answer what is asked about these samples; how many questions that were."""
+    asked = [q for q in learner.questions(100) if q.id in ids]
+    for q in asked:
+        learner.label(q.id, names[ids.index(q.id)])
+    learner.settle()
+    return len(asked)
+
+
+def show(learner: Learner, condition: str, windows: int, seed: int, answers: bool = True, stream: str = "default", **settings: Any) -> float:
+    """Watch a stream, answer what is asked; the accuracy on it."""
+    x, names = stream_of(condition, windows, seed, **settings)
+    ids, right = [], []
+    for start in range(0, len(x), BATCH):
+        (seen,) = watch(learner, x[start : start + BATCH], stream)
+        ids += seen.ids
+        right += [a == b for a, b in zip(seen.prediction.labels, names[start:], strict=False)]
+        if answers:
+            answer_all(learner, ids, names)
+    return float(np.mean(right))
+
+
+def frozen_accuracy(opened: Opener, condition: str, windows: int, seed: int, **settings: Any) -> float:
+    x, names = stream_of(condition, windows, seed, **settings)
+    return accuracy(opened(freeze=True), x, names)
+
+
+def test_label_free_adaptation_helps_under_noise(opened: Opener) -> None:
+    learner = opened()
+    gained = show(learner, "gaussian_noise", 16, 1, answers=False) - frozen_accuracy(opened, "gaussian_noise", 16, 1)
+    assert learner.counters()["refreshes"] >= 2 and gained > 0.02
+    assert learner.domains() == {"condition-1": "provisional"}  # nobody answered: it stays a guess
+
+
+def test_two_conditions_take_turns_and_each_is_found_again(opened: Opener) -> None:
+    learner = opened()
+    visits = []
+    for number, condition in enumerate(["fog", "gaussian_noise", "fog", "gaussian_noise"]):
+        show(learner, condition, 10, 10 + number)
+        visits.append(learner.domain())
+    assert visits == ["condition-1", "condition-2", "condition-1", "condition-2"]
+    assert learner.domains() == {"condition-1": "condition", "condition-2": "condition"}
+    assert {"route", "open_domain"} <= {kind for _, _, kind, _, _ in learner.decisions(1000)}
+
+
+def test_a_condition_is_found_again_by_another_stream_sorted_and_after_a_restart(opened: Opener, state: Path) -> None:
+    learner = opened(state)
+    show(learner, "fog", 12, 20)
+    assert learner.domains() == {"condition-1": "condition"}
+    show(learner, "fog", 8, 21, stream="another", order="sorted")
+    assert learner.domains() == {"condition-1": "condition"} and learner.domain("another") == "condition-1"
+    learner.close()
+    learner = opened(state)
+    assert learner.domain() == "source"
+    show(learner, "fog", 4, 22)
+    assert learner.domain() == "condition-1" and len(learner.domains()) == 1
+
+
+def test_when_conditions_clear_the_factory_answers_again(opened: Opener) -> None:
+    learner = opened()
+    x, _ = images(64, seed=50)
+    before = learner.predict(x).probs
+    show(learner, "fog", 8, 30, answers=False)
+    assert learner.domain() == "condition-1" and not np.array_equal(learner.predict(x).probs, before)
+    show(learner, "clean", 6, 31, answers=False)
+    assert learner.domain() == "source"
+    np.testing.assert_array_equal(learner.predict(x).probs, before)
+    assert "close_domain" in {kind for _, _, kind, _, _ in learner.decisions()}
+
+
+def test_another_stream_is_not_corrected_by_it(opened: Opener) -> None:
+    learner = opened()
+    x, _ = images(64, seed=50)
+    before = learner.predict(x, stream="clean cam").probs
+    show(learner, "fog", 8, 32, answers=False, stream="foggy cam")
+    np.testing.assert_array_equal(learner.predict(x, stream="clean cam").probs, before)
+    assert learner.domain("clean cam") == "source" and learner.domain("foggy cam") == "condition-1"
+
+
+def test_clean_streams_open_nothing_and_change_nothing(opened: Opener) -> None:
+    learner = opened()
+    digest = learner.digest()
+    for order in ("shuffled", "sorted"):
+        show(learner, "clean", 20, 33, order=order)
+    assert learner.domains() == {} and learner.domain() == "source" and learner.counters()["refreshes"] == 0
+    assert learner.digest() == digest
+
+
+def test_new_classes_that_are_answered_open_no_condition(opened: Opener) -> None:
+    learner = opened(policy=Policy(new_classes="add"))
+    show(learner, "clean", 8, 34, classes=NEW)
+    assert "condition" not in learner.domains().values()
+    assert set(learner.classes) & set(NEW)
+    assert all(not domain.tensors or np.array_equal(*_norms(learner, domain)) for domain in learner._live.domains.values())
+
+
+def _norms(learner: Learner, domain: Any) -> tuple[Any, Any]:
+    download = learner._program.runtime.download
+    return download(domain.tensors)["norm.mean"], download(learner._program.factory_domain())["norm.mean"]
+
+
+def test_answers_make_a_condition_of_a_guess(opened: Opener) -> None:
+    learner = opened()
+    x, names = stream_of("fog", 3, 35)
+    ids = [i for o in watch(learner, x) for i in o.ids]
+    first = learner.questions(100)
+    for q in first[:4]:
+        learner.label(q.id, names[ids.index(q.id)])
+    learner.settle()
+    assert learner.domains() == {"condition-1": "provisional"}
+    learner.label(first[4].id, names[ids.index(first[4].id)])
+    learner.settle()
+    assert learner.domains() == {"condition-1": "condition"}
+    assert [(c.kind, c.outcome) for c in learner.history() if c.kind == "domain"] == [("domain", "opened")]
+
+
+def test_at_most_twenty_questions_are_asked_about_a_condition(opened: Opener) -> None:
+    learner = opened()
+    x, names = stream_of("contrast", 25, 36)
+    asked, ids = 0, []
+    for start in range(0, len(x), BATCH):
+        ids += watch(learner, x[start : start + BATCH])[0].ids
+        asked += answer_all(learner, ids, names)
+    assert 5 <= asked <= 20
+
+
+@pytest.mark.parametrize("condition", ["defocus_blur", "brightness", "jpeg_compression"])
+def test_a_mild_sorted_stream_is_not_made_worse(opened: Opener, condition: str) -> None:
+    mine = show(opened(), condition, 30, 37, answers=False, order="sorted", severity=1)
+    assert mine >= frozen_accuracy(opened, condition, 30, 37, order="sorted", severity=1) - 0.01
+
+
+def test_a_correction_that_does_not_bring_samples_home_is_dropped(opened: Opener) -> None:
+    learner = opened()
+    noise = np.random.default_rng(0).integers(0, 256, (10 * BATCH, 28, 28), np.uint8)
+    before = learner.predict(noise).probs
+    watch(learner, noise)
+    domain = learner._live.domains.get(learner.domain())
+    if domain is not None and domain.encode is None:
+        np.testing.assert_array_equal(learner.predict(noise).probs, before)
+        assert "suspend" in {kind for _, _, kind, _, _ in learner.decisions(1000)} or not learner.counters()["refreshes"]
+    else:
+        kept = learner._stream("default").memories[learner.domain()]
+        assert learner.predict(kept.inputs()).novelty.mean() <= 0.85 * kept.mean_score + 1e-6
+
+
+def test_inputs_kept_for_adaptation_never_touch_the_disk(opened: Opener, state: Path) -> None:
+    learner = opened(state)
+    x, _ = stream_of("fog", 8, 38)
+    watch(learner, x)
+    kept = learner._stream("default").memories["condition-1"].inputs()
+    assert len(kept) == 64
+    learner.checkpoint()
+    learner.close()
+    files = [path.read_bytes() for path in state.iterdir()]
+    for frame in kept:
+        pieces = [frame.tobytes(), frame.astype(np.float32).tobytes(), (frame[10:14] / np.float32(255)).tobytes(), frame[12].tobytes()]
+        assert not any(piece in data for piece in pieces for data in files)
+
+
+def test_a_retired_condition_leaves_its_stream_in_good_order(opened: Opener, tmp_path: Path) -> None:
+    learner = opened(tmp_path / "live")
+    slots = learner.bundle.manifest.domain_slots
+    show(learner, "fog", 6, 40, stream="foggy")
+    learner.checkpoint()
+    for number in range(slots):  # noise of ever another kind, each on its own stream
+        x = np.clip(sample().x[: 3 * BATCH].astype(int) * (number % 3) // 2 + 30 * number, 0, 255).astype(np.uint8)
+        watch(learner, np.roll(x, 7 * number, axis=1) if number % 2 else 255 - x, stream=f"cam-{number}")
+    assert len(learner.domains()) <= slots
+    for name in [*learner._live.domains][:-1]:
+        learner._publish(learner._live.without_domain(name))
+    show(learner, "fog", 4, 41, stream="foggy")
+    assert learner.domain("foggy") in learner.domains()
+    assert np.isfinite(learner.predict(sample().x[:64], stream="foggy").probs).all()
+
+
+def test_the_least_recently_used_guess_makes_room_first_and_retiring_is_durable(opened: Opener, tmp_path: Path) -> None:
+    learner = opened(tmp_path / "live")
+    x = sample().x
+    for _ in range(learner.bundle.manifest.domain_slots):
+        memory, _ = open_domain(learner._live, learner._program, learner._conditions._places.width)
+        learner._publish(memory)
+    learner.checkpoint()
+    learner._publish(learner._live.with_domain(learner._live.domains["condition-1"]))
+    watch(learner, 255 - x[: 3 * BATCH])
+    assert "condition-1" not in learner.domains() and "condition-9" in learner.domains() and len(learner.domains()) == 8
+    shutil.copytree(tmp_path / "live", tmp_path / "copy")
+    resumed = opened(tmp_path / "copy", freeze=True)
+    assert resumed.digest() == learner.digest()
+    assert "condition-1" not in resumed.domains()
+
+
+def test_decisions_say_what_when_where_and_why(opened: Opener) -> None:
+    learner = opened()
+    show(learner, "fog", 4, 42, stream="gate")
+    found = learner.decisions()
+    assert {stream for _, stream, *_ in found if stream} == {"gate"}
+    at, _, kind, domain, why = next(d for d in found if d[2] == "ask")
+    assert at > 1e9 and kind == "ask" and domain == "condition-1" and why.startswith("shift ")
+    assert learner.decisions(2) == found[:2]

@@ -1,0 +1,110 @@
+"""Was it good? Exact tails, and real batches of honest and false labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import comb
+
+import numpy as np
+import pytest
+from clothes import KNOWN, NEW, accuracy, images, wrong
+from conftest import Opener
+
+from edgeadapt.bundle.schema import GuardPolicy
+from edgeadapt.device.guard import bound_problem, contradicting_labels, judge, out_of_bounds, sign_test, upper_tail
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "p"), [(0, 0, 1.0), (0, 1, 0.5), (1, 0, 1.0), (0, 5, 1 / 32), (1, 9, 11 / 1024), (5, 5, 638 / 1024), (0, 400, 2.0**-400)]
+)
+def test_the_sign_test_is_exact(wins: int, losses: int, p: float) -> None:
+    assert sign_test(wins, losses) == pytest.approx(p, rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 10])
+def test_the_upper_tail_is_the_binomial_one(count: int) -> None:
+    exact = sum(comb(10, k) * 0.1**k * 0.9 ** (10 - k) for k in range(count, 11))
+    assert upper_tail(count, 10, 0.1) == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [0, 1, 40, 64])
+def test_the_tails_hold_for_the_largest_batches_and_guard_sets(count: int) -> None:
+    assert 0.0 <= upper_tail(count, 64, 0.1) <= 1.0 + 1e-9
+    assert 0.0 <= sign_test(count, 1000) <= 1.0
+
+
+def test_labels_contradict_only_with_enough_of_them_of_settled_classes() -> None:
+    right, lies, settled = np.zeros(20, np.int64), np.ones(20, np.int64), np.ones(20, bool)
+    assert contradicting_labels(right, right, settled, 0.1, 1e-4) == ""
+    assert contradicting_labels(right, lies, settled, 0.1, 1e-4).startswith("20 of 20 labels contradict the head, which errs on 10%")
+    assert contradicting_labels(right[:4], lies[:4], settled[:4], 0.1, 1e-4) == ""
+    assert contradicting_labels(right, lies, ~settled, 0.1, 1e-4) == ""
+    few = np.where(np.arange(20) < 4, 1, 0)
+    assert contradicting_labels(right, few, settled, 0.1, 1e-4) == ""  # P(>= 4 of 20) = .13
+    assert contradicting_labels(right, few, settled, 0.1, 0.2) != ""
+
+
+@pytest.mark.parametrize(("value", "told"), [(np.nan, "not finite"), (np.inf, "not finite"), (-np.inf, "not finite"), (-11.0, "reaches 11, its bound is 10"), (10.0, "")])
+def test_a_tensor_out_of_bounds_is_named(value: float, told: str) -> None:
+    problem = bound_problem("ridge.gram", np.array([0.0, value], np.float32), 10.0)
+    assert told in problem and bool(problem) == bool(told)
+
+
+def test_a_candidate_that_is_not_finite_or_too_large_is_vetoed_whatever_its_accuracy(opened: Opener) -> None:
+    learner = opened()
+    live, program = learner._live, learner._program
+    for value in (np.nan, 1e30):
+        gram = program.runtime.upload({"ridge.gram": np.full((97, 97), value, np.float32)})
+        candidate = replace(live, tensors=gram.over(live.tensors))
+        assert out_of_bounds(program, candidate).startswith("ridge.gram ")
+        assert not judge(program, live, candidate, [], GuardPolicy()).passed
+    assert judge(program, live, live, [], GuardPolicy()).passed
+
+
+def test_a_candidate_must_lose_by_margin_and_by_significance_to_be_vetoed(opened: Opener) -> None:
+    learner = opened()
+    live, program = learner._live, learner._program
+    (factory,) = learner._transactions._factory_sets(live)
+    assert len(factory.y) == 300 and factory.correct(program, live).mean() > 0.9
+    swapped = program.runtime.upload({"head.weight": np.roll(program.runtime.download(live.tensors, ["head.weight"])["head.weight"], 1, axis=1)})
+    candidate = replace(live, tensors=swapped.over(live.tensors))
+    verdict = judge(program, live, candidate, [factory], GuardPolicy())
+    assert verdict.why.startswith("factory samples: accuracy 0.9") and "on 300 samples" in verdict.why
+    assert judge(program, live, candidate, [factory], GuardPolicy(margin=1.0)).passed
+    assert judge(program, live, candidate, [factory], GuardPolicy(significance=0.0)).passed
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_64_labels_of_one_source_80_percent_wrong_do_not_get_in_and_clean_batches_do(opened: Opener, seed: int) -> None:
+    learner = opened()
+    outcomes = []
+    for number in range(6):
+        x, names = images(32, seed=1000 + 10 * seed + number)
+        learner.learn(x, names, source="honest")
+        learner.settle()
+        outcomes.append(learner.history()[0].outcome)
+    assert outcomes == ["learned"] * 6
+    judged, truth = images(600, seed=seed)
+    before, digest = learner.predict(judged).probs, accuracy(learner, judged, truth)
+    x, names = images(64, seed=2000 + seed)
+    lie = np.random.default_rng(seed).permutation(64) < 51
+    learner.learn(x, [w if is_lie else n for w, n, is_lie in zip(wrong(names, seed), names, lie, strict=True)], source="liar")
+    learner.settle()
+    assert learner.history()[0].outcome in ("vetoed", "held")
+    np.testing.assert_array_equal(learner.predict(judged).probs, before)
+    assert accuracy(learner, judged, truth) == digest
+
+
+def test_at_least_95_percent_of_honest_batches_pass_new_classes_and_conditions_included(opened: Opener) -> None:
+    outcomes = []
+    for seed in range(2):
+        learner = opened()
+        for name in NEW:
+            learner.add_class(name)
+        for number in range(30):
+            condition = ("clean", "clean", "fog", "contrast")[number % 4]
+            x, names = images(16, classes=KNOWN if number % 3 else NEW, seed=100 * seed + number, condition=condition)
+            learner.learn(x, names, source="honest")
+            learner.settle()
+            outcomes.append(learner.history()[0].outcome)
+    assert np.mean([outcome == "learned" for outcome in outcomes]) >= 0.95
