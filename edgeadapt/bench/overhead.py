@@ -75,7 +75,8 @@ def label_times(subject: Subject, count: int = LABELS) -> dict[str, Any]:
         x, y = given["x"][: count + _LABEL_WARM_UP], given["y"][: count + _LABEL_WARM_UP]
     usable, cpu = [], []
     with tempfile.TemporaryDirectory() as folder, open_learner(bundle, state=Path(folder) / "state") as learner:
-        names, ids = learner.bundle.manifest.classes, []
+        names = learner.bundle.manifest.classes
+        ids: list[str] = []
         for i in range(0, len(x), 8):
             ids += learner.observe(x[i : i + 8]).ids
             learner.settle()
@@ -94,7 +95,7 @@ def label_times(subject: Subject, count: int = LABELS) -> dict[str, Any]:
 
 def memory_of_ours(subject: Subject) -> dict[str, Any]:
     """Resident MiB after opening, one prediction and 200 observed frames."""
-    x = np.load(subject[2])["x"][:200]
+    x = np.load(subject[2])["x"][:200].copy()  # not a view of all frames
     with open_learner(subject[0]) as learner:
         learner.predict(x[:1])
         for i in range(0, len(x), 8):
@@ -105,7 +106,7 @@ def memory_of_ours(subject: Subject) -> dict[str, Any]:
 
 def memory_of_plain(subject: Subject) -> dict[str, Any]:
     """Resident MiB of the plain encoder after the same frames."""
-    x = np.load(subject[2])["x"][:200]
+    x = np.load(subject[2])["x"][:200].copy()  # not a view of all frames
     session = plain_session(subject[1])
     for i in range(0, len(x), 8):
         session.run(None, {"x": np.ascontiguousarray(x[i : i + 8])})

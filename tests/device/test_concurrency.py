@@ -61,8 +61,8 @@ def test_while_it_learns_every_prediction_matches_exactly_one_published_memory(o
         try:
             for number in range(60):
                 learner.learn(*images(8, seed=number))
+                learner.settle()
                 if number % 10 == 3:
-                    learner.settle()
                     learner.rollback()
                 if number == 30:
                     learner.add_class("Bag")
