@@ -307,6 +307,11 @@ class Journal:
         with self._mutex:
             return int(self._db.execute("SELECT coalesce(max(number), 0) FROM commits").fetchone()[0])
 
+    def horizon(self) -> int:
+        """The commit before which rows have expired: nothing earlier can be rebuilt. 0 if none have."""
+        with self._mutex:
+            return int(self._db.execute("SELECT coalesce(max(number), 0) FROM commits WHERE kind = 'expire'").fetchone()[0])
+
     def commits(self, after: int = 0, upto: int | None = None) -> list[CommitRow]:
         with self._mutex:
             found = self._db.execute(

@@ -7,13 +7,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from edgeadapt.bundle import Bundle, read_bundle
@@ -22,16 +19,18 @@ from edgeadapt.device.budget import Budget, Meter
 from edgeadapt.device.conditions import Conditions, Stream
 from edgeadapt.device.evidence import HeldOut, Pending, PendingBatch, Questions, as_stored, check_storable, new_ids
 from edgeadapt.device.journal import EvidenceRow, Journal
+from edgeadapt.device.labelling import Labelling
 from edgeadapt.device.memory import SOURCE, Memory, digest
 from edgeadapt.device.policy import Keep, Policy
-from edgeadapt.device.program import Program, Read
+from edgeadapt.device.program import Program
 from edgeadapt.device.resume import durable_tables, rebuild
-from edgeadapt.device.sense import StreamWindow, shift_ratio
+from edgeadapt.device.sense import StreamWindow
+from edgeadapt.device.serving import Serving
 from edgeadapt.device.transaction import Transactions
 from edgeadapt.device.worker import Worker
 from edgeadapt.errors import EdgeadaptError, InputError, StateError
-from edgeadapt.inputs import FirstFrames, check_batch, check_features, check_labels, chunks
-from edgeadapt.results import Action, Commit, Observation, Prediction, Question, Reading, Receipt
+from edgeadapt.inputs import chunks
+from edgeadapt.results import Action, Commit, Observation, Prediction, Question, Receipt
 from edgeadapt.runtime import Runtime, open_runtime
 
 DEFAULT_STREAM = "default"
@@ -67,21 +66,6 @@ def open(
     opened = bundle if isinstance(bundle, Bundle) else read_bundle(Path(bundle), trust=trust)
     engine = open_runtime(runtime) if isinstance(runtime, str) else runtime
     return Learner(opened, engine, state, policy or Policy(), budget or Budget(), keep or Keep(), freeze)
-
-
-@dataclass(frozen=True, eq=False)
-class _AnswerSet:
-    """The classes of a memory that can be answered: their columns in the logits, a view where they are the first ones."""
-
-    classes: tuple[str | None, ...]
-    columns: slice | list[int]
-    names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, classes: tuple[str | None, ...]) -> _AnswerSet:
-        active = [slot for slot, name in enumerate(classes) if name is not None]
-        is_prefix = active == list(range(len(active)))
-        return cls(classes, slice(0, len(active)) if is_prefix else active, tuple(str(classes[slot]) for slot in active))
 
 
 class Learner:
@@ -122,11 +106,12 @@ class Learner:
         )
         self._streams: dict[str, Stream] = {}
         self._streams_lock = threading.Lock()
-        self._labelling = threading.Lock()
+        self._label_lock = threading.Lock()
+        self._labelling = Labelling(
+            self._program, policy, self._held_out, lambda: self._live, lambda names: self._worker.call(lambda: self._transactions.add_classes(names))
+        )
         self._answers: list[tuple[str, str, bool]] = []  # (sample, domain, is new) of labels that came while frozen
-        self._first_frames = FirstFrames(self._manifest.input)
-        self._answer_set = _AnswerSet.of(self._live.classes)
-        self._sharpness = np.float32(1.0 / self._manifest.policy.learn.temperature)
+        self._serving = Serving(self._program, self._live.classes)
         self._spent = {"encode": 0.0, "sense": 0.0}
         self._observed = 0
         self._worker = Worker()
@@ -183,41 +168,12 @@ class Learner:
         self._here()
         memory = self._live
         domain = self._domain_of(stream)
-        _, z, taps = self._features(x, features, memory, domain)
-        return self._prediction(self._program.read(z, taps, memory.tensors_in(domain)), memory)
+        _, z, taps = self._serving.features(x, features, memory, domain)
+        return self._serving.prediction(self._program.read(z, taps, memory.tensors_in(domain)), memory)
 
     def _domain_of(self, stream: str) -> str:
         found = self._streams.get(stream)
         return SOURCE if found is None else found.state.domain
-
-    def _features(
-        self, x: Any, features: Mapping[str, Any] | None, memory: Memory, domain: str
-    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
-        """Through the door and the encoder: (inputs, z, taps)."""
-        manifest = self._manifest
-        if (x is None) == (features is None):
-            raise InputError("pass either a batch x or features={'z': ...}")
-        if features is not None or manifest.input.layout == "features":
-            given = features if features is not None else {"z": x}
-            z, taps = check_features(given, manifest.feature_dim, manifest.tap_dim)
-            return np.concatenate([z, taps], axis=1) if taps.shape[1] else z, z, taps
-        if not self._program.has_encoder:
-            raise InputError("this bundle has no encoder: pass features={'z': ...}")
-        batch = check_batch(x, manifest.input)
-        z, taps = self._program.encode(batch, memory.encoder_in(domain))
-        return batch, z, taps
-
-    def _prediction(self, read: Read, memory: Memory) -> Prediction:
-        answers = self._answer_set
-        if answers.classes is not memory.classes:
-            answers = self._answer_set = _AnswerSet.of(memory.classes)
-        logits = read.logits[:, answers.columns]
-        probs = logits - np.maximum.reduce(logits, axis=1, keepdims=True)  # ufuncs called directly: their wrappers are cold code here
-        probs *= self._sharpness
-        np.exp(probs, out=probs)
-        probs /= np.add.reduce(probs, axis=1, keepdims=True)
-        labels = tuple([answers.names[i] for i in logits.argmax(axis=1).tolist()])
-        return Prediction(labels, probs, read.score, read.embedding, answers.names)
 
     # -- observing ------------------------------------------------------------------------------------
     def observe(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = DEFAULT_STREAM) -> Observation:
@@ -233,12 +189,12 @@ class Learner:
         found = self._stream(stream)
         domain = found.state.domain
         started = time.perf_counter()
-        inputs, z, taps = self._features(x, features, memory, domain)
+        inputs, z, taps = self._serving.features(x, features, memory, domain)
         encoded = time.perf_counter()
-        if self._first_frames.is_looking and features is None:
-            self._first_frames.look(inputs)
+        if features is None:
+            self._serving.look(inputs)
         read = self._program.read(z, taps, memory.tensors_in(domain))
-        prediction = self._prediction(read, memory)
+        prediction = self._serving.prediction(read, memory)
         ids = new_ids(len(z))
         slots = read.logits.argmax(axis=1)
         is_factory_path = memory.encoder_in(domain) is None
@@ -250,7 +206,7 @@ class Learner:
             self._pending.add(PendingBatch(ids, stream, domain, reading.is_shifted, as_stored(z, taps), time.monotonic()))  # before a question names them
             if found.window.is_full and found.window.fresh >= self._manifest.policy.shift.window:
                 queued = (self._queue_window(found, is_factory_path),)
-        abstained = self._abstained(read, reading)
+        abstained = self._serving.abstained(read, reading)
         self._observed += len(z)
         self._spent["encode"] += encoded - started
         self._spent["sense"] += time.perf_counter() - encoded
@@ -270,15 +226,6 @@ class Learner:
         view = stream.window.take()
         self._worker.submit(lambda: self._conditions.window(stream, view, hot, is_stuck))
         return Action("probe", stream.name, stream.state.domain, why="a window is full")
-
-    def _abstained(self, read: Read, reading: Reading) -> NDArray[np.bool_]:
-        """Novel samples while novelty means something; all of a stuck window."""
-        if reading.axis == "stuck":
-            return np.ones(len(read.score), np.bool_)
-        if reading.is_shifted or reading.domain != SOURCE:
-            return np.zeros(len(read.score), np.bool_)
-        novel: NDArray[np.bool_] = read.score > self._manifest.policy.novelty.threshold
-        return novel
 
     def is_pending(self, sample: str) -> bool:
         """True while an observed sample can still be labelled by its id."""
@@ -305,15 +252,12 @@ class Learner:
         samples = [ids] if isinstance(ids, str) else list(ids)
         if len(set(samples)) != len(samples):
             raise InputError("an id is given twice")
-        with self._labelling:  # one id, one label, whoever is first
+        with self._label_lock:  # one id, one label, whoever is first
             found = [self._pending.find(sample) for sample in samples]
             check_storable([batch.features[row] for batch, row in found])
-            names = self._names(labels, len(samples))
-            rows = [
-                self._row(sample, batch.features[row], name, source, batch.stream, batch.domain, not batch.is_shifted)
-                for sample, (batch, row), name in zip(samples, found, names, strict=True)
-            ]
-            new = [self._is_new(name) for name in names]
+            names = self._labelling.names(labels, len(samples))
+            rows = self._labelling.rows_of(samples, found, names, source)
+            new = [self._labelling.is_new(name) for name in names]
             self._journal.receive(rows)
             self._pending.drop(samples)
         self._questions.close(samples)
@@ -337,44 +281,15 @@ class Learner:
         self._here()
         memory = self._live
         domain = self._domain_of(stream)
-        _, z, taps = self._features(x, features, memory, domain)
+        _, z, taps = self._serving.features(x, features, memory, domain)
         kept = as_stored(z, taps)
         check_storable(kept)
-        names = self._names(y, len(z))
+        names = self._labelling.names(y, len(z))
         ids = new_ids(len(z))
-        unshifted = not self._reads_shifted(z, taps, memory, domain)
-        rows = [self._row(i, f, name, source, stream, domain, unshifted) for i, f, name in zip(ids, kept, names, strict=True)]
+        rows = self._labelling.rows_in_hand(ids, kept, z, taps, names, source, stream, domain)
         self._journal.receive(rows)
         self._worker.submit(self._learn_received, urgent=True)
         return ids
-
-    def _row(self, sample: str, features: NDArray[np.float16], name: str, source: str, stream: str, domain: str, is_unshifted: bool) -> EvidenceRow:
-        weight = self._manifest.policy.learn.field_weight
-        is_factory = self._live.encoder_in(domain) is None and (is_unshifted or self._is_new(name))  # new classes read as shifted until they are known
-        return EvidenceRow(sample, source, stream, domain, time.time(), name, weight, self._manifest.space, is_factory, features)
-
-    def _reads_shifted(self, z: NDArray[np.float32], taps: NDArray[np.float32], memory: Memory, domain: str) -> bool:
-        """Does labelled data in hand look like another condition? A few samples cannot say; then the stream's last window does."""
-        window = self._manifest.policy.shift.window
-        if len(z) < window // 4:
-            return domain != SOURCE
-        read = self._program.read(z, taps, memory.tensors_in(domain))
-        return shift_ratio(read.residual, read.logits.argmax(axis=1), memory.class_counts, self._manifest.policy.shift) > 1.0
-
-    def _names(self, labels: Any, count: int) -> tuple[str, ...]:
-        """Checked class names; unknown ones are added if the policy says so."""
-        slots = self._live.slots
-        if self._policy.new_classes == "refuse":
-            return check_labels(labels, count, slots)
-        names = check_labels(labels, count, slots, refuse_unknown=False)
-        unknown = [name for name in dict.fromkeys(names) if name not in slots]
-        if unknown:
-            self._add_classes(unknown)
-        return names
-
-    def _is_new(self, name: str) -> bool:
-        """A class is new to the device until it has a handful of labels; factory classes never are."""
-        return not self._held_out.is_settled(name)
 
     def _learn_received(self) -> None:
         """Learn every received row, in groups of one source and one condition."""
@@ -399,14 +314,7 @@ class Learner:
             InputError: not a non-empty string. CapacityError: every class slot is in use.
         """
         self._here()
-        self._add_classes([name])
-
-    def _add_classes(self, names: Sequence[str]) -> None:
-        """All of them or none."""
-        for name in names:
-            if not isinstance(name, str) or not name.strip():
-                raise InputError(f"a class name is a non-empty string, got {name!r}")
-        self._worker.call(lambda: self._transactions.add_classes(names))
+        self._labelling.add_classes([name])
 
     def remove_class(self, name: str) -> None:
         """Take a class out of the answer set and its field labels out of the evidence.
@@ -454,9 +362,10 @@ class Learner:
             rows = self._journal.evidence(where=" AND ".join(clauses), values=values)
             pending = self._pending.drop([ids] if isinstance(ids, str) else ids) if ids is not None else 0
             if not rows:
-                return Receipt(pending, 0, 0)
+                return Receipt(pending, 0, 0, self._transactions.out_of_reach())
             streams = {r.stream for r in rows}
             reasons = [f"unlabelled inputs of stream {s!r} may be in the statistics of a condition" for s in sorted(streams) if self._has_statistics(s)]
+            reasons += self._transactions.out_of_reach()
             self._questions.close([r.id for r in rows])
             return self._transactions.forget(rows, pending, reasons)
 
@@ -486,6 +395,7 @@ class Learner:
         def run() -> int:
             if not self._frozen:
                 self._transactions.save_domains()
+                self._transactions.expire(time.time() - 86_400.0 * self._keep.features_days)
             self._record_decisions()
             return self._live.commit
 

@@ -15,6 +15,7 @@ from typing import Literal
 
 from edgeadapt.bundle.schema import AdaptMode, PolicySpec
 from edgeadapt.device.memory import SOURCE, Domain, DomainKind
+from edgeadapt.errors import InputError
 from edgeadapt.results import Action
 
 _NEW_SHARE = 0.2
@@ -48,13 +49,23 @@ class Keep:
 
     Args:
         pending_s: seconds an unlabelled sample can still be labelled by id (in memory only).
-        features_days: days a learned feature row is kept; after that the sample can no longer be forgotten alone.
-        raw_per_class: raw inputs kept per class for ``migrate``; 0 keeps none.
+        features_days: days a learned feature row is kept; after that the sample can no longer be forgotten alone, and no rollback
+            reaches behind it. Rows expire at a checkpoint.
+        raw_per_class: raw inputs kept per class, for moving to another encoder; only 0 is supported so far.
+
+    Raises:
+        InputError: a negative duration, or raw inputs are to be kept.
     """
 
     pending_s: float = 3600.0
     features_days: float = 30.0
     raw_per_class: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pending_s < 0 or self.features_days < 0:
+            raise InputError(f"pending_s and features_days are not negative, got {self.pending_s} and {self.features_days}")
+        if self.raw_per_class != 0:
+            raise InputError(f"raw inputs are not kept yet: raw_per_class is 0, got {self.raw_per_class}")
 
 
 @dataclass(frozen=True)

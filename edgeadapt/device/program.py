@@ -47,6 +47,9 @@ class Program:
         self._refold = self._load("derive")
         constants = set(self._spec("encode").frozen) if self._encode else set()
         self._constants = constants & set(self._spec("derive").writes) if self._refold else set()
+        self._encode_file = bundle.graph_file(self._spec("encode")) if self._constants else None  # the bundle may be replaced while it is in use
+        values = bundle.weights(FACTORY)
+        self._factory_domain = runtime.upload({s.name: values[s.name] for s in self.specs("evidence", "parameter", "statistic", scope="domain")})
         self.encoded = 0  # inputs that went through the encoder, adaptation included
 
     def _spec(self, role: Any) -> GraphSpec:
@@ -86,9 +89,7 @@ class Program:
 
     def factory_domain(self) -> Tensors:
         """Initial tensors of a new domain: they correct nothing."""
-        values = self.bundle.weights(FACTORY)
-        names = [s.name for s in self.manifest.tensors if s.scope == "domain" and s.kind not in ("frozen", "derived")]
-        return self.runtime.upload({name: values[name] for name in names})
+        return self._factory_domain
 
     def checkpoint(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
         return self.runtime.download(tensors, [name for name in self.checkpointed if name in tensors])
@@ -163,11 +164,11 @@ class Program:
 
     def refold(self, tensors: Tensors) -> Executable | None:
         """The encoder with the constants that follow from a domain's statistics."""
-        if self._refold is None or not self._constants:
+        if self._refold is None or self._encode_file is None:
             return None
         _, written = self._refold({}, tensors)
         constants = self.runtime.download(written, sorted(self._constants))
-        return self.runtime.load(self.bundle.graph_file(self._spec("encode")), constants)
+        return self.runtime.load(self._encode_file, constants)
 
     def placement(self) -> dict[str, str]:
         """Which runtime serves which role."""

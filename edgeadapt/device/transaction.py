@@ -214,6 +214,19 @@ class Transactions:
         self._restore_held_out()
         return Receipt(len(rows) + pending, len(learned), len(rewritten), tuple(reasons))
 
+    def out_of_reach(self) -> tuple[str, ...]:
+        """Why forgetting cannot reach everything that was ever learned here."""
+        horizon = self._journal.horizon()
+        return (f"rows of before commit {horizon} have expired: what was learned from them cannot be told apart any more",) if horizon else ()
+
+    def expire(self, before: float) -> int:
+        """Drop rows that are older than they may be kept. What was learned from them stays in the sums; a snapshot stands in for them."""
+        rows = self._journal.evidence(where="time < ? AND status != 'received'", values=(before,))
+        if rows:
+            self._record("expire", "saved", {"rows": len(rows)}, self._live(), deleted=[r.id for r in rows], snapshot=True)
+            self._restore_held_out()
+        return len(rows)
+
     def _rewritten_snapshots(self, rows: Sequence[EvidenceRow], live: Memory) -> dict[int, dict[str, NDArray[Any]]]:
         """Snapshots without these rows, withdrawn ones included: an old snapshot still holds what was taken back later."""
         result = {}
@@ -237,6 +250,8 @@ class Transactions:
         target = self._change_before(live.commit) if to is None else to
         if not 0 <= target < max(live.commit, 1) or (target > 0 and not self._journal.commits(target - 1, target)):
             raise StateError(f"cannot roll back to commit {target}: the last is {live.commit}")
+        if target < self._journal.horizon():
+            raise StateError(f"cannot roll back to commit {target}: rows of before commit {self._journal.horizon()} have expired (Keep.features_days)")
         then = statuses_at(self._journal.commits(0, target))
         now = {r.id: r.status for r in self._journal.evidence(where="status IN ('learned', 'held_out', 'withdrawn')")}
         changed = {sample: then.get(sample, "withdrawn") for sample, status in now.items() if then.get(sample, "withdrawn") != status}

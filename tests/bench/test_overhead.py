@@ -59,7 +59,7 @@ def test_memory_and_start_are_those_of_fresh_processes(demo: overhead.Subject) -
 
 
 def test_a_process_that_fails_says_why(demo: overhead.Subject, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeUnavailable, match="a measuring process failed: .*missing"):
+    with pytest.raises(RuntimeUnavailable, match=r"a measuring process failed: .*missing"):
         overhead.in_child("memory_of_ours", (tmp_path / "missing.edge", demo[1], demo[2]))
 
 

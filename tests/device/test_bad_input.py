@@ -588,6 +588,7 @@ import os, sys, time
 from edgeadapt.device.learner import open
 sys.path.insert(0, sys.argv[3])
 from clothes import images
+say = lambda line: os.write(1, line.encode() + b"\\n")  # whole lines: two processes share the pipe
 x, names = images(20)
 learner = open(sys.argv[1], state=sys.argv[2])
 ids = learner.observe(x).ids
@@ -595,17 +596,17 @@ child = os.fork()
 if child == 0:
     for call in (lambda: learner.predict(x), lambda: learner.label(ids[0], names[0]), lambda: learner.digest(), lambda: learner.history()):
         try: call()
-        except Exception as error: print(type(error).__name__, error, flush=True)
+        except Exception as error: say(f"{type(error).__name__} {error}")
     learner.close()
     os.close(1), os.close(2)
     time.sleep(20 if sys.argv[4] == "stay" else 0)
     os._exit(0)
 if sys.argv[4] == "stay":
-    print("child", child, flush=True)
+    say(f"child {child}")
     os.kill(os.getpid(), 9)
 os.waitpid(child, 0)
 learner.label(ids, names); learner.settle()
-print("parent", os.getpid(), learner.counters()["evidence"].get("received", 0), flush=True)
+say(f"parent {os.getpid()} {learner.counters()['evidence'].get('received', 0)}")
 learner.close()
 """
 

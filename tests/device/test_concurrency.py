@@ -72,7 +72,7 @@ def test_while_it_learns_every_prediction_matches_exactly_one_published_memory(o
             done.set()
 
     in_threads(predict, predict, predict, predict, teach)
-    possible = [learner._prediction(learner._program.read(z, taps, memory.tensors), memory) for memory in published]
+    possible = [learner._serving.prediction(learner._program.read(z, taps, memory.tensors), memory) for memory in published]
     keys = {(p.classes, p.probs.tobytes()) for p in possible}
     torn = [p for p in seen if (p.classes, p.probs.tobytes()) not in keys]
     assert len(keys) > 30 and len(seen) > 200

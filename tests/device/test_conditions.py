@@ -12,6 +12,7 @@ from clothes import BATCH, KNOWN, NEW, accuracy, images, sample, watch
 from conftest import Opener
 
 from edgeadapt.bench.streams import arrange
+from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.domains import open_domain
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.policy import Policy
@@ -213,6 +214,16 @@ def test_the_least_recently_used_guess_makes_room_first_and_retiring_is_durable(
     resumed = opened(tmp_path / "copy", freeze=True)
     assert resumed.digest() == learner.digest()
     assert "condition-1" not in resumed.domains()
+
+
+def test_a_bundle_file_that_is_replaced_while_it_is_open_does_not_stop_adaptation(opened: Opener, tmp_path: Path) -> None:
+    path = tmp_path / "model.edge"
+    shutil.copy(bundle_path(), path)
+    learner = opened(bundle=path)
+    (tmp_path / "update").write_bytes(b"the next version, half downloaded")
+    (tmp_path / "update").replace(path)
+    show(learner, "fog", 8, 43)
+    assert learner.counters()["refreshes"] > 0 and learner.domains() == {"condition-1": "condition"}
 
 
 def test_decisions_say_what_when_where_and_why(opened: Opener) -> None:

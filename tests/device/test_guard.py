@@ -7,7 +7,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from clothes import KNOWN, NEW, accuracy, images, wrong
+from clothes import KNOWN, NEW, images, wrong
 from conftest import Opener
 
 from edgeadapt.bundle.schema import GuardPolicy
@@ -74,25 +74,25 @@ def test_a_candidate_must_lose_by_margin_and_by_significance_to_be_vetoed(opened
     assert judge(program, live, candidate, [factory], GuardPolicy(significance=0.0)).passed
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_64_labels_of_one_source_80_percent_wrong_do_not_get_in_and_clean_batches_do(opened: Opener, seed: int) -> None:
-    learner = opened()
-    outcomes = []
-    for number in range(6):
-        x, names = images(32, seed=1000 + 10 * seed + number)
-        learner.learn(x, names, source="honest")
+def test_64_labels_of_one_source_80_percent_wrong_never_get_in_while_95_percent_of_clean_batches_do(opened: Opener) -> None:
+    honest, poison = [], []
+    for seed in range(6):
+        learner = opened()
+        for number in range(6):
+            x, names = images(32, seed=1000 + 10 * seed + number)
+            learner.learn(x, names, source="honest")
+            learner.settle()
+            honest.append(learner.history()[0].outcome)
+        judged, _ = images(600, seed=seed)
+        before = learner.predict(judged).probs
+        x, names = images(64, seed=2000 + seed)
+        lie = np.random.default_rng(seed).permutation(64) < 51
+        learner.learn(x, [w if is_lie else n for w, n, is_lie in zip(wrong(names, seed), names, lie, strict=True)], source="liar")
         learner.settle()
-        outcomes.append(learner.history()[0].outcome)
-    assert outcomes == ["learned"] * 6
-    judged, truth = images(600, seed=seed)
-    before, digest = learner.predict(judged).probs, accuracy(learner, judged, truth)
-    x, names = images(64, seed=2000 + seed)
-    lie = np.random.default_rng(seed).permutation(64) < 51
-    learner.learn(x, [w if is_lie else n for w, n, is_lie in zip(wrong(names, seed), names, lie, strict=True)], source="liar")
-    learner.settle()
-    assert learner.history()[0].outcome in ("vetoed", "held")
-    np.testing.assert_array_equal(learner.predict(judged).probs, before)
-    assert accuracy(learner, judged, truth) == digest
+        poison.append(learner.history()[0].outcome)
+        np.testing.assert_array_equal(learner.predict(judged).probs, before)
+    assert set(poison) <= {"vetoed", "held"}
+    assert honest.count("learned") >= 0.95 * len(honest)
 
 
 def test_at_least_95_percent_of_honest_batches_pass_new_classes_and_conditions_included(opened: Opener) -> None:

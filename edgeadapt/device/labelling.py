@@ -1,0 +1,79 @@
+"""From labels to evidence rows: names checked, features as they are stored, and what each row may teach."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.device.evidence import HeldOut, PendingBatch
+from edgeadapt.device.journal import EvidenceRow
+from edgeadapt.device.memory import SOURCE, Memory
+from edgeadapt.device.policy import Policy
+from edgeadapt.device.program import F32, Program
+from edgeadapt.device.sense import shift_ratio
+from edgeadapt.errors import InputError
+from edgeadapt.inputs import check_labels
+
+
+class Labelling:
+    """Turns labels into rows. Adds classes where the policy says so; learns nothing itself."""
+
+    def __init__(
+        self, program: Program, policy: Policy, held_out: HeldOut, live: Callable[[], Memory], add_classes: Callable[[Sequence[str]], None]
+    ) -> None:
+        self._program, self._policy, self._held_out = program, policy, held_out
+        self._live, self._add_classes = live, add_classes
+
+    def names(self, labels: Any, count: int) -> tuple[str, ...]:
+        """Checked class names; unknown ones are added if the policy says so."""
+        slots = self._live().slots
+        if self._policy.new_classes == "refuse":
+            return check_labels(labels, count, slots)
+        names = check_labels(labels, count, slots, refuse_unknown=False)
+        unknown = [name for name in dict.fromkeys(names) if name not in slots]
+        if unknown:
+            self.add_classes(unknown)
+        return names
+
+    def add_classes(self, names: Sequence[str]) -> None:
+        """All of them or none."""
+        for name in names:
+            if not isinstance(name, str) or not name.strip():
+                raise InputError(f"a class name is a non-empty string, got {name!r}")
+        self._add_classes(names)
+
+    def is_new(self, name: str) -> bool:
+        """A class is new to the device until it has a handful of labels; factory classes never are."""
+        return not self._held_out.is_settled(name)
+
+    def rows_of(self, samples: Sequence[str], found: Sequence[tuple[PendingBatch, int]], names: Sequence[str], source: str) -> list[EvidenceRow]:
+        """Rows of observed samples, with the features they were observed with."""
+        return [
+            self._row(sample, batch.features[row], name, source, batch.stream, batch.domain, not batch.is_shifted)
+            for sample, (batch, row), name in zip(samples, found, names, strict=True)
+        ]
+
+    def rows_in_hand(
+        self, ids: Sequence[str], kept: NDArray[np.float16], z: F32, taps: F32, names: Sequence[str], source: str, stream: str, domain: str
+    ) -> list[EvidenceRow]:
+        """Rows of labelled data that was never observed, met under a stream's present condition."""
+        unshifted = not self._reads_shifted(z, taps, domain)
+        return [self._row(i, f, name, source, stream, domain, unshifted) for i, f, name in zip(ids, kept, names, strict=True)]
+
+    def _row(self, sample: str, features: NDArray[np.float16], name: str, source: str, stream: str, domain: str, is_unshifted: bool) -> EvidenceRow:
+        manifest = self._program.manifest
+        is_factory = self._live().encoder_in(domain) is None and (is_unshifted or self.is_new(name))  # new classes read as shifted until known
+        return EvidenceRow(sample, source, stream, domain, time.time(), name, manifest.policy.learn.field_weight, manifest.space, is_factory, features)
+
+    def _reads_shifted(self, z: F32, taps: F32, domain: str) -> bool:
+        """Does labelled data in hand look like another condition? A few samples cannot say; then the stream's condition does."""
+        policy = self._program.manifest.policy.shift
+        if len(z) < policy.window // 4:
+            return domain != SOURCE
+        memory = self._live()
+        read = self._program.read(z, taps, memory.tensors_in(domain))
+        return shift_ratio(read.residual, read.logits.argmax(axis=1), memory.class_counts, policy) > 1.0

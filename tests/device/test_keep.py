@@ -1,0 +1,50 @@
+"""How long things stay: rows expire at a checkpoint, what was learned from them does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgeadapt
+from edgeadapt.demo.sample import CLASSES, bundle_path, load_sample
+from edgeadapt.errors import InputError, StateError
+
+
+def test_expired_rows_are_gone_and_what_they_taught_stays(tmp_path: Path) -> None:
+    sample = load_sample()
+    bags = sample.x[sample.y == CLASSES.index("Bag")]
+    keep = edgeadapt.Keep(features_days=0.0)
+    with edgeadapt.open(bundle_path(), state=tmp_path / "s", keep=keep) as learner:
+        learner.add_class("Bag")
+        before = learner.history(1)[0].number
+        learner.learn(bags[:10], ["Bag"] * 10, source="line 1")
+        learner.settle()
+        taught = learner.predict(bags[10:60])
+        learner.checkpoint()
+        assert learner.counters()["evidence"] == {}
+        with pytest.raises(StateError, match="have expired"):
+            learner.rollback(to=before)
+        receipt = learner.forget(source="line 1")
+        assert receipt.removed == 0
+        assert any("expired" in reason for reason in receipt.unreachable)
+        digest = learner.digest()
+    assert (np.array(taught.labels) == "Bag").mean() > 0.5
+    with edgeadapt.open(bundle_path(), state=tmp_path / "s", keep=keep) as again:
+        assert again.digest() == digest
+        assert np.array_equal(again.predict(bags[10:60]).probs, taught.probs)
+
+
+def test_fresh_rows_do_not_expire(tmp_path: Path) -> None:
+    sample = load_sample()
+    with edgeadapt.open(bundle_path(), state=tmp_path / "s") as learner:
+        learner.learn(sample.x[:5], [CLASSES[k] for k in sample.y[:5]])
+        learner.checkpoint()
+        assert sum(learner.counters()["evidence"].values()) == 5
+
+
+@pytest.mark.parametrize(("values", "message"), [({"raw_per_class": 20}, "got 20"), ({"features_days": -1.0}, "not negative"), ({"pending_s": -5.0}, "-5.0")])
+def test_what_cannot_be_kept_is_refused(values: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        edgeadapt.Keep(**values)
