@@ -154,11 +154,7 @@ def bench(args: argparse.Namespace) -> int:
         return 0
     if args.suite not in suites:
         raise InputError(f"no suite called {args.suite!r}; suites: {', '.join(suites)}")
-    result = run(args.suite, data=args.data)
-    for row in result["rows"]:
-        print(_row(row))
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    result = run(args.suite, data=args.data, json_path=args.json)
     return 1 if any(row["holds"] is False for row in result["rows"]) else 0
 
 
@@ -172,10 +168,3 @@ def _suites() -> tuple[dict[str, str], Callable[..., dict[str, Any]]]:
 
 def _summary(suite: Any) -> str:
     return suite if isinstance(suite, str) else (getattr(suite, "__doc__", None) or "").strip().partition("\n")[0]
-
-
-def _row(row: dict[str, Any]) -> str:
-    value = f"{row['value']:.4g}" if isinstance(row["value"], float) else str(row["value"])
-    target = "" if row["target"] is None else f"  target {row['target']}"
-    verdict = {True: "  holds", False: "  MISSED", None: ""}[row["holds"]]
-    return f"{row['name']:<32} {value:>10} {row['unit'] or '':<6}{target}{verdict}"

@@ -60,7 +60,7 @@ class Meter:
             return True
         self._drop_old()
         busy = sum(length for _, length in self._spans)
-        fits = busy + self.cost(kind) <= self._budget.busy_fraction * self._budget.window_s
+        fits = busy == 0.0 or busy + self.cost(kind) <= self._budget.busy_fraction * self._budget.window_s  # dear work runs once a window
         self.deferred += not fits
         return fits
 

@@ -27,7 +27,8 @@ class Policy:
     """The user's say. Adaptation can be lowered below what the bundle earned, never raised.
 
     Args:
-        adapt: ``"act"``, ``"advise"`` (decide and record, change nothing) or ``"off"``; None takes the bundle's.
+        adapt: ``"act"``; ``"advise"`` or ``"off"``: conditions are recognised and asked about, and no prediction is corrected without
+            labels; None takes the bundle's.
         new_classes: what a label with an unknown name does: refused, or the class is added.
         questions_per_day: over all streams.
     """

@@ -20,6 +20,10 @@ from edgeadapt.host.encoding import TAP_LIMIT, NormLayer, example_input, to_imag
 from edgeadapt.host.methods.base import Values
 
 
+_PADDING = (nn.modules.padding._ConstantPadNd, nn.modules.padding._ReflectionPadNd, nn.modules.padding._ReplicationPadNd)
+"""Never tapped: a tap behind a padding layer keeps the runtime from fusing it into its convolution, at twice the time."""
+
+
 class _ScaleShift(nn.Module):
     """``x * scale + shift`` per channel: a batch-norm after training."""
 
@@ -124,7 +128,7 @@ class ModuleEncoder:
         else:
             last_at: dict[tuple[int, ...], str] = {}
             for path, shape in maps.items():
-                if min(shape[2:]) > 1:
+                if min(shape[2:]) > 1 and not isinstance(self._module.get_submodule(path), _PADDING):
                     last_at.pop(shape[2:], None)
                     last_at[shape[2:]] = path
             chosen = tuple(last_at.values())[:-1] or tuple(last_at.values())

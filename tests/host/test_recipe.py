@@ -32,7 +32,7 @@ def test_the_demo_recipe_knows_six_clothes_and_keeps_four_back() -> None:
 
 def test_a_minimal_recipe_has_the_documented_defaults(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, MINIMAL))
-    assert (recipe.export.class_slots, recipe.export.domain_slots, recipe.export.batches) == (32, 4, (1, 8, 32))
+    assert (recipe.export.class_slots, recipe.export.domain_slots, recipe.export.batches) == (32, 8, (1, 8, 32))
     assert (recipe.export.adapt, recipe.export.novelty, recipe.seed) == ("auto", "auto", 0)
 
 
