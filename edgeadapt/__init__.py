@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from edgeadapt._prepare import prepare
     from edgeadapt.bundle import read_bundle
     from edgeadapt.device.budget import Budget
-    from edgeadapt.device.learner import Learner, open
+    from edgeadapt.device.learner import Learner
+    from edgeadapt.device.learner import open as open
     from edgeadapt.device.policy import Keep, Policy
     from edgeadapt.results import Observation, Prediction, Question, Reading, Receipt
 

@@ -162,7 +162,7 @@ def _glass_blur(x: _Float, reach: float, rng: np.random.Generator) -> _Float:
 
 
 def _motion_blur(x: _Float, length: float, rng: np.random.Generator) -> _Float:
-    steps = max(3, int(round(length * x.shape[1])))
+    steps = max(3, round(length * x.shape[1]))
     angle = rng.uniform(0, np.pi, (x.shape[0], 1, 1))
     rows, columns = _grid(x)
     offsets = np.linspace(-0.5, 0.5, steps) * length * x.shape[1]

@@ -19,7 +19,6 @@ from edgeadapt.errors import InputError
 from edgeadapt.host.encoding import TAP_LIMIT, NormLayer, example_input, to_images
 from edgeadapt.host.methods.base import Values
 
-
 _PADDING = (nn.modules.padding._ConstantPadNd, nn.modules.padding._ReflectionPadNd, nn.modules.padding._ReplicationPadNd)
 """Never tapped: a tap behind a padding layer keeps the runtime from fusing it into its convolution, at twice the time."""
 
