@@ -131,7 +131,7 @@ class NoveltyPolicy(_Strict, frozen=True, kw_only=True):
     threshold: float = 0.0  # of the per-sample score
     rate: float = 0.05  # share of known clean samples above the threshold at calibration
     window_share: float = 0.5  # share of novel samples in a window that reads as novel
-    auroc: float = 0.5  # on classes held out of the head at export; too hopeful where the encoder was trained on them
+    auroc: float = 0.5  # the lower of two: classes held out of the head, and images that no training showed
     alternatives: dict[str, float] = {}
 
 

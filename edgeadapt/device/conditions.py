@@ -26,7 +26,7 @@ from edgeadapt.device.sense import StreamWindow, WindowView, shift_ratio
 from edgeadapt.device.transaction import Transactions
 from edgeadapt.results import Action, Question
 
-HEALTHY = 0.85  # a correction must bring the mean novelty of recent inputs below this share of what it is without
+HEALTHY = 0.85  # a correction must bring recent inputs' mean distance from the classes below this share of what it is without
 _LONGEST_REST = 8  # after that many refusals in a row a correction is tried every eighth refresh only
 Decision = tuple[float, str, str, str, str]
 
@@ -64,7 +64,7 @@ class Conditions:
         self._clock += 1
         memory = self._live()
         is_source = stream.state.domain == SOURCE
-        residuals, factory_slots, scores = self._factory_view(view, hot_residuals if is_source else None, memory)
+        residuals, factory_slots, scores, embedding = self._factory_view(view, hot_residuals if is_source else None, memory)
         shift = shift_ratio(residuals, factory_slots, memory.class_counts, self._policy.shift)
         stream.window.source_shift = shift
         places = self._places.of(residuals, factory_slots, memory)
@@ -79,19 +79,19 @@ class Conditions:
             self._note(action)
             questions += self._carry_out(action, stream)
         if not is_stuck:
-            self._remember(stream, view, places, shift, factory_slots, scores)
+            self._remember(stream, view, places, shift, factory_slots, embedding)
         for action in questions:  # after the correction: what is asked about is learned from its corrected features
             self._ask(stream, action, view)
 
     def _factory_view(
         self, view: WindowView, hot: NDArray[np.float32] | None, memory: Memory
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-        """Residuals, class slots and novelty scores of a window under the factory encoder."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32] | None]:
+        """Residuals, class slots, novelty scores and (where they were computed here) features of a window under the factory encoder."""
         if hot is not None:
-            return hot, view.slots, view.scores
+            return hot, view.slots, view.scores, None
         z, taps = self._program.encode(view.inputs)
         read = self._program.read(z, taps, memory.tensors)
-        return read.residual, read.logits.argmax(axis=1), read.score
+        return read.residual, read.logits.argmax(axis=1), read.score, read.embedding
 
     def _compare(
         self, shift: float, scores: NDArray[np.float32], places: NDArray[np.float64], view: WindowView, domain: Domain | None, memory: Memory, is_stuck: bool
@@ -166,7 +166,8 @@ class Conditions:
 
     # -- what a window leaves behind ------------------------------------------------------------------
     def _remember(
-        self, stream: Stream, view: WindowView, places: NDArray[np.float64], shift: float, factory_slots: NDArray[np.int64], scores: NDArray[np.float32]
+        self, stream: Stream, view: WindowView, places: NDArray[np.float64], shift: float, factory_slots: NDArray[np.int64],
+        embedding: NDArray[np.float32] | None,
     ) -> None:
         """Signature and recent inputs of the active condition, then a label-free refresh if it is due."""
         memory = self._live()
@@ -178,7 +179,8 @@ class Conditions:
         else:  # no correction yet: the factory's predictions are all there is
             slots = factory_slots
         kept = stream.memories.setdefault(domain.name, BalancedMemory(self._policy.adapt.memory, seed=domain.used_at))
-        kept.add(view.inputs, slots, scores)
+        features = self._program.encode(view.inputs)[0] if embedding is None else embedding
+        kept.add(view.inputs, slots, distance_from_classes(features, memory))
         refreshed = self._refresh(kept, domain, memory) if self._is_due(kept, domain) else domain
         if refreshed.refreshes > domain.refreshes and domain.refreshes == 0:
             slots = self._predict(refreshed, view.inputs, memory.with_domain(refreshed))
@@ -206,7 +208,7 @@ class Conditions:
         refreshed = replace(domain, tensors=tensors, encode=self._program.refold(tensors), refreshes=domain.refreshes + 1)
         read = self._read(refreshed.encode, refreshed, frames, memory)
         kept.fresh = 0
-        chosen = self._healthiest(domain, refreshed, float(read.score.mean()), kept, memory)
+        chosen = self._healthiest(domain, refreshed, float(distance_from_classes(read.embedding, memory).mean()), kept, memory)
         if chosen is refreshed:
             kept.relabel(read.logits.argmax(axis=1))
         kept.refusals = 0 if chosen.refreshes else min(kept.refusals + 1, _LONGEST_REST)
@@ -214,20 +216,21 @@ class Conditions:
         self._meter.record("adapt", time.perf_counter() - started)
         return chosen
 
-    def _healthiest(self, active: Domain, candidate: Domain, score: float, kept: BalancedMemory, memory: Memory) -> Domain:
+    def _healthiest(self, active: Domain, candidate: Domain, distance: float, kept: BalancedMemory, memory: Memory) -> Domain:
         """The candidate, the correction in use, or none: whichever brings the memory closest to the known classes.
 
-        A correction fitted to a run of one class scatters its features over all classes, and they look novel; a good
-        one brings them home. Either must beat doing nothing by a margin, or nothing is done.
+        A correction fitted to a run of one class scatters its features between all classes; a good one brings them home. Either must beat doing nothing by a margin, or nothing is done.
         """
         bare = replace(active, tensors=self._program.factory_domain(), encode=None)
-        ceiling = HEALTHY * kept.mean_score
-        current = float(self._read(active.encode, active, kept.inputs(), memory).score.mean()) if active.refreshes else float("inf")
-        if min(score, current) > ceiling:
+        ceiling = HEALTHY * kept.mean_distance
+        current = float("inf")
+        if active.refreshes:
+            current = float(distance_from_classes(self._read(active.encode, active, kept.inputs(), memory).embedding, memory).mean())
+        if min(distance, current) > ceiling:
             if active.tensors is not active.saved or active.encode is not None:
-                self._note(Action("suspend", "", active.name, why=f"novelty of the memory {score:.3g} corrected, {ceiling:.3g} needed"))
+                self._note(Action("suspend", "", active.name, why=f"distance from the classes {distance:.3g} corrected, {ceiling:.3g} needed"))
             return replace(bare, refreshes=0)
-        return candidate if score <= current else replace(active, refreshes=active.refreshes + 1)
+        return candidate if distance <= current else replace(active, refreshes=active.refreshes + 1)
 
     def _read(self, encode: Any, domain: Domain, inputs: NDArray[Any], memory: Memory) -> Read:
         z, taps = self._program.encode(inputs, encode)
@@ -273,6 +276,13 @@ class Conditions:
 
     def _settle_domain(self, domain: Domain) -> None:
         self._transactions.confirm_domain(domain, {"answers_known": domain.answers_known, "answers_new": domain.answers_new})
+
+
+def distance_from_classes(embedding: NDArray[np.float32], memory: Memory) -> NDArray[np.float32]:
+    """(N,) 1 - cosine to the nearest class mean: the same measure whatever novelty score the bundle has."""
+    lengths = np.sqrt((embedding * embedding).sum(axis=1) + 1e-12)
+    nearest: NDArray[np.float32] = (embedding @ memory.prototypes.T).max(axis=1) / lengths
+    return (1.0 - nearest).astype(np.float32)
 
 
 def _ask_first(stream: Stream, topic: str, why: str, per_condition: int, per_batch: int) -> tuple[StreamState, tuple[Action, ...]]:

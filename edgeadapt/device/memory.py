@@ -91,6 +91,7 @@ class Memory:
     domain_serial: int = 0
     class_counts: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     class_places: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    prototypes: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # unit class means of active classes
 
     @property
     def slots(self) -> dict[str, int]:

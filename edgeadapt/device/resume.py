@@ -29,8 +29,11 @@ def factory_memory(program: Program) -> Memory:
 
 def finish(program: Program, memory: Memory) -> Memory:
     """Refresh the small host copies that decisions read."""
-    values = program.runtime.download(memory.tensors, ("shift.moment", "shift.mean"))
-    return replace(memory, class_counts=values["shift.moment"][-1].copy(), class_places=values["shift.mean"])
+    values = program.runtime.download(memory.tensors, ("shift.moment", "shift.mean", "head.mean", "head.active"))
+    means = values["head.mean"][values["head.active"] > 0]
+    lengths = np.sqrt((means * means).sum(axis=1, keepdims=True))
+    prototypes = means[lengths[:, 0] > 0] / lengths[lengths[:, 0] > 0]
+    return replace(memory, class_counts=values["shift.moment"][-1].copy(), class_places=values["shift.mean"], prototypes=prototypes)
 
 
 def apply_rows(

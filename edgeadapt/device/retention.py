@@ -21,7 +21,7 @@ class BalancedMemory:
         self._rng = np.random.default_rng(seed)
         self._inputs: list[NDArray[Any]] = []
         self._classes: list[int] = []
-        self._scores: list[float] = []
+        self._distances: list[float] = []
         self._seen: dict[int, int] = {}
         self.refusals = 0  # corrections in a row that were computed from it and not used
         self.fresh = 0  # inputs offered since the user of the memory last reset it
@@ -29,19 +29,19 @@ class BalancedMemory:
     def __len__(self) -> int:
         return len(self._inputs)
 
-    def add(self, inputs: NDArray[Any], classes: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
-        """Offer a batch (N, ...) with its predicted class slots (N,) and the novelty scores (N,) of the factory encoder."""
+    def add(self, inputs: NDArray[Any], classes: NDArray[np.int64], distances: NDArray[np.float32]) -> None:
+        """Offer a batch (N, ...) with its predicted class slots (N,) and the distances (N,) of its factory features from the classes."""
         self.fresh += len(inputs)
-        for row, slot, score in zip(inputs, classes.tolist(), scores.tolist(), strict=True):
+        for row, slot, distance in zip(inputs, classes.tolist(), distances.tolist(), strict=True):
             self._seen[slot] = self._seen.get(slot, 0) + 1
             if len(self._inputs) < self.capacity:
                 self._inputs.append(row.copy())
                 self._classes.append(slot)
-                self._scores.append(score)
+                self._distances.append(distance)
                 continue
             place = self._place(slot)
             if place is not None:
-                self._inputs[place], self._classes[place], self._scores[place] = row.copy(), slot, score
+                self._inputs[place], self._classes[place], self._distances[place] = row.copy(), slot, distance
 
     def _place(self, slot: int) -> int | None:
         counts: dict[int, int] = {}
@@ -65,9 +65,9 @@ class BalancedMemory:
         self._classes = [int(slot) for slot in classes]
 
     @property
-    def mean_score(self) -> float:
-        """Mean novelty of what is kept, as the factory encoder saw it."""
-        return float(np.mean(self._scores))
+    def mean_distance(self) -> float:
+        """Mean distance of what is kept from the classes, as the factory encoder saw it."""
+        return float(np.mean(self._distances))
 
     def inputs(self) -> NDArray[Any]:
         return np.stack(self._inputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,6 +13,8 @@ from edgeadapt.demo.sample import CLASSES, KNOWN, NEW, Sample, load_sample
 from edgeadapt.device.learner import Learner
 
 BATCH = 32
+Opener = Callable[..., Learner]
+"""Opens the shipped bundle: ``opened(state, **settings)``."""
 
 
 @cache

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from clothes import Opener
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.demo.sample import bundle_path
@@ -12,8 +13,6 @@ from edgeadapt.device.budget import Budget
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.runtime import Runtime, open_runtime
-
-Opener = Callable[..., Learner]
 
 
 @pytest.fixture(scope="session")

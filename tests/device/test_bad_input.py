@@ -19,8 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from clothes import BATCH, KNOWN, images, watch
-from conftest import Opener
+from clothes import BATCH, KNOWN, Opener, images, watch
 
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, write_bundle
 from edgeadapt.bundle.schema import FORMAT

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from clothes import BATCH, images, watch
-from conftest import Opener
+from clothes import BATCH, Opener, images, watch
 
 from edgeadapt.device.budget import Budget, Meter
 from edgeadapt.errors import BudgetError

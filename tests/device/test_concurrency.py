@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from clothes import BATCH, KNOWN, images
-from conftest import Opener
+from clothes import BATCH, KNOWN, Opener, images
 
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.memory import Memory

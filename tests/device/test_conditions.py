@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import BATCH, KNOWN, NEW, accuracy, images, sample, watch
-from conftest import Opener
+from clothes import BATCH, KNOWN, NEW, Opener, accuracy, images, sample, watch
 
 from edgeadapt.bench.streams import arrange
 from edgeadapt.demo.sample import bundle_path
+from edgeadapt.device.conditions import HEALTHY, distance_from_classes
 from edgeadapt.device.domains import open_domain
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.policy import Policy
@@ -167,7 +167,8 @@ def test_a_correction_that_does_not_bring_samples_home_is_dropped(opened: Opener
         assert "suspend" in {kind for _, _, kind, _, _ in learner.decisions(1000)} or not learner.counters()["refreshes"]
     else:
         kept = learner._stream("default").memories[learner.domain()]
-        assert learner.predict(kept.inputs()).novelty.mean() <= 0.85 * kept.mean_score + 1e-6
+        distance = distance_from_classes(learner.predict(kept.inputs()).embedding, learner._live)
+        assert distance.mean() <= HEALTHY * kept.mean_distance + 1e-6
 
 
 def test_inputs_kept_for_adaptation_never_touch_the_disk(opened: Opener, state: Path) -> None:

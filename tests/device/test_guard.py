@@ -7,8 +7,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from clothes import KNOWN, NEW, images, wrong
-from conftest import Opener
+from clothes import KNOWN, NEW, Opener, images, wrong
 
 from edgeadapt.bundle.schema import GuardPolicy
 from edgeadapt.device.guard import bound_problem, contradicting_labels, judge, out_of_bounds, sign_test, upper_tail

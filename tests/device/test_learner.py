@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import BATCH, KNOWN, accuracy, assert_same, images, tensors, watch, wrong
-from conftest import Opener
+from clothes import BATCH, KNOWN, Opener, accuracy, assert_same, images, tensors, watch, wrong
 
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.policy import Keep, Policy

@@ -59,10 +59,10 @@ def test_new_predictions_change_whom_it_crowds_out() -> None:
         memory.relabel(np.zeros(3, np.int64))
 
 
-def test_the_mean_score_is_that_of_what_is_kept() -> None:
+def test_the_mean_distance_is_that_of_what_is_kept() -> None:
     memory = BalancedMemory(4)
     offer(memory, [0, 1, 2, 3, 0, 1, 0])
-    assert memory.mean_score == pytest.approx(memory.inputs().mean())
+    assert memory.mean_distance == pytest.approx(memory.inputs().mean())
 
 
 def test_the_callers_buffer_can_be_used_again() -> None:

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import BATCH, KNOWN, NEW, images, watch
-from conftest import Opener
+from clothes import BATCH, KNOWN, NEW, Opener, images, watch
 
 from edgeadapt.bench.streams import arrange
 from edgeadapt.bundle.schema import NoveltyPolicy, ShiftPolicy

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import KNOWN, NEW, assert_same, images, tensors, watch, wrong
-from conftest import Opener
+from clothes import KNOWN, NEW, Opener, assert_same, images, tensors, watch, wrong
 from dying import CHANGES, STEPS, prepare
 
 from edgeadapt.demo.sample import bundle_path
