@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -197,14 +198,21 @@ def test_numerics_return_what_a_manifest_writes_in_order_and_leave_inputs_alone(
             np.testing.assert_array_equal(value, copy)
 
 
-def test_ridge_of_a_wide_encoder_takes_a_tenth_of_a_second() -> None:
-    """M = 1280 and K = 32 take 29 ms on one thread of the build machine; the best of ten, since its two cores are shared."""
+def test_ridge_of_a_wide_encoder_costs_no_more_than_a_few_general_solves() -> None:
+    """M = 1280 and K = 32, against one ``np.linalg.solve`` of that size in the same run: shared cores make absolute times useless here."""
     rng = np.random.default_rng(0)
     h = np.c_[rng.standard_normal((2000, 1280)), np.ones(2000)].astype(np.float32)
     moment = h.T @ np.eye(32, dtype=np.float32)[rng.integers(0, 32, 2000)]
-    gram, best = h.T @ h, np.inf
-    for _ in range(10):
+    gram = h.T @ h
+    general = gram.astype(np.float64) + np.eye(1281)
+
+    def seconds(call: Callable[[], object]) -> float:
         start = time.perf_counter()
-        balanced_ridge(gram, moment, moment)
-        best = min(best, time.perf_counter() - start)
-    assert best < 0.110
+        call()
+        return time.perf_counter() - start
+
+    pairs = [
+        (seconds(lambda: balanced_ridge(gram, moment, moment)), seconds(lambda: np.linalg.solve(general, moment.astype(np.float64))))
+        for _ in range(10)
+    ]
+    assert min(ours for ours, _ in pairs) < 4.0 * min(theirs for _, theirs in pairs)
