@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from edgeadapt.bundle.roles import RoleName
+from edgeadapt.bundle.roles import ROLES, RoleName
 from edgeadapt.errors import BundleError
 
+_MAY_BE_ABSENT = {"taps"}  # an encoder without early layers has none
 FORMAT = 1
 """Version of the manifest. A reader refuses a newer one and names the package version that wrote it."""
 
@@ -266,6 +267,11 @@ def _check(manifest: Manifest) -> None:
         raise BundleError("manifest.json: a class is named twice")
     known = set(names)
     for graph in manifest.graphs:
+        outputs, writes = {port.name for port in graph.outputs}, bool(graph.writes)
+        for role in graph.roles:
+            absent = sorted(set(ROLES[role].outputs) - outputs - _MAY_BE_ABSENT)
+            if absent or ROLES[role].writes_tensors > writes:
+                raise BundleError(f"manifest.json: {graph.file} claims the role {role!r} but has no {f'output {absent[0]!r}' if absent else 'tensor that it writes'}")
         missing = sorted({*graph.reads, *graph.writes, *graph.frozen} - known)
         if missing:
             raise BundleError(f"manifest.json: {graph.file} uses the undeclared tensor {missing[0]!r}")
