@@ -23,7 +23,7 @@ def test_the_committed_schema_has_not_drifted(name: str) -> None:
     assert committed == json.loads(format_schemas()[name]), f'the format changed; raise FORMAT if it must, then: python -c "{REGENERATE}"'
 
 
-@pytest.mark.parametrize(("role", "parts", "told"), [("predict", {"outputs": ()}, "has no output 'logits'"), ("learn", {"writes": ()}, "has no tensor that it writes")])
+@pytest.mark.parametrize(("role", "parts", "told"), [("predict", {"outputs": ()}, "has no output 'embedding'"), ("learn", {"writes": ()}, "has no tensor that it writes")])
 def test_a_graph_that_cannot_answer_its_role_is_refused(role: str, parts: dict, told: str) -> None:
     manifest = read_bundle(bundle_path()).manifest
     graphs = tuple(msgspec.structs.replace(g, **parts) if role in g.roles else g for g in manifest.graphs)
