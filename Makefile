@@ -22,7 +22,7 @@ demo: device
 	$(BIN)/edgeadapt demo --out demo-out
 
 test: host
-	$(QUIET) $(BIN)/python -m pytest -x -q
+	$(QUIET) $(BIN)/python -m pytest -x
 
 bundle: host
 	$(QUIET) $(BIN)/python -m edgeadapt.demo.make $(if $(DATA),--data "$(DATA)")
