@@ -1,4 +1,4 @@
-"""``compile_graph``: the one door of the compiler. No graph leaves it unchecked."""
+"""``compile_step`` and ``compile_inference``: the doors of the compiler. No graph leaves it unchecked."""
 
 from __future__ import annotations
 
@@ -37,6 +37,72 @@ class CompiledGraph:
     parity: Parity
 
 
+def compile_step(
+    name: str,
+    fn: Step,
+    make_ports: MakePorts,
+    tensors: Mapping[str, Tensor],
+    *,
+    frozen: Iterable[str] = (),
+    dynamic_batch: bool = True,
+    batch: int = TRACED_BATCH,
+    tolerance: float = 1e-4,
+) -> CompiledGraph:
+    """Compile a learning step: gradient, optimiser and every other update inside one graph.
+
+    Args:
+        name: of the graph, for messages.
+        fn: ``(ports, tensors) -> (outputs, new tensors)``, pure. It may take gradients with ``torch.func.grad``. An output called
+            ``loss`` is expected to fall; a port called ``sample_weight`` is expected to silence the samples it is 0 for.
+        make_ports: ``(generator, batch) -> example ports``; see :func:`compile_graph`.
+        tensors: example values by name, state and frozen.
+        frozen: names in ``tensors`` that never change: they are stored once and shared by graphs.
+        dynamic_batch: leave the batch free. False fixes it to ``batch``; learning from one sample at a time is then ``batch=1``.
+        batch: of the trace and of the checks.
+        tolerance: largest error as a share of the change that a step makes.
+
+    Raises:
+        CompileError: as :func:`compile_graph`, or the graph does not behave like a learning step.
+    """
+    return compile_graph(
+        name, fn, make_ports, tensors, frozen=frozen, dynamic_batch=dynamic_batch, batch=batch, tolerance=tolerance, is_step=True
+    )
+
+
+def compile_inference(
+    name: str,
+    fn: Step,
+    make_ports: MakePorts,
+    tensors: Mapping[str, Tensor],
+    *,
+    frozen: Iterable[str] | None = None,
+    dynamic_batch: bool = True,
+    batch: int = TRACED_BATCH,
+    tolerance: float = 1e-4,
+) -> CompiledGraph:
+    """Compile a function that writes no tensor.
+
+    Args:
+        frozen: names in ``tensors`` that never change; by default all of them.
+
+    The others are those of :func:`compile_step`.
+
+    Raises:
+        CompileError: as :func:`compile_graph`, or the function returns new tensors.
+    """
+
+    def read_only(ports: dict[str, Tensor], values: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        outputs, new = fn(ports, values)
+        if new:
+            raise CompileError(f"{name}: writes {sorted(new)[0]!r}, so it is a step: use compile_step")
+        return outputs, {}
+
+    constants = tuple(tensors) if frozen is None else tuple(frozen)
+    return compile_graph(
+        name, read_only, make_ports, tensors, frozen=constants, dynamic_batch=dynamic_batch, batch=batch, tolerance=tolerance
+    )
+
+
 def compile_graph(
     name: str,
     fn: Step,
@@ -50,7 +116,7 @@ def compile_graph(
     is_step: bool = False,
     check: bool = True,
 ) -> CompiledGraph:
-    """Compile a pure torch function.
+    """Compile a pure torch function, step or not; what :func:`compile_step` and :func:`compile_inference` are made of.
 
     Args:
         name: of the graph, for messages.

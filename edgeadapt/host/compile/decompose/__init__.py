@@ -1,0 +1,40 @@
+"""The decomposition table of the compiler: what torch operators become before they are exported.
+
+It is the core ATen table with three kinds of changes, each for a fault that was measured:
+
+- ``eye`` is taken out: its decomposition counts in uint8/uint16, which neither the exporter nor TensorRT accepts.
+- ``native_layer_norm`` and ``native_group_norm`` are added: their gradients need the second and third output, which TensorRT refuses.
+- Gradients that the exporter cannot translate, or translates into slow operators, are written out, one family per file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._decomp import core_aten_decompositions, get_decompositions
+
+from edgeadapt.host.compile.decompose.convolution import convolution_backward
+from edgeadapt.host.compile.decompose.pooling import avg_pool2d_backward
+
+aten = torch.ops.aten
+Table = dict[Any, Callable[..., Any]]
+
+
+def decompositions() -> Table:
+    """A fresh table ``{operator overload: python function}`` for ``make_fx``."""
+    table: Table = dict(core_aten_decompositions())
+    table.pop(aten.eye.default, None)
+    table.pop(aten.eye.m, None)
+    table.update(get_decompositions([aten.native_layer_norm, aten.native_group_norm, aten.nll_loss_forward, aten.nll_loss2d_forward]))
+    table[aten.empty_permuted.default] = _empty_permuted
+    table[aten.convolution_backward.default] = convolution_backward
+    table[aten.avg_pool2d_backward.default] = avg_pool2d_backward
+    return table
+
+
+def _empty_permuted(size: Sequence[int], order: Sequence[int], *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    """Zeros: the gradients of silu and bce allocate with it and then overwrite every element."""
+    return torch.zeros(size, dtype=dtype)
