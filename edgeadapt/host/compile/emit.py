@@ -20,6 +20,7 @@ import torch
 from onnx import TensorProto
 
 from edgeadapt.errors import CompileError
+from edgeadapt.host.compile.rewrite import rewrite
 from edgeadapt.host.compile.trace import Traced
 from edgeadapt.runtime import NEXT
 
@@ -139,6 +140,7 @@ def _simplify(model: onnx_ir.Model) -> onnx_ir.Model:
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.DeduplicateInitializersPass(size_limit=1 << 24)(model)  # first: equal constants make equal expressions
     passes.CommonSubexpressionEliminationPass()(model)
+    rewrite(model)
     passes.RemoveUnusedNodesPass()(model)
     passes.RemoveUnusedFunctionsPass()(model)
     passes.RemoveUnusedOpsetsPass()(model)

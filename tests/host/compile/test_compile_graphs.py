@@ -159,7 +159,9 @@ def test_an_adaptor_step_learns_as_torch_does_and_ignores_weightless_samples():
     graph = compile_graph("fit", adaptor, make_ports, ADAPTOR, dynamic_batch=False, is_step=True)
     assert graph.ports[0].shape == (8, 64) and graph.ports[-1].shape == () and set(graph.writes) == set(ADAPTOR)
     assert graph.parity.cases >= 8 and graph.parity.worst_error < 1e-4
-    assert not {"LayerNormalization", "ScatterND", "If"} & {n.op_type for n in onnx.load_from_string(graph.model).graph.node}
+    nodes = onnx.load_from_string(graph.model).graph.node
+    assert not {"ScatterND", "If"} & {n.op_type for n in nodes}
+    assert all(len(n.output) == 1 for n in nodes if n.op_type == "LayerNormalization")  # TensorRT refuses its mean and deviation
     ports, mine, theirs, losses = make_ports(torch.Generator().manual_seed(5), 8), dict(ADAPTOR), dict(ADAPTOR), []
     for _ in range(20):
         value, new = adaptor(ports, mine)

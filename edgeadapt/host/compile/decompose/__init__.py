@@ -4,7 +4,7 @@ It is the core ATen table with three kinds of changes, each for a fault that was
 
 - ``eye`` is taken out: its decomposition counts in uint8/uint16, which neither the exporter nor TensorRT accepts.
 - ``native_layer_norm`` and ``native_group_norm`` are added: their gradients need the second and third output, which TensorRT refuses.
-- Gradients that the exporter cannot translate, or translates into slow operators, are written out, one family per file.
+- What the exporter cannot translate, translates wrongly, or translates into slow operators is written out, one family per file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch._decomp import core_aten_decompositions, get_decompositions
 
+from edgeadapt.host.compile.decompose import activation, loss, normalisation
 from edgeadapt.host.compile.decompose.convolution import convolution_backward
 from edgeadapt.host.compile.decompose.pooling import avg_pool2d_backward
 
@@ -28,10 +29,12 @@ def decompositions() -> Table:
     table: Table = dict(core_aten_decompositions())
     table.pop(aten.eye.default, None)
     table.pop(aten.eye.m, None)
-    table.update(get_decompositions([aten.native_layer_norm, aten.native_group_norm, aten.nll_loss_forward, aten.nll_loss2d_forward]))
+    table.update(get_decompositions([aten.native_group_norm, aten.nll_loss2d_forward]))
     table[aten.empty_permuted.default] = _empty_permuted
     table[aten.convolution_backward.default] = convolution_backward
     table[aten.avg_pool2d_backward.default] = avg_pool2d_backward
+    for family in (activation, loss, normalisation):
+        table.update({getattr(aten, name).default: getattr(family, name) for name in family.__all__})
     return table
 
 

@@ -1,0 +1,45 @@
+"""Passes that make a graph cheaper and leave its numbers alone, up to the rounding of a product.
+
+Each pass takes a graph and says whether it changed anything. They run in turn until none does. What each one gains is measured by
+``edgeadapt bench steps``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from edgeadapt.host.compile.rewrite.matmul import accumulate_in_product, use_transpose_flags
+from edgeadapt.host.compile.rewrite.normalisation import fuse_layer_norm
+from edgeadapt.host.compile.rewrite.reduction import drop_reduced_axes, skip_single_elements
+
+Pass = Callable[[ir.Graph], bool]
+PASSES: dict[str, Pass] = {
+    "transpose flags": use_transpose_flags,
+    "sums in products": accumulate_in_product,
+    "layer norm": fuse_layer_norm,
+    "reduced axes": drop_reduced_axes,
+    "single elements": skip_single_elements,
+}
+"""Name -> pass, in the order in which they run."""
+
+_ROUNDS = 20
+
+
+def rewrite(model: ir.Model, without: Collection[str] = ()) -> None:
+    """Run the passes on a model with shapes, in place.
+
+    Args:
+        without: names of passes to leave out, to measure what they gain.
+    """
+    chosen = [run for name, run in PASSES.items() if name not in without]
+    for _ in range(_ROUNDS):
+        changed = [run(model.graph) for run in chosen]
+        passes.RemoveUnusedNodesPass()(model)
+        if not any(changed):
+            return
+
+
+__all__ = ["PASSES", "Pass", "rewrite"]
