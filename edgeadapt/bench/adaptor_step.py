@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeadapt.host.compile import MakePorts, Step
+from edgeadapt.host.flat import Flat
 from edgeadapt.host.optimisers import Momentum
 
 WIDTH, BOTTLENECK, CLASSES = 1280, 64, 20
 LEARNING_RATE, BETA = 0.01, 0.9
 EPS = 1e-5
+SMALL = "small.vector"
 
 Values = dict[str, Tensor]
 
@@ -56,18 +58,35 @@ def ports(generator: torch.Generator, batch: int) -> Values:
 
 
 def step(seed: int = 0) -> tuple[Step, MakePorts, Values]:
-    """What ``compile_step`` takes: the function, its example ports and its tensors. The batch size is the compiler's."""
+    """What ``compile_step`` takes: the function, its example ports and its tensors. The batch size is the compiler's.
+
+    Gain, offset and biases are one flat vector, and the loss is multiplied by the learning rate, so that no gradient has to be.
+    """
     start = parameters(seed)
-    optimiser = Momentum(BETA)
-    gradient: Callable[..., tuple[Values, Tensor]] = torch.func.grad_and_value(loss)
+    small = {name: value for name, value in start.items() if value.dim() == 1}
+    layout, optimiser = Flat.of(small), Momentum(BETA)
+    trained = {**{name: value for name, value in start.items() if name not in small}, SMALL: layout.pack(small)}
+
+    def scaled_loss(values: Values, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        value = loss({**values, **layout.unpack(values[SMALL])}, x, y)
+        return LEARNING_RATE * value, value
+
+    gradient: Callable[..., tuple[Values, Tensor]] = torch.func.grad(scaled_loss, has_aux=True)
 
     def learn(given: Values, tensors: Values) -> tuple[Values, Values]:
-        trained = {name: tensors[name] for name in start}
-        gradients, value = gradient(trained, given["x"], given["y"])
-        new, state = optimiser.update(trained, gradients, tensors, LEARNING_RATE)
+        old = {name: tensors[name] for name in trained}
+        gradients, value = gradient(old, given["x"], given["y"])
+        new, state = optimiser.update(old, gradients, tensors, 1.0)
         return {"loss": value}, {**new, **state}
 
-    return learn, ports, {**start, **optimiser.state(start)}
+    return learn, ports, {**trained, **optimiser.state(trained)}
 
 
-__all__ = ["BETA", "BOTTLENECK", "CLASSES", "EPS", "LEARNING_RATE", "WIDTH", "loss", "parameters", "ports", "step"]
+def named(tensors: Values) -> Values:
+    """The parameters under their own names, from the tensors of :func:`step`."""
+    small = {name: value for name, value in parameters().items() if value.dim() == 1}
+    return {**{name: value for name, value in tensors.items() if name.endswith(".weight") and not name.startswith("momentum.")},
+            **Flat.of(small).unpack(tensors[SMALL])}  # fmt: skip
+
+
+__all__ = ["BETA", "BOTTLENECK", "CLASSES", "EPS", "LEARNING_RATE", "SMALL", "WIDTH", "loss", "named", "parameters", "ports", "step"]

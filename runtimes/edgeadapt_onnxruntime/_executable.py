@@ -36,7 +36,8 @@ class _Plan:
 
     is_settled: bool
     outputs: list[tuple[str, tuple[int, ...], np.dtype[Any]]] = field(default_factory=list)
-    writes: list[tuple[str, Layout]] = field(default_factory=list)
+    writes: tuple[str, ...] = ()
+    layouts: list[Layout] = field(default_factory=list)
 
 
 class OnnxExecutable:
@@ -96,13 +97,14 @@ class OnnxExecutable:
         """
         wrap = ort.OrtValue.ortvalue_from_numpy
         feeds = ort.OrtValueVector()
+        feed = feeds.push_back
         arrays = []
         for name, dtype in self._ports:
             array = ports.get(name)
             if type(array) is not np.ndarray or array.dtype is not dtype or not array.flags.c_contiguous:
                 array = self._admit(name, dtype, array)
             arrays.append(array)
-            feeds.push_back(wrap(array, CPU))
+            feed(wrap(array, CPU))
         shapes = tuple([array.shape for array in arrays])
         plan = self._plans.get(shapes)
         if plan is None or len(ports) != len(arrays):
@@ -110,26 +112,26 @@ class OnnxExecutable:
         # ``tensors`` and ``arrays`` stay referenced until this call returns, so nothing it reads can be reused meanwhile.
         try:
             for name in self._reads:
-                feeds.push_back(tensors[name].value)  # type: ignore[attr-defined]
+                feed(tensors[name].value)  # type: ignore[attr-defined]
         except (KeyError, AttributeError, TypeError):
             self._refuse(tensors)
         if not plan.is_settled:
             return self._run_unplanned(feeds, tensors)
 
         results: dict[str, NDArray[Any]] = {}
-        written: dict[str, PooledBuffer] = {}
         fetches = ort.OrtValueVector()
+        fetch = fetches.push_back
         for name, shape, dtype in plan.outputs:
             results[name] = array = np.empty(shape, dtype)
-            fetches.push_back(wrap(array, CPU))
-        for name, layout in plan.writes:
-            written[name] = buffer = self._pool.take(layout)
-            fetches.push_back(buffer.value)
+            fetch(wrap(array, CPU))
+        buffers = self._pool.take_all(plan.layouts)
+        for buffer in buffers:
+            fetch(buffer.value)
         try:
             self._run(self._options, self._feed_names, feeds, self._fetch_names, fetches, self._devices)
         except Exception as error:
             self._refuse(tensors, error)
-        return results, Tensors(written)
+        return results, Tensors(dict(zip(plan.writes, buffers, strict=True)))
 
     def _run_unplanned(self, feeds: Any, tensors: Tensors) -> tuple[dict[str, NDArray[Any]], Tensors]:
         """A graph whose output shapes do not follow from its ports: ONNX Runtime allocates, and one copy is made."""
@@ -195,7 +197,8 @@ class OnnxExecutable:
         return _Plan(
             True,
             [(port.name, fixed[port.name], np.dtype(port.dtype)) for port in self._signature.outputs],
-            [(port.name, self._pool.layout(np.dtype(port.dtype), fixed[port.name + NEXT])) for port in self._signature.writes],
+            tuple(port.name for port in self._signature.writes),
+            [self._pool.layout(np.dtype(port.dtype), fixed[port.name + NEXT]) for port in self._signature.writes],
         )
 
     def _refuse(self, tensors: Tensors, error: Exception | None = None) -> NoReturn:

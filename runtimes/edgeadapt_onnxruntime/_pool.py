@@ -7,6 +7,7 @@ The pool holds raw ``OrtValue`` objects, by (dtype, shape). A ``PooledBuffer`` i
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,16 +59,21 @@ class Pool:
             value = ort.OrtValue.ortvalue_from_shape_and_type(list(layout.shape), layout.dtype, CPU)
         return PooledBuffer(value, layout, self)
 
-    def put_back(self, value: Any, layout: Layout) -> None:
-        """Called by a finaliser: at any point, in any thread, even inside ``take``. It must not wait, so when
-        the lock is held the value is freed instead of kept."""
-        if self._lock.acquire(blocking=False):
-            try:
-                if self.idle_bytes + layout.nbytes <= self.idle_limit:
-                    layout.idle.append(value)
-                    self.idle_bytes += layout.nbytes
-            finally:
-                self._lock.release()
+    def take_all(self, layouts: Sequence[Layout]) -> list[PooledBuffer]:
+        """One buffer of each layout, as :meth:`take`, for the price of one lock."""
+        buffers: list[Any] = []
+        fresh = []
+        with self._lock:
+            for layout in layouts:
+                if layout.idle:
+                    buffers.append(PooledBuffer(layout.idle.pop(), layout, self))
+                    self.idle_bytes -= layout.nbytes
+                else:
+                    fresh.append((len(buffers), layout))
+                    buffers.append(None)
+        for place, layout in fresh:
+            buffers[place] = self.take(layout)
+        return buffers
 
 
 class PooledBuffer:
@@ -97,7 +103,15 @@ class PooledBuffer:
         return np.array(self.value.numpy(), dtype=self._layout.dtype, copy=True)
 
     def __del__(self) -> None:
-        self._pool.put_back(self.value, self._layout)
+        """Runs at any point, in any thread, even inside ``take``. It must not wait, so when the lock is held the value is freed."""
+        pool = self._pool
+        if pool._lock.acquire(False):
+            layout = self._layout
+            idle_bytes = pool.idle_bytes + layout.nbytes
+            if idle_bytes <= pool.idle_limit:
+                layout.idle.append(self.value)
+                pool.idle_bytes = idle_bytes
+            pool._lock.release()
 
     def __repr__(self) -> str:
         return f"PooledBuffer({self.dtype}{list(self.shape)})"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from edgeadapt.host.compile.rewrite.concatenation import squeeze_after_concat
 from edgeadapt.host.compile.rewrite.matmul import accumulate_in_product, use_transpose_flags
 from edgeadapt.host.compile.rewrite.normalisation import fuse_layer_norm
 from edgeadapt.host.compile.rewrite.reduction import drop_reduced_axes, skip_single_elements
@@ -22,6 +23,7 @@ PASSES: dict[str, Pass] = {
     "layer norm": fuse_layer_norm,
     "reduced axes": drop_reduced_axes,
     "single elements": skip_single_elements,
+    "squeezed parts": squeeze_after_concat,
 }
 """Name -> pass, in the order in which they run."""
 
