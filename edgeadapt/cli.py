@@ -140,6 +140,11 @@ def _device_commands(command: Any) -> None:
         "--trust", action="append", default=[], metavar="KEY", help="public key, text or file; the bundle must be signed by one of them"
     )
     verify.add_argument("--json", action="store_true")
+    verify.add_argument(
+        "--engine", choices=("tensorrt-rtx",), help="build every graph with this compiler instead of running it (host and rtx extras, no GPU)"
+    )
+    verify.add_argument("--target", action="append", metavar="sm_XX", help="with --engine: GPU family (default: sm_86 and sm_120)")
+    verify.add_argument("--markdown", action="store_true", help="with --engine: a table for a document")
 
 
 def _host_commands(command: Any) -> None:
@@ -157,6 +162,23 @@ def _host_commands(command: Any) -> None:
     train.add_argument("--data", type=Path, metavar="DIR", help="instead of the recipe's data.path")
     train.add_argument("--resume", action="store_true", help="continue after the last finished epoch")
 
+    compile_ = command("compile", "compiling:compile_file", "a learning step in a Python file becomes a checked graph (host extra)")
+    compile_.add_argument(
+        "step", metavar="STEP.py:NAME", help="a function (ports, tensors) -> (outputs, new), or one that makes it, as edgeadapt.host.gradient_step does"
+    )
+    compile_.add_argument(
+        "--example", metavar="[FILE.py:]NAME", help="(generator, batch) -> example ports (default: make_ports or example of STEP.py)"
+    )
+    compile_.add_argument(
+        "--tensors", metavar="[FILE.py:]NAME|F.safetensors", help="the tensors by name, or a function that gives them (default: tensors of STEP.py)"
+    )
+    compile_.add_argument("--frozen", metavar="A.B,C.*", help="tensors that never change (default: frozen of STEP.py; with --inference, all)")
+    compile_.add_argument("--batch", type=_batch, metavar="N|free", help="samples in a call (default: free)")
+    compile_.add_argument("--tolerance", type=_tolerance, default=1e-4, help="largest error as a share of the change a step makes (default: 1e-4)")
+    compile_.add_argument("--inference", action="store_true", help="the function writes no tensor")
+    compile_.add_argument("--out", type=Path, metavar="F.onnx", help="write the graph there, and its values beside it as F.safetensors")
+    compile_.add_argument("--json", action="store_true")
+
     keygen = command("keygen", "making:keygen", "write a new signing key to PATH and its public key to PATH.pub")
     keygen.add_argument("path", type=Path, metavar="PATH")
 
@@ -166,6 +188,9 @@ def _machine_commands(command: Any) -> None:
     bench.add_argument("suite", metavar="SUITE")
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
     bench.add_argument("--data", type=Path, metavar="DIR", help="folder with the four Fashion-MNIST files")
+    bench.add_argument("--quick", action="store_true", help="steps: few rounds, beside eager torch alone")
+    bench.add_argument("--peers", action="store_true", help="steps: also JAX, onnxruntime-training, ExecuTorch and LiteRT, which it installs apart")
+    bench.add_argument("--passes", action="store_true", help="steps: what each rewrite pass gains instead")
 
     runtimes = command("runtimes", "machine:runtimes", "which runtimes are installed, and why one cannot run here")
     runtimes.add_argument("--json", action="store_true")
@@ -179,6 +204,17 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"at least 1, got {value}")
+    return value
+
+
+def _batch(text: str) -> int | None:
+    return None if text == "free" else _positive(text)
+
+
+def _tolerance(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"between 0 and 1, got {value:g}")
     return value
 
 

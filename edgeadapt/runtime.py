@@ -12,12 +12,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import entry_points
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.errors import RuntimeUnavailable
+
+if TYPE_CHECKING:
+    from edgeadapt._saved_graph import StatefulGraph
 
 ArrayLike = Any  # numpy arrays; a runtime may accept anything with ``__dlpack__``
 NEXT = ".next"
@@ -200,3 +204,23 @@ def open_runtime(name: str = "auto", **options: Any) -> Runtime:
         raise RuntimeUnavailable(f"runtime {wanted!r} cannot be imported: {error}") from error
     runtime: Runtime = factory(**options)
     return runtime
+
+
+def read_graph(path: str | Path, *, state: str | Path | StatefulGraph | None = None, runtime: Runtime | None = None) -> StatefulGraph:
+    """Open a graph that ``CompiledGraph.save`` wrote: ``step = read_graph("own.onnx"); outputs = step(x=x, y=y)``.
+
+    Args:
+        path: ``NAME.onnx``; ``NAME.safetensors`` lies beside it.
+        state: where to start instead of the values that were saved with it: a file that ``save_state`` wrote, or another open graph, whose
+            tensors this one then shares (what a step learns, the graph that predicts sees at its next call).
+        runtime: by default a new ONNX Runtime on one thread.
+
+    Raises:
+        BundleError: a file is missing or damaged, or the two do not belong together.
+        StateError: ``state`` belongs to another graph, or is missing or damaged.
+        InputError: ``path`` does not end in ``.onnx``, or the graph whose state is shared has a tensor of another shape.
+        RuntimeUnavailable: there is no runtime here.
+    """
+    from edgeadapt._saved_graph import open_graph
+
+    return open_graph(Path(path), state, runtime)

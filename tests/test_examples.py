@@ -28,9 +28,9 @@ def percentages(lines: list[str]) -> list[float]:
     return [float(found.group(1)) for line in lines if (found := re.search(r"([\d.]+)% right", line))]
 
 
-@pytest.mark.parametrize("name", ["embed.py", "images.py", "sensor.py"])
-def test_an_example_fits_on_a_screen(name: str) -> None:
-    assert len((EXAMPLES / name).read_text().splitlines()) <= 30
+@pytest.mark.parametrize(("name", "lines"), [("embed.py", 30), ("images.py", 30), ("sensor.py", 30), ("own_step.py", 55)])
+def test_an_example_fits_on_a_screen(name: str, lines: int) -> None:
+    assert len((EXAMPLES / name).read_text().splitlines()) <= lines
 
 
 @needs_host
@@ -46,6 +46,16 @@ def test_images_notices_asks_and_beats_the_frozen_model(tmp_path: Path) -> None:
     learner, frozen = (float(p) for p in re.findall(r"([\d.]+)%", lines[-1]))
     assert sum("is this" in line for line in lines) >= 5
     assert learner > frozen + 15
+
+
+@needs_host
+def test_own_step_is_compiled_here_and_learns_without_torch(tmp_path: Path) -> None:
+    compiled, *steps = run("own_step.py", tmp_path)
+    assert int(compiled.split()[0]) > 50 and float(re.findall(r"[\d.]+e-\d+", compiled)[0]) < 1e-4
+    losses = [float(re.findall(r"loss ([\d.]+)", line)[0]) for line in steps]
+    assert len(losses) == 5 and all(line.endswith(", without torch") for line in steps)
+    assert losses[0] > 0.5 and losses[-1] < 0.2 * losses[0]
+    assert {path.name for path in tmp_path.iterdir()} == {"own_step.onnx", "own_step.safetensors", "own_step.state.safetensors"}
 
 
 @needs_host

@@ -27,12 +27,13 @@ class Row:
     """One measured number.
 
     Attributes:
-        name: ``what/where``. baseline: what it is compared with, in the same unit.
+        name: ``what/where``. value: None for what could not be measured, and the unit then says why.
+        baseline: what it is compared with, in the same unit.
         target: the bar; None if it is only reported. holds: whether the bar is met, None without one.
     """
 
     name: str
-    value: float
+    value: float | None
     unit: str
     baseline: float | None = None
     target: float | None = None
@@ -46,6 +47,16 @@ class Row:
 def at_most(name: str, value: float, unit: str, target: float | None, baseline: float | None = None) -> Row:
     """A row that is to stay at or below its target."""
     return Row(name, value, unit, baseline, target, None if target is None else bool(value <= target))
+
+
+def at_least(name: str, value: float, unit: str, target: float | None, baseline: float | None = None) -> Row:
+    """A row that is to stay at or above its target."""
+    return Row(name, value, unit, baseline, target, None if target is None else bool(value >= target))
+
+
+def absent(name: str, reason: str, target: float | None = None) -> Row:
+    """A row that could not be measured. With a target it is missed: what was not shown does not hold."""
+    return Row(name, None, f"absent: {reason}", None, target, None if target is None else False)
 
 
 def near(name: str, value: float, unit: str, target: float, tolerance: float, baseline: float | None = None) -> Row:
@@ -149,6 +160,6 @@ def resident_mib() -> float:
 
 
 __all__ = [
-    "ONE_THREAD", "Row", "Say", "Seconds", "at_most", "machine", "median_ms", "near", "p95_ms", "paired", "report", "resident_mib", "table",
-    "versions", "write_json",
+    "ONE_THREAD", "Row", "Say", "Seconds", "absent", "at_least", "at_most", "machine", "median_ms", "near", "p95_ms", "paired", "report",
+    "resident_mib", "table", "versions", "write_json",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +12,7 @@ from edgeadapt.errors import InputError
 
 SUITES = {
     "overhead": "observe against the plain encoder; label to usable prediction; memory; start",
+    "steps": "the adaptor and the entropy step beside torch eager, torch.compile and others; --quick, --peers, --passes",
     "heads": "ridge on Fashion-MNIST in five tasks, with EfficientNet-Lite0 features, beside what one could pick instead",
     "shift": "false alarms and detection of the shift axis",
     "adapt": "the share of the gap that label-free adaptation closes",
@@ -21,10 +23,13 @@ SUITES = {
 """Name -> one line on what it measures."""
 
 _SEEDS = (0, 1, 2)
-_OWN = {"overhead": "edgeadapt.bench.overhead", "heads": "edgeadapt.bench.heads"}
+_OWN = {"overhead": "edgeadapt.bench.overhead", "steps": "edgeadapt.bench.steps", "heads": "edgeadapt.bench.heads"}
+_OPTIONS = {"steps": ("quick", "peers", "passes")}
 
 
-def run(suite: str, *, data: str | os.PathLike[str] | None = None, json_path: str | os.PathLike[str] | None = None, say: Say = print) -> dict[str, Any]:
+def run(
+    suite: str, *, data: str | os.PathLike[str] | None = None, json_path: str | os.PathLike[str] | None = None, say: Say = print, options: Sequence[str] = ()
+) -> dict[str, Any]:
     """Run a suite.
 
     Args:
@@ -32,16 +37,19 @@ def run(suite: str, *, data: str | os.PathLike[str] | None = None, json_path: st
         data: folder with the four Fashion-MNIST files; by default where the system's package puts them.
         json_path: the report is written there too.
         say: called with one line per step, and with the table at the end.
+        options: switches that this suite has.
 
     Returns:
         The report: ``{"suite", "machine", "versions", "rows": [{"name", "value", "unit", "baseline", "target", "holds"}]}``.
 
     Raises:
-        InputError: no such suite, or no data. RuntimeUnavailable: a package that the suite needs is not installed.
+        InputError: no such suite or option, or no data. RuntimeUnavailable: a package that the suite needs is not installed.
     """
     if suite not in SUITES:
         raise InputError(f"no suite called {suite!r}; suites: {', '.join(SUITES)}")
-    rows = _rows(suite, None if data is None else os.fspath(data), say)
+    if unknown := sorted(set(options).difference(_OPTIONS.get(suite, ()))):
+        raise InputError(f"suite {suite!r} has no option --{unknown[0]}; it has: {', '.join('--' + name for name in _OPTIONS.get(suite, ())) or 'none'}")
+    rows = _rows(suite, None if data is None else os.fspath(data), say, options)
     say(table(rows))
     content = report(suite, rows)
     if json_path is not None:
@@ -49,7 +57,7 @@ def run(suite: str, *, data: str | os.PathLike[str] | None = None, json_path: st
     return content
 
 
-def _rows(suite: str, data: str | None, say: Say) -> list[Row]:
+def _rows(suite: str, data: str | None, say: Say, options: Sequence[str]) -> list[Row]:
     run_suite = getattr(import_module(_OWN.get(suite, "edgeadapt.bench.spine")), f"run_{suite}")
-    rows: list[Row] = run_suite(data, say) if suite in _OWN else run_suite(data, _SEEDS, say)
+    rows: list[Row] = run_suite(data, say, **dict.fromkeys(options, True)) if suite in _OWN else run_suite(data, _SEEDS, say)
     return rows

@@ -11,7 +11,7 @@ import numpy as np
 from edgeadapt.bundle import Bundle, describe, read_bundle
 from edgeadapt.bundle.schema import GraphSpec, PortSpec
 from edgeadapt.device.program import Program
-from edgeadapt.errors import BundleError
+from edgeadapt.errors import BundleError, InputError
 from edgeadapt.runtime import Runtime, Tensors, open_runtime
 
 
@@ -48,7 +48,13 @@ def _signed(signer: str | None) -> str:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Read with every check, then run every graph at every batch size of the ladder."""
+    """Read with every check, then run every graph at every batch size of the ladder, or build it with ``--engine``."""
+    if args.engine:
+        from edgeadapt.commands import engine
+
+        return engine.verify(args)
+    if args.target or args.markdown:
+        raise InputError("--target and --markdown belong to --engine tensorrt-rtx")
     bundle = read_bundle(args.bundle, trust=args.trust)
     runtime = open_runtime(args.runtime)
     graphs = run_graphs(bundle, runtime)

@@ -19,18 +19,17 @@ TRACED_SEED = 0
 
 @dataclass(frozen=True)
 class Case:
-    """Example ports, and how far the float state is scaled down from its example.
+    """Example ports, and the state they meet.
 
-    ``has_ties`` marks inputs on which discrete outputs may differ between engines. ``is_degenerate`` marks inputs on which inner
-    values sit exactly on a kink (a layer norm of a constant is rounding noise around 0): there a graph with kinks must agree in
-    shape and finiteness only.
+    ``has_ties`` marks inputs on which discrete outputs may differ between engines. ``state_scale`` scales the example state down;
+    ``has_moved`` takes the state after a few steps instead.
     """
 
     label: str
     ports: dict[str, Tensor]
     has_ties: bool = False
-    is_degenerate: bool = False
     state_scale: float = 1.0
+    has_moved: bool = False
 
     def state(self, tensors: Mapping[str, Tensor], reads: Collection[str]) -> dict[str, Tensor]:
         """The tensors of this case; frozen ones stay as they are. Scaling keeps a Gram matrix positive definite."""
@@ -78,7 +77,7 @@ def parity_cases(make_ports: MakePorts, batched: tuple[str, ...], batch: int, *,
     cases += [Case(f"random input {seed}", draw(make_ports, seed, batch)) for seed in (1, 2, 3)]
     cases.append(Case("zeros", _change(draw(make_ports, 4, batch), floats, torch.zeros_like), has_ties=True))
     cases.append(Case("inputs times 30", _change(draw(make_ports, 5, batch), floats, lambda v: v * 30)))
-    cases.append(Case("constant rows", _change(draw(make_ports, 6, batch), floats, _constant_rows), has_ties=True, is_degenerate=True))
+    cases.append(Case("constant rows", _change(draw(make_ports, 6, batch), floats, _constant_rows), has_ties=True))
     cases.append(Case("nearly constant rows", _change(draw(make_ports, 12, batch), floats, lambda v: 0.01 * v + 0.99 * _constant_rows(v))))
     cases.append(Case("one repeated sample", _change(draw(make_ports, 7, batch), batched, lambda v: v[:1].expand_as(v).clone())))
     if WEIGHT in first:
@@ -87,6 +86,10 @@ def parity_cases(make_ports: MakePorts, batched: tuple[str, ...], batch: int, *,
         cases.append(Case("every other sample_weight 0", {**draw(make_ports, 9, batch), WEIGHT: half.reshape(first[WEIGHT].shape)}))
         cases.append(Case("fractional sample_weight", {**draw(make_ports, 10, batch), WEIGHT: torch.linspace(0.1, 0.9, half.numel())}))
     cases += [Case(f"state times {scale}", draw(make_ports, 11, batch), state_scale=scale) for scale in (0.5, 0.9)]
+    cases += [Case(f"random input {seed} after some steps", draw(make_ports, seed, batch), has_moved=True) for seed in (13, 14)]
+    settings = tuple(key for key, value in first.items() if key not in batched and value.is_floating_point() and key != WEIGHT)
+    if settings:  # a learning rate that is the same in every example could be baked in unseen
+        cases.append(Case(f"{', '.join(settings)} times 0.7", _change(draw(make_ports, 15, batch), settings, lambda v: v * 0.7)))
     if is_batch_free:
         cases += [Case(f"batch {size}", draw(make_ports, 20 + size, size)) for size in (1, 2, 7, 32)]
     return cases

@@ -7,6 +7,7 @@ is constant folding, common-subexpression elimination and the removal of duplica
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,8 +21,10 @@ import torch
 from onnx import TensorProto
 
 from edgeadapt.errors import CompileError
+from edgeadapt.host.compile.origin import META, where
 from edgeadapt.host.compile.rewrite import rewrite
 from edgeadapt.host.compile.trace import Traced
+from edgeadapt.host.compile.way_out import way_out
 from edgeadapt.runtime import NEXT
 
 OPSET = 18
@@ -114,21 +117,28 @@ def _export(traced: Traced) -> onnx_ir.Model:
             input_names=list(traced.inputs), output_names=list(traced.outputs),
         )  # fmt: skip
     except Exception as error:
-        raise CompileError(f"{traced.name}: cannot be exported: {_reason(error)}") from error
+        raise CompileError(f"{traced.name}: {_reason(traced, error)}") from error
     assert program is not None
     return program.model
 
 
-def _reason(error: BaseException) -> str:
+def _reason(traced: Traced, error: BaseException) -> str:
     """The innermost cause, which names the operator; the outer ones only say that the export failed."""
     root = error
     while root.__cause__ is not None:
         root = root.__cause__
     lines = [line.strip() for line in str(root).splitlines() if line.strip()]
     text = " ".join(lines)[:500]
-    if "batch" in text and ("Constraint" in text or "specialized" in text or "dynamic" in text.lower()):
-        return f"the batch axis is not free: {text}. Trace with dynamic_batch=False, or avoid shapes that depend on the batch"
-    return f"{type(root).__name__}: {text}. Write the operation with supported operators, or add it to edgeadapt/host/compile/decompose.py"
+    if "batch" in text and ("Constraint" in text or "specialized" in text):
+        return f"cannot be exported: the batch axis is not free: {text}. Trace with dynamic_batch=False, or avoid shapes that depend on the batch"
+    found = re.search(r"op='(\w+\.\w+)', overload='(\w+)'|((?:aten|prims)\.\w+)\.(\w+)", text)
+    if found is None:
+        return f"cannot be exported: {type(root).__name__}: {text}. {way_out(None, root)}"
+    operator = ".".join(part for part in found.groups() if part)
+    kind = operator.split(".")[1]
+    nodes = [node for node in traced.module.graph.nodes if str(node.target).split(".")[1:2] == [kind]]
+    path = next((node.meta[META] for node in nodes if META in node.meta), None)
+    return f"{where(operator, path)}cannot be exported: {type(root).__name__}: {text}. {way_out(operator, root)}"
 
 
 def _simplify(model: onnx_ir.Model) -> onnx_ir.Model:

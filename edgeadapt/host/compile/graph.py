@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from onnx import ValueInfoProto
 from torch import Tensor
@@ -15,6 +16,7 @@ from edgeadapt.host.compile.cases import TRACED_SEED, MakePorts, batched_ports, 
 from edgeadapt.host.compile.emit import emit
 from edgeadapt.host.compile.lint import DTYPES, lint
 from edgeadapt.host.compile.parity import check_parity
+from edgeadapt.host.compile.saving import save_graph
 from edgeadapt.host.compile.session import VERSION, open_session
 from edgeadapt.host.compile.trace import Step, trace
 from edgeadapt.runtime import NEXT
@@ -35,6 +37,22 @@ class CompiledGraph:
     frozen: tuple[str, ...]  # external initialisers at ``bundle:``
     nodes: int
     parity: Parity
+    values: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)  # examples of what is read, written or frozen
+
+    def save(self, path: str | Path, tensors: Mapping[str, Tensor] | None = None) -> Path:
+        """Write ``NAME.onnx`` and ``NAME.safetensors``, which a device opens with ``edgeadapt.runtime.read_graph``.
+
+        Args:
+            path: ``.../NAME.onnx``, or an existing folder.
+            tensors: values to start from instead of the examples.
+
+        Returns:
+            The path of the model.
+
+        Raises:
+            CompileError: see :func:`edgeadapt.host.compile.saving.save_graph`.
+        """
+        return save_graph(self, path, tensors)
 
 
 def compile_step(
@@ -163,6 +181,7 @@ def compile_graph(
         frozen=graph.frozen,
         nodes=len(graph.model.graph.node),
         parity=parity,
+        values={key: tensors[key].detach() for key in dict.fromkeys((*graph.reads, *graph.writes, *graph.frozen))},
     )
 
 

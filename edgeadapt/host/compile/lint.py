@@ -138,6 +138,8 @@ def _attributes(node: NodeProto, read: set[str]) -> Iterator[str]:
         yield "BatchNormalization in training mode is refused; write mean, variance and x * s + t"
     if kind == "Resize" and attributes.get("antialias", 0):
         yield "Resize with antialias is refused"
+    if kind == "ConvTranspose" and all(any(step != 1 for step in attributes.get(key, ())) for key in ("strides", "dilations")):
+        yield "ConvTranspose with both a stride and a dilation is parsed and then not built; write it as a convolution of the input with gaps"
     if kind in ("MaxPool", "AveragePool", "LpPool") and any(step != 1 for step in attributes.get("dilations", ())):
         yield f"{kind} with dilations is refused"
 

@@ -20,11 +20,16 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 from edgeadapt.errors import CompileError
 from edgeadapt.host.compile.decompose import decompositions
+from edgeadapt.host.compile.decompose.linear import LinearAsProduct
+from edgeadapt.host.compile.origin import META, Origins, where
+from edgeadapt.host.compile.way_out import FACTORISATION, MASK, ONE_HOT, SPLIT_COMPLEX, VALUES, way_out
 from edgeadapt.runtime import NEXT
 
 aten = torch.ops.aten
 _ALIASES = (torch.ops.prims.view_of.default, aten.alias.default, aten.detach.default)
 _PARTS = (aten.slice.Tensor, aten.select.int, aten.diagonal.default, aten.split.Tensor, aten.unbind.int)
+_INDEXED_WRITES = (aten.index_put.default, aten._unsafe_index_put.default, aten.index_put_.default)
+_FACTORISATIONS = re.compile(r"linalg_(eig|svd|qr|lu|inv|solve|cholesky|ldl|lstsq|det|slogdet|householder)|cholesky|triangular_solve|geqrf|ormqr")
 Step = Callable[[dict[str, Tensor], dict[str, Tensor]], tuple[dict[str, Tensor], dict[str, Tensor]]]
 """``(ports, tensors) -> (outputs, new tensors)``: pure, torch in and torch out."""
 
@@ -62,10 +67,12 @@ def trace(name: str, fn: Step, ports: Mapping[str, Tensor], tensors: Mapping[str
     inputs = (*ports, *tensors)
     arguments = tuple(value.detach().clone() for value in (*ports.values(), *tensors.values()))
     outputs: list[str] = []
+    origins = Origins(fn)
 
     def flat(*values: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(inputs, values, strict=True))
-        out, new = fn({key: given[key] for key in ports}, {key: given[key] for key in tensors})
+        with origins, LinearAsProduct():
+            out, new = fn({key: given[key] for key in ports}, {key: given[key] for key in tensors})
         outputs[:] = [*out, *(key + NEXT for key in new)]
         return (*out.values(), *new.values())
 
@@ -78,10 +85,11 @@ def trace(name: str, fn: Step, ports: Mapping[str, Tensor], tensors: Mapping[str
     except CompileError:
         raise
     except Exception as error:
-        raise CompileError(f"{name}: cannot be traced: {_first_line(error)}. {_way_out(error)}") from error
+        place = where(origins.operator, origins.path)
+        raise CompileError(f"{name}: {place}cannot be traced: {_first_line(error)}. {way_out(origins.operator or origins.kind, error)}") from error
     _check_outputs(name, outputs, inputs, tensors)
+    _refuse_operators(name, module)
     _refuse_writes(name, module, inputs)
-    _refuse_random(name, module)
     _drop_aliases(module)
     module.graph.eliminate_dead_code()
     _separate_outputs(module)
@@ -135,8 +143,12 @@ def _refuse_writes(name: str, module: fx.GraphModule, inputs: tuple[str, ...]) -
     parts: set[fx.Node] = set()
     placeholders = iter(inputs)
     for node in module.graph.nodes:
+        place = where(node.target, node.meta.get(META))
         if node.op == "placeholder":
-            owner[node] = next(placeholders)
+            owner[node] = f"the input {next(placeholders)!r}"
+            continue
+        if node.op == "get_attr":
+            owner[node] = "a tensor outside of the function"
             continue
         schema = getattr(node.target, "_schema", None)
         if node.op != "call_function" or schema is None:
@@ -149,19 +161,41 @@ def _refuse_writes(name: str, module: fx.GraphModule, inputs: tuple[str, ...]) -
                 parts.add(node)
             if is_write and given in owner:
                 raise CompileError(
-                    f"{name}: {node.target} writes in place to the input {owner[given]!r}; "
-                    "inputs are values: return a new tensor (torch.where, torch.cat, x + y instead of x += y)"
+                    f"{name}: {place}writes in place to {owner[given]}. {VALUES} "
+                    "(torch.where, torch.cat, x + y instead of x += y)"
                 )
             if is_write and given in parts:
-                raise CompileError(f"{name}: {node.target} writes to a part of a tensor; build the result with torch.where or torch.cat")
+                raise CompileError(f"{name}: {place}writes to a part of a tensor; build the result with torch.where or torch.cat")
             if given in owner:
                 owner[node] = owner[given]
 
 
-def _refuse_random(name: str, module: fx.GraphModule) -> None:
+def _refuse_operators(name: str, module: fx.GraphModule) -> None:
+    """What no engine takes, named here with its module, which the exported graph no longer knows."""
     for node in module.graph.nodes:
-        if node.op == "call_function" and torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            raise CompileError(f"{name}: {node.target} draws random numbers; a graph has none: make the noise or the mask a port")
+        reason = _reason(node) if node.op == "call_function" else None
+        if reason:
+            raise CompileError(f"{name}: {where(node.target, node.meta.get(META))}{reason}")
+
+
+def _reason(node: fx.Node) -> str | None:
+    tags, value = getattr(node.target, "tags", ()), node.meta.get("val")
+    operator = str(node.target)
+    if torch.Tag.nondeterministic_seeded in tags:
+        return "draws random numbers; a graph has none: make the noise or the mask a port, or call .eval()"
+    if any(isinstance(part, Tensor) and part.is_complex() for part in (value if isinstance(value, tuple | list) else (value,))):
+        return f"is complex, which engines do not know. {SPLIT_COMPLEX}"
+    if _FACTORISATIONS.search(operator):
+        return f"is a matrix factorisation, which engines do not have. {FACTORISATION}"
+    if torch.Tag.dynamic_output_shape in tags and (node.target is not aten.index.Tensor or _has_mask(node.args[1])):
+        return f"has a shape that depends on data. {MASK}"
+    if node.target is aten.scatter_add.default or (node.target in _INDEXED_WRITES and len(node.args) > 3 and node.args[3]):
+        return f"adds at places given by an index: a Scatter with a reduction is refused by TensorRT; {ONE_HOT}"
+    return None
+
+
+def _has_mask(indices: Any) -> bool:
+    return any(isinstance(index, fx.Node) and index.meta["val"].dtype in (torch.bool, torch.uint8) for index in indices)
 
 
 def _drop_aliases(module: fx.GraphModule) -> None:
@@ -192,12 +226,3 @@ def _separate_outputs(module: fx.GraphModule) -> None:
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:400].rstrip(".")
-
-
-def _way_out(error: Exception) -> str:
-    text = f"{type(error).__name__} {error}"
-    if "DataDependent" in text or "local_scalar_dense" in text or "GuardOnData" in text or "numpy" in text:
-        return "Python reads data: use torch.where and fixed shapes (y[:, None] == torch.arange(K), not one_hot)"
-    if isinstance(error, NotImplementedError):
-        return "Write the operation out with supported operators, or add it to edgeadapt/host/compile/decompose.py"
-    return "Keep the function pure and its shapes fixed"

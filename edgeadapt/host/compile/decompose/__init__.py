@@ -16,9 +16,7 @@ import torch
 from torch import Tensor
 from torch._decomp import core_aten_decompositions, get_decompositions
 
-from edgeadapt.host.compile.decompose import activation, loss, normalisation
-from edgeadapt.host.compile.decompose.convolution import convolution_backward
-from edgeadapt.host.compile.decompose.pooling import avg_pool2d_backward
+from edgeadapt.host.compile.decompose import activation, attention, convolution, lookup, loss, normalisation, pooling, strided, transposed
 
 aten = torch.ops.aten
 Table = dict[Any, Callable[..., Any]]
@@ -31,10 +29,10 @@ def decompositions() -> Table:
     table.pop(aten.eye.m, None)
     table.update(get_decompositions([aten.native_group_norm, aten.nll_loss2d_forward]))
     table[aten.empty_permuted.default] = _empty_permuted
-    table[aten.convolution_backward.default] = convolution_backward
-    table[aten.avg_pool2d_backward.default] = avg_pool2d_backward
-    for family in (activation, loss, normalisation):
+    for family in (activation, attention, convolution, lookup, loss, normalisation, pooling, strided, transposed):
         table.update({getattr(aten, name).default: getattr(family, name) for name in family.__all__})
+    table[aten._native_batch_norm_legit.default] = normalisation.native_batch_norm
+    table[aten._native_batch_norm_legit.no_stats] = normalisation.batch_norm_without_statistics
     return table
 
 

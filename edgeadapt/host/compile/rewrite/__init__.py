@@ -6,14 +6,18 @@ Each pass takes a graph and says whether it changed anything. They run in turn u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from edgeadapt.host.compile.rewrite.concatenation import squeeze_after_concat
+from edgeadapt.host.compile.rewrite.constants import expand_uniform_constants
 from edgeadapt.host.compile.rewrite.matmul import accumulate_in_product, use_transpose_flags
 from edgeadapt.host.compile.rewrite.normalisation import fuse_layer_norm
+from edgeadapt.host.compile.rewrite.recompute import recompute_masked_values
 from edgeadapt.host.compile.rewrite.reduction import drop_reduced_axes, skip_single_elements
 
 Pass = Callable[[ir.Graph], bool]
@@ -24,10 +28,29 @@ PASSES: dict[str, Pass] = {
     "reduced axes": drop_reduced_axes,
     "single elements": skip_single_elements,
     "squeezed parts": squeeze_after_concat,
+    "uniform constants": expand_uniform_constants,
+    "recomputed masks": recompute_masked_values,
 }
 """Name -> pass, in the order in which they run."""
 
 _ROUNDS = 20
+_left_out: ContextVar[frozenset[str]] = ContextVar("left_out", default=frozenset())
+
+
+@contextmanager
+def without_passes(*names: str) -> Iterator[None]:
+    """Leave passes out of every graph compiled inside the block, to measure what they gain.
+
+    Raises:
+        KeyError: no pass has that name.
+    """
+    if unknown := set(names) - set(PASSES):
+        raise KeyError(f"no pass called {sorted(unknown)[0]!r}; passes: {', '.join(PASSES)}")
+    token = _left_out.set(_left_out.get() | set(names))
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
 
 
 def rewrite(model: ir.Model, without: Collection[str] = ()) -> None:
@@ -36,7 +59,8 @@ def rewrite(model: ir.Model, without: Collection[str] = ()) -> None:
     Args:
         without: names of passes to leave out, to measure what they gain.
     """
-    chosen = [run for name, run in PASSES.items() if name not in without]
+    left_out = _left_out.get().union(without)
+    chosen = [run for name, run in PASSES.items() if name not in left_out]
     for _ in range(_ROUNDS):
         changed = [run(model.graph) for run in chosen]
         passes.RemoveUnusedNodesPass()(model)
@@ -44,4 +68,4 @@ def rewrite(model: ir.Model, without: Collection[str] = ()) -> None:
             return
 
 
-__all__ = ["PASSES", "Pass", "rewrite"]
+__all__ = ["PASSES", "Pass", "rewrite", "without_passes"]

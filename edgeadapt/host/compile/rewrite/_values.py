@@ -41,6 +41,14 @@ def producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
     return node if node is not None and node.op_type == op_type and node.domain in ("", "ai.onnx") else None
 
 
+def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """A new initialiser of the graph."""
+    value = ir.Value(name=name, const_value=ir.tensor(array))
+    value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.from_numpy(array.dtype))
+    graph.register_initializer(value)
+    return value
+
+
 def replace(node: ir.Node, new: ir.Node) -> None:
     """Put ``new`` in the place of ``node``; both have one output."""
     old, fresh = node.outputs[0], new.outputs[0]

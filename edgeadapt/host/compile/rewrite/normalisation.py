@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeadapt.host.compile.rewrite._values import constant, is_private, producer, replace, scalar, shape
+from edgeadapt.host.compile.rewrite._values import add_constant, constant, is_private, producer, replace, scalar, shape
 
 
 def fuse_layer_norm(graph: ir.Graph) -> bool:
@@ -28,9 +28,7 @@ def fuse_layer_norm(graph: ir.Graph) -> bool:
             axis, eps = found
             sizes = shape(centred)
             assert sizes is not None
-            ones = ir.Value(name=f"__ones_{node.outputs[0].name}", const_value=ir.tensor(np.ones(sizes[axis:], np.float32)))
-            ones.shape, ones.type = ir.Shape(sizes[axis:]), ir.TensorType(ir.DataType.FLOAT)
-            graph.register_initializer(ones)
+            ones = add_constant(graph, f"__ones_{node.outputs[0].name}", np.ones(sizes[axis:], np.float32))
             replace(node, ir.node("LayerNormalization", [centred, ones], {"axis": axis - len(sizes), "epsilon": eps}))
             changed = True
             break

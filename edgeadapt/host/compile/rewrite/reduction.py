@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeadapt.host.compile.rewrite._values import constant, is_private, replace, replace_by_value, shape
+from edgeadapt.host.compile.rewrite._values import add_constant, constant, is_private, replace, replace_by_value, shape
 
 _NEUTRAL = {"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"}  # of one element they are that element
 
@@ -41,9 +41,7 @@ def skip_single_elements(graph: ir.Graph) -> bool:
         if _keeps(node):
             replace_by_value(node, node.inputs[0])
         else:
-            axes = ir.Value(name=f"__axes_{node.outputs[0].name}", const_value=ir.tensor(np.array(sorted(found[1]), np.int64)))
-            axes.shape, axes.type = ir.Shape([len(found[1])]), ir.TensorType(ir.DataType.INT64)
-            graph.register_initializer(axes)
+            axes = add_constant(graph, f"__axes_{node.outputs[0].name}", np.array(sorted(found[1]), np.int64))
             replace(node, ir.node("Squeeze", [node.inputs[0], axes]))
         changed = True
     return changed

@@ -1,0 +1,137 @@
+"""Is a difference no larger than what float32 makes of the function itself?
+
+Two engines never round alike. How much that may matter is a property of the function at one input, and it is measured, not assumed:
+
+    allowed = 4 max(|f32(x) - f64(x)|, max_i |f_i(x) - f64(x)|)
+
+where ``f_i`` is the function in float64 with the result of every operator multiplied by ``1 + d``, ``d`` uniform in +-2.4e-7 and drawn
+per element: Monte Carlo arithmetic (Parker, 1997), which stands for any order of summation and any approximation of ``exp`` that is
+right to a few units in the last place. The allowance is large where a rectifier or an arg-max sits on its boundary and where an update is
+a difference of almost equal numbers. Where the function is smooth it is a few roundings, and a graph that differs by more computes
+something else.
+
+Norms and softmax, which subtract almost equal numbers inside, are taken apart for it by torch's own decompositions and never by this
+package's: a fault of ours must not excuse itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._decomp import get_decompositions
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+Values = dict[str, Tensor]
+
+FACTOR = 4.0
+NOISE = 2 * torch.finfo(torch.float32).eps
+DRAWS = 16
+_ULP = 2 * torch.finfo(torch.float32).eps
+_EXACT = {"clone", "_to_copy", "where", "cat", "stack", "index", "index_select", "gather", "neg", "abs", "relu", "clamp", "clamp_min", "clamp_max",
+          "maximum", "minimum", "max", "min", "amax", "amin", "constant_pad_nd", "flip", "topk", "sort", "tril", "triu", "copy", "sign"}  # fmt: skip
+_PARTS = get_decompositions([getattr(torch.ops.aten, name) for name in (
+    "native_layer_norm", "native_layer_norm_backward", "native_group_norm", "native_group_norm_backward", "native_batch_norm",
+    "native_batch_norm_backward", "_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data")])  # fmt: skip
+
+
+def is_rounding(want: Mapping[str, Tensor], got: Mapping[str, Tensor], evaluate: Callable[[], Values]) -> bool:
+    """Whether ``got`` is as good a float32 result as any other, for every output.
+
+    Args:
+        want: the function's own float32 results.
+        got: the results to judge, of the same names and shapes.
+        evaluate: runs the function; it is run in float64, or in float32 where torch has no float64 for it.
+    """
+    exact = in_float64(evaluate)
+    truth = {key: _wide(value) for key, value in (want if exact is None else exact).items()}
+    others = [want]
+    for draw in range(DRAWS + 1):
+        if all(_is_within(got[key], truth[key], [other[key] for other in others]) for key in want):
+            return True
+        with _Arithmetic(is_double=exact is not None, noise=torch.Generator().manual_seed(draw)):
+            others.append(evaluate())
+    return False
+
+
+def uncertainty(want: Mapping[str, Tensor], exact: Mapping[str, Tensor], evaluate: Callable[[], Values], draws: int = DRAWS) -> dict[str, float]:
+    """What :func:`is_rounding` allows for every output, by name; of discrete outputs the share of elements that may differ."""
+    others = [want]
+    for draw in range(draws):
+        with _Arithmetic(is_double=True, noise=torch.Generator().manual_seed(draw)):
+            others.append(evaluate())
+    return {key: _allowance(_wide(truth), [other[key] for other in others]) for key, truth in exact.items()}
+
+
+def in_float64(run: Callable[[], Values]) -> Values | None:
+    """What ``run`` returns when everything inside it is float64, constants and casts too; None where torch cannot."""
+    try:
+        with _Arithmetic(is_double=True):
+            return run()
+    except (RuntimeError, TypeError, NotImplementedError):
+        return None
+
+
+def _is_within(got: Tensor, truth: Tensor, others: list[Tensor]) -> bool:
+    return _distance(got, truth) <= _allowance(truth, others)
+
+
+def _allowance(truth: Tensor, others: list[Tensor]) -> float:
+    allowed = FACTOR * max(_distance(other, truth) for other in others)
+    if not truth.is_floating_point() or truth.numel() == 0:
+        return allowed
+    return allowed + _ULP * torch.where(torch.isfinite(truth), truth, 0.0).abs().max().item()
+
+
+def _distance(value: Tensor, truth: Tensor) -> float:
+    """The largest difference of finite elements; of discrete values the share that differs."""
+    if truth.numel() == 0:
+        return 0.0
+    if not truth.is_floating_point():
+        return (value != truth).double().mean().item()
+    both = torch.isfinite(truth) & torch.isfinite(value)
+    return torch.where(both, _wide(value) - truth, 0.0).abs().max().item()
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.double() if value.is_floating_point() else value
+
+
+class _Arithmetic(TorchDispatchMode):
+    """Every float32 tensor and every request for one becomes float64, and the result of every inexact operator may be disturbed."""
+
+    def __init__(self, *, is_double: bool, noise: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.is_double = is_double
+        self.noise = noise
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.is_double:
+            args, kwargs = tree_map(_lift, (args, kwargs or {}))
+        if self.noise is not None and func in _PARTS:
+            with self:
+                return _PARTS[func](*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if self.is_double:
+            result = tree_map(_lift, result)
+        return result if self.noise is None or _is_exact(func, args) else tree_map(self._disturb, result)
+
+    def _disturb(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dtype not in (torch.float32, torch.float64):
+            return value
+        return value * (1 + NOISE * (2 * torch.rand(value.shape, generator=self.noise, dtype=value.dtype) - 1))
+
+
+def _is_exact(func: Any, args: Any) -> bool:
+    """Views, writes, copies, choices and constants round nothing."""
+    is_alias = any(result.alias_info is not None for result in func._schema.returns)
+    return is_alias or func.overloadpacket.__name__ in _EXACT or not any(isinstance(leaf, Tensor) for leaf in tree_leaves(args))
+
+
+def _lift(value: Any) -> Any:
+    if value is torch.float32:
+        return torch.float64
+    return value.to(torch.float64) if isinstance(value, Tensor) and value.dtype == torch.float32 else value
