@@ -1,4 +1,4 @@
-"""What every system of ``edgeadapt bench steps`` is given: starting parameters, inputs, our compiled graph, and where the steps must end."""
+"""What every system of ``edgeadapt bench steps`` is given: start, inputs, our compiled graph, and where the steps must end."""
 
 from __future__ import annotations
 
@@ -110,7 +110,13 @@ def reference(folder: Path, tolerance: float, walks: tuple[int, int], beta: floa
 
 
 def _write(
-    folder: Path, model: bytes, start: dict[str, Tensor], state: dict[str, Tensor], make_ports: MakePorts, batch: int, settings: dict[str, Any]
+    folder: Path,
+    model: bytes,
+    start: dict[str, Tensor],
+    state: dict[str, Tensor],
+    make_ports: MakePorts,
+    batch: int,
+    settings: dict[str, Any],
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = [make_ports(torch.Generator().manual_seed(1000 + index), batch) for index in range(_INPUTS[settings["step"]])]

@@ -38,7 +38,11 @@ def run_passes(say: Say, effort: Effort) -> list[Row]:
     names = [name for name in nodes if name != ALL]
     return [
         *(Row(f"pass_gain/{name}/b{batch}", gains[name][batch], "x") for name in names for batch in BATCHES),
-        *(Row(f"pass_nodes/{name}/b{batch}", float(nodes[name][batch] - nodes[ALL][batch]), "nodes") for name in names for batch in BATCHES),
+        *(
+            Row(f"pass_nodes/{name}/b{batch}", float(nodes[name][batch] - nodes[ALL][batch]), "nodes")
+            for name in names
+            for batch in BATCHES
+        ),
     ]
 
 

@@ -109,7 +109,9 @@ class Eager:
         is_fused: the optimiser's one-pass kernel. dtype: float64 gives the values that every system is compared with.
     """
 
-    def __init__(self, material: Material, *, is_fused: bool = False, is_channels_last: bool = False, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, material: Material, *, is_fused: bool = False, is_channels_last: bool = False, dtype: torch.dtype = torch.float32
+    ) -> None:
         self.facts: dict[str, Any] = {"torch": torch.__version__}
         self.material = material
         self.network = network(material).to(dtype)

@@ -47,8 +47,9 @@ def run(
     """
     if suite not in SUITES:
         raise InputError(f"no suite called {suite!r}; suites: {', '.join(SUITES)}")
-    if unknown := sorted(set(options).difference(_OPTIONS.get(suite, ()))):
-        raise InputError(f"suite {suite!r} has no option --{unknown[0]}; it has: {', '.join('--' + name for name in _OPTIONS.get(suite, ())) or 'none'}")
+    known = _OPTIONS.get(suite, ())
+    if unknown := [name for name in options if name not in known]:
+        raise InputError(f"suite {suite!r} has no option --{unknown[0]}; it has: {', '.join('--' + name for name in known) or 'none'}")
     rows = _rows(suite, None if data is None else os.fspath(data), say, options)
     say(table(rows))
     content = report(suite, rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,7 @@ def verify(args: argparse.Namespace) -> int:
         raise InputError("--target and --markdown belong to --engine tensorrt-rtx")
     bundle = read_bundle(args.bundle, trust=args.trust)
     runtime = open_runtime(args.runtime)
+    open_ms = open_graphs(bundle, runtime)
     graphs = run_graphs(bundle, runtime)
     if args.json:
         print(
@@ -67,14 +69,26 @@ def verify(args: argparse.Namespace) -> int:
                     "signed_by": bundle.signed_by,
                     "runtime": runtime.name,
                     "graphs": graphs,
+                    "open_ms": open_ms,
                 }
             )
         )
         return 0
     print(f"{args.bundle}: {len(bundle.manifest.members)} members match the manifest, {_signed(bundle.signed_by)}")
     for file, batches in graphs.items():
-        print(f"  {file}: runs in {runtime.name}{' at batch ' + ', '.join(map(str, batches)) if batches else ''}")
+        sizes = f" at batch {', '.join(map(str, batches))}" if batches else ""
+        print(f"  {file}: opens in {open_ms[file]:.1f} ms and runs in {runtime.name}{sizes}")
     return 0
+
+
+def open_graphs(bundle: Bundle, runtime: Runtime) -> dict[str, float]:
+    """Milliseconds until each graph is ready to run, the first time that this runtime sees it."""
+    taken = {}
+    for spec in bundle.manifest.graphs:
+        file, start = bundle.graph_file(spec), time.perf_counter()
+        runtime.load(file)
+        taken[spec.file] = round(1000 * (time.perf_counter() - start), 3)
+    return taken
 
 
 def run_graphs(bundle: Bundle, runtime: Runtime) -> dict[str, list[int]]:

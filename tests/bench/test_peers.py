@@ -56,7 +56,7 @@ def test_every_script_of_a_peer_is_there_and_imports_nothing_of_ours() -> None:
     assert used <= {path.name for path in SCRIPTS}
     for path in SCRIPTS:
         for node in ast.walk(ast.parse(path.read_text())):
-            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]
             assert not any(module.partition(".")[0] == "edgeadapt" for module in modules), path.name
 
 

@@ -1,4 +1,4 @@
-"""The steps suite on few rounds: its rows and ratios are there, they follow from what the systems showed, and no unequal system is timed."""
+"""The steps suite on few rounds: its rows and ratios are there, they follow from what was timed, and no unequal system is timed."""
 
 from __future__ import annotations
 
@@ -165,7 +165,9 @@ def test_the_distance_is_a_share_of_the_way_and_names_what_is_missing() -> None:
         distance(start, end, {**halfway, "a": np.full(4, np.nan, np.float32)})
 
 
-def test_a_step_that_the_compiler_refuses_misses_its_bar_and_an_absent_network_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_the_compiler_refuses_misses_its_bar_and_an_absent_network_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for error, holds in ((CompileError("entropy: differs"), False), (RuntimeUnavailable("not installed"), None)):
 
         def refuse(folder: Path, batch: int, error: Exception = error) -> None:

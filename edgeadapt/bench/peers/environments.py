@@ -1,7 +1,7 @@
 """Where a peer runs: a virtual environment with pinned packages, made on demand and kept in a cache folder.
 
-The cache is ``$XDG_CACHE_HOME/edgeadapt/peers`` (``~/.cache/edgeadapt/peers``), and removing it is safe. A peer whose environment cannot be made here
-is reported with the reason.
+The cache is ``$XDG_CACHE_HOME/edgeadapt/peers`` (``~/.cache/edgeadapt/peers``), and removing it is safe. A peer whose environment cannot be
+made here is reported with the reason.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from edgeadapt.errors import RuntimeUnavailable
 
 HERE = Path(__file__).parent
 _MADE = "made"
+_ASK_VERSION = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
 _PIP_SECONDS, _BUILD_SECONDS = 1800, 300
 
 
@@ -130,9 +131,7 @@ def installed_bytes(python: Path) -> int:
 def _base_python(versions: tuple[str, ...]) -> Path:
     for wanted in versions:
         for candidate in filter(Path.is_file, _pythons(wanted)):
-            done = subprocess.run(
-                [str(candidate), "-c", "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True, check=False
-            )  # fmt: skip
+            done = subprocess.run([str(candidate), "-c", _ASK_VERSION], capture_output=True, text=True, check=False)
             if done.returncode == 0 and done.stdout.strip() == wanted:
                 return candidate
     raise RuntimeUnavailable(f"needs Python {' or '.join(versions)} with its venv module, and none is on this machine")

@@ -26,7 +26,9 @@ class ExecuTorch:
     def step(self, index: int) -> float:
         loss = self.module.forward_backward("forward", self.inputs[index % len(self.inputs)])[0]
         if self.optimiser is None:  # the parameters have names after the first run
-            self.optimiser = get_sgd_optimizer(self.module.named_parameters(), self.settings["learning_rate"], self.settings["beta"], 0, 0, False)
+            self.optimiser = get_sgd_optimizer(
+                self.module.named_parameters(), self.settings["learning_rate"], self.settings["beta"], 0, 0, False
+            )
         self.optimiser.step(self.module.named_gradients())
         return float(loss)
 

@@ -1,7 +1,7 @@
 """Writes ``litert.tflite``: the adaptor step as a ``train`` signature with its parameters and velocities in resource variables.
 
-TensorFlow Lite has no ``Erf``, so the backward pass is written by hand: the derivative of GELU is ``Phi(a) + a phi(a)`` with ``Phi(a) = gelu(a) / a``.
-Runs with TensorFlow; what it writes runs without.
+TensorFlow Lite has no ``Erf``, so the backward pass is written by hand: the derivative of GELU is ``Phi(a) + a phi(a)`` with
+``Phi(a) = gelu(a) / a``. Runs with TensorFlow; what it writes runs without.
 """
 
 from __future__ import annotations

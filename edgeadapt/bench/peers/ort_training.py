@@ -1,6 +1,7 @@
-"""The adaptor step in onnxruntime-training: ``momentum`` (its gradient graph and an update in ONNX) or ``plain`` (its training API, SGD without).
+"""The adaptor step in onnxruntime-training: ``momentum`` or ``plain``.
 
-``plain`` is another step: it moves three arrays where momentum moves five. It is compared with torch without momentum.
+``momentum`` is its gradient graph with an update in ONNX, ``plain`` its training API with SGD without momentum. ``plain`` is another
+step: it moves three arrays where momentum moves five. It is compared with torch without momentum.
 """
 
 from __future__ import annotations
@@ -27,17 +28,20 @@ class Momentum:
     def __init__(self, material: Material) -> None:
         self.facts: dict[str, Any] = {"onnxruntime": onnxruntime.__version__}
         self.material = material
-        self.session = onnxruntime.InferenceSession(str(material.folder / "ort_momentum.onnx"), options(), providers=["CPUExecutionProvider"])
-        self.inputs = [{name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in material.at(index).items()} for index in range(material.count)]
+        self.session = onnxruntime.InferenceSession(
+            str(material.folder / "ort_momentum.onnx"), options(), providers=["CPUExecutionProvider"]
+        )
+        self.inputs = [
+            {name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in material.at(index).items()}
+            for index in range(material.count)
+        ]
         velocity = {f"velocity.{name}": np.zeros_like(value) for name, value in material.start.items()}
         self.start = {**material.start, **velocity}
         self.loss = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((), np.float32))
         self.reset()
 
     def reset(self) -> None:
-        self.sets = [
-            {name: onnxruntime.OrtValue.ortvalue_from_numpy(value.copy()) for name, value in self.start.items()} for _ in range(2)
-        ]
+        self.sets = [{name: onnxruntime.OrtValue.ortvalue_from_numpy(value.copy()) for name, value in self.start.items()} for _ in range(2)]
         self.bindings = []
         for old, new in (self.sets, self.sets[::-1]):
             binding = self.session.io_binding()

@@ -1,8 +1,8 @@
 """Writes what ``ort_training.py`` loads: the artifacts of onnxruntime-training, and its gradient graph with a momentum update behind it.
 
-onnxruntime-training has no momentum: its ``SGDOptimizerV2`` takes a rate, parameters and gradients. So two things are built. The *artifacts* are
-the step that its training API takes. The *momentum graph* is the graph that its gradient builder makes, with ``v <- beta v + g; p <- p - lr v``
-added in plain ONNX, for its ordinary inference session.
+onnxruntime-training has no momentum: its ``SGDOptimizerV2`` takes a rate, parameters and gradients. So two things are built. The
+*artifacts* are the step that its training API takes. The *momentum graph* is the graph that its gradient builder makes, with
+``v <- beta v + g; p <- p - lr v`` added in plain ONNX, for its ordinary inference session.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def with_momentum(model: onnx.ModelProto, names: list[str], rate: float, beta: f
     del graph.output[:]
     graph.output.extend(kept)
     shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in graph.input}
-    graph.initializer.extend([helper.make_tensor("momentum.beta", FLOAT, [], [beta]), helper.make_tensor("momentum.rate", FLOAT, [], [rate])])
+    graph.initializer.extend(
+        [helper.make_tensor("momentum.beta", FLOAT, [], [beta]), helper.make_tensor("momentum.rate", FLOAT, [], [rate])]
+    )
     for name in names:
         velocity = f"velocity.{name}"
         graph.node.extend(
@@ -77,7 +79,9 @@ def main(folder: Path) -> None:
     with np.load(folder / "inputs.npz") as given:
         batch = given["x"].shape[1]
     model = forward(start, batch, settings["eps"])
-    gradient = with_momentum(onnx.ModelProto.FromString(model.SerializeToString()), list(start), settings["learning_rate"], settings["beta"])
+    gradient = with_momentum(
+        onnx.ModelProto.FromString(model.SerializeToString()), list(start), settings["learning_rate"], settings["beta"]
+    )
     (folder / "ort_momentum.onnx").write_bytes(gradient.SerializeToString())
     artifacts.generate_artifacts(
         model, requires_grad=list(start), optimizer=artifacts.OptimType.SGD, artifact_directory=str(folder), prefix="ort_"

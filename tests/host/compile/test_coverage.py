@@ -8,14 +8,18 @@ import onnx
 import pytest
 from gallery import GALLERY, Entry
 
+from edgeadapt.host.compile import CompiledGraph
+
 HEAD_SECONDS = 3.0
 ENTRIES = [pytest.param(entry, id=entry.name, marks=() if entry.is_quick else pytest.mark.slow) for entry in GALLERY]
-HEADS = [pytest.param(entry, id=entry.name) for entry in GALLERY if entry.name in ("bottleneck, Adam", "low rank, SGD")]
+HEADS = ("mlp", "scale and shift", "bottleneck", "low rank")
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_it_computes_what_torch_computes(entry: Entry) -> None:
-    graph = entry.compile()
+    graph, seconds = timed(entry)
+    if entry.name.startswith(HEADS):
+        assert seconds <= HEAD_SECONDS or timed(entry)[1] <= HEAD_SECONDS
     parity = graph.parity
     assert parity.cases >= 8
     assert parity.median_error <= parity.tolerance / 10
@@ -24,22 +28,15 @@ def test_it_computes_what_torch_computes(entry: Entry) -> None:
     assert len(onnx.load_from_string(graph.model).graph.node) == graph.nodes > 0
 
 
+def timed(entry: Entry) -> tuple[CompiledGraph, float]:
+    """The graph, and seconds of the process, which has one thread: what others do on the machine does not count."""
+    start = time.process_time()
+    return entry.compile(), time.process_time() - start
+
+
 def read_only(entry: Entry) -> set[str]:
     """Tensors of a step that are state of another one."""
     return {"ridge.gram", "ridge.moment"} if entry.name in ("ridge, Newton-Schulz", "ridge, conjugate gradients") else set()
-
-
-@pytest.mark.parametrize("entry", HEADS)
-def test_a_head_compiles_in_three_seconds(entry: Entry) -> None:
-    """Seconds of the process, which has one thread: what others do on the machine does not count."""
-    seconds = []
-    for _ in range(2):
-        start = time.process_time()
-        entry.compile()
-        seconds.append(time.process_time() - start)
-        if seconds[-1] <= HEAD_SECONDS:
-            break
-    assert min(seconds) <= HEAD_SECONDS
 
 
 def test_names_are_unique() -> None:

@@ -34,12 +34,13 @@ def test_an_encoder_computes_what_torch_computes(name):
     assert [port.shape[0] for port in (*graph.ports, *graph.outputs)] == [None, None]
 
 
+@pytest.mark.slow
 def test_a_step_through_every_layer_of_the_demo_network():
     entry = every_layer_of_the_demo_network()
     graph, seconds = timed(entry.compile)
     assert seconds <= STEP_SECONDS
     assert set(graph.writes) == set(entry.tensors) - set(entry.frozen)
-    assert graph.parity.median_error <= 1e-5
+    assert graph.parity.median_error <= graph.parity.tolerance / 2
 
 
 @pytest.mark.slow

@@ -64,7 +64,8 @@ def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: Sizes, paddi
     grad = _extend(grad, [need[i] - grad.shape[2 + i] for i in axes])
     grad = _cut(grad, outside, [need[i] - 2 * outside[i] for i in axes])
     co, ci = weight.shape[0] // groups, weight.shape[1]
-    flipped = weight.flip([2 + i for i in axes]).reshape(groups, co, ci, *kernel).transpose(1, 2).reshape(groups * ci, co, *kernel)
+    turned = [2 + i for i in axes if kernel[i] > 1]  # flipping an axis of size 1 changes nothing, and folding it costs a copy of the weights
+    flipped = (weight.flip(turned) if turned else weight).reshape(groups, co, ci, *kernel).transpose(1, 2).reshape(groups * ci, co, *kernel)
     pads = [max(reach[i] - padding[i], 0) for i in axes]
     ones, zeros = [1 for _ in axes], [0 for _ in axes]
     return aten.convolution.default(grad, flipped.contiguous(), None, ones, pads, list(dilation), False, zeros, groups)
