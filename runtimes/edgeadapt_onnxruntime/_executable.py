@@ -36,8 +36,7 @@ class _Plan:
 
     is_settled: bool
     outputs: list[tuple[str, tuple[int, ...], np.dtype[Any]]] = field(default_factory=list)
-    writes: tuple[str, ...] = ()
-    layouts: list[Layout] = field(default_factory=list)
+    writes: list[tuple[str, Layout]] = field(default_factory=list)
 
 
 class OnnxExecutable:
@@ -124,14 +123,16 @@ class OnnxExecutable:
         for name, shape, dtype in plan.outputs:
             results[name] = array = np.empty(shape, dtype)
             fetch(wrap(array, CPU))
-        buffers = self._pool.take_all(plan.layouts)
-        for buffer in buffers:
+        take = self._pool.take
+        written = {}
+        for name, layout in plan.writes:
+            written[name] = buffer = take(layout)
             fetch(buffer.value)
         try:
             self._run(self._options, self._feed_names, feeds, self._fetch_names, fetches, self._devices)
         except Exception as error:
             self._refuse(tensors, error)
-        return results, Tensors(dict(zip(plan.writes, buffers, strict=True)))
+        return results, Tensors(written)
 
     def _run_unplanned(self, feeds: Any, tensors: Tensors) -> tuple[dict[str, NDArray[Any]], Tensors]:
         """A graph whose output shapes do not follow from its ports: ONNX Runtime allocates, and one copy is made."""
@@ -197,8 +198,7 @@ class OnnxExecutable:
         return _Plan(
             True,
             [(port.name, fixed[port.name], np.dtype(port.dtype)) for port in self._signature.outputs],
-            tuple(port.name for port in self._signature.writes),
-            [self._pool.layout(np.dtype(port.dtype), fixed[port.name + NEXT]) for port in self._signature.writes],
+            [(port.name, self._pool.layout(np.dtype(port.dtype), fixed[port.name + NEXT])) for port in self._signature.writes],
         )
 
     def _refuse(self, tensors: Tensors, error: Exception | None = None) -> NoReturn:

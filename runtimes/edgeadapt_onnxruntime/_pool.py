@@ -2,12 +2,14 @@
 
 The pool holds raw ``OrtValue`` objects, by (dtype, shape). A ``PooledBuffer`` is the one owner of such a value;
 ``Tensors`` and running calls hold buffers, so a value can be handed out again only when nobody can read it any more.
+
+Taking an idle value and putting one back are one operation on a list, which is atomic, so neither takes a lock: a step takes and
+returns every tensor it writes, and a finaliser may run at any point, in any thread, even inside ``take``. Only an allocation does.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,73 +20,65 @@ CPU = ort.OrtDevice(ort.OrtDevice.cpu(), ort.OrtDevice.default_memory(), 0)
 
 
 class Layout:
-    """One (dtype, shape), and the idle values that have it."""
+    """One (dtype, shape), the idle values that have it, and how many of them are kept."""
 
-    __slots__ = ("dtype", "idle", "nbytes", "shape")
+    __slots__ = ("dtype", "idle", "keep", "nbytes", "shape")
 
-    def __init__(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    def __init__(self, dtype: np.dtype[Any], shape: tuple[int, ...], idle_limit: int) -> None:
         self.dtype = dtype
         self.shape = shape
         self.nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         self.idle: list[Any] = []
+        self.keep = idle_limit // max(self.nbytes, 1)
 
 
 class Pool:
-    """Idle values, at most ``idle_limit`` bytes of them; what exceeds it is freed."""
+    """Idle values: of each layout at most ``idle_limit`` bytes, and at most so many in all after an allocation; the others are freed."""
 
     def __init__(self, idle_limit: int) -> None:
         self.idle_limit = idle_limit
-        self.idle_bytes = 0
         self.allocation_count = 0
         self._layouts: dict[tuple[np.dtype[Any], tuple[int, ...]], Layout] = {}
         self._lock = threading.Lock()
+
+    @property
+    def idle_bytes(self) -> int:
+        """Bytes kept for reuse."""
+        return sum(len(layout.idle) * layout.nbytes for layout in list(self._layouts.values()))
 
     def layout(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Layout:
         """The one layout object of this dtype and shape."""
         with self._lock:
             if len(self._layouts) > 1024:  # shapes that come and go must not pile up
                 self._layouts = {key: kept for key, kept in self._layouts.items() if kept.idle}
-            return self._layouts.setdefault((dtype, shape), Layout(dtype, shape))
+            return self._layouts.setdefault((dtype, shape), Layout(dtype, shape, self.idle_limit))
 
     def take(self, layout: Layout) -> PooledBuffer:
         """A buffer that nobody else holds; its content is undefined."""
-        value = None
-        with self._lock:
-            if layout.idle:
-                value = layout.idle.pop()
-                self.idle_bytes -= layout.nbytes
-            else:
-                self.allocation_count += 1
-        if value is None:
-            value = ort.OrtValue.ortvalue_from_shape_and_type(list(layout.shape), layout.dtype, CPU)
-        return PooledBuffer(value, layout, self)
+        try:
+            return PooledBuffer(layout.idle.pop(), layout)
+        except IndexError:
+            return PooledBuffer(self._allocate(layout), layout)
 
-    def take_all(self, layouts: Sequence[Layout]) -> list[PooledBuffer]:
-        """One buffer of each layout, as :meth:`take`, for the price of one lock."""
-        buffers: list[Any] = []
-        fresh = []
+    def _allocate(self, layout: Layout) -> Any:
         with self._lock:
-            for layout in layouts:
-                if layout.idle:
-                    buffers.append(PooledBuffer(layout.idle.pop(), layout, self))
-                    self.idle_bytes -= layout.nbytes
-                else:
-                    fresh.append((len(buffers), layout))
-                    buffers.append(None)
-        for place, layout in fresh:
-            buffers[place] = self.take(layout)
-        return buffers
+            self.allocation_count += 1
+            excess = self.idle_bytes - self.idle_limit
+            for kept in sorted(self._layouts.values(), key=lambda kept: -kept.nbytes):
+                while excess > 0 and kept.idle:
+                    kept.idle.pop()
+                    excess -= kept.nbytes
+        return ort.OrtValue.ortvalue_from_shape_and_type(list(layout.shape), layout.dtype, CPU)
 
 
 class PooledBuffer:
     """An immutable block of host memory; see ``edgeadapt.runtime.Buffer``."""
 
-    __slots__ = ("_layout", "_pool", "value")
+    __slots__ = ("_layout", "value")
 
-    def __init__(self, value: Any, layout: Layout, pool: Pool) -> None:
+    def __init__(self, value: Any, layout: Layout) -> None:
         self.value = value
         self._layout = layout
-        self._pool = pool
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -103,15 +97,9 @@ class PooledBuffer:
         return np.array(self.value.numpy(), dtype=self._layout.dtype, copy=True)
 
     def __del__(self) -> None:
-        """Runs at any point, in any thread, even inside ``take``. It must not wait, so when the lock is held the value is freed."""
-        pool = self._pool
-        if pool._lock.acquire(False):
-            layout = self._layout
-            idle_bytes = pool.idle_bytes + layout.nbytes
-            if idle_bytes <= pool.idle_limit:
-                layout.idle.append(self.value)
-                pool.idle_bytes = idle_bytes
-            pool._lock.release()
+        layout = self._layout
+        if len(layout.idle) < layout.keep:
+            layout.idle.append(self.value)
 
     def __repr__(self) -> str:
         return f"PooledBuffer({self.dtype}{list(self.shape)})"

@@ -67,7 +67,6 @@ def test_the_race_does_tear_predictions_when_buffers_are_reused_too_early(monkey
     def take_one_that_others_may_take(pool: Pool, layout: Layout) -> PooledBuffer:
         buffer = take(pool, layout)
         layout.idle.insert(0, buffer.value)
-        pool.idle_bytes += layout.nbytes
         del layout.idle[:-3]
         return buffer
 
@@ -106,13 +105,22 @@ def test_the_pool_frees_what_exceeds_its_limit() -> None:
     assert pool.idle_bytes == 0 and pool.allocation_count == 5
 
 
+def test_idle_layouts_make_room_for_a_new_one() -> None:
+    pool = Pool(idle_limit=1000)
+    held = [pool.take(pool.layout(np.dtype(np.float32), (size,))) for size in (200, 100, 50)]
+    held.clear()
+    assert pool.idle_bytes == 1400
+    kept = pool.take(pool.layout(np.dtype(np.float32), (7,)))
+    assert pool.idle_bytes == 600 and kept.nbytes == 28
+
+
 def test_a_finaliser_that_runs_inside_the_pool_does_not_wait() -> None:
     pool = Pool(idle_limit=1000)
     buffer = pool.take(pool.layout(np.dtype(np.float32), (4,)))
     with pool._lock:
         del buffer
         gc.collect()
-    assert pool.idle_bytes == 0
+    assert pool.idle_bytes == 16
 
 
 def test_a_small_result_does_not_keep_a_large_sibling_alive() -> None:

@@ -37,12 +37,12 @@ def hardsigmoid_backward(grad: Tensor, x: Tensor) -> Tensor:
 
 
 def gelu_backward(grad: Tensor, x: Tensor, approximate: str = "none") -> Tensor:
-    """``Phi(x) + x phi(x)``, written so that it shares ``1 + erf(x / sqrt 2)`` with the forward pass."""
+    """``Phi(x) + x phi(x)``, written so that it shares ``1 + erf(x / sqrt 2)`` with the forward pass; the density's factor is in its exponent."""
     if approximate != "none":
         return _GENERAL[aten.gelu_backward.default](grad, x, approximate=approximate)  # type: ignore[no-any-return]
     scaled = x / math.sqrt(2)
     cumulative = 0.5 * (torch.erf(scaled) + 1)
-    density = torch.exp(-(scaled * scaled)) * (1 / math.sqrt(2 * math.pi))
+    density = torch.exp(-0.5 * math.log(2 * math.pi) - scaled * scaled)
     return grad * (cumulative + x * density)
 
 
