@@ -9,7 +9,6 @@ from __future__ import annotations
 import builtins
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any, BinaryIO
 import msgspec
 from numpy.typing import NDArray
 
+from edgeadapt._durable import replace_file
 from edgeadapt.bundle import _container as container
 from edgeadapt.bundle import _weights as weight_files
 from edgeadapt.bundle import signing
@@ -120,7 +120,7 @@ def write_bundle(
             contents[SIGNATURE] = signing.encode_signature(signing.sign(contents[MANIFEST], private_key))
         archive = container.pack((name, contents[name]) for name in sorted(contents, key=container.member_order))
         bundle = _open(BytesIO(archive), len(archive), path, (), False)
-        _replace(path, archive)
+        replace_file(path, archive)
     return bundle
 
 
@@ -217,26 +217,6 @@ def _card(data: bytes) -> dict[str, Any]:
         return msgspec.json.decode(data, type=dict[str, Any])
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{CARD}: {error}") from None
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write next to ``path``, make it durable, then rename: a crash leaves the old file or the new one."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with open(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 @contextmanager

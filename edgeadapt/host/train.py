@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from edgeadapt._durable import replace_file
 from edgeadapt.errors import EdgeadaptError, InputError, StateError
 from edgeadapt.host.datasets import ImageData
 from edgeadapt.host.networks import Augment, Normalised, augmented, channel_moments, require_classifier, to_nchw
@@ -257,16 +257,8 @@ def _save(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, setti
             tensors[f"momentum.{name}"] = buffer.clone().contiguous()
     tensors["random_state"] = torch.get_rng_state()
     metadata = {"settings": json.dumps(asdict(settings)), "history": json.dumps([asdict(record) for record in history])}
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(save(tensors, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)  # without it a power cut may undo the rename
-        os.close(folder)
+        replace_file(path, save(tensors, metadata))
     except OSError as error:
         raise StateError(f"{path}: the checkpoint cannot be written: {error}") from error
 

@@ -136,6 +136,8 @@ def _attributes(node: NodeProto, read: set[str]) -> Iterator[str]:
         yield "MaxPool with indices is refused (max-pool gradient); use reshape or strided slices and amax"
     if kind == "BatchNormalization" and (attributes.get("training_mode", 0) or extra):
         yield "BatchNormalization in training mode is refused; write mean, variance and x * s + t"
+    if kind == "AveragePool" and attributes.get("ceil_mode", 0) and attributes.get("count_include_pad", 0):
+        yield "AveragePool with ceil_mode that counts padding is wrong at the border in ONNX Runtime 1.23; pad the input and leave ceil_mode off"
     if kind == "Resize" and attributes.get("antialias", 0):
         yield "Resize with antialias is refused"
     if kind == "ConvTranspose" and all(any(step != 1 for step in attributes.get(key, ())) for key in ("strides", "dilations")):

@@ -215,6 +215,7 @@ FORWARDS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "_native_batch_norm_legit.no_stats": (
         aten._native_batch_norm_legit.no_stats, (values(1, 4, 3, 2) + 9, values(2, 3), values(3, 3), True, 0.1, 1e-5)
     ),
+    "avg_pool2d": (aten.avg_pool2d, (values(1, 2, 2, 6, 5), [3, 2], [2, 2], [0, 0], True, True)),
     "_adaptive_avg_pool2d": (aten._adaptive_avg_pool2d, (values(1, 2, 2, 7, 6), [3, 4])),
     "adaptive_max_pool2d": (aten.adaptive_max_pool2d, (values(1, 2, 2, 6, 4), [3, 2])),
     "_scaled_dot_product_flash_attention_for_cpu": (aten._scaled_dot_product_flash_attention_for_cpu, (*QKV, 0.0, True)),

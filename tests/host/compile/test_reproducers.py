@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -202,6 +203,20 @@ def test_a_free_batch_is_free_or_the_graph_is_refused() -> None:
         np.testing.assert_allclose(run(graph, {"x": x})["out"], want.grad.numpy(), atol=1e-6)  # type: ignore[union-attr]
     with pytest.raises(CompileError, match="batch"):
         compiled(lambda x: x.reshape(8, 2, 3).sum(1))
+
+
+def pool_border(**options: Any) -> Callable[[Tensor], Tensor]:
+    return lambda x: F.avg_pool2d(x.reshape(-1, 1, 2, 3), (2, 2), ceil_mode=True, **options)
+
+
+def test_average_pooling_in_ceil_mode_counts_nothing_at_the_border() -> None:
+    """ONNX Runtime 1.23 divides the last window by the whole kernel: with values of 1 it gives 0.5."""
+    graph = compiled(pool_border())
+    pools = [node for node in onnx.load_from_string(graph.model).graph.node if node.op_type == "AveragePool"]
+    assert all({a.name: a.i for a in node.attribute}.get("count_include_pad", 0) == 0 for node in pools)
+    assert run(graph, {"x": torch.ones(2, 6)})["out"].tolist() == [[[[1.0, 1.0]]]] * 2
+    with pytest.raises(CompileError, match="AveragePool with ceil_mode"):
+        compiled(pool_border(padding=(1, 1)))
 
 
 def image(x: Tensor) -> Tensor:

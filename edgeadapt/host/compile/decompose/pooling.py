@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,16 @@ def _spread_in_tiles(grad: Tensor, x: Tensor, kernel: Sizes) -> Tensor:
     first = hit * (hit.cumsum(3) == 1).to(grad.dtype)
     spread = first * grad.reshape(-1, rows, columns, 1)
     return spread.reshape(-1, rows, columns, *kernel).permute(0, 1, 3, 2, 4).reshape(x.shape)
+
+
+def avg_pool2d(
+    x: Tensor, kernel: Sizes, stride: Sizes = (), padding: Sizes = (0,), ceil_mode: bool = False, count_include_pad: bool = True,
+    divisor: int | None = None,
+) -> Any:  # fmt: skip
+    """Without padding there is none to count; ONNX Runtime 1.23 counts what ``ceil_mode`` adds unless it is told not to count."""
+    if ceil_mode and count_include_pad and divisor is None and not any(padding):
+        return aten.avg_pool2d.default(x, kernel, stride, padding, True, False)
+    return NotImplemented
 
 
 def avg_pool2d_backward(
@@ -168,6 +179,7 @@ def _pairs(*given: Sizes) -> list[list[int]]:
 
 
 __all__ = [
-    "_adaptive_avg_pool2d", "_adaptive_avg_pool2d_backward", "adaptive_max_pool2d", "adaptive_max_pool2d_backward", "avg_pool2d_backward",
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool2d_backward", "adaptive_max_pool2d", "adaptive_max_pool2d_backward", "avg_pool2d",
+    "avg_pool2d_backward",
     "max_pool2d_with_indices_backward",
 ]  # fmt: skip
