@@ -37,7 +37,7 @@ _EXACT = {"clone", "_to_copy", "where", "cat", "stack", "index", "index_select",
 _PARTS = get_decompositions([getattr(torch.ops.aten, name) for name in (
     "native_layer_norm", "native_layer_norm_backward", "native_group_norm", "native_group_norm_backward", "native_batch_norm",
     "native_batch_norm_backward", "_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data", "silu",
-    "silu_backward", "gelu", "gelu_backward")])  # fmt: skip
+    "silu_backward", "gelu", "gelu_backward", "mish", "mish_backward")])  # fmt: skip
 _BOUNDED = {"sigmoid", "tanh", "erf"}  # ONNX Runtime's are right to 1e-7 of 1, not of a value in the tail
 
 
