@@ -155,13 +155,24 @@ class OnnxExecutable:
         if value is None:
             raise InputError(f"graph {self._name!r}: port {name!r} is missing; it takes {self._wanted(name)}")
         if isinstance(value, (bool, int, float)):
-            return np.asarray(value, dtype)
+            return self._admit_number(name, dtype, value)
         if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
             with contextlib.suppress(BufferError, RuntimeError, TypeError):  # not on the host: let asarray say it
                 value = np.from_dlpack(value)
         array = np.asarray(value, order="C")
         if array.dtype != dtype:
             raise InputError(f"graph {self._name!r}: port {name!r} takes {self._wanted(name)}, got {array.dtype}{list(array.shape)}")
+        return array
+
+    def _admit_number(self, name: str, dtype: np.dtype[Any], value: float) -> NDArray[Any]:
+        """A Python number that the dtype can hold; floats are rounded, integers must be exact."""
+        try:
+            array = np.asarray(value, dtype)
+            fits = dtype.kind == "f" or array == value
+        except (ValueError, OverflowError):
+            fits = False
+        if not fits:
+            raise InputError(f"graph {self._name!r}: port {name!r} takes {self._wanted(name)}, got {value!r}")
         return array
 
     def _plan(self, shapes: Shapes, ports: Mapping[str, ArrayLike]) -> _Plan:

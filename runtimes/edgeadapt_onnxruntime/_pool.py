@@ -9,6 +9,7 @@ returns every tensor it writes, and a finaliser may run at any point, in any thr
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
@@ -65,9 +66,10 @@ class Pool:
             self.allocation_count += 1
             excess = self.idle_bytes - self.idle_limit
             for kept in sorted(self._layouts.values(), key=lambda kept: -kept.nbytes):
-                while excess > 0 and kept.idle:
-                    kept.idle.pop()
-                    excess -= kept.nbytes
+                with contextlib.suppress(IndexError):  # empty, perhaps because others take meanwhile
+                    while excess > 0:
+                        kept.idle.pop()
+                        excess -= kept.nbytes
         return ort.OrtValue.ortvalue_from_shape_and_type(list(layout.shape), layout.dtype, CPU)
 
 

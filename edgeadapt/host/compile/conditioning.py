@@ -38,6 +38,7 @@ _PARTS = get_decompositions([getattr(torch.ops.aten, name) for name in (
     "native_layer_norm", "native_layer_norm_backward", "native_group_norm", "native_group_norm_backward", "native_batch_norm",
     "native_batch_norm_backward", "_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data", "silu",
     "silu_backward", "gelu", "gelu_backward", "mish", "mish_backward")])  # fmt: skip
+_REDUCED = {torch.ops.aten.var.correction: False, torch.ops.aten.std.correction: True}
 _BOUNDED = {"sigmoid", "tanh", "erf"}  # ONNX Runtime's are right to 1e-7 of 1, not of a value in the tail
 
 
@@ -120,6 +121,10 @@ class _Arithmetic(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.is_double:
             args, kwargs = tree_map(_lift, (args, kwargs or {}))
+        if self.noise is not None and func in _REDUCED:
+            with self:
+                variance = _variance(*args, **(kwargs or {}))
+                return variance.sqrt() if _REDUCED[func] else variance
         if self.noise is not None and func in _PARTS:
             with self:
                 return _PARTS[func](*args, **(kwargs or {}))
@@ -135,6 +140,14 @@ class _Arithmetic(TorchDispatchMode):
             return value
         noise = torch.empty_like(value).uniform_(-NOISE, NOISE, generator=self.noise)
         return noise.add_(value) if is_bounded else noise.add_(1).mul_(value)
+
+
+def _variance(x: Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:
+    """Torch computes it in one kernel and has no decomposition of it; of equal numbers that kernel gives exactly 0."""
+    axes = list(range(x.dim())) if dim is None else list(dim)
+    centred = x - x.mean(axes, keepdim=True)
+    summed = (centred * centred).sum(axes, keepdim=keepdim)
+    return summed / (x.numel() // max(summed.numel(), 1) - (1 if correction is None else correction))
 
 
 def _is_exact(func: Any, args: Any) -> bool:

@@ -21,6 +21,7 @@ from edgeadapt.errors import CompileError
 from edgeadapt.host.compile.cases import Case, MakePorts, draw
 from edgeadapt.host.compile.conditioning import Conditioning, in_float64
 from edgeadapt.host.compile.emit import Emitted
+from edgeadapt.host.compile.packed import Sizes, apart, packed_vectors
 from edgeadapt.host.compile.session import VERSION, Session
 from edgeadapt.host.compile.trace import Step
 from edgeadapt.runtime import NEXT
@@ -63,22 +64,23 @@ def check_parity(
         CompileError: names the output, the case, the error and the optimiser setting.
     """
     findings: list[Finding] = []
+    vectors = packed_vectors(graph.model, tensors)
     moved = dict(tensors)
     if graph.writes:  # velocities and moments of an example are often 0, which hides how a step reads them
         steps = [draw(make_ports, 50 + step, batch) for step in range(MOVED_STEPS)]
         moved |= {key.removesuffix(NEXT): value for key, value in _follow(partial(run_torch, fn), steps, tensors).items()}
     for case in cases:
         start = case.state(moved if case.has_moved else tensors, graph.reads)
-        want = _want(name, fn, case, start)
+        want = apart(_want(name, fn, case, start), vectors)
         if case.label == "the traced input":
             _require_finite(name, want)
-        conditioning = Conditioning(want, partial(run_torch, fn, case.ports, start))
+        conditioning = Conditioning(want, partial(_run_apart, fn, case.ports, start, vectors))
         for optimised, session in enumerate(sessions):
-            got = session(case.ports, start)
-            error, where = _compare(name, want, got, start, f"{case.label}, ONNX Runtime optimiser {'on' if optimised else 'off'}", case.has_ties)
+            got = apart(session(case.ports, start), vectors)
+            error, where = _compare(name, want, got, apart(start, vectors), f"{case.label}, ONNX Runtime optimiser {'on' if optimised else 'off'}", case.has_ties)
             findings.append(Finding(error, where, partial(conditioning.explains, got)))
     if graph.writes:
-        findings.append(_chain(name, fn, tensors, sessions[-1], make_ports, batch))
+        findings.append(_chain(name, fn, tensors, sessions[-1], make_ports, batch, vectors))
     failing = sorted((f for f in findings if f.error > tolerance), key=lambda f: -f.error)
     if wrong := next((f for f in failing if not f.is_excused()), None):
         raise CompileError(
@@ -141,13 +143,21 @@ def _error(key: str, want: Tensor, got: Tensor, old: Mapping[str, Tensor], has_t
     return excess / change
 
 
-def _chain(name: str, fn: Step, tensors: Mapping[str, Tensor], session: Session, make_ports: MakePorts, batch: int) -> Finding:
+def _run_apart(fn: Step, ports: Mapping[str, Tensor], tensors: Mapping[str, Tensor], vectors: Sizes) -> dict[str, Tensor]:
+    return apart(run_torch(fn, ports, tensors), vectors)
+
+
+def _chain(
+    name: str, fn: Step, tensors: Mapping[str, Tensor], session: Session, make_ports: MakePorts, batch: int, vectors: Sizes
+) -> Finding:
     """Torch and ONNX Runtime each feed back their own state; the error is a share of the change since the start."""
     steps = [draw(make_ports, 100 + step, batch) for step in range(CHAIN_STEPS)]
 
-    evaluate = partial(_follow, partial(run_torch, fn), steps, tensors)
-    want, got = evaluate(), _follow(session, steps, tensors)
-    error, where = _compare(name, want, got, tensors, f"a chain of {CHAIN_STEPS} steps")
+    def evaluate() -> dict[str, Tensor]:
+        return apart(_follow(partial(run_torch, fn), steps, tensors), vectors)
+
+    want, got = evaluate(), apart(_follow(session, steps, tensors), vectors)
+    error, where = _compare(name, want, got, apart(tensors, vectors), f"a chain of {CHAIN_STEPS} steps")
     return Finding(error / _CHAIN_FACTOR, where, partial(Conditioning(want, evaluate).explains, got))
 
 

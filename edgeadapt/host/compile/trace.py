@@ -6,6 +6,7 @@ reading a value (``.item()``, ``if t.sum() > 0``) is refused instead of frozen.
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from edgeadapt.runtime import NEXT
 
 aten = torch.ops.aten
 _ALIASES = (torch.ops.prims.view_of.default, aten.alias.default, aten.detach.default)
+_SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)  # of an axis that is not 1 they do nothing
 _PARTS = (aten.slice.Tensor, aten.select.int, aten.diagonal.default, aten.split.Tensor, aten.unbind.int)
 _INDEXED_WRITES = (aten.index_put.default, aten._unsafe_index_put.default, aten.index_put_.default)
 _FACTORISATIONS = re.compile(r"linalg_(eig|svd|qr|lu|inv|solve|cholesky|ldl|lstsq|det|slogdet|householder)|cholesky|triangular_solve|geqrf|ormqr")
@@ -94,8 +96,9 @@ def trace(name: str, fn: Step, ports: Mapping[str, Tensor], tensors: Mapping[str
     module.graph.eliminate_dead_code()
     _separate_outputs(module)
     results = module.graph.output_node().args[0]
-    shapes = {key: _shape(value.shape) for key, value in zip(inputs, fakes, strict=True)}
-    shapes.update({key: _shape(node.meta["val"].shape) for key, node in zip(outputs, results, strict=True)})
+    batch = next((str(value.shape[0]) for key, value in zip(inputs, fakes, strict=True) if key in symbolic), None)
+    shapes = {key: _shape(name, key, value.shape, batch) for key, value in zip(inputs, fakes, strict=True)}
+    shapes |= {key: _shape(name, key, node.meta["val"].shape, batch) for key, node in zip(outputs, results, strict=True)}
     return Traced(name, module, inputs, arguments, tuple(outputs), shapes, symbolic)
 
 
@@ -106,8 +109,15 @@ def _fake(mode: FakeTensorMode, value: Tensor, symbolic: bool) -> Tensor:
     return mode.from_tensor(value, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))
 
 
-def _shape(sizes: Iterable[Any]) -> tuple[int | None, ...]:
-    return tuple(size if isinstance(size, int) else None for size in sizes)
+def _shape(name: str, key: str, sizes: Iterable[Any], batch: str | None) -> tuple[int | None, ...]:
+    """Sizes, None for the batch. A runtime allocates outputs by it, so an axis that depends on the batch otherwise has no place."""
+    found = tuple(size if isinstance(size, int) else str(size) for size in sizes)
+    if other := next((size for size in found if isinstance(size, str) and size != batch), None):
+        raise CompileError(
+            f"{name}: an axis of {key} has {other.replace(str(batch), 'batch')} elements; only the batch itself may be free. "
+            "Return what has one row for each sample, or compile with dynamic_batch=False"
+        )
+    return tuple(size if isinstance(size, int) else None for size in found)
 
 
 def _check_names(name: str, ports: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
@@ -150,10 +160,12 @@ def _refuse_writes(name: str, module: fx.GraphModule, inputs: tuple[str, ...]) -
         if node.op == "get_attr":
             owner[node] = "a tensor outside of the function"
             continue
+        if node.target is operator.getitem and node.args[0] in owner:
+            owner[node] = owner[node.args[0]]  # one of several views
         schema = getattr(node.target, "_schema", None)
         if node.op != "call_function" or schema is None:
             continue
-        for declared, given in zip(schema.arguments, node.args, strict=False):
+        for declared, given in [*zip(schema.arguments, node.args, strict=False), *((d, node.kwargs.get(d.name)) for d in schema.arguments)]:
             if not isinstance(given, fx.Node) or declared.alias_info is None:
                 continue
             is_write = declared.alias_info.is_write
@@ -180,12 +192,12 @@ def _refuse_operators(name: str, module: fx.GraphModule) -> None:
 
 def _reason(node: fx.Node) -> str | None:
     tags, value = getattr(node.target, "tags", ()), node.meta.get("val")
-    operator = str(node.target)
+    called = str(node.target)
     if torch.Tag.nondeterministic_seeded in tags:
         return "draws random numbers; a graph has none: make the noise or the mask a port, or call .eval()"
     if any(isinstance(part, Tensor) and part.is_complex() for part in (value if isinstance(value, tuple | list) else (value,))):
         return f"is complex, which engines do not know. {SPLIT_COMPLEX}"
-    if _FACTORISATIONS.search(operator):
+    if _FACTORISATIONS.search(called):
         return f"is a matrix factorisation, which engines do not have. {FACTORISATION}"
     if torch.Tag.dynamic_output_shape in tags and (node.target is not aten.index.Tensor or _has_mask(node.args[1])):
         return f"has a shape that depends on data. {MASK}"
@@ -201,9 +213,13 @@ def _has_mask(indices: Any) -> bool:
 def _drop_aliases(module: fx.GraphModule) -> None:
     """Operators that only rename a tensor have no ONNX translation and no effect."""
     for node in list(module.graph.nodes):
-        if node.op == "call_function" and node.target in _ALIASES:
+        if node.op == "call_function" and (node.target in _ALIASES or (node.target in _SQUEEZES and _keeps_shape(node))):
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
+
+
+def _keeps_shape(node: fx.Node) -> bool:
+    return node.meta["val"].dim() == node.args[0].meta["val"].dim()  # type: ignore[union-attr]
 
 
 def _separate_outputs(module: fx.GraphModule) -> None:

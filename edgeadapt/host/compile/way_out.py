@@ -34,6 +34,7 @@ _OF_ERRORS = {
     r"DataDependent|data-dependent|\.numpy\(\)|data pointer": READS_DATA,
     r"DynamicOutputShape": MASK,
     r"in-place|inplace|would mutate": VALUES,
+    r"SymbolicTensor": "A variance or deviation over a free batch has no gradient here: write the mean of squares, or use dynamic_batch=False",
 }
 _UNKNOWN = "Write the operation out with supported operators, or add it to the table in edgeadapt/host/compile/decompose"
 _GENERAL = "Keep the function pure and its shapes fixed"

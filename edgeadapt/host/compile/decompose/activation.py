@@ -1,4 +1,8 @@
-"""Activations and their gradients in few operators. A mask is a product with a cast comparison: ``Where`` is three passes in ONNX Runtime."""
+"""Activations and their gradients in few operators.
+
+A mask is a product with a cast comparison: ``Where`` takes five times as long in ONNX Runtime on large maps. They differ where the gradient
+that arrives is infinite: behind a closed gate torch has 0 and the product has no number, as in ``relu(x).sqrt()`` at ``x <= 0``.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def _scaled_dot_product_flash_attention_for_cpu(
     if dropout_p:
         raise NotImplementedError("attention with dropout: a graph draws no random numbers; use the module in eval mode")
     scores = _scores(query, key, is_causal, attn_mask, scale)
-    return torch.softmax(scores, -1) @ value, torch.logsumexp(scores, -1)
+    return _probabilities(scores, attn_mask) @ value, torch.logsumexp(scores, -1)
 
 
 def _scaled_dot_product_flash_attention_for_cpu_backward(
@@ -48,7 +48,7 @@ def _scaled_dot_product_flash_attention_for_cpu_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value; the probabilities are those of the forward pass, which the graph shares."""
     factor = _factor(query, scale)
-    probabilities = torch.softmax(_scores(query, key, is_causal, attn_mask, scale), -1)
+    probabilities = _probabilities(_scores(query, key, is_causal, attn_mask, scale), attn_mask)
     along = grad @ value.transpose(-2, -1) - (grad * out).sum(-1, keepdim=True)
     slope = probabilities * along * factor
     return slope @ key, slope.transpose(-2, -1) @ query, probabilities.transpose(-2, -1) @ grad
@@ -60,6 +60,14 @@ def _scores(query: Tensor, key: Tensor, is_causal: bool, mask: Tensor | None, sc
         before = torch.arange(key.shape[-2]) <= torch.arange(query.shape[-2]).unsqueeze(1)
         scores = torch.where(before, scores, -math.inf)
     return scores if mask is None else scores + mask
+
+
+def _probabilities(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax over the keys; 0 for a query whose mask hides every key, as torch has it."""
+    if mask is None:
+        return torch.softmax(scores, -1)
+    sees = scores.amax(-1, keepdim=True) > -math.inf
+    return torch.softmax(torch.where(sees, scores, 0.0), -1) * sees.to(scores.dtype)
 
 
 def _factor(query: Tensor, scale: float | None) -> float:

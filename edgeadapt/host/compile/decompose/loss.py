@@ -33,10 +33,8 @@ def nll_loss_backward(
     """``-grad`` at the target, 0 elsewhere, ``(B, K)``."""
     if not _is_plain(x, weight, ignore_index):
         return _GENERAL[aten.nll_loss_backward.default](grad, x, target, weight, reduction, ignore_index, total_weight)  # type: ignore[no-any-return]
-    hit = _hits(x, target).to(x.dtype)
-    if reduction == _MEAN:
-        return hit * (-grad / total_weight)
-    return hit * (-grad if reduction == _SUM else -grad.unsqueeze(1))
+    share = -grad / total_weight if reduction == _MEAN else -grad if reduction == _SUM else -grad.unsqueeze(1)
+    return torch.where(_hits(x, target), share, 0.0)  # not a product: where no row counts the share is infinite
 
 
 def _is_plain(x: Tensor, weight: Tensor | None, ignore_index: int) -> bool:

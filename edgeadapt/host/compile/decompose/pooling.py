@@ -24,8 +24,13 @@ def max_pool2d_with_indices_backward(
     Ties are common (a window of zeros behind a rectifier), so the first one is found by comparisons and not by an arg-max, whose
     choice engines are free to make. A window that holds a NaN passes nothing on.
     """
+    if x.dim() == 3:
+        return max_pool2d_with_indices_backward(
+            grad.unsqueeze(0), x.unsqueeze(0), kernel, stride, padding, dilation, ceil_mode, indices
+        ).squeeze(0)  # fmt: skip
     kernel, stride, padding, dilation = _pairs(kernel, stride or kernel, padding, dilation)
-    if kernel[0] * kernel[1] > _MOST_SLICES and kernel == stride == _equal_windows(x, list(grad.shape[2:])):
+    is_tiled = kernel == stride == _equal_windows(x, list(grad.shape[2:])) and not any(padding) and dilation == [1, 1]
+    if is_tiled and kernel[0] * kernel[1] > _MOST_SLICES:
         return _spread_in_tiles(grad, x, kernel)
     largest = aten.max_pool2d_with_indices.default(x, kernel, stride, padding, dilation, ceil_mode)[0]
     lowest = torch.finfo(x.dtype).min
@@ -52,7 +57,18 @@ def avg_pool2d(
     x: Tensor, kernel: Sizes, stride: Sizes = (), padding: Sizes = (0,), ceil_mode: bool = False, count_include_pad: bool = True,
     divisor: int | None = None,
 ) -> Any:  # fmt: skip
-    """Without padding there is none to count; ONNX Runtime 1.23 counts what ``ceil_mode`` adds unless it is told not to count."""
+    """Without padding there is none to count; ONNX Runtime 1.23 counts what ``ceil_mode`` adds unless it is told not to count.
+
+    The exporter drops the divisor, so it is multiplied in.
+
+    Raises:
+        NotImplementedError: a divisor of its own where windows differ in what they count.
+    """
+    if divisor is not None:
+        if ceil_mode or (any(padding) and not count_include_pad):
+            raise NotImplementedError("average pooling with divisor_override and ceil_mode, or padding that is not counted")
+        rows, columns = _pairs(kernel)[0]
+        return aten.avg_pool2d.default(x, kernel, stride, padding) * (rows * columns / divisor)
     if ceil_mode and count_include_pad and divisor is None and not any(padding):
         return aten.avg_pool2d.default(x, kernel, stride, padding, True, False)
     return NotImplemented
@@ -69,6 +85,10 @@ def avg_pool2d_backward(
     divisor: int | None = None,
 ) -> Tensor:
     """Gradient of average pooling: every window spreads its gradient evenly over what it averaged."""
+    if x.dim() == 3:
+        return avg_pool2d_backward(
+            grad.unsqueeze(0), x.unsqueeze(0), kernel, stride, padding, ceil_mode, count_include_pad, divisor
+        ).squeeze(0)  # fmt: skip
     kernel, stride, padding = _pairs(kernel, stride or kernel, padding)
     counts = [
         _counts(x.shape[2 + i], grad.shape[2 + i], kernel[i], stride[i], padding[i], count_include_pad) for i in (0, 1)

@@ -19,7 +19,7 @@ def use_transpose_flags(graph: ir.Graph) -> bool:
     """Take transposes of matrices into the products that read or feed them."""
     changed = False
     for node in list(graph):
-        if node.op_type == "Transpose" and is_matrix(node.inputs[0]):
+        if node.op_type == "Transpose" and _turns_matrix(node):
             changed |= _cancel(node) or _turn_product(node)
         elif node.op_type in ("MatMul", "Gemm") and all(is_matrix(value) for value in node.inputs[:2]):
             changed |= _absorb(node)
@@ -157,4 +157,9 @@ def _gemm(a: ir.Value, b: ir.Value, c: ir.Value | None, flag_a: bool, flag_b: bo
 
 def _transposed(value: ir.Value | None) -> ir.Value | None:
     node = producer(value, "Transpose")
-    return node.inputs[0] if node is not None and is_matrix(node.inputs[0]) else None
+    return node.inputs[0] if node is not None and _turns_matrix(node) else None
+
+
+def _turns_matrix(node: ir.Node) -> bool:
+    """Whether a ``Transpose`` swaps two axes, which are all it has; the order (0, 1) swaps none."""
+    return is_matrix(node.inputs[0]) and ("perm" not in node.attributes or list(node.attributes["perm"].as_ints()) == [1, 0])

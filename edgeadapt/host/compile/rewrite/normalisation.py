@@ -37,7 +37,7 @@ def fuse_layer_norm(graph: ir.Graph) -> bool:
 
 def _variance(rstd: ir.Value | None, centred: ir.Value | None) -> tuple[int, float] | None:
     """``(first normalised axis, eps)`` if ``rstd`` is one over the standard deviation of ``centred``, read only here."""
-    if centred is None or not _is_centred(centred):
+    if centred is None:
         return None
     reciprocal = producer(rstd, "Reciprocal")
     root = producer(reciprocal.inputs[0], "Sqrt") if reciprocal is not None else None
@@ -51,15 +51,16 @@ def _variance(rstd: ir.Value | None, centred: ir.Value | None) -> tuple[int, flo
             continue
         chain = (reciprocal, root, added, mean, square)
         first = _first_axis(mean)
-        if first is not None and all(is_private(part.outputs[0]) for part in chain):
+        if first is not None and first == _centred_from(centred) and all(is_private(part.outputs[0]) for part in chain):
             return first, eps
     return None
 
 
-def _is_centred(value: ir.Value) -> bool:
+def _centred_from(value: ir.Value) -> int | None:
+    """The first axis of the mean that was subtracted to give ``value``."""
     node = producer(value, "Sub")
     mean = producer(node.inputs[1], "ReduceMean") if node is not None else None
-    return node is not None and mean is not None and mean.inputs[0] is node.inputs[0]
+    return _first_axis(mean) if node is not None and mean is not None and mean.inputs[0] is node.inputs[0] else None
 
 
 def _first_axis(mean: ir.Node) -> int | None:
