@@ -166,7 +166,7 @@ def adaptors() -> list[Entry]:
     ports = labelled(WIDTH)
     found = [training(f"mlp, {name}", mlp, MLP, ports, optimiser=rule, rate=rate, is_quick=name == "AdamW")
              for name, (rule, rate) in OPTIMISERS.items()]  # fmt: skip
-    found += [training(f"scale and shift, {name}", ssf, SSF, ports, optimiser=rule, rate=rate, is_quick=name == "momentum")
+    found += [training(f"scale and shift, {name}", ssf, SSF, ports, optimiser=rule, rate=rate, is_quick=False)
               for name, (rule, rate) in OPTIMISERS.items()]  # fmt: skip
     found += [training(f"bottleneck, {name}", bottleneck, NECK, ports, optimiser=rule, rate=rate, is_quick=name == "Adam")
               for name, (rule, rate) in OPTIMISERS.items()]  # fmt: skip
@@ -213,18 +213,18 @@ def convolutions() -> list[Entry]:
         entry("convolution, stride that leaves a column", full, stride=(3, 2), is_quick=False),
         entry("convolution, depthwise and strided", single, stride=2, padding=1, groups=MAPS),
         entry("convolution, grouped", grouped, padding=(2, 0), groups=2, is_quick=False),
-        entry("convolution, dilated", full, padding=(2, 3), dilation=(2, 3)),
+        entry("convolution, dilated", full, padding=(2, 3), dilation=(2, 3), is_quick=False),
         entry("convolution, padding beyond the kernel", full, padding=(4, 1), stride=(1, 2), is_quick=False),
         entry("convolution, same padding of an even kernel", random(13, MAPS, MAPS, 4, 2, scale=0.3), padding="same", is_quick=False),
         through(
             "convolution, asymmetric padding",
             lambda t, x: torch.tanh(F.conv2d(F.pad(x, (0, 1, 0, 1)), t["inner.weight"], stride=2)),
-            weight=full,
+            weight=full, is_quick=False,
         ),
         entry("convolution, transposed", full, stride=2, padding=1, output_padding=1, transposed=True),
         entry("convolution, transposed and grouped", random(14, MAPS, 2, 3, 3, scale=0.4), stride=(1, 2), groups=2, transposed=True, is_quick=False),
         entry("convolution, transposed and dilated", full, stride=2, padding=1, dilation=2, transposed=True, rate=0.6, is_quick=False),
-        entry("convolution, one axis", random(15, MAPS, 2, 5, scale=0.3), (15,), stride=2, padding=2, groups=2),
+        entry("convolution, one axis", random(15, MAPS, 2, 5, scale=0.3), (15,), stride=2, padding=2, groups=2, is_quick=False),
         entry("convolution, one axis, dilated and depthwise", random(16, MAPS, 1, 3, scale=0.5), (15,), dilation=3, groups=MAPS, is_quick=False),
         entry("convolution, one axis, transposed", random(17, MAPS, MAPS, 4, scale=0.3), (8,), stride=2, padding=1, transposed=True, is_quick=False),
         entry("convolution, three axes", random(18, MAPS, MAPS, 2, 2, 3, scale=0.3), (4, 3, 5), stride=(1, 1, 2), padding=(0, 1, 1), is_quick=False),
@@ -310,7 +310,7 @@ POOLS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
 
 
 def poolings() -> list[Entry]:
-    quick = {"max behind a rectifier, overlapping", "average, padding not counted"}
+    quick = {"average, padding not counted"}
     return [
         through(f"pooling, {name}", lambda t, x, f=pool: torch.tanh(2 * f(torch.tanh(x))), size, rate=0.3, is_quick=name in quick)
         for name, (pool, size) in POOLS.items()

@@ -226,7 +226,7 @@ def test_weighted_batch_statistics_hold_for_large_means():
 
 @pytest.mark.parametrize("dynamic_batch", [True, False])
 @pytest.mark.parametrize(
-    ("groups", "stride", "padding", "dilation"), [(1, 1, 1, 1), (1, 2, 1, 1), (4, 2, 1, 1), (2, 1, 0, 1), (1, 1, 2, 2)]
+    ("groups", "stride", "padding", "dilation"), [(4, 2, 1, 1), (1, 1, 2, 2)]
 )
 def test_convolution_gradients(groups, stride, padding, dilation, dynamic_batch):
     def value(x, weight, bias):
