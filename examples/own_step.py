@@ -8,13 +8,13 @@ import numpy as np
 
 def host():
     import torch
-    from torch.nn import GELU, Linear, Sequential, functional
+    from torch import nn
 
     from edgeadapt.host import gradient_step
     from edgeadapt.host.compile import compile_step
 
     def focal(logits, ports):  # Lin et al., ICCV 2017: what is right already counts for little
-        each = functional.cross_entropy(logits, ports["y"], reduction="none")
+        each = nn.functional.cross_entropy(logits, ports["y"], reduction="none")
         return (1 - torch.exp(-each)) ** 2 * each
 
     class RMSProp:  # s <- 0.9 s + 0.1 g^2;  p <- p - rate g / (sqrt(s) + eps)
@@ -29,7 +29,8 @@ def host():
         ports = {"x": torch.randn(batch, 16, generator=generator), "y": torch.randint(0, 4, (batch,), generator=generator)}
         return {**ports, "sample_weight": torch.ones(batch), "learning_rate": torch.tensor(0.01)}
 
-    step = gradient_step(Sequential(Linear(16, 32), GELU(), Linear(32, 4)), focal, RMSProp())
+    torch.manual_seed(0)
+    step = gradient_step(nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 4)), focal, RMSProp())
     graph = compile_step("own_step", step.fn, example, step.tensors, frozen=step.frozen)
     print(f"{graph.nodes} nodes, {graph.parity.cases} cases: off by {graph.parity.worst_error:.0e} of a step at most; saved {graph.save('.')}")
 

@@ -28,7 +28,7 @@ def percentages(lines: list[str]) -> list[float]:
     return [float(found.group(1)) for line in lines if (found := re.search(r"([\d.]+)% right", line))]
 
 
-@pytest.mark.parametrize(("name", "lines"), [("embed.py", 30), ("images.py", 30), ("sensor.py", 30), ("own_step.py", 55)])
+@pytest.mark.parametrize(("name", "lines"), [("embed.py", 30), ("images.py", 30), ("sensor.py", 30), ("own_step.py", 56)])
 def test_an_example_fits_on_a_screen(name: str, lines: int) -> None:
     assert len((EXAMPLES / name).read_text().splitlines()) <= lines
 
