@@ -32,7 +32,7 @@ def host():
     torch.manual_seed(0)
     step = gradient_step(nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 4)), focal, RMSProp())
     graph = compile_step("own_step", step.fn, example, step.tensors, frozen=step.frozen)
-    print(f"{graph.nodes} nodes, {graph.parity.cases} cases: off by {graph.parity.worst_error:.0e} of a step at most; saved {graph.save('.')}")
+    print(f"{graph.nodes} nodes, {graph.parity.cases} cases: off by {graph.parity.worst_error:.0e} of a step at most; saved {graph.save('.')}", flush=True)
 
 
 def device():
