@@ -38,8 +38,9 @@ from edgeadapt.host.compile.session import VERSION, open_session
 from edgeadapt.host.encoding import TAP_LIMIT, NormLayer, example_input, to_images
 
 TOLERANCE = 1e-4
-WORST_WHERE_ROUNDED = 2e-2  # of the features, where a quantised value may fall on the other side of a step
 """Largest difference to the original model, as a share of the largest feature value."""
+WORST_WHERE_ROUNDED = 2e-2
+"""The same where a quantised value may fall on the other side of a step."""
 
 _OLDEST_OPSET, _MODERN_OPSET = 13, 18
 _BATCH = 4  # of the parity cases

@@ -33,7 +33,6 @@ Values = dict[str, Tensor]
 FACTOR = 4.0
 NOISE = 2 * torch.finfo(torch.float32).eps
 DRAWS = 16
-_ULP = 2 * torch.finfo(torch.float32).eps
 _EXACT = {"clone", "_to_copy", "where", "cat", "stack", "index", "index_select", "gather", "neg", "abs", "relu", "clamp", "clamp_min", "clamp_max",
           "maximum", "minimum", "max", "min", "amax", "amin", "constant_pad_nd", "flip", "topk", "sort", "tril", "triu", "copy", "sign"}  # fmt: skip
 _PARTS = get_decompositions([getattr(torch.ops.aten, name) for name in (
@@ -87,7 +86,7 @@ class Conditioning:
         allowed = FACTOR * max(_distance(result[key], truth) for result in self._results)
         if not truth.is_floating_point() or truth.numel() == 0:
             return allowed
-        return allowed + _ULP * torch.where(torch.isfinite(truth), truth, 0.0).abs().max().item()
+        return allowed + NOISE * torch.where(torch.isfinite(truth), truth, 0.0).abs().max().item()
 
 
 def in_float64(run: Callable[[], Values]) -> Values | None:

@@ -1,7 +1,8 @@
 """A traced graph becomes a small ONNX model: opset 18, folded constants, frozen tensors by reference.
 
 The exporter's own optimiser stays off: it takes ``x + 1e-8`` for ``x`` (an Adam step then divides by zero). What runs instead
-is constant folding, common-subexpression elimination and the removal of duplicates, none of which changes a number.
+is constant folding, common-subexpression elimination and the removal of duplicates, none of which changes a number, and then the
+package's own :mod:`edgeadapt.host.compile.rewrite`.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from torch import Tensor
 from edgeadapt.bundle.schema import Parity
 from edgeadapt.errors import CompileError
 from edgeadapt.host.compile.cases import Case, MakePorts, draw
-from edgeadapt.host.compile.conditioning import Conditioning, in_float64
+from edgeadapt.host.compile.conditioning import NOISE, Conditioning, in_float64
 from edgeadapt.host.compile.emit import Emitted
 from edgeadapt.host.compile.packed import Sizes, apart, packed_vectors
 from edgeadapt.host.compile.session import VERSION, Session
@@ -31,7 +31,6 @@ Run = Callable[[dict[str, Tensor], dict[str, Tensor]], dict[str, Tensor]]
 CHAIN_STEPS = 6
 MOVED_STEPS = 3
 _CHAIN_FACTOR = 10.0  # errors of a chain add up
-_ULP = 2 * torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def _error(key: str, want: Tensor, got: Tensor, old: Mapping[str, Tensor], has_t
         return None
     start = old[key.removesuffix(NEXT)].double() if is_state else torch.zeros_like(b)
     a, b, start = (torch.where(finite, v, 0.0) for v in (a, b, start))
-    rounding = _ULP * torch.maximum(b.abs(), start.abs()) if want.is_floating_point() else torch.zeros_like(b)
+    rounding = NOISE * torch.maximum(b.abs(), start.abs()) if want.is_floating_point() else torch.zeros_like(b)
     excess = ((a - b).abs() - rounding).clamp(min=0).max().item()
     change = (b - start).abs().max().item() + 1e-6 * b.abs().max().item() + 1e-12
     return excess / change

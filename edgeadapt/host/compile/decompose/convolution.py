@@ -37,7 +37,7 @@ def convolution_backward(
         mask: which of (input, weight, bias) gradients are wanted.
     """
     rank = weight.dim() - 2
-    stride, padding, dilation = (list(given) * rank if len(given) == 1 else list(given) for given in (stride, padding, dilation))
+    stride, padding, dilation = per_axis(rank, stride, padding, dilation)
     gi = gw = None
     if mask[0] and transposed:
         gi = aten.convolution.default(grad, weight, None, stride, padding, dilation, False, [0] * rank, groups)
@@ -48,6 +48,11 @@ def convolution_backward(
         out, inner = (x, grad) if transposed else (grad, x)
         gw = weight_gradient(out, inner, weight, stride, padding, dilation, groups)
     return gi, gw, grad.sum([0, *range(2, rank + 2)]) if mask[2] else None
+
+
+def per_axis(rank: int, *given: Sizes) -> list[list[int]]:
+    """Arguments of a window with one number for each axis; a single number stands for all axes."""
+    return [list(sizes) * rank if len(sizes) == 1 else list(sizes) for sizes in given]
 
 
 def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeadapt.host.compile.decompose.convolution import patches
+from edgeadapt.host.compile.decompose.convolution import patches, per_axis
 
 aten = torch.ops.aten
 Sizes = Sequence[int]
@@ -28,7 +28,7 @@ def max_pool2d_with_indices_backward(
         return max_pool2d_with_indices_backward(
             grad.unsqueeze(0), x.unsqueeze(0), kernel, stride, padding, dilation, ceil_mode, indices
         ).squeeze(0)  # fmt: skip
-    kernel, stride, padding, dilation = _pairs(kernel, stride or kernel, padding, dilation)
+    kernel, stride, padding, dilation = per_axis(2, kernel, stride or kernel, padding, dilation)
     is_tiled = kernel == stride == _equal_windows(x, list(grad.shape[2:])) and not any(padding) and dilation == [1, 1]
     if is_tiled and kernel[0] * kernel[1] > _MOST_SLICES:
         return _spread_in_tiles(grad, x, kernel)
@@ -67,7 +67,7 @@ def avg_pool2d(
     if divisor is not None:
         if ceil_mode or (any(padding) and not count_include_pad):
             raise NotImplementedError("average pooling with divisor_override and ceil_mode, or padding that is not counted")
-        rows, columns = _pairs(kernel)[0]
+        rows, columns = per_axis(2, kernel)[0]
         return aten.avg_pool2d.default(x, kernel, stride, padding) * (rows * columns / divisor)
     if ceil_mode and count_include_pad and divisor is None and not any(padding):
         return aten.avg_pool2d.default(x, kernel, stride, padding, True, False)
@@ -89,7 +89,7 @@ def avg_pool2d_backward(
         return avg_pool2d_backward(
             grad.unsqueeze(0), x.unsqueeze(0), kernel, stride, padding, ceil_mode, count_include_pad, divisor
         ).squeeze(0)  # fmt: skip
-    kernel, stride, padding = _pairs(kernel, stride or kernel, padding)
+    kernel, stride, padding = per_axis(2, kernel, stride or kernel, padding)
     counts = [
         _counts(x.shape[2 + i], grad.shape[2 + i], kernel[i], stride[i], padding[i], count_include_pad) for i in (0, 1)
     ]  # fmt: skip
@@ -192,10 +192,6 @@ def _averages(size: int, out: int) -> Tensor:
     """``(out, size)``: row ``i`` averages from ``floor(i size / out)`` to ``ceil((i + 1) size / out)``."""
     rows = [(i * size // out, -(-(i + 1) * size // out)) for i in range(out)]
     return torch.tensor([[1.0 / (end - start) if start <= at < end else 0.0 for at in range(size)] for start, end in rows])
-
-
-def _pairs(*given: Sizes) -> list[list[int]]:
-    return [list(value) * 2 if len(value) == 1 else list(value) for value in given]
 
 
 __all__ = [

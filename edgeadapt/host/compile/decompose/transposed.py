@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from edgeadapt.host.compile.decompose.convolution import input_gradient
+from edgeadapt.host.compile.decompose.convolution import input_gradient, per_axis
 
 Sizes = Sequence[int]
 
@@ -35,9 +35,7 @@ def convolution(
     if not (transposed and max(stride) > 1 and max(dilation) > 1):
         return NotImplemented
     rank = weight.dim() - 2
-    stride, padding, dilation, extra = (
-        list(given) * rank if len(given) == 1 else list(given) for given in (stride, padding, dilation, output_padding)
-    )
+    stride, padding, dilation, extra = per_axis(rank, stride, padding, dilation, output_padding)
     size = [
         (x.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight.shape[2 + i] - 1) + extra[i] + 1 for i in range(rank)
     ]

@@ -1,12 +1,12 @@
 """Passes that make a graph cheaper and leave its numbers alone, up to the rounding of a product.
 
 Each pass takes a graph and says whether it changed anything. They run in turn until none does. What each one gains is measured by
-``edgeadapt bench steps``.
+``edgeadapt bench steps --passes``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -53,14 +53,9 @@ def without_passes(*names: str) -> Iterator[None]:
         _left_out.reset(token)
 
 
-def rewrite(model: ir.Model, without: Collection[str] = ()) -> None:
-    """Run the passes on a model with shapes, in place.
-
-    Args:
-        without: names of passes to leave out, to measure what they gain.
-    """
-    left_out = _left_out.get().union(without)
-    chosen = [run for name, run in PASSES.items() if name not in left_out]
+def rewrite(model: ir.Model) -> None:
+    """Run the passes on a model with shapes, in place."""
+    chosen = [run for name, run in PASSES.items() if name not in _left_out.get()]
     for _ in range(_ROUNDS):
         changed = [run(model.graph) for run in chosen]
         passes.RemoveUnusedNodesPass()(model)

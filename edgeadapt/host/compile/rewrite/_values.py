@@ -26,6 +26,17 @@ def shape(value: ir.Value | None) -> tuple[int | str | None, ...] | None:
     return tuple(size if isinstance(size, int) else size.value for size in value.shape)
 
 
+def constant_axes(node: ir.Node) -> set[int] | None:
+    """The axes in the second input of a reduction or squeeze, counted from the front; None where they are not constant, or none are named."""
+    sizes, axes = shape(node.inputs[0]), constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    return None if sizes is None or axes is None or axes.size == 0 else {int(axis) % len(sizes) for axis in axes.reshape(-1)}
+
+
+def keeps_axes(reduction: ir.Node) -> bool:
+    """Whether reduced axes stay, with size 1."""
+    return bool(reduction.attributes["keepdims"].as_int()) if "keepdims" in reduction.attributes else True
+
+
 def is_matrix(value: ir.Value | None) -> bool:
     return value is not None and value.shape is not None and len(value.shape) == 2
 

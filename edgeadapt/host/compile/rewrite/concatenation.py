@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgeadapt.host.compile.rewrite._values import constant, is_private, producer, replace, shape
+from edgeadapt.host.compile.rewrite._values import constant_axes, is_private, producer, replace, shape
 
 
 def squeeze_after_concat(graph: ir.Graph) -> bool:
@@ -19,10 +19,10 @@ def squeeze_after_concat(graph: ir.Graph) -> bool:
         if node.op_type != "Concat" or len(node.inputs) < 2:
             continue
         parts = [producer(value, "Squeeze") for value in node.inputs]
-        dropped = {_axes(part) for part in parts if part is not None}
-        if None in parts or len(dropped) != 1 or not all(value is not None and is_private(value) for value in node.inputs):
+        dropped = [constant_axes(part) for part in parts if part is not None]
+        if None in parts or any(axes != dropped[0] for axes in dropped) or not all(value is not None and is_private(value) for value in node.inputs):
             continue
-        (axes,) = dropped
+        axes = dropped[0]
         sources = [part.inputs[0] for part in parts if part is not None]
         sizes = shape(sources[0])
         if axes is None or sizes is None:
@@ -39,9 +39,3 @@ def squeeze_after_concat(graph: ir.Graph) -> bool:
         replace(node, ir.node("Squeeze", [whole.outputs[0], parts[0].inputs[1]]))  # type: ignore[union-attr]
         changed = True
     return changed
-
-
-def _axes(node: ir.Node) -> tuple[int, ...] | None:
-    """The dropped axes, counted from the front, if they are constants."""
-    sizes, axes = shape(node.inputs[0]), constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    return None if sizes is None or axes is None else tuple(sorted(int(axis) % len(sizes) for axis in axes.reshape(-1)))

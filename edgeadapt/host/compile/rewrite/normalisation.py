@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeadapt.host.compile.rewrite._values import add_constant, constant, is_private, producer, replace, scalar, shape
+from edgeadapt.host.compile.rewrite._values import add_constant, constant_axes, is_private, keeps_axes, producer, replace, scalar, shape
 
 
 def fuse_layer_norm(graph: ir.Graph) -> bool:
@@ -65,11 +65,9 @@ def _centred_from(value: ir.Value) -> int | None:
 
 def _first_axis(mean: ir.Node) -> int | None:
     """The first of the reduced axes if they are the last ones, their sizes are fixed, and they are kept with size 1."""
-    sizes, axes = shape(mean.inputs[0]), constant(mean.inputs[1]) if len(mean.inputs) > 1 else None
-    keeps = mean.attributes["keepdims"].as_int() if "keepdims" in mean.attributes else 1
-    if sizes is None or axes is None or not keeps:
+    sizes, axes = shape(mean.inputs[0]), constant_axes(mean)
+    if sizes is None or axes is None or not keeps_axes(mean):
         return None
-    reduced = sorted(int(axis) % len(sizes) for axis in axes.reshape(-1))
-    first = len(sizes) - len(reduced)
-    is_last = reduced == list(range(first, len(sizes)))
-    return first if reduced and is_last and all(isinstance(size, int) for size in sizes[first:]) else None
+    first = len(sizes) - len(axes)
+    is_last = axes == set(range(first, len(sizes)))
+    return first if is_last and all(isinstance(size, int) for size in sizes[first:]) else None

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgeadapt.host.compile.rewrite._values import producer
-
 _COMPARISONS = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
 _COPY = 0.5
 
@@ -24,21 +22,17 @@ def recompute_masked_values(graph: ir.Graph) -> bool:
         if node.op_type != "BatchNormalization" or _is_copy(node):
             continue
         value = node.outputs[0]
-        uses = [(user, index) for user, index in value.uses()]
+        uses = list(value.uses())
         masks = [(user, index) for user, index in uses if user.op_type in _COMPARISONS]
-        if not masks or len(masks) == len(uses) or producer(value, "BatchNormalization") is None:
+        if not masks or len(masks) == len(uses):
             continue
-        copy = ir.node("BatchNormalization", node.inputs, {**_attributes(node), "momentum": _COPY})
+        copy = ir.node("BatchNormalization", node.inputs, {**node.attributes, "momentum": _COPY})
         copy.outputs[0].type, copy.outputs[0].shape = value.type, value.shape
         graph.insert_before(next(user for user in graph if any(user is mask for mask, _ in masks)), copy)
         for user, index in masks:
             user.replace_input_with(index, copy.outputs[0])
         changed = True
     return changed
-
-
-def _attributes(node: ir.Node) -> dict[str, ir.Attr]:
-    return {name: attribute for name, attribute in node.attributes.items() if name != "momentum"}
 
 
 def _is_copy(node: ir.Node) -> bool:

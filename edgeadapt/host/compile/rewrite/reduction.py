@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeadapt.host.compile.rewrite._values import add_constant, constant, is_private, replace, replace_by_value, shape
+from edgeadapt.host.compile.rewrite._values import add_constant, constant_axes, is_private, keeps_axes, replace, replace_by_value, shape
 
 _NEUTRAL = {"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"}  # of one element they are that element
 
@@ -21,7 +21,7 @@ def drop_reduced_axes(graph: ir.Graph) -> bool:
             continue
         reduction = node.inputs[0].producer()
         found = _reduced(reduction) if reduction is not None else None
-        if reduction is None or found is None or not _keeps(reduction):
+        if reduction is None or found is None or not keeps_axes(reduction):
             continue
         sizes, axes = found
         left = tuple(size for axis, size in enumerate(sizes) if axis not in axes)
@@ -38,7 +38,7 @@ def skip_single_elements(graph: ir.Graph) -> bool:
         found = _reduced(node) if node.op_type in _NEUTRAL else None
         if found is None or node.inputs[0] is None or any(found[0][axis] != 1 for axis in found[1]):
             continue
-        if _keeps(node):
+        if keeps_axes(node):
             replace_by_value(node, node.inputs[0])
         else:
             axes = add_constant(graph, f"__axes_{node.outputs[0].name}", np.array(sorted(found[1]), np.int64))
@@ -49,13 +49,7 @@ def skip_single_elements(graph: ir.Graph) -> bool:
 
 def _reduced(node: ir.Node) -> tuple[tuple[int | str | None, ...], set[int]] | None:
     """``(sizes of the input, reduced axes)``."""
-    if not node.op_type.startswith("Reduce") or len(node.inputs) < 2:
+    if not node.op_type.startswith("Reduce"):
         return None
-    sizes, axes = shape(node.inputs[0]), constant(node.inputs[1])
-    if sizes is None or axes is None or axes.size == 0:
-        return None
-    return sizes, {int(axis) % len(sizes) for axis in axes.reshape(-1)}
-
-
-def _keeps(node: ir.Node) -> bool:
-    return bool(node.attributes["keepdims"].as_int()) if "keepdims" in node.attributes else True
+    sizes, axes = shape(node.inputs[0]), constant_axes(node)
+    return None if sizes is None or axes is None else (sizes, axes)
