@@ -9,9 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +19,24 @@ import onnx.inliner
 import onnx.version_converter
 import onnx_ir
 import onnx_ir.passes.common as passes
-import onnxruntime
 import onnxscript.optimizer
 import torch
-from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from torch import Tensor
 
-from edgeadapt.bundle.schema import InputSpec, Parity, PortSpec
+from edgeadapt.bundle.schema import InputSpec, PortSpec
 from edgeadapt.errors import CompileError, InputError
 from edgeadapt.host.compile import CompiledGraph
-from edgeadapt.host.compile.cases import parity_cases
 from edgeadapt.host.compile.emit import BUNDLE_LOCATION, IR_VERSION, Emitted
 from edgeadapt.host.compile.lint import MAX_OPSET, lint
-from edgeadapt.host.compile.session import VERSION, open_session
-from edgeadapt.host.encoding import TAP_LIMIT, NormLayer, example_input, to_images
-
-TOLERANCE = 1e-4
-"""Largest difference to the original model, as a share of the largest feature value."""
-WORST_WHERE_ROUNDED = 2e-2
-"""The same where a quantised value may fall on the other side of a step."""
+from edgeadapt.host.encoding import TAP_LIMIT, NormLayer, example_input
+from edgeadapt.host.onnx_original import Door, Original, compare, cut_at, first_line, leading_to
 
 _OLDEST_OPSET, _MODERN_OPSET = 13, 18
-_BATCH = 4  # of the parity cases
 _LARGEST_FOLDED = 1 << 26  # elements: a transposed classifier or embedding is folded too
 _MAP_MAKERS = {"Conv", "ConvTranspose"}
 _MAP_BREAKERS = {"Reshape", "Transpose", "MatMul", "Gemm", "Einsum", "Flatten", "Squeeze", "Unsqueeze", "Gather", "GatherElements",
                  "GatherND", "Expand", "Tile", "Shape", "Softmax", "LogSoftmax"}  # fmt: skip
-_ROUNDING = {"QuantizeLinear", "Round", "Floor", "Ceil"}  # there an error of one bit can become a step
 _FLOAT_SHAPE_OPERANDS = {"Resize": (1, 2), "Range": (0, 1, 2)}
 _X, _Z, _TAPS, _PROJECTION = "edgeadapt::x", "edgeadapt::z", "edgeadapt::taps", "edgeadapt::projection"  # until inner values are renamed
 
@@ -75,9 +63,9 @@ class OnnxEncoder:
         self.input = spec
         self.norms: tuple[NormLayer, ...] = ()
         original = _load(file)
-        door = _Door.of(file, original.graph, spec)
+        door = Door.of(file, original.graph, spec)
         chosen = _feature(file, original.graph, door.name, feature)
-        reference = _Reference(file, original, door, spec, chosen)
+        reference = Original(file, original, door, spec, chosen)
         self.dim = int(reference(example_input(spec, 2)).shape[1])
         model = _prepared(file, original, door, chosen)
         maps, self.signature = _choose_taps(model.graph, door)
@@ -91,7 +79,7 @@ class OnnxEncoder:
         _attach(model.graph, door, spec, [name for name, _ in maps], self.dim, self.tap_dim)
         _check(file, model)
         self.frozen = _freeze(model.graph)
-        parity = _compare(file, Emitted(model, ("x",), (), tuple(self.frozen), ("z", "taps"), ()), self.frozen, reference, spec, door)
+        parity = compare(file, Emitted(model, ("x",), (), tuple(self.frozen), ("z", "taps"), ()), self.frozen, reference, spec, door)
         self._graph = CompiledGraph(
             name="encode", model=model.SerializeToString(), reads=(), writes=(), frozen=tuple(self.frozen), nodes=len(model.graph.node),
             ports=(PortSpec(name="x", dtype=spec.dtype, shape=(None, *spec.shape)),),
@@ -104,89 +92,15 @@ class OnnxEncoder:
         return self._graph
 
 
-@dataclass(frozen=True)
-class _Door:
-    """The one input of a model."""
-
-    name: str
-    shape: tuple[int, ...]  # of one sample, as the model sees it
-    batch: int | None  # None: free
-    is_channels_last: bool = False
-
-    @classmethod
-    def of(cls, file: Path, graph: GraphProto, spec: InputSpec) -> _Door:
-        values = _inputs(graph)
-        if len(values) != 1:
-            names = ", ".join(v.name for v in values) or "none"
-            raise InputError(f"{file}: an encoder takes one input, this model takes {len(values)} ({names}); bind the others as constants")
-        value = values[0]
-        kind, dims = value.type.tensor_type.elem_type, value.type.tensor_type.shape.dim
-        sizes = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in dims]
-        given = tuple(to_images(example_input(spec, 1), spec).shape[1:])
-        label = f"{file}: input {value.name!r} is {TensorProto.DataType.Name(kind)} {[size or '?' for size in sizes]}"
-        if len(sizes) != len(given) + 1:
-            raise InputError(f"{label}, of rank {len(sizes)}; calibration inputs give {len(given) + 1} axes, (B, {str(given)[1:-1]})")
-        if kind != TensorProto.FLOAT:
-            raise InputError(f"{label}; a model that takes float32 is needed, the graph casts pixels itself")
-        last = (*given[1:], given[0]) if spec.layout in ("NHW", "NHWC", "NCHW") else given
-        for shape in (given, last):
-            if all(size in (None, want) for size, want in zip(sizes[1:], shape, strict=True)):
-                return cls(value.name, shape, sizes[0], is_channels_last=shape != given)
-        raise InputError(f"{label}; calibration inputs are (B, {str(given)[1:-1]}) when channels come first")
-
-
-class _Reference:
-    """The original model up to the feature, in ONNX Runtime with the optimiser off."""
-
-    def __init__(self, file: Path, original: ModelProto, door: _Door, spec: InputSpec, feature: str) -> None:
-        self._file, self._door, self._spec, self._feature = file, door, spec, feature
-        model = ModelProto()
-        model.CopyFrom(original)
-        _cut(model.graph, feature)
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads, options.log_severity_level = 1, 4
-        try:
-            if feature != door.name:
-                self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the native errors have no common base
-            raise InputError(f"{file}: ONNX Runtime {VERSION} refuses the model: {error}") from error
-
-    def __call__(self, x: Tensor) -> NDArray[np.float32]:
-        """Features (B, D), in pieces of the model's batch where that is fixed."""
-        images = to_images(x, self._spec).numpy()
-        images = np.ascontiguousarray(np.moveaxis(images, 1, -1) if self._door.is_channels_last else images)
-        step = self._door.batch or len(images)
-        pad = np.concatenate([images, images[:1].repeat(-len(images) % step, 0)])
-        return np.concatenate([self._run(pad[at : at + step]) for at in range(0, len(pad), step)])[: len(images)]
-
-    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        value = images
-        if self._feature != self._door.name:
-            try:
-                value = self._session.run([self._feature], {self._door.name: images})[0]
-            except Exception as error:
-                raise InputError(f"{self._file}: the model fails on calibration-shaped inputs {images.shape}: {error}") from error
-        if value.dtype != np.float32 or value.ndim < 2 or len(value) != len(images):
-            kind = f"{value.dtype} {value.shape}"
-            raise InputError(f"{self._file}: the feature {self._feature!r} is {kind} for {len(images)} inputs; name another: feature='...'")
-        return value.mean(axis=(2, 3)) if value.ndim == 4 else value.reshape(len(value), -1)
-
-
 def _load(file: Path) -> ModelProto:
     try:
         model = onnx.load(str(file))
         model = onnx.inliner.inline_local_functions(model) if model.functions else model
     except Exception as error:  # protobuf, file system and checker errors
-        raise InputError(f"{file}: not a readable ONNX model: {_line(error)}") from error
+        raise InputError(f"{file}: not a readable ONNX model: {first_line(error)}") from error
     if not model.graph.node or not model.graph.output:
         raise InputError(f"{file}: not an ONNX model that computes something")
     return model
-
-
-def _inputs(graph: GraphProto) -> list[onnx.ValueInfoProto]:
-    constants = {tensor.name for tensor in graph.initializer}
-    return [value for value in graph.input if value.name not in constants]
 
 
 def _feature(file: Path, graph: GraphProto, door: str, wanted: str | None) -> str:
@@ -201,7 +115,7 @@ def _feature(file: Path, graph: GraphProto, door: str, wanted: str | None) -> st
             raise InputError(f"{file}: no tensor {wanted!r} that depends on the input; there are {', '.join(names)}")
         return wanted
     output = graph.output[0].name
-    for node in reversed(_leading_to(graph, output)):
+    for node in reversed(leading_to(graph, output)):
         if node.op_type in ("Gemm", "MatMul") and node.input[0] in data and node.input[1] not in data:
             return str(node.input[0])
     if output not in data:
@@ -209,32 +123,12 @@ def _feature(file: Path, graph: GraphProto, door: str, wanted: str | None) -> st
     return str(output)
 
 
-def _leading_to(graph: GraphProto, name: str) -> list[NodeProto]:
-    """The nodes a value is computed from, in order."""
-    needed, found = {name}, []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            found.append(node)
-            needed.update(node.input)
-            needed.update(read for a in node.attribute for inner in (*a.graphs, a.g) for n in inner.node for read in n.input)
-    return found[::-1]
-
-
-def _cut(graph: GraphProto, output: str) -> None:
-    """Keep only what leads to one value, and make it the only output."""
-    nodes = _leading_to(graph, output)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    del graph.output[:]
-    graph.output.append(onnx.helper.make_empty_tensor_value_info(output))
-
-
-def _prepared(file: Path, original: ModelProto, door: _Door, feature: str) -> ModelProto:
+def _prepared(file: Path, original: ModelProto, door: Door, feature: str) -> ModelProto:
     """A copy up to the feature, which is its only output: inference only, folded, of a known opset, with a free batch and shapes."""
     model = ModelProto()
     model.CopyFrom(original)
     graph = model.graph
-    _cut(graph, feature)
+    cut_at(graph, feature)
     _drop_dropout(file, graph)
     if graph.sparse_initializer:
         raise InputError(f"{file}: sparse weights; store {graph.sparse_initializer[0].values.name!r} densely")
@@ -295,7 +189,7 @@ def _of_known_opset(file: Path, model: ModelProto) -> ModelProto:
         converted = onnx.version_converter.convert_version(model, target)
         onnx.checker.check_model(converted)
     except Exception as error:
-        reason = f"opset {version} cannot be converted to {target}: {_line(error)}"
+        reason = f"opset {version} cannot be converted to {target}: {first_line(error)}"
         raise InputError(f"{file}: {reason}. Export with opset_version={_MODERN_OPSET}") from error
     return converted
 
@@ -326,7 +220,7 @@ def _free_batch(graph: GraphProto, batch: int) -> None:
     graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
 
 
-def _choose_taps(graph: GraphProto, door: _Door) -> tuple[list[tuple[str, int]], tuple[int, int]]:
+def _choose_taps(graph: GraphProto, door: Door) -> tuple[list[tuple[str, int]], tuple[int, int]]:
     """(name, channels) of the last feature map at every resolution but the final one, and the columns of the early ones."""
     shapes = {v.name: v.type.tensor_type for v in (*graph.value_info, *graph.input, *graph.output)}
     maps = set() if door.is_channels_last else {door.name}
@@ -347,7 +241,7 @@ def _choose_taps(graph: GraphProto, door: _Door) -> tuple[list[tuple[str, int]],
     return chosen, (0, sum(early))
 
 
-def _attach(graph: GraphProto, door: _Door, spec: InputSpec, maps: Sequence[str], dim: int, tap_dim: int) -> None:
+def _attach(graph: GraphProto, door: Door, spec: InputSpec, maps: Sequence[str], dim: int, tap_dim: int) -> None:
     """The input contract in front, the pooled feature and taps behind."""
     front: list[NodeProto] = []
     back: list[NodeProto] = []
@@ -401,7 +295,7 @@ def _check(file: Path, model: ModelProto) -> None:
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
-        raise CompileError(f"{file}: the encoder would be an invalid model: {_line(error)}") from error
+        raise CompileError(f"{file}: the encoder would be an invalid model: {first_line(error)}") from error
 
 
 def _freeze(graph: GraphProto) -> dict[str, Tensor]:
@@ -440,38 +334,3 @@ def _tensor_name(name: str, taken: dict[str, Tensor]) -> str:
     parts = [re.sub(r"\W", "_", part, flags=re.ASCII) for part in name.split(".") if part]
     wanted = ".".join(["encoder", *(part if part != "next" else "next_" for part in parts)])
     return wanted if wanted not in taken else next(n for i in range(2, len(taken) + 3) if (n := f"{wanted}_{i}") not in taken)
-
-
-def _compare(
-    file: Path, emitted: Emitted, frozen: dict[str, Tensor], reference: _Reference, spec: InputSpec, door: _Door
-) -> Parity:
-    """The graph against the original model, with ONNX Runtime's optimiser off and on, at several batch sizes."""
-    cases = parity_cases(lambda generator, batch: {"x": example_input(spec, batch, generator)}, ("x",), _BATCH, is_batch_free=True)
-    sessions = [open_session(file.name, emitted, frozen, optimised=optimised) for optimised in (False, True)]
-    errors: list[float] = []
-    for case in cases:
-        want = reference(case.ports["x"])
-        for session in sessions:
-            try:
-                got = session(case.ports, {})["z"].numpy()
-            except CompileError as error:
-                raise InputError(f"{file}: {_fixed(door)}: {_line(error)}") from error
-            if got.shape != want.shape:
-                raise InputError(f"{file}: {_fixed(door)}: {len(case.ports['x'])} inputs give features {got.shape}")
-            if not np.array_equal(np.isfinite(got), np.isfinite(want)):
-                raise CompileError(f"{file}: {case.label}: finite in one of the original and the encoder, not in the other")
-            errors.append(float(np.nan_to_num(np.abs(got - want)).max() / (np.abs(np.nan_to_num(want)).max() + 1e-12)))
-    median, worst = statistics.median(errors), max(errors)
-    rounds = _ROUNDING.intersection(node.op_type for node in emitted.model.graph.node)
-    if median > TOLERANCE or worst > (WORST_WHERE_ROUNDED if rounds else TOLERANCE):
-        raise CompileError(f"{file}: the encoder differs from the original by {worst:.1e} of its features, tolerance {TOLERANCE:.0e}")
-    return Parity(cases=len(cases), tolerance=TOLERANCE, median_error=median, worst_error=worst, onnxruntime=VERSION)
-
-
-def _fixed(door: _Door) -> str:
-    size = f", its input is fixed to {door.batch}; export it with a free batch axis" if door.batch else ""
-    return f"the model does not take any batch size{size}"
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
