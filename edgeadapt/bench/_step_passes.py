@@ -1,4 +1,4 @@
-"""What each rewrite pass gains on the adaptor step: compiled with all passes and without one, timed in turn."""
+"""What each rewrite pass gains: the adaptor step compiled with all passes and without one, timed in turn; size and memory of the entropy step."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeadapt.bench import _step_material as material
-from edgeadapt.bench import adaptor_step
+from edgeadapt.bench import adaptor_step, entropy_step
 from edgeadapt.bench._step_race import race
-from edgeadapt.bench.measure import Row, Say
+from edgeadapt.bench.measure import Row, Say, absent
+from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt.host.compile import compile_graph
 from edgeadapt.host.compile.rewrite import PASSES, without_passes
 
@@ -20,10 +21,16 @@ if TYPE_CHECKING:
 
 ALL, NONE = "all", "none"
 BATCHES = (1, 8, 32)
+SPARING = ("uniform constants", "recomputed masks")
+"""Passes that spare bytes and no time; they show on a network, not on a head."""
+ENTROPY_BATCH = 8
 
 
 def run_passes(say: Say, effort: Effort) -> list[Row]:
-    """Rows ``pass_gain/PASS/bN`` (time without it by time with all) and ``pass_nodes/PASS/bN`` (nodes it saves), and the table of them."""
+    """Rows ``pass_gain/PASS/bN`` (time without it by time with all) and ``pass_nodes/PASS/bN`` (nodes it saves), and the table of them.
+
+    Then ``pass_graph_kib/PASS/entropy/b8`` and ``pass_peak_mib/PASS/entropy/b8``: without the pass, the baseline being with all.
+    """
     nodes: dict[str, dict[int, int]] = {}
     gains: dict[str, dict[int, float]] = {}
     for batch in BATCHES:
@@ -43,7 +50,38 @@ def run_passes(say: Say, effort: Effort) -> list[Row]:
             for name in names
             for batch in BATCHES
         ),
+        *_sparing_rows(say),
     ]
+
+
+def _sparing_rows(say: Say) -> list[Row]:
+    from edgeadapt.bench.steps import ours
+
+    say(f"passes: entropy step, batch {ENTROPY_BATCH}")
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            prepared = material.entropy(Path(scratch) / "entropy", ENTROPY_BATCH)
+        except RuntimeUnavailable as error:
+            return [absent(f"pass_{what}/{name}/entropy/b{ENTROPY_BATCH}", str(error)) for name in SPARING for what in ("graph_kib", "peak_mib")]
+        learn, make_ports, tensors = entropy_step.step()
+        sizes, entrants = {ALL: prepared.graph_bytes}, [ours(prepared, ALL)]
+        for index, name in enumerate(SPARING):
+            with without_passes(name):
+                graph = compile_graph(
+                    name, learn, make_ports, tensors, frozen=entropy_step.frozen(tensors), dynamic_batch=False, batch=ENTROPY_BATCH, check=False
+                )
+            file = prepared.folder / f"without-{index}.onnx"
+            file.write_bytes(graph.model)
+            sizes[name] = len(graph.model)
+            entrants.append(ours(prepared, name, file))
+        results, _ = race(entrants, prepared.folder, prepared.reference, rounds=2, block=4, say=say, needed=[ALL, *SPARING])
+    rows = []
+    for name in SPARING:
+        rows += [
+            Row(f"pass_graph_kib/{name}/entropy/b{ENTROPY_BATCH}", sizes[name] / 1024, "KiB", sizes[ALL] / 1024),
+            Row(f"pass_peak_mib/{name}/entropy/b{ENTROPY_BATCH}", results[name].peak_mib, "MiB", results[ALL].peak_mib),
+        ]
+    return rows
 
 
 def _race_variants(prepared: material.Prepared, batch: int, effort: Effort, say: Say) -> tuple[dict[str, int], dict[str, np.ndarray]]:
