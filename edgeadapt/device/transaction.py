@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import GUARD
-from edgeadapt.device.evidence import HeldOut, rows_to_arrays
-from edgeadapt.device.guard import GuardSet, Verdict, contradicting_labels, judge
+from edgeadapt.device.evidence import HeldOut
+from edgeadapt.device.guard import GuardSet, Verdict, judge
 from edgeadapt.device.journal import CommitRow, EvidenceRow, Journal
 from edgeadapt.device.memory import SOURCE, Domain, Memory
 from edgeadapt.device.program import Program
@@ -31,12 +31,11 @@ from edgeadapt.device.resume import (
     statuses_at,
     tables_at,
 )  # fmt: skip
-from edgeadapt.device.sense import shift_ratio
+from edgeadapt.device.suspicion import Suspicion
 from edgeadapt.errors import StateError, UnknownClassError
 from edgeadapt.inputs import unknown_class_message
 from edgeadapt.results import Receipt
 
-_FEWEST_KNOWN, _RECENT = 10, 1000  # labels that say how good the head is under a condition
 _REPLAY_S, _REPLAY_BYTES = 2.0, 64 << 20  # a snapshot is due when a replay would cost more
 
 
@@ -49,6 +48,7 @@ class Transactions:
         self._program, self._journal, self._held_out = program, journal, held_out
         self._live, self._publish = live, publish
         self._factory_set = self._factory_guard()
+        self._suspicion = Suspicion(program, journal, held_out)
         self._replay_s, self._replay_bytes = 0.0, 0
         self._write_s = 0.0
 
@@ -110,10 +110,10 @@ class Transactions:
             rows = [r for r in rows if r.label in orphans]
             self._record("learn", "vetoed", {**detail, "labels": len(rows), "why": why}, live, rows=rows, statuses={r.id: "vetoed" for r in rows})
             return Verdict(why)
-        contradiction = self._contradiction(live, rows)
-        if contradiction:
-            self._record("learn", "held", {**detail, "why": contradiction}, live, rows=rows, statuses={r.id: "held" for r in rows})
-            return Verdict(contradiction)
+        doubt = self._suspicion.of(live, rows)
+        if doubt:
+            self._record("learn", "held", {**detail, "why": doubt}, live, rows=rows, statuses={r.id: "held" for r in rows})
+            return Verdict(doubt)
         learned, held = self._held_out.split(rows)
         correction = correction_read(self._program, domain, live)
         tensors = self._program.derive(apply_rows(self._program, live.tensors, learned, live.slots, correction))
@@ -130,38 +130,6 @@ class Transactions:
         self._record("learn", "learned", detail, candidate, rows=[*learned, *held], statuses=statuses, tensors=blob)
         self._held_out.accept(learned, held)
         return verdict
-
-    def _contradiction(self, live: Memory, rows: Sequence[EvidenceRow]) -> str:
-        """Labels that contradict a head which is known to be right about such samples.
-
-        Under the factory condition its error is the bundle's. Under another condition it is measured on what other sources
-        taught there; without enough of that nothing is held, because there labels that contradict the head are the point.
-        """
-        policy = self._program.manifest.policy
-        z, taps, y, _, _ = rows_to_arrays(rows, live.slots, self._program.manifest.feature_dim)
-        read = self._program.read(z, taps, live.tensors_in(rows[0].domain))
-        predicted = read.logits.argmax(axis=1)
-        settled = np.array([self._held_out.is_settled(row.label) for row in rows])
-        if rows[0].domain != SOURCE:
-            error = self._error_in(live, rows[0].domain, rows[0].source)
-            return "" if error is None else contradicting_labels(predicted, y, settled, error, policy.guard.source_significance)
-        if self._batch_shift(read.residual, predicted, live) > 1.0:
-            return ""
-        known = settled & (read.score <= policy.novelty.threshold)
-        return contradicting_labels(predicted, y, known, policy.guard.source_error, policy.guard.source_significance)
-
-    def _error_in(self, live: Memory, domain: str, but_source: str) -> float | None:
-        """How often the live head errs on labels of other sources under a condition (add-one estimate); None below ten of them."""
-        where = "domain = ? AND source != ? AND status IN ('learned', 'held_out') AND seq > (SELECT coalesce(max(seq), 0) - ? FROM evidence)"
-        known = [r for r in self._journal.evidence(where=where, values=(domain, but_source, _RECENT)) if r.label in live.slots]
-        if len(known) < _FEWEST_KNOWN:
-            return None
-        z, taps, y, _, _ = rows_to_arrays(known, live.slots, self._program.manifest.feature_dim)
-        wrong = int((self._program.read(z, taps, live.tensors_in(domain)).logits.argmax(axis=1) != y).sum())
-        return max(self._program.manifest.policy.guard.source_error, (wrong + 1) / (len(known) + 2))
-
-    def _batch_shift(self, residual: NDArray[np.float32], slots: NDArray[np.int64], live: Memory) -> float:
-        return shift_ratio(residual, slots, live.class_counts, self._program.manifest.policy.shift)
 
     # -- classes --------------------------------------------------------------------------------------
     def add_classes(self, names: Sequence[str]) -> None:
