@@ -37,6 +37,10 @@ class StateError(EdgeadaptError):
     """The state folder is locked, foreign, damaged, read-only or full, or belongs to another feature space."""
 
 
+class StorageError(StateError):
+    """The disk of the state folder is full or failing. Nothing was changed; predictions go on, and labels are taken again once it recovers."""
+
+
 class CompileError(EdgeadaptError):
     """A torch function could not be turned into a checked graph; the message names the op and a way out."""
 

@@ -123,18 +123,23 @@ class Commit:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What ``forget`` did and what it could not reach.
+    """What ``forget`` or ``withdraw`` did and what it could not reach.
 
     Attributes:
-        removed: evidence rows deleted.
+        removed: evidence rows and pending samples deleted.
         subtracted: rows whose contribution was subtracted from the live tensors.
         snapshots: retained snapshots that were rewritten.
+        moved: other labels that changed sides between teaching and judging, so that a fifth of every class still judges.
+        exact: tensors that are now, bit for bit, what they would be without these rows. In float32 sums the counts are; the rest is to
+            float tolerance.
         unreachable: why something could not be undone, one line each.
     """
 
     removed: int
     subtracted: int
     snapshots: int
+    moved: int = 0
+    exact: tuple[str, ...] = ()
     unreachable: tuple[str, ...] = ()
 
 

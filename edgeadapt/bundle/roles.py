@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 RoleName = Literal[
-    "encode", "correct", "predict", "novelty", "shift", "learn", "derive", "adapt", "fit", "rate"
+    "encode", "correct", "predict", "novelty", "shift", "learn", "redeem", "derive", "adapt", "fit", "rate"
 ]
 ROLE_NAMES: tuple[RoleName, ...] = get_args(RoleName)
 
@@ -34,7 +34,8 @@ ROLES: dict[RoleName, Role] = {
         Role("predict", "which class?", {"z": "(B, D) float32"}, {"logits": "(B, K) float32"}, False),
         Role("novelty", "how unlike every known class?", {"z": "(B, D) float32"}, {"score": "(B,) float32, larger is more novel"}, False),
         Role("shift", "how far from its predicted class?", {"z": "(B, D) float32", "taps": "(B, T) float32"}, {"residual": "(B, R) float32, unit variance on clean data"}, False),
-        Role("learn", "what does a labelled sample change?", {"z": "(B, D) float32", "taps": "(B, T) float32", "y": "(B,) int64", "sample_weight": "(B,) float32, negative iff every written tensor is evidence", "is_factory": "(B,) float32, 1 under the factory condition: 0 leaves its class means alone"}, {}, True),
+        Role("learn", "what does a labelled sample change?", {"z": "(B, D) float32", "taps": "(B, T) float32", "y": "(B,) int64", "sample_weight": "(B,) float32, negative iff every written tensor is evidence", "is_factory": "(B,) float32, 1 under the factory condition: 0 leaves its class means alone"}, {"receipt": "(B, C) uint8 or int32, where each sample was counted; only of tensors with receipt = true"}, True),
+        Role("redeem", "what did these samples change, by their receipts?", {"receipt": "(B, C), as learn gave it", "y": "(B,) int64", "sample_weight": "(B,) float32, negative takes away"}, {}, True),
         Role("derive", "what follows from the evidence?", {}, {}, True),
         Role("adapt", "which correction fits these unlabelled inputs?", {"x": "(B, *input), or z (B, D) for feature-space methods", "sample_weight": "(B,) float32"}, {"used": "(B,) float32", "wants_reset": "() float32"}, True),
         Role("fit", "one gradient step of an adaptor", {"z": "(B, D) float32", "y": "(B,) int64", "sample_weight": "(B,) float32", "learning_rate": "() float32"}, {"loss": "() float32"}, True),

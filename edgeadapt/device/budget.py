@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edgeadapt.device.writes import Writes
 from edgeadapt.errors import BudgetError
 
 
@@ -19,17 +20,21 @@ class Budget:
             are learned regardless.
         memory_mib: declared tensors, pools and pending samples must fit; checked when opening.
         window_s: length of the accounting window, seconds.
+        write_mib_per_day: what the state folder may write to the disk in 24 hours. Snapshots, corrections, decisions and compaction wait
+            from 80% of it on; a label that comes when all of it is used is refused with a BudgetError.
     """
 
     busy_fraction: float = 0.2
     memory_mib: float = 256.0
     window_s: float = 10.0
+    write_mib_per_day: float = 512.0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.busy_fraction <= 1.0:
             raise BudgetError(f"busy_fraction is in (0, 1], got {self.busy_fraction}")
-        if self.memory_mib <= 0 or self.window_s <= 0:
-            raise BudgetError(f"memory_mib and window_s are above 0, got {self.memory_mib} and {self.window_s}")
+        for name in ("memory_mib", "window_s", "write_mib_per_day"):
+            if not getattr(self, name) > 0:
+                raise BudgetError(f"{name} is above 0, got {getattr(self, name)}")
 
     def require_memory(self, declared: dict[str, int]) -> None:
         """Refuse, with numbers, a bundle whose declared memory cannot fit."""
@@ -37,6 +42,41 @@ class Budget:
         if total > self.memory_mib:
             parts = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in sorted(declared.items(), key=lambda item: -item[1]))
             raise BudgetError(f"the bundle declares {total:.1f} MiB ({parts}) and memory_mib is {self.memory_mib:g}")
+
+
+_PATIENT_SHARE = 0.8  # of the day's writes; the rest is for labels
+
+
+class WriteRoom:
+    """May this be written now? What the journal wrote over the last day against what it may."""
+
+    def __init__(self, budget: Budget, writes: Writes) -> None:
+        self._writes = writes
+        self.per_day = int(budget.write_mib_per_day * 2**20)
+        self.deferred = 0
+
+    @property
+    def used(self) -> int:
+        """Bytes of the last 24 hours."""
+        return self._writes.last_day
+
+    def has_room(self, nbytes: int) -> bool:
+        """True if something that can wait may write so many bytes now."""
+        fits = self.used + nbytes <= _PATIENT_SHARE * self.per_day
+        self.deferred += not fits
+        return fits
+
+    def require_room(self, nbytes: int) -> None:
+        """Refuse a label that the day's budget has no room for.
+
+        Raises:
+            BudgetError: with the numbers.
+        """
+        if self.used + nbytes > self.per_day:
+            raise BudgetError(
+                f"the state folder has written {self.used / 2**20:.1f} MiB over the last 24 hours and write_mib_per_day is {self.per_day / 2**20:g}: "
+                "no label is taken before some of that is a day old"
+            )
 
 
 class Meter:

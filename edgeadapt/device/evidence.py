@@ -1,4 +1,4 @@
-"""Samples by id: pending ones that may still get a label, questions about them, held-out ones that judge."""
+"""Samples by id: pending ones that may still get a label, and questions about them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import secrets
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.guard import GuardSet
-from edgeadapt.device.journal import EvidenceRow
+from edgeadapt.device.journal_rows import EvidenceRow
 from edgeadapt.errors import InputError
 from edgeadapt.results import Question
 
-SETTLED = 10  # labels from which on a class counts as known
 _LARGEST = 50_000  # pending samples; the oldest batch goes first
+_RAW_BYTES = 32 << 20  # of inputs of pending samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +31,7 @@ class PendingBatch:
     is_shifted: bool
     features: NDArray[np.float16]
     at: float  # monotonic seconds
+    met_at: float = field(default_factory=lambda: time.time())  # seconds since the epoch
 
 
 class Pending:
@@ -40,6 +40,8 @@ class Pending:
     def __init__(self, keep_s: float) -> None:
         self._keep_s = keep_s
         self._batches: deque[PendingBatch] = deque()
+        self._raw: OrderedDict[str, NDArray[Any]] = OrderedDict()  # by sample, oldest first
+        self._raw_bytes = 0
         self._where: dict[str, tuple[PendingBatch, int]] = {}
         self._lock = threading.Lock()
 
@@ -53,37 +55,54 @@ class Pending:
                 for sample in gone.ids:
                     if sample in self._where and self._where[sample][0] is gone:
                         del self._where[sample]
+                        self._let_input_go(sample)
+
+    def keep_inputs(self, ids: Sequence[str], inputs: NDArray[Any]) -> None:
+        """Raw inputs of pending samples, the newest up to a fixed size; a label of an older sample is learned without its raw input."""
+        with self._lock:
+            for sample, row in zip(ids, inputs, strict=True):
+                if sample in self._where:
+                    self._raw[sample] = row.copy()
+                    self._raw_bytes += row.nbytes
+            while self._raw_bytes > _RAW_BYTES:
+                self._let_input_go(next(iter(self._raw)))
+
+    def input_of(self, sample: str) -> NDArray[Any] | None:
+        return self._raw.get(sample)
+
+    def _let_input_go(self, sample: str) -> None:
+        row = self._raw.pop(sample, None)
+        self._raw_bytes -= 0 if row is None else row.nbytes
 
     def renew(self, batch: PendingBatch) -> None:
         """Better features for samples that are still pending: a correction was found after they were observed."""
         with self._lock:
             rows = [row for row, sample in enumerate(batch.ids) if sample in self._where]
             if rows:
-                kept = replace(batch, ids=tuple(batch.ids[row] for row in rows), features=batch.features[rows])
+                met_at = self._where[batch.ids[rows[0]]][0].met_at
+                kept = replace(batch, ids=tuple(batch.ids[row] for row in rows), features=batch.features[rows], met_at=met_at)
                 self._batches.append(kept)
                 self._where.update((sample, (kept, row)) for row, sample in enumerate(kept.ids))
 
-    def find(self, sample: str) -> tuple[PendingBatch, int]:
-        """The batch and row of an id.
-
-        Raises:
-            InputError: never seen, expired, or already forgotten.
-        """
+    def find(self, sample: str) -> tuple[PendingBatch, int] | None:
+        """The batch and row of an id; None if it was never seen, has expired, has a label already or was forgotten."""
         with self._lock:
-            found = self._where.get(sample)
-        if found is None:
-            raise InputError(f"no pending sample has the id {sample!r}: it was never observed here, has a label already, or is older than {self._keep_s:g} s")
-        return found
+            return self._where.get(sample)
 
     def drop(self, samples: Iterable[str]) -> int:
         with self._lock:
-            return sum(self._where.pop(sample, None) is not None for sample in samples)
+            count = 0
+            for sample in samples:
+                count += self._where.pop(sample, None) is not None
+                self._let_input_go(sample)
+        return count
 
     def clear(self, stream: str | None = None) -> int:
         with self._lock:
             gone = [s for s, (batch, _) in self._where.items() if stream is None or batch.stream == stream]
             for sample in gone:
                 del self._where[sample]
+                self._let_input_go(sample)
         return len(gone)
 
     def __contains__(self, sample: str) -> bool:
@@ -173,64 +192,10 @@ def choose_questions(slots: NDArray[np.int64], scores: NDArray[np.float32], coun
     return chosen
 
 
-def rows_to_arrays(rows: Sequence[EvidenceRow], slots: dict[str, int], dim: int) -> tuple[Any, Any, Any, Any, Any]:
+def rows_to_arrays(rows: Sequence[EvidenceRow], slots: Mapping[str, int], dim: int) -> tuple[Any, Any, Any, Any, Any]:
     """Stored rows -> z (N, D), taps (N, T), y, sample_weight, is_factory (N,): what every learn, replay and forget uses."""
     features = np.stack([row.features for row in rows]).astype(np.float32)
     y = np.array([slots[row.label] for row in rows], np.int64)
     weight = np.array([row.weight for row in rows], np.float32)
     is_factory = np.array([row.is_factory for row in rows], np.float32)
     return np.ascontiguousarray(features[:, :dim]), np.ascontiguousarray(features[:, dim:]), y, weight, is_factory
-
-
-class HeldOut:
-    """Field labels that are never trained on: every ``every``-th of a class."""
-
-    def __init__(self, every: int, dim: int, factory_classes: Iterable[str]) -> None:
-        self._every, self._dim = every, dim
-        self._factory = frozenset(factory_classes)
-        self._rows: dict[str, EvidenceRow] = {}
-        self._seen: dict[str, int] = {}
-
-    def restore(self, rows: Iterable[EvidenceRow]) -> None:
-        """Take over the journal's rows: held-out ones judge, learned ones only count."""
-        self._rows, self._seen = {}, {}
-        for row in rows:
-            self._seen[row.label] = self._seen.get(row.label, 0) + 1
-            if row.status == "held_out":
-                self._rows[row.id] = row
-
-    def is_settled(self, label: str) -> bool:
-        """True for the factory's classes, and for others from ten labels on: the head's opinion about them counts."""
-        return label in self._factory or self._seen.get(label, 0) >= SETTLED
-
-    def split(self, rows: Sequence[EvidenceRow]) -> tuple[list[EvidenceRow], list[EvidenceRow]]:
-        """(to learn, to hold out). Counts nothing yet: a veto must not use up a turn."""
-        seen = dict(self._seen)
-        learn: list[EvidenceRow] = []
-        held: list[EvidenceRow] = []
-        for row in rows:
-            seen[row.label] = seen.get(row.label, 0) + 1
-            (held if seen[row.label] % self._every == 0 else learn).append(row)
-        return learn, held
-
-    def accept(self, learned: Sequence[EvidenceRow], held: Sequence[EvidenceRow]) -> None:
-        for row in (*learned, *held):
-            self._seen[row.label] = self._seen.get(row.label, 0) + 1
-        self._rows.update((row.id, row) for row in held)
-
-    def sets(self, slots: dict[str, int], fewest: int = 10) -> list[GuardSet]:
-        """One guard set per condition with enough samples, judged among settled classes.
-
-        A class that is being learned takes answers from the others, as it should: that is no loss to hold against it.
-        """
-        settled = np.array(sorted(slot for name, slot in slots.items() if self.is_settled(name)), np.int64)
-        groups: dict[str, list[EvidenceRow]] = {}
-        for row in self._rows.values():
-            if row.label in slots and self.is_settled(row.label):
-                groups.setdefault(row.domain, []).append(row)
-        result = []
-        for domain, rows in groups.items():
-            if len(rows) >= fewest:
-                z, taps, y, _, _ = rows_to_arrays(rows[-256:], slots, self._dim)
-                result.append(GuardSet(f"field labels in {domain}", z, taps, y, domain, settled))
-        return result

@@ -1,22 +1,18 @@
 """The state folder: one SQLite file that holds what was learned, decided and can be undone.
 
-WAL with ``synchronous=FULL``: a transaction that returned survives a power cut. ``secure_delete`` overwrites
-what is forgotten. The folder belongs to one process at a time; a lock file names its pid.
+WAL with ``synchronous=FULL``: a transaction that returned survives a power cut. ``secure_delete`` overwrites what is forgotten.
+The write-ahead log is written back here, at a size of our choosing, so that every byte that goes to the disk can be counted.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,117 +21,37 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from edgeadapt.device import journal_schema
+from edgeadapt.device.draw import draw_of
+from edgeadapt.device.folder import FILE_NAME, LOCK_NAME, FolderLock, claim, refusal
+from edgeadapt.device.journal_rows import CommitRow, EvidenceRow, Moves, RawInput
+from edgeadapt.device.journal_schema import VERSION as SCHEMA_VERSION
+from edgeadapt.device.writes import Writes
 from edgeadapt.errors import StateError
 from edgeadapt.results import Commit
 
-SCHEMA_VERSION = 1
-FILE_NAME = "learner.db"
-LOCK_NAME = "learner.lock"
-
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE evidence (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- order of arrival
-    id TEXT NOT NULL UNIQUE,
-    source TEXT NOT NULL, stream TEXT NOT NULL, domain TEXT NOT NULL,
-    time REAL NOT NULL,                     -- seconds since the epoch
-    label TEXT NOT NULL, weight REAL NOT NULL,
-    space TEXT NOT NULL,
-    is_factory INTEGER NOT NULL,            -- 1: features of the factory encoder under the factory condition
-    features BLOB NOT NULL,                 -- float16 z then taps, little endian
-    status TEXT NOT NULL CHECK (status IN ('received','learned','held_out','held','vetoed','withdrawn')),
-    commit_number INTEGER                   -- the commit that set the status
-) STRICT;
-CREATE INDEX evidence_by_status ON evidence (status);
-CREATE INDEX evidence_by_source ON evidence (source);
-CREATE INDEX evidence_by_commit ON evidence (commit_number);
-CREATE TABLE commits (
-    number INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, outcome TEXT NOT NULL,
-    detail TEXT NOT NULL,                   -- JSON for people
-    rows TEXT NOT NULL,                     -- JSON: evidence ids in the order they were learned, then those held out; or withdrawn ones
-    tables TEXT NOT NULL,                   -- JSON: class table, domain table, counters after this commit
-    tensors BLOB                            -- safetensors: domain tensors this commit changed or learned through
-) STRICT;
-CREATE TABLE decisions (time REAL NOT NULL, stream TEXT NOT NULL, kind TEXT NOT NULL, domain TEXT NOT NULL, why TEXT NOT NULL) STRICT;
-CREATE TABLE snapshots (commit_number INTEGER PRIMARY KEY, tensors BLOB NOT NULL) STRICT;
-"""
 DECISIONS_KEPT = 20_000
-
-
-@dataclass(frozen=True)
-class EvidenceRow:
-    """One labelled sample as it was, or will be, learned."""
-
-    id: str
-    source: str
-    stream: str
-    domain: str
-    time: float
-    label: str
-    weight: float
-    space: str
-    is_factory: bool  # features of the factory encoder under the factory condition: they may move its class means
-    features: NDArray[np.float16]
-    status: str = "received"
-    commit_number: int | None = None
-
-
-@dataclass(frozen=True)
-class CommitRow:
-    """What one transaction records about a change."""
-
-    number: int
-    kind: str
-    outcome: str
-    detail: Mapping[str, Any]
-    rows: tuple[str, ...]
-    tables: str
-    tensors: Mapping[str, NDArray[Any]]
+_LOG_BYTES = 4 << 20  # a write-ahead log of this size is written back after the next change
+_COLUMNS = "id, source, stream, domain, time, label, weight, space, is_factory, features, status, commit_number, seq, draw, met, receipt"
+_NARROW = "id, source, stream, domain, time, label, weight, space, is_factory, x'', status, commit_number, seq, draw, met, receipt"
 
 
 def _row(found: tuple[Any, ...]) -> EvidenceRow:
-    sample, source, stream, domain, at, label, weight, space, is_factory, blob, status, number = found
+    sample, source, stream, domain, at, label, weight, space, is_factory, blob, status, number, seq, draw, met, receipt = found
     features = np.frombuffer(blob, "<f2").astype(np.float16)
-    return EvidenceRow(sample, source, stream, domain, at, label, weight, space, bool(is_factory), features, status, number)
+    return EvidenceRow(sample, source, stream, domain, at, label, weight, space, bool(is_factory), features, status, number, seq, draw, met, receipt or b"")
 
 
-class FolderLock:
-    """Exclusive use of a state folder, released by the kernel when the process dies."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / LOCK_NAME
-        try:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StateError(f"cannot lock the state folder {folder}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.read(self._fd, 32).decode(errors="replace").strip() or "unknown"
-            os.close(self._fd)
-            raise StateError(f"state folder {folder} is in use by the process with pid {holder}") from error
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-        os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(self)))
-
-    def release(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-def _let_go(held: weakref.ref[FolderLock]) -> None:
-    """A forked child shares its parent's lock, and would hold it after the parent has died."""
-    lock = held()
-    if lock is not None:
-        lock.release()
+def _input(kind: str, shape: str, blob: bytes) -> NDArray[Any]:
+    value: NDArray[Any] = np.frombuffer(blob, np.dtype(kind).newbyteorder("<")).astype(kind).reshape(json.loads(shape))
+    return value
 
 
 class Journal:
     """The one door to ``learner.db``. Thread-safe; every method that writes is one transaction."""
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
-        """Open or create. ``None`` keeps the journal in memory: nothing survives the process.
+        """Open or create; a file of an earlier version is migrated. ``None`` keeps the journal in memory: nothing survives the process.
 
         Raises:
             StateError: locked by another process, not ours, damaged, newer, or not writable.
@@ -144,76 +60,119 @@ class Journal:
         self._mutex = threading.RLock()
         self.at: Callable[[str], None] = lambda step: None  # called inside transactions; tests stop the process here
         self._lock: FolderLock | None = None
-        self.is_new = True
+        self.is_new = False
+        self._log: Path | None = None
         if self.folder is None:
             self._db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
         else:
-            self._db = self._open_file(self.folder)
+            self._lock, path = claim(self.folder)
+            self._log = Path(f"{path}-wal")
+            try:
+                self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5.0)
+            except sqlite3.Error as error:
+                self._lock.release()
+                raise StateError(f"cannot open {path}: {error}") from error
         try:
             self._prepare()
-        except sqlite3.DatabaseError as error:
+            self.writes = Writes(*self._written_before())
+        except sqlite3.OperationalError as error:
+            self.close()
+            raise refusal(self.folder, error) from error
+        except (sqlite3.Error, ValueError, TypeError, KeyError, AssertionError) as error:
             self.close()
             raise StateError(f"{self.folder or 'memory'}: {FILE_NAME} is damaged or not a learner's journal: {error}") from error
-        except StateError:
+        except BaseException:
             self.close()
             raise
 
-    def _open_file(self, folder: Path) -> sqlite3.Connection:
-        if folder.exists() and not folder.is_dir():
-            raise StateError(f"{folder} is a file; a state folder is a directory")
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise StateError(f"cannot create the state folder {folder}: {error.strerror}") from error
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise StateError(f"state folder {folder} is not writable by this user")
-        path = folder / FILE_NAME
-        strangers = sorted(p.name for p in folder.iterdir() if not p.name.startswith("learner."))
-        if not path.exists() and strangers:
-            raise StateError(f"{folder} is not a state folder: it has no {FILE_NAME} but holds {strangers[0]!r}; use an empty folder")
-        self._lock = FolderLock(folder)
-        self.is_new = not path.exists() or path.stat().st_size == 0
-        try:
-            if self.is_new:
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            return sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5.0)
-        except (OSError, sqlite3.Error) as error:
-            self._lock.release()
-            raise StateError(f"cannot open {path}: {error}") from error
-
     def _prepare(self) -> None:
         db = self._db
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        db.execute("PRAGMA secure_delete=ON")
-        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-            if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise StateError(f"{self.folder}: {FILE_NAME} is a database of something else")
-            db.executescript("BEGIN IMMEDIATE;" + _SCHEMA + f"INSERT INTO meta VALUES ('schema', '{SCHEMA_VERSION}'); COMMIT;")
+        is_empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if is_empty:
+            db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "wal_autocheckpoint=0"):
+            db.execute(f"PRAGMA {pragma}")
+        if is_empty:
+            self._in_one_step(lambda: journal_schema.create(db))
             self.is_new = True
             return
+        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            raise StateError(f"{self.folder}: {FILE_NAME} is a database of something else")
         written = self.meta("schema")
-        if written != str(SCHEMA_VERSION):
+        if written == str(SCHEMA_VERSION):
+            return
+        if not journal_schema.can_migrate(written):
             raise StateError(f"{self.folder}: journal schema {written}, this version reads {SCHEMA_VERSION}; open it with the version that wrote it")
+        self._in_one_step(lambda: journal_schema.migrate(db, int(str(written))))
+
+    def _in_one_step(self, change: Callable[[], None]) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            change()
+            self.at("before_commit")
+            self._db.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing; a full or failing disk becomes a StateError and changes nothing."""
+        """All or nothing; a full or failing disk becomes a StorageError and changes nothing."""
         with self._mutex:
+            before = self._log_bytes()
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
                 self.at("before_commit")
                 self._db.execute("COMMIT")
-                self.at("after_commit")
             except sqlite3.Error as error:
                 with contextlib.suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
-                raise StateError(f"the state folder {self.folder} cannot take the change: {error}; nothing was changed") from error
+                raise refusal(self.folder, error) from error
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
                 raise
+            finally:
+                self.writes.add(self._log_bytes() - before)
+            self.at("after_commit")
+
+    # -- the write-ahead log ----------------------------------------------------------------------------
+    def _log_bytes(self) -> int:
+        if self._log is None:
+            return 0
+        try:
+            return self._log.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def write_back(self, *, at_least: int = 0) -> None:
+        """Move the write-ahead log into the database and empty it, if it has ``at_least`` so many bytes.
+
+        A disk that is full or fails delays that to the next time: what was committed stays in the log.
+        """
+        with self._mutex:
+            if self._log is None or self._log_bytes() < max(at_least, 1):
+                return
+            page = int(self._db.execute("PRAGMA page_size").fetchone()[0])
+            try:
+                is_busy, _, frames = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.OperationalError as error:
+                self.delayed = str(error)
+                return
+            self.delayed = "" if not is_busy else "in use"
+            self.writes.add(page * min(max(0, frames), int(self._db.execute("PRAGMA page_count").fetchone()[0])))
+
+    delayed: str = ""
+    """Why the log could not be written back the last time; empty if it could."""
+
+    def _written_before(self) -> tuple[int, int]:
+        """Bytes written since the journal was created, and how many of them before the last day."""
+        total, before = self._db.execute(
+            "SELECT coalesce(max(written), 0), coalesce(max(CASE WHEN time < ? THEN written END), 0) FROM commits", (time.time() - 86_400.0,)
+        ).fetchone()
+        return int(total), int(before)
 
     # -- meta -----------------------------------------------------------------------------------------
     def meta(self, key: str) -> str | None:
@@ -226,101 +185,218 @@ class Journal:
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(values.items()))
 
     # -- evidence -------------------------------------------------------------------------------------
-    def receive(self, rows: Sequence[EvidenceRow]) -> None:
-        """Make labelled samples durable before anything learns from them."""
+    def receive(self, rows: Sequence[EvidenceRow], raw: Sequence[NDArray[Any] | None] = ()) -> None:
+        """Make labelled samples durable before anything learns from them, each with its raw input where one is to be kept."""
         with self._transaction() as db:
-            db.executemany(
-                "INSERT INTO evidence (id, source, stream, domain, time, label, weight, space, is_factory, features, status, commit_number)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (r.id, r.source, r.stream, r.domain, r.time, r.label, r.weight, r.space, int(r.is_factory),
-                     np.ascontiguousarray(r.features, "<f2").tobytes(), r.status, r.commit_number)
-                    for r in rows
-                ],
-            )
+            for index, r in enumerate(rows):
+                features = np.ascontiguousarray(r.features, "<f2")
+                at = db.execute(
+                    "INSERT INTO evidence (id, source, stream, domain, time, label, weight, space, met, is_factory, draw, status, commit_number, receipt, features)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (r.id, r.source, r.stream, r.domain, r.time, r.label, r.weight, r.space, r.met, int(r.is_factory), draw_of(features), r.status,
+                     r.commit_number, r.receipt or None, features.tobytes()),
+                )  # fmt: skip
+                value = raw[index] if index < len(raw) else None
+                if value is not None:
+                    kept = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"), copy=False)
+                    db.execute("INSERT INTO raw VALUES (?, ?, ?, ?)", (at.lastrowid, str(value.dtype), json.dumps(value.shape), kept.tobytes()))
+        self.write_back(at_least=4 * _LOG_BYTES)  # only if no change has done it for long
 
-    def evidence(self, *, where: str = "1", values: Sequence[Any] = ()) -> list[EvidenceRow]:
-        """Rows in order of arrival. ``where`` is SQL from this package only, never from a user."""
+    def evidence(self, *, where: str = "1", values: Sequence[Any] = (), limit: int = -1, newest_first: bool = False, narrow: bool = False) -> list[EvidenceRow]:
+        """Rows in order of arrival. ``where`` is SQL from this package only, never from a user; ``narrow`` leaves features out."""
+        order = "seq DESC" if newest_first else "seq"
         with self._mutex:
             found = self._db.execute(
-                "SELECT id, source, stream, domain, time, label, weight, space, is_factory, features, status, commit_number"
-                f" FROM evidence WHERE {where} ORDER BY seq", tuple(values),
+                f"SELECT {_NARROW if narrow else _COLUMNS} FROM evidence WHERE {where} ORDER BY {order} LIMIT ?", (*values, limit)
             ).fetchall()
         return [_row(found_row) for found_row in found]
 
-    def evidence_of(self, samples: Sequence[str]) -> list[EvidenceRow]:
-        """The rows with these ids that are still there, in the order of the ids."""
+    def evidence_of(self, seqs: Sequence[int]) -> list[EvidenceRow]:
+        """The rows with these numbers that are still there, in the order of the numbers."""
+        found: dict[int, EvidenceRow] = {}
+        for some in (seqs[start : start + 500] for start in range(0, len(seqs), 500)):
+            found |= {row.seq: row for row in self.evidence(where=f"seq IN ({', '.join('?' * len(some))})", values=some)}
+        return [found[seq] for seq in seqs if seq in found]
+
+    def newest_of(self, samples: Sequence[str]) -> dict[str, EvidenceRow]:
+        """For each sample id that has rows, the last one."""
         found: dict[str, EvidenceRow] = {}
         for some in (samples[start : start + 500] for start in range(0, len(samples), 500)):
             found |= {row.id: row for row in self.evidence(where=f"id IN ({', '.join('?' * len(some))})", values=some)}
-        return [found[sample] for sample in samples if sample in found]
+        return found
+
+    def accepted_of(self, samples: Sequence[str]) -> list[EvidenceRow]:
+        """Rows of these samples that teach or judge now."""
+        found: list[EvidenceRow] = []
+        for some in (samples[start : start + 500] for start in range(0, len(samples), 500)):
+            found += self.evidence(where=f"status IN ('learned', 'held_out') AND id IN ({', '.join('?' * len(some))})", values=some)
+        return found
+
+    def near_the_line(self, label: str, status: str, limit: int) -> list[EvidenceRow]:
+        """Rows of a class with the draws nearest to the line between judging and teaching: the largest held out, or the smallest learned; without features."""
+        order = "DESC" if status == "held_out" else "ASC"
+        with self._mutex:
+            found = self._db.execute(
+                f"SELECT {_NARROW} FROM evidence WHERE status = ? AND label = ? ORDER BY draw {order}, seq {order} LIMIT ?", (status, label, limit)
+            ).fetchall()
+        return [_row(found_row) for found_row in found]
+
+    def older_than(self, before: float, most: int) -> list[EvidenceRow]:
+        """Rows met before a time, and of the rest the oldest beyond ``most``; without features, and without those that wait to be learned."""
+        found = self.evidence(where="time < ? AND status != 'received' AND (length(features) > 0 OR status NOT IN ('learned', 'held_out'))", values=(before,), narrow=True)
+        with self._mutex:
+            over = int(self._db.execute("SELECT count(*) FROM evidence").fetchone()[0]) - len(found) - most
+        if over > 0:
+            found += self.evidence(where="time >= ? AND status != 'received' AND length(features) > 0", values=(before,), limit=over, narrow=True)
+        return found
 
     def count_evidence(self) -> dict[str, int]:
         with self._mutex:
             return dict(self._db.execute("SELECT status, count(*) FROM evidence GROUP BY status").fetchall())
 
-    def known_id(self, sample: str) -> str | None:
-        """Status of the evidence row with this id, or None."""
+    def count_accepted(self) -> dict[str, dict[str, int]]:
+        """Class -> how many rows of it teach (``learned``) and judge (``held_out``)."""
+        counts: dict[str, dict[str, int]] = {}
         with self._mutex:
-            row = self._db.execute("SELECT status FROM evidence WHERE id = ?", (sample,)).fetchone()
-        return None if row is None else str(row[0])
+            found = self._db.execute("SELECT label, status, count(*) FROM evidence WHERE status IN ('learned', 'held_out') GROUP BY status, label").fetchall()
+        for label, status, count in found:
+            counts.setdefault(label, {})[status] = count
+        return counts
+
+    # -- raw inputs -----------------------------------------------------------------------------------
+    def raw(self, label: str | None = None) -> list[RawInput]:
+        """Raw inputs that are kept, of accepted rows of one class or of all, in order of arrival."""
+        where = "e.status IN ('learned', 'held_out')" + ("" if label is None else " AND e.label = ?")
+        with self._mutex:
+            found = self._db.execute(
+                f"SELECT r.seq, r.dtype, r.shape, r.input FROM raw r JOIN evidence e USING (seq) WHERE {where} ORDER BY r.seq", () if label is None else (label,)
+            ).fetchall()
+        return [RawInput(seq, _input(kind, shape, blob)) for seq, kind, shape, blob in found]
+
+    def raw_of(self, seq: int) -> NDArray[Any] | None:
+        """The raw input of one row, if it is kept."""
+        with self._mutex:
+            found = self._db.execute("SELECT dtype, shape, input FROM raw WHERE seq = ?", (seq,)).fetchone()
+        return None if found is None else _input(*found)
+
+    def thin_raw(self, per_class: int) -> int:
+        """Keep the raw inputs of at most so many rows of a class, those with the smallest draws; returns how many went."""
+        with self._mutex:
+            over = self._db.execute(
+                "SELECT seq FROM (SELECT r.seq AS seq, e.status AS status,"
+                " row_number() OVER (PARTITION BY e.label ORDER BY e.status NOT IN ('learned', 'held_out'), e.draw, r.seq) AS place FROM raw r JOIN evidence e USING (seq)) WHERE place > ? AND status != 'received'", (per_class,)
+            ).fetchall()  # fmt: skip
+        if over:
+            with self._transaction() as db:
+                db.executemany("DELETE FROM raw WHERE seq = ?", over)
+        return len(over)
 
     # -- commits --------------------------------------------------------------------------------------
     def commit(
         self,
         row: CommitRow,
         *,
-        statuses: Mapping[str, str] | None = None,
-        deleted: Iterable[str] = (),
+        statuses: Mapping[int, tuple[str, int]] | None = None,
+        receipts: Mapping[int, bytes] | None = None,
+        deleted: Iterable[int] = (),
+        emptied: Iterable[int] = (),
         snapshot: Mapping[str, NDArray[Any]] | None = None,
         rewritten: Mapping[int, Mapping[str, NDArray[Any]]] | None = None,
+        scrubbed: Mapping[int, Mapping[str, Any]] | None = None,
     ) -> None:
-        """One transaction: what became of the rows, the commit, and snapshots taken or rewritten."""
-        deleted = list(deleted)
+        """One transaction: what became of the rows, the commit, and snapshots taken or rewritten.
+
+        Args:
+            row: the commit; its moves set the statuses of the rows they name.
+            statuses: further statuses by seq, with the commit they date from (a rollback restores both).
+            receipts: by seq. deleted: rows that are forgotten, with their raw inputs. emptied: rows that lose features and raw input.
+            snapshot: tensors to keep as of this commit. rewritten: new tensors of earlier snapshots.
+            scrubbed: new details of earlier commits.
+        """
+        gone = [(seq,) for seq in deleted]
+        empty = [(seq,) for seq in emptied]
         with self._transaction() as db:
             self.at("begin")
-            if statuses:
-                db.executemany(
-                    "UPDATE evidence SET status = ?, commit_number = ? WHERE id = ?",
-                    [(status, row.number, sample) for sample, status in statuses.items()],
-                )
-            db.executemany("DELETE FROM evidence WHERE id = ?", [(sample,) for sample in deleted])
+            changed = {seq: (status, row.number) for seq, status in row.moves.statuses().items()} | dict(statuses or {})
+            db.executemany("UPDATE evidence SET status = ?, commit_number = ? WHERE seq = ?", [(s, n, seq) for seq, (s, n) in changed.items()])
+            db.executemany("UPDATE evidence SET receipt = ? WHERE seq = ?", [(receipt, seq) for seq, receipt in (receipts or {}).items()])
+            db.executemany("DELETE FROM evidence WHERE seq = ?", gone)
+            db.executemany("UPDATE evidence SET features = x'' WHERE seq = ?", empty)
+            db.executemany("DELETE FROM raw WHERE seq = ?", gone + empty)
             self.at("rows")
             db.execute(
-                "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (row.number, time.time(), row.kind, row.outcome, json.dumps(dict(row.detail)), json.dumps(row.rows),
-                 row.tables, save_tensors(dict(row.tensors)) if row.tensors else None),
-            )
+                "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (row.number, time.time(), row.kind, row.outcome, json.dumps(dict(row.detail)), row.moves.encode(), row.tables,
+                 save_tensors(dict(row.tensors)) if row.tensors else None, row.digest, self.writes.total),
+            )  # fmt: skip
             for number, tensors in (rewritten or {}).items():
                 db.execute("UPDATE snapshots SET tensors = ? WHERE commit_number = ?", (save_tensors(dict(tensors)), number))
+            for number, detail in (scrubbed or {}).items():
+                db.execute("UPDATE commits SET detail = ? WHERE number = ?", (json.dumps(dict(detail)), number))
             if snapshot is not None:
-                db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", (row.number, save_tensors(dict(snapshot))))
-                db.execute("DELETE FROM snapshots WHERE commit_number NOT IN (SELECT commit_number FROM snapshots ORDER BY commit_number DESC LIMIT 4)")
-        if deleted:  # the write-ahead log still holds what was deleted
-            self._truncate_log()
+                self._keep_snapshot(db, row.number, snapshot)
+        if gone or empty:
+            self.write_back()  # the log still holds what was deleted
+        else:
+            self.write_back(at_least=_LOG_BYTES)
 
-    def _truncate_log(self) -> None:
-        with self._mutex, contextlib.suppress(sqlite3.OperationalError):  # a reader or a full disk may delay it to the next time
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    def _keep_snapshot(self, db: sqlite3.Connection, number: int, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """The newest four, and the one under everything that was compacted."""
+        db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", (number, save_tensors(dict(tensors))))
+        db.execute(
+            "DELETE FROM snapshots WHERE commit_number NOT IN (SELECT commit_number FROM snapshots ORDER BY commit_number DESC LIMIT 4)"
+            " AND commit_number != (SELECT CASE WHEN min(number) > 1 THEN min(number) ELSE -1 END FROM commits)"
+        )
+
+    def compact(self, upto: int, base: Moves, snapshot: Mapping[str, NDArray[Any]]) -> int:
+        """Drop the commits before ``upto``: its snapshot and the statuses in ``base`` stand in for them. Returns how many went."""
+        with self._transaction() as db:
+            self.at("begin")
+            gone = db.execute("DELETE FROM commits WHERE number < ?", (upto,)).rowcount
+            db.execute("UPDATE commits SET rows = ? WHERE number = ?", (base.encode(), upto))
+            db.execute("DELETE FROM snapshots WHERE commit_number < ?", (upto,))
+            db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", (upto, save_tensors(dict(snapshot))))
+        return gone
+
+    def shrink(self) -> None:
+        """Give pages that hold nothing back to the file system, where the file was created to allow it."""
+        with self._mutex:
+            free, pages = (int(self._db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("freelist_count", "page_count"))
+            if free > pages // 4:
+                before = self._log_bytes()
+                self._db.execute("PRAGMA incremental_vacuum").fetchall()
+                self.writes.add(self._log_bytes() - before)
+                self.write_back()
 
     def last_number(self) -> int:
         with self._mutex:
             return int(self._db.execute("SELECT coalesce(max(number), 0) FROM commits").fetchone()[0])
 
-    def horizon(self) -> int:
-        """The commit before which rows have expired: nothing earlier can be rebuilt. 0 if none have."""
+    def first_number(self) -> int:
+        """The earliest commit that is still there; 0 if there is none."""
         with self._mutex:
-            return int(self._db.execute("SELECT coalesce(max(number), 0) FROM commits WHERE kind = 'expire'").fetchone()[0])
+            return int(self._db.execute("SELECT coalesce(min(number), 0) FROM commits").fetchone()[0])
+
+    def expired(self) -> int:
+        """The last commit by which rows expired that no snapshot but its own, or a later one, can stand in for; 0 if none have."""
+        with self._mutex:
+            return int(self._db.execute("SELECT coalesce(max(number), 0) FROM commits WHERE kind = 'expire' AND outcome = 'saved'").fetchone()[0])
+
+    def horizon(self) -> int:
+        """The commit before which nothing can be rebuilt: its rows have expired, or it was compacted. 0 if there is none."""
+        first = self.first_number()
+        return max(self.expired(), first if first > 1 else 0)
 
     def commits(self, after: int = 0, upto: int | None = None) -> list[CommitRow]:
+        """Raises StateError where a commit cannot be read."""
         with self._mutex:
             found = self._db.execute(
-                "SELECT number, kind, outcome, detail, rows, tables, tensors FROM commits WHERE number > ? AND number <= ? ORDER BY number",
+                "SELECT number, kind, outcome, detail, rows, tables, tensors, digest FROM commits WHERE number > ? AND number <= ? ORDER BY number",
                 (after, upto if upto is not None else 2**62),
             ).fetchall()
         return [
-            CommitRow(n, kind, outcome, json.loads(detail), tuple(json.loads(rows)), tables, load_tensors(blob) if blob else {})
-            for n, kind, outcome, detail, rows, tables, blob in found
+            CommitRow(n, kind, outcome, json.loads(detail), Moves.decode(rows), tables, load_tensors(blob) if blob else {}, digest)
+            for n, kind, outcome, detail, rows, tables, blob, digest in found
         ]
 
     def history(self, limit: int) -> list[Commit]:
@@ -336,6 +412,11 @@ class Journal:
                 "SELECT commit_number, tensors FROM snapshots WHERE commit_number <= ? ORDER BY commit_number DESC LIMIT 1", (upto,)
             ).fetchone()
         return None if row is None else (int(row[0]), load_tensors(row[1]))
+
+    def snapshot_before(self, upto: int) -> int:
+        """The number of the newest snapshot at or before a commit; 0 if there is none."""
+        with self._mutex:
+            return int(self._db.execute("SELECT coalesce(max(commit_number), 0) FROM snapshots WHERE commit_number <= ?", (upto,)).fetchone()[0])
 
     def snapshot_numbers(self) -> list[int]:
         with self._mutex:
@@ -367,3 +448,6 @@ class Journal:
                 self._db.close()
             if self._lock is not None:
                 self._lock.release()
+
+
+__all__ = ["DECISIONS_KEPT", "FILE_NAME", "LOCK_NAME", "SCHEMA_VERSION", "CommitRow", "EvidenceRow", "FolderLock", "Journal", "Moves", "RawInput"]

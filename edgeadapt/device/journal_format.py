@@ -10,7 +10,8 @@ import re
 import sqlite3
 from typing import Any
 
-from edgeadapt.device.journal import _SCHEMA, FILE_NAME, LOCK_NAME, SCHEMA_VERSION
+from edgeadapt.device.folder import FILE_NAME, LOCK_NAME
+from edgeadapt.device.journal_schema import SCHEMA, VERSION
 
 _COMMENT = re.compile(r"^\s*(\w+) [A-Z]+.*?--\s*(.+)$", re.MULTILINE)
 
@@ -18,14 +19,14 @@ _COMMENT = re.compile(r"^\s*(\w+) [A-Z]+.*?--\s*(.+)$", re.MULTILINE)
 def journal_schema() -> dict[str, Any]:
     """Version, files and tables; a column has its SQLite type, whether it may be NULL, and what it holds."""
     with sqlite3.connect(":memory:") as db:
-        db.executescript(_SCHEMA)
+        db.executescript(SCHEMA)
         names = [
             row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name")
         ]
         tables = {name: _table(db, name) for name in names}
     return {
         "title": "edgeadapt journal",
-        "version": SCHEMA_VERSION,
+        "version": VERSION,
         "file": FILE_NAME,
         "lock": f"{LOCK_NAME}: held with flock while a process uses the folder; contains its pid",
         "format": "SQLite 3, WAL; meta.schema holds the version",

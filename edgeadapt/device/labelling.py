@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.evidence import HeldOut, PendingBatch
-from edgeadapt.device.journal import EvidenceRow
+from edgeadapt.device.evidence import PendingBatch
+from edgeadapt.device.held_out import HeldOut
+from edgeadapt.device.journal_rows import EvidenceRow, Met
 from edgeadapt.device.memory import SOURCE, Memory
 from edgeadapt.device.policy import Policy
 from edgeadapt.device.program import F32, Program
@@ -50,11 +52,13 @@ class Labelling:
         """A class is new to the device until it has a handful of labels; factory classes never are."""
         return not self._held_out.is_settled(name)
 
-    def rows_of(self, samples: Sequence[str], found: Sequence[tuple[PendingBatch, int]], names: Sequence[str], source: str) -> list[EvidenceRow]:
-        """Rows of observed samples, with the features they were observed with."""
+    def rows_of(self, samples: Sequence[str], found: Sequence[tuple[PendingBatch, int] | EvidenceRow], names: Sequence[str], source: str) -> list[EvidenceRow]:
+        """Rows of observed samples, with the features they were observed with; an earlier row of a sample is corrected."""
         return [
-            self._row(sample, batch.features[row], name, source, batch.stream, batch.domain, not batch.is_shifted)
-            for sample, (batch, row), name in zip(samples, found, names, strict=True)
+            self._corrected(given, name, source)
+            if isinstance(given, EvidenceRow)
+            else self._row(sample, given[0].features[given[1]], name, source, given[0].stream, given[0].domain, not given[0].is_shifted, given[0].met_at)
+            for sample, given, name in zip(samples, found, names, strict=True)
         ]
 
     def rows_in_hand(
@@ -62,12 +66,25 @@ class Labelling:
     ) -> list[EvidenceRow]:
         """Rows of labelled data that was never observed, met under a stream's present condition."""
         unshifted = not self._reads_shifted(z, taps, domain)
-        return [self._row(i, f, name, source, stream, domain, unshifted) for i, f, name in zip(ids, kept, names, strict=True)]
+        now = time.time()
+        return [self._row(i, f, name, source, stream, domain, unshifted, now) for i, f, name in zip(ids, kept, names, strict=True)]
 
-    def _row(self, sample: str, features: NDArray[np.float16], name: str, source: str, stream: str, domain: str, is_unshifted: bool) -> EvidenceRow:
+    def _row(
+        self, sample: str, features: NDArray[np.float16], name: str, source: str, stream: str, domain: str, is_unshifted: bool, met_at: float
+    ) -> EvidenceRow:
         manifest = self._program.manifest
-        is_factory = self._live().encoder_in(domain) is None and (is_unshifted or self.is_new(name))  # new classes read as shifted until known
-        return EvidenceRow(sample, source, stream, domain, time.time(), name, manifest.policy.learn.field_weight, manifest.space, is_factory, features)
+        met: Met = "adapted" if self._live().encoder_in(domain) is not None else "factory" if is_unshifted else "shifted"
+        return EvidenceRow(
+            sample, source, stream, domain, met_at, name, manifest.policy.learn.field_weight, manifest.space, self._is_factory(met, name), features, met=met
+        )
+
+    def _corrected(self, row: EvidenceRow, name: str, source: str) -> EvidenceRow:
+        """The same sample under another name, as it was met."""
+        return replace(row, label=name, source=source, is_factory=self._is_factory(row.met, name), status="received", commit_number=None, seq=0)
+
+    def _is_factory(self, met: Met, name: str) -> bool:
+        """May it move the class means of the factory condition? New classes read as shifted until they are known."""
+        return met == "factory" or (met == "shifted" and self.is_new(name))
 
     def _reads_shifted(self, z: F32, taps: F32, domain: str) -> bool:
         """Does labelled data in hand look like another condition? A few samples cannot say; then the stream's condition does."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sqlite3
 import threading
@@ -15,26 +17,30 @@ from safetensors import SafetensorError
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.bundle.schema import AdaptMode
-from edgeadapt.device.budget import Budget, Meter
+from edgeadapt.device.budget import Budget, Meter, WriteRoom
 from edgeadapt.device.conditions import Conditions, Stream
-from edgeadapt.device.evidence import HeldOut, Pending, PendingBatch, Questions, as_stored, check_storable, new_ids
-from edgeadapt.device.journal import EvidenceRow, Journal
+from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored, check_storable, new_ids
+from edgeadapt.device.forgetting import Selection
+from edgeadapt.device.held_out import HeldOut
+from edgeadapt.device.journal import Journal
+from edgeadapt.device.journal_rows import EvidenceRow
 from edgeadapt.device.labelling import Labelling
-from edgeadapt.device.memory import SOURCE, Memory, digest
+from edgeadapt.device.learning import Learning
+from edgeadapt.device.memory import SOURCE, Memory
 from edgeadapt.device.policy import Keep, Policy
 from edgeadapt.device.program import Program
-from edgeadapt.device.resume import durable_tables, rebuild
+from edgeadapt.device.resume import factory_memory, rebuild, state_digest, tables_at
 from edgeadapt.device.sense import StreamWindow
 from edgeadapt.device.serving import Serving
 from edgeadapt.device.transaction import Transactions
+from edgeadapt.device.undoing import Undoing, reasons_for
 from edgeadapt.device.worker import Worker
 from edgeadapt.errors import EdgeadaptError, InputError, StateError
-from edgeadapt.inputs import chunks
 from edgeadapt.results import Action, Commit, Observation, Prediction, Question, Receipt
 from edgeadapt.runtime import Runtime, open_runtime
 
 DEFAULT_STREAM = "default"
-_LEARN_AT_ONCE = 64  # labels of one source and domain that share a commit
+_HOUSEKEEPING_S = 600.0  # at most so often without being asked: a correction that is lost with the power is as old as this
 
 
 def open(
@@ -84,10 +90,11 @@ class Learner:
         self._journal = Journal(state)
         try:
             self._claim(bundle)
+            started = time.perf_counter()
             self._live: Memory = rebuild(self._journal, self._program)
-            self._held_out = HeldOut(self._manifest.policy.learn.held_out_every, self._manifest.feature_dim, self._manifest.classes)
-            self._held_out.restore(self._journal.evidence(where="status IN ('learned', 'held_out')"))
-        except (sqlite3.DatabaseError, SafetensorError, ValueError, KeyError) as error:
+            replay_s = time.perf_counter() - started
+            self._held_out = HeldOut(self._journal, self._manifest.policy.learn.held_out_every, self._manifest.feature_dim, self._manifest.classes)
+        except (sqlite3.DatabaseError, SafetensorError, ValueError, KeyError, TypeError, IndexError) as error:
             self._journal.close()
             if isinstance(error, EdgeadaptError):
                 raise
@@ -100,7 +107,9 @@ class Learner:
         self._pending = Pending(keep.pending_s)
         self._questions = Questions(policy.questions_per_day if policy.questions_per_day is not None else self._manifest.policy.ask.per_day)
         self._meter = Meter(budget)
-        self._transactions = Transactions(self._program, self._journal, self._held_out, lambda: self._live, self._publish)
+        self._room = WriteRoom(budget, self._journal.writes)
+        self._transactions = Transactions(self._program, self._journal, self._held_out, lambda: self._live, self._publish, self._room, replay_s)
+        self._undoing = Undoing(self._transactions)
         self._conditions = Conditions(
             self._program, self._transactions, self._questions, self._pending, self._meter, lambda: self._live, self._publish, self._adapt_mode
         )
@@ -110,12 +119,16 @@ class Learner:
         self._labelling = Labelling(
             self._program, policy, self._held_out, lambda: self._live, lambda names: self._worker.call(lambda: self._transactions.add_classes(names))
         )
-        self._answers: list[tuple[str, str, bool]] = []  # (sample, domain, is new) of labels that came while frozen
         self._serving = Serving(self._program, self._live.classes)
         self._spent = {"encode": 0.0, "sense": 0.0}
         self._observed = 0
         self._worker = Worker()
-        self._requeue()
+        self._kept_house_at = time.monotonic()
+        self._learning = Learning(
+            self._transactions, self._journal, self._conditions, self._meter, self._worker, self._streams, lambda: self._frozen, self._keep_house_if_due
+        )
+        if self._journal.count_evidence().get("received"):  # labels that were durable but not yet learned when the process stopped
+            self._learning.request()
 
     def _claim(self, bundle: Bundle) -> None:
         """Bind a new state folder to the bundle's feature space; refuse a folder of another."""
@@ -127,11 +140,6 @@ class Learner:
                 f"{self._journal.folder} was learned in another feature space (bundle {self._journal.meta('bundle')!r}, space {space[:12]}; this bundle "
                 f"{bundle.manifest.name!r}, space {bundle.manifest.space[:12]}): edgeadapt migrate OLD_STATE NEW.edge"
             )
-
-    def _requeue(self) -> None:
-        """Labels that were durable but not yet learned when the process stopped."""
-        if self._journal.count_evidence().get("received"):
-            self._worker.submit(self._learn_received, urgent=True)
 
     def _publish(self, memory: Memory) -> None:
         self._live = memory
@@ -204,6 +212,8 @@ class Learner:
                 found.window.push(read.residual, slots, read.score, inputs, ids)
             reading = found.window.reading(domain, memory.class_counts, is_factory_path)
             self._pending.add(PendingBatch(ids, stream, domain, reading.is_shifted, as_stored(z, taps), time.monotonic()))  # before a question names them
+            if self._keep.raw_per_class and features is None:
+                self._pending.keep_inputs(ids, inputs)
             if found.window.is_full and found.window.fresh >= self._manifest.policy.shift.window:
                 queued = (self._queue_window(found, is_factory_path),)
         abstained = self._serving.abstained(read, reading)
@@ -240,32 +250,57 @@ class Learner:
     def label(self, ids: str | Sequence[str], labels: str | int | Sequence[str | int], *, source: str = "") -> None:
         """Label observed samples. Durable when it returns; learned by the worker soon after.
 
+        A sample that has a label gets another: what the old one taught is taken back, and the new one counts as if it had been right on
+        time. ``withdraw`` takes a label back without giving another.
+
         Args:
             ids: from ``Observation.ids`` or ``Question.id``. labels: one class name (or class id) each.
             source: who says so; ``forget(source=...)`` can take it all back.
 
         Raises:
-            InputError: an id that is not pending. UnknownClassError: an unknown name, if the policy refuses them.
-            StateError: the state folder cannot take it; nothing was changed.
+            InputError: an id that is neither pending nor labelled. UnknownClassError: an unknown name, if the policy refuses them.
+            BudgetError: the day's writes are used up. StorageError: the disk is full or fails. Nothing was changed.
         """
         self._here()
         samples = [ids] if isinstance(ids, str) else list(ids)
         if len(set(samples)) != len(samples):
             raise InputError("an id is given twice")
-        with self._label_lock:  # one id, one label, whoever is first
-            found = [self._pending.find(sample) for sample in samples]
-            check_storable([batch.features[row] for batch, row in found])
+        with self._label_lock:  # one id, one label at a time
+            found = self._found(samples)
+            check_storable([given.features if isinstance(given, EvidenceRow) else given[0].features[given[1]] for given in found])
             names = self._labelling.names(labels, len(samples))
-            rows = self._labelling.rows_of(samples, found, names, source)
-            new = [self._labelling.is_new(name) for name in names]
-            self._journal.receive(rows)
+            said = [(sample, given, name) for sample, given, name in zip(samples, found, names, strict=True) if not _says_so(given, name, source)]
+            rows = self._labelling.rows_of([s for s, _, _ in said], [g for _, g, _ in said], [n for _, _, n in said], source)
+            new = [self._labelling.is_new(name) for _, _, name in said]
+            self._receive(rows, [self._raw_of(sample, given) for sample, given, _ in said])
             self._pending.drop(samples)
         self._questions.close(samples)
-        self._worker.submit(lambda: self._after_label(samples, rows, new), urgent=True)
+        self._learning.answered([s for s, _, _ in said], rows, new)
 
-    def _after_label(self, samples: Sequence[str], rows: Sequence[EvidenceRow], new: Sequence[bool]) -> None:
-        self._answers += [(sample, row.domain, is_new) for sample, row, is_new in zip(samples, rows, new, strict=True)]
-        self._learn_received()
+    def _found(self, samples: Sequence[str]) -> list[tuple[PendingBatch, int] | EvidenceRow]:
+        """Where the features of each sample are: still pending, or in the evidence row of the label it has."""
+        pending = {sample: self._pending.find(sample) for sample in samples}
+        labelled = self._journal.newest_of([sample for sample, found in pending.items() if found is None])
+        result: list[tuple[PendingBatch, int] | EvidenceRow] = []
+        for sample in samples:
+            given = pending[sample] or labelled.get(sample)
+            if given is None:
+                raise InputError(
+                    f"no sample has the id {sample!r}: it was never observed here, was forgotten, or is older than {self._keep.pending_s:g} s and has no label"
+                )
+            if isinstance(given, EvidenceRow) and not given.has_features:
+                raise InputError(f"the features of sample {sample!r} have expired: its label can be withdrawn or forgotten, not corrected")
+            result.append(given)
+        return result
+
+    def _raw_of(self, sample: str, given: tuple[PendingBatch, int] | EvidenceRow) -> Any:
+        if not self._keep.raw_per_class:
+            return None
+        return self._journal.raw_of(given.seq) if isinstance(given, EvidenceRow) else self._pending.input_of(sample)
+
+    def _receive(self, rows: Sequence[EvidenceRow], raw: Sequence[Any]) -> None:
+        self._room.require_room(sum(row.features.nbytes + 512 for row in rows) + sum(value.nbytes for value in raw if value is not None))
+        self._journal.receive(rows, raw)
 
     def learn(
         self, x: Any, y: str | int | Sequence[str | int], *, source: str = "", stream: str = DEFAULT_STREAM, features: Mapping[str, Any] | None = None
@@ -277,35 +312,23 @@ class Learner:
 
         Returns:
             The ids of the new evidence rows.
+
+        Raises:
+            InputError: the batch does not fit. UnknownClassError: an unknown name, if the policy refuses them.
+            BudgetError: the day's writes are used up. StorageError: the disk is full or fails. Nothing was changed.
         """
         self._here()
         memory = self._live
         domain = self._domain_of(stream)
-        _, z, taps = self._serving.features(x, features, memory, domain)
+        inputs, z, taps = self._serving.features(x, features, memory, domain)
         kept = as_stored(z, taps)
         check_storable(kept)
         names = self._labelling.names(y, len(z))
         ids = new_ids(len(z))
         rows = self._labelling.rows_in_hand(ids, kept, z, taps, names, source, stream, domain)
-        self._journal.receive(rows)
-        self._worker.submit(self._learn_received, urgent=True)
+        self._receive(rows, list(inputs) if self._keep.raw_per_class and features is None else [])
+        self._learning.request()
         return ids
-
-    def _learn_received(self) -> None:
-        """Learn every received row, in groups of one source and one condition."""
-        if self._frozen:
-            return
-        answers, self._answers = self._answers, []
-        self._conditions.answered(answers, self._streams)
-        while rows := self._journal.evidence(where="status = 'received'"):
-            groups: dict[tuple[str, str], list[EvidenceRow]] = {}
-            for row in rows:
-                groups.setdefault((row.source, row.domain), []).append(row)
-            for group in groups.values():
-                for part in chunks(len(group), _LEARN_AT_ONCE):
-                    started = time.perf_counter()
-                    self._transactions.learn(group[part])
-                    self._meter.record("learn", time.perf_counter() - started)
 
     def add_class(self, name: str) -> None:
         """Make room for a class. Known names change nothing.
@@ -332,48 +355,54 @@ class Learner:
         self, ids: Sequence[str] | None = None, *, source: str | None = None, classes: Sequence[str] | None = None,
         before: float | None = None, after: float | None = None,
     ) -> Receipt:  # fmt: skip
-        """Remove evidence, as if it had never been learned, from live tensors, journal and snapshots.
+        """Remove labelled samples, as if they had never been, from live tensors, journal, snapshots and kept raw inputs.
 
         Args:
-            ids, source, classes: what to forget; conditions are joined by *and*. before, after: seconds since the epoch.
+            ids, source, classes: what to forget; conditions are joined by *and*. before, after: when the sample was met, seconds since
+                the epoch.
 
         Returns:
             A receipt: rows removed and subtracted, snapshots rewritten, and what could not be reached.
 
         Raises:
-            InputError: no condition was given.
+            InputError: no condition was given. StorageError: the disk is full or fails; nothing was changed.
         """
         self._here()
-        clauses: list[str] = []
-        values: list[Any] = []
-        for column, names in (("id", ids), ("label", classes)):
-            if names is not None:
-                listed = [names] if isinstance(names, str) else list(names)
-                clauses.append(f"{column} IN ({', '.join('?' * len(listed))})")
-                values += listed
-        for clause, limit in (("source = ?", source), ("time < ?", before), ("time >= ?", after)):
-            if limit is not None:
-                clauses.append(clause)
-                values.append(limit)
-        if not clauses:
-            raise InputError("say what to forget: ids, source, classes, before or after")
+        selection = Selection(ids, source, classes, before, after)
 
         def run() -> Receipt:
-            rows = self._journal.evidence(where=" AND ".join(clauses), values=values)
-            pending = self._pending.drop([ids] if isinstance(ids, str) else ids) if ids is not None else 0
+            rows = [row for clause, values in selection.clauses() for row in self._journal.evidence(where=clause, values=values)]
+            named = list(selection.ids or ())
+            others = [value for value in (source, classes, before, after) if value is not None]
+            pending = self._pending.drop(named) if named and not others else 0
+            self._questions.close([*named, *(row.id for row in rows)])
+            reasons = list(self._undoing.out_of_reach())
             if not rows:
-                return Receipt(pending, 0, 0, self._transactions.out_of_reach())
-            streams = {r.stream for r in rows}
-            reasons = [f"unlabelled inputs of stream {s!r} may be in the statistics of a condition" for s in sorted(streams) if self._has_statistics(s)]
-            reasons += self._transactions.out_of_reach()
-            self._questions.close([r.id for r in rows])
-            return self._transactions.forget(rows, pending, reasons)
+                return Receipt(pending, 0, 0, unreachable=tuple(reasons))
+            remembered = [name for name, stream in self._streams.items() if stream.memories]
+            reasons += reasons_for(rows, self._live, self._transactions, remembered)
+            return self._undoing.forget(rows, pending, source if len(others) == 1 and not named else None, reasons)
 
         return self._worker.call(run)
 
-    def _has_statistics(self, stream: str) -> bool:
-        found = self._streams.get(stream)
-        return found is not None and bool(found.memories)
+    def withdraw(self, ids: str | Sequence[str]) -> Receipt:
+        """Take labels back, as if they had never been given. Unlike ``forget`` it keeps the samples: ``label`` can name them again.
+
+        Raises:
+            InputError: an id without a label. StorageError: the disk is full or fails; nothing was changed.
+        """
+        self._here()
+        samples = Selection(ids=[ids] if isinstance(ids, str) else ids).ids or ()
+
+        def run() -> Receipt:
+            found = self._journal.newest_of(list(samples))
+            unlabelled = [sample for sample in samples if sample not in found or found[sample].status == "withdrawn"]
+            if unlabelled:
+                raise InputError(f"sample {unlabelled[0]!r} has no label that could be withdrawn")
+            rows = self._journal.accepted_of(list(samples))  # a correction that was refused left an earlier label in force
+            return self._undoing.withdraw([*rows, *(row for row in found.values() if row.seq not in {accepted.seq for accepted in rows})])
+
+        return self._worker.call(run)
 
     def rollback(self, to: int | None = None) -> int:
         """Back to the state after commit ``to``; by default to before the last change. Later labels are withdrawn.
@@ -385,7 +414,9 @@ class Learner:
             StateError: no such commit.
         """
         self._here()
-        return self._worker.call(lambda: self._transactions.rollback(to))
+        if to is not None and (isinstance(to, bool) or not isinstance(to, int)):
+            raise InputError(f"a commit is a number from history(), got {to!r:.80}")
+        return self._worker.call(lambda: self._undoing.rollback(to))
 
     def checkpoint(self) -> int:
         """Finish queued work, then make session state durable. Returns the number of the last commit."""
@@ -393,13 +424,27 @@ class Learner:
         self._worker.settle()
 
         def run() -> int:
-            if not self._frozen:
-                self._transactions.save_domains()
-                self._transactions.expire(time.time() - 86_400.0 * self._keep.features_days)
-            self._record_decisions()
+            self._keep_house()
             return self._live.commit
 
         return self._worker.call(run)
+
+    def _keep_house(self) -> None:
+        """Make session state durable, and let go of what is kept no longer."""
+        self._kept_house_at = time.monotonic()
+        if not self._frozen:
+            self._transactions.save_domains()
+            self._undoing.expire(time.time() - 86_400.0 * self._keep.features_days, self._keep.rows)
+            self._journal.thin_raw(self._keep.raw_per_class)
+            if self._room.has_room(self._live.tensors.nbytes):
+                self._undoing.compact(self._keep.commits)
+        self._record_decisions()
+        if self._room.has_room(0):
+            self._journal.shrink()
+
+    def _keep_house_if_due(self) -> None:
+        if time.monotonic() - self._kept_house_at > _HOUSEKEEPING_S:
+            self._keep_house()
 
     def history(self, limit: int = 50) -> list[Commit]:
         """Changes, newest first: published, vetoed, held and undone ones."""
@@ -413,15 +458,16 @@ class Learner:
         return self._journal.decisions(limit)
 
     def _record_decisions(self) -> None:
-        self._journal.decide(list(self._conditions.decisions))
-        self._conditions.decisions.clear()
+        if self._room.has_room(128 * len(self._conditions.decisions)):  # else they wait in memory, the oldest falling out
+            self._journal.decide(list(self._conditions.decisions))
+            self._conditions.decisions.clear()
 
     def freeze(self, frozen: bool = True) -> None:
         """Serve and measure, change nothing. Labels are still received, and learned after ``freeze(False)``."""
         self._here()
         self._frozen = frozen
         if not frozen:
-            self._worker.submit(self._learn_received, urgent=True)
+            self._learning.request()
 
     # -- looking inside -------------------------------------------------------------------------------
     def placement(self) -> dict[str, str]:
@@ -446,12 +492,11 @@ class Learner:
         self._here()
 
         def run() -> str:
-            memory = self._live
-            rows = b"".join(
-                f"{r.id}{r.label}{r.weight}{r.status}".encode() + r.features.tobytes() for r in self._journal.evidence(where="status != 'received'")
-            )
-            domains = {d.name: self._program.runtime.download(d.saved) for d in memory.domains.values() if d.saved}
-            return digest(durable_tables(self._journal, self._program, memory), self._program.checkpoint(memory.tensors), domains, rows)
+            sha = hashlib.sha256()
+            for r in self._journal.evidence(where="status != 'received'"):
+                sha.update(f"{r.id}{r.label}{r.weight}{r.status}".encode() + r.features.tobytes() + r.receipt)
+            tables = tables_at(self._journal, self._live.commit) or json.loads(factory_memory(self._program).tables())
+            return state_digest(self._program, self._live, tables, sha.digest())
 
         return self._worker.call(run)
 
@@ -475,6 +520,7 @@ class Learner:
         return {
             "evidence": self._journal.count_evidence(), "refreshes": self._conditions.refreshes, "deferred": self._meter.deferred,
             "overruns": self._meter.overruns, "pending": len(self._pending), "state_bytes": self._journal.nbytes,
+            "written_bytes_last_day": self._room.used, "writes_deferred": self._room.deferred,
             "tensor_bytes": self._live.tensors.nbytes + sum(d.tensors.nbytes for d in self._live.domains.values()), "backlog": self._worker.backlog,
             "encoded": self._program.encoded, "observed": self._observed,
         }  # fmt: skip
@@ -495,6 +541,11 @@ class Learner:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _says_so(given: tuple[PendingBatch, int] | EvidenceRow, name: str, source: str) -> bool:
+    """True if this very label is there already: said twice, or delivered twice, it counts once."""
+    return isinstance(given, EvidenceRow) and (given.label, given.source) == (name, source) and given.status in ("received", "learned", "held_out")
 
 
 __all__ = ["DEFAULT_STREAM", "Learner", "open"]

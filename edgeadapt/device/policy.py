@@ -46,27 +46,33 @@ class Policy:
 
 @dataclass(frozen=True)
 class Keep:
-    """How long things stay.
+    """How long things stay, and how many of them. Limits are applied at a checkpoint, and every ten minutes of work.
 
     Args:
         pending_s: seconds an unlabelled sample can still be labelled by id (in memory only).
-        features_days: days a learned feature row is kept; after that the sample can no longer be forgotten alone, and no rollback
-            reaches behind it. Rows expire at a checkpoint.
-        raw_per_class: raw inputs kept per class, for moving to another encoder; only 0 is supported so far.
+        features_days: days, from when it was met, that the features of a labelled sample are kept; after that it can no longer be
+            forgotten alone, and no rollback reaches behind it, unless the bundle gives receipts.
+        rows: labelled samples kept; beyond it the oldest go as if their days were over.
+        commits: changes kept one by one; beyond it the oldest are compacted into a snapshot, and no rollback reaches behind it.
+        raw_per_class: raw inputs of labelled samples kept per class, so that another encoder can take them again (``edgeadapt migrate``).
 
     Raises:
-        InputError: a negative duration, or raw inputs are to be kept.
+        InputError: a negative number, or fewer than 100 rows or commits.
     """
 
     pending_s: float = 3600.0
     features_days: float = 30.0
+    rows: int = 100_000
+    commits: int = 10_000
     raw_per_class: int = 0
 
     def __post_init__(self) -> None:
-        if self.pending_s < 0 or self.features_days < 0:
-            raise InputError(f"pending_s and features_days are not negative, got {self.pending_s} and {self.features_days}")
-        if self.raw_per_class != 0:
-            raise InputError(f"raw inputs are not kept yet: raw_per_class is 0, got {self.raw_per_class}")
+        for name in ("pending_s", "features_days", "raw_per_class"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"Keep.{name} is not negative, got {getattr(self, name)}")
+        for name in ("rows", "commits"):
+            if not getattr(self, name) >= 100:
+                raise InputError(f"Keep.{name} is at least 100, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

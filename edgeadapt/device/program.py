@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ class Program:
         self._encode = self._load("encode")
         self._read = self._required("predict")
         self._learn = self._required("learn")
+        self._redeem = self._load("redeem")
         self._adapt_spec, self._adapt = self._adapt_graph()
         self._refold = self._load("derive")
         constants = set(self._spec("encode").frozen) if self._encode else set()
@@ -136,15 +137,47 @@ class Program:
         out, _ = self._read(ports, tensors)
         return Read(out["embedding"], out["logits"], out["score"], out["residual"])
 
-    def learn(self, tensors: Tensors, z: F32, taps: F32, y: NDArray[np.int64], sample_weight: F32, is_factory: F32) -> Tensors:
-        """``tensors`` with the evidence of labelled samples added; negative weights take it away. Derives nothing."""
+    def learn(
+        self, tensors: Tensors, z: F32, taps: F32, y: NDArray[np.int64], sample_weight: F32, is_factory: F32
+    ) -> tuple[Tensors, NDArray[Any] | None]:
+        """``tensors`` with the evidence of labelled samples added; negative weights take it away. Derives nothing.
+
+        Returns:
+            The tensors, and the receipts (N, C) if the bundle gives any.
+        """
+        receipts = []
         for rows in chunks(len(z), self.chunk):
             ports = {"z": z[rows], "y": y[rows], "sample_weight": sample_weight[rows], "is_factory": is_factory[rows]}
             if taps.shape[1]:
                 ports["taps"] = taps[rows]
-            _, written = self._learn(ports, tensors)
+            out, written = self._learn(ports, tensors)
+            tensors = written.over(tensors)
+            if self._redeem is not None:
+                receipts.append(out["receipt"])
+        return tensors, np.concatenate(receipts) if receipts else None
+
+    def redeem(self, tensors: Tensors, receipts: NDArray[Any], y: NDArray[np.int64], sample_weight: F32) -> Tensors:
+        """What ``learn`` does to the tensors that have receipts, from the receipts alone: (N, C), as ``receipts_of`` reads them."""
+        if self._redeem is None:
+            raise BundleError("this bundle has no graph for the role 'redeem'")
+        for rows in chunks(len(y), self.chunk):
+            _, written = self._redeem({"receipt": receipts[rows], "y": y[rows], "sample_weight": sample_weight[rows]}, tensors)
             tensors = written.over(tensors)
         return tensors
+
+    @property
+    def gives_receipts(self) -> bool:
+        return self._redeem is not None
+
+    def receipts_of(self, stored: Sequence[bytes]) -> NDArray[Any]:
+        """(N, C) of receipts as the journal keeps them."""
+        kind = next(port.dtype for port in self._spec("learn").outputs if port.name == "receipt")
+        return np.stack([np.frombuffer(receipt, np.dtype(kind).newbyteorder("<")).astype(kind) for receipt in stored])
+
+    @property
+    def beyond_receipts(self) -> tuple[str, ...]:
+        """Evidence tensors that only a stored feature can be taken out of."""
+        return tuple(spec.name for spec in self.specs("evidence") if not getattr(spec, "receipt", False))
 
     def derive(self, tensors: Tensors) -> Tensors:
         """``tensors`` with everything recomputed that follows from the evidence."""

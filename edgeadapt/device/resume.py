@@ -11,13 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.device.evidence import rows_to_arrays
-from edgeadapt.device.journal import CommitRow, EvidenceRow, Journal
-from edgeadapt.device.memory import SOURCE, Domain, Memory, Signature
+from edgeadapt.device.journal import Journal
+from edgeadapt.device.journal_rows import CommitRow, EvidenceRow
+from edgeadapt.device.memory import SOURCE, Domain, Memory, Signature, digest
 from edgeadapt.device.program import Program
 from edgeadapt.errors import StateError
 from edgeadapt.runtime import Tensors
 
-_DOMAIN = "domain/"
+_DOMAIN, _CORRECTION = "domain/", "correction/"
+Blobs = dict[str, NDArray[Any]]
+Corrections = Mapping[str, Tensors]
+"""Condition -> the tensors of its correction that learning reads."""
 
 
 def factory_memory(program: Program) -> Memory:
@@ -36,29 +40,84 @@ def finish(program: Program, memory: Memory) -> Memory:
     return replace(memory, class_counts=values["shift.moment"][-1].copy(), class_places=values["shift.mean"], prototypes=prototypes)
 
 
+# -- rows ---------------------------------------------------------------------------------------------
 def apply_rows(
-    program: Program, tensors: Tensors, rows: Sequence[EvidenceRow], slots: dict[str, int], correction: Tensors, sign: float = 1.0
-) -> Tensors:
-    """Add (or with ``sign`` -1 subtract) stored rows, in order and in the same chunks every time. Derives nothing."""
-    if not rows:
-        return tensors
-    z, taps, y, weight, is_factory = rows_to_arrays(rows, slots, program.manifest.feature_dim)
-    learned = program.learn(correction.over(tensors), z, taps, y, weight * np.float32(sign), is_factory)
-    return learned.only(tensors)
+    program: Program, tensors: Tensors, rows: Sequence[EvidenceRow], slots: Mapping[str, int], corrections: Corrections, sign: float = 1.0
+) -> tuple[Tensors, dict[int, bytes]]:
+    """Add (or with ``sign`` -1 subtract) stored rows: condition by condition, in order and in the same chunks every time. Derives nothing.
+
+    A row whose features have expired is counted by its receipt; what only a feature can tell stays as it is.
+
+    Returns:
+        The tensors, and the receipt of each row by ``seq`` where the bundle gives any.
+    """
+    receipts: dict[int, bytes] = {}
+    for domain in dict.fromkeys(row.domain for row in rows):
+        whole = [row for row in rows if row.domain == domain and row.has_features]
+        if whole:
+            z, taps, y, weight, is_factory = rows_to_arrays(whole, slots, program.manifest.feature_dim)
+            learned, given = program.learn(corrections.get(domain, Tensors()).over(tensors), z, taps, y, weight * np.float32(sign), is_factory)
+            tensors = learned.only(tensors)
+            if given is not None:
+                receipts |= {row.seq: receipt.astype(receipt.dtype.newbyteorder("<")).tobytes() for row, receipt in zip(whole, given, strict=True)}
+    bare = [row for row in rows if not row.has_features and row.receipt]
+    if bare and program.gives_receipts:
+        y = np.array([slots[row.label] for row in bare], np.int64)
+        weight = np.array([row.weight for row in bare], np.float32) * np.float32(sign)
+        tensors = program.redeem(tensors, program.receipts_of([row.receipt for row in bare]), y, weight)
+    return tensors, receipts
 
 
-def correction_read(program: Program, domain: str, memory: Memory) -> Tensors:
-    """The domain tensors that learning reads, if any: a replay needs them as they were."""
-    names = [s.name for s in program.manifest.tensors if s.scope == "domain" and s.name in program.manifest.graphs_for("learn")[0].reads]
+def correction_names(program: Program) -> list[str]:
+    """Domain tensors that learning reads, if any: a replay needs them as they were."""
+    return [s.name for s in program.manifest.tensors if s.scope == "domain" and s.name in program.manifest.graphs_for("learn")[0].reads]
+
+
+def corrections_now(program: Program, domains: Sequence[str], memory: Memory) -> Corrections:
+    """What learning under these conditions reads today."""
+    names = correction_names(program)
     if not names:
-        return Tensors()
-    found = memory.domains.get(domain)
-    return (found.tensors if found is not None else program.factory_domain()).only(names)
+        return {}
+    return {name: (memory.domains[name].tensors if name in memory.domains else program.factory_domain()).only(names) for name in domains}
+
+
+def correction_blob(program: Program, corrections: Corrections) -> Blobs:
+    """What a commit stores of the corrections that it learned through."""
+    return {f"{_CORRECTION}{domain}/{name}": value for domain, tensors in corrections.items() for name, value in program.runtime.download(tensors).items()}
+
+
+def corrections_in(program: Program, commit: CommitRow) -> Corrections:
+    """What a commit learned through."""
+    found: dict[str, Blobs] = {}
+    for key, value in commit.tensors.items():
+        if key.startswith(_CORRECTION):
+            domain, _, name = key.removeprefix(_CORRECTION).rpartition("/")
+            found.setdefault(domain, {})[name] = value
+    return {domain: program.runtime.upload(values) for domain, values in found.items()}
+
+
+def take_rows(
+    program: Program, journal: Journal, tensors: Tensors, taken: Sequence[tuple[int, Sequence[EvidenceRow]]], slots: Mapping[str, int], memory: Memory
+) -> Tensors:
+    """Subtract rows, each under the correction that it was learned through, as far as the commit that knows it is still there."""
+    for number, rows in taken:
+        known = journal.commits(number - 1, number) if correction_names(program) else []
+        corrections = {**corrections_now(program, sorted({row.domain for row in rows}), memory), **(corrections_in(program, known[0]) if known else {})}
+        tensors, _ = apply_rows(program, tensors, [row for row in rows if row.label in slots], slots, corrections, sign=-1.0)
+    return tensors
+
+
+def by_commit(rows: Sequence[EvidenceRow]) -> list[tuple[int, list[EvidenceRow]]]:
+    """Learned rows by the commit that learned them."""
+    groups: dict[int, list[EvidenceRow]] = {}
+    for row in rows:
+        groups.setdefault(row.commit_number or 0, []).append(row)
+    return sorted(groups.items())
 
 
 def clear_class(program: Program, tensors: Tensors, slot: int) -> Tensors:
     """Zero a slot along every tensor's class axis. Shared sums (a Gram matrix) keep what they hold: see ``remove_class``."""
-    cleared: dict[str, NDArray[Any]] = {}
+    cleared: Blobs = {}
     for spec in program.manifest.tensors:
         if spec.class_axis is not None and spec.kind == "evidence" and spec.scope == "global":
             value = program.runtime.download(tensors, [spec.name])[spec.name]
@@ -67,15 +126,16 @@ def clear_class(program: Program, tensors: Tensors, slot: int) -> Tensors:
     return program.runtime.upload(cleared).over(tensors)
 
 
-def domain_blob(program: Program, domain: Domain) -> dict[str, NDArray[Any]]:
+# -- what is kept -------------------------------------------------------------------------------------
+def domain_blob(program: Program, domain: Domain) -> Blobs:
     """What a commit stores of a domain: its tensors and its signature."""
-    values: dict[str, NDArray[Any]] = {f"{_DOMAIN}{domain.name}/{name}": value for name, value in program.runtime.download(domain.tensors).items()}
+    values: Blobs = {f"{_DOMAIN}{domain.name}/{name}": value for name, value in program.runtime.download(domain.tensors).items()}
     values[f"{_DOMAIN}{domain.name}/signature.sums"] = domain.signature.sums
     values[f"{_DOMAIN}{domain.name}/signature.counts"] = domain.signature.counts
     return values
 
 
-def snapshot_of(program: Program, memory: Memory) -> dict[str, NDArray[Any]]:
+def snapshot_of(program: Program, memory: Memory) -> Blobs:
     """Everything a replay needs to start from here."""
     values = program.checkpoint(memory.tensors)
     for domain in memory.domains.values():
@@ -84,55 +144,79 @@ def snapshot_of(program: Program, memory: Memory) -> dict[str, NDArray[Any]]:
     return values
 
 
-def durable_tables(journal: Journal, program: Program, memory: Memory) -> str:
-    """The tables a reopened learner would have: as of the last commit, without conditions that were never checkpointed."""
-    tables = tables_at(journal, memory.commit) or json.loads(factory_memory(program).tables())
+def durable_tables(tables: Mapping[str, Any], memory: Memory) -> str:
+    """A commit's tables as a reopened learner would have them: without conditions that were never checkpointed."""
     saved = {domain.name for domain in memory.domains.values() if domain.saved}
-    return json.dumps(tables | {"domains": [entry for entry in tables["domains"] if entry["name"] in saved]}, sort_keys=True)
+    return json.dumps({**tables, "domains": [entry for entry in tables["domains"] if entry["name"] in saved]}, sort_keys=True)
 
 
-def statuses_at(commits: Sequence[CommitRow]) -> dict[str, str]:
-    """Sample id -> ``learned`` or ``held_out``, as it was after these commits; ids of labels that were withdrawn are absent."""
-    found: dict[str, str] = {}
-    for commit in commits:
-        if commit.outcome == "learned":
-            count = commit.detail["learned"]
-            found |= dict.fromkeys(commit.rows[:count], "learned") | dict.fromkeys(commit.rows[count:], "held_out")
-        elif commit.kind == "remove_class":
-            for sample in commit.rows:
-                found.pop(sample, None)
-        elif commit.kind == "rollback":
-            found = statuses_at([earlier for earlier in commits if earlier.number <= commit.detail["to"]])
-    return found
+def state_digest(program: Program, memory: Memory, tables: Mapping[str, Any], evidence: bytes = b"") -> str:
+    """SHA-256 of what a reopened learner would have: tables, checkpointed tensors, conditions that were saved."""
+    domains = {d.name: program.runtime.download(d.saved) for d in memory.domains.values() if d.saved}
+    return digest(durable_tables(tables, memory), program.checkpoint(memory.tensors), domains, evidence)
 
 
-def rebuild(journal: Journal, program: Program, upto: int | None = None) -> Memory:
+# -- replaying ----------------------------------------------------------------------------------------
+def rebuild(journal: Journal, program: Program, upto: int | None = None, *, from_factory: bool = False) -> Memory:
     """The memory after commit ``upto`` (the last one by default).
 
+    Args:
+        from_factory: replay every commit and use no snapshot, as a check on the snapshots.
+
     Raises:
-        StateError: the snapshot does not fit the bundle, or the commit is too old to be reached by a replay.
+        StateError: a snapshot does not fit the bundle, or the commit is too old to be reached by a replay.
     """
     last = journal.last_number() if upto is None else upto
     memory = factory_memory(program)
-    found = journal.snapshot(last)
-    start, blobs = (0, {}) if found is None else found
-    if found is not None:
-        memory = replace(memory, tensors=_restore(program, memory.tensors, blobs))
-    tables = tables_at(journal, start)
-    tensors, blobs = memory.tensors, dict(blobs)
-    for commit in journal.commits(start, last):
-        tables = json.loads(commit.tables)
-        if commit.outcome == "learned":
-            present = journal.evidence_of(commit.rows[: commit.detail["learned"]])  # without what was forgotten since
-            correction = program.runtime.upload({k: v for k, v in commit.tensors.items() if not k.startswith(_DOMAIN)})
-            tensors = apply_rows(program, tensors, present, _slots(tables["classes"]), correction)
-        elif commit.kind in ("remove_class", "rollback"):  # each took a snapshot; only the newest few are kept
-            raise StateError(f"commit {last} cannot be reached any more: the snapshot of commit {commit.number} ({commit.kind}) was replaced by newer ones")
-        blobs |= {k: v for k, v in commit.tensors.items() if k.startswith(_DOMAIN)}
+    tensors, blobs = memory.tensors, Blobs()
+    for start, commits in reversed(_way_to(journal, last, from_factory)):
+        found = None if from_factory else journal.snapshot(start)
+        if found is not None and found[0] == start and not (commits and commits[0].kind == "rollback"):
+            tensors, blobs = _restore(program, memory.tensors, found[1]), dict(found[1])
+        tables = tables_at(journal, start) or json.loads(memory.tables())
+        for commit in commits:
+            tensors = _replay(journal, program, commit, tensors, tables, memory)
+            tables = json.loads(commit.tables)
+            blobs |= {k: v for k, v in commit.tensors.items() if k.startswith(_DOMAIN)}
     memory = replace(memory, commit=last, tensors=program.derive(tensors))
-    if tables is not None:
-        memory = _with_tables(program, memory, tables, blobs)
+    found_tables = tables_at(journal, last)
+    if found_tables is not None:
+        memory = _with_tables(program, memory, found_tables, blobs)
     return finish(program, memory)
+
+
+def _way_to(journal: Journal, last: int, from_factory: bool) -> list[tuple[int, list[CommitRow]]]:
+    """(where a stretch starts, the commits of the stretch), the last stretch first; a rollback starts one from where it went back to."""
+    way: list[tuple[int, list[CommitRow]]] = []
+    horizon = journal.horizon()
+    while True:
+        start = 0 if from_factory else journal.snapshot_before(last)
+        if start < horizon:
+            raise StateError(f"commit {last} cannot be reached any more: rows of before commit {horizon} have expired, or its history was compacted")
+        commits = journal.commits(start, last)
+        back = max((index for index, commit in enumerate(commits) if commit.kind == "rollback"), default=None)
+        if back is None:
+            return [*way, (start, commits)]
+        way.append((commits[back].detail["to"], commits[back:]))
+        last = commits[back].detail["to"]
+
+
+def _replay(journal: Journal, program: Program, commit: CommitRow, tensors: Tensors, tables: Mapping[str, Any], memory: Memory) -> Tensors:
+    """One commit on top of the tensors before it, whose class table is in ``tables``."""
+    moves = commit.moves
+    if commit.kind == "remove_class":
+        if not commit.digest:  # written by a version that did not say what it took
+            raise StateError(f"commit {commit.number} (remove_class) cannot be replayed: an earlier version wrote it, and its snapshot was replaced by newer ones")
+        taken = [(number, journal.evidence_of(rows)) for number, rows in moves.taken]
+        slots = _slots(tables["classes"])
+        return clear_class(program, take_rows(program, journal, tensors, taken, slots, memory), slots[commit.detail["class"]])
+    if moves.taken:
+        taken = [(number, journal.evidence_of(rows)) for number, rows in moves.taken]
+        tensors = take_rows(program, journal, tensors, taken, _slots(tables["classes"]), memory)
+    if moves.added:  # without what was forgotten since
+        slots = _slots(json.loads(commit.tables)["classes"])
+        tensors, _ = apply_rows(program, tensors, journal.evidence_of(moves.added), slots, corrections_in(program, commit))
+    return tensors
 
 
 def _restore(program: Program, factory: Tensors, values: Mapping[str, NDArray[Any]]) -> Tensors:
@@ -174,4 +258,7 @@ def _with_tables(program: Program, memory: Memory, tables: Mapping[str, Any], bl
     return replace(memory, classes=tuple(tables["classes"]), domains=domains, labels=tables["labels"], domain_serial=tables["domain_serial"])
 
 
-__all__ = ["SOURCE", "apply_rows", "clear_class", "correction_read", "domain_blob", "durable_tables", "factory_memory", "finish", "rebuild", "snapshot_of", "statuses_at", "tables_at"]
+__all__ = [
+    "SOURCE", "apply_rows", "by_commit", "clear_class", "correction_blob", "corrections_now", "domain_blob", "durable_tables", "factory_memory", "finish", "rebuild",
+    "snapshot_of", "state_digest", "tables_at", "take_rows",
+]  # fmt: skip

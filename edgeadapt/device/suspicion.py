@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.evidence import HeldOut, rows_to_arrays
+from edgeadapt.device.evidence import rows_to_arrays
 from edgeadapt.device.guard import contradicting_labels
-from edgeadapt.device.journal import EvidenceRow, Journal
+from edgeadapt.device.held_out import HeldOut
+from edgeadapt.device.journal import Journal
+from edgeadapt.device.journal_rows import EvidenceRow
 from edgeadapt.device.memory import SOURCE, Memory
 from edgeadapt.device.program import Program
 from edgeadapt.device.sense import shift_ratio
@@ -42,6 +44,10 @@ class Suspicion:
             return ""
         known = settled & (read.score <= policy.novelty.threshold)
         return contradicting_labels(predicted, y, known, policy.guard.source_error, policy.guard.source_significance)
+
+    def withdraws(self, live: Memory, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
+        """Accepted rows of the same source that are to be taken back together with these, which are held."""
+        return []
 
     def _error_in(self, live: Memory, domain: str, but_source: str) -> float | None:
         """How often the live head errs on labels of other sources under a condition (add-one estimate); None below ten of them."""

@@ -6,6 +6,7 @@ makes it durable; one assignment publishes it. A kill at any point leaves the st
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,55 +16,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import GUARD
-from edgeadapt.device.evidence import HeldOut
+from edgeadapt.device.budget import WriteRoom
 from edgeadapt.device.guard import GuardSet, Verdict, judge
-from edgeadapt.device.journal import CommitRow, EvidenceRow, Journal
+from edgeadapt.device.held_out import HeldOut, Split
+from edgeadapt.device.journal import Journal
+from edgeadapt.device.journal_rows import CommitRow, EvidenceRow, Moves
 from edgeadapt.device.memory import SOURCE, Domain, Memory
 from edgeadapt.device.program import Program
 from edgeadapt.device.resume import (
     apply_rows,
+    by_commit,
     clear_class,
-    correction_read,
+    correction_blob,
+    corrections_now,
     domain_blob,
     finish,
-    rebuild,
     snapshot_of,
-    statuses_at,
-    tables_at,
+    state_digest,
+    take_rows,
 )  # fmt: skip
 from edgeadapt.device.suspicion import Suspicion
 from edgeadapt.errors import StateError, UnknownClassError
 from edgeadapt.inputs import unknown_class_message
-from edgeadapt.results import Receipt
+from edgeadapt.runtime import Tensors
 
-_REPLAY_S, _REPLAY_BYTES = 2.0, 64 << 20  # a snapshot is due when a replay would cost more
+_REPLAY_S, _REPLAY_BYTES = 0.15, 16 << 20  # a snapshot is due when a replay would cost more
+_LONGEST_REPLAY_S = 2.0  # beyond it a snapshot is taken even where little may be written
 
 
 class Transactions:
-    """Every change to the durable state. Called by the worker only, one at a time."""
+    """Changes by labels, classes and conditions, and the one way to record any change. Called by the worker only, one at a time."""
 
     def __init__(
-        self, program: Program, journal: Journal, held_out: HeldOut, live: Callable[[], Memory], publish: Callable[[Memory], None]
-    ) -> None:
-        self._program, self._journal, self._held_out = program, journal, held_out
-        self._live, self._publish = live, publish
+        self, program: Program, journal: Journal, held_out: HeldOut, live: Callable[[], Memory], publish: Callable[[Memory], None], room: WriteRoom,
+        replay_s: float = 0.0,
+    ) -> None:  # fmt: skip
+        """``replay_s``: seconds that replaying the commits since the last snapshot has just taken."""
+        self.program, self.journal, self.held_out, self.live, self._room = program, journal, held_out, live, room
+        self._publish = publish
         self._factory_set = self._factory_guard()
         self._suspicion = Suspicion(program, journal, held_out)
-        self._replay_s, self._replay_bytes = 0.0, 0
+        self._replay_s, self._replay_bytes = replay_s, 0
         self._write_s = 0.0
 
     def _factory_guard(self) -> list[GuardSet]:
-        if not any(member == GUARD for member in self._program.manifest.members):
+        if not any(member == GUARD for member in self.program.manifest.members):
             return []
-        values = self._program.bundle.weights(GUARD)
+        values = self.program.bundle.weights(GUARD)
         z = np.ascontiguousarray(values["z"], np.float32)
         taps = np.ascontiguousarray(values["taps"], np.float32) if "taps" in values else np.zeros((len(z), 0), np.float32)
         y = values["y"].astype(np.int64)
         return [GuardSet("factory samples", z, taps, y, SOURCE, np.unique(y))] if len(y) else []
 
-    def _factory_sets(self, live: Memory) -> list[GuardSet]:
+    def factory_sets(self, live: Memory) -> list[GuardSet]:
         """Samples of the factory's classes that are still where the factory put them; a freed slot may hold another class."""
-        factory = self._program.manifest.classes
+        factory = self.program.manifest.classes
         kept = np.array([slot for slot, name in enumerate(factory) if live.classes[slot] == name], np.int64)
         result = []
         for whole in self._factory_set:
@@ -77,192 +84,167 @@ class Transactions:
         """Seconds spent in the journal so far."""
         return self._write_s
 
-    # -- the four steps -------------------------------------------------------------------------------
-    def _record(
-        self, kind: str, outcome: str, detail: Mapping[str, Any], candidate: Memory, *, rows: Sequence[EvidenceRow] = (),
-        statuses: Mapping[str, str] | None = None, deleted: Sequence[str] = (), tensors: Mapping[str, NDArray[Any]] | None = None,
-        snapshot: bool = False, rewritten: Mapping[int, Mapping[str, NDArray[Any]]] | None = None,
+    # -- the last two steps -----------------------------------------------------------------------------
+    def record(
+        self, kind: str, outcome: str, detail: Mapping[str, Any], candidate: Memory, *, moves: Moves | None = None, snapshot: bool = False,
+        tensors: Mapping[str, NDArray[Any]] | None = None, **changes: Any,
     ) -> Memory:  # fmt: skip
-        """One transaction, then one assignment."""
-        candidate = replace(candidate, commit=self._journal.last_number() + 1)
+        """One transaction, then one assignment. ``changes`` are further arguments of :meth:`Journal.commit`."""
+        candidate = replace(candidate, commit=self.journal.last_number() + 1)
         started = time.perf_counter()
-        due = snapshot or self._replay_s > _REPLAY_S or self._replay_bytes > _REPLAY_BYTES
-        row = CommitRow(candidate.commit, kind, outcome, detail, tuple(r.id for r in rows), candidate.tables(), tensors or {})
-        self._journal.commit(
-            row, statuses=statuses, deleted=deleted, rewritten=rewritten, snapshot=snapshot_of(self._program, candidate) if due else None
-        )
+        tables = candidate.tables()
+        marks = state_digest(self.program, candidate, json.loads(tables))
+        row = CommitRow(candidate.commit, kind, outcome, detail, moves or Moves(), tables, tensors or {}, marks)
+        due = snapshot or self._snapshot_is_due(candidate)
+        self.journal.commit(row, snapshot=snapshot_of(self.program, candidate) if due else None, **changes)
         self._write_s += time.perf_counter() - started
         if due:
             self._replay_s, self._replay_bytes = 0.0, 0
         self._publish(candidate)
         return candidate
 
+    def _snapshot_is_due(self, candidate: Memory) -> bool:
+        if self._replay_s <= _REPLAY_S and self._replay_bytes <= _REPLAY_BYTES:
+            return False
+        return self._replay_s > _LONGEST_REPLAY_S or self._room.has_room(candidate.tensors.nbytes)
+
+    def costs_replay(self, seconds: float, rows: Sequence[EvidenceRow]) -> None:
+        """What a replay of the next commit would take: seconds of computing, and the rows it reads."""
+        self._replay_s += seconds
+        self._replay_bytes += sum(row.features.nbytes for row in rows)
+
     # -- labels ---------------------------------------------------------------------------------------
-    def learn(self, rows: Sequence[EvidenceRow]) -> Verdict:
-        """Learn received rows of one source and one domain, or record why not."""
-        live = self._live()
+    def learn(self, received: Sequence[EvidenceRow]) -> Verdict:
+        """Learn received rows of one source and one domain, or record why not. A row of a sample that had a label before corrects it."""
+        live = self.live()
         started = time.perf_counter()
-        source, domain = rows[0].source, rows[0].domain
-        detail: dict[str, Any] = {"source": source, "domain": domain, "labels": len(rows)}
-        orphans = {r.label for r in rows} - live.slots.keys()  # a class may have gone while the label waited
+        newest = {row.id: row for row in received}
+        rows = list(newest.values())
+        outdated = tuple(row.seq for row in received if newest[row.id] is not row)
+        detail: dict[str, Any] = {"source": rows[0].source, "domain": rows[0].domain, "labels": len(rows)}
+        orphans = [row for row in rows if row.label not in live.slots]  # a class may have gone while the label waited
         if orphans:
-            why = f"the class {min(orphans)!r} is gone"
-            rows = [r for r in rows if r.label in orphans]
-            self._record("learn", "vetoed", {**detail, "labels": len(rows), "why": why}, live, rows=rows, statuses={r.id: "vetoed" for r in rows})
+            why = f"the class {min(row.label for row in orphans)!r} is gone"
+            self._refuse("vetoed", {**detail, "labels": len(orphans), "why": why}, live, orphans, outdated)
             return Verdict(why)
         doubt = self._suspicion.of(live, rows)
         if doubt:
-            self._record("learn", "held", {**detail, "why": doubt}, live, rows=rows, statuses={r.id: "held" for r in rows})
+            self._hold(live, rows, outdated, {**detail, "why": doubt})
             return Verdict(doubt)
-        learned, held = self._held_out.split(rows)
-        correction = correction_read(self._program, domain, live)
-        tensors = self._program.derive(apply_rows(self._program, live.tensors, learned, live.slots, correction))
-        candidate = finish(self._program, replace(live, tensors=tensors, labels=live.labels + len(rows)))
-        verdict = judge(self._program, live, candidate, [*self._factory_sets(live), *self._held_out.sets(live.slots)], self._program.manifest.policy.guard)
+        before = self.journal.accepted_of(list(newest))
+        split = self.held_out.split(rows, before)
+        tensors, receipts, blob = self.applied(live, split)
+        candidate = self.counted(live, split, tensors)
+        spent = time.perf_counter() - started
+        judges = [*self.factory_sets(live), *self.held_out.sets(live.slots, (SOURCE, *live.domains), split)]
+        verdict = judge(self.program, live, candidate, judges, self.program.manifest.policy.guard)
         if not verdict.passed:
-            self._record("learn", "vetoed", {**detail, "why": verdict.why}, live, rows=rows, statuses={r.id: "vetoed" for r in rows})
+            self._refuse("vetoed", {**detail, "why": verdict.why}, live, rows, outdated)
             return verdict
-        self._replay_s += time.perf_counter() - started
-        self._replay_bytes += sum(r.features.nbytes for r in learned)
-        statuses = {r.id: "learned" for r in learned} | {r.id: "held_out" for r in held}
-        blob = self._program.runtime.download(correction)
-        detail |= {"learned": len(learned), "held_out": len(held)} | {f"accuracy on {name}": round(after, 3) for name, _, after in verdict.accuracy}
-        self._record("learn", "learned", detail, candidate, rows=[*learned, *held], statuses=statuses, tensors=blob)
-        self._held_out.accept(learned, held)
+        self.costs_replay(spent, split.added)
+        new = {row.seq for row in rows}
+        detail |= {"learned": sum(row.seq in new for row in split.added), "held_out": sum(row.seq in new for row in split.held_out)}
+        detail |= {"corrected": len(before)} if before else {}
+        detail |= {f"accuracy on {name}": round(after, 3) for name, _, after in verdict.accuracy}
+        moves = moves_of(split, withdrawn=(*(row.seq for row in before), *outdated))
+        self.record("learn", "learned", detail, candidate, moves=moves, tensors=blob, receipts=receipts)
+        self.held_out.accept(split)
         return verdict
+
+    def _refuse(self, outcome: str, detail: Mapping[str, Any], live: Memory, rows: Sequence[EvidenceRow], outdated: tuple[int, ...]) -> None:
+        seqs = tuple(row.seq for row in rows)
+        moves = Moves(vetoed=seqs, withdrawn=outdated) if outcome == "vetoed" else Moves(held=seqs, withdrawn=outdated)
+        self.record("learn", outcome, detail, live, moves=moves)
+
+    def _hold(self, live: Memory, rows: Sequence[EvidenceRow], outdated: tuple[int, ...], detail: dict[str, Any]) -> None:
+        """Held rows teach nothing; what the same source taught before goes with them where the doubt reaches that far."""
+        earlier = self._suspicion.withdraws(live, rows)
+        if not earlier:
+            self._refuse("held", detail, live, rows, outdated)
+            return
+        split = self.held_out.split((), earlier)
+        tensors, receipts, blob = self.applied(live, split)
+        moves = moves_of(split, withdrawn=(*(row.seq for row in earlier), *outdated), held=tuple(row.seq for row in rows))
+        self.record("learn", "held", {**detail, "withdrawn": len(earlier)}, self.counted(live, split, tensors), moves=moves, tensors=blob, receipts=receipts)
+        self.held_out.accept(split)
+
+    # -- what a split does to the evidence --------------------------------------------------------------
+    def applied(self, live: Memory, split: Split) -> tuple[Tensors, dict[int, bytes], dict[str, NDArray[Any]]]:
+        """Tensors without what the split takes and with what it adds, derived; receipts of its rows; the corrections to record."""
+        corrections = corrections_now(self.program, list(dict.fromkeys(row.domain for row in split.added)), live)
+        tensors = take_rows(self.program, self.journal, live.tensors, by_commit(split.taken), live.slots, live)
+        tensors, receipts = apply_rows(self.program, tensors, split.added, live.slots, corrections)
+        receipts |= self._receipts_of_judges(live, [row for row in split.held_out if not row.receipt and row.has_features])
+        if split.taken or split.added:
+            tensors = self.program.derive(tensors)
+        return tensors, receipts, correction_blob(self.program, corrections)
+
+    def _receipts_of_judges(self, live: Memory, rows: Sequence[EvidenceRow]) -> dict[int, bytes]:
+        """A judge may teach later, when its features have expired: where it would be counted is known from now on."""
+        if not rows or not self.program.gives_receipts:
+            return {}
+        return apply_rows(self.program, live.tensors, [replace(row, weight=0.0) for row in rows], live.slots, {})[1]
+
+    def counted(self, live: Memory, split: Split, tensors: Tensors) -> Memory:
+        """The live memory with these tensors and the number of labels that count after the split."""
+        accepted_before = {row.seq for row in (*split.added, *split.held_out) if row.status in ("learned", "held_out")}
+        came = len({row.seq for row in (*split.added, *split.held_out)} - accepted_before)
+        return finish(self.program, replace(live, tensors=tensors, labels=live.labels + came - len(split.gone)))
 
     # -- classes --------------------------------------------------------------------------------------
     def add_classes(self, names: Sequence[str]) -> None:
-        live = candidate = self._live()
+        live = candidate = self.live()
         for name in names:
             candidate = candidate.with_class(name)
         if candidate is not live:
-            self._record("add_class", "added", {"class": ", ".join(n for n in dict.fromkeys(names) if n not in live.slots)}, candidate)
+            self.record("add_class", "added", {"class": ", ".join(n for n in dict.fromkeys(names) if n not in live.slots)}, candidate)
 
     def remove_class(self, name: str) -> None:
         """Take back the class's field labels, clear its slot, free its name."""
-        live = self._live()
+        live = self.live()
         if name not in live.slots:
             raise UnknownClassError(unknown_class_message(name, live.slots))
         if len(live.slots) == 1:
             raise StateError(f"{name!r} is the only class; a learner without classes cannot predict")
-        rows = self._journal.evidence(where="label = ? AND status IN ('learned', 'held_out', 'held', 'received')", values=(name,))
-        learned = [r for r in rows if r.status == "learned"]
-        tensors = clear_class(self._program, self._subtracted(live, learned), live.slots[name])
+        rows = self.journal.evidence(where="label = ? AND status IN ('learned', 'held_out', 'held', 'received')", values=(name,))
+        split = Split(taken=tuple(r for r in rows if r.status == "learned"), gone=tuple(r for r in rows if r.status in ("learned", "held_out")))
+        taken = take_rows(self.program, self.journal, live.tensors, by_commit(split.taken), live.slots, live)
+        tensors = self.program.derive(clear_class(self.program, taken, live.slots[name]))
         classes = tuple(None if holder == name else holder for holder in live.classes)
-        candidate = finish(self._program, replace(live, tensors=self._program.derive(tensors), classes=classes, labels=live.labels - _counted(rows)))
-        self._record(
-            "remove_class", "removed", {"class": name, "labels": len(rows)}, candidate,
-            rows=rows, statuses={r.id: "withdrawn" for r in rows}, snapshot=True,
-        )  # fmt: skip
-        self._restore_held_out()
-
-    # -- forgetting and going back --------------------------------------------------------------------
-    def _subtracted(self, memory: Memory, rows: Sequence[EvidenceRow]) -> Any:
-        tensors = memory.tensors
-        for domain in sorted({r.domain for r in rows}):
-            group = [r for r in rows if r.domain == domain]
-            tensors = apply_rows(self._program, tensors, group, memory.slots, correction_read(self._program, domain, memory), sign=-1.0)
-        return tensors
-
-    def forget(self, rows: Sequence[EvidenceRow], pending: int, unreachable: Sequence[str]) -> Receipt:
-        """Delete rows, subtract what was learned from them, rewrite retained snapshots."""
-        live = self._live()
-        learned = [r for r in rows if r.status == "learned" and r.label in live.slots]
-        tensors = self._program.derive(self._subtracted(live, learned)) if learned else live.tensors
-        candidate = finish(self._program, replace(live, tensors=tensors, labels=live.labels - _counted(rows)))
-        rewritten = self._rewritten_snapshots(rows, live)
-        reasons = list(unreachable)
-        if correction_read(self._program, SOURCE, live) and any(r.domain != SOURCE for r in learned):
-            reasons.append("learned through a correction that has moved since: subtracted under today's correction")
-        self._record(
-            "forget", "forgotten", {"rows": len(rows), "subtracted": len(learned)}, candidate,
-            deleted=[r.id for r in rows], snapshot=True, rewritten=rewritten,
-        )  # fmt: skip
-        self._restore_held_out()
-        return Receipt(len(rows) + pending, len(learned), len(rewritten), tuple(reasons))
-
-    def out_of_reach(self) -> tuple[str, ...]:
-        """Why forgetting cannot reach everything that was ever learned here."""
-        horizon = self._journal.horizon()
-        return (f"rows of before commit {horizon} have expired: what was learned from them cannot be told apart any more",) if horizon else ()
-
-    def expire(self, before: float) -> int:
-        """Drop rows that are older than they may be kept. What was learned from them stays in the sums; a snapshot stands in for them."""
-        rows = self._journal.evidence(where="time < ? AND status != 'received'", values=(before,))
-        if rows:
-            self._record("expire", "saved", {"rows": len(rows)}, self._live(), deleted=[r.id for r in rows], snapshot=True)
-            self._restore_held_out()
-        return len(rows)
-
-    def _rewritten_snapshots(self, rows: Sequence[EvidenceRow], live: Memory) -> dict[int, dict[str, NDArray[Any]]]:
-        """Snapshots without these rows, withdrawn ones included: an old snapshot still holds what was taken back later."""
-        result = {}
-        commits = self._journal.commits()
-        for number in self._journal.snapshot_numbers():
-            statuses = statuses_at([c for c in commits if c.number <= number])
-            inside = [r for r in rows if statuses.get(r.id) == "learned"]
-            found, tables = self._journal.snapshot(number), tables_at(self._journal, number)
-            if not inside or found is None or tables is None:
-                continue
-            values = found[1]
-            kept = {name: values[name] for name in self._program.checkpointed}
-            old = replace(live, tensors=self._program.runtime.upload(kept).over(live.tensors), classes=tuple(tables["classes"]))
-            subtracted = self._subtracted(old, inside)
-            result[number] = values | self._program.runtime.download(subtracted, list(kept))
-        return result
-
-    def rollback(self, to: int | None) -> int:
-        """Back to the state after commit ``to``; the one before the last change by default."""
-        live = self._live()
-        target = self._change_before(live.commit) if to is None else to
-        if not 0 <= target < max(live.commit, 1) or (target > 0 and not self._journal.commits(target - 1, target)):
-            raise StateError(f"cannot roll back to commit {target}: the last is {live.commit}")
-        if target < self._journal.horizon():
-            raise StateError(f"cannot roll back to commit {target}: rows of before commit {self._journal.horizon()} have expired (Keep.features_days)")
-        then = statuses_at(self._journal.commits(0, target))
-        now = {r.id: r.status for r in self._journal.evidence(where="status IN ('learned', 'held_out', 'withdrawn')")}
-        changed = {sample: then.get(sample, "withdrawn") for sample, status in now.items() if then.get(sample, "withdrawn") != status}
-        undone = sum(status == "withdrawn" for status in changed.values())
-        candidate = replace(
-            rebuild(self._journal, self._program, target),
-            labels=len(then.keys() & now.keys()), domain_serial=live.domain_serial,  # a name is never used for two conditions
-        )  # fmt: skip
-        self._record("rollback", "rolled back", {"to": target, "labels": undone}, candidate, statuses=changed, snapshot=True)
-        self._restore_held_out()
-        return target
-
-    def _restore_held_out(self) -> None:
-        self._held_out.restore(self._journal.evidence(where="status IN ('learned', 'held_out')"))
-
-    def _change_before(self, number: int) -> int:
-        """The commit before the last one that changed the state: vetoes and checkpoints are stepped over."""
-        for commit in reversed(self._journal.commits()):
-            if commit.number <= number and commit.outcome not in ("vetoed", "held", "saved"):
-                return commit.number - 1
-        raise StateError("nothing was changed yet: there is nothing to roll back")
+        candidate = replace(self.counted(live, split, tensors), classes=classes)
+        moves = moves_of(split, withdrawn=tuple(r.seq for r in rows))
+        self.record("remove_class", "removed", {"class": name, "labels": len(rows)}, finish(self.program, candidate), moves=moves, snapshot=True)
+        self.held_out.accept(split)
 
     # -- domains --------------------------------------------------------------------------------------
     def save_domains(self, kind: str = "checkpoint", detail: Mapping[str, Any] | None = None, *, force: bool = False) -> None:
         """Make the tensors of conditions durable, if any moved since the last time."""
-        live = self._live()
+        live = self.live()
         moved = [d for d in live.domains.values() if d.tensors is not d.saved]
         if not moved and not force:
             return
         blob: dict[str, NDArray[Any]] = {}
         candidate = live
         for domain in moved:
-            blob |= domain_blob(self._program, domain)
+            blob |= domain_blob(self.program, domain)
             candidate = candidate.with_domain(replace(domain, saved=domain.tensors))
-        self._record(kind, "saved", {"domains": sorted(d.name for d in moved), **(detail or {})}, candidate, tensors=blob)
+        if not force and not self._room.has_room(sum(value.nbytes for value in blob.values())):
+            return  # session state: it may be lost, and is saved when there is room again
+        self.record(kind, "saved", {"domains": sorted(d.name for d in moved), **(detail or {})}, candidate, tensors=blob)
 
     def confirm_domain(self, domain: Domain, detail: Mapping[str, Any]) -> None:
         """What the answers made of a provisional domain."""
         saved = replace(domain, saved=domain.tensors)
         outcome = "opened" if domain.kind == "condition" else "is new classes"
-        self._record("domain", outcome, {"domain": domain.name, **detail}, self._live().with_domain(saved), tensors=domain_blob(self._program, saved))
+        self.record("domain", outcome, {"domain": domain.name, **detail}, self.live().with_domain(saved), tensors=domain_blob(self.program, saved))
 
 
-def _counted(rows: Sequence[EvidenceRow]) -> int:
-    """Rows that ``Memory.labels`` counts."""
-    return sum(r.status in ("learned", "held_out") for r in rows)
+def moves_of(split: Split, *, withdrawn: Sequence[int] = (), held: Sequence[int] = ()) -> Moves:
+    """What a commit says about the rows of a split."""
+    taken = tuple((number, tuple(row.seq for row in rows)) for number, rows in by_commit(split.taken))
+    return Moves(
+        taken=taken, added=tuple(row.seq for row in split.added), held_out=tuple(row.seq for row in split.held_out), withdrawn=tuple(withdrawn), held=tuple(held)
+    )
+
+
+__all__ = ["Transactions", "moves_of"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import threading
 import time
@@ -21,6 +22,8 @@ class Worker:
     def __init__(self) -> None:
         self._urgent: deque[Callable[[], Any]] = deque()
         self._patient: deque[Callable[[], Any]] = deque()
+        self._later: list[tuple[float, int, Callable[[], Any]]] = []  # a heap of (when, serial, task)
+        self._serial = 0
         self._wake = threading.Condition()
         self._is_busy = False
         self._is_closing = False
@@ -35,6 +38,14 @@ class Worker:
                 raise StateError("the learner is closed")
             (self._urgent if urgent else self._patient).append(task)
             self._wake.notify()
+
+    def submit_later(self, task: Callable[[], Any], delay_s: float) -> None:
+        """Queue an urgent task when ``delay_s`` have passed. ``settle`` does not wait for it, and closing drops it."""
+        with self._wake:
+            if not self._is_closing:
+                self._serial += 1
+                heapq.heappush(self._later, (time.monotonic() + delay_s, self._serial, task))
+                self._wake.notify_all()
 
     def call(self, task: Callable[[], Result]) -> Result:
         """Run on the worker, after urgent work that is already queued, and wait for the result."""
@@ -77,10 +88,16 @@ class Worker:
             self._wake.notify()
         self._thread.join(timeout_s)
 
+    def _is_something_due(self) -> bool:
+        return bool(self._later) and not self._is_closing and self._later[0][0] <= time.monotonic()
+
     def _serve(self) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._urgent or self._patient or self._is_closing)
+                while not (self._urgent or self._patient or self._is_closing or self._is_something_due()):
+                    self._wake.wait(max(0.0, self._later[0][0] - time.monotonic()) if self._later else None)
+                while self._is_something_due():
+                    self._urgent.append(heapq.heappop(self._later)[2])
                 if not (self._urgent or self._patient):
                     return
                 task = (self._urgent or self._patient).popleft()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.device.journal import DECISIONS_KEPT, FILE_NAME, LOCK_NAME, CommitRow, EvidenceRow, Journal
+from edgeadapt.device.journal import DECISIONS_KEPT, FILE_NAME, LOCK_NAME, CommitRow, EvidenceRow, Journal, Moves
 from edgeadapt.errors import StateError
 
 
@@ -27,8 +27,8 @@ def row(sample: str, status: str = "received", **changes: Any) -> EvidenceRow:
     return EvidenceRow(**settings | changes)
 
 
-def commit(number: int, rows: tuple[str, ...] = (), **tensors: Any) -> CommitRow:
-    return CommitRow(number, "learn", "learned", {"learned": len(rows)}, rows, json.dumps({"classes": []}), tensors)
+def commit(number: int, rows: tuple[int, ...] = (), held_out: tuple[int, ...] = (), **tensors: Any) -> CommitRow:
+    return CommitRow(number, "learn", "learned", {"learned": len(rows)}, Moves(added=rows, held_out=held_out), json.dumps({"classes": []}), tensors)
 
 
 def test_a_row_comes_back_as_it_was_given(state: Path) -> None:
@@ -44,10 +44,10 @@ def test_a_row_comes_back_as_it_was_given(state: Path) -> None:
 
 def test_the_schema_is_strict_and_versioned(state: Path) -> None:
     journal = Journal(state)
-    assert journal.meta("schema") == "1" and journal.is_new
+    assert journal.meta("schema") == "2" and journal.is_new
     db = journal._db
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")}
-    assert tables == {"meta", "evidence", "commits", "decisions", "snapshots"}
+    assert tables == {"meta", "evidence", "raw", "commits", "decisions", "snapshots"}
     with pytest.raises(sqlite3.IntegrityError):
         db.execute("UPDATE meta SET value = NULL")
     with pytest.raises(StateError, match="CHECK constraint failed"):
@@ -55,13 +55,13 @@ def test_the_schema_is_strict_and_versioned(state: Path) -> None:
     assert journal.evidence() == []
 
 
-@pytest.mark.parametrize("version", ["2", "0", "", "one"])
+@pytest.mark.parametrize("version", ["3", "0", "", "one"])
 def test_another_schema_is_refused_by_its_number_and_kept(state: Path, version: str) -> None:
     journal = Journal(state)
     journal.set_meta({"schema": version})
     journal.close()
     for _ in range(2):
-        with pytest.raises(StateError, match=f"journal schema {version}, this version reads 1; open it with the version that wrote it"):
+        with pytest.raises(StateError, match=f"journal schema {version}, this version reads 2; open it with the version that wrote it"):
             Journal(state)
     with sqlite3.connect(state / FILE_NAME) as db:
         assert db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() == (version,)
@@ -82,37 +82,39 @@ def test_folder_and_file_are_for_this_user_alone(state: Path) -> None:
 def test_in_memory_nothing_is_written_and_everything_works() -> None:
     journal = Journal(None)
     journal.receive([row("a")])
-    journal.commit(commit(1, ("a",)), statuses={"a": "learned"})
+    journal.commit(commit(1, (1,)))
     assert journal.count_evidence() == {"learned": 1} and journal.nbytes == 0 and journal.folder is None
 
 
 def test_a_commit_sets_statuses_deletes_and_keeps_its_tensors(state: Path) -> None:
     journal = Journal(state)
     journal.receive([row("a"), row("b"), row("c")])
-    journal.commit(commit(1, ("a", "b"), **{"norm.mean": np.ones(3, np.float32)}), statuses={"a": "learned", "b": "held_out"}, deleted=["c"])
+    journal.commit(commit(1, (1,), (2,), **{"norm.mean": np.ones(3, np.float32)}), deleted=[3])
     assert journal.count_evidence() == {"learned": 1, "held_out": 1}
     assert [r.commit_number for r in journal.evidence()] == [1, 1]
     (read,) = journal.commits()
-    assert read.rows == ("a", "b") and read.detail == {"learned": 2}
+    assert read.moves == Moves(added=(1,), held_out=(2,)) and read.detail == {"learned": 1}
     np.testing.assert_array_equal(read.tensors["norm.mean"], np.ones(3))
-    assert journal.known_id("a") == "learned" and journal.known_id("c") is None
+    assert {sample: found.status for sample, found in journal.newest_of(["a", "b", "c"]).items()} == {"a": "learned", "b": "held_out"}
 
 
-def test_rows_are_found_by_id_in_the_order_asked_for(state: Path) -> None:
+def test_rows_are_found_by_number_in_the_order_asked_for(state: Path) -> None:
     journal = Journal(state)
-    names = [f"{i:04d}" for i in range(1300)]
-    journal.receive([row(name) for name in names])
-    wanted = [*reversed(names), "nobody", "0007"]
-    assert [r.id for r in journal.evidence_of(wanted)] == [*reversed(names), "0007"]
+    journal.receive([row(f"{i:04d}") for i in range(1300)])
+    wanted = [*range(1300, 0, -1), 5000, 8]
+    assert [r.seq for r in journal.evidence_of(wanted)] == [*range(1300, 0, -1), 8]
+    assert [r.id for r in journal.evidence_of([8])] == ["0007"]
     assert journal.evidence_of([]) == []
 
 
-def test_an_id_is_never_used_twice(state: Path) -> None:
+def test_of_several_rows_of_a_sample_the_last_one_is_found(state: Path) -> None:
     journal = Journal(state)
-    journal.receive([row("a")])
-    with pytest.raises(StateError, match=r"UNIQUE constraint failed.*nothing was changed"):
-        journal.receive([row("b"), row("a")])
-    assert [r.id for r in journal.evidence()] == ["a"]
+    journal.receive([row("a", label="Coat"), row("b")])
+    journal.receive([row("a", label="Bag")])
+    found = journal.newest_of(["a", "nobody"])
+    assert {sample: (r.label, r.seq) for sample, r in found.items()} == {"a": ("Bag", 3)}
+    journal.commit(commit(1, (1,)))
+    assert [(r.label, r.status) for r in journal.accepted_of(["a", "b"])] == [("Coat", "learned")]
 
 
 def test_a_fault_anywhere_in_a_transaction_changes_nothing(state: Path) -> None:
@@ -126,11 +128,11 @@ def test_a_fault_anywhere_in_a_transaction_changes_nothing(state: Path) -> None:
 
         journal.at = at
         with pytest.raises(OSError, match=step):
-            journal.commit(commit(1, ("a",)), statuses={"a": "learned"}, deleted=["a"], snapshot={"t": np.ones(1)})
+            journal.commit(commit(1, (1,)), deleted=[1], snapshot={"t": np.ones(1)})
         assert journal.count_evidence() == {"received": 1} and journal.last_number() == 0 and journal.snapshot(9) is None
     journal.at = lambda step: None
-    journal.commit(commit(1, ("a",)), statuses={"a": "learned"})
-    assert journal.last_number() == 1
+    journal.commit(commit(1, (1,)))
+    assert journal.last_number() == 1 and journal.count_evidence() == {"learned": 1}
 
 
 def test_the_newest_four_snapshots_are_kept_and_can_be_rewritten(state: Path) -> None:

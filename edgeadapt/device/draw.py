@@ -1,0 +1,19 @@
+"""The lot of a sample: a number that its features alone decide, so that nothing depends on when a label came.
+
+Which labels of a class are held out (``held_out.py``) and whose raw inputs are kept follow from it. Two rows with the same features
+have the same lot: a duplicate never judges what its twin has taught.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def draw_of(features: NDArray[Any]) -> int:
+    """0 .. 2^63 - 1 from the float16 features (D + T,) as they are stored."""
+    digest = blake2b(np.ascontiguousarray(features, "<f2").tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -1,0 +1,77 @@
+"""Labels that were received become learned: in groups of one source and one condition, again and again if the disk will not take it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from edgeadapt.device.budget import Meter
+from edgeadapt.device.conditions import Conditions, Stream
+from edgeadapt.device.journal import Journal
+from edgeadapt.device.journal_rows import EvidenceRow
+from edgeadapt.device.transaction import Transactions
+from edgeadapt.device.worker import Worker
+from edgeadapt.errors import StorageError
+from edgeadapt.inputs import chunks
+
+_AT_ONCE = 64  # labels of one source and condition that share a commit
+_FETCHED = 4096  # rows read at a time
+_FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
+
+
+class Learning:
+    """Runs on the worker."""
+
+    def __init__(
+        self, transactions: Transactions, journal: Journal, conditions: Conditions, meter: Meter, worker: Worker, streams: dict[str, Stream],
+        is_frozen: Callable[[], bool], afterwards: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """``afterwards`` is called when everything that had been received is learned."""
+        self._transactions, self._journal, self._conditions = transactions, journal, conditions
+        self._meter, self._worker, self._streams = meter, worker, streams
+        self._is_frozen, self._afterwards = is_frozen, afterwards
+        self._answers: list[tuple[str, str, bool]] = []  # (sample, domain, is new) of labels that came while frozen
+        self._retry_s = 0.0
+
+    def request(self) -> None:
+        """Have the worker learn what has been received."""
+        self._worker.submit(self.learn_received, urgent=True)
+
+    def answered(self, samples: Sequence[str], rows: Sequence[EvidenceRow], is_new: Sequence[bool]) -> None:
+        """Labels of observed samples speak for a condition or for new classes; then they are learned."""
+
+        def run() -> None:
+            self._answers += [(sample, row.domain, new) for sample, row, new in zip(samples, rows, is_new, strict=True)]
+            self.learn_received()
+
+        self._worker.submit(run, urgent=True)
+
+    def learn_received(self) -> None:
+        """Learn every received row.
+
+        Raises:
+            StorageError: the disk is full or fails; it is tried again soon, and ever less often.
+        """
+        if self._is_frozen():
+            return
+        try:
+            answers, self._answers = self._answers, []
+            self._conditions.answered(answers, self._streams)
+            while rows := self._journal.evidence(where="status = 'received'", limit=_FETCHED):
+                self._learn(rows)
+        except StorageError:
+            self._retry_s = min(_LAST_RETRY_S, max(_FIRST_RETRY_S, 2 * self._retry_s))
+            self._worker.submit_later(self.learn_received, self._retry_s)
+            raise
+        self._retry_s = 0.0
+        self._afterwards()
+
+    def _learn(self, rows: Sequence[EvidenceRow]) -> None:
+        groups: dict[tuple[str, str], list[EvidenceRow]] = {}
+        for row in rows:
+            groups.setdefault((row.source, row.domain), []).append(row)
+        for group in groups.values():
+            for part in chunks(len(group), _AT_ONCE):
+                started = time.perf_counter()
+                self._transactions.learn(group[part])
+                self._meter.record("learn", time.perf_counter() - started)

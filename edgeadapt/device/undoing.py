@@ -1,0 +1,194 @@
+"""Going back: labels forgotten, withdrawn or expired, commits rolled back or compacted. Durable in the same way as every change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgeadapt.device.journal_rows import EvidenceRow, Moves, accepted_after
+from edgeadapt.device.memory import Memory
+from edgeadapt.device.resume import by_commit, correction_names, rebuild, snapshot_of, tables_at, take_rows
+from edgeadapt.device.transaction import Transactions, moves_of
+from edgeadapt.errors import StateError
+from edgeadapt.results import Receipt
+
+_ACCEPTED = ("learned", "held_out")
+
+
+class Undoing:
+    """Takes things back through :class:`Transactions`. Called by the worker only."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+        self._program, self._journal, self._held_out = transactions.program, transactions.journal, transactions.held_out
+
+    # -- forgetting -----------------------------------------------------------------------------------
+    def forget(self, rows: Sequence[EvidenceRow], pending: int, source: str | None, unreachable: Sequence[str]) -> Receipt:
+        """Delete rows, subtract what was learned from them, rewrite retained snapshots, take their source out of the history."""
+        live = self._transactions.live()
+        split = self._held_out.split((), [row for row in rows if row.status in _ACCEPTED and row.label in live.slots])
+        learned = [row for row in split.gone if row.status == "learned"]
+        tensors, receipts, blob = self._transactions.applied(live, split)
+        rewritten = self._rewritten_snapshots(rows, live)
+        scrubbed = {} if source is None else self._without_source(source)
+        moves = moves_of(split)
+        self._transactions.record(
+            "forget", "forgotten", {"rows": len(rows), "subtracted": len(learned)}, self._transactions.counted(live, split, tensors), moves=moves,
+            tensors=blob, receipts=receipts, deleted=[row.seq for row in rows], snapshot=True, rewritten=rewritten, scrubbed=scrubbed,
+        )  # fmt: skip
+        self._held_out.accept(split)
+        bare = [row for row in learned if not row.has_features]
+        exact = tuple(spec.name for spec in self._program.specs("evidence") if _is_integer(spec.dtype) or spec.name not in self._program.beyond_receipts)
+        return Receipt(
+            removed=len(rows) + pending, subtracted=len(learned), snapshots=len(rewritten),
+            moved=len(split.added) + sum(row.seq not in {r.seq for r in learned} for row in split.taken), exact=exact if learned else (),
+            unreachable=(*unreachable, *self._beyond_receipts(bare)),
+        )  # fmt: skip
+
+    def _beyond_receipts(self, bare: Sequence[EvidenceRow]) -> tuple[str, ...]:
+        """What rows without features leave behind."""
+        if not bare or not self._program.beyond_receipts:
+            return ()
+        return (f"the features of {len(bare)} rows have expired: their part in {', '.join(self._program.beyond_receipts)} cannot be told apart any more",)
+
+    def _without_source(self, source: str) -> dict[int, Mapping[str, Any]]:
+        """Details of commits that name the source, without it."""
+        named = [commit for commit in self._journal.history(1 << 60) if commit.detail.get("source") == source]
+        return {commit.number: {**commit.detail, "source": "(forgotten)"} for commit in named}
+
+    def out_of_reach(self) -> tuple[str, ...]:
+        """Why forgetting cannot reach everything that was ever learned here."""
+        horizon = self._journal.expired()
+        return (f"rows of before commit {horizon} have expired: what was learned from them cannot be told apart any more",) if horizon else ()
+
+    def _rewritten_snapshots(self, rows: Sequence[EvidenceRow], live: Memory) -> dict[int, dict[str, NDArray[Any]]]:
+        """Snapshots without these rows, withdrawn ones included: an old snapshot still holds what was taken back later."""
+        result: dict[int, dict[str, NDArray[Any]]] = {}
+        numbers = self._journal.snapshot_numbers()
+        if not numbers or not rows:
+            return result
+        commits = self._journal.commits()
+        for number in numbers:
+            then = accepted_after([c for c in commits if c.number <= number])
+            inside = [replace(r, commit_number=then[r.seq][1]) for r in rows if then.get(r.seq, ("", 0))[0] == "learned"]
+            found, tables = self._journal.snapshot(number), tables_at(self._journal, number)
+            if not inside or found is None or tables is None:
+                continue
+            values = found[1]
+            kept = {name: values[name] for name in self._program.checkpointed}
+            old = replace(live, tensors=self._program.runtime.upload(kept).over(live.tensors), classes=tuple(tables["classes"]))
+            subtracted = take_rows(self._program, self._journal, old.tensors, by_commit(inside), old.slots, old)
+            result[number] = values | self._program.runtime.download(subtracted, list(kept))
+        return result
+
+    # -- withdrawing ----------------------------------------------------------------------------------
+    def withdraw(self, rows: Sequence[EvidenceRow]) -> Receipt:
+        """Labels that were wrong: as if they had never been given. The samples stay, and can be labelled again."""
+        live = self._transactions.live()
+        split = self._held_out.split((), [row for row in rows if row.status in _ACCEPTED and row.label in live.slots])
+        learned = [row for row in split.gone if row.status == "learned"]
+        tensors, receipts, blob = self._transactions.applied(live, split)
+        moves = moves_of(split, withdrawn=tuple(row.seq for row in rows))
+        candidate = self._transactions.counted(live, split, tensors)
+        self._transactions.record("withdraw", "withdrawn", {"rows": len(rows), "subtracted": len(learned)}, candidate, moves=moves, tensors=blob, receipts=receipts)
+        self._held_out.accept(split)
+        return Receipt(0, len(learned), 0, unreachable=self._beyond_receipts([row for row in learned if not row.has_features]))
+
+    # -- rolling back ---------------------------------------------------------------------------------
+    def rollback(self, to: int | None) -> int:
+        """Back to the state after commit ``to``; the one before the last change by default."""
+        live = self._transactions.live()
+        target = self._change_before(live.commit) if to is None else to
+        if not 0 <= target < max(live.commit, 1):
+            raise StateError(f"cannot roll back to commit {target}: the last is {live.commit}")
+        horizon = self._journal.horizon()
+        if target < horizon:
+            raise StateError(
+                f"cannot roll back to commit {target}: rows of before commit {horizon} have expired (Keep.features_days) or its history was compacted (Keep.commits)"
+            )
+        then = accepted_after(self._journal.commits(0, target))
+        now = {row.seq: row for row in self._journal.evidence(where="status IN ('learned', 'held_out', 'withdrawn')", narrow=True)}
+        statuses = {seq: then.get(seq, ("withdrawn", live.commit + 1)) for seq, row in now.items() if then.get(seq, ("withdrawn",))[0] != row.status}
+        undone = sum(status == "withdrawn" for status, _ in statuses.values())
+        back = replace(rebuild(self._journal, self._program, target), domain_serial=live.domain_serial)  # a name is never used for two conditions
+        candidate = replace(back, labels=len(then.keys() & now.keys()))
+        self._transactions.record("rollback", "rolled back", {"to": target, "labels": undone}, candidate, statuses=statuses, snapshot=True)
+        self._held_out.restore()
+        if then.keys() - now.keys():  # some were forgotten since: what judged then must teach now, as if they had never been
+            self._settle_split()
+        return target
+
+    def _settle_split(self) -> None:
+        """Move labels between teaching and judging until every class has its fifth."""
+        live = self._transactions.live()
+        split = self._held_out.split_again([name for name in live.classes if name is not None])
+        if not (split.taken or split.added):
+            return
+        tensors, receipts, blob = self._transactions.applied(live, split)
+        candidate = self._transactions.counted(live, split, tensors)
+        self._transactions.record("split", "settled", {"moved": len(split.added) + len(split.taken)}, candidate, moves=moves_of(split), tensors=blob, receipts=receipts)
+        self._held_out.accept(split)
+
+    def _change_before(self, number: int) -> int:
+        """The commit before the last one that changed the state: vetoes and checkpoints are stepped over."""
+        for commit in self._journal.history(1 << 60):
+            if commit.number <= number and commit.outcome not in ("vetoed", "held", "saved", "thinned"):
+                return commit.number - 1
+        raise StateError("nothing was changed yet: there is nothing to roll back")
+
+    # -- what is kept no longer -----------------------------------------------------------------------
+    def expire(self, before: float, most: int) -> int:
+        """Rows that are older, or more, than may be kept.
+
+        What was learned from them stays in the sums, and a snapshot stands in for them. Where every sum has receipts only the features
+        go: such a row can still be forgotten, and rolled back over.
+        """
+        rows = self._journal.older_than(before, most)
+        if not rows:
+            return 0
+        if self._program.gives_receipts:
+            bare = [row.seq for row in rows if row.status in _ACCEPTED and row.receipt]
+            gone = [row.seq for row in rows if row.seq not in set(bare)]
+            is_covered = not self._program.beyond_receipts
+            live = self._transactions.live()
+            outcome = "thinned" if is_covered and not any(row.status in _ACCEPTED for row in rows if row.seq in set(gone)) else "saved"
+            self._transactions.record("expire", outcome, {"rows": len(rows)}, live, deleted=gone, emptied=bare, snapshot=outcome == "saved")
+        else:
+            self._transactions.record("expire", "saved", {"rows": len(rows)}, self._transactions.live(), deleted=[row.seq for row in rows], snapshot=True)
+        self._held_out.restore()
+        return len(rows)
+
+    def compact(self, most: int) -> int:
+        """Keep at most ``most`` commits; the statuses and the snapshot of the first that stays stand in for the others. Returns how many went."""
+        first, last = self._journal.first_number(), self._journal.last_number()
+        if last - first + 1 <= most + most // 10:
+            return 0
+        upto = max(last - most + 1, self._journal.expired())
+        memory = rebuild(self._journal, self._program, upto)
+        groups: dict[tuple[str, int], list[int]] = {}
+        for seq, (status, number) in accepted_after(self._journal.commits(0, upto)).items():
+            groups.setdefault((status, number), []).append(seq)
+        base = Moves(base=tuple((status, number, tuple(seqs)) for (status, number), seqs in groups.items()))
+        return self._journal.compact(upto, base, snapshot_of(self._program, memory))
+
+
+def reasons_for(rows: Sequence[EvidenceRow], memory: Memory, transactions: Transactions, streams_with_inputs: Sequence[str]) -> list[str]:
+    """Where traces of these rows may be that no subtraction reaches."""
+    streams, domains = {row.stream for row in rows}, {row.domain for row in rows}
+    reasons = [f"unlabelled inputs of stream {s!r} may be in the statistics of a condition" for s in sorted(streams & set(streams_with_inputs))]
+    reasons += [f"the statistics of {name!r} were made from unlabelled inputs, these samples may be among them" for name in sorted(domains & set(memory.domains))]
+    if correction_names(transactions.program):
+        known = {commit.number for commit in transactions.journal.history(1 << 60)}
+        if any(row.status == "learned" and row.commit_number not in known for row in rows):
+            reasons.append("learned through a correction that is kept no longer: subtracted under today's correction")
+    return reasons
+
+
+def _is_integer(dtype: str) -> bool:
+    return dtype.startswith(("int", "uint"))
+
+
+__all__ = ["Undoing", "reasons_for"]
