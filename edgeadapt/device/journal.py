@@ -73,8 +73,10 @@ class Journal:
                 self._lock.release()
                 raise StateError(f"cannot open {path}: {error}") from error
         try:
+            left = self._log_bytes()  # of a process that was killed
             self._prepare()
             self.writes = Writes(*self._written_before())
+            self.writes.add(self._log_bytes() - left)
         except sqlite3.OperationalError as error:
             self.close()
             raise refusal(self.folder, error) from error
@@ -155,24 +157,31 @@ class Journal:
         with self._mutex:
             if self._log is None or self._log_bytes() < max(at_least, 1):
                 return
-            page = int(self._db.execute("PRAGMA page_size").fetchone()[0])
+            page, pages = (int(self._db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_size", "page_count"))
+            frames = self._log_bytes() // page
             try:
-                is_busy, _, frames = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                is_busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             except sqlite3.OperationalError as error:
                 self.delayed = str(error)
                 return
             self.delayed = "" if not is_busy else "in use"
-            self.writes.add(page * min(max(0, frames), int(self._db.execute("PRAGMA page_count").fetchone()[0])))
+            self.writes.add(page * min(frames, pages))  # at most: a page that changed twice is written once
 
     delayed: str = ""
     """Why the log could not be written back the last time; empty if it could."""
 
-    def _written_before(self) -> tuple[int, int]:
-        """Bytes written since the journal was created, and how many of them before the last day."""
-        total, before = self._db.execute(
-            "SELECT coalesce(max(written), 0), coalesce(max(CASE WHEN time < ? THEN written END), 0) FROM commits", (time.time() - 86_400.0,)
-        ).fetchone()
-        return int(total), int(before)
+    def _written_before(self) -> tuple[int, list[tuple[float, int]]]:
+        """Bytes written since the journal was created, and those of the last day by the hour, as the commits noted them."""
+        since = time.time() - 25 * 3600.0
+        found = self._db.execute(
+            "SELECT min(time), max(written) FROM commits WHERE time >= ? GROUP BY cast(time / 3600 AS INTEGER) ORDER BY 1", (since,)
+        ).fetchall()
+        before = int(self._db.execute("SELECT coalesce(max(written), 0) FROM commits WHERE time < ?", (since,)).fetchone()[0])
+        hours = []
+        for at, written in found:
+            hours.append((float(at), max(0, int(written) - before)))
+            before = max(before, int(written))
+        return before, hours
 
     # -- meta -----------------------------------------------------------------------------------------
     def meta(self, key: str) -> str | None:
@@ -324,9 +333,11 @@ class Journal:
             db.executemany("UPDATE evidence SET features = x'' WHERE seq = ?", empty)
             db.executemany("DELETE FROM raw WHERE seq = ?", gone + empty)
             self.at("rows")
+            rest, classes = journal_schema.split_tables(row.tables)
+            new = None if classes == self._classes_at(row.number) else classes
             db.execute(
-                "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (row.number, time.time(), row.kind, row.outcome, json.dumps(dict(row.detail)), row.moves.encode(), row.tables,
+                "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (row.number, time.time(), row.kind, row.outcome, json.dumps(dict(row.detail)), row.moves.encode(), rest, new,
                  save_tensors(dict(row.tensors)) if row.tensors else None, row.digest, self.writes.total),
             )  # fmt: skip
             for number, tensors in (rewritten or {}).items():
@@ -352,8 +363,8 @@ class Journal:
         """Drop the commits before ``upto``: its snapshot and the statuses in ``base`` stand in for them. Returns how many went."""
         with self._transaction() as db:
             self.at("begin")
+            db.execute("UPDATE commits SET rows = ?, classes = ? WHERE number = ?", (base.encode(), self._classes_at(upto), upto))
             gone = db.execute("DELETE FROM commits WHERE number < ?", (upto,)).rowcount
-            db.execute("UPDATE commits SET rows = ? WHERE number = ?", (base.encode(), upto))
             db.execute("DELETE FROM snapshots WHERE commit_number < ?", (upto,))
             db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", (upto, save_tensors(dict(snapshot))))
         return gone
@@ -364,7 +375,7 @@ class Journal:
             free, pages = (int(self._db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("freelist_count", "page_count"))
             if free > pages // 4:
                 before = self._log_bytes()
-                self._db.execute("PRAGMA incremental_vacuum").fetchall()
+                self._db.executescript("PRAGMA incremental_vacuum")  # a script is stepped to its end, a page at a time
                 self.writes.add(self._log_bytes() - before)
                 self.write_back()
 
@@ -391,13 +402,21 @@ class Journal:
         """Raises StateError where a commit cannot be read."""
         with self._mutex:
             found = self._db.execute(
-                "SELECT number, kind, outcome, detail, rows, tables, tensors, digest FROM commits WHERE number > ? AND number <= ? ORDER BY number",
+                "SELECT number, kind, outcome, detail, rows, tables, classes, tensors, digest FROM commits WHERE number > ? AND number <= ? ORDER BY number",
                 (after, upto if upto is not None else 2**62),
             ).fetchall()
-        return [
-            CommitRow(n, kind, outcome, json.loads(detail), Moves.decode(rows), tables, load_tensors(blob) if blob else {}, digest)
-            for n, kind, outcome, detail, rows, tables, blob, digest in found
-        ]
+            classes = self._classes_at(found[0][0]) if found else None
+        result = []
+        for n, kind, outcome, detail, rows, rest, new, blob, marks in found:
+            classes = new or classes
+            tables = journal_schema.join_tables(rest, classes or "[]")
+            result.append(CommitRow(n, kind, outcome, json.loads(detail), Moves.decode(rows), tables, load_tensors(blob) if blob else {}, marks))
+        return result
+
+    def _classes_at(self, number: int) -> str | None:
+        """The class table after a commit, as JSON; None if none was written yet."""
+        found = self._db.execute("SELECT classes FROM commits WHERE number <= ? AND classes IS NOT NULL ORDER BY number DESC LIMIT 1", (number,)).fetchone()
+        return None if found is None else str(found[0])
 
     def history(self, limit: int) -> list[Commit]:
         """Newest first."""

@@ -47,7 +47,8 @@ CREATE TABLE commits (
     number INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, outcome TEXT NOT NULL,
     detail TEXT NOT NULL,                   -- JSON for people
     rows TEXT NOT NULL,                     -- JSON: what the commit did with evidence rows, by seq (see journal.Moves)
-    tables TEXT NOT NULL,                   -- JSON: class table, domain table, counters after this commit
+    tables TEXT NOT NULL,                   -- JSON: domain table and counters after this commit
+    classes TEXT,                           -- JSON: class names by slot after this commit; NULL: as after the commit before
     tensors BLOB,                           -- safetensors: domain tensors this commit changed, corrections it learned through
     digest TEXT NOT NULL,                   -- SHA-256 of tables and checkpointed tensors after this commit; empty for earlier versions
     written INTEGER NOT NULL                -- bytes this journal had written to the disk before this commit, since it was created
@@ -74,15 +75,30 @@ def _from_1(db: sqlite3.Connection) -> None:
             "INSERT INTO evidence VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)",
             (seq, sample, source, stream, domain, at, label, weight, space, met, is_factory, draw_of(np.frombuffer(features, "<f2")), status, number, features),
         )
+    known = None
     for number, at, kind, outcome, detail, rows, tables, blob in db.execute("SELECT * FROM commits_1 ORDER BY number").fetchall():
         moves = _moves_of_1(kind, outcome, json.loads(detail), [seq_of[sample] for sample in json.loads(rows) if sample in seq_of])
         if blob:
             domain = json.loads(detail).get("domain", "source")
             named = {k if k.startswith("domain/") else f"correction/{domain}/{k}": v for k, v in load_tensors(blob).items()}
             blob = save_tensors(named) if named else None
-        db.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, '', 0)", (number, at, kind, outcome, detail, json.dumps(moves), tables, blob))
+        rest, classes = split_tables(tables)
+        new, known = (None if classes == known else classes), classes
+        db.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', 0)", (number, at, kind, outcome, detail, json.dumps(moves), rest, new, blob))
     db.execute("DROP TABLE evidence_1")
     db.execute("DROP TABLE commits_1")
+
+
+def split_tables(tables: str) -> tuple[str, str]:
+    """(domain table and counters, class table) of a commit's tables: with a thousand classes the second is large, and seldom changes."""
+    rest = json.loads(tables)
+    classes = rest.pop("classes")
+    return json.dumps(rest, sort_keys=True), json.dumps(classes)
+
+
+def join_tables(rest: str, classes: str) -> str:
+    """What ``split_tables`` took apart."""
+    return json.dumps({**json.loads(rest), "classes": json.loads(classes)}, sort_keys=True)
 
 
 def _moves_of_1(kind: str, outcome: str, detail: dict[str, object], rows: list[int]) -> dict[str, object]:

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +31,7 @@ from edgeadapt.device.memory import SOURCE, Memory
 from edgeadapt.device.policy import Keep, Policy
 from edgeadapt.device.program import Program
 from edgeadapt.device.resume import factory_memory, rebuild, state_digest, tables_at
-from edgeadapt.device.sense import StreamWindow
+from edgeadapt.device.sense import StreamWindow, WindowView
 from edgeadapt.device.serving import Serving
 from edgeadapt.device.transaction import Transactions
 from edgeadapt.device.undoing import Undoing, reasons_for
@@ -40,6 +41,7 @@ from edgeadapt.results import Action, Commit, Observation, Prediction, Question,
 from edgeadapt.runtime import Runtime, open_runtime
 
 DEFAULT_STREAM = "default"
+_WINDOWS_WAIT = 8  # of one stream
 _HOUSEKEEPING_S = 600.0  # at most so often without being asked: a correction that is lost with the power is as old as this
 
 
@@ -114,6 +116,7 @@ class Learner:
             self._program, self._transactions, self._questions, self._pending, self._meter, lambda: self._live, self._publish, self._adapt_mode
         )
         self._streams: dict[str, Stream] = {}
+        self._windows: dict[str, deque[tuple[WindowView, Any, bool]]] = {}  # that wait for the worker
         self._streams_lock = threading.Lock()
         self._label_lock = threading.Lock()
         self._labelling = Labelling(
@@ -234,8 +237,23 @@ class Learner:
         is_stuck = stream.window.is_stuck
         hot = stream.window.residuals() if is_factory_path else None
         view = stream.window.take()
-        self._worker.submit(lambda: self._conditions.window(stream, view, hot, is_stuck))
+        with self._streams_lock:
+            waiting = self._windows.setdefault(stream.name, deque())
+            is_behind = len(waiting) == _WINDOWS_WAIT
+            if is_behind:  # a newer window takes the place of the last one: what waits is bounded, however fast the caller is
+                waiting.pop()
+                self._meter.deferred += 1
+            waiting.append((view, hot, is_stuck))
+        if not is_behind:
+            self._worker.submit(lambda: self._sense(stream))
         return Action("probe", stream.name, stream.state.domain, why="a window is full")
+
+    def _sense(self, stream: Stream) -> None:
+        with self._streams_lock:
+            waiting = self._windows[stream.name].popleft()
+            if not self._windows[stream.name]:
+                del self._windows[stream.name]
+        self._conditions.window(stream, *waiting)
 
     def is_pending(self, sample: str) -> bool:
         """True while an observed sample can still be labelled by its id."""

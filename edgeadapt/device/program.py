@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle import FACTORY, Bundle
 from edgeadapt.bundle.schema import GraphSpec, TensorSpec
-from edgeadapt.device.linalg import NUMERICS
+from edgeadapt.device.linalg import NUMERICS, one_thread
 from edgeadapt.errors import BundleError
 from edgeadapt.inputs import chunks
 from edgeadapt.runtime import Executable, Runtime, Tensors
@@ -183,7 +183,8 @@ class Program:
         """``tensors`` with everything recomputed that follows from the evidence."""
         for numeric in self.manifest.numerics:
             values = self.runtime.download(tensors, numeric.reads)
-            results = NUMERICS[numeric.numeric](*(values[name] for name in numeric.reads), **numeric.arguments)
+            with one_thread():
+                results = NUMERICS[numeric.numeric](*(values[name] for name in numeric.reads), **numeric.arguments)
             tensors = self.runtime.upload(dict(zip(numeric.writes, results, strict=True))).over(tensors)
         return tensors
 

@@ -130,9 +130,20 @@ def clear_class(program: Program, tensors: Tensors, slot: int) -> Tensors:
 def domain_blob(program: Program, domain: Domain) -> Blobs:
     """What a commit stores of a domain: its tensors and its signature."""
     values: Blobs = {f"{_DOMAIN}{domain.name}/{name}": value for name, value in program.runtime.download(domain.tensors).items()}
-    values[f"{_DOMAIN}{domain.name}/signature.sums"] = domain.signature.sums
-    values[f"{_DOMAIN}{domain.name}/signature.counts"] = domain.signature.counts
-    return values
+    met = np.flatnonzero(domain.signature.counts)  # of a thousand slots a condition meets few
+    signature: Blobs = {"slots": met.astype(np.int32), "sums": domain.signature.sums[met], "counts": domain.signature.counts[met]}
+    return values | {f"{_DOMAIN}{domain.name}/signature.{name}": value for name, value in signature.items()}
+
+
+def _signature(values: Blobs, slots: int) -> Signature:
+    """Take a signature out of a domain's values; earlier versions stored every slot."""
+    sums, counts = values.pop("signature.sums"), values.pop("signature.counts")
+    met = values.pop("signature.slots", None)
+    if met is None:
+        return Signature(sums, counts)
+    whole = Signature.empty(slots, sums.shape[1])
+    whole.sums[met], whole.counts[met] = sums, counts
+    return whole
 
 
 def snapshot_of(program: Program, memory: Memory) -> Blobs:
@@ -249,7 +260,7 @@ def _with_tables(program: Program, memory: Memory, tables: Mapping[str, Any], bl
         values = {key.removeprefix(prefix): value for key, value in blobs.items() if key.startswith(prefix)}
         if not values:
             continue  # never checkpointed: it was session state
-        signature = Signature(values.pop("signature.sums"), values.pop("signature.counts"))
+        signature = _signature(values, program.manifest.class_slots)
         tensors = program.runtime.upload(values)
         encode = program.refold(tensors) if entry["kind"] != "novelty" else None
         domains[entry["name"]] = Domain(

@@ -40,7 +40,7 @@ class Undoing:
             tensors=blob, receipts=receipts, deleted=[row.seq for row in rows], snapshot=True, rewritten=rewritten, scrubbed=scrubbed,
         )  # fmt: skip
         self._held_out.accept(split)
-        bare = [row for row in learned if not row.has_features]
+        bare = [row for row in (*split.taken, *split.added) if not row.has_features]
         exact = tuple(spec.name for spec in self._program.specs("evidence") if _is_integer(spec.dtype) or spec.name not in self._program.beyond_receipts)
         return Receipt(
             removed=len(rows) + pending, subtracted=len(learned), snapshots=len(rewritten),
@@ -95,7 +95,7 @@ class Undoing:
         candidate = self._transactions.counted(live, split, tensors)
         self._transactions.record("withdraw", "withdrawn", {"rows": len(rows), "subtracted": len(learned)}, candidate, moves=moves, tensors=blob, receipts=receipts)
         self._held_out.accept(split)
-        return Receipt(0, len(learned), 0, unreachable=self._beyond_receipts([row for row in learned if not row.has_features]))
+        return Receipt(0, len(learned), 0, unreachable=self._beyond_receipts([row for row in (*split.taken, *split.added) if not row.has_features]))
 
     # -- rolling back ---------------------------------------------------------------------------------
     def rollback(self, to: int | None) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import heapq
 import logging
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -14,6 +16,16 @@ from edgeadapt.errors import EdgeadaptError, StateError
 
 log = logging.getLogger("edgeadapt")
 Result = TypeVar("Result")
+
+
+_NICE = 5
+
+
+def _step_back() -> None:
+    """Let this thread wait where predictions need the core. Linux has a priority per thread; elsewhere nothing changes."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICE))
 
 
 class Worker:
@@ -92,6 +104,7 @@ class Worker:
         return bool(self._later) and not self._is_closing and self._later[0][0] <= time.monotonic()
 
     def _serve(self) -> None:
+        _step_back()
         while True:
             with self._wake:
                 while not (self._urgent or self._patient or self._is_closing or self._is_something_due()):

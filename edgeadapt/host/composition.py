@@ -16,7 +16,7 @@ from edgeadapt.bundle.schema import NumericSpec, TensorSpec
 from edgeadapt.host.compile import CompiledGraph, compile_graph
 from edgeadapt.host.encoders import Identity
 from edgeadapt.host.encoding import Encoder, example_input
-from edgeadapt.host.methods.base import Arrays, FactoryData, Head, Scores, class_moment
+from edgeadapt.host.methods.base import Arrays, FactoryData, GivesReceipts, Head, Scores, class_moment
 from edgeadapt.host.methods.feature_shift import FeatureShift
 from edgeadapt.host.methods.norm_statistics import NormStatistics
 from edgeadapt.host.methods.residual_shift import ResidualShift
@@ -116,7 +116,8 @@ class Composition:
         learned = self.head.learn(t, self._corrected(t, z), taps, y, weight)
         if isinstance(self.head, Ridge):
             learned["mean.moment"] = t["mean.moment"] + class_moment(z, y, here, t["mean.moment"].shape[1])
-        return {}, {**learned, **self.sense.learn(t, z, taps, y, here)}
+        outputs = {"receipt": self.head.receipt(t, self._corrected(t, z))} if isinstance(self.head, GivesReceipts) else {}
+        return outputs, {**learned, **self.sense.learn(t, z, taps, y, here)}
 
     # -- compiling ------------------------------------------------------------------------------------
     def compile(self, judge: FactoryData, values: Ports, say: Callable[[str], None]) -> dict[str, RoleGraph]:
@@ -145,6 +146,9 @@ class Composition:
             "read": RoleGraph(read, ("correct", "predict", "novelty", "shift"), (self.head.name, self.score.name, self.sense.name)),
             "learn": RoleGraph(learn, ("learn",), (self.head.name, self.sense.name)),
         }
+        if isinstance(self.head, GivesReceipts):
+            say("compile: redeem")
+            graphs["redeem"] = self._compile_redeem(self.head, features, tensors, frozen, classes)
         if self.corrector is not None:
             say("compile: adapt (feature shift)")
             graphs["adapt"] = self._compile_feature_shift(self.corrector, judge.dims.features, tensors, frozen)
@@ -152,6 +156,17 @@ class Composition:
             say("compile: adapt (norm statistics), refold")
             graphs |= self._compile_norms(self.norms, tensors, frozen)
         return graphs
+
+    def _compile_redeem(self, head: GivesReceipts, features: Callable[..., Ports], tensors: Ports, frozen: tuple[str, ...], classes: int) -> RoleGraph:
+        def receipts(generator: torch.Generator, batch: int) -> Ports:
+            receipt = head.receipt(tensors, features(generator, batch)["z"])
+            y = torch.randint(0, classes, (batch,), generator=generator)
+            return {"receipt": receipt, "y": y, "sample_weight": torch.ones(batch)}
+
+        graph = compile_graph(
+            "redeem", lambda p, t: ({}, head.redeem(t, p["receipt"], p["y"], p["sample_weight"])), receipts, tensors, frozen=frozen, is_step=True
+        )
+        return RoleGraph(graph, ("redeem",), (head.name,))
 
     def _compile_feature_shift(self, corrector: FeatureShift, width: int, tensors: Ports, frozen: tuple[str, ...]) -> RoleGraph:
         graph = compile_graph(

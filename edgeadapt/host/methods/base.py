@@ -97,6 +97,20 @@ class Head(Learns, Protocol):
 
 
 @runtime_checkable
+class GivesReceipts(Learns, Protocol):
+    """Roles ``learn`` and ``redeem`` of tensors that count: forgetting needs where a sample was counted, not its features.
+
+    ``redeem(t, receipt(t, z), y, w)`` is what ``learn(t, z, taps, y, w)`` does to the tensors whose spec has ``receipt=True``, bit for bit.
+    """
+
+    def receipt(self, t: Values, z: Tensor) -> Tensor:
+        """(B, C) uint8 or int32: where each sample is counted. It depends on frozen tensors alone, so that it stays valid."""
+        ...
+
+    def redeem(self, t: Values, receipt: Tensor, y: Tensor, sample_weight: Tensor) -> dict[str, Tensor]: ...
+
+
+@runtime_checkable
 class Corrects(Method, Protocol):
     """Role ``correct``."""
 

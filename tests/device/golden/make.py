@@ -1,4 +1,4 @@
-"""Makes a golden state folder: ``python make.py FOLDER`` beside ``vectors.edge``, with the version whose journal is to be kept.
+"""Makes a golden state folder: ``python -m golden.make FOLDER`` in ``tests/device``, with the version whose journal is to be kept.
 
 A life with something of everything: sources, a new class, a removed one, a forgotten source, a rollback, a provisional condition,
 labels that were held, and labels that still wait. ``FOLDER`` gets ``learner.db``, ``probe.npz`` and ``expected.json``. A kept folder
@@ -15,21 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from vectors import NAMES, WIDTH, samples
 
 import edgeadapt
 
 HERE = Path(__file__).parent
-NAMES = ("ok", "scratch", "dent", "stain", "crack", "hole")
-WIDTH = 12
-MEANS = 3.0 * np.linalg.qr(np.random.default_rng(11).standard_normal((WIDTH, WIDTH)))[0][:6]
-
-
-def samples(count: int, classes: list[int], seed: int, moved: float = 0.0) -> tuple[Any, list[str]]:
-    rng = np.random.default_rng(seed)
-    y = rng.choice(classes, count)
-    return (MEANS[y] + 0.7 * rng.standard_normal((count, WIDTH)) + moved).astype(np.float32), [NAMES[k] for k in y]
-
-
 def make_bundle(path: Path) -> None:
     """The factory's classes are the first four. Needs the host extra; the kept file is what the tests use."""
     from edgeadapt import host
