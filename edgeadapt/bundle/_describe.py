@@ -22,6 +22,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "signed_by": bundle.signed_by,
         "format": manifest.format,
         "name": manifest.name,
+        "version": manifest.version,
         "task": manifest.task,
         "classes": manifest.classes,
         "class_slots": manifest.class_slots,

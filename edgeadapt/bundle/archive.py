@@ -26,6 +26,7 @@ from edgeadapt.bundle import _weights as weight_files
 from edgeadapt.bundle import signing
 from edgeadapt.bundle._container import CARD, MANIFEST, SIGNATURE, Entry
 from edgeadapt.bundle._external_data import check_external_data
+from edgeadapt.bundle._space import TensorHashes, check_space, watch_encoder
 from edgeadapt.bundle._weights import FACTORY, FROZEN, GUARD, Arrays
 from edgeadapt.bundle.schema import GraphSpec, Manifest, Member, decode_manifest, encode_manifest
 from edgeadapt.errors import BundleError
@@ -124,12 +125,12 @@ def write_bundle(
     return bundle
 
 
-def read_bundle(path: str | Path, *, trust: Sequence[str | Path] = (), require_signature: bool = False) -> Bundle:
-    """Open a bundle: container, signature, manifest, sizes and hashes first, then graphs, weights and card.
+def read_bundle(path: str | Path, *, trust: str | Path | Sequence[str | Path] = (), require_signature: bool = False) -> Bundle:
+    """Open a bundle: container, signature, manifest, sizes and hashes first, then graphs, weights, feature space and card.
 
     Args:
         path: the file.
-        trust: public keys, as text or paths. When given, the bundle must be signed by one of them.
+        trust: public keys, as text or paths; one, or several. When given, the bundle must be signed by one of them.
         require_signature: refuse an unsigned bundle also without ``trust``; any signer will do then.
 
     Raises:
@@ -140,7 +141,8 @@ def read_bundle(path: str | Path, *, trust: Sequence[str | Path] = (), require_s
         if path.exists() and not path.is_file():
             raise BundleError("archive: not a regular file")
         with open(path, "rb") as file:
-            return _open(file, os.fstat(file.fileno()).st_size, path, trust, require_signature or bool(trust))
+            keys = (trust,) if isinstance(trust, (str, Path)) else trust
+            return _open(file, os.fstat(file.fileno()).st_size, path, keys, require_signature or bool(keys))
 
 
 def _open(file: BinaryIO, size: int, path: Path, trust: Sequence[str | Path], require_signature: bool) -> Bundle:
@@ -156,21 +158,24 @@ def _open(file: BinaryIO, size: int, path: Path, trust: Sequence[str | Path], re
         manifest = decode_manifest(raw)
     except (ValueError, RecursionError, AttributeError) as error:
         raise BundleError(f"{MANIFEST}: {error}") from None
-    _check_members(file, entries, manifest)
+    encoder = watch_encoder(manifest)
+    _check_members(file, entries, manifest, encoder)
+    kinds = {spec.name: spec.kind for spec in manifest.tensors}
     for graph in manifest.graphs:
         if not graph.file.startswith("graphs/"):
             raise BundleError(f"{MANIFEST}: the graph {graph.file!r} is not one of graphs/*.onnx")
         for name in graph.frozen:
-            if manifest.tensor(name).kind != "frozen":
-                raise BundleError(f"{graph.file}: takes {name} as frozen, but its kind is {manifest.tensor(name).kind}")
+            if kinds[name] != "frozen":
+                raise BundleError(f"{graph.file}: takes {name} as frozen, but its kind is {kinds[name]}")
         check_external_data(graph.file, _verified(file, entries[graph.file], manifest.members[graph.file]), graph.frozen)
     weight_files.check_complete(manifest, _check_weights(file, entries, manifest))
+    check_space(manifest, encoder)
     card = _card(_small(file, entries[CARD], _MAX_CARD_BYTES))
     return Bundle(path, manifest, card, signed_by, hashlib.sha256(raw).hexdigest(), size)
 
 
-def _check_members(file: BinaryIO, entries: Mapping[str, Entry], manifest: Manifest) -> None:
-    """The archive has exactly the members of the manifest, with their sizes and hashes, and a use for each."""
+def _check_members(file: BinaryIO, entries: Mapping[str, Entry], manifest: Manifest, encoder: TensorHashes) -> None:
+    """The archive has exactly the members of the manifest, with their sizes and hashes, and a use for each; ``encoder`` sees the weights."""
     present = set(entries) - {MANIFEST, SIGNATURE}
     for name in sorted(present ^ set(manifest.members)):
         raise BundleError(f"{name}: " + ("not listed in the manifest" if name in present else "listed in the manifest but absent"))
@@ -183,6 +188,8 @@ def _check_members(file: BinaryIO, entries: Mapping[str, Entry], manifest: Manif
         digest = hashlib.sha256()
         for block in container.read_chunks(file, entries[name]):
             digest.update(block)
+            if name == FROZEN:  # every byte is read once
+                encoder.update(block)
         if digest.hexdigest() != member.sha256:
             raise BundleError(f"{name}: its sha256 is not that of the manifest; it was edited")
 
@@ -193,7 +200,9 @@ def _check_weights(file: BinaryIO, entries: Mapping[str, Entry], manifest: Manif
         if name in entries:
             entry = entries[name]
             file.seek(entry.offset)
-            found = weight_files.check_header(manifest, name, file.read(min(entry.size, weight_files.HEADER_BYTES)))
+            start = file.read(min(entry.size, 8))
+            start += file.read(min(entry.size - len(start), weight_files.HEADER_BYTES - 8, int.from_bytes(start, "little")))
+            found = weight_files.check_header(manifest, name, start)
             present |= found if name != GUARD else set()
     return present
 

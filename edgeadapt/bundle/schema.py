@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from edgeadapt.bundle.roles import ROLES, RoleName
+from edgeadapt.bundle._consistency import check_consistency
+from edgeadapt.bundle.roles import RoleName
 from edgeadapt.errors import BundleError
 
-_MAY_BE_ABSENT = {"taps"}  # an encoder without early layers has none
 FORMAT = 1
 """Version of the manifest. A reader refuses a newer one and names the package version that wrote it."""
 
@@ -49,6 +50,9 @@ class TensorSpec(_Strict, frozen=True, kw_only=True):
     class_axis: int | None = None  # grows and is cleared with a class
     bound: float | None = None  # values must be finite and within +-bound to be published
     persist: Persist = "checkpoint"
+    receipt: bool = False
+    """Evidence only: its part of a labelled sample can be told from the receipt that ``learn`` returns, so that forgetting
+    needs no stored feature. A graph with the role ``redeem`` writes it."""
 
 
 class PortSpec(_Strict, frozen=True, kw_only=True):
@@ -204,13 +208,15 @@ class Manifest(_Strict, frozen=True, kw_only=True):
 
     format: Positive = FORMAT
     name: str
+    version: Positive = 1
+    """The maker's own number of the bundle called ``name``; it only grows. A state folder refuses one older than it has seen."""
     task: Literal["classify", "regress", "embed"] = "classify"
     classes: tuple[str, ...]
     class_slots: Positive
     domain_slots: Positive
     feature_dim: Positive
     tap_dim: Size
-    space: Sha256
+    space: Sha256  # ``space_of`` the encoder; held against it when a bundle is read
     batches: tuple[Positive, ...] = (1, 8, 32)
     input: InputSpec
     tensors: tuple[TensorSpec, ...]
@@ -254,43 +260,21 @@ def decode_manifest(data: bytes) -> Manifest:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise BundleError(f"manifest.json: {error}") from error
-    _check(manifest)
+    check_consistency(manifest)
     return manifest
 
 
-def _check(manifest: Manifest) -> None:
-    names = [spec.name for spec in manifest.tensors]
-    if len(set(names)) != len(names):
-        raise BundleError(f"manifest.json: tensor {next(n for n in names if names.count(n) > 1)!r} is declared twice")
-    if len(manifest.classes) > manifest.class_slots:
-        raise BundleError(f"manifest.json: {len(manifest.classes)} classes do not fit into {manifest.class_slots} class slots")
-    if len(set(manifest.classes)) != len(manifest.classes):
-        raise BundleError("manifest.json: a class is named twice")
-    known = set(names)
-    for graph in manifest.graphs:
-        outputs, writes = {port.name for port in graph.outputs}, bool(graph.writes)
-        for role in graph.roles:
-            absent = sorted(set(ROLES[role].outputs) - outputs - _MAY_BE_ABSENT)
-            if absent or ROLES[role].writes_tensors > writes:
-                raise BundleError(f"manifest.json: {graph.file} claims the role {role!r} but has no {f'output {absent[0]!r}' if absent else 'tensor that it writes'}")
-        missing = sorted({*graph.reads, *graph.writes, *graph.frozen} - known)
-        if missing:
-            raise BundleError(f"manifest.json: {graph.file} uses the undeclared tensor {missing[0]!r}")
-    for numeric in manifest.numerics:
-        missing = sorted({*numeric.reads, *numeric.writes} - known)
-        if missing:
-            raise BundleError(f"manifest.json: the numeric {numeric.numeric!r} uses the undeclared tensor {missing[0]!r}")
-    for spec in manifest.tensors:
-        if spec.class_axis is not None and not 0 <= spec.class_axis < len(spec.shape):
-            raise BundleError(f"manifest.json: {spec.name} has class_axis {spec.class_axis} outside its shape {spec.shape}")
-
-
 def space_of(*parts: bytes) -> str:
-    """Hash of what produces a feature: graph bytes and factory weights."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()
+    """Hash of what produces a feature: the bytes of the graphs of the role ``encode``, then those of the encoder's frozen tensors by name.
+
+    A bundle without such a graph is given features; its space is the hash of a name for whatever makes them.
+    """
+    return space_of_digests(hashlib.sha256(part).digest() for part in parts)
+
+
+def space_of_digests(parts: Iterable[bytes]) -> str:
+    """The same from the SHA-256 of each part."""
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def json_schema() -> dict[str, Any]:
@@ -309,5 +293,5 @@ def _with_clean_descriptions(value: Any) -> Any:
 __all__ = [
     "FORMAT", "AdaptPolicy", "AskPolicy", "GraphSpec", "GuardPolicy", "InputSpec", "LearnPolicy", "Manifest", "Member",
     "NoveltyPolicy", "NumericSpec", "Parity", "PolicySpec", "PortSpec", "Provenance", "ShiftPolicy", "TensorSpec",
-    "TriggerSpec", "decode_manifest", "encode_manifest", "json_schema", "space_of",
+    "TriggerSpec", "decode_manifest", "encode_manifest", "json_schema", "space_of", "space_of_digests",
 ]  # fmt: skip

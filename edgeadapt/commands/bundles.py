@@ -24,7 +24,7 @@ def inspect(args: argparse.Namespace) -> int:
         return 0
     policy, takes, novelty = found["policy"], found["input"], found["policy"]["novelty"]
     shape = "x".join(map(str, takes["shape"]))
-    print(f"{found['name']}: {found['bytes'] / 2**20:.2f} MiB, {found['task']}, format {found['format']}, {_signed(found['signed_by'])}")
+    print(f"{found['name']} version {found['version']}: {found['bytes'] / 2**20:.2f} MiB, {found['task']}, format {found['format']}, {_signed(found['signed_by'])}")
     print(f"  takes     {takes['layout']} {takes['dtype']} {shape} {takes['colour'].replace('none', '')}".rstrip())
     print(f"  knows     {', '.join(found['classes'])} ({len(found['classes'])} of {found['class_slots']} slots)")
     print(f"  features  {found['feature_dim']}, taps {found['tap_dim']}, conditions kept {found['domain_slots']}")

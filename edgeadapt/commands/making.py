@@ -79,7 +79,7 @@ def export_recipe(
         encoder, _ = train_network(recipe, fit, validation, say)
     chosen = recipe.export
     settings: dict[str, Any] = {
-        **{key: getattr(chosen, key) for key in ("name", "class_slots", "domain_slots", "batches", "novelty")},
+        **{key: getattr(chosen, key) for key in ("name", "version", "class_slots", "domain_slots", "batches", "novelty")},
         "seed": recipe.seed,
         "adapt": "none" if chosen.adapt == "off" else "auto",
         "stress": chosen.adapt != "advise",

@@ -34,6 +34,7 @@ from edgeadapt.device.resume import factory_memory, rebuild, state_digest, table
 from edgeadapt.device.sense import StreamWindow, WindowView
 from edgeadapt.device.serving import Serving
 from edgeadapt.device.transaction import Transactions
+from edgeadapt.device.trust import Remembered, Trust, check_offer, check_successor
 from edgeadapt.device.undoing import Undoing, reasons_for
 from edgeadapt.device.worker import Worker
 from edgeadapt.errors import EdgeadaptError, InputError, StateError
@@ -52,8 +53,9 @@ def open(
     policy: Policy | None = None,
     budget: Budget | None = None,
     keep: Keep | None = None,
-    trust: Sequence[str] = (),
+    trust: Trust = (),
     freeze: bool = False,
+    allow_older: bool = False,
 ) -> Learner:
     """Open a bundle and start learning where the state folder left off.
 
@@ -62,18 +64,19 @@ def open(
         state: folder of ``learner.db``; created if missing. None keeps everything in memory.
         runtime: ``"auto"``, a name from ``edgeadapt runtimes``, or a runtime object (two learners may share one).
         policy, budget, keep: what may happen, what it may cost, how long things stay.
-        trust: public keys (text or paths). If given, the bundle must be signed by one of them.
+        trust: public keys (text or paths). If given, the bundle must be signed by one of them, and the state folder is bound to that
+            signer: it accepts no other from then on, unless it is trusted here.
         freeze: open as after ``learner.freeze()``: labels that wait are not learned yet.
 
     Raises:
-        BundleError: the bundle is damaged, newer, or not trusted.
+        BundleError: the bundle is damaged, newer, not trusted, or an older version than the state folder has seen.
         StateError: the folder is in use, foreign, not writable, or belongs to another feature space.
         BudgetError: the bundle declares more memory than the budget has.
         RuntimeUnavailable: the runtime cannot run here.
     """
     opened = bundle if isinstance(bundle, Bundle) else read_bundle(Path(bundle), trust=trust)
     engine = open_runtime(runtime) if isinstance(runtime, str) else runtime
-    return Learner(opened, engine, state, policy or Policy(), budget or Budget(), keep or Keep(), freeze)
+    return Learner(opened, engine, state, policy or Policy(), budget or Budget(), keep or Keep(), freeze, trust, allow_older)
 
 
 class Learner:
@@ -83,19 +86,21 @@ class Learner:
     changes, one at a time. A learner belongs to the process that opened it.
     """
 
-    def __init__(self, bundle: Bundle, runtime: Runtime, state: str | os.PathLike[str] | None, policy: Policy, budget: Budget, keep: Keep, freeze: bool = False) -> None:
+    def __init__(self, bundle: Bundle, runtime: Runtime, state: str | os.PathLike[str] | None, policy: Policy, budget: Budget, keep: Keep, freeze: bool = False, trust: Trust = (), allow_older: bool = False) -> None:  # fmt: skip
         self._pid = os.getpid()
-        self._policy, self._keep = policy, keep
-        self._program = Program(bundle, runtime)
+        self._policy, self._keep, self._budget, self._trust = policy, keep, budget, trust
         self._manifest = bundle.manifest
-        budget.require_memory(dict(self._program.nbytes()))
         self._journal = Journal(state)
         try:
-            self._claim(bundle)
+            admitted = self._admit(bundle, trust, allow_older)  # before the runtime parses a graph
+            self._program = Program(bundle, runtime)
+            budget.require_memory(dict(self._program.nbytes()))
             started = time.perf_counter()
             self._live: Memory = rebuild(self._journal, self._program)
             replay_s = time.perf_counter() - started
             self._held_out = HeldOut(self._journal, self._manifest.policy.learn.held_out_every, self._manifest.feature_dim, self._manifest.classes)
+            if admitted is not None:  # last: a bundle that cannot be opened after all must not make the one before it look old
+                self._journal.set_meta(admitted)
         except (sqlite3.DatabaseError, SafetensorError, ValueError, KeyError, TypeError, IndexError) as error:
             self._journal.close()
             if isinstance(error, EdgeadaptError):
@@ -133,16 +138,40 @@ class Learner:
         if self._journal.count_evidence().get("received"):  # labels that were durable but not yet learned when the process stopped
             self._learning.request()
 
-    def _claim(self, bundle: Bundle) -> None:
-        """Bind a new state folder to the bundle's feature space; refuse a folder of another."""
-        space = self._journal.meta("space")
-        if space is None:
-            self._journal.set_meta({"space": bundle.manifest.space, "bundle": bundle.manifest.name, "sha256": bundle.sha256})
-        elif space != bundle.manifest.space:
+    def _admit(self, bundle: Bundle, trust: Trust, allow_older: bool) -> dict[str, str] | None:
+        """What binds the state folder to this bundle, if that is new; refuses a bundle that must not follow the last one, and another feature space."""
+        seen, space = Remembered.read(self._journal.meta), self._journal.meta("space")
+        now = check_successor(seen, bundle, trust=trust, allow_older=allow_older)
+        if space is not None and space != bundle.manifest.space:
             raise StateError(
                 f"{self._journal.folder} was learned in another feature space (bundle {self._journal.meta('bundle')!r}, space {space[:12]}; this bundle "
                 f"{bundle.manifest.name!r}, space {bundle.manifest.space[:12]}): edgeadapt migrate OLD_STATE NEW.edge"
             )
+        factory = json.dumps([bundle.manifest.classes, bundle.manifest.class_slots])
+        known = self._journal.meta("factory")
+        if known not in (None, factory):  # its factory evidence would lie in the slots of other classes
+            raise StateError(
+                f"{self._journal.folder} was learned with a bundle of other factory classes ({known}; this bundle has {factory}): edgeadapt migrate OLD_STATE NEW.edge"
+            )
+        return None if now == seen and known else {"space": bundle.manifest.space, "factory": factory, **now.as_meta()}
+
+    def offer(self, bundle: str | os.PathLike[str] | Bundle, *, trust: Trust | None = None, allow_older: bool = False) -> Bundle:
+        """Check a bundle that is to replace this one, without disturbing anything; see ``edgeadapt.device.trust.check_offer``.
+
+        Args:
+            bundle: path of a ``.edge`` file, or a bundle already read. trust: public keys; by default those this learner was opened with.
+            allow_older: go back to an older version on purpose.
+
+        Returns:
+            The bundle, to be opened after this learner was closed.
+
+        Raises:
+            BundleError: damaged, not trusted, older, or a graph does not load or run here. BudgetError: too large for the budget.
+            StateError: what was learned has to be carried over first: ``edgeadapt migrate``.
+        """
+        self._here()
+        keys = self._trust if trust is None else trust
+        return check_offer(bundle, self._program, Remembered.read(self._journal.meta), trust=keys, allow_older=allow_older, budget=self._budget)
 
     def _publish(self, memory: Memory) -> None:
         self._live = memory

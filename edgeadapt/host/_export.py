@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 import edgeadapt
 from edgeadapt.bench.corruptions import TUNING, corrupt
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, write_bundle
+from edgeadapt.bundle._space import encoder_tensors
 from edgeadapt.bundle.schema import (
     AdaptMode,
     AdaptPolicy,
@@ -179,16 +180,17 @@ class _Maker:
     # -- the bundle -----------------------------------------------------------------------------------
     def _manifest(self, adapt: AdaptPolicy) -> Manifest:
         s = self.settings
-        encode = self.graphs.get("encode")
-        made_by = encode.graph.model if encode else self.encoder.name.encode()
-        space = space_of(made_by, *(self.frozen[name].tobytes() for name in sorted(self.encoder.frozen)))
-        kinds = ("evidence", "derived", "parameter")
-        tensors = tuple(msgspec.structs.replace(spec, space=space if spec.kind in kinds else "") for spec in self.composition.specs.values())
         graphs = tuple(
             GraphSpec(file=f"graphs/{name}.onnx", roles=made.roles, methods=made.methods, batch=None, ports=made.graph.ports, outputs=made.graph.outputs,
                       reads=made.graph.reads, writes=made.graph.writes, frozen=made.graph.frozen, nodes=made.graph.nodes, parity=made.graph.parity)
             for name, made in self.graphs.items()
         )  # fmt: skip
+        encode = self.graphs.get("encode")
+        made_by = encode.graph.model if encode else self.encoder.name.encode()
+        encoders = [graph for graph in graphs if "encode" in graph.roles]
+        space = space_of(made_by, *(self.frozen[name].tobytes() for name in encoder_tensors(self.frozen, encoders)))
+        kinds = ("evidence", "derived", "parameter")
+        tensors = tuple(msgspec.structs.replace(spec, space=space if spec.kind in kinds else "") for spec in self.composition.specs.values())
         policy = PolicySpec(
             shift=self.shift, novelty=self.novelty, adapt=adapt,
             learn=LearnPolicy(method=self.head.name, factory_count=s.factory_count, temperature=self.temperature),
@@ -200,7 +202,7 @@ class _Maker:
             recipe=s.recipe_sha256,
         )  # fmt: skip
         return Manifest(
-            name=s.name, classes=self.classes, class_slots=s.class_slots, domain_slots=s.domain_slots, feature_dim=self.z.shape[1],
+            name=s.name, version=s.version, classes=self.classes, class_slots=s.class_slots, domain_slots=s.domain_slots, feature_dim=self.z.shape[1],
             tap_dim=self.taps.shape[1], space=space, batches=s.batches, input=self.encoder.input, tensors=tensors, graphs=graphs,
             numerics=self.composition.numerics, policy=policy, provenance=provenance,
             triggers=(TriggerSpec(role="adapt", when="shift", min_gap_samples=self.shift.window), TriggerSpec(role="learn", when="label")),

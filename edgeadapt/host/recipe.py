@@ -36,7 +36,8 @@ else:
     import tomli as tomllib
 
 Positive = Annotated[int, Meta(ge=1)]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
+_MAX_BYTES, _MAX_DOTS = 1 << 18, 200  # the time to parse a dotted key grows with the square of its parts
 
 
 class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -80,7 +81,7 @@ class TrainSection(_Section, frozen=True, kw_only=True):
 
     epochs: Positive = 3
     batch: Annotated[int, Meta(ge=2)] = 128
-    lr: Annotated[float, Meta(gt=0)] = 0.2
+    lr: Annotated[float, Meta(gt=0, lt=1000)] = 0.2
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Meta(ge=0, lt=1)] = 5e-4
     augment: Augment = "plain"
@@ -88,7 +89,7 @@ class TrainSection(_Section, frozen=True, kw_only=True):
 
 
 class ExportSection(_Section, frozen=True, kw_only=True):
-    """What the bundle is called and how much it can grow.
+    """What the bundle is called, its number (raise ``version`` with every bundle that you ship), and how much it can grow.
 
     ``adapt`` and ``novelty`` set to ``"auto"`` let the stress card and the held-out classes choose; ``novelty`` may also
     name a method, which the export checks.
@@ -100,6 +101,7 @@ class ExportSection(_Section, frozen=True, kw_only=True):
     batches: tuple[Positive, ...] = (1, 8, 32)
     adapt: Literal["auto", "act", "advise", "off"] = "auto"
     novelty: str = "auto"
+    version: Positive = 1
 
 
 class Recipe(_Section, frozen=True, kw_only=True):
@@ -119,10 +121,7 @@ def load_recipe(path: str | Path) -> Recipe:
         RecipeError: the file is missing or not TOML, a key is unknown or missing, or a value is not allowed.
     """
     path = Path(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read as TOML: {error}") from error
+    table = _table(path)
     _check_keys(path, table, Recipe, "")
     try:
         recipe = msgspec.convert(table, Recipe)
@@ -134,6 +133,23 @@ def load_recipe(path: str | Path) -> Recipe:
         encoder=_resolved(path, recipe.encoder, "weights", "file"),
         data=_resolved(path, recipe.data, "path", "validation_path"),
     )
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise RecipeError(f"{path}: more than {_MAX_BYTES} bytes; a recipe is a page of text")
+        text = data.decode("utf-8").replace("\r\n", "\n")
+        crowded = next((number for number, line in enumerate(text.split("\n"), 1) if line.count(".") > _MAX_DOTS), None)
+        if crowded is not None:
+            raise RecipeError(f"{path}: line {crowded} has more than {_MAX_DOTS} dots; put one value on a line")
+        return tomllib.loads(text)
+    except RecipeError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:  # also numbers of thousands of digits, and brackets nested as deep
+        raise RecipeError(f"{path}: cannot be read as TOML: {error}") from error
 
 
 def load_data(recipe: Recipe) -> tuple[ImageData, ImageData]:

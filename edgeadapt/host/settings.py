@@ -21,9 +21,10 @@ class Settings:
     """What a user may choose; the defaults were chosen on validation streams.
 
     Attributes:
-        name: of the bundle. seed: of splits and simulated windows.
+        name: of the bundle. version: its number, from 1 on: raise it with every bundle of that name that you ship. A device refuses an
+            older one than its state folder has seen. seed: of splits and simulated windows.
         class_slots, domain_slots: capacity, fixed at export.
-        head: ``ridge`` or ``nearest_mean``. random_features: width for the ridge; -1 chooses 512 below 64 dimensions, else none.
+        head: ``ridge``, ``nearest_mean``, or a head of your own (an object, see ``methods/base.py``). random_features: width for the ridge; -1 chooses 512 below 64 dimensions, else none.
         penalty, balance: of the ridge head, see ``methods/ridge.py``; chosen on training images of classes held out of the encoder.
         novelty: ``auto`` (by held-out classes) or a score's name.
         adapt: ``auto`` (norm statistics if the encoder has batch-norms, else feature shift) or a method's name.
@@ -34,11 +35,12 @@ class Settings:
     """
 
     name: str = "model"
+    version: int = 1
     seed: int = 0
     class_slots: int = 32
     domain_slots: int = 8
     batches: tuple[int, ...] = (1, 8, 32)
-    head: str = "ridge"
+    head: str | Head = "ridge"
     random_features: int = -1
     penalty: float = 1e-2
     balance: float = 1.45
@@ -57,14 +59,21 @@ class Settings:
     recipe_sha256: str = ""
 
     def check(self, classes: Sequence[str]) -> None:
-        for key, value, allowed in (("head", self.head, tuple(HEADS)), ("novelty", self.novelty, ("auto", *NOVELTY)), ("adapt", self.adapt, ADAPTATIONS)):
+        if not isinstance(self.head, (str, Head)):
+            raise InputError(f"head is one of {', '.join(HEADS)}, or an object with the functions of a head, got {self.head!r:.80}")
+        named = self.head if isinstance(self.head, str) else next(iter(HEADS))
+        for key, value, allowed in (("head", named, tuple(HEADS)), ("novelty", self.novelty, ("auto", *NOVELTY)), ("adapt", self.adapt, ADAPTATIONS)):
             if value not in allowed:
                 raise InputError(f"{key} is one of {', '.join(allowed)}, got {value!r}")
+        if isinstance(self.version, bool) or not isinstance(self.version, int) or not 0 < self.version < 2**53:
+            raise InputError(f"version is a whole number from 1 to 2**53 - 1, got {self.version!r}")
         if len(classes) > self.class_slots:
             raise InputError(f"{len(classes)} classes do not fit into class_slots = {self.class_slots}")
 
     def make_head(self, width: int) -> Head:
         """The head for features of this width."""
+        if not isinstance(self.head, str):
+            return self.head
         if self.head == "nearest_mean":
             return NearestMean()
         random_features = (512 if width < 64 else 0) if self.random_features < 0 else self.random_features
