@@ -130,10 +130,10 @@ class HeldOut:
         A class that is being learned takes answers from the others, as it should: that is no loss to hold against it.
         """
         settled = np.array(sorted(slot for name, slot in slots.items() if self.is_settled(name)), np.int64)
-        result = []
+        touched, result = split.touched, []
         for domain in domains:
             found = self._journal.evidence(where="status = 'held_out' AND domain = ?", values=(domain,), limit=_JUDGES, newest_first=True)
-            rows = [r for r in reversed(found) if r.label in slots and self.is_settled(r.label) and r.has_features and r.seq not in split.touched]
+            rows = [r for r in reversed(found) if r.label in slots and self.is_settled(r.label) and r.has_features and r.seq not in touched]
             if len(rows) >= fewest:
                 z, taps, y, _, _ = rows_to_arrays(rows, slots, self._dim)
                 result.append(GuardSet(f"field labels in {domain}", z, taps, y, domain, settled))

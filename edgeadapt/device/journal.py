@@ -235,10 +235,10 @@ class Journal:
         return found
 
     def accepted_of(self, samples: Sequence[str]) -> list[EvidenceRow]:
-        """Rows of these samples that teach or judge now."""
+        """Rows of these samples that teach or judge now."""  # the plus keeps SQLite from scanning every accepted row by its status
         found: list[EvidenceRow] = []
         for some in (samples[start : start + 500] for start in range(0, len(samples), 500)):
-            found += self.evidence(where=f"status IN ('learned', 'held_out') AND id IN ({', '.join('?' * len(some))})", values=some)
+            found += self.evidence(where=f"+status IN ('learned', 'held_out') AND id IN ({', '.join('?' * len(some))})", values=some)
         return found
 
     def near_the_line(self, label: str, status: str, limit: int) -> list[EvidenceRow]:

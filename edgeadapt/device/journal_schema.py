@@ -35,6 +35,7 @@ CREATE TABLE evidence (
     features BLOB NOT NULL                  -- float16 z then taps, little endian; empty once they have expired
 ) STRICT;
 CREATE INDEX evidence_by_status ON evidence (status, label, draw);
+CREATE INDEX evidence_that_judges ON evidence (domain, seq) WHERE status = 'held_out';
 CREATE INDEX evidence_by_id ON evidence (id);
 CREATE INDEX evidence_by_source ON evidence (source);
 CREATE INDEX evidence_by_time ON evidence (time);

@@ -30,7 +30,7 @@ from edgeadapt.device.learning import Learning
 from edgeadapt.device.memory import SOURCE, Memory
 from edgeadapt.device.policy import Keep, Policy
 from edgeadapt.device.program import Program
-from edgeadapt.device.resume import factory_memory, rebuild, state_digest, tables_at
+from edgeadapt.device.resume import factory_memory, rebuild_timed, state_digest, tables_at
 from edgeadapt.device.sense import StreamWindow, WindowView
 from edgeadapt.device.serving import Serving
 from edgeadapt.device.transaction import Transactions
@@ -95,9 +95,8 @@ class Learner:
             admitted = self._admit(bundle, trust, allow_older)  # before the runtime parses a graph
             self._program = Program(bundle, runtime)
             budget.require_memory(dict(self._program.nbytes()))
-            started = time.perf_counter()
-            self._live: Memory = rebuild(self._journal, self._program)
-            replay_s = time.perf_counter() - started
+            self._live: Memory
+            self._live, replay_s = rebuild_timed(self._journal, self._program)
             self._held_out = HeldOut(self._journal, self._manifest.policy.learn.held_out_every, self._manifest.feature_dim, self._manifest.classes)
             if admitted is not None:  # last: a bundle that cannot be opened after all must not make the one before it look old
                 self._journal.set_meta(admitted)

@@ -63,6 +63,8 @@ class Learning:
             self._retry_s = min(_LAST_RETRY_S, max(_FIRST_RETRY_S, 2 * self._retry_s))
             self._worker.submit_later(self.learn_received, self._retry_s)
             raise
+        if self._retry_s and isinstance(self._worker.failure, StorageError):
+            self._worker.failure = None  # it has been made good
         self._retry_s = 0.0
         self._afterwards()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -103,7 +104,8 @@ def take_rows(
     for number, rows in taken:
         known = journal.commits(number - 1, number) if correction_names(program) else []
         corrections = {**corrections_now(program, sorted({row.domain for row in rows}), memory), **(corrections_in(program, known[0]) if known else {})}
-        tensors, _ = apply_rows(program, tensors, [row for row in rows if row.label in slots], slots, corrections, sign=-1.0)
+        known_rows = [row for row in rows if row.label in slots]
+        tensors, _ = apply_rows(program, tensors, known_rows, slots, corrections, sign=-1.0)
     return tensors
 
 
@@ -169,7 +171,12 @@ def state_digest(program: Program, memory: Memory, tables: Mapping[str, Any], ev
 
 # -- replaying ----------------------------------------------------------------------------------------
 def rebuild(journal: Journal, program: Program, upto: int | None = None, *, from_factory: bool = False) -> Memory:
-    """The memory after commit ``upto`` (the last one by default).
+    """The memory after commit ``upto`` (the last one by default)."""
+    return rebuild_timed(journal, program, upto, from_factory=from_factory)[0]
+
+
+def rebuild_timed(journal: Journal, program: Program, upto: int | None = None, *, from_factory: bool = False) -> tuple[Memory, float]:
+    """The memory after commit ``upto``, and the seconds that replaying commits took.
 
     Args:
         from_factory: replay every commit and use no snapshot, as a check on the snapshots.
@@ -179,21 +186,23 @@ def rebuild(journal: Journal, program: Program, upto: int | None = None, *, from
     """
     last = journal.last_number() if upto is None else upto
     memory = factory_memory(program)
-    tensors, blobs = memory.tensors, Blobs()
+    tensors, blobs, replay_s = memory.tensors, Blobs(), 0.0
     for start, commits in reversed(_way_to(journal, last, from_factory)):
         found = None if from_factory else journal.snapshot(start)
         if found is not None and found[0] == start and not (commits and commits[0].kind == "rollback"):
             tensors, blobs = _restore(program, memory.tensors, found[1]), dict(found[1])
         tables = tables_at(journal, start) or json.loads(memory.tables())
+        started = time.thread_time()
         for commit in commits:
             tensors = _replay(journal, program, commit, tensors, tables, memory)
             tables = json.loads(commit.tables)
             blobs |= {k: v for k, v in commit.tensors.items() if k.startswith(_DOMAIN)}
+        replay_s += time.thread_time() - started
     memory = replace(memory, commit=last, tensors=program.derive(tensors))
     found_tables = tables_at(journal, last)
     if found_tables is not None:
         memory = _with_tables(program, memory, found_tables, blobs)
-    return finish(program, memory)
+    return finish(program, memory), replay_s
 
 
 def _way_to(journal: Journal, last: int, from_factory: bool) -> list[tuple[int, list[CommitRow]]]:
@@ -270,6 +279,6 @@ def _with_tables(program: Program, memory: Memory, tables: Mapping[str, Any], bl
 
 
 __all__ = [
-    "SOURCE", "apply_rows", "by_commit", "clear_class", "correction_blob", "corrections_now", "domain_blob", "durable_tables", "factory_memory", "finish", "rebuild",
+    "SOURCE", "apply_rows", "by_commit", "clear_class", "correction_blob", "corrections_now", "domain_blob", "durable_tables", "factory_memory", "finish", "rebuild", "rebuild_timed",
     "snapshot_of", "state_digest", "tables_at", "take_rows",
 ]  # fmt: skip

@@ -108,21 +108,21 @@ class Transactions:
             return False
         return self._replay_s > _LONGEST_REPLAY_S or self._room.has_room(candidate.tensors.nbytes)
 
-    def costs_replay(self, seconds: float, rows: Sequence[EvidenceRow]) -> None:
-        """What a replay of the next commit would take: seconds of computing, and the rows it reads."""
+    def costs_replay(self, seconds: float, nbytes: int) -> None:
+        """What a replay of the next commit would take: seconds of computing, and bytes of rows to read."""
         self._replay_s += seconds
-        self._replay_bytes += sum(row.features.nbytes for row in rows)
+        self._replay_bytes += nbytes
 
     # -- labels ---------------------------------------------------------------------------------------
     def learn(self, received: Sequence[EvidenceRow]) -> Verdict:
         """Learn received rows of one source and one domain, or record why not. A row of a sample that had a label before corrects it."""
         live = self.live()
-        started = time.perf_counter()
         newest = {row.id: row for row in received}
         rows = list(newest.values())
         outdated = tuple(row.seq for row in received if newest[row.id] is not row)
         detail: dict[str, Any] = {"source": rows[0].source, "domain": rows[0].domain, "labels": len(rows)}
-        orphans = [row for row in rows if row.label not in live.slots]  # a class may have gone while the label waited
+        slots = live.slots
+        orphans = [row for row in rows if row.label not in slots]  # a class may have gone while the label waited
         if orphans:
             why = f"the class {min(row.label for row in orphans)!r} is gone"
             self._refuse("vetoed", {**detail, "labels": len(orphans), "why": why}, live, orphans, outdated)
@@ -135,13 +135,11 @@ class Transactions:
         split = self.held_out.split(rows, before)
         tensors, receipts, blob = self.applied(live, split)
         candidate = self.counted(live, split, tensors)
-        spent = time.perf_counter() - started
         judges = [*self.factory_sets(live), *self.held_out.sets(live.slots, (SOURCE, *live.domains), split)]
         verdict = judge(self.program, live, candidate, judges, self.program.manifest.policy.guard)
         if not verdict.passed:
             self._refuse("vetoed", {**detail, "why": verdict.why}, live, rows, outdated)
             return verdict
-        self.costs_replay(spent, split.added)
         new = {row.seq for row in rows}
         detail |= {"learned": sum(row.seq in new for row in split.added), "held_out": sum(row.seq in new for row in split.held_out)}
         detail |= {"corrected": len(before)} if before else {}
@@ -172,8 +170,10 @@ class Transactions:
     def applied(self, live: Memory, split: Split) -> tuple[Tensors, dict[int, bytes], dict[str, NDArray[Any]]]:
         """Tensors without what the split takes and with what it adds, derived; receipts of its rows; the corrections to record."""
         corrections = corrections_now(self.program, list(dict.fromkeys(row.domain for row in split.added)), live)
+        started = time.thread_time()
         tensors = take_rows(self.program, self.journal, live.tensors, by_commit(split.taken), live.slots, live)
         tensors, receipts = apply_rows(self.program, tensors, split.added, live.slots, corrections)
+        self.costs_replay(time.thread_time() - started, sum(row.features.nbytes for row in (*split.taken, *split.added)))
         receipts |= self._receipts_of_judges(live, [row for row in split.held_out if not row.receipt and row.has_features])
         if split.taken or split.added:
             tensors = self.program.derive(tensors)

@@ -29,7 +29,8 @@ class Undoing:
     def forget(self, rows: Sequence[EvidenceRow], pending: int, source: str | None, unreachable: Sequence[str]) -> Receipt:
         """Delete rows, subtract what was learned from them, rewrite retained snapshots, take their source out of the history."""
         live = self._transactions.live()
-        split = self._held_out.split((), [row for row in rows if row.status in _ACCEPTED and row.label in live.slots])
+        slots = live.slots
+        split = self._held_out.split((), [row for row in rows if row.status in _ACCEPTED and row.label in slots])
         learned = [row for row in split.gone if row.status == "learned"]
         tensors, receipts, blob = self._transactions.applied(live, split)
         rewritten = self._rewritten_snapshots(rows, live)
@@ -88,7 +89,8 @@ class Undoing:
     def withdraw(self, rows: Sequence[EvidenceRow]) -> Receipt:
         """Labels that were wrong: as if they had never been given. The samples stay, and can be labelled again."""
         live = self._transactions.live()
-        split = self._held_out.split((), [row for row in rows if row.status in _ACCEPTED and row.label in live.slots])
+        slots = live.slots
+        split = self._held_out.split((), [row for row in rows if row.status in _ACCEPTED and row.label in slots])
         learned = [row for row in split.gone if row.status == "learned"]
         tensors, receipts, blob = self._transactions.applied(live, split)
         moves = moves_of(split, withdrawn=tuple(row.seq for row in rows))

@@ -18,7 +18,7 @@ log = logging.getLogger("edgeadapt")
 Result = TypeVar("Result")
 
 
-_NICE = 5
+_NICE = 10
 
 
 def _step_back() -> None:
