@@ -20,8 +20,9 @@ _HOMES = {
     "open": "edgeadapt.device.learner", "Learner": "edgeadapt.device.learner", "Policy": "edgeadapt.device.policy", "Keep": "edgeadapt.device.policy",
     "Budget": "edgeadapt.device.budget", "prepare": "edgeadapt._prepare", "Prediction": "edgeadapt.results", "Observation": "edgeadapt.results",
     "Question": "edgeadapt.results", "Reading": "edgeadapt.results", "Receipt": "edgeadapt.results", "read_bundle": "edgeadapt.bundle",
+    "migrate": "edgeadapt.device.migrate", "MigrationReport": "edgeadapt.device.migration_report",
 }  # fmt: skip
-__all__ = ["Budget", "Keep", "Learner", "Observation", "Policy", "Prediction", "Question", "Reading", "Receipt", "prepare", "read_bundle"]
+__all__ = ["Budget", "Keep", "Learner", "MigrationReport", "Observation", "Policy", "Prediction", "Question", "Reading", "Receipt", "migrate", "prepare", "read_bundle"]
 
 if TYPE_CHECKING:
     from edgeadapt._prepare import prepare
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from edgeadapt.device.budget import Budget
     from edgeadapt.device.learner import Learner
     from edgeadapt.device.learner import open as open
+    from edgeadapt.device.migrate import migrate as migrate
+    from edgeadapt.device.migration_report import MigrationReport
     from edgeadapt.device.policy import Keep, Policy
     from edgeadapt.results import Observation, Prediction, Question, Reading, Receipt
 

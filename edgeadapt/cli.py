@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     _device_commands(command)
+    _state_commands(command)
     _host_commands(command)
     _machine_commands(command)
     return parser
@@ -127,6 +128,7 @@ def _device_commands(command: Any) -> None:
     run.add_argument(
         "--trust", action="append", default=[], metavar="KEY", help="public key, text or file; the bundle must be signed by one of them"
     )
+    run.add_argument("--allow-older", action="store_true", help="open a bundle older than the state folder has seen")
     run.add_argument("--json", action="store_true", help="one JSON object per batch, then one with the summary and the questions")
 
     inspect = command("inspect", "bundles:inspect", "what is inside a bundle")
@@ -145,6 +147,33 @@ def _device_commands(command: Any) -> None:
     )
     verify.add_argument("--target", action="append", metavar="sm_XX", help="with --engine: GPU family (default: sm_86 and sm_120)")
     verify.add_argument("--markdown", action="store_true", help="with --engine: a table for a document")
+
+
+def _state_commands(command: Any) -> None:
+    migrate = command("migrate", "state:migrate", "carry what a state folder has learned over to a bundle with another encoder, head or number of class slots")
+    migrate.add_argument("state", type=Path, metavar="OLD_STATE")
+    migrate.add_argument("bundle", type=Path, metavar="NEW.edge")
+    migrate.add_argument("--out", type=Path, metavar="NEW_STATE", help="a new folder for the new state; without it the new state takes the place of the old one, which is kept beside it")
+    migrate.add_argument("--without-samples", action="store_true", help="carry the classes over, and no sample")
+    migrate.add_argument("--allow-older", action="store_true", help="accept a bundle that is older than one the state has seen")
+    _bundle_options(migrate)
+
+    replay = command("replay", "state:replay", "rebuild a copy of a state from its journal and compare it with what was recorded, or find where it got worse")
+    replay.add_argument("state", type=Path, metavar="STATE")
+    replay.add_argument("--bundle", type=Path, required=True, metavar="F.edge", help="the bundle that it belongs to")
+    replay.add_argument("--to", type=int, metavar="N", help="up to this commit (default: the last)")
+    replay.add_argument("--bisect", action="store_true", help="find the first commit after which the accuracy had fallen")
+    replay.add_argument("--data", type=Path, metavar="F.npz", help="with --bisect: arrays x and y (default: the state's held-out labels and the bundle's factory samples)")
+    replay.add_argument("--margin", type=_tolerance, metavar="SHARE", help="with --bisect: how far it must have fallen (default: 0.01)")
+    replay.add_argument("--good", type=int, metavar="N", help="with --bisect: a commit after which it was still good (default: the earliest that can be reached)")
+    replay.add_argument("--all", action="store_true", help="with --bisect: look at every commit, not at some: the accuracy may rise before it falls")
+    _bundle_options(replay)
+
+
+def _bundle_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--runtime", default="auto", metavar="R")
+    command.add_argument("--trust", action="append", default=[], metavar="KEY", help="public key, text or file; the bundle must be signed by one of them")
+    command.add_argument("--json", action="store_true")
 
 
 def _host_commands(command: Any) -> None:

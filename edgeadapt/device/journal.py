@@ -352,11 +352,12 @@ class Journal:
             self.write_back(at_least=_LOG_BYTES)
 
     def _keep_snapshot(self, db: sqlite3.Connection, number: int, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """The newest four, and the one under everything that was compacted."""
+        """The newest four, and those that stand in for what was compacted and for rows that have expired."""
         db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", (number, save_tensors(dict(tensors))))
         db.execute(
             "DELETE FROM snapshots WHERE commit_number NOT IN (SELECT commit_number FROM snapshots ORDER BY commit_number DESC LIMIT 4)"
             " AND commit_number != (SELECT CASE WHEN min(number) > 1 THEN min(number) ELSE -1 END FROM commits)"
+            " AND commit_number != (SELECT coalesce(max(number), -1) FROM commits WHERE kind = 'expire' AND outcome = 'saved')"
         )
 
     def compact(self, upto: int, base: Moves, snapshot: Mapping[str, NDArray[Any]]) -> int:
@@ -460,6 +461,11 @@ class Journal:
         if self.folder is None:
             return 0
         return sum(p.stat().st_size for p in self.folder.glob(FILE_NAME + "*"))
+
+    def keep_lock(self) -> FolderLock | None:
+        """The lock of the folder, which closing this journal does not release any more: whoever asks for it does."""
+        lock, self._lock = self._lock, None
+        return lock
 
     def close(self) -> None:
         with self._mutex:

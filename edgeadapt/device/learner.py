@@ -34,7 +34,7 @@ from edgeadapt.device.resume import factory_memory, rebuild_timed, state_digest,
 from edgeadapt.device.sense import StreamWindow, WindowView
 from edgeadapt.device.serving import Serving
 from edgeadapt.device.transaction import Transactions
-from edgeadapt.device.trust import Remembered, Trust, check_offer, check_successor
+from edgeadapt.device.trust import Remembered, Trust, check_offer, check_successor, identity
 from edgeadapt.device.undoing import Undoing, reasons_for
 from edgeadapt.device.worker import Worker
 from edgeadapt.errors import EdgeadaptError, InputError, StateError
@@ -100,6 +100,7 @@ class Learner:
             self._held_out = HeldOut(self._journal, self._manifest.policy.learn.held_out_every, self._manifest.feature_dim, self._manifest.classes)
             if admitted is not None:  # last: a bundle that cannot be opened after all must not make the one before it look old
                 self._journal.set_meta(admitted)
+            self._raw_per_class = self._remembered_raw(keep)
         except (sqlite3.DatabaseError, SafetensorError, ValueError, KeyError, TypeError, IndexError) as error:
             self._journal.close()
             if isinstance(error, EdgeadaptError):
@@ -139,20 +140,30 @@ class Learner:
 
     def _admit(self, bundle: Bundle, trust: Trust, allow_older: bool) -> dict[str, str] | None:
         """What binds the state folder to this bundle, if that is new; refuses a bundle that must not follow the last one, and another feature space."""
-        seen, space = Remembered.read(self._journal.meta), self._journal.meta("space")
+        meta, folder = self._journal.meta, self._journal.folder
+        seen, here = Remembered.read(meta), identity(bundle.manifest)
         now = check_successor(seen, bundle, trust=trust, allow_older=allow_older)
-        if space is not None and space != bundle.manifest.space:
+        there = {key: meta(key) for key in here}
+        remedy = "edgeadapt migrate OLD_STATE NEW.edge"
+        if there["space"] not in (None, here["space"]):
             raise StateError(
-                f"{self._journal.folder} was learned in another feature space (bundle {self._journal.meta('bundle')!r}, space {space[:12]}; this bundle "
-                f"{bundle.manifest.name!r}, space {bundle.manifest.space[:12]}): edgeadapt migrate OLD_STATE NEW.edge"
+                f"{folder} was learned in another feature space (bundle {meta('bundle')!r}, space {str(there['space'])[:12]}; this bundle "
+                f"{bundle.manifest.name!r}, space {here['space'][:12]}): {remedy}"
             )
-        factory = json.dumps([bundle.manifest.classes, bundle.manifest.class_slots])
-        known = self._journal.meta("factory")
-        if known not in (None, factory):  # its factory evidence would lie in the slots of other classes
-            raise StateError(
-                f"{self._journal.folder} was learned with a bundle of other factory classes ({known}; this bundle has {factory}): edgeadapt migrate OLD_STATE NEW.edge"
-            )
-        return None if now == seen and known else {"space": bundle.manifest.space, "factory": factory, **now.as_meta()}
+        if there["factory"] not in (None, here["factory"]):  # its factory evidence would lie in the slots of other classes
+            raise StateError(f"{folder} was learned with a bundle of other factory classes ({there['factory']}; this bundle has {here['factory']}): {remedy}")
+        if there["stored"] not in (None, here["stored"]):
+            raise StateError(f"{folder} was learned with a bundle that stores other tensors; this one has another head or other settings: {remedy}")
+        return None if now == seen and there == here else {**here, **now.as_meta()}
+
+    def _remembered_raw(self, keep: Keep) -> int:
+        """Raw inputs to keep per class: as this opening says, or else as the last one did that said so."""
+        known = self._journal.meta("raw_per_class")
+        if keep.raw_per_class is None:
+            return int(known or 0)
+        if known != str(keep.raw_per_class):
+            self._journal.set_meta({"raw_per_class": str(keep.raw_per_class)})
+        return keep.raw_per_class
 
     def offer(self, bundle: str | os.PathLike[str] | Bundle, *, trust: Trust | None = None, allow_older: bool = False) -> Bundle:
         """Check a bundle that is to replace this one, without disturbing anything; see ``edgeadapt.device.trust.check_offer``.
@@ -243,7 +254,7 @@ class Learner:
                 found.window.push(read.residual, slots, read.score, inputs, ids)
             reading = found.window.reading(domain, memory.class_counts, is_factory_path)
             self._pending.add(PendingBatch(ids, stream, domain, reading.is_shifted, as_stored(z, taps), time.monotonic()))  # before a question names them
-            if self._keep.raw_per_class and features is None:
+            if self._raw_per_class and features is None:
                 self._pending.keep_inputs(ids, inputs)
             if found.window.is_full and found.window.fresh >= self._manifest.policy.shift.window:
                 queued = (self._queue_window(found, is_factory_path),)
@@ -340,7 +351,7 @@ class Learner:
         return result
 
     def _raw_of(self, sample: str, given: tuple[PendingBatch, int] | EvidenceRow) -> Any:
-        if not self._keep.raw_per_class:
+        if not self._raw_per_class:
             return None
         return self._journal.raw_of(given.seq) if isinstance(given, EvidenceRow) else self._pending.input_of(sample)
 
@@ -372,7 +383,7 @@ class Learner:
         names = self._labelling.names(y, len(z))
         ids = new_ids(len(z))
         rows = self._labelling.rows_in_hand(ids, kept, z, taps, names, source, stream, domain)
-        self._receive(rows, list(inputs) if self._keep.raw_per_class and features is None else [])
+        self._receive(rows, list(inputs) if self._raw_per_class and features is None else [])
         self._learning.request()
         return ids
 
@@ -481,7 +492,7 @@ class Learner:
         if not self._frozen:
             self._transactions.save_domains()
             self._undoing.expire(time.time() - 86_400.0 * self._keep.features_days, self._keep.rows)
-            self._journal.thin_raw(self._keep.raw_per_class)
+            self._journal.thin_raw(self._raw_per_class)
             if self._room.has_room(self._live.tensors.nbytes):
                 self._undoing.compact(self._keep.commits)
         self._record_decisions()

@@ -55,6 +55,7 @@ class Keep:
         rows: labelled samples kept; beyond it the oldest go as if their days were over.
         commits: changes kept one by one; beyond it the oldest are compacted into a snapshot, and no rollback reaches behind it.
         raw_per_class: raw inputs of labelled samples kept per class, so that another encoder can take them again (``edgeadapt migrate``).
+            None: as many as this state folder was last told, none for a new one.
 
     Raises:
         InputError: a negative number, or fewer than 100 rows or commits.
@@ -64,11 +65,11 @@ class Keep:
     features_days: float = 30.0
     rows: int = 100_000
     commits: int = 10_000
-    raw_per_class: int = 0
+    raw_per_class: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("pending_s", "features_days", "raw_per_class"):
-            if not getattr(self, name) >= 0:
+            if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise InputError(f"Keep.{name} is not negative, got {getattr(self, name)}")
         for name in ("rows", "commits"):
             if not getattr(self, name) >= 100:

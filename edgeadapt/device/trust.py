@@ -6,11 +6,14 @@ truly signed, or one without a signature to a device whose owner stopped passing
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from edgeadapt.bundle import Bundle, read_bundle
@@ -142,6 +145,17 @@ def _require_same_space(running: Manifest, bundle: Bundle) -> None:
     raise StateError(f"{bundle.path.name}: is sound, but has {reason}; {remedy}")
 
 
+def identity(manifest: Manifest) -> dict[str, str]:
+    """What a state folder must share with every bundle that opens it, as rows of the table ``meta``: feature space, factory classes, and
+    stored tensors. ``input`` is there for another encoder, which takes the raw inputs that were kept.
+    """
+    stored = hashlib.sha256(repr(sorted(_stored(manifest))).encode()).hexdigest()
+    return {
+        "space": manifest.space, "factory": json.dumps([manifest.classes, manifest.class_slots]), "stored": stored,
+        "input": msgspec.json.encode(manifest.input).decode(),
+    }  # fmt: skip
+
+
 def _stored(manifest: Manifest) -> set[tuple[str, str, tuple[int, ...]]]:
     kept = [spec for spec in manifest.tensors if spec.persist == "checkpoint" and spec.kind not in ("frozen", "derived")]
     return {(spec.name, spec.dtype, spec.shape) for spec in kept}
@@ -176,4 +190,4 @@ def _run_on_zeros(spec: GraphSpec, graph: Executable, runtime: Runtime, tensors:
         raise BundleError(f"it does not write {absent[0]}" if absent else f"{infinite[0]} is not finite")
 
 
-__all__ = ["Remembered", "Trust", "check_offer", "check_successor"]
+__all__ = ["Remembered", "Trust", "check_offer", "check_successor", "identity"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clothes import images
 
 import edgeadapt
 from edgeadapt.demo.sample import CLASSES, bundle_path, load_sample
@@ -48,3 +49,32 @@ def test_fresh_rows_do_not_expire(tmp_path: Path) -> None:
 def test_what_cannot_be_kept_is_refused(values: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         edgeadapt.Keep(**values)
+
+
+def test_however_many_snapshots_follow_an_expiry_everything_after_it_can_be_reached(tmp_path: Path) -> None:
+    sample = load_sample()
+    x, names = sample.x[:60], [CLASSES[k] for k in sample.y[:60]]
+    with edgeadapt.open(bundle_path(), state=tmp_path / "s", keep=edgeadapt.Keep(features_days=0.0)) as learner:
+        learner.learn(x[:20], names[:20])
+        learner.checkpoint()
+    with edgeadapt.open(bundle_path(), state=tmp_path / "s") as learner:
+        horizon = learner._journal.horizon()
+        for start in range(20, 60, 8):
+            learner.learn(x[start : start + 8], names[start : start + 8])
+            learner.settle()
+            learner.forget(source="nobody")
+            learner.rollback(learner.history(1)[0].number - 1)
+        assert learner._journal.snapshot_numbers()[0] == horizon
+        assert learner.rollback(horizon) == horizon
+        learner.checkpoint()
+
+
+def test_how_many_raw_inputs_are_kept_is_remembered_until_it_is_said_again(tmp_path: Path) -> None:
+    x, names = images(60)
+    counts = []
+    for keep in (edgeadapt.Keep(raw_per_class=3), edgeadapt.Keep(), edgeadapt.Keep(raw_per_class=0), edgeadapt.Keep()):
+        with edgeadapt.open(bundle_path(), state=tmp_path / "s", keep=keep) as learner:
+            learner.learn(x, names, source="a")
+            learner.checkpoint()
+            counts.append(len(learner._journal.raw()))
+    assert counts == [18, 18, 0, 0]

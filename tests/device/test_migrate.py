@@ -3,65 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
-import os
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
-from clothes import CLASSES, KNOWN, Opener, accuracy, sample, watch, wrong
-from migrating import STEPS
+from clothes import KNOWN, Opener, accuracy, watch, wrong
+from unguarded import unguarded
+from unmigrated import GOLDEN, LEARNED, RAW, SEEN_BY_SECOND, digest, images, teach
 from vectors import samples
 
 from edgeadapt.bench.corruptions import corrupt
 from edgeadapt.bundle import Bundle, read_bundle
-from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.migrate import Migration, migrate
-from edgeadapt.device.policy import Keep
+from edgeadapt.device.migrate import migrate
 from edgeadapt.device.program import Program
 from edgeadapt.errors import BundleError, CapacityError, InputError, StateError
 from edgeadapt.runtime import Runtime
-
-GOLDEN = Path(__file__).parent / "golden"
-RAW = Keep(raw_per_class=20)
-LEARNED = ("Bag", "Ankle boot")
-SEEN_BY_SECOND = 280  # images of a class that its encoder was trained and calibrated on
 
 
 @pytest.fixture(scope="module")
 def second() -> Bundle:
     """Another encoder, which knows the same six classes."""
     return read_bundle(GOLDEN / "second.edge")
-
-
-def images(classes: Sequence[str], first: int, last: int) -> tuple[Any, list[str]]:
-    """Images ``first`` to ``last`` of each class, shuffled."""
-    rows = np.concatenate([np.flatnonzero(sample().y == CLASSES.index(name))[first:last] for name in classes])
-    rows = np.random.default_rng(0).permutation(rows)
-    return sample().x[rows], [CLASSES[i] for i in sample().y[rows]]
-
-
-def teach(learner: Learner) -> None:
-    """Two new classes from one source, known ones from two others, one of them in fog."""
-    for name in LEARNED:
-        learner.add_class(name)
-    learner.learn(*images(LEARNED, 0, 25), source="line 1")
-    learner.settle()
-    learner.learn(*images(KNOWN, SEEN_BY_SECOND, SEEN_BY_SECOND + 10), source="line 2")
-    learner.settle()
-    x, names = images(KNOWN, SEEN_BY_SECOND + 10, SEEN_BY_SECOND + 20)
-    learner.learn(corrupt(x, "fog", 3, 0), names, source="line 3")
-    learner.settle()
 
 
 @pytest.fixture(scope="module")
@@ -77,22 +44,10 @@ def old(taught: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(taught, tmp_path / "state"))
 
 
-def digest(state: Path, bundle: Bundle, runtime: Runtime) -> str:
-    with open_learner(bundle, state=state, runtime=runtime, keep=RAW) as learner:
-        return learner.digest()
-
-
 def query(state: Path, sql: str, *values: Any) -> list[Any]:
     """Rows of the database, or a change of it."""
     with contextlib.closing(sqlite3.connect(state / "learner.db")) as db, db:
         return db.execute(sql, values).fetchall()
-
-
-def lenient(bundle: Bundle) -> Bundle:
-    """The same bundle, whose guard lets everything pass."""
-    policy = bundle.manifest.policy
-    guard = msgspec.structs.replace(policy.guard, margin=1.0, source_significance=0.0)
-    return dataclasses.replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, policy=msgspec.structs.replace(policy, guard=guard)))
 
 
 def test_classes_known_from_raw_samples_alone_are_recognised_by_the_new_encoder(old: Path, second: Bundle, runtime: Runtime, opened: Opener) -> None:
@@ -138,31 +93,6 @@ def test_samples_keep_their_id_source_stream_time_and_raw_input(old: Path, secon
     assert sum(found.carried for found in back.classes) == 100
     x, names = images(LEARNED, 100, 300)
     assert accuracy(opened(old), x, names) > 0.85
-
-
-def test_the_old_state_is_kept_beside_the_new_one_and_opens_as_it_was(old: Path, second: Bundle, bundle: Bundle, runtime: Runtime, tmp_path: Path) -> None:
-    was = digest(old, bundle, runtime)
-    report = migrate(old, second, runtime=runtime)
-    assert Path(report.kept) == old / f"learner.{bundle.manifest.space[:12]}.db"
-    assert sorted(p.name for p in old.iterdir()) == sorted(["learner.db", "learner.lock", Path(report.kept).name])
-    (tmp_path / "kept").mkdir()
-    shutil.copy(report.kept, tmp_path / "kept" / "learner.db")
-    assert digest(tmp_path / "kept", bundle, runtime) == was
-
-
-def test_with_out_the_old_state_is_only_read_even_while_it_is_in_use(taught: Path, old: Path, second: Bundle, runtime: Runtime, opened: Opener, tmp_path: Path) -> None:
-    learner = opened(old, keep=RAW)
-    with pytest.raises(StateError, match=f"in use by the process with pid {os.getpid()}"):
-        migrate(old, second, runtime=runtime)
-    was = {p.name: p.read_bytes() for p in old.iterdir() if p.suffix != ".db-shm"}
-    report = migrate(old, second, out=tmp_path / "new", runtime=runtime)
-    assert {p.name: p.read_bytes() for p in old.iterdir() if p.suffix != ".db-shm"} == was
-    assert report.state == str(tmp_path / "new") and report.kept == ""
-    assert "Bag" in opened(tmp_path / "new", bundle=second).classes
-    assert "Bag" in learner.classes
-    with pytest.raises(StateError, match="there already"):
-        migrate(old, second, out=tmp_path / "new", runtime=runtime)
-    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
 def test_a_state_that_the_bundle_opens_needs_nothing(old: Path, bundle: Bundle, second: Bundle, runtime: Runtime) -> None:
@@ -261,7 +191,7 @@ def test_labels_that_wait_wait_again(old: Path, bundle: Bundle, second: Bundle, 
 
 def test_labels_that_the_guard_refuses_are_reported_and_not_forced(state: Path, bundle: Bundle, second: Bundle, runtime: Runtime, opened: Opener) -> None:
     x, names = images(KNOWN, SEEN_BY_SECOND, SEEN_BY_SECOND + 10)
-    with open_learner(lenient(bundle), state=state, runtime=runtime, keep=RAW) as learner:
+    with unguarded(bundle, state, runtime, keep=RAW) as learner:
         for name in LEARNED:
             learner.add_class(name)
         learner.learn(*images(LEARNED, 0, 20), source="honest")
@@ -321,25 +251,3 @@ def test_the_new_state_replays_with_the_same_digests(old: Path, second: Bundle, 
     found = replay(journal, Program(second, runtime))
     journal.close()
     assert found.verdict == "equal" and found.start == 0 and len(found.steps) == 5
-
-
-def test_a_kill_at_any_step_leaves_the_old_state_or_the_new_one(taught: Path, bundle: Bundle, second: Bundle, runtime: Runtime, tmp_path: Path) -> None:
-    unkilled = Path(shutil.copytree(taught, tmp_path / "unkilled"))
-    was = digest(unkilled, bundle, runtime)
-    Migration(Program(second, runtime)).in_place(unkilled)
-    will_be = digest(unkilled, second, runtime)
-    folders = [Path(shutil.copytree(taught, tmp_path / f"{step}-{count}")) for step, count in STEPS]
-    cases = [{"state": str(folder), "step": step, "count": count} for folder, (step, count) in zip(folders, STEPS, strict=True)]
-    script = Path(__file__).with_name("migrating.py")
-    answers = subprocess.run(
-        [sys.executable, str(script), str(GOLDEN / "second.edge")], input="".join(json.dumps(case) + "\n" for case in cases),
-        capture_output=True, text=True, check=True, timeout=120,
-    ).stdout.split()  # fmt: skip
-    assert [int(answer) for answer in answers] == [-signal.SIGKILL] * len(STEPS)
-    for folder, (step, _) in zip(folders, STEPS, strict=True):
-        is_new = step in ("renamed", "cleared")
-        assert digest(folder, second if is_new else bundle, runtime) == (will_be if is_new else was), step
-        again = migrate(folder, second, runtime=runtime)
-        assert again.outcome == ("nothing to do" if is_new else "migrated")
-        assert digest(folder, second, runtime) == will_be, step
-        assert sorted(p.name for p in folder.iterdir()) == sorted(["learner.db", "learner.lock", f"learner.{bundle.manifest.space[:12]}.db"]), step

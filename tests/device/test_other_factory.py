@@ -28,3 +28,14 @@ def test_other_factory_classes_are_refused_and_the_state_is_kept(tmp_path: Path)
         open_learner(other, state=tmp_path / "s")
     with open_learner(bundle, state=tmp_path / "s") as learner:
         assert learner.digest() == digest
+
+
+def test_another_head_on_the_same_features_is_refused(tmp_path: Path) -> None:
+    """The two bundles share a feature space, and neither folder has a snapshot that would not fit."""
+    counting = BUNDLE.with_name("counting.edge")
+    with open_learner(BUNDLE, state=tmp_path / "s") as learner:
+        learner.learn(*samples(20, [0, 1, 2, 3], 1))
+        learner.settle()
+    assert read_bundle(counting).manifest.space == read_bundle(BUNDLE).manifest.space
+    with pytest.raises(StateError, match=r"stores other tensors.*edgeadapt migrate"):
+        open_learner(counting, state=tmp_path / "s")

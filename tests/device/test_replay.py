@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import numpy as np
 import pytest
 from clothes import KNOWN, Opener, images, watch, wrong
+from unguarded import unguarded
 from vectors import NAMES, samples
 
 from edgeadapt.bundle import Bundle, read_bundle
@@ -52,13 +50,6 @@ def query(state: Path, sql: str, *values: Any) -> list[Any]:
     """Rows of the database, or a change of it."""
     with contextlib.closing(sqlite3.connect(state / "learner.db")) as db, db:
         return db.execute(sql, values).fetchall()
-
-
-def lenient(bundle: Bundle) -> Bundle:
-    """The same bundle, whose guard lets everything pass."""
-    policy = bundle.manifest.policy
-    guard = msgspec.structs.replace(policy.guard, margin=1.0, source_significance=0.0)
-    return dataclasses.replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, policy=msgspec.structs.replace(policy, guard=guard)))
 
 
 def live(learner: Learner, *, forget: bool) -> None:
@@ -224,7 +215,7 @@ Search = Callable[..., Fall]
 
 def poisoned(state: Path, vectors: Bundle, runtime: Runtime, at: int, commits: int = 24) -> None:
     """One commit that calls a class by the name of another in a life of honest ones, past a guard that lets everything pass."""
-    with open_learner(lenient(vectors), state=state, runtime=runtime) as learner:
+    with unguarded(vectors, state, runtime) as learner:
         for number in range(1, commits + 1):
             x, names = samples(60 if number == at else 4, [0] if number == at else [0, 1, 2, 3], number)
             x = 6 * x if number == at else x  # and loudly: a few quiet ones change nothing
@@ -254,7 +245,7 @@ def test_bisect_finds_the_poisoned_commit_exactly(at: int, state: Path, vectors:
 
 def test_the_advice_undoes_the_fall(state: Path, vectors: Bundle, runtime: Runtime) -> None:
     poisoned(state, vectors, runtime, 9)
-    with open_learner(lenient(vectors), state=state, runtime=runtime) as learner:
+    with unguarded(vectors, state, runtime) as learner:
         learner.forget(source="liar")
     assert found_by(state, vectors, runtime).culprit is None
 
@@ -268,7 +259,7 @@ def test_a_sound_life_has_no_culprit(state: Path, vectors: Bundle, runtime: Runt
 
 def test_a_state_that_first_improved_is_seen_through_by_looking_at_every_commit(state: Path, bundle: Bundle, runtime: Runtime) -> None:
     x, names = images(500, condition="fog", severity=4)
-    with open_learner(lenient(bundle), state=state, runtime=runtime) as learner:
+    with unguarded(bundle, state, runtime) as learner:
         learner.learn(x[:60], names[:60], source="honest")
         learner.settle()
         learner.learn(x[60:120], wrong(names[60:120]), source="liar")

@@ -1,0 +1,103 @@
+"""``migrate`` and ``replay``: what was learned, on another bundle, or once more."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeadapt.bench.measure import machine, versions
+from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.commands.reading import open_source
+from edgeadapt.device.bisect import Fall, Labelled, course, own_judges, search
+from edgeadapt.device.copying import copied
+from edgeadapt.device.journal import Journal
+from edgeadapt.device.migrate import migrate as migrate_state
+from edgeadapt.device.program import Program
+from edgeadapt.device.replay import last_commit, reachable_start
+from edgeadapt.device.replay import replay as replay_state
+from edgeadapt.device.resume import rebuild
+from edgeadapt.errors import InputError, StateError
+from edgeadapt.inputs import check_batch, check_features
+from edgeadapt.runtime import Runtime, open_runtime
+
+
+def migrate(args: argparse.Namespace) -> int:
+    """Carry a state over to a new bundle; 1 if its guard refused what came out."""
+    report = migrate_state(
+        args.state, args.bundle, out=args.out, trust=args.trust, allow_older=args.allow_older, without_samples=args.without_samples, runtime=args.runtime
+    )
+    print(json.dumps(report.as_dict()) if args.json else "\n".join(report.lines()))
+    return 1 if report.outcome == "refused" else 0
+
+
+def replay(args: argparse.Namespace) -> int:
+    """Rebuild a copy of a state from its journal; 1 if it is not what the journal says."""
+    if not args.bisect and (args.data or args.all or args.good is not None or args.margin is not None):
+        raise InputError("--data, --margin, --good and --all belong to --bisect")
+    bundle = read_bundle(args.bundle, trust=args.trust)
+    runtime = open_runtime(args.runtime)
+    program = Program(bundle, runtime)
+    with copied(args.state) as folder:
+        journal = Journal(folder)
+        try:
+            head = _head(args.state, journal, bundle, runtime)
+            if args.bisect:
+                found = _bisect(journal, program, args)
+                _say(args.json, head, found.as_dict() | {"metric": str(args.data or "held-out labels and factory samples")}, found.lines())
+                return 0
+            rebuilt = replay_state(journal, program, args.to)
+            _say(args.json, head, dict(rebuilt.as_dict()), rebuilt.lines())
+            return int(rebuilt.verdict == "different")
+        finally:
+            journal.close()
+
+
+def _bisect(journal: Journal, program: Program, args: argparse.Namespace) -> Fall:
+    bad = last_commit(journal, program, args.to)
+    start = reachable_start(journal, bad)
+    good = start if args.good is None else args.good
+    if not start <= good < bad:
+        raise StateError(f"commits {start} to {bad} can be reached: a search needs two of them, from an earlier to a later one, not {good} to {bad}")
+    before, after = rebuild(journal, program, good), rebuild(journal, program, bad)
+    sets = [_labelled(args.data, program, [name for name in after.classes if name is not None])] if args.data else own_judges(journal, program, before, after)
+    margin = 0.01 if args.margin is None else args.margin
+    return course(journal, program, sets, good, bad, margin, start) if args.all else search(journal, program, sets, good, bad, margin)
+
+
+def _labelled(path: Path, program: Program, classes: Sequence[str]) -> Labelled:
+    """Inputs x and classes y of an .npz, as ``run`` takes them; a whole number is a class id of the last state."""
+    if path.suffix != ".npz":
+        raise InputError(f"{path}: labelled data is an .npz with arrays x and y")
+    source, manifest = open_source(path), program.manifest
+    if not source.y:
+        raise InputError(f"{path}: has no array y: the class of each sample, by name or id")
+    names = tuple(classes[y] if isinstance(y, int) and 0 <= y < len(classes) else str(y) for y in source.y)
+    x = source.read(slice(None), manifest.input)
+    if manifest.input.layout == "features":
+        return Labelled(*check_features({"z": x}, manifest.feature_dim, manifest.tap_dim), names)
+    return Labelled(*program.encode(check_batch(x, manifest.input)), names)
+
+
+def _head(state: Path, journal: Journal, bundle: Bundle, runtime: Runtime) -> dict[str, object]:
+    """Where and with what: bits are promised on the same machine, runtime and version only."""
+    known = journal.meta("sha256")
+    here, found = machine(), versions()
+    return {
+        "state": str(state), "commits": journal.last_number(), "bundle": bundle.manifest.name, "is_the_same_bundle": known is None or known == bundle.sha256,
+        "machine": {"cpu": here["cpu"], "architecture": here["architecture"]}, "runtime": runtime.name, "versions": found,
+    }  # fmt: skip
+
+
+def _say(as_json: bool, head: dict[str, object], found: dict[str, object], lines: Sequence[str]) -> None:
+    if as_json:
+        print(json.dumps(head | found))
+        return
+    here, found_versions = head["machine"], head["versions"]
+    assert isinstance(here, dict) and isinstance(found_versions, dict)
+    other = "" if head["is_the_same_bundle"] else ", another file than the one it was last opened with"
+    print(f"{head['state']}: {head['commits']} commits, bundle {head['bundle']!r}{other}")
+    packages = ", ".join(f"{name} {version}" for name, version in found_versions.items() if name != "torch")
+    print(f"  on {here['cpu']} ({here['architecture']}), runtime {head['runtime']}, {packages}; other machines, runtimes and versions round differently")
+    print("\n".join(lines))
