@@ -39,23 +39,48 @@ class Pending:
 
     def __init__(self, keep_s: float) -> None:
         self._keep_s = keep_s
-        self._batches: deque[PendingBatch] = deque()
+        self._batches: OrderedDict[int, PendingBatch] = OrderedDict()  # by serial, oldest first
+        self._left: dict[int, int] = {}  # samples of a batch that are still pending
+        self._serial = 0
         self._raw: OrderedDict[str, NDArray[Any]] = OrderedDict()  # by sample, oldest first
         self._raw_bytes = 0
-        self._where: dict[str, tuple[PendingBatch, int]] = {}
+        self._where: dict[str, tuple[PendingBatch, int, int]] = {}  # sample -> (batch, row, serial of the batch)
         self._lock = threading.Lock()
 
     def add(self, batch: PendingBatch) -> None:
         with self._lock:
-            self._batches.append(batch)
-            for row, sample in enumerate(batch.ids):
-                self._where[sample] = (batch, row)
-            while self._batches and (self._batches[0].at < batch.at - self._keep_s or len(self._where) > _LARGEST):
-                gone = self._batches.popleft()
-                for sample in gone.ids:
-                    if sample in self._where and self._where[sample][0] is gone:
-                        del self._where[sample]
-                        self._let_input_go(sample)
+            self._take_in(batch)
+            while self._batches:
+                serial, oldest = next(iter(self._batches.items()))
+                if oldest.at >= batch.at - self._keep_s and len(self._where) <= _LARGEST:
+                    break
+                for sample in oldest.ids:
+                    if sample in self._where and self._where[sample][2] == serial:
+                        self._let_go(sample)
+                self._batches.pop(serial, None)
+                self._left.pop(serial, None)
+
+    def _take_in(self, batch: PendingBatch) -> None:
+        self._serial += 1
+        self._batches[self._serial] = batch
+        self._left[self._serial] = len(batch.ids)
+        for row, sample in enumerate(batch.ids):
+            if sample in self._where:
+                self._let_go(sample, keep_input=True)
+            self._where[sample] = (batch, row, self._serial)
+
+    def _let_go(self, sample: str, *, keep_input: bool = False) -> bool:
+        """Forget where a sample is, and its batch with the last of its samples; True if it was pending."""
+        found = self._where.pop(sample, None)
+        if not keep_input:
+            self._let_input_go(sample)
+        if found is None:
+            return False
+        serial = found[2]
+        self._left[serial] -= 1
+        if not self._left[serial]:
+            del self._left[serial], self._batches[serial]
+        return True
 
     def keep_inputs(self, ids: Sequence[str], inputs: NDArray[Any]) -> None:
         """Raw inputs of pending samples, the newest up to a fixed size; a label of an older sample is learned without its raw input."""
@@ -80,30 +105,21 @@ class Pending:
             rows = [row for row, sample in enumerate(batch.ids) if sample in self._where]
             if rows:
                 met_at = self._where[batch.ids[rows[0]]][0].met_at
-                kept = replace(batch, ids=tuple(batch.ids[row] for row in rows), features=batch.features[rows], met_at=met_at)
-                self._batches.append(kept)
-                self._where.update((sample, (kept, row)) for row, sample in enumerate(kept.ids))
+                self._take_in(replace(batch, ids=tuple(batch.ids[row] for row in rows), features=batch.features[rows], met_at=met_at))
 
     def find(self, sample: str) -> tuple[PendingBatch, int] | None:
         """The batch and row of an id; None if it was never seen, has expired, has a label already or was forgotten."""
         with self._lock:
-            return self._where.get(sample)
+            found = self._where.get(sample)
+        return None if found is None else found[:2]
 
     def drop(self, samples: Iterable[str]) -> int:
         with self._lock:
-            count = 0
-            for sample in samples:
-                count += self._where.pop(sample, None) is not None
-                self._let_input_go(sample)
-        return count
+            return sum([self._let_go(sample) for sample in samples])
 
     def clear(self, stream: str | None = None) -> int:
         with self._lock:
-            gone = [s for s, (batch, _) in self._where.items() if stream is None or batch.stream == stream]
-            for sample in gone:
-                del self._where[sample]
-                self._let_input_go(sample)
-        return len(gone)
+            return sum([self._let_go(s) for s in [s for s, (batch, _, _) in self._where.items() if stream is None or batch.stream == stream]])
 
     def __contains__(self, sample: str) -> bool:
         return sample in self._where
@@ -147,8 +163,7 @@ class Questions:
         """Add questions as far as the daily limit allows; returns how many."""
         now = time.time()
         with self._lock:
-            while self._asked and self._asked[0] < now - 86_400:
-                self._asked.popleft()
+            self._asked = deque(at for at in self._asked if now - 86_400 <= at <= now)  # none of the future: the clock may have been set back
             added = 0
             for question in questions:
                 if len(self._asked) >= self._per_day:

@@ -17,7 +17,7 @@ from edgeadapt.errors import StateError, StorageError
 
 FILE_NAME = "learner.db"
 LOCK_NAME = "learner.lock"
-_OF_THE_DISK = ("disk is full", "disk I/O error", "readonly database", "unable to open database file")
+_OF_THE_DISK = ("disk is full", "disk I/O error", "readonly database", "unable to open database file", "malformed")  # malformed: SQLite's word for a page that cannot be read
 
 
 class FolderLock:
@@ -89,3 +89,8 @@ def refusal(folder: Path | None, error: sqlite3.Error) -> StateError:
     if any(words in str(error) for words in _OF_THE_DISK):
         return StorageError(f"the state folder {folder} cannot take the change: {error}; nothing was changed, and it is tried again")
     return StateError(f"the state folder {folder} cannot take the change: {error}; nothing was changed")
+
+
+def unreadable(folder: Path | None, error: sqlite3.Error) -> StateError:
+    """The named error for what SQLite said when it read. It calls a page that the disk does not give damaged."""
+    return StorageError(f"the journal in {folder} is damaged, or its disk cannot be read: {error}; if it stays so, restore the folder from a copy")

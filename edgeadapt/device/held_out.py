@@ -51,9 +51,25 @@ class HeldOut:
         self._counts: dict[str, dict[str, int]] = {}
         self.restore()
 
-    def restore(self) -> None:
-        """Take over what the journal says."""
-        self._counts = {label: {"learned": 0, "held_out": 0} | counts for label, counts in self._journal.count_accepted().items()}
+    def restore(self, rows: Iterable[tuple[str, str]] | None = None) -> None:
+        """Take over what the journal says, or (label, status) of all accepted rows, where the journal must not be asked any more."""
+        if rows is None:
+            self._counts = {label: {"learned": 0, "held_out": 0} | counts for label, counts in self._journal.count_accepted().items()}
+            return
+        self._counts = {}
+        for label, status in rows:
+            self._counts.setdefault(label, {"learned": 0, "held_out": 0})[status] += 1
+
+    def fifths(self, rows: Sequence[EvidenceRow]) -> tuple[list[EvidenceRow], list[EvidenceRow]]:
+        """Of all accepted rows: those that teach and are to judge, and those that judge and are to teach, so that a fifth of every class judges."""
+        judging: list[EvidenceRow] = []
+        teaching: list[EvidenceRow] = []
+        for label in dict.fromkeys(row.label for row in rows):
+            ranked = sorted((row for row in rows if row.label == label), key=lambda row: (row.draw, row.seq))
+            due = len(ranked) // self._every
+            judging += [row for row in ranked[:due] if row.status == "learned"]
+            teaching += [row for row in ranked[due:] if row.status == "held_out"]
+        return judging, sorted(teaching, key=lambda row: row.seq)
 
     def count(self, label: str) -> int:
         """Accepted labels of a class, held-out ones included."""
@@ -81,22 +97,6 @@ class HeldOut:
         whole = {row.seq: row for row in self._journal.evidence_of([r.seq for r in (*taken, *added) if r.seq not in order and not r.has_features])}
         taken, added = ([whole.get(row.seq, row) for row in rows] for rows in (taken, added))
         return Split(tuple(taken), tuple(added), tuple(held), tuple(gone))
-
-    def split_again(self, labels: Sequence[str]) -> Split:
-        """What must change sides so that every one of these classes has its fifth, after rows left without this being said."""
-        taken: list[EvidenceRow] = []
-        added: list[EvidenceRow] = []
-        held: list[EvidenceRow] = []
-        for label in labels:
-            rows = sorted(
-                self._journal.evidence(where="label = ? AND status IN ('learned', 'held_out')", values=(label,)), key=lambda row: (row.draw, row.seq)
-            )
-            due = len(rows) // self._every
-            judges = [row for row in rows[:due] if row.status == "learned"]
-            taken += judges
-            held += judges
-            added += [row for row in rows[due:] if row.status == "held_out"]
-        return Split(tuple(taken), tuple(sorted(added, key=lambda row: row.seq)), tuple(held))
 
     def _split_class(
         self, label: str, coming: list[EvidenceRow], leaving: dict[int, EvidenceRow], taken: list[EvidenceRow], added: list[EvidenceRow], held: list[EvidenceRow]

@@ -23,7 +23,7 @@ from safetensors.numpy import save as save_tensors
 
 from edgeadapt.device import journal_schema
 from edgeadapt.device.draw import draw_of
-from edgeadapt.device.folder import FILE_NAME, LOCK_NAME, FolderLock, claim, refusal
+from edgeadapt.device.folder import FILE_NAME, LOCK_NAME, FolderLock, claim, refusal, unreadable
 from edgeadapt.device.journal_rows import CommitRow, EvidenceRow, Moves, RawInput
 from edgeadapt.device.journal_schema import VERSION as SCHEMA_VERSION
 from edgeadapt.device.writes import Writes
@@ -31,6 +31,7 @@ from edgeadapt.errors import StateError
 from edgeadapt.results import Commit
 
 DECISIONS_KEPT = 20_000
+_CLOCK_SET = 1_577_836_800.0  # 2020-01-01: no device that runs this met anything before
 _LOG_BYTES = 4 << 20  # a write-ahead log of this size is written back after the next change
 _COLUMNS = "id, source, stream, domain, time, label, weight, space, is_factory, features, status, commit_number, seq, draw, met, receipt"
 _NARROW = "id, source, stream, domain, time, label, weight, space, is_factory, x'', status, commit_number, seq, draw, met, receipt"
@@ -140,6 +141,15 @@ class Journal:
                 self.writes.add(self._log_bytes() - before)
             self.at("after_commit")
 
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Holds the mutex; what cannot be read becomes a StorageError."""
+        with self._mutex:
+            try:
+                yield
+            except sqlite3.Error as error:
+                raise unreadable(self.folder, error) from error
+
     # -- the write-ahead log ----------------------------------------------------------------------------
     def _log_bytes(self) -> int:
         if self._log is None:
@@ -161,7 +171,7 @@ class Journal:
             frames = self._log_bytes() // page
             try:
                 is_busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            except sqlite3.OperationalError as error:
+            except sqlite3.Error as error:
                 self.delayed = str(error)
                 return
             self.delayed = "" if not is_busy else "in use"
@@ -185,7 +195,7 @@ class Journal:
 
     # -- meta -----------------------------------------------------------------------------------------
     def meta(self, key: str) -> str | None:
-        with self._mutex:
+        with self._reading():
             row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
@@ -214,7 +224,7 @@ class Journal:
     def evidence(self, *, where: str = "1", values: Sequence[Any] = (), limit: int = -1, newest_first: bool = False, narrow: bool = False) -> list[EvidenceRow]:
         """Rows in order of arrival. ``where`` is SQL from this package only, never from a user; ``narrow`` leaves features out."""
         order = "seq DESC" if newest_first else "seq"
-        with self._mutex:
+        with self._reading():
             found = self._db.execute(
                 f"SELECT {_NARROW if narrow else _COLUMNS} FROM evidence WHERE {where} ORDER BY {order} LIMIT ?", (*values, limit)
             ).fetchall()
@@ -244,29 +254,35 @@ class Journal:
     def near_the_line(self, label: str, status: str, limit: int) -> list[EvidenceRow]:
         """Rows of a class with the draws nearest to the line between judging and teaching: the largest held out, or the smallest learned; without features."""
         order = "DESC" if status == "held_out" else "ASC"
-        with self._mutex:
+        with self._reading():
             found = self._db.execute(
                 f"SELECT {_NARROW} FROM evidence WHERE status = ? AND label = ? ORDER BY draw {order}, seq {order} LIMIT ?", (status, label, limit)
             ).fetchall()
         return [_row(found_row) for found_row in found]
 
     def older_than(self, before: float, most: int) -> list[EvidenceRow]:
-        """Rows met before a time, and of the rest the oldest beyond ``most``; without features, and without those that wait to be learned."""
-        found = self.evidence(where="time < ? AND status != 'received' AND (length(features) > 0 OR status NOT IN ('learned', 'held_out'))", values=(before,), narrow=True)
-        with self._mutex:
+        """Rows met before a time, and of the rest the oldest beyond ``most``; without features, and without those that wait to be learned.
+
+        A row met before the year 2020 was met by a device whose clock was not set: it is as old as the rows around it.
+        """
+        can_go = "status != 'received' AND (length(features) > 0 OR status NOT IN ('learned', 'held_out'))"
+        is_old = "(time >= ? AND time < ? OR time < ? AND seq < (SELECT coalesce(max(seq), 0) FROM evidence WHERE time >= ? AND time < ?))"
+        values = (_CLOCK_SET, before, _CLOCK_SET, _CLOCK_SET, before)
+        found = self.evidence(where=f"{can_go} AND {is_old}", values=values, narrow=True)
+        with self._reading():
             over = int(self._db.execute("SELECT count(*) FROM evidence").fetchone()[0]) - len(found) - most
         if over > 0:
-            found += self.evidence(where="time >= ? AND status != 'received' AND length(features) > 0", values=(before,), limit=over, narrow=True)
+            found += self.evidence(where=f"{can_go} AND NOT {is_old}", values=values, limit=over, narrow=True)
         return found
 
     def count_evidence(self) -> dict[str, int]:
-        with self._mutex:
+        with self._reading():
             return dict(self._db.execute("SELECT status, count(*) FROM evidence GROUP BY status").fetchall())
 
     def count_accepted(self) -> dict[str, dict[str, int]]:
         """Class -> how many rows of it teach (``learned``) and judge (``held_out``)."""
         counts: dict[str, dict[str, int]] = {}
-        with self._mutex:
+        with self._reading():
             found = self._db.execute("SELECT label, status, count(*) FROM evidence WHERE status IN ('learned', 'held_out') GROUP BY status, label").fetchall()
         for label, status, count in found:
             counts.setdefault(label, {})[status] = count
@@ -276,7 +292,7 @@ class Journal:
     def raw(self, label: str | None = None) -> list[RawInput]:
         """Raw inputs that are kept, of accepted rows of one class or of all, in order of arrival."""
         where = "e.status IN ('learned', 'held_out')" + ("" if label is None else " AND e.label = ?")
-        with self._mutex:
+        with self._reading():
             found = self._db.execute(
                 f"SELECT r.seq, r.dtype, r.shape, r.input FROM raw r JOIN evidence e USING (seq) WHERE {where} ORDER BY r.seq", () if label is None else (label,)
             ).fetchall()
@@ -284,13 +300,13 @@ class Journal:
 
     def raw_of(self, seq: int) -> NDArray[Any] | None:
         """The raw input of one row, if it is kept."""
-        with self._mutex:
+        with self._reading():
             found = self._db.execute("SELECT dtype, shape, input FROM raw WHERE seq = ?", (seq,)).fetchone()
         return None if found is None else _input(*found)
 
     def thin_raw(self, per_class: int) -> int:
         """Keep the raw inputs of at most so many rows of a class, those with the smallest draws; returns how many went."""
-        with self._mutex:
+        with self._reading():
             over = self._db.execute(
                 "SELECT seq FROM (SELECT r.seq AS seq, e.status AS status,"
                 " row_number() OVER (PARTITION BY e.label ORDER BY e.status NOT IN ('learned', 'held_out'), e.draw, r.seq) AS place FROM raw r JOIN evidence e USING (seq)) WHERE place > ? AND status != 'received'", (per_class,)
@@ -317,7 +333,7 @@ class Journal:
 
         Args:
             row: the commit; its moves set the statuses of the rows they name.
-            statuses: further statuses by seq, with the commit they date from (a rollback restores both).
+            statuses: earlier statuses by seq that are restored, with the commit they date from; the moves come after them.
             receipts: by seq. deleted: rows that are forgotten, with their raw inputs. emptied: rows that lose features and raw input.
             snapshot: tensors to keep as of this commit. rewritten: new tensors of earlier snapshots.
             scrubbed: new details of earlier commits.
@@ -326,7 +342,7 @@ class Journal:
         empty = [(seq,) for seq in emptied]
         with self._transaction() as db:
             self.at("begin")
-            changed = {seq: (status, row.number) for seq, status in row.moves.statuses().items()} | dict(statuses or {})
+            changed = dict(statuses or {}) | {seq: (status, row.number) for seq, status in row.moves.statuses().items()}
             db.executemany("UPDATE evidence SET status = ?, commit_number = ? WHERE seq = ?", [(s, n, seq) for seq, (s, n) in changed.items()])
             db.executemany("UPDATE evidence SET receipt = ? WHERE seq = ?", [(receipt, seq) for seq, receipt in (receipts or {}).items()])
             db.executemany("DELETE FROM evidence WHERE seq = ?", gone)
@@ -372,7 +388,7 @@ class Journal:
 
     def shrink(self) -> None:
         """Give pages that hold nothing back to the file system, where the file was created to allow it."""
-        with self._mutex:
+        with self._reading():
             free, pages = (int(self._db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("freelist_count", "page_count"))
             if free > pages // 4:
                 before = self._log_bytes()
@@ -381,17 +397,17 @@ class Journal:
                 self.write_back()
 
     def last_number(self) -> int:
-        with self._mutex:
+        with self._reading():
             return int(self._db.execute("SELECT coalesce(max(number), 0) FROM commits").fetchone()[0])
 
     def first_number(self) -> int:
         """The earliest commit that is still there; 0 if there is none."""
-        with self._mutex:
+        with self._reading():
             return int(self._db.execute("SELECT coalesce(min(number), 0) FROM commits").fetchone()[0])
 
     def expired(self) -> int:
         """The last commit by which rows expired that no snapshot but its own, or a later one, can stand in for; 0 if none have."""
-        with self._mutex:
+        with self._reading():
             return int(self._db.execute("SELECT coalesce(max(number), 0) FROM commits WHERE kind = 'expire' AND outcome = 'saved'").fetchone()[0])
 
     def horizon(self) -> int:
@@ -401,7 +417,7 @@ class Journal:
 
     def commits(self, after: int = 0, upto: int | None = None) -> list[CommitRow]:
         """Raises StateError where a commit cannot be read."""
-        with self._mutex:
+        with self._reading():
             found = self._db.execute(
                 "SELECT number, kind, outcome, detail, rows, tables, classes, tensors, digest FROM commits WHERE number > ? AND number <= ? ORDER BY number",
                 (after, upto if upto is not None else 2**62),
@@ -421,13 +437,13 @@ class Journal:
 
     def history(self, limit: int) -> list[Commit]:
         """Newest first."""
-        with self._mutex:
+        with self._reading():
             found = self._db.execute("SELECT number, time, kind, outcome, detail FROM commits ORDER BY number DESC LIMIT ?", (limit,)).fetchall()
         return [Commit(n, at, kind, outcome, json.loads(detail)) for n, at, kind, outcome, detail in found]
 
     def snapshot(self, upto: int) -> tuple[int, dict[str, NDArray[Any]]] | None:
         """The newest snapshot at or before a commit."""
-        with self._mutex:
+        with self._reading():
             row = self._db.execute(
                 "SELECT commit_number, tensors FROM snapshots WHERE commit_number <= ? ORDER BY commit_number DESC LIMIT 1", (upto,)
             ).fetchone()
@@ -435,11 +451,11 @@ class Journal:
 
     def snapshot_before(self, upto: int) -> int:
         """The number of the newest snapshot at or before a commit; 0 if there is none."""
-        with self._mutex:
+        with self._reading():
             return int(self._db.execute("SELECT coalesce(max(commit_number), 0) FROM snapshots WHERE commit_number <= ?", (upto,)).fetchone()[0])
 
     def snapshot_numbers(self) -> list[int]:
-        with self._mutex:
+        with self._reading():
             return [int(row[0]) for row in self._db.execute("SELECT commit_number FROM snapshots ORDER BY commit_number").fetchall()]
 
     # -- decisions ------------------------------------------------------------------------------------
@@ -452,7 +468,7 @@ class Journal:
             db.execute("DELETE FROM decisions WHERE rowid <= (SELECT max(rowid) FROM decisions) - ?", (DECISIONS_KEPT,))
 
     def decisions(self, limit: int = 100) -> list[tuple[float, str, str, str, str]]:
-        with self._mutex:
+        with self._reading():
             return self._db.execute("SELECT * FROM decisions ORDER BY rowid DESC LIMIT ?", (limit,)).fetchall()
 
     @property

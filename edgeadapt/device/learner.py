@@ -5,45 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sqlite3
-import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from safetensors import SafetensorError
-
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.bundle.schema import AdaptMode
 from edgeadapt.device.budget import Budget, Meter, WriteRoom
-from edgeadapt.device.conditions import Conditions, Stream
-from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored, check_storable, new_ids
+from edgeadapt.device.conditions import Conditions
+from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored, new_ids
 from edgeadapt.device.forgetting import Selection
-from edgeadapt.device.held_out import HeldOut
-from edgeadapt.device.journal import Journal
-from edgeadapt.device.journal_rows import EvidenceRow
+from edgeadapt.device.housekeeping import Housekeeping
 from edgeadapt.device.labelling import Labelling
 from edgeadapt.device.learning import Learning
-from edgeadapt.device.memory import SOURCE, Memory
+from edgeadapt.device.memory import Memory
+from edgeadapt.device.opening import open_state
 from edgeadapt.device.policy import Keep, Policy
-from edgeadapt.device.program import Program
-from edgeadapt.device.resume import factory_memory, rebuild_timed, state_digest, tables_at
-from edgeadapt.device.sense import StreamWindow, WindowView
+from edgeadapt.device.receiving import Receiving
+from edgeadapt.device.resume import factory_memory, state_digest, tables_at
 from edgeadapt.device.serving import Serving
+from edgeadapt.device.streams import Streams
 from edgeadapt.device.transaction import Transactions
-from edgeadapt.device.trust import Remembered, Trust, check_offer, check_successor, identity
+from edgeadapt.device.trust import Remembered, Trust, check_offer
 from edgeadapt.device.undoing import Undoing, reasons_for
 from edgeadapt.device.worker import Worker
-from edgeadapt.errors import EdgeadaptError, InputError, StateError
+from edgeadapt.errors import InputError, StateError
 from edgeadapt.results import Action, Commit, Observation, Prediction, Question, Receipt
 from edgeadapt.runtime import Runtime, open_runtime
 
 DEFAULT_STREAM = "default"
-_WINDOWS_WAIT = 8  # of one stream
-_HOUSEKEEPING_S = 600.0  # at most so often without being asked: a correction that is lost with the power is as old as this
 
 
 def open(
@@ -88,82 +80,41 @@ class Learner:
 
     def __init__(self, bundle: Bundle, runtime: Runtime, state: str | os.PathLike[str] | None, policy: Policy, budget: Budget, keep: Keep, freeze: bool = False, trust: Trust = (), allow_older: bool = False) -> None:  # fmt: skip
         self._pid = os.getpid()
-        self._policy, self._keep, self._budget, self._trust = policy, keep, budget, trust
+        self._policy, self._budget, self._trust = policy, budget, trust
         self._manifest = bundle.manifest
-        self._journal = Journal(state)
-        try:
-            admitted = self._admit(bundle, trust, allow_older)  # before the runtime parses a graph
-            self._program = Program(bundle, runtime)
-            budget.require_memory(dict(self._program.nbytes()))
-            self._live: Memory
-            self._live, replay_s = rebuild_timed(self._journal, self._program)
-            self._held_out = HeldOut(self._journal, self._manifest.policy.learn.held_out_every, self._manifest.feature_dim, self._manifest.classes)
-            if admitted is not None:  # last: a bundle that cannot be opened after all must not make the one before it look old
-                self._journal.set_meta(admitted)
-            self._raw_per_class = self._remembered_raw(keep)
-        except (sqlite3.DatabaseError, SafetensorError, ValueError, KeyError, TypeError, IndexError) as error:
-            self._journal.close()
-            if isinstance(error, EdgeadaptError):
-                raise
-            raise StateError(f"the journal in {self._journal.folder} is damaged: {error}; restore the folder from a copy, or open an empty one") from error
-        except BaseException:
-            self._journal.close()
-            raise
-        self._frozen = freeze
-        self._closed = False
+        opened = open_state(state, bundle, runtime, budget, keep, trust, allow_older)
+        self._journal, self._program, self._held_out = opened.journal, opened.program, opened.held_out
+        self._live: Memory = opened.memory
+        self._frozen, self._closed = freeze, False
+
+        def live() -> Memory:
+            return self._live
+
+        def is_frozen() -> bool:
+            return self._frozen
+
         self._pending = Pending(keep.pending_s)
         self._questions = Questions(policy.questions_per_day if policy.questions_per_day is not None else self._manifest.policy.ask.per_day)
-        self._meter = Meter(budget)
-        self._room = WriteRoom(budget, self._journal.writes)
-        self._transactions = Transactions(self._program, self._journal, self._held_out, lambda: self._live, self._publish, self._room, replay_s)
+        self._meter, self._room, self._worker = Meter(budget), WriteRoom(budget, self._journal.writes), Worker()
+        self._transactions = Transactions(self._program, self._journal, self._held_out, live, self._publish, self._room, opened.replay_s)
         self._undoing = Undoing(self._transactions)
-        self._conditions = Conditions(
-            self._program, self._transactions, self._questions, self._pending, self._meter, lambda: self._live, self._publish, self._adapt_mode
+        self._conditions = Conditions(self._program, self._transactions, self._questions, self._pending, self._meter, live, self._publish, self._adapt_mode)
+        self._streams = Streams(self._manifest.policy, self._conditions, self._worker)
+        self._house = Housekeeping(self._journal, self._transactions, self._undoing, self._conditions, self._room, keep, opened.raw_per_class, is_frozen)
+        labelling = Labelling(self._program, policy, self._held_out, live, lambda names: self._worker.call(lambda: self._transactions.add_classes(names)))
+        self._labelling = labelling
+        self._learning = Learning(
+            self._transactions, self._journal, self._conditions, self._meter, self._worker, self._streams.found, is_frozen, self._house.run_if_due
         )
-        self._streams: dict[str, Stream] = {}
-        self._windows: dict[str, deque[tuple[WindowView, Any, bool]]] = {}  # that wait for the worker
-        self._streams_lock = threading.Lock()
-        self._label_lock = threading.Lock()
-        self._labelling = Labelling(
-            self._program, policy, self._held_out, lambda: self._live, lambda names: self._worker.call(lambda: self._transactions.add_classes(names))
+        self._receiving = Receiving(
+            self._journal, self._pending, self._questions, labelling, self._learning, self._room, opened.raw_per_class, keep.pending_s
         )
+        self._keeps_raw = opened.raw_per_class > 0
         self._serving = Serving(self._program, self._live.classes)
         self._spent = {"encode": 0.0, "sense": 0.0}
         self._observed = 0
-        self._worker = Worker()
-        self._kept_house_at = time.monotonic()
-        self._learning = Learning(
-            self._transactions, self._journal, self._conditions, self._meter, self._worker, self._streams, lambda: self._frozen, self._keep_house_if_due
-        )
         if self._journal.count_evidence().get("received"):  # labels that were durable but not yet learned when the process stopped
             self._learning.request()
-
-    def _admit(self, bundle: Bundle, trust: Trust, allow_older: bool) -> dict[str, str] | None:
-        """What binds the state folder to this bundle, if that is new; refuses a bundle that must not follow the last one, and another feature space."""
-        meta, folder = self._journal.meta, self._journal.folder
-        seen, here = Remembered.read(meta), identity(bundle.manifest)
-        now = check_successor(seen, bundle, trust=trust, allow_older=allow_older)
-        there = {key: meta(key) for key in here}
-        remedy = "edgeadapt migrate OLD_STATE NEW.edge"
-        if there["space"] not in (None, here["space"]):
-            raise StateError(
-                f"{folder} was learned in another feature space (bundle {meta('bundle')!r}, space {str(there['space'])[:12]}; this bundle "
-                f"{bundle.manifest.name!r}, space {here['space'][:12]}): {remedy}"
-            )
-        if there["factory"] not in (None, here["factory"]):  # its factory evidence would lie in the slots of other classes
-            raise StateError(f"{folder} was learned with a bundle of other factory classes ({there['factory']}; this bundle has {here['factory']}): {remedy}")
-        if there["stored"] not in (None, here["stored"]):
-            raise StateError(f"{folder} was learned with a bundle that stores other tensors; this one has another head or other settings: {remedy}")
-        return None if now == seen and there == here else {**here, **now.as_meta()}
-
-    def _remembered_raw(self, keep: Keep) -> int:
-        """Raw inputs to keep per class: as this opening says, or else as the last one did that said so."""
-        known = self._journal.meta("raw_per_class")
-        if keep.raw_per_class is None:
-            return int(known or 0)
-        if known != str(keep.raw_per_class):
-            self._journal.set_meta({"raw_per_class": str(keep.raw_per_class)})
-        return keep.raw_per_class
 
     def offer(self, bundle: str | os.PathLike[str] | Bundle, *, trust: Trust | None = None, allow_older: bool = False) -> Bundle:
         """Check a bundle that is to replace this one, without disturbing anything; see ``edgeadapt.device.trust.check_offer``.
@@ -217,13 +168,9 @@ class Learner:
         """
         self._here()
         memory = self._live
-        domain = self._domain_of(stream)
+        domain = self._streams.domain_of(stream)
         _, z, taps = self._serving.features(x, features, memory, domain)
         return self._serving.prediction(self._program.read(z, taps, memory.tensors_in(domain)), memory)
-
-    def _domain_of(self, stream: str) -> str:
-        found = self._streams.get(stream)
-        return SOURCE if found is None else found.state.domain
 
     # -- observing ------------------------------------------------------------------------------------
     def observe(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = DEFAULT_STREAM) -> Observation:
@@ -236,7 +183,7 @@ class Learner:
         """
         self._here()
         memory = self._live
-        found = self._stream(stream)
+        found = self._streams.observed(stream)
         domain = found.state.domain
         started = time.perf_counter()
         inputs, z, taps = self._serving.features(x, features, memory, domain)
@@ -254,45 +201,15 @@ class Learner:
                 found.window.push(read.residual, slots, read.score, inputs, ids)
             reading = found.window.reading(domain, memory.class_counts, is_factory_path)
             self._pending.add(PendingBatch(ids, stream, domain, reading.is_shifted, as_stored(z, taps), time.monotonic()))  # before a question names them
-            if self._raw_per_class and features is None:
+            if self._keeps_raw and features is None:
                 self._pending.keep_inputs(ids, inputs)
             if found.window.is_full and found.window.fresh >= self._manifest.policy.shift.window:
-                queued = (self._queue_window(found, is_factory_path),)
+                queued = (self._streams.queue_window(found, is_factory_path),)
         abstained = self._serving.abstained(read, reading)
         self._observed += len(z)
         self._spent["encode"] += encoded - started
         self._spent["sense"] += time.perf_counter() - encoded
         return Observation(prediction, ids, abstained, reading, queued)
-
-    def _stream(self, name: str) -> Stream:
-        found = self._streams.get(name)
-        if found is None:
-            policy = self._manifest.policy
-            with self._streams_lock:
-                found = self._streams.setdefault(name, Stream(name, StreamWindow(policy.shift, policy.novelty, sum(policy.shift.groups))))
-        return found
-
-    def _queue_window(self, stream: Stream, is_factory_path: bool) -> Action:
-        is_stuck = stream.window.is_stuck
-        hot = stream.window.residuals() if is_factory_path else None
-        view = stream.window.take()
-        with self._streams_lock:
-            waiting = self._windows.setdefault(stream.name, deque())
-            is_behind = len(waiting) == _WINDOWS_WAIT
-            if is_behind:  # a newer window takes the place of the last one: what waits is bounded, however fast the caller is
-                waiting.pop()
-                self._meter.deferred += 1
-            waiting.append((view, hot, is_stuck))
-        if not is_behind:
-            self._worker.submit(lambda: self._sense(stream))
-        return Action("probe", stream.name, stream.state.domain, why="a window is full")
-
-    def _sense(self, stream: Stream) -> None:
-        with self._streams_lock:
-            waiting = self._windows[stream.name].popleft()
-            if not self._windows[stream.name]:
-                del self._windows[stream.name]
-        self._conditions.window(stream, *waiting)
 
     def is_pending(self, sample: str) -> bool:
         """True while an observed sample can still be labelled by its id."""
@@ -319,45 +236,7 @@ class Learner:
             BudgetError: the day's writes are used up. StorageError: the disk is full or fails. Nothing was changed.
         """
         self._here()
-        samples = [ids] if isinstance(ids, str) else list(ids)
-        if len(set(samples)) != len(samples):
-            raise InputError("an id is given twice")
-        with self._label_lock:  # one id, one label at a time
-            found = self._found(samples)
-            check_storable([given.features if isinstance(given, EvidenceRow) else given[0].features[given[1]] for given in found])
-            names = self._labelling.names(labels, len(samples))
-            said = [(sample, given, name) for sample, given, name in zip(samples, found, names, strict=True) if not _says_so(given, name, source)]
-            rows = self._labelling.rows_of([s for s, _, _ in said], [g for _, g, _ in said], [n for _, _, n in said], source)
-            new = [self._labelling.is_new(name) for _, _, name in said]
-            self._receive(rows, [self._raw_of(sample, given) for sample, given, _ in said])
-            self._pending.drop(samples)
-        self._questions.close(samples)
-        self._learning.answered([s for s, _, _ in said], rows, new)
-
-    def _found(self, samples: Sequence[str]) -> list[tuple[PendingBatch, int] | EvidenceRow]:
-        """Where the features of each sample are: still pending, or in the evidence row of the label it has."""
-        pending = {sample: self._pending.find(sample) for sample in samples}
-        labelled = self._journal.newest_of([sample for sample, found in pending.items() if found is None])
-        result: list[tuple[PendingBatch, int] | EvidenceRow] = []
-        for sample in samples:
-            given = pending[sample] or labelled.get(sample)
-            if given is None:
-                raise InputError(
-                    f"no sample has the id {sample!r}: it was never observed here, was forgotten, or is older than {self._keep.pending_s:g} s and has no label"
-                )
-            if isinstance(given, EvidenceRow) and not given.has_features:
-                raise InputError(f"the features of sample {sample!r} have expired: its label can be withdrawn or forgotten, not corrected")
-            result.append(given)
-        return result
-
-    def _raw_of(self, sample: str, given: tuple[PendingBatch, int] | EvidenceRow) -> Any:
-        if not self._raw_per_class:
-            return None
-        return self._journal.raw_of(given.seq) if isinstance(given, EvidenceRow) else self._pending.input_of(sample)
-
-    def _receive(self, rows: Sequence[EvidenceRow], raw: Sequence[Any]) -> None:
-        self._room.require_room(sum(row.features.nbytes + 512 for row in rows) + sum(value.nbytes for value in raw if value is not None))
-        self._journal.receive(rows, raw)
+        self._receiving.label([ids] if isinstance(ids, str) else list(ids), labels, source)
 
     def learn(
         self, x: Any, y: str | int | Sequence[str | int], *, source: str = "", stream: str = DEFAULT_STREAM, features: Mapping[str, Any] | None = None
@@ -375,17 +254,9 @@ class Learner:
             BudgetError: the day's writes are used up. StorageError: the disk is full or fails. Nothing was changed.
         """
         self._here()
-        memory = self._live
-        domain = self._domain_of(stream)
-        inputs, z, taps = self._serving.features(x, features, memory, domain)
-        kept = as_stored(z, taps)
-        check_storable(kept)
-        names = self._labelling.names(y, len(z))
-        ids = new_ids(len(z))
-        rows = self._labelling.rows_in_hand(ids, kept, z, taps, names, source, stream, domain)
-        self._receive(rows, list(inputs) if self._raw_per_class and features is None else [])
-        self._learning.request()
-        return ids
+        domain = self._streams.domain_of(stream)
+        inputs, z, taps = self._serving.features(x, features, self._live, domain)
+        return self._receiving.learn(inputs, z, taps, y, source, stream, domain, is_raw=features is None)
 
     def add_class(self, name: str) -> None:
         """Make room for a class. Known names change nothing.
@@ -436,7 +307,7 @@ class Learner:
             reasons = list(self._undoing.out_of_reach())
             if not rows:
                 return Receipt(pending, 0, 0, unreachable=tuple(reasons))
-            remembered = [name for name, stream in self._streams.items() if stream.memories]
+            remembered = [name for name, stream in list(self._streams.found.items()) if stream.memories]
             reasons += reasons_for(rows, self._live, self._transactions, remembered)
             return self._undoing.forget(rows, pending, source if len(others) == 1 and not named else None, reasons)
 
@@ -481,27 +352,10 @@ class Learner:
         self._worker.settle()
 
         def run() -> int:
-            self._keep_house()
+            self._house.run()
             return self._live.commit
 
         return self._worker.call(run)
-
-    def _keep_house(self) -> None:
-        """Make session state durable, and let go of what is kept no longer."""
-        self._kept_house_at = time.monotonic()
-        if not self._frozen:
-            self._transactions.save_domains()
-            self._undoing.expire(time.time() - 86_400.0 * self._keep.features_days, self._keep.rows)
-            self._journal.thin_raw(self._raw_per_class)
-            if self._room.has_room(self._live.tensors.nbytes):
-                self._undoing.compact(self._keep.commits)
-        self._record_decisions()
-        if self._room.has_room(0):
-            self._journal.shrink()
-
-    def _keep_house_if_due(self) -> None:
-        if time.monotonic() - self._kept_house_at > _HOUSEKEEPING_S:
-            self._keep_house()
 
     def history(self, limit: int = 50) -> list[Commit]:
         """Changes, newest first: published, vetoed, held and undone ones."""
@@ -511,13 +365,8 @@ class Learner:
     def decisions(self, limit: int = 100) -> list[tuple[float, str, str, str, str]]:
         """What was decided about windows, newest first: (time, stream, kind, domain, why)."""
         self._here()
-        self._worker.call(self._record_decisions)
+        self._worker.call(self._house.record_decisions)
         return self._journal.decisions(limit)
-
-    def _record_decisions(self) -> None:
-        if self._room.has_room(128 * len(self._conditions.decisions)):  # else they wait in memory, the oldest falling out
-            self._journal.decide(list(self._conditions.decisions))
-            self._conditions.decisions.clear()
 
     def freeze(self, frozen: bool = True) -> None:
         """Serve and measure, change nothing. Labels are still received, and learned after ``freeze(False)``."""
@@ -563,7 +412,7 @@ class Learner:
 
     def domain(self, stream: str = DEFAULT_STREAM) -> str:
         """The condition a stream is in."""
-        return self._domain_of(stream)
+        return self._streams.domain_of(stream)
 
     def timings(self) -> dict[str, float]:
         """Seconds spent so far: encode and sense (caller's threads), learn and record (worker)."""
@@ -575,7 +424,7 @@ class Learner:
         """Numbers for a status line: labels by status, refreshes, deferred work, bytes."""
         self._here()
         return {
-            "evidence": self._journal.count_evidence(), "refreshes": self._conditions.refreshes, "deferred": self._meter.deferred,
+            "evidence": self._journal.count_evidence(), "refreshes": self._conditions.refreshes, "deferred": self._meter.deferred + self._streams.deferred,
             "overruns": self._meter.overruns, "pending": len(self._pending), "state_bytes": self._journal.nbytes,
             "written_bytes_last_day": self._room.used, "writes_deferred": self._room.deferred,
             "tensor_bytes": self._live.tensors.nbytes + sum(d.tensors.nbytes for d in self._live.domains.values()), "backlog": self._worker.backlog,
@@ -598,11 +447,6 @@ class Learner:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def _says_so(given: tuple[PendingBatch, int] | EvidenceRow, name: str, source: str) -> bool:
-    """True if this very label is there already: said twice, or delivered twice, it counts once."""
-    return isinstance(given, EvidenceRow) and (given.label, given.source) == (name, source) and given.status in ("received", "learned", "held_out")
 
 
 __all__ = ["DEFAULT_STREAM", "Learner", "open"]

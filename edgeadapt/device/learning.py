@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, MutableMapping, Sequence
 
 from edgeadapt.device.budget import Meter
 from edgeadapt.device.conditions import Conditions, Stream
@@ -16,6 +17,7 @@ from edgeadapt.inputs import chunks
 
 _AT_ONCE = 64  # labels of one source and condition that share a commit
 _FETCHED = 4096  # rows read at a time
+_ANSWERS = 10_000  # the newest
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
 
 
@@ -23,14 +25,14 @@ class Learning:
     """Runs on the worker."""
 
     def __init__(
-        self, transactions: Transactions, journal: Journal, conditions: Conditions, meter: Meter, worker: Worker, streams: dict[str, Stream],
+        self, transactions: Transactions, journal: Journal, conditions: Conditions, meter: Meter, worker: Worker, streams: MutableMapping[str, Stream],
         is_frozen: Callable[[], bool], afterwards: Callable[[], None],
     ) -> None:  # fmt: skip
         """``afterwards`` is called when everything that had been received is learned."""
         self._transactions, self._journal, self._conditions = transactions, journal, conditions
         self._meter, self._worker, self._streams = meter, worker, streams
         self._is_frozen, self._afterwards = is_frozen, afterwards
-        self._answers: list[tuple[str, str, bool]] = []  # (sample, domain, is new) of labels that came while frozen
+        self._answers: deque[tuple[str, str, bool]] = deque(maxlen=_ANSWERS)  # (sample, domain, is new) of labels that came while frozen
         self._retry_s = 0.0
 
     def request(self) -> None:
@@ -41,7 +43,7 @@ class Learning:
         """Labels of observed samples speak for a condition or for new classes; then they are learned."""
 
         def run() -> None:
-            self._answers += [(sample, row.domain, new) for sample, row, new in zip(samples, rows, is_new, strict=True)]
+            self._answers.extend([(sample, row.domain, new) for sample, row, new in zip(samples, rows, is_new, strict=True)])
             self.learn_received()
 
         self._worker.submit(run, urgent=True)
@@ -55,8 +57,7 @@ class Learning:
         if self._is_frozen():
             return
         try:
-            answers, self._answers = self._answers, []
-            self._conditions.answered(answers, self._streams)
+            self._hear()
             while rows := self._journal.evidence(where="status = 'received'", limit=_FETCHED):
                 self._learn(rows)
         except StorageError:
@@ -67,6 +68,15 @@ class Learning:
             self._worker.failure = None  # it has been made good
         self._retry_s = 0.0
         self._afterwards()
+
+    def _hear(self) -> None:
+        """Answers speak for a condition or for new classes; those that could not be recorded are heard again."""
+        answers, self._answers = list(self._answers), deque(maxlen=_ANSWERS)
+        try:
+            self._conditions.answered(answers, self._streams)
+        except StorageError:
+            self._answers.extendleft(reversed(answers))
+            raise
 
     def _learn(self, rows: Sequence[EvidenceRow]) -> None:
         groups: dict[tuple[str, str], list[EvidenceRow]] = {}

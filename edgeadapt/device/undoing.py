@@ -8,9 +8,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from edgeadapt.device.held_out import Split
 from edgeadapt.device.journal_rows import EvidenceRow, Moves, accepted_after
 from edgeadapt.device.memory import Memory
-from edgeadapt.device.resume import by_commit, correction_names, rebuild, snapshot_of, tables_at, take_rows
+from edgeadapt.device.resume import by_commit, correction_names, finish, rebuild, snapshot_of, tables_at, take_rows
 from edgeadapt.device.transaction import Transactions, moves_of
 from edgeadapt.errors import StateError
 from edgeadapt.results import Receipt
@@ -116,23 +117,25 @@ class Undoing:
         statuses = {seq: then.get(seq, ("withdrawn", live.commit + 1)) for seq, row in now.items() if then.get(seq, ("withdrawn",))[0] != row.status}
         undone = sum(status == "withdrawn" for status, _ in statuses.values())
         back = replace(rebuild(self._journal, self._program, target), domain_serial=live.domain_serial)  # a name is never used for two conditions
-        candidate = replace(back, labels=len(then.keys() & now.keys()))
-        self._transactions.record("rollback", "rolled back", {"to": target, "labels": undone}, candidate, statuses=statuses, snapshot=True)
-        self._held_out.restore()
-        if then.keys() - now.keys():  # some were forgotten since: what judged then must teach now, as if they had never been
-            self._settle_split()
+        accepted = [replace(now[seq], status=status, commit_number=number) for seq, (status, number) in then.items() if seq in now]
+        split = self._settled(accepted) if len(accepted) < len(then) else Split()  # some were forgotten since: as if they had never been
+        tensors, receipts, blob = self._transactions.applied(back, split)
+        candidate = replace(finish(self._program, replace(back, tensors=tensors)), labels=len(accepted))
+        counted = {row.seq: (row.label, row.status) for row in accepted}
+        counted |= {row.seq: (row.label, "learned") for row in split.added} | {row.seq: (row.label, "held_out") for row in split.held_out}
+        self._transactions.record(
+            "rollback", "rolled back", {"to": target, "labels": undone}, candidate, moves=moves_of(split), tensors=blob, receipts=receipts, statuses=statuses,
+            snapshot=True,
+        )  # fmt: skip
+        self._held_out.restore(counted.values())
         return target
 
-    def _settle_split(self) -> None:
-        """Move labels between teaching and judging until every class has its fifth."""
-        live = self._transactions.live()
-        split = self._held_out.split_again([name for name in live.classes if name is not None])
-        if not (split.taken or split.added):
-            return
-        tensors, receipts, blob = self._transactions.applied(live, split)
-        candidate = self._transactions.counted(live, split, tensors)
-        self._transactions.record("split", "settled", {"moved": len(split.added) + len(split.taken)}, candidate, moves=moves_of(split), tensors=blob, receipts=receipts)
-        self._held_out.accept(split)
+    def _settled(self, accepted: Sequence[EvidenceRow]) -> Split:
+        """Labels that move between teaching and judging so that every class has its fifth."""
+        judging, teaching = self._held_out.fifths(accepted)
+        whole = {row.seq: row for row in self._journal.evidence_of([row.seq for row in (*judging, *teaching)])}
+        taken, added = ([replace(row, features=whole[row.seq].features) for row in rows] for rows in (judging, teaching))
+        return Split(tuple(taken), tuple(added), tuple(taken))
 
     def _change_before(self, number: int) -> int:
         """The commit before the last one that changed the state: vetoes and checkpoints are stepped over."""
@@ -153,14 +156,15 @@ class Undoing:
             return 0
         if self._program.gives_receipts:
             bare = [row.seq for row in rows if row.status in _ACCEPTED and row.receipt]
-            gone = [row.seq for row in rows if row.seq not in set(bare)]
+            gone = sorted({row.seq for row in rows} - set(bare))
             is_covered = not self._program.beyond_receipts
             live = self._transactions.live()
             outcome = "thinned" if is_covered and not any(row.status in _ACCEPTED for row in rows if row.seq in set(gone)) else "saved"
             self._transactions.record("expire", outcome, {"rows": len(rows)}, live, deleted=gone, emptied=bare, snapshot=outcome == "saved")
         else:
-            self._transactions.record("expire", "saved", {"rows": len(rows)}, self._transactions.live(), deleted=[row.seq for row in rows], snapshot=True)
-        self._held_out.restore()
+            gone = [row.seq for row in rows]
+            self._transactions.record("expire", "saved", {"rows": len(rows)}, self._transactions.live(), deleted=gone, snapshot=True)
+        self._held_out.accept(Split(gone=tuple(row for row in rows if row.status in _ACCEPTED and row.seq in set(gone))))
         return len(rows)
 
     def compact(self, most: int) -> int:

@@ -56,14 +56,14 @@ def refuse(learner: Learner, match: str, x: Any = None, features: Any = None) ->
     """All three doors refuse alike, and a window that was there stays."""
     learner.observe(X[:5], stream="kept")
     with nothing_lost(learner):
-        count = learner._stream("kept").window.count
+        count = learner._streams.observed("kept").window.count
         for call in (
             lambda: learner.predict(x, features=features), lambda: learner.observe(x, features=features, stream="kept"),
             lambda: learner.learn(x, NAMES[:1], features=features),
         ):  # fmt: skip
             with pytest.raises(InputError, match=match):
                 call()
-        assert learner._stream("kept").window.count == count
+        assert learner._streams.observed("kept").window.count == count
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +79,37 @@ def test_how_many_raw_inputs_are_kept_is_remembered_until_it_is_said_again(tmp_p
             learner.checkpoint()
             counts.append(len(learner._journal.raw()))
     assert counts == [18, 18, 0, 0]
+
+
+def test_a_clock_that_jumps_ahead_for_a_moment_deletes_nothing_and_one_that_stays_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, running = time.time(), [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: running[0])
+    x, names = images(20)
+    with edgeadapt.open(bundle_path(), state=tmp_path / "s") as learner:
+        monkeypatch.setattr("time.time", lambda: now)
+        learner.learn(x, names)
+        learner.checkpoint()
+        for jump in (60, -20_000, 0):  # days
+            monkeypatch.setattr("time.time", lambda jump=jump: now + 86_400.0 * jump)
+            learner.checkpoint()
+            assert sum(learner.counters()["evidence"].values()) == 20
+        monkeypatch.setattr("time.time", lambda: now + 86_400.0 * 60)
+        learner.checkpoint()
+        running[0] += 4000.0
+        learner.checkpoint()
+        assert learner.counters()["evidence"] == {}
+
+
+def test_labels_from_before_the_clock_was_set_are_as_old_as_those_around_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, names = images(30)
+    now = time.time()
+    with edgeadapt.open(bundle_path(), state=tmp_path / "s", keep=edgeadapt.Keep(features_days=10.0)) as learner:
+        for met_at, part in ((50.0, slice(0, 10)), (now, slice(10, 20)), (60.0, slice(20, 30))):
+            monkeypatch.setattr("time.time", lambda met_at=met_at: met_at)
+            learner.learn(x[part], names[part])
+            learner.settle()
+        monkeypatch.setattr("time.time", lambda: now + 100.0)
+        learner.checkpoint()
+        assert len(learner._journal.evidence()) == 30
+        old = learner._journal.older_than(now + 1.0, 100)
+        assert [row.seq for row in old] == list(range(1, 21))  # the last ten came after something that is not old yet

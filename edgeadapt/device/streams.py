@@ -1,0 +1,69 @@
+"""The streams a learner observes, and their full windows on the way to the worker. Both are bounded, whatever the caller does."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from typing import Any
+
+from edgeadapt.bundle.schema import PolicySpec
+from edgeadapt.device.conditions import Conditions, Stream
+from edgeadapt.device.memory import SOURCE
+from edgeadapt.device.sense import StreamWindow, WindowView
+from edgeadapt.device.worker import Worker
+from edgeadapt.results import Action
+
+_MOST = 256  # streams; the one observed least recently goes, and starts afresh if it comes back
+_WAITING = 8  # windows of one stream
+
+
+class Streams:
+    """Found by name; thread-safe."""
+
+    def __init__(self, policy: PolicySpec, conditions: Conditions, worker: Worker) -> None:
+        self._policy, self._conditions, self._worker = policy, conditions, worker
+        self.found: OrderedDict[str, Stream] = OrderedDict()  # the least recently observed first
+        self._waiting: dict[str, deque[tuple[Stream, WindowView, Any, bool]]] = {}
+        self._lock = threading.Lock()
+        self.deferred = 0  # windows whose place a newer one took
+
+    def observed(self, name: str) -> Stream:
+        """The stream of this name, made if it is new."""
+        with self._lock:
+            stream = self.found.get(name)
+            if stream is None:
+                stream = self.found[name] = Stream(name, StreamWindow(self._policy.shift, self._policy.novelty, sum(self._policy.shift.groups)))
+                if len(self.found) > _MOST:
+                    self.found.popitem(last=False)
+            else:
+                self.found.move_to_end(name)
+        return stream
+
+    def domain_of(self, name: str) -> str:
+        """The condition a stream is in."""
+        stream = self.found.get(name)
+        return SOURCE if stream is None else stream.state.domain
+
+    def queue_window(self, stream: Stream, is_factory_path: bool) -> Action:
+        """Have the worker look at a stream's full window. The caller holds the stream's lock."""
+        is_stuck = stream.window.is_stuck
+        hot = stream.window.residuals() if is_factory_path else None
+        full = (stream, stream.window.take(), hot, is_stuck)
+        with self._lock:
+            waiting = self._waiting.setdefault(stream.name, deque())
+            is_behind = len(waiting) == _WAITING
+            if is_behind:  # the newest takes the place of the last one that waits
+                waiting.pop()
+                self.deferred += 1
+            waiting.append(full)
+        if not is_behind:
+            self._worker.submit(lambda: self._sense(stream.name))
+        return Action("probe", stream.name, stream.state.domain, why="a window is full")
+
+    def _sense(self, name: str) -> None:
+        with self._lock:
+            waiting = self._waiting[name]
+            window = waiting.popleft()
+            if not waiting:
+                del self._waiting[name]
+        self._conditions.window(*window)
