@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bench.corruptions import corrupt
+from edgeadapt.bench.guard_power import held_rows, paired_rows
 from edgeadapt.bench.material import (
     BATCH,
     CONDITIONS,
     PREFIX,
+    SAMPLE,
     SEVERITY,
     Material,
     Say,
@@ -29,13 +30,12 @@ from edgeadapt.bench.material import (
     shares,
 )  # fmt: skip
 from edgeadapt.bench.measure import Row
+from edgeadapt.bench.poison import AT_THE_FACTORY, POISONS, SHIFTED, UNDER_SHIFT, Burst, burst
 from edgeadapt.bench.streams import batches
 from edgeadapt.demo.sample import CLASSES, KNOWN, NEW
 from edgeadapt.device.learner import Learner
 from edgeadapt.host.datasets import ImageData
 
-Poison = Literal["80_wrong", "40_wrong", "one_class_flipped", "80_wrong_under_shift"]
-POISONS: tuple[Poison, ...] = ("80_wrong", "40_wrong", "one_class_flipped", "80_wrong_under_shift")
 ACCEPTED = 0.95
 _BURST = 64
 _CLEAN = "clean"
@@ -50,6 +50,7 @@ class Trial:
     lost: float = 0.0
     lost_there: float = 0.0
     why: str = ""
+    stage: str = ""  # of poison: young, first, later, grown
 
 
 @dataclass(eq=False)
@@ -95,35 +96,39 @@ class Life:
 
     def at_the_factory(self, count: int) -> None:
         for number in range(count):
-            rows = self.rng.choice(len(self.known), self._size(), replace=False)
+            rows, shape = self._draw(self.known.y, number)
             before = self._last()
             self.learner.learn(self.known.x[rows], names_of(self.known.y[rows]), source=f"line {number % 3}", stream="bench")
             self.learner.settle()
-            self.honest(_CLEAN, before)
+            self.honest(_CLEAN + shape, before)
 
     def under_condition(self, condition: str, count: int) -> None:
         """Show the condition until it is in force, then label parts of what is shown; ends with a clean stretch."""
         self.show(condition, PREFIX)
-        for _ in range(count):
+        for number in range(count):
             ids, y = self.show(condition, BATCH)
-            picked = self.rng.permutation(len(ids))[: self._size()]
+            picked, shape = self._draw(y, number)
             before = self._last()
             self.learner.label([ids[i] for i in picked], names_of(y[picked]), source="operator")
             self.learner.settle()
-            self.honest(condition, before)
+            self.honest(condition + shape, before)
 
     def of_new_classes(self, count: int) -> None:
         for name in NEW:
             self.learner.add_class(name)
-        for _ in range(count):
-            rows = self.rng.choice(len(self.new), self._size(), replace=False)
+        for number in range(count):
+            rows, shape = self._draw(self.new.y, number)
             before = self._last()
             self.learner.learn(self.new.x[rows], names_of(self.new.y[rows]), source="operator", stream="bench")
             self.learner.settle()
-            self.honest("new classes", before)
+            self.honest("new classes" + shape, before)
 
-    def _size(self) -> int:
-        return int(self.rng.integers(8, 33))
+    def _draw(self, y: NDArray[np.int64], number: int) -> tuple[NDArray[np.int64], str]:
+        """Rows of one honest batch: 8 to 32 labels; every fourth has 1 to 8, and every fourth mostly one class."""
+        shape = ("", "", ", small", ", imbalanced")[number % 4]
+        size = int(self.rng.integers(1, 9) if shape == ", small" else self.rng.integers(8, 33))
+        chance = np.where(y == self.rng.choice(y), 20.0, 1.0) if shape == ", imbalanced" else np.ones(len(y))
+        return self.rng.choice(len(y), min(size, len(y)), replace=False, p=chance / chance.sum()), shape
 
     def show(self, condition: str, count: int) -> tuple[tuple[str, ...], NDArray[np.int64]]:
         """Observe images of known classes under a condition; ids and labels of all of them."""
@@ -137,40 +142,32 @@ class Life:
         return tuple(ids), self.known.y[rows]
 
     # -- poison ---------------------------------------------------------------------------------------
-    def poison(self, kind: Poison, source: str) -> None:
+    def poison(self, kind: str, source: str, stage: str) -> None:
         """64 labels of one source; what gets through is judged and rolled back."""
-        before = self._last()
-        if kind == "80_wrong_under_shift":
-            ids, y = self.show(self.under or CONDITIONS[0], _BURST)
-            there = self._there(self.under)
-            marks = self._marks(there)
-            before = self._last()
-            self.learner.label(list(ids), self._lies(y, 0.8), source=source)
+        is_shifted = kind.endswith(UNDER_SHIFT)
+        offered = burst(kind.removesuffix(UNDER_SHIFT), self.known, _BURST, self.learner.classes, self.rng)
+        is_constant = kind.startswith("constant")
+        ids: list[str] = []
+        if is_shifted:
+            distinct = corrupt(offered.x[:1] if is_constant else offered.x, self.under, SEVERITY, int(self.rng.integers(2**31)))
+            offered = Burst(np.repeat(distinct, _BURST // len(distinct), axis=0), offered.names)
+        if is_shifted and not is_constant:
+            for part in batches(_BURST, BATCH):
+                ids += self.learner.observe(offered.x[part]).ids
+                self.learner.settle()
+        there = self._there(self.under) if is_shifted else None
+        marks, before = self._marks(there), self._last()
+        if ids:
+            self.learner.label(ids, offered.names, source=source)
         else:
-            there = None
-            marks = self._marks(there)
-            rows = self.rng.choice(len(self.known), _BURST, replace=False)
-            y = self.known.y[rows]
-            lies = self._flipped(y) if kind == "one_class_flipped" else self._lies(y, 0.8 if kind == "80_wrong" else 0.4)
-            self.learner.learn(self.known.x[rows], lies, source=source, stream="bench")
+            self.learner.learn(offered.x, offered.names, source=source, stream="default" if is_shifted else "bench")
         self.learner.settle()
         outcome, why = self._outcome(before)
-        lost, lost_there = (a - b for a, b in zip(marks, self._marks(there), strict=True))
-        self.trials.append(Trial(kind, outcome, lost, lost_there, why))
+        lost, lost_there = (a - b for a, b in zip(marks, self._marks(there), strict=True)) if outcome == "learned" else (0.0, 0.0)
+        self.trials.append(Trial(kind, outcome, lost, lost_there, why, stage))
         if outcome == "learned":
+            self.say(f"seed {self.seed}, {kind} {self.under if is_shifted else ''} {stage}: got through, losing {lost:.3f}, {lost_there:.3f} there")
             self.learner.rollback(to=before)
-
-    def _lies(self, y: NDArray[np.int64], share: float) -> list[str]:
-        """Exactly ``share`` of the labels wrong, each another class that the learner knows."""
-        names = [name for name in CLASSES if name in self.learner.classes]
-        wrong = self.rng.permutation(len(y)) < round(share * len(y))
-        moved = (y + self.rng.integers(1, len(names), len(y))) % len(names)
-        return [names[slot] for slot in np.where(wrong, moved, y)]
-
-    def _flipped(self, y: NDArray[np.int64]) -> list[str]:
-        """Every label of one class names another one."""
-        victim, thief = self.rng.choice(len(KNOWN), 2, replace=False)
-        return names_of(np.where(y == victim, thief, y))
 
     def _there(self, condition: str) -> ImageData:
         """The judging images of known classes under a condition."""
@@ -191,42 +188,48 @@ def live(material: Material, seed: int, say: Say, *, per_kind: int, conditions: 
         life.born = accuracy(learner, life.judge.x, life.judge.y)
         stages = max(1, poisons // 3)
 
-        def offer(stage: int) -> None:
+        def offer(stage: str) -> None:
             for number in range(stages):
-                for kind in POISONS:
-                    if kind != "80_wrong_under_shift":
-                        life.poison(kind, f"stranger {stage}.{number}")
+                for kind in AT_THE_FACTORY:
+                    life.poison(kind, f"{stage} stranger {number}", stage)
+
+        def offer_under(condition: str, stage: str) -> None:
+            for kind in SHIFTED:
+                life.poison(kind, f"{stage} stranger under {condition}", stage)
 
         life.show("clean", PREFIX)
-        offer(0)
+        offer("young")
         for condition in conditions:
             life.show(condition, PREFIX)
-            life.poison("80_wrong_under_shift", f"first stranger under {condition}")
+            offer_under(condition, "first")
         life.show("clean", PREFIX)
         life.at_the_factory(3 * per_kind)
         for condition in conditions:
             life.under_condition(condition, per_kind)
-            life.poison("80_wrong_under_shift", f"second stranger under {condition}")
+            offer_under(condition, "later")
         life.show("clean", PREFIX)
-        offer(1)
+        offer("taught")
         life.of_new_classes(2 * per_kind)
-        offer(2)
+        offer("grown")
         life.grown = accuracy(learner, life.judge.x, life.judge.y)
         return life
 
 
 def run_guard(
-    data: str | None = None, seeds: tuple[int, ...] = (0, 1, 2), say: Say = print, *, per_kind: int = 4,
-    conditions: tuple[str, ...] = CONDITIONS, poisons: int = 3,
+    data: str | None = None, seeds: tuple[int, ...] = (0, 1, 2), say: Say = print, *, per_kind: int = 6,
+    conditions: tuple[str, ...] = CONDITIONS, poisons: int = 3, power: int | None = None, material: Material | None = None,
 ) -> list[Row]:  # fmt: skip
     """Honest batches accepted, and poison caught, pooled over seeds.
 
     Args:
         data: see ``load_material``. per_kind: honest batches under each condition; three times as many under the factory's, twice
             as many of new classes. poisons: trials of each kind per seed, a third of them young, in the middle and late; under each
-            condition it is offered twice, before any honest label and after those of that condition.
+            condition it is offered twice, before any honest label and after those of that condition. power: draws for every entry of
+            the power tables, 0 for none; by default 20, and none from the shipped sample, which is too small for them. material: instead
+            of ``data``.
     """
-    material = load_material(data)
+    material = material or load_material(data)
+    power = (0 if data == SAMPLE else 20) if power is None else power
     lives = [live(material, seed, say, per_kind=per_kind, conditions=conditions, poisons=poisons) for seed in seeds]
     trials = [trial for life in lives for trial in life.trials]
     honest = [t for t in trials if t.kind not in POISONS]
@@ -236,16 +239,25 @@ def run_guard(
     rows = [bar("honest_accepted", accepted, "share", 1.0, at_least=ACCEPTED), bar("honest_batches", float(len(honest)), "batches")]
     for poison in POISONS:
         offered = [t for t in trials if t.kind == poison]
-        through = [t for t in offered if t.outcome == "learned"]
-        caught = 1.0 - len(through) / max(1, len(offered))
-        say(
-            f"{poison}: {dict(Counter(t.outcome for t in offered))}; got through {len(through)} of {len(offered)}, losing on clean images "
-            f"{[round(t.lost, 3) for t in through]}, where they were offered {[round(t.lost_there, 3) for t in through]}"
-        )
-        rows.append(bar(f"caught/{poison}", caught, "share", 0.0, at_least=1.0 if poison == "80_wrong" else None))
-        rows.append(bar(f"lost/{poison}", float(np.mean([t.lost for t in offered])), "accuracy"))
-        if poison == "80_wrong_under_shift":
-            rows.append(bar(f"lost_there/{poison}", float(np.mean([t.lost_there for t in offered])), "accuracy"))
+        rows += _caught(poison, offered, say)
+        if poison in SHIFTED:
+            rows += [r for stage in ("first", "later") for r in _caught(f"{poison}/{stage}", [t for t in offered if t.stage == stage])]
     grown, born = (float(np.mean([getattr(life, mark) for life in lives])) for mark in ("grown", "born"))
     rows.append(bar("gain/ten_classes", grown, "accuracy", born))
-    return [*rows, bar("trials/80_wrong", float(sum(t.kind == "80_wrong" for t in trials)), "trials")]
+    rows.append(bar("trials/80_wrong", float(sum(t.kind == "80_wrong" for t in trials)), "trials"))
+    return [*rows, *paired_rows(say), *held_rows(material, say, power, conditions)] if power else rows
+
+
+def _caught(name: str, offered: list[Trial], say: Say | None = None) -> list[Row]:
+    """Share of trials that was not learned, and what the others cost on average over all."""
+    through = [t for t in offered if t.outcome == "learned"]
+    if say is not None:
+        say(
+            f"{name}: {dict(Counter(t.outcome for t in offered))}; got through {len(through)} of {len(offered)}, losing on clean images "
+            f"{[round(t.lost, 3) for t in through]}, where they were offered {[round(t.lost_there, 3) for t in through]}"
+        )
+    rows = [bar(f"caught/{name}", 1.0 - len(through) / max(1, len(offered)), "share", 0.0, at_least=1.0)]
+    rows.append(bar(f"lost/{name}", float(np.mean([t.lost for t in offered])), "accuracy"))
+    if UNDER_SHIFT in name:
+        rows.append(bar(f"lost_there/{name}", float(np.mean([t.lost_there for t in offered])), "accuracy"))
+    return rows

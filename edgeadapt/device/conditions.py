@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,9 @@ from edgeadapt.bundle.schema import AdaptMode
 from edgeadapt.device.budget import Meter
 from edgeadapt.device.domains import Places, nearest_domain, open_domain
 from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored, choose_questions
-from edgeadapt.device.guard import bound_problem
+from edgeadapt.device.guard import judge
+from edgeadapt.device.health import Health, distance_from, health_of, healthiest
+from edgeadapt.device.held_out import Split
 from edgeadapt.device.journal import DECISIONS_KEPT
 from edgeadapt.device.memory import SOURCE, Domain, Memory
 from edgeadapt.device.policy import StreamState, WindowReading, decide, judge_answers
@@ -26,7 +28,6 @@ from edgeadapt.device.sense import StreamWindow, WindowView, shift_ratio
 from edgeadapt.device.transaction import Transactions
 from edgeadapt.results import Action, Question
 
-HEALTHY = 0.85  # a correction must bring recent inputs' mean distance from the classes below this share of what it is without
 _LONGEST_REST = 8  # after that many refusals in a row a correction is tried every eighth refresh only
 Decision = tuple[float, str, str, str, str]
 
@@ -201,14 +202,15 @@ class Conditions:
         inputs: NDArray[Any] = frames if self._program.adapts_encoder else self._program.encode(frames)[0]
         _, written = self._program.adapt(domain.tensors.over(memory.tensors), inputs, np.ones(len(frames), np.float32))
         tensors = written.over(domain.tensors)
-        problem = self._problem(tensors)
+        refreshed = replace(domain, tensors=tensors)
+        problem = self._problem(domain, refreshed, memory)
         if problem:
             self._note(Action("suspend", "", domain.name, why=problem))
             return domain
-        refreshed = replace(domain, tensors=tensors, encode=self._program.refold(tensors), refreshes=domain.refreshes + 1)
-        read = self._read(refreshed.encode, refreshed, frames, memory)
+        refreshed = replace(refreshed, encode=self._program.refold(tensors), refreshes=domain.refreshes + 1)
         kept.fresh = 0
-        chosen = self._healthiest(domain, refreshed, float(distance_from_classes(read.embedding, memory).mean()), kept, memory)
+        read = self._read(refreshed.encode, refreshed, frames, memory)
+        chosen = self._healthiest(domain, refreshed, self._health(read, memory), kept, memory)
         if chosen is refreshed:
             kept.relabel(read.logits.argmax(axis=1))
         kept.refusals = 0 if chosen.refreshes else min(kept.refusals + 1, _LONGEST_REST)
@@ -216,33 +218,35 @@ class Conditions:
         self._meter.record("adapt", time.perf_counter() - started)
         return chosen
 
-    def _healthiest(self, active: Domain, candidate: Domain, distance: float, kept: BalancedMemory, memory: Memory) -> Domain:
-        """The candidate, the correction in use, or none: whichever brings the memory closest to the known classes.
+    def _healthiest(self, active: Domain, candidate: Domain, proposed: Health, kept: BalancedMemory, memory: Memory) -> Domain:
+        """The candidate, the correction in use, or none: whichever brings the memory closest to the known classes and does it no harm.
 
         A correction fitted to a run of one class scatters its features between all classes; a good one brings them home. Either must beat doing nothing by a margin, or nothing is done.
         """
-        bare = replace(active, tensors=self._program.factory_domain(), encode=None)
-        ceiling = HEALTHY * kept.mean_distance
-        current = float("inf")
+        choices = [(proposed, candidate)]
         if active.refreshes:
-            current = float(distance_from_classes(self._read(active.encode, active, kept.inputs(), memory).embedding, memory).mean())
-        if min(distance, current) > ceiling:
-            if active.tensors is not active.saved or active.encode is not None:
-                self._note(Action("suspend", "", active.name, why=f"distance from the classes {distance:.3g} corrected, {ceiling:.3g} needed"))
-            return replace(bare, refreshes=0)
-        return candidate if distance <= current else replace(active, refreshes=active.refreshes + 1)
+            choices.append((self._health(self._read(active.encode, active, kept.inputs(), memory), memory), replace(active, refreshes=active.refreshes + 1)))
+        bare = replace(active, tensors=self._program.factory_domain(), encode=None)
+        chosen, why = healthiest(choices, kept.mean_distance, lambda: self._health(self._read(None, bare, kept.inputs(), memory), memory))
+        if chosen is None and (active.tensors is not active.saved or active.encode is not None):
+            self._note(Action("suspend", "", active.name, why=why))
+        return chosen or replace(bare, refreshes=0)
+
+    def _health(self, read: Read, memory: Memory) -> Health:
+        return health_of(read.logits, read.embedding, read.score, memory.prototypes, self._policy.learn.temperature, self._policy.novelty.threshold)
 
     def _read(self, encode: Any, domain: Domain, inputs: NDArray[Any], memory: Memory) -> Read:
         z, taps = self._program.encode(inputs, encode)
         return self._program.read(z, taps, domain.tensors.over(memory.tensors))
 
-    def _problem(self, tensors: Any) -> str:
-        for spec in self._program.manifest.tensors:
-            if spec.scope == "domain" and spec.name in tensors:
-                problem = bound_problem(spec.name, self._program.runtime.download(tensors, [spec.name])[spec.name], spec.bound)
-                if problem:
-                    return problem
-        return ""
+    def _problem(self, domain: Domain, refreshed: Domain, memory: Memory) -> str:
+        """Tensors that are not finite or out of bounds; or labels held out in this condition that the new correction gets wrong.
+
+        Labels were stored with the features of their day: a correction inside the encoder changes those, and they cannot judge it.
+        """
+        slots = memory.slots if not self._program.adapts_encoder else {}
+        judges = self._transactions.held_out.sets(slots, (domain.name,), Split()) if slots else []
+        return judge(self._program, memory.with_domain(domain), memory.with_domain(refreshed), judges, self._policy.guard).why
 
     def _predict(self, domain: Domain, inputs: NDArray[Any], memory: Memory) -> NDArray[np.int64]:
         z, taps = self._program.encode(inputs, domain.encode)
@@ -250,7 +254,7 @@ class Conditions:
         return slots
 
     # -- answers --------------------------------------------------------------------------------------
-    def answered(self, answers: Sequence[tuple[str, str, bool]], streams: dict[str, Stream]) -> None:
+    def answered(self, answers: Sequence[tuple[str, str, bool]], streams: MutableMapping[str, Stream]) -> None:
         """Answers (sample id, domain it was met in, whether its class is new) speak for a condition or for new classes.
 
         All answers that come together are counted before anything is judged.
@@ -279,10 +283,8 @@ class Conditions:
 
 
 def distance_from_classes(embedding: NDArray[np.float32], memory: Memory) -> NDArray[np.float32]:
-    """(N,) 1 - cosine to the nearest class mean: the same measure whatever novelty score the bundle has."""
-    lengths = np.sqrt((embedding * embedding).sum(axis=1) + 1e-12)
-    nearest: NDArray[np.float32] = (embedding @ memory.prototypes.T).max(axis=1) / lengths
-    return (1.0 - nearest).astype(np.float32)
+    """(N,) 1 - cosine to the nearest class mean."""
+    return distance_from(embedding, memory.prototypes)
 
 
 def _ask_first(stream: Stream, topic: str, why: str, per_condition: int, per_batch: int) -> tuple[StreamState, tuple[Action, ...]]:

@@ -1,8 +1,8 @@
 """Was the change good? Paired tests of a candidate against the live state, on samples that trained neither.
 
-Factory samples judge the global tensors, among the factory's classes. Held-out field labels judge global tensors too, each
-under the condition it came from. A candidate is vetoed if it loses more than ``margin`` of accuracy **and** a one-sided sign
-test on the samples that changed is significant; a tensor that is not finite or out of bounds always vetoes.
+Factory samples judge the global tensors, among the factory's classes. Held-out field labels judge global tensors and those of the
+condition they come from. A candidate is vetoed if it loses more than ``margin`` of accuracy **and** a one-sided sign test on the samples
+that changed is significant. A tensor that is not finite or out of bounds always vetoes, whatever its kind and scope.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgeadapt.bundle.schema import GuardPolicy
 from edgeadapt.device.memory import Memory
 from edgeadapt.device.program import Program
+from edgeadapt.runtime import Tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ def upper_tail(count: int, total: int, chance: float) -> float:
 
 def judge(program: Program, live: Memory, candidate: Memory, sets: Sequence[GuardSet], policy: GuardPolicy) -> Verdict:
     """Compare a candidate with the live state."""
-    broken = out_of_bounds(program, candidate)
+    broken = out_of_bounds(program, candidate, live)
     if broken:
         return Verdict(broken)
     marks = []
@@ -83,14 +84,23 @@ def judge(program: Program, live: Memory, candidate: Memory, sets: Sequence[Guar
     return Verdict("", tuple(marks))
 
 
-def out_of_bounds(program: Program, candidate: Memory) -> str:
-    """Names the first tensor that is not finite or outside its declared bound; empty if all are inside."""
-    checked = [s for s in program.manifest.tensors if s.bound is not None and s.scope == "global" and s.name in candidate.tensors]
-    values = program.runtime.download(candidate.tensors, [s.name for s in checked])
-    for spec in checked:
-        problem = bound_problem(spec.name, values[spec.name], spec.bound)
-        if problem:
-            return problem
+def out_of_bounds(program: Program, candidate: Memory, live: Memory | None = None) -> str:
+    """Names the first tensor that is not finite or outside its declared bound; empty if all are inside.
+
+    Evidence, parameters, statistics and derived tensors, global ones and those of every condition. Buffers that ``live`` holds too were
+    looked at when they went live.
+    """
+    held = live if live is not None else Memory(0, Tensors(), (), {})
+    places = [("", candidate.tensors, held.tensors)]
+    for name, domain in candidate.domains.items():
+        places.append((f" of {name}", domain.tensors, held.domains[name].tensors if name in held.domains else Tensors()))
+    bounds = {spec.name: spec.bound for spec in program.manifest.tensors}
+    for place, tensors, known in places:
+        moved = [name for name in tensors if not (name in known and known[name] is tensors[name])]
+        for name, value in program.runtime.download(tensors, moved).items():
+            problem = bound_problem(name + place, value, bounds.get(name))
+            if problem:
+                return problem
     return ""
 
 
@@ -99,20 +109,3 @@ def bound_problem(name: str, value: NDArray[np.float32], bound: float | None) ->
     if not np.isfinite(extreme):
         return f"{name} has values that are not finite"
     return f"{name} reaches {extreme:.3g}, its bound is {bound:g}" if bound is not None and extreme > bound else ""
-
-
-def contradicting_labels(
-    predicted: NDArray[np.int64], labelled: NDArray[np.int64], is_settled: NDArray[np.bool_], error: float, significance: float
-) -> str:
-    """Do the labels of one source contradict the head more than its own error allows?
-
-    Args:
-        predicted, labelled: (N,) class slots. is_settled: (N,) rows that count, labels of classes the head has settled on.
-        error: how often the head errs on such samples. significance: below this chance the labels are held.
-    """
-    rows = int(is_settled.sum())
-    wrong = int((predicted[is_settled] != labelled[is_settled]).sum())
-    chance = upper_tail(wrong, rows, error)
-    if rows < 5 or chance >= significance:
-        return ""
-    return f"{wrong} of {rows} labels contradict the head, which errs on {error:.0%} (p = {chance:.1g})"

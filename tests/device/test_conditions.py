@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from clothes import BATCH, KNOWN, NEW, Opener, accuracy, images, sample, watch
 
 from edgeadapt.bench.streams import arrange
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.device.conditions import HEALTHY, distance_from_classes
+from edgeadapt.device.conditions import distance_from_classes
 from edgeadapt.device.domains import open_domain
+from edgeadapt.device.health import HEALTHY
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.policy import Policy
 
@@ -166,7 +168,7 @@ def test_a_correction_that_does_not_bring_samples_home_is_dropped(opened: Opener
         np.testing.assert_array_equal(learner.predict(noise).probs, before)
         assert "suspend" in {kind for _, _, kind, _, _ in learner.decisions(1000)} or not learner.counters()["refreshes"]
     else:
-        kept = learner._stream("default").memories[learner.domain()]
+        kept = learner._streams.observed("default").memories[learner.domain()]
         distance = distance_from_classes(learner.predict(kept.inputs()).embedding, learner._live)
         assert distance.mean() <= HEALTHY * kept.mean_distance + 1e-6
 
@@ -175,7 +177,7 @@ def test_inputs_kept_for_adaptation_never_touch_the_disk(opened: Opener, state: 
     learner = opened(state)
     x, _ = stream_of("fog", 8, 38)
     watch(learner, x)
-    kept = learner._stream("default").memories["condition-1"].inputs()
+    kept = learner._streams.observed("default").memories["condition-1"].inputs()
     assert len(kept) == 64
     learner.checkpoint()
     learner.close()
@@ -235,3 +237,19 @@ def test_decisions_say_what_when_where_and_why(opened: Opener) -> None:
     at, _, kind, domain, why = next(d for d in found if d[2] == "ask")
     assert at > 1e9 and kind == "ask" and domain == "condition-1" and why.startswith("shift ")
     assert learner.decisions(2) == found[:2]
+
+
+def test_a_correction_that_makes_one_class_of_everything_is_suspended_and_the_decision_says_so(opened: Opener) -> None:
+    learner = opened()
+    show(learner, "brightness", 8, 44, answers=False)
+    conditions, memory = learner._conditions, learner._live
+    active, kept = memory.domains["condition-1"], learner._streams.observed("default").memories["condition-1"]
+    assert active.encode is not None
+    read = conditions._read(active.encode, active, kept.inputs(), memory)
+    same = conditions._health(read, memory)
+    assert conditions._healthiest(active, replace(active), same, kept, memory).encode is active.encode
+    gathered = replace(same, slots=np.full(len(kept), 2), distance=np.zeros(len(kept), np.float32))
+    never = replace(active, refreshes=0)  # without an earlier correction to fall back on
+    chosen = conditions._healthiest(never, replace(active, refreshes=1), gathered, kept, memory)
+    assert chosen.encode is None and chosen.refreshes == 0
+    assert conditions.decisions[-1][2] == "suspend" and conditions.decisions[-1][4].startswith("100% of the inputs look like one class corrected")

@@ -313,7 +313,7 @@ def test_a_key_is_replaced_by_trusting_the_new_one(bundle: Bundle, tmp_path: Pat
         check_successor(rotated, edition(bundle, 3, signed_by=ours))
 
 
-@pytest.mark.parametrize(("signer", "found"), [(None, "not signed"), (key_id(STRANGER[1]), f"signed by the unknown key {key_id(STRANGER[1])}")])
+@pytest.mark.parametrize(("signer", "found"), [(None, "not signed"), (key_id(STRANGER[1]), f"signed by the unknown key {key_id(STRANGER[1])}")], ids=["unsigned", "stranger"])
 def test_a_bundle_that_was_read_without_trust_does_not_slip_past_it(signer: str | None, found: str, bundle: Bundle) -> None:
     with pytest.raises(BundleError, match=rf"manifest\.sig: {found}; trusted: {key_id(TRUST)}"):
         check_successor(None, edition(bundle, signed_by=signer), trust=TRUST)

@@ -1,0 +1,131 @@
+"""Is a correction healthy? What can be said without labels, as paired tests of the same inputs corrected against bare.
+
+It may suspend a correction, never block a label. Four things speak, each a number per input:
+
+    home       mean d(corrected) <= HEALTHY mean d(bare), with d = 1 - cosine to the nearest class mean
+    collapse   the commonest class takes at least ``CROWDED`` of the inputs, and significantly more than without the correction
+    twin       where the frozen twin is sure, and sees nothing new, the correction answers otherwise more often than ``DISPUTED`` allows
+    certainty  the mean entropy rises by ``UNCERTAIN`` nats, and significantly more inputs grow less certain: half as many disputes are allowed
+
+A correction has to come home; collapse and dispute suspend it. "Significantly" is a one-sided sign test on the inputs that changed.
+Distance alone would take a correction that gathers everything at one class mean for the best of all. Entropy alone suspends nothing: on
+streams sorted by class it rises under corrections that help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.device.guard import sign_test, upper_tail
+
+Choice = TypeVar("Choice")
+HEALTHY = 0.85
+"""A correction must bring the inputs' mean distance from the classes below this share of what it is without."""
+CROWDED = 0.8
+UNCERTAIN = 0.5
+DISPUTED = 0.2
+SURE = 0.9
+"""Confidence from which the twin's answer counts."""
+FEWEST_SURE = 12  # of the twin's answers
+SIGNIFICANCE = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Health:
+    """What a batch of inputs looks like without labels.
+
+    Attributes:
+        slots: (N,) predicted classes. entropy: (N,) nats. distance: (N,) from the nearest class mean. is_sure: (N,) confident, and
+            not novel: where a frozen twin is worth listening to.
+    """
+
+    slots: NDArray[np.int64]
+    entropy: NDArray[np.float64]
+    distance: NDArray[np.float32]
+    is_sure: NDArray[np.bool_]
+
+    @property
+    def histogram(self) -> NDArray[np.int64]:
+        """Predictions per class slot."""
+        return np.bincount(self.slots)
+
+
+def health_of(
+    logits: NDArray[np.float32], embedding: NDArray[np.float32], score: NDArray[np.float32], prototypes: NDArray[np.float32],
+    temperature: float, novel_above: float,
+) -> Health:  # fmt: skip
+    """From what the head reads: logits (N, K), embedding (N, D), novelty score (N,), and unit class means (K, D)."""
+    shifted = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float64) / temperature)
+    chance = shifted / shifted.sum(axis=1, keepdims=True)
+    entropy = -(chance * np.log(np.maximum(chance, 1e-300))).sum(axis=1)
+    is_sure = (chance.max(axis=1) >= SURE) & (score <= novel_above)
+    return Health(logits.argmax(axis=1).astype(np.int64), entropy, distance_from(embedding, prototypes), is_sure)
+
+
+def distance_from(embedding: NDArray[np.float32], prototypes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N,) 1 - cosine to the nearest class mean: the same measure whatever novelty score the bundle has."""
+    lengths = np.sqrt((embedding * embedding).sum(axis=1) + 1e-12)
+    nearest: NDArray[np.float32] = (embedding @ prototypes.T).max(axis=1) / lengths
+    return (1.0 - nearest).astype(np.float32)
+
+
+def harm(bare: Health, corrected: Health) -> str:
+    """Why a correction of these inputs is to be suspended; empty if it is healthy. Both describe the same inputs, in order."""
+    return not_home(bare, corrected) or collapse(bare, corrected) or dispute(bare, corrected)
+
+
+def healthiest(choices: Sequence[tuple[Health, Choice]], bare_distance: float, bare: Callable[[], Health]) -> tuple[Choice | None, str]:
+    """The correction that brings its inputs closest to the classes among those that do no harm; or None, and what speaks against the closest.
+
+    Args:
+        bare_distance: mean distance of the inputs without a correction. bare: works out all of their health; asked only where it matters.
+    """
+    without: Health | None = None
+    first = ""
+    for health, choice in sorted(choices, key=lambda pair: float(pair[0].distance.mean())):
+        if health.distance.mean() <= HEALTHY * bare_distance:
+            without = without or bare()
+            doubt = harm(without, health)
+        else:
+            doubt = _too_far(float(health.distance.mean()), bare_distance)
+        if not doubt:
+            return choice, ""
+        first = first or doubt
+    return None, first
+
+
+def not_home(bare: Health, corrected: Health) -> str:
+    return _too_far(float(corrected.distance.mean()), float(bare.distance.mean()))
+
+
+def collapse(bare: Health, corrected: Health) -> str:
+    common = int(corrected.histogram.argmax())
+    after, before = corrected.slots == common, bare.slots == common
+    if after.mean() < CROWDED or sign_test(int((before & ~after).sum()), int((after & ~before).sum())) >= SIGNIFICANCE:
+        return ""
+    return f"{after.mean():.0%} of the inputs look like one class corrected, {before.mean():.0%} without"
+
+
+def is_less_certain(bare: Health, corrected: Health) -> bool:
+    """The entropy rises, by the margin and significantly."""
+    rise = corrected.entropy - bare.entropy
+    return bool(rise.mean() > UNCERTAIN) and sign_test(int((rise < 0).sum()), int((rise > 0).sum())) < SIGNIFICANCE
+
+
+def dispute(bare: Health, corrected: Health) -> str:
+    sure = int(bare.is_sure.sum())
+    otherwise = int((corrected.slots != bare.slots)[bare.is_sure].sum())
+    is_unsure = is_less_certain(bare, corrected)
+    if sure < FEWEST_SURE or upper_tail(otherwise, sure, DISPUTED / 2 if is_unsure else DISPUTED) >= SIGNIFICANCE:
+        return ""
+    rises = f", while its entropy rises from {bare.entropy.mean():.2f} to {corrected.entropy.mean():.2f}" if is_unsure else ""
+    return f"the frozen model is sure of {sure} inputs and the correction disputes {otherwise} of them{rises}"
+
+
+def _too_far(corrected: float, bare: float) -> str:
+    return f"distance from the classes {corrected:.3g} corrected, {HEALTHY * bare:.3g} needed" if corrected > HEALTHY * bare else ""

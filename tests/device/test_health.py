@@ -1,0 +1,123 @@
+"""Health without labels: the same inputs, corrected against bare. Each kind of harm is found by its own test and by no stub."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgeadapt.device.health import (
+    CROWDED,
+    DISPUTED,
+    FEWEST_SURE,
+    HEALTHY,
+    Health,
+    collapse,
+    dispute,
+    distance_from,
+    harm,
+    health_of,
+    healthiest,
+    is_less_certain,
+    not_home,
+)  # fmt: skip
+
+N = 64
+
+
+def health(distance: float = 1.0, entropy: float = 0.5, sure: int = 0) -> Health:
+    return Health(np.arange(N) % 6, np.full(N, entropy), np.full(N, distance, np.float32), np.arange(N) < sure)
+
+
+def moved(slots: np.ndarray, count: int, to: int | None = None) -> np.ndarray:
+    """The first ``count`` of those that are elsewhere go to a class, or each to the next one."""
+    result = slots.copy()
+    rows = np.flatnonzero(slots != to)[:count]
+    result[rows] = (slots[rows] + 1) % 6 if to is None else to
+    return result
+
+
+def test_what_the_head_reads_becomes_a_histogram_entropy_distance_and_the_answers_that_are_sure() -> None:
+    logits = np.array([[4.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 4.0]], np.float32)
+    embedding = np.array([[2.0, 0.0], [1.0, 1.0], [0.0, -3.0]], np.float32)
+    found = health_of(logits, embedding, np.array([0.0, 0.0, 9.0], np.float32), np.eye(2, dtype=np.float32), 1.0, 1.0)
+    np.testing.assert_array_equal(found.histogram, [2, 0, 1])
+    assert found.entropy[1] == pytest.approx(np.log(3)) and found.entropy[0] == pytest.approx(0.178, abs=1e-3)
+    np.testing.assert_allclose(found.distance, [0.0, 1.0 - np.sqrt(0.5), 1.0], atol=1e-6)
+    np.testing.assert_array_equal(found.is_sure, [True, False, False])  # the last is as confident as the first, but looks new
+    np.testing.assert_allclose(distance_from(embedding, np.eye(2, dtype=np.float32)), found.distance)
+
+
+def test_a_correction_that_brings_inputs_home_and_changes_little_is_healthy() -> None:
+    bare = health(sure=40)
+    assert harm(bare, replace(health(0.5, 0.3), slots=moved(bare.slots, 6))) == ""
+
+
+@pytest.mark.parametrize(("distance", "is_home"), [(HEALTHY - 0.01, True), (HEALTHY + 0.01, False), (3.0, False)])
+def test_a_correction_must_come_home_by_the_margin(distance: float, is_home: bool) -> None:
+    assert (not_home(health(), health(distance)) == "") is is_home
+    assert (harm(health(), health(distance)) == "") is is_home
+
+
+def test_everything_one_class_is_a_collapse_though_it_is_as_close_to_home_as_can_be() -> None:
+    bare = health()
+    gathered = replace(health(0.0, 0.0), slots=np.full(N, 2))
+    assert harm(bare, gathered) == "100% of the inputs look like one class corrected, 17% without"
+    assert collapse(bare, replace(gathered, slots=moved(bare.slots, 20, to=2))) == ""  # below the share that counts
+
+
+def test_a_run_of_one_class_that_was_seen_as_one_is_no_collapse() -> None:
+    run = replace(health(), slots=np.where(np.arange(N) < int(0.95 * N), 3, 1))
+    assert collapse(run, replace(health(0.5), slots=np.full(N, 3))) == ""  # 4 inputs moved: not significant
+    assert (np.bincount(run.slots).max() / N) > CROWDED
+
+
+def test_entropy_must_rise_by_the_margin_and_on_significantly_many_inputs() -> None:
+    bare = health(entropy=0.2)
+    assert is_less_certain(bare, health(0.5, 0.8)) and not is_less_certain(bare, health(0.5, 0.6))
+    few = np.where(np.arange(N) < 10, 5.0, 0.19)  # the mean rises by .7, but 54 of 64 grow surer
+    assert few.mean() - 0.2 > 0.5 and not is_less_certain(bare, replace(health(0.5), entropy=few))
+
+
+def test_rising_entropy_suspends_nothing_alone_and_halves_the_disputes_that_are_allowed() -> None:
+    bare = health(sure=40)
+    few = moved(bare.slots, 10)  # 10 of 40: P(>= 10 of 40 at a fifth) = .27, at a tenth .005
+    assert harm(bare, health(0.5, 2.0)) == "" and harm(bare, replace(health(0.5, 0.5), slots=few)) == ""
+    assert harm(bare, replace(health(0.5, 2.0), slots=few)).endswith("disputes 10 of them, while its entropy rises from 0.50 to 2.00")
+
+
+def test_the_frozen_twin_is_heard_where_it_is_sure_and_often_enough() -> None:
+    bare = health(sure=40)
+    disputed = replace(health(0.5), slots=moved(bare.slots, 20))
+    assert dispute(bare, disputed) == "the frozen model is sure of 40 inputs and the correction disputes 20 of them"
+    assert dispute(health(sure=0), disputed) == ""
+    assert dispute(health(sure=FEWEST_SURE - 1), replace(health(0.5), slots=moved(bare.slots, N))) == ""
+    assert dispute(bare, replace(health(0.5), slots=moved(bare.slots, int(DISPUTED * 40)))) == ""
+
+
+def test_the_closest_correction_that_does_no_harm_is_chosen_and_bare_is_read_only_where_it_matters() -> None:
+    asked: list[int] = []
+
+    def bare() -> Health:
+        asked.append(1)
+        return health()
+
+    gathered = replace(health(0.0, 0.0), slots=np.full(N, 2))
+    assert healthiest([(health(0.9), "far"), (health(1.2), "farther")], 1.0, bare) == (None, "distance from the classes 0.9 corrected, 0.85 needed")
+    assert not asked
+    assert healthiest([(health(0.6), "good"), (health(0.4), "better"), (gathered, "collapsed")], 1.0, bare) == ("better", "")
+    assert healthiest([(gathered, "collapsed"), (health(0.9), "far")], 1.0, bare) == (None, "100% of the inputs look like one class corrected, 17% without")
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_inputs_that_change_by_chance_are_no_harm(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    suspended = 0
+    for _ in range(200):
+        slots = rng.integers(0, 6, N)
+        bare = Health(slots, rng.gamma(2.0, 0.2, N), rng.random(N).astype(np.float32) + 0.5, rng.random(N) < 0.4)
+        after = np.where(rng.random(N) < 0.1, rng.integers(0, 6, N), slots)
+        suspended += harm(bare, Health(after, rng.gamma(2.0, 0.2, N), 0.7 * bare.distance, bare.is_sure)) != ""
+    assert suspended <= 2
