@@ -1,6 +1,7 @@
 # Everything here works from a fresh clone: Python 3.10 or newer with its venv module, and make.
 #   make demo     install the device package (no torch) and show what it does: demo-out/report.html
 #   make test     also install what the host needs (torch), and run the tests; make test-slow runs the ones that take minutes
+#   make torture  every I/O call fails, a thousand kills, hostile streams (half an hour); make fuzz: a million damaged files (half an hour)
 #   make bundle   train and export the bundle that ships with the demo   [DATA=folder with the four Fashion-MNIST files]
 #   make lint     make bench [SUITE=overhead]     make clean
 # Variables: PYTHON (interpreter), VENV (folder), PIP_FLAGS (options of pip install).
@@ -16,13 +17,19 @@ BIN := $(VENV)/bin
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_FLAGS)
 
-.PHONY: demo test test-slow bundle lint bench clean device host
+.PHONY: demo test test-slow torture fuzz bundle lint bench clean device host
 
 demo: device
 	$(BIN)/edgeadapt demo --out demo-out
 
 test: host
 	$(QUIET) $(BIN)/python -m pytest -x
+
+torture: host
+	$(QUIET) $(BIN)/python tests/torture
+
+fuzz: host
+	$(QUIET) $(BIN)/python tests/fuzz --executions 1000000
 
 test-slow: host
 	$(QUIET) $(BIN)/python -m pytest -m slow

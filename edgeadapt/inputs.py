@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.errors import InputError, InputWarning, UnknownClassError
 from edgeadapt.results import describe
+
+_LONGEST_NAME = 100  # characters of a class name that are compared and shown
 
 
 def to_numpy(value: Any) -> NDArray[Any]:
@@ -115,11 +118,9 @@ def check_labels(labels: Any, count: int, classes: Mapping[str, int], *, refuse_
         InputError: not one label per input.
         UnknownClassError: with the closest known name.
     """
-    if isinstance(labels, (str, int, np.integer)):
-        labels = [labels]
-    names = list(labels.tolist() if isinstance(labels, np.ndarray) else labels)
+    names = _listed(labels, count)
     if len(names) != count:
-        raise InputError(f"{count} inputs need {count} labels, got {len(names)}")
+        raise InputError(f"{count} inputs need {count} labels, got {len(names)}{' or more' if len(names) > count else ''}")
     by_slot = {slot: name for name, slot in classes.items()}
     result = []
     for name in names:
@@ -132,14 +133,76 @@ def check_labels(labels: Any, count: int, classes: Mapping[str, int], *, refuse_
             name = by_slot[slot]
         elif refuse_unknown and name not in classes:
             raise UnknownClassError(unknown_class_message(name, classes))
-        result.append(name)
+        result.append(check_text(name, "a label"))
     return tuple(result)
 
 
+def _listed(labels: Any, count: int) -> list[Any]:
+    """The labels in their order, at most one too many; what has no order, or would be taken for numbers, is refused."""
+    if isinstance(labels, (str, int, np.integer)):
+        return [labels]
+    if isinstance(labels, np.ndarray):
+        listed = labels.tolist()
+        return listed if isinstance(listed, list) else [listed]
+    if isinstance(labels, (bytes, bytearray, memoryview, Mapping, Set)) or not isinstance(labels, Iterable):
+        raise InputError(f"labels are a list of class names or class ids, got {describe(labels)}")
+    return list(islice(labels, count + 1))
+
+
+def check_text(value: Any, what: str) -> str:
+    """A text that can be stored: class names, ids, sources and streams.
+
+    Raises:
+        InputError: not a text, or one with half a character in it (a lone surrogate), which UTF-8 cannot hold.
+    """
+    if not isinstance(value, str):
+        raise InputError(f"{what} is a text, got {describe(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{what} is a text that UTF-8 can hold, got {value!r}") from None
+    return str(value)
+
+
+def check_texts(values: Any, what: str) -> list[str]:
+    """One text or a list of them, such as sample ids; each as :func:`check_text` takes it."""
+    if isinstance(values, str):
+        return [check_text(values, what)]
+    if isinstance(values, (bytes, bytearray, memoryview, Mapping, Set)) or not isinstance(values, Iterable):
+        raise InputError(f"{what} is a text or a list of texts, got {describe(values)}")
+    return [check_text(value, what) for value in values]
+
+
+def check_count(value: Any, what: str) -> int:
+    """A whole number from 0 to 2**53.
+
+    Raises:
+        InputError: another type, negative or larger.
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or not 0 <= value <= 1 << 53:
+        raise InputError(f"{what} is a whole number from 0 on, got {value!r:.80}")
+    return int(value)
+
+
+def check_number(value: Any, what: str) -> float:
+    """A number, infinity included.
+
+    Raises:
+        InputError: another type, or not a number.
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)) or value != value:
+        raise InputError(f"{what} is a number, got {value!r:.80}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise InputError(f"{what} is a number that a float can hold") from None
+
+
 def unknown_class_message(name: str, classes: Sequence[str] | Mapping[str, int]) -> str:
-    close = difflib.get_close_matches(name, list(classes), n=1, cutoff=0.4)
+    close = difflib.get_close_matches(name[:_LONGEST_NAME], [known[:_LONGEST_NAME] for known in classes], n=1, cutoff=0.4)  # time grows with the square of lengths
     hint = f"closest: {close[0]!r}; " if close else ""
-    return f"unknown class {name!r}; {hint}learner.add_class({name!r}) adds it"
+    shown = repr(name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "...")
+    return f"unknown class {shown}; {hint}learner.add_class({shown}) adds it"
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:

@@ -19,12 +19,15 @@ SUITES = {
     "answers": "recovery from a few labels, and from the questions alone",
     "classes": "new classes from ten labels each",
     "guard": "clean label batches accepted, poisoned ones caught",
+    "soak": "memory over 1,000,000 vectors and 10,000 images; opening and recovering 100,000 evidence rows; --quick",
+    "interference": "how long predictions take while the worker learns, senses, forgets; --quick",
+    "commit": "a label until durable and until learned, bytes on disk, what forgetting costs; --quick",
 }
 """Name -> one line on what it measures."""
 
 _SEEDS = (0, 1, 2)
-_OWN = {"overhead": "edgeadapt.bench.overhead", "steps": "edgeadapt.bench.steps", "heads": "edgeadapt.bench.heads"}
-_OPTIONS = {"steps": ("quick", "peers", "passes")}
+_OWN = {name: f"edgeadapt.bench.{name}" for name in ("overhead", "steps", "heads", "soak", "interference", "commit")}
+_OPTIONS = {"steps": ("quick", "peers", "passes"), **dict.fromkeys(("soak", "interference", "commit"), ("quick",))}
 
 
 def run(

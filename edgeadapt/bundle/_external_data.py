@@ -7,12 +7,14 @@ the protobuf wire format along the fields that can hold a tensor, everywhere a t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 from edgeadapt.errors import BundleError
 
 LOCATION = "bundle:"
 _MAX_DEPTH = 64
+_MAX_FIELDS = 1 << 20  # a graph of 50,000 nodes has some 600,000; two gigabytes of empty ones would take an hour to walk
 _EXTERNAL = 1
 
 # message -> field number -> message: every path from a model to a tensor (onnx.proto, IR version 12)
@@ -25,6 +27,7 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
 }
+_ONCE = {("attribute", 5), ("attribute", 22), ("sparse", 1), ("sparse", 2)}  # a second one would be merged into the first: another name
 _NAME, _ENTRY, _DATA_LOCATION = 8, 13, 14  # of TensorProto
 
 
@@ -52,44 +55,54 @@ def check_external_data(member: str, model: bytes, frozen: Iterable[str]) -> Non
 
 def external_tensors(model: bytes) -> Iterator[tuple[str, str]]:
     """Name and location of every tensor marked external or carrying external entries; ``""`` for no location."""
-    stack: list[tuple[str, memoryview, int]] = [("model", memoryview(model), 0)]
+    count = itertools.count(1)
+    open_messages: list[tuple[str, Iterator[tuple[int, int | memoryview]], set[int]]] = [("model", _fields(memoryview(model), count), set())]
     has_graph = False
-    while stack:
-        message, data, depth = stack.pop()
-        if depth > _MAX_DEPTH:
-            raise _Malformed(f"nested deeper than {_MAX_DEPTH}")
-        if message == "tensor":
-            yield from _locations(data)
-            continue
-        children = _CHILDREN[message]
-        for field, value in _fields(data):
-            if field in children and isinstance(value, memoryview):
-                has_graph = has_graph or message == "model"
-                stack.append((children[field], value, depth + 1))
+    while open_messages:
+        message, fields, seen = open_messages[-1]
+        for field, value in fields:
+            child = _CHILDREN[message].get(field)
+            if child is None or not isinstance(value, memoryview):
+                continue
+            has_graph = has_graph or message == "model"
+            if (message, field) in _ONCE and field in seen:
+                raise _Malformed(f"field {field} of a message can be given once, it is given twice")
+            seen.add(field)
+            if child == "tensor":
+                yield from _locations(value, count)
+                continue
+            if len(open_messages) > _MAX_DEPTH:
+                raise _Malformed(f"nested deeper than {_MAX_DEPTH}")
+            open_messages.append((child, _fields(value, count), set()))
+            break
+        else:
+            open_messages.pop()
     if not has_graph:
         raise _Malformed("it has no graph")
 
 
-def _locations(tensor: memoryview) -> Iterator[tuple[str, str]]:
+def _locations(tensor: memoryview, count: Iterator[int]) -> Iterator[tuple[str, str]]:
     name, is_external, found = "", False, []
-    for field, value in _fields(tensor):
+    for field, value in _fields(tensor, count):
         if field == _DATA_LOCATION and isinstance(value, int):
             is_external = is_external or value & 0xFFFFFFFF == _EXTERNAL  # an enum keeps 32 bits
         elif field == _NAME and isinstance(value, memoryview):
             name = _text(value)
         elif field == _ENTRY and isinstance(value, memoryview):
             is_external = True
-            pair = {number: _text(part) for number, part in _fields(value) if isinstance(part, memoryview)}
+            pair = {number: _text(part) for number, part in _fields(value, count) if isinstance(part, memoryview)}
             if pair.get(1, "") == "location":
                 found.append(pair.get(2, ""))
     if is_external:
         yield from ((name, location) for location in found or [""])
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of each field: integers for varints, a view for anything with a length."""
+def _fields(data: memoryview, count: Iterator[int]) -> Iterator[tuple[int, int | memoryview]]:
+    """Number and value of each field: integers for varints, a view for anything with a length. ``count`` goes on over the whole model."""
     position = 0
     while position < len(data):
+        if next(count) > _MAX_FIELDS:
+            raise _Malformed(f"more than {_MAX_FIELDS} fields")
         tag, position = _varint(data, position)
         field, wire = tag >> 3, tag & 7
         if not 0 < field < 1 << 29:

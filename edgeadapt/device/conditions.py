@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,6 +29,7 @@ from edgeadapt.device.transaction import Transactions
 from edgeadapt.results import Action, Question
 
 _LONGEST_REST = 8  # after that many refusals in a row a correction is tried every eighth refresh only
+_TOPICS = 10_000
 Decision = tuple[float, str, str, str, str]
 
 
@@ -55,7 +56,7 @@ class Conditions:
         self._policy = program.manifest.policy
         self._places = Places(program)
         self._clock = 0  # windows, for least-recently-used retirement
-        self._topics: dict[str, str] = {}  # sample id -> the domain it was asked in
+        self._topics: OrderedDict[str, str] = OrderedDict()  # sample id -> the domain it was asked in, the newest last
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)  # not recorded yet
         self.refreshes = 0
 
@@ -164,6 +165,8 @@ class Conditions:
             self._pending.renew(PendingBatch(tuple(view.ids[i] for i in rows), stream.name, stream.state.domain, True, kept, time.monotonic()))
         self._questions.ask(asked)
         self._topics.update((q.id, stream.state.domain) for q in asked)
+        while len(self._topics) > _TOPICS:  # most questions are never answered
+            self._topics.popitem(last=False)
 
     # -- what a window leaves behind ------------------------------------------------------------------
     def _remember(
