@@ -23,7 +23,7 @@ demo: device
 	$(BIN)/edgeadapt demo --out demo-out
 
 test: host
-	$(QUIET) $(BIN)/python -m pytest -x
+	$(QUIET) $(BIN)/python -m pytest -x -n 2 --dist loadfile
 
 torture: host
 	$(QUIET) $(BIN)/python tests/torture

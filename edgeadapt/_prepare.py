@@ -29,7 +29,10 @@ def prepare(frame: Any, spec: InputSpec, *, colour: str | None = None) -> NDArra
         raise InputError(f"this bundle takes {spec.layout} vectors of shape {spec.shape}, not frames")
     if colour not in (None, "rgb", "bgr"):
         raise InputError(f"colour is 'rgb' or 'bgr', got {colour!r}")
-    image = np.asarray(frame)
+    try:
+        image = np.asarray(frame)
+    except ValueError as error:
+        raise InputError(f"a frame is (H, W), (H, W, 1) or (H, W, 3), got no array: {error}") from error
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:

@@ -217,7 +217,7 @@ def _machine_commands(command: Any) -> None:
     bench.add_argument("suite", metavar="SUITE")
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
     bench.add_argument("--data", type=Path, metavar="DIR", help="folder with the four Fashion-MNIST files")
-    bench.add_argument("--quick", action="store_true", help="steps: few rounds, beside eager torch alone")
+    bench.add_argument("--quick", action="store_true", help="steps, soak, interference, commit: small, and most rows without a target")
     bench.add_argument("--peers", action="store_true", help="steps: also JAX, onnxruntime-training, ExecuTorch and LiteRT, which it installs apart")
     bench.add_argument("--passes", action="store_true", help="steps: what each rewrite pass gains instead")
 

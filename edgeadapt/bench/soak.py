@@ -278,7 +278,7 @@ def run_soak(data: str | None, say: Say, *, quick: bool = False) -> list[Row]:
         found = in_child(__name__, "images", bundle=str(bundle_path()), images=str(scratch / "images.npz"), observations=images)
         result += stream_rows("images", found, not quick)
         say(f"soak: a state of {rows} rows")
-        return result + state_rows(bundle, scratch, rows, classes, 3 if quick else OPENS, not quick, say)
+        return result + state_rows(bundle, scratch, rows, classes, 2 if quick else OPENS, not quick, say)
 
 
 JOBS = {"vectors": soak_vectors, "images": soak_images}

@@ -8,7 +8,7 @@ from edgeadapt.bundle.roles import ROLES
 from edgeadapt.errors import BundleError
 
 if TYPE_CHECKING:
-    from edgeadapt.bundle.schema import GraphSpec, Manifest, TensorSpec
+    from edgeadapt.bundle.schema import GraphSpec, Manifest
 
 _MAY_BE_ABSENT = {"taps", "receipt"}  # an encoder without early layers has no taps, and sums give no receipt
 
@@ -30,6 +30,11 @@ def check_consistency(manifest: Manifest) -> None:
         raise BundleError("manifest.json: a class is named twice")
     for graph in manifest.graphs:
         _check_graph(graph, known)
+    width = sum(manifest.policy.shift.groups)
+    for graph in manifest.graphs_for("shift"):
+        for port in graph.outputs:
+            if port.name == "residual" and port.shape != (None, width):
+                raise BundleError(f"manifest.json: {graph.file} gives residuals {port.shape}, the groups of policy.shift add up to {width}")
     for numeric in manifest.numerics:
         missing = sorted({*numeric.reads, *numeric.writes} - known)
         if missing:
@@ -37,8 +42,7 @@ def check_consistency(manifest: Manifest) -> None:
     for spec in manifest.tensors:
         if spec.class_axis is not None and not 0 <= spec.class_axis < len(spec.shape):
             raise BundleError(f"manifest.json: {spec.name} has class_axis {spec.class_axis} outside its shape {spec.shape}")
-        if spec.receipt:
-            _check_receipt(spec, manifest.graphs)
+    _check_receipts(manifest)
 
 
 def _check_graph(graph: GraphSpec, known: set[str]) -> None:
@@ -53,12 +57,18 @@ def _check_graph(graph: GraphSpec, known: set[str]) -> None:
         raise BundleError(f"manifest.json: {graph.file} uses the undeclared tensor {missing[0]!r}")
 
 
-def _check_receipt(spec: TensorSpec, graphs: tuple[GraphSpec, ...]) -> None:
+def _check_receipts(manifest: Manifest) -> None:
     """A receipt is given when the tensor learns, and can be redeemed."""
-    if spec.kind != "evidence":
-        raise BundleError(f"manifest.json: {spec.name} has receipt = true, but its kind is {spec.kind}; only evidence can be taken back")
-    if not any("redeem" in graph.roles and spec.name in graph.writes for graph in graphs):
-        raise BundleError(f"manifest.json: {spec.name} has receipt = true, but no graph with the role 'redeem' writes it")
-    for graph in graphs:
-        if "learn" in graph.roles and spec.name in graph.writes and all(port.name != "receipt" for port in graph.outputs):
-            raise BundleError(f"manifest.json: {spec.name} has receipt = true, but {graph.file} learns it without the output 'receipt'")
+    redeemed = {name for graph in manifest.graphs_for("redeem") for name in graph.writes}
+    without = {
+        name: graph.file for graph in manifest.graphs_for("learn") if all(port.name != "receipt" for port in graph.outputs) for name in graph.writes
+    }
+    for spec in manifest.tensors:
+        if not spec.receipt:
+            continue
+        if spec.kind != "evidence":
+            raise BundleError(f"manifest.json: {spec.name} has receipt = true, but its kind is {spec.kind}; only evidence can be taken back")
+        if spec.name not in redeemed:
+            raise BundleError(f"manifest.json: {spec.name} has receipt = true, but no graph with the role 'redeem' writes it")
+        if spec.name in without:
+            raise BundleError(f"manifest.json: {spec.name} has receipt = true, but {without[spec.name]} learns it without the output 'receipt'")

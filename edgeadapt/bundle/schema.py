@@ -27,6 +27,7 @@ AdaptMode = Literal["act", "advise", "off"]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
+Slots = Annotated[int, Meta(ge=1, le=1 << 16)]  # memory is taken for each before anything is computed
 
 
 class _Strict(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -123,8 +124,8 @@ class InputSpec(_Strict, frozen=True, kw_only=True):
 class ShiftPolicy(_Strict, frozen=True, kw_only=True):
     """Thresholds of the shift axis, one per group of residual columns."""
 
-    window: Positive = 32
-    groups: tuple[Positive, ...] = ()  # widths; they add up to R
+    window: Slots = 32
+    groups: tuple[Slots, ...] = ()  # widths; they add up to R
     thresholds: tuple[float, ...] = ()  # of the window statistic
     confirm_windows: Positive = 2  # consecutive windows above the threshold before anything acts
     clear_windows: Positive = 2  # consecutive windows below it before the condition counts as over
@@ -212,8 +213,8 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     """The maker's own number of the bundle called ``name``; it only grows. A state folder refuses one older than it has seen."""
     task: Literal["classify", "regress", "embed"] = "classify"
     classes: tuple[str, ...]
-    class_slots: Positive
-    domain_slots: Positive
+    class_slots: Slots
+    domain_slots: Slots
     feature_dim: Positive
     tap_dim: Size
     space: Sha256  # ``space_of`` the encoder; held against it when a bundle is read

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.device.journal_rows import EvidenceRow
-from edgeadapt.errors import InputError
+from edgeadapt.errors import InputError, StateError
 from edgeadapt.results import Question
 
 _LARGEST = 50_000  # pending samples; the oldest batch goes first
@@ -209,6 +209,8 @@ def choose_questions(slots: NDArray[np.int64], scores: NDArray[np.float32], coun
 
 def rows_to_arrays(rows: Sequence[EvidenceRow], slots: Mapping[str, int], dim: int) -> tuple[Any, Any, Any, Any, Any]:
     """Stored rows -> z (N, D), taps (N, T), y, sample_weight, is_factory (N,): what every learn, replay and forget uses."""
+    if len({row.features.size for row in rows}) > 1 or rows[0].features.size < dim:
+        raise StateError("evidence rows have features of different widths: the journal is damaged")
     features = np.stack([row.features for row in rows]).astype(np.float32)
     y = np.array([slots[row.label] for row in rows], np.int64)
     weight = np.array([row.weight for row in rows], np.float32)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edgeadapt.errors import InputError
+from edgeadapt.inputs import check_number, check_text
 
 _AT_ONCE = 900  # values of one SQL statement
 
@@ -34,12 +34,12 @@ class Selection:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, _names(name, value))
-        if self.source is not None and not isinstance(self.source, str):
-            raise InputError(f"source is a string, got {type(self.source).__name__}")
+        if self.source is not None:
+            check_text(self.source, "source")
         for name in ("before", "after"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value)):
-                raise InputError(f"{name} is a time in seconds since the epoch, got {value!r}")
+            if value is not None:
+                object.__setattr__(self, name, check_number(value, name))
         if all(value is None for value in (self.ids, self.source, self.classes, self.before, self.after)):
             raise InputError("say what to forget: ids, source, classes, before or after")
 
@@ -64,4 +64,4 @@ def _names(what: str, value: Any) -> tuple[str, ...]:
     listed = [value] if isinstance(value, str) else value
     if isinstance(listed, (bytes, dict)) or not isinstance(listed, (Sequence, set, frozenset)) or not all(isinstance(name, str) for name in listed):
         raise InputError(f"{what} is a string or a sequence of strings, got {value!r:.80}")
-    return tuple(dict.fromkeys(listed))
+    return tuple(dict.fromkeys(check_text(name, what) for name in listed))

@@ -11,6 +11,7 @@ from edgeadapt.device.journal import Journal
 from edgeadapt.device.policy import Keep
 from edgeadapt.device.transaction import Transactions
 from edgeadapt.device.undoing import Undoing
+from edgeadapt.errors import StateError
 
 _EVERY_S = 600.0  # without being asked: a correction that is lost with the power is at most as old as this
 _DECISION_BYTES = 128
@@ -51,7 +52,10 @@ class Housekeeping:
         if known is None:
             self._journal.set_meta({"clock": repr(now)})
             return True
-        elapsed = now - float(known)
+        try:
+            elapsed = now - float(known)
+        except ValueError as error:
+            raise StateError(f"the journal is damaged: its clock says {known!r:.40}") from error
         if 0.0 <= elapsed < _DOUBTFUL_S:
             if elapsed > _CONFIRMED_S:
                 self._journal.set_meta({"clock": repr(now)})

@@ -18,13 +18,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from edgeadapt.device import journal_schema
+from edgeadapt.device.damage import reads
 from edgeadapt.device.draw import draw_of
 from edgeadapt.device.folder import FILE_NAME, LOCK_NAME, FolderLock, claim, refusal, unreadable
-from edgeadapt.device.journal_rows import CommitRow, EvidenceRow, Moves, RawInput
+from edgeadapt.device.journal_rows import CommitRow, EvidenceRow, Moves, RawInput, Step
 from edgeadapt.device.journal_schema import VERSION as SCHEMA_VERSION
 from edgeadapt.device.writes import Writes
 from edgeadapt.errors import StateError
@@ -37,7 +39,26 @@ _COLUMNS = "id, source, stream, domain, time, label, weight, space, is_factory, 
 _NARROW = "id, source, stream, domain, time, label, weight, space, is_factory, x'', status, commit_number, seq, draw, met, receipt"
 
 
+_LARGEST = 1 << 53  # commits and bytes that any journal can have
+_KINDS = (str, str, str, str, float, str, float, str, int, bytes, str)
+
+
+def _detail(text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"the detail of a commit is {type(found).__name__}, not an object")
+    return found
+
+
+def _sane(number: Any) -> int:
+    if not 0 <= int(number) <= _LARGEST:
+        raise ValueError(f"the number {number} is out of range")
+    return int(number)
+
+
 def _row(found: tuple[Any, ...]) -> EvidenceRow:
+    if tuple(map(type, found[:11])) != _KINDS or type(found[15]) not in (bytes, type(None)):
+        raise ValueError(f"evidence row {found[12]!r:.20} has a value of another type")
     sample, source, stream, domain, at, label, weight, space, is_factory, blob, status, number, seq, draw, met, receipt = found
     features = np.frombuffer(blob, "<f2").astype(np.float16)
     return EvidenceRow(sample, source, stream, domain, at, label, weight, space, bool(is_factory), features, status, number, seq, draw, met, receipt or b"")
@@ -81,7 +102,10 @@ class Journal:
         except sqlite3.OperationalError as error:
             self.close()
             raise refusal(self.folder, error) from error
-        except (sqlite3.Error, ValueError, TypeError, KeyError, AssertionError) as error:
+        except StateError:
+            self.close()
+            raise
+        except (sqlite3.Error, SafetensorError, ValueError, TypeError, LookupError, AttributeError, RecursionError, AssertionError) as error:
             self.close()
             raise StateError(f"{self.folder or 'memory'}: {FILE_NAME} is damaged or not a learner's journal: {error}") from error
         except BaseException:
@@ -101,12 +125,20 @@ class Journal:
             return
         if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
             raise StateError(f"{self.folder}: {FILE_NAME} is a database of something else")
+        self._refuse_strangers(exactly=False)
         written = self.meta("schema")
         if written == str(SCHEMA_VERSION):
+            self._refuse_strangers(exactly=True)
             return
         if not journal_schema.can_migrate(written):
             raise StateError(f"{self.folder}: journal schema {written}, this version reads {SCHEMA_VERSION}; open it with the version that wrote it")
         self._in_one_step(lambda: journal_schema.migrate(db, int(str(written))))
+        self._refuse_strangers(exactly=True)
+
+    def _refuse_strangers(self, *, exactly: bool) -> None:
+        found = journal_schema.stranger(self._db, exactly=exactly)
+        if found is not None:
+            raise StateError(f"{self.folder}: {FILE_NAME} is damaged or not a learner's journal: it has {found}")
 
     def _in_one_step(self, change: Callable[[], None]) -> None:
         self._db.execute("BEGIN IMMEDIATE")
@@ -186,14 +218,15 @@ class Journal:
         found = self._db.execute(
             "SELECT min(time), max(written) FROM commits WHERE time >= ? GROUP BY cast(time / 3600 AS INTEGER) ORDER BY 1", (since,)
         ).fetchall()
-        before = int(self._db.execute("SELECT coalesce(max(written), 0) FROM commits WHERE time < ?", (since,)).fetchone()[0])
+        before = _sane(self._db.execute("SELECT coalesce(max(written), 0) FROM commits WHERE time < ?", (since,)).fetchone()[0])
         hours = []
         for at, written in found:
-            hours.append((float(at), max(0, int(written) - before)))
-            before = max(before, int(written))
+            hours.append((float(at), max(0, _sane(written) - before)))
+            before = max(before, _sane(written))
         return before, hours
 
     # -- meta -----------------------------------------------------------------------------------------
+    @reads
     def meta(self, key: str) -> str | None:
         with self._reading():
             row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -221,6 +254,7 @@ class Journal:
                     db.execute("INSERT INTO raw VALUES (?, ?, ?, ?)", (at.lastrowid, str(value.dtype), json.dumps(value.shape), kept.tobytes()))
         self.write_back(at_least=4 * _LOG_BYTES)  # only if no change has done it for long
 
+    @reads
     def evidence(self, *, where: str = "1", values: Sequence[Any] = (), limit: int = -1, newest_first: bool = False, narrow: bool = False) -> list[EvidenceRow]:
         """Rows in order of arrival. ``where`` is SQL from this package only, never from a user; ``narrow`` leaves features out."""
         order = "seq DESC" if newest_first else "seq"
@@ -230,6 +264,7 @@ class Journal:
             ).fetchall()
         return [_row(found_row) for found_row in found]
 
+    @reads
     def evidence_of(self, seqs: Sequence[int]) -> list[EvidenceRow]:
         """The rows with these numbers that are still there, in the order of the numbers."""
         found: dict[int, EvidenceRow] = {}
@@ -237,6 +272,7 @@ class Journal:
             found |= {row.seq: row for row in self.evidence(where=f"seq IN ({', '.join('?' * len(some))})", values=some)}
         return [found[seq] for seq in seqs if seq in found]
 
+    @reads
     def newest_of(self, samples: Sequence[str]) -> dict[str, EvidenceRow]:
         """For each sample id that has rows, the last one."""
         found: dict[str, EvidenceRow] = {}
@@ -244,6 +280,7 @@ class Journal:
             found |= {row.id: row for row in self.evidence(where=f"id IN ({', '.join('?' * len(some))})", values=some)}
         return found
 
+    @reads
     def accepted_of(self, samples: Sequence[str]) -> list[EvidenceRow]:
         """Rows of these samples that teach or judge now."""  # the plus keeps SQLite from scanning every accepted row by its status
         found: list[EvidenceRow] = []
@@ -251,6 +288,7 @@ class Journal:
             found += self.evidence(where=f"+status IN ('learned', 'held_out') AND id IN ({', '.join('?' * len(some))})", values=some)
         return found
 
+    @reads
     def near_the_line(self, label: str, status: str, limit: int) -> list[EvidenceRow]:
         """Rows of a class with the draws nearest to the line between judging and teaching: the largest held out, or the smallest learned; without features."""
         order = "DESC" if status == "held_out" else "ASC"
@@ -260,6 +298,7 @@ class Journal:
             ).fetchall()
         return [_row(found_row) for found_row in found]
 
+    @reads
     def older_than(self, before: float, most: int) -> list[EvidenceRow]:
         """Rows met before a time, and of the rest the oldest beyond ``most``; without features, and without those that wait to be learned.
 
@@ -271,14 +310,16 @@ class Journal:
         found = self.evidence(where=f"{can_go} AND {is_old}", values=values, narrow=True)
         with self._reading():
             over = int(self._db.execute("SELECT count(*) FROM evidence").fetchone()[0]) - len(found) - most
-        if over > 0:
+        if over > most // 10:  # not a few at every checkpoint: each time a part of the way back is lost
             found += self.evidence(where=f"{can_go} AND NOT {is_old}", values=values, limit=over, narrow=True)
         return found
 
+    @reads
     def count_evidence(self) -> dict[str, int]:
         with self._reading():
             return dict(self._db.execute("SELECT status, count(*) FROM evidence GROUP BY status").fetchall())
 
+    @reads
     def count_accepted(self) -> dict[str, dict[str, int]]:
         """Class -> how many rows of it teach (``learned``) and judge (``held_out``)."""
         counts: dict[str, dict[str, int]] = {}
@@ -289,6 +330,7 @@ class Journal:
         return counts
 
     # -- raw inputs -----------------------------------------------------------------------------------
+    @reads
     def raw(self, label: str | None = None) -> list[RawInput]:
         """Raw inputs that are kept, of accepted rows of one class or of all, in order of arrival."""
         where = "e.status IN ('learned', 'held_out')" + ("" if label is None else " AND e.label = ?")
@@ -298,12 +340,14 @@ class Journal:
             ).fetchall()
         return [RawInput(seq, _input(kind, shape, blob)) for seq, kind, shape, blob in found]
 
+    @reads
     def raw_of(self, seq: int) -> NDArray[Any] | None:
         """The raw input of one row, if it is kept."""
         with self._reading():
             found = self._db.execute("SELECT dtype, shape, input FROM raw WHERE seq = ?", (seq,)).fetchone()
         return None if found is None else _input(*found)
 
+    @reads
     def thin_raw(self, per_class: int) -> int:
         """Keep the raw inputs of at most so many rows of a class, those with the smallest draws; returns how many went."""
         with self._reading():
@@ -386,6 +430,7 @@ class Journal:
             db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", (upto, save_tensors(dict(snapshot))))
         return gone
 
+    @reads
     def shrink(self) -> None:
         """Give pages that hold nothing back to the file system, where the file was created to allow it."""
         with self._reading():
@@ -396,25 +441,49 @@ class Journal:
                 self.writes.add(self._log_bytes() - before)
                 self.write_back()
 
+    @reads
     def last_number(self) -> int:
         with self._reading():
-            return int(self._db.execute("SELECT coalesce(max(number), 0) FROM commits").fetchone()[0])
+            return _sane(self._db.execute("SELECT coalesce(max(number), 0) FROM commits").fetchone()[0])
 
+    @reads
+    def last_change(self, upto: int) -> int:
+        """The last commit up to a number that changed the state: vetoes and checkpoints are stepped over. 0 if there is none."""
+        with self._reading():
+            return _sane(
+                self._db.execute(
+                    "SELECT coalesce(max(number), 0) FROM commits WHERE number <= ? AND outcome NOT IN ('vetoed', 'held', 'saved', 'thinned')", (upto,)
+                ).fetchone()[0]
+            )
+
+    @reads
     def first_number(self) -> int:
         """The earliest commit that is still there; 0 if there is none."""
         with self._reading():
             return int(self._db.execute("SELECT coalesce(min(number), 0) FROM commits").fetchone()[0])
 
-    def expired(self) -> int:
-        """The last commit by which rows expired that no snapshot but its own, or a later one, can stand in for; 0 if none have."""
+    @reads
+    def last_expiry(self) -> int:
+        """The last commit by which rows expired; 0 if none have."""
         with self._reading():
             return int(self._db.execute("SELECT coalesce(max(number), 0) FROM commits WHERE kind = 'expire' AND outcome = 'saved'").fetchone()[0])
 
-    def horizon(self) -> int:
-        """The commit before which nothing can be rebuilt: its rows have expired, or it was compacted. 0 if there is none."""
-        first = self.first_number()
-        return max(self.expired(), first if first > 1 else 0)
+    @reads
+    def expired_after(self, number: int) -> set[int]:
+        """Rows that expired by a later commit: what was learned from them before can be read from a snapshot, and not be replayed."""
+        with self._reading():
+            found = self._db.execute("SELECT rows FROM commits WHERE kind = 'expire' AND outcome = 'saved' AND number > ?", (number,)).fetchall()
+        return {seq for (rows,) in found for seq in Moves.decode(rows).expired}
 
+    @reads
+    def horizon(self) -> int:
+        """The commit before which nothing can be rebuilt: its history was compacted, or rows expired by a version that did not say which. 0 if there is none."""
+        with self._reading():
+            unsaid = self._db.execute("SELECT coalesce(max(number), 0) FROM commits WHERE kind = 'expire' AND outcome = 'saved' AND digest = ''").fetchone()[0]
+        first = self.first_number()
+        return max(int(unsaid), first if first > 1 else 0)
+
+    @reads
     def commits(self, after: int = 0, upto: int | None = None) -> list[CommitRow]:
         """Raises StateError where a commit cannot be read."""
         with self._reading():
@@ -427,7 +496,10 @@ class Journal:
         for n, kind, outcome, detail, rows, rest, new, blob, marks in found:
             classes = new or classes
             tables = journal_schema.join_tables(rest, classes or "[]")
-            result.append(CommitRow(n, kind, outcome, json.loads(detail), Moves.decode(rows), tables, load_tensors(blob) if blob else {}, marks))
+            about = _detail(detail)
+            if kind == "rollback" and not (type(about["to"]) is int and 0 <= about["to"] < n):
+                raise ValueError(f"commit {n} went back to {about['to']!r:.40}")
+            result.append(CommitRow(n, kind, outcome, about, Moves.decode(rows), tables, load_tensors(blob) if blob else {}, marks))
         return result
 
     def _classes_at(self, number: int) -> str | None:
@@ -435,12 +507,23 @@ class Journal:
         found = self._db.execute("SELECT classes FROM commits WHERE number <= ? AND classes IS NOT NULL ORDER BY number DESC LIMIT 1", (number,)).fetchone()
         return None if found is None else str(found[0])
 
+    @reads
+    def steps(self, upto: int | None = None) -> list[Step]:
+        """What every commit did with rows, without tables and tensors."""
+        with self._reading():
+            found = self._db.execute(
+                "SELECT number, CASE WHEN kind = 'rollback' THEN detail END, rows FROM commits WHERE number <= ? ORDER BY number", (upto if upto is not None else 2**62,)
+            ).fetchall()
+        return [Step(number, None if detail is None else int(_detail(detail)["to"]), Moves.decode(rows)) for number, detail, rows in found]
+
+    @reads
     def history(self, limit: int) -> list[Commit]:
         """Newest first."""
         with self._reading():
             found = self._db.execute("SELECT number, time, kind, outcome, detail FROM commits ORDER BY number DESC LIMIT ?", (limit,)).fetchall()
-        return [Commit(n, at, kind, outcome, json.loads(detail)) for n, at, kind, outcome, detail in found]
+        return [Commit(n, at, kind, outcome, _detail(detail)) for n, at, kind, outcome, detail in found]
 
+    @reads
     def snapshot(self, upto: int) -> tuple[int, dict[str, NDArray[Any]]] | None:
         """The newest snapshot at or before a commit."""
         with self._reading():
@@ -449,11 +532,13 @@ class Journal:
             ).fetchone()
         return None if row is None else (int(row[0]), load_tensors(row[1]))
 
+    @reads
     def snapshot_before(self, upto: int) -> int:
         """The number of the newest snapshot at or before a commit; 0 if there is none."""
         with self._reading():
             return int(self._db.execute("SELECT coalesce(max(commit_number), 0) FROM snapshots WHERE commit_number <= ?", (upto,)).fetchone()[0])
 
+    @reads
     def snapshot_numbers(self) -> list[int]:
         with self._reading():
             return [int(row[0]) for row in self._db.execute("SELECT commit_number FROM snapshots ORDER BY commit_number").fetchall()]
@@ -467,6 +552,7 @@ class Journal:
             db.executemany("INSERT INTO decisions VALUES (?, ?, ?, ?, ?)", decisions)
             db.execute("DELETE FROM decisions WHERE rowid <= (SELECT max(rowid) FROM decisions) - ?", (DECISIONS_KEPT,))
 
+    @reads
     def decisions(self, limit: int = 100) -> list[tuple[float, str, str, str, str]]:
         with self._reading():
             return self._db.execute("SELECT * FROM decisions ORDER BY rowid DESC LIMIT ?", (limit,)).fetchall()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgeadapt.errors import StateError
 
 Met = Literal["factory", "shifted", "adapted"]
 """How a sample was met: by the factory encoder in a clear or in a shifted stream, or by an encoder adapted to a condition."""
@@ -54,7 +56,7 @@ class Moves:
 
     Attributes:
         taken: subtracted from the evidence, as (commit that had added them, rows). added: learned. held_out: accepted as judges.
-        withdrawn, held, vetoed: not learned, or not any more.
+        withdrawn, held, vetoed: not learned, or not any more. expired: deleted, or emptied of what a replay needs.
         base: statuses of all accepted rows, as (status, commit, rows), in place of the commits before this one that were compacted.
     """
 
@@ -64,6 +66,7 @@ class Moves:
     withdrawn: tuple[int, ...] = ()
     held: tuple[int, ...] = ()
     vetoed: tuple[int, ...] = ()
+    expired: tuple[int, ...] = ()
     base: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
 
     def encode(self) -> str:
@@ -73,12 +76,16 @@ class Moves:
     def decode(cls, text: str) -> Moves:
         """Raises ValueError, TypeError or KeyError where the text is not what ``encode`` wrote."""
         found = json.loads(text)
-        flat = {name: tuple(int(seq) for seq in found.pop(name, ())) for name in ("added", "held_out", "withdrawn", "held", "vetoed")}
+        flat = {name: tuple(int(seq) for seq in found.pop(name, ())) for name in ("added", "held_out", "withdrawn", "held", "vetoed", "expired")}
         taken = tuple((int(number), tuple(int(seq) for seq in rows)) for number, rows in found.pop("taken", ()))
         base = tuple((str(status), int(number), tuple(int(seq) for seq in rows)) for status, number, rows in found.pop("base", ()))
         if found:
             raise ValueError(f"a commit says {sorted(found)[0]!r} about its rows, which this version does not know")
         return cls(taken=taken, base=base, **flat)
+
+    def needs(self) -> set[int]:
+        """Rows that a replay reads."""
+        return {*self.added, *(seq for _, rows in self.taken for seq in rows)}
 
     def statuses(self) -> dict[int, str]:
         """New status of each row that has one after this commit."""
@@ -106,26 +113,45 @@ Accepted = dict[int, tuple[str, int]]
 """seq -> (``learned`` or ``held_out``, the commit that made it so)."""
 
 
-def accepted_after(commits: Sequence[CommitRow]) -> Accepted:
-    """Which rows taught or judged after these commits, the first of which is the journal's first."""
+@dataclass(frozen=True)
+class Step:
+    """As much of a commit as says which rows teach and judge after it. ``to``: where a rollback went back to; None for other commits."""
+
+    number: int
+    to: int | None
+    moves: Moves
+
+
+def accepted_at(steps: Sequence[Step], numbers: Iterable[int], only: Collection[int] | None = None) -> dict[int, Accepted]:
+    """Which rows taught or judged after each of these commits.
+
+    Args:
+        steps: from the journal's first commit on. numbers: commits; 0 is the factory. only: rows that matter, all by default.
+
+    Raises:
+        StateError: a rollback went back to a commit that is not there.
+    """
+    wanted = set(numbers)
+    targets = {step.to for step in steps if step.to is not None}
     found: Accepted = {}
-    at: dict[int, Accepted] = {}
-    targets = {commit.detail["to"] for commit in commits if commit.kind == "rollback"}
-    if 0 in targets:
-        at[0] = {}
-    for commit in commits:
-        if commit.moves.base:
-            found = {seq: (status, number) for status, number, rows in commit.moves.base for seq in rows}
-        if commit.kind == "rollback":
-            found = dict(at[commit.detail["to"]])
-        for seq, status in commit.moves.statuses().items():
+    at: dict[int, Accepted] = {0: {}} if 0 in targets | wanted else {}
+    for step in steps:
+        if step.moves.base:
+            found = {seq: (status, number) for status, number, rows in step.moves.base for seq in rows if only is None or seq in only}
+        if step.to is not None:
+            if step.to not in at:
+                raise StateError(f"the journal is damaged: commit {step.number} went back to commit {step.to}, which is not there")
+            found = dict(at[step.to])
+        for seq, status in step.moves.statuses().items():
+            if only is not None and seq not in only:
+                continue
             if status in ("learned", "held_out"):
-                found[seq] = (status, commit.number)
+                found[seq] = (status, step.number)
             else:
                 found.pop(seq, None)
-        if commit.number in targets:
-            at[commit.number] = dict(found)
-    return found
+        if step.number in targets or step.number in wanted:
+            at[step.number] = dict(found)
+    return {number: at[number] for number in wanted if number in at}
 
 
-__all__ = ["Accepted", "CommitRow", "EvidenceRow", "Met", "Moves", "RawInput", "accepted_after"]
+__all__ = ["Accepted", "CommitRow", "EvidenceRow", "Met", "Moves", "RawInput", "Step", "accepted_at"]

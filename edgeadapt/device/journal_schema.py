@@ -121,6 +121,21 @@ def _statements(*tables: str) -> list[str]:
     return [s for s in found if any(s.startswith((f"CREATE TABLE {t} ", f"CREATE INDEX {t}_")) for t in tables)]
 
 
+def stranger(db: sqlite3.Connection, *, exactly: bool) -> str | None:
+    """The first thing in the database that a journal does not have: a view or trigger would run somebody else's SQL at every read or write.
+
+    Args:
+        exactly: tables and indexes must be those of this version, word for word; else any plain table will do.
+    """
+    ours = {" ".join(statement.split()) for statement in _statements("meta", "evidence", "raw", "commits", "decisions", "snapshots")}
+    found = db.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'").fetchall()
+    for kind, name, text in found:
+        is_plain = kind in ("table", "index") and not str(text).upper().startswith("CREATE VIRTUAL")
+        if not is_plain or (exactly and " ".join(str(text).split()) not in ours):
+            return f"{kind} {name}"
+    return f"no more than {len(found)} tables and indexes" if exactly and len(found) < len(ours) else None
+
+
 def create(db: sqlite3.Connection) -> None:
     """Empty tables of this version. Called inside a transaction."""
     for statement in _statements("meta", "evidence", "raw", "commits", "decisions", "snapshots"):

@@ -18,7 +18,7 @@ from edgeadapt.device.policy import Policy
 from edgeadapt.device.program import F32, Program
 from edgeadapt.device.sense import shift_ratio
 from edgeadapt.errors import InputError
-from edgeadapt.inputs import check_labels
+from edgeadapt.inputs import check_labels, check_text
 
 
 class Labelling:
@@ -46,6 +46,7 @@ class Labelling:
         for name in names:
             if not isinstance(name, str) or not name.strip():
                 raise InputError(f"a class name is a non-empty string, got {name!r}")
+            check_text(name, "a class name")
         self._add_classes(names)
 
     def is_new(self, name: str) -> bool:

@@ -21,7 +21,7 @@ from edgeadapt.device.housekeeping import Housekeeping
 from edgeadapt.device.labelling import Labelling
 from edgeadapt.device.learning import Learning
 from edgeadapt.device.memory import Memory
-from edgeadapt.device.opening import open_state
+from edgeadapt.device.opening import Opened, open_state
 from edgeadapt.device.policy import Keep, Policy
 from edgeadapt.device.receiving import Receiving
 from edgeadapt.device.resume import factory_memory, state_digest, tables_at
@@ -32,6 +32,7 @@ from edgeadapt.device.trust import Remembered, Trust, check_offer
 from edgeadapt.device.undoing import Undoing, reasons_for
 from edgeadapt.device.worker import Worker
 from edgeadapt.errors import InputError, StateError
+from edgeadapt.inputs import check_count, check_number, check_text, check_texts
 from edgeadapt.results import Action, Commit, Observation, Prediction, Question, Receipt
 from edgeadapt.runtime import Runtime, open_runtime
 
@@ -87,6 +88,17 @@ class Learner:
         self._live: Memory = opened.memory
         self._frozen, self._closed = freeze, False
 
+        self._worker = Worker()
+        try:
+            self._assemble(opened, policy, budget, keep)
+        except BaseException:  # a part of the bundle that is read late may be refused
+            self._worker.close()
+            self._journal.close()
+            raise
+
+    def _assemble(self, opened: Opened, policy: Policy, budget: Budget, keep: Keep) -> None:
+        """The rooms behind the face, and what they need of each other."""
+
         def live() -> Memory:
             return self._live
 
@@ -95,7 +107,7 @@ class Learner:
 
         self._pending = Pending(keep.pending_s)
         self._questions = Questions(policy.questions_per_day if policy.questions_per_day is not None else self._manifest.policy.ask.per_day)
-        self._meter, self._room, self._worker = Meter(budget), WriteRoom(budget, self._journal.writes), Worker()
+        self._meter, self._room = Meter(budget), WriteRoom(budget, self._journal.writes)
         self._transactions = Transactions(self._program, self._journal, self._held_out, live, self._publish, self._room, opened.replay_s)
         self._undoing = Undoing(self._transactions)
         self._conditions = Conditions(self._program, self._transactions, self._questions, self._pending, self._meter, live, self._publish, self._adapt_mode)
@@ -213,12 +225,12 @@ class Learner:
 
     def is_pending(self, sample: str) -> bool:
         """True while an observed sample can still be labelled by its id."""
-        return sample in self._pending
+        return check_text(sample, "an id") in self._pending
 
     def questions(self, limit: int = 5) -> list[Question]:
         """What the learner wants to know, oldest first. Answer with ``label(question.id, name)``."""
         self._here()
-        return self._questions.next(limit, self.is_pending)
+        return self._questions.next(check_count(limit, "a limit"), self.is_pending)
 
     # -- learning -------------------------------------------------------------------------------------
     def label(self, ids: str | Sequence[str], labels: str | int | Sequence[str | int], *, source: str = "") -> None:
@@ -236,7 +248,7 @@ class Learner:
             BudgetError: the day's writes are used up. StorageError: the disk is full or fails. Nothing was changed.
         """
         self._here()
-        self._receiving.label([ids] if isinstance(ids, str) else list(ids), labels, source)
+        self._receiving.label(check_texts(ids, "an id"), labels, check_text(source, "a source"))
 
     def learn(
         self, x: Any, y: str | int | Sequence[str | int], *, source: str = "", stream: str = DEFAULT_STREAM, features: Mapping[str, Any] | None = None
@@ -276,6 +288,7 @@ class Learner:
             UnknownClassError: no such class.
         """
         self._here()
+        check_text(name, "a class name")
         self._worker.call(lambda: self._transactions.remove_class(name))
 
     # -- undoing --------------------------------------------------------------------------------------
@@ -360,13 +373,13 @@ class Learner:
     def history(self, limit: int = 50) -> list[Commit]:
         """Changes, newest first: published, vetoed, held and undone ones."""
         self._here()
-        return self._journal.history(limit)
+        return self._journal.history(check_count(limit, "a limit"))
 
     def decisions(self, limit: int = 100) -> list[tuple[float, str, str, str, str]]:
         """What was decided about windows, newest first: (time, stream, kind, domain, why)."""
         self._here()
         self._worker.call(self._house.record_decisions)
-        return self._journal.decisions(limit)
+        return self._journal.decisions(check_count(limit, "a limit"))
 
     def freeze(self, frozen: bool = True) -> None:
         """Serve and measure, change nothing. Labels are still received, and learned after ``freeze(False)``."""
@@ -387,7 +400,7 @@ class Learner:
             the error of background work that failed since the last call.
         """
         self._here()
-        done = self._worker.settle(timeout_s)
+        done = self._worker.settle(None if timeout_s is None else check_number(timeout_s, "a time-out"))
         failure, self._worker.failure = self._worker.failure, None
         if failure is not None:
             raise failure

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -93,8 +94,9 @@ class Memory:
     class_places: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     prototypes: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # unit class means of active classes
 
-    @property
+    @cached_property
     def slots(self) -> dict[str, int]:
+        """Class -> slot. Read it, do not change it."""
         return {name: slot for slot, name in enumerate(self.classes) if name is not None}
 
     def tensors_in(self, domain: str) -> Tensors:

@@ -51,8 +51,8 @@ class Keep:
     Args:
         pending_s: seconds an unlabelled sample can still be labelled by id (in memory only).
         features_days: days, from when it was met, that the features of a labelled sample are kept; after that it can no longer be
-            forgotten alone, and no rollback reaches behind it, unless the bundle gives receipts.
-        rows: labelled samples kept; beyond it the oldest go as if their days were over.
+            forgotten alone, unless the bundle gives receipts, and no rollback reaches a state that would have to be replayed from it.
+        rows: labelled samples kept; a tenth beyond it the oldest go as if their days were over.
         commits: changes kept one by one; beyond it the oldest are compacted into a snapshot, and no rollback reaches behind it.
         raw_per_class: raw inputs of labelled samples kept per class, so that another encoder can take them again (``edgeadapt migrate``).
             None: as many as this state folder was last told, none for a new one.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgeadapt.bundle import FACTORY, Bundle
 from edgeadapt.bundle.schema import GraphSpec, TensorSpec
 from edgeadapt.device.linalg import NUMERICS, one_thread
-from edgeadapt.errors import BundleError
+from edgeadapt.errors import BundleError, StateError
 from edgeadapt.inputs import chunks
 from edgeadapt.runtime import Executable, Runtime, Tensors
 
@@ -184,7 +184,10 @@ class Program:
         for numeric in self.manifest.numerics:
             values = self.runtime.download(tensors, numeric.reads)
             with one_thread():
-                results = NUMERICS[numeric.numeric](*(values[name] for name in numeric.reads), **numeric.arguments)
+                try:
+                    results = NUMERICS[numeric.numeric](*(values[name] for name in numeric.reads), **numeric.arguments)
+                except np.linalg.LinAlgError as error:
+                    raise StateError(f"{', '.join(numeric.writes)} cannot be derived: {error}") from error
             tensors = self.runtime.upload(dict(zip(numeric.writes, results, strict=True))).over(tensors)
         return tensors
 

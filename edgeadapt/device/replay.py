@@ -187,9 +187,15 @@ def reachable_start(journal: Journal, upto: int) -> int:
     removals = [commit.number for commit in history if commit.kind == "remove_class"]
     opaque = [number for number in removals if not journal.commits(number - 1, number)[0].digest]  # version 1 did not say what it took
     for start in sorted({*([] if horizon else [0]), *(n for n in journal.snapshot_numbers() if horizon <= n <= upto)}):
-        if max(opaque, default=0) <= start and all(to >= start for number, to in returns if number > start):
+        if max(opaque, default=0) <= start and all(to >= start for number, to in returns if number > start) and _has_its_rows(journal, start, upto):
             return start
     raise StateError(f"commit {upto} cannot be reached: rows of before commit {horizon} have expired, or its history was compacted")
+
+
+def _has_its_rows(journal: Journal, start: int, upto: int) -> bool:
+    """True if no commit between needs a row that has expired since ``start``."""
+    expired = journal.expired_after(start)
+    return not expired or not any(expired & commit.moves.needs() for commit in commits_in_pages(journal, start, upto))
 
 
 # -- walking ------------------------------------------------------------------------------------------

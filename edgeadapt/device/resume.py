@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeadapt.device.damage import reads
 from edgeadapt.device.evidence import rows_to_arrays
 from edgeadapt.device.journal import Journal
 from edgeadapt.device.journal_rows import CommitRow, EvidenceRow
-from edgeadapt.device.memory import SOURCE, Domain, Memory, Signature, digest
+from edgeadapt.device.memory import SOURCE, Domain, DomainKind, Memory, Signature, digest
 from edgeadapt.device.program import Program
 from edgeadapt.errors import StateError
 from edgeadapt.runtime import Tensors
@@ -170,6 +172,7 @@ def state_digest(program: Program, memory: Memory, tables: Mapping[str, Any], ev
 
 
 # -- replaying ----------------------------------------------------------------------------------------
+@reads
 def rebuild(journal: Journal, program: Program, upto: int | None = None, *, from_factory: bool = False) -> Memory:
     """The memory after commit ``upto`` (the last one by default)."""
     return rebuild_timed(journal, program, upto, from_factory=from_factory)[0]
@@ -214,6 +217,9 @@ def _way_to(journal: Journal, last: int, from_factory: bool) -> list[tuple[int, 
         if start < horizon:
             raise StateError(f"commit {last} cannot be reached any more: rows of before commit {horizon} have expired, or its history was compacted")
         commits = journal.commits(start, last)
+        expired = journal.expired_after(start)
+        if expired and any(expired & commit.moves.needs() for commit in commits):
+            raise StateError(f"commit {last} cannot be reached any more: it needs labels whose rows have expired (Keep.features_days, Keep.rows)")
         back = max((index for index, commit in enumerate(commits) if commit.kind == "rollback"), default=None)
         if back is None:
             return [*way, (start, commits)]
@@ -242,22 +248,50 @@ def _replay(journal: Journal, program: Program, commit: CommitRow, tensors: Tens
 def _restore(program: Program, factory: Tensors, values: Mapping[str, NDArray[Any]]) -> Tensors:
     kept = {name: value for name, value in values.items() if not name.startswith(_DOMAIN)}
     for name in program.checkpointed:
+        if name in kept and not np.isfinite(kept[name]).all():
+            raise StateError(f"the journal is damaged: the stored tensor {name!r} has values that are not finite")
         if name not in kept or kept[name].shape != factory[name].shape:
             raise StateError(f"the stored tensor {name!r} does not fit this bundle; it was made with other settings: edgeadapt migrate OLD_STATE NEW.edge")
     return program.runtime.upload(kept).over(factory)
 
 
+@reads
 def tables_at(journal: Journal, number: int) -> dict[str, Any] | None:
     """Class table, domain table and counters after a commit; None for the factory's."""
     if number == 0:
         return None
     found = journal.commits(number - 1, number)
     tables: dict[str, Any] = json.loads(found[0].tables)
+    msgspec.convert(tables, _Tables)
     return tables
+
+
+class _Condition(msgspec.Struct):
+    name: str
+    kind: DomainKind
+    answers_known: int
+    answers_new: int
+
+
+class _Tables(msgspec.Struct):
+    """What a commit's tables must hold."""
+
+    classes: list[str | None]
+    domains: list[_Condition]
+    labels: int
+    domain_serial: int
 
 
 def _slots(classes: Sequence[str | None]) -> dict[str, int]:
     return {name: slot for slot, name in enumerate(classes) if name is not None}
+
+
+def _check_domain(program: Program, domain: str, values: Mapping[str, NDArray[Any]]) -> None:
+    factory = program.factory_domain()
+    for name, value in values.items():
+        fits = name in factory and (str(value.dtype), value.shape) == (str(factory[name].dtype), tuple(factory[name].shape))
+        if not fits or not np.isfinite(value).all():
+            raise StateError(f"the journal is damaged: the tensor {name!r} of {domain!r} does not fit this bundle")
 
 
 def _with_tables(program: Program, memory: Memory, tables: Mapping[str, Any], blobs: Mapping[str, NDArray[Any]]) -> Memory:
@@ -270,6 +304,7 @@ def _with_tables(program: Program, memory: Memory, tables: Mapping[str, Any], bl
         if not values:
             continue  # never checkpointed: it was session state
         signature = _signature(values, program.manifest.class_slots)
+        _check_domain(program, entry["name"], values)
         tensors = program.runtime.upload(values)
         encode = program.refold(tensors) if entry["kind"] != "novelty" else None
         domains[entry["name"]] = Domain(

@@ -11,6 +11,7 @@ from edgeadapt.device.conditions import Conditions, Stream
 from edgeadapt.device.memory import SOURCE
 from edgeadapt.device.sense import StreamWindow, WindowView
 from edgeadapt.device.worker import Worker
+from edgeadapt.inputs import check_text
 from edgeadapt.results import Action
 
 _MOST = 256  # streams; the one observed least recently goes, and starts afresh if it comes back
@@ -29,6 +30,7 @@ class Streams:
 
     def observed(self, name: str) -> Stream:
         """The stream of this name, made if it is new."""
+        check_text(name, "a stream")
         with self._lock:
             stream = self.found.get(name)
             if stream is None:
@@ -41,7 +43,7 @@ class Streams:
 
     def domain_of(self, name: str) -> str:
         """The condition a stream is in."""
-        stream = self.found.get(name)
+        stream = self.found.get(check_text(name, "a stream"))
         return SOURCE if stream is None else stream.state.domain
 
     def queue_window(self, stream: Stream, is_factory_path: bool) -> Action:

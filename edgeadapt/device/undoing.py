@@ -9,11 +9,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgeadapt.device.held_out import Split
-from edgeadapt.device.journal_rows import EvidenceRow, Moves, accepted_after
+from edgeadapt.device.journal_rows import EvidenceRow, Moves, accepted_at
 from edgeadapt.device.memory import Memory
 from edgeadapt.device.resume import by_commit, correction_names, finish, rebuild, snapshot_of, tables_at, take_rows
 from edgeadapt.device.transaction import Transactions, moves_of
-from edgeadapt.errors import StateError
+from edgeadapt.errors import StateError, StorageError
 from edgeadapt.results import Receipt
 
 _ACCEPTED = ("learned", "held_out")
@@ -46,7 +46,7 @@ class Undoing:
         exact = tuple(spec.name for spec in self._program.specs("evidence") if _is_integer(spec.dtype) or spec.name not in self._program.beyond_receipts)
         return Receipt(
             removed=len(rows) + pending, subtracted=len(learned), snapshots=len(rewritten),
-            moved=len(split.added) + sum(row.seq not in {r.seq for r in learned} for row in split.taken), exact=exact if learned else (),
+            moved=len(split.added) + len({row.seq for row in split.taken} - {row.seq for row in learned}), exact=exact if learned else (),
             unreachable=(*unreachable, *self._beyond_receipts(bare)),
         )  # fmt: skip
 
@@ -63,7 +63,7 @@ class Undoing:
 
     def out_of_reach(self) -> tuple[str, ...]:
         """Why forgetting cannot reach everything that was ever learned here."""
-        horizon = self._journal.expired()
+        horizon = self._journal.last_expiry()
         return (f"rows of before commit {horizon} have expired: what was learned from them cannot be told apart any more",) if horizon else ()
 
     def _rewritten_snapshots(self, rows: Sequence[EvidenceRow], live: Memory) -> dict[int, dict[str, NDArray[Any]]]:
@@ -72,9 +72,9 @@ class Undoing:
         numbers = self._journal.snapshot_numbers()
         if not numbers or not rows:
             return result
-        commits = self._journal.commits()
+        then_at = accepted_at(self._journal.steps(), numbers, only={row.seq for row in rows})
         for number in numbers:
-            then = accepted_after([c for c in commits if c.number <= number])
+            then = then_at.get(number, {})
             inside = [replace(r, commit_number=then[r.seq][1]) for r in rows if then.get(r.seq, ("", 0))[0] == "learned"]
             found, tables = self._journal.snapshot(number), tables_at(self._journal, number)
             if not inside or found is None or tables is None:
@@ -109,18 +109,18 @@ class Undoing:
             raise StateError(f"cannot roll back to commit {target}: the last is {live.commit}")
         horizon = self._journal.horizon()
         if target < horizon:
-            raise StateError(
-                f"cannot roll back to commit {target}: rows of before commit {horizon} have expired (Keep.features_days) or its history was compacted (Keep.commits)"
-            )
-        then = accepted_after(self._journal.commits(0, target))
+            raise StateError(f"cannot roll back to commit {target}: the history of before commit {horizon} was compacted (Keep.commits), or its rows have expired")
+        then = accepted_at(self._journal.steps(target), [target])[target]
         now = {row.seq: row for row in self._journal.evidence(where="status IN ('learned', 'held_out', 'withdrawn')", narrow=True)}
         statuses = {seq: then.get(seq, ("withdrawn", live.commit + 1)) for seq, row in now.items() if then.get(seq, ("withdrawn",))[0] != row.status}
         undone = sum(status == "withdrawn" for status, _ in statuses.values())
         back = replace(rebuild(self._journal, self._program, target), domain_serial=live.domain_serial)  # a name is never used for two conditions
         accepted = [replace(now[seq], status=status, commit_number=number) for seq, (status, number) in then.items() if seq in now]
-        split = self._settled(accepted) if len(accepted) < len(then) else Split()  # some were forgotten since: as if they had never been
+        gone = then.keys() - now.keys()
+        expired = gone & self._journal.expired_after(0)  # what these taught is in the state; the others were forgotten, as if they had never been
+        split = self._settled(accepted) if len(expired) < len(gone) else Split()
         tensors, receipts, blob = self._transactions.applied(back, split)
-        candidate = replace(finish(self._program, replace(back, tensors=tensors)), labels=len(accepted))
+        candidate = replace(finish(self._program, replace(back, tensors=tensors)), labels=len(accepted) + len(expired))
         counted = {row.seq: (row.label, row.status) for row in accepted}
         counted |= {row.seq: (row.label, "learned") for row in split.added} | {row.seq: (row.label, "held_out") for row in split.held_out}
         self._transactions.record(
@@ -139,9 +139,9 @@ class Undoing:
 
     def _change_before(self, number: int) -> int:
         """The commit before the last one that changed the state: vetoes and checkpoints are stepped over."""
-        for commit in self._journal.history(1 << 60):
-            if commit.number <= number and commit.outcome not in ("vetoed", "held", "saved", "thinned"):
-                return commit.number - 1
+        changed = self._journal.last_change(number)
+        if changed:
+            return changed - 1
         raise StateError("nothing was changed yet: there is nothing to roll back")
 
     # -- what is kept no longer -----------------------------------------------------------------------
@@ -160,11 +160,14 @@ class Undoing:
             is_covered = not self._program.beyond_receipts
             live = self._transactions.live()
             outcome = "thinned" if is_covered and not any(row.status in _ACCEPTED for row in rows if row.seq in set(gone)) else "saved"
-            self._transactions.record("expire", outcome, {"rows": len(rows)}, live, deleted=gone, emptied=bare, snapshot=outcome == "saved")
+            moves = Moves(expired=tuple(gone) if is_covered else tuple(row.seq for row in rows))
+            self._transactions.record("expire", outcome, {"rows": len(rows)}, live, moves=moves, deleted=gone, emptied=bare, snapshot=outcome == "saved")
         else:
             gone = [row.seq for row in rows]
-            self._transactions.record("expire", "saved", {"rows": len(rows)}, self._transactions.live(), deleted=gone, snapshot=True)
-        self._held_out.accept(Split(gone=tuple(row for row in rows if row.status in _ACCEPTED and row.seq in set(gone))))
+            live, moves = self._transactions.live(), Moves(expired=tuple(gone))
+            self._transactions.record("expire", "saved", {"rows": len(rows)}, live, moves=moves, deleted=gone, snapshot=True)
+        deleted = set(gone)
+        self._held_out.accept(Split(gone=tuple(row for row in rows if row.status in _ACCEPTED and row.seq in deleted)))
         return len(rows)
 
     def compact(self, most: int) -> int:
@@ -172,10 +175,20 @@ class Undoing:
         first, last = self._journal.first_number(), self._journal.last_number()
         if last - first + 1 <= most + most // 10:
             return 0
-        upto = max(last - most + 1, self._journal.expired())
-        memory = rebuild(self._journal, self._program, upto)
+        upto = last - most + 1
+        memory = None
+        for number in (upto, *(n for n in self._journal.snapshot_numbers() if n > upto)):
+            try:
+                upto, memory = number, rebuild(self._journal, self._program, number)
+                break
+            except StorageError:
+                raise
+            except StateError:  # rows that it needs have expired: the next snapshot has what they taught
+                continue
+        if memory is None:
+            return 0
         groups: dict[tuple[str, int], list[int]] = {}
-        for seq, (status, number) in accepted_after(self._journal.commits(0, upto)).items():
+        for seq, (status, number) in accepted_at(self._journal.steps(upto), [upto])[upto].items():
             groups.setdefault((status, number), []).append(seq)
         base = Moves(base=tuple((status, number, tuple(seqs)) for (status, number), seqs in groups.items()))
         return self._journal.compact(upto, base, snapshot_of(self._program, memory))

@@ -58,7 +58,7 @@ def test_while_it_learns_every_prediction_matches_exactly_one_published_memory(o
 
     def teach() -> None:
         try:
-            for number in range(60):
+            for number in range(45):
                 learner.learn(*images(8, seed=number))
                 learner.settle()
                 if number % 10 == 3:
@@ -70,11 +70,11 @@ def test_while_it_learns_every_prediction_matches_exactly_one_published_memory(o
         finally:
             done.set()
 
-    in_threads(predict, predict, predict, predict, teach)
+    in_threads(predict, predict, teach)
     possible = [learner._serving.prediction(learner._program.read(z, taps, memory.tensors), memory) for memory in published]
     keys = {(p.classes, p.probs.tobytes()) for p in possible}
     torn = [p for p in seen if (p.classes, p.probs.tobytes()) not in keys]
-    assert len(keys) > 30 and len(seen) > 200
+    assert len(keys) > 25 and len(seen) > 100
     assert len(torn) == 0
     assert len({(p.classes, p.probs.tobytes()) for p in seen}) > 10  # they really met different memories
 

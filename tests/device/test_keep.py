@@ -27,7 +27,7 @@ def test_expired_rows_are_gone_and_what_they_taught_stays(tmp_path: Path) -> Non
         learner.checkpoint()
         assert learner.counters()["evidence"] == {}
         with pytest.raises(StateError, match="have expired"):
-            learner.rollback(to=before)
+            learner.rollback(to=before + 1)
         receipt = learner.forget(source="line 1")
         assert receipt.removed == 0
         assert any("expired" in reason for reason in receipt.unreachable)
@@ -59,7 +59,7 @@ def test_however_many_snapshots_follow_an_expiry_everything_after_it_can_be_reac
         learner.learn(x[:20], names[:20])
         learner.checkpoint()
     with edgeadapt.open(bundle_path(), state=tmp_path / "s") as learner:
-        horizon = learner._journal.horizon()
+        horizon = learner._journal.last_expiry()
         for start in range(20, 60, 8):
             learner.learn(x[start : start + 8], names[start : start + 8])
             learner.settle()
@@ -113,3 +113,34 @@ def test_labels_from_before_the_clock_was_set_are_as_old_as_those_around_them(tm
         assert len(learner._journal.evidence()) == 30
         old = learner._journal.older_than(now + 1.0, 100)
         assert [row.seq for row in old] == list(range(1, 21))  # the last ten came after something that is not old yet
+
+
+def test_after_an_expiry_the_way_back_is_open_to_whatever_needs_no_row_that_is_gone(tmp_path: Path) -> None:
+    x, names = images(120)
+    with edgeadapt.open(bundle_path(), state=tmp_path / "s") as learner:
+        learner.learn(x[:40], names[:40], source="old")
+        learner.settle()
+        learner.forget(source="nobody")
+        learner.rollback(0)
+        learner.rollback(learner.history(1)[0].number - 1)  # takes a snapshot that holds the old labels
+        marks = {}
+        for start in (40, 80):
+            learner.learn(x[start : start + 40], names[start : start + 40], source="new")
+            learner.settle()
+            marks[learner.history(1)[0].number] = learner.predict(x).probs
+        old = [row.time for row in learner._journal.evidence(where="source = 'old'")]
+        learner._undoing.expire(max(old) + 1e-4, 1000)
+        assert {row.source for row in learner._journal.evidence()} == {"new"}
+        reached = []
+        for number, probs in marks.items():
+            try:
+                learner.rollback(number)
+            except StateError as error:
+                assert "rows have expired" in str(error)
+                continue
+            reached.append(number)
+            np.testing.assert_array_equal(learner.predict(x).probs, probs)
+            learner.rollback(learner.history(1)[0].number - 1)
+        with pytest.raises(StateError, match="rows have expired"):
+            learner.rollback(1)
+        assert learner._live.labels == 120
