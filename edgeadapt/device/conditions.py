@@ -124,7 +124,8 @@ class Conditions:
         memory, domain = open_domain(before, self._program, self._places.width)
         self._publish(memory)
         stream.memories = {name: kept for name, kept in stream.memories.items() if name in memory.domains}
-        stream.state = replace(stream.state, domain=domain.name)
+        asked = {topic: count for topic, count in stream.state.asked.items() if topic in memory.domains or topic == "novel"}
+        stream.state = replace(stream.state, domain=domain.name, asked=asked)
         self._note(Action("adapt", stream.name, domain.name, why="a provisional domain"))
         state, actions = _ask_first(stream, domain.name, why, self._policy.ask.per_condition, self._policy.ask.per_batch)
         stream.state = state
@@ -274,7 +275,7 @@ class Conditions:
                 self._publish(self._live().with_domain(domain))
             elif kind == "novelty":  # the correction was fitted to new classes: drop it, keep the signature
                 self._settle_domain(replace(domain, kind="novelty", tensors=self._program.factory_domain(), encode=None))
-                for stream in streams.values():
+                for stream in list(streams.values()):
                     stream.memories.pop(domain.name, None)
                     if stream.state.domain == domain.name:
                         self._forget_window(stream)

@@ -1,7 +1,7 @@
 """The lot of a sample: a number that its features alone decide, so that nothing depends on when a label came.
 
-Which labels of a class are held out (``held_out.py``) and whose raw inputs are kept follow from it. Two rows with the same features
-have the same lot: a duplicate never judges what its twin has taught.
+Which labels of a class are held out (``held_out.py``) and whose raw inputs are kept follow from it. Rows with the same features have the
+same lot; only among them the order of arrival decides.
 """
 
 from __future__ import annotations

@@ -172,6 +172,8 @@ class Questions:
                     self._open[question.id] = question
                     self._asked.append(now)
                     added += 1
+            while len(self._open) > max(1, self._per_day):  # nobody answers: the newest are worth more
+                self._open.popitem(last=False)
         return added
 
     def next(self, limit: int, can_be_answered: Callable[[str], bool]) -> list[Question]:

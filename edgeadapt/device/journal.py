@@ -13,6 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,24 +185,31 @@ class Journal:
 
     # -- the write-ahead log ----------------------------------------------------------------------------
     def _log_bytes(self) -> int:
+        """Size of the write-ahead log; as it was the last time where the system does not say."""
         if self._log is None:
             return 0
         try:
-            return self._log.stat().st_size
+            self._last_log_bytes = self._log.stat().st_size
         except FileNotFoundError:
-            return 0
+            self._last_log_bytes = 0
+        except OSError as error:
+            self.delayed = str(error)
+        return self._last_log_bytes
+
+    _last_log_bytes = 0
 
     def write_back(self, *, at_least: int = 0) -> None:
         """Move the write-ahead log into the database and empty it, if it has ``at_least`` so many bytes.
 
-        A disk that is full or fails delays that to the next time: what was committed stays in the log.
+        It follows changes that are durable already, so that nothing may be raised here: a disk that is full or fails delays it to the next
+        time, and what was committed stays in the log.
         """
         with self._mutex:
             if self._log is None or self._log_bytes() < max(at_least, 1):
                 return
-            page, pages = (int(self._db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_size", "page_count"))
-            frames = self._log_bytes() // page
             try:
+                page, pages = (int(self._db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_size", "page_count"))
+                frames = self._log_bytes() // page
                 is_busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             except sqlite3.Error as error:
                 self.delayed = str(error)
@@ -452,7 +460,7 @@ class Journal:
         with self._reading():
             return _sane(
                 self._db.execute(
-                    "SELECT coalesce(max(number), 0) FROM commits WHERE number <= ? AND outcome NOT IN ('vetoed', 'held', 'saved', 'thinned')", (upto,)
+                    "SELECT coalesce(max(number), 0) FROM commits WHERE number <= ? AND outcome NOT IN ('vetoed', 'held', 'superseded', 'saved', 'thinned')", (upto,)
                 ).fetchone()[0]
             )
 
@@ -469,11 +477,36 @@ class Journal:
             return int(self._db.execute("SELECT coalesce(max(number), 0) FROM commits WHERE kind = 'expire' AND outcome = 'saved'").fetchone()[0])
 
     @reads
-    def expired_after(self, number: int) -> set[int]:
+    def expired_after(self, number: int, *, deleted_only: bool = False) -> set[int]:
         """Rows that expired by a later commit: what was learned from them before can be read from a snapshot, and not be replayed."""
         with self._reading():
             found = self._db.execute("SELECT rows FROM commits WHERE kind = 'expire' AND outcome = 'saved' AND number > ?", (number,)).fetchall()
-        return {seq for (rows,) in found for seq in Moves.decode(rows).expired}
+        moves = [Moves.decode(rows) for (rows,) in found]
+        return {seq for move in moves for seq in (move.expired if deleted_only else (*move.expired, *move.emptied))}
+
+    @reads
+    def present(self) -> set[int]:
+        """Every evidence row that is there."""
+        with self._reading():
+            return {int(seq) for (seq,) in self._db.execute("SELECT seq FROM evidence").fetchall()}
+
+    @reads
+    def rows_of(self, samples: Sequence[str]) -> list[EvidenceRow]:
+        """Every row of these samples."""
+        found: list[EvidenceRow] = []
+        for some in (samples[start : start + 500] for start in range(0, len(samples), 500)):
+            found += self.evidence(where=f"id IN ({', '.join('?' * len(some))})", values=some)
+        return found
+
+    @reads
+    def superseded(self) -> tuple[int, ...]:
+        """Rows that wait although a later label of the same sample waits, counts or was withdrawn."""
+        with self._reading():
+            found = self._db.execute(
+                "SELECT seq FROM evidence AS e WHERE status = 'received' AND EXISTS (SELECT 1 FROM evidence AS later"
+                " WHERE later.id = e.id AND later.seq > e.seq AND +later.status IN ('received', 'learned', 'held_out', 'withdrawn')) ORDER BY seq"
+            ).fetchall()
+        return tuple(int(seq) for (seq,) in found)
 
     @reads
     def horizon(self) -> int:
@@ -514,7 +547,10 @@ class Journal:
             found = self._db.execute(
                 "SELECT number, CASE WHEN kind = 'rollback' THEN detail END, rows FROM commits WHERE number <= ? ORDER BY number", (upto if upto is not None else 2**62,)
             ).fetchall()
-        return [Step(number, None if detail is None else int(_detail(detail)["to"]), Moves.decode(rows)) for number, detail, rows in found]
+        steps = [Step(number, None if detail is None else int(_detail(detail)["to"]), Moves.decode(rows)) for number, detail, rows in found]
+        if steps and steps[0].number > 1:  # it stands for those that were compacted: its base says all, wherever it had gone back to
+            steps[0] = replace(steps[0], to=None)
+        return steps
 
     @reads
     def history(self, limit: int) -> list[Commit]:

@@ -56,7 +56,7 @@ class Moves:
 
     Attributes:
         taken: subtracted from the evidence, as (commit that had added them, rows). added: learned. held_out: accepted as judges.
-        withdrawn, held, vetoed: not learned, or not any more. expired: deleted, or emptied of what a replay needs.
+        withdrawn, held, vetoed: not learned, or not any more. expired: deleted for their age. emptied: only their features were.
         base: statuses of all accepted rows, as (status, commit, rows), in place of the commits before this one that were compacted.
     """
 
@@ -67,6 +67,7 @@ class Moves:
     held: tuple[int, ...] = ()
     vetoed: tuple[int, ...] = ()
     expired: tuple[int, ...] = ()
+    emptied: tuple[int, ...] = ()
     base: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
 
     def encode(self) -> str:
@@ -76,7 +77,7 @@ class Moves:
     def decode(cls, text: str) -> Moves:
         """Raises ValueError, TypeError or KeyError where the text is not what ``encode`` wrote."""
         found = json.loads(text)
-        flat = {name: tuple(int(seq) for seq in found.pop(name, ())) for name in ("added", "held_out", "withdrawn", "held", "vetoed", "expired")}
+        flat = {name: tuple(int(seq) for seq in found.pop(name, ())) for name in ("added", "held_out", "withdrawn", "held", "vetoed", "expired", "emptied")}
         taken = tuple((int(number), tuple(int(seq) for seq in rows)) for number, rows in found.pop("taken", ()))
         base = tuple((str(status), int(number), tuple(int(seq) for seq in rows)) for status, number, rows in found.pop("base", ()))
         if found:
@@ -138,7 +139,7 @@ def accepted_at(steps: Sequence[Step], numbers: Iterable[int], only: Collection[
     for step in steps:
         if step.moves.base:
             found = {seq: (status, number) for status, number, rows in step.moves.base for seq in rows if only is None or seq in only}
-        if step.to is not None:
+        elif step.to is not None:
             if step.to not in at:
                 raise StateError(f"the journal is damaged: commit {step.number} went back to commit {step.to}, which is not there")
             found = dict(at[step.to])

@@ -54,6 +54,7 @@ CREATE TABLE commits (
     digest TEXT NOT NULL,                   -- SHA-256 of tables and checkpointed tensors after this commit; empty for earlier versions
     written INTEGER NOT NULL                -- bytes this journal had written to the disk before this commit, since it was created
 ) STRICT;
+CREATE INDEX commits_with_classes ON commits (number) WHERE classes IS NOT NULL;
 CREATE TABLE decisions (time REAL NOT NULL, stream TEXT NOT NULL, kind TEXT NOT NULL, domain TEXT NOT NULL, why TEXT NOT NULL) STRICT;
 CREATE TABLE snapshots (commit_number INTEGER PRIMARY KEY, tensors BLOB NOT NULL) STRICT;
 """

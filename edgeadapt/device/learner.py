@@ -312,6 +312,10 @@ class Learner:
         selection = Selection(ids, source, classes, before, after)
 
         def run() -> Receipt:
+            with self._receiving.writing:  # a label that is on its way is either seen here or refused
+                return forget()
+
+        def forget() -> Receipt:
             rows = [row for clause, values in selection.clauses() for row in self._journal.evidence(where=clause, values=values)]
             named = list(selection.ids or ())
             others = [value for value in (source, classes, before, after) if value is not None]
@@ -336,17 +340,17 @@ class Learner:
         samples = Selection(ids=[ids] if isinstance(ids, str) else ids).ids or ()
 
         def run() -> Receipt:
-            found = self._journal.newest_of(list(samples))
-            unlabelled = [sample for sample in samples if sample not in found or found[sample].status == "withdrawn"]
-            if unlabelled:
-                raise InputError(f"sample {unlabelled[0]!r} has no label that could be withdrawn")
-            rows = self._journal.accepted_of(list(samples))  # a correction that was refused left an earlier label in force
-            return self._undoing.withdraw([*rows, *(row for row in found.values() if row.seq not in {accepted.seq for accepted in rows})])
+            rows = [row for row in self._journal.rows_of(list(samples)) if row.status in ("received", "held", "learned", "held_out")]
+            labelled = {row.id for row in rows}
+            for sample in samples:
+                if sample not in labelled:
+                    raise InputError(f"sample {sample!r} has no label that could be withdrawn")
+            return self._undoing.withdraw(rows)
 
         return self._worker.call(run)
 
     def rollback(self, to: int | None = None) -> int:
-        """Back to the state after commit ``to``; by default to before the last change. Later labels are withdrawn.
+        """Back to the state after commit ``to``; by default to before the last change. Labels learned later are withdrawn; those that wait still wait.
 
         Returns:
             The commit it went back to.
@@ -382,7 +386,7 @@ class Learner:
         return self._journal.decisions(check_count(limit, "a limit"))
 
     def freeze(self, frozen: bool = True) -> None:
-        """Serve and measure, change nothing. Labels are still received, and learned after ``freeze(False)``."""
+        """Serve and measure, change nothing from the batch on that is being learned now. Labels are still received, and learned after ``freeze(False)``."""
         self._here()
         self._frozen = frozen
         if not frozen:

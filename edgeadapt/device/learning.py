@@ -12,7 +12,7 @@ from edgeadapt.device.journal import Journal
 from edgeadapt.device.journal_rows import EvidenceRow
 from edgeadapt.device.transaction import Transactions
 from edgeadapt.device.worker import Worker
-from edgeadapt.errors import StorageError
+from edgeadapt.errors import EdgeadaptError, StorageError
 from edgeadapt.inputs import chunks
 
 _AT_ONCE = 64  # labels of one source and condition that share a commit
@@ -58,7 +58,9 @@ class Learning:
             return
         try:
             self._hear()
-            while rows := self._journal.evidence(where="status = 'received'", limit=_FETCHED):
+            if outdated := self._journal.superseded():
+                self._transactions.supersede(outdated)
+            while not self._is_frozen() and (rows := self._journal.evidence(where="status = 'received'", limit=_FETCHED)):
                 self._learn(rows)
         except StorageError:
             self._retry_s = min(_LAST_RETRY_S, max(_FIRST_RETRY_S, 2 * self._retry_s))
@@ -74,7 +76,7 @@ class Learning:
         answers, self._answers = list(self._answers), deque(maxlen=_ANSWERS)
         try:
             self._conditions.answered(answers, self._streams)
-        except StorageError:
+        except BaseException:
             self._answers.extendleft(reversed(answers))
             raise
 
@@ -84,6 +86,13 @@ class Learning:
             groups.setdefault((row.source, row.domain), []).append(row)
         for group in groups.values():
             for part in chunks(len(group), _AT_ONCE):
+                if self._is_frozen():
+                    return
                 started = time.perf_counter()
-                self._transactions.learn(group[part])
+                try:
+                    self._transactions.learn(group[part])
+                except StorageError:
+                    raise
+                except EdgeadaptError as error:
+                    self._transactions.give_up(group[part], str(error))
                 self._meter.record("learn", time.perf_counter() - started)

@@ -31,6 +31,7 @@ class Receiving:
         self._labelling, self._learning, self._room = labelling, learning, room
         self._raw_per_class, self._pending_s = raw_per_class, pending_s
         self._lock = threading.Lock()  # one id, one label at a time
+        self.writing = threading.Lock()  # nothing is forgotten between looking a sample up and writing its label
 
     def label(self, samples: Sequence[str], labels: Any, source: str) -> None:
         """Labels of observed samples; see ``Learner.label``."""
@@ -43,8 +44,10 @@ class Receiving:
             said = [(sample, given, name) for sample, given, name in zip(samples, found, names, strict=True) if not _says_so(given, name, source)]
             rows = self._labelling.rows_of([s for s, _, _ in said], [g for _, g, _ in said], [n for _, _, n in said], source)
             is_new = [self._labelling.is_new(name) for _, _, name in said]
-            self._receive(rows, [self._raw_of(sample, given) for sample, given, _ in said])
-            self._pending.drop(samples)
+            with self.writing:
+                self._found(samples)  # again: one may have been forgotten meanwhile
+                self._receive(rows, [self._raw_of(sample, given) for sample, given, _ in said])
+                self._pending.drop(samples)
         self._questions.close(samples)
         self._learning.answered([s for s, _, _ in said], rows, is_new)
 

@@ -217,7 +217,7 @@ def walk(journal: Journal, program: Program, start: int, upto: int) -> Iterator[
     for commit in commits_in_pages(journal, start, upto):
         if commit.kind == "rollback":
             point = kept[commit.detail["to"]]
-        tensors = _replay(journal, program, commit, point.tensors, point.tables, factory)
+        tensors = _replay(journal, program, commit, point.tensors, point.tables)
         point = _Point(tensors, json.loads(commit.tables), {**point.blobs, **{k: v for k, v in commit.tensors.items() if k.startswith(_DOMAIN)}})
         if commit.number in targets:
             kept[commit.number] = point

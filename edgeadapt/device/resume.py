@@ -100,12 +100,15 @@ def corrections_in(program: Program, commit: CommitRow) -> Corrections:
 
 
 def take_rows(
-    program: Program, journal: Journal, tensors: Tensors, taken: Sequence[tuple[int, Sequence[EvidenceRow]]], slots: Mapping[str, int], memory: Memory
+    program: Program, journal: Journal, tensors: Tensors, taken: Sequence[tuple[int, Sequence[EvidenceRow]]], slots: Mapping[str, int]
 ) -> Tensors:
-    """Subtract rows, each under the correction that it was learned through, as far as the commit that knows it is still there."""
+    """Subtract rows, each under the correction that it was learned through; under none if the commit that knows it was compacted.
+
+    It must not depend on today's corrections: a replay knows nothing of them.
+    """
     for number, rows in taken:
         known = journal.commits(number - 1, number) if correction_names(program) else []
-        corrections = {**corrections_now(program, sorted({row.domain for row in rows}), memory), **(corrections_in(program, known[0]) if known else {})}
+        corrections = corrections_in(program, known[0]) if known else {}
         known_rows = [row for row in rows if row.label in slots]
         tensors, _ = apply_rows(program, tensors, known_rows, slots, corrections, sign=-1.0)
     return tensors
@@ -197,7 +200,7 @@ def rebuild_timed(journal: Journal, program: Program, upto: int | None = None, *
         tables = tables_at(journal, start) or json.loads(memory.tables())
         started = time.thread_time()
         for commit in commits:
-            tensors = _replay(journal, program, commit, tensors, tables, memory)
+            tensors = _replay(journal, program, commit, tensors, tables)
             tables = json.loads(commit.tables)
             blobs |= {k: v for k, v in commit.tensors.items() if k.startswith(_DOMAIN)}
         replay_s += time.thread_time() - started
@@ -227,7 +230,7 @@ def _way_to(journal: Journal, last: int, from_factory: bool) -> list[tuple[int, 
         last = commits[back].detail["to"]
 
 
-def _replay(journal: Journal, program: Program, commit: CommitRow, tensors: Tensors, tables: Mapping[str, Any], memory: Memory) -> Tensors:
+def _replay(journal: Journal, program: Program, commit: CommitRow, tensors: Tensors, tables: Mapping[str, Any]) -> Tensors:
     """One commit on top of the tensors before it, whose class table is in ``tables``."""
     moves = commit.moves
     if commit.kind == "remove_class":
@@ -235,10 +238,10 @@ def _replay(journal: Journal, program: Program, commit: CommitRow, tensors: Tens
             raise StateError(f"commit {commit.number} (remove_class) cannot be replayed: an earlier version wrote it, and its snapshot was replaced by newer ones")
         taken = [(number, journal.evidence_of(rows)) for number, rows in moves.taken]
         slots = _slots(tables["classes"])
-        return clear_class(program, take_rows(program, journal, tensors, taken, slots, memory), slots[commit.detail["class"]])
+        return clear_class(program, take_rows(program, journal, tensors, taken, slots), slots[commit.detail["class"]])
     if moves.taken:
         taken = [(number, journal.evidence_of(rows)) for number, rows in moves.taken]
-        tensors = take_rows(program, journal, tensors, taken, _slots(tables["classes"]), memory)
+        tensors = take_rows(program, journal, tensors, taken, _slots(tables["classes"]))
     if moves.added:  # without what was forgotten since
         slots = _slots(json.loads(commit.tables)["classes"])
         tensors, _ = apply_rows(program, tensors, journal.evidence_of(moves.added), slots, corrections_in(program, commit))

@@ -31,6 +31,7 @@ _LOST, _COHERENT, _CLEARLY = 0.5, 0.4, 0.05
 # Labels mean something though the head contradicts them: it gets fewer than _LOST of them, at least _COHERENT lie nearest to their own class,
 # and that they do so more often than the head is right has a chance below _CLEARLY. Chosen on inverted and turned images and on noise: honest
 # batches of 64 reach .43 to .75 where the head gets .05 to .45, those with 60% wrong labels stay below .40.
+_APART_FEWEST, _APART = 3, 0.01  # rows on either side, and the chance of telling them apart by luck
 _SLACK = 0.1  # of the bundle's ``source_error``: labels that nothing predicts
 _RECENT, _RECORD = 2000, 256  # rows of the journal that are looked through, rows that are weighed
 _ACCEPTED = "+status IN ('learned', 'held_out')"  # the plus keeps SQLite from its index: the newest rows are few, those of a status are not
@@ -151,6 +152,9 @@ class Suspicion:
         found = odds(belief.honest(logits), y)
         if found.log10 < limit or (told is None and _mean_something(seen.embedding[np.isin(seen.y, slots)], y, logits.argmax(axis=1) == y)):
             return ""
+        apart = _are_apart(seen.embedding[np.isin(seen.y, slots)], y, logits.argmax(axis=1), found.flip)
+        if apart is not None and (apart.all() or odds(belief.honest(logits[~apart]), y[~apart]).log10 < limit):
+            return ""
         return _why(found, logits.argmax(axis=1) != y, [str(live.classes[slot]) for slot in slots])
 
     def _at_the_factory(self, live: Memory) -> _Seen | None:
@@ -184,6 +188,23 @@ def _mean_something(embedding: NDArray[np.float32], y: NDArray[np.int64], is_rig
     coherent = agrees_with_its_class(embedding, y)
     wins, losses = int((coherent & ~is_right).sum()), int((is_right & ~coherent).sum())
     return bool(coherent.mean() >= _COHERENT and is_right.mean() < _LOST) and sign_test(losses, wins) < _CLEARLY
+
+
+def _are_apart(embedding: NDArray[np.float32], y: NDArray[np.int64], predicted: NDArray[np.int64], flip: tuple[int, int] | None) -> NDArray[np.bool_] | None:
+    """(N,) rows whose class only looks like another to the head; None if there are none.
+
+    A new wearer's exercise may look like another exercise of the others: it is then called by its own name, and rightly so. It lies apart
+    from those that are what the head sees. What a liar calls by another name is the same as what the same source calls by its right one.
+    """
+    if flip is None:
+        return None
+    disputed = (predicted == flip[0]) & (y == flip[1])
+    both = disputed | (predicted == flip[0]) & (y == flip[0])
+    counts = int(disputed.sum()), int(both.sum() - disputed.sum())
+    if min(counts) < _APART_FEWEST:
+        return None
+    right = int(agrees_with_its_class(embedding[both], disputed[both].astype(np.int64)).sum())
+    return disputed if sign_test(sum(counts) - right, right) < _APART else None
 
 
 def _why(found: Odds, is_wrong: NDArray[np.bool_], names: Sequence[str]) -> str:

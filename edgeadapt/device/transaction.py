@@ -149,6 +149,15 @@ class Transactions:
         self.held_out.accept(split)
         return verdict
 
+    def supersede(self, seqs: Sequence[int]) -> None:
+        """Labels that waited while a later label of the same sample came: only the last one counts, whoever gave it."""
+        self.record("learn", "superseded", {"labels": len(seqs)}, self.live(), moves=Moves(withdrawn=tuple(seqs)))
+
+    def give_up(self, rows: Sequence[EvidenceRow], why: str) -> None:
+        """Labels that cannot be learned must not keep others waiting."""
+        detail = {"source": rows[0].source, "domain": rows[0].domain, "labels": len(rows), "why": why}
+        self._refuse("vetoed", detail, self.live(), rows, ())
+
     def _refuse(self, outcome: str, detail: Mapping[str, Any], live: Memory, rows: Sequence[EvidenceRow], outdated: tuple[int, ...]) -> None:
         seqs = tuple(row.seq for row in rows)
         moves = Moves(vetoed=seqs, withdrawn=outdated) if outcome == "vetoed" else Moves(held=seqs, withdrawn=outdated)
@@ -171,7 +180,7 @@ class Transactions:
         """Tensors without what the split takes and with what it adds, derived; receipts of its rows; the corrections to record."""
         corrections = corrections_now(self.program, list(dict.fromkeys(row.domain for row in split.added)), live)
         started = time.thread_time()
-        tensors = take_rows(self.program, self.journal, live.tensors, by_commit(split.taken), live.slots, live)
+        tensors = take_rows(self.program, self.journal, live.tensors, by_commit(split.taken), live.slots)
         tensors, receipts = apply_rows(self.program, tensors, split.added, live.slots, corrections)
         self.costs_replay(time.thread_time() - started, sum(row.features.nbytes for row in (*split.taken, *split.added)))
         receipts |= self._receipts_of_judges(live, [row for row in split.held_out if not row.receipt and row.has_features])
@@ -208,7 +217,7 @@ class Transactions:
             raise StateError(f"{name!r} is the only class; a learner without classes cannot predict")
         rows = self.journal.evidence(where="label = ? AND status IN ('learned', 'held_out', 'held', 'received')", values=(name,))
         split = Split(taken=tuple(r for r in rows if r.status == "learned"), gone=tuple(r for r in rows if r.status in ("learned", "held_out")))
-        taken = take_rows(self.program, self.journal, live.tensors, by_commit(split.taken), live.slots, live)
+        taken = take_rows(self.program, self.journal, live.tensors, by_commit(split.taken), live.slots)
         tensors = self.program.derive(clear_class(self.program, taken, live.slots[name]))
         classes = tuple(None if holder == name else holder for holder in live.classes)
         candidate = replace(self.counted(live, split, tensors), classes=classes)

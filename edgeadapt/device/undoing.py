@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgeadapt.device.held_out import Split
-from edgeadapt.device.journal_rows import EvidenceRow, Moves, accepted_at
+from edgeadapt.device.journal_rows import EvidenceRow, Moves, Step, accepted_at
 from edgeadapt.device.memory import Memory
 from edgeadapt.device.resume import by_commit, correction_names, finish, rebuild, snapshot_of, tables_at, take_rows
 from edgeadapt.device.transaction import Transactions, moves_of
@@ -82,7 +82,7 @@ class Undoing:
             values = found[1]
             kept = {name: values[name] for name in self._program.checkpointed}
             old = replace(live, tensors=self._program.runtime.upload(kept).over(live.tensors), classes=tuple(tables["classes"]))
-            subtracted = take_rows(self._program, self._journal, old.tensors, by_commit(inside), old.slots, old)
+            subtracted = take_rows(self._program, self._journal, old.tensors, by_commit(inside), old.slots)
             result[number] = values | self._program.runtime.download(subtracted, list(kept))
         return result
 
@@ -117,7 +117,7 @@ class Undoing:
         back = replace(rebuild(self._journal, self._program, target), domain_serial=live.domain_serial)  # a name is never used for two conditions
         accepted = [replace(now[seq], status=status, commit_number=number) for seq, (status, number) in then.items() if seq in now]
         gone = then.keys() - now.keys()
-        expired = gone & self._journal.expired_after(0)  # what these taught is in the state; the others were forgotten, as if they had never been
+        expired = gone & self._journal.expired_after(0, deleted_only=True)  # what these taught is in the state; the others were forgotten, as if they had never been
         split = self._settled(accepted) if len(expired) < len(gone) else Split()
         tensors, receipts, blob = self._transactions.applied(back, split)
         candidate = replace(finish(self._program, replace(back, tensors=tensors)), labels=len(accepted) + len(expired))
@@ -160,7 +160,7 @@ class Undoing:
             is_covered = not self._program.beyond_receipts
             live = self._transactions.live()
             outcome = "thinned" if is_covered and not any(row.status in _ACCEPTED for row in rows if row.seq in set(gone)) else "saved"
-            moves = Moves(expired=tuple(gone) if is_covered else tuple(row.seq for row in rows))
+            moves = Moves(expired=tuple(gone), emptied=() if is_covered else tuple(bare))
             self._transactions.record("expire", outcome, {"rows": len(rows)}, live, moves=moves, deleted=gone, emptied=bare, snapshot=outcome == "saved")
         else:
             gone = [row.seq for row in rows]
@@ -175,23 +175,32 @@ class Undoing:
         first, last = self._journal.first_number(), self._journal.last_number()
         if last - first + 1 <= most + most // 10:
             return 0
-        upto = last - most + 1
-        memory = None
-        for number in (upto, *(n for n in self._journal.snapshot_numbers() if n > upto)):
-            try:
-                upto, memory = number, rebuild(self._journal, self._program, number)
-                break
-            except StorageError:
-                raise
-            except StateError:  # rows that it needs have expired: the next snapshot has what they taught
-                continue
-        if memory is None:
+        steps = self._journal.steps()
+        found = self._first_to_keep(steps, last - most + 1)
+        if found is None:
             return 0
-        groups: dict[tuple[str, int], list[int]] = {}
-        for seq, (status, number) in accepted_at(self._journal.steps(upto), [upto])[upto].items():
-            groups.setdefault((status, number), []).append(seq)
+        upto, memory = found
+        present, groups = self._journal.present(), dict[tuple[str, int], list[int]]()
+        for seq, (status, number) in accepted_at(steps, [upto])[upto].items():
+            if seq in present:
+                groups.setdefault((status, number), []).append(seq)
         base = Moves(base=tuple((status, number, tuple(seqs)) for (status, number), seqs in groups.items()))
         return self._journal.compact(upto, base, snapshot_of(self._program, memory))
+
+    def _first_to_keep(self, steps: Sequence[Step], wanted: int) -> tuple[int, Memory] | None:
+        """The earliest commit from ``wanted`` on that can stand for all before it: no kept rollback goes back behind it, and it can be rebuilt."""
+        rollbacks = [step for step in steps if step.to is not None]
+        candidates = {wanted, *(step.number for step in rollbacks), *self._journal.snapshot_numbers()}
+        for number in sorted(number for number in candidates if number >= wanted):
+            if any(step.to is not None and step.to < number < step.number for step in rollbacks):
+                continue
+            try:
+                return number, rebuild(self._journal, self._program, number)
+            except StorageError:
+                raise
+            except StateError:  # rows that it needs have expired: a later snapshot has what they taught
+                continue
+        return None
 
 
 def reasons_for(rows: Sequence[EvidenceRow], memory: Memory, transactions: Transactions, streams_with_inputs: Sequence[str]) -> list[str]:
@@ -202,7 +211,7 @@ def reasons_for(rows: Sequence[EvidenceRow], memory: Memory, transactions: Trans
     if correction_names(transactions.program):
         known = {commit.number for commit in transactions.journal.history(1 << 60)}
         if any(row.status == "learned" and row.commit_number not in known for row in rows):
-            reasons.append("learned through a correction that is kept no longer: subtracted under today's correction")
+            reasons.append("learned through a correction that is kept no longer: subtracted without one")
     return reasons
 
 

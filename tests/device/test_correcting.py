@@ -191,3 +191,44 @@ def test_odd_selections_are_refused_by_name(opened: Opener, odd: dict[str, Any])
     with pytest.raises(InputError):
         learner.forget(**odd)
     assert len(accepted(learner)) == 5
+
+
+# -- labels that wait -----------------------------------------------------------------------------------
+def in_force(learner: Learner, sample: str) -> list[str]:
+    return [row.label for row in learner._journal.rows_of([sample]) if row.status in ("learned", "held_out")]
+
+
+def test_of_labels_that_waited_the_last_one_counts_whoever_gave_it(opened: Opener) -> None:
+    learner = opened()
+    ids = observed(learner)
+    learner.freeze()
+    learner.label(ids[1], NAMES[1], source="b")
+    learner.label(ids[0], wrong(NAMES[:1])[0], source="a")
+    learner.label(ids[0], NAMES[0], source="b")
+    learner.freeze(False)
+    learner.settle()
+    assert in_force(learner, ids[0]) == NAMES[:1] and in_force(learner, ids[1]) == NAMES[1:2]
+    assert learner._live.labels == 2
+
+
+def test_a_withdrawn_sample_has_no_older_label_that_is_learned_after_all(opened: Opener) -> None:
+    learner = opened()
+    ids = observed(learner)
+    learner.freeze()
+    learner.label(ids[0], NAMES[0], source="a")
+    learner.label(ids[0], wrong(NAMES[:1])[0], source="b")
+    learner.withdraw(ids[0])
+    learner.freeze(False)
+    learner.settle()
+    assert in_force(learner, ids[0]) == [] and learner._live.labels == 0
+
+
+def test_a_label_that_a_rollback_brought_back_can_be_withdrawn(opened: Opener) -> None:
+    learner = opened()
+    ids = observed(learner)
+    answer(learner, ids[:1], NAMES[:1])
+    answer(learner, ids[:1], wrong(NAMES[:1]))
+    learner.rollback()
+    assert in_force(learner, ids[0]) == NAMES[:1]
+    learner.withdraw(ids[0])
+    assert in_force(learner, ids[0]) == []

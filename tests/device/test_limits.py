@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -201,6 +203,54 @@ def test_old_commits_are_compacted_and_everything_after_can_still_be_reached(vec
         with open_learner(vectors, state=tmp_path / "s") as again:
             for name, value in tensors(never).items():
                 np.testing.assert_allclose(tensors(again)[name], value, rtol=1e-4, atol=1e-4 * np.abs(value).max())
+
+
+def test_history_is_compacted_past_a_rollback_that_went_further_back(vectors: Bundle, tmp_path: Path) -> None:
+    """Nothing that is kept may go back to what is not."""
+    with open_learner(vectors, state=tmp_path / "s", keep=Keep(commits=100)) as learner:
+        for seed in range(60):
+            teach(learner, 1, seed, source="early")
+        learner.rollback(5)
+        for seed in range(75):
+            teach(learner, 1, 100 + seed)
+        learner.checkpoint()
+        assert learner._journal.first_number() == 61
+        assert learner.forget(source="early").removed == 60
+        for seed in range(60):
+            teach(learner, 1, 200 + seed)
+        learner.checkpoint()
+        assert learner._journal.first_number() > 61
+        learner.rollback()
+        base = [seq for _, _, rows in learner._journal.steps()[0].moves.base for seq in rows]
+        assert base and set(base) <= learner._journal.present()  # what is gone is not carried along
+        digest = learner.digest()
+    with open_learner(vectors, state=tmp_path / "s") as again:
+        assert again.digest() == digest
+
+
+def test_an_error_after_a_change_became_durable_delays_the_log_and_nothing_else(vectors: Bundle, tmp_path: Path) -> None:
+    with open_learner(vectors, state=tmp_path / "s") as learner:
+        teach(learner, 20, 1, "gone")
+        teach(learner, 20, 2, "kept")
+        db = learner._journal._db
+
+        class Broken:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(db, name)
+
+            def execute(self, sql: str, *values: Any) -> Any:
+                if sql.startswith(("PRAGMA page_size", "PRAGMA wal_checkpoint")):
+                    raise sqlite3.OperationalError("disk I/O error")
+                return db.execute(sql, *values)
+
+        learner._journal._db = Broken()  # type: ignore[assignment]
+        assert learner.forget(source="gone").removed == 20
+        assert learner._journal.delayed == "disk I/O error" and learner._live.commit == learner._journal.last_number()
+        learner._journal._db = db
+        teach(learner, 20, 3, "later")
+        digest = learner.digest()
+    with open_learner(vectors, state=tmp_path / "s") as again:
+        assert again.digest() == digest
 
 
 def test_a_file_that_was_emptied_gives_its_pages_back(tmp_path: Path, vectors: Bundle) -> None:

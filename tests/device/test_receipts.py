@@ -91,6 +91,16 @@ def test_a_label_withdrawn_after_its_features_expired_leaves_the_counts_it_would
         np.testing.assert_array_equal(counts(learner), counts(never))
 
 
+def test_a_rollback_over_bare_rows_that_were_forgotten_is_as_if_they_had_never_been(counting: Bundle) -> None:
+    with open_learner(counting, keep=AT_ONCE) as learner:
+        ids = teach(learner, 7, 5, "a", classes=(0,))
+        learner.checkpoint()
+        learner.forget(ids=ids[:3])
+        learner.rollback(2)
+        rows = learner._journal.evidence(where="status IN ('learned', 'held_out')")
+        assert len(rows) == 4 == learner._live.labels and all(row.status == "learned" for row in rows)
+
+
 def test_a_bundle_without_receipts_forgets_no_row_that_has_expired_and_says_so() -> None:
     with open_learner(GOLDEN / "vectors.edge", keep=AT_ONCE) as learner:
         teach(learner, 30, 1, "a")
