@@ -1,7 +1,7 @@
 # Everything here works from a fresh clone: Python 3.10 or newer with its venv module, and make.
 #   make demo     install the device package (no torch) and show what it does: demo-out/report.html
 #   make test     also install what the host needs (torch), and run the tests; make test-slow runs the ones that take minutes
-#   make torture  every I/O call fails, a thousand kills, hostile streams (half an hour); make fuzz: a million damaged files (half an hour)
+#   make torture  a million damaged files (make fuzz alone does only that), every I/O call fails, a thousand kills, hostile streams (an hour)
 #   make bundle   train and export the bundle that ships with the demo   [DATA=folder with the four Fashion-MNIST files]
 #   make lint     make bench [SUITE=overhead]     make clean
 # Variables: PYTHON (interpreter), VENV (folder), PIP_FLAGS (options of pip install).
@@ -25,7 +25,7 @@ demo: device
 test: host
 	$(QUIET) $(BIN)/python -m pytest -x -n 2 --dist loadfile
 
-torture: host
+torture: host fuzz
 	$(QUIET) $(BIN)/python tests/torture
 
 fuzz: host
