@@ -103,9 +103,6 @@ class Journal:
         except sqlite3.OperationalError as error:
             self.close()
             raise refusal(self.folder, error) from error
-        except StateError:
-            self.close()
-            raise
         except (sqlite3.Error, SafetensorError, ValueError, TypeError, LookupError, AttributeError, RecursionError, AssertionError) as error:
             self.close()
             raise StateError(f"{self.folder or 'memory'}: {FILE_NAME} is damaged or not a learner's journal: {error}") from error

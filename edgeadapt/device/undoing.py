@@ -154,20 +154,15 @@ class Undoing:
         rows = self._journal.older_than(before, most)
         if not rows:
             return 0
-        if self._program.gives_receipts:
-            bare = [row.seq for row in rows if row.status in _ACCEPTED and row.receipt]
-            gone = sorted({row.seq for row in rows} - set(bare))
-            is_covered = not self._program.beyond_receipts
-            live = self._transactions.live()
-            outcome = "thinned" if is_covered and not any(row.status in _ACCEPTED for row in rows if row.seq in set(gone)) else "saved"
-            moves = Moves(expired=tuple(gone), emptied=() if is_covered else tuple(bare))
-            self._transactions.record("expire", outcome, {"rows": len(rows)}, live, moves=moves, deleted=gone, emptied=bare, snapshot=outcome == "saved")
-        else:
-            gone = [row.seq for row in rows]
-            live, moves = self._transactions.live(), Moves(expired=tuple(gone))
-            self._transactions.record("expire", "saved", {"rows": len(rows)}, live, moves=moves, deleted=gone, snapshot=True)
-        deleted = set(gone)
-        self._held_out.accept(Split(gone=tuple(row for row in rows if row.status in _ACCEPTED and row.seq in deleted)))
+        accepted = [row for row in rows if row.status in _ACCEPTED]
+        bare = [row.seq for row in accepted if row.receipt and self._program.gives_receipts]
+        deleted = {row.seq for row in rows} - set(bare)
+        is_covered = not self._program.beyond_receipts
+        outcome = "thinned" if is_covered and not any(row.seq in deleted for row in accepted) else "saved"
+        moves = Moves(expired=tuple(sorted(deleted)), emptied=() if is_covered else tuple(bare))
+        live = self._transactions.live()
+        self._transactions.record("expire", outcome, {"rows": len(rows)}, live, moves=moves, deleted=moves.expired, emptied=bare, snapshot=outcome == "saved")
+        self._held_out.accept(Split(gone=tuple(row for row in accepted if row.seq in deleted)))
         return len(rows)
 
     def compact(self, most: int) -> int:
