@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from clothes import Opener
+from unmigrated import RAW, teach
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.demo.sample import bundle_path
@@ -49,3 +51,25 @@ def opened(bundle: Bundle, runtime: Runtime) -> Iterator[Opener]:
 @pytest.fixture
 def learner(opened: Opener) -> Learner:
     return opened()
+
+
+# -- to be migrated -----------------------------------------------------------------------------------
+@pytest.fixture(scope="session")
+def second() -> Bundle:
+    """Another encoder, which knows the same six classes."""
+    return read_bundle(Path(__file__).parent / "golden" / "second.edge")
+
+
+@pytest.fixture(scope="session")
+def taught(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, runtime: Runtime) -> Path:
+    """A state folder with raw inputs, learned with the shipped bundle; copy it."""
+    folder = tmp_path_factory.mktemp("taught") / "state"
+    with open_learner(bundle, state=folder, runtime=runtime, keep=RAW) as learner:
+        teach(learner)
+    return folder
+
+
+@pytest.fixture
+def old(taught: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be migrated."""
+    return Path(shutil.copytree(taught, tmp_path / "state"))

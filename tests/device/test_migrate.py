@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -23,25 +22,6 @@ from edgeadapt.device.migrate import migrate
 from edgeadapt.device.program import Program
 from edgeadapt.errors import BundleError, CapacityError, InputError, StateError
 from edgeadapt.runtime import Runtime
-
-
-@pytest.fixture(scope="module")
-def second() -> Bundle:
-    """Another encoder, which knows the same six classes."""
-    return read_bundle(GOLDEN / "second.edge")
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, runtime: Runtime) -> Path:
-    folder = tmp_path_factory.mktemp("taught") / "state"
-    with open_learner(bundle, state=folder, runtime=runtime, keep=RAW) as learner:
-        teach(learner)
-    return folder
-
-
-@pytest.fixture
-def old(taught: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(taught, tmp_path / "state"))
 
 
 def query(state: Path, sql: str, *values: Any) -> list[Any]:

@@ -13,32 +13,14 @@ from pathlib import Path
 import pytest
 from clothes import Opener
 from migrating import STEPS
-from unmigrated import GOLDEN, RAW, digest, teach
+from unmigrated import GOLDEN, RAW, digest
 
-from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.bundle import Bundle
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.migrate import Migration, migrate
 from edgeadapt.device.program import Program
 from edgeadapt.errors import StateError
 from edgeadapt.runtime import Runtime
-
-
-@pytest.fixture(scope="module")
-def second() -> Bundle:
-    return read_bundle(GOLDEN / "second.edge")
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, runtime: Runtime) -> Path:
-    folder = tmp_path_factory.mktemp("taught") / "state"
-    with open_learner(bundle, state=folder, runtime=runtime, keep=RAW) as learner:
-        teach(learner)
-    return folder
-
-
-@pytest.fixture
-def old(taught: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(taught, tmp_path / "state"))
 
 
 def test_the_old_state_is_kept_beside_the_new_one_and_opens_as_it_was(old: Path, second: Bundle, bundle: Bundle, runtime: Runtime, tmp_path: Path) -> None:
