@@ -55,7 +55,7 @@ def device_files() -> list[str]:
 
 
 def bench_files_of(path: Path) -> list[Path]:
-    """``edgeadapt.bench.streams.arrange`` is in ``edgeadapt/bench/streams.py``."""
+    """``edgeadapt.bench.orders.arrange`` is in ``edgeadapt/bench/orders.py``."""
     names = [name.split(".") for name in imported(path) if is_inside(name, "edgeadapt.bench")]
     files = {PACKAGE / "bench" / f"{parts[2]}.py" for parts in names if len(parts) > 2}
     return [file for file in files if file.exists()]

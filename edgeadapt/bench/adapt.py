@@ -27,7 +27,7 @@ from edgeadapt.bench.material import (
     spread,
 )
 from edgeadapt.bench.measure import Row
-from edgeadapt.bench.streams import Order, arrange, batches
+from edgeadapt.bench.orders import Order, arrange, batches
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.policy import Policy
 from edgeadapt.device.program import Program

@@ -32,7 +32,7 @@ from edgeadapt.bench.material import (
     spread,
 )  # fmt: skip
 from edgeadapt.bench.measure import Row
-from edgeadapt.bench.streams import batches
+from edgeadapt.bench.orders import batches
 from edgeadapt.demo.sample import KNOWN
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.policy import Policy

@@ -13,8 +13,8 @@ import numpy as np
 from edgeadapt.bench.corruptions import corrupt
 from edgeadapt.bench.material import CONDITIONS, SEVERITY, Material, Say, bar, open_quick
 from edgeadapt.bench.measure import Row
+from edgeadapt.bench.orders import batches
 from edgeadapt.bench.poison import flipped, wrong_names
-from edgeadapt.bench.streams import batches
 from edgeadapt.bundle.schema import GuardPolicy
 from edgeadapt.device.evidence import as_stored
 from edgeadapt.device.guard import sign_test

@@ -30,8 +30,8 @@ from edgeadapt.bench.material import (
     shares,
 )  # fmt: skip
 from edgeadapt.bench.measure import Row
+from edgeadapt.bench.orders import batches
 from edgeadapt.bench.poison import AT_THE_FACTORY, POISONS, SHIFTED, UNDER_SHIFT, Burst, burst
-from edgeadapt.bench.streams import batches
 from edgeadapt.demo.sample import CLASSES, KNOWN, NEW
 from edgeadapt.device.learner import Learner
 from edgeadapt.host.datasets import ImageData

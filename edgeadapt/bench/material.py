@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.bench.corruptions import corrupt
 from edgeadapt.bench.measure import Row
-from edgeadapt.bench.streams import batches
+from edgeadapt.bench.orders import batches
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
 from edgeadapt.device.budget import Budget

@@ -22,12 +22,18 @@ SUITES = {
     "soak": "memory over 1,000,000 vectors and 10,000 images; opening and recovering 100,000 evidence rows; --quick",
     "interference": "how long predictions take while the worker learns, senses, forgets; --quick",
     "commit": "a label until durable and until learned, bytes on disk, what forgetting costs; --quick",
+    "streams": "heads on class- and domain-incremental streams: accuracy, forgetting, bytes, time; --quick",
+    "novelty": "novelty scores on held-out classes, far data and under shift; --quick",
+    "selection": "what is worth keeping: selectors for replay and for an adaptor's training set; --quick",
+    "search": "adaptor candidates ranked without training, against their trained accuracy; --quick",
+    "questions": "which samples to ask about, against random asking and the oracle; --quick",
 }
 """Name -> one line on what it measures."""
 
 _SEEDS = (0, 1, 2)
-_OWN = {name: f"edgeadapt.bench.{name}" for name in ("overhead", "steps", "heads", "soak", "interference", "commit")}
-_OPTIONS = {"steps": ("quick", "peers", "passes"), **dict.fromkeys(("soak", "interference", "commit"), ("quick",))}
+_METHODS = ("streams", "novelty", "selection", "search", "questions")
+_OWN = {name: f"edgeadapt.bench.{name}" for name in ("overhead", "steps", "heads", "soak", "interference", "commit", *_METHODS)}
+_OPTIONS = {"steps": ("quick", "peers", "passes"), **dict.fromkeys(("soak", "interference", "commit", *_METHODS), ("quick",))}
 
 
 def run(

@@ -32,7 +32,7 @@ ROLES: dict[RoleName, Role] = {
         Role("encode", "what are the features of this input?", {"x": "(B, *input)"}, {"z": "(B, D) float32", "taps": "(B, T) float32"}, False),
         Role("correct", "where would this feature lie under the source condition?", {"z": "(B, D) float32"}, {"embedding": "(B, D) float32"}, False),
         Role("predict", "which class?", {"z": "(B, D) float32"}, {"logits": "(B, K) float32"}, False),
-        Role("novelty", "how unlike every known class?", {"z": "(B, D) float32"}, {"score": "(B,) float32, larger is more novel"}, False),
+        Role("novelty", "how unlike every known class?", {"z": "(B, D) float32", "taps": "(B, T) float32"}, {"score": "(B,) float32, larger is more novel"}, False),
         Role("shift", "how far from its predicted class?", {"z": "(B, D) float32", "taps": "(B, T) float32"}, {"residual": "(B, R) float32, unit variance on clean data"}, False),
         Role("learn", "what does a labelled sample change?", {"z": "(B, D) float32", "taps": "(B, T) float32", "y": "(B,) int64", "sample_weight": "(B,) float32, negative iff every written tensor is evidence", "is_factory": "(B,) float32, 1 under the factory condition: 0 leaves its class means alone"}, {"receipt": "(B, C) uint8 or int32, where each sample was counted; only of tensors with receipt = true"}, True),
         Role("redeem", "what did these samples change, by their receipts?", {"receipt": "(B, C), as learn gave it", "y": "(B,) int64", "sample_weight": "(B,) float32, negative takes away"}, {}, True),

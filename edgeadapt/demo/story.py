@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import edgeadapt
 from edgeadapt.bench.baselines import RefittedHead
 from edgeadapt.bench.corruptions import corrupt
-from edgeadapt.bench.streams import Order, arrange, batches
+from edgeadapt.bench.orders import Order, arrange, batches
 from edgeadapt.demo import picture, report
 from edgeadapt.demo.recorder import Recorder, now, rss_mib
 from edgeadapt.demo.sample import CLASSES, KNOWN, NEW, Sample, bundle_path, load_sample

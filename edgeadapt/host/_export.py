@@ -147,13 +147,13 @@ class _Maker:
         split = calibrate.split_rows(self.y, self.classes, s.seed)
         self.evidence, self.judge, self.judge_rows = self._data(split.evidence), self._data(split.held_out), split.held_out
         self.head, self.sense = s.make_head(self.z.shape[1]), ResidualShift()
-        unseen = self._features(calibrate.unseen_images(self.x[self.judge_rows[:_UNSEEN]], s.seed))[0] if self.encoder.input.dtype == "uint8" else None
+        unseen = self._features(calibrate.unseen_images(self.x[self.judge_rows[:_UNSEEN]], s.seed)) if self.encoder.input.dtype == "uint8" else None
         self.score, marks = calibrate.choose_novelty(s.novelty_candidates(), self.head, self.sense, self.evidence, self.judge, unseen, s.seed)
         self.fitted = calibrate.Fitted.of(self.head, self.sense, self.evidence, self.score.factory(self.evidence))
         logits = self.fitted.logits(self.judge.z)
         self.error = float((logits.argmax(axis=1) != self.judge.y).mean())
         self.shift = calibrate.shift_policy(self.fitted, self.judge.z, self.judge.taps, self.judge.y, self.encoder.signature, s.seed)
-        self.novelty = calibrate.novelty_policy(self.score, self.fitted, self.judge.z, self.judge.y, marks)
+        self.novelty = calibrate.novelty_policy(self.score, self.fitted, self.judge, marks)
         self.temperature = calibrate.temperature(logits, self.judge.y, len(self.classes))
         self.say(f"calibrate: held-out accuracy {1 - self.error:.1%}, novelty by {self.novelty.method} (AUROC {self.novelty.auroc:.2f} on held-out classes and unseen images, the lower)")
         return self._signature_space()

@@ -85,8 +85,8 @@ class Fitted:
     def places(self, z: NDArray[np.float32], taps: NDArray[np.float32]) -> NDArray[np.float32]:
         return self.sense.place(self.values, torch.from_numpy(z), torch.from_numpy(taps)).numpy()
 
-    def novelty(self, score: Scores, z: NDArray[np.float32]) -> NDArray[np.float32]:
-        return score.novelty(self.values, torch.from_numpy(z), torch.from_numpy(self.logits(z))).numpy()
+    def novelty(self, score: Scores, z: NDArray[np.float32], taps: NDArray[np.float32]) -> NDArray[np.float32]:
+        return score.novelty(self.values, torch.from_numpy(z), torch.from_numpy(taps), torch.from_numpy(self.logits(z))).numpy()
 
 
 def class_mix_windows(y: NDArray[np.int64], size: int, count: int, rng: np.random.Generator) -> dict[str, list[NDArray[np.int64]]]:
@@ -156,7 +156,7 @@ def auroc(known: NDArray[Any], novel: NDArray[Any]) -> float:
 
 
 def choose_novelty(
-    candidates: Sequence[Scores], head: Head, sense: ResidualShift, evidence: FactoryData, judge: FactoryData, unseen: NDArray[np.float32] | None, seed: int
+    candidates: Sequence[Scores], head: Head, sense: ResidualShift, evidence: FactoryData, judge: FactoryData, unseen: tuple[NDArray[np.float32], NDArray[np.float32]] | None, seed: int
 ) -> tuple[Scores, dict[str, float]]:
     """The score that tells novel samples from known ones best, by the lower of two marks.
 
@@ -165,7 +165,7 @@ def choose_novelty(
     first mark alone says little about classes that are new to it.
 
     Args:
-        unseen: (M, D) features of unseen images; None for feature vectors.
+        unseen: features (M, D) and taps (M, T) of unseen images; None for feature vectors.
 
     Returns:
         The score, and the lower mark (AUROC) of every candidate.
@@ -182,12 +182,12 @@ def choose_novelty(
         inside, outside = judge.only(known), judge.only(held_out)
         for score in candidates:
             fitted = Fitted.of(head, sense, data, score.factory(data))
-            marks[score.name].append(auroc(fitted.novelty(score, inside.z), fitted.novelty(score, outside.z)))
+            marks[score.name].append(auroc(fitted.novelty(score, inside.z, inside.taps), fitted.novelty(score, outside.z, outside.taps)))
     lower = {name: float(np.mean(values)) for name, values in marks.items()}
     if unseen is not None:
         for score in candidates:
             fitted = Fitted.of(head, sense, evidence, score.factory(evidence))
-            lower[score.name] = min(lower[score.name], auroc(fitted.novelty(score, judge.z), fitted.novelty(score, unseen)))
+            lower[score.name] = min(lower[score.name], auroc(fitted.novelty(score, judge.z, judge.taps), fitted.novelty(score, *unseen)))
     return max(candidates, key=lambda score: lower[score.name]), lower
 
 
@@ -207,9 +207,9 @@ def unseen_images(x: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.concatenate(variants))
 
 
-def novelty_policy(score: Scores, fitted: Fitted, z: NDArray[np.float32], y: NDArray[np.int64], marks: dict[str, float], rate: float = 0.05) -> NoveltyPolicy:
+def novelty_policy(score: Scores, fitted: Fitted, judge: FactoryData, marks: dict[str, float], rate: float = 0.05) -> NoveltyPolicy:
     """Threshold at ``rate`` of clean known samples; a window reads novel above what a one-class clean window shows."""
-    scores = fitted.novelty(score, z)
+    scores, y = fitted.novelty(score, judge.z, judge.taps), judge.y
     threshold = float(np.quantile(scores, 1.0 - rate))
     worst = max(float((scores[y == k] > threshold).mean()) for k in np.unique(y))
     return NoveltyPolicy(

@@ -16,11 +16,11 @@ from edgeadapt.bundle.schema import NumericSpec, TensorSpec
 from edgeadapt.host.compile import CompiledGraph, compile_graph
 from edgeadapt.host.encoders import Identity
 from edgeadapt.host.encoding import Encoder, example_input
-from edgeadapt.host.methods.base import Arrays, FactoryData, GivesReceipts, Head, Scores, class_moment
+from edgeadapt.host.methods.base import Arrays, Derives, FactoryData, GivesReceipts, Head, Learns, Scores, class_moment
 from edgeadapt.host.methods.feature_shift import FeatureShift
+from edgeadapt.host.methods.nearest_mean import NearestMean
 from edgeadapt.host.methods.norm_statistics import NormStatistics
 from edgeadapt.host.methods.residual_shift import ResidualShift
-from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.host.module_encoder import ModuleEncoder
 
 Ports = dict[str, Tensor]
@@ -73,7 +73,8 @@ class Composition:
 
     @property
     def numerics(self) -> tuple[NumericSpec, ...]:
-        return (*self.head.numerics(), *self.sense.numerics())
+        own = self.score.numerics() if isinstance(self.score, Derives) else []
+        return (*self.head.numerics(), *self.sense.numerics(), *own)
 
     def values(self, data: FactoryData, extra: Arrays) -> tuple[Arrays, Arrays]:
         """Frozen and factory values of every tensor; fills ``specs``.
@@ -106,7 +107,7 @@ class Composition:
         taps = ports.get("taps", z[:, :0])
         embedding = self._corrected(t, z)
         logits = self.head.predict(t, embedding)
-        score = self.score.novelty(t, embedding, logits)
+        score = self.score.novelty(t, embedding, taps, logits)
         return {"embedding": embedding, "logits": logits, "score": score, "residual": self.sense.shift(t, z, taps, logits)}, {}
 
     def learn(self, ports: Ports, t: Ports) -> tuple[Ports, Ports]:
@@ -114,8 +115,10 @@ class Composition:
         taps = ports.get("taps", z[:, :0])
         here = weight * ports["is_factory"]  # the class means of the factory condition learn from that condition alone
         learned = self.head.learn(t, self._corrected(t, z), taps, y, weight)
-        if isinstance(self.head, Ridge):
+        if not isinstance(self.head, NearestMean):  # prototypes that only novelty and distances read
             learned["mean.moment"] = t["mean.moment"] + class_moment(z, y, here, t["mean.moment"].shape[1])
+        if isinstance(self.score, Learns):
+            learned |= self.score.learn(t, z, taps, y, here)
         outputs = {"receipt": self.head.receipt(t, self._corrected(t, z))} if isinstance(self.head, GivesReceipts) else {}
         return outputs, {**learned, **self.sense.learn(t, z, taps, y, here)}
 

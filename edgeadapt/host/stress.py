@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bench.corruptions import TUNING, corrupt
-from edgeadapt.bench.streams import Order, arrange, batches
+from edgeadapt.bench.orders import Order, arrange, batches
 from edgeadapt.bundle import Bundle
 from edgeadapt.bundle.schema import AdaptMode
 from edgeadapt.device.budget import Budget

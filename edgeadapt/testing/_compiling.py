@@ -75,7 +75,7 @@ def _graph_of(subject: Subject, function: str, learning_rate: float) -> tuple[St
     graphs: dict[str, tuple[Step, MakePorts]] = {
         "learn": (lambda p, t: ({}, method.learn(t, p["z"], taps_of(p), p["y"], p["sample_weight"])), labelled),
         "predict": (lambda p, t: ({"logits": method.predict(t, p["z"])}, {}), features),
-        "novelty": (lambda p, t: ({"score": method.novelty(t, p["z"], subject.logits(t, p["z"]))}, {}), features),
+        "novelty": (lambda p, t: ({"score": method.novelty(t, p["z"], taps_of(p), subject.logits(t, p["z"]))}, {}), sensed),
         "shift": (lambda p, t: ({"residual": method.shift(t, p["z"], taps_of(p), subject.logits(t, p["z"]))}, {}), sensed),
         "correct": (lambda p, t: ({"embedding": method.correct(t, p["z"])}, {}), features),
         "adapt": (adapt, weighted),

@@ -29,7 +29,7 @@ def check_method(method: Method, *, features: int = 24, taps: int = 6, slots: in
     =========  =========================================================================================================
 
     Signatures, ``t`` being the tensors by name: ``learn(t, z, taps, y, sample_weight) -> new``, ``predict(t, z)``,
-    ``novelty(t, z, logits)``, ``shift(t, z, taps, logits)``, ``correct(t, z)``, ``adapt(t, z, sample_weight) -> (outputs, new)``,
+    ``novelty(t, z, taps, logits)``, ``shift(t, z, taps, logits)``, ``correct(t, z)``, ``adapt(t, z, sample_weight) -> (outputs, new)``,
     ``fit(t, z, y, sample_weight, learning_rate) -> (outputs, new)``; with an encoder ``adapt(ports, t)`` and ``refold(ports, t)``.
 
     Args:

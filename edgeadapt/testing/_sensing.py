@@ -18,15 +18,15 @@ def check_novelty(subject: Subject) -> None:
     toy = subject.toy
     known, novel = toy.rows(21, 60), toy.rows(22, 60, (toy.novel,))
     displaced = toy.displaced(toy.rows(23, 20), 24)
-    scores = subject.novelty(subject.state, known.z)
+    scores = subject.novelty(subject.state, known)
     expect(tuple(scores.shape) == (len(known),), f"novelty: scores are (B,), got {tuple(scores.shape)}")
     expect(bool(scores.isfinite().all()), "novelty: scores are finite")
     for label, rows in (("samples of an unknown class", novel), ("samples far from every class", displaced)):
-        area = auroc(subject.novelty(subject.state, rows.z), scores)
+        area = auroc(subject.novelty(subject.state, rows), scores)
         expect(area > AUROC, f"novelty: {label} score above known ones: AUROC above {AUROC}, got {area:.2f}")
     grown = subject.taught(subject.state, toy.rows(25, 60, (toy.novel,)))
-    before = _share_above(subject.novelty(subject.state, novel.z), scores)
-    after = _share_above(subject.novelty(grown, novel.z), subject.novelty(grown, known.z))
+    before = _share_above(subject.novelty(subject.state, novel), scores)
+    after = _share_above(subject.novelty(grown, novel), subject.novelty(grown, known))
     expect(before >= 0.8, f"novelty: 80% of an unknown class is above the threshold that 5% of known samples pass, got {before:.0%}")
     expect(after <= before / 2, f"novelty: a class that was learned stops being novel: {before:.0%} of it were before, {after:.0%} after")
 

@@ -84,9 +84,9 @@ _STUBS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "returns its input": lambda m: lambda t, z: _columns(z, m.predict(t, z).shape[1]),
     },
     "novelty": {
-        "is constant": lambda m: lambda t, z, logits: 0.0 * m.novelty(t, z, logits),
-        "is the norm of its input": lambda m: lambda t, z, logits: (z * z).sum(dim=1),
-        "has the wrong sign": lambda m: lambda t, z, logits: -m.novelty(t, z, logits),
+        "is constant": lambda m: lambda t, z, taps, logits: 0.0 * m.novelty(t, z, taps, logits),
+        "is the norm of its input": lambda m: lambda t, z, taps, logits: (z * z).sum(dim=1),
+        "has the wrong sign": lambda m: lambda t, z, taps, logits: -m.novelty(t, z, taps, logits),
     },
     "shift": {
         "is constant": lambda m: lambda t, z, taps, logits: 0.0 * m.shift(t, z, taps, logits),

@@ -105,8 +105,8 @@ class Subject:
         logits: Tensor = self.head.predict(state, z)
         return logits
 
-    def novelty(self, state: State, z: Tensor) -> Tensor:
-        score: Tensor = self.method.novelty(state, z, self.logits(state, z))
+    def novelty(self, state: State, rows: Rows) -> Tensor:
+        score: Tensor = self.method.novelty(state, rows.z, rows.taps, self.logits(state, rows.z))
         return score
 
     def residual(self, state: State, rows: Rows) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgeadapt.bench.corruptions import REPORTING, SEVERITIES, TUNING, corrupt
-from edgeadapt.bench.streams import arrange
+from edgeadapt.bench.orders import arrange
 from edgeadapt.demo.sample import load_sample
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from clothes import BATCH, KNOWN, NEW, Opener, accuracy, images, sample, watch
 
-from edgeadapt.bench.streams import arrange
+from edgeadapt.bench.orders import arrange
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.conditions import distance_from_classes
 from edgeadapt.device.domains import open_domain

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from clothes import BATCH, KNOWN, NEW, Opener, images, watch
 
-from edgeadapt.bench.streams import arrange
+from edgeadapt.bench.orders import arrange
 from edgeadapt.bundle.schema import NoveltyPolicy, ShiftPolicy
 from edgeadapt.device.policy import Policy
 from edgeadapt.device.sense import StreamWindow, shift_ratio

@@ -89,11 +89,17 @@ class Learns(Method, Protocol):
 
 
 @runtime_checkable
-class Head(Learns, Protocol):
+class Derives(Method, Protocol):
+    """Derived tensors by numerics of the closed list, in order."""
+
+    def numerics(self) -> list[NumericSpec]: ...
+
+
+@runtime_checkable
+class Head(Learns, Derives, Protocol):
     """Roles ``learn``, ``derive`` and ``predict``: evidence in, class logits out."""
 
     def predict(self, t: Values, z: Tensor) -> Tensor: ...
-    def numerics(self) -> list[NumericSpec]: ...
 
 
 @runtime_checkable
@@ -119,9 +125,9 @@ class Corrects(Method, Protocol):
 
 @runtime_checkable
 class Scores(Method, Protocol):
-    """Role ``novelty``: larger is more novel."""
+    """Role ``novelty``: larger is more novel. A score that learns keeps what it needs of the labels met under factory conditions."""
 
-    def novelty(self, t: Values, z: Tensor, logits: Tensor) -> Tensor: ...
+    def novelty(self, t: Values, z: Tensor, taps: Tensor, logits: Tensor) -> Tensor: ...
 
 
 @runtime_checkable

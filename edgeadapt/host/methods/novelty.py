@@ -46,7 +46,7 @@ class Cosine:
     def factory(self, data: FactoryData) -> Arrays:
         return {}
 
-    def novelty(self, t: Values, z: Tensor, logits: Tensor) -> Tensor:
+    def novelty(self, t: Values, z: Tensor, taps: Tensor, logits: Tensor) -> Tensor:
         return 1.0 - _nearest_prototype(t, z)
 
 
@@ -71,7 +71,7 @@ class NearestNeighbours:
         z = data.z[rows]
         return {"knn.bank": z / np.sqrt((z**2).sum(axis=1, keepdims=True) + 1e-12)}
 
-    def novelty(self, t: Values, z: Tensor, logits: Tensor) -> Tensor:
+    def novelty(self, t: Values, z: Tensor, taps: Tensor, logits: Tensor) -> Tensor:
         nearest = torch.topk(_unit(z) @ t["knn.bank"].T, self.neighbours, dim=1).values[:, -1]
         return 1.0 - torch.maximum(nearest, _nearest_prototype(t, z))
 
@@ -108,7 +108,7 @@ class VirtualLogit:
             "vim.scale": np.array([1.0 / max(float(residual.mean()), 1e-9)], np.float32),  # a ridge logit is about 1
         }
 
-    def novelty(self, t: Values, z: Tensor, logits: Tensor) -> Tensor:
+    def novelty(self, t: Values, z: Tensor, taps: Tensor, logits: Tensor) -> Tensor:
         rest, means = self._outside(t, z), self._outside(t, t["head.mean"])
         from_centre = (rest * rest).sum(dim=1)
         from_means = from_centre[:, None] - 2.0 * rest @ means.T + (means * means).sum(dim=1)[None, :]
@@ -135,7 +135,7 @@ class Mahalanobis:
     def factory(self, data: FactoryData) -> Arrays:
         return {}
 
-    def novelty(self, t: Values, z: Tensor, logits: Tensor) -> Tensor:
+    def novelty(self, t: Values, z: Tensor, taps: Tensor, logits: Tensor) -> Tensor:
         columns = (z - t["shift.centre"]) @ t["shift.projection"]
         means = t["shift.mean"][:, : columns.shape[1]]
         squared = (columns * columns).sum(dim=1, keepdim=True) - 2.0 * columns @ means.T + (means * means).sum(dim=1)[None, :]

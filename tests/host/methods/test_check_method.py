@@ -95,7 +95,7 @@ class Unmasked(NearestMean):
 class FactoryOnlyVirtualLogit(VirtualLogit):
     """The published score: a frozen subspace, which never gets to know a class learned later."""
 
-    def novelty(self, t: Any, z: Any, logits: Any) -> Any:
+    def novelty(self, t: Any, z: Any, taps: Any, logits: Any) -> Any:
         rest = self._outside(t, z)
         return torch.sqrt((rest * rest).sum(dim=1) + 1e-12) * t["vim.scale"] - torch.logsumexp(logits, dim=1)
 
