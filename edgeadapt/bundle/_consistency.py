@@ -43,6 +43,7 @@ def check_consistency(manifest: Manifest) -> None:
         if spec.class_axis is not None and not 0 <= spec.class_axis < len(spec.shape):
             raise BundleError(f"manifest.json: {spec.name} has class_axis {spec.class_axis} outside its shape {spec.shape}")
     _check_receipts(manifest)
+    _check_adaptors(manifest)
 
 
 def _check_graph(graph: GraphSpec, known: set[str]) -> None:
@@ -55,6 +56,21 @@ def _check_graph(graph: GraphSpec, known: set[str]) -> None:
     missing = sorted({*graph.reads, *graph.writes, *graph.frozen} - known)
     if missing:
         raise BundleError(f"manifest.json: {graph.file} uses the undeclared tensor {missing[0]!r}")
+
+
+def _check_adaptors(manifest: Manifest) -> None:
+    """Each candidate has its graphs, and tensors that a condition can hold and that no other part shares."""
+    scopes = {spec.name: (spec.scope, spec.kind, spec.persist) for spec in manifest.tensors}
+    names = [candidate.name for candidate in manifest.policy.growth.candidates]
+    if len(set(names)) != len(names):
+        raise BundleError("manifest.json: two adaptors of policy.growth have the same name")
+    for candidate in manifest.policy.growth.candidates:
+        for name in candidate.tensors:
+            if not name.startswith(f"{candidate.name}.") or scopes.get(name) != ("domain", "parameter", "checkpoint"):
+                raise BundleError(f"manifest.json: {name!r} is no kept parameter of a condition called {candidate.name}.*, as the adaptor {candidate.name!r} says")
+        for role in ("predict", "fit", "probe"):
+            if not any(candidate.name in graph.methods for graph in manifest.graphs_for(role)):  # type: ignore[arg-type]
+                raise BundleError(f"manifest.json: no graph answers the role {role!r} with the adaptor {candidate.name!r}")
 
 
 def _check_receipts(manifest: Manifest) -> None:

@@ -91,13 +91,14 @@ HEADER_BYTES = 8 + _MAX_HEADER_BYTES
 
 
 def check_complete(manifest: Manifest, present: set[str]) -> None:
-    """Every tensor that is not derived must have a value.
+    """Every tensor must have a value that is neither derived nor starts at zero (parameters that are never kept: a momentum).
 
     Raises:
         BundleError: names the first tensor without one.
     """
     for spec in manifest.tensors:
-        if spec.kind != "derived" and spec.name not in present:
+        starts_at_zero = spec.kind == "parameter" and spec.persist == "never"
+        if spec.kind != "derived" and not starts_at_zero and spec.name not in present:
             raise BundleError(f"{_home(spec)}: no value for {spec.name}, which the manifest declares as {spec.kind}")
 
 

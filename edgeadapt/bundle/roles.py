@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 RoleName = Literal[
-    "encode", "correct", "predict", "novelty", "shift", "learn", "redeem", "derive", "adapt", "fit", "rate"
+    "encode", "correct", "predict", "novelty", "shift", "learn", "redeem", "derive", "adapt", "probe", "fit", "rate"
 ]
 ROLE_NAMES: tuple[RoleName, ...] = get_args(RoleName)
 
@@ -38,6 +38,7 @@ ROLES: dict[RoleName, Role] = {
         Role("redeem", "what did these samples change, by their receipts?", {"receipt": "(B, C), as learn gave it", "y": "(B,) int64", "sample_weight": "(B,) float32, negative takes away"}, {}, True),
         Role("derive", "what follows from the evidence?", {}, {}, True),
         Role("adapt", "which correction fits these unlabelled inputs?", {"x": "(B, *input), or z (B, D) for feature-space methods", "sample_weight": "(B,) float32"}, {"used": "(B,) float32", "wants_reset": "() float32"}, True),
+        Role("probe", "what would this adaptor read?", {"z": "(B, D) float32"}, {"hidden": "(B, P) float32, the features whose read-out the adaptor trains, at its factory values"}, False),
         Role("fit", "one gradient step of an adaptor", {"z": "(B, D) float32", "y": "(B,) int64", "sample_weight": "(B,) float32", "learning_rate": "() float32"}, {"loss": "() float32"}, True),
         Role("rate", "how much is this sample worth keeping?", {"z": "(B, D) float32"}, {"value": "(B,) float32"}, False),
     )

@@ -94,7 +94,7 @@ class GraphSpec(_Strict, frozen=True, kw_only=True):
 class NumericSpec(_Strict, frozen=True, kw_only=True):
     """A derived tensor computed by a named numeric of ``device/linalg.py`` instead of a graph."""
 
-    numeric: Literal["balanced_ridge", "nearest_mean", "class_mean"]
+    numeric: Literal["balanced_ridge", "nearest_mean", "class_mean", "class_direction", "slda", "back_projection", "log_frequency"]
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     arguments: dict[str, float] = {}
@@ -175,6 +175,29 @@ class AskPolicy(_Strict, frozen=True, kw_only=True):
     per_day: Size = 200
 
 
+class AdaptorSpec(_Strict, frozen=True, kw_only=True):
+    """One adaptor that a condition may grow, and how it is trained. Its graphs (read, fit, probe) name it among their methods."""
+
+    name: Annotated[str, Meta(pattern="^[a-z0-9_]+$")]
+    tensors: Annotated[tuple[str, ...], Meta(min_length=1)]  # of a domain, read in predictions; what only training needs is not listed
+    learning_rate: float
+    steps: Positive
+    batch: Positive
+
+
+class GrowthPolicy(_Strict, frozen=True, kw_only=True):
+    """When a condition grows an adaptor of its own, and which."""
+
+    candidates: tuple[AdaptorSpec, ...] = ()
+    fewest_labels: Positive = 40  # learned labels of the condition
+    again: float = 1.5  # looked at again when the labels have grown by this factor
+    coherent: float = 0.15  # relative squared distance between the earlier and the later half of its labelled samples
+    samples: Positive = 256  # labelled samples it is trained on, at most
+    score: Literal["ridge", "spectral", "naswot"] = "ridge"  # by which candidates are ranked without training
+    margin: float = 0.01  # accuracy that the closed-form fit must promise
+    adaptor_kib: float = 1024.0  # of one condition
+
+
 class PolicySpec(_Strict, frozen=True, kw_only=True):
     """Every number a decision needs; the device reads them and raises none."""
 
@@ -184,6 +207,7 @@ class PolicySpec(_Strict, frozen=True, kw_only=True):
     learn: LearnPolicy = LearnPolicy()
     guard: GuardPolicy = GuardPolicy()
     ask: AskPolicy = AskPolicy()
+    growth: GrowthPolicy = GrowthPolicy()
 
 
 class Provenance(_Strict, frozen=True, kw_only=True):
@@ -292,7 +316,7 @@ def _with_clean_descriptions(value: Any) -> Any:
 
 
 __all__ = [
-    "FORMAT", "AdaptPolicy", "AskPolicy", "GraphSpec", "GuardPolicy", "InputSpec", "LearnPolicy", "Manifest", "Member",
+    "FORMAT", "AdaptPolicy", "AdaptorSpec", "AskPolicy", "GraphSpec", "GrowthPolicy", "GuardPolicy", "InputSpec", "LearnPolicy", "Manifest", "Member",
     "NoveltyPolicy", "NumericSpec", "Parity", "PolicySpec", "PortSpec", "Provenance", "ShiftPolicy", "TensorSpec",
     "TriggerSpec", "decode_manifest", "encode_manifest", "json_schema", "space_of", "space_of_digests",
 ]  # fmt: skip

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import AdaptMode
+from edgeadapt.device.asking import Asking
 from edgeadapt.device.budget import Meter
 from edgeadapt.device.domains import Places, nearest_domain, open_domain
-from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored, choose_questions
+from edgeadapt.device.drift import Trail
+from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored
 from edgeadapt.device.guard import judge
 from edgeadapt.device.health import Health, distance_from, health_of, healthiest
 from edgeadapt.device.held_out import Split
@@ -30,6 +32,7 @@ from edgeadapt.results import Action, Question
 
 _LONGEST_REST = 8  # after that many refusals in a row a correction is tried every eighth refresh only
 _TOPICS = 10_000
+_FOLLOWED = 0.5  # what a window of a drift leaves of where its condition was
 Decision = tuple[float, str, str, str, str]
 
 
@@ -40,7 +43,9 @@ class Stream:
     name: str
     window: StreamWindow
     state: StreamState = field(default_factory=StreamState)
+    trail: Trail | None = None
     memories: dict[str, BalancedMemory] = field(default_factory=dict)
+    asking: Asking = field(default_factory=Asking)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -73,9 +78,12 @@ class Conditions:
         domain = memory.domains.get(stream.state.domain)
         if stream.state.domain != SOURCE and domain is None:  # retired while the stream was in it
             stream.state = replace(stream.state, domain=SOURCE)
-        reading = self._compare(shift, scores, places, view, domain, memory, is_stuck)
+        is_step = stream.trail is not None and stream.trail.leads_to(places.mean(axis=0), self._policy.shift.route_distance)
+        reading = self._compare(shift, scores, places, view, domain, memory, is_stuck, is_step)
         state, actions = decide(reading, stream.name, stream.state, domain, self._policy)
         stream.state = state if state.domain else replace(state, domain=stream.state.domain)  # a condition is entered when it is open
+        if not stream.state.away:
+            stream.trail = stream.trail.extended(places.mean(axis=0)) if is_step and stream.trail is not None else Trail(places.mean(axis=0))
         questions: list[Action] = []
         for action in actions:
             self._note(action)
@@ -96,14 +104,15 @@ class Conditions:
         return read.residual, read.logits.argmax(axis=1), read.score, read.embedding
 
     def _compare(
-        self, shift: float, scores: NDArray[np.float32], places: NDArray[np.float64], view: WindowView, domain: Domain | None, memory: Memory, is_stuck: bool
-    ) -> WindowReading:
+        self, shift: float, scores: NDArray[np.float32], places: NDArray[np.float64], view: WindowView, domain: Domain | None, memory: Memory,
+        is_stuck: bool, is_step: bool,
+    ) -> WindowReading:  # fmt: skip
         novel = float((scores > self._policy.novelty.threshold).mean())
         if shift <= 1.0 or is_stuck:
             return WindowReading(shift, novel, is_stuck)
         distance = domain.signature.distance(places, view.slots) if domain is not None else None
-        if distance is not None and distance <= self._policy.shift.route_distance:
-            return WindowReading(shift, novel, active_distance=distance)
+        if distance is not None and (distance <= self._policy.shift.route_distance or is_step):
+            return WindowReading(shift, novel, is_step=is_step, active_distance=distance)
         nearest, gap = nearest_domain(places, view, self._program, memory, but=domain.name if domain else "")
         return WindowReading(shift, novel, active_distance=distance, nearest=nearest, nearest_distance=gap)
 
@@ -152,9 +161,16 @@ class Conditions:
     def _ask(self, stream: Stream, action: Action, view: WindowView) -> None:
         memory = self._live()
         z, taps = self._program.encode(view.inputs, memory.encoder_in(stream.state.domain))
-        read = self._program.read(z, taps, memory.tensors_in(stream.state.domain))
+        tensors = memory.tensors_in(stream.state.domain)
+        read = self._program.read(z, taps, tensors)
         slots = read.logits.argmax(axis=1)
-        rows = choose_questions(slots, read.score, self._policy.ask.per_batch, prefer_novel=action.domain == "novel")
+        head = self._program.runtime.download(tensors, ("head.mean", "head.active"))
+        domain, topic = memory.domains.get(stream.state.domain), action.domain
+        rows = stream.asking.choose(
+            topic, lambda moved: self._program.read(moved, taps, tensors), z, read, head["head.mean"], head["head.active"] > 0, self._policy,
+            is_settled=domain is not None and domain.kind == "condition", topics=memory.domains,
+        )  # fmt: skip
+        stream.state = replace(stream.state, asked={**stream.state.asked, topic: stream.asking.spent(topic, self._policy.ask.per_condition)})
         now = time.time()
         asked = [
             Question(view.ids[i], stream.name, action.why, str(memory.classes[slots[i]]), _confidence(read.logits[i], self._policy.learn.temperature),
@@ -186,10 +202,13 @@ class Conditions:
         kept = stream.memories.setdefault(domain.name, BalancedMemory(self._policy.adapt.memory, seed=domain.used_at))
         features = self._program.encode(view.inputs)[0] if embedding is None else embedding
         kept.add(view.inputs, slots, distance_from_classes(features, memory))
-        refreshed = self._refresh(kept, domain, memory) if self._is_due(kept, domain) else domain
+        refreshed = self._refreshed(kept, domain, memory) if self._is_due(kept, domain) else domain
         if refreshed.refreshes > domain.refreshes and domain.refreshes == 0:
             slots = self._predict(refreshed, view.inputs, memory.with_domain(refreshed))
-        self._publish(self._live().with_domain(replace(refreshed, signature=refreshed.signature.extended(places, slots), used_at=self._clock)))
+        signature = refreshed.signature
+        if signature.distance(places, slots) > self._policy.shift.route_distance:  # it drifts, and takes its condition along
+            signature = signature.faded(_FOLLOWED)
+        self._publish(self._live().with_domain(replace(refreshed, signature=signature.extended(places, slots), used_at=self._clock)))
 
     def _is_due(self, kept: BalancedMemory, domain: Domain) -> bool:
         if self._mode() != "act" or domain.kind == "novelty" or not self._program.can_adapt:
@@ -199,6 +218,17 @@ class Conditions:
         fewest = self._policy.adapt.min_memory if domain.refreshes == 0 else kept.capacity
         is_fresh = kept.fresh >= self._policy.adapt.refresh_samples * (kept.refusals + (domain.refreshes > 0))
         return is_fresh and len(kept) >= min(fewest, kept.capacity) and self._meter.may_start("adapt")
+
+    def _refreshed(self, kept: BalancedMemory, domain: Domain, memory: Memory) -> Domain:
+        """A refresh of the correction alone: an adaptor was trained from labels, behind it, and goes only with it."""
+        bare = self._program.adaptors.without(domain.tensors)
+        if bare is domain.tensors:
+            return self._refresh(kept, domain, memory)
+        refreshed = self._refresh(kept, replace(domain, tensors=bare), memory)
+        if refreshed.refreshes < domain.refreshes:  # suspended: what the adaptor was trained behind is not there any more
+            return refreshed
+        adaptor = domain.tensors.only(self._program.adaptors.all_names)
+        return domain if refreshed.tensors is bare else replace(refreshed, tensors=adaptor.over(refreshed.tensors))
 
     def _refresh(self, kept: BalancedMemory, domain: Domain, memory: Memory) -> Domain:
         started = time.perf_counter()

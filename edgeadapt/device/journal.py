@@ -334,6 +334,12 @@ class Journal:
             counts.setdefault(label, {})[status] = count
         return counts
 
+    @reads
+    def count_learned_by_domain(self) -> dict[str, int]:
+        """Condition -> how many rows of it teach."""
+        with self._reading():
+            return dict(self._db.execute("SELECT domain, count(*) FROM evidence WHERE status = 'learned' GROUP BY domain").fetchall())
+
     # -- raw inputs -----------------------------------------------------------------------------------
     @reads
     def raw(self, label: str | None = None) -> list[RawInput]:
@@ -377,6 +383,7 @@ class Journal:
         snapshot: Mapping[str, NDArray[Any]] | None = None,
         rewritten: Mapping[int, Mapping[str, NDArray[Any]]] | None = None,
         scrubbed: Mapping[int, Mapping[str, Any]] | None = None,
+        relieved: Mapping[int, Mapping[str, NDArray[Any]]] | None = None,
     ) -> None:
         """One transaction: what became of the rows, the commit, and snapshots taken or rewritten.
 
@@ -385,7 +392,7 @@ class Journal:
             statuses: earlier statuses by seq that are restored, with the commit they date from; the moves come after them.
             receipts: by seq. deleted: rows that are forgotten, with their raw inputs. emptied: rows that lose features and raw input.
             snapshot: tensors to keep as of this commit. rewritten: new tensors of earlier snapshots.
-            scrubbed: new details of earlier commits.
+            scrubbed: new details of earlier commits. relieved: what is left of the tensors of earlier commits.
         """
         gone = [(seq,) for seq in deleted]
         empty = [(seq,) for seq in emptied]
@@ -409,6 +416,8 @@ class Journal:
                 db.execute("UPDATE snapshots SET tensors = ? WHERE commit_number = ?", (save_tensors(dict(tensors)), number))
             for number, detail in (scrubbed or {}).items():
                 db.execute("UPDATE commits SET detail = ? WHERE number = ?", (json.dumps(dict(detail)), number))
+            for number, tensors in (relieved or {}).items():
+                db.execute("UPDATE commits SET tensors = ? WHERE number = ?", (save_tensors(dict(tensors)) if tensors else None, number))
             if snapshot is not None:
                 self._keep_snapshot(db, row.number, snapshot)
         if gone or empty:
@@ -531,6 +540,20 @@ class Journal:
                 raise ValueError(f"commit {n} went back to {about['to']!r:.40}")
             result.append(CommitRow(n, kind, outcome, about, Moves.decode(rows), tables, load_tensors(blob) if blob else {}, marks))
         return result
+
+    @reads
+    def grown(self) -> dict[str, int]:
+        """Condition -> its labels when it was last looked at for growth, by the commits that say so."""
+        with self._reading():
+            found = self._db.execute("SELECT detail FROM commits WHERE kind = 'grow' ORDER BY number").fetchall()
+        return {about["domain"]: int(about["labels"]) for about in (_detail(detail) for (detail,) in found)}
+
+    @reads
+    def commit_tensors(self) -> list[tuple[int, dict[str, NDArray[Any]]]]:
+        """What commits store beside rows, of those that store anything."""
+        with self._reading():
+            found = self._db.execute("SELECT number, tensors FROM commits WHERE tensors IS NOT NULL ORDER BY number").fetchall()
+        return [(int(number), load_tensors(blob)) for number, blob in found]
 
     def _classes_at(self, number: int) -> str | None:
         """The class table after a commit, as JSON; None if none was written yet."""

@@ -74,10 +74,16 @@ class Labelling:
         self, sample: str, features: NDArray[np.float16], name: str, source: str, stream: str, domain: str, is_unshifted: bool, met_at: float
     ) -> EvidenceRow:
         manifest = self._program.manifest
+        weight = 0.0 if self._teaches_an_adaptor(domain, name) else manifest.policy.learn.field_weight
         met: Met = "adapted" if self._live().encoder_in(domain) is not None else "factory" if is_unshifted else "shifted"
         return EvidenceRow(
-            sample, source, stream, domain, met_at, name, manifest.policy.learn.field_weight, manifest.space, self._is_factory(met, name), features, met=met
+            sample, source, stream, domain, met_at, name, weight, manifest.space, self._is_factory(met, name), features, met=met
         )
+
+    def _teaches_an_adaptor(self, domain: str, name: str) -> bool:
+        """A condition with an adaptor of its own keeps its labels to it (weight 0 in the shared head), but for classes that are new."""
+        found = self._live().domains.get(domain)
+        return found is not None and bool(self._program.adaptors) and bool(self._program.adaptors.held_in(found.tensors)) and not self.is_new(name)
 
     def _corrected(self, row: EvidenceRow, name: str, source: str) -> EvidenceRow:
         """The same sample under another name, as it was met."""

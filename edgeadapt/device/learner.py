@@ -16,6 +16,7 @@ from edgeadapt.bundle.schema import AdaptMode
 from edgeadapt.device.budget import Budget, Meter, WriteRoom
 from edgeadapt.device.conditions import Conditions
 from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored, new_ids
+from edgeadapt.device.fitting import Growth
 from edgeadapt.device.forgetting import Selection
 from edgeadapt.device.housekeeping import Housekeeping
 from edgeadapt.device.labelling import Labelling
@@ -110,13 +111,15 @@ class Learner:
         self._meter, self._room = Meter(budget), WriteRoom(budget, self._journal.writes)
         self._transactions = Transactions(self._program, self._journal, self._held_out, live, self._publish, self._room, opened.replay_s)
         self._undoing = Undoing(self._transactions)
+        growth = Growth(self._transactions, self._meter, live)
+        self._transactions.taken_back = growth.reconsider
         self._conditions = Conditions(self._program, self._transactions, self._questions, self._pending, self._meter, live, self._publish, self._adapt_mode)
         self._streams = Streams(self._manifest.policy, self._conditions, self._worker)
         self._house = Housekeeping(self._journal, self._transactions, self._undoing, self._conditions, self._room, keep, opened.raw_per_class, is_frozen)
         labelling = Labelling(self._program, policy, self._held_out, live, lambda names: self._worker.call(lambda: self._transactions.add_classes(names)))
         self._labelling = labelling
         self._learning = Learning(
-            self._transactions, self._journal, self._conditions, self._meter, self._worker, self._streams.found, is_frozen, self._house.run_if_due
+            self._transactions, self._journal, self._conditions, self._meter, self._worker, self._streams.found, is_frozen, growth, self._house.run_if_due
         )
         self._receiving = Receiving(
             self._journal, self._pending, self._questions, labelling, self._learning, self._room, opened.raw_per_class, keep.pending_s
@@ -326,7 +329,9 @@ class Learner:
                 return Receipt(pending, 0, 0, unreachable=tuple(reasons))
             remembered = [name for name, stream in list(self._streams.found.items()) if stream.memories]
             reasons += reasons_for(rows, self._live, self._transactions, remembered)
-            return self._undoing.forget(rows, pending, source if len(others) == 1 and not named else None, reasons)
+            receipt = self._undoing.forget(rows, pending, source if len(others) == 1 and not named else None, reasons)
+            self._learning.offer_growth()
+            return receipt
 
         return self._worker.call(run)
 
@@ -345,7 +350,9 @@ class Learner:
             for sample in samples:
                 if sample not in labelled:
                     raise InputError(f"sample {sample!r} has no label that could be withdrawn")
-            return self._undoing.withdraw(rows)
+            receipt = self._undoing.withdraw(rows)
+            self._learning.offer_growth()
+            return receipt
 
         return self._worker.call(run)
 

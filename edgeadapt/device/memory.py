@@ -21,6 +21,7 @@ from edgeadapt.runtime import Executable, Tensors
 SOURCE = "source"
 """The factory condition: no correction."""
 
+_NOISE = 0.25  # squared length per column by which windows of one condition differ
 DomainKind = Literal["provisional", "condition", "novelty"]
 
 
@@ -42,11 +43,16 @@ class Signature:
         np.add.at(counts, slots, 1.0)
         return Signature(sums, counts)
 
+    def faded(self, share: float) -> Signature:
+        """The same places, of which ``share`` counts beside what comes: a condition that drifts is where it was last."""
+        return Signature(share * self.sums, share * self.counts)
+
     def distance(self, places: NDArray[Any], slots: NDArray[np.int64]) -> float:
-        """Relative squared distance |w - m|^2 / (|w| |m|) between a window's mean and this condition at the same class mix.
+        """Relative squared distance (|w - m|^2 - S / 4) / (|w| |m|) between a window's mean and this condition at the same class mix; not below 0.
 
         Matching the mix makes a window of one class comparable with a condition that was met on many; classes not
-        met yet stand at the condition's overall mean.
+        met yet stand at the condition's overall mean. S / 4 is about what two windows of one condition differ by (measured: S / 12 to S / 4),
+        so that conditions near the threshold, whose |m| is small, are not told apart by noise.
         """
         total = self.counts.sum()
         if total == 0:
@@ -57,7 +63,7 @@ class Signature:
         expected, met = mix @ means, places.mean(axis=0)
         scale = float(np.sqrt((expected @ expected) * (met @ met)))
         gap = met - expected
-        return float(gap @ gap) / max(scale, 1e-12)
+        return max(0.0, float(gap @ gap) - _NOISE * len(gap)) / max(scale, 1e-12)
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,6 +82,7 @@ class WindowReading:
 
     Attributes:
         shift: statistic / threshold; novel_share: share above the novelty threshold (means nothing while shifted).
+        is_step: where the stream was lately leads here: it drifts, if it moves at all.
         active_distance: to the active domain, None in the source condition.
         nearest, nearest_distance: the closest known domain; looked up only when the active one does not fit.
     """
@@ -89,6 +90,7 @@ class WindowReading:
     shift: float
     novel_share: float
     is_stuck: bool = False
+    is_step: bool = False
     active_distance: float | None = None
     nearest: str = ""
     nearest_distance: float = float("inf")
@@ -129,7 +131,7 @@ def decide(window: WindowReading, stream: str, state: StreamState, domain: Domai
         if state.shifted < policy.shift.confirm_windows:
             return state, ()
         return _enter(window, stream, state, policy, why)
-    if window.active_distance is not None and window.active_distance > policy.shift.route_distance:
+    if window.active_distance is not None and window.active_distance > policy.shift.route_distance and not window.is_step:
         state = replace(state, away=state.away + 1)
         if state.away < policy.shift.confirm_windows:
             return state, ()

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import FACTORY, Bundle
+from edgeadapt.bundle._weights import tensor_bytes
 from edgeadapt.bundle.schema import GraphSpec, TensorSpec
+from edgeadapt.device.adaptors import Adaptors, shared_graphs
 from edgeadapt.device.linalg import NUMERICS, one_thread
 from edgeadapt.errors import BundleError, StateError
 from edgeadapt.inputs import chunks
@@ -50,14 +52,16 @@ class Program:
         self._constants = constants & set(self._spec("derive").writes) if self._refold else set()
         self._encode_file = bundle.graph_file(self._spec("encode")) if self._constants else None  # the bundle may be replaced while it is in use
         values = bundle.weights(FACTORY)
-        self._factory_domain = runtime.upload({s.name: values[s.name] for s in self.specs("evidence", "parameter", "statistic", scope="domain")})
+        self.adaptors = Adaptors(bundle, runtime)
+        own = self.adaptors.all_names
+        self._factory_domain = runtime.upload({s.name: values[s.name] for s in self.specs("evidence", "parameter", "statistic", scope="domain") if s.name not in own})
         self.encoded = 0  # inputs that went through the encoder, adaptation included
 
     def _spec(self, role: Any) -> GraphSpec:
-        return self.manifest.graphs_for(role)[0]
+        return shared_graphs(self.manifest, role)[0]
 
     def _load(self, role: Any) -> Executable | None:
-        specs = self.manifest.graphs_for(role)
+        specs = shared_graphs(self.manifest, role)
         return self.runtime.load(self.bundle.graph_file(specs[0])) if specs else None
 
     def _required(self, role: Any) -> Executable:
@@ -85,7 +89,8 @@ class Program:
     def factory(self) -> Tensors:
         """Initial global tensors, derived ones included."""
         values = self.bundle.weights(FACTORY)
-        names = [s.name for s in self.manifest.tensors if s.kind not in ("frozen", "derived")]  # a domain's lie underneath: they correct nothing
+        own = self.adaptors.all_names
+        names = [s.name for s in self.manifest.tensors if s.kind not in ("frozen", "derived") and s.name not in own]  # a domain's lie underneath: they correct nothing
         return self.derive(self.runtime.upload({name: values[name] for name in names}))
 
     def factory_domain(self) -> Tensors:
@@ -130,11 +135,14 @@ class Program:
         return np.concatenate([p["z"] for p in parts]), np.concatenate([_taps(p, len(p["z"])) for p in parts])
 
     def read(self, z: F32, taps: F32, tensors: Tensors) -> Read:
+        """Answers through the correction, and the adaptor if there is one, that ``tensors`` hold."""
         if len(z) > self.chunk:
             parts = [self.read(z[rows], taps[rows], tensors) for rows in chunks(len(z), self.chunk)]
             return Read(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("embedding", "logits", "score", "residual")))
         ports = {"z": z, "taps": taps} if taps.shape[1] else {"z": z}
-        out, _ = self._read(ports, tensors)
+        adaptor = self.adaptors.held_in(tensors) if self.adaptors else ""
+        run = self.adaptors.read(adaptor) if adaptor else self._read
+        out, _ = run(ports, tensors)
         return Read(out["embedding"], out["logits"], out["score"], out["residual"])
 
     def learn(
@@ -219,9 +227,15 @@ class Program:
     def nbytes(self) -> Mapping[str, int]:
         """Declared bytes by kind."""
         sizes: dict[str, int] = {}
+        families = self.adaptors.all_names
         for spec in self.manifest.tensors:
+            if spec.name in families:
+                continue
             copies = self.manifest.domain_slots if spec.scope == "domain" else 1
-            sizes[spec.kind] = sizes.get(spec.kind, 0) + copies * int(np.prod(spec.shape, dtype=np.int64)) * np.dtype(spec.dtype).itemsize
+            sizes[spec.kind] = sizes.get(spec.kind, 0) + copies * tensor_bytes(spec)
+        if self.adaptors:  # one of the family for each condition
+            largest = max(map(self.adaptors.nbytes, self.adaptors.candidates))
+            sizes["adaptor"] = self.manifest.domain_slots * largest
         return sizes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -142,6 +142,21 @@ def domain_blob(program: Program, domain: Domain) -> Blobs:
     return values | {f"{_DOMAIN}{domain.name}/signature.{name}": value for name, value in signature.items()}
 
 
+def _with_domains(blobs: Blobs, stored: Mapping[str, NDArray[Any]]) -> Blobs:
+    """Stored conditions in place of what was known of them: each was stored whole."""
+    new = {key: value for key, value in stored.items() if key.startswith(_DOMAIN)}
+    if not new:
+        return blobs
+    whole = tuple({key.rpartition("/")[0] + "/" for key in new})
+    return {key: value for key, value in blobs.items() if not key.startswith(whole)} | new
+
+
+def without_adaptors(program: Program, stored: Mapping[str, NDArray[Any]], domains: Collection[str]) -> Blobs:
+    """What is stored of a commit or a snapshot, without the adaptors of some conditions."""
+    gone = {f"{_DOMAIN}{domain}/{name}" for domain in domains for name in program.adaptors.all_names}
+    return {key: value for key, value in stored.items() if key not in gone}
+
+
 def _signature(values: Blobs, slots: int) -> Signature:
     """Take a signature out of a domain's values; earlier versions stored every slot."""
     sums, counts = values.pop("signature.sums"), values.pop("signature.counts")
@@ -202,7 +217,7 @@ def rebuild_timed(journal: Journal, program: Program, upto: int | None = None, *
         for commit in commits:
             tensors = _replay(journal, program, commit, tensors, tables)
             tables = json.loads(commit.tables)
-            blobs |= {k: v for k, v in commit.tensors.items() if k.startswith(_DOMAIN)}
+            blobs = _with_domains(blobs, commit.tensors)
         replay_s += time.thread_time() - started
     memory = replace(memory, commit=last, tensors=program.derive(tensors))
     found_tables = tables_at(journal, last)
@@ -290,9 +305,9 @@ def _slots(classes: Sequence[str | None]) -> dict[str, int]:
 
 
 def _check_domain(program: Program, domain: str, values: Mapping[str, NDArray[Any]]) -> None:
-    factory = program.factory_domain()
+    specs = {spec.name: spec for spec in program.specs("evidence", "parameter", "statistic", scope="domain")}
     for name, value in values.items():
-        fits = name in factory and (str(value.dtype), value.shape) == (str(factory[name].dtype), tuple(factory[name].shape))
+        fits = name in specs and (str(value.dtype), value.shape) == (specs[name].dtype, specs[name].shape)
         if not fits or not np.isfinite(value).all():
             raise StateError(f"the journal is damaged: the tensor {name!r} of {domain!r} does not fit this bundle")
 
@@ -318,5 +333,5 @@ def _with_tables(program: Program, memory: Memory, tables: Mapping[str, Any], bl
 
 __all__ = [
     "SOURCE", "apply_rows", "by_commit", "clear_class", "correction_blob", "corrections_now", "domain_blob", "durable_tables", "factory_memory", "finish", "rebuild", "rebuild_timed",
-    "snapshot_of", "state_digest", "tables_at", "take_rows",
+    "snapshot_of", "state_digest", "tables_at", "take_rows", "without_adaptors",
 ]  # fmt: skip

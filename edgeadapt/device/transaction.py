@@ -58,6 +58,8 @@ class Transactions:
         self._suspicion = Suspicion(program, journal, held_out)
         self._replay_s, self._replay_bytes = replay_s, 0
         self._write_s = 0.0
+        self.taken_back: Callable[[frozenset[str]], None] = lambda domains: None
+        """Told the conditions of labels that stop counting, so that what was trained from them is trained again."""
 
     def _factory_guard(self) -> list[GuardSet]:
         if not any(member == GUARD for member in self.program.manifest.members):
@@ -178,6 +180,8 @@ class Transactions:
     # -- what a split does to the evidence --------------------------------------------------------------
     def applied(self, live: Memory, split: Split) -> tuple[Tensors, dict[int, bytes], dict[str, NDArray[Any]]]:
         """Tensors without what the split takes and with what it adds, derived; receipts of its rows; the corrections to record."""
+        if split.gone:
+            self.taken_back(frozenset(row.domain for row in split.gone))
         corrections = corrections_now(self.program, list(dict.fromkeys(row.domain for row in split.added)), live)
         started = time.thread_time()
         tensors = take_rows(self.program, self.journal, live.tensors, by_commit(split.taken), live.slots)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 from edgeadapt.device.held_out import Split
 from edgeadapt.device.journal_rows import EvidenceRow, Moves, Step, accepted_at
 from edgeadapt.device.memory import Memory
-from edgeadapt.device.resume import by_commit, correction_names, finish, rebuild, snapshot_of, tables_at, take_rows
+from edgeadapt.device.resume import (
+    by_commit,
+    correction_names,
+    domain_blob,
+    finish,
+    rebuild,
+    snapshot_of,
+    tables_at,
+    take_rows,
+    without_adaptors,
+)  # fmt: skip
 from edgeadapt.device.transaction import Transactions, moves_of
 from edgeadapt.errors import StateError, StorageError
 from edgeadapt.results import Receipt
@@ -35,11 +45,14 @@ class Undoing:
         learned = [row for row in split.gone if row.status == "learned"]
         tensors, receipts, blob = self._transactions.applied(live, split)
         rewritten = self._rewritten_snapshots(rows, live)
+        domains = {row.domain for row in rows if self._program.adaptors}
+        rewritten |= self._relieved(self._kept_snapshots(rewritten) if domains else (), domains)
         scrubbed = {} if source is None else self._without_source(source)
         moves = moves_of(split)
         self._transactions.record(
-            "forget", "forgotten", {"rows": len(rows), "subtracted": len(learned)}, self._transactions.counted(live, split, tensors), moves=moves,
-            tensors=blob, receipts=receipts, deleted=[row.seq for row in rows], snapshot=True, rewritten=rewritten, scrubbed=scrubbed,
+            "forget", "forgotten", {"rows": len(rows), "subtracted": len(learned)}, self._shed(self._transactions.counted(live, split, tensors), domains)[0],
+            moves=moves, tensors=blob, receipts=receipts, deleted=[row.seq for row in rows], snapshot=True, rewritten=rewritten, scrubbed=scrubbed,
+            relieved=self._relieved(self._journal.commit_tensors() if domains else (), domains),
         )  # fmt: skip
         self._held_out.accept(split)
         bare = [row for row in (*split.taken, *split.added) if not row.has_features]
@@ -49,6 +62,25 @@ class Undoing:
             moved=len(split.added) + len({row.seq for row in split.taken} - {row.seq for row in learned}), exact=exact if learned else (),
             unreachable=(*unreachable, *self._beyond_receipts(bare)),
         )  # fmt: skip
+
+    def _shed(self, memory: Memory, domains: Collection[str]) -> tuple[Memory, dict[str, NDArray[Any]]]:
+        """Conditions without the adaptors that were trained from their labels, and what a commit stores of them."""
+        blob: dict[str, NDArray[Any]] = {}
+        for domain in [memory.domains[name] for name in domains if name in memory.domains]:
+            bare = replace(domain, tensors=self._program.adaptors.without(domain.tensors), saved=self._program.adaptors.without(domain.saved))
+            if bare.tensors is not domain.tensors or bare.saved is not domain.saved:
+                memory = memory.with_domain(bare)
+                blob |= domain_blob(self._program, replace(bare, tensors=bare.saved)) if bare.saved else {}
+        return memory, blob
+
+    def _kept_snapshots(self, rewritten: Mapping[int, Mapping[str, NDArray[Any]]]) -> list[tuple[int, Mapping[str, NDArray[Any]]]]:
+        found = {number: self._journal.snapshot(number) for number in self._journal.snapshot_numbers()}
+        return [(number, rewritten.get(number, kept[1])) for number, kept in found.items() if kept is not None]
+
+    def _relieved(self, stored: Iterable[tuple[int, Mapping[str, NDArray[Any]]]], domains: Collection[str]) -> dict[int, dict[str, NDArray[Any]]]:
+        """What is left of stored tensors that hold an adaptor of these conditions."""
+        left = ((number, tensors, without_adaptors(self._program, tensors, domains)) for number, tensors in stored)
+        return {number: kept for number, tensors, kept in left if len(kept) < len(tensors)}
 
     def _beyond_receipts(self, bare: Sequence[EvidenceRow]) -> tuple[str, ...]:
         """What rows without features leave behind."""
@@ -95,8 +127,8 @@ class Undoing:
         learned = [row for row in split.gone if row.status == "learned"]
         tensors, receipts, blob = self._transactions.applied(live, split)
         moves = moves_of(split, withdrawn=tuple(row.seq for row in rows))
-        candidate = self._transactions.counted(live, split, tensors)
-        self._transactions.record("withdraw", "withdrawn", {"rows": len(rows), "subtracted": len(learned)}, candidate, moves=moves, tensors=blob, receipts=receipts)
+        candidate, bare = self._shed(self._transactions.counted(live, split, tensors), {row.domain for row in rows if self._program.adaptors})
+        self._transactions.record("withdraw", "withdrawn", {"rows": len(rows), "subtracted": len(learned)}, candidate, moves=moves, tensors=blob | bare, receipts=receipts)
         self._held_out.accept(split)
         return Receipt(0, len(learned), 0, unreachable=self._beyond_receipts([row for row in (*split.taken, *split.added) if not row.has_features]))
 
@@ -128,6 +160,7 @@ class Undoing:
             snapshot=True,
         )  # fmt: skip
         self._held_out.restore(counted.values())
+        self._transactions.taken_back(frozenset(candidate.domains))
         return target
 
     def _settled(self, accepted: Sequence[EvidenceRow]) -> Split:

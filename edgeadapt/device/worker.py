@@ -52,6 +52,13 @@ class Worker:
             (self._urgent if urgent else self._patient).append(task)
             self._wake.notify()
 
+    def offer(self, task: Callable[[], Any]) -> None:
+        """Queue patient work that may as well be done another time: closing drops it."""
+        with self._wake:
+            if not self._is_closing:
+                self._patient.append(task)
+                self._wake.notify()
+
     def submit_later(self, task: Callable[[], Any], delay_s: float) -> None:
         """Queue an urgent task when ``delay_s`` have passed. ``settle`` does not wait for it, and closing drops it."""
         with self._wake:

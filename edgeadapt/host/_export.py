@@ -21,8 +21,10 @@ from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, write_bundle
 from edgeadapt.bundle._space import encoder_tensors
 from edgeadapt.bundle.schema import (
     AdaptMode,
+    AdaptorSpec,
     AdaptPolicy,
     GraphSpec,
+    GrowthPolicy,
     GuardPolicy,
     LearnPolicy,
     Manifest,
@@ -107,7 +109,7 @@ class _Maker:
         say("calibrate: features, head, thresholds")
         self.z, self.taps = self._features(x)
         extra = self._calibrate()
-        self.composition = Composition.of(encoder, self.head, self.score, self.sense, self.adaptation)
+        self.composition = Composition.of(encoder, self.head, self.score, self.sense, self.adaptation, settings.adaptor_family(self.evidence.dims, self.head, self.temperature))
         self.frozen, self.factory = self.composition.values(self.evidence, extra)
         arrays = {**self.factory, **self.frozen}
         values = {**self.fitted.values, **{name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}}
@@ -172,6 +174,17 @@ class _Maker:
         centre, projection = calibrate.route_projection(conditions, self.judge.y[some], self.shift.window, self.settings.seed)
         return {"route.centre": centre, "route.projection": projection}
 
+    def _growth(self) -> GrowthPolicy:
+        """The family, and how each member is trained."""
+        from edgeadapt.host.methods.adaptors import training
+
+        candidates = []
+        for adaptor in self.composition.adaptors:
+            own = [spec for spec in adaptor.tensors(self.evidence.dims) if spec.kind == "parameter" and spec.persist != "never"]
+            how = training(adaptor)
+            candidates.append(AdaptorSpec(name=adaptor.name, tensors=tuple(spec.name for spec in own), learning_rate=how.learning_rate, steps=how.steps, batch=how.batch))
+        return GrowthPolicy(candidates=tuple(candidates), adaptor_kib=self.settings.adaptor_kib)
+
     def _guard(self) -> Arrays:
         rows = np.concatenate([np.flatnonzero(self.judge.y == k)[: self.settings.guard_per_class] for k in range(len(self.classes))])
         guard: Arrays = {"z": self.judge.z[rows].astype(np.float16), "y": self.judge.y[rows]}
@@ -194,6 +207,7 @@ class _Maker:
         policy = PolicySpec(
             shift=self.shift, novelty=self.novelty, adapt=adapt,
             learn=LearnPolicy(method=self.head.name, factory_count=s.factory_count, temperature=self.temperature),
+            growth=self._growth(),
             guard=GuardPolicy(factory_samples=len(self._guard()["y"]), source_error=float(np.clip(2 * self.error, 0.1, 0.5))),
         )  # fmt: skip
         provenance = Provenance(

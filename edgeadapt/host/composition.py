@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
+from edgeadapt.host.adaptor_graphs import compile_adaptor
 from edgeadapt.host.compile import CompiledGraph, compile_graph
 from edgeadapt.host.encoders import Identity
 from edgeadapt.host.encoding import Encoder, example_input
-from edgeadapt.host.methods.base import Arrays, Derives, FactoryData, GivesReceipts, Head, Learns, Scores, class_moment
+from edgeadapt.host.methods.base import Adapts, Arrays, Derives, FactoryData, GivesReceipts, Head, Learns, Scores, class_moment
 from edgeadapt.host.methods.feature_shift import FeatureShift
 from edgeadapt.host.methods.nearest_mean import NearestMean
 from edgeadapt.host.methods.norm_statistics import NormStatistics
@@ -56,6 +57,7 @@ class Composition:
     Attributes:
         head, score, sense: roles predict and learn, novelty, shift.
         corrector, norms: the label-free method, at most one of them.
+        adaptors: the family that a condition may grow one of.
     """
 
     encoder: Encoder
@@ -64,12 +66,13 @@ class Composition:
     sense: ResidualShift
     corrector: FeatureShift | None = None
     norms: NormStatistics | None = None
+    adaptors: tuple[Adapts, ...] = ()
     specs: dict[str, TensorSpec] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, encoder: Encoder, head: Head, score: Scores, sense: ResidualShift, adaptation: str) -> Composition:
+    def of(cls, encoder: Encoder, head: Head, score: Scores, sense: ResidualShift, adaptation: str, adaptors: Sequence[Adapts] = ()) -> Composition:
         norms = NormStatistics(encoder) if adaptation == "norm_statistics" and isinstance(encoder, ModuleEncoder) else None
-        return cls(encoder, head, score, sense, FeatureShift() if adaptation == "feature_shift" else None, norms)
+        return cls(encoder, head, score, sense, FeatureShift() if adaptation == "feature_shift" else None, norms, tuple(adaptors))
 
     @property
     def numerics(self) -> tuple[NumericSpec, ...]:
@@ -86,13 +89,14 @@ class Composition:
         factory: Arrays = {}
         if self.norms is not None:
             frozen |= {name: value.numpy() for name, value in self.norms.frozen.items()}
-        for method in (self.head, self.sense, self.score, self.corrector, self.norms):
+        for method in (self.head, self.sense, self.score, self.corrector, self.norms, *self.adaptors):
             if method is None:
                 continue
             values = method.factory(data)
             for spec in method.tensors(data.dims):
                 self.specs[spec.name] = spec
-                if spec.name in values:
+                starts_at_zero = spec.kind == "parameter" and spec.persist == "never"
+                if spec.name in values and not starts_at_zero:
                     (frozen if spec.kind == "frozen" else factory)[spec.name] = values[spec.name]
         for name, value in frozen.items():
             self.specs.setdefault(name, TensorSpec(name=name, dtype="float32", shape=tuple(value.shape), kind="frozen", persist="never"))
@@ -102,10 +106,12 @@ class Composition:
     def _corrected(self, t: Ports, z: Tensor) -> Tensor:
         return z if self.corrector is None else self.corrector.correct(t, z)
 
-    def read(self, ports: Ports, t: Ports) -> tuple[Ports, Ports]:
+    def read(self, ports: Ports, t: Ports, adaptor: Adapts | None = None) -> tuple[Ports, Ports]:
+        """Correction, then the adaptor if there is one, then head and score; residuals are of what came from the encoder."""
         z = ports["z"]
         taps = ports.get("taps", z[:, :0])
         embedding = self._corrected(t, z)
+        embedding = embedding if adaptor is None else adaptor.correct(t, embedding)
         logits = self.head.predict(t, embedding)
         score = self.score.novelty(t, embedding, taps, logits)
         return {"embedding": embedding, "logits": logits, "score": score, "residual": self.sense.shift(t, z, taps, logits)}, {}
@@ -149,6 +155,13 @@ class Composition:
             "read": RoleGraph(read, ("correct", "predict", "novelty", "shift"), (self.head.name, self.score.name, self.sense.name)),
             "learn": RoleGraph(learn, ("learn",), (self.head.name, self.sense.name)),
         }
+        for adaptor in self.adaptors:
+            say(f"compile: adaptor {adaptor.name}")
+            momentum = {spec.name: torch.zeros(spec.shape) for spec in self.specs.values() if spec.name.startswith(f"{adaptor.name}.") and spec.name not in tensors}
+            made = compile_adaptor(adaptor, self.read, self.head.predict, features, tensors | momentum, frozen, classes)
+            graphs[f"read_{adaptor.name}"] = RoleGraph(made.read, graphs["read"].roles, (*graphs["read"].methods, adaptor.name))
+            graphs[f"fit_{adaptor.name}"] = RoleGraph(made.fit, ("fit",), (adaptor.name,))
+            graphs[f"probe_{adaptor.name}"] = RoleGraph(made.probe, ("probe",), (adaptor.name,))
         if isinstance(self.head, GivesReceipts):
             say("compile: redeem")
             graphs["redeem"] = self._compile_redeem(self.head, features, tensors, frozen, classes)

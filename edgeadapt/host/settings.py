@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from edgeadapt.errors import InputError
-from edgeadapt.host.methods.base import Head, Scores
+from edgeadapt.host.methods.base import Adapts, Dims, GivesReceipts, Head, Scores
+from edgeadapt.host.methods.hypervector import Hypervector
 from edgeadapt.host.methods.nearest_mean import NearestMean
 from edgeadapt.host.methods.novelty import Cosine, Mahalanobis, NearestNeighbours, VirtualLogit
+from edgeadapt.host.methods.relative_mahalanobis import RelativeMahalanobis
+from edgeadapt.host.methods.relative_residual import RelativeResidual
 from edgeadapt.host.methods.ridge import Ridge
 
 HEADS = {"ridge": Ridge, "nearest_mean": NearestMean}
-NOVELTY = {"cosine": Cosine, "knn": NearestNeighbours, "vim": VirtualLogit, "mahalanobis": Mahalanobis}
+NOVELTY: dict[str, Callable[[], Scores]] = {
+    "cosine": Cosine, "knn": NearestNeighbours, "vim": VirtualLogit, "mahalanobis": Mahalanobis, "rmds": RelativeMahalanobis,
+    "relative_residual": RelativeResidual, "relative_residual_angle": partial(RelativeResidual, angle=0.5), "hypervector": Hypervector,
+}  # fmt: skip
 ADAPTATIONS = ("auto", "norm_statistics", "feature_shift", "none")
 
 
@@ -26,8 +33,11 @@ class Settings:
         class_slots, domain_slots: capacity, fixed at export.
         head: ``ridge``, ``nearest_mean``, or a head of your own (an object, see ``methods/base.py``). random_features: width for the ridge; -1 chooses 512 below 64 dimensions, else none.
         penalty, balance: of the ridge head, see ``methods/ridge.py``; chosen on training images of classes held out of the encoder.
-        novelty: ``auto`` (by held-out classes) or a score's name.
+        novelty: ``auto`` (by held-out classes) or a score's name. novelty_kib: with ``auto``, scores whose frozen tensors, evidence and
+            derived copies take more are left out; None for no limit.
         adapt: ``auto`` (norm statistics if the encoder has batch-norms, else feature shift) or a method's name.
+        adaptors: ``family`` puts candidates into the bundle of which a condition may grow one from its labels (three graphs each), ``none`` leaves
+            them out; or adaptors of your own. adaptor_kib: the largest that may be kept per condition.
         stress: run the stress streams and let them decide whether adaptation may act; without them it only advises.
         factory_count: labels that all factory samples of a class together weigh as much as.
         guard_per_class: factory samples per class that travel in the bundle to judge changes.
@@ -45,7 +55,10 @@ class Settings:
     penalty: float = 1e-2
     balance: float = 1.45
     novelty: str = "auto"
+    novelty_kib: float | None = None
     adapt: str = "auto"
+    adaptors: str | Sequence[Adapts] = "none"
+    adaptor_kib: float = 1024.0
     stress: bool = True
     factory_count: float = 25.0
     guard_per_class: int = 50
@@ -62,7 +75,7 @@ class Settings:
         if not isinstance(self.head, (str, Head)):
             raise InputError(f"head is one of {', '.join(HEADS)}, or an object with the functions of a head, got {self.head!r:.80}")
         named = self.head if isinstance(self.head, str) else next(iter(HEADS))
-        for key, value, allowed in (("head", named, tuple(HEADS)), ("novelty", self.novelty, ("auto", *NOVELTY)), ("adapt", self.adapt, ADAPTATIONS)):
+        for key, value, allowed in (("head", named, tuple(HEADS)), ("novelty", self.novelty, ("auto", *NOVELTY)), ("adapt", self.adapt, ADAPTATIONS), ("adaptors", self.adaptors if isinstance(self.adaptors, str) else "family", ("none", "family"))):
             if value not in allowed:
                 raise InputError(f"{key} is one of {', '.join(allowed)}, got {value!r}")
         if isinstance(self.version, bool) or not isinstance(self.version, int) or not 0 < self.version < 2**53:
@@ -81,6 +94,22 @@ class Settings:
 
     def novelty_candidates(self) -> list[Scores]:
         return [make() for make in NOVELTY.values()] if self.novelty == "auto" else [NOVELTY[self.novelty]()]
+
+    def adaptor_family(self, dims: Dims, head: Head, temperature: float) -> list[Adapts]:
+        """The adaptors that ship: they are trained through the head, so a head that counts has none.
+
+        Raises:
+            InputError: they were asked for and cannot be had.
+        """
+        if self.adaptors == "none":
+            return []
+        if isinstance(head, GivesReceipts):
+            raise InputError(f"adaptors = 'family' needs a head with a gradient; {head.name} counts")
+        if not isinstance(self.adaptors, str):
+            return list(self.adaptors)
+        from edgeadapt.host.methods.adaptors import family
+
+        return list(family(dims, state_kib=self.adaptor_kib, scale=1.0 / temperature))
 
     def adaptation(self, has_norms: bool) -> str:
         """The label-free method for an encoder with or without batch-norms.

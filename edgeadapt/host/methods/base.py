@@ -7,7 +7,7 @@ the functions into graphs; the device runs them without knowing the method.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -72,7 +72,8 @@ class FactoryData:
 class Method(Protocol):
     """Every method has a name, tensors and their factory values."""
 
-    name: ClassVar[str]
+    @property
+    def name(self) -> str: ...
 
     def tensors(self, dims: Dims) -> list[TensorSpec]: ...
 
@@ -121,6 +122,21 @@ class Corrects(Method, Protocol):
     """Role ``correct``."""
 
     def correct(self, t: Values, z: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Adapts(Corrects, Protocol):
+    """Roles ``probe`` and ``fit`` beside ``correct``: an adaptor that one condition grows, trained by gradient steps on the device."""
+
+    def probe(self, t: Values, z: Tensor) -> Tensor:
+        """(B, P) the features whose read-out it trains, at its factory values."""
+        ...
+
+    def fit(
+        self, t: Values, z: Tensor, y: Tensor, sample_weight: Tensor, learning_rate: Tensor, predict: Callable[[Values, Tensor], Tensor] = ...
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """One step; ``predict`` is the head's read-out. Returns the output ``loss`` () and new parameters."""
+        ...
 
 
 @runtime_checkable

@@ -1,0 +1,102 @@
+"""The family of adaptors that a bundle carries, as plain calls: which one a condition holds, one training step, what a candidate sees.
+
+A condition's adaptor is the one whose tensors it holds: predictions of every other condition cannot change with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.bundle import FACTORY, Bundle
+from edgeadapt.bundle._weights import tensor_bytes
+from edgeadapt.bundle.roles import RoleName
+from edgeadapt.bundle.schema import AdaptorSpec, GraphSpec, Manifest
+from edgeadapt.errors import BundleError
+from edgeadapt.runtime import Executable, Runtime, Tensors
+
+F32 = NDArray[np.float32]
+
+
+def adaptor_of(graph: GraphSpec, manifest: Manifest) -> str:
+    """The candidate that a graph is made for; empty for a graph that every condition shares."""
+    names = {candidate.name for candidate in manifest.policy.growth.candidates}
+    return next((name for name in graph.methods if name in names), "")
+
+
+def shared_graphs(manifest: Manifest, role: RoleName) -> list[GraphSpec]:
+    """Graphs of a role that no adaptor is part of."""
+    return [graph for graph in manifest.graphs_for(role) if not adaptor_of(graph, manifest)]
+
+
+class Adaptors:
+    """Graphs are loaded when they are first used: most devices grow into one or two candidates."""
+
+    def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
+        self._bundle, self._runtime, self._manifest = bundle, runtime, bundle.manifest
+        self.candidates: Mapping[str, AdaptorSpec] = {spec.name: spec for spec in bundle.manifest.policy.growth.candidates}
+        self._marks = {spec.tensors[0]: name for name, spec in self.candidates.items()}
+        self._loaded: dict[tuple[str, str], Executable] = {}
+        prefixes = tuple(f"{name}." for name in self.candidates)
+        self.all_names = frozenset(s.name for s in bundle.manifest.tensors if prefixes and s.scope == "domain" and s.name.startswith(prefixes))
+        """Tensors of any candidate, those of its training alone included."""
+
+    def __bool__(self) -> bool:
+        return bool(self.candidates)
+
+    def held_in(self, tensors: Mapping[str, Any]) -> str:
+        """The candidate whose tensors these are; empty without one."""
+        for mark, name in self._marks.items():
+            if mark in tensors:
+                return name
+        return ""
+
+    def names(self, candidate: str) -> tuple[str, ...]:
+        """Tensors that a prediction reads, and a condition keeps."""
+        return self.candidates[candidate].tensors
+
+    def nbytes(self, candidate: str) -> int:
+        """Bytes that a condition keeps of it."""
+        return sum(tensor_bytes(self._manifest.tensor(name)) for name in self.names(candidate))
+
+
+    def without(self, tensors: Tensors) -> Tensors:
+        """The same tensors, and no adaptor; the very same value if there was none."""
+        held = self.held_in(tensors)
+        return tensors.only([name for name in tensors if name not in self.candidates[held].tensors]) if held else tensors
+
+    def fresh(self, candidate: str) -> Tensors:
+        """Factory values of a candidate, which correct nothing; what only training needs starts at zero."""
+        values = self._bundle.weights(FACTORY)
+        specs = [spec for spec in self._manifest.tensors if spec.scope == "domain" and spec.name.startswith(f"{candidate}.")]
+        return self._runtime.upload({s.name: values[s.name] if s.name in values else np.zeros(s.shape, s.dtype) for s in specs})
+
+    def read(self, candidate: str) -> Executable:
+        return self._graph(candidate, "predict")
+
+    def probe(self, candidate: str, z: F32) -> F32:
+        """(N, P) the features whose read-out this candidate would train, at its factory values."""
+        out, _ = self._graph(candidate, "probe")({"z": z}, self.fresh(candidate))
+        hidden: F32 = out["hidden"]
+        return hidden
+
+    def fit(self, candidate: str, tensors: Tensors, z: F32, y: NDArray[np.int64], sample_weight: F32, learning_rate: float) -> tuple[float, Tensors]:
+        """One gradient step: the loss before it, and what it wrote."""
+        ports = {"z": z, "y": y, "sample_weight": sample_weight, "learning_rate": np.float32(learning_rate)}
+        out, written = self._graph(candidate, "fit")(ports, tensors)
+        return float(out["loss"]), written
+
+    def _graph(self, candidate: str, role: RoleName) -> Executable:
+        key = (candidate, role)
+        if key not in self._loaded:
+            specs = [graph for graph in self._manifest.graphs_for(role) if candidate in graph.methods]
+            if not specs:
+                raise BundleError(f"manifest.json: no graph answers the role {role!r} with the adaptor {candidate!r}")
+            self._loaded[key] = self._runtime.load(self._bundle.graph_file(specs[0]))
+        return self._loaded[key]
+
+
+__all__ = ["Adaptors", "adaptor_of", "shared_graphs"]

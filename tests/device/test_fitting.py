@@ -1,0 +1,212 @@
+"""A condition that the head cannot learn grows an adaptor of its own: kept, undone and forgotten like everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from golden.growing import NAMES, drifted, samples
+
+import edgeadapt
+from edgeadapt import Budget, Policy
+from edgeadapt.bundle import read_bundle
+from edgeadapt.bundle.schema import decode_manifest, encode_manifest
+from edgeadapt.device.journal import Journal
+from edgeadapt.device.program import Program
+from edgeadapt.device.replay import replay
+from edgeadapt.errors import BundleError
+from edgeadapt.runtime import open_runtime
+
+BUNDLE = Path(__file__).parent / "golden" / "growing.edge"
+STREAM = "line"
+
+
+def opened(state: Path | None = None, **options: Any) -> Any:
+    return edgeadapt.open(BUNDLE, state=state, budget=Budget(busy_fraction=1.0), **options)
+
+
+def show(learner: Any, batch: tuple[Any, list[str]], labels: int = 0) -> tuple[float, list[str]]:
+    """One window; accuracy, and the ids of the samples that were labelled."""
+    x, names = batch
+    seen = learner.observe(x, stream=STREAM)
+    learner.settle()
+    given = list(seen.ids[:labels]) if learner.domain(STREAM) != "source" else []
+    if given:
+        learner.label(given, names[: len(given)], source="operator")
+        learner.settle()
+    return float(np.mean([a == b for a, b in zip(seen.prediction.labels, names, strict=True)])), given
+
+
+def grow(learner: Any, windows: int = 8) -> list[str]:
+    """The mirror, labelled from when it is noticed; returns the ids with a label."""
+    return [sample for seed in range(20, 20 + windows) for sample in show(learner, samples(32, seed, 1.0), 16)[1]]
+
+
+def grown(learner: Any) -> list[Any]:
+    return [commit for commit in learner.history(200) if commit.kind == "grow" and commit.outcome == "grown"]
+
+
+def adaptor(learner: Any) -> str:
+    memory = learner._live
+    return next((found for domain in memory.domains.values() if (found := learner._program.adaptors.held_in(domain.tensors))), "")
+
+
+def accuracy(learner: Any, mirrored: float) -> float:
+    x, names = samples(400, 99, mirrored)
+    return float(np.mean([a == b for a, b in zip(learner.predict(x, stream=STREAM).labels, names, strict=True)]))
+
+
+@pytest.fixture
+def learner() -> Iterator[Any]:
+    with opened() as found:
+        yield found
+
+
+def test_a_condition_that_no_linear_head_can_learn_beside_the_factorys_grows_an_adaptor(learner: Any) -> None:
+    first = show(learner, samples(32, 19, 1.0))[0]
+    grow(learner)
+    assert first < 0.1 and accuracy(learner, 1.0) > 0.9
+    found = grown(learner)
+    assert found and found[-1].detail["adaptor"] == adaptor(learner) != ""
+    before, after = found[-1].detail["cross-validated accuracy"]
+    assert after > before + 0.5
+
+
+def test_the_way_back_and_forth_finds_the_same_adaptor_again(learner: Any) -> None:
+    grow(learner)
+    for _ in range(2):
+        for seed in range(40, 44):
+            show(learner, samples(32, seed))
+        assert learner.domain(STREAM) == "source"
+        right = [show(learner, samples(32, seed, 1.0))[0] for seed in range(50, 54)]
+        assert learner.domain(STREAM) == "condition-1" and right[-1] > 0.8
+    assert list(learner.domains()) == ["condition-1"]
+
+
+def test_growing_moves_no_answer_of_another_condition_by_a_bit(learner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, record, same = samples(64, 77)[0], learner._transactions.record, []
+
+    def watched(kind: str, *given: Any, **more: Any) -> Any:
+        before = learner.predict(x, stream="other").probs
+        result = record(kind, *given, **more)
+        if kind == "grow":
+            same.append(np.array_equal(learner.predict(x, stream="other").probs, before))
+        return result
+
+    monkeypatch.setattr(learner._transactions, "record", watched)
+    grow(learner, windows=12)
+    assert len(grown(learner)) >= 2 and len(same) >= 2 and all(same)
+
+
+def test_labels_of_a_grown_condition_leave_the_shared_head_alone_but_for_new_classes(learner: Any) -> None:
+    earlier = set(grow(learner))
+    given = set(show(learner, samples(32, 70, 1.0), 16)[1])
+    learner.add_class("plus w")
+    seen = learner.observe(samples(32, 71, 1.0)[0], stream=STREAM)
+    learner.label(list(seen.ids[:6]), ["plus w"] * 6)
+    learner.settle()
+    weights = {row.id: row.weight for row in learner._journal.evidence()}
+    assert {weights[sample] for sample in given} == {0.0}
+    assert {weights[sample] for sample in seen.ids[:6]} == {1.0} == {weights[sample] for sample in earlier} - {0.0}
+
+
+def test_what_was_grown_is_there_after_a_restart_bit_for_bit(tmp_path: Path) -> None:
+    x = samples(64, 77, 1.0)[0]
+    with opened(tmp_path / "state") as first:
+        grow(first)
+        marks, name, answers = first.digest(), adaptor(first), first.predict(x, stream=STREAM).probs
+    with opened(tmp_path / "state") as second:
+        assert (second.digest(), adaptor(second)) == (marks, name)
+        for seed in (50, 51, 52):
+            show(second, samples(32, seed, 1.0))
+        assert np.array_equal(second.predict(x, stream=STREAM).probs, answers)
+    journal = Journal(tmp_path / "state")
+    try:
+        assert replay(journal, Program(read_bundle(BUNDLE), open_runtime("auto"))).verdict == "equal"
+    finally:
+        journal.close()
+
+
+def test_rolling_back_to_before_the_growth_takes_the_adaptor_away(learner: Any) -> None:
+    grow(learner)
+    first = min(commit.number for commit in grown(learner))
+    learner.rollback(first)
+    assert adaptor(learner)
+    learner.rollback(first - 1)
+    assert adaptor(learner) == ""
+
+
+def test_what_is_forgotten_leaves_no_adaptor_that_was_trained_on_it_in_the_folder(tmp_path: Path) -> None:
+    with opened(tmp_path / "state") as learner:
+        given = grow(learner)
+        learner.checkpoint()
+        learner.forget(ids=given[: len(given) - 10])  # too few are left to grow again
+        learner.settle()
+        assert adaptor(learner) == ""
+    journal = Journal(tmp_path / "state")
+    try:
+        stored = [name for _, tensors in journal.commit_tensors() for name in tensors]
+        stored += [name for number in journal.snapshot_numbers() for name in (journal.snapshot(number) or (0, {}))[1]]
+    finally:
+        journal.close()
+    assert stored and not [name for name in stored if "low_rank" in name or "bottleneck" in name]
+
+
+def test_a_withdrawn_label_has_the_adaptor_trained_again_without_it(learner: Any) -> None:
+    given = grow(learner, windows=10)
+    count = len(grown(learner))
+    labels = grown(learner)[0].detail["labels"]
+    learner.withdraw(given[0])
+    learner.settle()
+    again = grown(learner)
+    assert len(again) == count + 1 and adaptor(learner)
+    assert again[0].detail["labels"] >= labels - 1
+
+
+def test_nothing_grows_while_frozen_or_unanswered(learner: Any) -> None:
+    for seed in range(20, 32):
+        show(learner, samples(32, seed, 1.0))
+    assert not grown(learner) and set(learner.domains().values()) <= {"provisional"}
+    learner.freeze()
+    grow(learner)
+    assert not grown(learner)
+
+
+def test_a_gradual_drift_opens_one_condition_and_grows_nothing(learner: Any) -> None:
+    right = [show(learner, drifted(32, 100 + i, share), 4)[0] for i, share in enumerate(np.linspace(0.0, 1.5, 40))]
+    assert len(learner.domains()) <= 1 and not grown(learner)
+    assert np.mean(right) > 0.9
+
+
+def test_a_jump_out_of_a_drift_is_another_condition(learner: Any) -> None:
+    for i, share in enumerate(np.linspace(0.0, 1.0, 16)):
+        show(learner, drifted(32, 100 + i, share), 4)
+    for seed in range(4):
+        show(learner, drifted(32, seed, -1.5), 8)
+    assert len(learner.domains()) == 2
+
+
+def test_new_classes_alone_grow_nothing() -> None:
+    rng = np.random.default_rng(0)
+    far = rng.standard_normal(12)
+    with opened(policy=Policy(new_classes="add")) as learner:
+        for _ in range(10):
+            x = (5.0 * far + 0.6 * rng.standard_normal((32, 12))).astype(np.float32)
+            show(learner, (x, ["strange"] * 32), 8)
+        assert not grown(learner)
+
+
+def test_declared_memory_counts_one_adaptor_for_each_condition(learner: Any) -> None:
+    program = learner._program
+    largest = max(program.adaptors.nbytes(name) for name in program.adaptors.candidates)
+    assert program.nbytes()["adaptor"] == program.manifest.domain_slots * largest
+
+
+def test_a_manifest_whose_candidates_have_no_graphs_or_foreign_tensors_is_refused() -> None:
+    text = encode_manifest(read_bundle(BUNDLE).manifest).decode()
+    with pytest.raises(BundleError, match="'low_rank_5'|low_rank_5"):
+        decode_manifest(text.replace('"name": "low_rank_4"', '"name": "low_rank_5"').encode())
+    assert NAMES[0] in text
