@@ -61,7 +61,7 @@ class Reading:
         return self.axis == "shifted"
 
 
-ActionKind = Literal["ask", "adapt", "probe", "open_domain", "route", "close_domain", "learn", "hold", "suspend"]
+ActionKind = Literal["ask", "adapt", "probe", "open_domain", "route", "close_domain", "learn", "hold", "suspend", "merge"]
 
 
 @dataclass(frozen=True)

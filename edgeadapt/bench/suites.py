@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from edgeadapt.bench.measure import Row, Say, report, table, write_json
@@ -22,23 +23,25 @@ SUITES = {
     "soak": "memory over 1,000,000 vectors and 10,000 images; opening and recovering 100,000 evidence rows; --quick",
     "interference": "how long predictions take while the worker learns, senses, forgets; --quick",
     "commit": "a label until durable and until learned, bytes on disk, what forgetting costs; --quick",
-    "streams": "heads on class- and domain-incremental streams: accuracy, forgetting, bytes, time; --quick",
-    "novelty": "novelty scores on held-out classes, far data and under shift; --quick",
+    "streams": "heads on class- and domain-incremental streams: accuracy, forgetting, bytes, time; --quick, --plots",
+    "novelty": "novelty scores on held-out classes, far data and under shift; --quick, --plots",
     "selection": "what is worth keeping: selectors for replay and for an adaptor's training set; --quick",
-    "search": "adaptor candidates ranked without training, against their trained accuracy; --quick",
-    "questions": "which samples to ask about, against random asking and the oracle; --quick",
+    "search": "adaptor candidates ranked without training, against their trained accuracy; --quick, --plots",
+    "growth": "a condition's own adaptor against none: gain, what clean images keep, routes, drift; --quick",
+    "questions": "which samples to ask about, against random asking and the oracle; --quick, --plots",
 }
 """Name -> one line on what it measures."""
 
 _SEEDS = (0, 1, 2)
-_METHODS = ("streams", "novelty", "selection", "search", "questions")
+_METHODS = ("streams", "novelty", "selection", "search", "growth", "questions")
 _OWN = {name: f"edgeadapt.bench.{name}" for name in ("overhead", "steps", "heads", "soak", "interference", "commit", *_METHODS)}
 _OPTIONS = {"steps": ("quick", "peers", "passes"), **dict.fromkeys(("soak", "interference", "commit", *_METHODS), ("quick",))}
 
 
 def run(
-    suite: str, *, data: str | os.PathLike[str] | None = None, json_path: str | os.PathLike[str] | None = None, say: Say = print, options: Sequence[str] = ()
-) -> dict[str, Any]:
+    suite: str, *, data: str | os.PathLike[str] | None = None, json_path: str | os.PathLike[str] | None = None, say: Say = print, options: Sequence[str] = (),
+    plots: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Run a suite.
 
     Args:
@@ -47,6 +50,7 @@ def run(
         json_path: the report is written there too.
         say: called with one line per step, and with the table at the end.
         options: switches that this suite has.
+        plots: a folder; suites that draw pictures put them there.
 
     Returns:
         The report: ``{"suite", "machine", "versions", "rows": [{"name", "value", "unit", "baseline", "target", "holds"}]}``.
@@ -59,7 +63,7 @@ def run(
     known = _OPTIONS.get(suite, ())
     if unknown := [name for name in options if name not in known]:
         raise InputError(f"suite {suite!r} has no option --{unknown[0]}; it has: {', '.join('--' + name for name in known) or 'none'}")
-    rows = _rows(suite, None if data is None else os.fspath(data), say, options)
+    rows = _rows(suite, None if data is None else os.fspath(data), say, {**dict.fromkeys(options, True), **({} if plots is None else {"plots": os.fspath(plots)})})
     say(table(rows))
     content = report(suite, rows)
     if json_path is not None:
@@ -67,7 +71,9 @@ def run(
     return content
 
 
-def _rows(suite: str, data: str | None, say: Say, options: Sequence[str]) -> list[Row]:
+def _rows(suite: str, data: str | None, say: Say, options: dict[str, Any]) -> list[Row]:
     run_suite = getattr(import_module(_OWN.get(suite, "edgeadapt.bench.spine")), f"run_{suite}")
-    rows: list[Row] = run_suite(data, say, **dict.fromkeys(options, True)) if suite in _OWN else run_suite(data, _SEEDS, say)
+    if "plots" in options and "plots" not in signature(run_suite).parameters:
+        raise InputError(f"suite {suite!r} draws no pictures")
+    rows: list[Row] = run_suite(data, say, **options) if suite in _OWN else run_suite(data, _SEEDS, say)
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgeadapt.bundle.roles import ROLES
+from edgeadapt.bundle.roles import ROLES, RoleName
 from edgeadapt.errors import BundleError
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ def _check_adaptors(manifest: Manifest) -> None:
         for name in candidate.tensors:
             if not name.startswith(f"{candidate.name}.") or scopes.get(name) != ("domain", "parameter", "checkpoint"):
                 raise BundleError(f"manifest.json: {name!r} is no kept parameter of a condition called {candidate.name}.*, as the adaptor {candidate.name!r} says")
-        for role in ("predict", "fit", "probe"):
-            if not any(candidate.name in graph.methods for graph in manifest.graphs_for(role)):  # type: ignore[arg-type]
+        roles: tuple[RoleName, ...] = ("predict", "fit", "probe")
+        for role in roles:
+            if not any(candidate.name in graph.methods for graph in manifest.graphs_for(role)):
                 raise BundleError(f"manifest.json: no graph answers the role {role!r} with the adaptor {candidate.name!r}")
 
 

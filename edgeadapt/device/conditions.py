@@ -26,12 +26,14 @@ from edgeadapt.device.memory import SOURCE, Domain, Memory
 from edgeadapt.device.policy import StreamState, WindowReading, decide, judge_answers
 from edgeadapt.device.program import Program, Read
 from edgeadapt.device.retention import BalancedMemory
+from edgeadapt.device.routing import merge_candidates, merged_signature
 from edgeadapt.device.sense import StreamWindow, WindowView, shift_ratio
 from edgeadapt.device.transaction import Transactions
 from edgeadapt.results import Action, Question
 
 _LONGEST_REST = 8  # after that many refusals in a row a correction is tried every eighth refresh only
 _TOPICS = 10_000
+_ONE = 0.95  # mean cosine from which two conditions are one; at equal lengths it is the distance at which a window is routed
 _FOLLOWED = 0.5  # what a window of a drift leaves of where its condition was
 Decision = tuple[float, str, str, str, str]
 
@@ -286,6 +288,23 @@ class Conditions:
         z, taps = self._program.encode(inputs, domain.encode)
         slots: NDArray[np.int64] = self._program.read(z, taps, memory.tensors_in(domain.name)).logits.argmax(axis=1)
         return slots
+
+    def merge(self) -> None:
+        """Conditions that turned out to be one become one: the earlier keeps name, correction and adaptor, and stands where both were met.
+
+        The labels of the later stay in the shared head, and are the later's own in the journal.
+        """
+        live = self._live()
+        found = merge_candidates({d.name: d.signature for d in live.domains.values() if d.kind == "condition"}, threshold=_ONE)
+        if not found:
+            return
+        order = list(live.domains)
+        for pair in found:
+            kept, gone = sorted((live.domains[pair.first], live.domains[pair.second]), key=lambda d: (not self._program.adaptors.held_in(d.tensors), order.index(d.name)))
+            live = live.without_domain(gone.name).with_domain(replace(kept, signature=merged_signature(kept.signature, gone.signature)))
+            self._note(Action("merge", "", kept.name, why=f"{gone.name} is the same condition: {pair.shared} shared classes point the same way ({pair.similarity:.2f})"))
+        self._publish(live)
+        self._transactions.save_domains("domain", {"merged": [f"{p.first} and {p.second}" for p in found]}, force=True)
 
     # -- answers --------------------------------------------------------------------------------------
     def answered(self, answers: Sequence[tuple[str, str, bool]], streams: MutableMapping[str, Stream]) -> None:

@@ -194,21 +194,6 @@ class Questions:
                 del self._open[sample]
 
 
-def choose_questions(slots: NDArray[np.int64], scores: NDArray[np.float32], count: int, prefer_novel: bool) -> list[int]:
-    """Rows to ask about: the most novel of all; or half of them so, and half the most novel of each predicted class in turn."""
-    by_novelty = [int(i) for i in np.argsort(-scores, kind="stable")]
-    if prefer_novel:
-        return by_novelty[:count]
-    queues = {int(slot): [i for i in by_novelty if slots[i] == slot] for slot in np.unique(slots)}
-    chosen: list[int] = by_novelty[: count // 2]
-    queues = {slot: [i for i in queue if i not in chosen] for slot, queue in queues.items()}
-    while len(chosen) < min(count, len(slots)):
-        for queue in queues.values():
-            if queue and len(chosen) < count:
-                chosen.append(queue.pop(0))
-    return chosen
-
-
 def rows_to_arrays(rows: Sequence[EvidenceRow], slots: Mapping[str, int], dim: int) -> tuple[Any, Any, Any, Any, Any]:
     """Stored rows -> z (N, D), taps (N, T), y, sample_weight, is_factory (N,): what every learn, replay and forget uses."""
     if len({row.features.size for row in rows}) > 1 or rows[0].features.size < dim:

@@ -29,6 +29,8 @@ from edgeadapt.device.journal_rows import EvidenceRow
 from edgeadapt.device.memory import Domain, Memory
 from edgeadapt.device.resume import apply_rows, corrections_now, domain_blob
 from edgeadapt.device.search import Candidate, Ranked, choose
+from edgeadapt.device.selection import DEFAULT, Samples
+from edgeadapt.device.selection import choose as select
 from edgeadapt.device.transaction import Transactions
 from edgeadapt.runtime import Tensors
 
@@ -174,11 +176,8 @@ class Growth:
         z, taps, y, weight, _ = rows_to_arrays(rows, live.slots, self._program.manifest.feature_dim)
         weight = np.where(weight > 0.0, weight, np.float32(self._program.manifest.policy.learn.field_weight))  # 0: they teach the adaptor alone
         if len(rows) > self._policy.samples:
-            from edgeadapt.device.selection import DEFAULT, Samples
-            from edgeadapt.device.selection import choose as select
-
             read = self._program.read(z, taps, bare.tensors.over(live.tensors))
-            kept = select(DEFAULT, Samples(read.embedding, y, _probabilities(read.logits, self._temperature)), self._policy.samples, seed=0)
+            kept = select(DEFAULT, Samples(read.embedding, y, _probabilities(read.logits, self._temperature)), self._policy.samples, seed=0).tolist()
             rows, z, taps, y, weight = [rows[i] for i in kept], z[kept], taps[kept], y[kept], weight[kept]
         fold = np.empty(len(y), np.int64)
         fold[np.argsort(y, kind="stable")] = np.arange(len(y)) % _FOLDS
@@ -186,7 +185,7 @@ class Growth:
         logits, embedding, heads = np.zeros((len(y), len(live.classes)), np.float32), np.zeros_like(z), []
         for number in range(_FOLDS):
             own = np.flatnonzero(fold == number)
-            taken, _ = apply_rows(self._program, live.tensors, [rows[i] for i in own], live.slots, corrections, sign=-1.0)
+            taken, _ = apply_rows(self._program, live.tensors, [rows[i] for i in own.tolist()], live.slots, corrections, sign=-1.0)
             heads.append(bare.tensors.over(self._program.derive(taken)))
             read = self._program.read(z[own], taps[own], heads[-1])
             logits[own], embedding[own] = read.logits, read.embedding
@@ -222,9 +221,9 @@ class Growth:
         return own.only(self._adaptors.names(name))
 
 
-def _probabilities(logits: F32, temperature: float) -> F32:
-    shifted = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
-    result: F32 = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+def _probabilities(logits: F32, temperature: float) -> NDArray[np.float64]:
+    shifted = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float64) / temperature)
+    result: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
     return result
 
 

@@ -33,6 +33,7 @@ class Housekeeping:
     def run(self) -> None:
         self._last = time.monotonic()
         if not self._is_frozen():
+            self._conditions.merge()
             self._transactions.save_domains()
             now = time.time() if self._clock_is_believed() else float("-inf")
             self._undoing.expire(now - 86_400.0 * self._keep.features_days, self._keep.rows)

@@ -18,12 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from edgeadapt.device.back_projection import back_projection
+from edgeadapt.device.log_frequency import log_frequency
+from edgeadapt.device.packed_gram import unpacked
+
 Array = NDArray[Any]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 _BLOCK = 128
 _RAISES = 4  # of the penalty, tenfold each, before a matrix is given up
 _SMALLEST_PENALTY = 1e-9
+_RESOLUTION = 1e-4  # of the second moment: what is left of a scatter below it is rounding of float32 sums
 _ORPHAN_SHARE = 1e-4  # evidence without a class below this share is rounding
 FEWEST = 1e-4
 """A class whose labels weigh no more than this is inactive: its columns and its mean are zero. Float32 sums that were added and
@@ -72,7 +77,7 @@ def balanced_ridge(gram: Array, moment: Array, class_moment: Array, *, penalty: 
     class any more (the class was removed) counts as one more class of mass 0: its scatter stays in the pool, its mean does not.
 
     Args:
-        gram: G (M + 1, M + 1), sum of w h h^T with h = [phi, 1]. moment: Q (M + 1, K), sum of w h onehot^T; its last row are the counts.
+        gram: G (M + 1, M + 1), sum of w h h^T with h = [phi, 1], or packed. moment: Q (M + 1, K), sum of w h onehot^T; its last row are the counts.
         class_moment: (D + 1, K), the same in feature space.
         penalty: relative to the mean diagonal of G'; raised tenfold up to four times while the matrix is not positive definite.
         balance: 1 gives active classes equal mass, 0 leaves them as counted.
@@ -86,7 +91,7 @@ def balanced_ridge(gram: Array, moment: Array, class_moment: Array, *, penalty: 
     counts, active = _counts(moment)
     weight = np.zeros(np.shape(moment))
     if active.any():
-        gram = np.asarray(gram, np.float64)
+        gram = unpacked(gram, len(weight))
         sums = np.asarray(moment, np.float64)[:, active]
         count = counts[active]
         means = sums / count
@@ -100,6 +105,58 @@ def balanced_ridge(gram: Array, moment: Array, class_moment: Array, *, penalty: 
         else:
             centres, change = means, mass - count / total
         weight[:, active] = _penalised_solve(gram / total + (centres * change) @ centres.T, means * mass, penalty)
+    return weight.astype(np.float32), *_means(class_moment)[:1], active.astype(np.float32)
+
+
+def slda(gram: Array, moment: Array, class_moment: Array, *, shrinkage: float = 1e-2, balance: float = 1.0) -> tuple[F32, F32, F32]:
+    """Weights of linear discriminant analysis with equal priors, from the sums of ``balanced_ridge``.
+
+    With n_k the count and m_k the mean of class k, N = sum_k n_k, mu the plain mean of the class means and a_k = m_k - mu::
+
+        S = (G - sum_k n_k m_k m_k^T) / N,   T = S + sum_k a_k a_k^T / K,   A = S + shrinkage max(tr S, tr T / 10) / M I
+        W_k = A^-1 a_k,   b_k = -a_k^T A^-1 a_k / 2 - mu^T W_k + balance tr(A^-1 S) / (2 n_k)
+
+    The floor tr T / 10 is what keeps one label per class from chance: S is then exactly 0. (Under both lies 1e-4 tr G / N, the rounding of float32 sums.) The last term is ours: a mean of n_k samples lies
+    further out than the class does, by tr(A^-1 S) / n_k on average, so that without it a class of few labels is passed over.
+    Evidence in G that belongs to no class any more counts as one more class whose mean is in no W_k.
+
+    Args:
+        gram: G (M + 1, M + 1), or packed. moment: (M + 1, K), counts in the last row. class_moment: (D + 1, K), the same in feature space.
+        shrinkage: epsilon. balance: share of the correction for few labels.
+
+    Returns:
+        Weights (M + 1, K), class means (K, D), active (K,) 1 or 0; inactive classes have zeros.
+
+    Raises:
+        np.linalg.LinAlgError: not positive definite at any shrinkage.
+    """
+    counts, active = _counts(moment)
+    weight = np.zeros(np.shape(moment))
+    if active.any():
+        sums, count = np.asarray(moment, np.float64)[:, active], counts[active]
+        square = unpacked(gram, len(weight))
+        means = (sums / count)[:-1]
+        total = count.sum()
+        scatter = square[:-1, :-1] - (means * count) @ means.T
+        orphan = square[:, -1] - np.asarray(moment, np.float64).sum(axis=1)
+        if orphan[-1] > _ORPHAN_SHARE * total:
+            scatter -= np.outer(orphan[:-1], orphan[:-1]) / orphan[-1]
+            total += orphan[-1]
+        scatter /= total
+        centre = means.mean(axis=1)
+        apart = means - centre[:, None]
+        within = max(float(scatter.trace()), 0.0)
+        floor = max(within, 0.1 * (within + float((apart**2).sum()) / len(count)), _RESOLUTION * float(square[:-1, :-1].trace()) / total)
+        if floor <= 0.0:  # every sample is the same point: any positive definite matrix will do
+            scatter, floor = np.eye(len(scatter)), float(len(scatter))
+        targets = np.hstack([apart, np.eye(len(apart))]) if balance else apart
+        matrix = scatter.copy()
+        solved = _penalised_solve(matrix, targets, shrinkage, floor / len(scatter))
+        solution = solved[:, : len(count)]
+        bias = -0.5 * (apart * solution).sum(axis=0) - centre @ solution
+        if balance:
+            bias += balance * max(float((solved[:, len(count) :] * scatter).sum()), 0.0) / (2.0 * count)
+        weight[:, active] = np.vstack([solution, bias])
     return weight.astype(np.float32), *_means(class_moment)[:1], active.astype(np.float32)
 
 
@@ -123,6 +180,14 @@ def class_mean(moment: Array) -> tuple[F32]:
     return _means(moment)[:1]
 
 
+def class_direction(moment: Array, *, bits: float = 8.0) -> tuple[NDArray[np.int8]]:
+    """Class sums (D + 1, K) as directions of few bits, (K, D) int8: rounded to +-127 of the largest entry, or to signs; zeros for inactive classes."""
+    sums, active = np.asarray(moment[:-1], np.float64).T, _counts(moment)[1][:, None]
+    largest = np.maximum(np.abs(sums).max(axis=1, keepdims=True), 1e-30)
+    directions = np.where(sums >= 0, 1.0, -1.0) if bits < 2 else np.round(127.0 * sums / largest)
+    return (np.ascontiguousarray(np.where(active, directions, 0.0), np.int8),)
+
+
 def _counts(moment: Array) -> tuple[F64, NDArray[np.bool_]]:
     counts = np.asarray(moment[-1], np.float64)
     return counts, counts > FEWEST
@@ -134,11 +199,12 @@ def _means(moment: Array) -> tuple[F32, F32]:
     return np.ascontiguousarray(means.T, np.float32), active.astype(np.float32)
 
 
-def _penalised_solve(matrix: F64, target: F64, penalty: float) -> F64:
-    """(matrix + lambda I)^-1 target; changes the diagonal of ``matrix``."""
+def _penalised_solve(matrix: F64, target: F64, penalty: float, unit: float | None = None) -> F64:
+    """(matrix + penalty unit I)^-1 target, ``unit`` being the mean diagonal if none is given; changes the diagonal of ``matrix``."""
     diagonal = matrix.diagonal().copy()
+    unit = float(diagonal.mean()) if unit is None else unit
     for _ in range(_RAISES + 1):
-        matrix.flat[:: len(matrix) + 1] = diagonal + penalty * diagonal.mean()
+        matrix.flat[:: len(matrix) + 1] = diagonal + penalty * unit
         try:
             solution = cholesky_solve(matrix, target)
         except np.linalg.LinAlgError:
@@ -162,7 +228,13 @@ NUMERICS: dict[str, Callable[..., tuple[Array, ...]]] = {
     "balanced_ridge": balanced_ridge,
     "nearest_mean": nearest_mean,
     "class_mean": class_mean,
+    "class_direction": class_direction,
+    "slda": slda,
+    "back_projection": back_projection,
+    "log_frequency": log_frequency,
 }
 """``NUMERICS[spec.numeric](*values in the order of spec.reads, **spec.arguments)`` -> values in the order of ``spec.writes``."""
 
-__all__ = ["FEWEST", "NUMERICS", "balanced_ridge", "cholesky_solve", "class_mean", "nearest_mean", "one_thread"]
+__all__ = [
+    "FEWEST", "NUMERICS", "back_projection", "balanced_ridge", "cholesky_solve", "class_direction", "class_mean", "log_frequency", "nearest_mean", "one_thread", "slda",
+]  # fmt: skip

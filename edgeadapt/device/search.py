@@ -28,6 +28,8 @@ PENALTIES = (1e2, 3e1, 1e1, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 """Of the mean eigenvalue of the centred F F^T; the one with the least leave-one-out loss is taken, the largest of equals."""
 MARGIN = 0.005
 """Leave-one-out loss that an adaptor must win over the base."""
+TIED = 192
+"""Columns of a tied correction that are told apart."""
 _UNUSED = -1e8  # a logit below is an empty class slot
 _JITTER = 1e-6
 _OWN_SHARE = 1.0 - 1e-6  # of a fitted value that may come from the sample itself
@@ -40,12 +42,15 @@ class Candidate:
     Attributes:
         probe: (N, P) finite, its features of the labelled samples. state_bytes: of its parameters.
         latency_ms: what correcting one sample takes, measured or declared.
+        read_out: (P, K) of a linear head, for a candidate that trains one number per column of its probe and nothing else (scale and shift):
+            what it can do to the logits is diag(gain) seen through the head, far less than a read-out of its own. None for all others.
     """
 
     name: str
     probe: Array
     state_bytes: int
     latency_ms: float = 0.0
+    read_out: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -122,27 +127,35 @@ def naswot(probe: Array) -> float:
     return float(np.linalg.slogdet(kernel)[1])
 
 
-def ridge(probe: Array, logits: Array, y: I64, *, scale: float = 1.0) -> LeaveOneOut:
+def ridge(probe: Array, logits: Array, y: I64, *, scale: float = 1.0, read_out: Array | None = None) -> LeaveOneOut:
     """Leave-one-out accuracy and loss of ``softmax(scale logits) + [F, 1] B``, B the ridge from F to onehot(y) - softmax(scale logits).
 
     With F centred, F F^T = U diag(s) U^T and H = 1 1^T / N + U diag(s / (s + lambda)) U^T, what the others say of sample n about a target R is
     R_n - (R - H R)_n / (1 - H_nn). It is exact, the intercept is not penalised, and every lambda costs one product. Samples that repeat
     another's features and label count once: left out, their twin would answer for them.
 
+    With a read-out W the correction of class k is sum_p b_p F_np W_pk + c_k: one vector b for all classes, so a sample leaves with all its
+    classes, by (I - H_nn)^-1 of its block. Beyond ``TIED`` columns, b is taken from a random subspace of that many.
+
     Args:
         probe: (N, P). logits: (N, K) of the base, slots without a class at -1e9. y: (N,) class slots.
-        scale: inverse temperature of the logits.
+        scale: inverse temperature of the logits. read_out: (P, K), see :class:`Candidate`.
 
     Raises:
         InputError: see :func:`choose`.
     """
     features = _checked(probe)
-    shares, target, once = _base(logits, y, scale, features)
-    return _leave_one_out(features[once], shares[once], target[once])
+    shares, target, once, kept = _base(logits, y, scale, features)
+    if read_out is None:
+        return _leave_one_out(features[once], shares[once], target[once])
+    weights = np.asarray(read_out, np.float64)
+    if weights.shape != (features.shape[1], np.shape(logits)[1]) or not np.isfinite(weights).all():
+        raise InputError(f"the read-out is finite and has a row for each of {features.shape[1]} probe columns and a column for each slot, got {weights.shape}")
+    return _leave_one_out_tied(features[once], weights[:, kept], shares[once], target[once])
 
 
 SCORES: dict[str, Callable[[Candidate, Array, I64, float], float]] = {
-    "ridge": lambda c, logits, y, scale: -ridge(c.probe, logits, y, scale=scale).loss,
+    "ridge": lambda c, logits, y, scale: -ridge(c.probe, logits, y, scale=scale, read_out=c.read_out).loss,
     "spectral": lambda c, logits, y, scale: spectral(c.probe, y),
     "naswot": lambda c, logits, y, scale: naswot(c.probe),
     "parameters": lambda c, logits, y, scale: float(c.state_bytes),
@@ -197,7 +210,7 @@ def choose(
 
 
 def _judged(candidate: Candidate, logits: Array, y: I64, score: str, scale: float) -> Ranked:
-    left_out = ridge(candidate.probe, logits, y, scale=scale)
+    left_out = ridge(candidate.probe, logits, y, scale=scale, read_out=candidate.read_out)
     value = -left_out.loss if score == "ridge" else SCORES[score](candidate, logits, y, scale)
     return Ranked(candidate.name, value, left_out.gain, candidate.state_bytes, candidate.latency_ms, True, "")
 
@@ -250,15 +263,15 @@ def _shares(logits: Array, y: I64, scale: float) -> F64:
     return result
 
 
-def _base(logits: Array, y: I64, scale: float, features: F64) -> tuple[F64, F64, I64]:
-    """Class shares, one-hot labels, and the rows that count."""
+def _base(logits: Array, y: I64, scale: float, features: F64) -> tuple[F64, F64, I64, I64]:
+    """Class shares, one-hot labels, the rows that count, and the slots that have a class."""
     shares = _shares(logits, y, scale)
     if len(shares) != len(features):
         raise InputError(f"{len(features)} probe features and {len(shares)} logits")
     kept = np.union1d(np.flatnonzero((np.asarray(logits) > _UNUSED).any(axis=0)), y)
     target = (y[:, None] == kept[None, :]).astype(np.float64)
     once: I64 = np.unique(np.column_stack([features, y]), axis=0, return_index=True)[1].astype(np.int64)
-    return shares[:, kept], target, np.sort(once)
+    return shares[:, kept], target, np.sort(once), kept.astype(np.int64)
 
 
 def _leave_one_out(features: F64, shares: F64, target: F64) -> LeaveOneOut:
@@ -273,12 +286,45 @@ def _leave_one_out(features: F64, shares: F64, target: F64) -> LeaveOneOut:
     inside, squared = basis.T @ (wrong - mean), basis**2
     found = []
     for penalty in PENALTIES:
-        part = values / (values + penalty * values.sum() / max(len(values), 1))
+        part = _part(values, penalty)
         own = np.minimum(1.0 / count + squared @ part, _OWN_SHARE)
-        others = shares + wrong - (wrong - mean - basis @ (part[:, None] * inside)) / (1.0 - own)[:, None]
-        loss = float(((others - target) ** 2).sum(axis=1).mean())
-        found.append(LeaveOneOut(float((others.argmax(axis=1) == truth).mean()), loss, base_accuracy, base_loss, penalty, count))
+        off = (wrong - mean - basis @ (part[:, None] * inside)) / (1.0 - own)[:, None]
+        found.append(_judge(shares + wrong - off, target, base_accuracy, base_loss, penalty))
     return min(found, key=lambda left_out: left_out.loss)
+
+
+def _leave_one_out_tied(features: F64, weights: F64, shares: F64, target: F64) -> LeaveOneOut:
+    count, classes = target.shape
+    base_loss = float(((shares - target) ** 2).sum(axis=1).mean())
+    base_accuracy = float((shares.argmax(axis=1) == target.argmax(axis=1)).mean())
+    if count < 2:
+        return LeaveOneOut(base_accuracy, base_loss, base_accuracy, base_loss, PENALTIES[0], count)
+    centred = features - features.mean(axis=0)
+    columns = centred.shape[1]
+    turn = np.random.default_rng(0).standard_normal((columns, TIED)) / np.sqrt(columns) if columns > TIED else np.eye(columns)
+    design = np.stack([centred @ (weights[:, [k]] * turn) for k in range(classes)], axis=1)  # (N, K, TIED)
+    basis, values = _eigen(design.reshape(count * classes, -1))
+    wrong = target - shares
+    mean = wrong.mean(axis=0)
+    inside, blocks = basis.T @ (wrong - mean).ravel(), basis.reshape(count, classes, -1)
+    found = []
+    for penalty in PENALTIES:
+        part = _part(values, penalty)
+        off = wrong - mean - (basis @ (part * inside)).reshape(count, classes)
+        own = (blocks * part) @ blocks.transpose(0, 2, 1) + np.eye(classes) / count
+        off = np.linalg.solve(np.eye(classes) - _OWN_SHARE * own, off[..., None])[..., 0]
+        found.append(_judge(shares + wrong - off, target, base_accuracy, base_loss, penalty))
+    return min(found, key=lambda left_out: left_out.loss)
+
+
+def _part(values: F64, penalty: float) -> F64:
+    part: F64 = values / (values + penalty * values.sum() / max(len(values), 1))
+    return part
+
+
+def _judge(others: F64, target: F64, base_accuracy: float, base_loss: float, penalty: float) -> LeaveOneOut:
+    loss = float(((others - target) ** 2).sum(axis=1).mean())
+    return LeaveOneOut(float((others.argmax(axis=1) == target.argmax(axis=1)).mean()), loss, base_accuracy, base_loss, penalty, len(target))
 
 
 def _eigen(features: F64) -> tuple[F64, F64]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from golden.growing import NAMES, drifted, samples
 
 import edgeadapt
 from edgeadapt import Budget, Policy
+from edgeadapt.bench.mirror import NAMES, drifted, samples
 from edgeadapt.bundle import read_bundle
 from edgeadapt.bundle.schema import decode_manifest, encode_manifest
 from edgeadapt.device.journal import Journal
@@ -210,3 +211,25 @@ def test_a_manifest_whose_candidates_have_no_graphs_or_foreign_tensors_is_refuse
     with pytest.raises(BundleError, match="'low_rank_5'|low_rank_5"):
         decode_manifest(text.replace('"name": "low_rank_4"', '"name": "low_rank_5"').encode())
     assert NAMES[0] in text
+
+
+def test_two_conditions_that_turn_out_to_be_one_become_one(tmp_path: Path) -> None:
+    with opened(tmp_path / "state") as learner:
+        grow(learner)
+        program, memory = learner._program, learner._live
+        first = memory.domains["condition-1"]
+        twin = replace(first, name="condition-9", tensors=program.factory_domain(), saved=program.factory_domain())
+        learner._worker.call(lambda: learner._publish(memory.with_domain(twin)))
+        learner.checkpoint()
+        assert list(learner.domains()) == ["condition-1"] and adaptor(learner)
+        assert learner._live.domains["condition-1"].signature.counts.sum() == 2 * first.signature.counts.sum()
+        marks = learner.digest()
+    with opened(tmp_path / "state") as again:
+        assert again.digest() == marks and list(again.domains()) == ["condition-1"]
+
+
+def test_a_condition_with_more_labels_than_an_adaptor_may_train_on_trains_on_a_selection(tmp_path: Path) -> None:
+    with opened() as learner:
+        grow(learner, windows=24)
+        assert max(commit.detail["labels"] for commit in grown(learner)) > learner._program.manifest.policy.growth.samples
+        assert accuracy(learner, 1.0) > 0.9

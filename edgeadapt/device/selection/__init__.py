@@ -1,0 +1,36 @@
+"""Which samples a small budget is spent on. ``choose(DEFAULT, samples, budget, seed)``; one file per idea.
+
+>>> import numpy as np
+>>> pool = Samples(np.random.default_rng(0).standard_normal((60, 4)), np.arange(60) % 3)
+>>> np.bincount(pool.y[choose(DEFAULT, pool, 9)]).tolist()
+[3, 3, 3]
+"""
+
+from __future__ import annotations
+
+from edgeadapt.device.selection.adaptive import Adaptive
+from edgeadapt.device.selection.balanced import Balanced
+from edgeadapt.device.selection.coverage import Coverage
+from edgeadapt.device.selection.herding import Herding
+from edgeadapt.device.selection.matched import Matched
+from edgeadapt.device.selection.reservoir import Reservoir
+from edgeadapt.device.selection.samples import I64, Samples, Selector
+from edgeadapt.device.selection.stream import SelectedMemory
+from edgeadapt.errors import InputError
+
+SELECTORS: dict[str, Selector] = {s.name: s for s in (Reservoir(), Balanced(), Herding(), Coverage(), Adaptive(), Matched())}
+DEFAULT = Matched.name
+
+
+def choose(name: str, samples: Samples, budget: int, seed: int = 0) -> I64:
+    """Distinct rows of ``samples``, ascending, min(budget, N) of them, by the selector of that name.
+
+    Raises:
+        InputError: no such selector, a budget below 1, or the selector needs what ``samples`` does not have.
+    """
+    if name not in SELECTORS:
+        raise InputError(f"no selector called {name!r}; selectors: {', '.join(SELECTORS)}")
+    return SELECTORS[name].select(samples, budget, seed)
+
+
+__all__ = ["DEFAULT", "SELECTORS", "Samples", "SelectedMemory", "Selector", "choose"]
