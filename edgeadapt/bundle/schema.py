@@ -164,6 +164,7 @@ class LearnPolicy(_Strict, frozen=True, kw_only=True):
 class GuardPolicy(_Strict, frozen=True, kw_only=True):
     margin: float = 0.01  # accuracy a candidate may lose
     significance: float = 0.05  # one-sided paired sign test
+    worst: float = 0.05  # accuracy on factory samples that all labels together may cost, however small each step is
     factory_samples: Size = 0
     source_error: float = 0.1  # share of clean held-out samples the factory head gets wrong
     source_significance: float = 1e-4  # a source whose labels contradict the head less likely than this is held

@@ -213,7 +213,8 @@ class Asking:
         width = seen.embedding.shape[1]
         asked = self._asked.get(topic, np.zeros((0, width), np.float32))
         count = min(policy.ask.per_batch, policy.ask.per_condition - before)
-        window = Candidates(seen.embedding, probability, seen.score, doubt, newness, asked, _class_spread(means[active]), count, max(0, min(_FIRST - before, count)))
+        least = max(0, min(_FIRST - before, count))
+        window = Candidates(seen.embedding, probability, seen.score, doubt, newness, asked, _class_spread(means[active]), count, least)
         rows = self.rule(window)[: max(0, count)]
         self._asked[topic] = np.concatenate([asked, seen.embedding[rows]])[-_REMEMBERED:]
         self._counts[topic] = before + len(rows)

@@ -84,6 +84,22 @@ def judge(program: Program, live: Memory, candidate: Memory, sets: Sequence[Guar
     return Verdict("", tuple(marks))
 
 
+def decline(program: Program, origin: Memory, live: Memory, candidate: Memory, sets: Sequence[GuardSet], policy: GuardPolicy) -> str:
+    """Why a candidate goes one step too far down; empty if it does not.
+
+    :func:`judge` compares with the state before, and many steps can each be too small for it. This compares with the factory: a candidate that has
+    lost more than ``policy.worst`` there, more than chance would, must not lose any further. A state that is below already, and a
+    candidate that does not lower it, pass.
+    """
+    for guard in sets:
+        first, now, after = (guard.correct(program, memory) for memory in (origin, live, candidate))
+        lost = float(first.mean() - after.mean())
+        chance = sign_test(int((after & ~first).sum()), int((first & ~after).sum()))
+        if after.mean() < now.mean() and lost > policy.worst and chance < policy.significance:
+            return f"{guard.name}: accuracy {first.mean():.3f} at the factory, {now.mean():.3f} now, {after.mean():.3f} with these labels"
+    return ""
+
+
 def out_of_bounds(program: Program, candidate: Memory, live: Memory | None = None) -> str:
     """Names the first tensor that is not finite or outside its declared bound; empty if all are inside.
 

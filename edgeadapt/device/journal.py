@@ -384,6 +384,7 @@ class Journal:
         rewritten: Mapping[int, Mapping[str, NDArray[Any]]] | None = None,
         scrubbed: Mapping[int, Mapping[str, Any]] | None = None,
         relieved: Mapping[int, Mapping[str, NDArray[Any]]] | None = None,
+        weights: Mapping[int, float] | None = None,
     ) -> None:
         """One transaction: what became of the rows, the commit, and snapshots taken or rewritten.
 
@@ -393,6 +394,7 @@ class Journal:
             receipts: by seq. deleted: rows that are forgotten, with their raw inputs. emptied: rows that lose features and raw input.
             snapshot: tensors to keep as of this commit. rewritten: new tensors of earlier snapshots.
             scrubbed: new details of earlier commits. relieved: what is left of the tensors of earlier commits.
+            weights: by seq, of rows that no commit has learned before.
         """
         gone = [(seq,) for seq in deleted]
         empty = [(seq,) for seq in emptied]
@@ -401,6 +403,7 @@ class Journal:
             changed = dict(statuses or {}) | {seq: (status, row.number) for seq, status in row.moves.statuses().items()}
             db.executemany("UPDATE evidence SET status = ?, commit_number = ? WHERE seq = ?", [(s, n, seq) for seq, (s, n) in changed.items()])
             db.executemany("UPDATE evidence SET receipt = ? WHERE seq = ?", [(receipt, seq) for seq, receipt in (receipts or {}).items()])
+            db.executemany("UPDATE evidence SET weight = ? WHERE seq = ?", [(weight, seq) for seq, weight in (weights or {}).items()])
             db.executemany("DELETE FROM evidence WHERE seq = ?", gone)
             db.executemany("UPDATE evidence SET features = x'' WHERE seq = ?", empty)
             db.executemany("DELETE FROM raw WHERE seq = ?", gone + empty)

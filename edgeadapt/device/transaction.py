@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import GUARD
+from edgeadapt.device.adaptors import shared_graphs
 from edgeadapt.device.budget import WriteRoom
-from edgeadapt.device.guard import GuardSet, Verdict, judge
+from edgeadapt.device.guard import GuardSet, Verdict, decline, judge
 from edgeadapt.device.held_out import HeldOut, Split
 from edgeadapt.device.journal import Journal
 from edgeadapt.device.journal_rows import CommitRow, EvidenceRow, Moves
@@ -30,6 +31,7 @@ from edgeadapt.device.resume import (
     correction_blob,
     corrections_now,
     domain_blob,
+    factory_memory,
     finish,
     snapshot_of,
     state_digest,
@@ -55,6 +57,7 @@ class Transactions:
         self.program, self.journal, self.held_out, self.live, self._room = program, journal, held_out, live, room
         self._publish = publish
         self._factory_set = self._factory_guard()
+        self._known_origin: Memory | None = None
         self._suspicion = Suspicion(program, journal, held_out)
         self._replay_s, self._replay_bytes = replay_s, 0
         self._write_s = 0.0
@@ -69,6 +72,14 @@ class Transactions:
         taps = np.ascontiguousarray(values["taps"], np.float32) if "taps" in values else np.zeros((len(z), 0), np.float32)
         y = values["y"].astype(np.int64)
         return [GuardSet("factory samples", z, taps, y, SOURCE, np.unique(y))] if len(y) else []
+
+    @property
+    def _origin(self) -> Memory:
+        """The state that the bundle ships with, as far as predictions read it."""
+        if self._known_origin is None:
+            whole = factory_memory(self.program)
+            self._known_origin = replace(whole, tensors=whole.tensors.only(shared_graphs(self.program.manifest, "predict")[0].reads))
+        return self._known_origin
 
     def factory_sets(self, live: Memory) -> list[GuardSet]:
         """Samples of the factory's classes that are still where the factory put them; a freed slot may hold another class."""
@@ -134,9 +145,17 @@ class Transactions:
             self._hold(live, rows, outdated, {**detail, "why": doubt})
             return Verdict(doubt)
         before = self.journal.accepted_of(list(newest))
-        split = self.held_out.split(rows, before)
-        tensors, receipts, blob = self.applied(live, split)
-        candidate = self.counted(live, split, tensors)
+        split, candidate, receipts, blob = self._proposed(live, rows, before)
+        weights: dict[int, float] = {}
+        harm = decline(self.program, self._origin, live, candidate, self.factory_sets(live), self.program.manifest.policy.guard)
+        if harm and self._can_be_kept_apart(live, rows):
+            rows = [replace(row, weight=0.0) for row in rows]
+            weights = {row.seq: 0.0 for row in rows}
+            detail["kept to the condition"] = harm
+            split, candidate, receipts, blob = self._proposed(live, rows, before)
+        elif harm:
+            self._refuse("vetoed", {**detail, "why": harm}, live, rows, outdated)
+            return Verdict(harm)
         judges = [*self.factory_sets(live), *self.held_out.sets(live.slots, (SOURCE, *live.domains), split)]
         verdict = judge(self.program, live, candidate, judges, self.program.manifest.policy.guard)
         if not verdict.passed:
@@ -147,9 +166,19 @@ class Transactions:
         detail |= {"corrected": len(before)} if before else {}
         detail |= {f"accuracy on {name}": round(after, 3) for name, _, after in verdict.accuracy}
         moves = moves_of(split, withdrawn=(*(row.seq for row in before), *outdated))
-        self.record("learn", "learned", detail, candidate, moves=moves, tensors=blob, receipts=receipts)
+        self.record("learn", "learned", detail, candidate, moves=moves, tensors=blob, receipts=receipts, weights=weights)
         self.held_out.accept(split)
         return verdict
+
+    def _proposed(self, live: Memory, rows: Sequence[EvidenceRow], before: Sequence[EvidenceRow]) -> tuple[Split, Memory, dict[int, bytes], dict[str, NDArray[Any]]]:
+        split = self.held_out.split(rows, before)
+        tensors, receipts, blob = self.applied(live, split)
+        return split, self.counted(live, split, tensors), receipts, blob
+
+    def _can_be_kept_apart(self, live: Memory, rows: Sequence[EvidenceRow]) -> bool:
+        """Labels of known classes, met in a condition that may grow an adaptor, need not teach the shared head."""
+        domain = live.domains.get(rows[0].domain)
+        return bool(self.program.adaptors) and domain is not None and domain.kind != "novelty" and all(self.held_out.is_settled(row.label) for row in rows)
 
     def supersede(self, seqs: Sequence[int]) -> None:
         """Labels that waited while a later label of the same sample came: only the last one counts, whoever gave it."""

@@ -76,6 +76,17 @@ def test_a_condition_that_no_linear_head_can_learn_beside_the_factorys_grows_an_
     assert after > before + 0.5
 
 
+def test_labels_that_would_cost_the_factory_too_much_are_kept_to_their_condition(learner: Any) -> None:
+    clean = accuracy(learner, 0.0)
+    grow(learner, windows=12)
+    apart = [commit for commit in learner.history(200) if "kept to the condition" in commit.detail]
+    assert apart and all("at the factory" in commit.detail["kept to the condition"] for commit in apart)
+    mirrored = accuracy(learner, 1.0)
+    for seed in range(40, 44):
+        show(learner, samples(32, seed))
+    assert mirrored > 0.95 and accuracy(learner, 0.0) > 0.88 and clean > 0.9
+
+
 def test_the_way_back_and_forth_finds_the_same_adaptor_again(learner: Any) -> None:
     grow(learner)
     for _ in range(2):

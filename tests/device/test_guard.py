@@ -12,7 +12,7 @@ from clothes import KNOWN, NEW, Opener, images, wrong
 from edgeadapt.bench.guard_power import verdict_of
 from edgeadapt.bundle.schema import GuardPolicy
 from edgeadapt.device.domains import open_domain
-from edgeadapt.device.guard import bound_problem, judge, out_of_bounds, sign_test, upper_tail
+from edgeadapt.device.guard import bound_problem, decline, judge, out_of_bounds, sign_test, upper_tail
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,26 @@ def test_a_change_that_costs_no_more_than_the_margin_is_hardly_ever_vetoed(loss:
 def test_a_loss_is_seen_on_as_many_samples_as_it_takes(count: int, loss: float, at_least: float) -> None:
     rng = np.random.default_rng(1)
     assert np.mean([verdict_of(count, loss, 0.02, rng) for _ in range(400)]) >= at_least
+
+
+def test_a_series_of_losses_each_too_small_for_the_paired_test_is_stopped_before_it_adds_up(opened: Opener) -> None:
+    learner = opened()
+    origin, program = learner._live, learner._program
+    (factory,) = learner._transactions.factory_sets(origin)
+    weight = program.runtime.download(origin.tensors, ["head.weight"])["head.weight"]
+    worse = np.roll(weight, 1, axis=1) - weight
+    live, stopped = origin, ""
+    for step in range(1, 200):
+        moved = program.runtime.upload({"head.weight": (weight + 0.005 * step * worse).astype(np.float32)})
+        candidate = replace(origin, tensors=moved.over(origin.tensors))
+        assert judge(program, live, candidate, [factory], GuardPolicy()).passed
+        stopped = decline(program, origin, live, candidate, [factory], GuardPolicy())
+        if stopped:
+            break
+        live = candidate
+    assert "at the factory" in stopped
+    assert factory.correct(program, origin).mean() - factory.correct(program, live).mean() <= 0.06
+    assert not decline(program, origin, candidate, live, [factory], GuardPolicy())  # the way back up is free
 
 
 def test_a_candidate_must_lose_by_margin_and_by_significance_to_be_vetoed(opened: Opener) -> None:

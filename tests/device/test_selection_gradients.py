@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from edgeadapt.device.selection.choice import bin_entropy, choose_experts, standardised
 from edgeadapt.device.selection.clusters import k_means, skill_clusters
 from edgeadapt.device.selection.experts import EXPERTS, grand, grounding, scores
-from edgeadapt.device.selection.gradients import gradient_kernel, gradient_mean, gradient_norms, gradient_products, gradient_sketch, residuals
+from edgeadapt.device.selection.gradients import (
+    gradient_kernel,
+    gradient_mean,
+    gradient_norms,
+    gradient_products,
+    gradient_sketch,
+    residuals,
+)
 from edgeadapt.device.selection.readout import fit, probabilities
 from edgeadapt.device.selection.samples import Samples
 from edgeadapt.errors import InputError

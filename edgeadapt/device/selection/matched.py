@@ -2,7 +2,7 @@
 
     1. quotas       every class the same, small classes whole                            budgets.py
     2. copies       one of every group of near-duplicates                                 duplicates.py
-    3. agreement    rows whose label the rest contradicts are cut                         agreement.py
+    3. agreement    rows whose label the rest contradicts are cut, if there are many                         agreement.py
     4. matching     herding of features and last-layer gradients together                 gradient_herding.py
 
 Features wider than ``WIDTH`` go through a seeded sign projection of their directions first: inner products stay in expectation, and every step costs
@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from edgeadapt.device.selection.agreement import TOLERANCE, agreeing_rows
+from edgeadapt.device.selection.agreement import TOLERANCE, agreeing_rows, is_noisy
 from edgeadapt.device.selection.budgets import class_quotas
 from edgeadapt.device.selection.duplicates import RADIUS, distinct_rows
 from edgeadapt.device.selection.gradient_herding import STRENGTH, herd_gradients
@@ -59,6 +59,8 @@ class Matched:
     def _agreeing(self, pool: Samples) -> tuple[I64, F64]:
         """Rows that no round contradicts, and the last answers (N, K): a wrong label that is out no longer speaks for the others."""
         held_out = fit(pool).held_out
+        if not is_noisy(held_out, pool.y, self.tolerance):
+            return np.arange(len(pool)), held_out
         for _ in range(_ROUNDS):
             rows = agreeing_rows(held_out, pool.y, self.tolerance)
             if len(rows) == len(pool) or not pool.weight[rows].any():
