@@ -184,6 +184,7 @@ class AdaptorSpec(_Strict, frozen=True, kw_only=True):
     learning_rate: float
     steps: Positive
     batch: Positive
+    per_column: bool = False  # it trains one number per column of its probe, and not a read-out
 
 
 class GrowthPolicy(_Strict, frozen=True, kw_only=True):
@@ -195,7 +196,7 @@ class GrowthPolicy(_Strict, frozen=True, kw_only=True):
     coherent: float = 0.15  # relative squared distance between the earlier and the later half of its labelled samples
     samples: Positive = 256  # labelled samples it is trained on, at most
     score: Literal["ridge", "spectral", "naswot"] = "ridge"  # by which candidates are ranked without training
-    margin: float = 0.01  # accuracy that the closed-form fit must promise
+    margin: float = 0.01  # accuracy that it must win in cross-validation
     adaptor_kib: float = 1024.0  # of one condition
 
 

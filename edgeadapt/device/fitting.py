@@ -197,13 +197,16 @@ class Growth:
 
     def _search(self, lesson: Lesson) -> list[Ranked]:
         candidates = []
-        for name in self._adaptors.candidates:
+        head = self._program.runtime.download(self._live().tensors, ["head.weight"]) if "head.weight" in self._live().tensors else {}
+        for name, spec in self._adaptors.candidates.items():
             started = time.perf_counter()
             hidden = self._adaptors.probe(name, lesson.embedding)
             latency_ms = 1000 * (time.perf_counter() - started) / len(lesson)
-            candidates.append(Candidate(name, hidden, self._adaptors.nbytes(name), latency_ms))
+            weight = head.get("head.weight")
+            is_seen_through = spec.per_column and weight is not None and len(weight) == hidden.shape[1] + 1
+            candidates.append(Candidate(name, hidden, self._adaptors.nbytes(name), latency_ms, weight[:-1] if weight is not None and is_seen_through else None))
         return choose(
-            candidates, lesson.logits, lesson.y, budget_bytes=int(1024 * self._policy.adaptor_kib), score=self._policy.score, margin=self._policy.margin,
+            candidates, lesson.logits, lesson.y, budget_bytes=int(1024 * self._policy.adaptor_kib), score=self._policy.score,
             scale=1.0 / self._temperature,
         )  # fmt: skip
 

@@ -177,12 +177,13 @@ class _Maker:
     def _growth(self) -> GrowthPolicy:
         """The family, and how each member is trained."""
         from edgeadapt.host.methods.adaptors import training
+        from edgeadapt.host.methods.scale_shift import ScaleShift
 
         candidates = []
         for adaptor in self.composition.adaptors:
             own = [spec for spec in adaptor.tensors(self.evidence.dims) if spec.kind == "parameter" and spec.persist != "never"]
             how = training(adaptor)
-            candidates.append(AdaptorSpec(name=adaptor.name, tensors=tuple(spec.name for spec in own), learning_rate=how.learning_rate, steps=how.steps, batch=how.batch))
+            candidates.append(AdaptorSpec(name=adaptor.name, tensors=tuple(spec.name for spec in own), learning_rate=how.learning_rate, steps=how.steps, batch=how.batch, per_column=isinstance(adaptor, ScaleShift)))
         return GrowthPolicy(candidates=tuple(candidates), adaptor_kib=self.settings.adaptor_kib)
 
     def _guard(self) -> Arrays:

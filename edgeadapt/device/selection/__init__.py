@@ -12,14 +12,17 @@ from edgeadapt.device.selection.adaptive import Adaptive
 from edgeadapt.device.selection.balanced import Balanced
 from edgeadapt.device.selection.coverage import Coverage
 from edgeadapt.device.selection.herding import Herding
-from edgeadapt.device.selection.matched import Matched
+from edgeadapt.device.selection.matched import CleanHerding, Matched
 from edgeadapt.device.selection.reservoir import Reservoir
 from edgeadapt.device.selection.samples import I64, Samples, Selector
 from edgeadapt.device.selection.stream import SelectedMemory
 from edgeadapt.errors import InputError
 
-SELECTORS: dict[str, Selector] = {s.name: s for s in (Reservoir(), Balanced(), Herding(), Coverage(), Adaptive(), Matched())}
+SELECTORS: dict[str, Selector] = {s.name: s for s in (Reservoir(), Balanced(), Herding(), Coverage(), Adaptive(), CleanHerding(), Matched())}
 DEFAULT = Matched.name
+"""For a selection that is trained on at once."""
+DEFAULT_RETAINED = CleanHerding.name
+"""For what is kept over a stream to whose classes more will be added."""
 
 
 def choose(name: str, samples: Samples, budget: int, seed: int = 0) -> I64:
@@ -33,4 +36,4 @@ def choose(name: str, samples: Samples, budget: int, seed: int = 0) -> I64:
     return SELECTORS[name].select(samples, budget, seed)
 
 
-__all__ = ["DEFAULT", "SELECTORS", "Samples", "SelectedMemory", "Selector", "choose"]
+__all__ = ["DEFAULT", "DEFAULT_RETAINED", "SELECTORS", "Samples", "SelectedMemory", "Selector", "choose"]

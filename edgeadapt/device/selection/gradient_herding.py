@@ -9,7 +9,8 @@ same mass; v_f and v_g are the variances of f within classes and of g, so ``stre
 second term adds rows near the borders, as many on either side as the pool has. The classes take turns and each sees all choices before
 its own: a turn taken at once corrects the same gradient error K times over (measured: it gives the gain away).
 
-Cost: N (D + K) products per chosen row, D after the seeded projection onto ``WIDTH`` columns that wider features go through first.
+Cost per chosen row: D products for each row of its class, W + K for each row of the pool. The gradients take projected directions (``matched.py``); the
+mean takes all columns: matched in a projection alone, what is orthogonal to it drifts.
 
 Sources: herding: Welling, ICML 2009; matching the gradient of the whole pool: Mirzasoleiman et al., CRAIG, ICML 2020 (arXiv 1906.01827),
 Killamsetty et al., Grad-Match, ICML 2021 (arXiv 2103.00123), which weight the chosen rows; gradients as what describes a sample:
@@ -21,7 +22,6 @@ from __future__ import annotations
 import numpy as np
 
 from edgeadapt.device.selection.gradients import gradient_mean, gradient_norms, gradient_products
-from edgeadapt.device.selection.herding import unit
 from edgeadapt.device.selection.readout import balanced_shares
 from edgeadapt.device.selection.samples import F32, F64, I64
 
@@ -29,13 +29,14 @@ STRENGTH = 0.3
 _TINY = 1e-12
 
 
-def herd_gradients(z: F32, y: I64, u: F64, weight: F64, quotas: dict[int, int], strength: float = STRENGTH) -> list[int]:
+def herd_gradients(f: F32, narrow: F32, y: I64, u: F64, weight: F64, quotas: dict[int, int], strength: float = STRENGTH) -> list[int]:
     """Distinct rows, ``quotas[k]`` of class k, in the order in which they are taken; the first of equals.
 
     Args:
-        z: (N, D). y: (N,). u: (N, K) residuals. weight: (N,). quotas: class -> count, at most as many as there are.
+        f: (N, D) directions. narrow: (N, W) the same or a projection of them, for the gradients. y: (N,). u: (N, K) residuals. weight: (N,).
+        quotas: class -> count, at most as many as there are. strength: of the gradients; 0 is plain herding.
     """
-    f, share = unit(z), balanced_shares(y, weight)
+    share = balanced_shares(y, weight)
     classes = [k for k in quotas if quotas[k]]
     rows = {k: np.flatnonzero(y == k) for k in classes}
     towards, own, spread = np.zeros(len(f)), (f.astype(np.float64) ** 2).sum(axis=1), 0.0  # <f_i, mu_k>, |f_i|^2
@@ -44,8 +45,8 @@ def herd_gradients(z: F32, y: I64, u: F64, weight: F64, quotas: dict[int, int], 
         mean = inside @ f[rows[k]]
         towards[rows[k]] = f[rows[k]] @ mean
         spread += float(inside @ own[rows[k]] - mean @ mean) / len(classes)
-    gamma = gradient_mean(u, f, share)
-    pull, length = gradient_products(u, f, gamma), gradient_norms(u, f) ** 2  # <g_i, gamma>, |g_i|^2
+    gamma = gradient_mean(u, narrow, share)
+    pull, length = gradient_products(u, narrow, gamma), gradient_norms(u, narrow) ** 2  # <g_i, gamma>, |g_i|^2
     factor = strength / max(float(share @ length - (gamma**2).sum()), _TINY)
     scale = 1.0 / max(spread, _TINY)
     near, drag = np.zeros(len(f)), np.zeros(len(f))  # <f_i, chosen of its class>, <g_i, chosen>
@@ -57,8 +58,8 @@ def herd_gradients(z: F32, y: I64, u: F64, weight: F64, quotas: dict[int, int], 
                 gap = scale * (own[r] + 2.0 * near[r] - 2.0 * turn * towards[r]) + factor * (length[r] + 2.0 * drag[r] - 2.0 * taken * pull[r])
                 row = int(r[np.where(free[r], gap, np.inf).argmin()])
                 free[row] = False
-                products = f @ f[row]
-                drag += (u @ u[row]) * (products + 1.0)
-                near[r] += products[r]
+                near[r] += f[r] @ f[row]
+                if strength:
+                    drag += (u @ u[row]) * (narrow @ narrow[row] + 1.0)
                 chosen.append(row)
     return chosen

@@ -5,8 +5,8 @@
     3. agreement    rows whose label the rest contradicts are cut, if there are many                         agreement.py
     4. matching     herding of features and last-layer gradients together                 gradient_herding.py
 
-Features wider than ``WIDTH`` go through a seeded sign projection of their directions first: inner products stay in expectation, and every step costs
-WIDTH instead of D. Where steps 2 and 3 leave a class less than its quota, the rows they took out fill it: contradicted labels last.
+Directions wider than ``WIDTH`` go through a seeded sign projection for all but the class means: inner products stay in expectation, and a step
+costs WIDTH instead of D. Where steps 2 and 3 leave a class less than its quota, the rows they took out fill it: contradicted labels last.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Matched:
 
     def select(self, samples: Samples, budget: int, seed: int = 0) -> I64:
         order = samples.content_order()
-        pool = samples.take(order)
-        pool = Samples(projected(pool.z, self.width), pool.y, pool.p, pool.weight)
+        directions = unit(samples.z[order])
+        pool = Samples(projected(directions, self.width), samples.y[order], None, samples.weight[order])
         quotas = class_quotas(pool.y, checked(budget))
         left = self._distinct(pool)
         agreeing, held_out = self._agreeing(pool.take(left))
@@ -52,7 +52,7 @@ class Matched:
         left, answers = left[agreeing], held_out[agreeing]
         rest = pool.take(left)
         there = {k: min(quota, int((rest.y == k).sum())) for k, quota in quotas.items()}
-        chosen = left[np.array(herd_gradients(rest.z, rest.y, residuals(answers, rest.y), rest.weight, there, self.strength), np.int64)]
+        chosen = left[np.array(herd_gradients(directions[left], rest.z, rest.y, residuals(answers, rest.y), rest.weight, there, self.strength), np.int64)]
         copies = np.setdiff1d(np.arange(len(pool)), np.concatenate([left, contradicted]))
         return np.sort(order[_filled(pool.y, chosen, np.concatenate([copies, contradicted]), quotas)])
 
@@ -77,6 +77,19 @@ class Matched:
         return np.sort(np.concatenate([part[distinct_rows(pool.z[part], self.radius)] for part in rows]))
 
 
+class CleanHerding(Matched):
+    """The same without gradients: copies and contradicted labels out, then herding. For what is retained over a stream.
+
+    Gradients point at the borders between the classes there are; where classes are still to come, other borders will matter, and a row
+    in the middle of its class stays of use.
+    """
+
+    name: ClassVar[str] = "clean_herding"
+
+    def __init__(self, radius: float = RADIUS, tolerance: float = TOLERANCE, width: int = WIDTH) -> None:
+        super().__init__(0.0, radius, tolerance, width)
+
+
 def _filled(y: I64, chosen: I64, spare: I64, quotas: dict[int, int]) -> I64:
     """``chosen`` with the first of ``spare``, where a class has fewer than its quota."""
     parts = [chosen]
@@ -87,10 +100,9 @@ def _filled(y: I64, chosen: I64, spare: I64, quotas: dict[int, int]) -> I64:
 
 
 def projected(z: F32, width: int, seed: int = 0) -> F32:
-    """(N, width) directions z / |z| times seeded signs / sqrt(width); (N, D) directions where D is no wider."""
-    f = unit(z)
-    if f.shape[1] <= width:
-        return f
-    signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0], np.float32), (f.shape[1], width))
-    narrow: F32 = f @ signs / np.float32(np.sqrt(width))
+    """(N, width) rows times seeded signs / sqrt(width); the rows as they are where D is no wider."""
+    if z.shape[1] <= width:
+        return z
+    signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0], np.float32), (z.shape[1], width))
+    narrow: F32 = z @ signs / np.float32(np.sqrt(width))
     return narrow
