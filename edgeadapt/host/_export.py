@@ -148,7 +148,7 @@ class _Maker:
         s = self.settings
         split = calibrate.split_rows(self.y, self.classes, s.seed)
         self.evidence, self.judge, self.judge_rows = self._data(split.evidence), self._data(split.held_out), split.held_out
-        self.head, self.sense = s.make_head(self.z.shape[1]), ResidualShift()
+        self.head, self.sense = s.chosen_head(self.evidence, self.judge, self.say), ResidualShift()
         unseen = self._features(calibrate.unseen_images(self.x[self.judge_rows[:_UNSEEN]], s.seed)) if self.encoder.input.dtype == "uint8" else None
         self.score, marks = calibrate.choose_novelty(s.novelty_candidates(), self.head, self.sense, self.evidence, self.judge, unseen, s.seed)
         self.fitted = calibrate.Fitted.of(self.head, self.sense, self.evidence, self.score.factory(self.evidence))

@@ -6,7 +6,8 @@ bundle as the guard set. Nothing is chosen on data that is reported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeadapt.bundle.schema import NoveltyPolicy, ShiftPolicy
+from edgeadapt.bundle.schema import NoveltyPolicy, NumericSpec, ShiftPolicy
 from edgeadapt.device.linalg import NUMERICS
 from edgeadapt.device.sense import shift_ratio_of_mean
 from edgeadapt.errors import InputError
-from edgeadapt.host.methods.base import Arrays, FactoryData, Head, Scores
+from edgeadapt.host.methods.base import Arrays, Derives, Dims, FactoryData, Head, Scores
 from edgeadapt.host.methods.residual_shift import ResidualShift
 
 FEWEST_PER_CLASS = 10
@@ -70,10 +71,11 @@ class Fitted:
     @classmethod
     def of(cls, head: Head, sense: ResidualShift, data: FactoryData, extra: Arrays | None = None) -> Fitted:
         values: Arrays = {**head.factory(data), **sense.factory(data), **(extra or {})}
-        for numeric in (*head.numerics(), *sense.numerics()):
-            results = NUMERICS[numeric.numeric](*(values[name] for name in numeric.reads), **numeric.arguments)
-            values |= dict(zip(numeric.writes, results, strict=True))
-        return cls(head, sense, {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in values.items()})
+        return cls(head, sense, _derived({}, values, (*head.numerics(), *sense.numerics())))
+
+    def with_score(self, score: Scores, data: FactoryData) -> Fitted:
+        """The same head and residuals beside a novelty score's factory values, derived ones included."""
+        return Fitted(self.head, self.sense, _derived(self.values, score.factory(data), score.numerics() if isinstance(score, Derives) else ()))
 
     def logits(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
         return self.head.predict(self.values, torch.from_numpy(z)).numpy()
@@ -87,6 +89,14 @@ class Fitted:
 
     def novelty(self, score: Scores, z: NDArray[np.float32], taps: NDArray[np.float32]) -> NDArray[np.float32]:
         return score.novelty(self.values, torch.from_numpy(z), torch.from_numpy(taps), torch.from_numpy(self.logits(z))).numpy()
+
+
+def _derived(known: Mapping[str, Tensor], values: Arrays, numerics: Sequence[NumericSpec]) -> dict[str, Tensor]:
+    """Known tensors, new values, and what the numerics derive from the new values, in order."""
+    for numeric in numerics:
+        results = NUMERICS[numeric.numeric](*(values[name] for name in numeric.reads), **numeric.arguments)
+        values = values | dict(zip(numeric.writes, results, strict=True))
+    return {**known, **{name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in values.items()}}
 
 
 def class_mix_windows(y: NDArray[np.int64], size: int, count: int, rng: np.random.Generator) -> dict[str, list[NDArray[np.int64]]]:
@@ -155,10 +165,28 @@ def auroc(known: NDArray[Any], novel: NDArray[Any]) -> float:
     return float((ranks[len(known) :].sum() - len(novel) * (len(novel) + 1) / 2) / (len(known) * len(novel)))
 
 
+def score_bytes(score: Scores, dims: Dims) -> int:
+    """Bytes that a score adds to a bundle and to a device: its frozen tensors, evidence and derived copies."""
+    return sum(int(np.prod(spec.shape, dtype=np.int64)) * np.dtype(spec.dtype).itemsize for spec in score.tensors(dims))
+
+
+def score_seconds(score: Scores, fitted: Fitted, judge: FactoryData, batch: int = 32, rounds: int = 7) -> float:
+    """Seconds per sample of the score alone, in torch on this machine: the fastest of a few rounds."""
+    z, taps = torch.from_numpy(judge.z[:batch]), torch.from_numpy(judge.taps[:batch])
+    logits = fitted.head.predict(fitted.values, z)
+    spent = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        score.novelty(fitted.values, z, taps, logits)
+        spent.append(time.perf_counter() - started)
+    return min(spent) / len(z)
+
+
 def choose_novelty(
-    candidates: Sequence[Scores], head: Head, sense: ResidualShift, evidence: FactoryData, judge: FactoryData, unseen: tuple[NDArray[np.float32], NDArray[np.float32]] | None, seed: int
-) -> tuple[Scores, dict[str, float]]:
-    """The score that tells novel samples from known ones best, by the lower of two marks.
+    candidates: Sequence[Scores], head: Head, sense: ResidualShift, evidence: FactoryData, judge: FactoryData, unseen: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+    seed: int, *, novelty_kib: float | None = None, slowest: float = 20.0,
+) -> tuple[Scores, dict[str, float]]:  # fmt: skip
+    """The score that tells novel samples from known ones best, by the lower of two marks; of equals the smallest.
 
     Classes held out of the head, each third in turn; and, for images, inputs that the encoder was never trained on
     (``unseen_images``). An encoder that was trained on the held-out classes separates them almost perfectly by any score, so the
@@ -166,29 +194,43 @@ def choose_novelty(
 
     Args:
         unseen: features (M, D) and taps (M, T) of unseen images; None for feature vectors.
+        novelty_kib: candidates of more bytes (frozen, evidence and derived) are left out; None for no limit.
+        slowest: candidates that take more than this many times the median of all per sample are left out.
 
     Returns:
-        The score, and the lower mark (AUROC) of every candidate.
+        The score, and the lower mark (AUROC) of every candidate that was judged.
+
+    Raises:
+        InputError: no candidate is small enough; the message names the smallest.
     """
+    sizes = {score.name: score_bytes(score, evidence.dims) for score in candidates}
+    small = [score for score in candidates if novelty_kib is None or sizes[score.name] <= 1024 * novelty_kib]
+    if not small:
+        least = min(candidates, key=lambda score: sizes[score.name])
+        raise InputError(f"no novelty score fits into novelty_kib = {novelty_kib:g}; the smallest, {least.name!r}, takes {sizes[least.name] / 1024:.1f} KiB")
     rng = np.random.default_rng(seed)
     classes = rng.permutation(evidence.classes)
     if len(classes) < 3:
-        return candidates[0], {}
-    parts = np.array_split(classes, min(3, len(classes)))
-    marks: dict[str, list[float]] = {score.name: [] for score in candidates}
-    for held_out in parts:
+        return small[0], {}
+    whole = Fitted.of(head, sense, evidence)
+    complete = {score.name: whole.with_score(score, evidence) for score in small}
+    seconds = {score.name: score_seconds(score, complete[score.name], judge) for score in small}
+    judged = [score for score in small if seconds[score.name] <= slowest * float(np.median(list(seconds.values())))]
+    marks: dict[str, list[float]] = {score.name: [] for score in judged}
+    for held_out in np.array_split(classes, min(3, len(classes))):
         known = np.setdiff1d(classes, held_out)
         data = evidence.only(known)
         inside, outside = judge.only(known), judge.only(held_out)
-        for score in candidates:
-            fitted = Fitted.of(head, sense, data, score.factory(data))
+        base = Fitted.of(head, sense, data)
+        for score in judged:
+            fitted = base.with_score(score, data)
             marks[score.name].append(auroc(fitted.novelty(score, inside.z, inside.taps), fitted.novelty(score, outside.z, outside.taps)))
     lower = {name: float(np.mean(values)) for name, values in marks.items()}
     if unseen is not None:
-        for score in candidates:
-            fitted = Fitted.of(head, sense, evidence, score.factory(evidence))
+        for score in judged:
+            fitted = complete[score.name]
             lower[score.name] = min(lower[score.name], auroc(fitted.novelty(score, judge.z, judge.taps), fitted.novelty(score, *unseen)))
-    return max(candidates, key=lambda score: lower[score.name]), lower
+    return max(judged, key=lambda score: (lower[score.name], -sizes[score.name])), lower
 
 
 def unseen_images(x: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:

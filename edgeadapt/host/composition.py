@@ -21,6 +21,7 @@ from edgeadapt.host.methods.base import Adapts, Arrays, Derives, FactoryData, Gi
 from edgeadapt.host.methods.feature_shift import FeatureShift
 from edgeadapt.host.methods.nearest_mean import NearestMean
 from edgeadapt.host.methods.norm_statistics import NormStatistics
+from edgeadapt.host.methods.projected_means import KeepsMeans
 from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.module_encoder import ModuleEncoder
 
@@ -121,7 +122,9 @@ class Composition:
         taps = ports.get("taps", z[:, :0])
         here = weight * ports["is_factory"]  # the class means of the factory condition learn from that condition alone
         learned = self.head.learn(t, self._corrected(t, z), taps, y, weight)
-        if not isinstance(self.head, NearestMean):  # prototypes that only novelty and distances read
+        if isinstance(self.head, KeepsMeans):  # prototypes that only novelty and distances read
+            learned |= self.head.learn_means(t, z, y, here)
+        elif not isinstance(self.head, NearestMean):
             learned["mean.moment"] = t["mean.moment"] + class_moment(z, y, here, t["mean.moment"].shape[1])
         if isinstance(self.score, Learns):
             learned |= self.score.learn(t, z, taps, y, here)

@@ -92,7 +92,7 @@ class ExportSection(_Section, frozen=True, kw_only=True):
     """What the bundle is called, its number (raise ``version`` with every bundle that you ship), and how much it can grow.
 
     ``adapt`` and ``novelty`` set to ``"auto"`` let the stress card and the held-out classes choose; ``novelty`` may also
-    name a method, which the export checks.
+    name a method, which the export checks. ``state_kib`` is the most that the head may take in memory: the best that fits is chosen.
     """
 
     name: Name
@@ -102,6 +102,7 @@ class ExportSection(_Section, frozen=True, kw_only=True):
     adapt: Literal["auto", "act", "advise", "off"] = "auto"
     novelty: str = "auto"
     version: Positive = 1
+    state_kib: Annotated[float, Meta(gt=0)] | None = None
 
 
 class Recipe(_Section, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from edgeadapt.errors import InputError
-from edgeadapt.host.methods.base import Adapts, Dims, GivesReceipts, Head, Scores
+from edgeadapt.host.methods.base import Adapts, Dims, FactoryData, GivesReceipts, Head, Scores
 from edgeadapt.host.methods.hypervector import Hypervector
 from edgeadapt.host.methods.nearest_mean import NearestMean
 from edgeadapt.host.methods.novelty import Cosine, Mahalanobis, NearestNeighbours, VirtualLogit
@@ -20,6 +20,8 @@ NOVELTY: dict[str, Callable[[], Scores]] = {
     "cosine": Cosine, "knn": NearestNeighbours, "vim": VirtualLogit, "mahalanobis": Mahalanobis, "rmds": RelativeMahalanobis,
     "relative_residual": RelativeResidual, "relative_residual_angle": partial(RelativeResidual, angle=0.5), "hypervector": Hypervector,
 }  # fmt: skip
+ONLY_BY_NAME = ("relative_residual_angle",)
+"""Scores that ``auto`` does not try: marks on an encoder that was trained on the held-out classes cannot tell this one from its simpler form."""
 ADAPTATIONS = ("auto", "norm_statistics", "feature_shift", "none")
 
 
@@ -33,6 +35,7 @@ class Settings:
         class_slots, domain_slots: capacity, fixed at export.
         head: ``ridge``, ``nearest_mean``, or a head of your own (an object, see ``methods/base.py``). random_features: width for the ridge; -1 chooses 512 below 64 dimensions, else none.
         penalty, balance: of the ridge head, see ``methods/ridge.py``; chosen on training images of classes held out of the encoder.
+        state_kib: instead of ``head``, the best head on held-out calibration samples whose tensors take no more, see ``ladder.py``; None for ``head``.
         novelty: ``auto`` (by held-out classes) or a score's name. novelty_kib: with ``auto``, scores whose frozen tensors, evidence and
             derived copies take more are left out; None for no limit.
         adapt: ``auto`` (norm statistics if the encoder has batch-norms, else feature shift) or a method's name.
@@ -54,6 +57,7 @@ class Settings:
     random_features: int = -1
     penalty: float = 1e-2
     balance: float = 1.45
+    state_kib: float | None = None
     novelty: str = "auto"
     novelty_kib: float | None = None
     adapt: str = "auto"
@@ -80,6 +84,8 @@ class Settings:
                 raise InputError(f"{key} is one of {', '.join(allowed)}, got {value!r}")
         if isinstance(self.version, bool) or not isinstance(self.version, int) or not 0 < self.version < 2**53:
             raise InputError(f"version is a whole number from 1 to 2**53 - 1, got {self.version!r}")
+        if self.state_kib is not None and (self.head != "ridge" or self.random_features >= 0):
+            raise InputError(f"state_kib = {self.state_kib:g} chooses the head itself; leave head and random_features as they are")
         if len(classes) > self.class_slots:
             raise InputError(f"{len(classes)} classes do not fit into class_slots = {self.class_slots}")
 
@@ -92,8 +98,27 @@ class Settings:
         random_features = (512 if width < 64 else 0) if self.random_features < 0 else self.random_features
         return Ridge(penalty=self.penalty, balance=self.balance, random_features=random_features, seed=self.seed)
 
+    def chosen_head(self, evidence: FactoryData, judge: FactoryData, say: Callable[[str], None]) -> Head:
+        """``make_head``, or with ``state_kib`` the best head that fits; the table of what was tried is said.
+
+        Raises:
+            InputError: nothing fits; the message has the bytes of the smallest head.
+        """
+        if self.state_kib is None:
+            return self.make_head(evidence.dims.features)
+        from edgeadapt.host.ladder import candidates, choose_head
+
+        known = candidates(evidence.dims, self.seed, penalty=self.penalty, balance=self.balance)
+        choice = choose_head(evidence, judge, self.state_kib, self.seed, heads=known)
+        say(f"calibrate: heads within {self.state_kib:g} KiB, accuracy with half of the classes learned later")
+        for line in choice.table().splitlines():
+            say(f"  {line}")
+        return choice.head
+
     def novelty_candidates(self) -> list[Scores]:
-        return [make() for make in NOVELTY.values()] if self.novelty == "auto" else [NOVELTY[self.novelty]()]
+        """One that was named, or all that ``auto`` tries."""
+        names = [name for name in NOVELTY if name not in ONLY_BY_NAME] if self.novelty == "auto" else [self.novelty]
+        return [NOVELTY[name]() for name in names]
 
     def adaptor_family(self, dims: Dims, head: Head, temperature: float) -> list[Adapts]:
         """The adaptors that ship: they are trained through the head, so a head that counts has none.

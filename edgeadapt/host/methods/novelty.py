@@ -28,7 +28,7 @@ def _unit(z: Tensor) -> Tensor:
     return z / torch.sqrt((z * z).sum(dim=1, keepdim=True) + 1e-12)
 
 
-def _nearest_prototype(t: Values, z: Tensor) -> Tensor:
+def nearest_prototype(t: Values, z: Tensor) -> Tensor:
     """(B,) largest cosine to the mean of an active class."""
     cosine = _unit(z) @ _unit(t["head.mean"]).T
     return torch.amax(cosine - (1.0 - t["head.active"]) * _FAR, dim=1)
@@ -47,7 +47,7 @@ class Cosine:
         return {}
 
     def novelty(self, t: Values, z: Tensor, taps: Tensor, logits: Tensor) -> Tensor:
-        return 1.0 - _nearest_prototype(t, z)
+        return 1.0 - nearest_prototype(t, z)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class NearestNeighbours:
 
     def novelty(self, t: Values, z: Tensor, taps: Tensor, logits: Tensor) -> Tensor:
         nearest = torch.topk(_unit(z) @ t["knn.bank"].T, self.neighbours, dim=1).values[:, -1]
-        return 1.0 - torch.maximum(nearest, _nearest_prototype(t, z))
+        return 1.0 - torch.maximum(nearest, nearest_prototype(t, z))
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ class UngatedMomentum(Bottleneck):
 
     def fit(self, t: Any, z: Any, y: Any, sample_weight: Any, learning_rate: Any) -> Any:
         outputs, new = super().fit(t, z, y, sample_weight, learning_rate)
-        return outputs, new | {"adaptor.up": new["adaptor.up"] - learning_rate * 0.1 * t["adaptor.momentum_up"]}
+        return outputs, new | {"bottleneck_32.up": new["bottleneck_32.up"] - learning_rate * 0.1 * t["bottleneck_32.momentum_up"]}
 
 
 class BakedIn(NearestMean):
@@ -143,7 +143,7 @@ class BakedIn(NearestMean):
         (FactoryOnlyVirtualLogit(), "novelty: a class that was learned stops being novel"),
         (ClassFree(), "shift: windows of class 0 alone are at most 4 times a mixed window"),
         (Hasty(), "adapt: rows of weight 0 do not matter"),
-        (UngatedMomentum(), "fit: a batch of weight 0 changes nothing, bit for bit; adaptor.up changed"),
+        (UngatedMomentum(), "fit: a batch of weight 0 changes nothing, bit for bit; bottleneck_32.up changed"),
         (BakedIn(), "predict: does not compile: .*Python reads data"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",

@@ -1,0 +1,74 @@
+"""``data``: public data sets for the benches, listed with their licences and fetched on demand."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from edgeadapt.errors import EdgeadaptError, InputError
+
+
+def data(args: argparse.Namespace) -> int:
+    """``list`` what there is, or ``fetch`` some of it."""
+    if args.action == "list":
+        return _list(args)
+    return _fetch(args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from edgeadapt.data.catalogue import CATALOGUE
+    from edgeadapt.data.clients import missing
+    from edgeadapt.data.fetch import place_of
+
+    if args.names:
+        raise InputError(f"data list takes no names; got {args.names[0]!r}")
+    rows: list[dict[str, Any]] = []
+    for entry in CATALOGUE.values():
+        place = place_of(entry.name, args.to)
+        lacking = [reason for package in entry.packages if (reason := missing(package))]
+        rows.append(
+            {
+                "name": entry.name, "summary": entry.summary, "licence": entry.licence, "mebibytes": round(entry.mebibytes, 1), "place": place and str(place),
+                "packages": [f"{p.client} {p.name} {p.version}".strip() for p in entry.packages], "missing": lacking[0] if lacking and not place else None,
+            }
+        )  # fmt: skip
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    for row in rows:
+        print(f"{row['name']:<11} {row['summary']}")
+        print(f"{'':<11} {row['mebibytes']} MiB: {', '.join(row['packages'])}")
+        print(f"{'':<11} licence: {row['licence']}")
+        print(f"{'':<11} {'here: ' + row['place'] if row['place'] else row['missing'] or 'not here: edgeadapt data fetch ' + row['name']}")
+    return 0
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from edgeadapt.data.catalogue import CATALOGUE
+    from edgeadapt.data.emoji import STYLES, can_draw_svg
+    from edgeadapt.data.fetch import fetch
+
+    names = list(CATALOGUE) if args.names == ["all"] else list(dict.fromkeys(args.names))
+    if not names:
+        raise InputError(f"data fetch needs at least one name, or all: {', '.join(CATALOGUE)}")
+    if unknown := [name for name in names if name not in CATALOGUE]:
+        raise InputError(f"no data set called {unknown[0]!r}; there are: {', '.join(CATALOGUE)}, and all")
+    failed: EdgeadaptError | None = None
+    places = {}
+    for name in names:
+        try:
+            if name == "emoji" and not can_draw_svg():
+                print(f"emoji: only {STYLES[0]} and {STYLES[1]}; to draw the other two styles: pip install resvg-py, before it is fetched", file=sys.stderr)
+            places[name] = str(fetch(name, args.to, lambda line: print(line, file=sys.stderr)))
+        except EdgeadaptError as error:
+            if len(names) == 1:
+                raise
+            print(f"{name}: {error}", file=sys.stderr)
+            failed = failed or error
+    if args.json:
+        print(json.dumps(places, indent=2))
+    if failed is not None:
+        raise failed
+    return 0
