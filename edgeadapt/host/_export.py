@@ -150,8 +150,8 @@ class _Maker:
         self.evidence, self.judge, self.judge_rows = self._data(split.evidence), self._data(split.held_out), split.held_out
         self.head, self.sense = s.chosen_head(self.evidence, self.judge, self.say), ResidualShift()
         unseen = self._features(calibrate.unseen_images(self.x[self.judge_rows[:_UNSEEN]], s.seed)) if self.encoder.input.dtype == "uint8" else None
-        self.score, marks = calibrate.choose_novelty(s.novelty_candidates(), self.head, self.sense, self.evidence, self.judge, unseen, s.seed)
-        self.fitted = calibrate.Fitted.of(self.head, self.sense, self.evidence, self.score.factory(self.evidence))
+        self.score, marks = calibrate.choose_novelty(s.novelty_candidates(), self.head, self.sense, self.evidence, self.judge, unseen, s.seed, novelty_kib=s.novelty_kib)
+        self.fitted = calibrate.Fitted.of(self.head, self.sense, self.evidence).with_score(self.score, self.evidence)
         logits = self.fitted.logits(self.judge.z)
         self.error = float((logits.argmax(axis=1) != self.judge.y).mean())
         self.shift = calibrate.shift_policy(self.fitted, self.judge.z, self.judge.taps, self.judge.y, self.encoder.signature, s.seed)

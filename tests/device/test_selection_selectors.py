@@ -71,7 +71,7 @@ def test_a_selection_is_distinct_ascending_and_exactly_as_large_as_it_can_be(nam
         assert set(samples.y[rows].tolist()) == set(samples.classes.tolist())
 
 
-@pytest.mark.parametrize("name", ["herding", "matched"])
+@pytest.mark.parametrize("name", ["herding", "clean_herding", "matched"])
 @settings(max_examples=25, deadline=None)
 @given(samples=pools(), budget=st.integers(1, 20), seed=st.integers(0, 1000))
 def test_what_is_selected_does_not_depend_on_the_order_of_arrival(name: str, samples: Samples, budget: int, seed: int) -> None:
@@ -220,6 +220,17 @@ def test_herding_brings_the_mean_of_the_selection_closer_than_chance() -> None:
         return float(sum(np.linalg.norm(units[rows][samples.y[rows] == k].mean(axis=0) - units[samples.y == k].mean(axis=0)) for k in range(3)))
 
     assert gap(Herding().select(samples, 30)) < 0.35 * gap(choose("balanced", samples, 30))
+
+
+def test_a_reservoir_keeps_classes_as_the_stream_had_them() -> None:
+    """300 of each of four classes, one after another, into 40 rows that carry what they stand for."""
+    counts = np.zeros(4)
+    for seed in range(60):
+        memory = SelectedMemory(SELECTORS["reservoir"], 40, seed=seed)
+        for slot in range(4):
+            memory.offer(Samples(np.ones((300, 2)), np.full(300, slot)))
+        counts += np.bincount(memory.kept().y, minlength=4) / 60
+    assert np.abs(counts - 10).max() < 2
 
 
 def test_weights_say_how_many_samples_a_row_stands_for() -> None:

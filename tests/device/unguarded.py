@@ -20,7 +20,7 @@ from edgeadapt.runtime import Runtime
 def unguarded(bundle: Bundle, state: Path, runtime: Runtime, **settings: Any) -> Iterator[Learner]:
     """The bundle with a margin that nothing exceeds, and no doubt about any source."""
     policy = bundle.manifest.policy
-    guard = msgspec.structs.replace(policy.guard, margin=1.0)
+    guard = msgspec.structs.replace(policy.guard, margin=1.0, worst=1.0)
     manifest = msgspec.structs.replace(bundle.manifest, policy=msgspec.structs.replace(policy, guard=guard))
     with open_learner(dataclasses.replace(bundle, manifest=manifest), state=state, runtime=runtime, **settings) as learner:
         learner._transactions._suspicion.of = lambda live, rows: ""  # type: ignore[method-assign]

@@ -201,7 +201,7 @@ def test_thresholds_hold_on_fresh_clean_windows_of_every_class_mix(identity: Pat
 
 def test_the_novelty_score_is_chosen_on_held_out_classes(identity: Path) -> None:
     novelty = read_bundle(identity).manifest.policy.novelty
-    assert set(novelty.alternatives) == {"cosine", "knn", "vim", "mahalanobis"}
+    assert set(novelty.alternatives) == {"cosine", "knn", "vim", "mahalanobis", "rmds", "relative_residual", "hypervector"}
     assert novelty.auroc == max(novelty.alternatives.values()) > 0.9
 
 
