@@ -24,6 +24,7 @@ SUITES = {
     "interference": "how long predictions take while the worker learns, senses, forgets; --quick",
     "commit": "a label until durable and until learned, bytes on disk, what forgetting costs; --quick",
     "streams": "heads on class- and domain-incremental streams: accuracy, forgetting, bytes, time; --quick, --plots",
+    "key_value": "the key-value bottleneck beside other heads within a budget of bytes; --quick",
     "novelty": "novelty scores on held-out classes, far data and under shift; --quick, --plots",
     "selection": "what is worth keeping: selectors for replay and for an adaptor's training set; --quick",
     "search": "adaptor candidates ranked without training, against their trained accuracy; --quick, --plots",
@@ -33,7 +34,7 @@ SUITES = {
 """Name -> one line on what it measures."""
 
 _SEEDS = (0, 1, 2)
-_METHODS = ("streams", "novelty", "selection", "search", "growth", "questions")
+_METHODS = ("streams", "key_value", "novelty", "selection", "search", "growth", "questions")
 _OWN = {name: f"edgeadapt.bench.{name}" for name in ("overhead", "steps", "heads", "soak", "interference", "commit", *_METHODS)}
 _OPTIONS = {"steps": ("quick", "peers", "passes"), **dict.fromkeys(("soak", "interference", "commit", *_METHODS), ("quick",))}
 

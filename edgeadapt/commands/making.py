@@ -81,7 +81,7 @@ def export_recipe(
         encoder, _ = train_network(recipe, fit, validation, say)
     chosen = recipe.export
     settings: dict[str, Any] = {
-        **{key: getattr(chosen, key) for key in ("name", "version", "class_slots", "domain_slots", "batches", "novelty", "state_kib")},
+        **{key: getattr(chosen, key) for key in ("name", "version", "class_slots", "domain_slots", "batches", "novelty", "state_kib", "novelty_kib", "adaptors")},
         "seed": recipe.seed,
         "adapt": "none" if chosen.adapt == "off" else "auto",
         "stress": chosen.adapt != "advise",

@@ -20,7 +20,6 @@ from edgeadapt.bundle.schema import GrowthPolicy
 from edgeadapt.device.guard import sign_test
 from edgeadapt.device.memory import DomainKind, Signature
 
-
 SIGNIFICANCE = 0.1
 
 

@@ -93,6 +93,7 @@ class ExportSection(_Section, frozen=True, kw_only=True):
 
     ``adapt`` and ``novelty`` set to ``"auto"`` let the stress card and the held-out classes choose; ``novelty`` may also
     name a method, which the export checks. ``state_kib`` is the most that the head may take in memory: the best that fits is chosen.
+    ``novelty_kib`` is the same for the novelty score; ``adaptors = "family"`` puts adaptors into the bundle that a condition may grow.
     """
 
     name: Name
@@ -103,6 +104,8 @@ class ExportSection(_Section, frozen=True, kw_only=True):
     novelty: str = "auto"
     version: Positive = 1
     state_kib: Annotated[float, Meta(gt=0)] | None = None
+    novelty_kib: Annotated[float, Meta(gt=0)] | None = None
+    adaptors: Literal["none", "family"] = "none"
 
 
 class Recipe(_Section, frozen=True, kw_only=True):

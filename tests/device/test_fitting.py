@@ -219,7 +219,7 @@ def test_declared_memory_counts_one_adaptor_for_each_condition(learner: Any) -> 
 
 def test_a_manifest_whose_candidates_have_no_graphs_or_foreign_tensors_is_refused() -> None:
     text = encode_manifest(read_bundle(BUNDLE).manifest).decode()
-    with pytest.raises(BundleError, match="'low_rank_5'|low_rank_5"):
+    with pytest.raises(BundleError, match="low_rank_5"):
         decode_manifest(text.replace('"name": "low_rank_4"', '"name": "low_rank_5"').encode())
     assert NAMES[0] in text
 

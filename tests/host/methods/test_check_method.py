@@ -134,7 +134,7 @@ class BakedIn(NearestMean):
     ("method", "message"),
     [
         (object(), "a method has a name"),
-        (UnknownNumeric(), "numerics: 'matrix_inverse' is one of balanced_ridge, class_mean, nearest_mean"),
+        (UnknownNumeric(), "numerics: 'matrix_inverse' is one of .*balanced_ridge, .*nearest_mean"),
         (RandomFactory(), "factory: ridge.gram is the same each time"),
         (BatchMean(), "learn: evidence is additive"),
         (ClippedWeight(), "learn: a negative weight forgets"),
