@@ -82,9 +82,10 @@ class Features:
 
 def lite0_features(data: str | None, say: Say, cache: Path | None = None) -> Features:
     """Lite0 features of all of Fashion-MNIST at 64 px; kept in a cache folder under the hash of model and images."""
+    from edgeadapt.data.fetch import place_of
     from edgeadapt.host.datasets import load_fashion_mnist
 
-    x, y, test_x, test_y = load_fashion_mnist(data)
+    x, y, test_x, test_y = load_fashion_mnist(data if data is not None else place_of("fashion"))
     folder = cache or Path(tempfile.gettempdir()) / f"edgeadapt-bench-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from edgeadapt.bench.corruptions import corrupt
 from edgeadapt.bench.measure import Row
 from edgeadapt.bench.orders import batches
 from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.data.fetch import place_of
 from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
 from edgeadapt.device.budget import Budget
 from edgeadapt.device.learner import Learner
@@ -19,7 +21,7 @@ from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.policy import Policy
 from edgeadapt.device.program import Program
 from edgeadapt.errors import InputError
-from edgeadapt.host.datasets import FASHION_MNIST_DIRECTORY, ImageData, fashion_mnist
+from edgeadapt.host.datasets import ImageData, fashion_mnist
 from edgeadapt.runtime import open_runtime
 
 Say = Callable[[str], None]
@@ -62,13 +64,14 @@ def load_material(data: str | None, *, tuning: bool = False) -> Material:
         tuning: calibration images instead of test images of the known classes: for choosing defaults, never for a report.
     """
     bundle = read_bundle(bundle_path())
-    if data == SAMPLE or (data is None and not FASHION_MNIST_DIRECTORY.is_dir()):
+    found = place_of("fashion") if data is None else None
+    if data == SAMPLE or (data is None and found is None):
         if tuning:
             raise InputError("choosing defaults needs the training images: pass data=DIR with the four idx files")
         sample = load_sample()
         test, training = ImageData(sample.x, sample.y, CLASSES).split(0.375, 0)
         return Material(bundle, training, test, training.only(KNOWN), "the shipped sample of 4,000 test images")
-    training, test = (part.only(CLASSES) for part in fashion_mnist(data))
+    training, test = (part.only(CLASSES) for part in fashion_mnist(data if found is None else os.fspath(found)))
     calibration = training.only(KNOWN).split(*_HELD_OUT)[1]
     if tuning:
         held = ImageData(calibration.x, calibration.y, CLASSES)

@@ -76,6 +76,10 @@ def run_novelty(data: str | None, say: Say, quick: bool = False, plots: str | No
     Raises:
         RuntimeUnavailable: torch, or for the full suite the packages of Lite0, are not installed.
     """
+    if plots is not None:
+        from edgeadapt.bench.plots import check
+
+        check()
     rounds = 20 if quick else _ROUNDS
     material = load_material(SAMPLE if quick else data)
     rows = _measure("shipped", [_shipped(material, quick)], comparisons(quick), say, rounds, plots)

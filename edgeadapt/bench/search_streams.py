@@ -123,10 +123,11 @@ def shipped(data: str | None, say: Say, *, tuning: bool = False, count: int = _S
 
 def lite0(data: str | None, say: Say, *, tuning: bool = False) -> Iterator[Stream]:
     """EfficientNet-Lite0 on all classes of Fashion-MNIST."""
+    from edgeadapt.data.fetch import place_of
     from edgeadapt.host.datasets import load_fashion_mnist
 
     pool = load_pool("fashion", data, say)
-    x, y, test_x, test_y = load_fashion_mnist(data)
+    x, y, test_x, test_y = load_fashion_mnist(data if data is not None else place_of("fashion"))
     rows = np.random.default_rng(3).permutation(len(y))
     chosen = rows[_HEAD_ROWS : _HEAD_ROWS + _SOURCE] if tuning else np.random.default_rng(4).permutation(len(test_y))[:_SOURCE]
     images, labels, clean = (x[chosen], y[chosen], pool.z[chosen]) if tuning else (test_x[chosen], test_y[chosen], pool.test_z[chosen])

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bench.measure import Row, Say, absent, at_most
-from edgeadapt.bench.plots import save_lines
+from edgeadapt.bench.plots import check, save_lines
 from edgeadapt.bench.pools import Pool, load_pool, quick_pool
 from edgeadapt.bench.resampling import mean_and_spread, paired_interval
 from edgeadapt.bench.selection_heads import BATCH, by_gradient, replay, ridge
@@ -58,6 +58,8 @@ def run_selection(data: str | None, say: Say, quick: bool = False, plots: str | 
     Args:
         data: folder of the four Fashion-MNIST files. quick: the shipped sample, small; the figures mean nothing. plots: a folder for one picture per setting.
     """
+    if plots is not None:
+        check()
     plan = QUICK if quick else Plan()
     pool = quick_pool("fashion") if quick else load_pool("fashion", data, say)
     with one_thread():

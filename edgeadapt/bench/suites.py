@@ -26,7 +26,7 @@ SUITES = {
     "streams": "heads on class- and domain-incremental streams: accuracy, forgetting, bytes, time; --quick, --plots",
     "key_value": "the key-value bottleneck beside other heads within a budget of bytes; --quick",
     "novelty": "novelty scores on held-out classes, far data and under shift; --quick, --plots",
-    "selection": "what is worth keeping: selectors for replay and for an adaptor's training set; --quick",
+    "selection": "what is worth keeping: selectors for replay and for an adaptor's training set; --quick, --plots",
     "search": "adaptor candidates ranked without training, against their trained accuracy; --quick, --plots",
     "growth": "a condition's own adaptor against none: gain, what clean images keep, routes, drift; --quick",
     "questions": "which samples to ask about, against random asking and the oracle; --quick, --plots",

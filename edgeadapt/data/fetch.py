@@ -91,8 +91,9 @@ def _fashion(package: Path, scratch: Path, folder: Path) -> Path:
     if shapes != [(60000, 28, 28), (60000,), (10000, 28, 28), (10000,)]:
         raise InputError(f"{package.name} holds {shapes}, not Fashion-MNIST; it was not kept")
     target = folder / "fashion"
-    shutil.rmtree(target, ignore_errors=True)  # an incomplete one: place_of did not find it
-    os.replace(complete, target)
+    target.mkdir(exist_ok=True)  # it may hold files of the user's: only ours are put there, and place_of wants all four
+    for file in _FASHION_FILES:
+        os.replace(complete / file, target / file)
     return target
 
 

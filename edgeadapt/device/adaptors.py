@@ -19,6 +19,7 @@ from edgeadapt.errors import BundleError
 from edgeadapt.runtime import Executable, Runtime, Tensors
 
 F32 = NDArray[np.float32]
+_ROLES: tuple[RoleName, ...] = ("predict", "fit", "probe")
 
 
 def adaptor_of(graph: GraphSpec, manifest: Manifest) -> str:
@@ -33,16 +34,21 @@ def shared_graphs(manifest: Manifest, role: RoleName) -> list[GraphSpec]:
 
 
 class Adaptors:
-    """Graphs are loaded when they are first used: most devices grow into one or two candidates."""
+    """Graphs are read with the bundle, whose file may be replaced, and loaded when they are first used: most devices grow one or two candidates."""
 
     def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
-        self._bundle, self._runtime, self._manifest = bundle, runtime, bundle.manifest
+        self._runtime, self._manifest = runtime, bundle.manifest
         self.candidates: Mapping[str, AdaptorSpec] = {spec.name: spec for spec in bundle.manifest.policy.growth.candidates}
         self._marks = {spec.tensors[0]: name for name, spec in self.candidates.items()}
         self._loaded: dict[tuple[str, str], Executable] = {}
         prefixes = tuple(f"{name}." for name in self.candidates)
         self.all_names = frozenset(s.name for s in bundle.manifest.tensors if prefixes and s.scope == "domain" and s.name.startswith(prefixes))
         """Tensors of any candidate, those of its training alone included."""
+        self._files = {
+            (name, role): bundle.graph_file(graph) for name in self.candidates for role in _ROLES for graph in bundle.manifest.graphs_for(role) if name in graph.methods
+        }
+        factory = bundle.weights(FACTORY) if self.candidates else {}
+        self._starts = {name: factory[name] for name in self.all_names if name in factory}
 
     def __bool__(self) -> bool:
         return bool(self.candidates)
@@ -70,7 +76,7 @@ class Adaptors:
 
     def fresh(self, candidate: str) -> Tensors:
         """Factory values of a candidate, which correct nothing; what only training needs starts at zero."""
-        values = self._bundle.weights(FACTORY)
+        values = self._starts
         specs = [spec for spec in self._manifest.tensors if spec.scope == "domain" and spec.name.startswith(f"{candidate}.")]
         return self._runtime.upload({s.name: values[s.name] if s.name in values else np.zeros(s.shape, s.dtype) for s in specs})
 
@@ -92,10 +98,9 @@ class Adaptors:
     def _graph(self, candidate: str, role: RoleName) -> Executable:
         key = (candidate, role)
         if key not in self._loaded:
-            specs = [graph for graph in self._manifest.graphs_for(role) if candidate in graph.methods]
-            if not specs:
+            if key not in self._files:
                 raise BundleError(f"manifest.json: no graph answers the role {role!r} with the adaptor {candidate!r}")
-            self._loaded[key] = self._runtime.load(self._bundle.graph_file(specs[0]))
+            self._loaded[key] = self._runtime.load(self._files[key])
         return self._loaded[key]
 
 

@@ -191,6 +191,10 @@ class Asking:
         self._counts: dict[str, int] = {}
         self._looks: dict[str, int] = {}
 
+    def forget(self) -> None:
+        """The samples that were asked about; how many stays."""
+        self._asked = {topic: asked[:0] for topic, asked in self._asked.items()}
+
     def spent(self, topic: str, per_condition: int) -> int:
         """Questions about a topic; all that may be, once enough of its windows have been searched."""
         return per_condition if self._looks.get(topic, 0) >= _LOOKS else self._counts.get(topic, 0)

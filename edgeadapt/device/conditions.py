@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeadapt.bundle.schema import AdaptMode
 from edgeadapt.device.asking import Asking
 from edgeadapt.device.budget import Meter
-from edgeadapt.device.domains import Places, nearest_domain, open_domain
+from edgeadapt.device.domains import Places, nearest_domain, open_domain, predicted_in
 from edgeadapt.device.drift import Trail
 from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored
 from edgeadapt.device.guard import judge
@@ -25,6 +25,7 @@ from edgeadapt.device.journal import DECISIONS_KEPT
 from edgeadapt.device.memory import SOURCE, Domain, Memory
 from edgeadapt.device.policy import StreamState, WindowReading, decide, judge_answers
 from edgeadapt.device.program import Program, Read
+from edgeadapt.device.resume import domain_blob
 from edgeadapt.device.retention import BalancedMemory
 from edgeadapt.device.routing import merge_candidates, merged_signature
 from edgeadapt.device.sense import StreamWindow, WindowView, shift_ratio
@@ -62,6 +63,7 @@ class Conditions:
         self._live, self._publish, self._mode = live, publish, mode
         self._policy = program.manifest.policy
         self._places = Places(program)
+        self._merged: dict[str, str] = {}  # a condition that is gone -> the one that it turned out to be
         self._clock = 0  # windows, for least-recently-used retirement
         self._topics: OrderedDict[str, str] = OrderedDict()  # sample id -> the domain it was asked in, the newest last
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)  # not recorded yet
@@ -72,6 +74,8 @@ class Conditions:
         """Handle one full window. ``hot_residuals`` are None if another than the factory encoder was in use."""
         self._clock += 1
         memory = self._live()
+        if stream.state.domain in self._merged:
+            stream.state = replace(stream.state, domain=self._merged[stream.state.domain])
         is_source = stream.state.domain == SOURCE
         residuals, factory_slots, scores, embedding = self._factory_view(view, hot_residuals if is_source else None, memory)
         shift = shift_ratio(residuals, factory_slots, memory.class_counts, self._policy.shift)
@@ -81,7 +85,7 @@ class Conditions:
         if stream.state.domain != SOURCE and domain is None:  # retired while the stream was in it
             stream.state = replace(stream.state, domain=SOURCE)
         is_step = stream.trail is not None and stream.trail.leads_to(places.mean(axis=0), self._policy.shift.route_distance)
-        reading = self._compare(shift, scores, places, view, domain, memory, is_stuck, is_step)
+        reading = self._compare(shift, scores, places, view, domain, memory, factory_slots, is_stuck, is_step)
         state, actions = decide(reading, stream.name, stream.state, domain, self._policy)
         stream.state = state if state.domain else replace(state, domain=stream.state.domain)  # a condition is entered when it is open
         if not stream.state.away:
@@ -107,16 +111,22 @@ class Conditions:
 
     def _compare(
         self, shift: float, scores: NDArray[np.float32], places: NDArray[np.float64], view: WindowView, domain: Domain | None, memory: Memory,
-        is_stuck: bool, is_step: bool,
+        factory_slots: NDArray[np.int64], is_stuck: bool, is_step: bool,
     ) -> WindowReading:  # fmt: skip
         novel = float((scores > self._policy.novelty.threshold).mean())
         if shift <= 1.0 or is_stuck:
             return WindowReading(shift, novel, is_stuck)
-        distance = domain.signature.distance(places, view.slots) if domain is not None else None
+        distance = domain.signature.distance(places, self._slots_in(domain, view, factory_slots, memory)) if domain is not None else None
         if distance is not None and (distance <= self._policy.shift.route_distance or is_step):
             return WindowReading(shift, novel, is_step=is_step, active_distance=distance)
         nearest, gap = nearest_domain(places, view, self._program, memory, but=domain.name if domain else "")
         return WindowReading(shift, novel, active_distance=distance, nearest=nearest, nearest_distance=gap)
+
+    def _slots_in(self, domain: Domain, view: WindowView, factory_slots: NDArray[np.int64], memory: Memory) -> NDArray[np.int64]:
+        """The classes by which a window is compared with a condition: its corrected encoder's, or the factory's; never an adaptor's, which comes and goes."""
+        if not (domain.refreshes and self._program.adapts_encoder):
+            return factory_slots
+        return predicted_in(domain, view, self._program, memory) if self._program.adaptors.held_in(domain.tensors) else view.slots
 
     def _note(self, action: Action) -> None:
         self.decisions.append((time.time(), action.stream, action.kind, action.domain, action.why))
@@ -143,7 +153,7 @@ class Conditions:
         for action in actions:
             self._note(action)
         self._forget_window(stream)
-        retired = [name for name, old in before.domains.items() if old.saved and name not in memory.domains]
+        retired = [name for name, old in before.domains.items() if old.saved is not None and name not in memory.domains]
         if retired:
             self._transactions.save_domains("domain", {"retired": retired}, force=True)
         return actions
@@ -197,19 +207,17 @@ class Conditions:
         domain = memory.domains.get(stream.state.domain)
         if domain is None or shift <= 1.0 or stream.state.away:
             return
-        if domain.refreshes and self._program.adapts_encoder:
-            slots = view.slots
-        else:  # no correction yet: the factory's predictions are all there is
-            slots = factory_slots
+        slots = self._slots_in(domain, view, factory_slots, memory)
         kept = stream.memories.setdefault(domain.name, BalancedMemory(self._policy.adapt.memory, seed=domain.used_at))
         features = self._program.encode(view.inputs)[0] if embedding is None else embedding
         kept.add(view.inputs, slots, distance_from_classes(features, memory))
-        refreshed = self._refreshed(kept, domain, memory) if self._is_due(kept, domain) else domain
+        refreshed = self._refresh(kept, domain, memory) if self._is_due(kept, domain) else domain
         if refreshed.refreshes > domain.refreshes and domain.refreshes == 0:
             slots = self._predict(refreshed, view.inputs, memory.with_domain(refreshed))
         signature = refreshed.signature
         if signature.distance(places, slots) > self._policy.shift.route_distance:  # it drifts, and takes its condition along
             signature = signature.faded(_FOLLOWED)
+            refreshed = replace(refreshed, tensors=refreshed.tensors.only(refreshed.tensors))  # a new value: the next checkpoint keeps where it is now
         self._publish(self._live().with_domain(replace(refreshed, signature=signature.extended(places, slots), used_at=self._clock)))
 
     def _is_due(self, kept: BalancedMemory, domain: Domain) -> bool:
@@ -217,20 +225,11 @@ class Conditions:
             return False
         if self._program.adapts_encoder and not self._program.takes(kept.inputs()):
             return False  # features from elsewhere: there is no encoder to adapt
+        if self._program.adaptors and self._program.adaptors.held_in(domain.tensors):
+            return False  # an adaptor was trained behind the correction as it is
         fewest = self._policy.adapt.min_memory if domain.refreshes == 0 else kept.capacity
         is_fresh = kept.fresh >= self._policy.adapt.refresh_samples * (kept.refusals + (domain.refreshes > 0))
         return is_fresh and len(kept) >= min(fewest, kept.capacity) and self._meter.may_start("adapt")
-
-    def _refreshed(self, kept: BalancedMemory, domain: Domain, memory: Memory) -> Domain:
-        """A refresh of the correction alone: an adaptor was trained from labels, behind it, and goes only with it."""
-        bare = self._program.adaptors.without(domain.tensors)
-        if bare is domain.tensors:
-            return self._refresh(kept, domain, memory)
-        refreshed = self._refresh(kept, replace(domain, tensors=bare), memory)
-        if refreshed.refreshes < domain.refreshes:  # suspended: what the adaptor was trained behind is not there any more
-            return refreshed
-        adaptor = domain.tensors.only(self._program.adaptors.all_names)
-        return domain if refreshed.tensors is bare else replace(refreshed, tensors=adaptor.over(refreshed.tensors))
 
     def _refresh(self, kept: BalancedMemory, domain: Domain, memory: Memory) -> Domain:
         started = time.perf_counter()
@@ -296,15 +295,19 @@ class Conditions:
         """
         live = self._live()
         found = merge_candidates({d.name: d.signature for d in live.domains.values() if d.kind == "condition"}, threshold=_ONE)
+        nearest = self._policy.shift.route_distance  # a cosine does not see that one is the other at half the strength
+        found = [p for p in found if live.domains[p.first].signature.apart(live.domains[p.second].signature) <= nearest]
         if not found:
             return
-        order = list(live.domains)
+        order, blob = list(live.domains), dict[str, NDArray[Any]]()
         for pair in found:
             kept, gone = sorted((live.domains[pair.first], live.domains[pair.second]), key=lambda d: (not self._program.adaptors.held_in(d.tensors), order.index(d.name)))
-            live = live.without_domain(gone.name).with_domain(replace(kept, signature=merged_signature(kept.signature, gone.signature)))
+            kept = replace(kept, signature=merged_signature(kept.signature, gone.signature), saved=kept.tensors)
+            live = live.without_domain(gone.name).with_domain(kept)
+            blob |= domain_blob(self._program, kept)
+            self._merged[gone.name] = kept.name
             self._note(Action("merge", "", kept.name, why=f"{gone.name} is the same condition: {pair.shared} shared classes point the same way ({pair.similarity:.2f})"))
-        self._publish(live)
-        self._transactions.save_domains("domain", {"merged": [f"{p.first} and {p.second}" for p in found]}, force=True)
+        self._transactions.record("domain", "merged", {"merged": [f"{p.first} and {p.second}" for p in found]}, live, tensors=blob)
 
     # -- answers --------------------------------------------------------------------------------------
     def answered(self, answers: Sequence[tuple[str, str, bool]], streams: MutableMapping[str, Stream]) -> None:

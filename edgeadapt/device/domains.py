@@ -33,9 +33,9 @@ class Places:
 
 
 def predicted_in(domain: Domain, view: WindowView, program: Program, memory: Memory) -> NDArray[np.int64]:
-    """(W,) class slots that a domain's own encoder and correction predict for a window."""
+    """(W,) class slots that a domain's own encoder and correction predict for a window; its adaptor has no say."""
     z, taps = program.encode(view.inputs, domain.encode)
-    slots: NDArray[np.int64] = program.read(z, taps, memory.tensors_in(domain.name)).logits.argmax(axis=1)
+    slots: NDArray[np.int64] = program.read(z, taps, program.adaptors.without(domain.tensors).over(memory.tensors)).logits.argmax(axis=1)
     return slots
 
 

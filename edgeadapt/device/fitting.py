@@ -64,9 +64,9 @@ class Lesson:
 class Growth:
     """Runs on the worker."""
 
-    def __init__(self, transactions: Transactions, meter: Meter, live: Callable[[], Memory]) -> None:
+    def __init__(self, transactions: Transactions, meter: Meter, live: Callable[[], Memory], is_frozen: Callable[[], bool]) -> None:
         self._transactions, self._program, self._journal = transactions, transactions.program, transactions.journal
-        self._meter, self._live = meter, live
+        self._meter, self._live, self._is_frozen = meter, live, is_frozen
         self._adaptors: Adaptors = self._program.adaptors
         self._policy = self._program.manifest.policy.growth
         self._places = Places(self._program) if self._adaptors else None
@@ -84,6 +84,12 @@ class Growth:
         for domain in domains:
             self._considered[domain] = 0
 
+    def went_back(self) -> None:
+        """After a rollback: what is there now was looked at, so that it does not grow again what was just taken away."""
+        if self._adaptors:
+            self._labels = self._journal.count_learned_by_domain()
+            self._considered = dict(self._labels)
+
     def is_due(self) -> bool:
         """Cheap: by the numbers of labels alone."""
         return bool(self._adaptors) and bool(self._due())
@@ -97,8 +103,8 @@ class Growth:
     def run(self) -> None:
         """Grow, or grow anew, every condition that is due."""
         for domain in self._due() if self._adaptors else ():
-            if not self._meter.may_start("grow"):
-                return
+            if self._is_frozen() or not self._meter.may_start("grow"):
+                return  # housekeeping asks again
             started = time.perf_counter()
             self._look_at(domain)
             self._meter.record("grow", time.perf_counter() - started)
@@ -113,10 +119,9 @@ class Growth:
         self.taught(domain.name, standing.labels - (self._labels or {}).get(domain.name, 0))  # as they were counted now
         if not self._is_worth_a_look(domain.name, standing.labels):
             return
-        reason = why_not(standing, self._policy)
-        self._considered[domain.name] = standing.labels
-        if not reason:
+        if not why_not(standing, self._policy):
             self.grow(domain, rows)
+        self._considered[domain.name] = standing.labels
 
     def _standing(self, domain: Domain, rows: Sequence[EvidenceRow], live: Memory) -> Standing:
         met = sorted(rows, key=lambda row: (row.time, row.seq))

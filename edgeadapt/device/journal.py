@@ -546,17 +546,33 @@ class Journal:
 
     @reads
     def grown(self) -> dict[str, int]:
-        """Condition -> its labels when it was last looked at for growth, by the commits that say so."""
+        """Condition -> its labels when it was last looked at for growth, by the commits that say so; 0 if labels were taken back since."""
         with self._reading():
-            found = self._db.execute("SELECT detail FROM commits WHERE kind = 'grow' ORDER BY number").fetchall()
-        return {about["domain"]: int(about["labels"]) for about in (_detail(detail) for (detail,) in found)}
+            found = self._db.execute("SELECT kind, detail FROM commits WHERE kind IN ('grow', 'withdraw', 'forget', 'remove_class') ORDER BY number").fetchall()
+        labels: dict[str, int] = {}
+        for kind, detail in found:
+            about = _detail(detail)
+            if kind == "grow":
+                labels[str(about["domain"])] = int(about["labels"])
+            else:
+                labels = dict.fromkeys(labels, 0)
+        return labels
+
+    def commit_tensors(self) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+        """What commits store beside rows, of those that store anything, one at a time."""
+        for number in self._commits_with_tensors():
+            yield number, self._tensors_of(number)
 
     @reads
-    def commit_tensors(self) -> list[tuple[int, dict[str, NDArray[Any]]]]:
-        """What commits store beside rows, of those that store anything."""
+    def _commits_with_tensors(self) -> list[int]:
         with self._reading():
-            found = self._db.execute("SELECT number, tensors FROM commits WHERE tensors IS NOT NULL ORDER BY number").fetchall()
-        return [(int(number), load_tensors(blob)) for number, blob in found]
+            return [int(number) for (number,) in self._db.execute("SELECT number FROM commits WHERE tensors IS NOT NULL ORDER BY number").fetchall()]
+
+    @reads
+    def _tensors_of(self, number: int) -> dict[str, NDArray[Any]]:
+        with self._reading():
+            found = self._db.execute("SELECT tensors FROM commits WHERE number = ? AND tensors IS NOT NULL", (number,)).fetchone()
+        return load_tensors(found[0]) if found else {}
 
     def _classes_at(self, number: int) -> str | None:
         """The class table after a commit, as JSON; None if none was written yet."""

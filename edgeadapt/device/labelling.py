@@ -87,7 +87,8 @@ class Labelling:
 
     def _corrected(self, row: EvidenceRow, name: str, source: str) -> EvidenceRow:
         """The same sample under another name, as it was met."""
-        return replace(row, label=name, source=source, is_factory=self._is_factory(row.met, name), status="received", commit_number=None, seq=0)
+        weight = 0.0 if self._teaches_an_adaptor(row.domain, name) else self._program.manifest.policy.learn.field_weight
+        return replace(row, weight=weight, label=name, source=source, is_factory=self._is_factory(row.met, name), status="received", commit_number=None, seq=0)
 
     def _is_factory(self, met: Met, name: str) -> bool:
         """May it move the class means of the factory condition? New classes read as shifted until they are known."""

@@ -111,7 +111,7 @@ class Learner:
         self._meter, self._room = Meter(budget), WriteRoom(budget, self._journal.writes)
         self._transactions = Transactions(self._program, self._journal, self._held_out, live, self._publish, self._room, opened.replay_s)
         self._undoing = Undoing(self._transactions)
-        growth = Growth(self._transactions, self._meter, live)
+        growth = Growth(self._transactions, self._meter, live, is_frozen)
         self._transactions.taken_back = growth.reconsider
         self._conditions = Conditions(self._program, self._transactions, self._questions, self._pending, self._meter, live, self._publish, self._adapt_mode)
         self._streams = Streams(self._manifest.policy, self._conditions, self._worker)
@@ -130,6 +130,8 @@ class Learner:
         self._observed = 0
         if self._journal.count_evidence().get("received"):  # labels that were durable but not yet learned when the process stopped
             self._learning.request()
+        else:
+            self._learning.offer_growth()
 
     def offer(self, bundle: str | os.PathLike[str] | Bundle, *, trust: Trust | None = None, allow_older: bool = False) -> Bundle:
         """Check a bundle that is to replace this one, without disturbing anything; see ``edgeadapt.device.trust.check_offer``.
@@ -292,7 +294,12 @@ class Learner:
         """
         self._here()
         check_text(name, "a class name")
-        self._worker.call(lambda: self._transactions.remove_class(name))
+
+        def run() -> None:
+            self._transactions.remove_class(name)
+            self._learning.offer_growth()
+
+        self._worker.call(run)
 
     # -- undoing --------------------------------------------------------------------------------------
     def forget(
@@ -329,6 +336,8 @@ class Learner:
                 return Receipt(pending, 0, 0, unreachable=tuple(reasons))
             remembered = [name for name, stream in list(self._streams.found.items()) if stream.memories]
             reasons += reasons_for(rows, self._live, self._transactions, remembered)
+            for name in {row.stream for row in rows} & set(self._streams.found):
+                self._streams.found[name].asking.forget()
             receipt = self._undoing.forget(rows, pending, source if len(others) == 1 and not named else None, reasons)
             self._learning.offer_growth()
             return receipt
@@ -368,7 +377,12 @@ class Learner:
         self._here()
         if to is not None and (isinstance(to, bool) or not isinstance(to, int)):
             raise InputError(f"a commit is a number from history(), got {to!r:.80}")
-        return self._worker.call(lambda: self._undoing.rollback(to))
+        def run() -> int:
+            target = self._undoing.rollback(to)
+            self._learning.went_back()
+            return target
+
+        return self._worker.call(run)
 
     def checkpoint(self) -> int:
         """Finish queued work, then make session state durable. Returns the number of the last commit."""
@@ -377,6 +391,7 @@ class Learner:
 
         def run() -> int:
             self._house.run()
+            self._learning.offer_growth()
             return self._live.commit
 
         return self._worker.call(run)

@@ -75,8 +75,12 @@ class Learning:
 
     def offer_growth(self) -> None:
         """Have conditions that are due grow adaptors, when no label waits."""
-        if self._growth.is_due():
-            self._worker.offer(lambda: None if self._is_frozen() else self._growth.run())
+        if not self._is_frozen() and self._growth.is_due():
+            self._worker.offer(self._growth.run)
+
+    def went_back(self) -> None:
+        """After a rollback."""
+        self._growth.went_back()
 
     def _hear(self) -> None:
         """Answers speak for a condition or for new classes; those that could not be recorded are heard again."""

@@ -47,6 +47,15 @@ class Signature:
         """The same places, of which ``share`` counts beside what comes: a condition that drifts is where it was last."""
         return Signature(share * self.sums, share * self.counts)
 
+    def apart(self, other: Signature, fewest: float = 4.0) -> float:
+        """Mean relative squared distance between the class means that both know from at least ``fewest`` samples; inf if they share none."""
+        shared = (self.counts >= fewest) & (other.counts >= fewest)
+        if not shared.any():
+            return float("inf")
+        a, b = self.sums[shared] / self.counts[shared, None], other.sums[shared] / other.counts[shared, None]
+        scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+        return float(np.mean(((a - b) ** 2).sum(axis=1) / np.maximum(scale, 1e-12)))
+
     def distance(self, places: NDArray[Any], slots: NDArray[np.int64]) -> float:
         """Relative squared distance (|w - m|^2 - S / 4) / (|w| |m|) between a window's mean and this condition at the same class mix; not below 0.
 
@@ -71,14 +80,14 @@ class Domain:
     """A condition the stream was in: its correction, and how to find it again.
 
     ``provisional`` until answers say whether it is a *condition* or new classes (*novelty*, which corrects nothing).
-    ``saved`` are the tensors of the last checkpoint; ``tensors`` may be newer for the length of the session.
+    ``saved`` are the tensors of the last checkpoint, None before the first; ``tensors`` may be newer for the length of the session.
     """
 
     name: str
     kind: DomainKind
     signature: Signature
     tensors: Tensors = field(default_factory=Tensors)
-    saved: Tensors = field(default_factory=Tensors)
+    saved: Tensors | None = None
     encode: Executable | None = None
     answers_known: int = 0
     answers_new: int = 0

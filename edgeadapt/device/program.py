@@ -55,6 +55,7 @@ class Program:
         self.adaptors = Adaptors(bundle, runtime)
         own = self.adaptors.all_names
         self._factory_domain = runtime.upload({s.name: values[s.name] for s in self.specs("evidence", "parameter", "statistic", scope="domain") if s.name not in own})
+        self.factory_reads = NO_TENSORS  # what predictions read of the factory's tensors, once they were asked for
         self.encoded = 0  # inputs that went through the encoder, adaptation included
 
     def _spec(self, role: Any) -> GraphSpec:
@@ -91,7 +92,9 @@ class Program:
         values = self.bundle.weights(FACTORY)
         own = self.adaptors.all_names
         names = [s.name for s in self.manifest.tensors if s.kind not in ("frozen", "derived") and s.name not in own]  # a domain's lie underneath: they correct nothing
-        return self.derive(self.runtime.upload({name: values[name] for name in names}))
+        tensors = self.derive(self.runtime.upload({name: values[name] for name in names}))
+        self.factory_reads = tensors.only(self._spec("predict").reads)
+        return tensors
 
     def factory_domain(self) -> Tensors:
         """Initial tensors of a new domain: they correct nothing."""

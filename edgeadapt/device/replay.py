@@ -18,7 +18,18 @@ from edgeadapt.device.journal import Journal
 from edgeadapt.device.journal_rows import CommitRow
 from edgeadapt.device.memory import Domain, Memory
 from edgeadapt.device.program import Program
-from edgeadapt.device.resume import _DOMAIN, _replay, _restore, _signature, factory_memory, rebuild, snapshot_of, state_digest, tables_at
+from edgeadapt.device.resume import (
+    _DOMAIN,
+    _replay,
+    _restore,
+    _signature,
+    factory_memory,
+    rebuild,
+    snapshot_of,
+    state_digest,
+    tables_at,
+    with_domains,
+)
 from edgeadapt.errors import StateError
 from edgeadapt.runtime import Tensors
 
@@ -218,7 +229,7 @@ def walk(journal: Journal, program: Program, start: int, upto: int) -> Iterator[
         if commit.kind == "rollback":
             point = kept[commit.detail["to"]]
         tensors = _replay(journal, program, commit, point.tensors, point.tables)
-        point = _Point(tensors, json.loads(commit.tables), {**point.blobs, **{k: v for k, v in commit.tensors.items() if k.startswith(_DOMAIN)}})
+        point = _Point(tensors, json.loads(commit.tables), with_domains(point.blobs, commit.tensors))
         if commit.number in targets:
             kept[commit.number] = point
         yield commit, _memory(program, factory, commit.number, point)

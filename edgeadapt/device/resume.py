@@ -142,11 +142,11 @@ def domain_blob(program: Program, domain: Domain) -> Blobs:
     return values | {f"{_DOMAIN}{domain.name}/signature.{name}": value for name, value in signature.items()}
 
 
-def _with_domains(blobs: Blobs, stored: Mapping[str, NDArray[Any]]) -> Blobs:
+def with_domains(blobs: Mapping[str, NDArray[Any]], stored: Mapping[str, NDArray[Any]]) -> Blobs:
     """Stored conditions in place of what was known of them: each was stored whole."""
     new = {key: value for key, value in stored.items() if key.startswith(_DOMAIN)}
     if not new:
-        return blobs
+        return dict(blobs)
     whole = tuple({key.rpartition("/")[0] + "/" for key in new})
     return {key: value for key, value in blobs.items() if not key.startswith(whole)} | new
 
@@ -172,20 +172,20 @@ def snapshot_of(program: Program, memory: Memory) -> Blobs:
     """Everything a replay needs to start from here."""
     values = program.checkpoint(memory.tensors)
     for domain in memory.domains.values():
-        if domain.saved:
+        if domain.saved is not None:
             values |= domain_blob(program, replace(domain, tensors=domain.saved))
     return values
 
 
 def durable_tables(tables: Mapping[str, Any], memory: Memory) -> str:
     """A commit's tables as a reopened learner would have them: without conditions that were never checkpointed."""
-    saved = {domain.name for domain in memory.domains.values() if domain.saved}
+    saved = {domain.name for domain in memory.domains.values() if domain.saved is not None}
     return json.dumps({**tables, "domains": [entry for entry in tables["domains"] if entry["name"] in saved]}, sort_keys=True)
 
 
 def state_digest(program: Program, memory: Memory, tables: Mapping[str, Any], evidence: bytes = b"") -> str:
     """SHA-256 of what a reopened learner would have: tables, checkpointed tensors, conditions that were saved."""
-    domains = {d.name: program.runtime.download(d.saved) for d in memory.domains.values() if d.saved}
+    domains = {d.name: program.runtime.download(d.saved) for d in memory.domains.values() if d.saved is not None}
     return digest(durable_tables(tables, memory), program.checkpoint(memory.tensors), domains, evidence)
 
 
@@ -217,7 +217,7 @@ def rebuild_timed(journal: Journal, program: Program, upto: int | None = None, *
         for commit in commits:
             tensors = _replay(journal, program, commit, tensors, tables)
             tables = json.loads(commit.tables)
-            blobs = _with_domains(blobs, commit.tensors)
+            blobs = with_domains(blobs, commit.tensors)
         replay_s += time.thread_time() - started
     memory = replace(memory, commit=last, tensors=program.derive(tensors))
     found_tables = tables_at(journal, last)
@@ -333,5 +333,5 @@ def _with_tables(program: Program, memory: Memory, tables: Mapping[str, Any], bl
 
 __all__ = [
     "SOURCE", "apply_rows", "by_commit", "clear_class", "correction_blob", "corrections_now", "domain_blob", "durable_tables", "factory_memory", "finish", "rebuild", "rebuild_timed",
-    "snapshot_of", "state_digest", "tables_at", "take_rows", "without_adaptors",
+    "snapshot_of", "state_digest", "tables_at", "take_rows", "with_domains", "without_adaptors",
 ]  # fmt: skip

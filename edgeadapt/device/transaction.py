@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import GUARD
-from edgeadapt.device.adaptors import shared_graphs
 from edgeadapt.device.budget import WriteRoom
 from edgeadapt.device.guard import GuardSet, Verdict, decline, judge
 from edgeadapt.device.held_out import HeldOut, Split
@@ -31,7 +30,6 @@ from edgeadapt.device.resume import (
     correction_blob,
     corrections_now,
     domain_blob,
-    factory_memory,
     finish,
     snapshot_of,
     state_digest,
@@ -57,7 +55,6 @@ class Transactions:
         self.program, self.journal, self.held_out, self.live, self._room = program, journal, held_out, live, room
         self._publish = publish
         self._factory_set = self._factory_guard()
-        self._known_origin: Memory | None = None
         self._suspicion = Suspicion(program, journal, held_out)
         self._replay_s, self._replay_bytes = replay_s, 0
         self._write_s = 0.0
@@ -76,10 +73,9 @@ class Transactions:
     @property
     def _origin(self) -> Memory:
         """The state that the bundle ships with, as far as predictions read it."""
-        if self._known_origin is None:
-            whole = factory_memory(self.program)
-            self._known_origin = replace(whole, tensors=whole.tensors.only(shared_graphs(self.program.manifest, "predict")[0].reads))
-        return self._known_origin
+        if not self.program.factory_reads:
+            self.program.factory()
+        return Memory(commit=0, tensors=self.program.factory_reads, classes=self.program.manifest.classes, domains={})
 
     def factory_sets(self, live: Memory) -> list[GuardSet]:
         """Samples of the factory's classes that are still where the factory put them; a freed slot may hold another class."""
@@ -146,18 +142,18 @@ class Transactions:
             return Verdict(doubt)
         before = self.journal.accepted_of(list(newest))
         split, candidate, receipts, blob = self._proposed(live, rows, before)
+        verdict = self._judged(live, candidate, split)
         weights: dict[int, float] = {}
-        harm = decline(self.program, self._origin, live, candidate, self.factory_sets(live), self.program.manifest.policy.guard)
-        if harm and self._can_be_kept_apart(live, rows):
-            rows = [replace(row, weight=0.0) for row in rows]
-            weights = {row.seq: 0.0 for row in rows}
+        harm = self._harm(live, candidate, verdict)
+        apart = self._kept_apart(live, rows) if harm else {}
+        if apart:
+            rows, weights = [replace(row, weight=apart.get(row.seq, row.weight)) for row in rows], apart
             detail["kept to the condition"] = harm
             split, candidate, receipts, blob = self._proposed(live, rows, before)
-        elif harm:
-            self._refuse("vetoed", {**detail, "why": harm}, live, rows, outdated)
-            return Verdict(harm)
-        judges = [*self.factory_sets(live), *self.held_out.sets(live.slots, (SOURCE, *live.domains), split)]
-        verdict = judge(self.program, live, candidate, judges, self.program.manifest.policy.guard)
+            verdict = self._judged(live, candidate, split)
+            harm = self._harm(live, candidate, verdict)
+        if harm and verdict.passed and all(self.held_out.is_settled(row.label) for row in rows):  # a new class may cost something; the paired test says how much
+            verdict = Verdict(harm, verdict.accuracy)
         if not verdict.passed:
             self._refuse("vetoed", {**detail, "why": verdict.why}, live, rows, outdated)
             return verdict
@@ -175,10 +171,24 @@ class Transactions:
         tensors, receipts, blob = self.applied(live, split)
         return split, self.counted(live, split, tensors), receipts, blob
 
-    def _can_be_kept_apart(self, live: Memory, rows: Sequence[EvidenceRow]) -> bool:
-        """Labels of known classes, met in a condition that may grow an adaptor, need not teach the shared head."""
+    def _judged(self, live: Memory, candidate: Memory, split: Split) -> Verdict:
+        judges = [*self.factory_sets(live), *self.held_out.sets(live.slots, (SOURCE, *live.domains), split)]
+        return judge(self.program, live, candidate, judges, self.program.manifest.policy.guard)
+
+    def _harm(self, live: Memory, candidate: Memory, verdict: Verdict) -> str:
+        """What all labels together would cost the factory samples, if it is too much; asked only where this step costs anything."""
+        factory = self.factory_sets(live)
+        names = {guard.name for guard in factory}
+        if not any(name in names and after < before for name, before, after in verdict.accuracy):
+            return ""
+        return decline(self.program, self._origin, live, candidate, factory, self.program.manifest.policy.guard)
+
+    def _kept_apart(self, live: Memory, rows: Sequence[EvidenceRow]) -> dict[int, float]:
+        """Weight 0 for labels of known classes that were met in a condition that may grow an adaptor: they need not teach the shared head."""
         domain = live.domains.get(rows[0].domain)
-        return bool(self.program.adaptors) and domain is not None and domain.kind != "novelty" and all(self.held_out.is_settled(row.label) for row in rows)
+        if not self.program.adaptors or domain is None or domain.kind == "novelty":
+            return {}
+        return {row.seq: 0.0 for row in rows if self.held_out.is_settled(row.label)}
 
     def supersede(self, seqs: Sequence[int]) -> None:
         """Labels that waited while a later label of the same sample came: only the last one counts, whoever gave it."""
@@ -250,6 +260,7 @@ class Transactions:
             raise StateError(f"{name!r} is the only class; a learner without classes cannot predict")
         rows = self.journal.evidence(where="label = ? AND status IN ('learned', 'held_out', 'held', 'received')", values=(name,))
         split = Split(taken=tuple(r for r in rows if r.status == "learned"), gone=tuple(r for r in rows if r.status in ("learned", "held_out")))
+        self.taken_back(frozenset(row.domain for row in rows))
         taken = take_rows(self.program, self.journal, live.tensors, by_commit(split.taken), live.slots)
         tensors = self.program.derive(clear_class(self.program, taken, live.slots[name]))
         classes = tuple(None if holder == name else holder for holder in live.classes)

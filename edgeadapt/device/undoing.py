@@ -45,7 +45,7 @@ class Undoing:
         learned = [row for row in split.gone if row.status == "learned"]
         tensors, receipts, blob = self._transactions.applied(live, split)
         rewritten = self._rewritten_snapshots(rows, live)
-        domains = {row.domain for row in rows if self._program.adaptors}
+        domains = self._grown_from(rows)
         rewritten |= self._relieved(self._kept_snapshots(rewritten) if domains else (), domains)
         scrubbed = {} if source is None else self._without_source(source)
         moves = moves_of(split)
@@ -63,14 +63,20 @@ class Undoing:
             unreachable=(*unreachable, *self._beyond_receipts(bare)),
         )  # fmt: skip
 
+    def _grown_from(self, rows: Sequence[EvidenceRow]) -> set[str]:
+        """Conditions whose adaptors these rows may have been trained into."""
+        return {row.domain for row in rows if row.commit_number is not None} if self._program.adaptors else set()
+
     def _shed(self, memory: Memory, domains: Collection[str]) -> tuple[Memory, dict[str, NDArray[Any]]]:
         """Conditions without the adaptors that were trained from their labels, and what a commit stores of them."""
         blob: dict[str, NDArray[Any]] = {}
         for domain in [memory.domains[name] for name in domains if name in memory.domains]:
-            bare = replace(domain, tensors=self._program.adaptors.without(domain.tensors), saved=self._program.adaptors.without(domain.saved))
+            saved = None if domain.saved is None else self._program.adaptors.without(domain.saved)
+            bare = replace(domain, tensors=self._program.adaptors.without(domain.tensors), saved=saved)
             if bare.tensors is not domain.tensors or bare.saved is not domain.saved:
                 memory = memory.with_domain(bare)
-                blob |= domain_blob(self._program, replace(bare, tensors=bare.saved)) if bare.saved else {}
+                blob |= domain_blob(self._program, replace(bare, tensors=saved)) if saved is not None else {}
+        self._transactions.taken_back(frozenset(domains))
         return memory, blob
 
     def _kept_snapshots(self, rewritten: Mapping[int, Mapping[str, NDArray[Any]]]) -> list[tuple[int, Mapping[str, NDArray[Any]]]]:
@@ -127,7 +133,7 @@ class Undoing:
         learned = [row for row in split.gone if row.status == "learned"]
         tensors, receipts, blob = self._transactions.applied(live, split)
         moves = moves_of(split, withdrawn=tuple(row.seq for row in rows))
-        candidate, bare = self._shed(self._transactions.counted(live, split, tensors), {row.domain for row in rows if self._program.adaptors})
+        candidate, bare = self._shed(self._transactions.counted(live, split, tensors), self._grown_from(learned))
         self._transactions.record("withdraw", "withdrawn", {"rows": len(rows), "subtracted": len(learned)}, candidate, moves=moves, tensors=blob | bare, receipts=receipts)
         self._held_out.accept(split)
         return Receipt(0, len(learned), 0, unreachable=self._beyond_receipts([row for row in (*split.taken, *split.added) if not row.has_features]))
@@ -160,7 +166,6 @@ class Undoing:
             snapshot=True,
         )  # fmt: skip
         self._held_out.restore(counted.values())
-        self._transactions.taken_back(frozenset(candidate.domains))
         return target
 
     def _settled(self, accepted: Sequence[EvidenceRow]) -> Split:
@@ -236,6 +241,8 @@ def reasons_for(rows: Sequence[EvidenceRow], memory: Memory, transactions: Trans
     streams, domains = {row.stream for row in rows}, {row.domain for row in rows}
     reasons = [f"unlabelled inputs of stream {s!r} may be in the statistics of a condition" for s in sorted(streams & set(streams_with_inputs))]
     reasons += [f"the statistics of {name!r} were made from unlabelled inputs, these samples may be among them" for name in sorted(domains & set(memory.domains))]
+    others = [d.name for d in memory.domains.values() if d.name not in domains and transactions.program.adaptors.held_in(d.tensors)]
+    reasons += [f"the adaptor of {name!r} was trained through a head that may have known these samples" for name in sorted(others)]
     if correction_names(transactions.program):
         known = {commit.number for commit in transactions.journal.history(1 << 60)}
         if any(row.status == "learned" and row.commit_number not in known for row in rows):

@@ -28,6 +28,7 @@ from edgeadapt.host.methods.slda import StreamingLDA
 WIDTHS = (32, 64, 128, 256, 512)
 RANDOM_FEATURES = (128, 256, 512, 1024)
 FEW_FEATURES = 128  # up to this width random features are tried: they add what a linear head cannot see
+_FEWEST_FOR_KEYS = 8  # features up to which the bottleneck's default keys do not fit
 SHRINKAGE, PENALTY = 0.1, 1e-2
 """Of projected heads, relative to the mean variance: for new classes of few labels beside the factory's; at thousands of labels a tenth as much is 0.4 points better."""
 _FEWEST_CLASSES = 4  # to be met in two halves
@@ -91,7 +92,8 @@ def candidates(dims: Dims, seed: int = 0, *, penalty: float = 1e-2, balance: flo
             Candidate(f"ridge, {width} principal", Ridge(penalty=PENALTY, balance=balance, projection=principal, packed=True)),
         ]
     few = dims.features <= FEW_FEATURES
-    found.append(Candidate("key-value", KeyValueBottleneck(seed=seed)) if few else Candidate("key-value, 64 principal", KeyValueBottleneck(projection=PrincipalProjection(64, seed), seed=seed)))
+    if dims.features > _FEWEST_FOR_KEYS:
+        found.append(Candidate("key-value", KeyValueBottleneck(seed=seed)) if few else Candidate("key-value, 64 principal", KeyValueBottleneck(projection=PrincipalProjection(64, seed), seed=seed)))
     if few:
         found += [Candidate(f"ridge, {width} random features", Ridge(penalty=PENALTY, balance=balance, random_features=width, seed=seed, packed=True)) for width in RANDOM_FEATURES]
     return found
@@ -129,7 +131,7 @@ def choose_head(
 
 
 def _check(data: FactoryData, judge: FactoryData, state_kib: float | None) -> None:
-    if state_kib is not None and not 0.0 < state_kib < float("inf"):
+    if state_kib is not None and (isinstance(state_kib, bool) or not isinstance(state_kib, (int, float)) or not 0.0 < state_kib < float("inf")):
         raise InputError(f"state_kib is a positive number of KiB, got {state_kib!r}")
     for name, part in (("evidence", data), ("judge", judge)):
         if not len(part.y):

@@ -11,6 +11,7 @@ from edgeadapt.host.methods.base import Adapts, Dims, FactoryData, GivesReceipts
 from edgeadapt.host.methods.hypervector import Hypervector
 from edgeadapt.host.methods.nearest_mean import NearestMean
 from edgeadapt.host.methods.novelty import Cosine, Mahalanobis, NearestNeighbours, VirtualLogit
+from edgeadapt.host.methods.projection import HadamardProjection
 from edgeadapt.host.methods.relative_mahalanobis import RelativeMahalanobis
 from edgeadapt.host.methods.relative_residual import RelativeResidual
 from edgeadapt.host.methods.ridge import Ridge
@@ -40,7 +41,7 @@ class Settings:
             derived copies take more are left out; None for no limit.
         adapt: ``auto`` (norm statistics if the encoder has batch-norms, else feature shift) or a method's name.
         adaptors: ``family`` puts candidates into the bundle of which a condition may grow one from its labels (three graphs each), ``none`` leaves
-            them out; or adaptors of your own. adaptor_kib: the largest that may be kept per condition.
+            them out; or some of them, in sizes of your choice (``LowRank(4)``). adaptor_kib: the largest that may be kept per condition.
         stress: run the stress streams and let them decide whether adaptation may act; without them it only advises.
         factory_count: labels that all factory samples of a class together weigh as much as.
         guard_per_class: factory samples per class that travel in the bundle to judge changes.
@@ -84,6 +85,9 @@ class Settings:
                 raise InputError(f"{key} is one of {', '.join(allowed)}, got {value!r}")
         if isinstance(self.version, bool) or not isinstance(self.version, int) or not 0 < self.version < 2**53:
             raise InputError(f"version is a whole number from 1 to 2**53 - 1, got {self.version!r}")
+        for key, value in (("state_kib", self.state_kib), ("novelty_kib", self.novelty_kib), ("adaptor_kib", self.adaptor_kib)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value < float("inf")):
+                raise InputError(f"{key} is a positive number of KiB, got {value!r:.80}")
         if self.state_kib is not None and (self.head != "ridge" or self.random_features >= 0):
             raise InputError(f"state_kib = {self.state_kib:g} chooses the head itself; leave head and random_features as they are")
         if len(classes) > self.class_slots:
@@ -109,6 +113,8 @@ class Settings:
         from edgeadapt.host.ladder import candidates, choose_head
 
         known = candidates(evidence.dims, self.seed, penalty=self.penalty, balance=self.balance)
+        if self.adaptors != "none":
+            known = [candidate for candidate in known if not _why_no_adaptors(candidate.head)]
         choice = choose_head(evidence, judge, self.state_kib, self.seed, heads=known)
         say(f"calibrate: heads within {self.state_kib:g} KiB, accuracy with half of the classes learned later")
         for line in choice.table().splitlines():
@@ -128,12 +134,21 @@ class Settings:
         """
         if self.adaptors == "none":
             return []
-        if isinstance(head, GivesReceipts):
-            raise InputError(f"adaptors = 'family' needs a head with a gradient; {head.name} counts")
-        if not isinstance(self.adaptors, str):
-            return list(self.adaptors)
-        from edgeadapt.host.methods.adaptors import family
+        if reason := _why_no_adaptors(head):
+            raise InputError(f"adaptors = 'family' needs a head that a gradient goes through: {reason}")
+        from edgeadapt.host.methods.adaptors import TRAINING, family
+        from edgeadapt.host.methods.trained_adaptor import TrainedAdaptor
 
+        if not isinstance(self.adaptors, str):
+            for adaptor in self.adaptors:
+                if not isinstance(adaptor, TrainedAdaptor) or adaptor.kind not in TRAINING:
+                    raise InputError(f"adaptors are those of edgeadapt.host.methods ({', '.join(TRAINING)}) in sizes of your choice, got {adaptor!r:.80}")
+                if 4 * adaptor.parameter_count(dims) > 1024 * self.adaptor_kib:
+                    raise InputError(f"{adaptor.name} takes {4 * adaptor.parameter_count(dims) / 1024:.1f} KiB, adaptor_kib is {self.adaptor_kib:g}")
+            names = [adaptor.name for adaptor in self.adaptors]
+            if len(set(names)) < len(names):
+                raise InputError(f"two adaptors have the same name: {', '.join(names)}")
+            return list(self.adaptors)
         return list(family(dims, state_kib=self.adaptor_kib, scale=1.0 / temperature))
 
     def adaptation(self, has_norms: bool) -> str:
@@ -145,3 +160,12 @@ class Settings:
         if self.adapt == "norm_statistics" and not has_norms:
             raise InputError("adapt = 'norm_statistics' needs an encoder with batch-norm layers; this one has none")
         return ("norm_statistics" if has_norms else "feature_shift") if self.adapt == "auto" else self.adapt
+
+
+def _why_no_adaptors(head: Head) -> str:
+    """Why a device cannot train an adaptor through this head; empty if it can."""
+    if isinstance(head, GivesReceipts):
+        return f"{head.name} counts"
+    if isinstance(getattr(head, "projection", None), HadamardProjection):
+        return "the rows of a Hadamard projection are picked, and their gradient is no graph that compiles; a principal projection does"
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +166,78 @@ def test_what_is_forgotten_leaves_no_adaptor_that_was_trained_on_it_in_the_folde
     finally:
         journal.close()
     assert stored and not [name for name in stored if "low_rank" in name or "bottleneck" in name]
+
+
+def test_an_adaptor_that_was_shed_stays_shed_after_a_restart_and_in_a_replay(tmp_path: Path) -> None:
+    with opened(tmp_path / "state") as learner:
+        grow(learner)
+        learner.freeze()
+        learner.withdraw(learner._journal.evidence(where="status = 'learned'")[-1].id)
+        assert adaptor(learner) == "" and list(learner.domains()) == ["condition-1"]
+        marks = learner.digest()
+    journal = Journal(tmp_path / "state")
+    try:
+        assert replay(journal, Program(read_bundle(BUNDLE), open_runtime("auto"))).verdict == "equal"
+    finally:
+        journal.close()
+    with opened(tmp_path / "state", freeze=True) as again:
+        assert (again.digest(), adaptor(again)) == (marks, "")
+    with opened(tmp_path / "state") as third:  # nothing holds it back any more: it grows without being asked
+        third.settle()
+        assert adaptor(third)
+
+
+def test_what_was_withdrawn_and_then_forgotten_leaves_the_condition_with_an_adaptor(learner: Any) -> None:
+    given = grow(learner, windows=10)
+    learner.withdraw(given[0])
+    learner.settle()
+    assert adaptor(learner)
+    learner.forget(ids=[given[0]])
+    learner.settle()
+    assert adaptor(learner)
+
+
+def test_a_window_of_one_class_does_not_leave_a_condition_that_has_grown(learner: Any) -> None:
+    grow(learner, windows=10)
+    x, names = samples(800, 90, 1.0)
+    only = x[[name == NAMES[0] for name in names]][:128]
+    for start in range(0, 128, 32):
+        right, _ = show(learner, (only[start : start + 32], [NAMES[0]] * 32))
+        assert right > 0.9
+    assert list(learner.domains()) == ["condition-1"]
+
+
+def test_a_label_of_a_new_class_does_not_keep_the_others_from_their_condition(learner: Any) -> None:
+    grow(learner, windows=2)
+    learner.add_class("plus w")
+    for seed in range(30, 40):
+        x, names = samples(32, seed, 1.0)
+        seen = learner.observe(x, stream=STREAM)
+        learner.settle()
+        learner.label(list(seen.ids[:10]), [*names[:9], "plus w"], source="operator")
+        learner.settle()
+    assert not [commit for commit in learner.history(200) if (commit.outcome, commit.kind) == ("vetoed", "learn") and commit.detail["domain"] != "source"]
+    weights = {(row.label == "plus w", row.weight) for row in learner._journal.evidence()}
+    assert (True, 0.0) not in weights and (False, 0.0) in weights
+
+
+def test_growing_needs_nothing_of_the_bundles_file_after_it_was_opened(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.edge"
+    shutil.copy(BUNDLE, copy)
+    with edgeadapt.open(copy, budget=Budget(busy_fraction=1.0)) as learner:
+        copy.write_bytes(b"another bundle")
+        grow(learner)
+        assert adaptor(learner)
+
+
+def test_two_strengths_of_one_condition_are_not_merged(learner: Any) -> None:
+    grow(learner)
+    memory = learner._live
+    first = memory.domains["condition-1"]
+    weak = replace(first, name="condition-9", signature=replace(first.signature, sums=0.4 * first.signature.sums))
+    learner._worker.call(lambda: learner._publish(memory.with_domain(weak)))
+    learner.checkpoint()
+    assert len(learner.domains()) == 2
 
 
 def test_a_withdrawn_label_has_the_adaptor_trained_again_without_it(learner: Any) -> None:
