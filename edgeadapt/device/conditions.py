@@ -35,6 +35,7 @@ from edgeadapt.results import Action, Question
 _LONGEST_REST = 8  # after that many refusals in a row a correction is tried every eighth refresh only
 _TOPICS = 10_000
 _ONE = 0.95  # mean cosine from which two conditions are one; at equal lengths it is the distance at which a window is routed
+_BACK = 8  # windows after which a stream that left a condition is no longer on its way back
 _FOLLOWED = 0.5  # what a window of a drift leaves of where its condition was
 Decision = tuple[float, str, str, str, str]
 
@@ -47,6 +48,8 @@ class Stream:
     window: StreamWindow
     state: StreamState = field(default_factory=StreamState)
     trail: Trail | None = None
+    left: str = ""  # the condition it was in before the factory's came back
+    left_ago: int = 0  # windows
     memories: dict[str, BalancedMemory] = field(default_factory=dict)
     asking: Asking = field(default_factory=Asking)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -85,14 +88,17 @@ class Conditions:
         if stream.state.domain != SOURCE and domain is None:  # retired while the stream was in it
             stream.state = replace(stream.state, domain=SOURCE)
         is_step = stream.trail is not None and stream.trail.leads_to(places.mean(axis=0), self._policy.shift.route_distance)
-        reading = self._compare(shift, scores, places, view, domain, memory, factory_slots, is_stuck, is_step)
+        reading = self._compare(shift, scores, places, view, domain, memory, factory_slots, is_stuck, is_step, stream)
         state, actions = decide(reading, stream.name, stream.state, domain, self._policy)
         stream.state = state if state.domain else replace(state, domain=stream.state.domain)  # a condition is entered when it is open
         if not stream.state.away:
             stream.trail = stream.trail.extended(places.mean(axis=0)) if is_step and stream.trail is not None else Trail(places.mean(axis=0))
+        stream.left_ago += 1
         questions: list[Action] = []
         for action in actions:
             self._note(action)
+            if action.kind == "close_domain":
+                stream.left, stream.left_ago = action.domain, 0
             questions += self._carry_out(action, stream)
         if not is_stuck:
             self._remember(stream, view, places, shift, factory_slots, embedding)
@@ -111,7 +117,7 @@ class Conditions:
 
     def _compare(
         self, shift: float, scores: NDArray[np.float32], places: NDArray[np.float64], view: WindowView, domain: Domain | None, memory: Memory,
-        factory_slots: NDArray[np.int64], is_stuck: bool, is_step: bool,
+        factory_slots: NDArray[np.int64], is_stuck: bool, is_step: bool, stream: Stream,
     ) -> WindowReading:  # fmt: skip
         novel = float((scores > self._policy.novelty.threshold).mean())
         if shift <= 1.0 or is_stuck:
@@ -119,6 +125,8 @@ class Conditions:
         distance = domain.signature.distance(places, self._slots_in(domain, view, factory_slots, memory)) if domain is not None else None
         if distance is not None and (distance <= self._policy.shift.route_distance or is_step):
             return WindowReading(shift, novel, is_step=is_step, active_distance=distance)
+        if domain is None and is_step and stream.left in memory.domains and stream.left_ago <= _BACK:
+            return WindowReading(shift, novel, is_step=True, nearest=stream.left, nearest_distance=0.0)  # it hovers about the threshold
         nearest, gap = nearest_domain(places, view, self._program, memory, but=domain.name if domain else "")
         return WindowReading(shift, novel, active_distance=distance, nearest=nearest, nearest_distance=gap)
 

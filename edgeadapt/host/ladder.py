@@ -29,6 +29,7 @@ WIDTHS = (32, 64, 128, 256, 512)
 RANDOM_FEATURES = (128, 256, 512, 1024)
 FEW_FEATURES = 128  # up to this width random features are tried: they add what a linear head cannot see
 _FEWEST_FOR_KEYS = 8  # features up to which the bottleneck's default keys do not fit
+RANDOM_PENALTY = 1e-3  # of heads on random features; validation rows of letters and wrist motion want no more, and less costs nothing there
 SHRINKAGE, PENALTY = 0.1, 1e-2
 """Of projected heads, relative to the mean variance: for new classes of few labels beside the factory's; at thousands of labels a tenth as much is 0.4 points better."""
 _FEWEST_CLASSES = 4  # to be met in two halves
@@ -95,7 +96,7 @@ def candidates(dims: Dims, seed: int = 0, *, penalty: float = 1e-2, balance: flo
     if dims.features > _FEWEST_FOR_KEYS:
         found.append(Candidate("key-value", KeyValueBottleneck(seed=seed)) if few else Candidate("key-value, 64 principal", KeyValueBottleneck(projection=PrincipalProjection(64, seed), seed=seed)))
     if few:
-        found += [Candidate(f"ridge, {width} random features", Ridge(penalty=PENALTY, balance=balance, random_features=width, seed=seed, packed=True)) for width in RANDOM_FEATURES]
+        found += [Candidate(f"ridge, {width} random features", Ridge(penalty=RANDOM_PENALTY, balance=balance, random_features=width, seed=seed, packed=True)) for width in RANDOM_FEATURES]
     return found
 
 

@@ -52,7 +52,7 @@ def moved(adaptor: TrainedAdaptor, steps: int = 5) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("adaptor", [ScaleShift(decay=1.0), LowRank(8, decay=1.0), LinearAdaptor(decay=1.0)], ids=name_of)
 def test_an_adaptor_keeps_its_promises_and_its_stubs_do_not(adaptor: TrainedAdaptor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bottleneck is among the methods of ``test_methods.py``; the graphs of ``linear`` are those of low rank with one product less."""
+    """The bottleneck is among the slow ones of ``test_methods.py``; the graphs of ``linear`` are those of low rank with one product less."""
     if adaptor.kind == "linear":
         monkeypatch.setattr(_suite, "check_compiles", lambda subject, learning_rate: None)
     assert set(check_identity_stub(adaptor)) == {"correct returns its input", "fit changes nothing", "fit goes uphill"}

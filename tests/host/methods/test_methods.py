@@ -50,7 +50,10 @@ METHODS: dict[str, tuple[Method, set[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+SLOW = {"bottleneck", "ridge on random features"}  # what they share with others that are tried every time: the step of low rank, the evidence of ridge
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in METHODS])
 def test_a_method_keeps_its_promises_and_its_stubs_do_not(name: str) -> None:
     method, stubs = METHODS[name]
     assert set(check_identity_stub(method)) == stubs
