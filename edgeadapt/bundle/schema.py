@@ -198,6 +198,7 @@ class GrowthPolicy(_Strict, frozen=True, kw_only=True):
     score: Literal["ridge", "spectral", "naswot"] = "ridge"  # by which candidates are ranked without training
     margin: float = 0.01  # accuracy that it must win in cross-validation
     adaptor_kib: float = 1024.0  # of one condition
+    adaptor_ms: float = 1.0  # that a sample may take in what an adaptor reads, measured on the device
 
 
 class PolicySpec(_Strict, frozen=True, kw_only=True):

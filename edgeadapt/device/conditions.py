@@ -88,6 +88,8 @@ class Conditions:
         if stream.state.domain != SOURCE and domain is None:  # retired while the stream was in it
             stream.state = replace(stream.state, domain=SOURCE)
         is_step = stream.trail is not None and stream.trail.leads_to(places.mean(axis=0), self._policy.shift.route_distance)
+        if not is_step:
+            stream.left = ""  # it jumped: the way back is another way
         reading = self._compare(shift, scores, places, view, domain, memory, factory_slots, is_stuck, is_step, stream)
         state, actions = decide(reading, stream.name, stream.state, domain, self._policy)
         stream.state = state if state.domain else replace(state, domain=stream.state.domain)  # a condition is entered when it is open

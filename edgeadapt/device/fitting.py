@@ -203,15 +203,16 @@ class Growth:
         candidates = []
         head = self._program.runtime.download(self._live().tensors, ["head.weight"]) if "head.weight" in self._live().tensors else {}
         for name, spec in self._adaptors.candidates.items():
+            hidden = self._adaptors.probe(name, lesson.embedding)  # loads the graph
             started = time.perf_counter()
-            hidden = self._adaptors.probe(name, lesson.embedding)
+            self._adaptors.probe(name, lesson.embedding)
             latency_ms = 1000 * (time.perf_counter() - started) / len(lesson)
             weight = head.get("head.weight")
             is_seen_through = spec.per_column and weight is not None and len(weight) == hidden.shape[1] + 1
             candidates.append(Candidate(name, hidden, self._adaptors.nbytes(name), latency_ms, weight[:-1] if weight is not None and is_seen_through else None))
         return choose(
-            candidates, lesson.logits, lesson.y, budget_bytes=int(1024 * self._policy.adaptor_kib), score=self._policy.score,
-            scale=1.0 / self._temperature,
+            candidates, lesson.logits, lesson.y, budget_bytes=int(1024 * self._policy.adaptor_kib), latency_ms=self._policy.adaptor_ms,
+            score=self._policy.score, scale=1.0 / self._temperature,
         )  # fmt: skip
 
     def _train(self, name: str, lesson: Lesson, but: int | None = None) -> Tensors:

@@ -297,6 +297,20 @@ def test_a_manifest_whose_candidates_have_no_graphs_or_foreign_tensors_is_refuse
     assert NAMES[0] in text
 
 
+def test_a_jump_from_clean_data_into_another_condition_does_not_lead_back_to_the_last_one(learner: Any) -> None:
+    for condition in (1.5, 0.0, -1.5):
+        for seed in range(5):
+            show(learner, drifted(32, 300 + seed, condition), 8)
+    assert learner.domain(STREAM) == "condition-2" and len(learner.domains()) == 2
+
+
+def test_a_stream_that_hovers_about_the_threshold_stays_with_one_condition(learner: Any) -> None:
+    shares = np.r_[np.linspace(0.0, 0.5, 8), np.tile([0.32, 0.25, 0.18, 0.12, 0.18, 0.25, 0.32, 0.4], 5)]
+    for i, share in enumerate(shares):
+        show(learner, drifted(32, 400 + i, share), 4)
+    assert len(learner.domains()) <= 1
+
+
 def test_two_conditions_that_turn_out_to_be_one_become_one(tmp_path: Path) -> None:
     with opened(tmp_path / "state") as learner:
         grow(learner)
