@@ -47,6 +47,16 @@ def can_draw_svg() -> bool:
     return find_spec("resvg_py") is not None
 
 
+def require_decoder() -> None:
+    """Asked for before 130 MiB are fetched that could not be read.
+
+    Raises:
+        RuntimeUnavailable: Pillow is not installed.
+    """
+    if find_spec("PIL") is None:
+        raise RuntimeUnavailable("emoji are PNG files: pip install 'edgeadapt[images]'")
+
+
 def emoji(google: Path, twitter: Path, openmoji: Path | None) -> Arrays:
     """x (N, 64, 64, 3) uint8 on white; y, style, id (N,); classes, styles as text. Every emoji is there in every style.
 
@@ -56,8 +66,7 @@ def emoji(google: Path, twitter: Path, openmoji: Path | None) -> Arrays:
     Raises:
         RuntimeUnavailable: Pillow is not installed. InputError: the packages hold something else than they are known to.
     """
-    if find_spec("PIL") is None:
-        raise RuntimeUnavailable("emoji are PNG files: pip install 'edgeadapt[images]'")
+    require_decoder()
     with tarfile.open(google) as archive:
         listed = archive.extractfile("package/emoji.json")
         assert listed is not None

@@ -11,7 +11,7 @@ from pathlib import Path
 from edgeadapt.data import convert
 from edgeadapt.data.catalogue import CATALOGUE, DataSet, Package
 from edgeadapt.data.clients import download, missing, unpacked_deb
-from edgeadapt.data.emoji import can_draw_svg, emoji
+from edgeadapt.data.emoji import can_draw_svg, emoji, require_decoder
 from edgeadapt.data.folder import data_folder, keep
 from edgeadapt.errors import InputError, RuntimeUnavailable
 
@@ -48,6 +48,8 @@ def fetch(name: str, to: str | os.PathLike[str] | None = None, say: Say = print)
     folder, entry = data_folder(to), CATALOGUE[name]
     if lacking := [reason for package in _needed(entry) if (reason := missing(package))]:
         raise RuntimeUnavailable(f"{name}: {lacking[0]}")
+    if name == "emoji":
+        require_decoder()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".fetch-{name}-", dir=folder) as scratch:
         files = [_downloaded(package, Path(scratch), say) for package in _needed(entry)]
