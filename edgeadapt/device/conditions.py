@@ -309,15 +309,16 @@ class Conditions:
         found = [p for p in found if live.domains[p.first].signature.apart(live.domains[p.second].signature) <= nearest]
         if not found:
             return
-        order, blob = list(live.domains), dict[str, NDArray[Any]]()
+        order, blob, merged = list(live.domains), dict[str, NDArray[Any]](), dict[str, str]()
         for pair in found:
             kept, gone = sorted((live.domains[pair.first], live.domains[pair.second]), key=lambda d: (not self._program.adaptors.held_in(d.tensors), order.index(d.name)))
             kept = replace(kept, signature=merged_signature(kept.signature, gone.signature), saved=kept.tensors)
             live = live.without_domain(gone.name).with_domain(kept)
             blob |= domain_blob(self._program, kept)
-            self._merged[gone.name] = kept.name
+            merged[gone.name] = kept.name
             self._note(Action("merge", "", kept.name, why=f"{gone.name} is the same condition: {pair.shared} shared classes point the same way ({pair.similarity:.2f})"))
         self._transactions.record("domain", "merged", {"merged": [f"{p.first} and {p.second}" for p in found]}, live, tensors=blob)
+        self._merged |= merged  # only now: what could not be recorded has not happened
 
     # -- answers --------------------------------------------------------------------------------------
     def answered(self, answers: Sequence[tuple[str, str, bool]], streams: MutableMapping[str, Stream]) -> None:

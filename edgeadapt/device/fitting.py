@@ -34,8 +34,6 @@ from edgeadapt.device.transaction import Transactions
 from edgeadapt.runtime import Tensors
 
 F32 = NDArray[np.float32]
-
-
 _FOLDS = 4
 
 
@@ -104,7 +102,7 @@ class Growth:
         """Grow, or grow anew, every condition that is due."""
         for domain in self._due() if self._adaptors else ():
             if self._is_frozen() or not self._meter.may_start("grow"):
-                return  # housekeeping asks again
+                return  # the next labels, checkpoint or opening ask again
             started = time.perf_counter()
             self._look_at(domain)
             self._meter.record("grow", time.perf_counter() - started)
@@ -128,9 +126,8 @@ class Growth:
         gap = float("inf")
         if met and self._places is not None:
             z, taps, y, _, _ = rows_to_arrays(met, live.slots, self._program.manifest.feature_dim)
-            residual = self._program.read(z, taps, live.tensors).residual
-            slots = self._program.read(z, taps, live.tensors).logits.argmax(axis=1)
-            gap = halves_apart(self._places.of(residual, slots, live), y, len(live.classes))
+            read = self._program.read(z, taps, live.tensors)
+            gap = halves_apart(self._places.of(read.residual, read.logits.argmax(axis=1), live), y, len(live.classes))
         considered = self._considered.get(domain.name, 0)
         return Standing(domain.kind, len(rows), len({row.label for row in rows}), considered, gap)
 

@@ -82,7 +82,7 @@ def test_only_the_number_of_questions_differs_in_the_bundle_for_sixty() -> None:
 
 
 def test_pictures_are_drawn_into_the_folder(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="pictures need the bench extra")
     from edgeadapt.bench import questions
 
     found = questions._Streams(frozen=[0.5], oracle=[0.9])

@@ -154,7 +154,7 @@ def test_pictures_are_drawn_or_the_extra_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.undo()
     with pytest.raises(InputError, match="nothing to draw"):
         save_bars(tmp_path / "a.png", {})
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="pictures need the bench extra")
     assert save_bars(tmp_path / "bars.svg", {"one": 1.0, "two": 2.0}, level={"oracle": 2.5}).read_text().startswith("<?xml")
     save_lines(tmp_path / "new" / "lines.png", {"one": ([1, 10], [3, 4])}, log_x=True, spread={"one": [0.1, 0.2]}, x_ticks=(1, 10))
     assert (tmp_path / "new" / "lines.png").read_bytes().startswith(b"\x89PNG")
