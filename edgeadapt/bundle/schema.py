@@ -147,6 +147,7 @@ class AdaptPolicy(_Strict, frozen=True, kw_only=True):
 
     mode: AdaptMode = "off"
     method: str = ""
+    steps: Positive = 1  # calls of the graph per refresh, each from the tensors that the one before left
     memory: Size = 64  # recent inputs, in memory only
     min_memory: Size = 32  # samples before the first correction
     refresh_samples: Positive = 64  # between two refreshes

@@ -245,7 +245,11 @@ class Conditions:
         started = time.perf_counter()
         frames = kept.inputs()
         inputs: NDArray[Any] = frames if self._program.adapts_encoder else self._program.encode(frames)[0]
-        _, written = self._program.adapt(domain.tensors.over(memory.tensors), inputs, np.ones(len(frames), np.float32))
+        outputs, written = self._program.adapt(domain.tensors.over(memory.tensors), inputs, np.ones(len(frames), np.float32), seed=self.refreshes)
+        if float(outputs["wants_reset"]) > 0:
+            self._note(Action("suspend", "", domain.name, why="the method asks to start over"))
+            kept.fresh = 0
+            return replace(domain, tensors=self._program.factory_domain(), encode=None, refreshes=0)
         tensors = written.over(domain.tensors)
         refreshed = replace(domain, tensors=tensors)
         problem = self._problem(domain, refreshed, memory)

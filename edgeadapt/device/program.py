@@ -203,13 +203,28 @@ class Program:
             tensors = self.runtime.upload(dict(zip(numeric.writes, results, strict=True))).over(tensors)
         return tensors
 
-    def adapt(self, tensors: Tensors, inputs: NDArray[Any], sample_weight: F32) -> tuple[dict[str, NDArray[Any]], Tensors]:
-        """One label-free refresh; ``inputs`` are frames or features, as the bundle's method takes them."""
+    def adapt(self, tensors: Tensors, inputs: NDArray[Any], sample_weight: F32, seed: int = 0) -> tuple[dict[str, NDArray[Any]], Tensors]:
+        """One label-free refresh: as many calls as the policy says, each from what the one before left.
+
+        Args:
+            inputs: frames or features, as the bundle's method takes them. seed: of a method that searches at random.
+
+        Returns:
+            The outputs of the last call, with the largest ``wants_reset`` of all; and the tensors that were written.
+        """
         if self._adapt is None or self._adapt_spec is None:
             raise BundleError("this bundle has no graph for the role 'adapt'")
-        self.encoded += len(inputs)
-        port = "x" if any(p.name == "x" for p in self._adapt_spec.ports) else "z"
-        return self._adapt({port: inputs, "sample_weight": sample_weight}, tensors)
+        shapes = {port.name: port.shape for port in self._adapt_spec.ports}
+        ports = {"x" if "x" in shapes else "z": inputs, "sample_weight": sample_weight}
+        width = [int(n or 0) for n in shapes.get("noise", ())]
+        rng, written, wishes = np.random.default_rng(seed), NO_TENSORS, []
+        for _ in range(self.manifest.policy.adapt.steps):
+            self.encoded += len(inputs)
+            drawn = {"noise": rng.standard_normal(width).astype(np.float32)} if width else {}
+            outputs, new = self._adapt({**ports, **drawn}, written.over(tensors))
+            written = new.over(written)
+            wishes.append(outputs["wants_reset"])
+        return {**outputs, "wants_reset": np.maximum.reduce(wishes)}, written
 
     def refold(self, tensors: Tensors) -> Executable | None:
         """The encoder with the constants that follow from a domain's statistics."""

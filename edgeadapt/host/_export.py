@@ -109,7 +109,7 @@ class _Maker:
         say("calibrate: features, head, thresholds")
         self.z, self.taps = self._features(x)
         extra = self._calibrate()
-        self.composition = Composition.of(encoder, self.head, self.score, self.sense, self.adaptation, settings.adaptor_family(self.evidence.dims, self.head, self.temperature))
+        self.composition = Composition.of(encoder, self.head, self.score, self.sense, self.adaptation, settings.adaptor_family(self.evidence.dims, self.head, self.temperature), 1.0 / self.temperature)
         self.frozen, self.factory = self.composition.values(self.evidence, extra)
         arrays = {**self.factory, **self.frozen}
         values = {**self.fitted.values, **{name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}}
@@ -241,7 +241,7 @@ class _Maker:
         return bundle
 
     def _adapt(self, mode: AdaptMode, reason: str) -> AdaptPolicy:
-        return AdaptPolicy(mode=mode, method=self.adaptation, refresh_samples=2 * self.shift.window, reason=reason)
+        return AdaptPolicy(mode=mode, method=self.adaptation, steps=self.composition.steps, refresh_samples=2 * self.shift.window, reason=reason)
 
     def _pack(self, path: Path, adapt: AdaptPolicy, card: dict[str, Any], private_key: bytes | None) -> Bundle:
         weights = {FROZEN: self.frozen, FACTORY: self.factory, GUARD: self._guard()}

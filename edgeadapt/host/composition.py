@@ -17,10 +17,23 @@ from edgeadapt.host.adaptor_graphs import compile_adaptor
 from edgeadapt.host.compile import CompiledGraph, compile_graph
 from edgeadapt.host.encoders import Identity
 from edgeadapt.host.encoding import Encoder, example_input
-from edgeadapt.host.methods.base import Adapts, Arrays, Derives, FactoryData, GivesReceipts, Head, Learns, Scores, class_moment
-from edgeadapt.host.methods.feature_shift import FeatureShift
+from edgeadapt.host.methods.adaptations import Beside, adaptation
+from edgeadapt.host.methods.base import (
+    Adapts,
+    AdaptsEncoder,
+    AdaptsFeatures,
+    Adjusts,
+    Arrays,
+    Corrects,
+    Derives,
+    FactoryData,
+    GivesReceipts,
+    Head,
+    Learns,
+    Scores,
+    class_moment,
+)
 from edgeadapt.host.methods.nearest_mean import NearestMean
-from edgeadapt.host.methods.norm_statistics import NormStatistics
 from edgeadapt.host.methods.projected_means import KeepsMeans
 from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.module_encoder import ModuleEncoder
@@ -57,7 +70,7 @@ class Composition:
 
     Attributes:
         head, score, sense: roles predict and learn, novelty, shift.
-        corrector, norms: the label-free method, at most one of them.
+        features, constants: the label-free method, at most one of them: it corrects features and answers, or constants of the encoder.
         adaptors: the family that a condition may grow one of.
     """
 
@@ -65,15 +78,24 @@ class Composition:
     head: Head
     score: Scores
     sense: ResidualShift
-    corrector: FeatureShift | None = None
-    norms: NormStatistics | None = None
+    features: AdaptsFeatures | None = None
+    constants: AdaptsEncoder | None = None
     adaptors: tuple[Adapts, ...] = ()
     specs: dict[str, TensorSpec] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, encoder: Encoder, head: Head, score: Scores, sense: ResidualShift, adaptation: str, adaptors: Sequence[Adapts] = ()) -> Composition:
-        norms = NormStatistics(encoder) if adaptation == "norm_statistics" and isinstance(encoder, ModuleEncoder) else None
-        return cls(encoder, head, score, sense, FeatureShift() if adaptation == "feature_shift" else None, norms, tuple(adaptors))
+    def of(
+        cls, encoder: Encoder, head: Head, score: Scores, sense: ResidualShift, label_free: str, adaptors: Sequence[Adapts] = (), sharpness: float = 1.0
+    ) -> Composition:
+        method = adaptation(label_free, encoder, Beside(head, sharpness))
+        if hasattr(method, "refold"):
+            return cls(encoder, head, score, sense, None, method, tuple(adaptors))
+        return cls(encoder, head, score, sense, method, None, tuple(adaptors))
+
+    @property
+    def steps(self) -> int:
+        """Calls of the label-free method per refresh."""
+        return int(getattr(self.constants or self.features, "steps", 1))
 
     @property
     def numerics(self) -> tuple[NumericSpec, ...]:
@@ -88,9 +110,9 @@ class Composition:
         """
         frozen: Arrays = {name: value.numpy() for name, value in self.encoder.frozen.items()} | extra
         factory: Arrays = {}
-        if self.norms is not None:
-            frozen |= {name: value.numpy() for name, value in self.norms.frozen.items()}
-        for method in (self.head, self.sense, self.score, self.corrector, self.norms, *self.adaptors):
+        if self.constants is not None:
+            frozen |= {name: value.numpy() for name, value in self.constants.frozen.items()}
+        for method in (self.head, self.sense, self.score, self.features, self.constants, *self.adaptors):
             if method is None:
                 continue
             values = method.factory(data)
@@ -105,7 +127,7 @@ class Composition:
 
     # -- the functions behind the roles ---------------------------------------------------------------
     def _corrected(self, t: Ports, z: Tensor) -> Tensor:
-        return z if self.corrector is None else self.corrector.correct(t, z)
+        return self.features.correct(t, z) if isinstance(self.features, Corrects) else z
 
     def read(self, ports: Ports, t: Ports, adaptor: Adapts | None = None) -> tuple[Ports, Ports]:
         """Correction, then the adaptor if there is one, then head and score; residuals are of what came from the encoder."""
@@ -114,6 +136,8 @@ class Composition:
         embedding = self._corrected(t, z)
         embedding = embedding if adaptor is None else adaptor.correct(t, embedding)
         logits = self.head.predict(t, embedding)
+        if isinstance(self.features, Adjusts):
+            logits = self.features.adjust(t, embedding, logits)
         score = self.score.novelty(t, embedding, taps, logits)
         return {"embedding": embedding, "logits": logits, "score": score, "residual": self.sense.shift(t, z, taps, logits)}, {}
 
@@ -168,12 +192,12 @@ class Composition:
         if isinstance(self.head, GivesReceipts):
             say("compile: redeem")
             graphs["redeem"] = self._compile_redeem(self.head, features, tensors, frozen, classes)
-        if self.corrector is not None:
-            say("compile: adapt (feature shift)")
-            graphs["adapt"] = self._compile_feature_shift(self.corrector, judge.dims.features, tensors, frozen)
-        if self.norms is not None:
-            say("compile: adapt (norm statistics), refold")
-            graphs |= self._compile_norms(self.norms, tensors, frozen)
+        if self.features is not None:
+            say(f"compile: adapt ({self.features.name})")
+            graphs["adapt"] = self._compile_features(self.features, features, tensors, frozen)
+        if self.constants is not None:
+            say(f"compile: adapt ({self.constants.name}), refold")
+            graphs |= self._compile_constants(self.constants, tensors, frozen)
         return graphs
 
     def _compile_redeem(self, head: GivesReceipts, features: Callable[..., Ports], tensors: Ports, frozen: tuple[str, ...], classes: int) -> RoleGraph:
@@ -187,17 +211,21 @@ class Composition:
         )
         return RoleGraph(graph, ("redeem",), (head.name,))
 
-    def _compile_feature_shift(self, corrector: FeatureShift, width: int, tensors: Ports, frozen: tuple[str, ...]) -> RoleGraph:
-        graph = compile_graph(
-            "adapt", lambda p, t: corrector.adapt(t, p["z"], p["sample_weight"]),
-            lambda g, b: {"z": torch.randn(b, width, generator=g), "sample_weight": torch.ones(b)}, tensors, frozen=frozen, is_step=True,
-        )  # fmt: skip
-        return RoleGraph(graph, ("adapt",), (corrector.name,))
+    def _compile_features(self, method: AdaptsFeatures, features: Callable[..., Ports], tensors: Ports, frozen: tuple[str, ...]) -> RoleGraph:
+        def weighted(generator: torch.Generator, batch: int) -> Ports:
+            return {"z": features(generator, batch)["z"], "sample_weight": torch.ones(batch)}
 
-    def _compile_norms(self, norms: NormStatistics, tensors: Ports, frozen: tuple[str, ...]) -> dict[str, RoleGraph]:
-        def images(generator: torch.Generator, batch: int) -> Ports:
-            return {"x": example_input(self.encoder.input, batch, generator), "sample_weight": torch.ones(batch)}
+        graph = compile_graph("adapt", lambda p, t: method.adapt(t, p["z"], p["sample_weight"]), weighted, tensors, frozen=frozen, is_step=True)
+        return RoleGraph(graph, ("adapt",), (method.name,))
 
-        adapt = compile_graph("adapt", norms.adapt, images, tensors, frozen=frozen, is_step=True)
-        refold = compile_graph("refold", norms.refold, lambda g, b: {}, tensors, frozen=tuple(norms.frozen))
-        return {"adapt": RoleGraph(adapt, ("adapt",), (norms.name,)), "refold": RoleGraph(refold, ("derive",), (norms.name,))}
+    def _compile_constants(self, method: AdaptsEncoder, tensors: Ports, frozen: tuple[str, ...]) -> dict[str, RoleGraph]:
+        width = int(getattr(method, "noise_width", 0))
+
+        def inputs(generator: torch.Generator, batch: int) -> Ports:
+            ports = {"x": example_input(self.encoder.input, batch, generator), "sample_weight": torch.ones(batch)}
+            return ports | ({"noise": torch.randn(width, generator=generator)} if width else {})
+
+        adapt = compile_graph("adapt", method.adapt, inputs, tensors, frozen=frozen, is_step=True)
+        held = tuple(name for name in frozen if name in method.frozen)
+        refold = compile_graph("refold", method.refold, lambda g, b: {}, tensors, frozen=held)
+        return {"adapt": RoleGraph(adapt, ("adapt",), (method.name,)), "refold": RoleGraph(refold, ("derive",), (method.name,))}

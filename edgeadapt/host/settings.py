@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from edgeadapt.errors import InputError
+from edgeadapt.host.methods.adaptations import ENCODER_SPACE, NAMES
 from edgeadapt.host.methods.base import Adapts, Dims, FactoryData, GivesReceipts, Head, Scores
 from edgeadapt.host.methods.hypervector import Hypervector
 from edgeadapt.host.methods.nearest_mean import NearestMean
@@ -23,7 +24,7 @@ NOVELTY: dict[str, Callable[[], Scores]] = {
 }  # fmt: skip
 ONLY_BY_NAME = ("relative_residual_angle",)
 """Scores that ``auto`` does not try: marks on an encoder that was trained on the held-out classes cannot tell this one from its simpler form."""
-ADAPTATIONS = ("auto", "norm_statistics", "feature_shift", "none")
+ADAPTATIONS = ("auto", *NAMES, "none")
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,10 @@ class Settings:
         """The label-free method for an encoder with or without batch-norms.
 
         Raises:
-            InputError: norm statistics were asked for and there are none.
+            InputError: a method that changes the encoder was asked for, and there are no batch-norms in it.
         """
-        if self.adapt == "norm_statistics" and not has_norms:
-            raise InputError("adapt = 'norm_statistics' needs an encoder with batch-norm layers; this one has none")
+        if self.adapt in ENCODER_SPACE and not has_norms:
+            raise InputError(f"adapt = {self.adapt!r} needs an encoder with batch-norm layers; this one has none")
         return ("norm_statistics" if has_norms else "feature_shift") if self.adapt == "auto" else self.adapt
 
 

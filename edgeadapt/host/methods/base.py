@@ -125,6 +125,46 @@ class Corrects(Method, Protocol):
 
 
 @runtime_checkable
+class AdaptsFeatures(Method, Protocol):
+    """Role ``adapt`` on features, beside ``correct`` or ``adjust`` or both: a label-free method of a condition that leaves the encoder alone.
+
+    Its ``domain`` tensors are what the correction reads; in their factory state ``correct`` and ``adjust`` change nothing.
+    ``steps`` (default 1) says how often ``adapt`` is called per refresh.
+    """
+
+    def adapt(self, t: Values, z: Tensor, sample_weight: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Outputs ``used`` (B,) and ``wants_reset`` (), and new domain tensors; rows of weight 0 change nothing."""
+        ...
+
+
+@runtime_checkable
+class Adjusts(Method, Protocol):
+    """The part of a label-free method that changes answers: logits (B, K) of corrected features (B, D) to logits (B, K)."""
+
+    def adjust(self, t: Values, z: Tensor, logits: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class AdaptsEncoder(Method, Protocol):
+    """Roles ``adapt`` on inputs and ``derive`` (``refold``): a label-free method of a condition that changes the encoder's constants.
+
+    Ports are ``x`` (B, *input), ``sample_weight`` (B,) and, for a method with ``noise_width`` above 0, ``noise`` (noise_width,) standard
+    normal. ``steps`` (default 1) says how often ``adapt`` is called per refresh, each time from what the call before wrote.
+    """
+
+    frozen: dict[str, Tensor]
+    """Constants of its own, by name, beside the encoder's."""
+
+    def adapt(self, ports: Values, t: Values) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Outputs ``used`` (B,) and ``wants_reset`` (), and new domain tensors; rows of weight 0 change nothing."""
+        ...
+
+    def refold(self, ports: Values, t: Values) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """No ports, no outputs; the encoder's constants that follow from the domain tensors, those of the factory from the factory's."""
+        ...
+
+
+@runtime_checkable
 class Adapts(Corrects, Protocol):
     """Roles ``probe`` and ``fit`` beside ``correct``: an adaptor that one condition grows, trained by gradient steps on the device."""
 
