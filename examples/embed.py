@@ -16,7 +16,7 @@ def your_encoder(y, drift=0.0):
 
 
 y = rng.integers(0, 3, 600)
-host.export("embed.edge", host.Identity(128), calibration=(your_encoder(y), y), classes=CLASSES[:3])
+host.export("embed.edge", host.Identity(128), calibration=(your_encoder(y), y), classes=CLASSES[:3], stress="short")
 
 with edgeadapt.open("embed.edge", state="embed-state", policy=edgeadapt.Policy(new_classes="add")) as learner:
     for step in range(6):  # dents appear; the operator names the ten that look strangest in every batch

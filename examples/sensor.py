@@ -20,7 +20,7 @@ cut = [(s[i : i + 100], k, who) for s, k, who in zip(series, exercise, wearer, s
 w, y, wearer = (np.array(part) for part in zip(*cut, strict=True))  # windows of two seconds at 50 Hz, six axes
 x = np.concatenate([w.mean(1), w.std(1), *np.quantile(w, [0.1, 0.9], 1), abs(np.diff(w, axis=1)).mean(1)], 1).astype(np.float32)
 factory, (lessons, exam) = (wearer < 10) & (y < 6), np.split(rng.permutation(np.flatnonzero(wearer == 10)), [70])
-host.export("sensor.edge", host.Identity(x.shape[1]), (x[factory], y[factory]), names[:6])
+host.export("sensor.edge", host.Identity(x.shape[1]), (x[factory], y[factory]), names[:6], stress="short")
 with edgeadapt.open("sensor.edge", state="sensor-state", policy=edgeadapt.Policy(new_classes="add")) as watch:
     for rows in (lessons[y[lessons] < 6], lessons[y[lessons] == 6], []):
         right = np.array(watch.predict(x[exam]).labels) == np.array(names)[y[exam]]

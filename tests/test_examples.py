@@ -28,7 +28,7 @@ def percentages(lines: list[str]) -> list[float]:
     return [float(found.group(1)) for line in lines if (found := re.search(r"([\d.]+)% right", line))]
 
 
-@pytest.mark.parametrize(("name", "lines"), [("embed.py", 30), ("images.py", 30), ("sensor.py", 30), ("own_step.py", 56)])
+@pytest.mark.parametrize(("name", "lines"), [("embed.py", 30), ("images.py", 30), ("sensor.py", 30), ("own_step.py", 56), ("own_encoder.py", 48)])
 def test_an_example_fits_on_a_screen(name: str, lines: int) -> None:
     assert len((EXAMPLES / name).read_text().splitlines()) <= lines
 
@@ -62,3 +62,15 @@ def test_own_step_is_compiled_here_and_learns_without_torch(tmp_path: Path) -> N
 def test_sensor_learns_a_wearer_and_an_exercise(tmp_path: Path) -> None:
     at_first, known, new = percentages(run("sensor.py", tmp_path))
     assert at_first < known < new
+
+
+@needs_host
+def test_own_encoder_earns_its_right_to_adapt_and_gains(tmp_path: Path) -> None:
+    trained, *table, bright = run("own_encoder.py", tmp_path)
+    assert float(re.findall(r"([\d.]+)% right", trained)[0]) > 75
+    assert table[0].split() == ["stream", "learner", "frozen", "change", "refreshes"]
+    for stream in ("clean sorted", "spatter sorted", "gaussian_blur single", "mixed", "clean constant", "features long"):
+        assert sum(line.startswith(stream) for line in table) == 1
+    assert re.match(r"short card, streams of \d+ different held-out samples: act: gains \+\d", table[-1]), table[-1]
+    adapting, late, frozen, _ = (float(found) for found in re.findall(r"([\d.]+)%", bright))
+    assert adapting > frozen + 10 and late > frozen + 20

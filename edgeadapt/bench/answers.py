@@ -14,11 +14,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.bench.adapt import stream_rows
 from edgeadapt.bench.baselines import RefittedHead, recovery
 from edgeadapt.bench.material import (
     BATCH,
     CONDITIONS,
+    PREFIX,
     SETTLED,
     Material,
     Say,
@@ -32,7 +32,7 @@ from edgeadapt.bench.material import (
     spread,
 )  # fmt: skip
 from edgeadapt.bench.measure import Row
-from edgeadapt.bench.orders import batches
+from edgeadapt.bench.orders import batches, stream_rows
 from edgeadapt.demo.sample import KNOWN
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.policy import Policy
@@ -61,7 +61,7 @@ class Showing:
 def showing(images: ImageData, condition: str, length: int, seed: int) -> Showing:
     """Disjoint parts of a pool under one condition."""
     oracle, judge, rest = shares(len(images), seed, _ORACLE, _JUDGE)
-    first, under = (rest[rows] for rows in stream_rows(images.y[rest], "shuffled", length, seed))
+    first, under = (rest[rows] for rows in stream_rows(images.y[rest], "shuffled", length, seed, PREFIX))
 
     def shown(rows: NDArray[np.int64], salt: int) -> ImageData:
         return ImageData(degraded(images, rows, condition, 1000 * seed + salt), images.y[rows], images.classes)

@@ -27,6 +27,14 @@ def arrange(y: NDArray[np.int64], order: Order, count: int, seed: int) -> NDArra
     return rows
 
 
+def stream_rows(y: NDArray[np.int64], order: Order, length: int, seed: int, prefix: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of a clean beginning of ``prefix`` samples, and of the ``length`` that follow: both in the same order, disjoint, each arranged for itself."""
+    rows = np.random.default_rng([seed, 3]).permutation(len(y))
+    cut = min(prefix, len(y) // 5)
+    first, rest = rows[:cut], rows[cut:]
+    return first[arrange(y[first], order, prefix, seed)], rest[arrange(y[rest], order, length, seed)]
+
+
 def batches(count: int, size: int) -> Iterator[slice]:
     """Consecutive slices of ``size``; the last may be shorter."""
     for start in range(0, count, size):

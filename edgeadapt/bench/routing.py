@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bench.corruptions import REPORTING, TUNING, corrupt
+from edgeadapt.bench.detection import KINDS, Kind, window_rows
 from edgeadapt.bench.material import CONDITIONS, SEVERITY, Material
 from edgeadapt.bench.measure import Row, Say
-from edgeadapt.bench.shift import KINDS, Kind, window_rows
 from edgeadapt.bundle import GUARD
 from edgeadapt.device.domains import Places
 from edgeadapt.device.hypervectors import project

@@ -1,206 +1,191 @@
-"""How often clean windows read as shifted, and how soon degraded ones do.
+"""Label-free adaptation beside what one could pick instead: accuracy, the worst it can do, what it costs, and when frames do not wait.
 
-Every window of 32 goes through the learner's own ``shift_ratio`` on the factory encoder's residuals. The baseline is the same
-statistic without classes (a window's mean against the factory mean), with thresholds set by the same rule on the same windows.
+Ours first: a network that our trainer trained on the source, as our exporter ships it. Then (``--foreign``) an encoder that never saw the
+source. Fifteen corruptions are reported at two severities, shuffled and sorted by class; learning rates were chosen on four others, on
+images held out of training.
 """
 
 from __future__ import annotations
 
-import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from edgeadapt.bench.corruptions import REPORTING, corrupt
-from edgeadapt.bench.lite0 import PIXELS, lite0_bundle, upscaled
-from edgeadapt.bench.material import SEVERITY, Material, Say, bar, load_material, spread
+from edgeadapt.bench import plots as pictures
+from edgeadapt.bench.corruptions import REPORTING, TUNING
+from edgeadapt.bench.material import Say, bar
 from edgeadapt.bench.measure import Row
-from edgeadapt.bundle.schema import ShiftPolicy
-from edgeadapt.demo.sample import KNOWN, NEW
-from edgeadapt.device.program import Program
-from edgeadapt.device.resume import factory_memory
-from edgeadapt.device.sense import shift_ratio, shift_ratio_of_mean
-from edgeadapt.errors import RuntimeUnavailable
-from edgeadapt.runtime import open_runtime
+from edgeadapt.bench.shift_baselines import BARRED, CHOSEN, STEPPED, makers, rated
+from edgeadapt.bench.shift_cost import Costs, costs
+from edgeadapt.bench.shift_material import ShiftMaterial, ours
+from edgeadapt.bench.shift_material import foreign as foreign_material
+from edgeadapt.bench.shift_members import member_rows
+from edgeadapt.bench.shift_picture import draw
+from edgeadapt.bench.shift_rate import RATES, AtRate, contender_at_rate, learner_at_rate
+from edgeadapt.bench.shift_runs import ACTING, FROZEN, ORACLE, OURS, Results, answer, oracle_of, show
+from edgeadapt.bench.shift_streams import Shown
+from edgeadapt.bench.shift_summary import COST, best_of, gap_rows, loss_rows, per_condition, step_rows
 
-Kind = Literal["random", "two", "one"]
-KINDS: tuple[Kind, ...] = ("random", "two", "one")
-BARRED = ("gaussian_noise", "defocus_blur", "fog", "contrast")
-FALSE_ALARMS, DETECTION = 0.02, 0.95
-_WITHIN = 4  # windows
-_CALIBRATION_WINDOWS, _QUANTILE, _MARGIN = 3000, 0.995, 1.15  # of host.calibrate, which needs torch
-_LARGEST_POOL = 3000
-_LITE0_POOL, _LITE0_CALIBRATION = 1200, 600
+KINDS = ("shuffled", "sorted")
+CHEAP = ("batch statistics", "TENT", "LAME", "T3A", "slow feature shift", "mean and sd")
 
 
-@dataclass(frozen=True, eq=False)
-class Looks:
-    """A pool of images as the factory encoder sees it: residuals (N, R), predicted slots (N,), places (N, R), labels (N,)."""
+@dataclass(frozen=True)
+class Plan:
+    """How much is shown.
 
-    residuals: NDArray[np.float32]
-    slots: NDArray[np.int64]
-    places: NDArray[np.float32]
-    y: NDArray[np.int64]
-
-
-class Gate:
-    """The shift axis of a bundle, and its class-free twin in the same columns."""
-
-    def __init__(self, program: Program, calibration: NDArray[Any], y: NDArray[np.int64], seed: int = 0) -> None:
-        self._program = program
-        self._memory = factory_memory(program)
-        self.policy = program.manifest.policy.shift
-        self._centre = self._memory.class_places[self._memory.class_counts > 0].mean(axis=0)
-        self.class_free = {"all": self._calibrated(self.look(calibration, y), KINDS, seed)}
-        self.class_free["random"] = self._calibrated(self.look(calibration, y), ("random",), seed)
-
-    def look(self, x: NDArray[Any], y: NDArray[np.int64]) -> Looks:
-        z, taps = self._program.encode(x)
-        read = self._program.read(z, taps, self._memory.tensors)
-        slots = read.logits.argmax(axis=1)
-        return Looks(read.residual, slots, read.residual + self._memory.class_places[slots], y)
-
-    def ratio(self, looks: Looks, rows: NDArray[np.int64]) -> float:
-        return shift_ratio(looks.residuals[rows], looks.slots[rows], self._memory.class_counts, self.policy)
-
-    def class_free_ratio(self, looks: Looks, rows: NDArray[np.int64], policy: ShiftPolicy) -> float:
-        certain = np.full(len(self._memory.class_counts), np.inf, np.float32)
-        return shift_ratio_of_mean(looks.places[rows].mean(axis=0) - self._centre, looks.slots[rows], certain, policy)
-
-    def _calibrated(self, looks: Looks, kinds: tuple[Kind, ...], seed: int) -> ShiftPolicy:
-        rng = np.random.default_rng(seed)
-        thresholds = []
-        windows = {kind: [window_rows(looks.y, kind, self.policy.window, rng) for _ in range(_CALIBRATION_WINDOWS)] for kind in kinds}
-        for start, width in zip(np.cumsum([0, *self.policy.groups[:-1]]), self.policy.groups, strict=True):
-            columns = looks.places[:, start : start + width] - self._centre[start : start + width]
-            found = [
-                float(np.quantile([self.policy.window * np.square(columns[rows].mean(axis=0)).mean() for rows in drawn], _QUANTILE))
-                for drawn in windows.values()
-            ]
-            thresholds.append(_MARGIN * max(found))
-        return msgspec.structs.replace(self.policy, thresholds=tuple(thresholds))
-
-
-def window_rows(y: NDArray[np.int64], kind: Kind, size: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """``size`` different rows of a pool: of any class, of two classes, or of one."""
-    classes = np.unique(y)
-    if kind == "random":
-        pool = np.arange(len(y))
-    else:
-        pool = np.flatnonzero(np.isin(y, rng.choice(classes, min(len(classes), 2 if kind == "two" else 1), replace=False)))
-    rows: NDArray[np.int64] = rng.choice(pool, size, replace=len(pool) < size)
-    return rows
-
-
-def alarms(gate: Gate, looks: Looks, kind: Kind, windows: int, seed: int) -> tuple[float, float, float]:
-    """Share of windows that read as shifted: the gate, and the class-free statistic set on all kinds and on random ones."""
-    rng = np.random.default_rng([seed, KINDS.index(kind)])
-    fired = []
-    for _ in range(windows):
-        rows = window_rows(looks.y, kind, gate.policy.window, rng)
-        theirs = [gate.class_free_ratio(looks, rows, policy) > 1 for policy in gate.class_free.values()]
-        fired.append((gate.ratio(looks, rows) > 1, *theirs))
-    mine, same, random = np.mean(fired, axis=0)
-    return float(mine), float(same), float(random)
-
-
-def detections(gate: Gate, looks: Looks, kind: Kind, streams: int, seed: int) -> tuple[float, float]:
-    """Share of streams of four windows in which the shift is confirmed: ``confirm_windows`` in a row, as the policy acts on.
-
-    The gate, and the class-free statistic set on all kinds of windows.
+    Attributes:
+        seeds: of images, orders and corruptions. count: images per stream. single: of those that arrive one by one. tuning: per stream that
+            chooses a rate. severities: the first is judged; the others are shown for the first seed, to contenders with published rates.
+        is_judged: whether rows have targets. children: measure memory too.
+        only: these contenders; empty for all.
     """
-    rng = np.random.default_rng([seed, 7, KINDS.index(kind)])
-    size = gate.policy.window
-    found = []
-    for _ in range(streams):
-        rows = window_rows(looks.y, kind, _WITHIN * size, rng).reshape(_WITHIN, size)
-        mine = [gate.ratio(looks, part) > 1 for part in rows]
-        theirs = [gate.class_free_ratio(looks, part, gate.class_free["all"]) > 1 for part in rows]
-        found.append([_in_a_row(fired, gate.policy.confirm_windows) for fired in (mine, theirs)])
-    mean = np.mean(found, axis=0)
-    return float(mean[0]), float(mean[1])
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    count: int = 2048
+    single: int = 256
+    tuning: int = 1024
+    conditions: tuple[str, ...] = REPORTING
+    severities: tuple[int, ...] = (3, 5)
+    is_judged: bool = True
+    children: bool = True
+    rounds: int = 4
+    only: tuple[str, ...] = ()
 
 
-def _in_a_row(fired: list[bool], count: int) -> bool:
-    return any(all(fired[i : i + count]) for i in range(len(fired) - count + 1))
+QUICK = Plan(seeds=(0,), count=320, single=8, tuning=0, conditions=("brightness", "gaussian_noise"), severities=(3,), is_judged=False, children=False, rounds=1, only=CHEAP[:3])
+FOREIGN = Plan(seeds=(0,), count=512, single=32, tuning=0, conditions=("gaussian_noise", "defocus_blur", "fog", "contrast", "pixelate"), severities=(3,), is_judged=False, rounds=1, only=CHEAP)  # fmt: skip
+MEMBERS = Plan(seeds=(0,), count=768)
 
 
 def run_shift(
-    data: str | None = None, seeds: tuple[int, ...] = (0, 1, 2), say: Say = print, *, windows: int = 500,
-    conditions: tuple[str, ...] = REPORTING, tuning: bool = False, lite0: bool = True,
+    data: str | None = None, say: Say = print, *, quick: bool = False, members: bool = False, foreign: bool = False, plots: str | None = None,
+    seeds: tuple[int, ...] | None = None, count: int | None = None,
 ) -> list[Row]:  # fmt: skip
-    """False alarms, detection at severity 3, and what windows of new classes read.
+    """The suite.
 
     Args:
-        data: see ``load_material``. seeds: windows and corruptions. windows: per kind and seed.
-        conditions: shown. tuning: on the images and for the choices that are not reported. lite0: a foreign encoder beside it.
+        data: folder of the four idx files; ``"sample"``, or ``quick``: the images and the bundle that ship.
+        members: instead, every label-free method that a bundle can carry, in the same bundle otherwise. foreign: instead, on EfficientNet-Lite0.
+        plots: a folder for a picture. seeds, count: instead of three and 2,048 images per stream (``members``: one and 768, ``foreign``: one and 512).
     """
-    material = load_material(data, tuning=tuning)
-    gate = Gate(material.program(), material.calibration.x, material.calibration.y)
-    known = material.known()
-    rows = _gate_rows("", gate, known.x, known.y, seeds, say, windows, conditions)
-    if not tuning:
-        rows += _new_class_rows(gate, material, seeds, say, windows)
-    return rows + (_lite0_rows(material, seeds, say, windows) if lite0 else [])
+    if plots is not None:
+        pictures.check()
+    material = foreign_material(data, say) if foreign else ours(data, say, quick=quick, stress=not members)
+    plan = QUICK if quick else FOREIGN if foreign else MEMBERS if members else Plan()
+    plan = replace(plan, seeds=seeds or plan.seeds, count=count or plan.count)
+    say(f"shift: {material.card()}; {material.source}, {plan.count} images per stream, seeds {', '.join(map(str, plan.seeds))}")
+    if members:
+        return member_rows(material, plan.seeds, plan.count, plan.conditions, plan.severities, say)
+    return compare(material, plan, say, plots)
 
 
-def _gate_rows(
-    prefix: str, gate: Gate, x: NDArray[Any], y: NDArray[np.int64], seeds: tuple[int, ...], say: Say, windows: int,
-    conditions: tuple[str, ...],
-) -> list[Row]:  # fmt: skip
-    rows = []
-    clean = gate.look(x, y)
-    for kind in KINDS:
-        seen = [alarms(gate, clean, kind, windows, seed) for seed in seeds]
-        mine, same, random = (list(column) for column in zip(*seen, strict=True))
-        say(f"{prefix}false alarms, {kind}: {spread(mine)}; class-free {spread(same)}, set on random windows only {spread(random)}")
-        rows.append(bar(f"{prefix}false_alarms/{kind}", _mean(mine), "share", _mean(same), at_most=None if prefix else FALSE_ALARMS))
-    for condition in conditions:
-        seen_in: dict[Kind, list[tuple[float, float]]] = {"random": [], "one": []}
-        for seed in seeds:
-            picked = np.random.default_rng(seed).permutation(len(x))[:_LARGEST_POOL]
-            looks = gate.look(corrupt(x[picked], condition, SEVERITY, seed), y[picked])
-            for kind, found in seen_in.items():
-                found.append(detections(gate, looks, kind, windows, seed))
-        for kind, found in seen_in.items():
-            mine, theirs = ([pair[i] for pair in found] for i in (0, 1))
-            say(f"{prefix}detected within {_WITHIN} windows, {condition}, {kind}: {spread(mine)}; class-free {spread(theirs)}")
-            target = DETECTION if condition in BARRED and not prefix else None
-            rows.append(bar(f"{prefix}detection/{condition}/{kind}", _mean(mine), "share", _mean(theirs), at_least=target))
+def compare(material: ShiftMaterial, plan: Plan, say: Say, plots: str | None = None) -> list[Row]:
+    """All tables of one encoder."""
+    chosen = choose_rates(material, plan.tuning, say) if plan.tuning else {}
+    contenders = {name: make for name, make in makers(material.basis, chosen).items() if not plan.only or name in plan.only}
+    published = {name: make for name, make in contenders.items() if CHOSEN not in name}
+    results = Results()
+    shown = {seed: Shown(material.test, plan.count, seed) for seed in plan.seeds}
+    for seed, images in shown.items():
+        for severity in plan.severities if seed == plan.seeds[0] else plan.severities[:1]:
+            for condition in plan.conditions:
+                oracle = oracle_of(material, images, condition, severity)
+                for kind in KINDS:
+                    stream = images.stream(kind, condition, severity)
+                    results.all += show(material, stream, contenders if severity == plan.severities[0] else published, seed, oracle)
+                    say(_line(results, stream.name, seed))
+        for stream in images.stress(plan.conditions, plan.severities[0], plan.single):
+            results.all += show(material, stream, published, seed)
+            say(_line(results, stream.name, seed))
+    rows = summarise(results, plan, say)
+    stream = shown[plan.seeds[0]].stream("shuffled", plan.conditions[0], plan.severities[0])
+    spent = costs(material, stream, contenders, say, rounds=plan.rounds, children=plan.children)
+    rows += cost_rows(spent, judged=plan.is_judged) + rate_rows(material, shown[plan.seeds[0]], plan, spent, say)
+    if plots is not None:
+        say(f"shift: {draw(Path(plots) / f'shift-{material.name}.png', results, plan.severities[0], _barred(results))}")
     return rows
 
 
-def _new_class_rows(gate: Gate, material: Material, seeds: tuple[int, ...], say: Say, windows: int) -> list[Row]:
-    new = material.test.only(NEW)
-    looks = gate.look(new.x, new.y)
-    known = material.known()
-    rows = np.random.default_rng(0).permutation(min(len(known), len(new)))
-    mixed = gate.look(np.concatenate([known.x[rows], new.x[rows]]), np.concatenate([known.y[rows], len(KNOWN) + new.y[rows]]))
-    result = []
-    for name, pool, kind in (("random", looks, "random"), ("one", looks, "one"), ("half", mixed, "random")):
-        seen = [alarms(gate, pool, kind, windows, seed) for seed in seeds]  # type: ignore[arg-type]
-        say(f"windows of new classes that read as shift, {name}: {spread([s[0] for s in seen])}")
-        result.append(bar(f"new_classes_read_as_shift/{name}", _mean([s[0] for s in seen]), "share", _mean([s[1] for s in seen])))
-    return result
+def choose_rates(material: ShiftMaterial, count: int, say: Say) -> dict[str, float]:
+    """The best of three learning rates per method: mean accuracy on shuffled streams of the tuning corruptions at severity 3, of held-out images."""
+    images = Shown(material.tuning, count, 0)
+    streams = [images.stream("shuffled", condition, 3) for condition in TUNING]
+    features = [material.program.encode(stream.x)[0] for stream in streams]
+    chosen = {}
+    for name, (make, rates) in STEPPED.items():
+        marks = {rate: float(np.mean([answer(make(material.basis, rate), stream, z).mean() for stream, z in zip(streams, features, strict=True)])) for rate in rates}
+        chosen[name] = max(rates, key=lambda rate: marks[rate])
+        say(f"{name}: rate {chosen[name]:g} chosen on tuning streams ({', '.join(f'{rate:g}: {mark:.1%}' for rate, mark in marks.items())})")
+    return chosen
 
 
-def _lite0_rows(material: Material, seeds: tuple[int, ...], say: Say, windows: int) -> list[Row]:
-    known, held = material.known(), material.calibration
-    picked = np.random.default_rng(0).permutation(len(known))[:_LITE0_POOL]
-    held_rows = np.random.default_rng(1).permutation(len(held))[:_LITE0_CALIBRATION]
-    with tempfile.TemporaryDirectory(prefix="edgeadapt-lite0-") as folder:
-        try:
-            bundle = lite0_bundle(material, Path(folder), say)
-        except RuntimeUnavailable as error:
-            say(f"lite0: skipped: {error}")
-            return []
-        gate = Gate(Program(bundle, open_runtime("auto")), upscaled(held.x[held_rows], PIXELS), held.y[held_rows])
-        return _gate_rows("lite0/", gate, upscaled(known.x[picked], PIXELS), known.y[picked], seeds, say, windows, BARRED)
+def _line(results: Results, stream: str, seed: int) -> str:
+    found = [r for r in results.all if r.stream == stream and r.seed == seed]
+    steps = next(r.steps for r in found if r.contender == OURS)
+    return f"{stream}, seed {seed}: " + ", ".join(f"{r.contender} {r.accuracy:.1%}" for r in found) + f"; {steps} refreshes"
 
 
-def _mean(values: list[float]) -> float:
-    return float(np.mean(values))
+def _barred(results: Results) -> list[str]:
+    return [name for name in results.contenders if name.removesuffix(CHOSEN) in BARRED]
+
+
+def summarise(results: Results, plan: Plan, say: Say) -> list[Row]:
+    """Shares, leads, losses and steps; tables and lines are said."""
+    rows: list[Row] = []
+    for severity in plan.severities:
+        for kind in KINDS:
+            found, line = gap_rows(results, kind, severity, _barred(results), judged=plan.is_judged and severity == plan.severities[0])
+            rows += found
+            say(line)
+    lost, lines = loss_rows(results, judged=plan.is_judged)
+    for line in lines:
+        say(line)
+    for kind in KINDS:
+        best = best_of(results, kind, plan.severities[0], _barred(results))
+        say(per_condition(results, kind, plan.severities[0], [name for name in (FROZEN, OURS, ACTING, best, ORACLE) if name in results.contenders]))
+    return rows + lost + step_rows(results)
+
+
+def cost_rows(spent: Costs, *, judged: bool) -> list[Row]:
+    """Multiples of plain inference; between refreshes the learner (made to act, if its card does not let it) is held against one that never adapts."""
+    own = spent.ours
+    rows = [
+        bar("time_between_refreshes", own.between, "x the factory's predict", 1.0, at_most=COST if judged else None),
+        Row("time/edgeadapt", own.whole, "x plain inference (ONNX Runtime), processor time of all threads", 1.0),
+        Row("time_without_refresh/edgeadapt", own.observe, "x plain inference", 1.0),
+        Row("refresh_ms", own.refresh_ms, "ms", own.plain_ms),
+        Row("refresh_batches", own.refresh_batches, "plain batches of 32"),
+        *(Row(f"time/{name}", value, "x plain inference (torch)", 1.0) for name, value in spent.time.items()),
+        *(Row(f"memory/{name}", value, "x plain inference (torch)", 1.0) for name, value in spent.memory.items()),
+    ]
+    if np.isfinite(own.between_memory):
+        rows[1:1] = [bar("memory_between_refreshes", own.between_memory, f"x a learner that never adapts, {own.between_mib:.0f} MiB", 1.0, at_most=COST if judged else None)]
+        rows.append(Row("memory/edgeadapt", own.peak, "x plain inference (ONNX Runtime), with refreshes", 1.0))
+    return rows
+
+
+def rate_rows(material: ShiftMaterial, images: Shown, plan: Plan, spent: Costs, say: Say) -> list[Row]:
+    """Mean accuracy of shuffled streams that do not wait: first seed, first severity."""
+    severity, published = plan.severities[0], {name: make for name, make in rated(material.basis).items() if name in spent.time}
+    found: dict[tuple[int, str], list[AtRate]] = {(k, name): [] for k in RATES for name in (OURS, *published)}
+    without = []
+    for condition in plan.conditions:
+        stream = images.stream("shuffled", condition, severity)
+        z = material.program.encode(stream.x)[0]
+        frozen = material.head.logits(z).argmax(axis=1) == stream.y
+        without.append(frozen.mean())
+        for k in RATES:
+            found[k, OURS].append(learner_at_rate(material.acting, stream, frozen, spent.ours.observe, spent.ours.refresh, k))
+            for name, make in published.items():
+                found[k, name].append(contender_at_rate(make(), stream, z, frozen, spent.time[name], k))
+    rows, plain = [], float(np.mean(without))
+    for (k, name), values in found.items():
+        last, strict, share = (float(np.mean([getattr(value, part) for value in values])) for part in ("last", "frozen", "in_time"))
+        say(f"a batch every {k} x plain inference, {name}: {last:.1%}, {strict:.1%} if the frozen model answers what is missed; {share:.0%} of batches adapted to; frozen {plain:.1%}")
+        rows += [Row(f"rate_{k}x/{name}", last, f"accuracy, {share:.0%} of batches in time", plain), Row(f"rate_{k}x_else_frozen/{name}", strict, "accuracy", plain)]
+    return rows
+
+
+__all__ = ["Plan", "choose_rates", "compare", "run_shift"]

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edgeadapt.bench.adapt import run_adapt
 from edgeadapt.bench.answers import run_answers
 from edgeadapt.bench.classes import run_classes
+from edgeadapt.bench.detection import run_detection
 from edgeadapt.bench.guarding import run_guard
 from edgeadapt.bench.material import Say
 from edgeadapt.bench.measure import Row
-from edgeadapt.bench.shift import run_shift
 
 Suite = Callable[[str | None, tuple[int, ...], Say], list[Row]]
-SPINE: dict[str, Suite] = {"shift": run_shift, "adapt": run_adapt, "answers": run_answers, "classes": run_classes, "guard": run_guard}
+SPINE: dict[str, Suite] = {"detection": run_detection, "answers": run_answers, "classes": run_classes, "guard": run_guard}
 
-__all__ = ["SPINE", "Suite", "run_adapt", "run_answers", "run_classes", "run_guard", "run_shift"]
+__all__ = ["SPINE", "Suite", "run_answers", "run_classes", "run_detection", "run_guard"]

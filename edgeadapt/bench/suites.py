@@ -15,8 +15,8 @@ SUITES = {
     "overhead": "observe against the plain encoder; label to usable prediction; memory; start",
     "steps": "the adaptor and the entropy step beside torch eager, torch.compile and others; --quick, --peers, --passes",
     "heads": "ridge on Fashion-MNIST in five tasks, with EfficientNet-Lite0 features, beside what one could pick instead",
-    "shift": "false alarms and detection of the shift axis",
-    "adapt": "the share of the gap that label-free adaptation closes",
+    "detection": "false alarms and detection of the shift axis",
+    "shift": "label-free adaptation beside published methods: accuracy, worst loss, cost, constant rate; --quick, --members, --foreign, --plots",
     "answers": "recovery from a few labels, and from the questions alone",
     "classes": "new classes from ten labels each",
     "guard": "clean label batches accepted, poisoned ones caught",
@@ -35,8 +35,8 @@ SUITES = {
 
 _SEEDS = (0, 1, 2)
 _METHODS = ("streams", "key_value", "novelty", "selection", "search", "growth", "questions")
-_OWN = {name: f"edgeadapt.bench.{name}" for name in ("overhead", "steps", "heads", "soak", "interference", "commit", *_METHODS)}
-_OPTIONS = {"steps": ("quick", "peers", "passes"), **dict.fromkeys(("soak", "interference", "commit", *_METHODS), ("quick",))}
+_OWN = {name: f"edgeadapt.bench.{name}" for name in ("overhead", "steps", "heads", "shift", "soak", "interference", "commit", *_METHODS)}
+_OPTIONS = {"steps": ("quick", "peers", "passes"), "shift": ("quick", "members", "foreign"), **dict.fromkeys(("soak", "interference", "commit", *_METHODS), ("quick",))}
 
 
 def run(

@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict
 
 from edgeadapt.bundle._describe import describe
+from edgeadapt.bundle._stress_table import stress_table
 from edgeadapt.bundle.archive import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_bundle
 from edgeadapt.bundle.roles import ROLES
 from edgeadapt.bundle.schema import Manifest, json_schema
@@ -30,5 +31,5 @@ def format_schemas() -> dict[str, str]:
 __all__ = [
     "FACTORY", "FROZEN", "GUARD",
     "Bundle", "Manifest", "Signature",
-    "describe", "format_schemas", "read_bundle", "write_bundle",
+    "describe", "format_schemas", "read_bundle", "stress_table", "write_bundle",
 ]

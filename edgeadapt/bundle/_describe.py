@@ -56,6 +56,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "triggers": manifest.triggers,
         "policy": manifest.policy,
         "provenance": manifest.provenance,
+        "stress": bundle.card.get("stress"),
     }
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(found))
     return plain

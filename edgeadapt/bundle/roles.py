@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 RoleName = Literal[
-    "encode", "correct", "predict", "novelty", "shift", "learn", "redeem", "derive", "adapt", "probe", "fit", "rate"
+    "encode", "correct", "predict", "novelty", "shift", "learn", "redeem", "derive", "adapt", "probe", "fit", "rate", "smooth"
 ]
 ROLE_NAMES: tuple[RoleName, ...] = get_args(RoleName)
 
@@ -40,6 +40,7 @@ ROLES: dict[RoleName, Role] = {
         Role("adapt", "which correction fits these unlabelled inputs?", {"x": "(B, *input), or z (B, D) for feature-space methods", "sample_weight": "(B,) float32", "noise": "(P,) float32, standard normal; only of methods that search at random"}, {"used": "(B,) float32", "wants_reset": "() float32, above 0: back to the factory"}, True),
         Role("probe", "what would this adaptor read?", {"z": "(B, D) float32"}, {"hidden": "(B, P) float32, the features whose read-out the adaptor trains, at its factory values"}, False),
         Role("fit", "one gradient step of an adaptor", {"z": "(B, D) float32", "y": "(B,) int64", "sample_weight": "(B,) float32", "learning_rate": "() float32"}, {"loss": "() float32"}, True),
+        Role("smooth", "what do the other samples of a batch say about an answer?", {"logits": "(B, K) float32", "z": "(B, D) float32, corrected", "sample_weight": "(B,) float32, 0 where a row pulls no other"}, {"smoothed": "(B, K) float32"}, False),
         Role("rate", "how much is this sample worth keeping?", {"z": "(B, D) float32"}, {"value": "(B,) float32"}, False),
     )
 }

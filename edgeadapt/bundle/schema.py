@@ -148,6 +148,8 @@ class AdaptPolicy(_Strict, frozen=True, kw_only=True):
     mode: AdaptMode = "off"
     method: str = ""
     steps: Positive = 1  # calls of the graph per refresh, each from the tensors that the one before left
+    preserves_space: bool = True  # an adapted encoder's features mean what the factory's do: labels may be learned from them
+    home: float = 0.85  # share of their distance from the classes that corrected inputs may keep, else the correction is not used
     memory: Size = 64  # recent inputs, in memory only
     min_memory: Size = 32  # samples before the first correction
     refresh_samples: Positive = 64  # between two refreshes
@@ -202,6 +204,14 @@ class GrowthPolicy(_Strict, frozen=True, kw_only=True):
     adaptor_ms: float = 1.0  # that a sample may take in what an adaptor reads, measured on the device
 
 
+class SmoothPolicy(_Strict, frozen=True, kw_only=True):
+    """Whether answers of a batch speak for each other where a stream shows one class after the other. Predictions alone read it."""
+
+    method: str = ""  # "" for a bundle without one
+    threshold: float = 3.0  # standard deviations above what a stream without order shows, see ``device/correlation.py``
+    fewest: Slots = 8  # samples of a batch; smaller ones are left alone
+
+
 class PolicySpec(_Strict, frozen=True, kw_only=True):
     """Every number a decision needs; the device reads them and raises none."""
 
@@ -212,6 +222,7 @@ class PolicySpec(_Strict, frozen=True, kw_only=True):
     guard: GuardPolicy = GuardPolicy()
     ask: AskPolicy = AskPolicy()
     growth: GrowthPolicy = GrowthPolicy()
+    smooth: SmoothPolicy = SmoothPolicy()
 
 
 class Provenance(_Strict, frozen=True, kw_only=True):
@@ -321,6 +332,6 @@ def _with_clean_descriptions(value: Any) -> Any:
 
 __all__ = [
     "FORMAT", "AdaptPolicy", "AdaptorSpec", "AskPolicy", "GraphSpec", "GrowthPolicy", "GuardPolicy", "InputSpec", "LearnPolicy", "Manifest", "Member",
-    "NoveltyPolicy", "NumericSpec", "Parity", "PolicySpec", "PortSpec", "Provenance", "ShiftPolicy", "TensorSpec",
+    "NoveltyPolicy", "NumericSpec", "Parity", "PolicySpec", "PortSpec", "Provenance", "ShiftPolicy", "SmoothPolicy", "TensorSpec",
     "TriggerSpec", "decode_manifest", "encode_manifest", "json_schema", "space_of", "space_of_digests",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeadapt.bundle import Bundle, describe, read_bundle
+from edgeadapt.bundle import Bundle, describe, read_bundle, stress_table
 from edgeadapt.bundle.schema import GraphSpec, PortSpec
 from edgeadapt.device.program import Program
 from edgeadapt.errors import BundleError, InputError
@@ -18,7 +18,8 @@ from edgeadapt.runtime import Runtime, Tensors, open_runtime
 
 def inspect(args: argparse.Namespace) -> int:
     """Print what a bundle holds."""
-    found = describe(read_bundle(args.bundle))
+    bundle = read_bundle(args.bundle)
+    found = describe(bundle)
     if args.json:
         print(json.dumps(found, indent=2))
         return 0
@@ -41,6 +42,8 @@ def inspect(args: argparse.Namespace) -> int:
     print(f"  made      {made['created']} with {versions}, seed {made['seed']}")
     print(f"  from      {made['encoder']}{', ' + made['data'] if made['data'] else ''}")
     print(f"  sha256    {found['sha256']}")
+    for number, line in enumerate(stress_table(bundle.card)):
+        print(f"  {'' if number else 'stress':<9} {line}")
     return 0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +15,10 @@ import msgspec
 from edgeadapt.errors import EdgeadaptError, InputError
 
 if TYPE_CHECKING:
-    from edgeadapt.host.datasets import ImageData
+    from edgeadapt.host.labelled import Labelled
     from edgeadapt.host.recipe import Recipe
 
-CALIBRATION = 0.1  # of each class of the training images; training never sees it
+CALIBRATION = 0.1  # of each class of the training samples; training never sees it
 
 
 def keygen(args: argparse.Namespace) -> int:
@@ -28,20 +30,23 @@ def keygen(args: argparse.Namespace) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train the recipe's network and write its weights."""
+    """Train the recipe's network and write its weights; in several processes if torchrun started them, of which the first writes."""
     from edgeadapt.host.recipe import load_recipe
+    from edgeadapt.host.training.parallel import is_first_process
 
     recipe = _with_data(load_recipe(args.recipe), args.data)
+    _find_own_modules(args.recipe)
     if recipe.encoder.file:
         raise InputError(f"{args.recipe}: encoder.file is a finished encoder; there is nothing to train")
     out = args.out or args.recipe.with_suffix(".safetensors")
     _require_folder(out)
     fit, _, validation = split_data(recipe)
     network, accuracy = train_network(
-        recipe, fit, validation, _say, checkpoint=out.with_suffix(".checkpoint.safetensors"), resume=args.resume
+        recipe, fit, validation, _say, checkpoint=out.with_suffix(".checkpoint.safetensors"), resume=args.resume, log=args.log
     )
-    _write_weights(network, out)
-    print(f"wrote {out}: validation accuracy {accuracy:.2%}")
+    if is_first_process():
+        _write_weights(network, out)
+        print(f"wrote {out}: validation accuracy {accuracy:.2%}")
     return 0
 
 
@@ -49,8 +54,11 @@ def export(args: argparse.Namespace) -> int:
     """From recipe to bundle; 1 if the recipe demands ``adapt = "act"`` and the stress card says no."""
     from edgeadapt.host.recipe import load_recipe
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("export runs in one process: train with torchrun, then export with encoder.weights in the recipe")
     key = args.key.read_bytes() if args.key else None
     recipe = _with_data(load_recipe(args.recipe), args.data)
+    _find_own_modules(args.recipe)
     if args.state_kib is not None:
         recipe = msgspec.structs.replace(recipe, export=msgspec.structs.replace(recipe.export, state_kib=args.state_kib))
     _require_folder(args.out)
@@ -68,7 +76,7 @@ class _NotEarned(EdgeadaptError):
 def export_recipe(
     recipe: Recipe, out: Path, *, say: Callable[[str], None], private_key: bytes | None = None, recipe_sha256: str = ""
 ) -> Any:
-    """Train if there is no finished encoder, then export with calibration images that training never saw.
+    """Train if there is no finished encoder, then export with calibration samples that training never saw.
 
     Returns:
         The bundle.
@@ -81,9 +89,9 @@ def export_recipe(
         encoder, _ = train_network(recipe, fit, validation, say)
     chosen = recipe.export
     settings: dict[str, Any] = {
-        **{key: getattr(chosen, key) for key in ("name", "version", "class_slots", "domain_slots", "batches", "novelty", "state_kib", "novelty_kib", "adaptors")},
+        **{key: getattr(chosen, key) for key in ("name", "version", "class_slots", "domain_slots", "batches", "novelty", "state_kib", "novelty_kib", "adaptors", "smooth")},
         "seed": recipe.seed,
-        "adapt": "none" if chosen.adapt == "off" else "auto",
+        "adapt": "none" if chosen.adapt == "off" else chosen.label_free,
         "stress": chosen.adapt != "advise",
         "encoder_name": Path(recipe.encoder.file).name or recipe.encoder.network,
         "data_name": recipe.data.kind,
@@ -93,7 +101,7 @@ def export_recipe(
     return export_bundle(out, encoder, calibrating, calibration.classes, private_key=private_key, progress=say, **settings)
 
 
-def split_data(recipe: Recipe) -> tuple[ImageData, ImageData, ImageData]:
+def split_data(recipe: Recipe) -> tuple[Labelled, Labelled, Labelled]:
     """``(for training, for calibration, validation)``, all of the known classes alone."""
     from edgeadapt.host.recipe import load_data
 
@@ -104,18 +112,18 @@ def split_data(recipe: Recipe) -> tuple[ImageData, ImageData, ImageData]:
 
 
 def train_network(
-    recipe: Recipe, fit: ImageData, validation: ImageData, say: Callable[[str], None], **checkpoint: Any
+    recipe: Recipe, fit: Labelled, validation: Labelled, say: Callable[[str], None], **files: Any
 ) -> tuple[Any, float]:
-    """The recipe's network, trained, and its accuracy on the validation images."""
+    """The recipe's network, trained, and its accuracy on the validation samples; ``files`` are checkpoint, resume and log."""
     from edgeadapt.host.networks import build_network
     from edgeadapt.host.train import train as fit_network
 
     network = build_network(recipe.encoder.network, len(fit.classes), fit.channels, seed=recipe.seed, **recipe.encoder.options)
-    result = fit_network(network, fit, validation, seed=recipe.seed, progress=say, **msgspec.structs.asdict(recipe.train), **checkpoint)
+    result = fit_network(network, fit, validation, seed=recipe.seed, progress=say, **msgspec.structs.asdict(recipe.train), **files)
     return result.network, result.accuracy
 
 
-def finished_encoder(recipe: Recipe, fit: ImageData) -> Any:
+def finished_encoder(recipe: Recipe, fit: Labelled) -> Any:
     """The encoder a recipe names by file or weights; None if it has to be trained."""
     given = recipe.encoder
     if given.file:
@@ -161,6 +169,13 @@ def _with_data(recipe: Recipe, path: Path | None) -> Recipe:
     if path is None:
         return recipe
     return msgspec.structs.replace(recipe, data=msgspec.structs.replace(recipe.data, path=str(path.resolve())))
+
+
+def _find_own_modules(recipe: Path) -> None:
+    """A ``module:factory`` may lie beside its recipe. The folder is looked at last, so that it hides nothing that is installed."""
+    folder = str(recipe.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
 
 
 def _require_folder(out: Path) -> None:

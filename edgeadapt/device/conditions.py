@@ -200,7 +200,7 @@ class Conditions:
             for i in rows
         ]  # fmt: skip
         if stream.state.domain != SOURCE and rows:
-            kept = as_stored(z[rows], taps[rows])
+            kept = as_stored(z[rows], taps[rows]) if self._program.preserves_space else as_stored(*self._program.encode(view.inputs[rows]))
             self._pending.renew(PendingBatch(tuple(view.ids[i] for i in rows), stream.name, stream.state.domain, True, kept, time.monotonic()))
         self._questions.ask(asked)
         self._topics.update((q.id, stream.state.domain) for q in asked)
@@ -276,7 +276,7 @@ class Conditions:
         if active.refreshes:
             choices.append((self._health(self._read(active.encode, active, kept.inputs(), memory), memory), replace(active, refreshes=active.refreshes + 1)))
         bare = replace(active, tensors=self._program.factory_domain(), encode=None)
-        chosen, why = healthiest(choices, kept.mean_distance, lambda: self._health(self._read(None, bare, kept.inputs(), memory), memory))
+        chosen, why = healthiest(choices, kept.mean_distance, lambda: self._health(self._read(None, bare, kept.inputs(), memory), memory), self._policy.adapt.home)
         if chosen is None and (active.tensors is not active.saved or active.encode is not None):
             self._note(Action("suspend", "", active.name, why=why))
         return chosen or replace(bare, refreshes=0)

@@ -17,7 +17,8 @@ from edgeadapt.device.journal_rows import EvidenceRow
 from edgeadapt.errors import InputError, StateError
 from edgeadapt.results import Question
 
-_LARGEST = 50_000  # pending samples; the oldest batch goes first
+LARGEST_PENDING = 50_000
+"""Observed samples that can still be labelled; the oldest batch goes first."""
 _RAW_BYTES = 32 << 20  # of inputs of pending samples
 
 
@@ -32,6 +33,8 @@ class PendingBatch:
     features: NDArray[np.float16]
     at: float  # monotonic seconds
     met_at: float = field(default_factory=lambda: time.time())  # seconds since the epoch
+    is_foreign: bool = False
+    """By an encoder adapted into a space of its own: no label is learned from these, but from the factory encoder's of the same inputs."""
 
 
 class Pending:
@@ -52,7 +55,7 @@ class Pending:
             self._take_in(batch)
             while self._batches:
                 serial, oldest = next(iter(self._batches.items()))
-                if oldest.at >= batch.at - self._keep_s and len(self._where) <= _LARGEST:
+                if oldest.at >= batch.at - self._keep_s and len(self._where) <= LARGEST_PENDING:
                     break
                 for sample in oldest.ids:
                     if sample in self._where and self._where[sample][2] == serial:

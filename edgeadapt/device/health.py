@@ -2,7 +2,7 @@
 
 It may suspend a correction, never block a label. Four things speak, each a number per input:
 
-    home       mean d(corrected) <= HEALTHY mean d(bare), with d = 1 - cosine to the nearest class mean
+    home       mean d(corrected) <= home mean d(bare), with d = 1 - cosine to the nearest class mean
     collapse   the commonest class takes at least ``CROWDED`` of the inputs, and significantly more than without the correction
     twin       where the frozen twin is sure, and sees nothing new, the correction answers otherwise more often than ``DISPUTED`` allows
     certainty  the mean entropy rises by ``UNCERTAIN`` nats, and significantly more inputs grow less certain: half as many disputes are allowed
@@ -25,7 +25,7 @@ from edgeadapt.device.guard import sign_test, upper_tail
 
 Choice = TypeVar("Choice")
 HEALTHY = 0.85
-"""A correction must bring the inputs' mean distance from the classes below this share of what it is without."""
+"""A correction must bring the inputs' mean distance from the classes below this share of what it is without; a bundle may say another (``home``)."""
 CROWDED = 0.8
 UNCERTAIN = 0.5
 DISPUTED = 0.2
@@ -74,33 +74,33 @@ def distance_from(embedding: NDArray[np.float32], prototypes: NDArray[np.float32
     return (1.0 - nearest).astype(np.float32)
 
 
-def harm(bare: Health, corrected: Health) -> str:
+def harm(bare: Health, corrected: Health, home: float = HEALTHY) -> str:
     """Why a correction of these inputs is to be suspended; empty if it is healthy. Both describe the same inputs, in order."""
-    return not_home(bare, corrected) or collapse(bare, corrected) or dispute(bare, corrected)
+    return not_home(bare, corrected, home) or collapse(bare, corrected) or dispute(bare, corrected)
 
 
-def healthiest(choices: Sequence[tuple[Health, Choice]], bare_distance: float, bare: Callable[[], Health]) -> tuple[Choice | None, str]:
+def healthiest(choices: Sequence[tuple[Health, Choice]], bare_distance: float, bare: Callable[[], Health], home: float = HEALTHY) -> tuple[Choice | None, str]:
     """The correction that brings its inputs closest to the classes among those that do no harm; or None, and what speaks against the closest.
 
     Args:
-        bare_distance: mean distance of the inputs without a correction. bare: works out all of their health; asked only where it matters.
+        bare_distance: mean distance of the inputs without a correction. bare: works out all of their health; asked only where it matters. home: see ``HEALTHY``.
     """
     without: Health | None = None
     first = ""
     for health, choice in sorted(choices, key=lambda pair: float(pair[0].distance.mean())):
-        if health.distance.mean() <= HEALTHY * bare_distance:
+        if health.distance.mean() <= home * bare_distance:
             without = without or bare()
-            doubt = harm(without, health)
+            doubt = harm(without, health, home)
         else:
-            doubt = _too_far(float(health.distance.mean()), bare_distance)
+            doubt = _too_far(float(health.distance.mean()), bare_distance, home)
         if not doubt:
             return choice, ""
         first = first or doubt
     return None, first
 
 
-def not_home(bare: Health, corrected: Health) -> str:
-    return _too_far(float(corrected.distance.mean()), float(bare.distance.mean()))
+def not_home(bare: Health, corrected: Health, home: float = HEALTHY) -> str:
+    return _too_far(float(corrected.distance.mean()), float(bare.distance.mean()), home)
 
 
 def collapse(bare: Health, corrected: Health) -> str:
@@ -127,5 +127,5 @@ def dispute(bare: Health, corrected: Health) -> str:
     return f"the frozen model is sure of {sure} inputs and the correction disputes {otherwise} of them{rises}"
 
 
-def _too_far(corrected: float, bare: float) -> str:
-    return f"distance from the classes {corrected:.3g} corrected, {HEALTHY * bare:.3g} needed" if corrected > HEALTHY * bare else ""
+def _too_far(corrected: float, bare: float, home: float) -> str:
+    return f"distance from the classes {corrected:.3g} corrected, {home * bare:.3g} needed" if corrected > home * bare else ""

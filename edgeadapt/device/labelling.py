@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.evidence import PendingBatch
+from edgeadapt.device.evidence import PendingBatch, as_stored
 from edgeadapt.device.held_out import HeldOut
 from edgeadapt.device.journal_rows import EvidenceRow, Met
 from edgeadapt.device.memory import SOURCE, Memory
@@ -53,6 +53,32 @@ class Labelling:
         """A class is new to the device until it has a handful of labels; factory classes never are."""
         return not self._held_out.is_settled(name)
 
+    def at_home(
+        self, samples: Sequence[str], found: Sequence[tuple[PendingBatch, int] | EvidenceRow], input_of: Callable[[str], NDArray[Any] | None]
+    ) -> list[tuple[PendingBatch, int] | EvidenceRow]:
+        """The same, with the factory encoder's features of samples that an encoder in a space of its own has met. Spaces are never mixed.
+
+        Raises:
+            InputError: the input of such a sample is no longer kept.
+        """
+        homed = list(found)
+        foreign = [(i, given[0]) for i, given in enumerate(found) if not isinstance(given, EvidenceRow) and given[0].is_foreign]
+        if not foreign:
+            return homed
+        inputs = []
+        for i, batch in foreign:
+            kept = input_of(samples[i])
+            if kept is None:
+                raise InputError(
+                    f"sample {samples[i]!r} was met in {batch.domain} by an adapted encoder, whose features labels are not learned from, and its input "
+                    "is no longer kept (the newest 32 MiB are); pass the input again: learner.learn(x, label)"
+                )
+            inputs.append(kept)
+        features = as_stored(*self._program.encode(np.stack(inputs)))
+        for (i, batch), row in zip(foreign, features, strict=True):
+            homed[i] = (replace(batch, ids=(samples[i],), features=row[None], is_foreign=False), 0)
+        return homed
+
     def rows_of(self, samples: Sequence[str], found: Sequence[tuple[PendingBatch, int] | EvidenceRow], names: Sequence[str], source: str) -> list[EvidenceRow]:
         """Rows of observed samples, with the features they were observed with; an earlier row of a sample is corrected."""
         return [
@@ -75,7 +101,8 @@ class Labelling:
     ) -> EvidenceRow:
         manifest = self._program.manifest
         weight = 0.0 if self._teaches_an_adaptor(domain, name) else manifest.policy.learn.field_weight
-        met: Met = "adapted" if self._live().encoder_in(domain) is not None else "factory" if is_unshifted else "shifted"
+        by_adapted = self._program.preserves_space and self._live().encoder_in(domain) is not None
+        met: Met = "adapted" if by_adapted else "factory" if is_unshifted else "shifted"
         return EvidenceRow(
             sample, source, stream, domain, met_at, name, weight, manifest.space, self._is_factory(met, name), features, met=met
         )

@@ -15,13 +15,14 @@ from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.bundle.schema import AdaptMode
 from edgeadapt.device.budget import Budget, Meter, WriteRoom
 from edgeadapt.device.conditions import Conditions
+from edgeadapt.device.correlation import Smoothing
 from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored, new_ids
 from edgeadapt.device.fitting import Growth
 from edgeadapt.device.forgetting import Selection
 from edgeadapt.device.housekeeping import Housekeeping
 from edgeadapt.device.labelling import Labelling
 from edgeadapt.device.learning import Learning
-from edgeadapt.device.memory import Memory
+from edgeadapt.device.memory import SOURCE, Memory
 from edgeadapt.device.opening import Opened, open_state
 from edgeadapt.device.policy import Keep, Policy
 from edgeadapt.device.receiving import Receiving
@@ -126,6 +127,7 @@ class Learner:
         )
         self._keeps_raw = opened.raw_per_class > 0
         self._serving = Serving(self._program, self._live.classes)
+        self._smoothing = Smoothing(self._program) if self._manifest.policy.smooth.method else None
         self._spent = {"encode": 0.0, "sense": 0.0}
         self._observed = 0
         if self._journal.count_evidence().get("received"):  # labels that were durable but not yet learned when the process stopped
@@ -208,7 +210,6 @@ class Learner:
         if features is None:
             self._serving.look(inputs)
         read = self._program.read(z, taps, memory.tensors_in(domain))
-        prediction = self._serving.prediction(read, memory)
         ids = new_ids(len(z))
         slots = read.logits.argmax(axis=1)
         is_factory_path = memory.encoder_in(domain) is None
@@ -217,12 +218,16 @@ class Learner:
             if found.state.domain == domain:  # else the worker moved on: these residuals belong to the past
                 found.window.push(read.residual, slots, read.score, inputs, ids)
             reading = found.window.reading(domain, memory.class_counts, is_factory_path)
-            self._pending.add(PendingBatch(ids, stream, domain, reading.is_shifted, as_stored(z, taps), time.monotonic()))  # before a question names them
-            if self._keeps_raw and features is None:
+            is_foreign = not (is_factory_path or self._program.preserves_space) and features is None
+            batch = PendingBatch(ids, stream, domain, reading.is_shifted, as_stored(z, taps), time.monotonic(), is_foreign=is_foreign)
+            self._pending.add(batch)  # before a question names them
+            if (self._keeps_raw or is_foreign) and features is None:
                 self._pending.keep_inputs(ids, inputs)
             if found.window.is_full and found.window.fresh >= self._manifest.policy.shift.window:
                 queued = (self._streams.queue_window(found, is_factory_path),)
         abstained = self._serving.abstained(read, reading)
+        answer = read if self._smoothing is None or self._adapt_mode() != "act" else self._smoothing.of(found, read, slots, reading, memory)
+        prediction = self._serving.prediction(answer, memory)
         self._observed += len(z)
         self._spent["encode"] += encoded - started
         self._spent["sense"] += time.perf_counter() - encoded
@@ -272,7 +277,7 @@ class Learner:
         """
         self._here()
         domain = self._streams.domain_of(stream)
-        inputs, z, taps = self._serving.features(x, features, self._live, domain)
+        inputs, z, taps = self._serving.features(x, features, self._live, domain if self._program.preserves_space else SOURCE)
         return self._receiving.learn(inputs, z, taps, y, source, stream, domain, is_raw=features is None)
 
     def add_class(self, name: str) -> None:

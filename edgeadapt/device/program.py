@@ -16,7 +16,7 @@ from edgeadapt.device.adaptors import Adaptors, shared_graphs
 from edgeadapt.device.linalg import NUMERICS, one_thread
 from edgeadapt.errors import BundleError, StateError
 from edgeadapt.inputs import chunks
-from edgeadapt.runtime import Executable, Runtime, Tensors
+from edgeadapt.runtime import ArrayLike, Executable, Runtime, Signature, Tensors
 
 F32 = NDArray[np.float32]
 NO_TENSORS = Tensors()
@@ -31,6 +31,22 @@ class Read:
     logits: F32  # (N, K)
     score: F32  # (N,) novelty
     residual: F32  # (N, R) from the predicted class, uncorrected
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A graph with tensors of its own: called like one that has none."""
+
+    graph: Executable
+    tensors: Tensors
+
+    @property
+    def signature(self) -> Signature:
+        own = self.graph.signature
+        return Signature(own.ports, tuple(port for port in own.reads if port.name not in self.tensors), own.outputs, own.writes)
+
+    def __call__(self, ports: Mapping[str, ArrayLike], tensors: Tensors) -> tuple[dict[str, NDArray[Any]], Tensors]:
+        return self.graph(ports, self.tensors.over(tensors))
 
 
 class Program:
@@ -48,9 +64,11 @@ class Program:
         self._redeem = self._load("redeem")
         self._adapt_spec, self._adapt = self._adapt_graph()
         self._refold = self._load("derive")
+        self._smooth = self._required("smooth") if self.manifest.policy.smooth.method else None
         constants = set(self._spec("encode").frozen) if self._encode else set()
         self._constants = constants & set(self._spec("derive").writes) if self._refold else set()
         self._encode_file = bundle.graph_file(self._spec("encode")) if self._constants else None  # the bundle may be replaced while it is in use
+        self._unfolded_spec, self._unfolded = self._unfolded_graph()
         values = bundle.weights(FACTORY)
         self.adaptors = Adaptors(bundle, runtime)
         own = self.adaptors.all_names
@@ -75,6 +93,13 @@ class Program:
         wanted = self.manifest.policy.adapt.method
         for spec in self.manifest.graphs_for("adapt"):
             if wanted in spec.methods:
+                return spec, self.runtime.load(self.bundle.graph_file(spec))
+        return None, None
+
+    def _unfolded_graph(self) -> tuple[GraphSpec | None, Executable | None]:
+        """The encoder once more, reading a condition's statistics as tensors: nothing is loaded again when they change."""
+        for spec in shared_graphs(self.manifest, "encode"):
+            if spec.reads:
                 return spec, self.runtime.load(self.bundle.graph_file(spec))
         return None, None
 
@@ -110,8 +135,13 @@ class Program:
 
     @property
     def adapts_encoder(self) -> bool:
-        """True if adapting re-folds the encoder, so that its features are no longer the factory's."""
-        return self._adapt is not None and bool(self._constants)
+        """True if adapting changes the encoder, so that its features are no longer the factory's."""
+        return self._adapt is not None and (bool(self._constants) or self._unfolded is not None)
+
+    @property
+    def preserves_space(self) -> bool:
+        """True if labels may be learned from what an adapted encoder makes of a sample; else only from the factory encoder's features."""
+        return not self.adapts_encoder or self.manifest.policy.adapt.preserves_space
 
     @property
     def can_adapt(self) -> bool:
@@ -226,8 +256,22 @@ class Program:
             wishes.append(outputs["wants_reset"])
         return {**outputs, "wants_reset": np.maximum.reduce(wishes)}, written
 
+    def smooth(self, logits: F32, embedding: F32, tensors: Tensors) -> F32:
+        """(N, K) logits in the light of each other, in chunks as the graphs take them; a rest that is too small stays as it is."""
+        if self._smooth is None:
+            raise BundleError("this bundle has no graph for the role 'smooth'")
+        smoothed = logits.copy()
+        for rows in chunks(len(logits), self.chunk):
+            part = logits[rows]
+            if len(part) >= self.manifest.policy.smooth.fewest:
+                ports = {"logits": part, "z": embedding[rows], "sample_weight": np.ones(len(part), np.float32)}
+                smoothed[rows] = self._smooth(ports, tensors)[0]["smoothed"]
+        return smoothed
+
     def refold(self, tensors: Tensors) -> Executable | None:
-        """The encoder with the constants that follow from a domain's statistics."""
+        """The encoder with the constants that follow from a domain's statistics, or the one that reads them, bound to them."""
+        if self._unfolded is not None and self._unfolded_spec is not None:
+            return Bound(self._unfolded, tensors.only(self._unfolded_spec.reads))
         if self._refold is None or self._encode_file is None:
             return None
         _, written = self._refold({}, tensors)

@@ -38,7 +38,7 @@ class Receiving:
         if len(set(samples)) != len(samples):
             raise InputError("an id is given twice")
         with self._lock:
-            found = self._found(samples)
+            found = self._labelling.at_home(samples, self._found(samples), self._pending.input_of)
             check_storable([given.features if isinstance(given, EvidenceRow) else given[0].features[given[1]] for given in found])
             names = self._labelling.names(labels, len(samples))
             said = [(sample, given, name) for sample, given, name in zip(samples, found, names, strict=True) if not _says_so(given, name, source)]

@@ -30,6 +30,7 @@ from edgeadapt.bundle.schema import (
     Manifest,
     PolicySpec,
     Provenance,
+    SmoothPolicy,
     TriggerSpec,
     space_of,
 )  # fmt: skip
@@ -41,7 +42,7 @@ from edgeadapt.host.encoding import Encoder
 from edgeadapt.host.methods.base import Arrays, FactoryData
 from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.settings import Settings
-from edgeadapt.host.stress import stress_card
+from edgeadapt.host.stress import Kind, stress_card
 from edgeadapt.runtime import GraphFile, open_runtime
 
 Progress = Callable[[str], None]
@@ -109,10 +110,12 @@ class _Maker:
         say("calibrate: features, head, thresholds")
         self.z, self.taps = self._features(x)
         extra = self._calibrate()
-        self.composition = Composition.of(encoder, self.head, self.score, self.sense, self.adaptation, settings.adaptor_family(self.evidence.dims, self.head, self.temperature), 1.0 / self.temperature)
+        self.composition = Composition.of(encoder, self.head, self.score, self.sense, self.adaptation, settings.adaptor_family(self.evidence.dims, self.head, self.temperature), 1.0 / self.temperature, settings.smooth, self.source)
+        if self.composition.adaptors and not self._preserves_space():
+            raise InputError(f"adapt = {self.adaptation!r} gives a condition a feature space of its own, and an adaptor is trained in the factory's; leave out adaptors")
         self.frozen, self.factory = self.composition.values(self.evidence, extra)
         arrays = {**self.factory, **self.frozen}
-        values = {**self.fitted.values, **{name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}}
+        values = {**self.fitted.values, **{name: torch.from_numpy(np.asarray(value, order="C")) for name, value in arrays.items()}}
         self.graphs |= self.composition.compile(self.judge, values, say)
 
     def _load_encoder(self) -> None:
@@ -148,6 +151,7 @@ class _Maker:
         s = self.settings
         split = calibrate.split_rows(self.y, self.classes, s.seed)
         self.evidence, self.judge, self.judge_rows = self._data(split.evidence), self._data(split.held_out), split.held_out
+        self.source = (self.x[split.evidence], self.y[split.evidence], s.class_slots)
         self.head, self.sense = s.chosen_head(self.evidence, self.judge, self.say), ResidualShift()
         unseen = self._features(calibrate.unseen_images(self.x[self.judge_rows[:_UNSEEN]], s.seed)) if self.encoder.input.dtype == "uint8" else None
         self.score, marks = calibrate.choose_novelty(s.novelty_candidates(), self.head, self.sense, self.evidence, self.judge, unseen, s.seed, novelty_kib=s.novelty_kib)
@@ -199,16 +203,15 @@ class _Maker:
                       reads=made.graph.reads, writes=made.graph.writes, frozen=made.graph.frozen, nodes=made.graph.nodes, parity=made.graph.parity)
             for name, made in self.graphs.items()
         )  # fmt: skip
-        encode = self.graphs.get("encode")
-        made_by = encode.graph.model if encode else self.encoder.name.encode()
         encoders = [graph for graph in graphs if "encode" in graph.roles]
-        space = space_of(made_by, *(self.frozen[name].tobytes() for name in encoder_tensors(self.frozen, encoders)))
+        made_by = [made.graph.model for made in self.graphs.values() if "encode" in made.roles] or [self.encoder.name.encode()]
+        space = space_of(*made_by, *(self.frozen[name].tobytes() for name in encoder_tensors(self.frozen, encoders)))
         kinds = ("evidence", "derived", "parameter")
         tensors = tuple(msgspec.structs.replace(spec, space=space if spec.kind in kinds else "") for spec in self.composition.specs.values())
         policy = PolicySpec(
             shift=self.shift, novelty=self.novelty, adapt=adapt,
             learn=LearnPolicy(method=self.head.name, factory_count=s.factory_count, temperature=self.temperature),
-            growth=self._growth(),
+            growth=self._growth(), smooth=SmoothPolicy(method=self.composition.smoother.name if self.composition.smoother else ""),
             guard=GuardPolicy(factory_samples=len(self._guard()["y"]), source_error=float(np.clip(2 * self.error, 0.1, 0.5))),
         )  # fmt: skip
         provenance = Provenance(
@@ -229,11 +232,12 @@ class _Maker:
         adapt = AdaptPolicy(mode="off", reason="no label-free method in this bundle")
         if self.adaptation != "none":
             adapt = self._adapt("advise", "not stress-tested")
-            if self.settings.stress and self.encoder.input.dtype == "uint8":
+            if self.settings.stress:
                 with tempfile.TemporaryDirectory() as folder:
                     trial = self._pack(Path(folder) / "trial.edge", self._adapt("act", "stress trial"), card, None)
                     rows = self.judge_rows
-                    stress = stress_card(trial, self.x[rows], self.y[rows], seed=self.settings.seed, say=self.say)
+                    kind: Kind = "short" if self.settings.stress == "short" else "full"
+                    stress = stress_card(trial, self.x[rows], self.y[rows], seed=self.settings.seed, say=self.say, kind=kind)
                 card["stress"] = stress.as_dict()
                 adapt = self._adapt(stress.mode, stress.reason)
         bundle = self._pack(path, adapt, card, private_key)
@@ -241,7 +245,12 @@ class _Maker:
         return bundle
 
     def _adapt(self, mode: AdaptMode, reason: str) -> AdaptPolicy:
-        return AdaptPolicy(mode=mode, method=self.adaptation, steps=self.composition.steps, refresh_samples=2 * self.shift.window, reason=reason)
+        preserves = self._preserves_space()
+        return AdaptPolicy(mode=mode, method=self.adaptation, steps=self.composition.steps, preserves_space=preserves, home=self.composition.home, refresh_samples=2 * self.shift.window, reason=reason)
+
+    def _preserves_space(self) -> bool:
+        """What the method says of itself: do features of an adapted encoder mean what the factory's do? ``preserves_space``, by default True."""
+        return bool(getattr(self.composition.constants or self.composition.features, "preserves_space", True))
 
     def _pack(self, path: Path, adapt: AdaptPolicy, card: dict[str, Any], private_key: bytes | None) -> Bundle:
         weights = {FROZEN: self.frozen, FACTORY: self.factory, GUARD: self._guard()}

@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeadapt.bundle.schema import NumericSpec, TensorSpec
+from edgeadapt.bundle.schema import AdaptPolicy, NumericSpec, TensorSpec
 from edgeadapt.host.adaptor_graphs import compile_adaptor
 from edgeadapt.host.compile import CompiledGraph, compile_graph
 from edgeadapt.host.encoders import Identity
@@ -33,6 +35,7 @@ from edgeadapt.host.methods.base import (
     Scores,
     class_moment,
 )
+from edgeadapt.host.methods.lame import Lame
 from edgeadapt.host.methods.nearest_mean import NearestMean
 from edgeadapt.host.methods.projected_means import KeepsMeans
 from edgeadapt.host.methods.residual_shift import ResidualShift
@@ -72,6 +75,7 @@ class Composition:
         head, score, sense: roles predict and learn, novelty, shift.
         features, constants: the label-free method, at most one of them: it corrects features and answers, or constants of the encoder.
         adaptors: the family that a condition may grow one of.
+        smoother: role smooth, if the bundle has it.
     """
 
     encoder: Encoder
@@ -81,21 +85,30 @@ class Composition:
     features: AdaptsFeatures | None = None
     constants: AdaptsEncoder | None = None
     adaptors: tuple[Adapts, ...] = ()
+    smoother: Lame | None = None
     specs: dict[str, TensorSpec] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, encoder: Encoder, head: Head, score: Scores, sense: ResidualShift, label_free: str, adaptors: Sequence[Adapts] = (), sharpness: float = 1.0
-    ) -> Composition:
-        method = adaptation(label_free, encoder, Beside(head, sharpness))
+        cls, encoder: Encoder, head: Head, score: Scores, sense: ResidualShift, label_free: str, adaptors: Sequence[Adapts] = (), sharpness: float = 1.0,
+        smooth: str = "none", source: tuple[NDArray[Any], NDArray[np.int64], int] | None = None,
+    ) -> Composition:  # fmt: skip
+        x, y, slots = source or (None, None, 0)
+        method = adaptation(label_free, encoder, Beside(head, sharpness, x, y, slots))
+        smoother = Lame(sharpness) if smooth == "lame" else None
         if hasattr(method, "refold"):
-            return cls(encoder, head, score, sense, None, method, tuple(adaptors))
-        return cls(encoder, head, score, sense, method, None, tuple(adaptors))
+            return cls(encoder, head, score, sense, None, method, tuple(adaptors), smoother)
+        return cls(encoder, head, score, sense, method, None, tuple(adaptors), smoother)
 
     @property
     def steps(self) -> int:
         """Calls of the label-free method per refresh."""
         return int(getattr(self.constants or self.features, "steps", 1))
+
+    @property
+    def home(self) -> float:
+        """How near to the classes the label-free method must bring inputs, as a share of where they are: ``AdaptPolicy.home``."""
+        return float(getattr(self.constants or self.features, "home", AdaptPolicy().home))
 
     @property
     def numerics(self) -> tuple[NumericSpec, ...]:
@@ -112,7 +125,7 @@ class Composition:
         factory: Arrays = {}
         if self.constants is not None:
             frozen |= {name: value.numpy() for name, value in self.constants.frozen.items()}
-        for method in (self.head, self.sense, self.score, self.features, self.constants, *self.adaptors):
+        for method in (self.head, self.sense, self.score, self.features, self.constants, self.smoother, *self.adaptors):
             if method is None:
                 continue
             values = method.factory(data)
@@ -192,6 +205,9 @@ class Composition:
         if isinstance(self.head, GivesReceipts):
             say("compile: redeem")
             graphs["redeem"] = self._compile_redeem(self.head, features, tensors, frozen, classes)
+        if self.smoother is not None:
+            say(f"compile: smooth ({self.smoother.name})")
+            graphs["smooth"] = self._compile_smooth(self.smoother, features, tensors, frozen)
         if self.features is not None:
             say(f"compile: adapt ({self.features.name})")
             graphs["adapt"] = self._compile_features(self.features, features, tensors, frozen)
@@ -211,6 +227,16 @@ class Composition:
         )
         return RoleGraph(graph, ("redeem",), (head.name,))
 
+    def _compile_smooth(self, method: Lame, features: Callable[..., Ports], tensors: Ports, frozen: tuple[str, ...]) -> RoleGraph:
+        def answered(generator: torch.Generator, batch: int) -> Ports:
+            z = features(generator, batch)["z"]
+            return {"logits": self.head.predict(tensors, z), "z": z, "sample_weight": torch.ones(batch)}
+
+        graph = compile_graph(
+            "smooth", lambda p, t: ({"smoothed": method.smooth(t, p["z"], p["logits"], p["sample_weight"])}, {}), answered, tensors, frozen=frozen
+        )
+        return RoleGraph(graph, ("smooth",), (method.name,))
+
     def _compile_features(self, method: AdaptsFeatures, features: Callable[..., Ports], tensors: Ports, frozen: tuple[str, ...]) -> RoleGraph:
         def weighted(generator: torch.Generator, batch: int) -> Ports:
             return {"z": features(generator, batch)["z"], "sample_weight": torch.ones(batch)}
@@ -226,6 +252,11 @@ class Composition:
             return ports | ({"noise": torch.randn(width, generator=generator)} if width else {})
 
         adapt = compile_graph("adapt", method.adapt, inputs, tensors, frozen=frozen, is_step=True)
+        if getattr(method, "is_unfolded", False):  # statistics stay tensors: a second encoder reads them, and nothing is folded
+            unfolded = compile_graph(
+                "encode_unfolded", lambda p, t: (method.encode(p, t), {}), lambda g, b: {"x": inputs(g, b)["x"]}, tensors, frozen=frozen  # type: ignore[attr-defined]
+            )
+            return {"adapt": RoleGraph(adapt, ("adapt",), (method.name,)), "encode_unfolded": RoleGraph(unfolded, ("encode",), (method.name,))}
         held = tuple(name for name in frozen if name in method.frozen)
         refold = compile_graph("refold", method.refold, lambda g, b: {}, tensors, frozen=held)
         return {"adapt": RoleGraph(adapt, ("adapt",), (method.name,)), "refold": RoleGraph(refold, ("derive",), (method.name,))}

@@ -1,4 +1,4 @@
-"""Labelled images for training and calibration: Fashion-MNIST, a folder per class, or one ``.npz``.
+"""Labelled images for training and calibration: Fashion-MNIST, a folder per class, or one ``.npz``. Signals are in ``sensor_data``.
 
 Images are ``uint8`` with values in [0, 255]: ``(N, H, W)`` when gray, ``(N, H, W, 3)`` RGB when in colour.
 """
@@ -6,19 +6,18 @@ Images are ``uint8`` with values in [0, 255]: ``(N, H, W)`` when gray, ``(N, H, 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import math
 import zipfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.errors import InputError, UnknownClassError
+from edgeadapt.errors import InputError
+from edgeadapt.host.labelled import Labelled, Labels, require_memory
 
 FASHION_MNIST_DIRECTORY = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_CLASSES = (
@@ -28,11 +27,10 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".ti
 _IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 Images = NDArray[np.uint8]
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class ImageData:
+class ImageData(Labelled):
     """Labelled images.
 
     Args:
@@ -45,92 +43,16 @@ class ImageData:
     """
 
     x: Images
-    y: Labels
-    classes: tuple[str, ...]
+    noun: ClassVar[str] = "image"
 
-    def __post_init__(self) -> None:
+    def _check_inputs(self) -> None:
         if self.x.dtype != np.uint8 or self.x.ndim not in (3, 4) or 0 in self.x.shape[1:]:
             raise InputError(f"images must be uint8 (N, H, W) or (N, H, W, C); got {self.x.dtype} {self.x.shape}")
-        if self.y.dtype != np.int64 or self.y.shape != (len(self.x),):
-            raise InputError(f"labels must be int64 ({len(self.x)},), one per image; got {self.y.dtype} {self.y.shape}")
-        if len(set(self.classes)) != len(self.classes):
-            raise InputError(f"a class is named twice: {', '.join(self.classes)}")
-        if len(self.y) and not (int(self.y.min()) >= 0 and int(self.y.max()) < len(self.classes)):
-            raise InputError(f"labels run from {self.y.min()} to {self.y.max()}, but there are {len(self.classes)} classes")
-
-    def __len__(self) -> int:
-        return len(self.x)
 
     @property
     def channels(self) -> int:
         """1 for gray images, else the last axis."""
         return 1 if self.x.ndim == 3 else int(self.x.shape[3])
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Images per class, in the order of ``classes``."""
-        return tuple(np.bincount(self.y, minlength=len(self.classes)).tolist())
-
-    def require_every_class(self) -> None:
-        """Data one can train on.
-
-        Raises:
-            InputError: no image, fewer than two classes, or a class without an image.
-        """
-        if len(self.classes) < 2 or not len(self.x):
-            raise InputError(f"needs images of at least two classes; got {len(self.x)} of {', '.join(self.classes) or 'no class'}")
-        empty = [name for name, count in zip(self.classes, self.counts, strict=True) if not count]
-        if empty:
-            raise InputError(f"class {empty[0]!r} has no image; leave it out with only(...)")
-
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) of names, shape, images and labels."""
-        digest = hashlib.sha256(repr((self.classes, self.x.shape)).encode())
-        digest.update(np.ascontiguousarray(self.x).data)
-        digest.update(np.ascontiguousarray(self.y).data)
-        return digest.hexdigest()
-
-    def take(self, rows: NDArray[Any]) -> ImageData:
-        """The chosen rows (indices or a mask), with all class names kept."""
-        return ImageData(self.x[rows], self.y[rows], self.classes)
-
-    def only(self, classes: Sequence[str]) -> ImageData:
-        """The images of some classes, relabelled in the order given; the order of images is kept.
-
-        Raises:
-            UnknownClassError: a name that this data does not have.
-            InputError: no name at all, or a name given twice.
-        """
-        for name in classes:
-            if name not in self.classes:
-                raise UnknownClassError(f"no class called {name!r}; the data has {', '.join(self.classes)}")
-        if not classes:
-            raise InputError(f"choose at least one class of {', '.join(self.classes)}")
-        to_new = np.full(len(self.classes), -1, np.int64)
-        for new, name in enumerate(classes):
-            to_new[self.classes.index(name)] = new
-        labels = to_new[self.y]
-        chosen = labels >= 0
-        return ImageData(self.x[chosen], labels[chosen], tuple(classes))
-
-    def split(self, fraction: float, seed: int = 0) -> tuple[ImageData, ImageData]:
-        """``(rest, held out)``: a random ``fraction`` of every class, at least one image of each, is held out.
-
-        Raises:
-            InputError: the fraction is not between 0 and 1, or a class has a single image.
-        """
-        if not 0.0 < fraction < 1.0:
-            raise InputError(f"the held-out fraction must be between 0 and 1, both excluded; got {fraction}")
-        draw = np.random.default_rng(seed)
-        held_out = np.zeros(len(self.y), bool)
-        for index, name in enumerate(self.classes):
-            rows = np.flatnonzero(self.y == index)
-            if len(rows) == 1:
-                raise InputError(f"class {name!r} has one image; holding some out needs at least two")
-            if len(rows):
-                wanted = min(max(1, round(fraction * len(rows))), len(rows) - 1)
-                held_out[draw.permutation(rows)[:wanted]] = True
-        return self.take(~held_out), self.take(held_out)
 
 
 def read_idx(path: str | Path) -> NDArray[Any]:
@@ -222,21 +144,24 @@ def load_folder(path: str | Path, size: int | tuple[int, int], colour: str = "rg
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if len(names) < 2:
         raise InputError(f"{folder}: needs one folder per class, at least two; found {', '.join(names) or 'none'}")
-    images: list[NDArray[np.uint8]] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        files = sorted(file for file in (folder / name).glob("[!.]*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            raise InputError(f"{folder / name}: no images; suffixes read here: {', '.join(IMAGE_SUFFIXES)}")
-        for file in files:
-            try:
-                with Image.open(file) as picture:
-                    converted = picture.convert("RGB" if colour == "rgb" else "L").resize((width, height), Image.Resampling.BILINEAR)
-            except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-                raise InputError(f"{file}: cannot be read as an image: {error}") from error
-            images.append(np.asarray(converted, np.uint8))
-            labels.append(label)
-    return ImageData(np.stack(images), np.array(labels, np.int64), tuple(names))
+    files = [(label, file) for label, name in enumerate(names) for file in _image_files(folder / name)]
+    shape = (len(files), height, width) if colour == "gray" else (len(files), height, width, 3)
+    require_memory(math.prod(shape), f"{folder}: {len(files):,} images of {height} x {width}")
+    images = np.empty(shape, np.uint8)
+    for row, (_, file) in enumerate(files):
+        try:
+            with Image.open(file) as picture:
+                images[row] = picture.convert("RGB" if colour == "rgb" else "L").resize((width, height), Image.Resampling.BILINEAR)
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            raise InputError(f"{file}: cannot be read as an image: {error}") from error
+    return ImageData(images, np.array([label for label, _ in files], np.int64), tuple(names))
+
+
+def _image_files(folder: Path) -> list[Path]:
+    files = sorted(file for file in folder.glob("[!.]*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise InputError(f"{folder}: no images; suffixes read here: {', '.join(IMAGE_SUFFIXES)}")
+    return files
 
 
 def load_npz(path: str | Path) -> ImageData:
@@ -247,26 +172,43 @@ def load_npz(path: str | Path) -> ImageData:
     Raises:
         InputError: missing or damaged file, missing array, or arrays that do not fit together; the message names the file.
     """
+    x, y, classes = read_npz(path, "uint8 images")
+    try:
+        return ImageData(x, y, classes)
+    except InputError as error:
+        hint = "; float32 signals and vectors are read with load_sensors" if x.dtype.kind == "f" else ""
+        raise InputError(f"{path}: {error}{hint}") from error
+
+
+def read_npz(path: str | Path, what: str) -> tuple[NDArray[Any], Labels, tuple[str, ...]]:
+    """The arrays ``x`` as it is, ``y`` as int64, and the class names of one ``.npz``; ``what`` says in messages what ``x`` should be.
+
+    Raises:
+        InputError: missing or damaged file, missing array, labels that are no whole numbers, or more than memory can hold.
+    """
     path = Path(path)
+    arrays: dict[str, NDArray[Any]] = {}
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files if name in ("x", "y", "classes")}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+            for name in ("x", "y", "classes"):
+                if name in archive.files:
+                    require_memory(archive.zip.getinfo(f"{name}.npy").file_size, f"{path}: {name}")
+                    arrays[name] = archive[name]
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: cannot be read as .npz: {error}") from error
     for name in ("x", "y"):
         if name not in arrays:
-            raise InputError(f"{path}: has no array {name!r}; needed are x (uint8 images) and y (labels)")
+            raise InputError(f"{path}: has no array {name!r}; needed are x ({what}) and y (labels)")
     labels = arrays["y"]
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
-        raise InputError(f"{path}: y must be one whole number per image; got {labels.dtype} {labels.shape}")
+        raise InputError(f"{path}: y must be one whole number per sample; got {labels.dtype} {labels.shape}")
     names = arrays["classes"].tolist() if "classes" in arrays else range(int(labels.max()) + 1)
-    try:
-        return ImageData(arrays["x"], labels.astype(np.int64), tuple(str(name) for name in names))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    return arrays["x"], labels.astype(np.int64), tuple(str(name) for name in names)
 
 
 __all__ = [
     "FASHION_MNIST_CLASSES", "FASHION_MNIST_DIRECTORY", "ImageData", "fashion_mnist", "load_fashion_mnist", "load_folder", "load_npz",
-    "read_idx",
+    "read_idx", "read_npz",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.errors import InputError
-from edgeadapt.host.encoding import Encoder, NormLayer, input_spec
+from edgeadapt.host.encoding import SIGNATURE_LIMIT, Encoder, NormLayer, input_spec
 from edgeadapt.host.methods.base import Values
 from edgeadapt.host.module_encoder import ModuleEncoder
 from edgeadapt.host.onnx_encoder import OnnxEncoder
@@ -26,7 +26,7 @@ class Identity:
             raise InputError(f"a feature vector has at least one value, got dim={dim}")
         self.name = f"identity-{dim}"
         self.dim, self.tap_dim = dim, 0
-        self.signature = (0, min(dim, 48))
+        self.signature = (0, min(dim, SIGNATURE_LIMIT))
         self.frozen: dict[str, Tensor] = {}
         self.norms: tuple[NormLayer, ...] = ()
         self.input = InputSpec(layout="features", dtype="float32", shape=(dim,))

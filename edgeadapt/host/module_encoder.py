@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.errors import InputError
-from edgeadapt.host.encoding import TAP_LIMIT, NormLayer, example_input, to_images
+from edgeadapt.host.encoding import SIGNATURE_LIMIT, TAP_LIMIT, NormLayer, example_input, is_map, is_signal, pooled, to_images
 from edgeadapt.host.methods.base import Values
 
 _PADDING = (nn.modules.padding._ConstantPadNd, nn.modules.padding._ReflectionPadNd, nn.modules.padding._ReplicationPadNd)
@@ -24,13 +24,14 @@ _PADDING = (nn.modules.padding._ConstantPadNd, nn.modules.padding._ReflectionPad
 
 
 class _ScaleShift(nn.Module):
-    """``x * scale + shift`` per channel: a batch-norm after training."""
+    """``x * scale + shift`` per channel: a batch-norm after training. Both are (C, 1, 1) for maps, (C, 1) for signals, (C,) for vectors."""
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: nn.Module, rank: int) -> None:
         super().__init__()
         scale, shift = folded(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)  # type: ignore[arg-type]
-        self.register_buffer("scale", scale)
-        self.register_buffer("shift", shift)
+        per_channel = (-1, *[1] * (rank - 2))
+        self.register_buffer("scale", scale.reshape(per_channel))
+        self.register_buffer("shift", shift.reshape(per_channel))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.scale + self.shift
@@ -46,7 +47,7 @@ def folded(gain: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, eps: fl
 class _Taken:
     """What one forward pass leaves behind: pooled maps of the tap modules and the input of the classifier."""
 
-    maps: dict[str, Tensor] = field(default_factory=dict)  # averaged over space
+    maps: dict[str, Tensor] = field(default_factory=dict)  # averaged over space or time
     feature: Tensor | None = None
 
 
@@ -54,11 +55,11 @@ class ModuleEncoder:
     """An ``nn.Module`` with its taps.
 
     Args:
-        module: takes float images (B, C, H, W) in the units of ``spec`` (0..255 for uint8 input).
+        module: takes float images (B, C, H, W), signals (B, C, L) or vectors (B, F), in the units of ``spec`` (0..255 for uint8 input).
         spec: the input contract.
         feature: path of the module whose output is the feature; by default the input of the last ``nn.Linear`` that
-            runs, or the output if no linear layer runs. Feature maps are averaged over space.
-        taps: paths of modules to tap; by default the last feature map at each resolution but the final one.
+            runs, or the output if no linear layer runs. Feature maps are averaged over space, those of signals over time.
+        taps: paths of modules to tap; by default the last feature map at each resolution but the final one. Vectors have none.
         channels: reorders NHW/NHWC input into NCHW.
     """
 
@@ -75,14 +76,14 @@ class ModuleEncoder:
         runs = self._probe()
         norms = {  # once: what a function reads, or what runs twice, has no scale and statistics of its own
             path: m for path, m in modules.items()
-            if path and isinstance(m, nn.BatchNorm2d) and m.running_mean is not None and m.affine and sum(p == path for p, _ in runs) == 1
+            if path and isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) and m.running_mean is not None and m.affine and sum(p == path for p, _ in runs) == 1
         }  # fmt: skip
         self.norms = tuple(
             NormLayer(path, n.num_features, n.eps, *(v.detach().clone() for v in (n.weight, n.bias, n.running_mean, n.running_var)))  # type: ignore[union-attr]
             for path, n in norms.items()
         )
         for path, norm in norms.items():
-            replace_module(self._module, path, _ScaleShift(norm))
+            replace_module(self._module, path, _ScaleShift(norm, len(dict(runs)[path])))
         self._taps, width = self._choose_taps(taps, runs)
         floats = {path: value for path, value in tensors_of(self._module).items() if value.is_floating_point()}
         self.frozen = {f"encoder.{path}": value.detach().clone() for path, value in floats.items()}
@@ -90,8 +91,9 @@ class ModuleEncoder:
         if width > TAP_LIMIT:
             generator = torch.Generator().manual_seed(0)
             self.frozen["taps.projection"] = torch.linalg.qr(torch.randn(width, TAP_LIMIT, generator=generator))[0]
-        self.signature = (0, self.tap_dim if width > TAP_LIMIT else self._early_width)
         self.dim = int(self.encode({"x": example_input(spec, 2)}, self.frozen)["z"].shape[1])
+        early = self.tap_dim if width > TAP_LIMIT else self._early_width
+        self.signature = (0, early if width else min(self.dim, SIGNATURE_LIMIT))
 
     def _probe(self) -> list[tuple[str, tuple[int, ...]]]:
         """Path and output shape of every module, as they finish; one that runs twice is there twice."""
@@ -117,7 +119,7 @@ class ModuleEncoder:
         maps: dict[str, tuple[int, ...]] = {}
         for path, shape in runs:
             maps.pop(path, None)  # the order is that of the last runs
-            if len(shape) == 4:
+            if is_map(len(shape), self.input):
                 maps[path] = shape
         if wanted is not None:
             missing = [path for path in wanted if path not in maps]
@@ -126,7 +128,10 @@ class ModuleEncoder:
             chosen = tuple(wanted)
         else:
             last_at: dict[tuple[int, ...], str] = {}
+            convolved = {shape[1] for path, shape in maps.items() if isinstance(self._module.get_submodule(path), nn.Conv1d)}
             for path, shape in maps.items():
+                if is_signal(self.input) and shape[1] not in convolved:
+                    continue  # (B, T, D) of a transformer or a recurrent layer: time comes first
                 if min(shape[2:]) > 1 and not isinstance(self._module.get_submodule(path), _PADDING):
                     last_at.pop(shape[2:], None)
                     last_at[shape[2:]] = path
@@ -148,12 +153,12 @@ def run_module(
 
     def keep(path: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: Any, out: Tensor) -> None:
-            taken.maps[path] = out.mean(dim=(2, 3))  # at once: the next layer may write in place
+            taken.maps[path] = pooled(out)  # at once: the next layer may write in place
 
         return hook
 
     def keep_feature(_module: nn.Module, _inputs: Any, out: Any) -> None:
-        taken.feature = out.mean(dim=(2, 3)) if isinstance(out, Tensor) and out.dim() == 4 else out
+        taken.feature = pooled(out) if isinstance(out, Tensor) and is_map(out.dim(), spec) else out
 
     def keep_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         taken.feature = inputs[0]
@@ -171,15 +176,14 @@ def run_module(
             hook.remove()
     if feature and taken.feature is None:
         raise InputError(f"the module {feature!r} does not run when the encoder does, so it gives no feature")
-    z = taken.feature if taken.feature is not None else out
+    z = taken.feature
+    if z is None:
+        z = pooled(out) if isinstance(out, Tensor) and is_map(out.dim(), spec) else out
     if not isinstance(z, Tensor):
         raise InputError(f"the encoder returns {type(z).__name__}; name the module whose output is the feature: feature='path'")
-    if z.dim() == 4:
-        z = z.mean(dim=(2, 3))
-    z = z.flatten(1)
-    pooled = [taken.maps[path] for path in taps]
-    columns = torch.cat(pooled, dim=1) if pooled else z[:, :0]
-    if pooled and "taps.projection" in t:
+    z = pooled(z) if z.dim() == 4 else z.flatten(1)
+    columns = torch.cat([taken.maps[path] for path in taps], dim=1) if taps else z[:, :0]
+    if taps and "taps.projection" in t:
         columns = columns @ t["taps.projection"]
     return {"z": z, "taps": columns}
 

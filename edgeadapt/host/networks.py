@@ -1,17 +1,16 @@
-"""Networks that our trainer can train, and what stands between pixels and a network: layout, augmentation, normalisation.
+"""Networks that our trainer can train, and what stands between inputs and a network: layout and normalisation.
 
-A network is the small residual one below, any of torchvision's, or the user's own.
+A network is the small residual one below, one for sensors, EfficientNet-Lite0, any of torchvision's, or the user's own.
 
-Every trained network is a ``Normalised``: it takes pixel values in [0, 255] and its first layer is the
+Every trained network is a ``Normalised``: it takes pixel values in [0, 255], or a sensor's own units, and its first layer is the
 normalisation, so that mean and standard deviation land in the exported graph and no device repeats them.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,17 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeadapt.errors import InputError
-
-BUILT_IN = "small-residual"
-Augment = Literal["plain", "robust", "none"]
-MAX_SHIFT = 2  # pixels
+from edgeadapt.host.efficientnet_lite import efficientnet_lite0
+from edgeadapt.host.encoding import moments_per_channel
+from edgeadapt.host.imported import imported
+from edgeadapt.host.sensor_networks import SensorCnn, SensorMlp
 
 
 class Normalise(nn.Module):
     """``(x - mean) / std`` per channel.
 
     Args:
-        mean: (C,) in input units, here pixel values in [0, 255].
+        mean: (C,) in input units: pixel values in [0, 255], or those of a sensor.
         std: (C,) in input units, each above 0.
 
     Raises:
@@ -50,8 +49,11 @@ class Normalise(nn.Module):
         self.register_buffer("std", values[1].reshape(1, -1, 1, 1).clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) float32 -> the same shape."""
-        return (x - self.mean) / self.std
+        """x (B, C, H, W), (B, C, L) or (B, C) float32 -> the same shape."""
+        if x.dim() == 4:
+            return (x - self.mean) / self.std
+        per_channel = (1, -1, *[1] * (x.dim() - 2))
+        return (x - self.mean.reshape(per_channel)) / self.std.reshape(per_channel)
 
 
 class Normalised(nn.Module):
@@ -66,12 +68,12 @@ class Normalised(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) float32 in [0, 255] -> logits (B, classes)."""
+        """x (B, C, H, W) float32 in [0, 255], or signals (B, C, L) or vectors (B, F) -> logits (B, classes)."""
         logits: Tensor = self.network(self.normalise(x))
         return logits
 
     def features(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) float32 in [0, 255] -> the features before the last linear layer (B, D).
+        """x as in ``forward`` -> the features before the last linear layer (B, D).
 
         Raises:
             InputError: the network has no ``features`` method (torchvision's have none): hook its taps instead.
@@ -83,42 +85,42 @@ class Normalised(nn.Module):
         return features
 
 
-def to_nchw(x: NDArray[np.uint8]) -> Tensor:
-    """uint8 (N, H, W) or (N, H, W, C) -> uint8 (N, C, H, W), the layout networks take."""
-    images = torch.from_numpy(np.ascontiguousarray(x))
-    return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+def normalised(network: nn.Module, x: NDArray[Any]) -> Normalised:
+    """The network behind its normalisation: its own if it has one, else with the moments it was pretrained with, else with those of x.
+
+    Args:
+        network: one whose weights were trained on inputs of other moments has them as ``input_moments = (mean, std)``.
+        x: training inputs, as in ``channel_moments``.
+    """
+    if isinstance(network, Normalised):
+        return network
+    return Normalised(network, *(getattr(network, "input_moments", None) or channel_moments(x)))
 
 
-def channel_moments(x: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel in pixel values [0, 255]; a constant channel counts as standard deviation 1."""
-    histograms = [np.bincount(channel.ravel(), minlength=256) for channel in ([x] if x.ndim == 3 else np.moveaxis(x, 3, 0))]
+def to_nchw(x: NDArray[Any]) -> Tensor:
+    """The layout that networks take: uint8 (N, H, W) or (N, H, W, C) -> uint8 (N, C, H, W); float32 signals and vectors as they are."""
+    inputs = torch.from_numpy(np.ascontiguousarray(x))
+    if inputs.dtype != torch.uint8:
+        return inputs
+    return inputs.unsqueeze(1) if inputs.ndim == 3 else inputs.permute(0, 3, 1, 2).contiguous()
+
+
+def channel_moments(x: NDArray[Any]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel, in the units of x; a constant channel counts as standard deviation 1.
+
+    Args:
+        x: images (N, H, W[, C]) uint8, signals (N, C, L) float32, or vectors (N, F) float32, of which every value is a channel.
+    """
+    if x.dtype != np.uint8:
+        mean, std = moments_per_channel(x)
+        return mean.tolist(), std.tolist()
+    channels = [x] if x.ndim == 3 else np.moveaxis(x, 3, 0)
+    parts = 1 + x.size // (1 << 20)  # bincount makes int64 of what it counts, and the data may fill memory
+    histograms = [sum(np.bincount(part.ravel(), minlength=256) for part in np.array_split(channel, parts)) for channel in channels]
     values = np.arange(256.0)
     means = [float(h @ values / h.sum()) for h in histograms]
     stds = [math.sqrt(float(h @ (values - m) ** 2 / h.sum())) for h, m in zip(histograms, means, strict=True)]
     return means, [std or 1.0 for std in stds]
-
-
-def augmented(x: Tensor, kind: Augment) -> Tensor:
-    """uint8 (B, C, H, W) -> float32 of the same shape in [0, 255], every image drawn anew from torch's generator."""
-    if kind == "none":
-        return x.float()
-    size, channels, height, width = x.shape
-    down, right = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (2, size, 1))
-    columns = torch.where(torch.rand(size, 1) < 0.5, torch.arange(width - 1, -1, -1), torch.arange(width))
-    rows = _reflected(torch.arange(height) + down, height)
-    pixels = rows.unsqueeze(2) * width + _reflected(columns + right, width).unsqueeze(1)
-    moved = x.flatten(2).gather(2, pixels.reshape(size, 1, -1).expand(-1, channels, -1)).reshape(x.shape).float()
-    if kind == "plain":
-        return moved
-    contrast, brightness, noise = torch.rand(3, size, 1, 1, 1)
-    centre = moved.mean((1, 2, 3), keepdim=True)
-    moved = centre + (moved - centre) * (0.7 + 0.6 * contrast) + 64.0 * (brightness - 0.5)
-    return (moved + 12.0 * noise * torch.randn(x.shape)).clamp_(0.0, 255.0)
-
-
-def _reflected(index: Tensor, size: int) -> Tensor:
-    mirrored = index.abs()
-    return torch.clamp((size - 1) - ((size - 1) - mirrored).abs(), min=0)
 
 
 class ResidualBlock(nn.Module):
@@ -181,12 +183,19 @@ class SmallResidual(nn.Module):
         return logits
 
 
+BUILT_IN = "small-residual"
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    BUILT_IN: SmallResidual, "sensor-cnn": SensorCnn, "sensor-mlp": SensorMlp, "efficientnet-lite0": efficientnet_lite0,
+}  # fmt: skip
+
+
 def build_network(spec: str, classes: int, in_channels: int = 1, *, seed: int = 0, **options: Any) -> nn.Module:
     """A network with random weights that depend on ``seed`` alone; the caller's random state is left as it was.
 
     Args:
-        spec: ``"small-residual"``; ``"torchvision:NAME"`` (``torchvision:resnet18``; no pretrained weights, the
-            first convolution is replaced if ``in_channels`` is not 3); or ``"module:factory"``, which is called as
+        spec: ``"small-residual"``; ``"sensor-cnn"`` for signals, ``"sensor-mlp"`` for vectors; ``"efficientnet-lite0"`` (option
+            ``pretrained``); ``"torchvision:NAME"`` (``torchvision:resnet18``; no pretrained weights, the first convolution is
+            replaced if ``in_channels`` is not 3); or ``"module:factory"``, which is called as
             ``factory(classes=..., in_channels=..., **options)`` and must return a ``torch.nn.Module``.
         classes: number of logits.
         in_channels: channels of the input.
@@ -194,34 +203,37 @@ def build_network(spec: str, classes: int, in_channels: int = 1, *, seed: int = 
         options: further keyword arguments of the network.
 
     Raises:
-        InputError: the spec has none of the three forms, names nothing that exists, or its factory refuses the arguments.
+        InputError: the spec has none of these forms, names nothing that exists, or its factory refuses the arguments.
+        RuntimeUnavailable: a package that the network comes from is not installed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if spec == BUILT_IN:
-            return _call(spec, SmallResidual, classes=classes, in_channels=in_channels, **options)
+        if spec in NETWORKS:
+            return _call(spec, NETWORKS[spec], classes=classes, in_channels=in_channels, **options)
         source, colon, name = spec.partition(":")
         if not (source and colon and name):
-            raise InputError(f"unknown network {spec!r}; allowed: {BUILT_IN!r}, 'torchvision:NAME', 'module:factory'")
+            others = ", ".join(repr(name) for name in NETWORKS if name != BUILT_IN)
+            raise InputError(f"unknown network {spec!r}; allowed: {BUILT_IN!r}, 'torchvision:NAME', 'module:factory', {others}")
         if source == "torchvision":
             return _torchvision(name, classes, in_channels, options)
-        return _call(spec, _factory(spec, source, name), classes=classes, in_channels=in_channels, **options)
+        return _call(spec, imported(spec, "network"), classes=classes, in_channels=in_channels, **options)
 
 
-def require_classifier(network: nn.Module, image: Tensor, classes: int) -> None:
-    """One forward pass of image (1, C, H, W) uint8 in evaluation mode, in which the network is left.
+def require_classifier(network: nn.Module, example: Tensor, classes: int) -> None:
+    """One forward pass of an example (1, ...), as ``to_nchw`` gives it, in evaluation mode, in which the network is left.
 
     Raises:
-        InputError: the network does not take the image, or does not return logits (1, classes).
+        InputError: the network does not take the example, or does not return logits (1, classes).
     """
+    noun = "image" if example.dim() == 4 else "signal" if example.dim() == 3 else "vector"
     network.eval()
     try:
         with torch.no_grad():
-            shape = tuple(network(image.float()).shape)
-    except RuntimeError as error:
-        raise InputError(f"the network does not take images of shape {tuple(image.shape[1:])}: {error}") from error
+            shape = tuple(network(example.float()).shape)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"the network does not take {noun}s of shape {tuple(example.shape[1:])}: {error}") from error
     if shape != (1, classes):
-        raise InputError(f"the network returns {shape} for one image; training on {classes} classes needs (1, {classes})")
+        raise InputError(f"the network returns {shape} for one {noun}; training on {classes} classes needs (1, {classes})")
 
 
 def _torchvision(name: str, classes: int, in_channels: int, options: dict[str, Any]) -> nn.Module:
@@ -246,16 +258,6 @@ def _replace_first_convolution(network: nn.Module, in_channels: int) -> None:
     setattr(network.get_submodule(parent), leaf, replacement)
 
 
-def _factory(spec: str, module: str, name: str) -> Any:
-    try:
-        factory = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"network {spec!r} cannot be imported: {error}") from error
-    if not callable(factory):
-        raise InputError(f"network {spec!r} is a {type(factory).__name__}, not a function or class that builds a network")
-    return factory
-
-
 def _call(spec: str, factory: Any, *positional: Any, **arguments: Any) -> nn.Module:
     try:
         network = factory(*positional, **arguments)
@@ -267,6 +269,6 @@ def _call(spec: str, factory: Any, *positional: Any, **arguments: Any) -> nn.Mod
 
 
 __all__ = [
-    "BUILT_IN", "Augment", "Normalise", "Normalised", "ResidualBlock", "SmallResidual", "augmented", "build_network", "channel_moments",
-    "require_classifier", "to_nchw",
+    "BUILT_IN", "NETWORKS", "Normalise", "Normalised", "ResidualBlock", "SmallResidual", "build_network",
+    "channel_moments", "normalised", "require_classifier", "to_nchw",
 ]  # fmt: skip

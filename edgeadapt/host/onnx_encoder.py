@@ -29,7 +29,7 @@ from edgeadapt.errors import CompileError, InputError
 from edgeadapt.host.compile import CompiledGraph
 from edgeadapt.host.compile.emit import BUNDLE_LOCATION, IR_VERSION, Emitted
 from edgeadapt.host.compile.lint import MAX_OPSET, lint
-from edgeadapt.host.encoding import TAP_LIMIT, NormLayer, example_input
+from edgeadapt.host.encoding import SIGNATURE_LIMIT, TAP_LIMIT, NormLayer, example_input
 from edgeadapt.host.onnx_original import Door, Original, compare, cut_at, first_line, leading_to
 
 _OLDEST_OPSET, _MODERN_OPSET = 13, 18
@@ -76,6 +76,8 @@ class OnnxEncoder:
             generator = torch.Generator().manual_seed(0)  # the same projection as for a torch module
             projection = torch.linalg.qr(torch.randn(width, TAP_LIMIT, generator=generator))[0]
             model.graph.initializer.append(numpy_helper.from_array(projection.numpy(), _PROJECTION))
+        if not width:
+            self.signature = (0, min(self.dim, SIGNATURE_LIMIT))
         _attach(model.graph, door, spec, [name for name, _ in maps], self.dim, self.tap_dim)
         _check(file, model)
         self.frozen = _freeze(model.graph)

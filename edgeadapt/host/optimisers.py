@@ -4,6 +4,7 @@
     Momentum   v <- beta v - lr g;                                   p <- p + v
     Adam       m <- b1 m + (1 - b1) g;  s <- b2 s + (1 - b2) g^2;    p <- p - lr (m / (1 - b1^t)) / (sqrt(s / (1 - b2^t)) + eps)
     AdamW      p <- (1 - lr wd) p first, then Adam                   (Loshchilov and Hutter, ICLR 2019, arXiv 1711.05101)
+    LAMB       u = Adam's direction + wd p;                          p <- p - lr (||p|| / ||u||) u
 
 ``Momentum`` is the classical form (Polyak 1964; Sutskever et al., ICML 2013, eq. 1), in which the velocity already holds the learning
 rate. With a constant rate it takes the same steps as ``torch.optim.SGD(momentum=beta)``; when the rate changes, a velocity keeps the
@@ -113,7 +114,6 @@ class Adam:
         correction1 = 1 - torch.pow(torch.full_like(counted, self.beta1), counted)
         correction2 = 1 - torch.pow(torch.full_like(counted, self.beta2), counted)
         rate = learning_rate if live is None else learning_rate * live
-        decay = 1 - rate * self.weight_decay if self.weight_decay else None
         gain1, gain2 = ((1 - b) if live is None else (1 - b) * live for b in (self.beta1, self.beta2))
         new: dict[str, Tensor] = {}
         after: dict[str, Tensor] = {"adam.steps": steps}
@@ -121,10 +121,36 @@ class Adam:
             g, old1, old2 = gradients[name], state[f"first_moment.{name}"], state[f"second_moment.{name}"]
             first = old1 + gain1 * (g - old1)
             second = old2 + gain2 * (g * g - old2)
-            step = (rate / correction1) * first / (torch.sqrt(second / correction2) + self.eps)
-            new[name] = (p if decay is None else decay * p) - step
+            new[name] = self._moved(name, p, rate, first, correction1, torch.sqrt(second / correction2) + self.eps)
             after[f"first_moment.{name}"], after[f"second_moment.{name}"] = first, second
         return new, after
+
+    def _moved(self, name: str, p: Tensor, rate: Tensor | float, first: Tensor, correction: Tensor, scale: Tensor) -> Tensor:
+        step = (rate / correction) * first / scale
+        return ((1 - rate * self.weight_decay) * p if self.weight_decay else p) - step
+
+
+@dataclass(frozen=True)
+class LAMB(Adam):
+    """Adam whose step in every tensor is ``lr`` times as long as the tensor itself (You et al., ICLR 2020, arXiv 1904.00962, algorithm 2).
+
+    As in the authors' BERT runs, tensors of fewer than two dimensions (biases, weights of a norm) take Adam's step, without trust ratio
+    and decay; and so do those in ``excluded``. Name there every tensor that begins at zero (the second factor of a low-rank adaptor):
+    steps in proportion to the norm let it grow by a factor only, so it stays small for long. The ratio is 1 where either norm is 0.
+
+    The state has Adam's names. For training a whole network in torch there is ``edgeadapt.host.training.lamb.Lamb``.
+    """
+
+    excluded: tuple[str, ...] = ()
+
+    def _moved(self, name: str, p: Tensor, rate: Tensor | float, first: Tensor, correction: Tensor, scale: Tensor) -> Tensor:
+        if p.ndim < 2 or name in self.excluded:
+            return p - (rate / correction) * first / scale
+        direction = first / correction / scale + self.weight_decay * p
+        length, reach = torch.sqrt((direction * direction).sum()), torch.sqrt((p * p).sum())
+        has_both = (length > 0) & (reach > 0)
+        ratio = torch.where(has_both, reach / torch.where(has_both, length, torch.ones_like(length)), torch.ones_like(length))
+        return p - (rate * ratio) * direction
 
 
 def _times(rate: Tensor | float, gradient: Tensor) -> Tensor:
@@ -136,4 +162,4 @@ def AdamW(weight_decay: float = 0.01, **settings: float) -> Adam:
     return Adam(weight_decay=weight_decay, **settings)
 
 
-__all__ = ["SGD", "Adam", "AdamW", "Momentum", "Optimiser"]
+__all__ = ["LAMB", "SGD", "Adam", "AdamW", "Momentum", "Optimiser"]

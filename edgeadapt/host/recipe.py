@@ -19,16 +19,23 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+import zipfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 from msgspec import Meta, Struct
 from msgspec import inspect as mi
 
 from edgeadapt.errors import EdgeadaptError, InputError, RecipeError
-from edgeadapt.host.datasets import ImageData, fashion_mnist, load_folder, load_npz
-from edgeadapt.host.networks import Augment
+from edgeadapt.host.augment import Augment
+from edgeadapt.host.datasets import fashion_mnist, load_folder, load_npz
+from edgeadapt.host.labelled import Labelled
+from edgeadapt.host.map_style import load_dataset_factory
+from edgeadapt.host.sensor_data import load_sensors
+from edgeadapt.host.torchvision_data import load_torchvision
+from edgeadapt.host.training.settings import DeviceName, OptimiserName, PrecisionName, rate_and_decay
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,6 +44,8 @@ else:
 
 Positive = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
+_KINDS = "'fashion-mnist' or 'folder' or 'npz' or 'torchvision:NAME' or 'module:factory'"
+_FOLDER_SIZE = (96, 96)
 _MAX_BYTES, _MAX_DOTS = 1 << 18, 200  # the time to parse a dotted key grows with the square of its parts
 
 
@@ -58,33 +67,47 @@ class EncoderSection(_Section, frozen=True, kw_only=True):
 
 
 class DataSection(_Section, frozen=True, kw_only=True):
-    """Which images. ``path`` is the folder or file (for ``fashion-mnist`` empty: where Debian's package puts it).
+    """Which images or sensor data.
+
+    ``kind`` is ``fashion-mnist``; ``folder`` (a folder of images per class); ``npz`` (arrays x, y and, if there are names, classes; x is
+    uint8 images, or float32 signals (N, C, L) or vectors (N, F)); ``torchvision:NAME`` (the training part of a data set of torchvision
+    whose files are in ``path``); or ``module:factory`` (a function of your own that returns a map-style data set).
+    ``path`` is the folder or file (for ``fashion-mnist`` empty: where Debian's package puts it).
 
     ``classes`` are the known ones, which are trained and exported (empty: all but ``new_classes``); ``new_classes`` are
-    kept back, to be met as something unknown. ``validation_path`` holds validation images of the same kind; without it
+    kept back, to be met as something unknown. ``validation_path`` holds validation samples of the same kind; without it
     ``validation`` is the fraction held out, except for ``fashion-mnist``, whose test images are used.
-    ``size`` is (height, width) in pixels; it and ``colour`` are for ``folder``.
+    ``options`` are arguments of the data set of torchvision or of the factory; ``validation_options`` those with which it is called a
+    second time, for validation (``{ train = false }``: the test part).
+    ``size`` is (height, width) in pixels and ``colour`` rgb or gray: of ``folder`` by default 96 x 96 in colour, of ``torchvision:NAME``
+    and ``module:factory`` as they are.
     """
 
-    kind: Literal["fashion-mnist", "folder", "npz"]
+    kind: str
     path: str = ""
     classes: tuple[str, ...] = ()
     new_classes: tuple[str, ...] = ()
     validation: Annotated[float, Meta(gt=0, lt=1)] = 0.1
     validation_path: str = ""
-    size: tuple[Positive, Positive] = (96, 96)
-    colour: Literal["rgb", "gray"] = "rgb"
+    size: tuple[Positive, Positive] | None = None
+    colour: Literal["rgb", "gray"] | None = None
+    options: dict[str, Any] = {}
+    validation_options: dict[str, Any] = {}
 
 
 class TrainSection(_Section, frozen=True, kw_only=True):
-    """The settings of ``edgeadapt.host.train.train``, with the same defaults."""
+    """The settings of ``edgeadapt.host.train.train``, with the same defaults; those of ``lr`` and ``weight_decay`` go with the optimiser."""
 
     epochs: Positive = 3
     batch: Annotated[int, Meta(ge=2)] = 128
-    lr: Annotated[float, Meta(gt=0, lt=1000)] = 0.2
+    optimiser: OptimiserName = "sgd"
+    lr: Annotated[float, Meta(gt=0, lt=1000)] | None = None
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Meta(ge=0, lt=1)] = 5e-4
+    weight_decay: Annotated[float, Meta(ge=0, lt=1)] | None = None
     augment: Augment = "plain"
+    patience: Annotated[int, Meta(ge=0)] = 0
+    precision: PrecisionName = "auto"
+    device: DeviceName = "auto"
     threads: Positive | None = None
 
 
@@ -94,6 +117,8 @@ class ExportSection(_Section, frozen=True, kw_only=True):
     ``adapt`` and ``novelty`` set to ``"auto"`` let the stress card and the held-out classes choose; ``novelty`` may also
     name a method, which the export checks. ``state_kib`` is the most that the head may take in memory: the best that fits is chosen.
     ``novelty_kib`` is the same for the novelty score; ``adaptors = "family"`` puts adaptors into the bundle that a condition may grow.
+    ``label_free`` names the method that corrects without labels (``"auto"`` chooses by the encoder, ``adapt = "off"`` takes none); ``smooth = "lame"``
+    lets the answers of a batch speak for each other where a stream shows one class after the other.
     """
 
     name: Name
@@ -106,6 +131,8 @@ class ExportSection(_Section, frozen=True, kw_only=True):
     state_kib: Annotated[float, Meta(gt=0)] | None = None
     novelty_kib: Annotated[float, Meta(gt=0)] | None = None
     adaptors: Literal["none", "family"] = "none"
+    label_free: str = "auto"
+    smooth: Literal["none", "lame"] = "none"
 
 
 class Recipe(_Section, frozen=True, kw_only=True):
@@ -119,7 +146,7 @@ class Recipe(_Section, frozen=True, kw_only=True):
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """Read and check a recipe; its relative paths come back resolved against the folder it lies in.
+    """Read and check a recipe; its relative paths come back resolved against the folder it lies in, and defaults that depend filled in.
 
     Raises:
         RecipeError: the file is missing or not TOML, a key is unknown or missing, or a value is not allowed.
@@ -132,10 +159,15 @@ def load_recipe(path: str | Path) -> Recipe:
     except msgspec.ValidationError as error:
         raise RecipeError(_explain(path, table, str(error))) from error
     _check(path, recipe)
+    lr, weight_decay = rate_and_decay(recipe.train.optimiser, recipe.train.lr, recipe.train.weight_decay)
+    data = _resolved(path, recipe.data, "path", "validation_path")
+    if not _has_own_size(data):
+        data = msgspec.structs.replace(data, size=data.size or _FOLDER_SIZE, colour=data.colour or "rgb")
     return msgspec.structs.replace(
         recipe,
         encoder=_resolved(path, recipe.encoder, "weights", "file"),
-        data=_resolved(path, recipe.data, "path", "validation_path"),
+        data=data,
+        train=msgspec.structs.replace(recipe.train, lr=lr, weight_decay=weight_decay),
     )
 
 
@@ -156,8 +188,8 @@ def _table(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: cannot be read as TOML: {error}") from error
 
 
-def load_data(recipe: Recipe) -> tuple[ImageData, ImageData]:
-    """``(training, validation)`` with the known classes first and the new ones after them.
+def load_data(recipe: Recipe) -> tuple[Labelled, Labelled]:
+    """``(training, validation)`` with the known classes first and the new ones after them: ``ImageData`` or ``SensorData``.
 
     Take ``data.only(classes)`` of either for the known or the new ones alone.
 
@@ -165,12 +197,14 @@ def load_data(recipe: Recipe) -> tuple[ImageData, ImageData]:
         InputError: the data cannot be read, or has no class of that name.
     """
     data = recipe.data
+    training: Labelled
+    validation: Labelled
     if data.kind == "fashion-mnist":
         training, validation = fashion_mnist(data.path or None)
     else:
-        training = _read(data, data.path)
-        if data.validation_path:
-            validation = _read(data, data.validation_path)
+        training = _read(data, data.path, data.options)
+        if data.validation_path or data.validation_options:
+            validation = _read(data, data.validation_path or data.path, data.validation_options or data.options)
         else:
             training, validation = training.split(data.validation, recipe.seed)
     known = data.classes or tuple(name for name in training.classes if name not in data.new_classes)
@@ -180,16 +214,47 @@ def load_data(recipe: Recipe) -> tuple[ImageData, ImageData]:
         raise InputError(f"{data.path or data.kind}: {error}") from error
 
 
-def _read(data: DataSection, path: str) -> ImageData:
-    return load_npz(path) if data.kind == "npz" else load_folder(path, data.size, data.colour)
+def _read(data: DataSection, path: str, options: dict[str, Any]) -> Labelled:
+    source, _, name = data.kind.partition(":")
+    if data.kind == "npz":
+        return load_sensors(path) if _has_floats(path) else load_npz(path)
+    if data.kind == "folder":
+        return load_folder(path, data.size or _FOLDER_SIZE, data.colour or "rgb")
+    if source == "torchvision":
+        return load_torchvision(name, path, size=data.size, colour=data.colour, **options)
+    return load_dataset_factory(data.kind, size=data.size, colour=data.colour, **options)
+
+
+def _has_floats(path: str) -> bool:
+    """Whether ``x`` in an ``.npz`` is of floating-point numbers; what cannot be read is not, and is named by the loader."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("x.npy") as file:
+            read = np.lib.format.read_array_header_1_0 if np.lib.format.read_magic(file) == (1, 0) else np.lib.format.read_array_header_2_0
+            return bool(read(file)[2].kind == "f")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
+
+
+def _has_own_size(data: DataSection) -> bool:
+    return ":" in data.kind
 
 
 def _check(path: Path, recipe: Recipe) -> None:
     encoder, data, export = recipe.encoder, recipe.data, recipe.export
     if encoder.file and (encoder.weights or encoder.options or encoder.network != EncoderSection().network):
         raise RecipeError(f"{path}: encoder.file is a finished encoder; network, options and weights are allowed only without it")
-    if data.kind != "fashion-mnist" and not data.path:
-        raise RecipeError(f"{path}: data.path is missing; allowed: {'a folder of class folders' if data.kind == 'folder' else 'an .npz'}")
+    if data.kind not in ("fashion-mnist", "folder", "npz") and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", data.kind):
+        raise RecipeError(f"{path}: data.kind = {data.kind!r}; allowed: {_KINDS}")
+    wanted = {"folder": "a folder of class folders", "npz": "an .npz", "torchvision": "the folder with its files"}.get(data.kind.partition(":")[0])
+    if wanted and not data.path:
+        raise RecipeError(f"{path}: data.path is missing; allowed: {wanted}")
+    if not wanted and ":" in data.kind and (data.path or data.validation_path):
+        raise RecipeError(f"{path}: data.path is not allowed for {data.kind}; give it to your function in data.options")
+    taken = {"spec", "name", "root", "size", "colour"} & {*data.options, *data.validation_options}
+    if taken:
+        raise RecipeError(f"{path}: data.options.{min(taken)} is not allowed; allowed: arguments of the data set other than data.path, size and colour")
+    if (data.options or data.validation_options) and ":" not in data.kind:
+        raise RecipeError(f"{path}: data.options are not allowed for {data.kind}; they are for 'torchvision:NAME' and 'module:factory'")
     if data.kind == "fashion-mnist" and data.validation_path:
         raise RecipeError(f"{path}: data.validation_path is not allowed for fashion-mnist, which has its own test images")
     named = data.classes + data.new_classes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from edgeadapt.errors import InputError
 from edgeadapt.host.methods.adaptations import ENCODER_SPACE, NAMES
@@ -25,6 +26,7 @@ NOVELTY: dict[str, Callable[[], Scores]] = {
 ONLY_BY_NAME = ("relative_residual_angle",)
 """Scores that ``auto`` does not try: marks on an encoder that was trained on the held-out classes cannot tell this one from its simpler form."""
 ADAPTATIONS = ("auto", *NAMES, "none")
+SMOOTHERS = ("none", "lame")
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,13 @@ class Settings:
         state_kib: instead of ``head``, the best head on held-out calibration samples whose tensors take no more, see ``ladder.py``; None for ``head``.
         novelty: ``auto`` (by held-out classes) or a score's name. novelty_kib: with ``auto``, scores whose frozen tensors, evidence and
             derived copies take more are left out; None for no limit.
-        adapt: ``auto`` (norm statistics if the encoder has batch-norms, else feature shift) or a method's name.
+        adapt: ``auto`` (class-matched statistics if the encoder has batch-norms, else feature shift) or a method's name.
+        smooth: ``lame`` lets answers of a batch speak for each other on streams that show one class after the other, where adaptation acts;
+            ``none`` leaves it out.
         adaptors: ``family`` puts candidates into the bundle of which a condition may grow one from its labels (three graphs each), ``none`` leaves
             them out; or some of them, in sizes of your choice (``LowRank(4)``). adaptor_kib: the largest that may be kept per condition.
-        stress: run the stress streams and let them decide whether adaptation may act; without them it only advises.
+        stress: run the stress streams and let them decide whether adaptation may act (``docs/stress_card.md``); ``"short"`` runs shorter ones, for
+            tests and demos, and the card says so; without them it only advises.
         factory_count: labels that all factory samples of a class together weigh as much as.
         guard_per_class: factory samples per class that travel in the bundle to judge changes.
         colour, range, resize, feature, taps: see ``host.encoders.as_encoder``.
@@ -63,9 +68,10 @@ class Settings:
     novelty: str = "auto"
     novelty_kib: float | None = None
     adapt: str = "auto"
+    smooth: str = "none"
     adaptors: str | Sequence[Adapts] = "none"
     adaptor_kib: float = 1024.0
-    stress: bool = True
+    stress: bool | Literal["short"] = True
     factory_count: float = 25.0
     guard_per_class: int = 50
     colour: str | None = None
@@ -81,9 +87,11 @@ class Settings:
         if not isinstance(self.head, (str, Head)):
             raise InputError(f"head is one of {', '.join(HEADS)}, or an object with the functions of a head, got {self.head!r:.80}")
         named = self.head if isinstance(self.head, str) else next(iter(HEADS))
-        for key, value, allowed in (("head", named, tuple(HEADS)), ("novelty", self.novelty, ("auto", *NOVELTY)), ("adapt", self.adapt, ADAPTATIONS), ("adaptors", self.adaptors if isinstance(self.adaptors, str) else "family", ("none", "family"))):
+        for key, value, allowed in (("head", named, tuple(HEADS)), ("novelty", self.novelty, ("auto", *NOVELTY)), ("adapt", self.adapt, ADAPTATIONS), ("smooth", self.smooth, SMOOTHERS), ("adaptors", self.adaptors if isinstance(self.adaptors, str) else "family", ("none", "family"))):
             if value not in allowed:
                 raise InputError(f"{key} is one of {', '.join(allowed)}, got {value!r}")
+        if not isinstance(self.stress, bool) and self.stress != "short":
+            raise InputError(f'stress is True, False or "short", got {self.stress!r:.80}')
         if isinstance(self.version, bool) or not isinstance(self.version, int) or not 0 < self.version < 2**53:
             raise InputError(f"version is a whole number from 1 to 2**53 - 1, got {self.version!r}")
         for key, value in (("state_kib", self.state_kib), ("novelty_kib", self.novelty_kib), ("adaptor_kib", self.adaptor_kib)):
@@ -160,7 +168,7 @@ class Settings:
         """
         if self.adapt in ENCODER_SPACE and not has_norms:
             raise InputError(f"adapt = {self.adapt!r} needs an encoder with batch-norm layers; this one has none")
-        return ("norm_statistics" if has_norms else "feature_shift") if self.adapt == "auto" else self.adapt
+        return ("class_matched_statistics" if has_norms else "feature_shift") if self.adapt == "auto" else self.adapt
 
 
 def _why_no_adaptors(head: Head) -> str:

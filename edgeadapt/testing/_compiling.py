@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edgeadapt.errors import CompileError
 from edgeadapt.host.compile import MakePorts, Step, compile_graph
-from edgeadapt.testing._encoding import images
+from edgeadapt.testing._encoding import adapt_ports, images
 from edgeadapt.testing._subject import FUNCTIONS, Subject, adapts_encoder, has
 from edgeadapt.testing._toy import Rows
 
@@ -57,13 +57,17 @@ def _graph_of(subject: Subject, function: str, learning_rate: float) -> tuple[St
         taps = {"taps": rows.taps} if subject.toy.dims.taps else {}
         return {"z": rows.z, **taps, "y": rows.y, "sample_weight": torch.rand(batch, generator=generator) + 0.5}
 
+    def answered(generator: torch.Generator, batch: int) -> Ports:
+        z = subject.toy.shifted(draw(generator, batch)).z
+        return {"z": z, "logits": subject.logits(subject.state, z), "sample_weight": torch.ones(batch)}
+
     def fitted(generator: torch.Generator, batch: int) -> Ports:
         rows = subject.toy.confused(draw(generator, batch))
         return {"z": rows.z, "y": rows.y, "sample_weight": rows.ones, "learning_rate": torch.tensor(learning_rate)}
 
     def weighted(generator: torch.Generator, batch: int) -> Ports:
         if adapts_encoder(method):
-            return {"x": images(method.encoder, int(generator.initial_seed()), batch), "sample_weight": torch.ones(batch)}
+            return adapt_ports(method, images(method.encoder, int(generator.initial_seed()), batch), torch.ones(batch), generator)
         return {"z": subject.toy.shifted(draw(generator, batch)).z, "sample_weight": torch.ones(batch)}
 
     def taps_of(p: Ports) -> Tensor:
@@ -78,8 +82,10 @@ def _graph_of(subject: Subject, function: str, learning_rate: float) -> tuple[St
         "novelty": (lambda p, t: ({"score": method.novelty(t, p["z"], taps_of(p), subject.logits(t, p["z"]))}, {}), sensed),
         "shift": (lambda p, t: ({"residual": method.shift(t, p["z"], taps_of(p), subject.logits(t, p["z"]))}, {}), sensed),
         "correct": (lambda p, t: ({"embedding": method.correct(t, p["z"])}, {}), features),
+        "adjust": (lambda p, t: ({"adjusted": method.adjust(t, p["z"], subject.logits(t, p["z"]))}, {}), features),
         "adapt": (adapt, weighted),
         "fit": (lambda p, t: method.fit(t, p["z"], p["y"], p["sample_weight"], p["learning_rate"]), fitted),
+        "smooth": (lambda p, t: ({"smoothed": method.smooth(t, p["z"], p["logits"], p["sample_weight"])}, {}), answered),
         "refold": (lambda p, t: method.refold(p, t), lambda generator, batch: {}),
     }
     return graphs[function]

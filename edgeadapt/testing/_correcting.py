@@ -1,4 +1,4 @@
-"""``correct``, ``adapt`` and ``fit`` on features: nothing happens without cause, and the cause is answered."""
+"""``correct``, ``adjust``, ``adapt`` and ``fit`` on features: nothing happens without cause, and the cause is answered."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _RATES = (0.1, 0.03, 0.01, 0.003)
 _ADAPT_STEPS = 40
 _BATCH = 32
 _NEARER, _STILL = 0.5, 0.25  # share of the shift that may be left; that clean data may cause
+_TURNED, _SURER, _WRONG = 3.0, 0.05, 0.02  # norm of a class's own move; gain in spreads of the logits; share of answers that may turn wrong
 
 
 def check_correct(subject: Subject) -> None:
@@ -23,6 +24,16 @@ def check_correct(subject: Subject) -> None:
         expect(corrected.shape == z.shape, f"correct: gives (B, D), got {tuple(corrected.shape)}")
         expect(torch.allclose(corrected, z, atol=1e-5), f"correct: the factory state changes nothing; {label} features moved")
     expect(has(subject.method, "adapt") or has(subject.method, "fit"), "correct: something sets it: the method has adapt or fit")
+
+
+def check_adjust(subject: Subject) -> None:
+    rows = subject.toy.rows(45, 20)
+    for label, z in (("clean", rows.z), ("shifted", subject.toy.shifted(rows).z)):
+        logits = subject.logits(subject.state, z)
+        adjusted = subject.method.adjust(subject.state, z, logits)
+        expect(adjusted.shape == logits.shape, f"adjust: gives (B, K), got {tuple(adjusted.shape)}")
+        expect(torch.allclose(adjusted, logits, atol=1e-5), f"adjust: the factory state changes nothing; answers to {label} features moved")
+    expect(has(subject.method, "adapt"), "adjust: something sets it: the method has adapt")
 
 
 def check_adapt(subject: Subject) -> None:
@@ -39,6 +50,9 @@ def check_adapt(subject: Subject) -> None:
     check_idle(outputs, idle, subject.state)
     if has(subject.method, "correct"):
         _check_adapt_helps(subject)
+    if has(subject.method, "adjust"):
+        _check_adjust_helps(subject)
+    expect(has(subject.method, "correct") or has(subject.method, "adjust"), "adapt: on features it is beside correct or adjust")
 
 
 def check_adapt_outputs(outputs: State, new: State, weight: Tensor, state: State) -> None:
@@ -72,6 +86,35 @@ def _check_adapt_helps(subject: Subject) -> None:
     expect(left <= _NEARER * distance, f"correct: after adapt a mean shifted by {distance:.2f} is nearer to the source, got {left:.2f}")
     moved = float((subject.method.correct(_adapted(subject, clean), clean.z).mean(dim=0) - source).norm())
     expect(moved <= _STILL * distance, f"adapt: clean data cause no correction; it moved the mean by {moved:.2f}")
+
+
+def _check_adjust_helps(subject: Subject) -> None:
+    """Where each class moved in a direction of its own, answers become surer of the right class; on clean data none becomes wrong."""
+    toy, clean = subject.toy, subject.toy.rows(46, 60)
+    away = torch.randn(toy.dims.slots, toy.dims.features, generator=torch.Generator().manual_seed(47))
+    away = _TURNED * away / away.norm(dim=1, keepdim=True)
+    turned = Rows(clean.z + away[clean.y], clean.taps, clean.y)
+    before, after = _answers(subject, subject.state, turned), _answers(subject, _adapted(subject, turned), turned)
+    gained = _margin(after, turned) - _margin(before, turned)
+    least = _SURER * float(before[:, list(toy.known)].std())
+    expect(gained >= least, f"adjust: after adapt answers are surer of the right class by {least:.2g}, got {gained:.2g}")
+    still = accuracy(_answers(subject, _adapted(subject, clean), clean), clean)
+    own = accuracy(_answers(subject, subject.state, clean), clean)
+    expect(still >= own - _WRONG, f"adapt: clean data cause no wrong answers: {own:.1%} were right before, {still:.1%} after")
+
+
+def _answers(subject: Subject, state: State, rows: Rows) -> Tensor:
+    z = subject.method.correct(state, rows.z) if has(subject.method, "correct") else rows.z
+    answers: Tensor = subject.method.adjust(state, z, subject.logits(state, z))
+    return answers
+
+
+def _margin(logits: Tensor, rows: Rows) -> float:
+    """Mean distance of the right class's logit from the mean of the other known ones."""
+    known = sorted(set(rows.y.tolist()))
+    right = logits.gather(1, rows.y[:, None])[:, 0]
+    others = (logits[:, known].sum(dim=1) - right) / (len(known) - 1)
+    return float((right - others).mean())
 
 
 def _adapted(subject: Subject, rows: Rows) -> State:

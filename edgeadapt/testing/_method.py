@@ -23,13 +23,17 @@ def check_method(method: Method, *, features: int = 24, taps: int = 6, slots: in
     novelty    far samples score above known ones (AUROC > .9); a class that was learned stops being novel
     shift      about mean 0 and variance 1 on clean data, large when conditions changed, small on windows of one class
     correct    the identity in the factory state; after ``adapt`` a shifted mean is nearer to the source, after ``fit`` the head is right
+    adjust     the identity in the factory state; after ``adapt`` answers are surer of the right class where the classes moved
     adapt      weight 0 changes nothing, ``used`` are rows with weight, clean data stay where they are
     fit        50 steps halve the loss; weight 0 changes nothing
-    refold     the factory statistics give the encoder's own constants; adapted ones bring a shifted feature mean nearer
+    refold     the factory statistics give the encoder's own constants; adapted ones bring a shifted feature mean nearer, or, if the method
+               says ``brings_home = False``, only move it
+    smooth     rows of weight 0 pull no other, a sure answer stays, an unsure one follows the samples that are like it
     =========  =========================================================================================================
 
     Signatures, ``t`` being the tensors by name: ``learn(t, z, taps, y, sample_weight) -> new``, ``predict(t, z)``,
-    ``novelty(t, z, taps, logits)``, ``shift(t, z, taps, logits)``, ``correct(t, z)``, ``adapt(t, z, sample_weight) -> (outputs, new)``,
+    ``novelty(t, z, taps, logits)``, ``shift(t, z, taps, logits)``, ``correct(t, z)``, ``adjust(t, z, logits)``, ``smooth(t, z, logits, sample_weight)``,
+    ``adapt(t, z, sample_weight) -> (outputs, new)``,
     ``fit(t, z, y, sample_weight, learning_rate) -> (outputs, new)``; with an encoder ``adapt(ports, t)`` and ``refold(ports, t)``.
 
     Args:
@@ -47,7 +51,7 @@ def check_method(method: Method, *, features: int = 24, taps: int = 6, slots: in
 def check_identity_stub(method: Method, *, features: int = 24, taps: int = 6, slots: int = 5) -> tuple[str, ...]:
     """Check that :func:`check_method` passes the method and fails it when a core function is replaced by a stub that does nothing.
 
-    A suite that a stub can pass checks nothing. Each of ``learn, predict, novelty, shift, correct, adapt, fit, refold`` that the method
+    A suite that a stub can pass checks nothing. Each of the functions of the table above that the method
     has is replaced, one at a time, by stubs with the right shapes: one that changes nothing, returns its input or a constant, and
     some that are wrong in a way that was seen in practice.
 

@@ -94,7 +94,14 @@ _STUBS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "ignores the class": lambda m: lambda t, z, taps, logits: m.shift(t, z, taps, torch.zeros_like(logits)),
     },
     "correct": {"returns its input": lambda m: lambda t, z: z + 0.0},
+    "adjust": {"returns its logits": lambda m: lambda t, z, logits: logits + 0.0},
     "adapt": {"changes nothing": _adapt_nothing},
     "fit": {"changes nothing": _fit_nothing, "goes uphill": _fit_uphill},
     "refold": {"returns the factory constants": _refold_nothing},
+    "smooth": {
+        "returns its logits": lambda m: lambda t, z, logits, w: logits + 0.0,
+        "is one answer for the batch": lambda m: lambda t, z, logits, w: logits.mean(dim=0, keepdim=True).expand_as(logits) + 0.0,
+        "ignores sample_weight": lambda m: lambda t, z, logits, w: m.smooth(t, z, logits, torch.ones_like(w)),
+        "ignores the features": lambda m: lambda t, z, logits, w: m.smooth(t, torch.ones_like(z), logits, w),
+    },
 }

@@ -16,7 +16,7 @@ from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.testing._toy import Rows, Toy
 
-FUNCTIONS = ("learn", "predict", "novelty", "shift", "correct", "adapt", "fit", "refold")
+FUNCTIONS = ("learn", "predict", "novelty", "shift", "correct", "adjust", "adapt", "fit", "refold", "smooth")
 State = dict[str, Tensor]
 
 

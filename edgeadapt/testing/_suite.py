@@ -6,15 +6,19 @@ from typing import Any
 
 from edgeadapt.host.methods.base import Dims
 from edgeadapt.testing._compiling import check_compiles
-from edgeadapt.testing._correcting import check_adapt, check_correct, check_fit
+from edgeadapt.testing._correcting import check_adapt, check_adjust, check_correct, check_fit
 from edgeadapt.testing._declarations import check_derived, check_factory, check_name, check_numerics, check_specs
 from edgeadapt.testing._encoding import check_adapt_encoder
 from edgeadapt.testing._learning import check_learn, check_predict
 from edgeadapt.testing._sensing import check_novelty, check_shift
+from edgeadapt.testing._smoothing import check_smooth
 from edgeadapt.testing._subject import Subject, adapts_encoder, has
 from edgeadapt.testing._toy import Toy
 
-_CHECKS = {"learn": check_learn, "predict": check_predict, "novelty": check_novelty, "shift": check_shift, "correct": check_correct}
+_CHECKS = {
+    "learn": check_learn, "predict": check_predict, "novelty": check_novelty, "shift": check_shift, "correct": check_correct, "adjust": check_adjust,
+    "smooth": check_smooth,
+}  # fmt: skip
 
 
 def run_suite(method: Any, *, features: int, taps: int, slots: int) -> None:

@@ -61,7 +61,7 @@ def test_paired_calls_take_turns_and_the_first_of_a_block_is_not_counted() -> No
 
 
 def test_an_unknown_suite_is_named_with_those_there_are() -> None:
-    with pytest.raises(InputError, match="no suite called 'speed'; suites: overhead, steps, heads, shift, adapt, answers, classes, guard"):
+    with pytest.raises(InputError, match="no suite called 'speed'; suites: overhead, steps, heads, detection, shift, answers, classes, guard"):
         suites.run("speed")
 
 
@@ -72,8 +72,8 @@ def test_a_suite_is_run_told_and_written(tmp_path: Path, monkeypatch: pytest.Mon
         asked.append((data, seeds))
         return [at_most("false_alarms/random", 0.01, "share", 0.02)]
 
-    monkeypatch.setattr("edgeadapt.bench.spine.run_shift", fake)
+    monkeypatch.setattr("edgeadapt.bench.spine.run_detection", fake)
     told: list[str] = []
-    result = suites.run("shift", data=tmp_path, json_path=tmp_path / "shift.json", say=told.append)
+    result = suites.run("detection", data=tmp_path, json_path=tmp_path / "detection.json", say=told.append)
     assert asked == [(str(tmp_path), (0, 1, 2))] and "false_alarms/random" in told[-1] and "holds" in told[-1]
-    assert json.loads((tmp_path / "shift.json").read_text()) == result
+    assert json.loads((tmp_path / "detection.json").read_text()) == result

@@ -8,13 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from edgeadapt.bench.adapt import run_adapt
 from edgeadapt.bench.answers import run_answers
 from edgeadapt.bench.classes import run_classes
+from edgeadapt.bench.detection import KINDS, run_detection, window_rows
 from edgeadapt.bench.guarding import POISONS, run_guard
 from edgeadapt.bench.material import SAMPLE, bar, load_material, shares
 from edgeadapt.bench.measure import Row
-from edgeadapt.bench.shift import KINDS, run_shift, window_rows
 from edgeadapt.bench.spine import SPINE
 from edgeadapt.demo.sample import CLASSES, KNOWN
 from edgeadapt.errors import InputError
@@ -32,7 +31,7 @@ def by_name(rows: list[Row]) -> dict[str, Row]:
 
 
 def test_every_suite_has_its_name() -> None:
-    assert list(SPINE) == ["shift", "adapt", "answers", "classes", "guard"]
+    assert list(SPINE) == ["detection", "answers", "classes", "guard"]
 
 
 def test_the_spine_imports_neither_torch_nor_onnx() -> None:
@@ -69,20 +68,11 @@ def test_a_bar_holds_on_the_right_side() -> None:
 
 
 def test_clean_windows_are_quiet_and_noise_is_found_where_the_class_free_statistic_misses_it() -> None:
-    rows = by_name(run_shift(SAMPLE, (0,), quiet, windows=40, conditions=("gaussian_noise",), lite0=False))
+    rows = by_name(run_detection(SAMPLE, (0,), quiet, windows=40, conditions=("gaussian_noise",), lite0=False))
     assert all(rows[f"false_alarms/{kind}"].value <= 0.1 and rows[f"false_alarms/{kind}"].target == 0.02 for kind in KINDS)
     noise = rows["detection/gaussian_noise/one"]
     assert noise.holds and noise.target == 0.95 and noise.baseline is not None and noise.value > noise.baseline
     assert rows["new_classes_read_as_shift/random"].target is None
-
-
-def test_adapting_gains_under_brightness_and_is_free_on_clean_streams() -> None:
-    rows = by_name(run_adapt(SAMPLE, (0,), quiet, length=320, clean_length=320, conditions=("brightness",)))
-    assert rows["share/shuffled"].holds and rows["share/sorted"].value > rows["share/sorted"].baseline  # type: ignore[operator]
-    assert (rows["share/shuffled"].target, rows["share/sorted"].target) == (0.55, 0.40)
-    assert rows["refreshes/shuffled"].value > 0
-    assert rows["clean_loss/shuffled"].holds and rows["clean_loss/sorted"].holds
-    assert rows["clean_loss/sorted"].baseline > 0.2  # type: ignore[operator]
 
 
 def test_answers_recover_more_than_nothing_does() -> None:

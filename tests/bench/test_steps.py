@@ -217,5 +217,5 @@ def test_an_absent_row_with_a_target_is_missed() -> None:
 
 
 def test_another_suite_has_no_options() -> None:
-    with pytest.raises(InputError, match="suite 'shift' has no option --peers; it has: none"):
-        suites.run("shift", options=("peers",))
+    with pytest.raises(InputError, match="suite 'detection' has no option --peers; it has: none"):
+        suites.run("detection", options=("peers",))

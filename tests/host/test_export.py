@@ -16,7 +16,6 @@ from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_
 from edgeadapt.bundle.signing import generate_key
 from edgeadapt.errors import BundleError, InputError
 from edgeadapt.host import calibrate
-from edgeadapt.host.stress import StressRow, verdict
 
 
 def blobs(count: int, dim: int = 24, classes: int = 4, seed: int = 0, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -29,7 +28,7 @@ def blobs(count: int, dim: int = 24, classes: int = 4, seed: int = 0, spread: fl
 @pytest.fixture(scope="module")
 def identity(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "blobs.edge"
-    host.export(path, host.Identity(24), blobs(400), ["a", "b", "c", "d"], name="blobs")
+    host.export(path, host.Identity(24), blobs(400), ["a", "b", "c", "d"], name="blobs", stress=False)
     return path
 
 
@@ -46,7 +45,7 @@ def test_feature_vectors_are_first_class(identity: Path) -> None:
 
 def test_low_dimensional_features_get_random_features_and_wide_ones_do_not(identity: Path, tmp_path: Path) -> None:
     assert "ridge.features" in {spec.name for spec in read_bundle(identity).manifest.tensors}
-    wide = host.export(tmp_path / "wide.edge", host.Identity(80), blobs(200, dim=80), ["a", "b", "c", "d"])
+    wide = host.export(tmp_path / "wide.edge", host.Identity(80), blobs(200, dim=80), ["a", "b", "c", "d"], stress=False)
     assert "ridge.features" not in {spec.name for spec in wide.manifest.tensors}
 
 
@@ -136,20 +135,7 @@ def test_the_manifest_says_how_every_graph_compared_with_torch(images: tuple[Pat
 
 def test_adaptation_only_advises_when_it_was_not_stress_tested(images: tuple[Path, TinyNet]) -> None:
     adapt = read_bundle(images[0]).manifest.policy.adapt
-    assert (adapt.mode, adapt.method, adapt.reason) == ("advise", "norm_statistics", "not stress-tested")
-
-
-def test_the_stress_card_acts_only_on_a_gain_without_a_loss() -> None:
-    def rows(clean: float, shuffled: float, ordered: float) -> list[StressRow]:
-        return [
-            StressRow("clean", "shuffled", clean, 0.9, 0), StressRow("clean", "sorted", clean, 0.9, 0),
-            StressRow("fog", "shuffled", shuffled, 0.5, 3), StressRow("fog", "sorted", ordered, 0.5, 3),
-        ]  # fmt: skip
-
-    assert verdict(rows(0.9, 0.6, 0.55)).mode == "act"
-    assert verdict(rows(0.88, 0.6, 0.55)).mode == "advise"
-    assert verdict(rows(0.9, 0.51, 0.55)).mode == "advise"
-    assert "sorted" in verdict(rows(0.9, 0.6, 0.45)).reason
+    assert (adapt.mode, adapt.method, adapt.reason) == ("advise", "class_matched_statistics", "not stress-tested")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +143,7 @@ def test_the_stress_card_acts_only_on_a_gain_without_a_loss() -> None:
     [
         ({"head": "svm"}, "head is one of ridge, nearest_mean, got 'svm'"),
         ({"novelty": "entropy"}, "novelty is one of"),
-        ({"adapt": "tent"}, "adapt is one of"),
+        ({"adapt": "guesswork"}, "adapt is one of"),
         ({"adapt": "norm_statistics"}, "needs an encoder with batch-norm layers"),
         ({"class_slots": 2}, "4 classes do not fit into class_slots = 2"),
         ({"colour_order": "bgr"}, "unknown setting"),

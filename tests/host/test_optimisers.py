@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
-from edgeadapt.host.optimisers import SGD, Adam, AdamW, Momentum
+from edgeadapt.host import gradient_step
+from edgeadapt.host.compile import compile_step
+from edgeadapt.host.optimisers import LAMB, SGD, Adam, AdamW, Momentum
+from edgeadapt.host.training.lamb import Lamb
 
 STEPS, RATE = 20, 0.05
 PAIRS = {
@@ -14,7 +21,15 @@ PAIRS = {
     "Adam": (Adam(), lambda p: torch.optim.Adam(p, RATE, eps=1e-6)),
     "Adam, other moments": (Adam(0.8, 0.95, 1e-5), lambda p: torch.optim.Adam(p, RATE, (0.8, 0.95), 1e-5)),
     "AdamW": (AdamW(0.1), lambda p: torch.optim.AdamW(p, RATE, eps=1e-6, weight_decay=0.1)),
+    "LAMB": (LAMB(weight_decay=0.1), lambda p: lamb(p, weight_decay=0.1)),
+    "LAMB, other moments": (LAMB(0.8, 0.95, 1e-5), lambda p: lamb(p, betas=(0.8, 0.95), eps=1e-5)),
 }
+
+
+def lamb(tensors, **settings):
+    """The optimiser of the trainer, grouped as the trainer groups."""
+    matrices = [p for p in tensors if p.ndim >= 2]
+    return Lamb([{"params": matrices}, {"params": [p for p in tensors if p.ndim < 2], "trust_ratio": False}], RATE, **settings)
 
 
 def parameters():
@@ -84,3 +99,96 @@ def test_adamw_decays_and_adam_does_not():
     for key, value in parameters().items():
         assert torch.equal(still[key], value)
         torch.testing.assert_close(decayed[key], value * (1 - RATE * 0.1))
+
+
+def published(p, slopes, rate, decay, eps=1e-6, betas=(0.9, 0.999)):
+    """Algorithm 2 of the paper for one tensor, in float64."""
+    p = p.astype(np.float64)
+    m = s = np.zeros_like(p)
+    for t, g in enumerate(slopes, 1):
+        m, s = betas[0] * m + (1 - betas[0]) * g, betas[1] * s + (1 - betas[1]) * g * g
+        u = m / (1 - betas[0] ** t) / (np.sqrt(s / (1 - betas[1] ** t)) + eps) + decay * p
+        p = p - rate * np.linalg.norm(p) / np.linalg.norm(u) * u
+    return p
+
+
+def test_lamb_is_the_published_rule():
+    draw = np.random.default_rng(0)
+    start, gradients = draw.normal(size=(4, 6)), draw.normal(size=(12, 4, 6))
+    want = published(start, gradients, RATE, 0.1)
+    values = {"a.b": torch.tensor(start, dtype=torch.float32)}
+    rule, state, trained = LAMB(weight_decay=0.1), LAMB().state(values), nn.Parameter(torch.tensor(start, dtype=torch.float32))
+    optimiser = Lamb([trained], RATE, weight_decay=0.1)
+    for g in torch.tensor(gradients, dtype=torch.float32):
+        values, state = rule.update(values, {"a.b": g}, state, RATE)
+        trained.grad = g
+        optimiser.step()
+    moved = np.abs(want - start).max()
+    assert moved > 0.1
+    for got in (values["a.b"].numpy(), trained.detach().numpy()):
+        assert np.abs(got - want).max() < 1e-4 * moved
+
+
+def test_a_step_of_lamb_is_as_long_as_a_share_of_the_tensor_whatever_the_gradient():
+    start, rule = parameters(), LAMB()
+    lengths = []
+    for factor in (1.0, 1000.0):
+        new, _ = rule.update(start, {name: factor * g for name, g in slopes(start, 0).items()}, rule.state(start), RATE)
+        lengths.append((new["head.weight"] - start["head.weight"]).norm())
+    torch.testing.assert_close(lengths[0], RATE * start["head.weight"].norm(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(lengths[0], lengths[1], rtol=1e-4, atol=0)
+
+
+def test_tensors_without_trust_ratio_follow_adam_bit_for_bit():
+    start = {**parameters(), "adaptor.up": torch.zeros(3, 5)}
+    gradients = {name: torch.full_like(p, 0.3) for name, p in start.items()}
+    rules = LAMB(weight_decay=0.1, excluded=("adaptor.up",)), Adam()
+    with_lamb, with_adam = (rule.update(start, gradients, rule.state(start), RATE)[0] for rule in rules)
+    assert torch.equal(with_lamb["head.bias"], with_adam["head.bias"]) and torch.equal(with_lamb["adaptor.up"], with_adam["adaptor.up"])
+    assert not torch.allclose(with_lamb["head.weight"], with_adam["head.weight"])
+
+
+@pytest.mark.parametrize("is_pure", [True, False])
+def test_lamb_leaves_zero_and_stays_finite_without_a_gradient(is_pure):
+    for value, slope in ((0.0, 1.0), (1.0, 0.0), (0.0, 0.0)):
+        p, g = torch.full((2, 3), value), torch.full((2, 3), slope)
+        if is_pure:
+            new = LAMB().update({"a.b": p}, {"a.b": g}, LAMB().state({"a.b": p}), RATE)[0]["a.b"]
+        else:
+            trained = nn.Parameter(p.clone())
+            trained.grad = g
+            Lamb([trained], RATE).step()
+            new = trained.detach()
+        assert bool(new.isfinite().all())
+        torch.testing.assert_close(new, p - RATE * slope, atol=1e-5, rtol=0)
+
+
+def test_lamb_as_a_graph_takes_the_trainers_steps():
+    """The pure form through the compiler and onnxruntime, the other form in torch: five steps on the same batches."""
+
+    def make_ports(generator, batch):
+        x, y = torch.randn(batch, 6, generator=generator), torch.randint(0, 4, (batch,), generator=generator)
+        return {"x": x, "y": y, "sample_weight": torch.ones(batch)}
+
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 4))
+    step = gradient_step(module, lambda out, p: F.cross_entropy(out, p["y"], reduction="none"), LAMB(weight_decay=0.1), learning_rate=RATE)
+    graph = compile_step("lamb", step.fn, make_ports, step.tensors, frozen=step.frozen)
+    assert graph.parity.cases >= 18 and graph.parity.median_error <= 1e-5
+    session = onnxruntime.InferenceSession(graph.model, providers=["CPUExecutionProvider"])
+    inputs, outputs = ([port.name for port in ports] for ports in (session.get_inputs(), session.get_outputs()))
+    tensors = {name: value.detach().numpy() for name, value in step.tensors.items()}
+    before = {name: value.copy() for name, value in tensors.items()}
+    optimiser = lamb(list(module.parameters()), weight_decay=0.1)
+    for seed in range(5):
+        ports = make_ports(torch.Generator().manual_seed(seed), 8)
+        given = {**tensors, **{name: value.numpy() for name, value in ports.items()}}
+        named = dict(zip(outputs, session.run(None, {name: given[name] for name in inputs}), strict=True))
+        tensors |= {name: named[f"{name}.next"] for name in graph.writes}
+        optimiser.zero_grad()
+        F.cross_entropy(module(ports["x"]), ports["y"]).backward()
+        optimiser.step()
+    for name, value in module.named_parameters():
+        moved = np.abs(tensors[f"model.{name}"] - before[f"model.{name}"]).max()
+        assert moved > 0.02
+        assert np.abs(tensors[f"model.{name}"] - value.detach().numpy()).max() < 1e-3 * moved, name

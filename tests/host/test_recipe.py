@@ -10,7 +10,9 @@ import pytest
 
 import edgeadapt.demo
 from edgeadapt.errors import InputError, RecipeError
-from edgeadapt.host.recipe import TrainSection, load_data, load_recipe
+from edgeadapt.host.datasets import ImageData
+from edgeadapt.host.recipe import DataSection, EncoderSection, TrainSection, load_data, load_recipe
+from edgeadapt.host.sensor_data import SensorData
 from edgeadapt.host.train import train
 
 MINIMAL = '[data]\nkind = "fashion-mnist"\n[export]\nname = "x"\n'
@@ -42,10 +44,26 @@ def test_train_section_has_the_defaults_of_train() -> None:
         assert getattr(TrainSection(), name) == parameters[name].default, name
 
 
+def test_the_rate_goes_with_the_optimiser_unless_it_is_given(tmp_path: Path) -> None:
+    found = {}
+    for optimiser in ("sgd", "adamw", "lamb"):
+        section = load_recipe(write(tmp_path, f'{MINIMAL}[train]\noptimiser = "{optimiser}"\n')).train
+        found[optimiser] = section.lr, section.weight_decay
+    assert found == {"sgd": (0.2, 5e-4), "adamw": (0.004, 0.02), "lamb": (0.01, 0.02)}
+    section = load_recipe(write(tmp_path, MINIMAL + '[train]\noptimiser = "lamb"\nlr = 3\nweight_decay = 0\n')).train
+    assert (section.lr, section.weight_decay) == (3.0, 0.0)
+
+
+def test_the_demo_recipe_shows_every_key_of_its_encoder_data_and_training() -> None:
+    text = (Path(edgeadapt.demo.__file__).parent / "recipe.toml").read_text(encoding="utf-8")
+    for section in (EncoderSection, DataSection, TrainSection):
+        assert [key for key in section.__struct_fields__ if key not in text] == []
+
+
 @pytest.mark.parametrize(
     ("text", "key", "allowed"),
     [
-        (MINIMAL + "[train]\nepoch = 3\n", "unknown key train.epoch;", "did you mean 'epochs'? allowed: epochs, batch, lr"),
+        (MINIMAL + "[train]\nepoch = 3\n", "unknown key train.epoch;", "did you mean 'epochs'? allowed: epochs, batch, optimiser, lr"),
         (MINIMAL + "[training]\n", "unknown key training;", "allowed: data, export, encoder, train, seed"),
         (MINIMAL + "[train]\nepochs = 0\n", "train.epochs = 0;", "a whole number >= 1"),
         (MINIMAL + '[train]\nepochs = "six"\n', "train.epochs = 'six';", "a whole number >= 1"),
@@ -69,6 +87,16 @@ def test_train_section_has_the_defaults_of_train() -> None:
         (FOLDER.format('classes = ["A", "B"]') + "class_slots = 1\n", "export.class_slots = 1;", "at least the 2"),
         (MINIMAL + '[encoder]\nfile = "a.onnx"\nweights = "b"\n', "encoder.file", "allowed only without it"),
         (MINIMAL + "[train\n", "cannot be read as TOML", "line 5"),
+        (MINIMAL + '[train]\noptimiser = "adam"\n', "train.optimiser = 'adam';", "'adamw' or 'lamb' or 'sgd'"),
+        (MINIMAL + '[train]\nprecision = "int8"\n', "train.precision = 'int8';", "'auto' or 'bfloat16' or 'float16' or 'float32'"),
+        (MINIMAL + '[train]\ndevice = "tpu"\n', "train.device = 'tpu';", "'auto' or 'cpu' or 'cuda'"),
+        (MINIMAL + "[train]\npatience = -1\n", "train.patience = -1;", "a whole number >= 0"),
+        (MINIMAL + "[train]\nlr = 0\n", "train.lr = 0;", "a number > 0 and < 1000"),
+        (MINIMAL.replace("fashion-mnist", "a:"), "data.kind = 'a:';", "'torchvision:NAME' or 'module:factory'"),
+        (MINIMAL.replace("fashion-mnist", "torchvision:CIFAR10"), "data.path is missing;", "the folder with its files"),
+        (FOLDER.replace("folder", "a:b").format(""), "data.path is not allowed for a:b;", "data.options"),
+        (FOLDER.format("options = { a = 1 }"), "data.options are not allowed for folder;", "'module:factory'"),
+        (FOLDER.replace("folder", "torchvision:CIFAR10").format("options = { root = '.' }"), "data.options.root is not allowed;", "data.path"),
     ],
 )
 def test_an_error_names_file_key_and_allowed_values(tmp_path: Path, text: str, key: str, allowed: str) -> None:
@@ -101,3 +129,60 @@ def test_data_comes_with_known_classes_first_and_the_rest_left_out(tmp_path: Pat
     assert training.classes == ("b", "c", "d", "a")
     with pytest.raises(InputError, match=r"d\.npz: no class called 'z'"):
         load_data(load_recipe(write(tmp_path, text.format('classes = ["a", "z"]'))))
+
+
+def test_an_npz_of_floats_is_sensor_data_and_one_of_bytes_is_images(tmp_path: Path) -> None:
+    y = np.repeat(np.arange(2), 10)
+    text = '[data]\nkind = "npz"\npath = "d.npz"\n[export]\nname = "x"\n'
+    for x, kind in ((np.zeros((20, 3, 8)), SensorData), (np.zeros((20, 5), np.float32), SensorData), (np.zeros((20, 4, 4), np.uint8), ImageData)):
+        np.savez_compressed(tmp_path / "d.npz", x=x, y=y)
+        training, validation = load_data(load_recipe(write(tmp_path, text)))
+        assert type(training) is type(validation) is kind
+        assert (len(training), len(validation)) == (18, 2) and training.x.shape[1:] == x.shape[1:]
+
+
+OWN_DATA = """import numpy as np
+
+
+class Steps:
+    classes = ["down", "up"]
+
+    def __init__(self, count, start=0):
+        self.count, self.start = count, start
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, row):
+        label = row % 2
+        return np.linspace(self.start, self.start + (1 if label else -1), 16, dtype=np.float32)[None], label
+"""
+
+
+def test_data_of_ones_own_is_called_with_its_options_and_again_for_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_steps.py").write_text(OWN_DATA, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = '[data]\nkind = "own_steps:Steps"\noptions = {{ count = 40 }}\n{}\n[export]\nname = "x"\n'
+    training, validation = load_data(load_recipe(write(tmp_path, text.format("validation = 0.2"))))
+    assert training.classes == ("down", "up") and (len(training), len(validation)) == (32, 8) and training.x.shape[1:] == (1, 16)
+    training, validation = load_data(load_recipe(write(tmp_path, text.format("validation_options = { count = 6, start = 3 }"))))
+    assert (len(training), len(validation)) == (40, 6) and training.x[0, 0, 0] == 0.0 and validation.x[0, 0, 0] == 3.0
+    with pytest.raises(InputError, match=r"own_steps:Steps.*hue"):
+        load_data(load_recipe(write(tmp_path, text.format("").replace("count = 40", "hue = 1"))))
+
+
+def test_a_data_set_of_torchvision_is_read_from_its_folder(tmp_path: Path) -> None:
+    text = '[data]\nkind = "torchvision:FashionMNIST"\npath = "."\nvalidation_options = { train = false }\n[export]\nname = "x"\n'
+    with pytest.raises(InputError, match="FashionMNIST is not here"):
+        load_data(load_recipe(write(tmp_path, text)))
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, count in (("train", 40), ("t10k", 20)):
+        images = np.full((count, 28, 28), count, np.uint8)
+        header = b"\0\0\x08"
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + b"\x03" + np.array(images.shape, ">u4").tobytes() + images.tobytes())
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + b"\x01" + np.array([count], ">u4").tobytes() + labels.tobytes())
+    training, validation = load_data(load_recipe(write(tmp_path, text)))
+    assert (len(training), len(validation)) == (40, 20) and training.classes[9] == "Ankle boot"
+    assert training.x.shape == (40, 28, 28) and set(validation.x.ravel()) == {20}

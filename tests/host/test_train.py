@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,11 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from toy_training import interrupt_at, network, run, same, stripes
 
 from edgeadapt.errors import InputError, StateError
+from edgeadapt.host.augment import augmented
 from edgeadapt.host.datasets import ImageData
-from edgeadapt.host.networks import Normalised, SmallResidual, augmented, build_network, channel_moments, to_nchw
-from edgeadapt.host.train import DivergenceError, TrainResult, evaluate, one_cycle, train
+from edgeadapt.host.networks import Normalised, SmallResidual, build_network, channel_moments, to_nchw
+from edgeadapt.host.train import DivergenceError, evaluate, one_cycle, train
+from edgeadapt.host.training.progress import Meter
 
 
 @pytest.fixture(autouse=True)
@@ -25,44 +28,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def stripes(count: int = 96, seed: int = 0) -> ImageData:
-    """Two classes that no single pixel and no mean brightness tells apart: horizontal and vertical stripes in noise."""
-    draw = np.random.default_rng(seed)
-    y = np.arange(count, dtype=np.int64) % 2
-    wave = 60.0 * np.sin(np.arange(12)[None] * np.pi / 2 + draw.uniform(0, 2 * np.pi, (count, 1)))
-    x = np.where(y[:, None, None] == 0, wave[:, :, None], wave[:, None, :]) + 128.0 + draw.normal(0, 25, (count, 12, 12))
-    return ImageData(x.clip(0, 255).astype(np.uint8), y, ("horizontal", "vertical"))
-
-
-class WithDropout(SmallResidual):
-    """Dropout draws from the same generator as order and augmentation, which a resume must restore."""
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.dropout(super().features(x), 0.2, self.training)
-
-
-def network(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return WithDropout(2, widths=(4, 6, 8))
-
-
-def run(net: nn.Module, **options: object) -> TrainResult:
-    settings: dict = {"epochs": 4, "batch": 16, "lr": 0.1, "progress": None, "threads": 1, "augment": "robust", "seed": 5}
-    return train(net, stripes(), stripes(64, 1), **(settings | options))
-
-
-def same(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-
-
-def interrupt_at(text: str) -> Callable[[str], None]:
-    def progress(line: str) -> None:
-        if text in line:
-            raise KeyboardInterrupt
-
-    return progress
 
 
 def test_small_residual_has_the_reference_size_and_names() -> None:
@@ -220,12 +185,17 @@ def test_progress_speaks_at_once_and_after_every_epoch() -> None:
     assert [line for line in lines if "validation" in line][-1].startswith("train: epoch 2 of 2")
 
 
-def test_progress_names_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(10_000))
-    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
-    lines: list[str] = []
-    run(network(), progress=lines.append, epochs=1)
-    assert any("step 1 of 6" in line and "about 10 s left" in line for line in lines)
+def test_progress_names_the_time_left_after_a_second_and_then_every_five(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, lines = [100.0], []
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    meter = Meter(lines.append, epochs=3, steps=10, first=10)  # resumed after the first epoch
+    for seconds, step in ((100.5, 0), (101.0, 1), (105.9, 3), (106.0, 5)):
+        now[0] = seconds
+        meter.step(1, step, 0.25)
+    assert lines == [
+        "train: epoch 2 of 3  step 2 of 10  loss 0.250  about 9 s left",  # two steps in a second, 18 to go
+        "train: epoch 2 of 3  step 6 of 10  loss 0.250  about 14 s left",
+    ]
 
 
 def test_the_schedule_spans_all_epochs_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,26 +215,6 @@ def test_one_cycle_rises_peaks_and_vanishes() -> None:
     assert rates[0] == pytest.approx(0.008) and max(rates) == rates[30] == pytest.approx(0.2)
     assert rates[-1] == pytest.approx(0.2 / 25e4) and all(b < a for a, b in pairwise(rates[30:]))
     assert one_cycle(0, 1, 0.2) == pytest.approx(0.008)
-
-
-def test_plain_augmentation_is_a_flip_and_a_shift() -> None:
-    torch.manual_seed(0)
-    image = torch.arange(2 * 9 * 8, dtype=torch.uint8).reshape(1, 2, 9, 8)
-    padded = nn.functional.pad(image.float(), (2, 2, 2, 2), "reflect")
-    allowed = {(d, r, f): padded[0, :, 2 + d : 11 + d, 2 + r : 10 + r] for d in range(-2, 3) for r in range(-2, 3) for f in (0,)}
-    allowed |= {(d, r, 1): view.flip(2) for (d, r, _), view in allowed.items()}
-    seen = set()
-    for moved in augmented(image.expand(400, -1, -1, -1), "plain"):
-        seen |= {key for key, view in allowed.items() if torch.equal(view, moved)}
-    assert seen == set(allowed)
-
-
-def test_robust_augmentation_stays_in_range_and_none_is_the_identity() -> None:
-    images = to_nchw(stripes().x)
-    robust = augmented(images, "robust")
-    assert robust.min() >= 0 and robust.max() <= 255 and robust.dtype == torch.float32
-    assert (robust.mean((1, 2, 3)) - images.float().mean((1, 2, 3))).std() > 10
-    assert torch.equal(augmented(images, "none"), images.float())
 
 
 def test_colour_images_are_normalised_per_channel() -> None:

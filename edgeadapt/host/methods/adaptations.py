@@ -10,25 +10,68 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.errors import InputError
+from edgeadapt.host.methods.adjusted_prototypes import AdjustedPrototypes
 from edgeadapt.host.methods.base import AdaptsEncoder, AdaptsFeatures, Head
+from edgeadapt.host.methods.class_matched_statistics import ClassMatchedStatistics
+from edgeadapt.host.methods.entropy import GuardedEntropy, Tent
 from edgeadapt.host.methods.feature_shift import FeatureShift
+from edgeadapt.host.methods.forward_only import ForwardOnly
+from edgeadapt.host.methods.hebbian_modulator import Hebbian, NeuroHebbian, ThreeFactorHebbian
+from edgeadapt.host.methods.hebbian_prototypes import HebbianPrototypes
+from edgeadapt.host.methods.mean_std import MeanStd
 from edgeadapt.host.methods.norm_statistics import NormStatistics
+from edgeadapt.host.methods.soft_hebbian import SoftHebbian
 from edgeadapt.host.module_encoder import ModuleEncoder
 
 
 @dataclass(frozen=True)
 class Beside:
-    """What a method stands beside in its bundle: the head, and the sharpness (1 / temperature) that turns its logits into probabilities."""
+    """What a method stands beside in its bundle.
+
+    Attributes:
+        head: its classifier. sharpness: 1 / temperature, by which its logits become probabilities.
+        x, y: labelled inputs (N, *input) of the factory and their class slots (N,). slots: K.
+    """
 
     head: Head
     sharpness: float = 1.0
+    x: NDArray[Any] | None = None
+    y: NDArray[np.int64] | None = None
+    slots: int = 0
+
+    def labelled(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Inputs and class slots.
+
+        Raises:
+            InputError: there are none.
+        """
+        if self.x is None or self.y is None:
+            raise InputError("this method is fitted on labelled inputs of the factory, and none were given")
+        return self.x, self.y
 
 
 ENCODER_SPACE: dict[str, Callable[[ModuleEncoder, Beside], AdaptsEncoder]] = {
     "norm_statistics": lambda encoder, beside: NormStatistics(encoder),
+    "norm_statistics_averaged": lambda encoder, beside: NormStatistics(encoder, rate=0.5),
+    "norm_statistics_unfolded": lambda encoder, beside: NormStatistics(encoder, first=min(8, len(encoder.norms)), is_unfolded=True),
+    "tent": lambda encoder, beside: Tent(encoder, beside.head, beside.sharpness),
+    "guarded_entropy": lambda encoder, beside: GuardedEntropy(encoder, beside.head, beside.sharpness),
+    "hebbian": lambda encoder, beside: Hebbian(encoder),
+    "hebbian_three_factor": lambda encoder, beside: ThreeFactorHebbian(encoder, beside.head, beside.sharpness),
+    "hebbian_evolved": lambda encoder, beside: ForwardOnly(encoder, beside.head, beside.sharpness, rule=SoftHebbian()),
+    "neuro_hebbian": lambda encoder, beside: NeuroHebbian(encoder, beside.head, beside.sharpness),
+    "forward_only": lambda encoder, beside: ForwardOnly(encoder, beside.head, beside.sharpness),
+    "class_matched_statistics": lambda encoder, beside: ClassMatchedStatistics(encoder, beside.head, beside.sharpness, *beside.labelled(), beside.slots),
 }
 FEATURE_SPACE: dict[str, Callable[[Beside], AdaptsFeatures]] = {
     "feature_shift": lambda beside: FeatureShift(),
+    "mean_std": lambda beside: MeanStd(),
+    "t3a": lambda beside: AdjustedPrototypes(beside.head, beside.sharpness),
+    "hebbian_prototypes": lambda beside: HebbianPrototypes(beside.head, beside.sharpness),
 }
 NAMES = (*ENCODER_SPACE, *FEATURE_SPACE)
 

@@ -1,104 +1,95 @@
 """Normalisation statistics from a small memory of recent inputs: forward-only adaptation of a source-trained encoder.
 
     for each batch-norm in turn:  mu, v = weighted moments of its input over the memory;  y = gain (x - mu) / sqrt(v + eps) + offset
+    domain state                  s <- s + rate ((mu, v) - s)
 
 The device keeps the memory balanced by predicted class, so that a label-sorted stream does not become the statistics (Gong et
-al., NOTE, NeurIPS 2022, arXiv 2208.05117; Yuan et al., RoTTA, CVPR 2023, arXiv 2303.13899). Unlike them nothing is averaged over time: the
-memory's own statistics are taken whole (a mix with the source hurts under strong shift), and they act only while a
-condition lasts. ``refold`` turns statistics into the scale and shift constants of the encoder's graph.
+al., NOTE, NeurIPS 2022, arXiv 2208.05117; Yuan et al., RoTTA, CVPR 2023, arXiv 2303.13899). Unlike them nothing is averaged over time
+by default (``rate`` 1): the memory's own statistics are taken whole (a mix with the source hurts under strong shift), and they act only
+while a condition lasts. ``refold`` turns statistics into the scale and shift constants of the encoder's graph.
+
+Where loading an encoder again is dear, ``is_unfolded`` leaves the statistics tensors: the bundle has a second graph of the encoder that
+reads them, for conditions other than the factory's. It costs a multiplication and an addition for each adapted layer, which is why it is
+meant for the ``first`` few layers.
 """
 
 from __future__ import annotations
 
-import copy
-from typing import ClassVar
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.host.encoding import NormLayer
+from edgeadapt.errors import InputError
 from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Values
-from edgeadapt.host.module_encoder import ModuleEncoder, folded, replace_module, run_module
-
-
-class _Collector:
-    """Sample weights for, and statistics from, one pass through the network."""
-
-    weight: Tensor
-    moments: dict[str, tuple[Tensor, Tensor]]
-
-
-class _BatchStatistics(nn.Module):
-    """A batch-norm that uses, and reports, the weighted statistics of its own input (two passes: no cancellation)."""
-
-    def __init__(self, layer: NormLayer, collector: _Collector) -> None:
-        super().__init__()
-        self.path, self.eps, self.collector = layer.path, layer.eps, collector
-        self.register_buffer("gain", layer.gain.clone())
-        self.register_buffer("offset", layer.offset.clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.collector.weight[:, None, None, None]
-        total = torch.clamp(weight.sum(), min=1e-6) * (x.shape[2] * x.shape[3])
-        mean = (x * weight).sum(dim=(0, 2, 3)) / total
-        centred = x - mean[:, None, None]
-        variance = (centred * centred * weight).sum(dim=(0, 2, 3)) / total
-        self.collector.moments[self.path] = (mean, variance)
-        scale = (self.gain / torch.sqrt(variance + self.eps))[:, None, None]
-        return centred * scale + self.offset[:, None, None]
+from edgeadapt.host.methods.batch_statistics import BatchStatisticsPass, Passed
+from edgeadapt.host.module_encoder import ModuleEncoder
 
 
 class NormStatistics:
-    """Domain state ``norm.mean`` and ``norm.variance``: all channels of all batch-norms, concatenated (C,)."""
+    """Domain state ``norm.mean`` and ``norm.variance``: all channels of the batch-norms it adapts, concatenated (C,).
 
-    name: ClassVar[str] = "norm_statistics"
+    Args:
+        encoder: with batch-norms.
+        rate: in (0, 1], of the moving average over refreshes, which begins at the source; 1 takes the memory's statistics whole.
+        first: adapt only so many batch-norms, from the input on; None for all.
+        is_unfolded: a second encoder reads the statistics; else the encoder is folded again with them.
 
-    def __init__(self, encoder: ModuleEncoder) -> None:
-        self.encoder = encoder
-        self._collector = _Collector()
-        self._module = copy.deepcopy(encoder._module)
-        for layer in encoder.norms:
-            replace_module(self._module, layer.path, _BatchStatistics(layer, self._collector))
-        self.frozen = {f"norms.{layer.path}.gain": layer.gain for layer in encoder.norms}
-        self.frozen |= {f"norms.{layer.path}.offset": layer.offset for layer in encoder.norms}
+    Raises:
+        InputError: a rate or a number of layers out of range.
+    """
+
+    def __init__(self, encoder: ModuleEncoder, *, rate: float = 1.0, first: int | None = None, is_unfolded: bool = False) -> None:
+        if not 0.0 < rate <= 1.0:
+            raise InputError(f"the rate of norm statistics is above 0 and at most 1, got {rate}")
+        if first is not None and not 0 < first <= len(encoder.norms):
+            raise InputError(f"norm statistics of the first {first} layers: this encoder has {len(encoder.norms)} batch-norms")
+        self.encoder, self.rate, self.is_unfolded = encoder, rate, is_unfolded
+        self._pass = BatchStatisticsPass(encoder, first)
+        self.frozen = dict(self._pass.frozen)
 
     @property
-    def channels(self) -> int:
-        return sum(layer.channels for layer in self.encoder.norms)
+    def name(self) -> str:
+        """``norm_statistics``, ``norm_statistics_averaged`` or ``norm_statistics_unfolded``."""
+        return "norm_statistics" + ("_averaged" if self.rate < 1.0 else "") + ("_unfolded" if self.is_unfolded else "")
 
     def tensors(self, dims: Dims) -> list[TensorSpec]:
-        return [
-            TensorSpec(name=name, dtype="float32", shape=(self.channels,), kind="statistic", scope="domain", merge="mean", bound=1e6)
-            for name in ("norm.mean", "norm.variance")
-        ]
+        return statistics_tensors(self._pass)
 
     def factory(self, data: FactoryData) -> Arrays:
-        return {
-            "norm.mean": torch.cat([layer.mean for layer in self.encoder.norms]).numpy(),
-            "norm.variance": torch.cat([layer.variance for layer in self.encoder.norms]).numpy(),
-        }
+        return statistics_factory(self._pass)
 
     def adapt(self, ports: Values, t: Values) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Ports ``x`` (B, *input) and ``sample_weight`` (B,); rows of weight 0 are not part of the memory."""
         weight = ports["sample_weight"]
-        self._collector.weight, self._collector.moments = weight, {}
-        extra = {f"{layer.path}.{part}": t[f"norms.{layer.path}.{part}"] for layer in self.encoder.norms for part in ("gain", "offset")}
-        run_module(self._module, ports["x"], t, self.encoder.input, (), None, extra)
-        moments = [self._collector.moments[layer.path] for layer in self.encoder.norms]
-        is_live = weight.sum() > 0
-        mean = torch.where(is_live, torch.cat([m for m, _ in moments]), t["norm.mean"])
-        variance = torch.where(is_live, torch.cat([v for _, v in moments]), t["norm.variance"])
-        return {"used": (weight > 0).to(torch.float32), "wants_reset": weight.sum() * 0.0}, {"norm.mean": mean, "norm.variance": variance}
+        passed = self._pass(ports["x"], weight, t, t["norms.gain"], t["norms.offset"])
+        new = moved_statistics(t, passed, weight, self.rate)
+        return {"used": (weight > 0).to(torch.float32), "wants_reset": weight.sum() * 0.0}, new
 
     def refold(self, ports: Values, t: Values) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Role ``derive``: statistics -> the encoder's scale and shift constants."""
-        constants: dict[str, Tensor] = {}
-        start = 0
-        for layer in self.encoder.norms:
-            columns = slice(start, start + layer.channels)
-            start += layer.channels
-            gain, offset = t[f"norms.{layer.path}.gain"], t[f"norms.{layer.path}.offset"]
-            scale, shift = folded(gain, offset, t["norm.mean"][columns], t["norm.variance"][columns], layer.eps)
-            constants[f"encoder.{layer.path}.scale"], constants[f"encoder.{layer.path}.shift"] = scale, shift
-        return {}, constants
+        return {}, self._pass.constants(t["norms.gain"], t["norms.offset"], t["norm.mean"], t["norm.variance"])
+
+    def encode(self, ports: Values, t: Values) -> dict[str, Tensor]:
+        """Role ``encode`` of the unfolded form: port ``x`` (B, *input) to ``z`` and ``taps``, by the statistics of ``t``."""
+        return self.encoder.encode(ports, {**t, **self.refold({}, t)[1]})
+
+
+def statistics_tensors(through: BatchStatisticsPass) -> list[TensorSpec]:
+    """``norm.mean`` and ``norm.variance`` (C,) of a condition."""
+    return [
+        TensorSpec(name=name, dtype="float32", shape=(through.channels,), kind="statistic", scope="domain", merge="mean", bound=1e6)
+        for name in ("norm.mean", "norm.variance")
+    ]
+
+
+def moved_statistics(t: Values, passed: Passed, weight: Tensor, rate: float) -> dict[str, Tensor]:
+    """``s + rate (measured - s)``; the old values, bit for bit, where no row of ``weight`` (B,) counts."""
+    new = {}
+    for name, measured in (("norm.mean", passed.mean), ("norm.variance", passed.variance)):
+        moved = measured if rate == 1.0 else t[name] + rate * (measured - t[name])
+        new[name] = torch.where(weight.sum() > 0, moved, t[name])
+    return new
+
+
+def statistics_factory(through: BatchStatisticsPass) -> Arrays:
+    return {f"norm.{part}": through.source[part].numpy() for part in ("mean", "variance")}

@@ -81,5 +81,5 @@ if __name__ == "__main__":
     x, names = samples(400, [0, 1, 2, 3], 1)
     labels = np.array([NAMES.index(name) for name in names])
     host.export(
-        sys.argv[1], host.Identity(WIDTH), calibration=(x, labels), classes=NAMES[:4], class_slots=8, guard_per_class=20, head=CountingCodes(), name="counting",
+        sys.argv[1], host.Identity(WIDTH), calibration=(x, labels), classes=NAMES[:4], class_slots=8, guard_per_class=20, head=CountingCodes(), name="counting", stress=False,
     )

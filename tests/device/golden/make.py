@@ -26,7 +26,7 @@ def make_bundle(path: Path) -> None:
 
     x, names = samples(400, [0, 1, 2, 3], 1)
     y = np.array([NAMES.index(name) for name in names])
-    host.export(path, host.Identity(WIDTH), calibration=(x, y), classes=NAMES[:4], class_slots=8, guard_per_class=20, random_features=0, name="vectors")
+    host.export(path, host.Identity(WIDTH), calibration=(x, y), classes=NAMES[:4], class_slots=8, guard_per_class=20, random_features=0, name="vectors", stress=False)
 
 
 def live(learner: Any) -> None:

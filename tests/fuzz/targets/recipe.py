@@ -14,7 +14,7 @@ from fuzz.target import Execute, Target
 NEEDS = ("torch",)
 _WORDS = (
     "fashion-mnist", "folder", "npz", "rgb", "gray", "auto", "act", "advise", "off", "plain", "strong", "none", "small-residual", "photos",
-    "a", "b", "data", "export", "train", "encoder", "seed",
+    "a", "b", "data", "export", "train", "encoder", "seed", "adamw", "torchvision:CIFAR10", "a:b",
 )  # fmt: skip
 _EVERY_KEY = b"""seed = 7
 [encoder]
@@ -38,6 +38,10 @@ lr = 0.1
 momentum = 0.5
 weight_decay = 0.0
 threads = 2
+optimiser = "lamb"
+patience = 2
+precision = "float32"
+device = "cpu"
 [export]
 name = "screws"
 class_slots = 8
@@ -67,7 +71,7 @@ def prepare(scratch: Path) -> Execute:
         recipe = load_recipe(path)
         train, data_section, export = recipe.train, recipe.data, recipe.export
         assert 0 < train.lr < math.inf and 0 <= train.momentum < 1 and 0 <= train.weight_decay < 1 and 0 < data_section.validation < 1
-        assert 0 <= recipe.seed < 2**31 and min(data_section.size) >= 1 and train.epochs >= 1
+        assert 0 <= recipe.seed < 2**31 and (data_section.size is None or min(data_section.size) >= 1) and train.epochs >= 1
         assert list(export.batches) == sorted(set(export.batches)) and export.batches and export.class_slots >= len(data_section.classes)
         assert "/" not in export.name and "\n" not in export.name and export.name
         for given in (data_section.path, data_section.validation_path, recipe.encoder.weights, recipe.encoder.file):

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from edgeadapt.bundle.schema import InputSpec
+from edgeadapt.host.methods.adjusted_prototypes import AdjustedPrototypes
 from edgeadapt.host.methods.base import Method
 from edgeadapt.host.methods.bottleneck import Bottleneck
+from edgeadapt.host.methods.class_matched_statistics import ClassMatchedStatistics
+from edgeadapt.host.methods.entropy import GuardedEntropy, Tent
 from edgeadapt.host.methods.feature_shift import FeatureShift
+from edgeadapt.host.methods.forward_only import ForwardOnly
+from edgeadapt.host.methods.hebbian_modulator import Hebbian, NeuroHebbian, ThreeFactorHebbian
+from edgeadapt.host.methods.hebbian_prototypes import HebbianPrototypes
+from edgeadapt.host.methods.lame import Lame
+from edgeadapt.host.methods.mean_std import MeanStd
 from edgeadapt.host.methods.nearest_mean import NearestMean
 from edgeadapt.host.methods.norm_statistics import NormStatistics
 from edgeadapt.host.methods.novelty import CANDIDATES, Cosine, Mahalanobis, NearestNeighbours, VirtualLogit
 from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.methods.ridge import Ridge
+from edgeadapt.host.methods.soft_hebbian import SoftHebbian
 from edgeadapt.host.module_encoder import ModuleEncoder
 from edgeadapt.testing import check_identity_stub, check_method
 
@@ -30,9 +40,16 @@ def tiny_encoder() -> ModuleEncoder:
     return ModuleEncoder(module, InputSpec(layout="NHWC", dtype="uint8", shape=(12, 12, 3)))
 
 
+def class_matched() -> ClassMatchedStatistics:
+    """On labelled images as random as those of the suite."""
+    x = torch.randint(0, 256, (60, 12, 12, 3), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
+    return ClassMatchedStatistics(tiny_encoder(), Ridge(), 10.0, x.numpy(), np.arange(60) % 4, slots=5)
+
+
 LEARN = {"learn changes nothing", "learn ignores sample_weight", "learn decays what was learned before"}
 PREDICT = {"predict is constant", "predict returns its input"}
 NOVELTY = {"novelty is constant", "novelty is the norm of its input", "novelty has the wrong sign"}
+ENCODER = {"adapt changes nothing", "refold returns the factory constants"}
 SHIFT = {"shift is constant", "shift returns its input", "shift ignores the class"}
 
 METHODS: dict[str, tuple[Method, set[str]]] = {
@@ -45,12 +62,29 @@ METHODS: dict[str, tuple[Method, set[str]]] = {
     "vim": (VirtualLogit(), NOVELTY),
     "mahalanobis": (Mahalanobis(), NOVELTY),
     "feature_shift": (FeatureShift(), {"correct returns its input", "adapt changes nothing"}),
+    "mean_std": (MeanStd(), {"correct returns its input", "adapt changes nothing"}),
+    "t3a": (AdjustedPrototypes(Ridge(), sharpness=10.0), {"adjust returns its logits", "adapt changes nothing"}),
+    "hebbian_prototypes": (HebbianPrototypes(Ridge(), sharpness=10.0), {"adjust returns its logits", "adapt changes nothing"}),
+    "lame": (Lame(sharpness=10.0), {f"smooth {does}" for does in ("returns its logits", "is one answer for the batch", "ignores sample_weight", "ignores the features")}),
     "bottleneck": (Bottleneck(), {"correct returns its input", "fit changes nothing", "fit goes uphill"}),
-    "norm_statistics": (NormStatistics(tiny_encoder()), {"adapt changes nothing", "refold returns the factory constants"}),
+    "norm_statistics": (NormStatistics(tiny_encoder()), ENCODER),
+    "norm_statistics, averaged": (NormStatistics(tiny_encoder(), rate=0.5), ENCODER),
+    "class_matched_statistics": (class_matched(), ENCODER),
+    "tent": (Tent(tiny_encoder(), Ridge()), ENCODER),
+    "guarded_entropy": (GuardedEntropy(tiny_encoder(), Ridge()), ENCODER),
+    "hebbian": (Hebbian(tiny_encoder()), ENCODER),
+    "hebbian on the source's statistics": (Hebbian(tiny_encoder(), over_statistics=False), ENCODER),
+    "hebbian_three_factor": (ThreeFactorHebbian(tiny_encoder(), Ridge()), ENCODER),
+    "neuro_hebbian": (NeuroHebbian(tiny_encoder(), Ridge()), ENCODER),
+    "forward_only": (ForwardOnly(tiny_encoder(), Ridge()), ENCODER),
+    "hebbian_evolved": (ForwardOnly(tiny_encoder(), Ridge(), rule=SoftHebbian()), ENCODER),
 }
 
 
-SLOW = {"bottleneck", "ridge on random features"}  # what they share with others that are tried every time: the step of low rank, the evidence of ridge
+SLOW = {
+    "bottleneck", "ridge on random features", "norm_statistics, averaged", "tent", "guarded_entropy", "hebbian on the source's statistics",
+    "hebbian_three_factor", "neuro_hebbian", "forward_only", "hebbian_evolved",
+}  # what they share with others that are tried every time: the step of low rank, the evidence of ridge, statistics and the rule
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in METHODS])

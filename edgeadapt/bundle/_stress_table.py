@@ -1,0 +1,52 @@
+"""The stress card as a table for people: what ``edgeadapt inspect`` prints, and the exporter's progress lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_HEAD = f"{'stream':<26} {'learner':>8} {'frozen':>7} {'change':>7} {'refreshes':>9}"
+
+
+def row_line(name: str, learner: float, frozen: float, refreshes: int) -> str:
+    """One stream: accuracies in percent, the change in points."""
+    return f"{name:<26} {learner:>8.1%} {frozen:>7.1%} {100 * (learner - frozen):>+7.1f} {refreshes:>9}"
+
+
+def stress_table(card: Mapping[str, Any]) -> list[str]:
+    """The lines of a bundle's table of stress streams; none if it was not stress-tested.
+
+    Args:
+        card: ``bundle.card``. One of another version, or that says something else, gets one line that says so.
+    """
+    stress = card.get("stress")
+    if stress is None:
+        return []
+    try:
+        return _lines(stress)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        return ["the stress card is not one that this version can show; inspect --json prints it as it is"]
+
+
+def _lines(stress: Mapping[str, Any]) -> list[str]:
+    lines = [_HEAD]
+    for row in stress["rows"]:
+        lines.append(row_line(_name(row), float(row["learner"]), float(row["frozen"]), int(row["refreshes"])))
+    if long := stress.get("long"):
+        row = long["row"]
+        lines.append(row_line(_name(row), float(row["learner"]), float(row["frozen"]), int(row["refreshes"])))
+        phases = [100 * (float(phase["learner"]) - float(phase["frozen"])) for phase in long["phases"]]
+        lines.append(
+            f"long run: {int(row['samples'])} feature vectors one at a time, worst of {len(phases)} phases {min(phases):+.1f}; at most "
+            f"{int(long['tensor_bytes']) / 1024:.0f} of {int(long['tensor_bytes_declared']) / 1024:.0f} KiB of tensors, {int(long['pending'])} samples kept, "
+            f"{int(long['conditions'])} conditions; resident memory {float(long['resident_growth_mib']):+.1f} MiB in the last quarter"
+        )
+    kind, distinct = stress.get("kind", "full"), stress.get("distinct")
+    drawn = f", streams of {int(distinct)} different held-out samples" if distinct else ""
+    lines.append(f"{kind} card{drawn}: {stress['mode']}: {stress['reason']}")
+    return lines
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    condition, order = str(row["condition"]), str(row["order"])
+    return condition if condition == order else f"{condition} {order}"

@@ -1,0 +1,160 @@
+"""Normalisation statistics that do not take a run of one class for a condition: measured against what the source shows of the same classes.
+
+    p      = shares of the classes that the encoder predicts on the memory, at its present statistics
+    c      = mean confidence of these predictions, those that lie farther from every class mean than 99% of the source counted as 0
+    e, u   = c sum_k p_k (m_k, s_k) + (1 - c) (m, s)          first and second moments that the source has at these shares
+    r      = (v + q v0) / (e2 + q v0),   e2 = u - e^2         how much wider the memory's inputs are than they should be
+    mu_c   = sqrt(r) mu0 + (mu - sqrt(r) e),   v_c = r v0     the condition as an affine map, applied to the source's statistics
+
+for each batch-norm in turn, with mu, v the memory's moments, mu0, v0 the source's, and m_k, s_k those of class k (per channel, taken from the
+factory's labelled samples). On a memory of all classes this is :class:`NormStatistics`; on one that holds a few classes it is not pulled
+towards them, so it can act on streams sorted by class and costs nothing on clean ones. That shares of classes must be told from a change of
+conditions is the point of NOTE (Gong et al., NeurIPS 2022, arXiv 2208.05117), which balances a memory by predicted class, and the
+device does that too; matching what is left of the imbalance with the source's class moments is ours. Under very strong shift the predictions
+are wrong and so are the shares, but then the features lie far from every class: ``c`` falls, and what is left are plain statistics.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgeadapt.bundle.schema import TensorSpec
+from edgeadapt.host.encoding import NormLayer
+from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Head, Values, one_hot
+from edgeadapt.host.methods.batch_statistics import BatchStatisticsPass, _BatchStatistics, _Collector
+from edgeadapt.host.methods.norm_statistics import statistics_factory, statistics_tensors
+from edgeadapt.host.module_encoder import ModuleEncoder, replace_module
+
+_WIDENED = 0.03  # q: share of the source's variance by which both sides of the ratio are widened; a class that is silent in a channel says little there
+_TYPICAL = 0.99  # quantile of the source's distances from the nearest class mean
+_ROWS = 256
+
+
+class ClassMatchedStatistics:
+    """Domain state ``norm.mean`` and ``norm.variance`` (C,), as of :class:`NormStatistics`; frozen are the class moments (K, C) each.
+
+    Args:
+        encoder: with batch-norms.
+        head: predicts the classes of the memory.
+        sharpness: 1 / temperature of its logits.
+        x, y: labelled inputs (N, *input) of the factory, and their class slots (N,).
+        slots: K; a slot without inputs has the source's moments, so that a class from the field changes nothing.
+    """
+
+    name: ClassVar[str] = "class_matched_statistics"
+    home: ClassVar[float] = 1.0
+    """It harms so little where nothing is shifted that a correction need not come nearer by a margin, only not go farther."""
+
+    def __init__(self, encoder: ModuleEncoder, head: Head, sharpness: float, x: NDArray[Any], y: NDArray[np.int64], slots: int) -> None:
+        self.encoder, self.head, self.sharpness, self.slots = encoder, head, sharpness, slots
+        self._pass = _MatchedPass(encoder)
+        farthest = torch.quantile(_distance(features := _features(encoder, x), _means(features, y, slots)), _TYPICAL).reshape(1)
+        self.frozen = {**self._pass.frozen, **self._pass.class_moments(x, y, slots), "norms.farthest": farthest}
+
+    def tensors(self, dims: Dims) -> list[TensorSpec]:
+        return statistics_tensors(self._pass)
+
+    def factory(self, data: FactoryData) -> Arrays:
+        return statistics_factory(self._pass)
+
+    def adapt(self, ports: Values, t: Values) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Ports ``x`` (B, *input) and ``sample_weight`` (B,); rows of weight 0 are not part of the memory."""
+        weight = ports["sample_weight"]
+        constants = self._pass.constants(t["norms.gain"], t["norms.offset"], t["norm.mean"], t["norm.variance"])
+        z = self.encoder.encode({"x": ports["x"]}, {**t, **constants})["z"]
+        logits = self.head.predict(t, z)
+        share = weight / torch.clamp(weight.sum(), min=1e-6)
+        is_typical = (_distance(z, t["head.mean"]) <= t["norms.farthest"]).to(torch.float32)
+        confidence = (torch.softmax(logits * self.sharpness, dim=1).max(dim=1).values * is_typical * share).sum()
+        shares = (one_hot(logits.argmax(dim=1), self.slots) * share[:, None]).sum(dim=0)
+        first, second = (
+            confidence * (shares @ t[f"norms.class_{part}"]) + (1 - confidence) * t[f"norms.source_{part}"] for part in ("mean", "square")
+        )
+        measured = self._pass.matched(ports["x"], weight, t, first, torch.clamp(second - first * first, min=0.0))
+        is_live = weight.sum() > 0
+        new = {name: torch.where(is_live, value, t[name]) for name, value in zip(("norm.mean", "norm.variance"), measured, strict=True)}
+        return {"used": (weight > 0).to(torch.float32), "wants_reset": weight.sum() * 0.0}, new
+
+    def refold(self, ports: Values, t: Values) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Role ``derive``: statistics -> the encoder's scale and shift constants."""
+        return {}, self._pass.constants(t["norms.gain"], t["norms.offset"], t["norm.mean"], t["norm.variance"])
+
+
+def _distance(z: Tensor, means: Tensor) -> Tensor:
+    """(B,) 1 - cosine to the nearest class mean; an unused slot, whose mean is zero, is as far as a right angle."""
+    unit = means / torch.sqrt((means * means).sum(dim=1, keepdim=True) + 1e-12)
+    return 1 - ((z / torch.sqrt((z * z).sum(dim=1, keepdim=True) + 1e-12)) @ unit.T).max(dim=1).values
+
+
+def _features(encoder: ModuleEncoder, x: NDArray[Any]) -> Tensor:
+    """(N, D) of the factory encoder."""
+    with torch.no_grad():
+        parts = [encoder.encode({"x": torch.from_numpy(np.ascontiguousarray(x[i : i + _ROWS]))}, encoder.frozen)["z"] for i in range(0, len(x), _ROWS)]
+    return torch.cat(parts)
+
+
+def _means(z: Tensor, y: NDArray[np.int64], slots: int) -> Tensor:
+    """(K, D), zero for a slot without samples."""
+    of_class = one_hot(torch.from_numpy(y), slots)
+    return of_class.T @ z / torch.clamp(of_class.sum(dim=0)[:, None], min=1.0)
+
+
+class _MatchedPass(BatchStatisticsPass):
+    """A pass whose batch-norms measure their input against expected moments, and use the condition's statistics that follow."""
+
+    def __init__(self, encoder: ModuleEncoder) -> None:
+        super().__init__(encoder)
+        for layer in self.layers:
+            replace_module(self._module, layer.path, _MatchedStatistics(layer, self._collector))
+        self.frozen |= {"norms.mean": self.source["mean"], "norms.variance": self.source["variance"]}
+
+    def matched(self, x: Tensor, weight: Tensor, t: Values, expected: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance (C,) of the condition, from the mean and variance (C,) that the source has at the memory's shares of classes."""
+        extra: dict[str, Tensor] = {}
+        parts = zip(self.layers, *map(self.split, (t["norms.mean"], t["norms.variance"], expected, spread)), strict=True)
+        for layer, mean, variance, e, s in parts:
+            extra |= {f"{layer.path}.{name}": value for name, value in (("mean", mean), ("variance", variance), ("expected", e), ("spread", s))}
+        passed = self(x, weight, t, t["norms.gain"], t["norms.offset"], extra)
+        return passed.mean, passed.variance
+
+    def class_moments(self, x: NDArray[Any], y: NDArray[np.int64], slots: int) -> dict[str, Tensor]:
+        """``norms.class_mean`` and ``norms.class_square`` (K, C), and the source's own ``norms.source_mean`` and ``norms.source_square`` (C,)."""
+        mean, square = self.source["mean"], self.source["variance"] + self.source["mean"] ** 2
+        made = {"norms.source_mean": mean, "norms.source_square": square}
+        measure = BatchStatisticsPass(self.encoder, is_source=True)
+        values = {**self.encoder.frozen, **measure.frozen}
+        of_class = {"mean": mean.repeat(slots, 1), "square": square.repeat(slots, 1)}
+        for slot in np.unique(y):
+            rows = x[y == slot]
+            sums = [torch.zeros_like(mean), torch.zeros_like(mean)]
+            for start in range(0, len(rows), _ROWS):
+                part = torch.from_numpy(np.ascontiguousarray(rows[start : start + _ROWS]))
+                with torch.no_grad():
+                    passed = measure(part, torch.ones(len(part)), values, values["norms.gain"], values["norms.offset"])
+                sums = [sums[0] + len(part) * passed.mean, sums[1] + len(part) * (passed.variance + passed.mean**2)]
+            of_class["mean"][slot], of_class["square"][slot] = sums[0] / len(rows), sums[1] / len(rows)
+        return {**made, **{f"norms.class_{part}": value for part, value in of_class.items()}}
+
+
+class _MatchedStatistics(_BatchStatistics):
+    """A batch-norm on the statistics of the condition; ``expected`` and ``spread`` are the moments that the source has at the same shares."""
+
+    def __init__(self, layer: NormLayer, collector: _Collector) -> None:
+        super().__init__(layer, collector)
+        self.register_buffer("expected", layer.mean.clone())
+        self.register_buffer("spread", layer.variance.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, _, per_channel = self._measure(x)
+        mean, variance = self.collector.moments[self.path]
+        widened = _WIDENED * self.variance + self.eps
+        ratio = (variance + widened) / (self.spread + widened)
+        moved = torch.sqrt(ratio) * (self.mean - self.expected) + mean
+        self.collector.moments[self.path] = (moved, ratio * self.variance)
+        scale = self.gain / torch.sqrt(ratio * self.variance + self.eps)
+        return (x - moved.reshape(per_channel)) * scale.reshape(per_channel) + self.offset.reshape(per_channel)
