@@ -106,12 +106,14 @@ class GraphFile:
     """An ONNX model and the frozen tensors it refers to.
 
     Frozen weights are stored once per bundle. In the model they are initialisers marked external with
-    the reserved location ``bundle:``; ``frozen`` supplies their values by name.
+    the reserved location ``bundle:``; ``frozen`` supplies their values by name. ``is_rare`` says that it runs now and then only: a runtime may
+    give its working memory back after each run.
     """
 
     name: str
     model: bytes
     frozen: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    is_rare: bool = False
 
     @cached_property
     def sha256(self) -> str:

@@ -132,7 +132,7 @@ def foreign(data: str | None, say: Say) -> ShiftMaterial:
     Raises:
         RuntimeUnavailable: its packages are not installed.
     """
-    module = lite0()  # first: it says what is missing
+    module = Lite0(lite0().network)  # first: it says what is missing
     training, test = fashion_mnist(data if data is not None else _place())
     held = training.split(HELD_OUT, SEED)[1]
     rows = np.concatenate([np.flatnonzero(held.y == k)[:LITE0_PER_CLASS] for k in range(len(held.classes))])
@@ -153,8 +153,8 @@ def with_method(material: ShiftMaterial, method: str, say: Say) -> ShiftMaterial
 
 
 def acting(bundle: Bundle) -> Bundle:
-    """The bundle with adaptation set to act, beside the original."""
-    path = bundle.path.with_suffix(".act.edge")
+    """The bundle with adaptation set to act: a copy in the cache folder."""
+    path = cache_folder() / f"{bundle.path.stem}-{bundle.sha256[:16]}.act.edge"
     policy = bundle.manifest.policy
     adapt = msgspec.structs.replace(policy.adapt, mode="act", reason="made to act for a comparison")
     manifest = msgspec.structs.replace(bundle.manifest, policy=msgspec.structs.replace(policy, adapt=adapt))
@@ -187,6 +187,19 @@ class Features(nn.Module):
         return self.network.features(x)
 
 
+class Lite0(nn.Module):
+    """The packaged network as ``bench.lite0`` runs it, in a class that measuring processes can load."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.network.extract_features((x - 127.0) / 128.0)
+        return features.mean(dim=(2, 3))
+
+
 def _trained(fit: ImageData, held: ImageData, say: Say) -> Normalised:
     """Our network by our trainer with its defaults; kept as safetensors."""
     key = hashlib.sha256(repr((BUILT_IN, EPOCHS, SEED, fit.fingerprint(), torch.__version__.split("+")[0])).encode()).hexdigest()[:16]
@@ -217,7 +230,7 @@ def _exported(file: str, module: nn.Module, held: ImageData, say: Say, **setting
 def _forget_old(file: str) -> None:
     """Bundles of other sources pile up; those of the last day may be in use."""
     for path in cache_folder().glob(f"shift-{file}-*.edge"):
-        if re.fullmatch(rf"shift-{re.escape(file)}-[0-9a-f]{{16}}(\.act)?\.edge", path.name) and time.time() - path.stat().st_mtime > 86400:
+        if re.fullmatch(rf"shift-{re.escape(file)}-[0-9a-f]{{16}}(-[0-9a-f]{{16}}\.act)?\.edge", path.name) and time.time() - path.stat().st_mtime > 86400:
             path.unlink(missing_ok=True)
 
 

@@ -92,7 +92,7 @@ def export_recipe(
         **{key: getattr(chosen, key) for key in ("name", "version", "class_slots", "domain_slots", "batches", "novelty", "state_kib", "novelty_kib", "adaptors", "smooth")},
         "seed": recipe.seed,
         "adapt": "none" if chosen.adapt == "off" else chosen.label_free,
-        "stress": chosen.adapt != "advise",
+        "stress": chosen.adapt != "advise" and chosen.stress,
         "encoder_name": Path(recipe.encoder.file).name or recipe.encoder.network,
         "data_name": recipe.data.kind,
         "recipe_sha256": recipe_sha256,

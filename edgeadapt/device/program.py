@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,7 @@ class Program:
         wanted = self.manifest.policy.adapt.method
         for spec in self.manifest.graphs_for("adapt"):
             if wanted in spec.methods:
-                return spec, self.runtime.load(self.bundle.graph_file(spec))
+                return spec, self.runtime.load(replace(self.bundle.graph_file(spec), is_rare=True))
         return None, None
 
     def _unfolded_graph(self) -> tuple[GraphSpec | None, Executable | None]:

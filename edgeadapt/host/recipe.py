@@ -118,7 +118,8 @@ class ExportSection(_Section, frozen=True, kw_only=True):
     name a method, which the export checks. ``state_kib`` is the most that the head may take in memory: the best that fits is chosen.
     ``novelty_kib`` is the same for the novelty score; ``adaptors = "family"`` puts adaptors into the bundle that a condition may grow.
     ``label_free`` names the method that corrects without labels (``"auto"`` chooses by the encoder, ``adapt = "off"`` takes none); ``smooth = "lame"``
-    lets the answers of a batch speak for each other where a stream shows one class after the other.
+    lets the answers of a batch speak for each other where a stream shows one class after the other. ``stress`` runs the stress streams; ``"short"`` runs
+    fewer, and without them the bundle only advises.
     """
 
     name: Name
@@ -133,6 +134,7 @@ class ExportSection(_Section, frozen=True, kw_only=True):
     adaptors: Literal["none", "family"] = "none"
     label_free: str = "auto"
     smooth: Literal["none", "lame"] = "none"
+    stress: bool | Literal["short"] = True
 
 
 class Recipe(_Section, frozen=True, kw_only=True):
@@ -265,6 +267,8 @@ def _check(path: Path, recipe: Recipe) -> None:
         raise RecipeError(f"{path}: data.classes names one class; allowed: none (all classes) or at least two")
     if len(data.classes) > export.class_slots:
         raise RecipeError(f"{path}: export.class_slots = {export.class_slots}; allowed: at least the {len(data.classes)} of data.classes")
+    if export.adapt == "act" and export.stress is False:
+        raise RecipeError(f'{path}: export.adapt = "act" is earned on the stress streams; allowed: export.stress = true or "short"')
     if not export.batches or list(export.batches) != sorted(set(export.batches)):
         raise RecipeError(f"{path}: export.batches = {list(export.batches)}; allowed: increasing whole numbers, such as [1, 8, 32]")
 

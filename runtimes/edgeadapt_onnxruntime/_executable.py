@@ -47,9 +47,10 @@ class OnnxExecutable:
         session: the loaded model.
         pool: where written tensors come from.
         frozen: arrays that must live as long as the session.
+        is_rare: give the arena's memory back after each run.
     """
 
-    def __init__(self, name: str, session: onnxruntime.InferenceSession, pool: Pool, frozen: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, name: str, session: onnxruntime.InferenceSession, pool: Pool, frozen: Mapping[str, NDArray[Any]], is_rare: bool = False) -> None:
         self._name = name
         self._session = session
         self._pool = pool
@@ -72,6 +73,8 @@ class OnnxExecutable:
         self._devices = [CPU] * len(self._fetch_names)
         self._dims = {node.name: tuple(node.shape) for node in (*inputs, *results)}
         self._options = onnxruntime.RunOptions()
+        if is_rare:
+            self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._run = session.run_with_ortvaluevector
         self._plans: dict[Shapes, _Plan] = {}
 

@@ -132,7 +132,7 @@ class OnnxRuntime:
         try:
             session = onnxruntime.InferenceSession(graph.model, options, providers=list(self.providers))
             _return_freed_memory()
-            return OnnxExecutable(graph.name, session, self.pool, frozen)
+            return OnnxExecutable(graph.name, session, self.pool, frozen, graph.is_rare)
         except EdgeadaptError:
             raise
         except Exception as error:

@@ -13,7 +13,7 @@ from edgeadapt.bench import shift, suites
 from edgeadapt.bench.measure import Row
 from edgeadapt.bench.shift_baselines import BatchStatistics, Eata, Sar, Tent, entropy, images, makers
 from edgeadapt.bench.shift_feature_baselines import FeatureMoments, Lame, T3a
-from edgeadapt.bench.shift_material import ShiftMaterial, acting, ours
+from edgeadapt.bench.shift_material import ShiftMaterial, acting, cache_folder, ours
 from edgeadapt.bench.shift_members import hebbian_rows, member_rows
 from edgeadapt.bench.shift_picture import draw
 from edgeadapt.bench.shift_rate import at_rate
@@ -137,14 +137,17 @@ def test_lame_gives_neighbours_the_same_answer(material: ShiftMaterial) -> None:
     assert (Lame(material.basis).predict(np.zeros(0), z[:1]) == material.head.logits(z[:1]).argmax(axis=1)).all()  # alone it changes nothing
 
 
-def test_feature_moments_undo_a_shift_and_prototypes_follow_it(material: ShiftMaterial) -> None:
-    z, y = material.basis.tuning_z[:640], material.tuning.y[:640]
-    scale = z.std(axis=0)
-    moved = z + 2.0 * scale * np.sign(np.random.default_rng(0).normal(size=z.shape[1])).astype(np.float32)
-    frozen = (material.head.logits(moved).argmax(axis=1) == y).mean()
-    contender = FeatureMoments(material.basis, 0.1, is_scaled=True)
-    marks = [contender.predict(np.zeros(0), moved[i : i + 64]) == y[i : i + 64] for i in range(0, 640, 64)]
-    assert np.mean(marks[-2:]) > frozen + 0.2
+def test_feature_moments_undo_a_shift_and_prototypes_are_bounded(material: ShiftMaterial) -> None:
+    """All features pushed towards one class: the frozen head sees nothing else until the mean has followed."""
+    rows = np.random.default_rng(0).permutation(len(material.tuning))[:640]  # the shipped images are in order of class
+    z, y = material.basis.tuning_z[rows], material.tuning.y[rows]
+    weight, logits = material.head.weight, material.head.logits(z)
+    push = weight[:, 0] - weight[:, 1:].mean(axis=1)
+    moved = z + 2.0 * float(np.ptp(logits)) / (material.head.sharpness * float(push @ push)) * push
+    assert (material.head.logits(moved).argmax(axis=1) == 0).mean() > 0.9
+    contender = FeatureMoments(material.basis, 0.1, is_scaled=False)
+    marks = [contender.predict(np.zeros(0), moved[i : i + 64]) == y[i : i + 64] for _ in range(8) for i in range(0, 640, 64)]
+    assert np.mean(marks[-10:]) > 0.85 > 0.5 > np.mean(marks[0])
     bank = T3a(material.basis)
     bank.predict(np.zeros(0), moved)
     assert bank.z.shape[0] <= 6 * 100 and np.bincount(bank.slots, minlength=6).max() <= 100
@@ -156,17 +159,13 @@ def test_a_chosen_rate_that_is_the_published_one_makes_no_second_contender(mater
 
 
 # -- the learner, rates, rows -------------------------------------------------------------------------
-def test_the_learner_adapts_without_a_label_and_a_bundle_can_be_made_to_act(material: ShiftMaterial, shown: Shown, tmp_path: Path) -> None:
+def test_the_learner_adapts_without_a_label_and_a_bundle_can_be_made_to_act(material: ShiftMaterial, shown: Shown) -> None:
+    acts = acting(material.bundle)
+    assert acts.manifest.policy.adapt.mode == "act" and acts.path.parent == cache_folder() and acts.sha256 != material.bundle.sha256
     stream = shown.stream("shuffled", "brightness", 3)
-    right, refreshes = learn(material.bundle, stream)
+    right, refreshes = learn(acts, stream)
     frozen = material.head.logits(material.program.encode(stream.x)[0]).argmax(axis=1) == stream.y
     assert refreshes > 0 and right.mean() > frozen.mean() + 0.2
-    copy = tmp_path / "copy.edge"
-    copy.write_bytes(material.bundle.path.read_bytes())
-    from edgeadapt.bundle import read_bundle
-
-    acts = acting(read_bundle(copy))
-    assert acts.manifest.policy.adapt.mode == "act" and acts.path == tmp_path / "copy.act.edge" and acts.sha256 != material.bundle.sha256
 
 
 @pytest.mark.parametrize(("cost", "interval", "share"), [(1.0, 1.0, 1.0), (1.04, 1.0, 1.0), (1.5, 1.0, 0.5), (3.0, 1.0, 1 / 3), (3.0, 2.0, 0.5), (3.0, 4.0, 1.0)])
@@ -204,11 +203,12 @@ def test_the_suite_runs_on_what_ships(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     rows = {row.name: row for row in shift.run_shift(None, said.append, quick=True)}
     assert all(row.value is None or np.isfinite(row.value) for row in rows.values())
-    assert rows["share/shuffled/3"].value > 0.3 and all(row.target is None for row in rows.values())
+    acts = "adapt = act" in said[0]  # else the same bundle is shown against its card's advice
+    assert rows["share/shuffled/3" if acts else "share_if_acting/shuffled/3"].value > 0.3 and all(row.target is None for row in rows.values())  # type: ignore[operator]
+    assert ("worst_loss/edgeadapt, made to act" in rows) is not acts
     assert rows["worst_loss/edgeadapt"].value <= 0.05 < rows["worst_loss/batch statistics"].value  # type: ignore[operator]
     assert 0.5 < rows["time_between_refreshes"].value < 2 and rows["time/batch statistics"].value > 0.8
     assert {"rate_1x/edgeadapt", "rate_4x_else_frozen/batch statistics"} <= set(rows)
-    assert "adapt = act" in said[0]
 
 
 @pytest.mark.slow

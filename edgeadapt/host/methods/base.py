@@ -149,7 +149,9 @@ class AdaptsEncoder(Method, Protocol):
     """Roles ``adapt`` on inputs and ``derive`` (``refold``): a label-free method of a condition that changes the encoder's constants.
 
     Ports are ``x`` (B, *input), ``sample_weight`` (B,) and, for a method with ``noise_width`` above 0, ``noise`` (noise_width,) standard
-    normal. ``steps`` (default 1) says how often ``adapt`` is called per refresh, each time from what the call before wrote.
+    normal. ``steps`` (default 1) says how often ``adapt`` is called per refresh, each time from what the call before wrote. ``preserves_space``
+    (default True) is False if an adapted encoder's features mean something else than the factory's; labels are then learned from the factory
+    encoder's. ``home`` (default 0.85): see ``AdaptPolicy.home``.
     """
 
     frozen: dict[str, Tensor]

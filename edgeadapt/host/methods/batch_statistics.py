@@ -78,6 +78,7 @@ class _Collector:
     """Sample weights for, and statistics from, one pass through the network."""
 
     weight: Tensor
+    widened: Tensor  # of statistics that are matched by class
     moments: dict[str, tuple[Tensor, Tensor]]
 
 

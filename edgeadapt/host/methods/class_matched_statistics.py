@@ -1,10 +1,12 @@
 """Normalisation statistics that do not take a run of one class for a condition: measured against what the source shows of the same classes.
 
     p      = shares of the classes that the encoder predicts on the memory, at its present statistics
-    c      = mean confidence of these predictions, those that lie farther from every class mean than 99% of the source counted as 0
+    c      = mean confidence of these predictions, times min(1, max(0, 10 (t - 0.5))), where a share t of the memory lies no farther from every
+             class mean than 99% of the source does
     e, u   = c sum_k p_k (m_k, s_k) + (1 - c) (m, s)          first and second moments that the source has at these shares
     r      = (v + q v0) / (e2 + q v0),   e2 = u - e^2         how much wider the memory's inputs are than they should be
     mu_c   = sqrt(r) mu0 + (mu - sqrt(r) e),   v_c = r v0     the condition as an affine map, applied to the source's statistics
+    state <- state + a ((mu_c, v_c) - state)                  a = 1 from the factory's statistics, ``rate`` from then on
 
 for each batch-norm in turn, with mu, v the memory's moments, mu0, v0 the source's, and m_k, s_k those of class k (per channel, taken from the
 factory's labelled samples). On a memory of all classes this is :class:`NormStatistics`; on one that holds a few classes it is not pulled
@@ -32,6 +34,7 @@ from edgeadapt.host.module_encoder import ModuleEncoder, replace_module
 
 _WIDENED = 0.03  # q: share of the source's variance by which both sides of the ratio are widened; a class that is silent in a channel says little there
 _TYPICAL = 0.99  # quantile of the source's distances from the nearest class mean
+_STEEPNESS = 10.0  # the predictions are trusted in full where three fifths of the memory are typical, and not at all where fewer than half are
 _ROWS = 256
 
 
@@ -43,15 +46,15 @@ class ClassMatchedStatistics:
         head: predicts the classes of the memory.
         sharpness: 1 / temperature of its logits.
         x, y: labelled inputs (N, *input) of the factory, and their class slots (N,).
-        slots: K; a slot without inputs has the source's moments, so that a class from the field changes nothing.
+        slots: K; rate: in (0, 1], of the moving average over refreshes. A slot without inputs has the source's moments, so that a class from the field changes nothing.
     """
 
     name: ClassVar[str] = "class_matched_statistics"
     home: ClassVar[float] = 1.0
     """It harms so little where nothing is shifted that a correction need not come nearer by a margin, only not go farther."""
 
-    def __init__(self, encoder: ModuleEncoder, head: Head, sharpness: float, x: NDArray[Any], y: NDArray[np.int64], slots: int) -> None:
-        self.encoder, self.head, self.sharpness, self.slots = encoder, head, sharpness, slots
+    def __init__(self, encoder: ModuleEncoder, head: Head, sharpness: float, x: NDArray[Any], y: NDArray[np.int64], slots: int, rate: float = 0.3) -> None:
+        self.encoder, self.head, self.sharpness, self.slots, self.rate = encoder, head, sharpness, slots, rate
         self._pass = _MatchedPass(encoder)
         farthest = torch.quantile(_distance(features := _features(encoder, x), _means(features, y, slots)), _TYPICAL).reshape(1)
         self.frozen = {**self._pass.frozen, **self._pass.class_moments(x, y, slots), "norms.farthest": farthest}
@@ -70,14 +73,18 @@ class ClassMatchedStatistics:
         logits = self.head.predict(t, z)
         share = weight / torch.clamp(weight.sum(), min=1e-6)
         is_typical = (_distance(z, t["head.mean"]) <= t["norms.farthest"]).to(torch.float32)
-        confidence = (torch.softmax(logits * self.sharpness, dim=1).max(dim=1).values * is_typical * share).sum()
+        trust = torch.clamp(_STEEPNESS * ((is_typical * share).sum() - 0.5), 0.0, 1.0)
+        confidence = trust * (torch.softmax(logits * self.sharpness, dim=1).max(dim=1).values * share).sum()
         shares = (one_hot(logits.argmax(dim=1), self.slots) * share[:, None]).sum(dim=0)
         first, second = (
             confidence * (shares @ t[f"norms.class_{part}"]) + (1 - confidence) * t[f"norms.source_{part}"] for part in ("mean", "square")
         )
-        measured = self._pass.matched(ports["x"], weight, t, first, torch.clamp(second - first * first, min=0.0))
+        coverage = 1 / torch.clamp((shares * shares).sum() * torch.clamp(t["head.active"].sum(), min=1.0), min=1.0)
+        measured = self._pass.matched(ports["x"], weight, t, first, torch.clamp(second - first * first, min=0.0), _WIDENED / coverage)
         is_live = weight.sum() > 0
-        new = {name: torch.where(is_live, value, t[name]) for name, value in zip(("norm.mean", "norm.variance"), measured, strict=True)}
+        is_first = (torch.abs(t["norm.mean"] - t["norms.mean"]).sum() + torch.abs(t["norm.variance"] - t["norms.variance"]).sum()) == 0
+        rate = torch.where(is_first, 1.0, self.rate)
+        new = {name: torch.where(is_live, t[name] + rate * (value - t[name]), t[name]) for name, value in zip(("norm.mean", "norm.variance"), measured, strict=True)}
         return {"used": (weight > 0).to(torch.float32), "wants_reset": weight.sum() * 0.0}, new
 
     def refold(self, ports: Values, t: Values) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -113,8 +120,9 @@ class _MatchedPass(BatchStatisticsPass):
             replace_module(self._module, layer.path, _MatchedStatistics(layer, self._collector))
         self.frozen |= {"norms.mean": self.source["mean"], "norms.variance": self.source["variance"]}
 
-    def matched(self, x: Tensor, weight: Tensor, t: Values, expected: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance (C,) of the condition, from the mean and variance (C,) that the source has at the memory's shares of classes."""
+    def matched(self, x: Tensor, weight: Tensor, t: Values, expected: Tensor, spread: Tensor, widened: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance (C,) of the condition, from the mean and variance (C,) that the source has at the memory's shares of classes, and q ()."""
+        self._collector.widened = widened
         extra: dict[str, Tensor] = {}
         parts = zip(self.layers, *map(self.split, (t["norms.mean"], t["norms.variance"], expected, spread)), strict=True)
         for layer, mean, variance, e, s in parts:
@@ -152,7 +160,7 @@ class _MatchedStatistics(_BatchStatistics):
     def forward(self, x: Tensor) -> Tensor:
         _, _, per_channel = self._measure(x)
         mean, variance = self.collector.moments[self.path]
-        widened = _WIDENED * self.variance + self.eps
+        widened = self.collector.widened * self.variance + self.eps
         ratio = (variance + widened) / (self.spread + widened)
         moved = torch.sqrt(ratio) * (self.mean - self.expected) + mean
         self.collector.moments[self.path] = (moved, ratio * self.variance)

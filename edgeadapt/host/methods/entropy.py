@@ -2,7 +2,8 @@
 
     f = encoder with batch-norms on the statistics of the memory, gains g + dg, offsets b + db
     TENT       L = mean_i H_i                                      (dg, db) <- Adam(dL / d(dg, db))
-    guarded    L = mean_i w_i H_i,  w_i = r_i [cos(p_i, q) < d] (dg, db) <- (1 - a) (dg, db) - momentum step
+    guarded    L = mean_i w_i H_i,  w_i = r_i [cos(p_i, q) < d]    (dg, db) <- (1 - a) ((dg, db) + momentum step)
+               r_i the reliability of ``predictive_entropy.py``, q a running mean of predictions
 
 Tensors of a condition are the differences dg, db to the source (factory 0), the statistics, and the optimiser's own. ``refold`` folds all
 of them into the encoder's scale and shift.

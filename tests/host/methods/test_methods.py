@@ -43,7 +43,7 @@ def tiny_encoder() -> ModuleEncoder:
 def class_matched() -> ClassMatchedStatistics:
     """On labelled images as random as those of the suite."""
     x = torch.randint(0, 256, (60, 12, 12, 3), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
-    return ClassMatchedStatistics(tiny_encoder(), Ridge(), 10.0, x.numpy(), np.arange(60) % 4, slots=5)
+    return ClassMatchedStatistics(tiny_encoder(), Ridge(), 10.0, x.numpy(), np.arange(60) % 4, slots=5, rate=1.0)
 
 
 LEARN = {"learn changes nothing", "learn ignores sample_weight", "learn decays what was learned before"}
