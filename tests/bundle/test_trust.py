@@ -21,7 +21,6 @@ from edgeadapt.bundle._container import pack
 from edgeadapt.bundle._space import TensorHashes
 from edgeadapt.bundle.schema import decode_manifest, encode_manifest
 from edgeadapt.bundle.signing import encode_signature, generate_key, key_id, sign
-from edgeadapt.demo.sample import bundle_path
 from edgeadapt.errors import BundleError
 
 GOLDEN = Path(__file__).parents[1] / "device" / "golden" / "vectors.edge"
