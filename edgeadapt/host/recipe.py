@@ -267,6 +267,10 @@ def _check(path: Path, recipe: Recipe) -> None:
         raise RecipeError(f"{path}: data.classes names one class; allowed: none (all classes) or at least two")
     if len(data.classes) > export.class_slots:
         raise RecipeError(f"{path}: export.class_slots = {export.class_slots}; allowed: at least the {len(data.classes)} of data.classes")
+    positive = {"train.lr": recipe.train.lr, "data.validation": data.validation, "export.state_kib": export.state_kib, "export.novelty_kib": export.novelty_kib}
+    for key, value in positive.items():  # once more: a bound just above 0 is 0 in a thread that flushes denormals, as ONNX Runtime's callers do
+        if value is not None and not value > 0:
+            raise RecipeError(f"{path}: {key} = {value:g}; allowed: a number > 0{' and < 1000' if key == 'train.lr' else ''}")
     if export.adapt == "act" and export.stress is False:
         raise RecipeError(f'{path}: export.adapt = "act" is earned on the stress streams; allowed: export.stress = true or "short"')
     if not export.batches or list(export.batches) != sorted(set(export.batches)):

