@@ -62,8 +62,10 @@ def test_under_a_condition_honest_labels_are_learned_and_poison_is_held_before_a
             assert teach(learner, x, names, "honest", stream="default") == "learned"
 
 
-@pytest.mark.parametrize("strange", [lambda x: np.rot90(x, 1, (1, 2)).copy(), lambda x: np.rot90(x, 3, (1, 2)).copy()], ids=["a quarter turn", "three quarters"])
-def test_honest_labels_of_a_strange_condition_are_learned_though_they_contradict_the_head(opened: Opener, strange: Any) -> None:
+def test_honest_labels_of_a_strange_condition_are_learned_though_they_contradict_the_head(opened: Opener) -> None:
+    def strange(x: Any) -> Any:
+        return np.rot90(x, 1, (1, 2)).copy()
+
     learner = opened()
     watch(learner, strange(images(256, seed=3)[0]))
     outcomes = []
@@ -73,7 +75,7 @@ def test_honest_labels_of_a_strange_condition_are_learned_though_they_contradict
         contradicted = np.mean([a != b for a, b in zip(learner.predict(x, stream="default").labels, names, strict=True)])
         assert seed or contradicted > 0.5
         outcomes.append(teach(learner, x, names, "honest", stream="default"))
-    assert "held" not in outcomes and outcomes.count("learned") >= 3  # a veto is the paired tests' own
+    assert outcomes[0] == "learned" and "held" not in outcomes and outcomes.count("learned") >= 3  # a veto is the paired tests' own
     for kind in ("60_wrong", "80_wrong", "100_wrong"):  # labels that mean nothing are held here, too
         lies = burst(kind, pool(9), 64, learner.classes, np.random.default_rng(9))
         assert teach(learner, strange(lies.x), lies.names, "liar", stream="default") in ("held", "vetoed"), kind
