@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from clothes import KNOWN, NEW, Opener, assert_same, images, tensors, watch
 
 from edgeadapt.bench.corruptions import corrupt

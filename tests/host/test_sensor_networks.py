@@ -184,6 +184,7 @@ def test_the_default_recovers_most_of_what_worn_sensors_cost(bundle: Path, tmp_p
     assert adapted > clean - 0.35 * (clean - frozen), (clean, frozen, adapted)
 
 
+@pytest.mark.slow  # the CNN goes the same way every time
 def test_a_trained_sensor_mlp_becomes_a_bundle(tmp_path: Path) -> None:
     held, test = measurements(machine(240, 8)), measurements(machine(200, 9))
     network = trained("sensor-mlp", measurements(machine(640, 7)))
