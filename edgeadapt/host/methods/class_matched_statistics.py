@@ -4,7 +4,7 @@
     c      = mean confidence of these predictions, times min(1, max(0, 10 (t - 0.5))), where a share t of the memory lies no farther from every
              class mean than 99% of the source does
     e, u   = c sum_k p_k (m_k, s_k) + (1 - c) (m, s)          first and second moments that the source has at these shares
-    r      = (v + q v0) / (e2 + q v0),   e2 = u - e^2         how much wider the memory's inputs are than they should be
+    r      = (v + q v0) / (e2 + q v0),   e2 = u - e^2         how much wider the memory's inputs are than they should be; q = 0.03 K sum_k p_k^2
     mu_c   = sqrt(r) mu0 + (mu - sqrt(r) e),   v_c = r v0     the condition as an affine map, applied to the source's statistics
     state <- state + a ((mu_c, v_c) - state)                  a = 1 from the factory's statistics, ``rate`` from then on
 
