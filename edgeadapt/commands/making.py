@@ -168,6 +168,8 @@ def _write_weights(network: Any, out: Path) -> None:
 def _with_data(recipe: Recipe, path: Path | None) -> Recipe:
     if path is None:
         return recipe
+    if ":" in recipe.data.kind and not recipe.data.kind.startswith("torchvision:"):
+        raise InputError(f"--data {path}: data of kind {recipe.data.kind!r} come from that function; give it what it needs in data.options")
     return msgspec.structs.replace(recipe, data=msgspec.structs.replace(recipe.data, path=str(path.resolve())))
 
 

@@ -247,14 +247,13 @@ class Conditions:
         inputs: NDArray[Any] = frames if self._program.adapts_encoder else self._program.encode(frames)[0]
         outputs, written = self._program.adapt(domain.tensors.over(memory.tensors), inputs, np.ones(len(frames), np.float32), seed=self.refreshes)
         if float(outputs["wants_reset"]) > 0:
-            self._note(Action("suspend", "", domain.name, why="the method asks to start over"))
-            kept.fresh = 0
+            self._refused("the method asks to start over", domain, kept, started)
             return replace(domain, tensors=self._program.factory_domain(), encode=None, refreshes=0)
         tensors = written.over(domain.tensors)
         refreshed = replace(domain, tensors=tensors)
         problem = self._problem(domain, refreshed, memory)
         if problem:
-            self._note(Action("suspend", "", domain.name, why=problem))
+            self._refused(problem, domain, kept, started)
             return domain
         refreshed = replace(refreshed, encode=self._program.refold(tensors), refreshes=domain.refreshes + 1)
         kept.fresh = 0
@@ -266,6 +265,13 @@ class Conditions:
         self.refreshes += 1
         self._meter.record("adapt", time.perf_counter() - started)
         return chosen
+
+    def _refused(self, why: str, domain: Domain, kept: BalancedMemory, started: float) -> None:
+        """It was computed and is not used: it counts, it cost its time, and the next try waits longer."""
+        self._note(Action("suspend", "", domain.name, why=why))
+        kept.fresh, kept.refusals = 0, min(kept.refusals + 1, _LONGEST_REST)
+        self.refreshes += 1
+        self._meter.record("adapt", time.perf_counter() - started)
 
     def _healthiest(self, active: Domain, candidate: Domain, proposed: Health, kept: BalancedMemory, memory: Memory) -> Domain:
         """The candidate, the correction in use, or none: whichever brings the memory closest to the known classes and does it no harm.

@@ -324,11 +324,19 @@ def _with_tables(program: Program, memory: Memory, tables: Mapping[str, Any], bl
         signature = _signature(values, program.manifest.class_slots)
         _check_domain(program, entry["name"], values)
         tensors = program.runtime.upload(values)
-        encode = program.refold(tensors) if entry["kind"] != "novelty" else None
+        is_corrected = entry["kind"] != "novelty" and not _is_factory(program, values)
+        encode = program.refold(tensors) if is_corrected else None
         domains[entry["name"]] = Domain(
-            entry["name"], entry["kind"], signature, tensors, tensors, encode, entry["answers_known"], entry["answers_new"], refreshes=1, used_at=order
+            entry["name"], entry["kind"], signature, tensors, tensors, encode, entry["answers_known"], entry["answers_new"], refreshes=int(is_corrected), used_at=order
         )  # fmt: skip
     return replace(memory, classes=tuple(tables["classes"]), domains=domains, labels=tables["labels"], domain_serial=tables["domain_serial"])
+
+
+def _is_factory(program: Program, values: Mapping[str, NDArray[Any]]) -> bool:
+    """True if a condition corrects nothing: it was saved before its first correction, or after that was taken back."""
+    factory = program.factory_domain()
+    bare = program.runtime.download(factory, [name for name in values if name in factory])
+    return all(np.array_equal(bare[name], values[name]) for name in bare)
 
 
 __all__ = [

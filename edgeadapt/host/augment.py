@@ -64,7 +64,7 @@ def _robust_images(x: Tensor) -> Tensor:
     centre = x.mean((1, 2, 3), keepdim=True)
     x = (centre + (x - centre) * (0.6 + 0.8 * contrast) + 0.4 * (brightness - 0.5)).clamp_(0.0, 1.0)
     widest = 0.03 * height
-    kernel = [2 * max(1, round(2 * widest)) + 1] * 2
+    kernel = [2 * min(max(1, round(2 * widest)), min(x.shape[2:]) - 1) + 1] * 2  # the reflected border is narrower than the image
     parts = []
     for part in x.split(GROUP):
         sigma, sharpness = 0.1 + widest * torch.rand(()).item(), 2.0 * torch.rand(()).item()

@@ -118,7 +118,7 @@ def train(
         place = choose_device(device, ranks.local)
         bits = choose_precision(precision, place)
         settings = Settings(
-            epochs, batch, optimiser, lr, momentum, weight_decay, augment, patience, bits, place.type, ranks.count, seed, data.fingerprint()
+            epochs, batch, optimiser, lr, momentum, weight_decay, augment, patience, bits, place.type, ranks.count, seed, data.fingerprint(), validation.fingerprint(),
         )
         _require_the_same(settings, ranks)
         say = progress if progress and ranks.is_first else _silent

@@ -79,7 +79,7 @@ class ForwardOnly:
         below, _ = self._cost(x, weight, t, stem, here - direction)
         moved = here + live * _lowest(below, middle, above, self.reach) * direction
         largest = most(t)
-        below = moved_below(t["entropy.below"], entropy, weight, largest)
+        below = moved_below(t["entropy.below"], entropy, weight, largest, steps=self.steps)
         gain, offset = torch.split(moved, self._net.channels)
         written = {GAIN: gain, OFFSET: offset, "entropy.below": below, **({"stem.weight": stem} if self.rule else {})}
         return {"used": (weight > 0).to(torch.float32), "wants_reset": has_sunk(below)}, written

@@ -207,7 +207,7 @@ class NeuroHebbian(Hebbian):
         new = {name: (1.0 - self.anchor * live) * value - (self.rate * live) * gradients[name] for name, value in modulator.items()}
         below = moved_below(t["entropy.below"], entropy, weight, largest, self.margin)
         written = {"stem.weight": stem, **new, "entropy.below": below, **self._net.measured(passed, t, weight)}
-        return _outputs(weight, has_sunk(below)), written
+        return _outputs(weight, has_sunk(below, self.margin)), written
 
     def refold(self, ports: Values, t: Values) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Role ``derive``: filters of the first convolution, and scale and shift with the modulator folded in."""

@@ -48,11 +48,14 @@ def soft_step(value: Tensor) -> Tensor:
     return 1.0 / (1.0 + torch.exp(-value))
 
 
-def moved_below(below: Tensor, entropy: Tensor, weight: Tensor, most: Tensor, margin: float = MARGIN) -> Tensor:
-    """(1,) the guard's running mean, as a share of ln K; from 0. ``entropy`` (B,), ``weight`` (B,) of which those of weight 0 do not count."""
+def moved_below(below: Tensor, entropy: Tensor, weight: Tensor, most: Tensor, margin: float = MARGIN, steps: int = 1) -> Tensor:
+    """(1,) the guard's running mean, as a share of ln K; from 0. ``entropy`` (B,), ``weight`` (B,) of which those of weight 0 do not count.
+
+    ``steps`` calls on the same memory move it as far as one call would.
+    """
     left = margin - entropy.detach() / most
     sure = weight * soft_step(left / _EDGE) / torch.clamp(weight.sum(), min=1e-6)
-    return below + _RATE * (sure * (left - below)).sum()
+    return below + (1 - (1 - _RATE) ** (1 / steps)) * (sure * (left - below)).sum()
 
 
 def has_sunk(below: Tensor, margin: float = MARGIN) -> Tensor:

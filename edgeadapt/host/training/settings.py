@@ -19,7 +19,7 @@ DEFAULT_WEIGHT_DECAY: dict[str, float] = {"sgd": 5e-4, "adamw": 0.02, "lamb": 0.
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides the weights: ``data`` is the fingerprint of the training samples, ``ranks`` the number of processes.
+    """All that decides the weights: ``data`` and ``validation`` are fingerprints of the samples, ``ranks`` the number of processes.
 
     ``lr`` and ``weight_decay`` are numbers here, ``precision`` and ``device`` no longer ``"auto"``.
 
@@ -40,6 +40,7 @@ class Settings:
     ranks: int
     seed: int
     data: str
+    validation: str = ""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2:
