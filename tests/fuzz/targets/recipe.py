@@ -51,12 +51,14 @@ adapt = "advise"
 novelty = "auto"
 """
 _SHORT = b'[data]\nkind = "fashion-mnist"\n[export]\nname = "a"\n'
+_FACTORY = b'[data]\nkind = "os:getcwd"\n[data.options]\na = 1\n[train]\noptimiser = "lamb"\n[export]\nname = "a"\n'
+_TORCHVISION = b'[data]\nkind = "torchvision:CIFAR10"\npath = "x"\n[train]\noptimiser = "adamw"\n[export]\nname = "a"\n'
 _FINISHED = b'[encoder]\nfile = "e.onnx"\n[data]\nkind = "npz"\npath = "x.npz"\n[export]\nname = "a-1"\n'
 
 
 def seeds() -> list[bytes]:
     shipped = Path(load_recipe.__code__.co_filename).parent.parent / "demo" / "recipe.toml"
-    return [_EVERY_KEY, _SHORT, _FINISHED, shipped.read_bytes()]
+    return [_EVERY_KEY, _SHORT, _FINISHED, _FACTORY, _TORCHVISION, shipped.read_bytes()]
 
 
 def mutate(rng: Random, data: bytes, other: bytes) -> bytes:
