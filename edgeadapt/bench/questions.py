@@ -57,7 +57,7 @@ class _Size:
     sets: int = _SETS
 
 
-_QUICK = _Size(("fog",), ("clean",), (0,), ("random",), (), 9 * BATCH, 6 * BATCH, 2)
+_QUICK = _Size(("fog",), ("clean",), (1,), ("random",), (), 9 * BATCH, 9 * BATCH, 2)
 
 
 @dataclass(eq=False)

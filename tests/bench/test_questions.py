@@ -26,9 +26,9 @@ def window(size: int, count: int, asked: int = 0) -> Candidates:
 
 def test_the_quick_suite_asks_within_its_limits_and_better_than_chance() -> None:
     rows = {row.name: row for row in run_questions(None, lambda line: None, quick=True)}
-    asked, new = rows["precision/20/ours"], rows["precision_new_classes/clean/ours"]
-    assert asked.target == new.target == 0.6 and asked.value > asked.baseline
-    assert new.unit == "absent: nothing was asked" if new.value is None else new.value > new.baseline  # six windows may all read as a shift
+    for name in ("precision/20/ours", "precision_new_classes/clean/ours"):
+        assert rows[name].target == 0.6 and rows[name].value is not None
+        assert rows[name].value > rows[name].baseline
     assert rows["questions_per_condition/most"].value <= 20 and rows["questions_per_condition/most"].holds
     assert rows["recovery/20/ours"].value > rows["recovery/20/no_questions"].value
     assert rows["recovery/10_per_class/ours"].holds is True

@@ -30,13 +30,14 @@ def test_wide_enough_hypervectors_keep_every_inner_product(width: int, seed: int
     assert h.shape == (5, 128) and np.allclose(h @ h.T, v @ v.T, atol=1e-3)
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.sampled_from([64, 256, 1024]), st.integers(0, 1000))
-def test_a_sketch_keeps_cosines_within_three_over_the_root_of_its_width(width: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    v = rng.standard_normal((12, 1408)) * np.geomspace(1, 30, 1408)  # a few columns carry most of the energy
-    error = np.abs(cosines(project(v.astype(np.float32), width, seed), project(v.astype(np.float32), width, seed)) - cosines(v, v))
-    assert (error < 3 / np.sqrt(width)).mean() > 0.96 and error.max() < 5 / np.sqrt(width)
+@pytest.mark.parametrize("width", [64, 256, 1024])
+def test_a_sketch_keeps_cosines_within_three_over_the_root_of_its_width(width: int) -> None:
+    error = []
+    for seed in range(20):
+        v = np.random.default_rng(seed).standard_normal((12, 1408)) * np.geomspace(1, 30, 1408)  # a few columns carry most of the energy
+        h = project(v.astype(np.float32), width, seed)
+        error.append(np.abs(cosines(h, h) - cosines(v, v)))
+    assert (np.array(error) < 3 / np.sqrt(width)).mean() > 0.98 and np.max(error) < 5 / np.sqrt(width)
 
 
 def test_the_projection_is_the_matrix_of_signs_and_transform() -> None:

@@ -25,11 +25,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeadapt.bundle.schema import TensorSpec
 from edgeadapt.host.encoding import NormLayer
-from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Head, Values, one_hot
+from edgeadapt.host.methods.base import Head, Values, one_hot
 from edgeadapt.host.methods.batch_statistics import BatchStatisticsPass, _BatchStatistics, _Collector
-from edgeadapt.host.methods.norm_statistics import statistics_factory, statistics_tensors
+from edgeadapt.host.methods.norm_statistics import NormStatistics
 from edgeadapt.host.module_encoder import ModuleEncoder, replace_module
 
 _WIDENED = 0.03  # q: share of the source's variance by which both sides of the ratio are widened; a class that is silent in a channel says little there
@@ -38,7 +37,7 @@ _STEEPNESS = 10.0  # the predictions are trusted in full where three fifths of t
 _ROWS = 256
 
 
-class ClassMatchedStatistics:
+class ClassMatchedStatistics(NormStatistics):
     """Domain state ``norm.mean`` and ``norm.variance`` (C,), as of :class:`NormStatistics`; frozen are the class moments (K, C) each.
 
     Args:
@@ -46,24 +45,20 @@ class ClassMatchedStatistics:
         head: predicts the classes of the memory.
         sharpness: 1 / temperature of its logits.
         x, y: labelled inputs (N, *input) of the factory, and their class slots (N,).
-        slots: K; rate: in (0, 1], of the moving average over refreshes. A slot without inputs has the source's moments, so that a class from the field changes nothing.
+        slots: K; rate: in (0, 1], of the moving average over refreshes. A slot without inputs has the source's moments, so that a class from
+            the field is expected to look like the source; one that takes the slot of a factory class that was removed has that class's.
     """
 
-    name: ClassVar[str] = "class_matched_statistics"
+    name = "class_matched_statistics"
     home: ClassVar[float] = 1.0
     """It harms so little where nothing is shifted that a correction need not come nearer by a margin, only not go farther."""
 
     def __init__(self, encoder: ModuleEncoder, head: Head, sharpness: float, x: NDArray[Any], y: NDArray[np.int64], slots: int, rate: float = 0.3) -> None:
-        self.encoder, self.head, self.sharpness, self.slots, self.rate = encoder, head, sharpness, slots, rate
-        self._pass = _MatchedPass(encoder)
+        self._pass: _MatchedPass
+        super().__init__(encoder, rate=rate, through=_MatchedPass(encoder))
+        self.head, self.sharpness, self.slots = head, sharpness, slots
         farthest = torch.quantile(_distance(features := _features(encoder, x), _means(features, y, slots)), _TYPICAL).reshape(1)
-        self.frozen = {**self._pass.frozen, **self._pass.class_moments(x, y, slots), "norms.farthest": farthest}
-
-    def tensors(self, dims: Dims) -> list[TensorSpec]:
-        return statistics_tensors(self._pass)
-
-    def factory(self, data: FactoryData) -> Arrays:
-        return statistics_factory(self._pass)
+        self.frozen |= {**self._pass.class_moments(x, y, slots), "norms.farthest": farthest}
 
     def adapt(self, ports: Values, t: Values) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Ports ``x`` (B, *input) and ``sample_weight`` (B,); rows of weight 0 are not part of the memory."""
@@ -79,17 +74,13 @@ class ClassMatchedStatistics:
         first, second = (
             confidence * (shares @ t[f"norms.class_{part}"]) + (1 - confidence) * t[f"norms.source_{part}"] for part in ("mean", "square")
         )
-        coverage = 1 / torch.clamp((shares * shares).sum() * torch.clamp(t["head.active"].sum(), min=1.0), min=1.0)
-        measured = self._pass.matched(ports["x"], weight, t, first, torch.clamp(second - first * first, min=0.0), _WIDENED / coverage)
+        narrowness = torch.clamp((shares * shares).sum() * t["head.active"].sum(), min=1.0)  # 1 where all classes are there alike, K where one is
+        measured = self._pass.matched(ports["x"], weight, t, first, torch.clamp(second - first * first, min=0.0), _WIDENED * narrowness)
         is_live = weight.sum() > 0
         is_first = (torch.abs(t["norm.mean"] - t["norms.mean"]).sum() + torch.abs(t["norm.variance"] - t["norms.variance"]).sum()) == 0
         rate = torch.where(is_first, 1.0, self.rate)
         new = {name: torch.where(is_live, t[name] + rate * (value - t[name]), t[name]) for name, value in zip(("norm.mean", "norm.variance"), measured, strict=True)}
         return {"used": (weight > 0).to(torch.float32), "wants_reset": weight.sum() * 0.0}, new
-
-    def refold(self, ports: Values, t: Values) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Role ``derive``: statistics -> the encoder's scale and shift constants."""
-        return {}, self._pass.constants(t["norms.gain"], t["norms.offset"], t["norm.mean"], t["norm.variance"])
 
 
 def _distance(z: Tensor, means: Tensor) -> Tensor:

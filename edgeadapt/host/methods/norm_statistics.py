@@ -33,18 +33,19 @@ class NormStatistics:
         rate: in (0, 1], of the moving average over refreshes, which begins at the source; 1 takes the memory's statistics whole.
         first: adapt only so many batch-norms, from the input on; None for all.
         is_unfolded: a second encoder reads the statistics; else the encoder is folded again with them.
+        through: a pass that measures otherwise; None for plain statistics of the first layers.
 
     Raises:
         InputError: a rate or a number of layers out of range.
     """
 
-    def __init__(self, encoder: ModuleEncoder, *, rate: float = 1.0, first: int | None = None, is_unfolded: bool = False) -> None:
+    def __init__(self, encoder: ModuleEncoder, *, rate: float = 1.0, first: int | None = None, is_unfolded: bool = False, through: BatchStatisticsPass | None = None) -> None:
         if not 0.0 < rate <= 1.0:
             raise InputError(f"the rate of norm statistics is above 0 and at most 1, got {rate}")
         if first is not None and not 0 < first <= len(encoder.norms):
             raise InputError(f"norm statistics of the first {first} layers: this encoder has {len(encoder.norms)} batch-norms")
         self.encoder, self.rate, self.is_unfolded = encoder, rate, is_unfolded
-        self._pass = BatchStatisticsPass(encoder, first)
+        self._pass = through or BatchStatisticsPass(encoder, first)
         self.frozen = dict(self._pass.frozen)
 
     @property
