@@ -77,8 +77,8 @@ def test_a_head_that_learns_labels_is_the_head_fitted_on_both() -> None:
 
 def test_the_grid_that_chose_the_training_orders_settings_by_what_they_reach() -> None:
     stream = next(quick())
-    marks = grid([stream], {"scale_shift": (0.03, 1e-6), "low_rank": (0.003,), "bottleneck": (0.003,), "linear": (0.003,)}, steps=(1, 8))
+    marks = grid([stream], {"scale_shift": (0.03, 1e-6), "low_rank": (0.003,), "bottleneck": (0.003,), "linear": (0.003,)}, steps=(1, 30))
     assert set(marks) == {"scale_shift", "low_rank", "bottleneck", "linear"}
     values = list(marks["scale_shift"].values())
     assert values == sorted(values, reverse=True)
-    assert marks["scale_shift"][(0.03, 0.0, 8)] > marks["scale_shift"][(1e-6, 0.0, 8)], "a rate that moves nothing is last"
+    assert marks["scale_shift"][(0.03, 0.0, 30)] > marks["scale_shift"][(1e-6, 0.0, 30)] + 0.1, "a rate that moves nothing is far behind"
