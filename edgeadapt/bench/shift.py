@@ -162,6 +162,7 @@ def cost_rows(spent: Costs, *, judged: bool) -> list[Row]:
     ]
     if np.isfinite(own.between_memory):
         rows[1:1] = [bar("memory_between_refreshes", own.between_memory, f"x a learner that never adapts, {own.between_mib:.0f} MiB", 1.0, at_most=COST if judged else None)]
+        rows.append(Row("memory_between_refreshes/one_heap", own.one_heap, "x a learner that never adapts, MALLOC_ARENA_MAX=1", 1.0))
         rows.append(Row("memory/edgeadapt", own.peak, "x plain inference (ONNX Runtime), with refreshes", 1.0))
     return rows
 

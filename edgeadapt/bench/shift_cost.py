@@ -41,6 +41,7 @@ class LearnerCost:
     Attributes:
         observe: with its background work, when nothing is adapted. refresh: when a correction is computed too; its own part is ``refresh_ms``.
         whole: over the stream. between: ``predict`` adapted over ``predict`` of a learner that never adapts; the same of resident memory, and in MiB.
+        one_heap: ``between_memory`` where glibc has one heap for all threads (``MALLOC_ARENA_MAX=1``): a worker's own keeps what it freed.
         peak: memory with refreshes over plain inference.
     """
 
@@ -52,6 +53,7 @@ class LearnerCost:
     between: float
     between_memory: float
     between_mib: float
+    one_heap: float
     peak: float
     plain_ms: float
 
@@ -108,10 +110,10 @@ def learner_cost(bundle: Bundle, x: NDArray[np.uint8], *, rounds: int, memory: d
     quiet = float(np.median(observed[False]))
     busy = float(np.median(observed[True])) if observed[True] else quiet
     whole = (len(observed[False]) * quiet + len(observed[True]) * busy) / (len(bare) * one)
-    between, between_mib, peak = ((memory or {}).get(name, float("nan")) for name in ("between", "between_mib", "peak"))
+    measured = ((memory or {}).get(name, float("nan")) for name in ("between", "between_mib", "one_heap", "peak"))
     return LearnerCost(
         quiet / one, busy / one, 1e3 * (busy - quiet), (busy - quiet) / one, whole, float(np.median(adapted) / np.median(unadapted)),
-        between, between_mib, peak, 1e3 * one,
+        *measured, 1e3 * one,
     )  # fmt: skip
 
 
@@ -152,9 +154,12 @@ def _memories(material: ShiftMaterial, stream: Stream, names: list[str], folder:
     np.save(frames, stream.x[: 8 * stream.batch])
     shared = {"frames": str(frames)}
     peaks = {name: in_child(__name__, "published", name=name, basis=str(folder / "basis.pt"), batch=stream.batch, **shared)["peak"] for name in (PLAIN, *names)}
+    one_heap = {"MALLOC_ARENA_MAX": "1"}
     ours, factory = (in_child(__name__, "learner", bundle=path, adapts=adapts, **shared) for adapts in (True, False))
+    lean, lean_factory = (in_child(__name__, "learner", environment=one_heap, bundle=path, adapts=adapts, **shared) for adapts in (True, False))
     bare = in_child(__name__, "bare", bundle=path, **shared)
-    return {name: peaks[name] / peaks[PLAIN] for name in names} | {"between": ours["between"] / factory["between"], "between_mib": ours["between"], "peak": ours["peak"] / bare["peak"]}
+    own = {"between": ours["between"] / factory["between"], "between_mib": ours["between"], "one_heap": lean["between"] / lean_factory["between"], "peak": ours["peak"] / bare["peak"]}
+    return {name: peaks[name] / peaks[PLAIN] for name in names} | own
 
 
 def _published(name: str, basis: str, batch: int, frames: str) -> dict[str, Any]:

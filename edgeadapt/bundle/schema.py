@@ -128,6 +128,7 @@ class ShiftPolicy(_Strict, frozen=True, kw_only=True):
     groups: tuple[Slots, ...] = ()  # widths; they add up to R
     thresholds: tuple[float, ...] = ()  # of the window statistic
     confirm_windows: Positive = 2  # consecutive windows above the threshold before anything acts
+    strong: float = 4.0  # times the threshold: such a window needs no second one
     clear_windows: Positive = 2  # consecutive windows below it before the condition counts as over
     signature: tuple[Size, Size] = (0, 0)  # columns of the residual space that tell conditions apart
     route_distance: float = 0.1  # relative squared distance below which two signatures are the same condition

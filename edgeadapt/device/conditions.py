@@ -19,7 +19,7 @@ from edgeadapt.device.domains import Places, nearest_domain, open_domain, predic
 from edgeadapt.device.drift import Trail
 from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored
 from edgeadapt.device.guard import judge
-from edgeadapt.device.health import Health, distance_from, health_of, healthiest
+from edgeadapt.device.health import Health, distance_from, health_of, healthiest, strays
 from edgeadapt.device.held_out import Split
 from edgeadapt.device.journal import DECISIONS_KEPT
 from edgeadapt.device.memory import SOURCE, Domain, Memory
@@ -220,8 +220,10 @@ class Conditions:
         slots = self._slots_in(domain, view, factory_slots, memory)
         kept = stream.memories.setdefault(domain.name, BalancedMemory(self._policy.adapt.memory, seed=domain.used_at))
         features = self._program.encode(view.inputs)[0] if embedding is None else embedding
-        kept.add(view.inputs, slots, distance_from_classes(features, memory))
-        refreshed = self._refresh(kept, domain, memory) if self._is_due(kept, domain) else domain
+        bare = distance_from(features, memory.prototypes)
+        kept.add(view.inputs, slots, bare)
+        domain = self._unless_it_harms(domain, view, bare)
+        refreshed = self._refresh(kept, domain, memory, view.inputs) if self._is_due(kept, domain) else domain
         if refreshed.refreshes > domain.refreshes and domain.refreshes == 0:
             slots = self._predict(refreshed, view.inputs, memory.with_domain(refreshed))
         signature = refreshed.signature
@@ -241,14 +243,27 @@ class Conditions:
         is_fresh = kept.fresh >= self._policy.adapt.refresh_samples * (kept.refusals + (domain.refreshes > 0))
         return is_fresh and len(kept) >= min(fewest, kept.capacity) and self._meter.may_start("adapt")
 
-    def _refresh(self, kept: BalancedMemory, domain: Domain, memory: Memory) -> Domain:
+    def _unless_it_harms(self, domain: Domain, view: WindowView, bare: NDArray[np.float32]) -> Domain:
+        """The condition without its correction, if that took the newest inputs away from the classes: the memory may be of others, long gone."""
+        if not domain.refreshes or self._mode() != "act" or self._program.adaptors.held_in(domain.tensors):
+            return domain
+        why = strays(view.distances, bare, self._policy.adapt.home)
+        if not why:
+            return domain
+        self._note(Action("suspend", "", domain.name, why=why))
+        return self._bare(domain)
+
+    def _bare(self, domain: Domain) -> Domain:
+        return replace(domain, tensors=self._program.factory_domain(), encode=None, refreshes=0)
+
+    def _refresh(self, kept: BalancedMemory, domain: Domain, memory: Memory, newest: NDArray[Any]) -> Domain:
         started = time.perf_counter()
         frames = kept.inputs()
         inputs: NDArray[Any] = frames if self._program.adapts_encoder else self._program.encode(frames)[0]
         outputs, written = self._program.adapt(domain.tensors.over(memory.tensors), inputs, np.ones(len(frames), np.float32), seed=self.refreshes)
         if float(outputs["wants_reset"]) > 0:
             self._refused("the method asks to start over", domain, kept, started)
-            return replace(domain, tensors=self._program.factory_domain(), encode=None, refreshes=0)
+            return self._bare(domain)
         tensors = written.over(domain.tensors)
         refreshed = replace(domain, tensors=tensors)
         problem = self._problem(domain, refreshed, memory)
@@ -258,7 +273,7 @@ class Conditions:
         refreshed = replace(refreshed, encode=self._program.refold(tensors), refreshes=domain.refreshes + 1)
         kept.fresh = 0
         read = self._read(refreshed.encode, refreshed, frames, memory)
-        chosen = self._healthiest(domain, refreshed, self._health(read, memory), kept, memory)
+        chosen = self._healthiest(domain, refreshed, self._health(read, memory), kept, memory, newest)
         if chosen is refreshed:
             kept.relabel(read.logits.argmax(axis=1))
         kept.refusals = 0 if chosen.refreshes else min(kept.refusals + 1, _LONGEST_REST)
@@ -273,7 +288,9 @@ class Conditions:
         self.refreshes += 1
         self._meter.record("adapt", time.perf_counter() - started)
 
-    def _healthiest(self, active: Domain, candidate: Domain, proposed: Health, kept: BalancedMemory, memory: Memory) -> Domain:
+    def _healthiest(
+        self, active: Domain, candidate: Domain, proposed: Health, kept: BalancedMemory, memory: Memory, newest: NDArray[Any]
+    ) -> Domain:
         """The candidate, the correction in use, or none: whichever brings the memory closest to the known classes and does it no harm.
 
         A correction fitted to a run of one class scatters its features between all classes; a good one brings them home. Either must beat doing nothing by a margin, or nothing is done.
@@ -281,11 +298,15 @@ class Conditions:
         choices = [(proposed, candidate)]
         if active.refreshes:
             choices.append((self._health(self._read(active.encode, active, kept.inputs(), memory), memory), replace(active, refreshes=active.refreshes + 1)))
-        bare = replace(active, tensors=self._program.factory_domain(), encode=None)
-        chosen, why = healthiest(choices, kept.mean_distance, lambda: self._health(self._read(None, bare, kept.inputs(), memory), memory), self._policy.adapt.home)
+        bare, home = self._bare(active), self._policy.adapt.home
+        chosen, why = healthiest(choices, kept.mean_distance, lambda: self._health(self._read(None, bare, kept.inputs(), memory), memory), home)
+        if chosen is not None:
+            now, without = (self._read(domain.encode, domain, newest, memory).embedding for domain in (chosen, bare))
+            why = strays(distance_from(now, memory.prototypes), distance_from(without, memory.prototypes), home)
+            chosen = None if why else chosen
         if chosen is None and (active.tensors is not active.saved or active.encode is not None):
             self._note(Action("suspend", "", active.name, why=why))
-        return chosen or replace(bare, refreshes=0)
+        return chosen or bare
 
     def _health(self, read: Read, memory: Memory) -> Health:
         return health_of(read.logits, read.embedding, read.score, memory.prototypes, self._policy.learn.temperature, self._policy.novelty.threshold)
@@ -357,11 +378,6 @@ class Conditions:
 
     def _settle_domain(self, domain: Domain) -> None:
         self._transactions.confirm_domain(domain, {"answers_known": domain.answers_known, "answers_new": domain.answers_new})
-
-
-def distance_from_classes(embedding: NDArray[np.float32], memory: Memory) -> NDArray[np.float32]:
-    """(N,) 1 - cosine to the nearest class mean."""
-    return distance_from(embedding, memory.prototypes)
 
 
 def _ask_first(stream: Stream, topic: str, why: str, per_condition: int, per_batch: int) -> tuple[StreamState, tuple[Action, ...]]:

@@ -1,8 +1,9 @@
 """Is a correction healthy? What can be said without labels, as paired tests of the same inputs corrected against bare.
 
-It may suspend a correction, never block a label. Four things speak, each a number per input:
+It may suspend a correction, never block a label. Five things speak, each a number per input:
 
-    home       mean d(corrected) <= home mean d(bare), with d = 1 - cosine to the nearest class mean
+    home       mean d(corrected) <= home mean d(bare), with d = 1 - cosine to the nearest class mean; home nears 1 where most classes are there
+    strays     mean d(corrected) > mean d(bare) over the newest inputs alone, in every window
     collapse   the commonest class takes at least ``CROWDED`` of the inputs, and significantly more than without the correction
     twin       where the frozen twin is sure, and sees nothing new, the correction answers otherwise more often than ``DISPUTED`` allows
     certainty  the mean entropy rises by ``UNCERTAIN`` nats, and significantly more inputs grow less certain: half as many disputes are allowed
@@ -33,6 +34,8 @@ SURE = 0.9
 """Confidence from which the twin's answer counts."""
 FEWEST_SURE = 12  # of the twin's answers
 SIGNIFICANCE = 0.01
+BREADTHS = (0.4, 0.7)
+"""Shares of the classes from which inputs need come home by less of a margin, and by none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,18 +44,30 @@ class Health:
 
     Attributes:
         slots: (N,) predicted classes. entropy: (N,) nats. distance: (N,) from the nearest class mean. is_sure: (N,) confident, and
-            not novel: where a frozen twin is worth listening to.
+            not novel: where a frozen twin is worth listening to. live: classes that there are; 0 if that is not known.
     """
 
     slots: NDArray[np.int64]
     entropy: NDArray[np.float64]
     distance: NDArray[np.float32]
     is_sure: NDArray[np.bool_]
+    live: int = 0
 
     @property
     def histogram(self) -> NDArray[np.int64]:
         """Predictions per class slot."""
         return np.bincount(self.slots)
+
+    @property
+    def classes(self) -> float:
+        """Effective number of predicted classes: 1 / sum of squared shares."""
+        shares = self.histogram / len(self.slots)
+        return float(1.0 / (shares * shares).sum())
+
+    @property
+    def breadth(self) -> float:
+        """Effective number of predicted classes, as a share of all there are; 0 if those are not known."""
+        return self.classes / self.live if self.live else 0.0
 
 
 def health_of(
@@ -64,7 +79,8 @@ def health_of(
     chance = shifted / shifted.sum(axis=1, keepdims=True)
     entropy = -(chance * np.log(np.maximum(chance, 1e-300))).sum(axis=1)
     is_sure = (chance.max(axis=1) >= SURE) & (score <= novel_above)
-    return Health(logits.argmax(axis=1).astype(np.int64), entropy, distance_from(embedding, prototypes), is_sure)
+    live = int((prototypes * prototypes).sum(axis=1).astype(bool).sum())
+    return Health(logits.argmax(axis=1).astype(np.int64), entropy, distance_from(embedding, prototypes), is_sure, live)
 
 
 def distance_from(embedding: NDArray[np.float32], prototypes: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -88,11 +104,11 @@ def healthiest(choices: Sequence[tuple[Health, Choice]], bare_distance: float, b
     without: Health | None = None
     first = ""
     for health, choice in sorted(choices, key=lambda pair: float(pair[0].distance.mean())):
-        if health.distance.mean() <= home * bare_distance:
+        if health.distance.mean() <= eased(home, health.breadth) * bare_distance:
             without = without or bare()
             doubt = harm(without, health, home)
         else:
-            doubt = _too_far(float(health.distance.mean()), bare_distance, home)
+            doubt = _too_far(float(health.distance.mean()), bare_distance, eased(home, health.breadth))
         if not doubt:
             return choice, ""
         first = first or doubt
@@ -100,7 +116,29 @@ def healthiest(choices: Sequence[tuple[Health, Choice]], bare_distance: float, b
 
 
 def not_home(bare: Health, corrected: Health, home: float = HEALTHY) -> str:
-    return _too_far(float(corrected.distance.mean()), float(bare.distance.mean()), home)
+    return _too_far(float(corrected.distance.mean()), float(bare.distance.mean()), eased(home, min(bare.breadth, corrected.breadth)))
+
+
+def eased(home: float, breadth: float) -> float:
+    """The share of their distance that inputs may keep: ``home`` where they are of few classes, all of it where they are of most.
+
+    A correction that was fitted to a few classes may suit only those, so it has to gain by a margin.
+    """
+    narrow, wide = BREADTHS
+    return home + max(1.0 - home, 0.0) * min(max((breadth - narrow) / (wide - narrow), 0.0), 1.0)
+
+
+def strays(corrected: NDArray[np.float32], bare: NDArray[np.float32], home: float = HEALTHY) -> str:
+    """Why the newest inputs speak against a correction: distances (N,) from the classes with it and without; empty if they do not.
+
+    A memory is of what was seen before. Where classes come one after the other, what suits it need not suit those that come now; they need
+    not come home by a margin, only not go farther.
+    """
+    pairs = np.isfinite(corrected)
+    if not pairs.any():
+        return ""
+    after, before = float(corrected[pairs].mean()), float(bare[pairs].mean())
+    return f"the newest inputs lie {after:.3g} from the classes corrected, {before:.3g} without" if after > max(home, 1.0) * before else ""
 
 
 def collapse(bare: Health, corrected: Health) -> str:

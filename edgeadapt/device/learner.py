@@ -19,6 +19,7 @@ from edgeadapt.device.correlation import Smoothing
 from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored, new_ids
 from edgeadapt.device.fitting import Growth
 from edgeadapt.device.forgetting import Selection
+from edgeadapt.device.health import distance_from
 from edgeadapt.device.housekeeping import Housekeeping
 from edgeadapt.device.labelling import Labelling
 from edgeadapt.device.learning import Learning
@@ -216,7 +217,8 @@ class Learner:
         queued: tuple[Action, ...] = ()
         with found.lock:
             if found.state.domain == domain:  # else the worker moved on: these residuals belong to the past
-                found.window.push(read.residual, slots, read.score, inputs, ids)
+                far = distance_from(read.embedding, memory.prototypes) if self._program.can_adapt and domain != SOURCE else None
+                found.window.push(read.residual, slots, read.score, inputs, ids, far)
             reading = found.window.reading(domain, memory.class_counts, is_factory_path)
             is_foreign = not (is_factory_path or self._program.preserves_space) and features is None
             batch = PendingBatch(ids, stream, domain, reading.is_shifted, as_stored(z, taps), time.monotonic(), is_foreign=is_foreign)

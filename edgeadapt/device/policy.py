@@ -2,7 +2,8 @@
 
     clear                   predict; after a few clear windows a correction ends
     shifted, known domain   go back to its correction
-    shifted, unknown        open a provisional domain, start correcting (if the bundle earned it), ask a few questions
+    shifted, unknown        open a provisional domain, start correcting (if the bundle earned it), ask a few questions;
+                            both after two windows, or one that leaves no doubt
     not shifted, novel      ask about the most novel samples
     stuck                   nothing: frames that do not change teach nothing
 """
@@ -128,7 +129,7 @@ def decide(window: WindowReading, stream: str, state: StreamState, domain: Domai
     state = replace(state, shifted=state.shifted + 1, clear=0, novel=0)
     why = f"shift {window.shift:.1f} x threshold"
     if state.domain == SOURCE:
-        if state.shifted < policy.shift.confirm_windows:
+        if state.shifted < policy.shift.confirm_windows and window.shift < policy.shift.strong:
             return state, ()
         return _enter(window, stream, state, policy, why)
     if window.active_distance is not None and window.active_distance > policy.shift.route_distance and not window.is_step:

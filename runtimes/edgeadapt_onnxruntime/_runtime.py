@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import onnxruntime
@@ -21,7 +22,7 @@ from edgeadapt_onnxruntime._model import external_initializers, frozen_values
 from edgeadapt_onnxruntime._pool import Pool
 
 OLDEST = (1, 23)
-CACHED = 16  # loaded graphs kept; a re-folded encoder pushes the one it replaces out
+CACHED = 16  # loaded graphs kept
 IDLE_LIMIT = 64 << 20  # bytes of idle buffers kept for reuse
 _LARGE_MODEL = 64 << 10  # bytes; from about 700 nodes on the memory pattern costs more memory than it saves time
 _UPLOADABLE = frozenset("?bBhHiIlLqQefd")
@@ -51,7 +52,8 @@ class OnnxRuntime:
         self.providers = tuple(providers)
         self.pool = Pool(IDLE_LIMIT)
         _share_arena()
-        self._loaded: OrderedDict[tuple[str, str], OnnxExecutable] = OrderedDict()
+        self._loaded: OrderedDict[str, OnnxExecutable] = OrderedDict()
+        self._refolded: WeakValueDictionary[tuple[str, str], OnnxExecutable] = WeakValueDictionary()
         self._lock = threading.Lock()
 
     @classmethod
@@ -67,7 +69,7 @@ class OnnxRuntime:
         return f"onnxruntime {version}, {', '.join(onnxruntime.get_available_providers())}"
 
     def load(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None) -> OnnxExecutable:
-        """A runnable graph, cached by the hash of graph and constants; the least recently used of 16 is let go.
+        """A runnable graph, cached by its hash; the least recently used of 16 is let go. With constants it is shared for as long as somebody holds it.
 
         Args:
             graph: the model and its frozen tensors. Those the model does not refer to are ignored.
@@ -77,15 +79,20 @@ class OnnxRuntime:
             BundleError: a frozen tensor has no value, or one of another dtype or shape; a constant replaces nothing;
                 or ONNX Runtime refuses the model.
         """
-        key = (graph.sha256, _digest(constants or {}))
         with self._lock:
-            loaded = self._loaded.get(key)
+            if constants:
+                key = (graph.sha256, _digest(constants))
+                refolded = self._refolded.get(key)
+                if refolded is None:
+                    refolded = self._refolded[key] = self._load(graph, constants)
+                return refolded
+            loaded = self._loaded.get(graph.sha256)
             if loaded is None:
-                loaded = self._loaded[key] = self._load(graph, constants or {})
+                loaded = self._loaded[graph.sha256] = self._load(graph, {})
                 if len(self._loaded) > CACHED:
                     self._loaded.popitem(last=False)
             else:
-                self._loaded.move_to_end(key)
+                self._loaded.move_to_end(graph.sha256)
         return loaded
 
     def upload(self, values: Mapping[str, NDArray[Any]]) -> Tensors:
@@ -192,4 +199,4 @@ def _return_freed_memory() -> None:
 
 
 def _digest(constants: Mapping[str, NDArray[Any]]) -> str:
-    return GraphFile("constants", b"", constants).sha256 if constants else ""
+    return GraphFile("constants", b"", constants).sha256

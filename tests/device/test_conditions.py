@@ -13,9 +13,8 @@ from clothes import BATCH, KNOWN, NEW, Opener, accuracy, images, sample, watch
 
 from edgeadapt.bench.orders import arrange
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.device.conditions import distance_from_classes
 from edgeadapt.device.domains import open_domain
-from edgeadapt.device.health import HEALTHY
+from edgeadapt.device.health import HEALTHY, distance_from
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.policy import Policy
 
@@ -169,7 +168,7 @@ def test_a_correction_that_does_not_bring_samples_home_is_dropped(opened: Opener
         assert "suspend" in {kind for _, _, kind, _, _ in learner.decisions(1000)} or not learner.counters()["refreshes"]
     else:
         kept = learner._streams.observed("default").memories[learner.domain()]
-        distance = distance_from_classes(learner.predict(kept.inputs()).embedding, learner._live)
+        distance = distance_from(learner.predict(kept.inputs()).embedding, learner._live.prototypes)
         assert distance.mean() <= HEALTHY * kept.mean_distance + 1e-6
 
 
@@ -247,9 +246,24 @@ def test_a_correction_that_makes_one_class_of_everything_is_suspended_and_the_de
     assert active.encode is not None
     read = conditions._read(active.encode, active, kept.inputs(), memory)
     same = conditions._health(read, memory)
-    assert conditions._healthiest(active, replace(active), same, kept, memory).encode is active.encode
+    newest = kept.inputs()[:8]
+    assert conditions._healthiest(active, replace(active), same, kept, memory, newest).encode is active.encode
     gathered = replace(same, slots=np.full(len(kept), 2), distance=np.zeros(len(kept), np.float32))
     never = replace(active, refreshes=0)  # without an earlier correction to fall back on
-    chosen = conditions._healthiest(never, replace(active, refreshes=1), gathered, kept, memory)
+    chosen = conditions._healthiest(never, replace(active, refreshes=1), gathered, kept, memory, newest)
     assert chosen.encode is None and chosen.refreshes == 0
     assert conditions.decisions[-1][2] == "suspend" and conditions.decisions[-1][4].startswith("100% of the inputs look like one class corrected")
+    plain = images(BATCH, seed=45)[0]  # good for the memory, not for what comes now
+    assert conditions._healthiest(active, replace(active), same, kept, memory, plain).encode is None
+    assert conditions.decisions[-1][4].startswith("the newest inputs lie ")
+
+
+def test_a_correction_that_leads_the_newest_window_away_is_dropped_before_the_next_refresh(opened: Opener) -> None:
+    learner = opened()
+    show(learner, "brightness", 8, 44, answers=False)
+    conditions, active = learner._conditions, learner._live.domains["condition-1"]
+    view = learner._streams.observed("default").window.take()
+    assert active.refreshes and np.isfinite(view.distances).all()
+    assert conditions._unless_it_harms(active, view, 2 * view.distances) is active
+    dropped = conditions._unless_it_harms(active, view, 0.5 * view.distances)
+    assert dropped.encode is None and dropped.refreshes == 0 and conditions.decisions[-1][2] == "suspend"

@@ -16,11 +16,13 @@ from edgeadapt.device.health import (
     collapse,
     dispute,
     distance_from,
+    eased,
     harm,
     health_of,
     healthiest,
     is_less_certain,
     not_home,
+    strays,
 )  # fmt: skip
 
 N = 64
@@ -47,6 +49,7 @@ def test_what_the_head_reads_becomes_a_histogram_entropy_distance_and_the_answer
     np.testing.assert_allclose(found.distance, [0.0, 1.0 - np.sqrt(0.5), 1.0], atol=1e-6)
     np.testing.assert_array_equal(found.is_sure, [True, False, False])  # the last is as confident as the first, but looks new
     np.testing.assert_allclose(distance_from(embedding, np.eye(2, dtype=np.float32)), found.distance)
+    assert found.live == 2
 
 
 def test_a_correction_that_brings_inputs_home_and_changes_little_is_healthy() -> None:
@@ -94,6 +97,28 @@ def test_the_frozen_twin_is_heard_where_it_is_sure_and_often_enough() -> None:
     assert dispute(health(sure=0), disputed) == ""
     assert dispute(health(sure=FEWEST_SURE - 1), replace(health(0.5), slots=moved(bare.slots, N))) == ""
     assert dispute(bare, replace(health(0.5), slots=moved(bare.slots, int(DISPUTED * 40)))) == ""
+
+
+def test_the_margin_shrinks_where_most_classes_are_there_and_few_are_told_by_the_narrower_of_the_two() -> None:
+    assert eased(0.85, 0.4) == 0.85 and eased(0.85, 0.55) == pytest.approx(0.925) and eased(0.85, 0.7) == eased(0.85, 1.0) == 1.0
+    assert eased(1.01, 1.0) == eased(1.01, 0.0) == 1.01  # a method that leaves features where they are
+    wide, one = health(), replace(health(), slots=np.full(N, 2))
+    assert wide.classes == pytest.approx(6.0, rel=0.01) and one.classes == 1.0 and wide.breadth == 0.0
+    wide, one = replace(wide, live=6), replace(one, live=6)
+    assert wide.breadth > 0.9 and one.breadth == pytest.approx(1 / 6)
+    near = replace(wide, distance=0.97 * wide.distance)
+    assert not_home(wide, near) == "" and not_home(one, near) and not_home(wide, replace(one, distance=near.distance))
+    assert healthiest([(near, "near")], 1.0, lambda: wide) == ("near", "") and healthiest([(near, "near")], 1.0, lambda: one)[0] is None
+
+
+def test_the_newest_inputs_speak_against_what_takes_them_away_from_the_classes() -> None:
+    bare = np.full(N, 0.4, np.float32)
+    assert strays(bare, bare) == "" and strays(0.9 * bare, bare) == ""
+    assert strays(1.25 * bare, bare) == "the newest inputs lie 0.5 from the classes corrected, 0.4 without"
+    assert strays(1.005 * bare, bare, home=1.01) == "" and strays(1.02 * bare, bare, home=1.01)  # a method that leaves features where they are
+    half = np.where(np.arange(N) % 2 == 0, 0.2, np.nan).astype(np.float32)
+    assert strays(half, np.where(np.arange(N) % 2 == 0, 0.1, 9.0).astype(np.float32))  # inputs the factory's encoder read are left out
+    assert strays(np.full(N, np.nan, np.float32), bare) == ""
 
 
 def test_the_closest_correction_that_does_no_harm_is_chosen_and_bare_is_read_only_where_it_matters() -> None:

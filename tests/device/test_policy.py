@@ -48,6 +48,15 @@ def test_one_shifted_window_is_not_enough_and_two_in_a_row_open_a_domain() -> No
     assert kinds == [(), ("open_domain",)] and state.domain == ""
 
 
+def test_a_window_far_beyond_the_threshold_needs_no_second_one() -> None:
+    assert play([replace(SHIFTED, shift=3.99)])[1] == [()]
+    state, kinds = play([replace(SHIFTED, shift=4.0)])
+    assert kinds == [("open_domain",)] and state.domain == ""
+    assert play([replace(KNOWN_ONE, shift=50.0)])[1] == [("route",)]
+    inside, kinds = play([replace(SHIFTED, shift=50.0, active_distance=0.5)], StreamState(domain="fog"), domain())
+    assert kinds == [()] and inside.away == 1  # leaving a condition for another still takes two
+
+
 def test_a_shift_that_looks_like_a_known_domain_routes_there() -> None:
     state, kinds = play([SHIFTED, KNOWN_ONE])
     assert kinds == [(), ("route",)] and state.domain == "fog"

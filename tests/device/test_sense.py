@@ -58,6 +58,17 @@ def test_however_a_stream_is_cut_the_window_is_its_last_rows(sizes: list[int]) -
     np.testing.assert_array_equal(view.slots, slots)
     np.testing.assert_array_equal(view.scores, scores)
     assert view.ids == ids and window.fresh == 0 and window.is_full
+    assert view.distances.shape == (8,) and np.isnan(view.distances).all()
+
+
+@pytest.mark.parametrize("sizes", [[1] * 11, [3] * 5, [20]], ids=str)
+def test_distances_travel_with_their_rows_and_are_no_number_where_none_was_given(sizes: list[int]) -> None:
+    window, given = StreamWindow(SHIFT, NOVELTY, 5), []
+    for seed, size in enumerate(sizes):
+        far = None if seed % 3 == 1 else np.arange(size, dtype=np.float32) + 100 * seed
+        window.push(*rows(size, seed), far)
+        given.append(np.full(size, np.nan, np.float32) if far is None else far)
+    np.testing.assert_array_equal(window.take().distances, np.concatenate(given)[-8:])
 
 
 def test_a_view_does_not_change_when_the_window_goes_on() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -90,15 +92,29 @@ def test_frozen_tensors_the_model_does_not_refer_to_are_ignored(frozen: Arrays, 
 
 
 def test_the_least_recently_used_of_sixteen_is_let_go_and_still_works(frozen: Arrays, images: NDArray[Any]) -> None:
-    runtime, graph = OnnxRuntime(), GraphFile("encoder", encoder(frozen), frozen)
-    gains = [{"enc.gain": np.array(gain, np.float32)} for gain in range(1, 18)]
-    loaded = [runtime.load(graph, gain) for gain in gains[:16]]
-    assert runtime.load(graph, gains[0]) is loaded[0]
-    runtime.load(graph, gains[16])
-    assert runtime.load(graph, gains[0]) is loaded[0]
-    assert runtime.load(graph, gains[1]) is not loaded[1]
+    runtime = OnnxRuntime()
+    graphs = [GraphFile("encoder", encoder(values), values) for values in ({**frozen, "enc.gain": np.array(gain, np.float32)} for gain in range(1, 18))]
+    loaded = [runtime.load(graph) for graph in graphs[:16]]
+    assert runtime.load(graphs[0]) is loaded[0]
+    runtime.load(graphs[16])
+    assert runtime.load(graphs[0]) is loaded[0]
+    assert runtime.load(graphs[1]) is not loaded[1]
     unit = loaded[0]({"x": images}, Tensors())[0]["features"]
     np.testing.assert_allclose(loaded[1]({"x": images}, Tensors())[0]["features"], 2 * unit, rtol=1e-5, atol=1e-5)
+
+
+def test_a_refolded_graph_is_shared_while_it_is_held_and_then_gone(frozen: Arrays, images: NDArray[Any]) -> None:
+    """Every refresh of a correction loads one: a cache of them would keep sixteen encoders that nobody uses."""
+    runtime, graph = OnnxRuntime(), GraphFile("encoder", encoder(frozen), frozen)
+    held = runtime.load(graph, {"enc.gain": np.array(2, np.float32)})
+    assert runtime.load(graph, {"enc.gain": np.array(2, np.float32)}) is held
+    for gain in range(3, 30):
+        runtime.load(graph, {"enc.gain": np.array(gain, np.float32)})
+    assert runtime.load(graph, {"enc.gain": np.array(2, np.float32)}) is held
+    gone = weakref.ref(held)
+    del held
+    gc.collect()
+    assert gone() is None and runtime.load(graph) is runtime.load(graph)
 
 
 def test_damaged_and_incomplete_graphs_are_refused_by_name(frozen: Arrays) -> None:
