@@ -141,14 +141,14 @@ def foreign(data: str | None, say: Say) -> ShiftMaterial:
     return ShiftMaterial("lite0", module, ("network._blocks.11", "network._blocks.12", "network._blocks.13", "network._blocks.14", "network._blocks.15", "network._bn1"), bundle, test, tuning, f"the first {LITE0_TEST:,} test images of Fashion-MNIST at {LITE0_PIXELS} px")  # fmt: skip
 
 
-def with_method(material: ShiftMaterial, method: str, say: Say) -> ShiftMaterial:
-    """The same encoder with another label-free method, which acts whatever a stress card would say.
+def with_method(material: ShiftMaterial, method: str, say: Say, *, smooth: str = "none") -> ShiftMaterial:
+    """The same encoder with another label-free method, which acts whatever a stress card would say; ``smooth``: see ``host.settings``.
 
     Raises:
         EdgeadaptError: the method cannot be exported for this encoder.
     """
     encoder = material.encoder.network if isinstance(material.encoder, Features) else material.encoder
-    bundle = _exported(f"{material.name}-{method}", encoder, material.tuning, say, name=f"shift-{method}", adapt=method, novelty="cosine", stress=False)
+    bundle = _exported(f"{material.name}-{method}", encoder, material.tuning, say, name=f"shift-{method}", adapt=method, smooth=smooth, novelty="cosine", stress=False)
     return ShiftMaterial(material.name, material.encoder, material.top, acting(bundle), material.test, material.tuning, material.source)
 
 

@@ -16,7 +16,9 @@ from edgeadapt.bench.shift_streams import Shown, Stream
 from edgeadapt.bench.shift_summary import losses
 from edgeadapt.errors import EdgeadaptError
 
-BESIDE = ("norm_statistics", "feature_shift")
+BESIDE = ("norm_statistics", "norm_statistics_averaged", "feature_shift")
+SMOOTHED = "class_matched_statistics, lame"
+"""The default method, and answers of a batch that speak for each other where a stream is correlated."""
 WINS = 2.0  # standard errors
 KINDS = ("shuffled", "sorted")
 
@@ -27,9 +29,10 @@ def member_rows(material: ShiftMaterial, seeds: tuple[int, ...], count: int, con
 
     shown = {seed: Shown(material.test, count, seed) for seed in seeds}
     results, rows = Results(), []
-    for name in NAMES:
+    for name in (*NAMES, SMOOTHED):
+        method, _, smooth = name.partition(", ")
         try:
-            member = with_method(material, name, say)
+            member = with_method(material, method, say, smooth=smooth or "none")
             _run(member, name, shown, conditions, severities, results)
             found = learner_cost(member.bundle, shown[seeds[0]].stream("shuffled", conditions[0], severities[0]).x[:512], rounds=1)
         except (EdgeadaptError, RuntimeError, ValueError) as error:

@@ -19,7 +19,7 @@ from edgeadapt.device.domains import Places, nearest_domain, open_domain, predic
 from edgeadapt.device.drift import Trail
 from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored
 from edgeadapt.device.guard import judge
-from edgeadapt.device.health import Health, distance_from, health_of, healthiest, strays
+from edgeadapt.device.health import Health, brings_home, distance_from, health_of, healthiest, strays
 from edgeadapt.device.held_out import Split
 from edgeadapt.device.journal import DECISIONS_KEPT
 from edgeadapt.device.memory import SOURCE, Domain, Memory
@@ -35,6 +35,7 @@ from edgeadapt.results import Action, Question
 _LONGEST_REST = 8  # after that many refusals in a row a correction is tried every eighth refresh only
 _TOPICS = 10_000
 _ONE = 0.95  # mean cosine from which two conditions are one; at equal lengths it is the distance at which a window is routed
+_MET = 0.5  # share of a window's samples whose class a condition has met, from which its signature says whether they belong to it
 _BACK = 8  # windows after which a stream that left a condition is no longer on its way back
 _FOLLOWED = 0.5  # what a window of a drift leaves of where its condition was
 Decision = tuple[float, str, str, str, str]
@@ -90,7 +91,7 @@ class Conditions:
         is_step = stream.trail is not None and stream.trail.leads_to(places.mean(axis=0), self._policy.shift.route_distance)
         if not is_step:
             stream.left = ""  # it jumped: the way back is another way
-        reading = self._compare(shift, scores, places, view, domain, memory, factory_slots, is_stuck, is_step, stream)
+        reading = self._compare(shift, scores, places, view, domain, memory, factory_slots, is_stuck, is_step, stream, embedding)
         state, actions = decide(reading, stream.name, stream.state, domain, self._policy)
         stream.state = state if state.domain else replace(state, domain=stream.state.domain)  # a condition is entered when it is open
         if not stream.state.away:
@@ -103,7 +104,7 @@ class Conditions:
                 stream.left, stream.left_ago = action.domain, 0
             questions += self._carry_out(action, stream)
         if not is_stuck:
-            self._remember(stream, view, places, shift, factory_slots, embedding)
+            self._remember(stream, view, places, shift, factory_slots, embedding, reading.is_home)
         for action in questions:  # after the correction: what is asked about is learned from its corrected features
             self._ask(stream, action, view)
 
@@ -119,18 +120,33 @@ class Conditions:
 
     def _compare(
         self, shift: float, scores: NDArray[np.float32], places: NDArray[np.float64], view: WindowView, domain: Domain | None, memory: Memory,
-        factory_slots: NDArray[np.int64], is_stuck: bool, is_step: bool, stream: Stream,
+        factory_slots: NDArray[np.int64], is_stuck: bool, is_step: bool, stream: Stream, embedding: NDArray[np.float32] | None,
     ) -> WindowReading:  # fmt: skip
         novel = float((scores > self._policy.novelty.threshold).mean())
         if shift <= 1.0 or is_stuck:
             return WindowReading(shift, novel, is_stuck)
-        distance = domain.signature.distance(places, self._slots_in(domain, view, factory_slots, memory)) if domain is not None else None
+        slots = factory_slots if domain is None else self._slots_in(domain, view, factory_slots, memory)
+        distance = None if domain is None else domain.signature.distance(places, slots)
         if distance is not None and (distance <= self._policy.shift.route_distance or is_step):
             return WindowReading(shift, novel, is_step=is_step, active_distance=distance)
         if domain is None and is_step and stream.left in memory.domains and stream.left_ago <= _BACK:
             return WindowReading(shift, novel, is_step=True, nearest=stream.left, nearest_distance=0.0)  # it hovers about the threshold
         nearest, gap = nearest_domain(places, view, self._program, memory, but=domain.name if domain else "")
-        return WindowReading(shift, novel, active_distance=distance, nearest=nearest, nearest_distance=gap)
+        is_home = domain is not None and gap > self._policy.shift.route_distance and self._suits(domain, slots, view, embedding, memory)
+        return WindowReading(shift, novel, is_home=is_home, active_distance=distance, nearest=nearest, nearest_distance=gap)
+
+    def _suits(self, domain: Domain, slots: NDArray[np.int64], view: WindowView, embedding: NDArray[np.float32] | None, memory: Memory) -> bool:
+        """Whether classes that a condition has not met yet are under it all the same: its correction, made without them, brings them home.
+
+        Of classes that it has met its signature knows where they stand, and needs no such guess.
+        """
+        if not domain.refreshes or self._mode() != "act" or domain.signature.share_met(slots) >= _MET:
+            return False
+        return brings_home(view.distances, self._bare_distances(view, embedding, memory))
+
+    def _bare_distances(self, view: WindowView, embedding: NDArray[np.float32] | None, memory: Memory) -> NDArray[np.float32]:
+        """(W,) of a window from the classes, without a correction."""
+        return distance_from(self._program.encode(view.inputs)[0] if embedding is None else embedding, memory.prototypes)
 
     def _slots_in(self, domain: Domain, view: WindowView, factory_slots: NDArray[np.int64], memory: Memory) -> NDArray[np.int64]:
         """The classes by which a window is compared with a condition: its corrected encoder's, or the factory's; never an adaptor's, which comes and goes."""
@@ -210,7 +226,7 @@ class Conditions:
     # -- what a window leaves behind ------------------------------------------------------------------
     def _remember(
         self, stream: Stream, view: WindowView, places: NDArray[np.float64], shift: float, factory_slots: NDArray[np.int64],
-        embedding: NDArray[np.float32] | None,
+        embedding: NDArray[np.float32] | None, is_home: bool,
     ) -> None:
         """Signature and recent inputs of the active condition, then a label-free refresh if it is due."""
         memory = self._live()
@@ -219,15 +235,14 @@ class Conditions:
             return
         slots = self._slots_in(domain, view, factory_slots, memory)
         kept = stream.memories.setdefault(domain.name, BalancedMemory(self._policy.adapt.memory, seed=domain.used_at))
-        features = self._program.encode(view.inputs)[0] if embedding is None else embedding
-        bare = distance_from(features, memory.prototypes)
+        bare = self._bare_distances(view, embedding, memory)
         kept.add(view.inputs, slots, bare)
         domain = self._unless_it_harms(domain, view, bare)
         refreshed = self._refresh(kept, domain, memory, view.inputs) if self._is_due(kept, domain) else domain
         if refreshed.refreshes > domain.refreshes and domain.refreshes == 0:
             slots = self._predict(refreshed, view.inputs, memory.with_domain(refreshed))
         signature = refreshed.signature
-        if signature.distance(places, slots) > self._policy.shift.route_distance:  # it drifts, and takes its condition along
+        if not is_home and signature.distance(places, slots) > self._policy.shift.route_distance:  # it drifts, and takes its condition along
             signature = signature.faded(_FOLLOWED)
             refreshed = replace(refreshed, tensors=refreshed.tensors.only(refreshed.tensors))  # a new value: the next checkpoint keeps where it is now
         self._publish(self._live().with_domain(replace(refreshed, signature=signature.extended(places, slots), used_at=self._clock)))

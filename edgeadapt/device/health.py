@@ -141,6 +141,12 @@ def strays(corrected: NDArray[np.float32], bare: NDArray[np.float32], home: floa
     return f"the newest inputs lie {after:.3g} from the classes corrected, {before:.3g} without" if after > max(home, 1.0) * before else ""
 
 
+def brings_home(corrected: NDArray[np.float32], bare: NDArray[np.float32]) -> bool:
+    """True if the newest inputs come nearer to the classes by the margin ``HEALTHY``: what was fitted to others suits them, so their condition is the same."""
+    pairs = np.isfinite(corrected)
+    return bool(pairs.all()) and float(corrected.mean()) <= HEALTHY * float(bare.mean())
+
+
 def collapse(bare: Health, corrected: Health) -> str:
     common = int(corrected.histogram.argmax())
     after, before = corrected.slots == common, bare.slots == common

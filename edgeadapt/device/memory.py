@@ -56,6 +56,10 @@ class Signature:
         scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
         return float(np.mean(((a - b) ** 2).sum(axis=1) / np.maximum(scale, 1e-12)))
 
+    def share_met(self, slots: NDArray[np.int64], fewest: float = 4.0) -> float:
+        """Share of samples of these class slots whose class was met here at least ``fewest`` times."""
+        return float((self.counts[slots] >= fewest).mean())
+
     def distance(self, places: NDArray[Any], slots: NDArray[np.int64]) -> float:
         """Relative squared distance (|w - m|^2 - S / 4) / (|w| |m|) between a window's mean and this condition at the same class mix; not below 0.
 

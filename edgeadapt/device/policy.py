@@ -84,6 +84,7 @@ class WindowReading:
     Attributes:
         shift: statistic / threshold; novel_share: share above the novelty threshold (means nothing while shifted).
         is_step: where the stream was lately leads here: it drifts, if it moves at all.
+        is_home: the active domain's correction still brings the window home: other classes perhaps, and the same condition.
         active_distance: to the active domain, None in the source condition.
         nearest, nearest_distance: the closest known domain; looked up only when the active one does not fit.
     """
@@ -92,6 +93,7 @@ class WindowReading:
     novel_share: float
     is_stuck: bool = False
     is_step: bool = False
+    is_home: bool = False
     active_distance: float | None = None
     nearest: str = ""
     nearest_distance: float = float("inf")
@@ -132,7 +134,7 @@ def decide(window: WindowReading, stream: str, state: StreamState, domain: Domai
         if state.shifted < policy.shift.confirm_windows and window.shift < policy.shift.strong:
             return state, ()
         return _enter(window, stream, state, policy, why)
-    if window.active_distance is not None and window.active_distance > policy.shift.route_distance and not window.is_step:
+    if window.active_distance is not None and window.active_distance > policy.shift.route_distance and not (window.is_step or window.is_home):
         state = replace(state, away=state.away + 1)
         if state.away < policy.shift.confirm_windows:
             return state, ()

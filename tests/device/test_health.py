@@ -13,6 +13,7 @@ from edgeadapt.device.health import (
     FEWEST_SURE,
     HEALTHY,
     Health,
+    brings_home,
     collapse,
     dispute,
     distance_from,
@@ -119,6 +120,13 @@ def test_the_newest_inputs_speak_against_what_takes_them_away_from_the_classes()
     half = np.where(np.arange(N) % 2 == 0, 0.2, np.nan).astype(np.float32)
     assert strays(half, np.where(np.arange(N) % 2 == 0, 0.1, 9.0).astype(np.float32))  # inputs the factory's encoder read are left out
     assert strays(np.full(N, np.nan, np.float32), bare) == ""
+
+
+def test_a_correction_that_brings_all_of_the_newest_inputs_home_by_the_margin_is_of_their_condition() -> None:
+    bare = np.full(N, 0.4, np.float32)
+    assert brings_home(0.84 * bare, bare) and not brings_home(0.86 * bare, bare)
+    half = np.where(np.arange(N) % 2 == 0, 0.1, np.nan).astype(np.float32)
+    assert not brings_home(half, bare), "some of them were read without it"
 
 
 def test_the_closest_correction_that_does_no_harm_is_chosen_and_bare_is_read_only_where_it_matters() -> None:

@@ -68,6 +68,14 @@ def test_the_threshold_itself_is_not_a_shift() -> None:
     assert play([replace(CLEAR, shift=1.0)] * 3)[1] == [()] * 3
 
 
+def test_other_classes_that_the_correction_brings_home_are_in_the_same_condition() -> None:
+    away = replace(SHIFTED, active_distance=0.9)
+    asked = StreamState(domain="fog", asked={"fog": 20})
+    assert play([away, away], asked, domain())[1][-1] == ("open_domain",)
+    state, kinds = play([replace(away, is_home=True)] * 5, asked, domain())
+    assert state.domain == "fog" and state.away == 0 and kinds == [("adapt",)] * 5
+
+
 def test_inside_a_condition_it_asks_what_is_left_and_adapts() -> None:
     state, kinds = play([INSIDE] * 4, StreamState(domain="fog"), domain())
     assert kinds == [("ask", "adapt"), ("ask", "adapt"), ("ask", "adapt"), ("adapt",)]
