@@ -13,6 +13,7 @@ from clothes import BATCH, KNOWN, NEW, Opener, accuracy, images, sample, watch
 
 from edgeadapt.bench.orders import arrange
 from edgeadapt.demo.sample import bundle_path
+from edgeadapt.device import conditions as conditions_module
 from edgeadapt.device.domains import open_domain
 from edgeadapt.device.health import HEALTHY, distance_from
 from edgeadapt.device.learner import Learner
@@ -256,6 +257,18 @@ def test_a_correction_that_makes_one_class_of_everything_is_suspended_and_the_de
     plain = images(BATCH, seed=45)[0]  # good for the memory, not for what comes now
     assert conditions._healthiest(active, replace(active), same, kept, memory, plain).encode is None
     assert conditions.decisions[-1][4].startswith("the newest inputs lie ")
+
+
+def test_classes_that_come_for_the_first_time_stay_in_the_condition_whose_correction_suits_them(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen() -> tuple[dict[str, str], float]:
+        learner = opened()
+        right = show(learner, "gaussian_blur", 24, 0, answers=False, order="sorted")
+        return learner.domains(), right
+
+    together, gained = seen()
+    monkeypatch.setattr(conditions_module, "brings_home", lambda corrected, bare: False)
+    apart, right = seen()
+    assert len(together) < len(apart) and gained > right + 0.05
 
 
 def test_a_correction_that_leads_the_newest_window_away_is_dropped_before_the_next_refresh(opened: Opener) -> None:
