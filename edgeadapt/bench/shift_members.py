@@ -78,7 +78,7 @@ def _rows_of(name: str, results: Results, severities: tuple[int, ...], refresh_m
 
 
 def hebbian_rows(results: Results, names: list[str], say: Say) -> list[Row]:
-    """A setting is a condition, an order and a severity. It is won by two standard errors of the paired difference over both of ``BESIDE``."""
+    """A setting is a condition, an order and a severity. It is won by two standard errors of the paired difference over each of ``BESIDE``."""
     rows = []
     rivals = [name for name in BESIDE if name in names]
     for name in [name for name in names if "hebb" in name and rivals]:

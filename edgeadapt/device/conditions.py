@@ -140,9 +140,15 @@ class Conditions:
 
         Of classes that it has met its signature knows where they stand, and needs no such guess.
         """
-        if not domain.refreshes or self._mode() != "act" or domain.signature.share_met(slots) >= _MET:
+        if not self._is_corrected(domain, view) or domain.signature.share_met(slots) >= _MET:
             return False
         return brings_home(view.distances, self._bare_distances(view, embedding, memory))
+
+    def _is_corrected(self, domain: Domain, view: WindowView) -> bool:
+        """Whether a window's distances are those of the correction that the condition has now, and of nothing else."""
+        if not domain.refreshes or self._mode() != "act" or self._program.adaptors.held_in(domain.tensors):
+            return False
+        return view.correction is domain.tensors and (self._program.takes(view.inputs) or not self._program.adapts_encoder)
 
     def _bare_distances(self, view: WindowView, embedding: NDArray[np.float32] | None, memory: Memory) -> NDArray[np.float32]:
         """(W,) of a window from the classes, without a correction."""
@@ -237,7 +243,9 @@ class Conditions:
         kept = stream.memories.setdefault(domain.name, BalancedMemory(self._policy.adapt.memory, seed=domain.used_at))
         bare = self._bare_distances(view, embedding, memory)
         kept.add(view.inputs, slots, bare)
-        domain = self._unless_it_harms(domain, view, bare)
+        corrected, domain = domain, self._unless_it_harms(domain, view, bare)
+        if domain is not corrected:
+            slots = factory_slots
         refreshed = self._refresh(kept, domain, memory, view.inputs) if self._is_due(kept, domain) else domain
         if refreshed.refreshes > domain.refreshes and domain.refreshes == 0:
             slots = self._predict(refreshed, view.inputs, memory.with_domain(refreshed))
@@ -260,7 +268,7 @@ class Conditions:
 
     def _unless_it_harms(self, domain: Domain, view: WindowView, bare: NDArray[np.float32]) -> Domain:
         """The condition without its correction, if that took the newest inputs away from the classes: the memory may be of others, long gone."""
-        if not domain.refreshes or self._mode() != "act" or self._program.adaptors.held_in(domain.tensors):
+        if not self._is_corrected(domain, view):
             return domain
         why = strays(view.distances, bare, self._policy.adapt.home)
         if not why:

@@ -3,7 +3,7 @@
 It may suspend a correction, never block a label. Five things speak, each a number per input:
 
     home       mean d(corrected) <= home mean d(bare), with d = 1 - cosine to the nearest class mean; home nears 1 where most classes are there
-    strays     mean d(corrected) > mean d(bare) over the newest inputs alone, in every window
+    strays     mean d(corrected) > mean d(bare) over the newest inputs alone, in every window that belongs to the condition
     collapse   the commonest class takes at least ``CROWDED`` of the inputs, and significantly more than without the correction
     twin       where the frozen twin is sure, and sees nothing new, the correction answers otherwise more often than ``DISPUTED`` allows
     certainty  the mean entropy rises by ``UNCERTAIN`` nats, and significantly more inputs grow less certain: half as many disputes are allowed
@@ -34,6 +34,7 @@ SURE = 0.9
 """Confidence from which the twin's answer counts."""
 FEWEST_SURE = 12  # of the twin's answers
 SIGNIFICANCE = 0.01
+_ROUNDING = 1e-4  # of distances that were read in batches of other sizes
 BREADTHS = (0.4, 0.7)
 """Shares of the classes from which inputs need come home by less of a margin, and by none."""
 
@@ -66,8 +67,8 @@ class Health:
 
     @property
     def breadth(self) -> float:
-        """Effective number of predicted classes, as a share of all there are; 0 if those are not known."""
-        return self.classes / self.live if self.live else 0.0
+        """Effective number of predicted classes, as a share of all there are; 0 where it is less than two, or those are not known."""
+        return self.classes / self.live if self.live and self.classes >= 2 else 0.0
 
 
 def health_of(
@@ -134,17 +135,14 @@ def strays(corrected: NDArray[np.float32], bare: NDArray[np.float32], home: floa
     A memory is of what was seen before. Where classes come one after the other, what suits it need not suit those that come now; they need
     not come home by a margin, only not go farther.
     """
-    pairs = np.isfinite(corrected)
-    if not pairs.any():
-        return ""
-    after, before = float(corrected[pairs].mean()), float(bare[pairs].mean())
-    return f"the newest inputs lie {after:.3g} from the classes corrected, {before:.3g} without" if after > max(home, 1.0) * before else ""
+    after, before = float(corrected.mean()), float(bare.mean())
+    is_near = after <= max(home, 1.0) * before * (1.0 + _ROUNDING)
+    return "" if is_near else f"the newest inputs lie {after:.3g} from the classes corrected, {before:.3g} without"
 
 
 def brings_home(corrected: NDArray[np.float32], bare: NDArray[np.float32]) -> bool:
     """True if the newest inputs come nearer to the classes by the margin ``HEALTHY``: what was fitted to others suits them, so their condition is the same."""
-    pairs = np.isfinite(corrected)
-    return bool(pairs.all()) and float(corrected.mean()) <= HEALTHY * float(bare.mean())
+    return float(corrected.mean()) <= HEALTHY * float(bare.mean())
 
 
 def collapse(bare: Health, corrected: Health) -> str:
@@ -172,4 +170,4 @@ def dispute(bare: Health, corrected: Health) -> str:
 
 
 def _too_far(corrected: float, bare: float, home: float) -> str:
-    return f"distance from the classes {corrected:.3g} corrected, {home * bare:.3g} needed" if corrected > home * bare else ""
+    return "" if corrected <= home * bare else f"distance from the classes {corrected:.3g} corrected, {home * bare:.3g} needed"

@@ -217,8 +217,9 @@ class Learner:
         queued: tuple[Action, ...] = ()
         with found.lock:
             if found.state.domain == domain:  # else the worker moved on: these residuals belong to the past
-                far = distance_from(read.embedding, memory.prototypes) if self._program.can_adapt and domain != SOURCE else None
-                found.window.push(read.residual, slots, read.score, inputs, ids, far)
+                active = memory.domains.get(domain) if self._program.can_adapt else None
+                far = None if active is None else distance_from(read.embedding, memory.prototypes)
+                found.window.push(read.residual, slots, read.score, inputs, ids, far, None if active is None else active.tensors)
             reading = found.window.reading(domain, memory.class_counts, is_factory_path)
             is_foreign = not (is_factory_path or self._program.preserves_space) and features is None
             batch = PendingBatch(ids, stream, domain, reading.is_shifted, as_stored(z, taps), time.monotonic(), is_foreign=is_foreign)

@@ -47,7 +47,8 @@ class WindowView:
     ids: tuple[str, ...]
     slots: NDArray[np.int64]  # (W,) classes predicted by the encoder in use
     scores: F32  # (W,) novelty scores of the path in use
-    distances: F32  # (W,) from the classes, on the path in use; not a number where the factory's was
+    distances: F32  # (W,) from the classes, under ``correction``; means nothing without one
+    correction: Any = None  # what stood between the inputs and these distances, if it was one and the same for all of them
 
 
 class StreamWindow:
@@ -60,7 +61,8 @@ class StreamWindow:
         self._sum = np.zeros(residual_width, np.float64)
         self._slots: list[int] = [0] * size  # lists: at batch 1 a number is cheaper to handle than an array
         self._scores: list[float] = [0.0] * size
-        self._distances: list[float] = [np.nan] * size
+        self._distances: list[float] = [0.0] * size
+        self._corrections: list[Any] = [None] * size
         self._taken_for: dict[int, int] = {}  # class slot -> samples of the window
         self._novel = 0  # samples of the window above the novelty threshold
         self._inputs: NDArray[Any] = np.zeros((0,))  # (W, ...) once the first batch says what an input is
@@ -82,11 +84,16 @@ class StreamWindow:
         self.is_stuck = False
 
     def push(
-        self, residuals: F32, slots: NDArray[np.int64], scores: F32, inputs: NDArray[Any], ids: tuple[str, ...], distances: F32 | None = None
-    ) -> None:
-        """Take in a batch; only its last W rows can matter. Everything is copied: the caller may use its buffers again."""
+        self, residuals: F32, slots: NDArray[np.int64], scores: F32, inputs: NDArray[Any], ids: tuple[str, ...], distances: F32 | None = None,
+        correction: Any = None,
+    ) -> None:  # fmt: skip
+        """Take in a batch; only its last W rows can matter. Everything is copied: the caller may use its buffers again.
+
+        Args:
+            distances: (N,) from the classes, under ``correction``, which is compared by identity.
+        """
         size, given = len(self._slots), len(ids)
-        far = [np.nan] * given if distances is None else distances.tolist()
+        far = [0.0] * given if distances is None else distances.tolist()
         if given > size:
             residuals, slots, scores, inputs, ids, far = residuals[-size:], slots[-size:], scores[-size:], inputs[-size:], ids[-size:], far[-size:]
         if self._inputs.shape[1:] != inputs.shape[1:] or self._inputs.dtype != inputs.dtype or not len(self._inputs):
@@ -97,7 +104,7 @@ class StreamWindow:
         if first < len(ids):
             self._put(slice(0, len(ids) - first), residuals[first:], inputs[first:])
         for slot, score, sample, distance in zip(slots.tolist(), scores.tolist(), ids, far, strict=True):
-            self._distances[self._at] = distance
+            self._distances[self._at], self._corrections[self._at] = distance, correction
             self._replace(slot, score, sample)
         self.fresh += given
         if self._at <= start:  # wrapped: forget the rounding of the running sum, look whether anything moves
@@ -153,7 +160,9 @@ class StreamWindow:
         self.fresh = 0
         at, order = self._at, (self._at + np.arange(len(self._slots))) % len(self._slots)
         slots, (scores, distances) = np.array(self._slots, np.int64)[order], np.array((self._scores, self._distances), np.float32)[:, order]
-        return WindowView(self._inputs[order], (*self._ids[at:], *self._ids[:at]), slots, scores, distances)
+        first = self._corrections[0]
+        correction = first if all(one is first for one in self._corrections) else None
+        return WindowView(self._inputs[order], (*self._ids[at:], *self._ids[:at]), slots, scores, distances, correction)
 
     def reading(self, domain: str, class_counts: F32, is_factory_path: bool) -> Reading:
         """What the window says now. While a correction is in use the shift is that of its last probe."""

@@ -222,7 +222,7 @@ def test_members_stand_beside_each_other_and_one_that_cannot_says_why(material: 
     assert rows["refresh_ms/norm_statistics"].value > 0 and rows["worst_loss/feature_shift"].value < 0.05  # type: ignore[operator]
 
 
-def test_a_setting_is_won_by_two_standard_errors_over_both_rivals() -> None:
+def test_a_setting_is_won_by_two_standard_errors_over_every_rival() -> None:
     names = {"norm_statistics": 0.5, "feature_shift": 0.4, "hebbian_a": 0.6, "hebbian_b": 0.51, FROZEN: 0.4}
     found = [Result(name, "shuffled", "fog", 3, 0, np.random.default_rng(k).permutation(1000) < 1000 * value) for k, (name, value) in enumerate(names.items())]
     said: list[str] = []

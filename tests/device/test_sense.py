@@ -58,17 +58,25 @@ def test_however_a_stream_is_cut_the_window_is_its_last_rows(sizes: list[int]) -
     np.testing.assert_array_equal(view.slots, slots)
     np.testing.assert_array_equal(view.scores, scores)
     assert view.ids == ids and window.fresh == 0 and window.is_full
-    assert view.distances.shape == (8,) and np.isnan(view.distances).all()
+    assert view.correction is None
 
 
 @pytest.mark.parametrize("sizes", [[1] * 11, [3] * 5, [20]], ids=str)
-def test_distances_travel_with_their_rows_and_are_no_number_where_none_was_given(sizes: list[int]) -> None:
-    window, given = StreamWindow(SHIFT, NOVELTY, 5), []
+def test_distances_travel_with_their_rows_and_stand_for_a_correction_only_if_all_are_under_it(sizes: list[int]) -> None:
+    window, given, first, second = StreamWindow(SHIFT, NOVELTY, 5), [], object(), object()
     for seed, size in enumerate(sizes):
-        far = None if seed % 3 == 1 else np.arange(size, dtype=np.float32) + 100 * seed
-        window.push(*rows(size, seed), far)
-        given.append(np.full(size, np.nan, np.float32) if far is None else far)
-    np.testing.assert_array_equal(window.take().distances, np.concatenate(given)[-8:])
+        far = np.arange(size, dtype=np.float32) + 100 * seed
+        window.push(*rows(size, seed), far, first)
+        given.append(far)
+    view = window.take()
+    np.testing.assert_array_equal(view.distances, np.concatenate(given)[-8:])
+    assert view.correction is first
+    window.push(*rows(7, 90), np.ones(7, np.float32), second)
+    assert window.take().correction is None, "one row is under the first"
+    window.push(*rows(1, 91), np.ones(1, np.float32), second)
+    assert window.take().correction is second
+    window.push(*rows(1, 92))
+    assert window.take().correction is None
 
 
 def test_a_view_does_not_change_when_the_window_goes_on() -> None:
