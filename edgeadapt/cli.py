@@ -30,6 +30,11 @@ _CODES: tuple[tuple[type[EdgeadaptError], int], ...] = (
     (BundleError, BUNDLE_REFUSED), (StateError, STATE_REFUSED), (RuntimeUnavailable, UNAVAILABLE), (CompileError, FAILED),
 )  # fmt: skip
 
+_EXTRAS = {
+    "PIL": "images", "matplotlib": "bench", "starlette": "daemon", "uvicorn": "daemon", "prometheus_client": "daemon", "psutil": "daemon",
+    "paho": "daemon", "cv2": "video",
+}  # fmt: skip
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; what an error says is one line on standard error.
@@ -62,7 +67,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, EdgeadaptError):
         return str(error), next((code for kind, code in _CODES if isinstance(error, kind)), REFUSED)
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("edgeadapt."):
-        extra = {"PIL": "images", "matplotlib": "bench"}.get(error.name, "host")
+        extra = _EXTRAS.get(error.name.partition(".")[0], "host")
         return f"{error.name} is not installed; this command needs: pip install 'edgeadapt[{extra}]'", UNAVAILABLE
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", REFUSED
@@ -96,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     _device_commands(command)
+    _daemon_commands(command, everywhere)
     _state_commands(command)
     _host_commands(command)
     _machine_commands(command)
@@ -147,6 +153,51 @@ def _device_commands(command: Any) -> None:
     )
     verify.add_argument("--target", action="append", metavar="sm_XX", help="with --engine: GPU family (default: sm_86 and sm_120)")
     verify.add_argument("--markdown", action="store_true", help="with --engine: a table for a document")
+
+
+def _daemon_commands(command: Any, everywhere: argparse.ArgumentParser) -> None:
+    serve = command("serve", "serving:serve", "run the daemon: sources bring samples, it answers, adapts, asks and learns (daemon extra)")
+    serve.add_argument("config", type=Path, metavar="CONFIG.toml")
+    serve.add_argument("--check", action="store_true", help="only say whether it could run here: settings, bundle, state folder, sources and sinks")
+
+    ctl = command("ctl", "serving:ctl", "ask a running daemon, answer its questions, roll back, freeze, pause, swap its bundle")
+    place = ctl.add_mutually_exclusive_group()
+    place.add_argument("--url", default="http://127.0.0.1:8420", help="where it listens (default: http://127.0.0.1:8420)")
+    place.add_argument("--socket", type=Path, metavar="PATH", help="the unix socket on which it listens")
+    ctl.add_argument("--token-file", type=Path, metavar="F", help="file with the token that it wants")
+    ctl.add_argument("--json", action="store_true", help="the answer as one line of JSON")
+    actions = ctl.add_subparsers(dest="action", required=True, metavar="COMMAND")
+
+    def action(name: str, summary: str) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = actions.add_parser(name, help=summary, description=summary, parents=[everywhere])
+        added.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="the answer as one line of JSON")
+        return added
+
+    action("status", "what it does, what it costs, what it learned")
+    action("health", "alive and ready? exit code 1 if not")
+    action("metrics", "numbers in the text format of Prometheus")
+    questions = action("questions", "what it wants to know")
+    history = action("history", "changes, newest first")
+    decisions = action("decisions", "what was decided about windows, newest first")
+    for listed in (questions, history, decisions):
+        listed.add_argument("--limit", type=_positive, metavar="N", help="how many at most")
+    label = action("label", "label a sample, or answer a question")
+    label.add_argument("sample", metavar="ID", help="the id of a question or answer, or the name that its source gave the sample")
+    label.add_argument("label", metavar="NAME", help="the class")
+    label.add_argument("--source", default="ctl", metavar="WHO", help="who says so (default: ctl)")
+    classes = action("classes", "the known classes")
+    change = classes.add_mutually_exclusive_group()
+    change.add_argument("--add", metavar="NAME", help="make room for a class first")
+    change.add_argument("--remove", metavar="NAME", help="remove a class first, with what was learned of it")
+    rollback = action("rollback", "go back to a commit of the history")
+    rollback.add_argument("to", type=_commit, metavar="N", help="number of the commit")
+    action("freeze", "answer and measure, but learn nothing")
+    action("unfreeze", "learn again")
+    action("pause", "hold the work in the background")
+    action("resume", "go on with it")
+    action("checkpoint", "finish what is queued and make it durable")
+    swap = action("swap", "load another bundle, verify and compare it, and switch to it; the old one serves until then")
+    swap.add_argument("bundle", type=Path, metavar="PATH", help="the bundle, on the machine of the daemon")
 
 
 def _state_commands(command: Any) -> None:
@@ -244,6 +295,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"at least 1, got {value}")
+    return value
+
+
+def _commit(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"at least 0, got {value}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""May this work start now? Measured costs against the share of time the user allows."""
+"""May this work start now? Measured costs against the share of time the user allows, and heat and power against their limits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edgeadapt.device.heat import HeatLimit
+from edgeadapt.device.vitals import Vitals
 from edgeadapt.device.writes import Writes
 from edgeadapt.errors import BudgetError
 
@@ -22,12 +24,17 @@ class Budget:
         window_s: length of the accounting window, seconds.
         write_mib_per_day: what the state folder may write to the disk in 24 hours. Snapshots, corrections, decisions and compaction wait
             from 80% of it on; a label that comes when all of it is used is refused with a BudgetError.
+        temperature_c, power_w: adaptation and growth do not start while the hottest zone (degrees Celsius), or the device's power (W), is
+            above it, and start again 3 C or 5% below; answered labels are learned regardless. None: no limit. Where nothing measures it,
+            an ``InputWarning`` says so once, and the limit is not kept.
     """
 
     busy_fraction: float = 0.2
     memory_mib: float = 256.0
     window_s: float = 10.0
     write_mib_per_day: float = 512.0
+    temperature_c: float | None = None
+    power_w: float | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 < self.busy_fraction <= 1.0:
@@ -35,6 +42,14 @@ class Budget:
         for name in ("memory_mib", "window_s", "write_mib_per_day"):
             if not getattr(self, name) > 0:
                 raise BudgetError(f"{name} is above 0, got {getattr(self, name)}")
+        for name in ("temperature_c", "power_w"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise BudgetError(f"{name} is above 0, or None for no limit, got {getattr(self, name)}")
+
+    @property
+    def needs_vitals(self) -> bool:
+        """True if heat or power has a limit."""
+        return self.temperature_c is not None or self.power_w is not None
 
     def require_memory(self, declared: dict[str, int]) -> None:
         """Refuse, with numbers, a bundle whose declared memory cannot fit."""
@@ -80,10 +95,15 @@ class WriteRoom:
 
 
 class Meter:
-    """Measured cost of each kind of work, and the busy time of the last window."""
+    """Measured cost of each kind of work, and the busy time of the last window.
 
-    def __init__(self, budget: Budget, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        vitals: the newest temperatures and power; None: neither is limited.
+    """
+
+    def __init__(self, budget: Budget, clock: Callable[[], float] = time.monotonic, vitals: Callable[[], Vitals] | None = None) -> None:
         self._budget, self._clock = budget, clock
+        self._heat = None if vitals is None else HeatLimit(budget.temperature_c, budget.power_w, vitals)
         self._spans: deque[tuple[float, float]] = deque()
         self._costs: dict[str, deque[float]] = {}
         self.deferred = 0
@@ -95,7 +115,10 @@ class Meter:
         return costs[min(len(costs) - 1, int(0.95 * len(costs)))] if costs else 0.0
 
     def may_start(self, kind: str) -> bool:
-        """True if the work, at its measured cost, fits into the busy share of the window."""
+        """True if the work, at its measured cost, fits into the busy share of the window, and it is neither too hot nor too dear in power."""
+        if self._heat is not None and not self._heat.allows():
+            self.deferred += 1
+            return False
         if self._budget.busy_fraction >= 1.0:
             return True
         self._drop_old()
@@ -103,6 +126,11 @@ class Meter:
         fits = busy == 0.0 or busy + self.cost(kind) <= self._budget.busy_fraction * self._budget.window_s  # dear work runs once a window
         self.deferred += not fits
         return fits
+
+    @property
+    def too_hot(self) -> str:
+        """Why no work that can wait starts for heat or power; empty if it may."""
+        return "" if self._heat is None else self._heat.why
 
     def record(self, kind: str, seconds: float) -> None:
         expected = self.cost(kind)

@@ -33,6 +33,7 @@ from edgeadapt.device.streams import Streams
 from edgeadapt.device.transaction import Transactions
 from edgeadapt.device.trust import Remembered, Trust, check_offer
 from edgeadapt.device.undoing import Undoing, reasons_for
+from edgeadapt.device.vitals import Sensors
 from edgeadapt.device.worker import Worker
 from edgeadapt.errors import InputError, StateError
 from edgeadapt.inputs import check_count, check_number, check_text, check_texts
@@ -108,12 +109,16 @@ class Learner:
         def is_frozen() -> bool:
             return self._frozen
 
+        def is_resting() -> bool:  # a pause is met between two commits, not at the end of a thousand
+            return self._frozen or self._worker.is_paused
+
         self._pending = Pending(keep.pending_s)
         self._questions = Questions(policy.questions_per_day if policy.questions_per_day is not None else self._manifest.policy.ask.per_day)
-        self._meter, self._room = Meter(budget), WriteRoom(budget, self._journal.writes)
+        self._meter = Meter(budget, vitals=Sensors().read if budget.needs_vitals else None)
+        self._room = WriteRoom(budget, self._journal.writes)
         self._transactions = Transactions(self._program, self._journal, self._held_out, live, self._publish, self._room, opened.replay_s)
         self._undoing = Undoing(self._transactions)
-        growth = Growth(self._transactions, self._meter, live, is_frozen)
+        growth = Growth(self._transactions, self._meter, live, is_resting)
         self._transactions.taken_back = growth.reconsider
         self._conditions = Conditions(self._program, self._transactions, self._questions, self._pending, self._meter, live, self._publish, self._adapt_mode)
         self._streams = Streams(self._manifest.policy, self._conditions, self._worker)
@@ -121,7 +126,7 @@ class Learner:
         labelling = Labelling(self._program, policy, self._held_out, live, lambda names: self._worker.call(lambda: self._transactions.add_classes(names)))
         self._labelling = labelling
         self._learning = Learning(
-            self._transactions, self._journal, self._conditions, self._meter, self._worker, self._streams.found, is_frozen, growth, self._house.run_if_due
+            self._transactions, self._journal, self._conditions, self._meter, self._worker, self._streams.found, is_resting, growth, self._house.run_if_due
         )
         self._receiving = Receiving(
             self._journal, self._pending, self._questions, labelling, self._learning, self._room, opened.raw_per_class, keep.pending_s
@@ -393,9 +398,9 @@ class Learner:
         return self._worker.call(run)
 
     def checkpoint(self) -> int:
-        """Finish queued work, then make session state durable. Returns the number of the last commit."""
+        """Finish queued work (not while paused), then make session state durable. Returns the number of the last commit."""
         self._here()
-        self._worker.settle()
+        self._worker.settle_unless_paused()
 
         def run() -> int:
             self._house.run()
@@ -422,13 +427,34 @@ class Learner:
         if not frozen:
             self._learning.request()
 
+    def pause(self, paused: bool = True) -> None:
+        """Let predictions have the machine to themselves: no queued work starts, and what runs stops at its next commit, until ``pause(False)``.
+
+        Unlike ``freeze`` it only puts off: windows and labels wait in their queues, and nothing of them is lost. What somebody waits for
+        (``rollback``, ``forget``, ``checkpoint``, ``close``) is done all the same. Labels that still wait at ``close`` are learned after
+        the next opening; windows that wait are dropped.
+        """
+        self._here()
+        self._worker.pause(paused, rest=self._learning.learn_received)
+        if not paused:
+            self._learning.request()
+
+    @property
+    def is_paused(self) -> bool:
+        return self._worker.is_paused
+
     # -- looking inside -------------------------------------------------------------------------------
+    @property
+    def is_working(self) -> bool:
+        """Whether the worker is at something right now."""
+        return self._worker.is_busy
+
     def placement(self) -> dict[str, str]:
         """Which runtime serves which role."""
         return self._program.placement()
 
     def settle(self, timeout_s: float | None = None) -> bool:
-        """Wait until queued work is done; False on time-out.
+        """Wait until queued work is done; False on time-out. While paused, work that is queued waits for ``pause(False)``.
 
         Raises:
             the error of background work that failed since the last call.
@@ -474,12 +500,12 @@ class Learner:
             "evidence": self._journal.count_evidence(), "refreshes": self._conditions.refreshes, "deferred": self._meter.deferred + self._streams.deferred,
             "overruns": self._meter.overruns, "pending": len(self._pending), "state_bytes": self._journal.nbytes,
             "written_bytes_last_day": self._room.used, "writes_deferred": self._room.deferred,
-            "tensor_bytes": self._live.tensors.nbytes + sum(d.tensors.nbytes for d in self._live.domains.values()), "backlog": self._worker.backlog,
+            "tensor_bytes": self._live.tensors.nbytes + sum(d.tensors.nbytes for d in self._live.domains.values()), "backlog": self._worker.backlog, "too_hot": self._meter.too_hot,
             "encoded": self._program.encoded, "observed": self._observed,
         }  # fmt: skip
 
     def close(self) -> None:
-        """Finish queued work, checkpoint, release the state folder. Closing twice is harmless."""
+        """Finish queued work (not while paused), checkpoint, release the state folder. Closing twice is harmless."""
         if self._closed or os.getpid() != self._pid:
             return
         try:

@@ -43,8 +43,10 @@ class Learning:
     def answered(self, samples: Sequence[str], rows: Sequence[EvidenceRow], is_new: Sequence[bool]) -> None:
         """Labels of observed samples speak for a condition or for new classes; then they are learned."""
 
+        told = [(sample, row.domain, new) for sample, row, new in zip(samples, rows, is_new, strict=True)]  # not the rows: they may wait long
+
         def run() -> None:
-            self._answers.extend([(sample, row.domain, new) for sample, row, new in zip(samples, rows, is_new, strict=True)])
+            self._answers.extend(told)
             self.learn_received()
 
         self._worker.submit(run, urgent=True)

@@ -16,9 +16,7 @@ name = "screws"
 
 from __future__ import annotations
 
-import difflib
 import re
-import sys
 import zipfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,8 +24,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 from msgspec import Meta, Struct
-from msgspec import inspect as mi
 
+from edgeadapt._toml import read_table, to_struct
 from edgeadapt.errors import EdgeadaptError, InputError, RecipeError
 from edgeadapt.host.augment import Augment
 from edgeadapt.host.datasets import fashion_mnist, load_folder, load_npz
@@ -37,16 +35,10 @@ from edgeadapt.host.sensor_data import load_sensors
 from edgeadapt.host.torchvision_data import load_torchvision
 from edgeadapt.host.training.settings import DeviceName, OptimiserName, PrecisionName, rate_and_decay
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 Positive = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
 _KINDS = "'fashion-mnist' or 'folder' or 'npz' or 'torchvision:NAME' or 'module:factory'"
 _FOLDER_SIZE = (96, 96)
-_MAX_BYTES, _MAX_DOTS = 1 << 18, 200  # the time to parse a dotted key grows with the square of its parts
 
 
 class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -154,12 +146,7 @@ def load_recipe(path: str | Path) -> Recipe:
         RecipeError: the file is missing or not TOML, a key is unknown or missing, or a value is not allowed.
     """
     path = Path(path)
-    table = _table(path)
-    _check_keys(path, table, Recipe, "")
-    try:
-        recipe = msgspec.convert(table, Recipe)
-    except msgspec.ValidationError as error:
-        raise RecipeError(_explain(path, table, str(error))) from error
+    recipe = to_struct(path, read_table(path, "a recipe"), Recipe)
     _check(path, recipe)
     lr, weight_decay = rate_and_decay(recipe.train.optimiser, recipe.train.lr, recipe.train.weight_decay)
     data = _resolved(path, recipe.data, "path", "validation_path")
@@ -171,23 +158,6 @@ def load_recipe(path: str | Path) -> Recipe:
         data=data,
         train=msgspec.structs.replace(recipe.train, lr=lr, weight_decay=weight_decay),
     )
-
-
-def _table(path: Path) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise RecipeError(f"{path}: more than {_MAX_BYTES} bytes; a recipe is a page of text")
-        text = data.decode("utf-8").replace("\r\n", "\n")
-        crowded = next((number for number, line in enumerate(text.split("\n"), 1) if line.count(".") > _MAX_DOTS), None)
-        if crowded is not None:
-            raise RecipeError(f"{path}: line {crowded} has more than {_MAX_DOTS} dots; put one value on a line")
-        return tomllib.loads(text)
-    except RecipeError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:  # also numbers of thousands of digits, and brackets nested as deep
-        raise RecipeError(f"{path}: cannot be read as TOML: {error}") from error
 
 
 def load_data(recipe: Recipe) -> tuple[Labelled, Labelled]:
@@ -280,57 +250,6 @@ def _check(path: Path, recipe: Recipe) -> None:
 def _resolved(path: Path, section: Any, *keys: str) -> Any:
     here = path.resolve().parent
     return msgspec.structs.replace(section, **{key: str(here / value) for key in keys if (value := getattr(section, key))})
-
-
-def _check_keys(path: Path, table: dict[str, Any], struct: type[Struct], prefix: str) -> None:
-    fields = {field.name: field for field in msgspec.structs.fields(struct)}
-    for key, value in table.items():
-        if key not in fields:
-            close = difflib.get_close_matches(key, fields, 1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise RecipeError(f"{path}: unknown key {prefix}{key}; {hint}allowed: {', '.join(fields)}")
-        inner = fields[key].type
-        if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, Struct):
-            _check_keys(path, value, inner, f"{prefix}{key}.")
-
-
-def _explain(path: Path, table: dict[str, Any], message: str) -> str:
-    """One line with the key, the value that was given and the allowed ones, from msgspec's message and its ``$.a.b`` path."""
-    missing = re.search(r"missing required field `(\w+)`(?: - at `\$\.(.*)`)?", message)
-    place = re.search(r"at `\$\.?(.*)`", message)
-    where = place.group(1) if place else ""
-    if missing:
-        where = f"{missing.group(2)}.{missing.group(1)}" if missing.group(2) else missing.group(1)
-    keys = re.sub(r"\[[^\]]*\]", "", where).split(".")
-    kind: mi.Type = mi.type_info(Recipe)
-    value: Any = table
-    for key in keys:
-        if isinstance(kind, mi.StructType):
-            kind = next(field.type for field in kind.fields if field.name == key)
-            value = value.get(key) if isinstance(value, dict) else None
-    given = "is missing" if missing else f"= {value!r}"
-    return f"{path}: {'.'.join(keys)} {given}; allowed: {_allowed(kind)}"
-
-
-def _allowed(kind: mi.Type) -> str:
-    """A type in words: ``'act' or 'off'``, ``a whole number >= 1``, ``a list, each a text``."""
-    if isinstance(kind, mi.LiteralType):
-        return " or ".join(repr(value) for value in kind.values)
-    if isinstance(kind, mi.UnionType):
-        return " or ".join(_allowed(inner) for inner in kind.types if not isinstance(inner, mi.NoneType))
-    if isinstance(kind, (mi.IntType, mi.FloatType)):
-        limits = ((">=", kind.ge), (">", kind.gt), ("<=", kind.le), ("<", kind.lt))
-        bounds = [f"{sign} {limit}" for sign, limit in limits if limit is not None]
-        return " ".join(["a whole number" if isinstance(kind, mi.IntType) else "a number", " and ".join(bounds)]).strip()
-    if isinstance(kind, mi.StrType):
-        return f"a text that matches {kind.pattern}" if kind.pattern else "a text"
-    if isinstance(kind, mi.VarTupleType):
-        return f"a list, each {_allowed(kind.item_type)}"
-    if isinstance(kind, mi.TupleType):
-        return f"a list of {len(kind.item_types)}, each {_allowed(kind.item_types[0])}"
-    if isinstance(kind, mi.StructType):
-        return f"a section with {', '.join(field.name for field in kind.fields)}"
-    return "a table"
 
 
 __all__ = ["DataSection", "EncoderSection", "ExportSection", "Recipe", "TrainSection", "load_data", "load_recipe"]

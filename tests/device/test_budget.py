@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
+import warnings
+from pathlib import Path
+
 import pytest
 from clothes import BATCH, Opener, images, watch
 
+from edgeadapt.device import vitals
 from edgeadapt.device.budget import Budget, Meter
-from edgeadapt.errors import BudgetError
+from edgeadapt.device.vitals import Vitals
+from edgeadapt.errors import BudgetError, InputWarning
 
 
 class Clock:
@@ -92,3 +98,101 @@ def test_a_tight_budget_defers_adaptation_and_labels_are_learned_regardless(open
     learner.settle()
     assert learner.counters()["deferred"] > 0 and learner.counters()["refreshes"] <= 1
     assert sum(learner.counters()["evidence"].values()) == len(x) and "received" not in learner.counters()["evidence"]
+
+
+# -- heat and power -----------------------------------------------------------------------------------
+class Thermometer:
+    hottest_c: float | None = 50.0
+    power_w: float | None = 8.0
+
+    def __call__(self) -> Vitals:
+        return Vitals(hottest_c=self.hottest_c, power_w=self.power_w)
+
+
+@pytest.mark.parametrize("settings", [{"temperature_c": 0}, {"temperature_c": float("nan")}, {"power_w": -1.0}], ids=str)
+def test_a_limit_of_heat_or_power_that_makes_no_sense_is_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(BudgetError, match="or None for no limit, got"):
+        Budget(**settings)
+
+
+@pytest.mark.parametrize("busy_fraction", [0.2, 1.0])
+def test_work_waits_while_it_is_too_hot_and_goes_on_three_degrees_below(busy_fraction: float) -> None:
+    sensed = Thermometer()
+    m = Meter(Budget(busy_fraction=busy_fraction, temperature_c=80.0), Clock(), sensed)
+    heard = []
+    for sensed.hottest_c in (79.0, 80.0, 80.1, 79.9, 77.1, 77.0, 79.9, 81.0):
+        heard.append(m.may_start("adapt"))
+    assert heard == [True, True, False, False, False, True, True, False]
+    assert m.deferred == 4 and m.too_hot == "the hottest zone is above temperature_c = 80"
+
+
+def test_work_waits_while_too_much_power_is_drawn_and_goes_on_five_percent_below() -> None:
+    sensed = Thermometer()
+    m = Meter(Budget(power_w=10.0), Clock(), sensed)
+    heard = []
+    for sensed.power_w in (10.0, 10.1, 9.6, 9.5, 10.0):
+        heard.append(m.may_start("grow"))
+    assert heard == [True, False, False, True, True] and m.too_hot == ""
+
+
+def test_either_of_the_two_holds_work_back() -> None:
+    sensed = Thermometer()
+    m = Meter(Budget(temperature_c=80.0, power_w=10.0), Clock(), sensed)
+    sensed.hottest_c, sensed.power_w = 90.0, 12.0
+    assert not m.may_start("adapt") and m.too_hot.count(" is above ") == 2
+    sensed.hottest_c = 50.0
+    assert not m.may_start("adapt")
+    sensed.power_w = 5.0
+    assert m.may_start("adapt")
+
+
+def test_a_limit_that_nothing_measures_is_said_once_and_holds_nothing_back() -> None:
+    sensed = Thermometer()
+    sensed.hottest_c = sensed.power_w = None
+    with pytest.warns(InputWarning) as told:
+        m = Meter(Budget(temperature_c=80.0, power_w=10.0), Clock(), sensed)
+    assert ["temperature_c" in str(one.message) for one in told] == [True, False]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert all(m.may_start("adapt") for _ in range(3))
+
+
+def test_without_a_limit_nothing_is_measured() -> None:
+    def fail() -> Vitals:
+        raise AssertionError("measured")
+
+    assert Meter(Budget(), Clock(), fail).may_start("adapt")
+
+
+def thermal_zone(sys: Path, degrees: float) -> None:
+    zone = sys / "class" / "thermal" / "thermal_zone0"
+    zone.mkdir(parents=True, exist_ok=True)
+    (zone / "type").write_text("CPU-therm\n")
+    (zone / "temp").write_text(f"{int(1000 * degrees)}\n")
+
+
+def test_a_learner_that_is_too_hot_adapts_to_nothing_and_learns_labels(opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vitals, "SYS", tmp_path)
+    thermal_zone(tmp_path, 85.0)
+    learner = opened(budget=Budget(busy_fraction=1.0, temperature_c=80.0))
+    x, names = images(8 * BATCH, condition="fog")
+    watch(learner, x)
+    learner.learn(x[:BATCH], names[:BATCH])
+    learner.settle()
+    assert learner.counters()["deferred"] > 0 and learner.counters()["refreshes"] == 0
+    assert sum(learner.counters()["evidence"].values()) == BATCH and "received" not in learner.counters()["evidence"]
+    thermal_zone(tmp_path, 60.0)
+    time.sleep(1.1)  # a reading is a second old at most
+    watch(learner, x)
+    assert learner.counters()["refreshes"] > 0
+
+
+def test_opening_where_no_sensor_is_warns_the_caller_once(opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vitals, "SYS", tmp_path)
+    with pytest.warns(InputWarning, match="does not tell a temperature") as told:
+        learner = opened(budget=Budget(busy_fraction=1.0, temperature_c=80.0))
+    assert len(told) == 1 and Path(told[0].filename).name == "conftest.py"  # the fixture opens
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watch(learner, images(8 * BATCH, condition="fog")[0])
+    assert learner.counters()["refreshes"] > 0

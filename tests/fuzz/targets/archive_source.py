@@ -136,7 +136,7 @@ TARGET = Target(
     prepare,
     (InputError,),
     is_past_header,
-    ("edgeadapt.commands.reading", "edgeadapt.inputs"),
+    ("edgeadapt.commands.reading", "edgeadapt._sample_files", "edgeadapt.inputs"),
     share=60,
     memory_mib=64,
 )

@@ -110,7 +110,7 @@ TARGET = Target(
     prepare,
     (InputError,),
     is_past_header,
-    ("edgeadapt.commands.reading", "edgeadapt._prepare"),
+    ("edgeadapt.commands.reading", "edgeadapt._sample_files", "edgeadapt._prepare"),
     share=25,
     memory_mib=512,
 )

@@ -86,4 +86,4 @@ def is_past_header(error: Exception) -> bool:
     return "cannot be read as TOML" not in str(error)
 
 
-TARGET = Target("recipe", seeds, mutate, prepare, (RecipeError,), is_past_header, ("edgeadapt.host.recipe",), share=60)
+TARGET = Target("recipe", seeds, mutate, prepare, (RecipeError,), is_past_header, ("edgeadapt.host.recipe", "edgeadapt._toml",), share=60)

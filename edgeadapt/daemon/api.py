@@ -1,0 +1,689 @@
+"""What can be asked over HTTP: the form of every request and answer, one table of routes, and how the service is called for each.
+
+Nothing here knows a socket: ``answer`` takes the bytes of a request and returns those of an answer, or raises ``Refused``. What a request may hold is
+checked here, once, so that whatever enters the inbox fits the bundle.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from numpy.typing import NDArray
+
+from edgeadapt._prepare import prepare
+from edgeadapt.bundle.schema import InputSpec, Manifest
+from edgeadapt.daemon.arrival import Answer
+from edgeadapt.daemon.series import Past, Window
+from edgeadapt.errors import BudgetError, CapacityError, EdgeadaptError, InputError, RuntimeUnavailable, StateError, StorageError
+from edgeadapt.inputs import check_batch, check_features
+from edgeadapt.results import Commit, Question
+
+if TYPE_CHECKING:
+    from edgeadapt.daemon.metrics import Metrics
+
+JSON, NPY, PNG, JPEG, TEXT = "application/json", "application/x-npy", "image/png", "image/jpeg", "text/plain; version=0.0.4; charset=utf-8"
+MAX_JSON_BYTES = 4 << 20  # a number takes two bytes of it and thirty-two of memory while it is read
+_MAX_SAMPLES, _MAX_DEPTH = 256, 5
+_MAX_PIXELS, _MAX_SIDE, _LARGE = 36_000_000, 16_384, 4_000_000  # a frame is resized as float32: 16 bytes a pixel
+_READING = threading.Lock()  # what takes much memory for its bytes is read one request at a time
+
+
+class Served(Protocol):
+    """What HTTP needs of the daemon. Methods are called from several threads at once, and may take as long as the time-out of a request."""
+
+    @property
+    def metrics(self) -> Metrics | None: ...
+    @property
+    def manifest(self) -> Manifest: ...
+    def predict(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = "default") -> Sequence[Answer]: ...
+    def observe(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = "default", names: Sequence[str] = ()) -> Sequence[Answer]: ...  # fmt: skip
+    def label(self, items: Sequence[tuple[str, str]], source: str = "") -> Mapping[str, Any]: ...
+    def questions(self, limit: int = 5) -> Sequence[Question]: ...
+    def frame_of(self, question: str) -> NDArray[np.uint8] | None: ...
+    def picture_of(self, stream: str, sample: str = "") -> NDArray[np.uint8] | None: ...
+    def series(self, window: Window = "minutes") -> Past: ...
+    def classes(self) -> Sequence[str]: ...
+    def add_class(self, name: str) -> None: ...
+    def remove_class(self, name: str) -> None: ...
+    def history(self, limit: int = 50) -> Sequence[Commit]: ...
+    def decisions(self, limit: int = 100) -> Sequence[tuple[float, str, str, str, str]]: ...
+    def rollback(self, to: int | None = None) -> int: ...
+    def freeze(self, frozen: bool) -> None: ...
+    def pause(self, paused: bool) -> None: ...
+    def checkpoint(self) -> int: ...
+    def swap(self, path: str) -> Mapping[str, Any]: ...
+    def health(self) -> Mapping[str, Any]: ...
+    def ready(self) -> tuple[bool, str]: ...
+    def status(self) -> Mapping[str, Any]: ...
+
+
+class Refused(Exception):
+    """A request that gets no answer. ``status``: of HTTP. ``kind``: the error's name in the body. ``retry_s``: when it may be asked again."""
+
+    def __init__(self, status: int, kind: str, why: str, retry_s: int | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(why)
+        self.status, self.kind, self.why = status, kind, why
+        self.headers = dict(headers or {}) | ({"retry-after": str(retry_s)} if retry_s is not None else {})
+
+
+# -- requests -----------------------------------------------------------------------------------------
+_PLAIN = r"^[^\x00-\x1f\x7f]*$"
+Stream = Annotated[
+    str, Meta(min_length=1, max_length=100, pattern=_PLAIN, description="whose condition applies; one name for each camera or sensor")
+]
+Name = Annotated[str, Meta(max_length=200, pattern=_PLAIN, description="your own name for a sample, which labels may use; may be empty")]
+SampleName = Annotated[
+    str,
+    Meta(min_length=1, max_length=200, pattern=_PLAIN, description="an id from an answer or a question, or your own name for the sample"),
+]
+ClassName = Annotated[str, Meta(min_length=1, max_length=100, pattern=_PLAIN)]
+Numbers = Annotated[Raw, Meta(extra_json_schema={"type": "array", "items": {}, "minItems": 1, "description": "nested lists of numbers"})]
+Limit = Annotated[int, Meta(ge=1, le=1000)]
+
+
+class _Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Unknown fields are errors: a typo must not silently leave a default in place."""
+
+
+class Features(_Request, frozen=True, kw_only=True):
+    """Features from your own encoder: ``z`` (N, D) and, where the bundle has taps, ``taps`` (N, T)."""
+
+    z: Numbers
+    taps: Numbers | UnsetType = UNSET
+
+
+class Samples(_Request, frozen=True, kw_only=True):
+    """A batch: exactly one of ``x`` (N inputs of the bundle, or one) and ``features``."""
+
+    x: Numbers | UnsetType = UNSET
+    features: Features | UnsetType = UNSET
+    stream: Stream | UnsetType = UNSET  # that after the question mark
+
+
+class NamedSamples(Samples, frozen=True, kw_only=True):
+    """A batch as for a prediction, and a name for each sample of it."""
+
+    names: Annotated[tuple[Name, ...], Meta(max_length=_MAX_SAMPLES)] = ()
+
+
+class Label(_Request, frozen=True, kw_only=True):
+    sample: SampleName
+    label: ClassName
+
+
+class Labels(_Request, frozen=True, kw_only=True):
+    """Labels; ``source`` says who gave them, so that they can be taken back together."""
+
+    labels: Annotated[tuple[Label, ...], Meta(min_length=1, max_length=1000)]
+    source: Annotated[str, Meta(max_length=100, pattern=_PLAIN)] = "http"
+
+
+class NewClass(_Request, frozen=True, kw_only=True):
+    name: ClassName
+
+
+class Target(_Request, frozen=True, kw_only=True):
+    """A commit of the history; without it, the one before the last change."""
+
+    to: Annotated[int, Meta(ge=0, le=(1 << 53) - 1)] | None = None
+
+
+class Freeze(_Request, frozen=True, kw_only=True):
+    frozen: bool
+
+
+class Pause(_Request, frozen=True, kw_only=True):
+    paused: bool
+
+
+class Swap(_Request, frozen=True, kw_only=True):
+    """Path of a signed bundle on the device."""
+
+    bundle: Annotated[str, Meta(min_length=1, max_length=1000, pattern=_PLAIN)]
+
+
+class NoQuery(_Request, frozen=True, kw_only=True):
+    """Takes nothing after the question mark."""
+
+
+class InStream(_Request, frozen=True, kw_only=True):
+    stream: Stream = "default"
+
+
+class InStreamNamed(InStream, frozen=True, kw_only=True):
+    name: Name = ""
+
+
+class OfStream(InStream, frozen=True, kw_only=True):
+    id: Annotated[str, Meta(max_length=200, pattern=_PLAIN, description="of an answer that the status showed lately; by default the last one")] = ""
+
+
+class InWindow(_Request, frozen=True, kw_only=True):
+    window: Annotated[Window, Meta(description="ten minutes, two hours or a day")] = "minutes"
+
+
+class AtMost5(_Request, frozen=True, kw_only=True):
+    limit: Limit = 5
+
+
+class AtMost50(_Request, frozen=True, kw_only=True):
+    limit: Limit = 50
+
+
+class AtMost100(_Request, frozen=True, kw_only=True):
+    limit: Limit = 100
+
+
+# -- answers ------------------------------------------------------------------------------------------
+class Answers(Struct, frozen=True, kw_only=True):
+    """One for each sample, in order. ``error`` says why a sample has none."""
+
+    answers: tuple[Answer, ...]
+
+
+class LabelTold(Struct, frozen=True, kw_only=True):
+    """What became of a label: the learner has it for good, it waits for its sample, or it was refused. ``id``: the learner's, where known."""
+
+    sample: str
+    outcome: Literal["received", "waiting", "refused"]
+    why: str = ""
+    id: str = ""
+
+
+class LabelsTold(Struct, frozen=True, kw_only=True):
+    """What became of each label, in order, and how many there are of each outcome. If all were refused, the first one's error is told instead."""
+
+    labels: tuple[LabelTold, ...]
+    received: int
+    waiting: int
+    refused: int
+
+
+class AskedSample(Struct, frozen=True, kw_only=True):
+    """A sample the learner wants a label for; ``image`` is the path of its picture, which may be gone by then."""
+
+    id: str
+    stream: str
+    why: str
+    predicted: str
+    confidence: float
+    novelty: float
+    asked_at: float
+    image: str
+
+
+class Questions(Struct, frozen=True, kw_only=True):
+    questions: tuple[AskedSample, ...]
+
+
+class Classes(Struct, frozen=True, kw_only=True):
+    classes: tuple[str, ...]
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """A change that was published, vetoed, held or undone."""
+
+    number: int
+    time: float
+    kind: str
+    outcome: str
+    detail: dict[str, Any]
+
+
+class History(Struct, frozen=True, kw_only=True):
+    """Newest first."""
+
+    history: tuple[Change, ...]
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    """What was decided about a window, and why."""
+
+    time: float
+    stream: str
+    kind: str
+    domain: str
+    why: str
+
+
+class Decisions(Struct, frozen=True, kw_only=True):
+    """Newest first."""
+
+    decisions: tuple[Decision, ...]
+
+
+class AtCommit(Struct, frozen=True, kw_only=True):
+    commit: int
+
+
+class Ready(Struct, frozen=True, kw_only=True):
+    ready: bool
+    reason: str = ""
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """Why there is no answer. ``request`` is in the log, too, where the fault is the daemon's own."""
+
+    error: str
+    kind: str
+    request: str | UnsetType = UNSET
+
+
+Facts = dict[str, Any]
+
+
+# -- the routes ---------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Asked:
+    """A request after its form was checked. ``body``: a struct of the route, or the bytes of another type. ``key``: what stands in the path."""
+
+    query: Any
+    body: Any = None
+    media: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Reply:
+    body: bytes
+    media: str = JSON
+    status: int = 200
+
+
+@dataclass(frozen=True)
+class Route:
+    """One thing that can be asked.
+
+    Attributes:
+        run: calls the service; its docstring is the summary. answer: the type of what it returns, or a media type, or both by status.
+        media: types of a body other than JSON. refusals: statuses of its own, beside those that every route has.
+        is_probe: answered even while all workers wait. is_slow: may take ten times the time-out.
+    """
+
+    method: str
+    path: str
+    run: Callable[[Served, Asked], Any]
+    answer: Any
+    query: type[Struct] = NoQuery
+    body: type[Struct] | None = None
+    media: tuple[str, ...] = ()
+    refusals: tuple[int, ...] = ()
+    is_probe: bool = False
+    is_slow: bool = False
+
+    @property
+    def summary(self) -> str:
+        return (self.run.__doc__ or "").strip().split("\n")[0]
+
+
+def _predict(service: Served, asked: Asked) -> Answers:
+    """Answer a batch and change nothing."""
+    x, features, _ = _batch_of(asked, service.manifest)
+    return Answers(answers=tuple(service.predict(x, features=features, stream=_stream_of(asked))))
+
+
+def _observe(service: Served, asked: Asked) -> Answers:
+    """Answer a batch of a stream, and let the learner learn from how it looks."""
+    x, features, count = _batch_of(asked, service.manifest)
+    names = (asked.body.names if asked.media == JSON else ()) or ((asked.query.name,) if asked.query.name else ())
+    if names and len(names) != count:
+        raise InputError(f"{count} samples have {count} names, got {len(names)}")
+    answers = tuple(service.observe(x, features=features, stream=_stream_of(asked), names=names))
+    if answers and all(answer.error for answer in answers):
+        raise Refused(503, "Dropped", answers[0].error, retry_s=1)
+    return Answers(answers=answers)
+
+
+def _stream_of(asked: Asked) -> str:
+    stream = asked.body.stream if asked.media == JSON else UNSET
+    return asked.query.stream if isinstance(stream, UnsetType) else str(stream)
+
+
+def _label(service: Served, asked: Asked) -> LabelsTold:
+    """Label samples by id or by your own name for them; a label may come before its sample."""
+    told = service.label([(item.sample, item.label) for item in asked.body.labels], asked.body.source)
+    return msgspec.convert(told, LabelsTold)
+
+
+def _questions(service: Served, asked: Asked) -> Questions:
+    """What the learner wants to know, oldest first; answer with a label."""
+    return Questions(questions=tuple(
+        AskedSample(id=q.id, stream=q.stream, why=q.why, predicted=q.predicted, confidence=float(q.confidence), novelty=float(q.novelty), asked_at=q.asked_at, image=f"/v1/questions/{q.id}/image")
+        for q in service.questions(asked.query.limit)
+    ))  # fmt: skip
+
+
+def _image(service: Served, asked: Asked) -> Reply:
+    """The picture of a question."""
+    frame = service.frame_of(asked.key)
+    if frame is None:
+        raise Refused(404, "NotFound", f"no picture of {asked.key[:100]!r}: it was answered, was let go, or never was a picture")
+    return Reply(_png(frame), PNG)
+
+
+def _classes(service: Served, asked: Asked) -> Classes:
+    """The names of the known classes."""
+    return Classes(classes=tuple(service.classes()))
+
+
+def _add_class(service: Served, asked: Asked) -> Classes:
+    """Make room for a class; a known one changes nothing."""
+    service.add_class(asked.body.name)
+    return _classes(service, asked)
+
+
+def _remove_class(service: Served, asked: Asked) -> Classes:
+    """Take a class out of the answers, and its labels out of what was learned."""
+    service.remove_class(asked.key)
+    return _classes(service, asked)
+
+
+def _history(service: Served, asked: Asked) -> History:
+    """Changes, newest first."""
+    found = service.history(asked.query.limit)
+    return History(
+        history=tuple(Change(number=c.number, time=c.time, kind=c.kind, outcome=c.outcome, detail=dict(c.detail)) for c in found)
+    )
+
+
+def _decisions(service: Served, asked: Asked) -> Decisions:
+    """What was decided about windows, newest first."""
+    rows = service.decisions(asked.query.limit)
+    return Decisions(
+        decisions=tuple(Decision(time=at, stream=stream, kind=kind, domain=domain, why=why) for at, stream, kind, domain, why in rows)
+    )
+
+
+def _rollback(service: Served, asked: Asked) -> AtCommit:
+    """Go back to a commit; labels that were learned since are withdrawn."""
+    return AtCommit(commit=service.rollback(asked.body.to))
+
+
+def _freeze(service: Served, asked: Asked) -> Freeze:
+    """Serve and measure, but learn nothing, until it is taken back."""
+    service.freeze(asked.body.frozen)
+    return Freeze(frozen=asked.body.frozen)
+
+
+def _pause(service: Served, asked: Asked) -> Pause:
+    """Hold the work in the background, until it is taken back."""
+    service.pause(asked.body.paused)
+    return Pause(paused=asked.body.paused)
+
+
+def _checkpoint(service: Served, asked: Asked) -> AtCommit:
+    """Finish queued work and make it durable."""
+    return AtCommit(commit=service.checkpoint())
+
+
+def _swap(service: Served, asked: Asked) -> Facts:
+    """Load another bundle, verify, warm and compare it, and switch to it; the old one serves until then."""
+    return dict(service.swap(asked.body.bundle))
+
+
+def _status(service: Served, asked: Asked) -> Facts:
+    """Everything that a status page shows."""
+    return dict(service.status())
+
+
+def _series(service: Served, asked: Asked) -> Past:
+    """What a status page draws over time."""
+    return service.series(asked.query.window)
+
+
+def _picture(service: Served, asked: Asked) -> Reply:
+    """The picture of an answer that the status shows."""
+    frame = service.picture_of(asked.query.stream, asked.query.id)
+    if frame is None:
+        raise Refused(404, "NotFound", f"no picture of stream {asked.query.stream[:100]!r}")
+    return Reply(_png(frame), PNG)
+
+
+def _healthz(service: Served, asked: Asked) -> Reply:
+    """200 while the loop moves."""
+    health = dict(service.health())
+    return Reply(encode(health), status=200 if health.get("ok") else 503)
+
+
+def _readyz(service: Served, asked: Asked) -> Reply:
+    """200 once samples are answered."""
+    ready, reason = service.ready()
+    return Reply(encode(Ready(ready=bool(ready), reason=str(reason))), status=200 if ready else 503)
+
+
+def _metrics(service: Served, asked: Asked) -> Reply:
+    """Numbers in the text format of Prometheus."""
+    if service.metrics is None:
+        raise Refused(404, "NotFound", "metrics are switched off: metrics.enabled")
+    try:
+        return Reply(service.metrics.exposition(service.status), TEXT)
+    except TimeoutError as error:
+        raise Refused(503, "Busy", str(error), retry_s=1) from None
+
+
+def _document(service: Served, asked: Asked) -> Reply:
+    """This description, as OpenAPI 3.1."""
+    from edgeadapt.daemon.openapi import document_text  # written from this table
+
+    return Reply(document_text().encode())
+
+
+_BATCHES = (NPY, PNG, JPEG)
+ROUTES: tuple[Route, ...] = (
+    Route("POST", "/v1/predict", _predict, Answers, InStream, Samples, _BATCHES),
+    Route("POST", "/v1/observe", _observe, Answers, InStreamNamed, NamedSamples, _BATCHES),
+    Route("POST", "/v1/labels", _label, LabelsTold, body=Labels, refusals=(429, 507)),
+    Route("GET", "/v1/questions", _questions, Questions, AtMost5),
+    Route("GET", "/v1/questions/{id}/image", _image, PNG, refusals=(404,)),
+    Route("GET", "/v1/classes", _classes, Classes),
+    Route("POST", "/v1/classes", _add_class, Classes, body=NewClass, refusals=(429, 507)),
+    Route("DELETE", "/v1/classes/{name}", _remove_class, Classes, refusals=(429, 507)),
+    Route("GET", "/v1/history", _history, History, AtMost50),
+    Route("GET", "/v1/decisions", _decisions, Decisions, AtMost100),
+    Route("GET", "/v1/status", _status, Facts),
+    Route("GET", "/v1/series", _series, Past, InWindow),
+    Route("GET", "/v1/latest/image", _picture, PNG, OfStream, refusals=(404,)),
+    Route("POST", "/v1/rollback", _rollback, AtCommit, body=Target, refusals=(429, 507), is_slow=True),
+    Route("POST", "/v1/freeze", _freeze, Freeze, body=Freeze),
+    Route("POST", "/v1/pause", _pause, Pause, body=Pause),
+    Route("POST", "/v1/checkpoint", _checkpoint, AtCommit, refusals=(429, 507), is_slow=True),
+    Route("POST", "/v1/swap", _swap, Facts, body=Swap, refusals=(429, 507), is_slow=True),
+    Route("GET", "/healthz", _healthz, Facts, is_probe=True),
+    Route("GET", "/readyz", _readyz, Ready, is_probe=True),
+    Route("GET", "/metrics", _metrics, TEXT, refusals=(404,), is_probe=True),
+    Route("GET", "/openapi.json", _document, Facts, is_probe=True),
+)
+
+
+# -- from bytes to a call, and back -------------------------------------------------------------------
+_STATUS: tuple[tuple[type[EdgeadaptError], int, int | None], ...] = (
+    (StorageError, 507, None), (StateError, 409, None), (BudgetError, 429, 60), (CapacityError, 409, None), (RuntimeUnavailable, 503, 10),
+    (EdgeadaptError, 422, None),
+)  # fmt: skip
+
+
+def answer(route: Route, service: Served, query: Sequence[tuple[str, str]], media: str, body: bytes, key: str = "") -> Reply:
+    """Check a request, call the service, and write its answer.
+
+    Args:
+        query: pairs after the question mark. media: the content type, without parameters. key: what stands in the path.
+
+    Raises:
+        Refused: with the status that fits. Anything else is a fault of the daemon.
+    """
+    try:
+        said = route.run(service, _asked(route, query, media, body, key))
+        return said if isinstance(said, Reply) else Reply(encode(said))
+    except EdgeadaptError as error:
+        status, retry_s = next((status, retry_s) for kind, status, retry_s in _STATUS if isinstance(error, kind))
+        raise Refused(status, type(error).__name__, str(error), retry_s) from error
+
+
+def _asked(route: Route, query: Sequence[tuple[str, str]], media: str, body: bytes, key: str) -> Asked:
+    given = dict(query)
+    if len(given) != len(query):
+        raise InputError("a name stands twice after the question mark")
+    try:
+        asked = msgspec.convert(given, route.query, strict=False)
+    except msgspec.ValidationError as error:
+        raise InputError(f"after the question mark: {error}") from None
+    if route.body is None:
+        return Asked(asked, key=key)
+    if media not in (JSON, *route.media):
+        raise Refused(
+            415, "UnsupportedMediaType", f"a body of type {', '.join((JSON, *route.media))} is taken here, got {media[:100] or 'none'!r}"
+        )
+    if media != JSON:
+        return Asked(asked, body, media, key)
+    if len(body) > MAX_JSON_BYTES:
+        raise Refused(413, "TooLarge", f"JSON of at most {MAX_JSON_BYTES} bytes is read, got {len(body)}; send {NPY}")
+    return Asked(asked, _decoded(body, route.body), media, key)
+
+
+def _decoded(data: bytes | Raw, form: Any) -> Any:
+    try:
+        return msgspec.json.decode(data, type=form)
+    except msgspec.ValidationError as error:
+        raise InputError(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, "MalformedJSON", f"not JSON: {error}") from None
+
+
+def encode(value: Any) -> bytes:
+    """JSON. What is not a number (NaN, infinity) becomes null."""
+    return msgspec.json.encode(value, enc_hook=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+# -- samples ------------------------------------------------------------------------------------------
+def _batch_of(asked: Asked, manifest: Manifest) -> tuple[NDArray[Any] | None, dict[str, NDArray[Any]] | None, int]:
+    """Inputs (N, ...) or features of a request, checked against the bundle, and N."""
+    if asked.media != JSON:
+        x = _read_npy(asked.body) if asked.media == NPY else _read_image(asked.body, asked.media, manifest.input)[None]
+        return _counted(check_batch(x, manifest.input)), None, len(x) if x.ndim > len(manifest.input.shape) else 1
+    sent: Samples = asked.body
+    if isinstance(sent.x, UnsetType) == isinstance(sent.features, UnsetType):
+        raise InputError("a batch is either x or features")
+    with _READING, np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, which is refused
+        if not isinstance(sent.x, UnsetType):
+            x = _counted(check_batch(_as_input(_numbers(sent.x, "x"), manifest.input), manifest.input))
+            return x, None, len(x)
+        assert not isinstance(sent.features, UnsetType)
+        given = {"z": _numbers(sent.features.z, "z")}
+        if not isinstance(sent.features.taps, UnsetType):
+            given["taps"] = _numbers(sent.features.taps, "taps")
+        z, taps = check_features(given, manifest.feature_dim, manifest.tap_dim)
+    return None, {"z": _counted(z), "taps": taps} if manifest.tap_dim else {"z": _counted(z)}, len(z)
+
+
+def _counted(x: NDArray[Any]) -> NDArray[Any]:
+    if len(x) > _MAX_SAMPLES:
+        raise InputError(f"a request has at most {_MAX_SAMPLES} samples, got {len(x)}")
+    return x
+
+
+def _numbers(raw: Raw, name: str) -> NDArray[np.float64]:
+    """Nested lists as an array. The first brackets say how deep they are; a reader for that depth meets nothing but numbers in them."""
+    text = bytes(raw)
+    opening = _OPENING.match(text)
+    depth = opening.group().count(b"[") if opening else 0
+    if not 1 <= depth <= _MAX_DEPTH:
+        raise InputError(f"{name} is lists of numbers, nested 1 to {_MAX_DEPTH} deep, got {depth}")
+    form: Any = float
+    for _ in range(depth):
+        form = list[form]
+    rows = _decoded(text, form)
+    try:
+        return np.asarray(rows, np.float64)
+    except ValueError:
+        raise InputError(f"the lists of {name} differ in length") from None
+
+
+_OPENING = re.compile(rb"[\[ \t\r\n]*")
+
+
+def _as_input(x: NDArray[np.float64], spec: InputSpec) -> NDArray[Any]:
+    if spec.dtype == "float32":
+        return x.astype(np.float32)
+    if x.size and not (x.min() >= 0 and x.max() <= 255 and (x == np.floor(x)).all()):
+        raise InputError("inputs are whole numbers in 0..255")
+    return x.astype(np.uint8)
+
+
+def _read_npy(data: bytes) -> NDArray[Any]:
+    """The array of a ``.npy`` file, without a copy. Its header is checked before it is believed."""
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise InputError(f"version {version} of the .npy format is not read here")
+        shape, is_fortran, dtype = _HEADERS[version](file)
+    except InputError:
+        raise
+    except Exception as error:  # on damaged headers numpy raises half a dozen types
+        raise InputError(f"cannot be read as .npy: {type(error).__name__}: {str(error)[:200]}") from error
+    if dtype.kind not in "uif" or len(shape) > _MAX_DEPTH:
+        raise InputError(f"holds {dtype}{list(shape)}; arrays of numbers with at most {_MAX_DEPTH} axes are read here"[:300])
+    size, held = math.prod(shape) * dtype.itemsize, len(data) - file.tell()
+    if size != held or min(shape, default=0) < 0:
+        raise InputError(f"{dtype}{list(shape)} has {size} bytes, the body holds {held}"[:300])
+    array: NDArray[Any] = np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if is_fortran else "C")
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def _read_image(data: bytes, media: str, spec: InputSpec) -> NDArray[Any]:
+    """One sample from a picture of just this type; large ones are read one at a time."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise RuntimeUnavailable("pictures need Pillow: pip install 'edgeadapt[images]'") from None
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG" if media == PNG else "JPEG"]) as picture:
+            width, height = picture.size
+            if width * height > _MAX_PIXELS or max(width, height) > _MAX_SIDE:
+                raise InputError(f"{width} x {height} pixels; the limits are {_MAX_PIXELS} in all and {_MAX_SIDE} a side: scale it down")
+            with _READING if width * height > _LARGE else nullcontext():
+                return prepare(np.asarray(picture.convert("L" if spec.colour == "gray" else "RGB")), spec)
+    except InputError:
+        raise
+    except Exception as error:  # on damaged files the decoders raise a dozen types between them
+        raise InputError(f"cannot be read as {media}: {type(error).__name__}: {str(error)[:200]}") from error
+
+
+def _png(frame: NDArray[np.uint8]) -> bytes:
+    """(H, W), (H, W, 1) or (H, W, 3) uint8 as PNG: no package of pictures is needed to show one."""
+    height, width = frame.shape[:2]
+    rows = np.ascontiguousarray(frame, np.uint8).reshape(height, -1)
+    raw = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2 if rows.shape[1] == 3 * width else 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(raw, 6)),
+        (b"IEND", b""),
+    )
+    chunks = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+__all__ = ["JSON", "MAX_JSON_BYTES", "ROUTES", "Failure", "Refused", "Reply", "Route", "Served", "answer", "encode"]

@@ -1,0 +1,441 @@
+"""The socket under the HTTP interface: who may speak, how much, and for how long. What can be asked is in ``edgeadapt.daemon.api``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import ipaddress
+import logging
+import os
+import queue
+import secrets
+import socket
+import stat
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route as Path_
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from edgeadapt.daemon import api, page
+from edgeadapt.errors import RecipeError, StateError
+
+if TYPE_CHECKING:
+    from edgeadapt.daemon.metrics import Metrics
+
+log = logging.getLogger("edgeadapt.daemon.http")
+_CALLS, _PROBES, _WAITING = 8, 3, 64  # threads that call the service; requests that may wait for one
+_CONNECTIONS, _BODIES = 128, 4  # open at once; bodies of the full size that are held at once
+_GRACE_S = 0.5  # the service has the same time-out, and says more
+_SLOW = 10.0  # times the time-out, for what loads a bundle or waits for the worker
+_UNIX = "unix:"
+_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin"}
+
+
+class Control:
+    """The HTTP interface of a service, in a thread of its own.
+
+    Args:
+        listen: ``"HOST:PORT"`` (port 0: any that is free), or ``"unix:PATH"``. token: what every request must carry; needed where ``listen`` is
+            neither a loopback address nor a unix socket. max_body_mib: the largest body that is read. timeout_s: what a request may take;
+            rollback, checkpoint and swap ten times as long.
+
+    Raises:
+        RecipeError: an address without a token that others can reach.
+    """
+
+    def __init__(
+        self, service: api.Served, listen: str = "127.0.0.1:8420", token: str | None = None, max_body_mib: float = 16.0, timeout_s: float = 10.0,
+    ) -> None:  # fmt: skip
+        self._listen = listen
+        if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token and token):
+            raise RecipeError("the token is not a line of printable ASCII")
+        if token is None and not _is_local(listen):
+            raise RecipeError(f"control.listen = {listen!r} can be reached from other machines: give a token (control.token_file)")
+        self._calls, self._probes = _Workers(_CALLS, _WAITING), _Workers(_PROBES, _WAITING)
+        desk = _Desk(service, self._calls, self._probes, int(max_body_mib * (1 << 20)), timeout_s)
+        self._guard = _Guard(desk.app(), token, service.metrics)
+        self._timeout_s = timeout_s
+        self._socket: socket.socket | None = None
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._file: tuple[str, int] | None = None  # of a unix socket: path and inode
+
+    @property
+    def url(self) -> str:
+        """``http://HOST:PORT``, or ``unix:PATH``. Known once it is started."""
+        if self._socket is None:
+            raise StateError("the HTTP interface is not started")
+        if self._listen.startswith(_UNIX):
+            return self._listen
+        host, port = self._address
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def start(self) -> None:
+        """Returns when the port is bound and requests are answered.
+
+        Raises:
+            RecipeError: the address cannot be had.
+        """
+        self._socket = _bound(self._listen)
+        if self._listen.startswith(_UNIX):
+            path = self._listen[len(_UNIX) :]
+            self._file = path, os.stat(path).st_ino
+        else:
+            self._address = self._socket.getsockname()[:2]
+        config = uvicorn.Config(
+            self._guard, loop="asyncio", http=_Impatient, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+            proxy_headers=False, timeout_keep_alive=max(1, int(self._timeout_s)), h11_max_incomplete_event_size=32 << 10,
+        )  # fmt: skip
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._serve, name="edgeadapt-http", daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            if not self._thread.is_alive():
+                raise RecipeError(f"control.listen = {self._listen!r}: {self._failure}")
+            time.sleep(0.005)
+
+    def _serve(self) -> None:
+        assert self._server is not None and self._socket is not None
+        try:
+            self._server.run([self._socket])
+        except BaseException as error:
+            self._failure = error
+            log.exception("the HTTP interface ended")
+
+    def stop(self) -> None:
+        """Finish what is under way if it takes no more than half a second, and return within one. Stopping twice is harmless."""
+        if self._server is None or self._thread is None:
+            return
+        self._guard.is_closing = True
+        self._server.should_exit = True
+        self._unlink()
+        self._thread.join(0.6)
+        self._server.force_exit = True
+        self._calls.close()
+        self._probes.close()
+        self._thread.join(0.35)
+
+    def _unlink(self) -> None:
+        """Only its own: another daemon may have taken the path since."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                if os.stat(self._file[0]).st_ino == self._file[1]:
+                    os.unlink(self._file[0])
+
+
+# -- addresses ----------------------------------------------------------------------------------------
+def _host_and_port(listen: str) -> tuple[str, int]:
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise RecipeError(f"control.listen = {listen!r}; allowed: HOST:PORT or unix:PATH")
+    return host.strip("[]"), int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_local(listen: str) -> bool:
+    return listen.startswith(_UNIX) or _is_loopback(_host_and_port(listen)[0])
+
+
+def _bound(listen: str) -> socket.socket:
+    try:
+        if listen.startswith(_UNIX):
+            return _bound_file(Path(listen[len(_UNIX) :]))
+        host, port = _host_and_port(listen)
+        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, number)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except BaseException:
+            bound.close()
+            raise
+        return bound
+    except OSError as error:
+        raise RecipeError(f"control.listen = {listen!r}: {error.strerror or error}") from error
+
+
+def _bound_file(path: Path) -> socket.socket:
+    """A unix socket for its owner and group. One that a killed process left is taken over; one that answers is not."""
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.settimeout(1.0)
+                try:
+                    probe.connect(str(path))
+                except ConnectionRefusedError:
+                    path.unlink()
+        bound.bind(str(path))
+        path.chmod(0o660)  # nobody can connect before ``listen``
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+class _Impatient(H11Protocol):
+    """Connections are few, and one that sends no whole request for as long as an idle one may live is closed."""
+
+    _free_since = 0.0
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._free_since = self.loop.time()
+        if len(self.connections) > _CONNECTIONS:
+            transport.close()
+        else:
+            self.loop.call_later(self.timeout_keep_alive, self._look)
+
+    def on_response_complete(self) -> None:
+        self._free_since = self.loop.time()
+        super().on_response_complete()
+
+    def _look(self) -> None:
+        if self.transport.is_closing():
+            return
+        is_free = self.cycle is None or self.cycle.response_complete
+        left = self._free_since + self.timeout_keep_alive - self.loop.time() if is_free else self.timeout_keep_alive
+        if left <= 0:
+            self.transport.close()
+        else:
+            self.loop.call_later(left, self._look)
+
+
+# -- who may speak ------------------------------------------------------------------------------------
+class _Guard:
+    """Refuses what no route should see: a wrong token, another site's page, a name of this machine that is not its own."""
+
+    def __init__(self, app: ASGIApp, token: str | None, metrics: Metrics | None) -> None:
+        self._app, self._metrics = app, metrics
+        self._token = None if token is None else hashlib.sha256(token.encode()).digest()
+        self.is_closing = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        refused = self._refusal([(bytes(name), bytes(value)) for name, value in scope["headers"]], scope["method"], scope["path"] in page.PATHS)
+        if refused is None:
+            return await self._app(scope, receive, send)
+        if self._metrics is not None:
+            self._metrics.requested("refused", refused.status, 0.0)
+        await _told(refused)(scope, receive, send)
+
+    def _refusal(self, headers: list[tuple[bytes, bytes]], method: str, is_open: bool) -> api.Refused | None:
+        """``is_open``: it says nothing that needs a token."""
+        def all_of(name: bytes) -> list[str]:
+            return [value.decode("latin-1").strip() for key, value in headers if key == name]
+
+        host = all_of(b"host")
+        if self.is_closing:
+            return api.Refused(503, "Stopping", "the daemon stops", retry_s=5)
+        if self._token is None and not (len(host) == 1 and _is_loopback(_name_of(host[0]))):
+            return api.Refused(
+                403, "ForeignHost", f"without a token only a loopback name is answered, got Host {(host or [''])[0][:100]!r}; use localhost"
+            )
+        own = {f"http://{host[0]}".lower(), f"https://{host[0]}".lower()} if len(host) == 1 else set()
+        if any(origin.lower() not in own for origin in all_of(b"origin")):
+            return api.Refused(403, "ForeignOrigin", f"a page of {all_of(b'origin')[0][:100]!r} asks; only the daemon's own may")
+        if any(site in ("cross-site", "same-site") for site in all_of(b"sec-fetch-site")) and not (
+            method == "GET" and all_of(b"sec-fetch-mode") == ["navigate"]
+        ):
+            return api.Refused(403, "ForeignOrigin", "a page of another site asks; only the daemon's own may")
+        if self._token is not None and not is_open and not self._is_known(all_of(b"authorization")):
+            return api.Refused(401, "Unauthorized", "send the token: Authorization: Bearer ...", headers={"www-authenticate": "Bearer"})
+        return None
+
+    def _is_known(self, given: list[str]) -> bool:
+        scheme, _, token = (given[0] if len(given) == 1 else "").partition(" ")
+        same = hmac.compare_digest(
+            hashlib.sha256(token.strip().encode()).digest(), self._token or b""
+        )  # digests: equally long, whatever was sent
+        return same and scheme.lower() == "bearer"
+
+
+def _name_of(host: str) -> str:
+    """The name in ``name``, ``name:80``, ``[::1]`` or ``[::1]:80``."""
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+
+
+# -- one request --------------------------------------------------------------------------------------
+class _Desk:
+    """Takes a request in, has a worker answer it, and tells what went wrong."""
+
+    def __init__(self, service: api.Served, calls: _Workers, probes: _Workers, max_body: int, timeout_s: float) -> None:
+        self._service, self._calls, self._probes = service, calls, probes
+        self._max_body, self._timeout_s, self._metrics = max_body, timeout_s, service.metrics
+        self._held = 0  # bytes of bodies that are not answered yet
+
+    def app(self) -> Starlette:
+        by_path: dict[str, dict[str, api.Route]] = {}
+        for route in api.ROUTES:
+            by_path.setdefault(route.path, {})[route.method] = route
+        paths = [
+            Path_(path.replace("{name}", "{name:path}"), self._endpoint(routes), methods=list(routes)) for path, routes in by_path.items()
+        ]
+        app = Starlette(routes=[*page.routes(self._service), *paths], exception_handlers={HTTPException: self._no_route})
+        app.router.redirect_slashes = False
+        return app
+
+    def _no_route(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        kind = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "HTTPError")
+        refused = api.Refused(
+            error.status_code, kind, f"{request.method} {request.url.path[:100]}: {error.detail}; see /openapi.json", headers=error.headers
+        )
+        self._count("none", error.status_code, 0.0)
+        return _told(refused)
+
+    def _endpoint(self, routes: Mapping[str, api.Route]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            route = routes["GET" if request.method == "HEAD" else request.method]
+            started = time.monotonic()
+            response = await self._answered(route, request)
+            self._count(route.path, response.status_code, time.monotonic() - started)
+            return response
+
+        return endpoint
+
+    def _count(self, route: str, status: int, took_s: float) -> None:
+        if self._metrics is not None:
+            self._metrics.requested(route, status, took_s)
+
+    async def _answered(self, route: api.Route, request: Request) -> Response:
+        limit_s = self._timeout_s * (_SLOW if route.is_slow else 1.0)
+        body = bytearray()
+        try:
+            await asyncio.wait_for(self._read(request, body), self._timeout_s)
+            said = await asyncio.wait_for(self._call(route, request, bytes(body)), limit_s + _GRACE_S)
+            return Response(said.body, said.status, _HEADERS, said.media)
+        except api.Refused as refused:
+            return _told(refused)
+        except asyncio.TimeoutError:
+            return _told(api.Refused(503, "TimedOut", f"no answer within {limit_s:g} s; what was asked for may still happen", retry_s=1))
+        except asyncio.CancelledError:  # the server ends: the client is told, and its answer, if there is one, is let go
+            return _told(api.Refused(503, "Stopping", "the daemon stops; what was asked for may still happen", retry_s=5))
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except Exception:
+            number = secrets.token_hex(8)
+            log.exception("request %s: %s %s failed", number, route.method, route.path)
+            return _told(api.Refused(500, "InternalError", f"a fault of the daemon; its log has more about request {number}"), number)
+        finally:
+            self._held -= len(body)
+
+    async def _read(self, request: Request, body: bytearray) -> None:
+        """Append the body; its bytes are counted in ``_held`` as they come."""
+        declared = request.headers.get("content-length", "0")
+        if len(declared) > 15 or int(declared) > self._max_body:
+            raise self._too_large(declared)
+        async for block in request.stream():
+            if len(body) + len(block) > self._max_body:
+                raise self._too_large("more")
+            if self._held + len(block) > _BODIES * self._max_body:
+                raise api.Refused(503, "Busy", "too many large bodies at once", retry_s=1)
+            body += block
+            self._held += len(block)
+
+    def _too_large(self, got: str) -> api.Refused:
+        return api.Refused(413, "TooLarge", f"a body has at most {self._max_body} bytes (control.max_body_mib), got {got[:20]}")
+
+    async def _call(self, route: api.Route, request: Request, body: bytes) -> api.Reply:
+        query = _query(request.scope["query_string"])
+        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        key = next(iter(request.path_params.values()), "")
+        workers = self._probes if route.is_probe else self._calls
+        reply: api.Reply = await workers.run(lambda: api.answer(route, self._service, query, media, body, key))
+        return reply
+
+
+def _query(text: bytes) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(text.decode("ascii"), keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=20)
+    except ValueError:
+        raise api.Refused(400, "MalformedQuery", "what stands after the question mark is not name=value&name=value in UTF-8") from None
+
+
+def _told(refused: api.Refused, number: str | None = None) -> Response:
+    said = (
+        api.Failure(error=refused.why, kind=refused.kind)
+        if number is None
+        else api.Failure(error=refused.why, kind=refused.kind, request=number)
+    )
+    return Response(api.encode(said), refused.status, _HEADERS | refused.headers, api.JSON)
+
+
+class _Workers:
+    """Threads that call the service. They are daemons: a call that hangs keeps no process from ending."""
+
+    def __init__(self, count: int, waiting: int) -> None:
+        self._waiting: queue.Queue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = queue.Queue(waiting)
+        self._threads = [threading.Thread(target=self._work, name="edgeadapt-http-call", daemon=True) for _ in range(count)]
+        self._is_started = False
+
+    async def run(self, work: Callable[[], Any]) -> Any:
+        """The result of ``work``, or its error.
+
+        Raises:
+            Refused: all threads are busy and as many wait as may.
+        """
+        if not self._is_started:
+            self._is_started = True
+            for thread in self._threads:
+                thread.start()
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        try:
+            self._waiting.put_nowait((work, done))
+        except queue.Full:
+            raise api.Refused(503, "Busy", "too many requests wait", retry_s=1) from None
+        return await done
+
+    def _work(self) -> None:
+        while (taken := self._waiting.get()) is not None:
+            work, done = taken
+            if done.cancelled():  # its time was up before its turn came
+                continue
+            try:
+                outcome: tuple[Any, BaseException | None] = work(), None
+            except BaseException as error:
+                outcome = None, error
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+                done.get_loop().call_soon_threadsafe(_settle, done, *outcome)
+
+    def close(self) -> None:
+        """No turn comes any more for what waits; threads end after their present call."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._waiting.get_nowait()
+        for _ in self._threads:
+            with contextlib.suppress(queue.Full):
+                self._waiting.put_nowait(None)
+
+
+def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if done.cancelled():
+        return
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error if isinstance(error, Exception) and not isinstance(error, StopIteration) else RuntimeError(repr(error)))
+
+
+__all__ = ["Control"]

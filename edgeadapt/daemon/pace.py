@@ -1,0 +1,102 @@
+"""How long answers take, with and without learning beside them, and when the learner has to wait so that they stay fast.
+
+    ratio = p99(batches while the learner worked) / p99(batches while it did not)        over the last 200 of each, from 50 on
+
+Above ``p99_ratio`` the learner is paused: for a second, and twice as long each time, up to 30 s, until a measurement is fine again. A
+learner that never rests is paused for a second, too, where nothing is known yet of answers without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+log = logging.getLogger("edgeadapt.daemon")
+_LAST, _LEAST = 200, 50  # batches of each kind
+_FIRST_S, _LONGEST_S = 1.0, 30.0
+_JUDGED_EVERY = 10  # batches: sorting 400 numbers is not free at batch 1
+
+
+class Pace:
+    """Fed by the loop, read by anyone.
+
+    Args:
+        pause: told True when the learner has to wait, and False when it may go on.
+        p99_ratio: the most by which learning may slow the slowest answers; infinity never pauses.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, pause: Callable[[bool], None], p99_ratio: float = 1.5, clock: Callable[[], float] = time.monotonic) -> None:
+        self.p99_ratio = p99_ratio
+        self.pauses = 0
+        self.is_pausing = False
+        self._pause, self._clock = pause, clock
+        self._plain: deque[float] = deque(maxlen=_LAST)
+        self._learning: deque[float] = deque(maxlen=_LAST)
+        self._wait_s, self._until, self._count = _FIRST_S, 0.0, 0
+        self._lock = threading.Lock()
+
+    def record(self, seconds: float, *, is_learning: bool) -> None:
+        """One batch was answered. ``is_learning``: the learner worked at its start or its end."""
+        with self._lock:
+            if not is_learning:
+                self._plain.append(seconds)
+            elif not self.is_pausing:  # else a task that began before the pause comes to its end
+                self._learning.append(seconds)
+        self._count += 1
+        if self._count % _JUDGED_EVERY == 0:
+            self._judge()
+
+    def tick(self) -> None:
+        """Let the learner go on once its wait is over; the loop calls it on every turn, with or without samples."""
+        if self.is_pausing and self._clock() >= self._until:
+            self.is_pausing = False
+            self._pause(False)
+
+    def _judge(self) -> None:
+        if self.is_pausing:
+            return
+        ratio = self.latency()["ratio"]
+        if ratio is None:
+            if len(self._learning) == _LAST:
+                self._rest(_FIRST_S)
+        elif ratio <= self.p99_ratio:
+            self._wait_s = _FIRST_S
+        else:
+            log.info("answers are %.2f times as slow beside learning: it waits for %.0f s", ratio, self._wait_s)
+            self.pauses += 1
+            self._rest(self._wait_s)
+            self._wait_s = min(_LONGEST_S, 2 * self._wait_s)
+
+    def _rest(self, seconds: float) -> None:
+        self.is_pausing, self._until = True, self._clock() + seconds
+        with self._lock:
+            self._learning.clear()  # the next judgement is about what comes after it
+        self._pause(True)
+
+    def latency(self) -> dict[str, Any]:
+        """p50 and p99 of both kinds in ms, and ``ratio`` of the two p99; None where fewer than 50 batches say so."""
+        with self._lock:
+            plain, learning = sorted(self._plain), sorted(self._learning)
+        ratio = _at(learning, 0.99) / max(_at(plain, 0.99), 1e-9) if min(len(plain), len(learning)) >= _LEAST else None
+        return {
+            "plain": _summary(plain), "learning": _summary(learning), "ratio": ratio, "p99_ratio": self.p99_ratio, "pauses": self.pauses,
+            "is_paused": self.is_pausing,
+        }  # fmt: skip
+
+
+def _at(ordered: list[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def _summary(values: list[float]) -> dict[str, float | int | None]:
+    if not values:
+        return {"batches": 0, "p50_ms": None, "p99_ms": None}
+    return {"batches": len(values), "p50_ms": 1e3 * _at(values, 0.5), "p99_ms": 1e3 * _at(values, 0.99)}
+
+
+__all__ = ["Pace"]

@@ -1,0 +1,98 @@
+"""The reference of the settings, written from their structs: ``python -m edgeadapt.daemon.reference > docs/daemon_settings.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec import inspect as mi
+
+from edgeadapt._toml import allowed
+from edgeadapt.daemon import settings
+
+_HEAD = """# Settings of the daemon
+
+The file that `edgeadapt serve CONFIG.toml` reads. `edgeadapt serve CONFIG.toml --check` says what is wrong with one: the file, the key, its
+value and what is allowed. A key that is not listed here is an error. Relative paths are taken from the folder of the file. A name has at most 64
+letters, digits, dots, dashes and underscores, the first a letter or digit.
+
+```toml
+bundle = "screws.edge"
+state = "/var/lib/edgeadapt/state"
+trust = ["ed25519:..."]          # or unsigned = "accept"
+
+[[source]]                       # as many as there are cameras and sensors
+kind = "folder"
+path = "incoming"
+
+[[sink]]
+kind = "jsonl"
+path = "answers.jsonl"
+```
+
+This page is written from the settings themselves: `python -m edgeadapt.daemon.reference > docs/daemon_settings.md`.
+"""
+
+
+def render() -> str:
+    """The whole page, as Markdown."""
+    return "\n".join([_HEAD, *_top(), *_sections(), *_kinds("source", settings.AnySource), *_kinds("sink", settings.AnySink)])
+
+
+def _top() -> Iterator[str]:
+    yield "## Above all sections\n"
+    yield from _table(settings.Settings)
+
+
+def _sections() -> Iterator[str]:
+    for field in msgspec.structs.fields(settings.Settings):
+        if isinstance(field.type, type) and issubclass(field.type, Struct):
+            yield from (f"## [{field.name}]\n", f"{_doc(field.type)}\n", *_table(field.type))
+
+
+def _kinds(name: str, union: Any) -> Iterator[str]:
+    for struct in union.__args__:
+        yield from (f"## [[{name}]] kind = \"{struct.__struct_config__.tag}\"\n", f"{_doc(struct)}\n", *_table(struct))
+
+
+def _table(struct: type[Struct]) -> Iterator[str]:
+    """One line a key, those that must be given first; sections have tables of their own."""
+    kind = mi.type_info(struct)
+    assert isinstance(kind, mi.StructType)
+    fields = [field for field in kind.fields if isinstance(field.type, mi.Metadata)]
+    yield "| Key | Value | Default | Meaning |\n|---|---|---|---|"
+    for field in sorted(fields, key=lambda field: not field.required):
+        assert isinstance(field.type, mi.Metadata) and field.type.extra_json_schema
+        cells = (f"`{field.encode_name}`", _value(field.type), _default(field), f"{field.type.extra_json_schema['description']}.")
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    yield ""
+
+
+def _value(kind: mi.Metadata) -> str:
+    """The type in words, without patterns: the meaning, or the head of the page, says what they do."""
+    return allowed(kind).partition(" that matches ")[0]
+
+
+def _default(field: mi.Field) -> str:
+    if field.required:
+        return "must be given"
+    value = field.default
+    if value is None or value in ("", ()):
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f'`"{value}"`' if isinstance(value, (str, Path)) else f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _doc(struct: type[Struct]) -> str:
+    return " ".join((struct.__doc__ or "").split())
+
+
+if __name__ == "__main__":
+    print(render(), end="")
+
+
+__all__ = ["render"]
