@@ -6,7 +6,7 @@ import { FAMILY, changed, clock, decided, familyOf, judges, percent, reason, tim
 
 const HUES = ["t0", "t1", "t2", "t3", "t4", "t5"];
 const FAMILIES = make("ul", { class: "legend families", "aria-label": "Colours of what was decided and changed" }, ["senses", "asks", "learns", "grows", "guards"].map((family) => make("li", {}, make("span", { class: `swatch ${family}`, "aria-hidden": "true" }), family)));
-const LEGEND = 3;  // names beside a line; more are told by the list of streams
+const LEGEND = 5;  // names beside a line: as many as it is high
 
 const last = (values) => { for (let place = values.length - 1; place >= 0; place--) if (values[place] !== null) return values[place]; return null; };
 const fresh = (values) => last(values.slice(-4));  // what was measured longer ago is not now
@@ -89,13 +89,13 @@ export class Past {
     const least = judged.length ? Math.min(0.5, ...judged.flatMap((one) => one.values.filter((value) => value !== null).map((value) => Math.floor(4 * value) / 4))) : 0;
     const tick = (ratio) => `${Number(ratio.toPrecision(3))}×`;
     const worst = Math.max(16, ...streams.map(([, one]) => largest(one.shift)));
-    const slowest = Math.max(2, 1.25 * largest(past.latency_ratio));
+    const slowest = largest(past.latency_ratio);
     const busiest = Math.min(1, Math.ceil(5 * Math.max(2 * status.budget.busy_fraction, largest(past.busy)) - 1e-9) / 5);
     return [
       { title: proxy.title, about: proxy.about, now: proxy.value, format: percent, scale: SCALES.from(least), rows: proxy.kind === "confidence" ? of("confidence") : judged },
       { title: "Shift", about: "how far the conditions are from the factory's", now: largest(streams.map(([, one]) => fresh(one.shift))), format: times, tick, scale: SCALES.ratio(0.25, worst > 64 ? 256 : worst > 16 ? 64 : 16), rows: of("shift"), limit: status.thresholds.shift, limitName: "threshold" },
       { title: "Novel", about: "share of the last samples unlike every known class", now: largest(streams.map(([, one]) => fresh(one.novel_share))), none: "unknown while shifted", format: percent, scale: SCALES.share, rows: of("novel_share"), limit: status.thresholds.novel_share, limitName: "threshold", unknown: blanks(streams.map(([, one]) => one)) },
-      { title: "Latency", about: "slowest answers while it learns, against plain inference", now: fresh(past.latency_ratio), none: "not measured now", format: times, tick, scale: SCALES.upTo(2 * Math.ceil(slowest / 2)), rows: [{ name: "", values: past.latency_ratio, hue: "learns" }], limit: status.budget.p99_ratio, limitName: "bound" },
+      { title: "Latency", about: "slowest answers while it learns, against plain inference", now: fresh(past.latency_ratio), none: "not measured now", format: times, tick, scale: SCALES.ratio(0.5, slowest > 16 ? 64 : slowest > 4 ? 16 : 4), rows: [{ name: "", values: past.latency_ratio, hue: "learns" }], limit: status.budget.p99_ratio, limitName: "bound" },
       { title: "Busy", about: "share of the time that goes into learning", now: fresh(past.busy), format: percent, scale: SCALES.upTo(busiest), rows: [{ name: "", values: past.busy, hue: "learns" }], limit: status.budget.busy_fraction, limitName: "budget" },
     ];
   }
