@@ -53,7 +53,7 @@ async function look() {
   ]);
   const moved = JSON.stringify([status.bundle.sha256, Object.entries(status.streams).map(([name, one]) => [name, one.axis, one.domain]).sort()]);
   if (moved !== state.moved) [state.moved, state.due.decisions] = [moved, Math.min(state.due.decisions ?? 0, (state.decidedAt ?? -SOONER_MS) + SOONER_MS)];
-  const reasons = isDue("decisions") && await ask("v1/decisions?limit=100");
+  const reasons = isDue("decisions") && await ask("v1/decisions?limit=400");
   const questions = (wants.questions || status.questions !== queue.total) && await ask("v1/questions?limit=50");
   state.status = status;
   if (series && window === past.window) [state.past, state.due.series] = [series, now + DUE_MS.series[window]];
@@ -118,7 +118,8 @@ function headline(status) {
   if (status.is_frozen) return "Frozen: it answers, and changes nothing.";
   if (status.paused_by.includes("user")) return "Paused: it answers, and learns later.";
   if (where("stuck").length) return `The picture stands still${at(where("stuck"))}.`;
-  if (where("shifted").length) return `Conditions have changed${at(where("shifted"))}.`;
+  const changed = streams.filter(([, one]) => one.axis === "shifted" || one.domain !== "source").map(([name]) => name).sort();
+  if (changed.length) return `Conditions have changed${at(changed)}.`;
   if (where("novel").length) return `Something new${at(where("novel"))}.`;
   if (streams.length === 0) return "Waiting for the first sample.";
   if (where("warming").length === streams.length) return "Taking a first look.";
@@ -127,8 +128,8 @@ function headline(status) {
 
 function lede(status) {
   const parts = [];
-  const corrected = Object.values(status.streams).filter((one) => one.domain !== "source");
-  if (corrected.length) parts.push(`It knows ${counted(Object.keys(status.domains).length, "condition")} and corrects its answers under ${list([...new Set(corrected.map((one) => one.domain))].sort())}.`);
+  const away = [...new Set(Object.values(status.streams).map((one) => one.domain))].filter((name) => name !== "source").sort();
+  if (away.length) parts.push(`It has met ${counted(Object.keys(status.domains).length, "condition")} and is in ${list(away)} now.`);
   if (status.questions) parts.push(`${counted(status.questions, "question")} ${status.questions === 1 ? "waits" : "wait"} for you.`);
   const learned = Object.values(status.labelled).reduce((sum, count) => sum + count, 0);
   parts.push(`${counted(status.loop.answered, "answer")} since ${when(status.started_at)}, ${counted(learned, "label")} learned in all.`);
@@ -217,7 +218,7 @@ async function renew(node, one, reading) {
   node.querySelector(".bar > span").style.inlineSize = percent(one.confidence);
   say(node.querySelector(".sure-text"), `${percent(one.confidence)} sure`);
   const age = Date.now() / 1000 - one.at;
-  const condition = reading && reading.domain !== "source" ? `, corrected for ${reading.domain}` : "";
+  const condition = reading && reading.domain !== "source" ? `, ${reading.domain}` : "";
   say(node.querySelector(".axis-text"), age > 5 ? `last sample ${duration(age)} ago` : `${AXES[reading?.axis] ?? ""}${condition} · ${milliseconds(one.took_ms)}`);
   node.classList.toggle("shifted", reading?.axis === "shifted" || reading?.axis === "novel");
 }

@@ -47,7 +47,7 @@ export function accuracy(past, status) {
   if (sets.length) {
     const domains = new Set(Object.values(status.streams).map((one) => one.domain));
     const fits = ([name]) => domains.has(name.replace("field labels in ", ""));
-    const best = sets.filter(fits).sort((a, b) => b[1].at(-1)[0] - a[1].at(-1)[0])[0] ?? sets.find(([name]) => name.startsWith("field")) ?? sets[0];
+    const best = sets.filter(fits).sort((a, b) => b[1].at(-1)[0] - a[1].at(-1)[0])[0] ?? sets.find(([name]) => name.startsWith("factory")) ?? sets[0];  // of a condition that it is in now; else of the factory's
     return { kind: "held out", value: best[1].at(-1)[1], title: "Right", about: best[0].startsWith("factory") ? "on samples that the factory held out" : `on labels that were held out here${best[0].endsWith(" source") ? "" : `, under ${best[0].replace("field labels in ", "")}`}`, sets };
   }
   const streams = Object.values(past.streams);

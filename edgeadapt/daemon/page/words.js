@@ -40,7 +40,7 @@ export function reason(why) {
 }
 
 const DECIDED = {
-  ask: (on) => (on === "novel" ? "Asked about something new" : `Asked about ${on}`), adapt: (on) => `Corrects its answers under ${on}`, probe: () => "Looked closer",
+  ask: (on) => (on === "novel" ? "Asked about something new" : `Asked about ${on}`), adapt: (on) => `Adapts to ${on}`, probe: () => "Looked closer",
   open_domain: () => "Met a new condition", route: (on) => `Went back to ${on}`, close_domain: (on) => `Left ${on}`, learn: () => "Learned", hold: () => "Did nothing",
   suspend: (on) => `Took back the correction of ${on}`, merge: (on) => `Joined two conditions to ${on}`,
 };
