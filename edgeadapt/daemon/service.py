@@ -19,24 +19,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgeadapt
-from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.bundle import Bundle
 from edgeadapt.bundle.schema import InputSpec, Manifest
 from edgeadapt.daemon.arrival import Answer, Arrival, Inbox, LabelArrival, Sink, Source, refused
 from edgeadapt.daemon.feeding import Feeder
+from edgeadapt.daemon.lending import Lending, open_learner, trusted_bundle
 from edgeadapt.daemon.loop import Loop, answer_of, stacked
 from edgeadapt.daemon.naming import Labels, Naming
 from edgeadapt.daemon.notify import Notify
 from edgeadapt.daemon.pace import Pace
 from edgeadapt.daemon.series import Past, Series, Window, watch
 from edgeadapt.daemon.settings import Settings, read_secret
-from edgeadapt.device.budget import Budget
 from edgeadapt.device.learner import DEFAULT_STREAM, Learner
-from edgeadapt.device.policy import Keep, Policy
 from edgeadapt.device.vitals import Sensors
-from edgeadapt.errors import BundleError, EdgeadaptError, InputError, StateError
+from edgeadapt.errors import EdgeadaptError, InputError, StateError
 from edgeadapt.inputs import check_batch, check_features
 from edgeadapt.results import Commit, Question
-from edgeadapt.runtime import Runtime, open_runtime
+from edgeadapt.runtime import open_runtime
 
 if TYPE_CHECKING:
     from edgeadapt.daemon.control import Control
@@ -44,75 +43,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgeadapt.daemon")
 _STUCK_S = 60.0  # a loop that has not turned for so long is not healthy
-_LONGEST_SWAP_S = 120.0  # the watchdog is told that all is well while a bundle is being replaced, but no longer than this
 _STOPPING_S = 1.7  # for everything; if the last checkpoint does not fit, the one before it and the journal stand
 _SETTLING_S = 1.0  # a checkpoint waits so long for queued work: under load there is always some
 _REOPENED = ("bundle", "trust", "unsigned", "policy", "budget", "keep")  # settings that a learner is opened with
 _RESTARTED = ("state", "runtime", "control", "metrics")  # settings that hold until the next start
-
-
-def open_learner(
-    settings: Settings, runtime: Runtime | None = None, bundle: Bundle | None = None, *, is_frozen: bool = False, allow_older: bool = False
-) -> Learner:
-    """Open the bundle of the settings, or one that was read already, on the state folder.
-
-    Raises:
-        BundleError: not signed by a trusted key, unless there is none and unsigned bundles are accepted. Else as ``edgeadapt.open``.
-    """
-    engine = runtime or open_runtime(settings.runtime)
-    budget = Budget(**{name: value for name, value in msgspec.structs.asdict(settings.budget).items() if name != "p99_ratio"})
-    policy, keep = Policy(**msgspec.structs.asdict(settings.policy)), Keep(**msgspec.structs.asdict(settings.keep))
-    opened = bundle or trusted_bundle(settings, settings.bundle)
-    return edgeadapt.open(opened, settings.state, engine, policy, budget, keep, trust=settings.trust, freeze=is_frozen, allow_older=allow_older)
-
-
-def trusted_bundle(settings: Settings, path: Path) -> Bundle:
-    """Read a bundle that the settings allow.
-
-    Raises:
-        BundleError: damaged, not signed by a key of ``trust``, or there is no key and unsigned bundles are refused.
-    """
-    if not settings.trust and settings.unsigned != "accept":
-        raise BundleError(f"{path.name}: there is no key to check it with: name one in trust, or say unsigned = 'accept' to take any bundle")
-    return read_bundle(path, trust=settings.trust)
-
-
-class Lending:
-    """The learner for whoever needs it; it is replaced only while nobody has it, and who wants it meanwhile waits."""
-
-    def __init__(self, learner: Learner) -> None:
-        self._learner, self._users, self._is_changing = learner, 0, False
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def lend(self, while_waiting: Callable[[], None] | None = None) -> Iterator[Learner]:
-        """The learner; a thread that has it must not ask for it again."""
-        started = time.monotonic()
-        with self._changed:
-            while not self._changed.wait_for(lambda: not self._is_changing, 0.25):
-                if while_waiting is not None and time.monotonic() - started < _LONGEST_SWAP_S:
-                    while_waiting()
-            self._users += 1
-            learner = self._learner
-        try:
-            yield learner
-        finally:
-            with self._changed:
-                self._users -= 1
-                self._changed.notify_all()
-
-    def replace(self, change: Callable[[Learner], Learner]) -> None:
-        """Put what ``change`` returns in the learner's place; if it raises, the old one stays."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._is_changing)
-            self._is_changing = True
-            self._changed.wait_for(lambda: not self._users)
-        try:
-            self._learner = change(self._learner)
-        finally:
-            with self._changed:
-                self._is_changing = False
-                self._changed.notify_all()
 
 
 class Service:
