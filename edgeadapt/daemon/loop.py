@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.daemon.arrival import Answer, Arrival, Inbox, refused
-from edgeadapt.daemon.naming import Labels
+from edgeadapt.daemon.labels import Labels
 from edgeadapt.daemon.pace import Pace
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import EdgeadaptError, InputError

@@ -23,9 +23,10 @@ from edgeadapt.bundle import Bundle
 from edgeadapt.bundle.schema import InputSpec, Manifest
 from edgeadapt.daemon.arrival import Answer, Arrival, Inbox, LabelArrival, Sink, Source, refused
 from edgeadapt.daemon.feeding import Feeder
+from edgeadapt.daemon.labels import Labels
 from edgeadapt.daemon.lending import Lending, open_learner, trusted_bundle
 from edgeadapt.daemon.loop import Loop, answer_of, stacked
-from edgeadapt.daemon.naming import Labels, Naming
+from edgeadapt.daemon.naming import Naming
 from edgeadapt.daemon.notify import Notify
 from edgeadapt.daemon.pace import Pace
 from edgeadapt.daemon.series import Past, Series, Window, watch

@@ -13,8 +13,9 @@ import pytest
 
 from edgeadapt.bench.corruptions import corrupt
 from edgeadapt.daemon.arrival import Answer, Arrival, Inbox
+from edgeadapt.daemon.labels import Labels
 from edgeadapt.daemon.loop import Loop
-from edgeadapt.daemon.naming import Labels, Naming
+from edgeadapt.daemon.naming import Naming
 from edgeadapt.daemon.pace import Pace
 from edgeadapt.demo.sample import CLASSES, Sample
 from edgeadapt.device.learner import Learner

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from edgeadapt.daemon.arrival import LabelArrival
-from edgeadapt.daemon.naming import Labels, Naming
+from edgeadapt.daemon.labels import Labels
+from edgeadapt.daemon.naming import Naming
 from edgeadapt.demo.sample import CLASSES, Sample, bundle_path
 from edgeadapt.device.budget import Budget
 from edgeadapt.device.learner import Learner
