@@ -1,4 +1,4 @@
-"""What can be asked over HTTP: the form of every request and answer, one table of routes, and how the service is called for each.
+"""What can be asked over HTTP: one table of routes, and how the service is called for each.
 
 Nothing here knows a socket: ``answer`` takes the bytes of a request and returns those of an answer, or raises ``Refused``. What a request may hold is
 checked here, once, so that whatever enters the inbox fits the bundle.
@@ -15,16 +15,48 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 from numpy.typing import NDArray
 
 from edgeadapt._prepare import prepare
 from edgeadapt.bundle.schema import InputSpec, Manifest
 from edgeadapt.daemon.arrival import Answer
+from edgeadapt.daemon.forms import (
+    MAX_SAMPLES,
+    Answers,
+    AskedSample,
+    AtCommit,
+    AtMost5,
+    AtMost50,
+    AtMost100,
+    Change,
+    Classes,
+    Decision,
+    Decisions,
+    Facts,
+    Failure,
+    Freeze,
+    History,
+    InStream,
+    InStreamNamed,
+    InWindow,
+    Labels,
+    LabelsTold,
+    NamedSamples,
+    NewClass,
+    NoQuery,
+    OfStream,
+    Pause,
+    Questions,
+    Ready,
+    Samples,
+    Swap,
+    Target,
+)
 from edgeadapt.daemon.series import Past, Window
 from edgeadapt.errors import BudgetError, CapacityError, EdgeadaptError, InputError, RuntimeUnavailable, StateError, StorageError
 from edgeadapt.inputs import check_batch, check_features
@@ -35,7 +67,7 @@ if TYPE_CHECKING:
 
 JSON, NPY, PNG, JPEG, TEXT = "application/json", "application/x-npy", "image/png", "image/jpeg", "text/plain; version=0.0.4; charset=utf-8"
 MAX_JSON_BYTES = 4 << 20  # a number takes two bytes of it and thirty-two of memory while it is read
-_MAX_SAMPLES, _MAX_DEPTH = 256, 5
+_MAX_DEPTH = 5
 _MAX_PIXELS, _MAX_SIDE, _LARGE = 36_000_000, 16_384, 4_000_000  # a frame is resized as float32: 16 bytes a pixel
 _READING = threading.Lock()  # what takes much memory for its bytes is read one request at a time
 
@@ -76,212 +108,6 @@ class Refused(Exception):
         super().__init__(why)
         self.status, self.kind, self.why = status, kind, why
         self.headers = dict(headers or {}) | ({"retry-after": str(retry_s)} if retry_s is not None else {})
-
-
-# -- requests -----------------------------------------------------------------------------------------
-_PLAIN = r"^[^\x00-\x1f\x7f]*$"
-Stream = Annotated[
-    str, Meta(min_length=1, max_length=100, pattern=_PLAIN, description="whose condition applies; one name for each camera or sensor")
-]
-Name = Annotated[str, Meta(max_length=200, pattern=_PLAIN, description="your own name for a sample, which labels may use; may be empty")]
-SampleName = Annotated[
-    str,
-    Meta(min_length=1, max_length=200, pattern=_PLAIN, description="an id from an answer or a question, or your own name for the sample"),
-]
-ClassName = Annotated[str, Meta(min_length=1, max_length=100, pattern=_PLAIN)]
-Numbers = Annotated[Raw, Meta(extra_json_schema={"type": "array", "items": {}, "minItems": 1, "description": "nested lists of numbers"})]
-Limit = Annotated[int, Meta(ge=1, le=1000)]
-
-
-class _Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Unknown fields are errors: a typo must not silently leave a default in place."""
-
-
-class Features(_Request, frozen=True, kw_only=True):
-    """Features from your own encoder: ``z`` (N, D) and, where the bundle has taps, ``taps`` (N, T)."""
-
-    z: Numbers
-    taps: Numbers | UnsetType = UNSET
-
-
-class Samples(_Request, frozen=True, kw_only=True):
-    """A batch: exactly one of ``x`` (N inputs of the bundle, or one) and ``features``."""
-
-    x: Numbers | UnsetType = UNSET
-    features: Features | UnsetType = UNSET
-    stream: Stream | UnsetType = UNSET  # that after the question mark
-
-
-class NamedSamples(Samples, frozen=True, kw_only=True):
-    """A batch as for a prediction, and a name for each sample of it."""
-
-    names: Annotated[tuple[Name, ...], Meta(max_length=_MAX_SAMPLES)] = ()
-
-
-class Label(_Request, frozen=True, kw_only=True):
-    sample: SampleName
-    label: ClassName
-
-
-class Labels(_Request, frozen=True, kw_only=True):
-    """Labels; ``source`` says who gave them, so that they can be taken back together."""
-
-    labels: Annotated[tuple[Label, ...], Meta(min_length=1, max_length=1000)]
-    source: Annotated[str, Meta(max_length=100, pattern=_PLAIN)] = "http"
-
-
-class NewClass(_Request, frozen=True, kw_only=True):
-    name: ClassName
-
-
-class Target(_Request, frozen=True, kw_only=True):
-    """A commit of the history; without it, the one before the last change."""
-
-    to: Annotated[int, Meta(ge=0, le=(1 << 53) - 1)] | None = None
-
-
-class Freeze(_Request, frozen=True, kw_only=True):
-    frozen: bool
-
-
-class Pause(_Request, frozen=True, kw_only=True):
-    paused: bool
-
-
-class Swap(_Request, frozen=True, kw_only=True):
-    """Path of a signed bundle on the device."""
-
-    bundle: Annotated[str, Meta(min_length=1, max_length=1000, pattern=_PLAIN)]
-
-
-class NoQuery(_Request, frozen=True, kw_only=True):
-    """Takes nothing after the question mark."""
-
-
-class InStream(_Request, frozen=True, kw_only=True):
-    stream: Stream = "default"
-
-
-class InStreamNamed(InStream, frozen=True, kw_only=True):
-    name: Name = ""
-
-
-class OfStream(InStream, frozen=True, kw_only=True):
-    id: Annotated[str, Meta(max_length=200, pattern=_PLAIN, description="of an answer that the status showed lately; by default the last one")] = ""
-
-
-class InWindow(_Request, frozen=True, kw_only=True):
-    window: Annotated[Window, Meta(description="ten minutes, two hours or a day")] = "minutes"
-
-
-class AtMost5(_Request, frozen=True, kw_only=True):
-    limit: Limit = 5
-
-
-class AtMost50(_Request, frozen=True, kw_only=True):
-    limit: Limit = 50
-
-
-class AtMost100(_Request, frozen=True, kw_only=True):
-    limit: Limit = 100
-
-
-# -- answers ------------------------------------------------------------------------------------------
-class Answers(Struct, frozen=True, kw_only=True):
-    """One for each sample, in order. ``error`` says why a sample has none."""
-
-    answers: tuple[Answer, ...]
-
-
-class LabelTold(Struct, frozen=True, kw_only=True):
-    """What became of a label: the learner has it for good, it waits for its sample, or it was refused. ``id``: the learner's, where known."""
-
-    sample: str
-    outcome: Literal["received", "waiting", "refused"]
-    why: str = ""
-    id: str = ""
-
-
-class LabelsTold(Struct, frozen=True, kw_only=True):
-    """What became of each label, in order, and how many there are of each outcome. If all were refused, the first one's error is told instead."""
-
-    labels: tuple[LabelTold, ...]
-    received: int
-    waiting: int
-    refused: int
-
-
-class AskedSample(Struct, frozen=True, kw_only=True):
-    """A sample the learner wants a label for; ``image`` is the path of its picture, which may be gone by then."""
-
-    id: str
-    stream: str
-    why: str
-    predicted: str
-    confidence: float
-    novelty: float
-    asked_at: float
-    image: str
-
-
-class Questions(Struct, frozen=True, kw_only=True):
-    questions: tuple[AskedSample, ...]
-
-
-class Classes(Struct, frozen=True, kw_only=True):
-    classes: tuple[str, ...]
-
-
-class Change(Struct, frozen=True, kw_only=True):
-    """A change that was published, vetoed, held or undone."""
-
-    number: int
-    time: float
-    kind: str
-    outcome: str
-    detail: dict[str, Any]
-
-
-class History(Struct, frozen=True, kw_only=True):
-    """Newest first."""
-
-    history: tuple[Change, ...]
-
-
-class Decision(Struct, frozen=True, kw_only=True):
-    """What was decided about a window, and why."""
-
-    time: float
-    stream: str
-    kind: str
-    domain: str
-    why: str
-
-
-class Decisions(Struct, frozen=True, kw_only=True):
-    """Newest first."""
-
-    decisions: tuple[Decision, ...]
-
-
-class AtCommit(Struct, frozen=True, kw_only=True):
-    commit: int
-
-
-class Ready(Struct, frozen=True, kw_only=True):
-    ready: bool
-    reason: str = ""
-
-
-class Failure(Struct, frozen=True, kw_only=True):
-    """Why there is no answer. ``request`` is in the log, too, where the fault is the daemon's own."""
-
-    error: str
-    kind: str
-    request: str | UnsetType = UNSET
-
-
-Facts = dict[str, Any]
 
 
 # -- the routes ---------------------------------------------------------------------------------------
@@ -596,8 +422,8 @@ def _batch_of(asked: Asked, manifest: Manifest) -> tuple[NDArray[Any] | None, di
 
 
 def _counted(x: NDArray[Any]) -> NDArray[Any]:
-    if len(x) > _MAX_SAMPLES:
-        raise InputError(f"a request has at most {_MAX_SAMPLES} samples, got {len(x)}")
+    if len(x) > MAX_SAMPLES:
+        raise InputError(f"a request has at most {MAX_SAMPLES} samples, got {len(x)}")
     return x
 
 
