@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,8 +18,8 @@ from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.errors import InputError
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")  # by content: Pillow would try fifty, and start Ghostscript for one of them
-_MAX_PIXELS, _MAX_SIDE = 36_000_000, 16_384  # a frame is resized as float32: 16 bytes a pixel
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")  # by content: Pillow would try fifty, and start Ghostscript for one of them
+_MAX_PIXELS, _MAX_SIDE, _LARGE = 36_000_000, 16_384, 4_000_000  # a frame is resized as float32: 16 bytes a pixel
 _MOST_BYTES, _MAX_SAMPLES = {"x": 1 << 30, "y": 1 << 26}, 1_000_000  # unpacked: a small file can promise anything
 _BLOCK = 1 << 20
 
@@ -38,28 +39,34 @@ def check_regular(path: Path) -> None:
         raise InputError(f"{path}: not a regular file")
 
 
-def read_image(file: Path, spec: InputSpec, opened: BinaryIO | None = None) -> NDArray[Any]:
+def read_image(
+    file: Path | str, spec: InputSpec, opened: BinaryIO | None = None, *, formats: Sequence[str] = FORMATS, while_large: AbstractContextManager[Any] | None = None
+) -> NDArray[Any]:
     """One sample of shape ``spec.shape``.
 
     Args:
-        opened: the file, if it is open already; ``file`` is what messages call it.
+        opened: the file, if it is open already; ``file`` is what messages call it. formats: that it may be of, as Pillow calls them.
+        while_large: held while a picture of more than four million pixels is unpacked and resized.
 
     Raises:
         InputError: not an image, damaged, too large, or of a form that the bundle does not take.
     """
     from PIL import Image
 
-    try:
-        with Image.open(opened or file, formats=_FORMATS) as picture:
-            width, height = picture.size
-            if width * height > _MAX_PIXELS or max(width, height) > _MAX_SIDE:
-                raise InputError(f"{file}: {width} x {height} pixels; the limits are {_MAX_PIXELS} in all and {_MAX_SIDE} a side: scale it down")
-            frame = np.asarray(picture.convert("L" if spec.colour == "gray" else "RGB"))
-    except InputError:
-        raise
-    except Exception as error:  # on damaged files the decoders raise a dozen types between them
-        raise InputError(f"{file}: cannot be read as an image: {type(error).__name__}: {error}") from error
-    return prepare(frame, spec)
+    with ExitStack() as held:
+        try:
+            with Image.open(opened or file, formats=list(formats)) as picture:
+                width, height = picture.size
+                if width * height > _MAX_PIXELS or max(width, height) > _MAX_SIDE:
+                    raise InputError(f"{file}: {width} x {height} pixels; the limits are {_MAX_PIXELS} in all and {_MAX_SIDE} a side: scale it down")
+                if while_large is not None and width * height > _LARGE:
+                    held.enter_context(while_large)
+                frame = np.asarray(picture.convert("L" if spec.colour == "gray" else "RGB"))
+        except InputError:
+            raise
+        except Exception as error:  # on damaged files the decoders raise a dozen types between them
+            raise InputError(f"{file}: cannot be read as an image: {type(error).__name__}: {str(error)[:200]}") from error
+        return prepare(frame, spec)
 
 
 def read_samples(path: Path) -> tuple[NDArray[Any], tuple[str | int, ...]]:

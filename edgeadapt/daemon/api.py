@@ -6,27 +6,19 @@ checked here, once, so that whatever enters the inbox fits the bundle.
 
 from __future__ import annotations
 
-import io
-import math
-import re
-import struct
-import threading
-import zlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 from numpy.typing import NDArray
 
-from edgeadapt._prepare import prepare
-from edgeadapt.bundle.schema import InputSpec, Manifest
+from edgeadapt.bundle.schema import Manifest
 from edgeadapt.daemon.arrival import Answer
+from edgeadapt.daemon.batches import batch_of
 from edgeadapt.daemon.forms import (
-    MAX_SAMPLES,
     Answers,
     AskedSample,
     AtCommit,
@@ -58,18 +50,13 @@ from edgeadapt.daemon.forms import (
     Target,
 )
 from edgeadapt.daemon.series import Past, Window
+from edgeadapt.daemon.wire import JPEG, JSON, MAX_JSON_BYTES, NPY, PNG, TEXT, Refused, decoded, encode, png_of
 from edgeadapt.errors import BudgetError, CapacityError, EdgeadaptError, InputError, RuntimeUnavailable, StateError, StorageError
-from edgeadapt.inputs import check_batch, check_features
 from edgeadapt.results import Commit, Question
 
 if TYPE_CHECKING:
     from edgeadapt.daemon.metrics import Metrics
 
-JSON, NPY, PNG, JPEG, TEXT = "application/json", "application/x-npy", "image/png", "image/jpeg", "text/plain; version=0.0.4; charset=utf-8"
-MAX_JSON_BYTES = 4 << 20  # a number takes two bytes of it and thirty-two of memory while it is read
-_MAX_DEPTH = 5
-_MAX_PIXELS, _MAX_SIDE, _LARGE = 36_000_000, 16_384, 4_000_000  # a frame is resized as float32: 16 bytes a pixel
-_READING = threading.Lock()  # what takes much memory for its bytes is read one request at a time
 
 
 class Served(Protocol):
@@ -99,15 +86,6 @@ class Served(Protocol):
     def health(self) -> Mapping[str, Any]: ...
     def ready(self) -> tuple[bool, str]: ...
     def status(self) -> Mapping[str, Any]: ...
-
-
-class Refused(Exception):
-    """A request that gets no answer. ``status``: of HTTP. ``kind``: the error's name in the body. ``retry_s``: when it may be asked again."""
-
-    def __init__(self, status: int, kind: str, why: str, retry_s: int | None = None, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(why)
-        self.status, self.kind, self.why = status, kind, why
-        self.headers = dict(headers or {}) | ({"retry-after": str(retry_s)} if retry_s is not None else {})
 
 
 # -- the routes ---------------------------------------------------------------------------------------
@@ -156,13 +134,13 @@ class Route:
 
 def _predict(service: Served, asked: Asked) -> Answers:
     """Answer a batch and change nothing."""
-    x, features, _ = _batch_of(asked, service.manifest)
+    x, features, _ = batch_of(asked.media, asked.body, service.manifest)
     return Answers(answers=tuple(service.predict(x, features=features, stream=_stream_of(asked))))
 
 
 def _observe(service: Served, asked: Asked) -> Answers:
     """Answer a batch of a stream, and let the learner learn from how it looks."""
-    x, features, count = _batch_of(asked, service.manifest)
+    x, features, count = batch_of(asked.media, asked.body, service.manifest)
     names = (asked.body.names if asked.media == JSON else ()) or ((asked.query.name,) if asked.query.name else ())
     if names and len(names) != count:
         raise InputError(f"{count} samples have {count} names, got {len(names)}")
@@ -196,7 +174,7 @@ def _image(service: Served, asked: Asked) -> Reply:
     frame = service.frame_of(asked.key)
     if frame is None:
         raise Refused(404, "NotFound", f"no picture of {asked.key[:100]!r}: it was answered, was let go, or never was a picture")
-    return Reply(_png(frame), PNG)
+    return Reply(png_of(frame), PNG)
 
 
 def _classes(service: Served, asked: Asked) -> Classes:
@@ -274,7 +252,7 @@ def _picture(service: Served, asked: Asked) -> Reply:
     frame = service.picture_of(asked.query.stream, asked.query.id)
     if frame is None:
         raise Refused(404, "NotFound", f"no picture of stream {asked.query.stream[:100]!r}")
-    return Reply(_png(frame), PNG)
+    return Reply(png_of(frame), PNG)
 
 
 def _healthz(service: Served, asked: Asked) -> Reply:
@@ -375,141 +353,7 @@ def _asked(route: Route, query: Sequence[tuple[str, str]], media: str, body: byt
         return Asked(asked, body, media, key)
     if len(body) > MAX_JSON_BYTES:
         raise Refused(413, "TooLarge", f"JSON of at most {MAX_JSON_BYTES} bytes is read, got {len(body)}; send {NPY}")
-    return Asked(asked, _decoded(body, route.body), media, key)
-
-
-def _decoded(data: bytes | Raw, form: Any) -> Any:
-    try:
-        return msgspec.json.decode(data, type=form)
-    except msgspec.ValidationError as error:
-        raise InputError(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(400, "MalformedJSON", f"not JSON: {error}") from None
-
-
-def encode(value: Any) -> bytes:
-    """JSON. What is not a number (NaN, infinity) becomes null."""
-    return msgspec.json.encode(value, enc_hook=_plain)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    raise TypeError(f"no JSON for {type(value).__name__}")
-
-
-# -- samples ------------------------------------------------------------------------------------------
-def _batch_of(asked: Asked, manifest: Manifest) -> tuple[NDArray[Any] | None, dict[str, NDArray[Any]] | None, int]:
-    """Inputs (N, ...) or features of a request, checked against the bundle, and N."""
-    if asked.media != JSON:
-        x = _read_npy(asked.body) if asked.media == NPY else _read_image(asked.body, asked.media, manifest.input)[None]
-        return _counted(check_batch(x, manifest.input)), None, len(x) if x.ndim > len(manifest.input.shape) else 1
-    sent: Samples = asked.body
-    if isinstance(sent.x, UnsetType) == isinstance(sent.features, UnsetType):
-        raise InputError("a batch is either x or features")
-    with _READING, np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, which is refused
-        if not isinstance(sent.x, UnsetType):
-            x = _counted(check_batch(_as_input(_numbers(sent.x, "x"), manifest.input), manifest.input))
-            return x, None, len(x)
-        assert not isinstance(sent.features, UnsetType)
-        given = {"z": _numbers(sent.features.z, "z")}
-        if not isinstance(sent.features.taps, UnsetType):
-            given["taps"] = _numbers(sent.features.taps, "taps")
-        z, taps = check_features(given, manifest.feature_dim, manifest.tap_dim)
-    return None, {"z": _counted(z), "taps": taps} if manifest.tap_dim else {"z": _counted(z)}, len(z)
-
-
-def _counted(x: NDArray[Any]) -> NDArray[Any]:
-    if len(x) > MAX_SAMPLES:
-        raise InputError(f"a request has at most {MAX_SAMPLES} samples, got {len(x)}")
-    return x
-
-
-def _numbers(raw: Raw, name: str) -> NDArray[np.float64]:
-    """Nested lists as an array. The first brackets say how deep they are; a reader for that depth meets nothing but numbers in them."""
-    text = bytes(raw)
-    opening = _OPENING.match(text)
-    depth = opening.group().count(b"[") if opening else 0
-    if not 1 <= depth <= _MAX_DEPTH:
-        raise InputError(f"{name} is lists of numbers, nested 1 to {_MAX_DEPTH} deep, got {depth}")
-    form: Any = float
-    for _ in range(depth):
-        form = list[form]
-    rows = _decoded(text, form)
-    try:
-        return np.asarray(rows, np.float64)
-    except ValueError:
-        raise InputError(f"the lists of {name} differ in length") from None
-
-
-_OPENING = re.compile(rb"[\[ \t\r\n]*")
-
-
-def _as_input(x: NDArray[np.float64], spec: InputSpec) -> NDArray[Any]:
-    if spec.dtype == "float32":
-        return x.astype(np.float32)
-    if x.size and not (x.min() >= 0 and x.max() <= 255 and (x == np.floor(x)).all()):
-        raise InputError("inputs are whole numbers in 0..255")
-    return x.astype(np.uint8)
-
-
-def _read_npy(data: bytes) -> NDArray[Any]:
-    """The array of a ``.npy`` file, without a copy. Its header is checked before it is believed."""
-    file = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(file)
-        if version not in _HEADERS:
-            raise InputError(f"version {version} of the .npy format is not read here")
-        shape, is_fortran, dtype = _HEADERS[version](file)
-    except InputError:
-        raise
-    except Exception as error:  # on damaged headers numpy raises half a dozen types
-        raise InputError(f"cannot be read as .npy: {type(error).__name__}: {str(error)[:200]}") from error
-    if dtype.kind not in "uif" or len(shape) > _MAX_DEPTH:
-        raise InputError(f"holds {dtype}{list(shape)}; arrays of numbers with at most {_MAX_DEPTH} axes are read here"[:300])
-    size, held = math.prod(shape) * dtype.itemsize, len(data) - file.tell()
-    if size != held or min(shape, default=0) < 0:
-        raise InputError(f"{dtype}{list(shape)} has {size} bytes, the body holds {held}"[:300])
-    array: NDArray[Any] = np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if is_fortran else "C")
-    return array.astype(dtype.newbyteorder("="), copy=False)
-
-
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-
-
-def _read_image(data: bytes, media: str, spec: InputSpec) -> NDArray[Any]:
-    """One sample from a picture of just this type; large ones are read one at a time."""
-    try:
-        from PIL import Image
-    except ImportError:
-        raise RuntimeUnavailable("pictures need Pillow: pip install 'edgeadapt[images]'") from None
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG" if media == PNG else "JPEG"]) as picture:
-            width, height = picture.size
-            if width * height > _MAX_PIXELS or max(width, height) > _MAX_SIDE:
-                raise InputError(f"{width} x {height} pixels; the limits are {_MAX_PIXELS} in all and {_MAX_SIDE} a side: scale it down")
-            with _READING if width * height > _LARGE else nullcontext():
-                return prepare(np.asarray(picture.convert("L" if spec.colour == "gray" else "RGB")), spec)
-    except InputError:
-        raise
-    except Exception as error:  # on damaged files the decoders raise a dozen types between them
-        raise InputError(f"cannot be read as {media}: {type(error).__name__}: {str(error)[:200]}") from error
-
-
-def _png(frame: NDArray[np.uint8]) -> bytes:
-    """(H, W), (H, W, 1) or (H, W, 3) uint8 as PNG: no package of pictures is needed to show one."""
-    height, width = frame.shape[:2]
-    rows = np.ascontiguousarray(frame, np.uint8).reshape(height, -1)
-    raw = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
-    parts = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2 if rows.shape[1] == 3 * width else 0, 0, 0, 0)),
-        (b"IDAT", zlib.compress(raw, 6)),
-        (b"IEND", b""),
-    )
-    chunks = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    return Asked(asked, decoded(body, route.body), media, key)
 
 
 __all__ = ["JSON", "MAX_JSON_BYTES", "ROUTES", "Failure", "Refused", "Reply", "Route", "Served", "answer", "encode"]

@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 
 from edgeadapt import __version__
-from edgeadapt.daemon.api import JSON, ROUTES, TEXT, Failure, Route
+from edgeadapt.daemon.api import ROUTES, Route
+from edgeadapt.daemon.forms import Failure
+from edgeadapt.daemon.wire import JSON, TEXT
 
 _REF = "#/components/schemas/{name}"
 _WHY = {

@@ -31,6 +31,7 @@ from edgeadapt.bundle.schema import Manifest
 from edgeadapt.daemon import api
 from edgeadapt.daemon.arrival import Answer
 from edgeadapt.daemon.series import Past, Series, Window
+from edgeadapt.daemon.wire import png_of
 from edgeadapt.demo.sample import bundle_path, load_sample
 from edgeadapt.device.budget import Budget
 from edgeadapt.device.learner import Learner
@@ -314,7 +315,7 @@ def test_a_picture_of_any_form_survives_being_written(shape: tuple[int, ...]) ->
     from PIL import Image
 
     frame = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(api._png(frame)))), frame.squeeze())
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png_of(frame)))), frame.squeeze())
 
 
 @pytest.mark.parametrize("name", ["Hat", "shoes/left", "été 100%", "a?b#c"])
