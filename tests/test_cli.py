@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shell import Shell
 
 from edgeadapt import cli
 from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
@@ -22,27 +23,6 @@ HAS_TORCH = importlib.util.find_spec("torch") is not None
 needs_host = pytest.mark.skipif(not HAS_TORCH, reason="needs the host extra (torch)")
 needs_pillow = pytest.mark.skipif(importlib.util.find_spec("PIL") is None, reason="needs the images extra (Pillow)")
 BUNDLE = str(bundle_path())
-
-
-class Shell:
-    """Runs ``edgeadapt ...`` in this process."""
-
-    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
-        self._capture = capture
-        self.error = ""
-
-    def __call__(self, *arguments: str | Path, code: int = 0) -> str:
-        """Standard output; the exit code must be ``code``, and an error one line."""
-        try:
-            found = cli.main([str(a) for a in arguments])
-        except SystemExit as left:  # argparse
-            found = int(left.code or 0)
-        out, self.error = self._capture.readouterr()
-        assert found == code, (found, self.error)
-        if code > 1 and "usage:" not in self.error:
-            assert self.error.count("\n") == 1 and self.error.startswith("edgeadapt: error: ")
-        assert "Traceback" not in self.error
-        return out
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
+OTHER_STREAMS = "other"
+_STREAMS = 256
 Drop = Literal["oldest", "newest", "wait"]
 """What a full inbox does: forget the sample that waited longest, refuse the one that comes, or let its source wait."""
 
@@ -105,7 +107,7 @@ class Inbox:
     def __init__(self, size: int = 256, drop: Drop = "oldest") -> None:
         self.size, self.drop = size, drop
         self.dropped: dict[str, int] = {}
-        """Samples that were forgotten or refused, by stream."""
+        """Samples that were forgotten or refused, by stream; beyond 256 streams together."""
         self._waiting: deque[Arrival] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
@@ -144,7 +146,9 @@ class Inbox:
             self._changed.notify_all()
 
     def _count(self, arrival: Arrival) -> None:
-        self.dropped[arrival.stream] = self.dropped.get(arrival.stream, 0) + 1
+        known = arrival.stream in self.dropped or len(self.dropped) < _STREAMS
+        stream = arrival.stream if known else OTHER_STREAMS  # whoever asks may invent names
+        self.dropped[stream] = self.dropped.get(stream, 0) + 1
 
     def take(self, most: int, timeout_s: float) -> list[Arrival]:
         """Up to ``most`` samples of the stream that waited longest, all with frames or all with features; empty after ``timeout_s``."""
@@ -177,4 +181,4 @@ def refused(arrival: Arrival, why: str) -> Answer:
     return Answer(arrival.stream, arrival.source, arrival.at, name=arrival.name, error=why)
 
 
-__all__ = ["Answer", "Arrival", "Deliver", "Drop", "Inbox", "LabelArrival", "Sink", "Source", "refused"]
+__all__ = ["OTHER_STREAMS", "Answer", "Arrival", "Deliver", "Drop", "Inbox", "LabelArrival", "Sink", "Source", "refused"]

@@ -33,10 +33,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from edgeadapt import __version__
+from edgeadapt.daemon.arrival import OTHER_STREAMS
 
 MAX_SERIES = 256
 """Values of one label. What comes after them is counted as ``other``."""
-_OTHER = "other"
 _EVERY_S, _PATIENCE_S = 0.5, 1.0
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -107,7 +107,7 @@ class Metrics:
     def observe_batch(self, stream: str, samples: int, seconds: float) -> None:
         """Count a batch that was answered; microseconds, on the loop's thread."""
         if stream not in self._streams and len(self._streams) >= MAX_SERIES:
-            stream = _OTHER
+            stream = OTHER_STREAMS
         if stream not in self._streams:
             self._streams[stream] = self._samples.labels(stream)
         self._streams[stream].inc(samples)
@@ -194,7 +194,7 @@ def _folded(values: Any) -> dict[str, float]:
     counts = {key: number for key, value in _bounded(values) if (number := _number(value)) is not None}
     rest = list(values.values())[MAX_SERIES:] if isinstance(values, Mapping) else []
     if rest:
-        counts[_OTHER] = counts.get(_OTHER, 0.0) + sum(number for value in rest if (number := _number(value)) is not None)
+        counts[OTHER_STREAMS] = counts.get(OTHER_STREAMS, 0.0) + sum(number for value in rest if (number := _number(value)) is not None)
     return counts
 
 

@@ -36,6 +36,12 @@ Port = Annotated[int, Meta(ge=1, lt=2**16)]
 Name = Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?\Z")]
 Text = Annotated[str, Meta(pattern=r"^[^\x00-\x1f]*\Z", max_length=4096)]
 Given = Annotated[str, Meta(pattern=r"^[^\x00-\x1f]+\Z", max_length=4096)]
+BrokerHost = Annotated[Given, Meta(description="Where the broker is")]
+BrokerPort = Annotated[Port, Meta(description="Of the broker; 8883 is usual with TLS")]
+BrokerUser = Annotated[Text, Meta(description="Who logs in; without it nobody does")]
+BrokerPassword = Annotated[Path | None, Meta(description="File with the password of `username`")]
+BrokerTls = Annotated[bool, Meta(description="Encrypt, and check the broker's certificate")]
+BrokerAuthority = Annotated[Path | None, Meta(description="Certificates of the authority that signed the broker's; by default those of the system")]
 
 
 class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -192,16 +198,16 @@ class VideoSource(_Source, frozen=True, kw_only=True, tag="video"):
 class MqttSource(_Source, frozen=True, kw_only=True, tag="mqtt"):
     """A topic of an MQTT broker: every message is a sample."""
 
-    host: Annotated[Given, Meta(description="Where the broker is")]
+    host: BrokerHost
     topic: Annotated[Given, Meta(description="Topic filter; `+` and `#` may stand in it")]
     format: Annotated[
         Literal["image", "json", "msgpack"], Meta(description="What a message holds: an encoded image, or features or an input as JSON or msgpack")
     ] = "image"
-    port: Annotated[Port, Meta(description="Of the broker; 8883 is usual with TLS")] = 1883
-    username: Annotated[Text, Meta(description="Who logs in; without it nobody does")] = ""
-    password_file: Annotated[Path | None, Meta(description="File with the password of `username`")] = None
-    tls: Annotated[bool, Meta(description="Encrypt, and check the broker's certificate")] = False
-    ca_file: Annotated[Path | None, Meta(description="Certificates of the authority that signed the broker's; by default those of the system")] = None
+    port: BrokerPort = 1883
+    username: BrokerUser = ""
+    password_file: BrokerPassword = None
+    tls: BrokerTls = False
+    ca_file: BrokerAuthority = None
     client_id: Annotated[Text, Meta(description="Under which the broker keeps messages for this source; by default one that follows from machine and name")] = ""
     clean_start: Annotated[bool, Meta(description="Forget what the broker kept while nobody listened")] = False
     labels_topic: Annotated[Text, Meta(description='Topic filter of labels: `{"sample": NAME or ID, "label": CLASS}`')] = ""
@@ -231,13 +237,13 @@ class JsonlSink(_Sink, frozen=True, kw_only=True, tag="jsonl"):
 class MqttSink(_Sink, frozen=True, kw_only=True, tag="mqtt"):
     """A topic of an MQTT broker: one JSON object a message."""
 
-    host: Annotated[Given, Meta(description="Where the broker is")]
+    host: BrokerHost
     topic: Annotated[Given, Meta(description="Topic; `{stream}` in it is the sample's stream; no `+` or `#`")]
-    port: Annotated[Port, Meta(description="Of the broker; 8883 is usual with TLS")] = 1883
-    username: Annotated[Text, Meta(description="Who logs in; without it nobody does")] = ""
-    password_file: Annotated[Path | None, Meta(description="File with the password of `username`")] = None
-    tls: Annotated[bool, Meta(description="Encrypt, and check the broker's certificate")] = False
-    ca_file: Annotated[Path | None, Meta(description="Certificates of the authority that signed the broker's; by default those of the system")] = None
+    port: BrokerPort = 1883
+    username: BrokerUser = ""
+    password_file: BrokerPassword = None
+    tls: BrokerTls = False
+    ca_file: BrokerAuthority = None
     client_id: Annotated[Text, Meta(description="By which the broker knows this sink; by default one that follows from machine and name")] = ""
     status_topic: Annotated[Text, Meta(description="Retained `online` or `offline`; by default `topic` without the level `{stream}`, and `/status`")] = ""
 

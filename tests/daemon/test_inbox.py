@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.daemon.arrival import Answer, Arrival, Drop, Inbox
+from edgeadapt.daemon.arrival import OTHER_STREAMS, Answer, Arrival, Drop, Inbox
 
 
 def frame(number: int, stream: str = "a", **more: Any) -> Arrival:
@@ -93,6 +93,14 @@ def test_closing_hands_back_what_waits_wakes_everybody_and_takes_no_more(drop: D
         assert results[1] is False
     assert numbers(results[0]) == [7] and numbers(left) == [8]
     assert not inbox.put(frame(10)) and inbox.take(1, 30.0) == []
+
+
+def test_however_many_streams_are_invented_what_they_lost_is_counted_in_bounded_memory() -> None:
+    inbox = Inbox(1, "newest")
+    inbox.put(Arrival("first", "s", features={}))
+    for n in range(1000):
+        assert not inbox.put(Arrival(f"stream {n}", "s", features={}))
+    assert sum(inbox.dropped.values()) == 1000 and len(inbox.dropped) == 257 and inbox.dropped[OTHER_STREAMS] == 744
 
 
 def test_an_inbox_that_grows_lets_in_who_waited() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shell import Shell
 
 from edgeadapt import cli
 from edgeadapt.bundle import read_bundle, write_bundle
@@ -27,25 +28,6 @@ from edgeadapt.demo.sample import bundle_path
 HAS_DAEMON = all(importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "prometheus_client", "psutil"))
 needs_daemon = pytest.mark.skipif(not HAS_DAEMON, reason="needs the daemon extra (starlette, uvicorn, prometheus-client, psutil)")
 needs_pillow = pytest.mark.skipif(importlib.util.find_spec("PIL") is None, reason="needs the images extra (Pillow)")
-
-
-class Shell:
-    """Runs ``edgeadapt ...`` in this process."""
-
-    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
-        self._capture = capture
-        self.error = ""
-
-    def __call__(self, *arguments: str | Path, code: int = 0) -> str:
-        """Standard output; the exit code must be ``code``, and an error is one line."""
-        try:
-            found = cli.main([str(a) for a in arguments])
-        except SystemExit as left:  # argparse
-            found = int(left.code or 0)
-        out, self.error = self._capture.readouterr()
-        assert found == code, (found, out, self.error)
-        assert "Traceback" not in self.error and ("usage:" in self.error or self.error.count("\n") <= 1)
-        return out
 
 
 @pytest.fixture

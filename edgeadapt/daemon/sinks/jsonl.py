@@ -14,10 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import numpy as np
-
 from edgeadapt.daemon.sinks.line_file import LineFile
+from edgeadapt.daemon.wire import encode
 
 log = logging.getLogger("edgeadapt.daemon")
 _AT_ONCE = 512  # events in a write
@@ -80,7 +78,7 @@ class JsonLines:
 
     def _line(self, event: Mapping[str, Any]) -> bytes | None:
         try:
-            return msgspec.json.encode(event, enc_hook=_plain) + b"\n"
+            return encode(event) + b"\n"
         except Exception as error:  # half a character, a cycle: whatever a caller put into it
             self.dropped += 1
             log.warning("sink %s: an event cannot be JSON: %s", self.name, error)
@@ -112,12 +110,6 @@ class JsonLines:
             while not self._is_closing and (left := until - time.monotonic()) > 0.0:
                 self._changed.wait(left)  # every event that comes wakes it
             return not self._is_closing
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
 __all__ = ["JsonLines"]

@@ -14,10 +14,9 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from edgeadapt.daemon.broker import MOST_IN_FLIGHT, Link, client_id_of, require_paho
 from edgeadapt.daemon.settings import MqttSink
+from edgeadapt.daemon.wire import encode
 from edgeadapt.errors import InputError
 
 log = logging.getLogger("edgeadapt.daemon")
@@ -33,8 +32,8 @@ class MqttEvents:
     While there is no broker events wait; what the queue cannot hold is dropped, oldest first.
 
     Args:
-        settings: ``{stream}`` in its topic is the event's stream. ``status_topic`` and ``client_id`` are taken where it has them; else
-            the status is at the topic, without ``{stream}``, and ``/status``.
+        settings: ``{stream}`` in its topic is the event's stream. Without ``status_topic`` the status is at the topic, without
+            ``{stream}``, and ``/status``.
         size: events that wait.
 
     Attributes:
@@ -150,7 +149,7 @@ class MqttEvents:
                     return
                 event = self._waiting.popleft()
             try:
-                payload = msgspec.json.encode(event, enc_hook=_plain)
+                payload = encode(event)
             except Exception as error:  # half a character, a cycle: whatever a caller put into it
                 self.dropped += 1
                 log.warning("sink %s: an event cannot be JSON: %s", self.name, error)
@@ -181,12 +180,6 @@ def _status_topic(topic: str) -> str:
 def _level(stream: Any) -> str:
     """A stream as one level of a topic; over HTTP it may have any name."""
     return re.sub(r"[+#/$\x00-\x1f\x7f]", "_", stream[:200]) if isinstance(stream, str) and stream else "_"
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
 __all__ = ["MqttEvents"]
