@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 from edgeadapt.bundle.schema import AdaptMode
 from edgeadapt.device.asking import Asking
 from edgeadapt.device.budget import Meter
+from edgeadapt.device.corrections import Corrections
 from edgeadapt.device.domains import Places, nearest_domain, open_domain, predicted_in
 from edgeadapt.device.drift import Trail
 from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored
-from edgeadapt.device.guard import judge
-from edgeadapt.device.health import Health, brings_home, distance_from, health_of, healthiest, strays
-from edgeadapt.device.held_out import Split
+from edgeadapt.device.health import brings_home, distance_from
 from edgeadapt.device.journal import DECISIONS_KEPT
 from edgeadapt.device.memory import SOURCE, Domain, Memory
 from edgeadapt.device.policy import StreamState, WindowReading, decide, judge_answers
-from edgeadapt.device.program import Program, Read
+from edgeadapt.device.program import Program
 from edgeadapt.device.resume import domain_blob
 from edgeadapt.device.retention import BalancedMemory
 from edgeadapt.device.routing import merge_candidates, merged_signature
@@ -32,7 +31,6 @@ from edgeadapt.device.sense import StreamWindow, WindowView, shift_ratio
 from edgeadapt.device.transaction import Transactions
 from edgeadapt.results import Action, Question
 
-_LONGEST_REST = 8  # after that many refusals in a row a correction is tried every eighth refresh only
 _TOPICS = 10_000
 _ONE = 0.95  # mean cosine from which two conditions are one; at equal lengths it is the distance at which a window is routed
 _MET = 0.5  # share of a window's samples whose class a condition has met, from which its signature says whether they belong to it
@@ -63,7 +61,7 @@ class Conditions:
         self, program: Program, transactions: Transactions, questions: Questions, pending: Pending, meter: Meter,
         live: Callable[[], Memory], publish: Callable[[Memory], None], mode: Callable[[], AdaptMode],
     ) -> None:  # fmt: skip
-        self._program, self._transactions, self._questions, self._pending, self._meter = program, transactions, questions, pending, meter
+        self._program, self._transactions, self._questions, self._pending = program, transactions, questions, pending
         self._live, self._publish, self._mode = live, publish, mode
         self._policy = program.manifest.policy
         self._places = Places(program)
@@ -71,7 +69,7 @@ class Conditions:
         self._clock = 0  # windows, for least-recently-used retirement
         self._topics: OrderedDict[str, str] = OrderedDict()  # sample id -> the domain it was asked in, the newest last
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)  # not recorded yet
-        self.refreshes = 0
+        self.corrections = Corrections(program, transactions, meter, mode, self._note)
 
     # -- one window -----------------------------------------------------------------------------------
     def window(self, stream: Stream, view: WindowView, hot_residuals: NDArray[np.float32] | None, is_stuck: bool) -> None:
@@ -140,15 +138,9 @@ class Conditions:
 
         Of classes that it has met its signature knows where they stand, and needs no such guess.
         """
-        if not self._is_corrected(domain, view) or domain.signature.share_met(slots) >= _MET:
+        if not self.corrections.is_of(domain, view) or domain.signature.share_met(slots) >= _MET:
             return False
         return brings_home(view.distances, self._bare_distances(view, embedding, memory))
-
-    def _is_corrected(self, domain: Domain, view: WindowView) -> bool:
-        """Whether a window's distances are those of the correction that the condition has now, and of nothing else."""
-        if not domain.refreshes or self._mode() != "act" or self._program.adaptors.held_in(domain.tensors):
-            return False
-        return view.correction is domain.tensors and (self._program.takes(view.inputs) or not self._program.adapts_encoder)
 
     def _bare_distances(self, view: WindowView, embedding: NDArray[np.float32] | None, memory: Memory) -> NDArray[np.float32]:
         """(W,) of a window from the classes, without a correction."""
@@ -243,10 +235,10 @@ class Conditions:
         kept = stream.memories.setdefault(domain.name, BalancedMemory(self._policy.adapt.memory, seed=domain.used_at))
         bare = self._bare_distances(view, embedding, memory)
         kept.add(view.inputs, slots, bare)
-        corrected, domain = domain, self._unless_it_harms(domain, view, bare)
+        corrected, domain = domain, self.corrections.unless_it_harms(domain, view, bare)
         if domain is not corrected:
             slots = factory_slots
-        refreshed = self._refresh(kept, domain, memory, view.inputs) if self._is_due(kept, domain) else domain
+        refreshed = self.corrections.refresh(kept, domain, memory, view.inputs) if self.corrections.is_due(kept, domain) else domain
         if refreshed.refreshes > domain.refreshes and domain.refreshes == 0:
             slots = self._predict(refreshed, view.inputs, memory.with_domain(refreshed))
         signature = refreshed.signature
@@ -254,98 +246,6 @@ class Conditions:
             signature = signature.faded(_FOLLOWED)
             refreshed = replace(refreshed, tensors=refreshed.tensors.only(refreshed.tensors))  # a new value: the next checkpoint keeps where it is now
         self._publish(self._live().with_domain(replace(refreshed, signature=signature.extended(places, slots), used_at=self._clock)))
-
-    def _is_due(self, kept: BalancedMemory, domain: Domain) -> bool:
-        if self._mode() != "act" or domain.kind == "novelty" or not self._program.can_adapt:
-            return False
-        if self._program.adapts_encoder and not self._program.takes(kept.inputs()):
-            return False  # features from elsewhere: there is no encoder to adapt
-        if self._program.adaptors and self._program.adaptors.held_in(domain.tensors):
-            return False  # an adaptor was trained behind the correction as it is
-        fewest = self._policy.adapt.min_memory if domain.refreshes == 0 else kept.capacity
-        is_fresh = kept.fresh >= self._policy.adapt.refresh_samples * (kept.refusals + (domain.refreshes > 0))
-        return is_fresh and len(kept) >= min(fewest, kept.capacity) and self._meter.may_start("adapt")
-
-    def _unless_it_harms(self, domain: Domain, view: WindowView, bare: NDArray[np.float32]) -> Domain:
-        """The condition without its correction, if that took the newest inputs away from the classes: the memory may be of others, long gone."""
-        if not self._is_corrected(domain, view):
-            return domain
-        why = strays(view.distances, bare, self._policy.adapt.home)
-        if not why:
-            return domain
-        self._note(Action("suspend", "", domain.name, why=why))
-        return self._bare(domain)
-
-    def _bare(self, domain: Domain) -> Domain:
-        return replace(domain, tensors=self._program.factory_domain(), encode=None, refreshes=0)
-
-    def _refresh(self, kept: BalancedMemory, domain: Domain, memory: Memory, newest: NDArray[Any]) -> Domain:
-        started = time.perf_counter()
-        frames = kept.inputs()
-        inputs: NDArray[Any] = frames if self._program.adapts_encoder else self._program.encode(frames)[0]
-        outputs, written = self._program.adapt(domain.tensors.over(memory.tensors), inputs, np.ones(len(frames), np.float32), seed=self.refreshes)
-        if float(outputs["wants_reset"]) > 0:
-            self._refused("the method asks to start over", domain, kept, started)
-            return self._bare(domain)
-        tensors = written.over(domain.tensors)
-        refreshed = replace(domain, tensors=tensors)
-        problem = self._problem(domain, refreshed, memory)
-        if problem:
-            self._refused(problem, domain, kept, started)
-            return domain
-        refreshed = replace(refreshed, encode=self._program.refold(tensors), refreshes=domain.refreshes + 1)
-        kept.fresh = 0
-        read = self._read(refreshed.encode, refreshed, frames, memory)
-        chosen = self._healthiest(domain, refreshed, self._health(read, memory), kept, memory, newest)
-        if chosen is refreshed:
-            kept.relabel(read.logits.argmax(axis=1))
-        kept.refusals = 0 if chosen.refreshes else min(kept.refusals + 1, _LONGEST_REST)
-        self.refreshes += 1
-        self._meter.record("adapt", time.perf_counter() - started)
-        return chosen
-
-    def _refused(self, why: str, domain: Domain, kept: BalancedMemory, started: float) -> None:
-        """It was computed and is not used: it counts, it cost its time, and the next try waits longer."""
-        self._note(Action("suspend", "", domain.name, why=why))
-        kept.fresh, kept.refusals = 0, min(kept.refusals + 1, _LONGEST_REST)
-        self.refreshes += 1
-        self._meter.record("adapt", time.perf_counter() - started)
-
-    def _healthiest(
-        self, active: Domain, candidate: Domain, proposed: Health, kept: BalancedMemory, memory: Memory, newest: NDArray[Any]
-    ) -> Domain:
-        """The candidate, the correction in use, or none: whichever brings the memory closest to the known classes and does it no harm.
-
-        A correction fitted to a run of one class scatters its features between all classes; a good one brings them home. Either must beat doing nothing by a margin, or nothing is done.
-        """
-        choices = [(proposed, candidate)]
-        if active.refreshes:
-            choices.append((self._health(self._read(active.encode, active, kept.inputs(), memory), memory), replace(active, refreshes=active.refreshes + 1)))
-        bare, home = self._bare(active), self._policy.adapt.home
-        chosen, why = healthiest(choices, kept.mean_distance, lambda: self._health(self._read(None, bare, kept.inputs(), memory), memory), home)
-        if chosen is not None:
-            now, without = (self._read(domain.encode, domain, newest, memory).embedding for domain in (chosen, bare))
-            why = strays(distance_from(now, memory.prototypes), distance_from(without, memory.prototypes), home)
-            chosen = None if why else chosen
-        if chosen is None and (active.tensors is not active.saved or active.encode is not None):
-            self._note(Action("suspend", "", active.name, why=why))
-        return chosen or bare
-
-    def _health(self, read: Read, memory: Memory) -> Health:
-        return health_of(read.logits, read.embedding, read.score, memory.prototypes, self._policy.learn.temperature, self._policy.novelty.threshold)
-
-    def _read(self, encode: Any, domain: Domain, inputs: NDArray[Any], memory: Memory) -> Read:
-        z, taps = self._program.encode(inputs, encode)
-        return self._program.read(z, taps, domain.tensors.over(memory.tensors))
-
-    def _problem(self, domain: Domain, refreshed: Domain, memory: Memory) -> str:
-        """Tensors that are not finite or out of bounds; or labels held out in this condition that the new correction gets wrong.
-
-        Labels were stored with the features of their day: a correction inside the encoder changes those, and they cannot judge it.
-        """
-        slots = memory.slots if not self._program.adapts_encoder else {}
-        judges = self._transactions.held_out.sets(slots, (domain.name,), Split()) if slots else []
-        return judge(self._program, memory.with_domain(domain), memory.with_domain(refreshed), judges, self._policy.guard).why
 
     def _predict(self, domain: Domain, inputs: NDArray[Any], memory: Memory) -> NDArray[np.int64]:
         z, taps = self._program.encode(inputs, domain.encode)

@@ -497,7 +497,7 @@ class Learner:
         """Numbers for a status line: labels by status, refreshes, deferred work, bytes."""
         self._here()
         return {
-            "evidence": self._journal.count_evidence(), "refreshes": self._conditions.refreshes, "deferred": self._meter.deferred + self._streams.deferred,
+            "evidence": self._journal.count_evidence(), "refreshes": self._conditions.corrections.refreshes, "deferred": self._meter.deferred + self._streams.deferred,
             "overruns": self._meter.overruns, "pending": len(self._pending), "state_bytes": self._journal.nbytes,
             "written_bytes_last_day": self._room.used, "writes_deferred": self._room.deferred,
             "tensor_bytes": self._live.tensors.nbytes + sum(d.tensors.nbytes for d in self._live.domains.values()), "backlog": self._worker.backlog, "too_hot": self._meter.too_hot,

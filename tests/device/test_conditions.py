@@ -245,17 +245,17 @@ def test_a_correction_that_makes_one_class_of_everything_is_suspended_and_the_de
     conditions, memory = learner._conditions, learner._live
     active, kept = memory.domains["condition-1"], learner._streams.observed("default").memories["condition-1"]
     assert active.encode is not None
-    read = conditions._read(active.encode, active, kept.inputs(), memory)
-    same = conditions._health(read, memory)
+    read = conditions.corrections._read(active.encode, active, kept.inputs(), memory)
+    same = conditions.corrections._health(read, memory)
     newest = kept.inputs()[:8]
-    assert conditions._healthiest(active, replace(active), same, kept, memory, newest).encode is active.encode
+    assert conditions.corrections._healthiest(active, replace(active), same, kept, kept.inputs(), memory, newest).encode is active.encode
     gathered = replace(same, slots=np.full(len(kept), 2), distance=np.zeros(len(kept), np.float32))
     never = replace(active, refreshes=0)  # without an earlier correction to fall back on
-    chosen = conditions._healthiest(never, replace(active, refreshes=1), gathered, kept, memory, newest)
+    chosen = conditions.corrections._healthiest(never, replace(active, refreshes=1), gathered, kept, kept.inputs(), memory, newest)
     assert chosen.encode is None and chosen.refreshes == 0
     assert conditions.decisions[-1][2] == "suspend" and conditions.decisions[-1][4].startswith("100% of the inputs look like one class corrected")
     plain = images(BATCH, seed=45)[0]  # good for the memory, not for what comes now
-    assert conditions._healthiest(active, replace(active), same, kept, memory, plain).encode is None
+    assert conditions.corrections._healthiest(active, replace(active), same, kept, kept.inputs(), memory, plain).encode is None
     assert conditions.decisions[-1][4].startswith("the newest inputs lie ")
 
 
@@ -277,11 +277,11 @@ def test_a_correction_that_leads_the_newest_window_away_is_dropped_before_the_ne
     conditions, active = learner._conditions, learner._live.domains["condition-1"]
     view = learner._streams.observed("default").window.take()
     assert active.refreshes and view.correction is active.tensors
-    assert conditions._unless_it_harms(active, view, 2 * view.distances) is active
-    dropped = conditions._unless_it_harms(active, view, 0.5 * view.distances)
+    assert conditions.corrections.unless_it_harms(active, view, 2 * view.distances) is active
+    dropped = conditions.corrections.unless_it_harms(active, view, 0.5 * view.distances)
     assert dropped.encode is None and dropped.refreshes == 0 and conditions.decisions[-1][2] == "suspend"
     late = replace(view, correction=object())  # it waited while the correction was replaced
-    assert conditions._unless_it_harms(active, late, 0.5 * view.distances) is active
+    assert conditions.corrections.unless_it_harms(active, late, 0.5 * view.distances) is active
 
 
 def test_a_stream_whose_new_classes_stray_drops_its_correction_between_refreshes(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,5 +291,5 @@ def test_a_stream_whose_new_classes_stray_drops_its_correction_between_refreshes
         return sum(why.startswith("the newest inputs lie ") for _, _, kind, _, why in learner.decisions(1000) if kind == "suspend")
 
     with_it = dropped()
-    monkeypatch.setattr(conditions_module.Conditions, "_unless_it_harms", lambda self, domain, view, bare: domain)
+    monkeypatch.setattr(conditions_module.Corrections, "unless_it_harms", lambda self, domain, view, bare: domain)
     assert with_it > dropped()

@@ -362,7 +362,7 @@ def test_frozen_under_a_shift_nothing_durable_changes(opened: Opener, state: Pat
     for q in learner.questions(20):
         answer(learner, q.id, names[ids.index(q.id)])
     assert learner.checkpoint() == 0 and learner.history() == []
-    assert learner.digest() == before and learner._conditions.refreshes == 0
+    assert learner.digest() == before and learner._conditions.corrections.refreshes == 0
     learner.close()
     assert opened(state, freeze=True).digest() == before
 
