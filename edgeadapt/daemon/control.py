@@ -6,13 +6,11 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
-import ipaddress
 import logging
 import os
 import queue
 import secrets
 import socket
-import stat
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -30,6 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgeadapt.daemon import api, page
+from edgeadapt.daemon.addresses import bound, host_and_port, is_local, is_loopback, path_of
 from edgeadapt.errors import RecipeError, StateError
 
 if TYPE_CHECKING:
@@ -40,7 +39,6 @@ _CALLS, _PROBES, _WAITING = 8, 3, 64  # threads that call the service; requests 
 _CONNECTIONS, _BODIES = 128, 4  # open at once; bodies of the full size that are held at once
 _GRACE_S = 0.5  # the service has the same time-out, and says more
 _SLOW = 10.0  # times the time-out, for what loads a bundle or waits for the worker
-_UNIX = "unix:"
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin"}
 
 
@@ -60,9 +58,11 @@ class Control:
         self, service: api.Served, listen: str = "127.0.0.1:8420", token: str | None = None, max_body_mib: float = 16.0, timeout_s: float = 10.0,
     ) -> None:  # fmt: skip
         self._listen = listen
+        if path_of(listen) is None:
+            host_and_port(listen)
         if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token and token):
             raise RecipeError("the token is not a line of printable ASCII")
-        if token is None and not _is_local(listen):
+        if token is None and not is_local(listen):
             raise RecipeError(f"control.listen = {listen!r} can be reached from other machines: give a token (control.token_file)")
         self._calls, self._probes = _Workers(_CALLS, _WAITING), _Workers(_PROBES, _WAITING)
         desk = _Desk(service, self._calls, self._probes, int(max_body_mib * (1 << 20)), timeout_s)
@@ -72,14 +72,14 @@ class Control:
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
-        self._file: tuple[str, int] | None = None  # of a unix socket: path and inode
+        self._file: tuple[Path, int] | None = None  # of a unix socket: path and inode
 
     @property
     def url(self) -> str:
         """``http://HOST:PORT``, or ``unix:PATH``. Known once it is started."""
         if self._socket is None:
             raise StateError("the HTTP interface is not started")
-        if self._listen.startswith(_UNIX):
+        if path_of(self._listen) is not None:
             return self._listen
         host, port = self._address
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -90,10 +90,9 @@ class Control:
         Raises:
             RecipeError: the address cannot be had.
         """
-        self._socket = _bound(self._listen)
-        if self._listen.startswith(_UNIX):
-            path = self._listen[len(_UNIX) :]
-            self._file = path, os.stat(path).st_ino
+        self._socket = bound(self._listen)
+        if (path := path_of(self._listen)) is not None:
+            self._file = path, path.stat().st_ino
         else:
             self._address = self._socket.getsockname()[:2]
         config = uvicorn.Config(
@@ -135,62 +134,6 @@ class Control:
             with contextlib.suppress(OSError):
                 if os.stat(self._file[0]).st_ino == self._file[1]:
                     os.unlink(self._file[0])
-
-
-# -- addresses ----------------------------------------------------------------------------------------
-def _host_and_port(listen: str) -> tuple[str, int]:
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise RecipeError(f"control.listen = {listen!r}; allowed: HOST:PORT or unix:PATH")
-    return host.strip("[]"), int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_local(listen: str) -> bool:
-    return listen.startswith(_UNIX) or _is_loopback(_host_and_port(listen)[0])
-
-
-def _bound(listen: str) -> socket.socket:
-    try:
-        if listen.startswith(_UNIX):
-            return _bound_file(Path(listen[len(_UNIX) :]))
-        host, port = _host_and_port(listen)
-        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, number)
-        try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-        except BaseException:
-            bound.close()
-            raise
-        return bound
-    except OSError as error:
-        raise RecipeError(f"control.listen = {listen!r}: {error.strerror or error}") from error
-
-
-def _bound_file(path: Path) -> socket.socket:
-    """A unix socket for its owner and group. One that a killed process left is taken over; one that answers is not."""
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                probe.settimeout(1.0)
-                try:
-                    probe.connect(str(path))
-                except ConnectionRefusedError:
-                    path.unlink()
-        bound.bind(str(path))
-        path.chmod(0o660)  # nobody can connect before ``listen``
-    except BaseException:
-        bound.close()
-        raise
-    return bound
 
 
 class _Impatient(H11Protocol):
@@ -248,7 +191,7 @@ class _Guard:
         host = all_of(b"host")
         if self.is_closing:
             return api.Refused(503, "Stopping", "the daemon stops", retry_s=5)
-        if self._token is None and not (len(host) == 1 and _is_loopback(_name_of(host[0]))):
+        if self._token is None and not (len(host) == 1 and is_loopback(_name_of(host[0]))):
             return api.Refused(
                 403, "ForeignHost", f"without a token only a loopback name is answered, got Host {(host or [''])[0][:100]!r}; use localhost"
             )

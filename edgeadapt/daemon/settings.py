@@ -15,7 +15,6 @@ path = "incoming"
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +24,7 @@ from msgspec.structs import replace
 
 from edgeadapt._toml import read_table, to_struct
 from edgeadapt.bundle.schema import AdaptMode
+from edgeadapt.daemon.addresses import is_local, path_of
 from edgeadapt.daemon.arrival import Drop
 from edgeadapt.errors import RecipeError
 
@@ -126,7 +126,7 @@ class ControlSection(_Section, frozen=True, kw_only=True):
     @property
     def socket(self) -> Path | None:
         """The unix socket; None for an address."""
-        return Path(self.listen[len("unix:") :]) if self.listen.startswith("unix:") else None
+        return path_of(self.listen)
 
     @property
     def address(self) -> tuple[str, int] | None:
@@ -139,12 +139,7 @@ class ControlSection(_Section, frozen=True, kw_only=True):
     @property
     def is_local(self) -> bool:
         """Only this machine can reach it."""
-        if self.address is None or self.address[0].lower() == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.address[0]).is_loopback
-        except ValueError:
-            return False
+        return is_local(self.listen)
 
 
 class MetricsSection(_Section, frozen=True, kw_only=True):
