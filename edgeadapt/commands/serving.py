@@ -143,7 +143,7 @@ def _place(source: AnySource) -> str:
         _require(*(["PIL"] if source.format == "image" else []))
         return _broker(source)
     if isinstance(source, VideoSource):
-        from edgeadapt.daemon.sources.video import camera_of
+        from edgeadapt.daemon.sources.readers import camera_of
 
         if source.file is None:
             return "a network stream" if source.url else "a GStreamer pipeline"

@@ -20,7 +20,8 @@ from edgeadapt.daemon import settings
 from edgeadapt.daemon.arrival import Answer, Arrival, LabelArrival
 from edgeadapt.daemon.feeding import Feeder
 from edgeadapt.daemon.sources import open_source
-from edgeadapt.daemon.sources.video import VideoFrames, camera_of
+from edgeadapt.daemon.sources.readers import camera_of
+from edgeadapt.daemon.sources.video import VideoFrames
 from edgeadapt.errors import InputError
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'edgeadapt[video]'")
@@ -286,7 +287,7 @@ def test_what_a_pipeline_complains_of_is_in_the_error(text: str, said: str, unti
 def test_a_pipeline_that_stalls_or_is_killed_is_started_again(until: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     import signal
 
-    monkeypatch.setattr("edgeadapt.daemon.sources.video._STALLED_S", 0.6)
+    monkeypatch.setattr("edgeadapt.daemon.sources.readers._STALLED_S", 0.6)
     run = Watching(opened(pipeline="videotestsrc is-live=true ! video/x-raw,framerate=50/1,width=32,height=32"))
     until(lambda: len(run.seen) >= 5)
     os.kill(children()[0], signal.SIGSTOP)
