@@ -34,7 +34,7 @@ _CONNECT_S, _PATIENCE_S, _MAX_ANSWER_BYTES = 10.0, 600.0, 64 << 20
 # -- serve --------------------------------------------------------------------------------------------
 def serve(args: argparse.Namespace) -> int:
     """Run the daemon until it is told to stop; with ``--check`` only say whether it could."""
-    from edgeadapt.daemon.settings import load_settings
+    from edgeadapt.daemon.settings_file import load_settings
 
     settings = load_settings(args.config)
     if args.check:

@@ -21,9 +21,9 @@ from edgeadapt.daemon.settings import (
     Settings,
     VideoSource,
     kind_of,
-    load_settings,
     read_secret,
 )  # fmt: skip
+from edgeadapt.daemon.settings_file import load_settings
 from edgeadapt.device.budget import Budget
 from edgeadapt.device.policy import Keep, Policy
 from edgeadapt.errors import RecipeError

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from confined import allowed_calls, directives
 
-from edgeadapt.daemon.settings import Settings, load_settings
+from edgeadapt.daemon.settings import Settings
+from edgeadapt.daemon.settings_file import load_settings
 from edgeadapt.demo.sample import bundle_path
 
 ROOT = Path(__file__).parents[2]
