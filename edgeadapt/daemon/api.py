@@ -49,8 +49,9 @@ from edgeadapt.daemon.forms import (
     Swap,
     Target,
 )
+from edgeadapt.daemon.pictures import png_of
 from edgeadapt.daemon.series import Past, Window
-from edgeadapt.daemon.wire import JPEG, JSON, MAX_JSON_BYTES, NPY, PNG, TEXT, Refused, decoded, encode, png_of
+from edgeadapt.daemon.wire import JPEG, JSON, MAX_JSON_BYTES, NPY, PNG, TEXT, Refused, decoded, encode
 from edgeadapt.errors import BudgetError, CapacityError, EdgeadaptError, InputError, RuntimeUnavailable, StateError, StorageError
 from edgeadapt.results import Commit, Question
 

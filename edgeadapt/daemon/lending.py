@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 
 import edgeadapt
 from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.daemon.arrival import Arrival
+from edgeadapt.daemon.loop import stacked
 from edgeadapt.daemon.settings import Settings
 from edgeadapt.device.budget import Budget
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.policy import Keep, Policy
-from edgeadapt.errors import BundleError
+from edgeadapt.errors import BundleError, InputError
 from edgeadapt.runtime import Runtime, open_runtime
 
 _LONGEST_SWAP_S = 120.0  # the watchdog is told that all is well while a bundle is being replaced, but no longer than this
@@ -86,4 +90,32 @@ class Lending:
                 self._changed.notify_all()
 
 
-__all__ = ["Lending", "open_learner", "trusted_bundle"]
+def warm(learner: Learner, batch: int) -> None:
+    """One prediction of each size that the loop will ask for most, on a blank input."""
+    manifest = learner.bundle.manifest
+    for size in sorted({1, batch}):
+        if manifest.input.layout == "features" or not manifest.graphs_for("encode"):
+            taps = {"taps": np.zeros((size, manifest.tap_dim), np.float32)} if manifest.tap_dim else {}
+            learner.predict(features={"z": np.zeros((size, manifest.feature_dim), np.float32), **taps})
+        else:
+            low = manifest.input.range[0] if manifest.input.range else 0.0
+            learner.predict(np.full((size, *manifest.input.shape), low, manifest.input.dtype))
+
+
+def answers_of(learner: Learner, recent: Sequence[Arrival]) -> list[str]:
+    """The class of each input; empty where it does not fit."""
+    labels = []
+    for arrival in recent:
+        with suppress(InputError):
+            x, features = stacked([arrival])
+            labels.append(learner.predict(x, features=features, stream=arrival.stream).labels[0])
+            continue
+        labels.append("")
+    return labels
+
+
+def identity(bundle: Bundle) -> dict[str, Any]:
+    return {"name": bundle.manifest.name, "version": bundle.manifest.version, "sha256": bundle.sha256, "signed_by": bundle.signed_by}
+
+
+__all__ = ["Lending", "answers_of", "identity", "open_learner", "trusted_bundle", "warm"]

@@ -20,15 +20,16 @@ from numpy.typing import NDArray
 
 import edgeadapt
 from edgeadapt.bundle import Bundle
-from edgeadapt.bundle.schema import InputSpec, Manifest
+from edgeadapt.bundle.schema import Manifest
 from edgeadapt.daemon.arrival import Answer, Arrival, Inbox, LabelArrival, Sink, Source, refused
 from edgeadapt.daemon.feeding import Feeder
 from edgeadapt.daemon.labels import Labels
-from edgeadapt.daemon.lending import Lending, open_learner, trusted_bundle
-from edgeadapt.daemon.loop import Loop, answer_of, stacked
+from edgeadapt.daemon.lending import Lending, answers_of, identity, open_learner, trusted_bundle, warm
+from edgeadapt.daemon.loop import Loop, answer_of
 from edgeadapt.daemon.naming import Naming
 from edgeadapt.daemon.notify import Notify
 from edgeadapt.daemon.pace import Pace
+from edgeadapt.daemon.pictures import as_picture
 from edgeadapt.daemon.series import Past, Series, Window, watch
 from edgeadapt.daemon.settings import Settings, read_secret
 from edgeadapt.device.learner import DEFAULT_STREAM, Learner
@@ -126,7 +127,7 @@ class Service:
     def start(self) -> None:
         """Warm the encoder, start the loop, the sources and the control interface, and tell the supervisor."""
         with self._lending.lend() as learner:
-            _warm(learner, self.settings.loop.batch)
+            warm(learner, self.settings.loop.batch)
         self._labels.start()
         self._loop.start()
         for feeder in self._feeders.values():
@@ -432,7 +433,7 @@ class Service:
         with self._lending.lend() as learner:
             if bundle is None:
                 learner.offer(offered, trust=settings.trust)
-            old, answers = learner.bundle, _answers(learner, recent)
+            old, answers = learner.bundle, answers_of(learner, recent)
             learner.pause(True)  # what is queued is not waited for: labels are durable, and learned once the new one is open
         said: dict[str, Any] = {}
         started = time.perf_counter()
@@ -445,7 +446,7 @@ class Service:
             except Exception as error:
                 said["refused"] = error
                 new = self._open_again(old, error)
-            again = _answers(new, recent)
+            again = answers_of(new, recent)
             known = [(one, other) for one, other in zip(answers, again, strict=True) if one and other]
             said["paused_ms"], said["compared"] = 1e3 * (time.perf_counter() - started), len(known)
             said["agreement"] = sum(one == other for one, other in known) / len(known) if known else None
@@ -456,12 +457,12 @@ class Service:
             raise error if isinstance(error, EdgeadaptError) else StateError(f"{offered.path.name} did not open: {type(error).__name__}: {error}")
         self._manifest = offered.manifest
         log.info("%s %s took over, requests waited for %.0f ms", offered.manifest.name, offered.manifest.version, said["paused_ms"])
-        return _identity(offered) | {"before": _identity(old)} | said
+        return identity(offered) | {"before": identity(old)} | said
 
     def _open_warm(self, settings: Settings, bundle: Bundle, *, allow_older: bool = False) -> Learner:
         learner = open_learner(settings, self._runtime, bundle, is_frozen=self._is_frozen, allow_older=allow_older)
         try:
-            _warm(learner, settings.loop.batch)
+            warm(learner, settings.loop.batch)
         except BaseException:
             learner.close()
             raise
@@ -566,7 +567,7 @@ class Service:
         ready, reason = self.ready()
         with self._lending.lend() as learner:
             of_learner = {
-                "bundle": _identity(learner.bundle), "classes": list(learner.classes), "domains": learner.domains(), "learner": learner.counters(),
+                "bundle": identity(learner.bundle), "classes": list(learner.classes), "domains": learner.domains(), "learner": learner.counters(),
                 "labelled": {name: learner._held_out.count(name) for name in learner.classes},
                 "timings": learner.timings(), "is_paused": learner.is_paused, "questions": len(learner.questions(1 << 20)),
             }  # fmt: skip
@@ -586,49 +587,6 @@ class Service:
     def series(self, window: Window = "minutes") -> Past:
         """What the status page draws over time."""
         return self._series.past(window)
-
-
-def as_picture(frame: NDArray[Any], spec: InputSpec) -> NDArray[np.uint8] | None:
-    """An input as a picture, (H, W) or (H, W, 3) uint8, RGB; None if it is none."""
-    if spec.layout not in ("NHWC", "NCHW", "NHW") or frame.shape != spec.shape:
-        return None
-    image = frame.transpose(1, 2, 0) if spec.layout == "NCHW" else frame
-    if image.dtype != np.uint8:
-        low, high = spec.range or (0.0, 255.0)
-        image = np.clip(np.round((image - low) * (255.0 / (high - low))), 0, 255).astype(np.uint8)
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[..., 0]
-    if image.ndim == 3 and image.shape[2] != 3:
-        return None
-    return np.ascontiguousarray(image[..., ::-1] if image.ndim == 3 and spec.colour == "bgr" else image)
-
-
-def _warm(learner: Learner, batch: int) -> None:
-    """One prediction of each size that the loop will ask for most, on a blank input."""
-    manifest = learner.bundle.manifest
-    for size in sorted({1, batch}):
-        if manifest.input.layout == "features" or not manifest.graphs_for("encode"):
-            taps = {"taps": np.zeros((size, manifest.tap_dim), np.float32)} if manifest.tap_dim else {}
-            learner.predict(features={"z": np.zeros((size, manifest.feature_dim), np.float32), **taps})
-        else:
-            low = manifest.input.range[0] if manifest.input.range else 0.0
-            learner.predict(np.full((size, *manifest.input.shape), low, manifest.input.dtype))
-
-
-def _answers(learner: Learner, recent: Sequence[Arrival]) -> list[str]:
-    """The class of each input; empty where it does not fit."""
-    labels = []
-    for arrival in recent:
-        with suppress(InputError):
-            x, features = stacked([arrival])
-            labels.append(learner.predict(x, features=features, stream=arrival.stream).labels[0])
-            continue
-        labels.append("")
-    return labels
-
-
-def _identity(bundle: Bundle) -> dict[str, Any]:
-    return {"name": bundle.manifest.name, "version": bundle.manifest.version, "sha256": bundle.sha256, "signed_by": bundle.signed_by}
 
 
 def _opened_with(settings: Settings, key: str) -> Any:
@@ -693,4 +651,4 @@ def _control(service: Service, settings: Settings) -> Control | None:
     return Control(service, control.listen, token, control.max_body_mib, control.timeout_s)
 
 
-__all__ = ["Lending", "Service", "as_picture", "open_learner", "trusted_bundle"]
+__all__ = ["Service"]

@@ -1,16 +1,13 @@
-"""Bytes and values: types of media, JSON, pictures to show, and how a request is refused."""
+"""Bytes and values: types of media, JSON, and how a request is refused."""
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import numpy as np
 from msgspec import Raw
-from numpy.typing import NDArray
 
 from edgeadapt.errors import InputError
 
@@ -49,18 +46,4 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"no JSON for {type(value).__name__}")
 
 
-def png_of(frame: NDArray[np.uint8]) -> bytes:
-    """(H, W), (H, W, 1) or (H, W, 3) uint8 as PNG: no package of pictures is needed to show one."""
-    height, width = frame.shape[:2]
-    rows = np.ascontiguousarray(frame, np.uint8).reshape(height, -1)
-    raw = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
-    parts = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2 if rows.shape[1] == 3 * width else 0, 0, 0, 0)),
-        (b"IDAT", zlib.compress(raw, 6)),
-        (b"IEND", b""),
-    )
-    chunks = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
-__all__ = ["JPEG", "JSON", "MAX_JSON_BYTES", "NPY", "PNG", "TEXT", "Refused", "decoded", "encode", "png_of"]
+__all__ = ["JPEG", "JSON", "MAX_JSON_BYTES", "NPY", "PNG", "TEXT", "Refused", "decoded", "encode"]

@@ -30,8 +30,8 @@ from edgeadapt.bundle import read_bundle
 from edgeadapt.bundle.schema import Manifest
 from edgeadapt.daemon import api
 from edgeadapt.daemon.arrival import Answer
+from edgeadapt.daemon.pictures import png_of
 from edgeadapt.daemon.series import Past, Series, Window
-from edgeadapt.daemon.wire import png_of
 from edgeadapt.demo.sample import bundle_path, load_sample
 from edgeadapt.device.budget import Budget
 from edgeadapt.device.learner import Learner

@@ -23,7 +23,8 @@ import pytest
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.bundle.signing import generate_key
 from edgeadapt.daemon.arrival import Arrival, LabelArrival
-from edgeadapt.daemon.service import Service, as_picture
+from edgeadapt.daemon.pictures import as_picture
+from edgeadapt.daemon.service import Service
 from edgeadapt.daemon.settings import LoopSection, PolicySection
 from edgeadapt.daemon.settings_file import load_settings
 from edgeadapt.demo.sample import CLASSES, Sample, bundle_path
