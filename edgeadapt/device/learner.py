@@ -219,11 +219,11 @@ class Learner:
         ids = new_ids(len(z))
         slots = read.logits.argmax(axis=1)
         is_factory_path = memory.encoder_in(domain) is None
+        active = memory.domains.get(domain) if self._program.can_adapt else None
+        far = None if active is None else distance_from(read.embedding, memory.prototypes)
         queued: tuple[Action, ...] = ()
         with found.lock:
             if found.state.domain == domain:  # else the worker moved on: these residuals belong to the past
-                active = memory.domains.get(domain) if self._program.can_adapt else None
-                far = None if active is None else distance_from(read.embedding, memory.prototypes)
                 found.window.push(read.residual, slots, read.score, inputs, ids, far, None if active is None else active.tensors)
             reading = found.window.reading(domain, memory.class_counts, is_factory_path)
             is_foreign = not (is_factory_path or self._program.preserves_space) and features is None

@@ -17,7 +17,7 @@ from edgeadapt.bench.corruptions import TUNING
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, stress_table, write_bundle
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.cli import main
-from edgeadapt.device import conditions
+from edgeadapt.device import corrections
 from edgeadapt.errors import InputError
 from edgeadapt.host.methods import adaptations
 from edgeadapt.host.methods.feature_shift import FeatureShift
@@ -275,7 +275,7 @@ def test_a_harmful_method_may_not_act(tmp_path: Path, monkeypatch: pytest.Monkey
     refused = card()
     assert (refused.mode, refused.reason) == ("advise", "shifted shuffled: gains +0.0%, 2% are needed"), "the device's health check refuses every correction"
     assert sum(row.refreshes for row in refused.rows) > 5
-    monkeypatch.setattr(conditions, "healthiest", lambda choices, *rest: (choices[0][1], ""))
+    monkeypatch.setattr(corrections, "healthiest", lambda choices, *rest: (choices[0][1], ""))
     harmed = card()
     worst = max((*harmed.rows, *(harmed.long.phases if harmed.long else ())), key=lambda found: found.loss)
     assert harmed.mode == "off" and worst.loss > 0.1
