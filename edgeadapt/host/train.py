@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -184,13 +185,13 @@ class _Run:
                 found = self.ranks.share(read_checkpoint(path) if first else None)
                 if found is not None:
                     history, rows = restore(path, found, parts, say)
-            model = self.ranks.wrap(self.module, self.device)
+            self.ranks.begin_alike(self.module)
             order = Order(len(self.labels), settings.seed, self.ranks, len(history))
             meter = Meter(say, settings.epochs, self.steps, first=len(history) * self.steps)
             log = RunLog(folder, rows, say)
             try:
                 while len(history) < settings.epochs and not self.best.is_waiting_over(history):
-                    history.append(self._epoch(model, order.of(len(history)), history, meter, log))
+                    history.append(self._epoch(order.of(len(history)), history, meter, log))
                     self.best.look(self.module, history)
                     if path is not None and first:
                         save_checkpoint(path, parts, history, log.rows)
@@ -200,7 +201,7 @@ class _Run:
                 log.close()
         return self._chosen(history)
 
-    def _epoch(self, model: nn.Module, order: Tensor, history: list[EpochRecord], meter: Meter, log: RunLog) -> EpochRecord:
+    def _epoch(self, order: Tensor, history: list[EpochRecord], meter: Meter, log: RunLog) -> EpochRecord:
         settings, epoch, steps = self.settings, len(history), self.steps
         started, before = time.perf_counter(), sum(record.seconds for record in history)
         every = math.ceil(steps / ROWS_PER_EPOCH)
@@ -210,7 +211,7 @@ class _Run:
             rate = one_cycle(epoch * steps + step, settings.epochs * steps, settings.lr)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            value = self._step(model, self.ranks.part(order[step * settings.batch : (step + 1) * settings.batch]), epoch, step, rate)
+            value = self._step(self.ranks.part(order[step * settings.batch : (step + 1) * settings.batch]), epoch, step, rate)
             total += value
             if (step + 1) % every == 0 or step + 1 == steps:
                 loss = self.ranks.sum(total)[0] / self.ranks.count / (step + 1)
@@ -223,16 +224,16 @@ class _Run:
         log.write(LogRow(epoch + 1, (epoch + 1) * steps, rate, loss, accuracy, before + record.seconds))
         return record
 
-    def _step(self, model: nn.Module, rows: Tensor, epoch: int, step: int, rate: float) -> float:
+    def _step(self, rows: Tensor, epoch: int, step: int, rate: float) -> float:
         self.optimiser.zero_grad(set_to_none=True)
         x, y = augmented(self.inputs[rows], self.settings.augment).to(self.device), self.labels[rows].to(self.device)
         with self.precision.autocast():
-            logits = model(x)
+            logits = self.module(x)
         loss = nn.functional.cross_entropy(logits.float(), y)
         value = loss.item()
         if not math.isfinite(value):
             raise DivergenceError(f"the loss is {value} in epoch {epoch + 1}, step {step + 1}, at rate {rate:.3g}; train with a lower lr")
-        self.precision.step(loss, self.optimiser)
+        self.precision.step(loss, self.optimiser, partial(self.ranks.average_gradients, self.module))
         return value
 
     def _chosen(self, history: list[EpochRecord]) -> TrainResult:

@@ -156,3 +156,34 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     for batch, ranks in ((15, 2), (4, 4)):
         with pytest.raises(InputError, match="processes share every batch"):
             Settings(1, batch, "sgd", 0.1, 0.9, 0.0, "none", 0, "float32", "cpu", ranks, 0, "")
+
+
+RANKS = """import os, sys
+import torch
+from torch import nn
+from edgeadapt.host.training.parallel import joined_ranks
+with joined_ranks("cpu") as ranks:
+    torch.manual_seed(ranks.rank)
+    network = nn.ModuleList([nn.Linear(3, 2), nn.Linear(2, 2), nn.Linear(2, 2)])
+    ranks.begin_alike(network)
+    first, second, third = network
+    loss = first(torch.full((1, 3), 1.0 + ranks.rank)).sum()
+    if ranks.rank:
+        loss = loss + second(torch.ones(1, 2)).sum()
+    loss.backward()
+    ranks.average_gradients(network)
+    assert torch.equal(first.weight.grad, torch.full((2, 3), 1.5)) and torch.equal(second.weight.grad, torch.full((2, 2), 0.5))
+    assert third.weight.grad is None, "no process used it"
+    weights = ranks.share(first.weight.detach())
+    assert torch.equal(weights, first.weight)
+left = sorted(open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task"))
+assert not [name for name in left if "gloo" in name], left
+print("rank", ranks.rank, "done", flush=True)
+"""
+
+
+def test_gradients_become_their_mean_and_no_thread_outlives_the_group(tmp_path: Path) -> None:
+    (tmp_path / "ranks.py").write_text(RANKS, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "ranks.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0 and sorted(done.stdout.split("\n")) == ["", "rank 0 done", "rank 1 done"], done.stderr

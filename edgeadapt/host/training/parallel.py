@@ -7,7 +7,6 @@ of the process, so that no two processes draw the same.
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,14 +34,28 @@ class Ranks:
         """The one that prints and writes."""
         return self.rank == 0
 
-    def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """A module whose backward pass averages the gradients of all processes; it begins with the weights of the first."""
+    def begin_alike(self, module: nn.Module) -> None:
+        """Every process takes the weights and statistics of the first."""
+        if self.count > 1:
+            module.load_state_dict(self.share(module.state_dict()))
+
+    def average_gradients(self, module: nn.Module) -> None:
+        """After the backward pass: every gradient becomes its mean over all processes, in one message. One that no process has stays None.
+
+        torch's ``DistributedDataParallel`` overlaps this with the backward pass, which pays for networks larger than those trained here; but
+        in torch 2.13 it holds the threads of the group past its end, and now and then that aborts the interpreter on its way out.
+        """
         if self.count == 1:
-            return module
-        devices = [device.index] if device.type == "cuda" else None
-        parallel = nn.parallel.DistributedDataParallel
-        name = "forward_sync_buffers" if "forward_sync_buffers" in inspect.signature(parallel).parameters else "broadcast_buffers"
-        return parallel(module, devices, **{name: False})  # torch 2.13 warns about the second name, older ones know no other
+            return
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        has = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
+        gradients = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters]
+        message = torch.cat([has.to(gradients[0]), *(gradient.reshape(-1) for gradient in gradients)])
+        dist.all_reduce(message)
+        used, *means = message.split([len(has), *(gradient.numel() for gradient in gradients)])
+        for is_used, parameter, gradient, mean in zip(used.tolist(), parameters, gradients, means, strict=True):
+            if is_used:
+                parameter.grad = gradient.copy_(mean.view(gradient.shape)).div_(self.count)
 
     def part(self, rows: Tensor) -> Tensor:
         """This process's share of the rows of a batch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -58,9 +58,10 @@ class MixedPrecision:
         """Around the forward pass; nothing at float32, so that its results are those without this class."""
         return nullcontext() if self._type is torch.float32 else torch.autocast(self._device.type, self._type)
 
-    def step(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
-        """Backward pass and one step; float16 leaves a step out whose gradients overflowed, and lowers the scale."""
+    def step(self, loss: Tensor, optimiser: torch.optim.Optimizer, between: Callable[[], None] = lambda: None) -> None:
+        """Backward pass, ``between``, and one step; float16 leaves a step out whose gradients overflowed, and lowers the scale."""
         self.scaler.scale(loss).backward()
+        between()
         self.scaler.step(optimiser)
         self.scaler.update()
 

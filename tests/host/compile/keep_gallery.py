@@ -13,9 +13,12 @@ Each entry becomes a folder with ``model.onnx`` and ``values.npz``, which ``test
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +60,16 @@ def keep(entry: Entry, folder: Path) -> None:
     np.savez(folder / "values.npz", tolerance=graph.parity.tolerance, **arrays)
 
 
+def keep_numbered(target: Path, number: int) -> None:
+    entry = GALLERY[number]
+    keep(entry, target / f"{number:03d} {entry.name.replace('/', ' ')}")
+
+
 def main(target: Path, names: list[str]) -> None:
     start = time.monotonic()
-    for number, entry in enumerate(GALLERY):
-        if names and entry.name not in names:
-            continue
-        keep(entry, target / f"{number:03d} {entry.name.replace('/', ' ')}")
+    numbers = [number for number, entry in enumerate(GALLERY) if not names or entry.name in names]
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
+        list(pool.map(partial(keep_numbered, target), numbers))
     kept = list(target.glob("*/model.onnx"))
     print(f"kept {len(kept)} graphs, {sum(path.stat().st_size for path in target.glob('*/*')) / 2**20:.1f} MiB, {time.monotonic() - start:.0f} s")
 
