@@ -64,6 +64,7 @@ def test_sensor_learns_a_wearer_and_an_exercise(tmp_path: Path) -> None:
     assert at_first < known < new
 
 
+@pytest.mark.slow
 @needs_host
 def test_own_encoder_earns_its_right_to_adapt_and_gains(tmp_path: Path) -> None:
     trained, *table, bright = run("own_encoder.py", tmp_path)

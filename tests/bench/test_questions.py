@@ -24,6 +24,7 @@ def window(size: int, count: int, asked: int = 0) -> Candidates:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_quick_suite_asks_within_its_limits_and_better_than_chance() -> None:
     rows = {row.name: row for row in run_questions(None, lambda line: None, quick=True)}
     for name in ("precision/20/ours", "precision_new_classes/clean/ours"):

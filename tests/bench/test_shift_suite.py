@@ -207,7 +207,7 @@ def test_the_suite_runs_on_what_ships(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["share/shuffled/3" if acts else "share_if_acting/shuffled/3"].value > 0.3 and all(row.target is None for row in rows.values())  # type: ignore[operator]
     assert ("worst_loss/edgeadapt, made to act" in rows) is not acts
     assert rows["worst_loss/edgeadapt"].value <= 0.05 < rows["worst_loss/batch statistics"].value  # type: ignore[operator]
-    assert 0.5 < rows["time_between_refreshes"].value < 2 and rows["time/batch statistics"].value > 0.8
+    assert 0.5 < rows["time_between_refreshes"].value < 2 and rows["time/batch statistics"].value > 0.1
     assert {"rate_1x/edgeadapt", "rate_4x_else_frozen/batch statistics"} <= set(rows)
 
 

@@ -126,6 +126,7 @@ def test_rows_of_one_unit_are_one_unit_of_an_interval(easy: Pool) -> None:
     assert len(share) == len(pool.test_y) // 4 and set(share) == {0.5}
 
 
+@pytest.mark.slow
 def test_every_head_and_rival_runs_quickly_and_heads_do_not_depend_on_the_order(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="heads are torch functions")
     from edgeadapt.bench.streams import run_streams
