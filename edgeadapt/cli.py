@@ -18,6 +18,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
@@ -160,7 +161,7 @@ def _daemon_commands(command: Any, everywhere: argparse.ArgumentParser) -> None:
     serve.add_argument("config", type=Path, metavar="CONFIG.toml")
     serve.add_argument("--check", action="store_true", help="only say whether it could run here: settings, bundle, state folder, sources and sinks")
 
-    ctl = command("ctl", "serving:ctl", "ask a running daemon, answer its questions, roll back, freeze, pause, swap its bundle")
+    ctl = command("ctl", "serving:ctl", "ask a running daemon, answer its questions, forget, roll back, freeze, pause, swap its bundle")
     place = ctl.add_mutually_exclusive_group()
     place.add_argument("--url", default="http://127.0.0.1:8420", help="where it listens (default: http://127.0.0.1:8420)")
     place.add_argument("--socket", type=Path, metavar="PATH", help="the unix socket on which it listens")
@@ -185,6 +186,12 @@ def _daemon_commands(command: Any, everywhere: argparse.ArgumentParser) -> None:
     label.add_argument("sample", metavar="ID", help="the id of a question or answer, or the name that its source gave the sample")
     label.add_argument("label", metavar="NAME", help="the class")
     label.add_argument("--source", default="ctl", metavar="WHO", help="who says so (default: ctl)")
+    forget = action("forget", "remove labels as if they had never been; conditions are joined by and")
+    forget.add_argument("samples", nargs="*", metavar="ID", help="ids, or the names that their source gave the samples")
+    forget.add_argument("--source", metavar="WHO", help="who said so")
+    forget.add_argument("--class", dest="classes", action="append", default=[], metavar="NAME", help="labels of this class; may be repeated")
+    forget.add_argument("--before", type=_moment, metavar="TIME", help="samples met before: 2026-01-31T12:00, or seconds since the epoch")
+    forget.add_argument("--after", type=_moment, metavar="TIME", help="samples met from then on")
     classes = action("classes", "the known classes")
     change = classes.add_mutually_exclusive_group()
     change.add_argument("--add", metavar="NAME", help="make room for a class first")
@@ -296,6 +303,14 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"at least 1, got {value}")
     return value
+
+
+def _moment(text: str) -> float:
+    """Local time, or seconds since the epoch."""
+    try:
+        return datetime.fromisoformat(text).timestamp() if "-" in text else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a time is 2026-01-31T12:00 or seconds since the epoch, got {text!r}") from None
 
 
 def _commit(text: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import importlib.util
 import json
 import logging
 import os
@@ -19,15 +18,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from edgeadapt import errors
-from edgeadapt.errors import EdgeadaptError, InputError, RuntimeUnavailable, StateError
+from edgeadapt.errors import EdgeadaptError, InputError, StateError
 
 if TYPE_CHECKING:
     from edgeadapt.bundle import Manifest
     from edgeadapt.daemon.settings import AnySink, AnySource, Settings
 
-_DAEMON = {"starlette": "daemon", "uvicorn": "daemon", "prometheus_client": "daemon", "psutil": "daemon"}
-_NEEDS = {"folder": "PIL", "sequence": "PIL", "video": "cv2", "mqtt": "paho"}
-_EXTRAS = {**_DAEMON, "PIL": "images", "cv2": "video", "paho": "daemon"}
 _CONNECT_S, _PATIENCE_S, _MAX_ANSWER_BYTES = 10.0, 600.0, 64 << 20
 
 
@@ -62,7 +58,7 @@ def _check(config: Path, settings: Settings) -> int:
 
 def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
     found: list[Manifest] = []
-    yield "packages", lambda: _require(*_DAEMON)
+    yield "packages", lambda: _packages(settings)
     yield "bundle", lambda: _bundle(settings, found)
     yield "runtime", lambda: _runtime(settings.runtime)
     yield "state", lambda: _state(settings.state)
@@ -73,11 +69,13 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
         yield f"sink {sink.name}", partial(_sink, sink)
 
 
-def _require(*modules: str) -> str:
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            raise RuntimeUnavailable(f"{module} is not installed; this needs: pip install 'edgeadapt[{_EXTRAS[module]}]'")
-    return ", ".join(modules)
+def _packages(settings: Settings) -> str:
+    """Those of the control interface; what a source or a sink needs is looked for on its own line."""
+    from edgeadapt.daemon import needs
+
+    modules = needs.of_control(settings)
+    needs.require(modules)
+    return ", ".join(modules) or "none is needed"
 
 
 def _bundle(settings: Settings, found: list[Manifest]) -> str:
@@ -115,6 +113,8 @@ def _control(settings: Settings) -> str:
     from edgeadapt.daemon.settings import read_secret
 
     control = settings.control
+    if not control.is_on:
+        return "switched off: no HTTP, no edgeadapt ctl, no page, no metrics"
     if control.token_file is not None:
         read_secret(control.token_file)
     place = control.socket
@@ -125,11 +125,10 @@ def _control(settings: Settings) -> str:
 
 def _source(source: AnySource, found: list[Manifest]) -> str:
     """What it reads is there, and fits the bundle. Nothing is read or connected: that is for the daemon, which tries again."""
-    from edgeadapt.daemon.settings import kind_of
+    from edgeadapt.daemon import needs
     from edgeadapt.daemon.sources import open_source
 
-    is_pipeline = bool(getattr(source, "pipeline", ""))  # those run outside this process
-    _require(*([_NEEDS[kind_of(source)]] if kind_of(source) in _NEEDS and not is_pipeline else []))
+    needs.require(needs.of_source(source))
     place = _place(source)
     for manifest in found:
         open_source(source, manifest.input, manifest.classes)
@@ -140,7 +139,6 @@ def _place(source: AnySource) -> str:
     from edgeadapt.daemon.settings import FolderSource, MqttSource, SequenceSource, VideoSource
 
     if isinstance(source, MqttSource):
-        _require(*(["PIL"] if source.format == "image" else []))
         return _broker(source)
     if isinstance(source, VideoSource):
         from edgeadapt.daemon.sources.readers import camera_of
@@ -161,11 +159,12 @@ def _place(source: AnySource) -> str:
 
 
 def _sink(sink: AnySink) -> str:
+    from edgeadapt.daemon import needs
     from edgeadapt.daemon.settings import MqttSink
     from edgeadapt.daemon.sinks import open_sink
 
+    needs.require(needs.of_sink(sink))
     if isinstance(sink, MqttSink):
-        _require("paho")
         open_sink(sink).close()
         return _broker(sink)
     folder = sink.path.parent
@@ -295,6 +294,11 @@ def _post(path: str, body: Callable[[argparse.Namespace], dict[str, Any] | None]
     return lambda daemon, args: _say(daemon.ask("POST", path, body(args)), args)
 
 
+def _given(**conditions: Any) -> dict[str, Any]:
+    """Those that have a value."""
+    return {key: value for key, value in conditions.items() if value not in (None, [])}
+
+
 def _classes(daemon: _Daemon, args: argparse.Namespace) -> int:
     if args.add is not None:
         return _say(daemon.ask("POST", "/v1/classes", {"name": args.add}), args)
@@ -326,6 +330,7 @@ _ASKED: dict[str, Callable[[_Daemon, argparse.Namespace], int]] = {
     "decisions": _list("/v1/decisions"),
     "classes": _classes,
     "label": _post("/v1/labels", lambda args: {"labels": [{"sample": args.sample, "label": args.label}], "source": args.source}),
+    "forget": _post("/v1/forget", lambda args: _given(samples=args.samples, source=args.source, classes=args.classes, before=args.before, after=args.after)),
     "rollback": _post("/v1/rollback", lambda args: {"to": args.to}),
     "freeze": _post("/v1/freeze", lambda args: {"frozen": True}),
     "unfreeze": _post("/v1/freeze", lambda args: {"frozen": False}),

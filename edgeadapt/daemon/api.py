@@ -31,6 +31,8 @@ from edgeadapt.daemon.forms import (
     Decisions,
     Facts,
     Failure,
+    Forget,
+    Forgotten,
     Freeze,
     History,
     InStream,
@@ -53,7 +55,7 @@ from edgeadapt.daemon.pictures import png_of
 from edgeadapt.daemon.series import Past, Window
 from edgeadapt.daemon.wire import JPEG, JSON, MAX_JSON_BYTES, NPY, PNG, TEXT, Refused, decoded, encode
 from edgeadapt.errors import BudgetError, CapacityError, EdgeadaptError, InputError, RuntimeUnavailable, StateError, StorageError
-from edgeadapt.results import Commit, Question
+from edgeadapt.results import Commit, Question, Receipt
 
 if TYPE_CHECKING:
     from edgeadapt.daemon.metrics import Metrics
@@ -70,6 +72,7 @@ class Served(Protocol):
     def predict(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = "default") -> Sequence[Answer]: ...
     def observe(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = "default", names: Sequence[str] = ()) -> Sequence[Answer]: ...  # fmt: skip
     def label(self, items: Sequence[tuple[str, str]], source: str = "") -> Mapping[str, Any]: ...
+    def forget(self, samples: Sequence[str] | None = None, *, source: str | None = None, classes: Sequence[str] | None = None, before: float | None = None, after: float | None = None) -> Receipt: ...  # fmt: skip
     def questions(self, limit: int = 5) -> Sequence[Question]: ...
     def frame_of(self, question: str) -> NDArray[np.uint8] | None: ...
     def picture_of(self, stream: str, sample: str = "") -> NDArray[np.uint8] | None: ...
@@ -160,6 +163,16 @@ def _label(service: Served, asked: Asked) -> LabelsTold:
     """Label samples by id or by your own name for them; a label may come before its sample."""
     told = service.label([(item.sample, item.label) for item in asked.body.labels], asked.body.source)
     return msgspec.convert(told, LabelsTold)
+
+
+def _forget(service: Served, asked: Asked) -> Forgotten:
+    """Remove labelled samples as if they had never been."""
+    what = asked.body
+    receipt = service.forget(what.samples, source=what.source, classes=what.classes, before=what.before, after=what.after)
+    return Forgotten(
+        removed=receipt.removed, subtracted=receipt.subtracted, snapshots=receipt.snapshots, moved=receipt.moved, exact=tuple(receipt.exact),
+        unreachable=tuple(receipt.unreachable),
+    )  # fmt: skip
 
 
 def _questions(service: Served, asked: Asked) -> Questions:
@@ -290,6 +303,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/predict", _predict, Answers, InStream, Samples, _BATCHES),
     Route("POST", "/v1/observe", _observe, Answers, InStreamNamed, NamedSamples, _BATCHES),
     Route("POST", "/v1/labels", _label, LabelsTold, body=Labels, refusals=(429, 507)),
+    Route("POST", "/v1/forget", _forget, Forgotten, body=Forget, refusals=(429, 507), is_slow=True),
     Route("GET", "/v1/questions", _questions, Questions, AtMost5),
     Route("GET", "/v1/questions/{id}/image", _image, PNG, refusals=(404,)),
     Route("GET", "/v1/classes", _classes, Classes),

@@ -48,7 +48,7 @@ class Control:
     Args:
         listen: ``"HOST:PORT"`` (port 0: any that is free), or ``"unix:PATH"``. token: what every request must carry; needed where ``listen`` is
             neither a loopback address nor a unix socket. max_body_mib: the largest body that is read. timeout_s: what a request may take;
-            rollback, checkpoint and swap ten times as long.
+            rollback, forget, checkpoint and swap ten times as long.
 
     Raises:
         RecipeError: an address without a token that others can reach.

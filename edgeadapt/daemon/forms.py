@@ -68,6 +68,16 @@ class Labels(_Request, frozen=True, kw_only=True):
     source: Annotated[str, Meta(max_length=100, pattern=_PLAIN)] = "http"
 
 
+class Forget(_Request, frozen=True, kw_only=True):
+    """Which labels: those that meet every condition that is given, and one must be. ``before``, ``after``: when the sample was met, seconds since the epoch."""
+
+    samples: Annotated[tuple[SampleName, ...], Meta(min_length=1, max_length=1000)] | None = None
+    source: Annotated[str, Meta(max_length=100, pattern=_PLAIN, description="who said so")] | None = None
+    classes: Annotated[tuple[ClassName, ...], Meta(min_length=1, max_length=1000)] | None = None
+    before: Annotated[float, Meta(ge=0, le=100_000_000_000)] | None = None
+    after: Annotated[float, Meta(ge=0, le=100_000_000_000)] | None = None
+
+
 class NewClass(_Request, frozen=True, kw_only=True):
     name: ClassName
 
@@ -202,6 +212,21 @@ class Decisions(Struct, frozen=True, kw_only=True):
     decisions: tuple[Decision, ...]
 
 
+class Forgotten(Struct, frozen=True, kw_only=True):
+    """What was forgotten, and what could not be reached.
+
+    ``removed``: labels and waiting samples deleted. ``subtracted``: labels whose part was taken out of the tensors. ``snapshots``: rewritten.
+    ``moved``: labels that changed sides between teaching and judging. ``exact``: tensors that are what they would be without these labels.
+    """
+
+    removed: int
+    subtracted: int
+    snapshots: int
+    moved: int
+    exact: tuple[str, ...]
+    unreachable: tuple[str, ...]
+
+
 class AtCommit(Struct, frozen=True, kw_only=True):
     commit: int
 
@@ -222,4 +247,4 @@ class Failure(Struct, frozen=True, kw_only=True):
 Facts = dict[str, Any]
 
 
-__all__ = ["MAX_SAMPLES", "Answers", "AskedSample", "AtCommit", "AtMost5", "AtMost50", "AtMost100", "Change", "ClassName", "Classes", "Decision", "Decisions", "Facts", "Failure", "Features", "Freeze", "History", "InStream", "InStreamNamed", "InWindow", "Label", "LabelTold", "Labels", "LabelsTold", "Limit", "Name", "NamedSamples", "NewClass", "NoQuery", "Numbers", "OfStream", "Pause", "Questions", "Ready", "SampleName", "Samples", "Stream", "Swap", "Target"]
+__all__ = ["MAX_SAMPLES", "Answers", "AskedSample", "AtCommit", "AtMost5", "AtMost50", "AtMost100", "Change", "ClassName", "Classes", "Decision", "Decisions", "Facts", "Failure", "Features", "Forget", "Forgotten", "Freeze", "History", "InStream", "InStreamNamed", "InWindow", "Label", "LabelTold", "Labels", "LabelsTold", "Limit", "Name", "NamedSamples", "NewClass", "NoQuery", "Numbers", "OfStream", "Pause", "Questions", "Ready", "SampleName", "Samples", "Stream", "Swap", "Target"]

@@ -8,12 +8,17 @@ the status does not have is left out. These are the parts of it that are read:
     inbox                    {"waiting": samples, "dropped": stream -> samples}
     loop                     {"refused": samples, "unadapted": samples, "failures": batches}
     learner                  as ``Learner.counters()``
-    latency                  {"ratio": number or None, "pauses": count}
+    commits                  [{"kind": text, "outcome": text, "count": since the start}]
+    latency                  {"ratio": number or None, "p99_ratio": number, "pauses": count}
+    budget                   {"temperature_c": number or None, "power_w": number or None}
+    write_budget_bytes       a number
+    throttled                reason -> boolean
+    loop_still_s             seconds
     domains                  condition -> kind
     questions                a count
     is_paused, is_frozen     booleans
-    sources                  [{"name": text, "failures": count}]
-    sinks                    [{"name": text, "dropped": events}]
+    sources                  [{"name": text, "state": text, "delivered", "refused", "unreadable", "labels", "failures", "reconnects": counts}]
+    sinks                    [{"name": text, "dropped", "waiting", "written": events, "failures": count}]
     telemetry                {"temperature_c": zone -> number, "power_w": rail -> number}
 """
 
@@ -50,6 +55,15 @@ _GAUGES: tuple[tuple[str, str, _Path], ...] = (
         "Time of an answer while the worker learns, over that of an answer while it does not.",
         ("latency", "ratio"),
     ),
+    (
+        "edgeadapt_latency_bound_ratio",
+        "The ratio of the slowest answers (p99) above which learning pauses.",
+        ("latency", "p99_ratio"),
+    ),
+    ("edgeadapt_loop_still_seconds", "Time since the loop last turned; it turns four times a second, with or without samples.", ("loop_still_s",)),
+    ("edgeadapt_write_budget_bytes", "Bytes that may be written to the state folder in 24 hours.", ("write_budget_bytes",)),
+    ("edgeadapt_temperature_budget_celsius", "Temperature above which learning pauses; absent where none is set.", ("budget", "temperature_c")),
+    ("edgeadapt_power_budget_watts", "Power above which learning pauses; absent where none is set.", ("budget", "power_w")),
     ("edgeadapt_state_bytes", "Size of the state folder.", ("learner", "state_bytes")),
     ("edgeadapt_tensor_bytes", "Memory of the live tensors.", ("learner", "tensor_bytes")),
     ("edgeadapt_written_bytes_last_day", "Bytes written to the state folder in the last 24 hours.", ("learner", "written_bytes_last_day")),
@@ -64,16 +78,25 @@ _COUNTERS: tuple[tuple[str, str, _Path], ...] = (
     ("edgeadapt_refreshes", "Corrections computed for a condition.", ("learner", "refreshes")),
     ("edgeadapt_deferred_tasks", "Work that was put off because it would not have fitted the budget.", ("learner", "deferred")),
     ("edgeadapt_overruns", "Work that took longer than the budget had foreseen.", ("learner", "overruns")),
+    ("edgeadapt_answered_questions", "Questions that got a label.", ("learner", "answered")),
     ("edgeadapt_latency_pauses", "Times the learner had to wait so that answers stay fast.", ("latency", "pauses")),
     ("edgeadapt_refused_samples", "Samples that came to their turn and got no answer.", ("loop", "refused")),
     ("edgeadapt_unadapted_samples", "Samples that were answered without being observed, because they were late.", ("loop", "unadapted")),
     ("edgeadapt_batch_failures", "Batches that could not be answered.", ("loop", "failures")),
 )
 _BY_NAME: tuple[tuple[str, str, str, str, str], ...] = (
+    ("edgeadapt_source_samples", "Samples that a source brought.", "source", "sources", "delivered"),
+    ("edgeadapt_source_labels", "Labels that a source brought.", "source", "sources", "labels"),
+    ("edgeadapt_source_refused_samples", "Samples and labels of a source that had no place in their queue.", "source", "sources", "refused"),
+    ("edgeadapt_source_unreadable_samples", "Files and messages of a source that could not be read.", "source", "sources", "unreadable"),
     ("edgeadapt_source_failures", "Times a source failed and was started again.", "source", "sources", "failures"),
+    ("edgeadapt_source_reconnects", "Times a source found its broker again.", "source", "sources", "reconnects"),
+    ("edgeadapt_sink_written_events", "Events that a sink has passed on.", "sink", "sinks", "written"),
     ("edgeadapt_sink_dropped_events", "Events that a sink could not take in time.", "sink", "sinks", "dropped"),
+    ("edgeadapt_sink_failures", "Times a sink could not write or send, and tried again.", "sink", "sinks", "failures"),
 )
 _BY_LABEL: tuple[tuple[str, str, str, _Path], ...] = (
+    ("edgeadapt_throttled", "1 while learning is held for this reason.", "reason", ("throttled",)),
     ("edgeadapt_evidence_labels", "Labels in the journal, by what became of them.", "status", ("learner", "evidence")),
     ("edgeadapt_temperature_celsius", "Temperature of a zone of the machine.", "zone", ("telemetry", "temperature_c")),
     ("edgeadapt_power_watts", "Power of a rail of the machine.", "rail", ("telemetry", "power_w")),
@@ -150,13 +173,12 @@ class _OfStatus(Collector):
             if (value := _number(_at(status, path))) is not None:
                 yield CounterMetricFamily(name, about, value)
         for name, about, label, key, count in _BY_NAME:
-            rows = _at(status, (key,))
-            named = (
-                {str(row["name"]): row.get(count) for row in rows if isinstance(row, Mapping) and "name" in row}
-                if isinstance(rows, list)
-                else {}
-            )
-            yield _labelled(CounterMetricFamily(name, about, labels=[label]), dict(_bounded(named)))
+            yield _labelled(CounterMetricFamily(name, about, labels=[label]), dict(_bounded(_named(status, key, count))))
+        waiting = GaugeMetricFamily("edgeadapt_sink_waiting_events", "Events that wait in a sink's queue.", labels=["sink"])
+        yield _labelled(waiting, dict(_bounded(_named(status, "sinks", "waiting"))))
+        running = GaugeMetricFamily("edgeadapt_source_up", "1 while a source runs, or has come to its end; 0 while it waits to be tried again.", labels=["source"])
+        yield _labelled(running, dict(_bounded({name: state != "waiting" for name, state in _named(status, "sources", "state").items() if state is not None})))
+        yield _commits(_at(status, ("commits",)))
         for name, about, label, path in _BY_LABEL:
             yield _labelled(GaugeMetricFamily(name, about, labels=[label]), dict(_bounded(_at(status, path))))
         streams = _at(status, ("streams",))
@@ -177,6 +199,20 @@ def _at(value: Any, path: _Path) -> Any:
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
+
+
+def _named(status: Status, key: str, field: str) -> dict[str, Any]:
+    """One field of every row, by its name."""
+    rows = _at(status, (key,))
+    return {str(row["name"]): row.get(field) for row in rows if isinstance(row, Mapping) and "name" in row} if isinstance(rows, list) else {}
+
+
+def _commits(counts: Any) -> Metric:
+    family = CounterMetricFamily("edgeadapt_commits", "Changes since the start, by what they were and what became of them.", labels=["kind", "outcome"])
+    for row in islice(counts, MAX_SERIES) if isinstance(counts, list) else ():
+        family.add_metric([str(row["kind"]), str(row["outcome"])], row["count"])
+    found: Metric = family
+    return found
 
 
 def _number(value: Any) -> float | None:

@@ -33,6 +33,7 @@ _EVERY_S = 1.0
 _SHOWN = 4  # answers of a stream that were shown last: who was told of one can still ask for its picture
 _OLD_S = 2.0  # a picture is let go for a later answer that has none
 _JUDGED = "accuracy on "
+_COUNTED = (("learn", "learned"), ("learn", "vetoed"), ("learn", "held"), ("rollback", "rolled back"))  # shown before the first of them, too
 
 Line = tuple["float | None", ...]
 
@@ -120,6 +121,8 @@ class Series:
         self._samples: dict[str, tuple[float, int]] = {}
         self._held_out: dict[str, deque[tuple[float, float]]] = {}
         self._last_commit = -1
+        self._commits: Counter[tuple[str, str]] = Counter(dict.fromkeys(_COUNTED, 0))
+        self._has_history = False
 
     # -- what is told ---------------------------------------------------------------------------------
     def take(self, event: Mapping[str, Any], recent: Sequence[Arrival]) -> None:
@@ -161,9 +164,12 @@ class Series:
             })  # fmt: skip
 
     def learned(self, history: Iterable[Commit]) -> None:
-        """Take down what changes were judged with; those that are known already are passed over. In any order."""
+        """Take down what changes were judged with; those that are known already are passed over. In any order. What comes first is of before the start."""
         with self._lock:
             new = sorted((commit for commit in history if commit.number > self._last_commit), key=lambda commit: commit.number)
+            if self._has_history:
+                self._commits.update((commit.kind, commit.outcome) for commit in new)
+            self._has_history = True
             for commit in new:
                 self._last_commit = commit.number
                 for name, share in commit.detail.items():
@@ -221,11 +227,12 @@ class Series:
         return Past(window=window, start=start, step_s=step_s, streams=streams, held_out=held_out, **of_all)
 
     def view(self) -> dict[str, Any]:
-        """For a status: ``latest``, an answer of each stream that is a second old at most, and whether there is a ``picture`` of it; ``answers`` by class."""
+        """For a status: ``latest``, an answer of each stream that is a second old at most, and whether there is a ``picture`` of it; ``answers`` by class; ``commits`` since the start."""
         with self._lock:
             shown = {stream: self._shown[stream][-1] if self._shown.get(stream) else self._show(stream) for stream in sorted(self._latest)}
             latest = {stream: {**found.answer, "picture": found.x is not None} for stream, found in shown.items()}
-            return {"latest": latest, "answers": dict(self._answers)}
+            commits = [{"kind": kind, "outcome": outcome, "count": count} for (kind, outcome), count in sorted(self._commits.items())]
+            return {"latest": latest, "answers": dict(self._answers), "commits": commits}
 
     def input_of(self, stream: str, sample: str = "") -> NDArray[Any] | None:
         """What an answer is about that ``view`` told lately: the one with this id, or the last of the stream."""
@@ -234,9 +241,9 @@ class Series:
 
 
 def watch(series: Series, status: Callable[[], Mapping[str, Any]], history: Callable[[int], Iterable[Commit]], stop: threading.Event) -> None:
-    """Look once a second, until ``stop`` is set; a look that fails is left out."""
+    """Look at once and then once a second, until ``stop`` is set; a look that fails is left out."""
     known = -1
-    while not stop.wait(_EVERY_S):
+    while True:
         try:
             series.sample(status())
             newest = next((commit.number for commit in history(1)), 0)
@@ -245,6 +252,8 @@ def watch(series: Series, status: Callable[[], Mapping[str, Any]], history: Call
                 known = newest
         except Exception as error:  # the daemon stops, or a bundle is replaced: the next second tells
             log.debug("the status could not be taken down: %s: %s", type(error).__name__, error)
+        if stop.wait(_EVERY_S):
+            return
 
 
 __all__ = ["POINTS", "STEP_S", "STREAMS", "Latest", "Past", "Series", "StreamPast", "Window", "watch"]

@@ -110,8 +110,8 @@ class ControlSection(_Section, frozen=True, kw_only=True):
     """The HTTP interface that `edgeadapt ctl`, the status page and your own programs use."""
 
     listen: Annotated[
-        Annotated[str, Meta(pattern=r"^(unix:[^\x00-\x1f]+|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5})\Z")],
-        Meta(description='`"HOST:PORT"` (port 0: any that is free), or `"unix:/run/edgeadapt.sock"`'),
+        Annotated[str, Meta(pattern=r"^(|unix:[^\x00-\x1f]+|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5})\Z")],
+        Meta(description='`"HOST:PORT"` (port 0: any that is free), `"unix:/run/edgeadapt.sock"`, or `""` for none: no HTTP, no `edgeadapt ctl`, no page, no metrics'),
     ] = "127.0.0.1:8420"  # fmt: skip
     token_file: Annotated[
         Path | None, Meta(description="File with the bearer token that every request must carry; needed where `listen` is neither a loopback address nor a unix socket")
@@ -120,28 +120,33 @@ class ControlSection(_Section, frozen=True, kw_only=True):
     timeout_s: Annotated[Annotated[float, Meta(ge=0.01, le=3600)], Meta(description="Seconds that a request may wait for its answer")] = 10.0
 
     @property
+    def is_on(self) -> bool:
+        """There is an interface at all."""
+        return self.listen != ""
+
+    @property
     def socket(self) -> Path | None:
         """The unix socket; None for an address."""
         return path_of(self.listen)
 
     @property
     def address(self) -> tuple[str, int] | None:
-        """Host and port; None for a unix socket."""
-        if self.socket is not None:
+        """Host and port; None for a unix socket, or where there is no interface."""
+        if self.socket is not None or not self.is_on:
             return None
         host, _, port = self.listen.rpartition(":")
         return host.strip("[]"), int(port)
 
     @property
     def is_local(self) -> bool:
-        """Only this machine can reach it."""
-        return is_local(self.listen)
+        """Only this machine can reach it, or nobody."""
+        return not self.is_on or is_local(self.listen)
 
 
 class MetricsSection(_Section, frozen=True, kw_only=True):
     """Metrics for Prometheus, at `/metrics` of the control interface."""
 
-    enabled: Annotated[bool, Meta(description="Whether they are offered")] = True
+    enabled: Annotated[bool, Meta(description="Whether they are offered; without the control interface they never are")] = True
 
 
 class _Source(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
@@ -155,6 +160,10 @@ class FolderSource(_Source, frozen=True, kw_only=True, tag="folder"):
     path: Annotated[Path, Meta(description="The folder; files in folders inside it count too")]
     pattern: Annotated[Given, Meta(description="Which files, as a shell pattern of their name")] = "*"
     label_from: Annotated[Literal["none", "parent"], Meta(description="`parent`: the folder that a file lies in is its label")] = "none"
+    existing: Annotated[
+        Literal["new", "take", "skip"],
+        Meta(description="What lies in the folder at a start: `new` takes what was not taken before the restart, `take` takes everything again, `skip` nothing, not even what came while the daemon was down"),
+    ] = "new"  # fmt: skip
 
 
 class SequenceSource(_Source, frozen=True, kw_only=True, tag="sequence"):

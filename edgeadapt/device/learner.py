@@ -41,6 +41,7 @@ from edgeadapt.results import Action, Commit, Observation, Prediction, Question,
 from edgeadapt.runtime import Runtime, open_runtime
 
 DEFAULT_STREAM = "default"
+_EVERY = 1 << 20  # more questions than are ever open
 
 
 def open(
@@ -135,7 +136,7 @@ class Learner:
         self._serving = Serving(self._program, self._live.classes)
         self._smoothing = Smoothing(self._program) if self._manifest.policy.smooth.method else None
         self._spent = {"encode": 0.0, "sense": 0.0}
-        self._observed = 0
+        self._observed = self._answered = 0
         if self._journal.count_evidence().get("received"):  # labels that were durable but not yet learned when the process stopped
             self._learning.request()
         else:
@@ -266,7 +267,10 @@ class Learner:
             BudgetError: the day's writes are used up. StorageError: the disk is full or fails. Nothing was changed.
         """
         self._here()
-        self._receiving.label(check_texts(ids, "an id"), labels, check_text(source, "a source"))
+        samples = check_texts(ids, "an id")
+        asked = {question.id for question in self.questions(_EVERY)}
+        self._receiving.label(samples, labels, check_text(source, "a source"))
+        self._answered += len(asked.intersection(samples))
 
     def learn(
         self, x: Any, y: str | int | Sequence[str | int], *, source: str = "", stream: str = DEFAULT_STREAM, features: Mapping[str, Any] | None = None
@@ -415,10 +419,15 @@ class Learner:
         return self._journal.history(check_count(limit, "a limit"))
 
     def decisions(self, limit: int = 100) -> list[tuple[float, str, str, str, str]]:
-        """What was decided about windows, newest first: (time, stream, kind, domain, why)."""
+        """What was decided about windows, newest first: (time, stream, kind, domain, why). Reading writes nothing: the next checkpoint does."""
         self._here()
-        self._worker.call(self._house.record_decisions)
-        return self._journal.decisions(check_count(limit, "a limit"))
+        most = check_count(limit, "a limit")
+
+        def run() -> list[tuple[float, str, str, str, str]]:  # on the worker, so that none moves from memory to disk meanwhile
+            waiting = list(self._conditions.decisions)[::-1]
+            return [*waiting, *self._journal.decisions(most)][:most]
+
+        return self._worker.call(run)
 
     def freeze(self, frozen: bool = True) -> None:
         """Serve and measure, change nothing from the batch on that is being learned now. Labels are still received, and learned after ``freeze(False)``."""
@@ -479,6 +488,10 @@ class Learner:
 
         return self._worker.call(run)
 
+    def labelled(self) -> dict[str, int]:
+        """Labels of each known class that the learner goes by: those that teach it, and the fifth that judges it."""
+        return {name: self._held_out.count(name) for name in self.classes}
+
     def domains(self) -> dict[str, str]:
         """Known conditions and what they are: provisional, condition or novelty."""
         return {name: domain.kind for name, domain in self._live.domains.items()}
@@ -494,14 +507,14 @@ class Learner:
         return {**self._spent, "learn": max(0.0, self._worker.busy_s - record), "record": record}
 
     def counters(self) -> dict[str, Any]:
-        """Numbers for a status line: labels by status, refreshes, deferred work, bytes."""
+        """Numbers for a status line: labels by status, refreshes, deferred work, bytes, questions that were answered."""
         self._here()
         return {
             "evidence": self._journal.count_evidence(), "refreshes": self._conditions.corrections.refreshes, "deferred": self._meter.deferred + self._streams.deferred,
             "overruns": self._meter.overruns, "pending": len(self._pending), "state_bytes": self._journal.nbytes,
             "written_bytes_last_day": self._room.used, "writes_deferred": self._room.deferred,
             "tensor_bytes": self._live.tensors.nbytes + sum(d.tensors.nbytes for d in self._live.domains.values()), "backlog": self._worker.backlog, "too_hot": self._meter.too_hot,
-            "encoded": self._program.encoded, "observed": self._observed,
+            "encoded": self._program.encoded, "observed": self._observed, "answered": self._answered,
         }  # fmt: skip
 
     def close(self) -> None:

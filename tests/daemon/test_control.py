@@ -47,7 +47,7 @@ from edgeadapt.errors import (
     StateError,
     StorageError,
 )
-from edgeadapt.results import Commit, Prediction, Question
+from edgeadapt.results import Commit, Prediction, Question, Receipt
 
 Control = pytest.importorskip("edgeadapt.daemon.control").Control  # with starlette and uvicorn
 Metrics = pytest.importorskip("edgeadapt.daemon.metrics").Metrics  # with prometheus_client
@@ -88,6 +88,9 @@ class Kiosk:
         self.learner.label([self.ids.get(sample, sample) for sample, _ in items], [label for _, label in items], source=source)
         rows = [{"sample": sample, "outcome": "received", "why": "", "id": self.ids.get(sample, sample)} for sample, _ in items]
         return {"labels": rows, "received": len(rows), "waiting": 0, "refused": 0}
+
+    def forget(self, samples: Sequence[str] | None = None, **conditions: Any) -> Receipt:
+        return self.learner.forget(None if samples is None else [self.ids.get(sample, sample) for sample in samples], **conditions)
 
     def questions(self, limit: int = 5) -> list[Question]:
         return self.learner.questions(limit)

@@ -26,9 +26,15 @@ FULL: dict[str, Any] = {
     "streams": {"door": {"shift": 1.5, "novel_share": 0.25}, "belt": {"shift": 0.5, "novel_share": None}},
     "inbox": {"waiting": 7, "dropped": {"door": 3, "belt": 1}},
     "loop": {"refused": 2, "unadapted": 5, "failures": 1},
-    "learner": {"evidence": {"learned": 4, "received": 1}, "refreshes": 6, "deferred": 2, "overruns": 1, "state_bytes": 4096, "written_bytes_last_day": 512, "backlog": 3, "tensor_bytes": 8, "pending": 9},
-    "latency": {"ratio": 1.2, "pauses": 2}, "domains": {"dusk": "condition", "rain": "provisional"}, "questions": 2, "is_paused": True, "is_frozen": False,
-    "sources": [{"name": "camera", "failures": 8}], "sinks": [{"name": "log", "dropped": 11}],
+    "learner": {"evidence": {"learned": 4, "received": 1}, "refreshes": 6, "deferred": 2, "overruns": 1, "state_bytes": 4096, "written_bytes_last_day": 512, "backlog": 3, "tensor_bytes": 8, "pending": 9, "answered": 4},
+    "commits": [{"kind": "learn", "outcome": "vetoed", "count": 3}, {"kind": "rollback", "outcome": "rolled back", "count": 1}],
+    "write_budget_bytes": 1 << 29, "budget": {"temperature_c": 80.0, "power_w": None}, "loop_still_s": 0.25, "throttled": {"heat": True, "writes": False},
+    "latency": {"ratio": 1.2, "p99_ratio": 1.5, "pauses": 2}, "domains": {"dusk": "condition", "rain": "provisional"}, "questions": 2, "is_paused": True, "is_frozen": False,
+    "sources": [
+        {"name": "camera", "state": "waiting", "failures": 8, "delivered": 90, "refused": 2, "labels": 7, "unreadable": 1, "reconnects": 3},
+        {"name": "film", "state": "finished", "failures": 0, "delivered": 5, "refused": 0, "labels": 0, "unreadable": 0, "reconnects": 0},
+    ],
+    "sinks": [{"name": "log", "dropped": 11, "waiting": 5, "written": 100, "failures": 1}],
     "telemetry": {"temperature_c": {"cpu": 51.5}, "power_w": {"VDD_IN": 4.75}},
 }  # fmt: skip
 EXPECTED = {
@@ -39,6 +45,13 @@ EXPECTED = {
     ("edgeadapt_backlog_tasks",): 3, ("edgeadapt_conditions",): 2, ("edgeadapt_questions",): 2, ("edgeadapt_paused",): 1, ("edgeadapt_frozen",): 0,
     ("edgeadapt_temperature_celsius", "cpu"): 51.5, ("edgeadapt_power_watts", "VDD_IN"): 4.75, ("edgeadapt_refused_samples_total",): 2,
     ("edgeadapt_source_failures_total", "camera"): 8, ("edgeadapt_sink_dropped_events_total", "log"): 11, ("edgeadapt_latency_pauses_total",): 2,
+    ("edgeadapt_write_budget_bytes",): 1 << 29, ("edgeadapt_latency_bound_ratio",): 1.5, ("edgeadapt_temperature_budget_celsius",): 80,
+    ("edgeadapt_loop_still_seconds",): 0.25, ("edgeadapt_throttled", "heat"): 1, ("edgeadapt_throttled", "writes"): 0,
+    ("edgeadapt_commits_total", "learn", "vetoed"): 3, ("edgeadapt_commits_total", "rollback", "rolled back"): 1,
+    ("edgeadapt_answered_questions_total",): 4, ("edgeadapt_source_samples_total", "camera"): 90, ("edgeadapt_source_labels_total", "camera"): 7,
+    ("edgeadapt_source_refused_samples_total", "camera"): 2, ("edgeadapt_source_unreadable_samples_total", "camera"): 1,
+    ("edgeadapt_source_reconnects_total", "camera"): 3, ("edgeadapt_source_up", "camera"): 0, ("edgeadapt_source_up", "film"): 1,
+    ("edgeadapt_sink_waiting_events", "log"): 5, ("edgeadapt_sink_written_events_total", "log"): 100, ("edgeadapt_sink_failures_total", "log"): 1,
     ("edgeadapt_build_info", "shoes\n\"2\"\\", "3", __version__): 1,
 }  # fmt: skip
 
@@ -68,6 +81,7 @@ def metrics() -> Any:
 def test_every_part_of_the_status_is_shown_with_its_number(metrics: Any) -> None:
     found = numbers(metrics.exposition(lambda: FULL))
     assert {key: found.get(key) for key in EXPECTED} == EXPECTED
+    assert ("edgeadapt_power_budget_watts",) not in found  # none is set
     assert ("edgeadapt_novel_ratio", "belt") not in found  # it means nothing while the conditions differ
     assert found["edgeadapt_samples_total", "door"] == 8 and found["edgeadapt_samples_total", "belt"] == 1
     assert found["edgeadapt_answer_seconds_count",] == 2 and abs(found["edgeadapt_answer_seconds_sum",] - 0.304) < 1e-9

@@ -283,6 +283,7 @@ def test_a_broker_that_is_not_there_refuses_or_falls_silent_is_said_and_tried_ag
         assert "cannot be reached" in run.feeder.error
         broker.start()
         until(lambda: run.source.is_connected)
+        assert run.source.counters()["reconnects"] == 1
         assert run.stops()
 
 
@@ -319,6 +320,7 @@ def test_tls_takes_the_broker_whose_certificate_is_vouched_for_and_no_other(tmp_
         assert isinstance(sink, MqttEvents)
         sink.take({"event": "answer", "text": "x" * 100_000})
         until(lambda: sink.written == 1)
+        assert sink.counters() == {"waiting": 0, "written": 1, "failures": 0, "error": "", "is_connected": True}
         sink.close()
 
 

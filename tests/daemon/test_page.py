@@ -264,7 +264,7 @@ def test_a_question_is_answered_by_click_and_the_next_by_key_and_both_are_learne
     time.sleep(0.3)
     tab.press("4")
     until(lambda: not {*asked[:2]} & {question.id for question in daemon.questions(100)})
-    with daemon._lending.lend() as learner:
+    with daemon._running.lending.lend() as learner:
         learner.settle(20)
         rows = {row.id: (row.label, row.source) for row in learner._journal.rows_of(asked[:2])}
     assert rows == {asked[0]: (daemon.classes()[1], "page"), asked[1]: (daemon.classes()[3], "page")}
@@ -290,7 +290,7 @@ def test_a_question_can_be_skipped_named_anew_and_corrected(daemon: Service, bro
     time.sleep(0.3)
     tab.run("document.activeElement.blur()")
     tab.press("1")
-    with daemon._lending.lend() as learner:
+    with daemon._running.lending.lend() as learner:
         until(lambda: daemon.classes()[0] in [row.label for row in learner._journal.rows_of([second])])
     assert tab.errors == []
 
@@ -321,6 +321,18 @@ def test_a_change_is_rolled_back_after_it_was_asked_once_in_the_page(daemon: Ser
     assert done.detail["to"] == to
     tab.until("document.querySelector('#history .what').innerText.startsWith('Went back to #')")
     assert tab.errors == []
+
+
+@needs_chromium
+def test_a_note_of_the_daemon_is_shown_for_as_long_as_it_holds(daemon: Service, browser: Browser) -> None:
+    tab = looking(browser, daemon)
+    assert tab.run("document.getElementById('problems').innerText") == ""
+    daemon._running.swapped = "/srv/other.edge"
+    try:
+        tab.until("document.getElementById('problems').innerText.includes('/srv/other.edge answers: set bundle to it')")
+    finally:
+        daemon._running.swapped = ""
+    tab.until("document.getElementById('problems').innerText === ''")
 
 
 @needs_chromium

@@ -23,6 +23,8 @@ from shell import Shell
 from edgeadapt import cli
 from edgeadapt.bundle import read_bundle, write_bundle
 from edgeadapt.bundle.signing import write_keypair
+from edgeadapt.daemon.service import Service
+from edgeadapt.daemon.settings_file import load_settings
 from edgeadapt.demo.sample import bundle_path
 
 HAS_DAEMON = all(importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "prometheus_client", "psutil"))
@@ -136,6 +138,44 @@ def test_a_package_that_is_not_installed_is_5_and_its_extra_is_named(edgeadapt: 
     assert "REFUSED  source video: cv2 is not installed; this needs: pip install 'edgeadapt[video]'" in out and "secret" not in out
 
 
+@needs_daemon
+@needs_pillow
+@pytest.mark.parametrize("command", [("--check",), ()])
+@pytest.mark.parametrize(
+    ("missing", "extra", "needed"),
+    [
+        ("uvicorn", "", "pip install 'edgeadapt[daemon]'"),
+        ("prometheus_client", "", "pip install 'edgeadapt[daemon]'"),
+        ("paho", '[[source]]\nkind = "mqtt"\nhost = "localhost"\ntopic = "a"\nformat = "json"\n', "pip install 'edgeadapt[daemon]'"),
+        ("paho", '[[sink]]\nkind = "mqtt"\nhost = "localhost"\ntopic = "a"\n', "pip install 'edgeadapt[daemon]'"),
+        ("cv2", '[[source]]\nkind = "video"\nfile = "/dev/video0"\n', "pip install 'edgeadapt[video]'"),
+        ("PIL", '[[source]]\nkind = "folder"\npath = "."\n', "pip install 'edgeadapt[images]'"),
+    ],
+)
+def test_serve_and_its_check_refuse_what_is_not_installed_alike(
+    edgeadapt: Shell, tmp_path: Path, signed: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], missing: str, extra: str, needed: str
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == missing else find(name, *more))
+    edgeadapt("serve", config(tmp_path, signed, extra), *command, code=5)
+    assert edgeadapt.error.endswith(f"{missing} is not installed; this needs: {needed}\n") and not (tmp_path / "state").exists()
+
+
+def test_without_a_control_interface_nothing_is_needed_for_it(edgeadapt: Shell, tmp_path: Path, signed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    gone = ("starlette", "uvicorn", "prometheus_client", "psutil", "paho")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in gone else find(name, *more))
+    path = config(tmp_path, signed, '[control]\nlisten = ""\n')
+    lines = edgeadapt("serve", path, "--check").splitlines()
+    assert "ok       packages: none is needed" in lines and "ok       control: switched off: no HTTP, no edgeadapt ctl, no page, no metrics" in lines
+    service = Service(load_settings(path))
+    service.start()
+    try:
+        assert service.metrics is None and service.ready() == (True, "")
+    finally:
+        service.stop()
+
+
 # -- ctl --------------------------------------------------------------------------------------------------
 QUESTION = {"id": "q1", "stream": "cam", "why": "shift 2.1 x threshold", "predicted": "Coat", "confidence": 0.41, "novelty": 1.5, "asked_at": 1.7e9, "image": ""}
 STATUS = {
@@ -149,6 +189,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
     ("GET", "/v1/history"): {"history": [{"number": 7, "time": 1.7e9, "kind": "learn", "outcome": "published", "detail": {"rows": 3}}]},
     ("GET", "/v1/decisions"): {"decisions": []},
     ("POST", "/v1/labels"): {"learned": 1},
+    ("POST", "/v1/forget"): {"removed": 3, "subtracted": 2, "snapshots": 1, "moved": 0, "exact": [], "unreachable": []},
     ("POST", "/v1/rollback"): {"commit": 8},
     ("POST", "/v1/checkpoint"): {"commit": 8},
     ("POST", "/v1/swap"): {"name": "fashion", "version": 2},
@@ -248,6 +289,12 @@ def ctl(edgeadapt: Shell, daemon: Any) -> Any:
         (("classes", "--remove", "Ankle boot/red"), ("DELETE", "/v1/classes/Ankle%20boot%2Fred", None)),
         (("history",), ("GET", "/v1/history", None)),
         (("decisions",), ("GET", "/v1/decisions", None)),
+        (("forget", "q1", "a.png"), ("POST", "/v1/forget", {"samples": ["q1", "a.png"]})),
+        (("forget", "--source", ""), ("POST", "/v1/forget", {"source": ""})),
+        (
+            ("forget", "--class", "Bag", "--class", "Ankle boot", "--after", "1700000000", "--before", "2033-05-18T03:33:20+00:00"),
+            ("POST", "/v1/forget", {"classes": ["Bag", "Ankle boot"], "before": 2e9, "after": 1.7e9}),
+        ),
         (("rollback", "7"), ("POST", "/v1/rollback", {"to": 7})),
         (("freeze",), ("POST", "/v1/freeze", {"frozen": True})),
         (("unfreeze",), ("POST", "/v1/freeze", {"frozen": False})),
@@ -345,7 +392,7 @@ def test_something_that_is_no_daemon_is_1(edgeadapt: Shell) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        (), ("frobnicate",), ("label", "q1"), ("rollback", "-1"), ("rollback",), ("questions", "--limit", "0"), ("classes", "--add", "a", "--remove", "b"),
+        (), ("frobnicate",), ("label", "q1"), ("rollback", "-1"), ("rollback",), ("forget", "--before", "yesterday"), ("forget", "--after", "2026-13-01"), ("questions", "--limit", "0"), ("classes", "--add", "a", "--remove", "b"),
         ("--url", "http://a", "--socket", "b", "status"), ("--url", "ftp://a", "status"), ("--url", "http://a:b", "status"), ("--url", "localhost:8420", "status"),
     ],
 )  # fmt: skip

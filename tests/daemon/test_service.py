@@ -102,7 +102,7 @@ def test_predict_and_observe_say_the_same_and_only_what_was_observed_can_be_labe
 def test_features_are_taken_where_frames_are(serve: Made, sample: Sample) -> None:
     service = serve()
     x, _ = known(sample, 4)
-    with service._lending.lend() as learner:
+    with service._running.lending.lend() as learner:
         z, taps = learner._program.encode(x)
     answers = service.observe(features={"z": z, "taps": taps}, stream="vectors")
     assert [answer.label for answer in answers] == [answer.label for answer in service.predict(x)]
@@ -158,13 +158,13 @@ def test_classes_freeze_pause_and_rollback_reach_the_learner(serve: Made, sample
 def test_a_pause_for_latency_does_not_end_the_users_and_the_other_way_round(serve: Made) -> None:
     service = serve()
     service.pause(True)
-    service._hold("latency", True)
-    service._hold("latency", False)
+    service._running.holds.hold("latency", True)
+    service._running.holds.hold("latency", False)
     assert service.status()["is_paused"]
-    service._hold("latency", True)
+    service._running.holds.hold("latency", True)
     service.pause(False)
     assert service.status()["is_paused"] and service.status()["paused_by"] == ["latency"]
-    service._hold("latency", False)
+    service._running.holds.hold("latency", False)
     assert not service.status()["is_paused"]
 
 
@@ -310,7 +310,7 @@ def test_a_bundle_that_fails_only_once_it_is_opened_gives_way_to_the_old_one(
     service = serve()
     x, names = known(sample, 8)
     service.label(list(zip([answer.id for answer in service.observe(x)], names, strict=True)))
-    warm, calls = service._open_warm, [0]
+    warm, calls = service._changing._open_warm, [0]
 
     def failing(*arguments: Any, **options: Any) -> Any:
         calls[0] += 1
@@ -320,7 +320,7 @@ def test_a_bundle_that_fails_only_once_it_is_opened_gives_way_to_the_old_one(
             raise MemoryError("no memory for the arena")
         return learner
 
-    monkeypatch.setattr(service, "_open_warm", failing)
+    monkeypatch.setattr(service._changing, "_open_warm", failing)
     with asking(service, x[:1]) as said, pytest.raises(StateError, match="no memory for the arena"):
         service.swap(successor(tmp_path / "new.edge", version=2))
     assert [one for one in said if isinstance(one, Exception) or one.error] == []
@@ -336,7 +336,7 @@ def test_a_disk_that_takes_no_last_checkpoint_leaves_the_old_bundle_serving(
     def full() -> int:
         raise StorageError("the disk is full")
 
-    with service._lending.lend() as learner:
+    with service._running.lending.lend() as learner:
         monkeypatch.setattr(learner, "checkpoint", full)
     with pytest.raises(StorageError, match="the disk is full"):
         service.swap(successor(tmp_path / "new.edge", version=2))
@@ -368,7 +368,7 @@ def test_two_swaps_at_once_are_one_too_many(serve: Made, tmp_path: Path, success
 def toml(folder: Path, body: str = "", *, bundle: Path | None = None, top: str = "") -> Path:
     path = folder / "serve.toml"
     path.write_text(
-        f'bundle = "{bundle or bundle_path()}"\nstate = "state"\nunsigned = "accept"\n{top}[control]\nlisten = "127.0.0.1:0"\ntimeout_s = 20\n{body}'
+        f'bundle = "{bundle or bundle_path()}"\nstate = "state"\nunsigned = "accept"\n{top}[control]\nlisten = ""\ntimeout_s = 20\n{body}'
     )
     return path
 
@@ -382,17 +382,17 @@ def test_a_reload_changes_sources_sinks_loop_and_budget_and_keeps_what_is_the_sa
     until(lambda: service.status()["loop"]["answered"] > 5)
     x, names = known(sample, 4)
     service.label(list(zip([answer.id for answer in service.observe(x)], names, strict=True)))
-    kept = next(iter(service._feeders.values()))
+    kept = next(iter(service._running.feeders.values()))
     two = '[[source]]\nkind = "npz"\nname = "two"\npath = "two.npz"\nrate_hz = 200\n'
     toml(tmp_path, one + two + "[loop]\nqueue = 64\nbatch = 4\n[budget]\nbusy_fraction = 0.5\n" + '[[sink]]\nkind = "jsonl"\nname = "second"\npath = "second.jsonl"\n')
     assert service.reload() == {"ok": True, "why": "", "restart": []}
     until(lambda: {source["name"]: source["state"] for source in service.health()["sources"]} == {"one": "running", "two": "finished"})
     until(lambda: (tmp_path / "second.jsonl").exists() and (tmp_path / "second.jsonl").read_text().count("two") >= 20)
-    assert next(iter(service._feeders.values())) is kept
-    with service._lending.lend() as learner:
+    assert next(iter(service._running.feeders.values())) is kept
+    with service._running.lending.lend() as learner:
         assert learner._budget.busy_fraction == 0.5
     status = service.status()
-    assert status["inbox"]["size"] == 64 and service._loop.batch == 4 and sum(status["learner"]["evidence"].values()) == 4
+    assert status["inbox"]["size"] == 64 and service._running.loop.batch == 4 and sum(status["learner"]["evidence"].values()) == 4
     written = (tmp_path / "first.jsonl").stat().st_size
     time.sleep(0.2)
     assert (tmp_path / "first.jsonl").stat().st_size == written

@@ -9,7 +9,7 @@ import { clock, counted, duration, list, milliseconds, number, percent, times, w
 
 const EVERY_MS = 1000, LONGEST_MS = 10000, STREAMS = 6, CONDITIONS = { provisional: "on trial", condition: "confirmed by answers", novelty: "new classes, not a condition" };
 const DUE_MS = { series: { minutes: 2500, hours: 10000, day: 30000 }, questions: 2500, history: 3000 };
-const SELDOM_MS = 60000, SOONER_MS = 6000;  // asking for decisions makes the daemon write them down: once a minute, sooner where a stream has moved on
+const SELDOM_MS = 60000, SOONER_MS = 6000;  // decisions are asked of the thread that learns: once a minute, sooner where a stream has moved on
 
 const state = { status: null, past: null, decisions: [], history: [], due: {}, wait: EVERY_MS, isGone: false, timer: 0, busy: false };
 const past = new Past();
@@ -141,7 +141,7 @@ function showTop(status) {
   say(by("lede"), lede(status));
   say(by("bundle"), `${status.bundle.name} ${status.bundle.version}`);
   document.title = `${status.questions ? `(${status.questions}) ` : ""}${status.bundle.name} · edgeadapt`;
-  keep(by("problems"), status.problems, (text) => text, () => 0, (text) => make("li", {}, text));
+  keep(by("problems"), [...status.problems, ...status.notes], (text) => text, () => 0, (text) => make("li", {}, text));
   const isPaused = status.paused_by.includes("user");
   press(by("pause"), isPaused, isPaused ? "Resume learning" : "Pause learning");
   press(by("freeze"), status.is_frozen, status.is_frozen ? "Unfreeze" : "Freeze");

@@ -44,6 +44,10 @@ class JsonLines:
         self._thread = threading.Thread(target=self._serve, name=f"sink-{name}", daemon=True)
         self._thread.start()
 
+    def counters(self) -> dict[str, Any]:
+        """For a status line. ``waiting``: events."""
+        return {"waiting": len(self._waiting), "written": self.written, "failures": self.failures, "error": self.error}
+
     def take(self, event: Mapping[str, Any]) -> None:
         """Queue an event, which is not changed from then on. After ``close`` it is dropped."""
         with self._changed:

@@ -62,6 +62,11 @@ class MqttEvents:
         self._thread = threading.Thread(target=self._serve, name=f"sink-{self.name}", daemon=True)
         self._thread.start()
 
+    def counters(self) -> dict[str, Any]:
+        """For a status line. ``waiting``: events, those that were sent and not yet taken included."""
+        waiting = len(self._waiting) + len(self._flying)
+        return {"waiting": waiting, "written": self.written, "failures": self.failures, "error": self.error, "is_connected": self.is_connected}
+
     def take(self, event: Mapping[str, Any]) -> None:
         """Queue an event, which is not changed from then on. After ``close`` it is dropped."""
         with self._changed:

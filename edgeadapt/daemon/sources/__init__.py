@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.daemon import settings as sections
 from edgeadapt.daemon.arrival import Source
+from edgeadapt.daemon.folders import Taken
 from edgeadapt.daemon.sources.folder import FolderWatch
 from edgeadapt.daemon.sources.mqtt import MqttMessages
 from edgeadapt.daemon.sources.npz import ArrayReplay
@@ -16,18 +17,21 @@ from edgeadapt.daemon.sources.video import VideoFrames
 from edgeadapt.errors import InputError
 
 
-def open_source(settings: sections.AnySource, spec: InputSpec, classes: Sequence[str] = ()) -> Source:
+def open_source(settings: sections.AnySource, spec: InputSpec, classes: Sequence[str] = (), *, taken: Taken | None = None) -> Source:
     """The source that a section of the settings describes. It reads nothing before it runs.
 
     Args:
         settings: as ``load_settings`` gives it, with name and stream.
         spec: what the bundle takes. classes: its class names in the order of their ids, for labels that are ids.
+        taken: what a folder source of this name has taken already, and is to remember; None: nothing.
 
     Raises:
         InputError: this kind brings nothing that the bundle takes, or is not offered here.
     """
     if isinstance(settings, sections.FolderSource):
-        return FolderWatch(settings.name, settings.stream, settings.path, spec, settings.pattern, settings.label_from)
+        return FolderWatch(
+            settings.name, settings.stream, settings.path, spec, settings.pattern, settings.label_from, taken=taken, is_skipping=settings.existing == "skip"
+        )
     if isinstance(settings, sections.SequenceSource):
         return ImageSequence(settings.name, settings.stream, settings.path, spec, settings.rate_hz, settings.pattern)
     if isinstance(settings, sections.NpzSource):

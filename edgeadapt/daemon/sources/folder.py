@@ -8,20 +8,18 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 from edgeadapt._sample_files import is_image, read_image
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.daemon.arrival import Arrival, Deliver
+from edgeadapt.daemon.arrival import Answer, Arrival, Deliver
+from edgeadapt.daemon.folders import Stamp, Taken
 from edgeadapt.daemon.sources.frames import require_frames
 from edgeadapt.errors import InputError
 
 log = logging.getLogger("edgeadapt.daemon")
-Stamp = tuple[int, int]
-"""Size in bytes, and time of the last change in ns: compared for equality only, as the clock may be set in between."""
-
 _AT_ONCE = 4096  # files that are looked at twice; the others wait for their turn
 _SHARE = 0.1  # of the time may go into scanning
 
@@ -29,27 +27,34 @@ _SHARE = 0.1  # of the time may go into scanning
 class FolderWatch:
     """Scans, as that needs nothing of the file system: it works on network drives and in containers.
 
-    A file is taken when two scans find it unchanged; its name is the path from the folder. What is there at the start is taken too. A
-    file that cannot be read is logged, counted and left alone until it changes. One that the queue refuses is offered again.
+    A file is taken when two scans find it unchanged; its name is the path from the folder. A file that cannot be read is logged,
+    counted and left alone until it changes. One that the queue refuses is offered again.
 
     Args:
         pattern: shell pattern of the file's own name. label_from: ``parent``: the folder it lies in is its label, at the top it has none.
         scan_s: between two scans; longer if a scan takes long. most: files that are remembered. While more than that lie in the folder,
             no new ones are taken.
+        taken: files that were taken before this process, which are not taken again; a file is added once it was answered. None: what is
+            there at the start is taken. is_skipping: what the first scan finds is not taken.
     """
 
     def __init__(
         self, name: str, stream: str, path: Path, spec: InputSpec, pattern: str = "*", label_from: Literal["none", "parent"] = "none",
-        *, scan_s: float = 1.0, most: int = 100_000,
+        *, scan_s: float = 1.0, most: int = 100_000, taken: Taken | None = None, is_skipping: bool = False,
     ) -> None:  # fmt: skip
         require_frames(name, spec)
         self.name, self.stream, self.path = name, stream, path
         self.unreadable = 0
         self._spec, self._pattern, self._has_labels = spec, pattern, label_from == "parent"
         self._scan_s, self._most = scan_s, most
+        self._before, self._is_skipping = taken, is_skipping
         self._taken: dict[str, Stamp] = {}
         self._changing: dict[str, Stamp] = {}
         self._is_overfull = False
+
+    def counters(self) -> dict[str, int]:
+        """For a status line."""
+        return {"unreadable": self.unreadable}
 
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
         """Watch until it is stopped.
@@ -69,19 +74,33 @@ class FolderWatch:
     def _scan(self, stop: threading.Event) -> list[tuple[str, Stamp]]:
         """Files that have not been taken and did not change since the last scan, the oldest first."""
         changing: dict[str, Stamp] = {}
-        present: set[str] | None = set() if len(self._taken) >= self._most else None
+        present: dict[str, Stamp] | None = {} if self._is_skipping or self._is_full() else None
         for file, stamp in self._files(self.path, stop):
             if present is not None:
-                present.add(file)
+                present[file] = stamp
+            if self._taken.get(file) != stamp and self._before is not None and self._before.has(file, stamp):
+                self._taken[file] = stamp
             if self._taken.get(file) != stamp and len(changing) < _AT_ONCE:
                 changing[file] = stamp
         if stop.is_set():
             return []
+        if present is not None and self._is_skipping:
+            self._taken, self._is_skipping = present, False
+            return []
         if present is not None:
-            self._taken = {file: stamp for file, stamp in self._taken.items() if file in present}
+            self._let_go(present)
         finished = [(file, stamp) for file, stamp in changing.items() if self._changing.get(file) == stamp]
         self._changing = changing
         return sorted(self._remembered(finished), key=lambda found: (found[1][1], found[0]))
+
+    def _is_full(self) -> bool:
+        return len(self._taken) >= self._most or (self._before is not None and len(self._before) >= self._most)
+
+    def _let_go(self, present: dict[str, Stamp]) -> None:
+        """Of files that are gone; an empty folder may be one that is not mounted yet."""
+        self._taken = {file: stamp for file, stamp in self._taken.items() if file in present}
+        if self._before is not None and present:
+            self._before.keep(present.items())
 
     def _remembered(self, finished: list[tuple[str, Stamp]]) -> list[tuple[str, Stamp]]:
         """Those that there is memory for: a file that would be forgotten would be taken again and again."""
@@ -131,13 +150,27 @@ class FolderWatch:
         except (InputError, OSError) as error:
             self.unreadable += 1
             self._taken[file] = stamp
+            if self._before is not None:
+                self._before.add(file, stamp)
             log.warning("source %s: skipped: %s", self.name, error)
             return True
         parent = os.path.basename(os.path.dirname(name)) if self._has_labels else ""
-        if not deliver(Arrival(self.stream, self.name, x, name=name, label=parent or None)):
+        if not deliver(Arrival(self.stream, self.name, x, name=name, label=parent or None, reply=self._answered(file, stamp))):
             return False
         self._taken[file] = stamp
         return True
+
+    def _answered(self, file: str, stamp: Stamp) -> Callable[[Answer], None] | None:
+        """Remembers a file that has its answer; one that was dropped, or waited when the daemon stopped, is taken after the restart."""
+        before = self._before
+        if before is None:
+            return None
+
+        def reply(answer: Answer) -> None:
+            if not answer.error:
+                before.add(file, stamp)
+
+        return reply
 
 
 __all__ = ["FolderWatch"]

@@ -77,7 +77,7 @@ class MqttMessages:
 
     Attributes:
         received: messages. malformed: skipped. dropped: that had no room while others waited. repeated: sent twice, taken once.
-        retained: skipped. is_connected: now.
+        retained: skipped. reconnects: connections after the first. is_connected: now.
 
     Raises:
         InputError: the bundle takes no images, or paho-mqtt is missing.
@@ -88,8 +88,8 @@ class MqttMessages:
         if settings.format == "image":
             require_frames(settings.name, spec)
         self.name, self.stream = settings.name, settings.stream
-        self.received = self.malformed = self.dropped = self.repeated = self.retained = 0
-        self.is_connected = False
+        self.received = self.malformed = self.dropped = self.repeated = self.retained = self.reconnects = 0
+        self.is_connected, self._was_connected = False, False
         self._settings, self._spec = settings, spec
         self._labels_topic = settings.labels_topic
         self._is_clean = settings.clean_start
@@ -106,6 +106,7 @@ class MqttMessages:
         """For a status line."""
         return {
             "received": self.received, "malformed": self.malformed, "dropped": self.dropped, "repeated": self.repeated, "retained": self.retained,
+            "reconnects": self.reconnects, "is_connected": self.is_connected,
         }  # fmt: skip
 
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
@@ -142,7 +143,8 @@ class MqttMessages:
         try:
             if not link.open(halt.is_set):
                 return
-            self.is_connected = True
+            self.reconnects += self._was_connected
+            self.is_connected = self._was_connected = True
             log.info("source %s: connected to %s:%d", self.name, self._settings.host, self._settings.port)
             while not halt.is_set():
                 self._acknowledge(link)

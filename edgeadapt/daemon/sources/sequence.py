@@ -32,6 +32,10 @@ class ImageSequence:
         self._files: list[Path] = []
         self._next = 0
 
+    def counters(self) -> dict[str, int]:
+        """For a status line."""
+        return {"unreadable": self.unreadable}
+
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
         """Play; when it is run again, from where it was.
 

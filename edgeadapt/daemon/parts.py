@@ -1,0 +1,58 @@
+"""Parts of the daemon from the sections of its settings. Each kind imports what it needs, when it is needed."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from edgeadapt.bundle.schema import Manifest
+from edgeadapt.daemon.arrival import Deliver, Sink, Source
+from edgeadapt.daemon.feeding import Feeder
+from edgeadapt.daemon.folders import FolderMemory
+from edgeadapt.daemon.settings import FolderSource, Settings, read_secret
+
+if TYPE_CHECKING:
+    from edgeadapt.daemon.api import Served
+    from edgeadapt.daemon.control import Control
+    from edgeadapt.daemon.metrics import Metrics
+
+
+def source_of(section: Any, manifest: Manifest, folders: FolderMemory) -> Source:
+    """Raises: InputError: this bundle takes nothing that it brings, or a package is missing."""
+    from edgeadapt.daemon.sources import open_source
+
+    taken = folders.of(section.name) if isinstance(section, FolderSource) and section.existing == "new" else None
+    return open_source(section, manifest.input, manifest.classes, taken=taken)
+
+
+def feeder_of(source: Source, deliver: Deliver) -> Feeder:
+    return Feeder(source, deliver, threading.Event())
+
+
+def sink_of(section: Any) -> Sink:
+    from edgeadapt.daemon.sinks import open_sink
+
+    return open_sink(section)
+
+
+def metrics_of(settings: Settings) -> Metrics | None:
+    """None where they are switched off, or there is no control interface to ask for them."""
+    if not (settings.metrics.enabled and settings.control.is_on):
+        return None
+    from edgeadapt.daemon.metrics import Metrics
+
+    return Metrics()
+
+
+def control_of(service: Served, settings: Settings) -> Control | None:
+    """None where it is switched off."""
+    control = settings.control
+    if not control.is_on:
+        return None
+    from edgeadapt.daemon.control import Control
+
+    token = None if control.token_file is None else read_secret(control.token_file)
+    return Control(service, control.listen, token, control.max_body_mib, control.timeout_s)
+
+
+__all__ = ["control_of", "feeder_of", "metrics_of", "sink_of", "source_of"]

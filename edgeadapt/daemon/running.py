@@ -1,0 +1,64 @@
+"""What a daemon consists of while it runs. ``Service`` puts it together, ``Changing`` exchanges parts of it, ``looking`` reads it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgeadapt.bundle.schema import Manifest
+from edgeadapt.daemon.arrival import Deliver, Inbox, Sink
+from edgeadapt.daemon.feeding import Feeder
+from edgeadapt.daemon.folders import FolderMemory
+from edgeadapt.daemon.holds import Holds
+from edgeadapt.daemon.labels import Labels
+from edgeadapt.daemon.lending import Lending
+from edgeadapt.daemon.loop import Loop
+from edgeadapt.daemon.pace import Pace
+from edgeadapt.daemon.series import Series
+from edgeadapt.daemon.settings import Settings
+from edgeadapt.device.vitals import Sensors
+from edgeadapt.runtime import Runtime
+
+
+@dataclass(eq=False)
+class Running:
+    """The parts, and what went wrong with them.
+
+    Attributes:
+        manifest: of the bundle that answers. folders: what folder sources remember over restarts.
+        feeders, sinks: by their section of the settings, or by identity where a caller brought them. sink_errors: events that a sink
+            raised at, by its name.
+        fatal: why no learner is open any more; the process ends for it. swapped: the bundle that a swap put in the place of the settings'.
+        checkpoint_error, work_error, reload_error: of the last try; empty if it went well. checkpointed_at: seconds since the epoch.
+    """
+
+    settings: Settings
+    manifest: Manifest
+    runtime: Runtime
+    lending: Lending
+    holds: Holds
+    inbox: Inbox
+    pace: Pace
+    labels: Labels
+    loop: Loop
+    series: Series
+    deliver: Deliver
+    folders: FolderMemory
+    feeders: dict[Any, Feeder] = field(default_factory=dict)
+    sinks: dict[Any, Sink] = field(default_factory=dict)
+    sink_errors: dict[str, int] = field(default_factory=dict)
+    sensors: Sensors = field(default_factory=Sensors)
+    started_at: float = field(default_factory=time.time)
+    is_ready: bool = False
+    is_stopping: bool = False
+    is_frozen: bool = False
+    fatal: str = ""
+    swapped: str = ""
+    checkpoint_error: str = ""
+    work_error: str = ""
+    reload_error: str = ""
+    checkpointed_at: float = 0.0
+
+
+__all__ = ["Running"]
