@@ -308,7 +308,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/questions/{id}/image", _image, PNG, refusals=(404,)),
     Route("GET", "/v1/classes", _classes, Classes),
     Route("POST", "/v1/classes", _add_class, Classes, body=NewClass, refusals=(429, 507)),
-    Route("DELETE", "/v1/classes/{name}", _remove_class, Classes, refusals=(429, 507)),
+    Route("DELETE", "/v1/classes/{name}", _remove_class, Classes, refusals=(404, 429, 507)),
     Route("GET", "/v1/history", _history, History, AtMost50),
     Route("GET", "/v1/decisions", _decisions, Decisions, AtMost100),
     Route("GET", "/v1/status", _status, Facts),

@@ -112,6 +112,11 @@ class Labels:
             self._thread.join(timeout_s)
         return len(self._queue)
 
+    @property
+    def held_up_by(self) -> str:
+        """Why labels wait to be tried again; empty if none do."""
+        return str(self._failure) if self._retry_s and self._queue else ""
+
     def counters(self) -> dict[str, Any]:
         """For a status line."""
         return {

@@ -49,6 +49,7 @@ def health(running: Running) -> dict[str, Any]:
     problems += [f"checkpoint: {running.checkpoint_error}"] if running.checkpoint_error else []
     problems += [f"folders: {running.folders.error}"] if running.folders.error else []
     problems += [f"learning: {running.work_error}"] if running.work_error else []
+    problems += [f"labels: {running.labels.held_up_by}"] if running.labels.held_up_by else []
     problems += [running.reload_error] if running.reload_error else []
     note = swap_note(running)
     return {

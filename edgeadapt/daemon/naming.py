@@ -31,7 +31,8 @@ class Naming:
         self.forgotten = 0  # names
         self._most_names, self._most_held, self._hold_s, self._clock = names, held, hold_s, clock
         self._ids: OrderedDict[tuple[str, str], str] = OrderedDict()  # (source, name) -> id, the oldest first
-        self._sources: dict[str, dict[str, None]] = {}  # name -> sources that have one of it
+        self._sources: dict[str, tuple[str, ...]] = {}  # name -> sources that have one of it
+        self._alone: dict[str, tuple[str, ...]] = {}  # source -> a tuple of it alone, which all of its names share
         self._held: OrderedDict[tuple[str, str], tuple[float, LabelArrival]] = OrderedDict()  # (sample, who says so), the oldest first
         self._waited_for: dict[str, dict[str, None]] = {}  # sample -> who says so
         self._naming: set[str] = set()  # sources that name their samples
@@ -47,7 +48,8 @@ class Naming:
             self._naming.add(source)
             self._forget((source, name))
             self._ids[source, name] = sample
-            self._sources.setdefault(name, {})[source] = None
+            others = self._sources.get(name)
+            self._sources[name] = (*others, source) if others else self._alone.setdefault(source, (source,))
             while len(self._ids) > self._most_names:
                 self._forget(next(iter(self._ids)))
                 self.forgotten += 1
@@ -78,7 +80,7 @@ class Naming:
         for key in ((label.source, label.sample), (source, name)):
             if key in self._ids:
                 return self._ids[key]
-        sources = list(self._sources.get(label.sample, ())) if label.source not in self._naming else []
+        sources = self._sources.get(label.sample, ()) if label.source not in self._naming else ()
         if len(sources) > 1:
             raise InputError(f"{len(sources)} sources have a sample called {label.sample!r}: say {sources[0]}/{label.sample} or {sources[1]}/{label.sample}")
         return self._ids[sources[0], label.sample] if sources else None
@@ -118,9 +120,9 @@ class Naming:
         source, name = key
         if self._ids.pop(key, None) is None:
             return
-        del self._sources[name][source]
-        if not self._sources[name]:
-            del self._sources[name]
+        others = tuple(one for one in self._sources.pop(name) if one != source)
+        if others:
+            self._sources[name] = others
 
     def counters(self) -> dict[str, int]:
         """For a status line."""

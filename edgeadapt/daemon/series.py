@@ -66,10 +66,11 @@ class Past(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, eq=False)
 class Latest:
-    """The newest answer of a stream, and the input it is about; None where there was none or it is gone."""
+    """The newest answer of a stream, and the input it is about; None where there was none or it is gone. ``came``: by the monotonic clock."""
 
     answer: Mapping[str, Any]
     x: NDArray[Any] | None
+    came: float
 
 
 class Track:
@@ -130,11 +131,11 @@ class Series:
         if event.get("event") != "answer" or event["error"]:
             return
         stream, newest = event["stream"], recent[-1] if recent else None
-        is_of_it = newest is not None and newest.stream == stream and newest.at == event["at"]
+        is_of_it, now = newest is not None and newest.stream == stream and newest.at == event["at"], self._clock()
         with self._lock:
             kept = self._latest.get(stream)
-            if is_of_it or kept is None or kept.x is None or event["at"] - kept.answer["at"] > _OLD_S:
-                self._latest[stream] = Latest(dict(event), newest.x if is_of_it and newest is not None else None)
+            if is_of_it or kept is None or kept.x is None or now - kept.came > _OLD_S:
+                self._latest[stream] = Latest(dict(event), newest.x if is_of_it and newest is not None else None, now)
                 self._latest.move_to_end(stream)
                 if len(self._latest) > STREAMS:
                     self._shown.pop(self._latest.popitem(last=False)[0], None)

@@ -159,14 +159,14 @@ class Questions:
     def __init__(self, per_day: int) -> None:
         self._per_day = per_day
         self._open: OrderedDict[str, Question] = OrderedDict()
-        self._asked: deque[float] = deque()
+        self._asked: deque[float] = deque()  # monotonic seconds: a clock that is set neither gives a second day nor takes one
         self._lock = threading.Lock()
 
     def ask(self, questions: Sequence[Question]) -> int:
         """Add questions as far as the daily limit allows; returns how many."""
-        now = time.time()
+        now = time.monotonic()
         with self._lock:
-            self._asked = deque(at for at in self._asked if now - 86_400 <= at <= now)  # none of the future: the clock may have been set back
+            self._asked = deque(at for at in self._asked if now - 86_400 <= at)
             added = 0
             for question in questions:
                 if len(self._asked) >= self._per_day:

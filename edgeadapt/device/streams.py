@@ -15,7 +15,7 @@ from edgeadapt.inputs import check_text
 from edgeadapt.results import Action
 
 _MOST = 256  # streams; the one observed least recently goes, and starts afresh if it comes back
-_WAITING = 8  # windows of one stream
+_WAITING, _WAITING_IN_ALL = 8, 64  # windows of one stream, and of all: whoever invents names must not fill the memory while the worker is behind or paused
 
 
 class Streams:
@@ -24,7 +24,7 @@ class Streams:
     def __init__(self, policy: PolicySpec, conditions: Conditions, worker: Worker) -> None:
         self._policy, self._conditions, self._worker = policy, conditions, worker
         self.found: OrderedDict[str, Stream] = OrderedDict()  # the least recently observed first
-        self._waiting: dict[str, deque[tuple[Stream, WindowView, Any, bool]]] = {}
+        self._waiting: deque[tuple[Stream, WindowView, Any, bool]] = deque()  # one task of the worker for each; the oldest first
         self._lock = threading.Lock()
         self.deferred = 0  # windows whose place a newer one took
 
@@ -52,20 +52,20 @@ class Streams:
         hot = stream.window.residuals() if is_factory_path else None
         full = (stream, stream.window.take(), hot, is_stuck)
         with self._lock:
-            waiting = self._waiting.setdefault(stream.name, deque())
-            is_behind = len(waiting) == _WAITING
-            if is_behind:  # the newest takes the place of the last one that waits
-                waiting.pop()
-                self.deferred += 1
-            waiting.append(full)
+            own = [place for place, (of, *_) in enumerate(self._waiting) if of is stream]
+            is_behind = len(own) == _WAITING or len(self._waiting) == _WAITING_IN_ALL
+            if len(own) == _WAITING:  # the newest takes the place of the stream's last one
+                self._waiting[own[-1]] = full
+            else:
+                if is_behind:  # or of the one that waited longest
+                    self._waiting.popleft()
+                self._waiting.append(full)
+            self.deferred += is_behind
         if not is_behind:
-            self._worker.submit(lambda: self._sense(stream.name))
+            self._worker.submit(self._sense)
         return Action("probe", stream.name, stream.state.domain, why="a window is full")
 
-    def _sense(self, name: str) -> None:
+    def _sense(self) -> None:
         with self._lock:
-            waiting = self._waiting[name]
-            window = waiting.popleft()
-            if not waiting:
-                del self._waiting[name]
+            window = self._waiting.popleft()
         self._conditions.window(*window)

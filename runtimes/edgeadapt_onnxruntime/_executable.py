@@ -11,7 +11,7 @@ helped: one of them keeps all results of its run alive.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -22,6 +22,7 @@ from onnxruntime.capi import _pybind_state as ort
 
 from edgeadapt.errors import InputError, RuntimeUnavailable
 from edgeadapt.runtime import NEXT, ArrayLike, Port, Signature, Tensors
+from edgeadapt_onnxruntime._denormals import flushed
 from edgeadapt_onnxruntime._pool import CPU, Layout, Pool, PooledBuffer
 
 _PLANS = 256  # batch shapes remembered per graph
@@ -75,7 +76,7 @@ class OnnxExecutable:
         self._options = onnxruntime.RunOptions()
         if is_rare:
             self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        self._run = session.run_with_ortvaluevector
+        self._run = _flushing(session.run_with_ortvaluevector) if writes else session.run_with_ortvaluevector
         self._plans: dict[Shapes, _Plan] = {}
 
     @property
@@ -239,6 +240,14 @@ class OnnxExecutable:
         port = next(port for port in (*self._signature.ports, *self._signature.reads) if port.name == name)
         dims = ", ".join("any" if dim is None else str(dim) for dim in self._dims[name])
         return f"{port.dtype}[{dims}]"
+
+
+def _flushing(run: Callable[..., Any]) -> Callable[..., Any]:
+    def run_flushed(*arguments: Any) -> Any:
+        with flushed():
+            return run(*arguments)
+
+    return run_flushed
 
 
 def _port(node: Any, suffix: str = "") -> Port:

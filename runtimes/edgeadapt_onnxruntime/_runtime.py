@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.errors import BundleError, EdgeadaptError, InputError, RuntimeUnavailable
 from edgeadapt.runtime import GraphFile, Tensors
+from edgeadapt_onnxruntime._denormals import kept
 from edgeadapt_onnxruntime._executable import OnnxExecutable
 from edgeadapt_onnxruntime._model import external_initializers, frozen_values
 from edgeadapt_onnxruntime._pool import Pool
@@ -137,7 +138,8 @@ class OnnxRuntime:
             values = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in frozen.values()]
             options.add_external_initializers(list(frozen), values)
         try:
-            session = onnxruntime.InferenceSession(graph.model, options, providers=list(self.providers))
+            with kept():
+                session = onnxruntime.InferenceSession(graph.model, options, providers=list(self.providers))
             _return_freed_memory()
             return OnnxExecutable(graph.name, session, self.pool, frozen, graph.is_rare)
         except EdgeadaptError:

@@ -247,7 +247,7 @@ def test_a_pipeline_brings_its_colours_whatever_the_width_and_ends_when_it_does(
 def test_a_pipeline_plays_the_file_that_opencv_wrote_at_its_own_rate(film: Path, until: Callable[..., None]) -> None:
     run = Watching(opened(pipeline=f'filesrc location="{film}" ! avidemux ! jpegdec', every=2))
     until(lambda: run.feeder.state == "finished" and len(run.seen) == run.feeder.delivered)
-    assert len(run.seen) >= 12 and set(run.numbers) <= set(range(0, 30, 2))
+    assert len(run.seen) >= 6 and set(run.numbers) <= set(range(0, 30, 2))  # of 15: a frame that waits is let go for a newer one
     assert all(abs(brightness(one) - STEP * int(one.name)) < 4 for one in run.seen) and run.at[-1] - run.at[0] > 1.0
 
 
