@@ -22,6 +22,7 @@ SUITES = {
     "guard": "clean label batches accepted, poisoned ones caught",
     "soak": "memory over 1,000,000 vectors and 10,000 images; opening and recovering 100,000 evidence rows; --quick",
     "interference": "how long predictions take while the worker learns, senses, forgets; --quick",
+    "serve": "the daemon while it adapts and learns, beside a bare loop: frame rate, slowest answers, memory; --quick",
     "commit": "a label until durable and until learned, bytes on disk, what forgetting costs; --quick",
     "streams": "heads on class- and domain-incremental streams: accuracy, forgetting, bytes, time; --quick, --plots",
     "key_value": "the key-value bottleneck beside other heads within a budget of bytes; --quick",
@@ -35,8 +36,8 @@ SUITES = {
 
 _SEEDS = (0, 1, 2)
 _METHODS = ("streams", "key_value", "novelty", "selection", "search", "growth", "questions")
-_OWN = {name: f"edgeadapt.bench.{name}" for name in ("overhead", "steps", "heads", "shift", "soak", "interference", "commit", *_METHODS)}
-_OPTIONS = {"steps": ("quick", "peers", "passes"), "shift": ("quick", "members", "foreign"), **dict.fromkeys(("soak", "interference", "commit", *_METHODS), ("quick",))}
+_OWN = {name: f"edgeadapt.bench.{name}" for name in ("overhead", "steps", "heads", "shift", "soak", "interference", "serve", "commit", *_METHODS)}
+_OPTIONS = {"steps": ("quick", "peers", "passes"), "shift": ("quick", "members", "foreign"), **dict.fromkeys(("soak", "interference", "serve", "commit", *_METHODS), ("quick",))}
 
 
 def run(

@@ -1,16 +1,21 @@
 """How long answers take, with and without learning beside them, and when the learner has to wait so that they stay fast.
 
     ratio = p99(batches while the learner worked) / p99(batches while it did not)        over the last 200 of each, from 50 on
+    slow  = batches while it worked that took longer than p99_ratio p99(batches while it did not)
 
-Above ``p99_ratio`` the learner is paused: for a second, and twice as long each time, up to 30 s, until a measurement is fine again. A
-learner that never rests is paused for a second, too, where nothing is known yet of answers without it.
+Above ``p99_ratio`` the learner is paused: for a second, and twice as long each time, up to 30 s, until a measurement is fine again. A p99 of
+200 is their second largest: two such numbers of the same answers differ by half every few seconds. So it is paused only if ``slow``, too, is
+more than chance makes of a hundredth, n / 100 + 3 sqrt(n / 100) of n. A learner that never rests is paused for a second, too, where nothing
+is known yet of answers without it.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -60,13 +65,15 @@ class Pace:
     def _judge(self) -> None:
         if self.is_pausing:
             return
-        ratio = self.latency()["ratio"]
+        with self._lock:
+            plain, learning = sorted(self._plain), sorted(self._learning)
+        ratio = _ratio(plain, learning)
         if ratio is None:
-            if len(self._learning) == _LAST:
+            if len(learning) == _LAST:
                 self._rest(_FIRST_S)
         elif ratio <= self.p99_ratio:
             self._wait_s = _FIRST_S
-        else:
+        elif len(learning) - bisect_right(learning, self.p99_ratio * _at(plain, 0.99)) > _by_chance(len(learning)):
             log.info("answers are %.2f times as slow beside learning: it waits for %.0f s", ratio, self._wait_s)
             self.pauses += 1
             self._rest(self._wait_s)
@@ -82,11 +89,20 @@ class Pace:
         """p50 and p99 of both kinds in ms, and ``ratio`` of the two p99; None where fewer than 50 batches say so."""
         with self._lock:
             plain, learning = sorted(self._plain), sorted(self._learning)
-        ratio = _at(learning, 0.99) / max(_at(plain, 0.99), 1e-9) if min(len(plain), len(learning)) >= _LEAST else None
         return {
-            "plain": _summary(plain), "learning": _summary(learning), "ratio": ratio, "p99_ratio": self.p99_ratio, "pauses": self.pauses,
+            "plain": _summary(plain), "learning": _summary(learning), "ratio": _ratio(plain, learning), "p99_ratio": self.p99_ratio, "pauses": self.pauses,
             "is_paused": self.is_pausing,
         }  # fmt: skip
+
+
+def _ratio(plain: list[float], learning: list[float]) -> float | None:
+    """Of the two p99 of ordered values; None where there are too few."""
+    return _at(learning, 0.99) / max(_at(plain, 0.99), 1e-9) if min(len(plain), len(learning)) >= _LEAST else None
+
+
+def _by_chance(count: int) -> float:
+    """The most of so many batches that lie in the slowest hundredth without a reason: three standard deviations above the mean."""
+    return 0.01 * count + 3.0 * math.sqrt(0.01 * count)
 
 
 def _at(ordered: list[float], share: float) -> float:

@@ -67,7 +67,7 @@ def test_a_measuring_process_that_fails_says_why(tmp_path: Path) -> None:
         in_child(large_state.__name__, "open_time", bundle=str(tmp_path / "missing.edge"), state=None)
 
 
-@pytest.mark.parametrize("suite", ["soak", "interference", "commit"])
+@pytest.mark.parametrize("suite", ["soak", "interference", "serve", "commit"])
 def test_the_suite_is_listed_and_knows_quick_alone(suite: str) -> None:
     assert "--quick" in SUITES[suite]
     with pytest.raises(InputError, match=r"it has: --quick$"):

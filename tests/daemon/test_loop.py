@@ -233,6 +233,22 @@ def test_answers_that_learning_makes_too_slow_pause_it_for_waits_that_double_up_
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0] and told == [True, False] * 7 and pace.pauses == 7
 
 
+@pytest.mark.parametrize(("share", "factor", "is_slower"), [(0.02, 1.0, False), (0.05, 1.0, False), (0.02, 2.0, True)])
+def test_learning_that_slows_nothing_is_hardly_ever_paused(share: float, factor: float, is_slower: bool) -> None:
+    """Answers of one distribution with a heavy tail, in bursts with and without learning: an order statistic of 200 says little."""
+    pauses = 0
+    for seed in range(10):
+        rng, (pace, _, clock) = np.random.default_rng(seed), paced()
+        for number in range(4000):
+            seconds = 0.002 * rng.lognormal(0.0, 0.1) * (1.0 + rng.pareto(2.5) if rng.random() < share else 1.0)
+            is_learning = not pace.is_pausing and number // 40 % 2 == 0
+            pace.record(factor * seconds if is_learning else seconds, is_learning=is_learning)
+            clock.now += 0.005
+            pace.tick()
+        pauses += pace.pauses
+    assert pauses >= 30 if is_slower else pauses <= 1
+
+
 def test_a_measurement_that_is_fine_starts_the_waits_over() -> None:
     pace, _, clock = paced()
     for _ in range(3):
