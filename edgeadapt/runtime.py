@@ -149,7 +149,10 @@ class Executable(Protocol):
 
 @runtime_checkable
 class Runtime(Protocol):
-    """An engine that runs graphs. One object owns threads, memory pools and the cache of executables."""
+    """An engine that runs graphs. One object owns threads, memory pools and the cache of executables.
+
+    It may have ``runs_where_called``: True says that a call computes on the thread that makes it, whose CPU time is then what work has cost.
+    """
 
     @property
     def name(self) -> str: ...

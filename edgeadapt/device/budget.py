@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from edgeadapt.device.heat import HeatLimit
@@ -18,8 +19,8 @@ class Budget:
     """What learning may cost.
 
     Args:
-        busy_fraction: share of wall time the worker may be busy with adaptation, over any ``window_s``; answered labels
-            are learned regardless.
+        busy_fraction: share of a core's time the worker may be busy, over any ``window_s``. Beyond it adaptation, growth and a look at the
+            windows of a condition wait, but each of them runs once a window; answered labels are learned, and new conditions noticed, regardless.
         memory_mib: declared tensors, pools and pending samples must fit; checked when opening.
         window_s: length of the accounting window, seconds.
         write_mib_per_day: what the state folder may write to the disk in 24 hours. Snapshots, corrections, decisions and compaction wait
@@ -95,16 +96,21 @@ class WriteRoom:
 
 
 class Meter:
-    """Measured cost of each kind of work, and the busy time of the last window.
+    """Measured cost of each kind of work, and the busy time of the last window. Of the worker, which does one thing at a time.
 
     Args:
         vitals: the newest temperatures and power; None: neither is limited.
+        spent: seconds that the calling thread has used. The worker lets others go first: while it waits for a core it uses none.
     """
 
-    def __init__(self, budget: Budget, clock: Callable[[], float] = time.monotonic, vitals: Callable[[], Vitals] | None = None) -> None:
-        self._budget, self._clock = budget, clock
+    def __init__(
+        self, budget: Budget, clock: Callable[[], float] = time.monotonic, vitals: Callable[[], Vitals] | None = None,
+        spent: Callable[[], float] = time.thread_time,
+    ) -> None:  # fmt: skip
+        self._budget, self._clock, self._spent = budget, clock, spent
+        self._inner = 0.0  # seconds of work that is over and was part of other work
         self._heat = None if vitals is None else HeatLimit(budget.temperature_c, budget.power_w, vitals)
-        self._spans: deque[tuple[float, float]] = deque()
+        self._spans: deque[tuple[float, str, float]] = deque()  # when, what, seconds
         self._costs: dict[str, deque[float]] = {}
         self.deferred = 0
         self.overruns = 0
@@ -122,8 +128,9 @@ class Meter:
         if self._budget.busy_fraction >= 1.0:
             return True
         self._drop_old()
-        busy = sum(length for _, length in self._spans)
-        fits = busy == 0.0 or busy + self.cost(kind) <= self._budget.busy_fraction * self._budget.window_s  # dear work runs once a window
+        busy = sum(length for _, _, length in self._spans)
+        is_first = all(of != kind for _, of, _ in self._spans)  # whatever it costs, and whatever else there is to do
+        fits = is_first or busy + self.cost(kind) <= self._budget.busy_fraction * self._budget.window_s
         self.deferred += not fits
         return fits
 
@@ -132,11 +139,22 @@ class Meter:
         """Why no work that can wait starts for heat or power; empty if it may."""
         return "" if self._heat is None else self._heat.why
 
+    @contextmanager
+    def spending(self, kind: str) -> Iterator[None]:
+        """Measure a piece of work; what is measured inside it does not count twice."""
+        started, inner = self._spent(), self._inner
+        try:
+            yield
+        finally:
+            took = self._spent() - started
+            self.record(kind, max(0.0, took - (self._inner - inner)))
+            self._inner = inner + took
+
     def record(self, kind: str, seconds: float) -> None:
         expected = self.cost(kind)
         self.overruns += bool(expected) and seconds > 2 * expected
         self._drop_old()
-        self._spans.append((self._clock(), seconds))
+        self._spans.append((self._clock(), kind, seconds))
         self._costs.setdefault(kind, deque(maxlen=50)).append(seconds)
 
     def _drop_old(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -71,18 +70,22 @@ class Corrections:
         return replace(domain, tensors=self._program.factory_domain(), encode=None, refreshes=0)
 
     def refresh(self, kept: BalancedMemory, domain: Domain, memory: Memory, newest: NDArray[Any]) -> Domain:
-        started = time.perf_counter()
+        self.refreshes += 1
+        with self._meter.spending("adapt"):
+            return self._refreshed(kept, domain, memory, newest)
+
+    def _refreshed(self, kept: BalancedMemory, domain: Domain, memory: Memory, newest: NDArray[Any]) -> Domain:
         frames = kept.inputs()
         inputs: NDArray[Any] = frames if self._program.adapts_encoder else self._program.encode(frames)[0]
-        outputs, written = self._program.adapt(domain.tensors.over(memory.tensors), inputs, np.ones(len(frames), np.float32), seed=self.refreshes)
+        outputs, written = self._program.adapt(domain.tensors.over(memory.tensors), inputs, np.ones(len(frames), np.float32), seed=self.refreshes - 1)
         if float(outputs["wants_reset"]) > 0:
-            self._refused("the method asks to start over", domain, kept, started)
+            self._refused("the method asks to start over", domain, kept)
             return self._bare(domain)
         tensors = written.over(domain.tensors)
         refreshed = replace(domain, tensors=tensors)
         problem = self._problem(domain, refreshed, memory)
         if problem:
-            self._refused(problem, domain, kept, started)
+            self._refused(problem, domain, kept)
             return domain
         refreshed = replace(refreshed, encode=self._program.refold(tensors), refreshes=domain.refreshes + 1)
         kept.fresh = 0
@@ -91,16 +94,12 @@ class Corrections:
         if chosen is refreshed:
             kept.relabel(read.logits.argmax(axis=1))
         kept.refusals = 0 if chosen.refreshes else min(kept.refusals + 1, _LONGEST_REST)
-        self.refreshes += 1
-        self._meter.record("adapt", time.perf_counter() - started)
         return chosen
 
-    def _refused(self, why: str, domain: Domain, kept: BalancedMemory, started: float) -> None:
+    def _refused(self, why: str, domain: Domain, kept: BalancedMemory) -> None:
         """It was computed and is not used: it counts, it cost its time, and the next try waits longer."""
         self._note(Action("suspend", "", domain.name, why=why))
         kept.fresh, kept.refusals = 0, min(kept.refusals + 1, _LONGEST_REST)
-        self.refreshes += 1
-        self._meter.record("adapt", time.perf_counter() - started)
 
     def _healthiest(
         self, active: Domain, candidate: Domain, proposed: Health, kept: BalancedMemory, frames: NDArray[Any], memory: Memory, newest: NDArray[Any]

@@ -103,9 +103,8 @@ class Growth:
         for domain in self._due() if self._adaptors else ():
             if self._is_frozen() or not self._meter.may_start("grow"):
                 return  # the next labels, checkpoint or opening ask again
-            started = time.perf_counter()
-            self._look_at(domain)
-            self._meter.record("grow", time.perf_counter() - started)
+            with self._meter.spending("grow"):
+                self._look_at(domain)
 
     def _is_worth_a_look(self, name: str, labels: int) -> bool:
         return labels >= self._policy.fewest_labels and labels >= self._policy.again * self._considered.get(name, 0)

@@ -115,14 +115,15 @@ class Learner:
 
         self._pending = Pending(keep.pending_s)
         self._questions = Questions(policy.questions_per_day if policy.questions_per_day is not None else self._manifest.policy.ask.per_day)
-        self._meter = Meter(budget, vitals=Sensors().read if budget.needs_vitals else None)
+        is_here = getattr(self._program.runtime, "runs_where_called", False)  # else the work is done by threads, or a GPU, that nobody asks
+        self._meter = Meter(budget, vitals=Sensors().read if budget.needs_vitals else None, spent=time.thread_time if is_here else time.perf_counter)
         self._room = WriteRoom(budget, self._journal.writes)
         self._transactions = Transactions(self._program, self._journal, self._held_out, live, self._publish, self._room, opened.replay_s)
         self._undoing = Undoing(self._transactions)
         growth = Growth(self._transactions, self._meter, live, is_resting)
         self._transactions.taken_back = growth.reconsider
         self._conditions = Conditions(self._program, self._transactions, self._questions, self._pending, self._meter, live, self._publish, self._adapt_mode)
-        self._streams = Streams(self._manifest.policy, self._conditions, self._worker)
+        self._streams = Streams(self._manifest.policy, self._conditions, self._worker, self._meter)
         self._house = Housekeeping(self._journal, self._transactions, self._undoing, self._conditions, self._room, keep, opened.raw_per_class, is_frozen)
         labelling = Labelling(self._program, policy, self._held_out, live, lambda names: self._worker.call(lambda: self._transactions.add_classes(names)))
         self._labelling = labelling

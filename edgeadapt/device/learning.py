@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, MutableMapping, Sequence
 
@@ -101,12 +100,11 @@ class Learning:
             for part in chunks(len(group), _AT_ONCE):
                 if self._is_frozen():
                     return
-                started = time.perf_counter()
-                try:
-                    self._transactions.learn(group[part])
-                    self._growth.taught(group[part][0].domain, len(group[part]))
-                except StorageError:
-                    raise
-                except EdgeadaptError as error:
-                    self._transactions.give_up(group[part], str(error))
-                self._meter.record("learn", time.perf_counter() - started)
+                with self._meter.spending("learn"):
+                    try:
+                        self._transactions.learn(group[part])
+                        self._growth.taught(group[part][0].domain, len(group[part]))
+                    except StorageError:
+                        raise
+                    except EdgeadaptError as error:
+                        self._transactions.give_up(group[part], str(error))

@@ -7,6 +7,7 @@ from collections import OrderedDict, deque
 from typing import Any
 
 from edgeadapt.bundle.schema import PolicySpec
+from edgeadapt.device.budget import Meter
 from edgeadapt.device.conditions import Conditions, Stream
 from edgeadapt.device.memory import SOURCE
 from edgeadapt.device.sense import StreamWindow, WindowView
@@ -21,8 +22,8 @@ _WAITING, _WAITING_IN_ALL = 8, 64  # windows of one stream, and of all: whoever 
 class Streams:
     """Found by name; thread-safe."""
 
-    def __init__(self, policy: PolicySpec, conditions: Conditions, worker: Worker) -> None:
-        self._policy, self._conditions, self._worker = policy, conditions, worker
+    def __init__(self, policy: PolicySpec, conditions: Conditions, worker: Worker, meter: Meter) -> None:
+        self._policy, self._conditions, self._worker, self._meter = policy, conditions, worker, meter
         self.found: OrderedDict[str, Stream] = OrderedDict()  # the least recently observed first
         self._waiting: deque[tuple[Stream, WindowView, Any, bool]] = deque()  # one task of the worker for each; the oldest first
         self._lock = threading.Lock()
@@ -68,4 +69,8 @@ class Streams:
     def _sense(self) -> None:
         with self._lock:
             window = self._waiting.popleft()
-        self._conditions.window(*window)
+        is_dear = window[0].state.domain != SOURCE  # under a condition the factory encoder sees the window once more; else that has been done
+        if is_dear and not self._meter.may_start("sense"):
+            return
+        with self._meter.spending("sense"):
+            self._conditions.window(*window)

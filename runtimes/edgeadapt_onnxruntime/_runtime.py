@@ -57,6 +57,11 @@ class OnnxRuntime:
         self._refolded: WeakValueDictionary[tuple[str, str], OnnxExecutable] = WeakValueDictionary()
         self._lock = threading.Lock()
 
+    @property
+    def runs_where_called(self) -> bool:
+        """A call computes on the thread that makes it, and on no other."""
+        return self.intra_op_threads == 1 and self.providers == ("CPUExecutionProvider",)
+
     @classmethod
     def probe(cls) -> str:
         """One line: version and providers.

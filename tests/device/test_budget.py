@@ -99,6 +99,55 @@ def test_a_tight_budget_defers_adaptation_and_labels_are_learned_regardless(open
     assert learner.counters()["deferred"] > 0 and learner.counters()["refreshes"] <= 1
     assert sum(learner.counters()["evidence"].values()) == len(x) and "received" not in learner.counters()["evidence"]
 
+def test_a_kind_that_has_not_run_in_the_window_runs_once_whatever_else_there_is_to_do() -> None:
+    m, clock = meter()
+    for _ in range(5):
+        clock.now += 1.0
+        m.record("learn", 1.0)
+    assert m.may_start("adapt")
+    m.record("adapt", 0.1)
+    assert not m.may_start("adapt")
+    clock.now += 10.1
+    m.record("learn", 5.0)
+    assert m.may_start("adapt")
+
+
+def test_work_inside_work_counts_once_and_a_failure_costs_what_it_took() -> None:
+    spent = Clock()
+    m = Meter(Budget(), Clock(), spent=spent)
+    with pytest.raises(OSError), m.spending("sense"):
+        spent.now += 0.25
+        with m.spending("adapt"):
+            spent.now += 1.0
+            with m.spending("grow"):
+                spent.now += 4.0
+        spent.now += 0.25
+        raise OSError
+    assert (m.cost("sense"), m.cost("adapt"), m.cost("grow")) == (0.5, 1.0, 4.0)
+    with m.spending("sense"):
+        spent.now += 2.0
+    assert m.cost("sense") == 2.0
+
+
+def test_a_thread_that_waits_for_its_turn_spends_nothing() -> None:
+    m = Meter(Budget())
+    with m.spending("adapt"):
+        time.sleep(0.2)
+    assert m.cost("adapt") < 0.1
+
+
+def test_a_stream_under_a_condition_is_looked_at_as_often_as_its_share_allows_and_a_clean_one_always(opened: Opener) -> None:
+    learner = opened(budget=Budget(busy_fraction=1e-5, window_s=600.0))
+    x, _ = images(8 * BATCH, condition="fog")
+    watch(learner, x)
+    learner.settle()
+    before = learner.counters()["deferred"]
+    assert learner.domain() != "source" and before > 0, "it took the first windows to notice, and the rest had no room"
+    x, _ = images(8 * BATCH)
+    watch(learner, x, stream="clean")
+    learner.settle()
+    assert learner.counters()["deferred"] == before
+
 
 # -- heat and power -----------------------------------------------------------------------------------
 class Thermometer:
