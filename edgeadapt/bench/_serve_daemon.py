@@ -155,7 +155,7 @@ class Daemon:
     def _catch_up(self) -> None:
         """Until the worker has done what the frames gave it, or rests in a pause: it must not be in the middle of anything when it is stopped."""
         end = time.perf_counter() + _PATIENCE_S
-        with self._service._lending.lend() as learner:
+        with self._service._running.lending.lend() as learner:
             while not learner.settle(0.005) and (learner.is_working or not learner.is_paused):
                 if time.perf_counter() > end:
                     raise StateError(f"the worker did not come to rest within {_PATIENCE_S:g} s")
