@@ -32,8 +32,8 @@ _CODES: tuple[tuple[type[EdgeadaptError], int], ...] = (
 )  # fmt: skip
 
 _EXTRAS = {
-    "PIL": "images", "matplotlib": "bench", "starlette": "daemon", "uvicorn": "daemon", "prometheus_client": "daemon", "psutil": "daemon",
-    "paho": "daemon", "cv2": "video",
+    "PIL": "images", "matplotlib": "bench", "starlette": "daemon", "uvicorn": "daemon", "prometheus_client": "daemon", "paho": "daemon",
+    "cv2": "video",
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from edgeadapt.errors import EdgeadaptError, StateError
 
 log = logging.getLogger("edgeadapt.daemon")
 _REOPENED = ("bundle", "trust", "unsigned", "policy", "budget", "keep")  # settings that a learner is opened with
-_RESTARTED = ("state", "runtime", "control", "metrics")  # settings that hold until the next start
+_RESTARTED = ("state", "runtime", "control", "metrics", "telemetry")  # settings that hold until the next start
 
 
 class Changing:

@@ -50,6 +50,7 @@ def health(running: Running) -> dict[str, Any]:
     problems += [f"folders: {running.folders.error}"] if running.folders.error else []
     problems += [f"learning: {running.work_error}"] if running.work_error else []
     problems += [f"labels: {running.labels.held_up_by}"] if running.labels.held_up_by else []
+    problems += [f"telemetry: {running.telemetry.error}"] if running.telemetry.error else []
     problems += [running.reload_error] if running.reload_error else []
     note = swap_note(running)
     return {
@@ -74,7 +75,7 @@ def status(running: Running) -> dict[str, Any]:
     is_ready, reason = ready(running)
     with running.lending.lend() as learner:
         of_learner = _learner(running, learner)
-    vitals, inbox = running.sensors.read(), running.inbox
+    inbox = running.inbox
     return of_learner | health(running) | running.series.view() | {
         "version": edgeadapt.__version__, "ready": is_ready, "reason": reason, "started_at": running.started_at,
         "is_frozen": running.is_frozen, "paused_by": running.holds.reasons, "streams": running.loop.streams(),
@@ -83,7 +84,7 @@ def status(running: Running) -> dict[str, Any]:
         "thresholds": {"shift": 1.0, "novel_share": running.manifest.policy.novelty.window_share}, "new_classes": running.settings.policy.new_classes,
         "factory_classes": list(running.manifest.classes),
         "budget": msgspec.to_builtins(running.settings.budget), "checkpointed_at": running.checkpointed_at,
-        "telemetry": {"temperature_c": dict(vitals.temperatures), "power_w": dict(vitals.rails), "memory_mib": vitals.memory_mib, "load": vitals.load},
+        "telemetry": running.telemetry.read(),
     }  # fmt: skip
 
 

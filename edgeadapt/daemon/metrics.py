@@ -19,7 +19,7 @@ the status does not have is left out. These are the parts of it that are read:
     is_paused, is_frozen     booleans
     sources                  [{"name": text, "state": text, "delivered", "refused", "unreadable", "labels", "failures", "reconnects": counts}]
     sinks                    [{"name": text, "dropped", "waiting", "written": events, "failures": count}]
-    telemetry                {"temperature_c": zone -> number, "power_w": rail -> number}
+    telemetry                {"temperature_c": zone -> number, "power_w": rail -> number, "gpu_load": 0..1}
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ Status = Mapping[str, Any]
 _Path = tuple[str, ...]
 
 _GAUGES: tuple[tuple[str, str, _Path], ...] = (
+    ("edgeadapt_gpu_load_ratio", "Share of the time that the GPU was busy.", ("telemetry", "gpu_load")),
     ("edgeadapt_inbox_samples", "Samples that wait for their answer.", ("inbox", "waiting")),
     (
         "edgeadapt_adapted_latency_ratio",

@@ -17,7 +17,7 @@ from edgeadapt.daemon.loop import Loop
 from edgeadapt.daemon.pace import Pace
 from edgeadapt.daemon.series import Series
 from edgeadapt.daemon.settings import Settings
-from edgeadapt.device.vitals import Sensors
+from edgeadapt.daemon.telemetry import Telemetry
 from edgeadapt.runtime import Runtime
 
 
@@ -45,10 +45,10 @@ class Running:
     series: Series
     deliver: Deliver
     folders: FolderMemory
+    telemetry: Telemetry
     feeders: dict[Any, Feeder] = field(default_factory=dict)
     sinks: dict[Any, Sink] = field(default_factory=dict)
     sink_errors: dict[str, int] = field(default_factory=dict)
-    sensors: Sensors = field(default_factory=Sensors)
     started_at: float = field(default_factory=time.time)
     is_ready: bool = False
     is_stopping: bool = False

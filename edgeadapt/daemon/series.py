@@ -149,7 +149,7 @@ class Series:
     def sample(self, status: Mapping[str, Any]) -> None:
         """Take down the numbers of a status."""
         now = self._clock()
-        temperatures, rails = status["telemetry"]["temperature_c"], status["telemetry"]["power_w"]
+        telemetry = status["telemetry"]
         latency, timings = status["latency"], status["timings"]
         with self._lock:
             for stream in self._latest:
@@ -161,7 +161,7 @@ class Series:
             self._add(now, "", _OF_ALL, {
                 "latency_ratio": latency["ratio"], "plain_p99_ms": latency["plain"]["p99_ms"], "learning_p99_ms": latency["learning"]["p99_ms"],
                 "busy": self._busy(now, timings["learn"] + timings["record"]), "written_mib": status["learner"]["written_bytes_last_day"] / 2**20,
-                "temperature_c": max(temperatures.values(), default=None), "power_w": sum(rails.values()) if rails else None,
+                "temperature_c": telemetry["hottest_c"], "power_w": telemetry["total_power_w"],
             })  # fmt: skip
 
     def learned(self, history: Iterable[Commit]) -> None:

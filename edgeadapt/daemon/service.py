@@ -33,6 +33,7 @@ from edgeadapt.daemon.pictures import as_picture
 from edgeadapt.daemon.running import Running
 from edgeadapt.daemon.series import Past, Series, Window, watch
 from edgeadapt.daemon.settings import Settings
+from edgeadapt.daemon.telemetry import Telemetry
 from edgeadapt.device.learner import DEFAULT_STREAM, Learner
 from edgeadapt.errors import StateError
 from edgeadapt.results import Commit, Question, Receipt
@@ -78,7 +79,7 @@ class Service:
             pace = Pace(lambda paused: holds.hold("latency", paused, self._notify.beat), settings.budget.p99_ratio)
             self._running = Running(
                 settings, manifest, runtime, lending, holds, inbox, pace, labels, self._loop_of(settings, lending, inbox, labels, pace), Series(), self._deliver,
-                FolderMemory(settings.state), sinks=opened,
+                FolderMemory(settings.state), Telemetry(settings.telemetry.tegrastats), sinks=opened,
             )  # fmt: skip
             for section in settings.sink:
                 opened[section] = sink_of(section)

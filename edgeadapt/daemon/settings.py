@@ -149,6 +149,15 @@ class MetricsSection(_Section, frozen=True, kw_only=True):
     enabled: Annotated[bool, Meta(description="Whether they are offered; without the control interface they never are")] = True
 
 
+class TelemetrySection(_Section, frozen=True, kw_only=True):
+    """What the machine says of itself, beside what `/sys` shows."""
+
+    tegrastats: Annotated[
+        Path | None,
+        Meta(description="File that `tegrastats --logfile` appends to: its zones, rails and GPU load are shown where `/sys` has none, as in a container. `budget.temperature_c` and `budget.power_w` go by `/sys` alone"),
+    ] = None  # fmt: skip
+
+
 class _Source(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
     name: Annotated[Name, Meta(description="What its samples and labels are told apart by; by default the stream's name")] = ""
     stream: Annotated[Name, Meta(description="Whose condition its samples show: each stream has its own window; by default the source's name, or else its kind")] = ""
@@ -270,6 +279,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     loop: LoopSection = LoopSection()
     control: ControlSection = ControlSection()
     metrics: MetricsSection = MetricsSection()
+    telemetry: TelemetrySection = TelemetrySection()
     source: tuple[AnySource, ...] = ()
     sink: tuple[AnySink, ...] = ()
 
@@ -296,5 +306,5 @@ def kind_of(section: AnySource | AnySink) -> str:
 
 __all__ = [
     "AnySink", "AnySource", "BudgetSection", "ControlSection", "FolderSource", "JsonlSink", "KeepSection", "LoopSection", "MetricsSection", "MqttSink",
-    "MqttSource", "NpzSource", "PolicySection", "SensorSource", "SequenceSource", "Settings", "VideoSource", "kind_of", "read_secret",
+    "MqttSource", "NpzSource", "PolicySection", "SensorSource", "SequenceSource", "Settings", "TelemetrySection", "VideoSource", "kind_of", "read_secret",
 ]  # fmt: skip

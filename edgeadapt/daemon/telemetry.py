@@ -1,43 +1,67 @@
-"""How the machine is: heat, power and throttling as ``edgeadapt.device.vitals`` reads them, memory and load from psutil."""
+"""How the machine is: heat, power, memory and load from ``/sys`` and ``/proc``, and what ``tegrastats`` says of a Jetson beyond that.
+
+In a container, or where the kernel hides its power monitors, ``tegrastats --logfile`` outside of it knows what ``/sys`` inside does not show.
+"""
 
 from __future__ import annotations
 
-import threading
+import os
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-import psutil
+from edgeadapt.daemon.tegrastats import Tegrastats, parse
+from edgeadapt.device.vitals import Sensors, hottest, total_power
+from edgeadapt.errors import InputError
 
-from edgeadapt.device.vitals import Sensors, Vitals
+_TAIL = 1 << 14  # bytes; a line has less than 1000
+_FRESH_S = 30.0  # a line that is older says nothing about now
 
 
 class Telemetry:
-    """Measures at most once in ``interval_s``; thread-safe.
+    """Read by whoever looks; what cannot be measured is None or left out.
 
     Args:
-        root: where sysfs is. process: whose memory is told; by default this one.
+        tegrastats: the file that ``tegrastats --logfile`` appends to. sensors: of ``/sys``. clock: seconds since the epoch, as file times are.
     """
 
-    def __init__(
-        self, root: str | Path = "/sys", process: psutil.Process | None = None, *, interval_s: float = 1.0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._sensors = Sensors(root, interval_s=interval_s, clock=clock)
-        self._process = process or psutil.Process()
-        self._lock = threading.Lock()
-        self._sensed: Vitals | None = None
-        self._last = Vitals()
+    def __init__(self, tegrastats: Path | None = None, sensors: Sensors | None = None, clock: Callable[[], float] = time.time) -> None:
+        self.error = ""
+        self._path, self._sensors, self._clock = tegrastats, sensors or Sensors(), clock
 
-    def read(self) -> Vitals:
-        """The newest reading. What cannot be measured here is None or empty."""
-        with self._lock:
-            sensed = self._sensors.read()
-            if sensed is not self._sensed:
-                self._sensed = sensed
-                load = psutil.getloadavg()[0] / (psutil.cpu_count() or 1)
-                self._last = replace(sensed, memory_mib=self._process.memory_info().rss / 2**20, load=load)
-            return self._last
+    def read(self) -> dict[str, Any]:
+        """``temperature_c`` by zone, ``power_w`` by rail, ``hottest_c``, ``total_power_w``, ``gpu_load`` and ``load`` (0..1; the load of all cores may be more), ``memory_mib``.
+
+        A zone or rail of both is told once, as ``/sys`` has it.
+        """
+        vitals, line = self._sensors.read(), self._line()
+        temperatures: Mapping[str, float] = {**({} if line is None else line.temperatures), **vitals.temperatures}
+        rails: Mapping[str, float] = {**({} if line is None else {name: value / 1000 for name, value in line.power_mw.items()}), **vitals.rails}
+        return {
+            "temperature_c": dict(temperatures), "power_w": dict(rails), "hottest_c": hottest(temperatures), "total_power_w": total_power(rails),
+            "gpu_load": None if line is None else line.gpu_load, "memory_mib": vitals.memory_mib, "load": vitals.load, "is_throttled": vitals.is_throttled,
+        }  # fmt: skip
+
+    def _line(self) -> Tegrastats | None:
+        if self._path is None:
+            return None
+        try:
+            with open(self._path, "rb") as file:
+                about = os.fstat(file.fileno())
+                file.seek(max(0, about.st_size - _TAIL))
+                lines = file.read(_TAIL).decode("utf-8", "replace").split("\n")[:-1]  # the last one may not be whole yet
+            age_s = abs(self._clock() - about.st_mtime)
+            if not lines:
+                raise InputError("there is no line in it yet")
+            if age_s > _FRESH_S:
+                raise InputError(f"its last line is {age_s:.0f} s old: does tegrastats run?")
+            found = parse(lines[-1])
+        except (OSError, InputError) as error:
+            self.error = f"{self._path}: {getattr(error, 'strerror', None) or error}"
+            return None
+        self.error = ""
+        return found
 
 
-__all__ = ["Telemetry", "Vitals"]
+__all__ = ["Telemetry"]

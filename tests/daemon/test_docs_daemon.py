@@ -18,7 +18,7 @@ from edgeadapt.daemon.settings_file import load_settings
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "daemon.md"
-HAS_DAEMON = all(importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "prometheus_client", "psutil", "PIL"))
+HAS_DAEMON = all(importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "prometheus_client", "PIL"))
 needs_daemon = pytest.mark.skipif(not HAS_DAEMON or shutil.which("curl") is None, reason="needs the daemon and images extras, and curl")
 _END = "-- end of block"
 PRELUDE = """

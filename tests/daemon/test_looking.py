@@ -103,7 +103,7 @@ def test_sources_and_sinks_tell_their_counts_and_what_fails(serve: Made, setting
     )
     service = serve(made)
     until(lambda: service.status()["loop"]["answered"] == 20)
-    until(lambda: service.health()["sinks"][0]["failures"])
+    until(lambda: service.health()["sinks"][0]["failures"] and service.health()["sources"][1]["unreadable"])
     health = service.health()
     rows, film = health["sources"]
     assert (rows["delivered"], rows["unreadable"], film["delivered"], film["unreadable"]) == (20, 0, 0, 1) and film["counters"] == {"unreadable": 1}

@@ -162,7 +162,7 @@ def a_status(second: int, streams: int = 1) -> dict[str, Any]:
     return {
         "streams": {f"s{number}": reading for number in range(streams)}, "timings": {"learn": 0.25 * second, "record": 0.0},
         "latency": {"ratio": None, "plain": {"p99_ms": 2.0}, "learning": {"p99_ms": None}}, "learner": {"written_bytes_last_day": second << 20},
-        "telemetry": {"temperature_c": {"cpu": 40.0, "gpu": 50.0}, "power_w": {}},
+        "telemetry": {"temperature_c": {"cpu": 40.0, "gpu": 50.0}, "power_w": {}, "hottest_c": 50.0, "total_power_w": None},
     }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from edgeadapt.daemon.service import Service
 from edgeadapt.daemon.settings_file import load_settings
 from edgeadapt.demo.sample import bundle_path
 
-HAS_DAEMON = all(importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "prometheus_client", "psutil"))
+HAS_DAEMON = all(importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "prometheus_client"))
 needs_daemon = pytest.mark.skipif(not HAS_DAEMON, reason="needs the daemon extra (starlette, uvicorn, prometheus-client, psutil)")
 needs_pillow = pytest.mark.skipif(importlib.util.find_spec("PIL") is None, reason="needs the images extra (Pillow)")
 

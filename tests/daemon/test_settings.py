@@ -226,11 +226,11 @@ def test_the_reference_is_that_of_the_settings() -> None:
 def test_the_reference_has_a_meaning_for_every_key_of_every_section() -> None:
     page = PAGE.read_text(encoding="utf-8")
     sections = [*PolicySection.__mro__[1].__subclasses__(), *FolderSource.__mro__[1].__subclasses__(), *JsonlSink.__mro__[1].__subclasses__()]
-    assert len(sections) == 7 + 6 + 2
+    assert len(sections) == 8 + 6 + 2
     listed = 0
     for section in sections:
         for key in section.__struct_fields__:
-            is_section = section is Settings and key in ("policy", "budget", "keep", "loop", "control", "metrics", "source", "sink")
+            is_section = section is Settings and key in ("policy", "budget", "keep", "loop", "control", "metrics", "telemetry", "source", "sink")
             assert is_section or f"| `{key}` |" in page, (section, key)
             listed += not is_section
     assert page.count("\n| `") == listed > 50

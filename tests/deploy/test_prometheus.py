@@ -23,7 +23,7 @@ from edgeadapt.demo.sample import bundle_path
 yaml = pytest.importorskip("yaml")
 COMPOSE = Path(__file__).parents[2] / "deploy" / "compose"
 TOKEN_FILE = "/run/secrets/edgeadapt_token"
-HAS_DAEMON = all(importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "prometheus_client", "psutil"))
+HAS_DAEMON = all(importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "prometheus_client"))
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
 needs_both = pytest.mark.skipif(shutil.which("prometheus") is None or not HAS_DAEMON, reason="needs prometheus and the daemon extra")
 

@@ -24,7 +24,7 @@ from edgeadapt.demo.sample import bundle_path
 ROOT = Path(__file__).parents[2]
 SYSTEMD = ROOT / "deploy" / "systemd"
 UNIT, CONFIG = SYSTEMD / "edgeadapt.service", SYSTEMD / "edgeadapt.toml"
-HAS_DAEMON = all(importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "prometheus_client", "psutil", "PIL"))
+HAS_DAEMON = all(importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "prometheus_client", "PIL"))
 needs_daemon = pytest.mark.skipif(not HAS_DAEMON, reason="needs the daemon and images extras")
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 needs_seccomp = pytest.mark.skipif(ctypes.util.find_library("seccomp") is None, reason="needs libseccomp")

@@ -240,13 +240,12 @@ function meters(status) {
   const { budget, learner, telemetry } = status;
   const busy = state.past ? state.past.busy.findLast((value) => value !== null) ?? null : null;
   const mib = (value) => `${number(value)} MiB`;
-  const temperatures = Object.values(telemetry.temperature_c), rails = Object.values(telemetry.power_w);
   return [
     { name: "Busy", about: "of the time", value: busy, most: budget.busy_fraction, form: percent },
     { name: "Written", about: "in 24 hours", value: learner.written_bytes_last_day / 2 ** 20, most: budget.write_mib_per_day, form: mib },
     { name: "Memory", about: "of the tensors", value: learner.tensor_bytes / 2 ** 20, most: budget.memory_mib, form: mib },
-    { name: "Temperature", about: "the hottest zone", value: temperatures.length ? Math.max(...temperatures) : null, most: budget.temperature_c, form: (value) => `${value.toFixed(0)} °C` },
-    { name: "Power", about: "of the machine", value: rails.length ? rails.reduce((sum, value) => sum + value, 0) : null, most: budget.power_w, form: (value) => `${number(value)} W` },
+    { name: "Temperature", about: "the hottest zone", value: telemetry.hottest_c, most: budget.temperature_c, form: (value) => `${value.toFixed(0)} °C` },
+    { name: "Power", about: "of the machine", value: telemetry.total_power_w, most: budget.power_w, form: (value) => `${number(value)} W` },
   ].filter((one) => one.value !== null || one.most !== null);
 }
 
