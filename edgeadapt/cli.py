@@ -293,9 +293,10 @@ def _machine_commands(command: Any) -> None:
     runtimes = command("runtimes", "machine:runtimes", "which runtimes are installed, and why one cannot run here")
     runtimes.add_argument("--json", action="store_true")
 
-    doctor = command("doctor", "machine:doctor", "is everything here that edgeadapt needs? exit code 1 if not")
-    doctor.add_argument("--state", type=Path, metavar="DIR", help="state folder to be checked (default: a temporary one)")
-    doctor.add_argument("--json", action="store_true")
+    doctor = command("doctor", "doctor:doctor", "what this machine has and lacks, and what to do about it; exit code 1 if something needed is missing")
+    doctor.add_argument("--state", type=Path, metavar="DIR", help="state folder to look at (default: /var/lib/edgeadapt/state)")
+    doctor.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write what was found there, without anything that names you or the machine; -: only that, to standard output")
+    doctor.add_argument("--self-test", action="store_true", help="also open, predict, learn, roll back, restart and measure, on every runtime that can run here")
 
 
 def _positive(text: str) -> int:

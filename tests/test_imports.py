@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "edgeadapt"
-DEVICE_SIDE = ("bundle", "device", "daemon", "demo")
+DEVICE_SIDE = ("bundle", "device", "daemon", "demo", "doctor")
 HOST_TOOLS = {"edgeadapt/demo/make.py"}  # run on the host only, by name
 FORBIDDEN = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "faiss", "edgeadapt.host")
 
