@@ -50,9 +50,12 @@ class Changing:
             way, or the new bundle did not open on the state. The old one serves on.
         """
         with self._alone():
-            running = self._running
+            running, stamp = self._running, _stamp(Path(path))
             said = self._replace(msgspec.structs.replace(running.settings, bundle=Path(path)))
-            running.swapped = "" if Path(path) == running.settings.bundle else str(path)
+            is_the_same = _is_same(Path(path), running.settings.bundle)
+            running.swapped = "" if is_the_same else str(path)
+            if is_the_same:
+                self._stamp = stamp
             if running.swapped:
                 log.warning("%s", swap_note(running))
             return said
@@ -82,6 +85,9 @@ class Changing:
         started = time.perf_counter()
 
         def change(learner: Learner) -> Learner:
+            if running.is_stopping:
+                said["refused"] = StateError("the daemon stops")
+                return learner
             try:
                 learner.pause(True)
                 learner.close()
@@ -150,9 +156,12 @@ class Changing:
         new = msgspec.structs.replace(new, **{key: getattr(old, key) for key in _RESTARTED})
         require_packages(new)
         sources = {section: source_of(section, running.manifest, running.folders) for section in new.source if section not in running.feeders}
-        sinks = {section: sink_of(section) for section in new.sink if section not in running.sinks}
+        sinks: dict[Any, Sink] = {}
         stamp = _stamp(new.bundle)
         try:
+            for section in new.sink:
+                if section not in running.sinks:
+                    sinks[section] = sink_of(section)
             if is_other := new.bundle != old.bundle or stamp != self._stamp:
                 self._replace(new)
                 running.swapped = ""
@@ -160,6 +169,8 @@ class Changing:
                 with running.lending.lend() as learner:
                     bundle = learner.bundle
                 self._replace(new, bundle)
+            if running.is_stopping:
+                raise StateError("the daemon stops")
         except BaseException:
             for sink in sinks.values():
                 sink.close()
@@ -202,6 +213,14 @@ def swap_note(running: Running) -> str:
 def _opened_with(settings: Settings, key: str) -> Any:
     value = getattr(settings, key)
     return msgspec.structs.replace(value, p99_ratio=1.5) if key == "budget" else value
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Two paths of one file, however they are written."""
+    try:
+        return one == other or one.samefile(other)
+    except OSError:
+        return False
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

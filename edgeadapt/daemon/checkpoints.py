@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from contextlib import suppress
 
 from edgeadapt.daemon.running import Running
 from edgeadapt.daemon.settings import FolderSource
@@ -21,6 +20,8 @@ class Checkpoints:
 
     def __init__(self, running: Running) -> None:
         self._running = running
+        self._taking = threading.Lock()  # one after the other: an older table of folders must not come last
+        self._writing = threading.Lock()
 
     def take(self) -> int:
         """Make what was learned durable; returns the number of the last commit. Work that is still queued after a second is done after it.
@@ -28,6 +29,10 @@ class Checkpoints:
         Raises:
             StorageError: the disk is full or fails.
         """
+        with self._taking:
+            return self._take()
+
+    def _take(self) -> int:
         running = self._running
         folders = self._folders()
         try:
@@ -44,7 +49,9 @@ class Checkpoints:
             raise
         running.checkpoint_error, running.checkpointed_at = "", time.time()
         if folders and running.labels.settle(_SETTLING_S):  # labels that came with these files are the learner's now
-            running.folders.write(folders, self._bytes_per_day)
+            with self._writing:
+                if not running.is_stopping:  # else the last table is written, or will be
+                    running.folders.write(folders, self._bytes_per_day)
         return commit
 
     def _settle(self, learner: Learner) -> None:
@@ -57,13 +64,19 @@ class Checkpoints:
     def now_and_then(self, stop: threading.Event) -> None:
         """Every ``loop.checkpoint_s``, until ``stop`` is set."""
         while not stop.wait(self._running.settings.loop.checkpoint_s):
-            with suppress(EdgeadaptError):  # kept for health, and tried again
+            try:
                 self.take()
+            except EdgeadaptError:
+                pass  # kept for health, and tried again
+            except Exception as error:  # what nobody foresaw: checkpoints outlive it
+                self._running.checkpoint_error = f"{type(error).__name__}: {error}"
+                log.exception("checkpoint")
 
     def write_folders(self) -> None:
         """What folder sources have taken, at the end: no sample and no label is on its way any more."""
         if folders := self._folders():
-            self._running.folders.write(folders, self._bytes_per_day, is_last=True)
+            with self._writing:
+                self._running.folders.write(folders, self._bytes_per_day, is_last=True)
 
     def _folders(self) -> dict[str, bytes]:
         named = [source.name for source in self._running.settings.source if isinstance(source, FolderSource) and source.existing == "new"]

@@ -5,7 +5,8 @@
 
 Above ``p99_ratio`` the learner is paused: for a second, and twice as long each time, up to 30 s, until a measurement is fine again. A p99 of
 200 is their second largest: two such numbers of the same answers differ by half every few seconds. So it is paused only if ``slow``, too, is
-more than chance makes of a hundredth, n / 100 + 3 sqrt(n / 100) of n. A learner that never rests is paused for a second, too, where nothing
+more than chance makes of a hundredth, n / 100 + 3 sqrt(n / 100) of n. Over the last 1,000 of each
+the same is asked once more, where the bound is one batch in fifty: a tail that is thin and stays is met then. A learner that never rests is paused for a second, too, where nothing
 is known yet of answers without it.
 """
 
@@ -23,7 +24,8 @@ from typing import Any
 log = logging.getLogger("edgeadapt.daemon")
 _LAST, _LEAST = 200, 50  # batches of each kind
 _FIRST_S, _LONGEST_S = 1.0, 30.0
-_JUDGED_EVERY = 10  # batches: sorting 400 numbers is not free at batch 1
+_LONG = 1000
+_JUDGED_EVERY, _LONG_JUDGED_EVERY = 10, 250  # batches: sorting 400 numbers is not free at batch 1
 
 
 class Pace:
@@ -43,6 +45,8 @@ class Pace:
         self._plain: deque[float] = deque(maxlen=_LAST)
         self._learning: deque[float] = deque(maxlen=_LAST)
         self._wait_s, self._until, self._count = _FIRST_S, 0.0, 0
+        self._plain_long: deque[float] = deque(maxlen=_LONG)
+        self._learning_long: deque[float] = deque(maxlen=_LONG)
         self._lock = threading.Lock()
 
     def record(self, seconds: float, *, is_learning: bool) -> None:
@@ -50,8 +54,10 @@ class Pace:
         with self._lock:
             if not is_learning:
                 self._plain.append(seconds)
+                self._plain_long.append(seconds)
             elif not self.is_pausing:  # else a task that began before the pause comes to its end
                 self._learning.append(seconds)
+                self._learning_long.append(seconds)
         self._count += 1
         if self._count % _JUDGED_EVERY == 0:
             self._judge()
@@ -71,18 +77,30 @@ class Pace:
         if ratio is None:
             if len(learning) == _LAST:
                 self._rest(_FIRST_S)
-        elif ratio <= self.p99_ratio:
-            self._wait_s = _FIRST_S
-        elif len(learning) - bisect_right(learning, self.p99_ratio * _at(plain, 0.99)) > _by_chance(len(learning)):
+        elif (ratio > self.p99_ratio and self._is_slowed(plain, learning)) or self._is_long_slowed():
             log.info("answers are %.2f times as slow beside learning: it waits for %.0f s", ratio, self._wait_s)
             self.pauses += 1
             self._rest(self._wait_s)
             self._wait_s = min(_LONGEST_S, 2 * self._wait_s)
+        elif ratio <= self.p99_ratio:
+            self._wait_s = _FIRST_S
+
+    def _is_long_slowed(self) -> bool:
+        if self._count % _LONG_JUDGED_EVERY or min(len(self._learning_long), len(self._plain_long)) < _LONG:
+            return False
+        with self._lock:
+            plain, learning = sorted(self._plain_long), sorted(self._learning_long)
+        return self._is_slowed(plain, learning)
+
+    def _is_slowed(self, plain: list[float], learning: list[float]) -> bool:
+        """Whether more of the second are beyond the limit than chance makes of a hundredth."""
+        return len(learning) - bisect_right(learning, self.p99_ratio * _at(plain, 0.99)) > _by_chance(len(learning))
 
     def _rest(self, seconds: float) -> None:
         self.is_pausing, self._until = True, self._clock() + seconds
         with self._lock:
             self._learning.clear()  # the next judgement is about what comes after it
+            self._learning_long.clear()
         self._pause(True)
 
     def latency(self) -> dict[str, Any]:

@@ -180,7 +180,8 @@ class Service:
         """Reload, and tell the supervisor how it went."""
         self._notify.reloading()
         self.reload()
-        self._notify.ready(self._running.reload_error or "settings read again")
+        if not self._running.is_stopping:
+            self._notify.ready(self._running.reload_error or "settings read again")
 
     # -- answering ------------------------------------------------------------------------------------
     @property

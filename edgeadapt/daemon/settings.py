@@ -73,7 +73,7 @@ class BudgetSection(_Section, frozen=True, kw_only=True):
     power_w: Annotated[Amount | None, Meta(description="Learning pauses while the machine draws more than this, in watts, where that can be measured")] = None
     p99_ratio: Annotated[
         Annotated[float, Meta(ge=1, le=1000)],
-        Meta(description="Learning pauses while the slowest hundredth of the answers takes longer than this multiple of what it takes while nothing is learned"),
+        Meta(description="Learning pauses while the slowest hundredth of the answers takes longer than this multiple of what it takes while nothing is learned, and that is no chance"),
     ] = 1.5  # fmt: skip
 
 

@@ -7,8 +7,11 @@ import os
 import select
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from typing import Protocol
+
+from edgeadapt.daemon.aside import aside
 
 
 class Supervised(Protocol):
@@ -51,13 +54,16 @@ def run(service: Supervised, has_failed: Callable[[], bool]) -> int:
 
 def _watch(signals: socket.socket, service: Supervised, has_failed: Callable[[], bool]) -> None:
     """Wait for signals, which come as bytes: nothing of ours runs inside a handler."""
+    hanging_up: threading.Thread | None = None  # aside: who waits for the end must not wait for a bundle to load
+    is_due = False
     while not has_failed():
-        ready, _, _ = select.select([signals], [], [], 1.0)
+        ready, _, _ = select.select([signals], [], [], 0.1 if is_due else 1.0)
         came = signals.recv(64) if ready else b""
         if signal.SIGTERM in came or signal.SIGINT in came:
             return
-        if signal.SIGHUP in came:
-            service.hang_up()
+        is_due = is_due or signal.SIGHUP in came
+        if is_due and (hanging_up is None or not hanging_up.is_alive()):
+            hanging_up, is_due = aside(service.hang_up, "reload"), False
 
 
 __all__ = ["Supervised", "run"]

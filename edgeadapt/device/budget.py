@@ -125,6 +125,10 @@ class Meter:
         if self._heat is not None and not self._heat.allows():
             self.deferred += 1
             return False
+        return self.has_room(kind)
+
+    def has_room(self, kind: str) -> bool:
+        """True if the work fits into the busy share, however hot it is: for what must go on, as leaving a condition that is over."""
         if self._budget.busy_fraction >= 1.0:
             return True
         self._drop_old()

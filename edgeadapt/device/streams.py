@@ -70,7 +70,7 @@ class Streams:
         with self._lock:
             window = self._waiting.popleft()
         is_dear = window[0].state.domain != SOURCE  # under a condition the factory encoder sees the window once more; else that has been done
-        if is_dear and not self._meter.may_start("sense"):
+        if is_dear and not self._meter.has_room("sense"):
             return
         with self._meter.spending("sense"):
             self._conditions.window(*window)

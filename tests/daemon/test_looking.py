@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ import numpy as np
 import pytest
 
 from edgeadapt.daemon.arrival import Arrival
+from edgeadapt.daemon.folders import FolderMemory
 from edgeadapt.daemon.service import Service
-from edgeadapt.daemon.settings import BudgetSection, JsonlSink, LoopSection, NpzSource, PolicySection, SequenceSource
+from edgeadapt.daemon.settings import BudgetSection, FolderSource, JsonlSink, LoopSection, NpzSource, PolicySection, SequenceSource
 from edgeadapt.daemon.settings_file import load_settings
 from edgeadapt.demo.sample import CLASSES, Sample, bundle_path
+from edgeadapt.device.learner import Learner
 from edgeadapt.errors import InputError
 
 Made = Callable[..., Any]
@@ -88,6 +92,70 @@ def test_after_a_swap_health_says_what_to_do_until_the_settings_name_the_new_bun
     assert service.reload()["ok"] and service.status()["bundle"]["version"] == 2 and service.health()["notes"] == [note]
     toml(new)
     assert service.reload()["ok"] and service.status()["bundle"]["version"] == 2 and service.health()["notes"] == []
+
+
+def test_a_swap_to_the_same_file_under_another_path_leaves_no_note_and_no_second_swap(serve: Made, tmp_path: Path, sample: Sample) -> None:
+    path, bundle = tmp_path / "serve.toml", tmp_path / "own.edge"
+    shutil.copy(bundle_path(), bundle)
+    path.write_text(f'bundle = "{bundle}"\nstate = "state"\nunsigned = "accept"\n[control]\nlisten = ""\n')
+    service = serve(load_settings(path), reread=lambda: load_settings(path))
+    shutil.copy(bundle, tmp_path / "new.edge")
+    (tmp_path / "new.edge").replace(bundle)
+    service.swap(tmp_path / ".." / tmp_path.name / "own.edge")
+    assert service.health()["notes"] == []
+    seen = service.observe(known(sample, 1)[0])[0]
+    assert service.reload() == {"ok": True, "why": "", "restart": []}
+    assert service.label([(seen.id, "Coat")])["received"] == 1, "the reload swapped once more, and what was observed before is unknown"
+
+
+def test_of_sinks_that_do_not_all_open_none_stays_open(serve: Made, tmp_path: Path) -> None:
+    path = tmp_path / "serve.toml"
+    top = f'bundle = "{bundle_path()}"\nstate = "state"\nunsigned = "accept"\n[control]\nlisten = ""\n'
+    path.write_text(top)
+    service = serve(load_settings(path), reread=lambda: load_settings(path))
+    path.write_text(top + '[[sink]]\nkind = "jsonl"\nname = "first"\npath = "a.jsonl"\n[[sink]]\nkind = "mqtt"\nname = "second"\nhost = "localhost"\ntopic = "t/{x}"\n')
+    assert not service.reload()["ok"]
+    assert not [thread.name for thread in threading.enumerate() if "first" in thread.name]
+
+
+# -- checkpoints --------------------------------------------------------------------------------------
+def test_a_checkpoint_that_was_under_way_at_the_end_does_not_write_over_the_last_table_of_folders(serve: Made, settings: Made, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    service = serve(settings(source=(FolderSource(name="door", stream="door", path=tmp_path / "in"),)))
+    running, checkpoints = service._running, service._checkpoints
+    entered, go_on = threading.Event(), threading.Event()
+
+    def settle(seconds: float) -> bool:
+        entered.set()
+        return go_on.wait(20.0)
+
+    running.labels.settle = settle  # the older one waits here, with its table in hand
+    running.folders.of("door").add("0.png", (1, 0))
+    older = threading.Thread(target=checkpoints.take)
+    older.start()
+    assert entered.wait(20.0)
+    running.folders.of("door").add("1.png", (1, 1))
+    running.is_stopping = True
+    checkpoints.write_folders()
+    go_on.set()
+    older.join(20.0)
+    running.is_stopping = False
+    assert len(FolderMemory(running.settings.state).of("door")) == 2
+
+
+def test_checkpoints_outlive_what_nobody_foresaw_and_health_names_it(serve: Made, settings: Made, until: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def take(self: Learner) -> int:
+        calls.append(0)
+        if len(calls) == 1:
+            raise RuntimeError("of a kind that nobody foresaw")
+        return 0
+
+    monkeypatch.setattr(Learner, "checkpoint", take)
+    service = serve(settings(loop=LoopSection(checkpoint_s=1.0)))
+    until(lambda: any("nobody foresaw" in problem for problem in service.health()["problems"]))
+    until(lambda: len(calls) > 1 and service.health()["problems"] == [])
 
 
 # -- health and status --------------------------------------------------------------------------------

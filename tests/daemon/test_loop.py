@@ -249,6 +249,17 @@ def test_learning_that_slows_nothing_is_hardly_ever_paused(share: float, factor:
     assert pauses >= 30 if is_slower else pauses <= 1
 
 
+def test_a_tail_that_is_thin_but_stays_is_met_within_a_thousand_batches_of_each_kind() -> None:
+    """One of forty is a hundred times as slow: of 200 chance may make so many, of 1,000 hardly."""
+    pace, told, _ = paced()
+    for number in range(1250):
+        pace.record(0.001, is_learning=False)
+        pace.record(0.1 if number % 40 == 39 else 0.001, is_learning=True)
+        if number == 900:
+            assert told == []
+    assert told == [True]
+
+
 def test_a_measurement_that_is_fine_starts_the_waits_over() -> None:
     pace, _, clock = paced()
     for _ in range(3):

@@ -245,3 +245,15 @@ def test_opening_where_no_sensor_is_warns_the_caller_once(opened: Opener, tmp_pa
         warnings.simplefilter("error")
         watch(learner, images(8 * BATCH, condition="fog")[0])
     assert learner.counters()["refreshes"] > 0
+
+
+def test_however_hot_it_is_a_stream_leaves_a_condition_that_is_over(opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vitals, "SYS", tmp_path)
+    thermal_zone(tmp_path, 60.0)
+    learner = opened(budget=Budget(busy_fraction=1.0, temperature_c=80.0))
+    watch(learner, images(12 * BATCH, condition="fog")[0])
+    assert learner.domain() != "source" and learner.counters()["refreshes"] > 0
+    thermal_zone(tmp_path, 95.0)
+    time.sleep(1.1)  # a reading is a second old at most
+    watch(learner, images(12 * BATCH)[0])
+    assert learner.domain() == "source"
