@@ -124,7 +124,7 @@ def test_a_build_of_onnxruntime_for_a_gpu_is_an_onnxruntime(monkeypatch: pytest.
 
 
 def test_extras_are_those_of_the_package() -> None:
-    assert set(packages.requirements("daemon")) >= {"starlette", "uvicorn", "psutil"} and "pillow" in packages.requirements("images")
+    assert set(packages.requirements("daemon")) >= {"starlette", "uvicorn", "paho-mqtt"} and "pillow" in packages.requirements("images")
     assert {"numpy", "onnxruntime"} <= set(packages.requirements()) and "starlette" not in packages.requirements()
     assert engine.data(Machine())[0].name == "data"
 

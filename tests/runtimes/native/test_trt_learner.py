@@ -1,0 +1,118 @@
+"""The shipped bundle on this runtime: the same numbers as on ONNX Runtime, and a learner that predicts, learns, rolls back and reopens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from edgeadapt_onnxruntime import OnnxRuntime
+from edgeadapt_tensorrt import TensorRT
+from fake_tensorrt import VERSIONS
+
+from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
+from edgeadapt.device.budget import Budget
+from edgeadapt.device.learner import Learner
+from edgeadapt.device.learner import open as open_learner
+from edgeadapt.runtime import Runtime
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return read_bundle(bundle_path())
+
+
+def ports_of(spec: Any, batch: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Values that every graph of the bundle takes."""
+    values = {}
+    for port in spec.ports:
+        shape = tuple(batch if dim is None else dim for dim in port.shape)
+        if port.dtype == "float32":
+            values[port.name] = rng.uniform(0, 1, shape).astype(np.float32)
+        else:
+            values[port.name] = rng.integers(0, 6 if port.name == "y" else 255, shape).astype(port.dtype)
+    return values
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_graph_of_the_demo_gives_the_numbers_of_onnx_runtime(tensorrt: Callable[[str], Any], version: str, bundle: Bundle) -> None:
+    tensorrt(version)
+    runtimes: list[Runtime] = [OnnxRuntime(), TensorRT(cache=None)]
+    names = {read for spec in bundle.manifest.graphs for read in spec.reads}
+    rng = np.random.default_rng(0)
+    seen = 0
+    for spec in bundle.manifest.graphs:
+        values = {s.name: rng.uniform(0.5, 1.5, s.shape).astype(s.dtype) for s in bundle.manifest.tensors if s.name in names}
+        for batch in (1, 5, 32):
+            ports = ports_of(spec, batch, rng)
+            results = []
+            for runtime in runtimes:
+                tensors = runtime.upload(values)
+                graph = runtime.load(bundle.graph_file(spec))
+                for _ in range(4):  # the fourth is a replay of a CUDA graph
+                    outputs, written = graph(ports, tensors)
+                results.append(outputs | runtime.download(written))
+            assert results[0].keys() == results[1].keys() and results[0]
+            for name, value in results[0].items():
+                np.testing.assert_array_equal(results[1][name], value, err_msg=f"{spec.file} {name}")
+                seen += bool(np.ptp(value) > 0) if value.size else 0
+    assert seen > 30
+
+
+def batch_of(count: int, classes: tuple[str, ...], seed: int, darker: float = 1.0) -> tuple[Any, list[str]]:
+    sample = load_sample()
+    rows = sample.rows(classes, np.random.default_rng(seed))[:count]
+    return (sample.x[rows] * darker).astype(np.uint8), [CLASSES[k] for k in sample.y[rows]]
+
+
+def story(learner: Learner) -> dict[str, Any]:
+    """A day of a device: a new class, labels, a shift that is corrected, a step back."""
+    told: dict[str, Any] = {}
+    probe, _ = batch_of(40, CLASSES, 9)
+    told["before"] = learner.predict(probe).probs
+    learner.add_class("Bag")
+    x, names = batch_of(96, (*KNOWN, "Bag"), 1)
+    for at in range(0, 96, 32):
+        seen = learner.observe(x[at : at + 32])
+        learner.label(seen.ids, names[at : at + 32])
+        learner.settle()
+    told["learned"] = learner.predict(probe).probs
+    told["evidence"] = np.array(sorted(learner.counters()["evidence"].values()))
+    dark, _ = batch_of(224, KNOWN, 2, darker=0.25)
+    for at in range(0, 224, 32):
+        learner.observe(dark[at : at + 32])
+        learner.settle()
+    told["shifted"] = learner.predict(dark[:40]).probs
+    told["domain"] = np.array(learner.domain() != "source")
+    commit = learner.checkpoint()
+    kept = learner.predict(probe).probs
+    learner.learn(x[:20], ["Coat"] * 20)
+    learner.settle()
+    assert np.abs(learner.predict(probe).probs - kept).max() > 0.01
+    learner.rollback(commit)
+    told["back"] = learner.predict(probe).probs
+    np.testing.assert_array_equal(told["back"], kept)
+    return told
+
+
+def test_a_whole_learner_lives_on_it_as_on_onnx_runtime(trt: Any, device: Any, bundle: Bundle, tmp_path: Path) -> None:
+    told, digests, budget = [], [], Budget(busy_fraction=1.0)
+    runtimes: list[Runtime] = [OnnxRuntime(), TensorRT(cache=None)]
+    for runtime in runtimes:
+        state = tmp_path / runtime.name
+        with open_learner(bundle, state=state, runtime=runtime, budget=budget) as learner:
+            told.append(story(learner))
+            digests.append(learner.digest())
+            assert set(learner.placement().values()) == {runtime.name}
+        with open_learner(bundle, state=state, runtime=runtime, budget=budget) as learner:
+            assert learner.digest() == digests[-1]
+            told[-1]["reopened"] = learner.predict(batch_of(40, CLASSES, 9)[0]).probs
+    assert told[1]["domain"] and np.abs(told[1]["learned"][:, :6] - told[1]["before"]).max() > 0.05
+    for name, value in told[0].items():
+        np.testing.assert_allclose(told[1][name], value, atol=1e-4, err_msg=name)
+    assert device.count("launches") > 2 * trt.fake.enqueued > 50  # most runs are replays of CUDA graphs
+    assert trt.fake.builds == 7  # five graphs, one of them for the batch of a refresh too, and the encoder with weights that change
+    assert device.count("pageable") == 0
