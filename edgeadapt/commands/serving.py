@@ -146,7 +146,7 @@ def _place(source: AnySource) -> str:
         if source.file is None:
             return "a network stream" if source.url else "a GStreamer pipeline"
         camera = camera_of(source.file)
-        return _readable(source.file) if camera is None else f"camera {camera}"
+        return _readable(source.file) if camera is None else f"camera {_device(Path(camera))}"
     if isinstance(source, (FolderSource, SequenceSource)):
         if not os.path.isdir(source.path) or not os.access(source.path, os.R_OK | os.X_OK):
             raise InputError(f"{source.path}: no folder that this user can read")
@@ -181,6 +181,13 @@ def _broker(section: Any) -> str:
     if section.password_file is not None:
         read_secret(section.password_file)
     return f"topic {section.topic} at {section.host}:{section.port}; it is met when the daemon runs"
+
+
+def _device(path: Path) -> str:
+    """It is there now; a daemon that runs waits for it to come."""
+    if os.path.exists(path) and not path.is_char_device():
+        raise InputError(f"{path}: not a device")
+    return _readable(path)
 
 
 def _readable(path: Path) -> str:

@@ -48,7 +48,7 @@ class Checkpoints:
             log.error("checkpoint: %s", error)
             raise
         running.checkpoint_error, running.checkpointed_at = "", time.time()
-        if folders and running.labels.settle(_SETTLING_S):  # labels that came with these files are the learner's now
+        if not folders or running.labels.settle(_SETTLING_S):  # labels that came with these files are the learner's now
             with self._writing:
                 if not running.is_stopping:  # else the last table is written, or will be
                     running.folders.write(folders, self._bytes_per_day)
@@ -74,9 +74,8 @@ class Checkpoints:
 
     def write_folders(self) -> None:
         """What folder sources have taken, at the end: no sample and no label is on its way any more."""
-        if folders := self._folders():
-            with self._writing:
-                self._running.folders.write(folders, self._bytes_per_day, is_last=True)
+        with self._writing:
+            self._running.folders.write(self._folders(), self._bytes_per_day, is_last=True)
 
     def _folders(self) -> dict[str, bytes]:
         named = [source.name for source in self._running.settings.source if isinstance(source, FolderSource) and source.existing == "new"]

@@ -32,12 +32,18 @@ class Feeder:
         self.state: State = "new"
         self.delivered, self.refused, self.labels, self.failures = 0, 0, 0, 0
         self.error, self.failed_at = "", 0.0
+        self._is_down, self._run_at = False, 0.0
         self._deliver = deliver
         self._first_s, self._longest_s, self._good_s = first_s, longest_s, good_s
         self._thread = threading.Thread(target=self._run, name=f"source-{source.name}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    @property
+    def is_up(self) -> bool:
+        """False from a failure on until the source has brought something again, runs for ``good_s``, or has come to its end."""
+        return not self._is_down or (self.state == "running" and time.monotonic() - self._run_at >= self._good_s)
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread; True if it has ended."""
@@ -46,13 +52,14 @@ class Feeder:
         return not self._thread.is_alive()
 
     def health(self) -> dict[str, Any]:
-        """What a status line shows: state, counts, and the last error with its time (seconds since the epoch)."""
+        """What a status line shows: state, whether it brings what it should, counts, and the last error with its time (seconds since the epoch)."""
         return {
-            "name": self.source.name, "stream": self.source.stream, "state": self.state, "delivered": self.delivered, "refused": self.refused,
-            "labels": self.labels, "failures": self.failures, "error": self.error, "failed_at": self.failed_at,
+            "name": self.source.name, "stream": self.source.stream, "state": self.state, "is_up": self.is_up, "delivered": self.delivered,
+            "refused": self.refused, "labels": self.labels, "failures": self.failures, "error": self.error, "failed_at": self.failed_at,
         }  # fmt: skip
 
     def _take(self, what: Arrival | LabelArrival) -> bool:
+        self._is_down = False
         was_taken = self._deliver(what)
         self.refused += not was_taken
         if isinstance(what, LabelArrival):
@@ -64,18 +71,19 @@ class Feeder:
     def _run(self) -> None:
         wait_s = self._first_s
         while not self.stop.is_set():
-            self.state, started = "running", time.monotonic()
+            self.state, self._run_at = "running", time.monotonic()
             try:
                 self.source.run(self._take, self.stop)
+                self._is_down = False
                 break
             except Exception as error:  # a driver or a client may raise anything: the daemon outlives it
                 if self.stop.is_set():
                     break
-                if time.monotonic() - started >= self._good_s:
+                if time.monotonic() - self._run_at >= self._good_s:
                     wait_s = self._first_s
                 self.failures += 1
                 self.error, self.failed_at = f"{type(error).__name__}: {error}", time.time()
-                self.state = "waiting"
+                self.state, self._is_down = "waiting", True
                 pause_s = wait_s * random.uniform(0.5, 1.0)  # sources that lost one broker do not come back at once
                 log.warning("source %s failed, tried again in %.1f s: %s", self.source.name, pause_s, self.error)
                 self.stop.wait(pause_s)

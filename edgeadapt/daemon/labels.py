@@ -59,7 +59,9 @@ class Labels:
         self._queue: deque[_Given] = deque()
         self._changed = threading.Condition()
         self._retry_s = 0.0
-        self._is_hurried = self._is_busy = self._is_closing = False
+        self._is_hurried = self._is_closing = False
+        self._under_way = 0  # labels that left the queue and may not have reached the disk
+        self._held_back = 0  # callers for whom no label leaves the queue
         self._thread = threading.Thread(target=self._run, name="labels", daemon=True)
 
     def start(self) -> None:
@@ -69,13 +71,17 @@ class Labels:
         """A label from a source; False if too many wait already."""
         return self._add([_Given(label)])
 
-    def came(self, source: str, name: str, sample: str, label: str | None) -> None:
-        """A sample was answered: the label that came with it and those that waited for it follow. ``sample`` is ``""`` if it was not observed."""
+    def came(self, source: str, name: str, sample: str, label: str | None) -> bool:
+        """A sample was answered: the label that came with it and those that waited for it follow. ``sample`` is ``""`` if it was not observed.
+
+        Returns:
+            False if too many labels wait, and the one that came with it was dropped.
+        """
         said = [LabelArrival(name or sample, label, source)] if label is not None else []
         if name:
             said = self.naming.came(source, name, sample) + said
-        if said:
-            self._add([_Given(one, sample) for one in said])
+        is_taken = not said or self._add([_Given(one, sample) for one in said])
+        return is_taken or label is None
 
     def give(self, labels: Sequence[LabelArrival], timeout_s: float) -> list[Told]:
         """Labels from somebody who waits for what becomes of them, in their order."""
@@ -101,16 +107,49 @@ class Labels:
     def settle(self, timeout_s: float) -> bool:
         """Wait until no label waits for its turn; False on time-out."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._queue and not self._is_busy, timeout_s)
+            return self._changed.wait_for(lambda: not self._queue and not self._under_way, timeout_s)
+
+    def let_go(self, is_meant: Callable[[LabelArrival, str], bool], timeout_s: float) -> list[tuple[LabelArrival, str]]:
+        """Drop labels that wait for their turn or for room; those that are under way have reached the learner when this returns, or wait again.
+
+        Args:
+            is_meant: told the label and the id of its sample, or the name where no sample has it.
+
+        Returns:
+            What was dropped, as ``is_meant`` was told of it.
+
+        Raises:
+            StateError: what is under way has not arrived in time; nothing was dropped.
+        """
+        with self._changed:
+            self._held_back += 1
+            try:
+                if not self._changed.wait_for(lambda: not self._under_way, timeout_s):
+                    raise StateError("labels are on their way to a disk that does not answer: try again")
+                gone = {given: sample for given in self._queue if is_meant(given.label, sample := self._meant_by(given))}
+                self._queue = deque(given for given in self._queue if given not in gone)
+            finally:
+                self._held_back -= 1
+                self._changed.notify_all()
+        for given in gone:
+            self._tell(given, "refused", "it was forgotten")
+        return [(given.label, sample) for given, sample in gone.items()]
+
+    def _meant_by(self, given: _Given) -> str:
+        try:
+            return given.id or self.naming.find(given.label) or given.label.sample
+        except InputError:  # several have the name: it will be refused
+            return given.label.sample
 
     def close(self, timeout_s: float) -> int:
-        """Take no more, give what waits for its turn, and return how many could not be given in time."""
+        """Take no more, give what waits for its turn, and return how many may not have been given in time: those under way count."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
-        return len(self._queue)
+        with self._changed:
+            return len(self._queue) + self._under_way
 
     @property
     def held_up_by(self) -> str:
@@ -139,12 +178,12 @@ class Labels:
             with self._changed:
                 if self._retry_s:
                     self._changed.wait_for(lambda: self._is_hurried or self._is_closing, self._retry_s)
-                self._changed.wait_for(lambda: self._queue or self._is_closing, 1.0)
+                self._changed.wait_for(lambda: (self._queue and not self._held_back) or self._is_closing, 1.0)
                 if self._is_closing and (not self._queue or self._retry_s):
                     return
                 self._is_hurried = False
-                batch = [self._queue.popleft() for _ in range(min(_AT_ONCE, len(self._queue)))]
-                self._is_busy = bool(batch)
+                batch = [self._queue.popleft() for _ in range(0 if self._held_back else min(_AT_ONCE, len(self._queue)))]
+                self._under_way = len(batch)
             self.naming.expire()
             try:
                 self._turn(batch)
@@ -153,7 +192,7 @@ class Labels:
                 for given in batch:
                     self._tell(given, "refused", StateError(f"{type(error).__name__}: {error}"))
             with self._changed:
-                self._is_busy = False
+                self._under_way = 0
                 self._changed.notify_all()
 
     def _turn(self, batch: Sequence[_Given]) -> None:

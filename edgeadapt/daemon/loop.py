@@ -160,15 +160,19 @@ class Loop:
         self.recent.append(arrivals[-1])
 
     def _tell(self, arrival: Arrival, answer: Answer) -> None:
-        """The reply, the sinks, and the labels that this sample has; one that fails does not keep the others from being told."""
+        """The reply, the sinks, and the labels that this sample has; one that fails does not keep the others from being told.
+
+        Whoever brought it with a label that is dropped is told so instead of the answer: it may bring both again.
+        """
+        is_kept = True
         if answer.error:
             self.refused += 1
         else:
             self.answered += 1
-            self._labels.came(arrival.source, arrival.name, answer.id, arrival.label)
+            is_kept = self._labels.came(arrival.source, arrival.name, answer.id, arrival.label)
         try:
             if arrival.reply is not None:
-                arrival.reply(answer)
+                arrival.reply(answer if is_kept else refused(arrival, "its label was dropped: too many wait"))
         except Exception as error:
             self._failed(error)
         self._emit({"event": "answer", **vars(answer)})

@@ -17,7 +17,7 @@ the status does not have is left out. These are the parts of it that are read:
     domains                  condition -> kind
     questions                a count
     is_paused, is_frozen     booleans
-    sources                  [{"name": text, "state": text, "delivered", "refused", "unreadable", "labels", "failures", "reconnects": counts}]
+    sources                  [{"name": text, "is_up": boolean, "delivered", "refused", "unreadable", "labels", "failures", "reconnects": counts}]
     sinks                    [{"name": text, "dropped", "waiting", "written": events, "failures": count}]
     telemetry                {"temperature_c": zone -> number, "power_w": rail -> number, "gpu_load": 0..1}
 """
@@ -177,8 +177,8 @@ class _OfStatus(Collector):
             yield _labelled(CounterMetricFamily(name, about, labels=[label]), dict(_bounded(_named(status, key, count))))
         waiting = GaugeMetricFamily("edgeadapt_sink_waiting_events", "Events that wait in a sink's queue.", labels=["sink"])
         yield _labelled(waiting, dict(_bounded(_named(status, "sinks", "waiting"))))
-        running = GaugeMetricFamily("edgeadapt_source_up", "1 while a source runs, or has come to its end; 0 while it waits to be tried again.", labels=["source"])
-        yield _labelled(running, dict(_bounded({name: state != "waiting" for name, state in _named(status, "sources", "state").items() if state is not None})))
+        running = GaugeMetricFamily("edgeadapt_source_up", "0 from a failure of a source on until it has brought something again or run for a minute; else 1.", labels=["source"])
+        yield _labelled(running, dict(_bounded(_named(status, "sources", "is_up"))))
         yield _commits(_at(status, ("commits",)))
         for name, about, label, path in _BY_LABEL:
             yield _labelled(GaugeMetricFamily(name, about, labels=[label]), dict(_bounded(_at(status, path))))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import Manifest
-from edgeadapt.daemon import answering, looking, supervised
+from edgeadapt.daemon import answering, forgetting, looking, supervised
 from edgeadapt.daemon.arrival import Answer, Arrival, Inbox, LabelArrival, Sink, Source, refused
 from edgeadapt.daemon.aside import aside
 from edgeadapt.daemon.changing import Changing
@@ -224,15 +224,8 @@ class Service:
         self, samples: Sequence[str] | None = None, *, source: str | None = None, classes: Sequence[str] | None = None,
         before: float | None = None, after: float | None = None,
     ) -> Receipt:  # fmt: skip
-        """Remove labelled samples as if they had never been; see ``Learner.forget``. Labels that still wait for their sample are no part of it.
-
-        Args:
-            samples: ids, or names by which they could be labelled.
-        """
-        naming = self._running.labels.naming
-        ids = None if samples is None else [naming.find(LabelArrival(sample, "", "")) or sample for sample in samples]
-        with self._running.lending.lend() as learner:
-            return learner.forget(ids, source=source, classes=classes, before=before, after=after)
+        """Remove labelled samples as if they had never been; see ``forgetting.forget``. Labels that still wait for their sample are no part of it."""
+        return forgetting.forget(self._running, samples, source=source, classes=classes, before=before, after=after)
 
     def questions(self, limit: int = 5) -> list[Question]:
         with self._running.lending.lend() as learner:

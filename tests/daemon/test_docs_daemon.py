@@ -41,8 +41,8 @@ def blocks() -> Iterator[tuple[str, str]]:
 
 
 def masked(text: str) -> list[str]:
-    """Figures differ from run to run; words do not."""
-    return re.sub(r"\d[\d,]*(\.\d+)?", "#", text).splitlines()
+    """Figures differ from run to run; words do not, nor how many labels of the page's own are forgotten."""
+    return [line if line.startswith("removed ") else re.sub(r"\d[\d,]*(\.\d+)?", "#", line) for line in text.splitlines()]
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ def test_what_a_source_brings_arrives_and_is_counted_and_a_source_without_more_h
     assert fed.join(5.0)
     assert len(came) == 3 and len(source.runs) == 1
     assert fed.health() == {
-        "name": "camera", "stream": "camera", "state": "finished", "delivered": 2, "refused": 0, "labels": 1, "failures": 0, "error": "", "failed_at": 0.0,
+        "name": "camera", "stream": "camera", "state": "finished", "is_up": True, "delivered": 2, "refused": 0, "labels": 1, "failures": 0, "error": "",
+        "failed_at": 0.0,
     }  # fmt: skip
 
 
@@ -57,6 +58,62 @@ def test_a_source_that_waits_to_be_tried_again_stops_at_once(playing: Any, until
     until(lambda: fed.state == "waiting")
     fed.stop.set()
     assert fed.join(1.0) and fed.state == "stopped"
+
+
+class Camera:
+    """Gone: it runs for a while and brings nothing, until it is there again."""
+
+    name = stream = "camera"
+
+    def __init__(self) -> None:
+        self.is_there = threading.Event()
+
+    def run(self, deliver: Callable[[Any], bool], stop: threading.Event) -> None:
+        if not self.is_there.wait(0.05):
+            raise ConnectionError("no frame")
+        deliver(Arrival("camera", "camera"))
+        stop.wait()
+
+
+def test_a_source_that_failed_is_not_up_while_it_runs_and_brings_nothing(until: Callable[..., None]) -> None:
+    camera = Camera()
+    fed, _ = feeder(camera, first_s=0.02, longest_s=0.02)
+    assert fed.is_up
+    fed.start()
+    until(lambda: fed.failures)
+    seen = set()
+    while fed.failures < 8:
+        seen.add((fed.state, fed.is_up))
+    assert seen == {("waiting", False), ("running", False)} and fed.health()["is_up"] is False
+    camera.is_there.set()
+    until(lambda: fed.delivered)
+    assert fed.is_up
+    fed.stop.set()
+    assert fed.join(5.0) and fed.is_up
+
+
+def test_a_source_that_failed_and_then_came_to_its_end_is_up(playing: Any) -> None:
+    fed, _ = feeder(playing("camera", failing=1), first_s=0.01)
+    fed.start()
+    assert fed.join(5.0) and fed.failures == 1 and fed.is_up
+
+
+def test_a_source_that_failed_and_has_little_to_bring_is_up_after_a_good_run(until: Callable[..., None]) -> None:
+    class Folder:
+        name = stream = "folder"
+
+        def run(self, deliver: Callable[[Any], bool], stop: threading.Event) -> None:
+            if not fed.failures:
+                raise ConnectionError("not mounted")
+            stop.wait()
+
+    fed, _ = feeder(Folder(), first_s=0.01, good_s=0.5)
+    fed.start()
+    until(lambda: fed.failures and fed.state == "running")
+    assert not fed.is_up
+    until(lambda: fed.is_up, 5.0)
+    fed.stop.set()
+    assert fed.join(5.0)
 
 
 def test_what_the_inbox_refuses_is_counted_apart(playing: Any) -> None:

@@ -25,6 +25,7 @@ from edgeadapt.daemon.settings import FolderSource
 from edgeadapt.daemon.settings_file import load_settings
 from edgeadapt.daemon.sources.folder import FolderWatch
 from edgeadapt.demo.sample import CLASSES, Sample, bundle_path
+from edgeadapt.device.learner import Learner
 
 Image = pytest.importorskip("PIL.Image")
 Made = Callable[..., Any]
@@ -223,6 +224,43 @@ def test_a_daemon_takes_a_file_once_over_restarts_and_forgets_no_label(serve: Ma
     assert service.health()["problems"] == [] and service.status()["learner"]["written_bytes_last_day"] > 0
 
 
+def test_a_file_whose_label_found_no_place_comes_after_the_restart(serve: Made, settings: Made, sample: Sample, until: Made, tmp_path: Path) -> None:
+    folder = inbox(tmp_path / "in", sample, 6)
+    made = settings(source=(FolderSource(name="door", stream="door", path=folder, label_from="parent"),))
+    service = Service(made)
+    service._running.labels._most = 0
+    service.start()
+    answered(service, until, 6)
+    assert service.status()["labels"]["dropped"] == 6 and service.stop()
+    service = serve(made)
+    answered(service, until, 6)
+    until(lambda: sum(service.status()["learner"]["evidence"].values()) == 6)
+
+
+def test_a_file_whose_label_was_under_way_when_the_daemon_stopped_comes_after_the_restart(
+    serve: Made, settings: Made, sample: Sample, until: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, goes_on = inbox(tmp_path / "in", sample, 1), threading.Event()
+    made = settings(source=(FolderSource(name="door", stream="door", path=folder, label_from="parent"),))
+
+    def hangs(*_: Any, **__: Any) -> None:
+        goes_on.wait(30.0)
+        raise OSError("the disk was taken away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "label", hangs)
+        service = serve(made)
+        until(lambda: service.status()["loop"]["answered"] == 1)
+        assert not service.stop()
+        goes_on.set()
+        for thread in threading.enumerate():
+            if thread.name == "learner":  # it closes now
+                thread.join(30.0)
+    service = serve(made)
+    answered(service, until, 1)
+    until(lambda: sum(service.status()["learner"]["evidence"].values()) == 1)
+
+
 def test_a_reload_that_changes_the_source_takes_nothing_twice(serve: Made, sample: Sample, until: Made, tmp_path: Path) -> None:
     inbox(tmp_path / "in", sample, 4)
     path = tmp_path / "serve.toml"
@@ -273,3 +311,17 @@ def test_settings_without_such_a_source_write_no_such_file(serve: Made, settings
     service = serve(made)
     service.checkpoint()
     assert service.stop() and not (tmp_path / "state" / FILE_NAME).exists()
+
+
+def test_the_last_folder_source_that_leaves_the_settings_is_forgotten_too(tmp_path: Path, serve: Made, settings: Made) -> None:
+    (tmp_path / "in").mkdir()
+    made = settings(source=(FolderSource(name="door", stream="door", path=tmp_path / "in"),))
+    memory = FolderMemory(made.state)
+    memory.of("door").add("0.png", (1, 0))
+    made.state.mkdir(parents=True, exist_ok=True)
+    memory.write(memory.table(["door"]), 1e9)
+    assert len(FolderMemory(made.state).of("door")) == 1
+    service = serve(settings())
+    service.checkpoint()
+    service.stop()
+    assert len(FolderMemory(made.state).of("door")) == 0

@@ -149,6 +149,17 @@ def test_labels_that_came_with_samples_are_learned_and_novel_frames_become_quest
     assert len({event["id"] for event in asked}) == len(asked)  # each is told once
 
 
+def test_whoever_brought_a_sample_whose_label_was_dropped_is_told_so(around: Callable[..., Parts], sample: Sample, until: Callable[..., None]) -> None:
+    parts, replies = around(), list[Any]()
+    parts.labels._most = 0
+    for label in (None, "Coat"):
+        parts.inbox.put(Arrival("door", "folder", sample.x[0], label=label, reply=replies.append))
+    parts.start()
+    until(lambda: len(replies) == 2)
+    assert replies[0].error == "" and "its label was dropped" in replies[1].error
+    assert parts.labels.dropped == 1 and parts.loop.answered == 2 and [event["error"] for event in parts.answers()] == ["", ""]
+
+
 def test_at_a_constant_rate_a_late_sample_is_answered_but_not_observed_unless_it_has_a_label(
     around: Callable[..., Parts], sample: Sample, learner: Learner, until: Callable[..., None]
 ) -> None:

@@ -31,8 +31,8 @@ FULL: dict[str, Any] = {
     "write_budget_bytes": 1 << 29, "budget": {"temperature_c": 80.0, "power_w": None}, "loop_still_s": 0.25, "throttled": {"heat": True, "writes": False},
     "latency": {"ratio": 1.2, "p99_ratio": 1.5, "pauses": 2}, "domains": {"dusk": "condition", "rain": "provisional"}, "questions": 2, "is_paused": True, "is_frozen": False,
     "sources": [
-        {"name": "camera", "state": "waiting", "failures": 8, "delivered": 90, "refused": 2, "labels": 7, "unreadable": 1, "reconnects": 3},
-        {"name": "film", "state": "finished", "failures": 0, "delivered": 5, "refused": 0, "labels": 0, "unreadable": 0, "reconnects": 0},
+        {"name": "camera", "is_up": False, "failures": 8, "delivered": 90, "refused": 2, "labels": 7, "unreadable": 1, "reconnects": 3},
+        {"name": "film", "is_up": True, "failures": 0, "delivered": 5, "refused": 0, "labels": 0, "unreadable": 0, "reconnects": 0},
     ],
     "sinks": [{"name": "log", "dropped": 11, "waiting": 5, "written": 100, "failures": 1}],
     "telemetry": {"temperature_c": {"cpu": 51.5}, "power_w": {"VDD_IN": 4.75}},

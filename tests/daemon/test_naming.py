@@ -18,7 +18,7 @@ from edgeadapt.demo.sample import CLASSES, Sample, bundle_path
 from edgeadapt.device.budget import Budget
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.errors import BudgetError, InputError, UnknownClassError
+from edgeadapt.errors import BudgetError, InputError, StateError, UnknownClassError
 from edgeadapt.runtime import Runtime
 
 
@@ -208,6 +208,52 @@ def test_labels_that_find_no_place_in_the_queue_are_refused_and_counted(runtime:
         taken = [labels.put(LabelArrival(one, name, "mqtt")) for one, name in zip(ids, names, strict=True)]
         assert taken.count(False) >= 2 and labels.dropped == taken.count(False)
         assert labels.close(5.0) == taken.count(True)
+
+
+def test_the_label_that_came_with_a_sample_and_found_no_place_is_told_of(learner: Learner, sample: Sample) -> None:
+    labels = labels_of(learner, most=0)
+    ids, names = observed(learner, sample, 2)
+    assert labels.came("camera", "a.png", ids[0], names[0]) is False and labels.dropped == 1
+    assert labels.came("camera", "b.png", ids[1], None) is True
+    assert labels.close(5.0) == 0
+
+
+class Hanging:
+    """A disk that takes its time."""
+
+    def __init__(self) -> None:
+        self.goes_on, self.got = threading.Event(), list[str]()
+
+    def label(self, ids: list[str], labels: list[str], source: str) -> None:
+        assert self.goes_on.wait(30)
+        self.got += ids
+
+
+def test_closing_counts_labels_that_are_under_way(until: Callable[..., None]) -> None:
+    disk: Any = Hanging()
+    labels = labels_of(disk)
+    for row in range(20):
+        assert labels.came("camera", f"{row}.png", f"{row:016x}", "Coat")
+    until(lambda: labels.counters()["queued"] < 20)
+    assert labels.close(0.1) == 20 and disk.got == []
+    disk.goes_on.set()
+    assert labels.close(10.0) == 0 and len(disk.got) == 20
+
+
+def test_what_waits_is_dropped_once_what_is_under_way_has_arrived(until: Callable[..., None]) -> None:
+    disk: Any = Hanging()
+    labels = labels_of(disk)
+    assert labels.put(LabelArrival(f"{0:016x}", "Coat", "anna"))
+    until(lambda: labels.counters()["queued"] == 0)
+    for row, source in ((1, "anna"), (2, "camera"), (3, "anna")):
+        assert labels.put(LabelArrival(f"{row:016x}", "Coat", source))
+    with pytest.raises(StateError, match="does not answer"):
+        labels.let_go(lambda label, sample: True, 0.1)
+    threading.Timer(0.2, disk.goes_on.set).start()
+    gone = labels.let_go(lambda label, sample: label.source == "anna", 10.0)
+    assert [sample for _, sample in gone] == [f"{1:016x}", f"{3:016x}"]
+    assert labels.settle(10.0) and disk.got == [f"{0:016x}", f"{2:016x}"]
+    assert labels.close(5.0) == 0
 
 
 def test_hundreds_of_labels_from_threads_before_and_after_their_samples_all_arrive(

@@ -130,6 +130,18 @@ def test_what_a_source_a_sink_or_the_control_interface_lacks_is_2(edgeadapt: She
 
 
 @needs_daemon
+@pytest.mark.parametrize(("file", "line"), [
+    ("/dev/video777", "/dev/video777: is not there"), ("camera:777", "/dev/video777: is not there"), ("/dev/fd", "/dev/fd: not a device"),
+])  # fmt: skip
+def test_a_camera_that_is_not_there_is_2(edgeadapt: Shell, tmp_path: Path, signed: Path, file: str, line: str) -> None:
+    pytest.importorskip("cv2")
+    extra = '[[source]]\nkind = "video"\nname = "door"\nfile = "{}"\n'
+    assert f"REFUSED  source door: {line}" in edgeadapt("serve", config(tmp_path, signed, extra.format(file)), "--check", code=2).splitlines()
+    there = edgeadapt("serve", config(tmp_path, signed, extra.format("/dev/null")), "--check").splitlines()
+    assert "ok       source door: camera /dev/null" in there
+
+
+@needs_daemon
 def test_a_package_that_is_not_installed_is_5_and_its_extra_is_named(edgeadapt: Shell, tmp_path: Path, signed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = config(tmp_path, signed, '[[source]]\nkind = "video"\nurl = "rtsp://user:secret@camera/1"\n')
     monkeypatch.setattr(sys, "path", [p for p in sys.path if not Path(p, "cv2").exists()])

@@ -284,6 +284,18 @@ def test_a_swap_keeps_what_was_learned_and_every_request_beside_it_is_answered(s
     assert service.observe(x[:1])[0].id
 
 
+def test_after_a_swap_a_label_by_name_is_refused_and_one_by_id_waits_for_a_sample_of_that_name(
+    serve: Made, sample: Sample, tmp_path: Path, successor: Made
+) -> None:
+    service = serve()
+    x, names = known(sample, 1)
+    observed = service.observe(x, names=["1.png"])
+    service.swap(successor(tmp_path / "new.edge", version=2))
+    assert service.label([(observed[0].id, names[0])])["labels"][0]["outcome"] == "waiting"
+    with pytest.raises(InputError, match=observed[0].id):
+        service.label([("1.png", names[0])])
+
+
 def test_a_bundle_that_must_not_follow_is_refused_and_the_old_one_serves_on(serve: Made, sample: Sample, tmp_path: Path, successor: Made) -> None:
     service = serve()
     x, _ = known(sample, 2)

@@ -16,7 +16,7 @@ EVERYTHING: dict[str, Any] = {
         "tensor_bytes": 8, "pending": 9, "answered": 4,
     },
     "is_paused": True, "is_frozen": False, "sinks": [{"name": "log", "dropped": 11, "waiting": 5, "written": 100, "failures": 1}],
-    "sources": [{"name": "camera", "state": "running", "failures": 8, "delivered": 90, "refused": 2, "labels": 7, "unreadable": 1, "reconnects": 3}],
+    "sources": [{"name": "camera", "is_up": True, "failures": 8, "delivered": 90, "refused": 2, "labels": 7, "unreadable": 1, "reconnects": 3}],
     "telemetry": {"temperature_c": {"cpu": 51.5}, "power_w": {"VDD_IN": 4.75}, "hottest_c": 51.5, "total_power_w": 4.75, "gpu_load": 0.4},
 }  # fmt: skip
 

@@ -161,7 +161,7 @@ class FolderWatch:
         return True
 
     def _answered(self, file: str, stamp: Stamp) -> Callable[[Answer], None] | None:
-        """Remembers a file that has its answer; one that was dropped, or waited when the daemon stopped, is taken after the restart."""
+        """Remembers a file that has its answer; one that was dropped, or whose label was, or that waited when the daemon stopped, is taken after the restart."""
         before = self._before
         if before is None:
             return None
