@@ -15,6 +15,7 @@ from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.errors import InputError, InputWarning, UnknownClassError
 from edgeadapt.results import describe
 
+_DTYPES = {name: np.dtype(name) for name in ("float32", "uint8")}  # what an encoder may take
 _LONGEST_NAME = 100  # characters of a class name that are compared and shown
 
 
@@ -45,11 +46,11 @@ def check_batch(value: Any, spec: InputSpec) -> NDArray[Any]:
     wanted = spec.shape
     if x.shape == wanted:
         x = x[None]
-    if x.shape[1:] != wanted or x.ndim != len(wanted) + 1:
+    elif x.shape[1:] != wanted:
         raise InputError(f"an input batch has shape (N, {', '.join(map(str, wanted))}), layout {spec.layout}; got {x.shape}{_layout_hint(x.shape, spec)}")
-    if x.shape[0] == 0:
+    if not len(x):
         raise InputError(f"the batch is empty: shape {x.shape}")
-    if x.dtype != np.dtype(spec.dtype):
+    if x.dtype != _DTYPES[spec.dtype]:
         if spec.dtype == "float32" and x.dtype in (np.float64, np.float16):
             x = x.astype(np.float32)
         else:

@@ -6,9 +6,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 OTHER_STREAMS = "other"
@@ -17,8 +18,7 @@ Drop = Literal["oldest", "newest", "wait"]
 """What a full inbox does: forget the sample that waited longest, refuse the one that comes, or let its source wait."""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What the daemon says about one sample: flat, so that a line of JSON holds it.
 
     Attributes:
@@ -44,8 +44,7 @@ class Answer:
     error: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class Arrival:
+class Arrival(Struct, frozen=True, eq=False):
     """One sample. Exactly one of ``x`` (an input of the bundle, without batch axis) and ``features`` (``{"z": (D,)[, "taps": (T,)]}``) is there.
 
     Attributes:
@@ -109,7 +108,8 @@ class Inbox:
         self.dropped: dict[str, int] = {}
         """Samples that were forgotten or refused, by stream; beyond 256 streams together."""
         self._waiting: deque[Arrival] = deque()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()  # taken by itself on the way to an answer: a condition's own way in and out is Python
+        self._changed = threading.Condition(self._lock)
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -122,7 +122,7 @@ class Inbox:
             timeout_s: the longest that ``wait`` waits for room; None for as long as it takes.
         """
         forgotten = None
-        with self._changed:
+        with self._lock:
             if self.drop == "wait":
                 self._changed.wait_for(lambda: self._is_closed or self.drop != "wait" or len(self._waiting) < self.size, timeout_s)
             if self._is_closed:
@@ -152,8 +152,9 @@ class Inbox:
 
     def take(self, most: int, timeout_s: float) -> list[Arrival]:
         """Up to ``most`` samples of the stream that waited longest, all with frames or all with features; empty after ``timeout_s``."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._is_closed, timeout_s)
+        with self._lock:
+            if not self._waiting:
+                self._changed.wait_for(lambda: self._waiting or self._is_closed, timeout_s)
             if not self._waiting:
                 return []
             first = self._waiting.popleft()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +19,7 @@ from edgeadapt.daemon.labels import Labels
 from edgeadapt.daemon.pace import Pace
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import EdgeadaptError, InputError
-from edgeadapt.results import Observation, Prediction, Question
+from edgeadapt.results import Observation, Prediction, Question, Reading
 
 log = logging.getLogger("edgeadapt.daemon")
 Said = Observation | Prediction | str
@@ -53,7 +54,7 @@ class Loop:
         self.recent: deque[Arrival] = deque(maxlen=_RECENT)
         self._lend, self._inbox, self._labels, self._pace = lend, inbox, labels, pace
         self._emit, self._beat, self._observed = emit, beat, observed
-        self._streams: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._streams: OrderedDict[str, tuple[Reading, int, float]] = OrderedDict()  # the last reading, samples, seconds since the epoch
         self._asked: set[str] = set()
         self._asked_at = 0.0
         self._stop = threading.Event()
@@ -75,7 +76,13 @@ class Loop:
 
     def streams(self) -> dict[str, dict[str, Any]]:
         """The last reading of each stream: axis, shift, novel_share, domain, samples, at (seconds since the epoch)."""
-        return {name: dict(view) for name, view in list(self._streams.items())}
+        return {
+            name: {
+                "axis": reading.axis, "shift": reading.shift, "novel_share": reading.novel_share, "domain": reading.domain, "window": reading.window,
+                "samples": samples, "at": at,
+            }
+            for name, (reading, samples, at) in list(self._streams.items())
+        }  # fmt: skip
 
     def counters(self) -> dict[str, Any]:
         """For a status line."""
@@ -148,16 +155,13 @@ class Loop:
             log.error("a batch could not be answered: %s", self.error, exc_info=not isinstance(error, EdgeadaptError))
 
     def _see(self, arrivals: Sequence[Arrival], observation: Observation) -> None:
-        reading, stream = observation.reading, arrivals[0].stream
-        before = self._streams.get(stream, {"samples": 0})
-        self._streams[stream] = {
-            "axis": reading.axis, "shift": reading.shift, "novel_share": reading.novel_share, "domain": reading.domain, "window": reading.window,
-            "samples": before["samples"] + len(arrivals), "at": arrivals[-1].at,
-        }  # fmt: skip
+        stream, last = arrivals[0].stream, arrivals[-1]
+        before = self._streams.get(stream)
+        self._streams[stream] = (observation.reading, len(arrivals) + (before[1] if before else 0), last.at)
         self._streams.move_to_end(stream)
         if len(self._streams) > _STREAMS:
             self._streams.popitem(last=False)
-        self.recent.append(arrivals[-1])
+        self.recent.append(last)
 
     def _tell(self, arrival: Arrival, answer: Answer) -> None:
         """The reply, the sinks, and the labels that this sample has; one that fails does not keep the others from being told.
@@ -175,7 +179,7 @@ class Loop:
                 arrival.reply(answer if is_kept else refused(arrival, "its label was dropped: too many wait"))
         except Exception as error:
             self._failed(error)
-        self._emit({"event": "answer", **vars(answer)})
+        self._emit({"event": "answer", **msgspec.structs.asdict(answer)})
 
     def _ask(self) -> None:
         """New questions go to the sinks, too."""
@@ -209,9 +213,11 @@ def stacked(arrivals: Sequence[Arrival]) -> tuple[NDArray[Any] | None, dict[str,
 
 def _stack(values: Sequence[NDArray[Any] | None], what: str) -> NDArray[Any]:
     rows = [np.asarray(value) for value in values]
+    if len(rows) == 1:
+        return rows[0][None]
     if len({(row.shape, row.dtype) for row in rows}) > 1:
         raise InputError(f"{what} of one batch differ in shape or dtype")
-    return rows[0][None] if len(rows) == 1 else np.stack(rows)
+    return np.stack(rows)
 
 
 def question_event(question: Question) -> dict[str, Any]:
@@ -227,15 +233,15 @@ def answer_of(arrival: Arrival, said: Said, row: int, *, waited_ms: float = 0.0,
     if isinstance(said, str):
         return refused(arrival, said)
     prediction = said if isinstance(said, Prediction) else said.prediction
-    label, confidence, novelty = prediction.labels[row], float(prediction.probs[row].max()), float(prediction.novelty[row])
+    label, confidence, novelty = prediction.labels[row], max(prediction.probs[row].tolist()), prediction.novelty.item(row)
     if isinstance(said, Prediction):
         return Answer(
             arrival.stream, arrival.source, arrival.at, "", arrival.name, label, confidence, novelty, waited_ms=waited_ms, took_ms=took_ms
         )
     reading = said.reading
     return Answer(
-        arrival.stream, arrival.source, arrival.at, said.ids[row], arrival.name, label, confidence, novelty, bool(said.abstained[row]),
-        reading.axis, float(reading.shift), reading.domain, waited_ms, took_ms,
+        arrival.stream, arrival.source, arrival.at, said.ids[row], arrival.name, label, confidence, novelty, said.abstained.item(row),
+        reading.axis, reading.shift, reading.domain, waited_ms, took_ms,
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -43,6 +44,7 @@ from edgeadapt.daemon.arrival import OTHER_STREAMS
 MAX_SERIES = 256
 """Values of one label. What comes after them is counted as ``other``."""
 _EVERY_S, _PATIENCE_S = 0.5, 1.0
+_COUNTED_AT_ONCE = 64  # batches
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 Status = Mapping[str, Any]
@@ -113,6 +115,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
+        self._batches: deque[tuple[str, int, float]] = deque()  # that are still to be counted
+        self._counting = threading.Lock()
         self._streams: dict[str, Counter] = {}
         self._samples = Counter("edgeadapt_samples", "Samples that came to their turn.", ["stream"], registry=self.registry)
         self._answers = Histogram(
@@ -129,13 +133,21 @@ class Metrics:
         self._said, self._said_at = b"", -math.inf
 
     def observe_batch(self, stream: str, samples: int, seconds: float) -> None:
-        """Count a batch that was answered; microseconds, on the loop's thread."""
-        if stream not in self._streams and len(self._streams) >= MAX_SERIES:
-            stream = OTHER_STREAMS
-        if stream not in self._streams:
-            self._streams[stream] = self._samples.labels(stream)
-        self._streams[stream].inc(samples)
-        self._answers.observe(seconds)
+        """A batch was answered; a microsecond, on the loop's thread: it is counted when many have gathered or somebody asks."""
+        self._batches.append((stream, samples, seconds))
+        if len(self._batches) >= _COUNTED_AT_ONCE:
+            self._count()
+
+    def _count(self) -> None:
+        with self._counting:
+            while self._batches:
+                stream, samples, seconds = self._batches.popleft()
+                if stream not in self._streams and len(self._streams) >= MAX_SERIES:
+                    stream = OTHER_STREAMS
+                if stream not in self._streams:
+                    self._streams[stream] = self._samples.labels(stream)
+                self._streams[stream].inc(samples)
+                self._answers.observe(seconds)
 
     def requested(self, route: str, status: int, took_s: float) -> None:
         """Count a request. ``route``: a path of the route table, so that there are few."""
@@ -153,6 +165,7 @@ class Metrics:
         try:
             if time.monotonic() - self._said_at >= _EVERY_S:
                 self._of_status.status = status()
+                self._count()
                 self._said, self._said_at = generate_latest(self.registry), time.monotonic()
             return self._said
         finally:

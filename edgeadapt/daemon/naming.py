@@ -44,15 +44,19 @@ class Naming:
         Args:
             sample: the learner's id, or ``""`` for one that was answered without being observed.
         """
+        key = (source, name)
         with self._lock:
             self._naming.add(source)
-            self._forget((source, name))
-            self._ids[source, name] = sample
+            if key in self._ids:
+                self._forget(key)
+            self._ids[key] = sample
             others = self._sources.get(name)
             self._sources[name] = (*others, source) if others else self._alone.setdefault(source, (source,))
             while len(self._ids) > self._most_names:
                 self._forget(next(iter(self._ids)))
                 self.forgotten += 1
+            if not self._held:
+                return []
             self._expire()
             whole = f"{source}/{name}"
             found = [(name, by) for by in self._waited_for.get(name, ()) if by == source or by not in self._naming]

@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -64,8 +63,7 @@ class Past(Struct, frozen=True, kw_only=True):
     held_out: dict[str, tuple[tuple[float, float], ...]]
 
 
-@dataclass(frozen=True, eq=False)
-class Latest:
+class Latest(Struct, frozen=True, eq=False):
     """The newest answer of a stream, and the input it is about; None where there was none or it is gone. ``came``: by the monotonic clock."""
 
     answer: Mapping[str, Any]
@@ -127,24 +125,26 @@ class Series:
 
     # -- what is told ---------------------------------------------------------------------------------
     def take(self, event: Mapping[str, Any], recent: Sequence[Arrival]) -> None:
-        """An event as a sink hears it; microseconds, on the loop's thread. ``recent``: observed samples, the newest last."""
+        """An event as a sink hears it, which is not changed from then on; microseconds, on the loop's thread. ``recent``: observed samples, the newest last."""
         if event.get("event") != "answer" or event["error"]:
             return
-        stream, newest = event["stream"], recent[-1] if recent else None
+        stream, label, newest = event["stream"], event["label"], recent[-1] if recent else None
         is_of_it, now = newest is not None and newest.stream == stream and newest.at == event["at"], self._clock()
         with self._lock:
             kept = self._latest.get(stream)
             if is_of_it or kept is None or kept.x is None or now - kept.came > _OLD_S:
-                self._latest[stream] = Latest(dict(event), newest.x if is_of_it and newest is not None else None, now)
+                self._latest[stream] = Latest(event, newest.x if is_of_it and newest is not None else None, now)
                 self._latest.move_to_end(stream)
                 if len(self._latest) > STREAMS:
                     self._shown.pop(self._latest.popitem(last=False)[0], None)
             if stream in self._latest:
-                said = self._confidence.setdefault(stream, [0.0, 0])
+                said = self._confidence.get(stream)
+                if said is None:
+                    said = self._confidence[stream] = [0.0, 0]
                 said[0] += event["confidence"]
                 said[1] += 1
-            if event["label"] in self._answers or len(self._answers) < _CLASSES:
-                self._answers[event["label"]] += 1
+            if label in self._answers or len(self._answers) < _CLASSES:
+                self._answers[label] += 1
 
     def sample(self, status: Mapping[str, Any]) -> None:
         """Take down the numbers of a status."""

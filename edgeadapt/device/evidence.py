@@ -19,22 +19,30 @@ from edgeadapt.results import Question
 
 LARGEST_PENDING = 50_000
 """Observed samples that can still be labelled; the oldest batch goes first."""
+_STORED_AT_ONCE = 32  # samples: after an encoder has run, one conversion costs what four do in a row
+_DRAWN_AT_ONCE = 256  # ids
 _RAW_BYTES = 32 << 20  # of inputs of pending samples
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class PendingBatch:
-    """Features of one observed batch, as they will be learned: float16, before ``correct``."""
+    """Features of one observed batch, as they will be learned: float16, before ``correct``. Nothing but :meth:`store` changes it."""
 
     ids: tuple[str, ...]
     stream: str
     domain: str
     is_shifted: bool
-    features: NDArray[np.float16]
+    features: NDArray[Any]  # (N, D + T) float16; (N, D) float32 while ``taps`` waits beside it
     at: float  # monotonic seconds
     met_at: float = field(default_factory=lambda: time.time())  # seconds since the epoch
     is_foreign: bool = False
     """By an encoder adapted into a space of its own: no label is learned from these, but from the factory encoder's of the same inputs."""
+    taps: NDArray[np.float32] | None = None  # (N, T) of features that are still to be stored: arrays that nobody else writes to
+
+    def store(self) -> None:
+        """Bring the features into the precision they are learned in, once."""
+        if self.taps is not None:
+            self.features, self.taps = as_stored(self.features, self.taps), None
 
 
 class Pending:
@@ -45,6 +53,8 @@ class Pending:
         self._batches: OrderedDict[int, PendingBatch] = OrderedDict()  # by serial, oldest first
         self._left: dict[int, int] = {}  # samples of a batch that are still pending
         self._serial = 0
+        self._unstored: list[PendingBatch] = []
+        self._unstored_count = 0  # samples of those
         self._raw: OrderedDict[str, NDArray[Any]] = OrderedDict()  # by sample, oldest first
         self._raw_bytes = 0
         self._where: dict[str, tuple[PendingBatch, int, int]] = {}  # sample -> (batch, row, serial of the batch)
@@ -67,10 +77,20 @@ class Pending:
         self._serial += 1
         self._batches[self._serial] = batch
         self._left[self._serial] = len(batch.ids)
+        if batch.taps is not None:
+            self._unstored.append(batch)
+            self._unstored_count += len(batch.ids)
+            if self._unstored_count >= _STORED_AT_ONCE:
+                self._store()
         for row, sample in enumerate(batch.ids):
             if sample in self._where:
                 self._let_go(sample, keep_input=True)
             self._where[sample] = (batch, row, self._serial)
+
+    def _store(self) -> None:
+        for batch in self._unstored:
+            batch.store()
+        self._unstored, self._unstored_count = [], 0
 
     def _let_go(self, sample: str, *, keep_input: bool = False) -> bool:
         """Forget where a sample is, and its batch with the last of its samples; True if it was pending."""
@@ -114,14 +134,18 @@ class Pending:
         """The batch and row of an id; None if it was never seen, has expired, has a label already or was forgotten."""
         with self._lock:
             found = self._where.get(sample)
+            if found is not None:
+                found[0].store()
         return None if found is None else found[:2]
 
     def drop(self, samples: Iterable[str]) -> int:
         with self._lock:
+            self._store()  # so that nothing keeps what is let go
             return sum([self._let_go(sample) for sample in samples])
 
     def clear(self, stream: str | None = None) -> int:
         with self._lock:
+            self._store()
             return sum([self._let_go(s) for s in [s for s, (batch, _, _) in self._where.items() if stream is None or batch.stream == stream]])
 
     def __contains__(self, sample: str) -> bool:
@@ -150,7 +174,21 @@ def check_storable(features: Any) -> None:
 def new_ids(count: int) -> tuple[str, ...]:
     """Random sample ids: nothing about the sample can be read from them."""
     block = secrets.token_hex(8 * count)
-    return tuple(block[16 * i : 16 * i + 16] for i in range(count))
+    return tuple([block[16 * i : 16 * i + 16] for i in range(count)])
+
+
+class Ids:
+    """The same ids, drawn many at once: the system is asked now and then. For one process; thread-safe."""
+
+    def __init__(self) -> None:
+        self._drawn: deque[str] = deque()
+
+    def take(self, count: int) -> tuple[str, ...]:
+        while True:
+            try:
+                return tuple([self._drawn.popleft() for _ in range(count)])
+            except IndexError:  # used up, perhaps by another thread: what was taken of them is nobody's
+                self._drawn.extend(new_ids(max(count, _DRAWN_AT_ONCE)))
 
 
 class Questions:

@@ -16,7 +16,7 @@ from edgeadapt.bundle.schema import AdaptMode
 from edgeadapt.device.budget import Budget, Meter, WriteRoom
 from edgeadapt.device.conditions import Conditions
 from edgeadapt.device.correlation import Smoothing
-from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored, new_ids
+from edgeadapt.device.evidence import Ids, Pending, PendingBatch, Questions, as_stored
 from edgeadapt.device.fitting import Growth
 from edgeadapt.device.forgetting import Selection
 from edgeadapt.device.health import distance_from
@@ -113,7 +113,7 @@ class Learner:
         def is_resting() -> bool:  # a pause is met between two commits, not at the end of a thousand
             return self._frozen or self._worker.is_paused
 
-        self._pending = Pending(keep.pending_s)
+        self._ids, self._pending = Ids(), Pending(keep.pending_s)
         self._questions = Questions(policy.questions_per_day if policy.questions_per_day is not None else self._manifest.policy.ask.per_day)
         is_here = getattr(self._program.runtime, "runs_where_called", False)  # else the work is done by threads, or a GPU, that nobody asks
         self._meter = Meter(budget, vitals=Sensors().read if budget.needs_vitals else None, spent=time.thread_time if is_here else time.perf_counter)
@@ -218,7 +218,7 @@ class Learner:
         if features is None:
             self._serving.look(inputs)
         read = self._program.read(z, taps, memory.tensors_in(domain))
-        ids = new_ids(len(z))
+        ids = self._ids.take(len(z))
         slots = read.logits.argmax(axis=1)
         is_factory_path = memory.encoder_in(domain) is None
         active = memory.domains.get(domain) if self._program.can_adapt else None
@@ -229,7 +229,8 @@ class Learner:
                 found.window.push(read.residual, slots, read.score, inputs, ids, far, None if active is None else active.tensors)
             reading = found.window.reading(domain, memory.class_counts, is_factory_path)
             is_foreign = not (is_factory_path or self._program.preserves_space) and features is None
-            batch = PendingBatch(ids, stream, domain, reading.is_shifted, as_stored(z, taps), time.monotonic(), is_foreign=is_foreign)
+            kept, late = (z, taps) if self._serving.is_encoded(features) else (as_stored(z, taps), None)  # the caller may use its features again
+            batch = PendingBatch(ids, stream, domain, reading.is_shifted, kept, time.monotonic(), is_foreign=is_foreign, taps=late)
             self._pending.add(batch)  # before a question names them
             if (self._keeps_raw or is_foreign) and features is None:
                 self._pending.keep_inputs(ids, inputs)

@@ -23,7 +23,7 @@ NO_TENSORS = Tensors()
 _CORE = frozenset({"shift.moment", "shift.mean", "route.centre", "route.projection"})  # what decisions read
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Read:
     """What the feature-side roles say about a batch."""
 

@@ -67,7 +67,7 @@ class StreamWindow:
         self._novel = 0  # samples of the window above the novelty threshold
         self._inputs: NDArray[Any] = np.zeros((0,))  # (W, ...) once the first batch says what an input is
         self._ids: list[str] = [""] * size
-        self._scale = tuple(width * threshold for width, threshold in zip(shift.groups, shift.thresholds, strict=True))
+        self._groups = _groups(self._sum, shift)
         self._certainty: tuple[F32 | None, list[float]] = (None, [])  # (class counts, 1 / max(count, 1)) of the last reading
         self._at = 0
         self.count = 0  # samples in the window
@@ -103,31 +103,32 @@ class StreamWindow:
         self._put(slice(start, start + first), residuals[:first], inputs[:first])
         if first < len(ids):
             self._put(slice(0, len(ids) - first), residuals[first:], inputs[first:])
-        for slot, score, sample, distance in zip(slots.tolist(), scores.tolist(), ids, far, strict=True):
-            self._distances[self._at], self._corrections[self._at] = distance, correction
-            self._replace(slot, score, sample)
+        for row in zip(slots.tolist(), scores.tolist(), ids, far, strict=True):
+            self._replace(*row, correction)
         self.fresh += given
         if self._at <= start:  # wrapped: forget the rounding of the running sum, look whether anything moves
-            self._sum = self._residuals.sum(axis=0, dtype=np.float64)
+            self._residuals.sum(axis=0, dtype=np.float64, out=self._sum)
             self.is_stuck = self.count == size and float(self._residuals.var(axis=0).mean()) < _STUCK
 
     def _put(self, places: slice, residuals: F32, inputs: NDArray[Any]) -> None:
-        change = residuals - self._residuals[places]
+        kept = self._residuals[places]
+        change = residuals - kept
         self._sum += change[0] if len(change) == 1 else np.add.reduce(change)
-        self._residuals[places], self._inputs[places] = residuals, inputs
+        kept[...] = residuals
+        self._inputs[places] = inputs
 
-    def _replace(self, slot: int, score: float, sample: str) -> None:
+    def _replace(self, slot: int, score: float, sample: str, distance: float, correction: Any) -> None:
         """One sample more, and the oldest out of a full window."""
-        at, limit = self._at, self._novelty.threshold
-        if self.is_full:
-            self._taken_for[self._slots[at]] -= 1
+        at, size, limit, taken = self._at, len(self._slots), self._novelty.threshold, self._taken_for
+        if self.count == size:
+            taken[self._slots[at]] -= 1
             self._novel -= self._scores[at] > limit
         else:
             self.count += 1
-        self._taken_for[slot] = self._taken_for.get(slot, 0) + 1
+        taken[slot] = taken.get(slot, 0) + 1
         self._novel += score > limit
-        self._slots[at], self._scores[at], self._ids[at] = slot, score, sample
-        self._at = (at + 1) % len(self._slots)
+        self._slots[at], self._scores[at], self._ids[at], self._distances[at], self._corrections[at] = slot, score, sample, distance, correction
+        self._at = (at + 1) % size
 
     @property
     def is_full(self) -> bool:
@@ -140,14 +141,12 @@ class StreamWindow:
             return 0.0
         if self._certainty[0] is not class_counts:
             self._certainty = (class_counts, (1.0 / np.maximum(class_counts, 1.0)).tolist())
-        uncertain = self._certainty[1]
-        spread = 1.0 / n + sum(count * count * uncertain[slot] for slot, count in self._taken_for.items()) / (n * n)
-        largest, start = 0.0, 0
-        for width, scale in zip(self._shift.groups, self._scale, strict=True):
-            sums = self._sum[start : start + width]
+        uncertain, weight, largest = self._certainty[1], 0.0, 0.0
+        for slot, count in self._taken_for.items():
+            weight += count * count * uncertain[slot]
+        for sums, scale in self._groups:
             largest = max(largest, float(sums.dot(sums)) / scale)
-            start += width
-        return largest / (n * n * spread)
+        return largest / (n * n * (1.0 / n + weight / (n * n)))
 
     def novel_share(self) -> float:
         return self._novel / self.count if self.count else 0.0
@@ -166,7 +165,7 @@ class StreamWindow:
 
     def reading(self, domain: str, class_counts: F32, is_factory_path: bool) -> Reading:
         """What the window says now. While a correction is in use the shift is that of its last probe."""
-        if not self.is_full:
+        if self.count < len(self._slots):
             return Reading("warming", self.source_shift if not is_factory_path else 0.0, None, self.count, domain)
         shift = self.shift(class_counts) if is_factory_path else self.source_shift
         if self.is_stuck:
@@ -175,3 +174,11 @@ class StreamWindow:
         if shift > 1.0:
             return Reading("shifted", shift, None, self.count, domain)
         return Reading("novel" if share >= self._novelty.window_share else "clear", shift, share, self.count, domain)
+
+
+def _groups(sums: NDArray[np.float64], policy: ShiftPolicy) -> list[tuple[NDArray[np.float64], float]]:
+    """Of each group: a view of its columns, and what their squared length is compared with."""
+    ends = np.cumsum(policy.groups).tolist()
+    return [
+        (sums[end - width : end], width * threshold) for end, width, threshold in zip(ends, policy.groups, policy.thresholds, strict=True)
+    ]

@@ -59,6 +59,10 @@ class Serving:
         z, taps = self._program.encode(batch, memory.encoder_in(domain))
         return batch, z, taps
 
+    def is_encoded(self, features: Mapping[str, Any] | None) -> bool:
+        """Whether the features of such a batch come from the encoder here, in arrays that nobody else has."""
+        return features is None and self._manifest.input.layout != "features"
+
     def look(self, inputs: NDArray[Any]) -> None:
         """Compare the first inputs with calibration; a swapped channel order or a missing factor is named in a warning."""
         if self._first_frames.is_looking:

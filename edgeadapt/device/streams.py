@@ -31,7 +31,8 @@ class Streams:
 
     def observed(self, name: str) -> Stream:
         """The stream of this name, made if it is new."""
-        check_text(name, "a stream")
+        if type(name) is not str or name not in self.found:
+            check_text(name, "a stream")
         with self._lock:
             stream = self.found.get(name)
             if stream is None:

@@ -28,6 +28,7 @@ from edgeadapt_onnxruntime._pool import CPU, Layout, Pool, PooledBuffer
 _PLANS = 256  # batch shapes remembered per graph
 _DTYPES = {"float": "float32", "double": "float64"}  # ONNX Runtime's names that numpy does not share
 
+_NOTHING = Tensors()
 Shapes = tuple[tuple[int, ...], ...]
 
 
@@ -127,16 +128,15 @@ class OnnxExecutable:
         for name, shape, dtype in plan.outputs:
             results[name] = array = np.empty(shape, dtype)
             fetch(wrap(array, CPU))
-        take = self._pool.take
         written = {}
         for name, layout in plan.writes:
-            written[name] = buffer = take(layout)
+            written[name] = buffer = self._pool.take(layout)
             fetch(buffer.value)
         try:
             self._run(self._options, self._feed_names, feeds, self._fetch_names, fetches, self._devices)
         except Exception as error:
             self._refuse(tensors, error)
-        return results, Tensors(written)
+        return results, Tensors(written) if written else _NOTHING
 
     def _run_unplanned(self, feeds: Any, tensors: Tensors) -> tuple[dict[str, NDArray[Any]], Tensors]:
         """A graph whose output shapes do not follow from its ports: ONNX Runtime allocates, and one copy is made."""

@@ -149,6 +149,14 @@ def test_counting_a_batch_takes_microseconds() -> None:
     assert best < 50e-6
 
 
+def test_batches_that_nobody_asks_for_are_counted_in_bounded_memory() -> None:
+    metrics, most = Metrics(), 0
+    for _ in range(1000):
+        metrics.observe_batch("door", 3, 0.001)
+        most = max(most, len(metrics._batches))
+    assert most < 64 and numbers(metrics.exposition(dict))["edgeadapt_samples_total", "door"] == 3000
+
+
 def test_scrapes_at_once_ask_the_status_once() -> None:
     metrics, asked = Metrics(), []
 

@@ -26,6 +26,7 @@ from PIL import Image  # noqa: E402
 from edgeadapt.bundle.schema import InputSpec  # noqa: E402
 from edgeadapt.daemon import settings  # noqa: E402
 from edgeadapt.daemon.arrival import Arrival, LabelArrival  # noqa: E402
+from edgeadapt.daemon.broker import Link  # noqa: E402
 from edgeadapt.daemon.feeding import Feeder  # noqa: E402
 from edgeadapt.daemon.sinks import open_sink  # noqa: E402
 from edgeadapt.daemon.sinks.mqtt import MqttEvents  # noqa: E402
@@ -384,6 +385,39 @@ def test_every_event_is_a_message_on_the_topic_of_its_stream_and_the_status_says
     late.hears("edge/answers/status")
     until(lambda: {(message.payload, message.retain) for message in late.heard} == {(b"offline", True)})
     late.close()
+
+
+def test_its_thread_is_woken_after_a_pause_and_sends_what_comes_meanwhile_in_order(
+    broker: Mosquitto, publisher: Publisher, until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken, wake = list[Link](), Link.wake
+    monkeypatch.setattr(Link, "wake", lambda link: woken.append(link) or wake(link))
+    publisher.hears("edge/#")
+    sink = sink_of(broker)
+    until(lambda: sink.is_connected)
+    for n in range(100):
+        sink.take({"event": "answer", "stream": "cam", "n": n})
+        time.sleep(0.004)
+    assert 1 <= len(woken) <= 20, "0.4 s and more, and one rest takes 0.05 s"
+    until(lambda: sink.written == 100)
+    for n in range(100, 110):
+        time.sleep(0.08)
+        started = time.monotonic()
+        sink.take({"event": "answer", "stream": "cam", "n": n})
+        until(lambda n=n: sink.written == n + 1)
+        assert time.monotonic() - started < 0.5, "it does not sleep until the next turn"
+    sink.close()
+    until(lambda: sum(message.topic.endswith("cam/answers") for message in publisher.heard) == 110)
+    said = [json.loads(message.payload)["n"] for message in publisher.heard if message.topic.endswith("cam/answers")]
+    assert said == list(range(110)) and sink.dropped == 0
+
+
+def test_an_event_that_came_before_the_thread_lies_down_is_not_waited_upon(broker: Mosquitto) -> None:
+    sink = sink_of(broker)
+    assert sink._has_to_wait() and sink._is_idle
+    sink.take({"event": "answer", "stream": "cam", "n": 0})
+    assert not sink._has_to_wait() and not sink._is_idle
+    sink.close()
 
 
 def test_events_wait_for_a_broker_that_is_away_the_oldest_go_and_nobody_is_blocked(broker: Mosquitto, publisher: Publisher, until: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:

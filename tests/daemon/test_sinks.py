@@ -21,6 +21,7 @@ import pytest
 from edgeadapt.daemon import settings
 from edgeadapt.daemon.sinks import open_sink
 from edgeadapt.daemon.sinks.jsonl import JsonLines
+from edgeadapt.daemon.sinks.line_file import LineFile
 
 
 def read(path: Path) -> list[Any]:
@@ -52,6 +53,23 @@ def test_every_event_is_a_line_in_its_order(tmp_path: Path) -> None:
         sink.take(event)
     sink.close()
     assert read(tmp_path / "deep" / "a.jsonl") == events and sink.name == "log" and sink.dropped == 0
+
+
+def test_its_thread_is_woken_after_a_pause_and_writes_what_comes_meanwhile_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written, append = list[int](), LineFile.append
+    monkeypatch.setattr(LineFile, "append", lambda file, lines: written.append(len(lines)) or append(file, lines))
+    sink = JsonLines("log", tmp_path / "a.jsonl")
+    for n in range(100):
+        sink.take({"n": n})
+        time.sleep(0.004)
+    assert len(written) <= 20, "0.4 s and more: one write at once, and one every 0.05 s"
+    assert becomes(lambda: sink.written == 100) and written[0] == 1
+    time.sleep(0.1)  # it has come to rest
+    sink.take({"n": 100})
+    sink.take({"n": 101})
+    started = time.monotonic()
+    sink.close()
+    assert time.monotonic() - started < 0.5 and [event["n"] for event in read(tmp_path / "a.jsonl")] == list(range(102)) and sink.dropped == 0
 
 
 def test_numbers_of_numpy_are_numbers_and_what_has_no_form_in_json_is_dropped_and_counted(tmp_path: Path) -> None:

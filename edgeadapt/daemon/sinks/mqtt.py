@@ -23,6 +23,7 @@ log = logging.getLogger("edgeadapt.daemon")
 _FIRST_S, _LONGEST_S = 0.5, 30.0
 _GOOD_S = 10.0  # a connection of this length starts the waits over
 _GRACE_S = 0.1  # what is opened only to be checked is closed before that, and the broker never hears of it
+_REST_S = 0.05  # after an event was sent: those that come meanwhile go together, and the loop need not wake the thread for each
 _OFFLINE_S = 0.2  # of the time to close, kept for the last word
 
 
@@ -55,8 +56,10 @@ class MqttEvents:
         self._waiting: deque[Mapping[str, Any]] = deque()
         self._flying: OrderedDict[int, Mapping[str, Any]] = OrderedDict()  # number -> event that was sent, the oldest first
         self._last_word = -1
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._is_closing = False
+        self._is_idle = False  # it waits for the next event
         self._end = 0.0
         self._link: Link | None = None
         self._thread = threading.Thread(target=self._serve, name=f"sink-{self.name}", daemon=True)
@@ -69,13 +72,13 @@ class MqttEvents:
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Queue an event, which is not changed from then on. After ``close`` it is dropped."""
-        with self._changed:
+        with self._lock:
             if self._is_closing:
                 self.dropped += 1
                 return
             self._waiting.append(event)
             self._trim()
-            link = self._link
+            link, self._is_idle = self._link if self._is_idle else None, False
         if link is not None:
             link.wake()
 
@@ -128,8 +131,10 @@ class MqttEvents:
             with self._changed:
                 self._link, self.is_connected, self.error = link, True, ""
             while not self._is_over():
-                self._send(link)
-                link.turn(0.05 if self._is_closing else 1.0)
+                if self._send(link):
+                    self._rest(link)
+                elif self._has_to_wait():
+                    link.turn(0.05 if self._is_closing else 1.0)
             self._last_word = link.publish(self.status_topic, b"offline", is_retained=True)
             while self._last_word >= 0 and time.monotonic() < self._end:
                 link.turn(0.05)
@@ -147,11 +152,24 @@ class MqttEvents:
     def _has_more(self) -> bool:
         return bool(self._waiting or self._flying)
 
-    def _send(self, link: Link) -> None:
+    def _has_to_wait(self) -> bool:
+        """For an event, or for the broker to take what was sent."""
+        with self._changed:
+            self._is_idle = not self._waiting
+            return self._is_idle or len(self._flying) >= MOST_IN_FLIGHT
+
+    def _rest(self, link: Link) -> None:
+        until = time.monotonic() + _REST_S
+        while not self._is_closing and (left := until - time.monotonic()) > 0.0:
+            link.turn(left)
+
+    def _send(self, link: Link) -> bool:
+        """As many events as may be under way; True if some were sent and none waits."""
+        was_sent = False
         while True:
             with self._changed:
                 if not self._waiting or len(self._flying) >= MOST_IN_FLIGHT:
-                    return
+                    return was_sent and not self._waiting
                 event = self._waiting.popleft()
             try:
                 payload = encode(event)
@@ -165,6 +183,7 @@ class MqttEvents:
             number = link.publish(topic, payload)
             with self._changed:
                 self._flying[number] = self._flying.pop(-1)
+            was_sent = True
 
     def _was_taken(self, number: int) -> None:
         with self._changed:
