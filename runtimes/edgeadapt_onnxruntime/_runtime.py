@@ -6,7 +6,7 @@ import ctypes
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 from weakref import WeakValueDictionary
@@ -18,14 +18,18 @@ from numpy.typing import NDArray
 from edgeadapt.errors import BundleError, EdgeadaptError, InputError, RuntimeUnavailable
 from edgeadapt.runtime import GraphFile, Tensors
 from edgeadapt_onnxruntime._denormals import kept
+from edgeadapt_onnxruntime._device_executable import DeviceExecutable
+from edgeadapt_onnxruntime._device_pool import DevicePool, Transfers
 from edgeadapt_onnxruntime._executable import OnnxExecutable
 from edgeadapt_onnxruntime._model import external_initializers, frozen_values
-from edgeadapt_onnxruntime._pool import Pool
+from edgeadapt_onnxruntime._pool import Pool, PooledBuffer
+from edgeadapt_onnxruntime._providers import CPU, CUDA, TENSORRT, Given, Options, defaults, given
 
 OLDEST = (1, 23)
 CACHED = 16  # loaded graphs kept
 IDLE_LIMIT = 64 << 20  # bytes of idle buffers kept for reuse
 _LARGE_MODEL = 64 << 10  # bytes; from about 700 nodes on the memory pattern costs more memory than it saves time
+_OF_A_PROVIDER = ("provider option", "CUDA", "CUDNN", "CUBLAS", "TensorRT")  # words of errors that are not the graph's fault
 _UPLOADABLE = frozenset("?bBhHiIlLqQefd")
 
 
@@ -34,24 +38,30 @@ class OnnxRuntime:
 
     Args:
         intra_op_threads: threads inside one call. With 1, no thread is started: a call runs where it is made.
-        providers: ONNX Runtime execution providers, best first. Tensors live in host memory with all of them.
+        providers: ONNX Runtime execution providers, best first, each a name or a name with options. Options are laid over our defaults
+            (docs/onnxruntime_gpu.md). One that is left out when a graph is loaded is an error.
+        device: where tensors lie between steps: ``cpu``, ``cuda`` or ``cuda:N``. By default the GPU of a CUDA or TensorRT provider; with other
+            providers the host, where arrays are used as they are. ``cpu`` does on the CPU what a GPU would do, copies included.
 
     Raises:
         RuntimeUnavailable: onnxruntime is too old, or a provider is not in this build.
+        InputError: an option that a provider does not have, or a device that does not exist.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, intra_op_threads: int = 1, providers: Sequence[str] = ("CPUExecutionProvider",)) -> None:
+    def __init__(self, intra_op_threads: int = 1, providers: Given = (CPU,), device: str | None = None) -> None:
         self.probe()
-        missing = [name for name in providers if name not in onnxruntime.get_available_providers()]
+        self._given = given(providers)
+        self.providers = tuple(name for name, _ in self._given)
+        missing = [name for name in self.providers if name not in onnxruntime.get_available_providers()]
         if missing:
             raise RuntimeUnavailable(
                 f"onnxruntime {onnxruntime.__version__} has no {missing[0]}; it has {', '.join(onnxruntime.get_available_providers())}"
             )
         self.intra_op_threads = intra_op_threads
-        self.providers = tuple(providers)
-        self.pool = Pool(IDLE_LIMIT)
+        self.device = device or _gpu_of(self._given)
+        self.pool: Pool = DevicePool(IDLE_LIMIT, self.device) if self.device else Pool(IDLE_LIMIT)
         _share_arena()
         self._loaded: OrderedDict[str, OnnxExecutable] = OrderedDict()
         self._refolded: WeakValueDictionary[tuple[str, str], OnnxExecutable] = WeakValueDictionary()
@@ -60,11 +70,16 @@ class OnnxRuntime:
     @property
     def runs_where_called(self) -> bool:
         """A call computes on the thread that makes it, and on no other."""
-        return self.intra_op_threads == 1 and self.providers == ("CPUExecutionProvider",)
+        return self.intra_op_threads == 1 and self.providers == (CPU,)
+
+    @property
+    def transfers(self) -> Transfers | None:
+        """Copies between host and device until now; None where tensors lie on the host."""
+        return self.pool.transfers if isinstance(self.pool, DevicePool) else None
 
     @classmethod
     def probe(cls) -> str:
-        """One line: version and providers.
+        """One line: version, and the providers that were compiled in. Whether one of a GPU loads, its own runtime says.
 
         Raises:
             RuntimeUnavailable: the installed onnxruntime is older than 1.23.
@@ -72,7 +87,7 @@ class OnnxRuntime:
         version = onnxruntime.__version__
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
             raise RuntimeUnavailable(f"onnxruntime {version} is too old; install {OLDEST[0]}.{OLDEST[1]} or newer")
-        return f"onnxruntime {version}, {', '.join(onnxruntime.get_available_providers())}"
+        return f"onnxruntime {version}, built with {', '.join(onnxruntime.get_available_providers())}"
 
     def load(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None) -> OnnxExecutable:
         """A runnable graph, cached by its hash; the least recently used of 16 is let go. With constants it is shared for as long as somebody holds it.
@@ -112,8 +127,7 @@ class OnnxRuntime:
             array = np.asarray(value, order="C")
             if array.dtype.char not in _UPLOADABLE or not array.dtype.isnative:
                 raise InputError(f"tensor {name!r} cannot be uploaded: dtype {array.dtype}")
-            buffers[name] = buffer = self.pool.take(self.pool.layout(array.dtype, array.shape))
-            buffer.value.update_inplace(array)
+            buffers[name] = self._put(array)
         return Tensors(buffers)
 
     def download(self, tensors: Tensors, names: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
@@ -127,6 +141,13 @@ class OnnxRuntime:
             if name not in tensors:
                 raise InputError(f"no tensor {name!r} to download; there are: {', '.join(sorted(tensors)[:8]) or 'none'}")
         return {name: tensors[name].numpy() for name in wanted}
+
+    def _put(self, array: NDArray[Any]) -> PooledBuffer:
+        if isinstance(self.pool, DevicePool):
+            return self.pool.put(array, self.pool.transfers.uploads)
+        buffer = self.pool.take(self.pool.layout(array.dtype, array.shape))
+        buffer.value.update_inplace(array)
+        return buffer
 
     def _load(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]]) -> OnnxExecutable:
         wanted = external_initializers(graph.name, graph.model)
@@ -144,13 +165,35 @@ class OnnxRuntime:
             options.add_external_initializers(list(frozen), values)
         try:
             with kept():
-                session = onnxruntime.InferenceSession(graph.model, options, providers=list(self.providers))
+                session = self._session(graph, constants, options)
             _return_freed_memory()
+            if isinstance(self.pool, DevicePool):
+                return DeviceExecutable(graph.name, session, self.pool, frozen, graph.is_rare)
             return OnnxExecutable(graph.name, session, self.pool, frozen, graph.is_rare)
         except EdgeadaptError:
             raise
         except Exception as error:
             raise BundleError(f"ONNX Runtime {onnxruntime.__version__} refuses graph {graph.name!r}: {error}") from error
+
+    def _session(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]], options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+        """A session on every provider that was asked for: ONNX Runtime goes on without one that does not load, and that must not pass."""
+        wanted = self._providers(graph, constants)
+        names = [name for name, _ in wanted]
+        try:
+            session = onnxruntime.InferenceSession(graph.model, options, names, [values for _, values in wanted], enable_fallback=0)
+        except Exception as error:
+            if any(sign in str(error) for sign in _OF_A_PROVIDER):
+                raise RuntimeUnavailable(f"graph {graph.name!r}: {names[0]} failed in ONNX Runtime {onnxruntime.__version__}: {error}") from error
+            raise
+        if left_out := [name for name in names if name not in session.get_providers()]:
+            raise RuntimeUnavailable(
+                f"graph {graph.name!r}: ONNX Runtime left {left_out[0]} out and would compute with {session.get_providers()[0]}; edgeadapt runtimes says why"
+            )
+        return session
+
+    def _providers(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]]) -> list[tuple[str, Options]]:
+        """With all options, for one graph."""
+        return [(name, {**defaults(name), **options}) for name, options in self._given]
 
     def _options(self) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()
@@ -161,6 +204,12 @@ class OnnxRuntime:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         options.add_session_config_entry("session.use_env_allocators", "1")
         return options
+
+
+def _gpu_of(providers: list[tuple[str, Options]]) -> str | None:
+    """``cuda:0`` where the first provider computes on a GPU; None for the host."""
+    name, options = providers[0] if providers else (CPU, {})
+    return f"cuda:{options.get('device_id', '0')}" if name in (CUDA, TENSORRT) else None
 
 
 _arena_lock = threading.Lock()
