@@ -20,11 +20,12 @@ from edgeadapt.bench.measure import resident_mib
 from edgeadapt.bench.serve_film import Film
 from edgeadapt.daemon.arrival import Answer, Arrival, Deliver, LabelArrival
 from edgeadapt.daemon.service import Service
-from edgeadapt.daemon.settings import ControlSection, JsonlSink, KeepSection, LoopSection, Settings
+from edgeadapt.daemon.settings import BudgetSection, ControlSection, JsonlSink, KeepSection, LoopSection, Settings
 from edgeadapt.errors import StateError
 
 LABEL_EVERY, LABEL_LATE = 512, 64  # frames: of each such one the label comes, by name, so many frames later
 CHECKPOINT_S = 10.0
+BUSY = BudgetSection().busy_fraction / 2  # of the time that passes: half of it the daemon is stopped, so of the time that it runs it is what a user has
 _QUEUE, _REMEMBERED, _PATIENCE_S = 8, 4096, 60.0
 
 
@@ -119,7 +120,7 @@ class Daemon:
         self._service = Service(
             Settings(
                 bundle=Path(bundle), state=scratch / "state", unsigned="accept", loop=LoopSection(queue=_QUEUE, drop="wait", checkpoint_s=CHECKPOINT_S),
-                control=ControlSection(listen=f"unix:{socket}"), keep=KeepSection(pending_s=keep_s), sink=(JsonlSink(path=scratch / "answers.jsonl"),),
+                control=ControlSection(listen=f"unix:{socket}"), budget=BudgetSection(busy_fraction=BUSY), keep=KeepSection(pending_s=keep_s), sink=(JsonlSink(path=scratch / "answers.jsonl"),),
             ),
             sources=[self._camera], sinks=[desk],
         )  # fmt: skip

@@ -12,8 +12,7 @@ thread in ONNX Runtime; they take turns of the same frames in alternating order,
     CPU           of the thread that answers, and of all threads, a frame: on a machine that does other things, too, these move least
 
 On all cores the worker has a core of its own; on ``one_core`` it shares the loop's, as on the smallest devices. Between turns the clock goes on,
-so the daemon may spend twice its ``budget.busy_fraction`` of the time it runs: more is learned here for each frame than in a stream without
-breaks. Labels come by the frame, so at full speed there are more of them in a second than people give. If no correction was computed or no
+so the daemon has half of the default ``budget.busy_fraction``: of the time that it runs, the whole of it. If no correction was computed or no
 label learned, nothing was measured, and the rows with targets are missed.
 """
 

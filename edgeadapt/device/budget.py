@@ -19,8 +19,8 @@ class Budget:
     """What learning may cost.
 
     Args:
-        busy_fraction: share of a core's time the worker may be busy, over any ``window_s``. Beyond it adaptation, growth and a look at the
-            windows of a condition wait, but each of them runs once a window; answered labels are learned, and new conditions noticed, regardless.
+        busy_fraction: share of a core's time the worker may be busy, over any ``window_s``. Beyond it adaptation, growth and looks at a
+            condition's windows that are like the last one wait, but each of them runs once a window; answered labels are learned, and new conditions noticed, regardless.
         memory_mib: declared tensors, pools and pending samples must fit; checked when opening.
         window_s: length of the accounting window, seconds.
         write_mib_per_day: what the state folder may write to the disk in 24 hours. Snapshots, corrections, decisions and compaction wait

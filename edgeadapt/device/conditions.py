@@ -28,6 +28,7 @@ from edgeadapt.device.resume import domain_blob
 from edgeadapt.device.retention import BalancedMemory
 from edgeadapt.device.routing import merge_candidates, merged_signature
 from edgeadapt.device.sense import StreamWindow, WindowView, shift_ratio
+from edgeadapt.device.steadiness import Look
 from edgeadapt.device.transaction import Transactions
 from edgeadapt.results import Action, Question
 
@@ -49,6 +50,7 @@ class Stream:
     trail: Trail | None = None
     left: str = ""  # the condition it was in before the factory's came back
     left_ago: int = 0  # windows
+    looked: Look | None = None  # at its last window under a condition
     memories: dict[str, BalancedMemory] = field(default_factory=dict)
     asking: Asking = field(default_factory=Asking)
     lock: threading.Lock = field(default_factory=threading.Lock)

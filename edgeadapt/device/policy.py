@@ -110,6 +110,10 @@ class StreamState:
     novel: int = 0
     asked: dict[str, int] = field(default_factory=dict)  # per domain, and "novel" for unshifted novelty
 
+    def is_settled_in(self, domain: str) -> bool:
+        """It is in this condition, and its last window gave no reason to leave."""
+        return self.domain == domain and not (self.clear or self.away)
+
 
 def decide(window: WindowReading, stream: str, state: StreamState, domain: Domain | None, policy: PolicySpec) -> tuple[StreamState, tuple[Action, ...]]:
     """The decision about one window.

@@ -11,6 +11,7 @@ from edgeadapt.device.budget import Meter
 from edgeadapt.device.conditions import Conditions, Stream
 from edgeadapt.device.memory import SOURCE
 from edgeadapt.device.sense import StreamWindow, WindowView
+from edgeadapt.device.steadiness import Look
 from edgeadapt.device.worker import Worker
 from edgeadapt.inputs import check_text
 from edgeadapt.results import Action
@@ -70,8 +71,11 @@ class Streams:
     def _sense(self) -> None:
         with self._lock:
             window = self._waiting.popleft()
-        is_dear = window[0].state.domain != SOURCE  # under a condition the factory encoder sees the window once more; else that has been done
-        if is_dear and not self._meter.has_room("sense"):
+        stream, look = window[0], Look.of(window[1])
+        is_dear = stream.state.domain != SOURCE  # under a condition the factory encoder sees the window once more; else that has been done
+        if is_dear and stream.looked is not None and look.resembles(stream.looked) and not self._meter.has_room("sense"):
             return
+        domain = stream.state.domain
         with self._meter.spending("sense"):
             self._conditions.window(*window)
+        stream.looked = look if is_dear and stream.state.is_settled_in(domain) else None  # what is about to change its mind is looked at

@@ -6,11 +6,13 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from clothes import BATCH, Opener, images, watch
 
 from edgeadapt.device import vitals
 from edgeadapt.device.budget import Budget, Meter
+from edgeadapt.device.steadiness import Look
 from edgeadapt.device.vitals import Vitals
 from edgeadapt.errors import BudgetError, InputWarning
 
@@ -257,3 +259,28 @@ def test_however_hot_it_is_a_stream_leaves_a_condition_that_is_over(opened: Open
     time.sleep(1.1)  # a reading is a second old at most
     watch(learner, images(12 * BATCH)[0])
     assert learner.domain() == "source"
+
+
+def test_however_little_it_may_spend_a_stream_leaves_a_condition_that_is_over(opened: Opener) -> None:
+    """A window that is unlike the one that was looked at last is looked at whatever it costs, and so is every window until the stream is settled."""
+    learner = opened(budget=Budget(busy_fraction=1e-5, window_s=600.0))
+    watch(learner, images(12 * BATCH, condition="fog")[0])
+    assert learner.domain() != "source" and learner.counters()["refreshes"] == 1
+    before = learner.counters()["deferred"]
+    watch(learner, images(8 * BATCH, condition="fog", seed=1)[0])
+    assert learner.counters()["deferred"] > before and learner.domain() != "source"
+    watch(learner, images(12 * BATCH)[0])
+    assert learner.domain() == "source"
+
+
+@pytest.mark.parametrize("what", ["distances", "scores"])
+def test_windows_are_alike_under_one_correction_as_long_as_chance_explains_the_difference(what: str) -> None:
+    rng, correction = np.random.default_rng(0), object()
+
+    def look(moved: float = 0.0, under: object = correction) -> Look:
+        drawn = {name: rng.normal(1.0 + (moved if name == what else 0.0), 0.2, 32).astype(np.float32) for name in ("distances", "scores")}
+        return Look(under, **drawn)
+
+    assert np.mean([look().resembles(look()) for _ in range(500)]) > 0.97
+    assert not any(look(0.3).resembles(look()) or look(-0.3).resembles(look()) for _ in range(50))
+    assert not look().resembles(look(under=object())) and not look(under=None).resembles(look(under=None))
