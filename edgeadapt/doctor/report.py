@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 from collections.abc import Sequence
@@ -129,7 +130,14 @@ def schema_text() -> str:
 
     (schema,), parts = msgspec.json.schema_components([Report], ref_template="#/$defs/{name}")
     content: dict[str, Any] = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgeadapt doctor", **schema, "$defs": parts}
-    return json.dumps(content, indent=2) + "\n"
+    return json.dumps(_undented(content), indent=2) + "\n"
+
+
+def _undented(value: Any) -> Any:
+    """With descriptions as Python 3.13 keeps them: without the indentation of the code."""
+    if isinstance(value, dict):
+        return {key: inspect.cleandoc(of) if key == "description" and isinstance(of, str) else _undented(of) for key, of in value.items()}
+    return [_undented(one) for one in value] if isinstance(value, list) else value
 
 
 if __name__ == "__main__":
