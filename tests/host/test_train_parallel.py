@@ -186,4 +186,4 @@ def test_gradients_become_their_mean_and_no_thread_outlives_the_group(tmp_path: 
     (tmp_path / "ranks.py").write_text(RANKS, encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "ranks.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0 and sorted(done.stdout.split("\n")) == ["", "rank 0 done", "rank 1 done"], done.stderr
+    assert done.returncode == 0 and done.stdout.count("done") == 2, done.stderr  # both write to one pipe: their lines may run into each other
