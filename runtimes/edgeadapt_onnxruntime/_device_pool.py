@@ -6,7 +6,6 @@ whose last holder lets go can be handed out again at once, as on the host.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import threading
 from dataclasses import dataclass, field
@@ -100,14 +99,7 @@ class DevicePool(Pool):
         return buffer
 
     def _allocate(self, layout: Layout) -> Any:
-        with self._lock:
-            self.allocation_count += 1
-            excess = self.idle_bytes - self.idle_limit
-            for kept in sorted(self._layouts.values(), key=lambda kept: -kept.nbytes):
-                with contextlib.suppress(IndexError):  # empty, perhaps because others take meanwhile
-                    while excess > 0:
-                        kept.idle.pop()
-                        excess -= kept.nbytes
+        self._make_room()
         try:
             return ort.OrtValue.ortvalue_from_shape_and_type(list(layout.shape), layout.dtype, self._ort_device)
         except Exception as error:

@@ -62,6 +62,11 @@ class Pool:
             return PooledBuffer(self._allocate(layout), layout)
 
     def _allocate(self, layout: Layout) -> Any:
+        self._make_room()
+        return ort.OrtValue.ortvalue_from_shape_and_type(list(layout.shape), layout.dtype, CPU)
+
+    def _make_room(self) -> None:
+        """Count an allocation, and free what lies idle beyond the limit."""
         with self._lock:
             self.allocation_count += 1
             excess = self.idle_bytes - self.idle_limit
@@ -70,7 +75,6 @@ class Pool:
                     while excess > 0:
                         kept.idle.pop()
                         excess -= kept.nbytes
-        return ort.OrtValue.ortvalue_from_shape_and_type(list(layout.shape), layout.dtype, CPU)
 
 
 class PooledBuffer:
