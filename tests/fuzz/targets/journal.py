@@ -119,5 +119,8 @@ def is_past_header(error: Exception) -> bool:
     )
 
 
-_MODULES = ("edgeadapt.device.journal", "edgeadapt.device.journal_rows", "edgeadapt.device.journal_schema", "edgeadapt.device.folder")
+_MODULES = (
+    "edgeadapt.device.journal", "edgeadapt.device.database", "edgeadapt.device.evidence_table", "edgeadapt.device.commit_table",
+    "edgeadapt.device.journal_rows", "edgeadapt.device.journal_schema", "edgeadapt.device.folder",
+)  # fmt: skip
 TARGET = Target("journal", seeds, mutate, prepare, (StateError,), is_past_header, _MODULES, share=20, seconds=10.0)

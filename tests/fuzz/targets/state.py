@@ -59,7 +59,7 @@ def _close(learner: Learner) -> None:
 
 
 _MODULES = (
-    "edgeadapt.device.resume", "edgeadapt.device.journal", "edgeadapt.device.journal_rows", "edgeadapt.device.held_out",
+    "edgeadapt.device.resume", "edgeadapt.device.database", "edgeadapt.device.evidence_table", "edgeadapt.device.commit_table", "edgeadapt.device.journal_rows", "edgeadapt.device.held_out",
     "edgeadapt.device.undoing", "edgeadapt.device.forgetting", "edgeadapt.device.transaction",
     "edgeadapt.device.learner",
 )  # fmt: skip
