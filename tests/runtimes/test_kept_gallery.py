@@ -1,6 +1,6 @@
 """The compiler's gallery in the ONNX Runtime that is installed here, which need not be the one that it was checked with. No torch.
 
-The folder is made by ``tests/host/compile/keep_gallery.py``, where its contents are described.
+The folder is made by ``tests/host/compile/keep_gallery.py``, where its contents are described, or beside the tests of the compiler.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Keep the gallery for another ONNX Runtime: ``python tests/host/compile/keep_gallery.py FOLDER [NAME...]``.
+"""Keep the gallery for another ONNX Runtime: ``python tests/host/compile/keep_gallery.py FOLDER [NAME...]``, or ``EDGEADAPT_KEEP_GALLERY=FOLDER make test``
+for the entries that are compiled there anyway.
 
 Each entry becomes a folder with ``model.onnx`` and ``values.npz``, which ``tests/runtimes/test_kept_gallery.py`` replays without torch:
 
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 from gallery import GALLERY, Entry
 
+from edgeadapt.host.compile import CompiledGraph
 from edgeadapt.host.compile.cases import draw
 from edgeadapt.host.compile.conditioning import Conditioning
 from edgeadapt.host.compile.parity import run_float64, run_torch
@@ -33,14 +35,12 @@ from edgeadapt.host.compile.parity import run_float64, run_torch
 STEPS = 3
 
 
-def keep(entry: Entry, folder: Path) -> None:
-    """Compile one entry and write what a replay needs.
+def keep(entry: Entry, graph: CompiledGraph, target: Path) -> None:
+    """Write what a replay of an entry needs into a folder of its own under ``target``.
 
     Raises:
-        CompileError: the entry does not compile.
         RuntimeError: torch cannot compute it in float64.
     """
-    graph = entry.compile()
     state = dict(entry.tensors)
     values: dict[str, Any] = {f"frozen|{name}": state[name] for name in graph.frozen}
     for step in range(STEPS):
@@ -54,6 +54,7 @@ def keep(entry: Entry, folder: Path) -> None:
         for kind, kept in {**kinds, "float64": exact, "float32": want, "allowed": allowed}.items():
             values |= {f"{step}|{kind}|{name}": value for name, value in kept.items()}
         state = state | {name.removesuffix(".next"): value for name, value in want.items() if name.endswith(".next")}
+    folder = target / f"{GALLERY.index(entry):03d} {entry.name.replace('/', ' ')}"
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(graph.model)
     arrays = {name: value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value) for name, value in values.items()}
@@ -61,8 +62,7 @@ def keep(entry: Entry, folder: Path) -> None:
 
 
 def keep_numbered(target: Path, number: int) -> None:
-    entry = GALLERY[number]
-    keep(entry, target / f"{number:03d} {entry.name.replace('/', ' ')}")
+    keep(GALLERY[number], GALLERY[number].compile(), target)
 
 
 def main(target: Path, names: list[str]) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 import onnx
 import pytest
 from gallery import GALLERY, Entry
+from keep_gallery import keep
 
 from edgeadapt.host.compile import CompiledGraph
 
 HEAD_SECONDS = 3.0
+KEEP = os.environ.get("EDGEADAPT_KEEP_GALLERY", "")  # folder for what other versions of ONNX Runtime are to replay
 ENTRIES = [pytest.param(entry, id=entry.name, marks=() if entry.is_quick else pytest.mark.slow) for entry in GALLERY]
 HEADS = ("mlp", "scale and shift", "bottleneck", "low rank")
 
@@ -26,6 +30,8 @@ def test_it_computes_what_torch_computes(entry: Entry) -> None:
     assert parity.worst_error <= parity.tolerance or parity.arbiter == "float64"  # torch's own float32 is that far off at such an input
     assert set(graph.writes) == (set(entry.tensors) - set(entry.frozen) - read_only(entry) if entry.is_step else set())
     assert len(onnx.load_from_string(graph.model).graph.node) == graph.nodes > 0
+    if KEEP:
+        keep(entry, graph, Path(KEEP))
 
 
 def timed(entry: Entry) -> tuple[CompiledGraph, float]:
