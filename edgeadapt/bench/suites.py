@@ -31,13 +31,14 @@ SUITES = {
     "search": "adaptor candidates ranked without training, against their trained accuracy; --quick, --plots",
     "growth": "a condition's own adaptor against none: gain, what clean images keep, routes, drift; --quick",
     "questions": "which samples to ask about, against random asking and the oracle; --quick, --plots",
+    "gpu": "the GPU of this machine: CUDA layer, adaptor step, correction, shipped bundle; what cannot run says why (tests/gpu/run_all.sh keeps the result); --quick",
 }
 """Name -> one line on what it measures."""
 
 _SEEDS = (0, 1, 2)
 _METHODS = ("streams", "key_value", "novelty", "selection", "search", "growth", "questions")
-_OWN = {name: f"edgeadapt.bench.{name}" for name in ("overhead", "steps", "heads", "shift", "soak", "interference", "serve", "commit", *_METHODS)}
-_OPTIONS = {"steps": ("quick", "peers", "passes"), "shift": ("quick", "members", "foreign"), **dict.fromkeys(("soak", "interference", "serve", "commit", *_METHODS), ("quick",))}
+_OWN = {name: f"edgeadapt.bench.{name}" for name in ("overhead", "steps", "heads", "shift", "soak", "interference", "serve", "commit", "gpu", *_METHODS)}
+_OPTIONS = {"steps": ("quick", "peers", "passes"), "shift": ("quick", "members", "foreign"), **dict.fromkeys(("soak", "interference", "serve", "commit", "gpu", *_METHODS), ("quick",))}
 
 
 def run(

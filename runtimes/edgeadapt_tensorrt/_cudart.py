@@ -7,9 +7,11 @@ A graph is instantiated by ``cudaGraphInstantiateWithFlags``: ``cudaGraphInstant
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import threading
 from ctypes import byref, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
+from pathlib import Path
 from typing import Any
 
 from edgeadapt.errors import RuntimeUnavailable
@@ -60,7 +62,7 @@ class CudaRuntime:
     """One loaded ``libcudart`` and one device of it.
 
     Args:
-        path: of the library; by default ``$EDGEADAPT_CUDART``, then CUDA 13, then CUDA 12.
+        path: of the library; by default ``$EDGEADAPT_CUDART``, then CUDA 13, then CUDA 12: where the loader looks, then what pip installed.
         device: ordinal.
 
     Raises:
@@ -218,13 +220,20 @@ class CudaRuntime:
 
 
 def _open(path: str | None) -> tuple[ctypes.CDLL, str]:
-    names = [path] if path else [os.environ[VARIABLE]] if os.environ.get(VARIABLE) else list(NAMES)
+    named = path or os.environ.get(VARIABLE)
     reasons = []
-    for name in names:
+    for name in [named] if named else [*NAMES, *_of_wheels()]:
         try:
             return ctypes.CDLL(name), name
         except OSError as error:
             reasons.append(str(error))
     raise RuntimeUnavailable(
-        f"no CUDA runtime library ({'; '.join(reasons)}): install CUDA 12 or 13, or 'pip install nvidia-cuda-runtime' and name its libcudart in ${VARIABLE}"
+        f"no CUDA runtime library ({'; '.join(reasons)}): install CUDA 12 or 13, or 'pip install nvidia-cuda-runtime', or name a libcudart in ${VARIABLE}"
     )
+
+
+def _of_wheels() -> list[str]:
+    """What pip put into ``nvidia/``, as torch's wheels bring it too: no loader looks there. In the order of ``NAMES``; nothing is imported."""
+    found = importlib.util.find_spec("nvidia")
+    folders = [Path(folder) for folder in (found.submodule_search_locations or [])] if found else []
+    return [str(place) for name in NAMES for folder in folders for place in sorted(folder.glob(f"*/lib/{name}"))]

@@ -94,6 +94,11 @@ class TensorRT:
         self._refolded: WeakValueDictionary[tuple[str, str], TensorRTExecutable] = WeakValueDictionary()
         self._lock = threading.Lock()
 
+    @property
+    def transfers(self) -> Transfers:
+        """Tensors that crossed between host and device until now; between steps none does."""
+        return self.pool.transfers
+
     @classmethod
     def probe(cls) -> str:
         """One line: versions and device.

@@ -46,11 +46,28 @@ def _free_pinned(cuda: CudaRuntime, address: int) -> None:
         cuda.host_free(address)
 
 
+class Tally:
+    """Tensors that crossed in one direction: how many, and their bytes. Whoever counts holds the lock of the transfers."""
+
+    __slots__ = ("count", "nbytes")
+
+    def __init__(self) -> None:
+        self.count = self.nbytes = 0
+
+    def __repr__(self) -> str:
+        return f"{self.count} copies, {self.nbytes} bytes"
+
+
 class Transfers:
-    """Thread-safe; one copy at a time."""
+    """Thread-safe; one copy at a time.
+
+    Attributes:
+        uploads, downloads: of tensors, until now. Ports and outputs cross at every call and are not counted.
+    """
 
     def __init__(self, cuda: CudaRuntime) -> None:
         self._cuda, self._lock = cuda, threading.Lock()
+        self.uploads, self.downloads = Tally(), Tally()
         self._stream = cuda.stream(is_urgent=True)
         self._stage = Pinned(cuda, _STAGE)
         weakref.finalize(self, _destroy_stream, cuda, self._stream).atexit = False
@@ -59,6 +76,7 @@ class Transfers:
         """Fill buffers; C-contiguous arrays of their size."""
         with self._lock:
             self._in_pieces(pairs, self._push)
+            _count(self.uploads, pairs)
 
     def download(self, buffers: Sequence[DeviceBuffer]) -> list[NDArray[Any]]:
         """Copies that the caller owns. Raises: DeviceError where the run that writes a buffer failed."""
@@ -68,7 +86,9 @@ class Transfers:
             for buffer in buffers:
                 if buffer.written is not None:
                     buffer.written.wait()
-            self._in_pieces(list(zip(arrays, buffers, strict=True)), self._pull)
+            pairs = list(zip(arrays, buffers, strict=True))
+            self._in_pieces(pairs, self._pull)
+            _count(self.downloads, pairs)
         return arrays
 
     def _in_pieces(self, pairs: Sequence[tuple[NDArray[Any], DeviceBuffer]], move: _Move) -> None:
@@ -110,6 +130,11 @@ class Transfers:
             piece[:] = self._stage.bytes[at : at + piece.size]
 
         return arrived
+
+
+def _count(tally: Tally, pairs: Sequence[tuple[NDArray[Any], DeviceBuffer]]) -> None:
+    tally.count += len(pairs)
+    tally.nbytes += sum(array.nbytes for array, _ in pairs)
 
 
 def _destroy_stream(cuda: CudaRuntime, stream: int) -> None:

@@ -35,7 +35,7 @@ static Block blocks[65536]; static int block_count;
 static Stream *streams[4096]; static int stream_count;
 static char words[4096]; static int violation_count, sticky, mode, driver_state, integrated, pointer_device;
 static size_t live_bytes, peak_bytes, capacity = 1ULL << 32;
-static long copies[4], copied[4], pageable, launches, live_execs, live_events, call_count;
+static long copies[5], copied[5], pageable, launches, live_execs, live_events, call_count;
 static struct { char name[48]; int nth, code; } planned[32];
 
 static void violation(const char *format, ...) {
@@ -175,6 +175,7 @@ API int cudaStreamCreateWithPriority(Stream **out, unsigned flags, int priority)
   streams[stream_count++] = stream; *out = stream; LEAVE(OK);
 }
 API int cudaStreamDestroy(Stream *stream) { ENTER("cudaStreamDestroy"); if (!stream->is_live) violation("a stream is destroyed twice"); drain(stream, stream->enqueued); stream->is_live = 0; LEAVE(OK); }
+API int cudaStreamGetPriority(Stream *stream, int *out) { ENTER("cudaStreamGetPriority"); *out = stream->priority; LEAVE(OK); }
 API int cudaStreamSynchronize(Stream *stream) {
   ENTER("cudaStreamSynchronize");
   if (captured(stream)) LEAVE(CAPTURE_UNSUPPORTED);
