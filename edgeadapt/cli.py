@@ -138,6 +138,15 @@ def _device_commands(command: Any) -> None:
     run.add_argument("--allow-older", action="store_true", help="open a bundle older than the state folder has seen")
     run.add_argument("--json", action="store_true", help="one JSON object per batch, then one with the summary and the questions")
 
+    build = command("build", "building:build", "compile ahead of time what opening a bundle would compile; what is kept already is not compiled again")
+    build.add_argument("bundle", type=Path, metavar="F.edge")
+    build.add_argument("--runtime", default="tensorrt", metavar="R", help="tensorrt or onnxruntime-tensorrt; the others compile nothing (default: tensorrt)")
+    build.add_argument(
+        "--cache", type=Path, metavar="DIR", help="cache folder of the service that will open it (/var/cache/edgeadapt); it goes into DIR/R (default: as this user opens it)"
+    )
+    build.add_argument("--trust", action="append", default=[], metavar="KEY", help="public key, text or file; the bundle must be signed by one of them")
+    build.add_argument("--json", action="store_true", help="one JSON object per event, the last a summary")
+
     inspect = command("inspect", "bundles:inspect", "what is inside a bundle")
     inspect.add_argument("bundle", type=Path, metavar="F.edge")
     inspect.add_argument("--json", action="store_true")

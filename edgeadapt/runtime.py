@@ -8,7 +8,7 @@ A graph that writes a tensor has an output called ``<tensor>.next``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import entry_points
@@ -107,13 +107,15 @@ class GraphFile:
 
     Frozen weights are stored once per bundle. In the model they are initialisers marked external with
     the reserved location ``bundle:``; ``frozen`` supplies their values by name. ``is_rare`` says that it runs now and then only: a runtime may
-    give its working memory back after each run.
+    give its working memory back after each run. ``batches`` are the sizes that a free axis usually has, and none is above the largest; empty if that
+    is not known. A runtime that compiles takes its profile from them, else from settings of its own. Neither is part of ``sha256``.
     """
 
     name: str
     model: bytes
     frozen: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     is_rare: bool = False
+    batches: tuple[int, ...] = ()
 
     @cached_property
     def sha256(self) -> str:
@@ -124,6 +126,44 @@ class GraphFile:
             digest.update(f"\0{name}\0{value.dtype}\0{value.shape}\0".encode())
             digest.update(value.tobytes())
         return digest.hexdigest()
+
+
+Watch = Callable[[str, int, int], bool]
+"""Is told the phase of a build, its steps that are done and their number; False cancels the build. It may be called on any thread."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a runtime that compiles keeps for a graph.
+
+    Attributes:
+        was_kept: it was there already.
+        files: that hold it; none if the runtime compiles nothing for this graph, and ``note`` says why.
+        nbytes: of the engines in them.
+    """
+
+    was_kept: bool
+    files: tuple[Path, ...]
+    nbytes: int
+    note: str = ""
+
+
+@runtime_checkable
+class BuildsAhead(Protocol):
+    """What a runtime has besides :class:`Runtime` if it compiles graphs and keeps what comes out."""
+
+    @property
+    def cache(self) -> Path | None:
+        """The folder; None if nothing is kept."""
+        ...
+
+    def build(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None, watch: Watch | None = None) -> Built:
+        """Compile what ``load`` with the same arguments needs, and keep it; what is kept already is not compiled again.
+
+        Raises:
+            RuntimeUnavailable: it does not compile, cannot be kept, or was cancelled; the message names the graph.
+        """
+        ...
 
 
 class Executable(Protocol):

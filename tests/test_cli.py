@@ -45,7 +45,7 @@ def lines(out: str) -> list[dict[str, Any]]:
 # -- usage ------------------------------------------------------------------------------------------------
 def test_help_names_every_command_and_exit_code(edgeadapt: Shell) -> None:
     out = edgeadapt("--help")
-    for word in ("export", "train", "inspect", "verify", "run", "demo", "bench", "runtimes", "doctor", "keygen", "130  interrupted"):
+    for word in ("build", "export", "train", "inspect", "verify", "run", "demo", "bench", "runtimes", "doctor", "keygen", "130  interrupted"):
         assert word in out
 
 

@@ -17,7 +17,7 @@ usage: install.sh [--bundle F.edge] [--key F.pub] [--prefix DIR] [--state DIR] [
   --root DIR       install into the system that lies there, by chroot
   --any-board      install on a board that is not in our table, too
   --dry-run        print each command, run none
-  --uninstall      remove programs and units; learning, settings and the user stay
+  --uninstall      remove programs, units and built engines; learning, settings and the user stay
 TEXT
 }
 
@@ -176,6 +176,7 @@ uninstall() {
     if [ -e "$root$path" ]; then run rm -r "$root$path"; is_unit_changed=yes; fi
   done
   if [ -e "$root$prefix/pyvenv.cfg" ]; then run rm -r "$root$prefix"; elif [ -e "$root$prefix" ]; then echo "kept: $prefix, which is no environment of Python's"; fi
+  if [ -e "$root/var/cache/edgeadapt" ]; then run rm -r "$root/var/cache/edgeadapt"; fi # engines; they are built again
   if [ -n "$is_unit_changed" ] && [ -z "$root" ]; then run systemctl daemon-reload; fi
   echo "kept: what was learned, the settings in /etc/edgeadapt, the answers in /var/log/edgeadapt, and the user edgeadapt"
 }

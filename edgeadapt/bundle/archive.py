@@ -24,6 +24,7 @@ from edgeadapt._durable import replace_file
 from edgeadapt.bundle import _container as container
 from edgeadapt.bundle import _weights as weight_files
 from edgeadapt.bundle import signing
+from edgeadapt.bundle._batches import usual_batches
 from edgeadapt.bundle._container import CARD, MANIFEST, SIGNATURE, Entry
 from edgeadapt.bundle._external_data import check_external_data
 from edgeadapt.bundle._space import TensorHashes, check_space, watch_encoder
@@ -71,8 +72,9 @@ class Bundle:
         return self.weights(FROZEN) if FROZEN in self.manifest.members else {}
 
     def graph_file(self, spec: GraphSpec) -> GraphFile:
-        """What a runtime loads: the model and the frozen arrays it names."""
-        return GraphFile(spec.file, self.graph(spec.file), {name: self.frozen[name] for name in spec.frozen})
+        """What a runtime loads: the model, the frozen arrays it names, and the batches that a learner brings to it."""
+        frozen = {name: self.frozen[name] for name in spec.frozen}
+        return GraphFile(spec.file, self.graph(spec.file), frozen, batches=usual_batches(spec, self.manifest))
 
     def _read(self, name: str) -> builtins.bytes:
         with _naming(self.path), open(self.path, "rb") as file:

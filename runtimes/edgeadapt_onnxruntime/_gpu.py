@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,15 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgeadapt.errors import InputError, RuntimeUnavailable
-from edgeadapt.runtime import GraphFile
+from edgeadapt.runtime import Built, GraphFile, Watch
 from edgeadapt_onnxruntime._probe import require
 from edgeadapt_onnxruntime._provider_child import preload, wanted_tensorrt
 from edgeadapt_onnxruntime._providers import CPU, CUDA, TENSORRT, Options, profile
 from edgeadapt_onnxruntime._runtime import OnnxRuntime
 
 _MIB = 1 << 20
+_REFUSED, _IN_PARTS = "could not deserialize engine from cache", "dynamic shape inputs with associated profiles"  # words of ONNX Runtime's provider
+log = logging.getLogger("edgeadapt.onnxruntime")
 
 
 class CudaRuntime(OnnxRuntime):
@@ -62,8 +66,9 @@ class TensorrtRuntime(CudaRuntime):
         memory_mib: most memory of one loaded graph's CUDA arena; None for no limit. Tensors are not counted.
         workspace_mib: most memory that TensorRT may use to build and run one engine.
         cache: folder of engines and timings, made when missing; None keeps none. By default systemd's ``CacheDirectory`` or the user's cache.
-        batches: those that calls will have, as ``manifest.batches`` says. An engine is then built once for all from the smallest to the largest,
-            and another batch fails. None: an engine is built again whenever a batch goes beyond those before.
+        batches: those that calls will have, for graphs that bring none of their own; those of a bundle do. An engine is then built once, when the
+            graph is loaded, for all from one sample to the largest, and a larger batch fails. None: an engine is built again whenever a batch
+            goes beyond those before.
         options: of the providers, by ONNX Runtime's names; those that begin with ``trt_`` go to TensorRT, the others to CUDA. They replace ours.
         intra_op_threads: threads of the nodes on the CPU.
 
@@ -95,19 +100,65 @@ class TensorrtRuntime(CudaRuntime):
         OnnxRuntime.__init__(self, intra_op_threads, [(TENSORRT, engine), (CUDA, _cuda(device_id, memory_mib) | rest), CPU])
         self.cache = _default_cache() if cache == "auto" else Path(cache) if cache else None
         self.batches = batches
+        self._in_parts: set[str] = set()  # hashes of graphs that get no profile
 
     def _providers(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]]) -> list[tuple[str, Options]]:
         (name, options), *rest = super()._providers(graph, constants)
         if constants:
             return rest
-        own = {**self._kept(graph), **(profile(graph.model, self.batches) if self.batches else {})}
+        batches = None if graph.sha256 in self._in_parts else graph.batches or self.batches
+        own = {**self._kept(graph), **(profile(graph.model, batches) if batches else {})}
         return [(name, {**options, **own, **self._given[0][1]}), *rest]
+
+    def build(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None, watch: Watch | None = None) -> Built:
+        """Load a graph once and let it go: ONNX Runtime builds its engines then, and keeps them.
+
+        Args:
+            graph, constants: as for ``load``; with constants there is nothing to build.
+            watch: is not asked, as the provider does not say how far it is.
+
+        Raises:
+            BundleError, RuntimeUnavailable: see ``load``; or nothing is kept.
+        """
+        if self.cache is None:
+            raise RuntimeUnavailable(f"graph {graph.name!r} is not built ahead: cache=None keeps no engines")
+        if constants:
+            return Built(False, (), 0, "no engine: a re-folded encoder runs with CUDA")
+        with self._lock:
+            before = _engines(self._folder(self.cache, graph))
+            self._load(graph, {})
+            after = _engines(self._folder(self.cache, graph))
+        size = sum(nbytes for _, nbytes in after.values())
+        return Built(bool(after) and before == after, tuple(sorted(after)), size, "" if after else "no engine: TensorRT takes no part of it, or one whose sizes only a run shows")
+
+    def _session(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]], options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+        """Once more where the provider refuses what there is a way around.
+
+        A kept engine: ONNX Runtime writes the file in place, so a kill leaves a part of it, and another TensorRT takes none; it is built again. A
+        profile: where TensorRT takes a graph in parts, their inputs are inside the graph and have none; engines are then built at the first run.
+        """
+        try:
+            return super()._session(graph, constants, options)
+        except RuntimeUnavailable as error:
+            if self.cache is not None and not constants and _REFUSED in str(error):
+                log.warning("graph %r: the kept engine is refused, and built again. %s", graph.name, error)
+                shutil.rmtree(self._folder(self.cache, graph))
+            elif _IN_PARTS in str(error) and graph.sha256 not in self._in_parts:
+                log.warning("graph %r: TensorRT takes it in parts, so its engines are built when it runs, for the batches that come. %s", graph.name, error)
+                self._in_parts.add(graph.sha256)
+            else:
+                raise
+            return super()._session(graph, constants, options)
+
+    @staticmethod
+    def _folder(cache: Path, graph: GraphFile) -> Path:
+        return cache / graph.sha256[:32]
 
     def _kept(self, graph: GraphFile) -> Options:
         """Where this graph's engine is kept. ONNX Runtime names engines by the names in a graph, not by its weights: each needs a folder of its own."""
         if self.cache is None:
             return {}
-        folder = self.cache / graph.sha256[:32]
+        folder = self._folder(self.cache, graph)
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -116,6 +167,11 @@ class TensorrtRuntime(CudaRuntime):
             "trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder),
             "trt_timing_cache_enable": "1", "trt_timing_cache_path": str(self.cache),
         }  # fmt: skip
+
+
+def _engines(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Engines in a folder, with the time of their last change in ns and their bytes."""
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.glob("*.engine")}
 
 
 def _cuda(device_id: int, memory_mib: int | None) -> dict[str, Any]:

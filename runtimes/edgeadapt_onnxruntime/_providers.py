@@ -90,12 +90,13 @@ _DEFAULTS: dict[str, Options] = {
 
 
 def profile(model: bytes, batches: Sequence[int]) -> Options:
-    """The smallest, middle and largest batch for every free dimension, as TensorRT's provider writes it: ``x:1x784,y:1``.
+    """One sample, the middle and the largest batch for every free dimension, as TensorRT's provider writes it: ``x:1x784,y:1``.
 
-    Empty if no input has a free dimension: nothing is left to choose then.
+    From one sample on, whatever the smallest of ``batches`` is: a rest of a chunk may have any size. Empty if no input has a free dimension: nothing is
+    left to choose then.
     """
     ordered = sorted(batches)
-    sizes = {"min": ordered[0], "opt": ordered[len(ordered) // 2], "max": ordered[-1]}
+    sizes = {"min": 1, "opt": ordered[len(ordered) // 2], "max": ordered[-1]}
     inputs = free_inputs(model)
     if not inputs:
         return {}

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from types import ModuleType
 from typing import Any
 
 from edgeadapt.errors import RuntimeUnavailable
+from edgeadapt.runtime import Built, Watch
 from edgeadapt_tensorrt._driver import Device
 from edgeadapt_tensorrt._logger import last_words, listening, process_logger
+from edgeadapt_tensorrt._monitor import watched
 from edgeadapt_tensorrt._onnx_file import Value
 from edgeadapt_tensorrt._store import Key, Store
 
@@ -49,6 +51,11 @@ class Profile:
 
     usual: int
     largest: int
+
+    @classmethod
+    def of(cls, batches: Sequence[int]) -> Profile:
+        """The middle and the largest of the usual sizes."""
+        return cls(sorted(batches)[len(batches) // 2], max(batches))
 
 
 class Compiler:
@@ -84,32 +91,50 @@ class Compiler:
         Raises:
             EngineError: the graph is not supported, does not build, or changes its ports.
         """
-        key = self._key(hashlib.sha256(model).hexdigest(), profile)
+        return self._engine(name, model, inputs, outputs, profile, None)[0]
+
+    def ahead(self, name: str, model: bytes, inputs: list[Value], outputs: list[Value], profile: Profile, watch: Watch | None) -> Built:
+        """The same, for the store alone. A kept plan is loaded once, too: TensorRT may refuse it.
+
+        Raises:
+            EngineError: see :meth:`engine`.
+            RuntimeUnavailable: the build was cancelled, or its plan could not be kept.
+        """
+        engine, plan, was_kept, reason = self._engine(name, model, inputs, outputs, profile, watch)
+        del engine
+        if reason:
+            raise RuntimeUnavailable(f"graph {name!r} was built, and its plan is not kept: {reason}")
+        return Built(was_kept, self._store.place("plan", self._key(model, profile)), len(plan))
+
+    def _engine(
+        self, name: str, model: bytes, inputs: list[Value], outputs: list[Value], profile: Profile, watch: Watch | None
+    ) -> tuple[Any, bytes, bool, str]:
+        """The engine, its plan, whether that was kept already, and why it will not be kept."""
+        key = self._key(model, profile)
         with self._lock, listening() as lines:
             plan = self._store.read("plan", key)
             engine = self._runtime.deserialize_cuda_engine(plan) if plan is not None else None
-            if plan is not None and engine is None:
+            if plan is not None and engine is not None:
+                self._check(name, engine, inputs, outputs)
+                return engine, plan, True, ""
+            if plan is not None:
                 self._note(f"graph {name!r}: the kept plan is refused, and built again.{last_words(lines)}")
+            lines.clear()
+            plan = self._build(name, model, profile, lines, watch)
+            engine = self._runtime.deserialize_cuda_engine(plan)
             if engine is None:
-                lines.clear()
-                plan = self._build(name, model, profile, lines)
-                engine = self._runtime.deserialize_cuda_engine(plan)
-                if engine is None:
-                    raise EngineError(f"graph {name!r}: TensorRT {self.version} cannot load the plan that it built.{last_words(lines)}")
-                self._check(name, engine, inputs, outputs)
-                self._store.write("plan", key, plan)
-            else:
-                self._check(name, engine, inputs, outputs)
-        return engine
+                raise EngineError(f"graph {name!r}: TensorRT {self.version} cannot load the plan that it built.{last_words(lines)}")
+            self._check(name, engine, inputs, outputs)
+            return engine, plan, False, self._store.write("plan", key, plan)
 
-    def _key(self, graph: str, profile: Profile) -> Key:
-        return {**self._machine(), "graph": graph, "profile": asdict(profile), "flags": asdict(self._flags)}
+    def _key(self, model: bytes, profile: Profile) -> Key:
+        return {**self._machine(), "graph": hashlib.sha256(model).hexdigest(), "profile": asdict(profile), "flags": asdict(self._flags)}
 
     def _machine(self) -> dict[str, Any]:
         capability = "{}.{}".format(*self._device.capability)
         return {"tensorrt": self.version, "device": self._device.name, "capability": capability, "driver": self._device.driver}
 
-    def _build(self, name: str, model: bytes, profile: Profile, lines: Any) -> bytes:
+    def _build(self, name: str, model: bytes, profile: Profile, lines: Any, watch: Watch | None = None) -> bytes:
         trt, logger = self.trt, process_logger(self.trt)
         self.build_count += 1
         try:
@@ -128,7 +153,10 @@ class Compiler:
         config.builder_optimization_level = self._flags.level
         self._add_profile(name, builder, network, config, profile)
         timings = self._timings(config)
-        plan = builder.build_serialized_network(network, config)
+        with watched(trt, config, watch) as monitor:
+            plan = builder.build_serialized_network(network, config)
+        if plan is None and monitor.is_cancelled:
+            raise RuntimeUnavailable(f"graph {name!r}: its build was cancelled")
         if plan is None:
             raise EngineError(f"graph {name!r}: TensorRT {self.version} parsed it and does not build it.{last_words(lines)}")
         if timings is not None:

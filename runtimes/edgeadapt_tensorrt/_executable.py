@@ -84,7 +84,7 @@ class Engines:
         self.file, self.constants, self.shared = file, tuple(constants), shared
         self.inputs = [*file.inputs, *(file.external[name] for name in constants)]
         self._model, self._compiler, self._lane_count, self._is_rare = model, compiler, lanes, is_rare
-        self._usual, self._largest = Profile(sorted(batches)[len(batches) // 2], max(batches)), largest
+        self._usual, self._largest = Profile.of(batches), max(largest, *batches)
         self.is_learning = any(value.name.endswith(NEXT) for value in file.outputs)
         self.lanes: dict[Profile, Lanes] = {}
         self._lock = threading.Lock()

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.errors import BundleError, InputError, RuntimeUnavailable
-from edgeadapt.runtime import GraphFile, Tensors
+from edgeadapt.runtime import Built, GraphFile, Tensors, Watch
 from edgeadapt_tensorrt._buffers import DeviceBuffer, Pool
 from edgeadapt_tensorrt._cudart import CudaRuntime
 from edgeadapt_tensorrt._driver import Device, find_device
-from edgeadapt_tensorrt._engine import Compiler, EngineError, Flags
+from edgeadapt_tensorrt._engine import Compiler, EngineError, Flags, Profile
 from edgeadapt_tensorrt._executable import Engines, TensorRTExecutable
 from edgeadapt_tensorrt._logger import log
 from edgeadapt_tensorrt._model import Shared
@@ -39,8 +39,8 @@ class TensorRT:
 
     Args:
         device: ordinal of the GPU.
-        batches: sizes that a free axis usually has; kernels are chosen for the middle one.
-        largest_batch: what a call may bring at most. Above the largest of ``batches`` an engine is built when it is first needed.
+        batches: sizes that a free axis usually has, for graphs that bring none of their own; those of a bundle do. Kernels are chosen for the middle one.
+        largest_batch: what a call may bring at most. Above the largest of a graph's batches an engine is built when it is first needed.
         flags: what engines are built with.
         cache: folder of plans and timings; None keeps none. By default systemd's ``CacheDirectory`` or the user's cache.
         cache_mib: bytes that the folder may have.
@@ -52,6 +52,7 @@ class TensorRT:
         cudart, libcuda: paths of other libraries.
 
     Attributes:
+        cache: the folder of plans; None if nothing is kept.
         notes: the newest of what is worth knowing and no error: plans that were built again, graphs that could not be recorded.
 
     Raises:
@@ -82,6 +83,7 @@ class TensorRT:
         found, cuda, trt = _find(device, cudart, libcuda)
         self.notes: deque[str] = deque(maxlen=_NOTES)
         store = Store(default_folder() if cache == "auto" else Path(cache) if cache else None, cache_mib << 20, self._note)
+        self.cache = store.folder
         self.compiler = Compiler(trt, found, flags or Flags(), store, self._note)
         cuda.use()
         self.pool = Pool(cuda, chunk_mib << 20, memory_mib << 20)
@@ -134,9 +136,35 @@ class TensorRT:
             if loaded is None:
                 file = OnnxFile(graph.name, graph.model)
                 model = file.complete(file.frozen(graph.frozen))
-                loaded = TensorRTExecutable(self._engines(file, model, (), graph.is_rare), (), self._guest)
+                loaded = TensorRTExecutable(self._engines(file, model, (), graph), (), self._guest)
                 _keep(self._loaded, graph.sha256, loaded)
         return loaded
+
+    def build(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None, watch: Watch | None = None) -> Built:
+        """Build the engine that :meth:`load` with the same graph and names of constants needs, and keep its plan; nothing is loaded for use.
+
+        Args:
+            graph, constants: as for :meth:`load`. Values of constants are no part of the engine.
+            watch: is told TensorRT's phases and steps on any thread, and may cancel the build; it is not asked by a TensorRT without ``IProgressMonitor``.
+
+        Raises:
+            BundleError: see :meth:`load`.
+            EngineError: TensorRT does not take the graph; the message names the node.
+            RuntimeUnavailable: the plan cannot be kept, or the build was cancelled.
+        """
+        if self.cache is None:
+            raise RuntimeUnavailable(f"graph {graph.name!r} is not built ahead: no plans are kept. {' '.join(self.notes)}".rstrip())
+        self._shared.cuda.use()
+        file = OnnxFile(graph.name, graph.model)
+        names = _replaced(file, constants or {})
+        model = file.complete(file.frozen({**(constants or {}), **graph.frozen}), names)
+        inputs = [*file.inputs, *(file.external[name] for name in names)]
+        try:
+            return self.compiler.ahead(graph.name, model, inputs, file.outputs, Profile.of(graph.batches or self._batches), watch)
+        except EngineError as error:
+            if not names:
+                raise
+            raise EngineError(f"{_as_inputs(names)}{error}") from error
 
     def upload(self, values: Mapping[str, NDArray[Any]]) -> Tensors:
         """Copy arrays to the device.
@@ -175,33 +203,42 @@ class TensorRT:
 
     def _refold(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]]) -> TensorRTExecutable:
         file = OnnxFile(graph.name, graph.model)
-        for name in constants:
-            if name not in file.external:
-                raise BundleError(f"graph {graph.name!r} has no frozen tensor {name!r} to replace; it has: {', '.join(sorted(file.external)[:8]) or 'none'}")
+        names = _replaced(file, constants)
         values = file.frozen({**graph.frozen, **constants})
-        names = tuple(sorted(constants))
         key = (graph.sha256, names)
         engines = _recent(self._open, key)
         if engines is None:
             fixed = file.frozen({**constants, **graph.frozen})  # a replaced value is no part of the engine
             try:
-                engines = self._engines(file, file.complete(fixed, names), names, graph.is_rare)
+                engines = self._engines(file, file.complete(fixed, names), names, graph)
             except EngineError as error:
-                self._note(f"graph {graph.name!r}: with {', '.join(names[:3])} as inputs it does not build, so each set of values is a build of its own. {error}")
-                return TensorRTExecutable(self._engines(file, file.complete(values), (), graph.is_rare), (), self._guest)
+                self._note(f"graph {graph.name!r}: {_as_inputs(names)}{error}")
+                return TensorRTExecutable(self._engines(file, file.complete(values), (), graph), (), self._guest)
             _keep(self._open, key, engines)
         uploaded = self.upload({name: values[name] for name in names})
         return TensorRTExecutable(engines, [_ours(uploaded[name]) for name in names], self._guest)
 
-    def _engines(self, file: OnnxFile, model: bytes, constants: tuple[str, ...], is_rare: bool) -> Engines:
+    def _engines(self, file: OnnxFile, model: bytes, constants: tuple[str, ...], graph: GraphFile) -> Engines:
         return Engines(
             file, model, constants, self.compiler, self._shared,
-            batches=self._batches, largest=self._largest, lanes=1 if is_rare else self._lanes, is_rare=is_rare,
+            batches=graph.batches or self._batches, largest=self._largest, lanes=1 if graph.is_rare else self._lanes, is_rare=graph.is_rare,
         )  # fmt: skip
 
     def _note(self, text: str) -> None:
         log.warning("%s", text)
         self.notes.append(text)
+
+
+def _replaced(file: OnnxFile, constants: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
+    """Names of the weights that become inputs."""
+    for name in constants:
+        if name not in file.external:
+            raise BundleError(f"graph {file.name!r} has no frozen tensor {name!r} to replace; it has: {', '.join(sorted(file.external)[:8]) or 'none'}")
+    return tuple(sorted(constants))
+
+
+def _as_inputs(names: Sequence[str]) -> str:
+    return f"with {', '.join(names[:3])} as inputs it does not build, so each set of values is a build of its own. "
 
 
 def _ours(buffer: Any) -> DeviceBuffer:

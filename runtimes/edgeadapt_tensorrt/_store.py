@@ -41,7 +41,7 @@ class Store:
 
     def __init__(self, folder: Path | None, limit: int, note: Callable[[str], None]) -> None:
         self._note, self._limit, self._lock = note, limit, threading.Lock()
-        self._folder = folder if folder is not None and self._is_usable(folder) else None
+        self.folder = folder if folder is not None and self._is_usable(folder) else None
 
     def _is_usable(self, folder: Path) -> bool:
         try:
@@ -57,9 +57,9 @@ class Store:
 
     def read(self, kind: str, key: Key) -> bytes | None:
         """The content, or None."""
-        if self._folder is None:
+        if self.folder is None:
             return None
-        path = self._path(self._folder, kind, key)
+        path = self._path(self.folder, kind, key)
         try:
             with open(path, "rb") as file:
                 head, content = file.readline(_HEADER), file.read()
@@ -74,21 +74,30 @@ class Store:
             return None
         return content
 
-    def write(self, kind: str, key: Key, content: bytes) -> None:
-        """Keep it, and make room."""
-        if self._folder is None:
-            return
-        path = self._path(self._folder, kind, key)
+    def write(self, kind: str, key: Key, content: bytes) -> str:
+        """Keep it, and make room; why it is not kept, empty if it is."""
+        if self.folder is None:
+            return "nothing is kept here"
+        path = self._path(self.folder, kind, key)
         head = json.dumps({"format": _FORMAT, "key": dict(key), "sha256": hashlib.sha256(content).hexdigest()}).encode() + b"\n"
         if len(head) + len(content) > self._limit:
-            self._note(f"{path.name} has {len(content) >> 20} MiB, more than the {self._limit >> 20} MiB that are kept; it is made at every start")
-            return
+            return self._told(f"{path.name} has {len(content) >> 20} MiB, more than the {self._limit >> 20} MiB that are kept; it is made at every start")
         with self._lock:
             try:
                 _replace(path, head + content)
                 self._make_room(path)
             except OSError as error:
-                self._note(f"{path.name} could not be kept: {error.strerror}")
+                return self._told(f"{path.name} could not be kept: {error.strerror}")
+        return ""
+
+    def _told(self, reason: str) -> str:
+        self._note(reason)
+        return reason
+
+    def place(self, kind: str, key: Key) -> tuple[Path, ...]:
+        """The file that is kept; none if there is none."""
+        path = self._path(self.folder, kind, key) if self.folder is not None else None
+        return (path,) if path is not None and path.is_file() else ()
 
     def _make_room(self, newest: Path) -> None:
         found = []

@@ -207,11 +207,12 @@ def test_a_folder_that_is_full_of_something_else_is_not_emptied(orin: Board) -> 
 def test_removing_keeps_what_was_learned_and_what_the_owner_wrote(orin: Board) -> None:
     orin.install("--bundle", bundle_path(), "--start", "--gpu")
     orin.write("var/lib/edgeadapt/state/learner.db", "learned")
+    orin.write("var/cache/edgeadapt/tensorrt/plan-0.trt", "an engine")
     before = orin.files()
     assert "+ " in orin.install("--uninstall", "--dry-run") and orin.files() == before
     orin.install("--uninstall")
     assert {"etc/edgeadapt/model.edge", "etc/edgeadapt/edgeadapt.toml", "var/lib/edgeadapt/state/learner.db"} <= set(orin.files())
-    assert not any((orin.root / name).exists() for name in (UNIT, DROPINS, "opt/edgeadapt", "usr/lib/sysusers.d/edgeadapt.conf", "enabled"))
+    assert not any((orin.root / name).exists() for name in (UNIT, DROPINS, "opt/edgeadapt", "usr/lib/sysusers.d/edgeadapt.conf", "var/cache/edgeadapt", "enabled"))
     assert "nothing to do" in orin.install("--uninstall")
 
 

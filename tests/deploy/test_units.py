@@ -17,12 +17,14 @@ from pathlib import Path
 import pytest
 from confined import allowed_calls, directives
 
+from edgeadapt.cli import _parser
 from edgeadapt.daemon.settings import Settings
 from edgeadapt.daemon.settings_file import load_settings
 from edgeadapt.demo.sample import bundle_path
 
 ROOT = Path(__file__).parents[2]
 SYSTEMD = ROOT / "deploy" / "systemd"
+GPU = ROOT / "deploy" / "jetson" / "gpu.conf"
 UNIT, CONFIG = SYSTEMD / "edgeadapt.service", SYSTEMD / "edgeadapt.toml"
 HAS_DAEMON = all(importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "prometheus_client", "PIL"))
 needs_daemon = pytest.mark.skipif(not HAS_DAEMON, reason="needs the daemon and images extras")
@@ -50,6 +52,19 @@ def test_what_the_unit_has_commented_out_is_valid_too(unit: Path) -> None:
     text, count = re.subn(r"^#(?=[A-Z]\w+=)", "", unit.read_text(), flags=re.MULTILINE)
     assert count >= 8
     unit.write_text(text)
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@needs_systemd
+def test_a_service_on_a_gpu_has_a_folder_for_its_engines_and_may_build_them_first(unit: Path) -> None:
+    """The drop-in laid over the unit, with what it has commented out; the command is one that the command line takes."""
+    text = GPU.read_text()
+    assert "CacheDirectory=edgeadapt\n" in text and "/var/cache/edgeadapt" in text
+    whole = re.sub(r"^#(?=[A-Z]\w+=)", "", text, flags=re.MULTILINE)
+    arguments = re.search(r"^ExecStartPre=-/opt/edgeadapt/bin/edgeadapt (.+)$", whole, re.MULTILINE)
+    assert arguments and _parser().parse_args(arguments[1].split()).call == "building:build"
+    unit.write_text(unit.read_text() + whole.replace("/opt/edgeadapt/bin/edgeadapt", sys.executable))
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -2,7 +2,8 @@
 
 What each version has and lacks was read in the names of its Python bindings; how it fails, in the recorded behaviour: failures are None or
 False with the reason in the first logger of the process, later loggers are ignored, float64 at the boundary becomes float32, an input that
-is an output too is renamed. Numbers come from ONNX Runtime, on the fake device's memory, when the stream gets there.
+is an output too is renamed. Progress is told in the phases that TensorRT for RTX 1.7.1 was seen to have, on a thread of its own, as its header
+allows; a callback that raises is printed by the bindings and answered with False. Numbers come from ONNX Runtime, on the fake device's memory, when the stream gets there.
 
 Stricter than TensorRT where its documentation calls something undefined: a graph whose context was changed after capture, scratch memory used
 by two runs at once, overlapping inputs and outputs, and memory that was never written, are violations.
@@ -12,8 +13,10 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import gc
 import json
 import threading
+import time
 from collections.abc import Mapping
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -56,7 +59,7 @@ class Behaviour(SimpleNamespace):
     def __init__(self) -> None:
         super().__init__(
             builds=0, built=[], contexts=0, enqueued=0, loggers=[], refuses_to_build=False, refuses_to_load=False, refuses_context="", refuses_capture=False,
-            refuses_inputs=set(), aliases={}, on_host=set(), fails_at=0, timings_used=[],
+            refuses_inputs=set(), aliases={}, on_host=set(), fails_at=0, timings_used=[], step_s=0.0, slow_from=1, raised=[],
         )  # fmt: skip
 
 
@@ -96,6 +99,40 @@ def make(version: str, device: FakeDevice) -> ModuleType:
     trt.DataType = enum.IntEnum("DataType", ["FLOAT", "HALF", "INT8", "INT32", "BOOL", "UINT8", "FP8", "BF16", "INT64", "INT4"])
     trt.ExecutionContextAllocationStrategy = enum.IntEnum("ExecutionContextAllocationStrategy", ["STATIC", "ON_PROFILE_CHANGE", "USER_MANAGED"])
 
+    class IProgressMonitor:
+        def __init__(self) -> None:
+            pass
+
+    def tell(monitor: Any, network: Network) -> bool:
+        """Whether the build went through all its phases."""
+        assert isinstance(monitor, IProgressMonitor)
+        goes_on = [True]
+
+        def call(name: str, *arguments: Any) -> Any:
+            try:
+                return getattr(monitor, name)(*arguments)
+            except BaseException as error:
+                fake.raised.append(error)
+                return False
+
+        def phase(name: str, parent: str | None, steps: int, inner: tuple[str, ...] = ()) -> None:
+            call("phase_start", name, parent, steps)
+            for step in range(steps):
+                if step < len(inner) and goes_on[0]:
+                    phase(inner[step], name, max(1, len(network.inputs)))
+                time.sleep(fake.step_s if fake.builds >= fake.slow_from else 0.0)
+                goes_on[0] = goes_on[0] and bool(call("step_complete", name, step))
+                if not goes_on[0]:
+                    break
+            call("phase_finish", name)
+
+        thread = threading.Thread(target=phase, args=("Building engine", None, 4, ("Cloning network graph", "Computing profile costs", "Building engine from subgraph")))
+        thread.start()
+        thread.join()
+        return goes_on[0]
+
+    trt.IProgressMonitor = IProgressMonitor
+
     class Builder:
         def __init__(self, logger: Any) -> None:
             register(logger)
@@ -122,6 +159,9 @@ def make(version: str, device: FakeDevice) -> ModuleType:
             missing = [value.name for value in network.inputs if -1 in value.shape and (not config.profiles or value.name not in config.profiles[0].shapes)]
             if missing:
                 say(Severity.ERROR, f"Error Code 4: Internal Error (Network has dynamic or shape inputs, but no optimization profile has been defined: {missing})")
+                return None
+            if config.progress_monitor is not None and not tell(config.progress_monitor, network):
+                say(Severity.ERROR, "IBuilder::buildSerializedNetwork: Error Code 7: BuildCanceled (Build canceled by user)")
                 return None
             profile = config.profiles[0].shapes if config.profiles else {}
             head = {"version": version, "profile": profile, "renamed": network.renamed}
@@ -178,6 +218,7 @@ def make(version: str, device: FakeDevice) -> ModuleType:
         def __init__(self) -> None:
             self.flags, self.limits, self.profiles, self.timings = {"TF32"}, {}, [], None
             self.builder_optimization_level = 3
+            self.progress_monitor: Any = None
 
         def clear_flag(self, flag: Any) -> None:
             self.flags.discard(flag.name)
@@ -394,11 +435,22 @@ def make(version: str, device: FakeDevice) -> ModuleType:
             jobs[len(jobs) + 1] = job
             return len(jobs)
 
+    running: list[int] = []
+
     def run(number: int) -> None:
+        """No garbage is collected meanwhile: a finaliser of another test's runtime would wait, on this thread, for the stream that runs this. A GPU has no Python."""
+        with lock:
+            running.append(number)
+            gc.disable()
         try:
             jobs[number]()
         except Exception as error:
             device.violate(f"a run raised {type(error).__name__}: {error}")
+        finally:
+            with lock:
+                running.remove(number)
+                if not running:
+                    gc.enable()
 
     call = _HOST_CALL(run)
     trt.fake.keep, trt.fake.forget = call, jobs.clear
