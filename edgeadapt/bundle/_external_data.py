@@ -10,9 +10,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 
+from edgeadapt._protobuf import Malformed, raw_fields
 from edgeadapt.errors import BundleError
+from edgeadapt.onnx_file import LOCATION
 
-LOCATION = "bundle:"
 _MAX_DEPTH = 64
 _MAX_FIELDS = 1 << 20  # a graph of 50,000 nodes has some 600,000; two gigabytes of empty ones would take an hour to walk
 _EXTERNAL = 1
@@ -49,7 +50,7 @@ def check_external_data(member: str, model: bytes, frozen: Iterable[str]) -> Non
                 raise BundleError(f"{member}: tensor {name!r} has external data at {location!r}; only {LOCATION!r} is allowed")
             if name not in allowed:
                 raise BundleError(f"{member}: tensor {name!r} is external, but the manifest does not list it as frozen for this graph")
-    except _Malformed as error:
+    except Malformed as error:
         raise BundleError(f"{member}: not an ONNX model: {error}") from None
 
 
@@ -66,19 +67,19 @@ def external_tensors(model: bytes) -> Iterator[tuple[str, str]]:
                 continue
             has_graph = has_graph or message == "model"
             if (message, field) in _ONCE and field in seen:
-                raise _Malformed(f"field {field} of a message can be given once, it is given twice")
+                raise Malformed(f"field {field} of a message can be given once, it is given twice")
             seen.add(field)
             if child == "tensor":
                 yield from _locations(value, count)
                 continue
             if len(open_messages) > _MAX_DEPTH:
-                raise _Malformed(f"nested deeper than {_MAX_DEPTH}")
+                raise Malformed(f"nested deeper than {_MAX_DEPTH}")
             open_messages.append((child, _fields(value, count), set()))
             break
         else:
             open_messages.pop()
     if not has_graph:
-        raise _Malformed("it has no graph")
+        raise Malformed("it has no graph")
 
 
 def _locations(tensor: memoryview, count: Iterator[int]) -> Iterator[tuple[str, str]]:
@@ -98,48 +99,13 @@ def _locations(tensor: memoryview, count: Iterator[int]) -> Iterator[tuple[str, 
 
 
 def _fields(data: memoryview, count: Iterator[int]) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of each field: integers for varints, a view for anything with a length. ``count`` goes on over the whole model."""
-    position = 0
-    while position < len(data):
+    """The fields of a message. ``count`` goes on over the whole model."""
+    for field, value, _ in raw_fields(data):
         if next(count) > _MAX_FIELDS:
-            raise _Malformed(f"more than {_MAX_FIELDS} fields")
-        tag, position = _varint(data, position)
-        field, wire = tag >> 3, tag & 7
-        if not 0 < field < 1 << 29:
-            raise _Malformed(f"field number {field}")
-        if wire == 0:
-            number, position = _varint(data, position)
-            yield field, number
-            continue
-        if wire == 2:
-            size, position = _varint(data, position)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise _Malformed(f"wire type {wire}")
-        if size > len(data) - position:
-            raise _Malformed(f"field {field} is cut off")
-        if wire == 2:
-            yield field, data[position : position + size]
-        position += size
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(data):
-            raise _Malformed("a number is cut off")
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise _Malformed("a number is longer than ten bytes")
+            raise Malformed(f"more than {_MAX_FIELDS} fields")
+        if value is not None:
+            yield field, value
 
 
 def _text(value: memoryview) -> str:
     return bytes(value).decode("utf-8", "backslashreplace")
-
-
-class _Malformed(Exception):
-    """The bytes are not a protobuf message."""

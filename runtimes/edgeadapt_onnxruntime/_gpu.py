@@ -13,6 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgeadapt.errors import InputError, RuntimeUnavailable
+from edgeadapt.onnx_file import OnnxFile
 from edgeadapt.runtime import Built, GraphFile, Watch
 from edgeadapt_onnxruntime._probe import require
 from edgeadapt_onnxruntime._provider_child import preload, wanted_tensorrt
@@ -107,7 +108,7 @@ class TensorrtRuntime(CudaRuntime):
         if constants:
             return rest
         batches = None if graph.sha256 in self._in_parts else graph.batches or self.batches
-        own = {**self._kept(graph), **(profile(graph.model, batches) if batches else {})}
+        own = {**self._kept(graph), **(profile(OnnxFile(graph.name, graph.model).free_inputs, batches) if batches else {})}
         return [(name, {**options, **own, **self._given[0][1]}), *rest]
 
     def build(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None, watch: Watch | None = None) -> Built:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeadapt.errors import InputError
-from edgeadapt_onnxruntime._free_inputs import free_inputs
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
@@ -89,15 +88,16 @@ _DEFAULTS: dict[str, Options] = {
 }  # fmt: skip
 
 
-def profile(model: bytes, batches: Sequence[int]) -> Options:
+def profile(inputs: Mapping[str, tuple[int | None, ...]], batches: Sequence[int]) -> Options:
     """One sample, the middle and the largest batch for every free dimension, as TensorRT's provider writes it: ``x:1x784,y:1``.
 
-    From one sample on, whatever the smallest of ``batches`` is: a rest of a chunk may have any size. Empty if no input has a free dimension: nothing is
-    left to choose then.
+    From one sample on, whatever the smallest of ``batches`` is: a rest of a chunk may have any size.
+
+    Args:
+        inputs: shapes of those with a free dimension, which is None. Without any nothing is left to choose.
     """
     ordered = sorted(batches)
     sizes = {"min": 1, "opt": ordered[len(ordered) // 2], "max": ordered[-1]}
-    inputs = free_inputs(model)
     if not inputs:
         return {}
     return {

@@ -16,12 +16,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgeadapt.errors import BundleError, EdgeadaptError, InputError, RuntimeUnavailable
+from edgeadapt.onnx_file import OnnxFile
 from edgeadapt.runtime import GraphFile, Tensors
 from edgeadapt_onnxruntime._denormals import kept
 from edgeadapt_onnxruntime._device_executable import DeviceExecutable
 from edgeadapt_onnxruntime._device_pool import DevicePool, Transfers
 from edgeadapt_onnxruntime._executable import OnnxExecutable
-from edgeadapt_onnxruntime._model import external_initializers, frozen_values
 from edgeadapt_onnxruntime._pool import Pool, PooledBuffer
 from edgeadapt_onnxruntime._providers import CPU, CUDA, TENSORRT, Given, Options, defaults, given
 
@@ -150,13 +150,13 @@ class OnnxRuntime:
         return buffer
 
     def _load(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]]) -> OnnxExecutable:
-        wanted = external_initializers(graph.name, graph.model)
+        file = OnnxFile(graph.name, graph.model)
         for name in constants:
-            if name not in wanted:
-                known = ", ".join(sorted(wanted)[:8]) or "none"
+            if name not in file.external:
+                known = ", ".join(sorted(file.external)[:8]) or "none"
                 raise BundleError(f"graph {graph.name!r} has no frozen tensor {name!r} to replace; it has: {known}")
         private = {name: np.array(value, order="C") for name, value in constants.items()}
-        frozen = frozen_values(graph.name, wanted, {**graph.frozen, **private})
+        frozen = file.frozen({**graph.frozen, **private})
         options = self._options()
         options.enable_mem_pattern = len(graph.model) <= _LARGE_MODEL
         if frozen:

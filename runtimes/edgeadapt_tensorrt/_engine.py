@@ -14,11 +14,11 @@ from types import ModuleType
 from typing import Any
 
 from edgeadapt.errors import RuntimeUnavailable
+from edgeadapt.onnx_file import Value
 from edgeadapt.runtime import Built, Watch
 from edgeadapt_tensorrt._driver import Device
 from edgeadapt_tensorrt._logger import last_words, listening, process_logger
 from edgeadapt_tensorrt._monitor import watched
-from edgeadapt_tensorrt._onnx_file import Value
 from edgeadapt_tensorrt._store import Key, Store
 
 _DTYPES = {

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.errors import InputError
+from edgeadapt.onnx_file import OnnxFile, Value
 from edgeadapt.runtime import NEXT, ArrayLike, Port, Signature, Tensors
 from edgeadapt_tensorrt._arrays import DeviceArray, admit
 from edgeadapt_tensorrt._buffers import DeviceBuffer, Mark
 from edgeadapt_tensorrt._engine import Compiler, Profile
 from edgeadapt_tensorrt._lane import Lane
 from edgeadapt_tensorrt._model import Model, Shapes, Shared
-from edgeadapt_tensorrt._onnx_file import OnnxFile, Value
 
 _Expected = tuple[Value, np.dtype[Any], tuple[int, ...] | None]  # and its shape where no axis is free
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from edgeadapt.onnx_file import Value
 from edgeadapt.runtime import NEXT
 from edgeadapt_tensorrt._arena import aligned
 from edgeadapt_tensorrt._buffers import DeviceBuffer, Pool
 from edgeadapt_tensorrt._cudart import CudaRuntime, DeviceError, OutOfDeviceMemory
 from edgeadapt_tensorrt._engine import EngineError
 from edgeadapt_tensorrt._logger import last_words, listening
-from edgeadapt_tensorrt._onnx_file import Value
 
 _SIZES = 256  # combinations of shapes remembered per engine
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]  # of the inputs with a free axis

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.errors import BundleError, InputError, RuntimeUnavailable
+from edgeadapt.onnx_file import OnnxFile
 from edgeadapt.runtime import Built, GraphFile, Tensors, Watch
 from edgeadapt_tensorrt._buffers import DeviceBuffer, Pool
 from edgeadapt_tensorrt._cudart import CudaRuntime
@@ -23,7 +24,6 @@ from edgeadapt_tensorrt._engine import Compiler, EngineError, Flags, Profile
 from edgeadapt_tensorrt._executable import Engines, TensorRTExecutable
 from edgeadapt_tensorrt._logger import log
 from edgeadapt_tensorrt._model import Shared
-from edgeadapt_tensorrt._onnx_file import OnnxFile
 from edgeadapt_tensorrt._store import Store, default_folder
 from edgeadapt_tensorrt._transfers import Transfers
 

@@ -13,7 +13,6 @@ import pytest
 from demo_day import story
 from edgeadapt_onnxruntime import TensorrtRuntime, _probe, _runtime
 from edgeadapt_onnxruntime._device_executable import DeviceExecutable
-from edgeadapt_onnxruntime._free_inputs import free_inputs
 from edgeadapt_onnxruntime._providers import CPU, CUDA, TENSORRT
 
 import edgeadapt
@@ -23,6 +22,7 @@ from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.budget import Budget
 from edgeadapt.device.building import Result, build_ahead, requests
 from edgeadapt.errors import RuntimeUnavailable
+from edgeadapt.onnx_file import OnnxFile
 from edgeadapt.runtime import BuildsAhead, GraphFile
 
 pytest.importorskip("onnx")
@@ -46,7 +46,7 @@ class Provider:
                 "[ONNXRuntimeError] : 11 : EP_FAIL : User needs to provide all the dynamic shape inputs with associated profiles if they want to explicitly set profiles "
                 "through provider options. Following input(s) has no associated shape profiles provided: /Slice_output_0"
             )
-        if not self.takes or (free_inputs(model) and not shapes):
+        if not self.takes or (OnnxFile("main", model).free_inputs and not shapes):
             return
         place = Path(options["trt_engine_cache_path"])
         engine, profile = place / "TensorrtExecutionProvider_TRTKernel_graph_main_1_0_sm86.engine", place / "main.profile"

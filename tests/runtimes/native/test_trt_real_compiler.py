@@ -13,7 +13,6 @@ from edgeadapt_tensorrt import EngineError, Flags, TensorRT
 from edgeadapt_tensorrt._driver import Device
 from edgeadapt_tensorrt._engine import Compiler, Profile
 from edgeadapt_tensorrt._logger import listening
-from edgeadapt_tensorrt._onnx_file import OnnxFile
 from edgeadapt_tensorrt._store import Store
 from tiny_models import build
 
@@ -21,6 +20,7 @@ from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.building import build_ahead, requests
 from edgeadapt.errors import RuntimeUnavailable
+from edgeadapt.onnx_file import OnnxFile
 
 pytest.importorskip("onnx")
 from onnx import TensorProto, helper

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeadapt_tensorrt._onnx_file import OnnxFile, Value
 from tiny_models import build, external
 
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.errors import BundleError
+from edgeadapt.onnx_file import OnnxFile, Value
 
 pytest.importorskip("onnx")
 import onnx
