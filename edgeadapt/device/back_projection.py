@@ -14,6 +14,7 @@ Array = NDArray[Any]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 DIGITS_PER_BYTE = 5  # 3^5 = 243
+BYTE_ZERO = 128  # of whole numbers that are stored as uint8
 _PENALTY = 1e-6  # P^T P is about 1 where it is not singular
 
 
@@ -34,15 +35,19 @@ def back_projection(mean: Array, centre: Array, *parts: Array) -> tuple[F32]:
 
 
 def projected_matrix(features: int, width: int, *parts: Array) -> F64:
-    """P (D, M) of a projection: from digits (ceil(D / 5), M) uint8 to base 3, or from signs (D,), H_a, H_b and rows (M,) of a Hadamard transform."""
+    """P (D, M) of a projection: from digits (ceil(D / 5), M) uint8 to base 3, or from signs (D,), H_a, H_b and rows (M,) of a Hadamard transform.
+
+    Signs and H are uint8 with 128 added; older bundles have them as int8, as they are.
+    """
     if len(parts) == 1:
         planes = [np.asarray(parts[0], np.int64) // 3**place % 3 - 1 for place in range(DIGITS_PER_BYTE)]
         matrix: F64 = np.concatenate(planes)[:features] / np.sqrt(width)
         return matrix
-    signs, left, right, rows = (np.asarray(part, np.int64) for part in parts)
+    signs, left, right = (np.asarray(part, np.int64) - (BYTE_ZERO if part.dtype == np.uint8 else 0) for part in parts[:3])
+    rows = np.asarray(parts[3], np.int64)
     transform = left[rows // len(right)][:, :, None] * right[rows % len(right)][:, None, :]
     signed: F64 = transform.reshape(width, -1)[:, :features] * signs / np.sqrt(width)
     return signed.T
 
 
-__all__ = ["DIGITS_PER_BYTE", "back_projection", "projected_matrix"]
+__all__ = ["BYTE_ZERO", "DIGITS_PER_BYTE", "back_projection", "projected_matrix"]

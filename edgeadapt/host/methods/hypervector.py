@@ -27,6 +27,7 @@ from edgeadapt.bundle.schema import NumericSpec, TensorSpec
 from edgeadapt.device.hypervectors import factors, hadamard, power_of_two, signs, transform_width
 from edgeadapt.device.linalg import FEWEST
 from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Values, accumulate, evidence, frozen, one_hot
+from edgeadapt.host.methods.whole_bytes import byte_tensor, from_bytes, to_bytes
 
 Bits = Literal[1, 8, 32]
 _FAR, _WIDEST = 1e6, 2048
@@ -71,7 +72,7 @@ class Hypervector:
         side = factors(wide)[1]
         specs = [
             frozen("hypervector.gain", (columns,)),
-            TensorSpec(name="hypervector.transform", dtype="int8", shape=(side, side), kind="frozen", persist="never"),
+            byte_tensor("hypervector.transform", (side, side)),
         ]
         if self.centred:
             specs.append(frozen("hypervector.centre", (columns,)))
@@ -92,7 +93,7 @@ class Hypervector:
         inverse = np.concatenate([np.full(part.shape[1], 1.0 / scale) for part, scale in zip(parts, scales, strict=True)])
         fixed: Arrays = {
             "hypervector.gain": (signs(self.seed, columns) * inverse).astype(np.float32),
-            "hypervector.transform": hadamard(factors(wide)[1]).astype(np.int8),
+            "hypervector.transform": to_bytes(hadamard(factors(wide)[1])),
         }
         if self.centred:
             fixed["hypervector.centre"] = np.concatenate([np.full(part.shape[1], m) for part, m in zip(parts, centres, strict=True)]).astype(np.float32)
@@ -116,7 +117,7 @@ class Hypervector:
         a, b = factors(wide)
         if wide > fused.shape[1]:
             fused = torch.cat([fused, torch.zeros_like(fused[:, :1]).expand(-1, wide - fused.shape[1])], dim=1)
-        right = t["hypervector.transform"].to(torch.float32)
+        right = from_bytes(t["hypervector.transform"])
         h = torch.matmul(torch.matmul(right[:a, :a], fused.reshape(-1, a, b)), right).reshape(-1, wide)
         if wide > width:
             h = (h * t["hypervector.fold"]).reshape(-1, wide // width, width).sum(dim=1)

@@ -11,7 +11,7 @@ counts minus their mean (``key_value_sgd``, a test shows it), so that we count: 
 are merged by adding N, and a sample is forgotten from C bytes, the receipt, when its features are long gone. The read-out is the logarithm of frequencies (naive
 Bayes over books). Queries are whitened with frozen factory statistics, and soft reads of a few keys are ours (an option of the released code weighs all alike).
 
-Queries are rounded to the grid of their int8 keys, so that distances are exact in float32: equal rounded queries choose the same key on every engine. A query
+Queries are rounded to the grid of their keys, whole numbers up to 127, so that distances are exact in float32: equal rounded queries choose the same key on every engine. A query
 that lies on a rounding edge may still be rounded otherwise elsewhere; the receipt says where a sample was counted.
 Weights of labels are rounded to whole numbers, half to even: evidence is whole samples, whatever a factory weighs.
 
@@ -44,6 +44,7 @@ from edgeadapt.host.methods.key_value_split import (
 )  # fmt: skip
 from edgeadapt.host.methods.projected_means import MOMENT, added_means
 from edgeadapt.host.methods.projection import Projection
+from edgeadapt.host.methods.whole_bytes import byte_tensor, from_bytes, to_bytes
 
 _FAR = 1e9
 _MOST = 127
@@ -51,7 +52,7 @@ _MOST = 127
 
 @dataclass(frozen=True)
 class KeyValueBottleneck:
-    """State: ``counts.labels`` (C, J, K) int32 with receipts of C bytes, and ``mean.moment`` for novelty scores. Frozen: int8 keys and what makes queries.
+    """State: ``counts.labels`` (C, J, K) int32 with receipts of C bytes, and ``mean.moment`` for novelty scores. Frozen: keys of a byte per entry and what makes queries.
 
     Args:
         books: C. pairs: J, keys per book, at most 256. key_dim: d, at most 256; 0 with ``chunk`` takes width / C.
@@ -119,7 +120,7 @@ class KeyValueBottleneck:
             evidence(MOMENT, (kept + 1, dims.slots), 1),
             *(self.projection.tensors(dims.features) if self.projection else []),
             *whitening_tensors(self.whitening, width), *split_tensors(self.split, width, self.books, d),
-            TensorSpec(name="keys.table", dtype="int8", shape=(self.books, self.pairs, d), kind="frozen", persist="never"),
+            byte_tensor("keys.table", (self.books, self.pairs, d)),
             frozen("keys.offset", (self.books, d)), frozen("keys.grain", (self.books, 1)), frozen("keys.sharpness", (self.books, 1)),
             TensorSpec(name="values.log", dtype="int8", shape=shape, kind="derived", class_axis=2, persist="never"),
             TensorSpec(name="values.used", dtype="float32", shape=(self.books, self.pairs), kind="derived", bound=1.0, persist="never"),
@@ -165,7 +166,7 @@ class KeyValueBottleneck:
         placed = np.clip(np.rint((queries - offset) * grain), -_MOST, _MOST)
         medians = [np.median((placed[:, c, None] - exact[c][None, : 64]) ** 2 @ np.ones(exact.shape[2], np.float32)) for c in range(self.books)]
         sharpness = (1.0 / (self.softness * np.maximum(np.array(medians), 1.0))).astype(np.float32)[:, None]
-        return {**fixed, "keys.table": table, "keys.offset": offset, "keys.grain": grain, "keys.sharpness": sharpness}
+        return {**fixed, "keys.table": to_bytes(table), "keys.offset": offset, "keys.grain": grain, "keys.sharpness": sharpness}
 
     # -- from features to keys ------------------------------------------------------------------------
     def _queries(self, t: Values, z: Tensor, key_dim: int) -> Tensor:
@@ -174,7 +175,7 @@ class KeyValueBottleneck:
 
     def _distances(self, t: Values, z: Tensor) -> Tensor:
         """(B, C, J) |K|^2 - 2 q . K: squared distances but for what all keys of a book share. Whole numbers below 2^24, so exact in any order of sums."""
-        keys = t["keys.table"].to(torch.float32)
+        keys = from_bytes(t["keys.table"])
         queries = self._queries(t, z, keys.shape[2])
         placed = torch.clamp(torch.round((queries - t["keys.offset"]) * t["keys.grain"]), -float(_MOST), float(_MOST))
         products = torch.matmul(placed.permute(1, 0, 2), keys.permute(0, 2, 1)).permute(1, 0, 2)

@@ -2,7 +2,7 @@
 
     x = z or its projection        whitened: x <- x M, M frozen, from factory features
     signs     q = blocks of H_a (s_r x X) H_b / sqrt(n), r = 1, 2, ...   X the padded x as an (a, b) matrix, s_r seeded signs: n bytes for every n / d books
-    random    q_c = x R_c, the columns of R_c normal and of length 1     as published (Traeuble et al., section 3); R in int8, one scale for all
+    random    q_c = x R_c, the columns of R_c normal and of length 1     as published (Traeuble et al., section 3); R in bytes, one scale for all
     chunk     q_c = the c-th part of x                                   stores nothing
 
 A round of signs and a Walsh-Hadamard transform is a rotation, so the books of one round look at orthogonal directions, and two rounds are as good as random
@@ -22,14 +22,11 @@ from edgeadapt.bundle.schema import TensorSpec
 from edgeadapt.errors import InputError
 from edgeadapt.host.methods.base import Arrays, FactoryData, Values, frozen
 from edgeadapt.host.methods.projection import walsh_hadamard
+from edgeadapt.host.methods.whole_bytes import byte_tensor, from_bytes, to_bytes
 
 Split = Literal["signs", "random", "chunk"]
 Whitening = Literal["none", "scale", "total", "within"]
 _FLOOR = 1e-3  # of the mean variance: directions that the factory features hardly show are not blown up
-
-
-def _bytes(name: str, shape: tuple[int, ...]) -> TensorSpec:
-    return TensorSpec(name=name, dtype="int8", shape=shape, kind="frozen", persist="never")
 
 
 def _sides(width: int) -> tuple[int, int]:
@@ -97,11 +94,11 @@ def split_tensors(kind: Split, width: int, books: int, key_dim: int) -> list[Ten
             raise InputError(f"split 'chunk' cuts {width} features into {books} books of key_dim {key_dim}; {books} x {key_dim} = {books * key_dim}")
         return []
     if kind == "random":
-        return [_bytes("keys.random", (width, books * key_dim))]
+        return [byte_tensor("keys.random", (width, books * key_dim))]
     a, b = _sides(width)
     if key_dim > a * b or (a * b) % key_dim:
         raise InputError(f"split 'signs' cuts blocks of {a * b} into queries, so key_dim divides {a * b}; got {key_dim}")
-    return [_bytes("keys.signs", (-(-books * key_dim // (a * b)), a * b)), _bytes("keys.left", (a, a)), _bytes("keys.right", (b, b))]
+    return [byte_tensor("keys.signs", (-(-books * key_dim // (a * b)), a * b)), byte_tensor("keys.left", (a, a)), byte_tensor("keys.right", (b, b))]
 
 
 def split_factory(kind: Split, width: int, books: int, key_dim: int, seed: int) -> Arrays:
@@ -111,18 +108,18 @@ def split_factory(kind: Split, width: int, books: int, key_dim: int, seed: int) 
     if kind == "random":
         columns = rng.standard_normal((width, books * key_dim))
         columns /= np.sqrt((columns**2).sum(axis=0))
-        return {"keys.random": np.rint(127.0 * columns / np.abs(columns).max()).astype(np.int8)}
+        return {"keys.random": to_bytes(np.rint(127.0 * columns / np.abs(columns).max()))}
     signs, left, right = split_tensors(kind, width, books, key_dim)
-    drawn = (2 * rng.integers(0, 2, signs.shape) - 1).astype(np.int8)
-    return {signs.name: drawn, left.name: walsh_hadamard(left.shape[0]), right.name: walsh_hadamard(right.shape[0])}
+    drawn = to_bytes(2 * rng.integers(0, 2, signs.shape) - 1)
+    return {signs.name: drawn, left.name: to_bytes(walsh_hadamard(left.shape[0])), right.name: to_bytes(walsh_hadamard(right.shape[0]))}
 
 
 def split(kind: Split, t: Values, x: Tensor, books: int, key_dim: int) -> Tensor:
     """(B, width) -> (B, C, d)."""
     if kind == "random":
-        x = x @ (t["keys.random"].to(torch.float32) * (1.0 / 127.0))
+        x = x @ (from_bytes(t["keys.random"]) * (1.0 / 127.0))
     if kind == "signs":
-        signs, left, right = (t[f"keys.{name}"].to(torch.float32) for name in ("signs", "left", "right"))
+        signs, left, right = (from_bytes(t[f"keys.{name}"]) for name in ("signs", "left", "right"))
         size = signs.shape[1]
         if size > x.shape[1]:
             x = torch.cat([x, torch.zeros_like(x[:, :1]).expand(-1, size - x.shape[1])], dim=1)

@@ -25,6 +25,7 @@ from edgeadapt.bundle.schema import TensorSpec
 from edgeadapt.device.back_projection import DIGITS_PER_BYTE
 from edgeadapt.errors import InputError
 from edgeadapt.host.methods.base import Arrays, FactoryData, Values, frozen
+from edgeadapt.host.methods.whole_bytes import byte_tensor, from_bytes, to_bytes
 
 _CUT = 0.8  # entries below this share of the root mean square of their eigenvector become 0
 _RANK = 1e-6  # of the largest eigenvalue; float32 products have no smaller ones
@@ -180,21 +181,21 @@ class HadamardProjection:
         _checked(self.width, features, features)
         a, b = self._sides(features)
         return [
-            frozen(_CENTRE, (features,)), _integers("projection.signs", "int8", (features,)), _integers("projection.left", "int8", (a, a)),
-            _integers("projection.right", "int8", (b, b)), _integers("projection.rows", "int32", (self.width,)),
+            frozen(_CENTRE, (features,)), byte_tensor("projection.signs", (features,)), byte_tensor("projection.left", (a, a)),
+            byte_tensor("projection.right", (b, b)), _integers("projection.rows", "int32", (self.width,)),
         ]  # fmt: skip
 
     def factory(self, data: FactoryData) -> Arrays:
         features = data.z.shape[1]
         a, b = self._sides(features)
         rng = np.random.default_rng(self.seed)
-        signs = np.asarray(2 * rng.integers(0, 2, features) - 1, np.int8)
+        signs = to_bytes(2 * rng.integers(0, 2, features) - 1)
         rows = np.sort(rng.permutation(a * b)[: self.width]).astype(np.int32)
-        return {_CENTRE: _centre(data), "projection.signs": signs, "projection.left": walsh_hadamard(a), "projection.right": walsh_hadamard(b), "projection.rows": rows}
+        return {_CENTRE: _centre(data), "projection.signs": signs, "projection.left": to_bytes(walsh_hadamard(a)), "projection.right": to_bytes(walsh_hadamard(b)), "projection.rows": rows}
 
     def apply(self, t: Values, z: Tensor) -> Tensor:
-        left, right = t["projection.left"].to(torch.float32), t["projection.right"].to(torch.float32)
-        signed = (z - t[_CENTRE]) * t["projection.signs"].to(torch.float32)
+        left, right = from_bytes(t["projection.left"]), from_bytes(t["projection.right"])
+        signed = (z - t[_CENTRE]) * from_bytes(t["projection.signs"])
         size = left.shape[0] * right.shape[0]
         if size > z.shape[1]:
             signed = torch.cat([signed, torch.zeros_like(signed[:, :1]).expand(-1, size - z.shape[1])], dim=1)
