@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -191,7 +191,8 @@ class Executable(Protocol):
 class Runtime(Protocol):
     """An engine that runs graphs. One object owns threads, memory pools and the cache of executables.
 
-    It may have ``runs_where_called``: True says that a call computes on the thread that makes it, whose CPU time is then what work has cost.
+    It may have ``runs_where_called``: True says that a call computes on the thread that makes it, whose CPU time is then what work has cost. It
+    may have ``spent``, a function that says so itself: seconds of work of the calling thread, of which only differences mean something; or None.
     """
 
     @property
@@ -220,33 +221,46 @@ class RuntimeStatus:
     detail: str
 
 
+def registered_runtimes() -> dict[str, EntryPoint]:
+    """Every registered runtime by name (entry-point group ``edgeadapt.runtimes``); nothing is imported."""
+    return {entry.name: entry for entry in entry_points(group="edgeadapt.runtimes")}
+
+
 def available_runtimes() -> list[RuntimeStatus]:
-    """Every registered runtime, whether it can run here, and why not (entry-point group ``edgeadapt.runtimes``)."""
+    """Every registered runtime, whether it can run here, and why not."""
     found = []
-    for entry in sorted(entry_points(group="edgeadapt.runtimes"), key=lambda e: e.name):
+    for name, entry in sorted(registered_runtimes().items()):
         try:
             detail = entry.load().probe()
-            found.append(RuntimeStatus(entry.name, True, detail))
+            found.append(RuntimeStatus(name, True, detail))
         except (ImportError, AttributeError, RuntimeUnavailable) as error:
-            found.append(RuntimeStatus(entry.name, False, f"{type(error).__name__}: {error}"))
+            found.append(RuntimeStatus(name, False, f"{type(error).__name__}: {error}"))
     return found
 
 
-def open_runtime(name: str = "auto", **options: Any) -> Runtime:
-    """The runtime called ``name``; ``"auto"`` is ONNX Runtime, which every installation has.
+def open_runtime(name: str = "onnxruntime", **options: Any) -> Runtime:
+    """The runtime called ``name``.
+
+    Args:
+        name: of a registered runtime. ``"auto"``: every graph where its round trip is least, from the first moment on ONNX Runtime on the CPU
+            (docs/placement.md); where nothing but the CPU could run, that is the plain ``"onnxruntime"``.
+        options: of the runtime; of ``"auto"``: ``candidates`` (names of runtimes to be tried), ``rules`` (``edgeadapt.placement.Rules``) and those of ``"onnxruntime"``.
 
     Raises:
         RuntimeUnavailable: no runtime of that name is registered, or it cannot run here.
     """
-    wanted = "onnxruntime" if name == "auto" else name
-    registered = {entry.name: entry for entry in entry_points(group="edgeadapt.runtimes")}
-    if wanted not in registered:
-        raise RuntimeUnavailable(f"no runtime called {wanted!r}; registered here: {', '.join(sorted(registered)) or 'none'}")
+    if name == "auto":
+        from edgeadapt.placement import open_auto
+
+        return open_auto(**options)
+    registered = registered_runtimes()
+    if name not in registered:
+        raise RuntimeUnavailable(f"no runtime called {name!r}; registered here: {', '.join(sorted(registered)) or 'none'}")
     try:
-        factory = registered[wanted].load()
+        factory = registered[name].load()
         factory.probe()
     except ImportError as error:
-        raise RuntimeUnavailable(f"runtime {wanted!r} cannot be imported: {error}") from error
+        raise RuntimeUnavailable(f"runtime {name!r} cannot be imported: {error}") from error
     runtime: Runtime = factory(**options)
     return runtime
 

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "edgeadapt"
-DEVICE_SIDE = ("bundle", "device", "daemon", "demo", "doctor")
+DEVICE_SIDE = ("bundle", "device", "placement", "daemon", "demo", "doctor")
 HOST_TOOLS = {"edgeadapt/demo/make.py"}  # run on the host only, by name
 FORBIDDEN = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "faiss", "edgeadapt.host")
 
@@ -72,6 +72,12 @@ def test_a_runtime_rests_on_the_protocol_alone(file: str) -> None:
     ours = [name for name in imported(ROOT / file) if is_inside(name, "edgeadapt")]
     wrong = [name for name in ours if not any(is_inside(name, f"edgeadapt.{module}") for module in ("runtime", "errors", "onnx_file"))]
     assert not wrong
+
+
+@pytest.mark.parametrize("file", sorted(str(path.relative_to(ROOT)) for path in (PACKAGE / "placement").rglob("*.py")))
+def test_placement_knows_no_runtime_and_no_learner(file: str) -> None:
+    others = ("edgeadapt_onnxruntime", "edgeadapt_tensorrt", "edgeadapt.device", "edgeadapt.bundle", "edgeadapt.daemon", "edgeadapt.bench", "edgeadapt.commands")
+    assert not [name for name in imported(ROOT / file) for module in others if is_inside(name, module)]
 
 
 @pytest.mark.parametrize("file", sorted(str(path.relative_to(ROOT)) for path in (PACKAGE / "bundle").rglob("*.py")))

@@ -198,7 +198,7 @@ def _lite0_rows(material: Material, seeds: tuple[int, ...], say: Say, windows: i
         except RuntimeUnavailable as error:
             say(f"lite0: skipped: {error}")
             return []
-        gate = Gate(Program(bundle, open_runtime("auto")), upscaled(held.x[held_rows], PIXELS), held.y[held_rows])
+        gate = Gate(Program(bundle, open_runtime()), upscaled(held.x[held_rows], PIXELS), held.y[held_rows])
         return _gate_rows("lite0/", gate, upscaled(known.x[picked], PIXELS), known.y[picked], seeds, say, windows, BARRED)
 
 

@@ -53,7 +53,7 @@ class Material:
         return self.test.only(KNOWN)
 
     def program(self) -> Program:
-        return Program(self.bundle, open_runtime("auto"))
+        return Program(self.bundle, open_runtime())
 
 
 def load_material(data: str | None, *, tuning: bool = False) -> Material:

@@ -77,7 +77,7 @@ def at_96_px(folder: Path, say: Say) -> Subject:
 
 def _head(bundle: Bundle) -> tuple[NDArray[Any], NDArray[Any]]:
     """Weight (D, K) and bias (K,) of the classes that the factory knows."""
-    program = Program(bundle, open_runtime("auto"))
+    program = Program(bundle, open_runtime())
     held = program.runtime.download(program.factory(), ("head.weight", "head.active"))
     weight = held["head.weight"][:, held["head.active"] > 0]
     return weight[:-1], weight[-1]

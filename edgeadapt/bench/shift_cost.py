@@ -89,7 +89,7 @@ def learner_cost(bundle: Bundle, x: NDArray[np.uint8], *, rounds: int, memory: d
 
     Its own work is counted in processor time of all its threads: what a single core would take, and what a busy machine does not change.
     """
-    program = Program(bundle, open_runtime("auto"))
+    program = Program(bundle, open_runtime())
     plain = _plain(program)
     observed: dict[bool, list[float]] = {False: [], True: []}
     bare: list[float] = []
@@ -201,7 +201,7 @@ def _predict_all(learner: Learner, x: NDArray[np.uint8]) -> None:
 
 
 def _bare(bundle: str, frames: str) -> dict[str, Any]:
-    plain, x = _plain(Program(read_bundle(bundle), open_runtime("auto"))), np.load(frames)
+    plain, x = _plain(Program(read_bundle(bundle), open_runtime())), np.load(frames)
     for rows in batches(len(x), BATCH):
         plain(x[rows])
     return {"peak": peak_mib()}

@@ -89,7 +89,7 @@ class ShiftMaterial:
 
     @cached_property
     def program(self) -> Program:
-        return Program(self.bundle, open_runtime("auto"))
+        return Program(self.bundle, open_runtime())
 
     @cached_property
     def acting(self) -> Bundle:

@@ -30,6 +30,7 @@ SUITES = {
     "selection": "what is worth keeping: selectors for replay and for an adaptor's training set; --quick, --plots",
     "search": "adaptor candidates ranked without training, against their trained accuracy; --quick, --plots",
     "growth": "a condition's own adaptor against none: gain, what clean images keep, routes, drift; --quick",
+    "placement": "every graph in every runtime that works here, beside the CPU: round trips, agreement; --bundle, --quick",
     "questions": "which samples to ask about, against random asking and the oracle; --quick, --plots",
     "gpu": "the GPU of this machine: CUDA layer, adaptor step, correction, shipped bundle; what cannot run says why (tests/gpu/run_all.sh keeps the result); --quick",
 }
@@ -37,13 +38,13 @@ SUITES = {
 
 _SEEDS = (0, 1, 2)
 _METHODS = ("streams", "key_value", "novelty", "selection", "search", "growth", "questions")
-_OWN = {name: f"edgeadapt.bench.{name}" for name in ("overhead", "steps", "heads", "shift", "soak", "interference", "serve", "commit", "gpu", *_METHODS)}
-_OPTIONS = {"steps": ("quick", "peers", "passes"), "shift": ("quick", "members", "foreign"), **dict.fromkeys(("soak", "interference", "serve", "commit", "gpu", *_METHODS), ("quick",))}
+_OWN = {name: f"edgeadapt.bench.{name}" for name in ("overhead", "steps", "heads", "shift", "soak", "interference", "serve", "commit", "gpu", "placement", *_METHODS)}
+_OPTIONS = {"steps": ("quick", "peers", "passes"), "shift": ("quick", "members", "foreign"), **dict.fromkeys(("soak", "interference", "serve", "commit", "gpu", "placement", *_METHODS), ("quick",))}
 
 
 def run(
     suite: str, *, data: str | os.PathLike[str] | None = None, json_path: str | os.PathLike[str] | None = None, say: Say = print, options: Sequence[str] = (),
-    plots: str | os.PathLike[str] | None = None,
+    plots: str | os.PathLike[str] | None = None, bundle: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run a suite.
 
@@ -54,6 +55,7 @@ def run(
         say: called with one line per step, and with the table at the end.
         options: switches that this suite has.
         plots: a folder; suites that draw pictures put them there.
+        bundle: path of a ``.edge`` file, for suites that measure any.
 
     Returns:
         The report: ``{"suite", "machine", "versions", "rows": [{"name", "value", "unit", "baseline", "target", "holds"}]}``.
@@ -66,7 +68,7 @@ def run(
     known = _OPTIONS.get(suite, ())
     if unknown := [name for name in options if name not in known]:
         raise InputError(f"suite {suite!r} has no option --{unknown[0]}; it has: {', '.join('--' + name for name in known) or 'none'}")
-    rows = _rows(suite, None if data is None else os.fspath(data), say, {**dict.fromkeys(options, True), **({} if plots is None else {"plots": os.fspath(plots)})})
+    rows = _rows(suite, None if data is None else os.fspath(data), say, {**dict.fromkeys(options, True), **_paths(plots=plots, bundle=bundle)})
     say(table(rows))
     content = report(suite, rows)
     if json_path is not None:
@@ -74,9 +76,15 @@ def run(
     return content
 
 
+def _paths(**given: str | os.PathLike[str] | None) -> dict[str, str]:
+    return {name: os.fspath(path) for name, path in given.items() if path is not None}
+
+
 def _rows(suite: str, data: str | None, say: Say, options: dict[str, Any]) -> list[Row]:
     run_suite = getattr(import_module(_OWN.get(suite, "edgeadapt.bench.spine")), f"run_{suite}")
     if "plots" in options and "plots" not in signature(run_suite).parameters:
         raise InputError(f"suite {suite!r} draws no pictures")
+    if "bundle" in options and "bundle" not in signature(run_suite).parameters:
+        raise InputError(f"suite {suite!r} takes no bundle; it has its own")
     rows: list[Row] = run_suite(data, say, **options) if suite in _OWN else run_suite(data, _SEEDS, say)
     return rows

@@ -14,6 +14,7 @@ from typing import Any
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.device.building import Request, Result, build_ahead, lost, requests
+from edgeadapt.errors import InputError
 from edgeadapt.runtime import BuildsAhead, Runtime, open_runtime
 
 _SERVICE = "CACHE_DIRECTORY"  # systemd's name for the folders of a service's CacheDirectory=
@@ -27,6 +28,8 @@ def build(args: argparse.Namespace) -> int:
     Returns:
         1 if a graph did not build, or does not stay kept.
     """
+    if args.runtime == "auto":
+        raise InputError("auto tries several runtimes: name the one to build for (--runtime tensorrt, or onnxruntime-tensorrt); what is kept, auto finds too")
     bundle = read_bundle(args.bundle, trust=args.trust)
     with _service_cache(args.cache):
         runtime = open_runtime(args.runtime)

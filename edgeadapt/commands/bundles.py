@@ -60,7 +60,7 @@ def verify(args: argparse.Namespace) -> int:
     if args.target or args.markdown:
         raise InputError("--target and --markdown belong to --engine tensorrt-rtx")
     bundle = read_bundle(args.bundle, trust=args.trust)
-    runtime = open_runtime(args.runtime)
+    runtime = open_runtime("onnxruntime" if args.runtime == "auto" else args.runtime)  # one at a time: a graph that may move proves nothing of either
     open_ms = open_graphs(bundle, runtime)
     graphs = run_graphs(bundle, runtime)
     if args.json:

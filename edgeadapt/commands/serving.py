@@ -91,7 +91,12 @@ def _bundle(settings: Settings, found: list[Manifest]) -> str:
 def _runtime(name: str) -> str:
     from edgeadapt.runtime import open_runtime
 
-    return open_runtime(name).name
+    runtime = open_runtime(name)
+    places = [place.name for place in getattr(runtime, "places", ())]
+    if not places:
+        return runtime.name
+    runtime.close()  # type: ignore[attr-defined]  # what places graphs has a thread
+    return f"{places[0]}; while it serves, tried: {', '.join(places[1:])}"
 
 
 def _state(folder: Path) -> str:

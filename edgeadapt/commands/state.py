@@ -37,7 +37,7 @@ def replay(args: argparse.Namespace) -> int:
     if not args.bisect and (args.data or args.all or args.good is not None or args.margin is not None):
         raise InputError("--data, --margin, --good and --all belong to --bisect")
     bundle = read_bundle(args.bundle, trust=args.trust)
-    runtime = open_runtime(args.runtime)
+    runtime = open_runtime("onnxruntime" if args.runtime == "auto" else args.runtime)  # graphs that move would not give the same bits twice
     program = Program(bundle, runtime)
     with copied(args.state) as folder:
         journal = Journal(folder)

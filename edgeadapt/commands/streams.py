@@ -77,6 +77,7 @@ class _Pass:
         learner = self._learner
         counts = {"samples": len(self._source.names), "classes": learner.classes, "conditions": learner.domains()}
         summary = {**counts, "evidence": learner.counters()["evidence"], **_accuracy(self._right)}
+        summary["placement"] = learner.placement_report()
         return {"summary": summary, "questions": [self._question(q) for q in learner.questions(_ALL)]}
 
     def _question(self, q: Question) -> dict[str, Any]:
@@ -128,5 +129,17 @@ def _summary_lines(fields: dict[str, Any]) -> list[str]:
     lines = [
         f"{summary['samples']} samples{accuracy}; conditions: {', '.join(summary['conditions']) or 'none'}; labels: {evidence or 'none'}"
     ]
+    lines += _placement_lines(summary["placement"])
     lines += [f"  question: {q['sample']} (taken for {q['predicted']}, {q['confidence']:.0%}): {q['why']}" for q in questions]
     return [*lines, "  answer with --labels FILE, one 'sample,label' a line"] if questions else lines
+
+
+def _placement_lines(placement: dict[str, Any]) -> list[str]:
+    """Where roles ran, if there was a choice."""
+    if len(placement["runtimes"]) < 2:
+        return []
+    served: dict[str, list[str]] = {}
+    for role, name in placement["roles"].items():
+        served.setdefault(name, []).append(role)
+    left_out = [f"{name} not: {about['why']}" for name, about in placement["runtimes"].items() if about["state"] == "unavailable"]
+    return [f"  ran in {name}: {', '.join(roles)}" for name, roles in served.items()] + [f"  {line}" for line in left_out]

@@ -31,9 +31,16 @@ def ready(running: Running) -> tuple[bool, str]:
     """Are samples answered now? And if not, why."""
     if running.fatal or running.is_stopping:
         return False, running.fatal or "stopping"
+    if why := lost(running):
+        return False, why
     if not running.is_ready:
         return False, "starting"
     return (True, "") if running.loop.is_alive else (False, "the loop has ended")
+
+
+def lost(running: Running) -> str:
+    """Why the process has to be started again: tensors lie in a device that does not answer any more. Empty while none do."""
+    return str(getattr(running.runtime, "lost", ""))
 
 
 def health(running: Running) -> dict[str, Any]:
@@ -42,7 +49,8 @@ def health(running: Running) -> dict[str, Any]:
     has_stopped = running.is_ready and (not running.loop.is_alive or still_s > _STUCK_S)
     sources = [_source(feeder) for feeder in list(running.feeders.values())]
     sinks = [_sink(sink, running.sink_errors.get(sink.name, 0)) for sink in list(running.sinks.values())]
-    problems = [running.fatal] if running.fatal else []
+    gone = lost(running)
+    problems = [why for why in (running.fatal, gone) if why]
     problems += [f"the loop has not turned for {still_s:.0f} s"] if has_stopped else []
     problems += [f"source {source['name']}: {source['error']}" for source in sources if source["state"] == "waiting"]
     problems += [f"sink {sink['name']}: {sink['error']}" for sink in sinks if sink["error"]]
@@ -54,7 +62,7 @@ def health(running: Running) -> dict[str, Any]:
     problems += [running.reload_error] if running.reload_error else []
     note = swap_note(running)
     return {
-        "ok": not (running.fatal or has_stopped), "problems": problems, "notes": [note] if note else [], "sources": sources, "sinks": sinks,
+        "ok": not (running.fatal or gone or has_stopped), "problems": problems, "notes": [note] if note else [], "sources": sources, "sinks": sinks,
         "loop_still_s": still_s,
     }  # fmt: skip
 
@@ -98,7 +106,8 @@ def _learner(running: Running, learner: Learner) -> dict[str, Any]:
         "bundle": identity(learner.bundle), "classes": list(learner.classes), "domains": learner.domains(), "learner": counters,
         "labelled": learner.labelled(), "timings": learner.timings(), "is_paused": learner.is_paused, "questions": len(learner.questions(1 << 20)),
         "throttled": held | {"heat": bool(counters["too_hot"]), "writes": is_short}, "write_budget_bytes": write_bytes,
+        "placement": learner.placement_report(),
     }  # fmt: skip
 
 
-__all__ = ["Counting", "health", "ready", "status"]
+__all__ = ["Counting", "health", "lost", "ready", "status"]

@@ -19,6 +19,7 @@ the status does not have is left out. These are the parts of it that are read:
     is_paused, is_frozen     booleans
     sources                  [{"name": text, "is_up": boolean, "delivered", "refused", "unreadable", "labels", "failures", "reconnects": counts}]
     sinks                    [{"name": text, "dropped", "waiting", "written": events, "failures": count}]
+    placement                {"roles": role -> runtime, "copies": [{"from", "to": text, "count", "bytes": counts, "is_trial": boolean}]}
     telemetry                {"temperature_c": zone -> number, "power_w": rail -> number, "gpu_load": 0..1}
 """
 
@@ -202,6 +203,7 @@ class _OfStatus(Collector):
             "edgeadapt_dropped_samples", "Samples that were let go because the inbox was full.", labels=["stream"]
         )
         yield _labelled(dropped, _folded(_at(status, ("inbox", "dropped"))))
+        yield from _placed(status)
         built = GaugeMetricFamily(
             "edgeadapt_build_info", "1; what runs stands in the labels.", labels=["version", "bundle", "bundle_version"]
         )
@@ -227,6 +229,22 @@ def _commits(counts: Any) -> Metric:
         family.add_metric([str(row["kind"]), str(row["outcome"])], row["count"])
     found: Metric = family
     return found
+
+
+def _placed(status: Status) -> Iterator[Metric]:
+    """Where roles run, and the tensors that calls had copied between runtimes."""
+    where = GaugeMetricFamily("edgeadapt_placement_info", "1; the runtime that serves a role stands in the labels.", labels=["role", "runtime"])
+    for role, name in _bounded(_at(status, ("placement", "roles"))):
+        where.add_metric([role, str(name)], 1)
+    yield where
+    crossed = CounterMetricFamily("edgeadapt_copied_tensors", "Tensors that calls had copied between runtimes.", labels=["from", "to"])
+    volume = CounterMetricFamily("edgeadapt_copied_bytes", "Bytes of the tensors that calls had copied between runtimes.", labels=["from", "to"])
+    copies = _at(status, ("placement", "copies"))
+    for row in islice((row for row in copies if not row["is_trial"]), MAX_SERIES) if isinstance(copies, list) else ():
+        crossed.add_metric([row["from"], row["to"]], row["count"])
+        volume.add_metric([row["from"], row["to"]], row["bytes"])
+    yield crossed
+    yield volume
 
 
 def _number(value: Any) -> float | None:

@@ -132,7 +132,11 @@ class Service:
         self._notify.ready(f"answering with {running.manifest.name} {running.manifest.version}")
 
     def stop(self) -> bool:
-        """Finish the batch, stop the sources, checkpoint, close. False if the last checkpoint took too long: the one before it stands."""
+        """Finish the batch, stop the sources, checkpoint, close.
+
+        Returns:
+            False if the last checkpoint took too long (the one before it stands), or something is being built for a GPU, which cannot be interrupted.
+        """
         running = self._running
         with self._stopping:
             if running.is_stopping:
@@ -157,7 +161,9 @@ class Service:
                 log.warning("%s did not end in time", thread.name)
         for feeder in running.feeders.values():
             feeder.join(max(0.0, end - time.monotonic()))
-        return not learner.is_alive()
+        end_trials = getattr(running.runtime, "close", None)  # what places graphs has a thread that tries them
+        has_ended = end_trials is None or end_trials(max(0.1, end - time.monotonic()))
+        return has_ended and not learner.is_alive()
 
     def _let_go_of_labels(self) -> list[threading.Thread]:
         """Where some are lost, what folder sources have taken since the last checkpoint is not written: it comes again, labels and all."""
@@ -172,9 +178,9 @@ class Service:
         """Serve until SIGTERM or SIGINT; SIGHUP reloads the settings. For the main thread.
 
         Returns:
-            The exit code: 0, or 1 if a swap left no learner.
+            The exit code: 0, or 1 if a swap left no learner, or a device took tensors with it.
         """
-        return supervised.run(self, lambda: bool(self._running.fatal))
+        return supervised.run(self, lambda: bool(self._running.fatal or looking.lost(self._running)))
 
     def hang_up(self) -> None:
         """Reload, and tell the supervisor how it went."""

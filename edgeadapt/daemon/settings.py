@@ -272,7 +272,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     unsigned: Annotated[
         Literal["refuse", "accept"], Meta(description="`accept` takes a bundle of unknown origin; it is allowed only without `trust`")
     ] = "refuse"
-    runtime: Annotated[Given, Meta(description="What runs the graphs: a name from `edgeadapt runtimes`, or the best one here")] = "auto"
+    runtime: Annotated[Given, Meta(description="What runs the graphs: a name from `edgeadapt runtimes`; or `auto`, each where its round trip is least, the CPU from the first moment")] = "auto"
     policy: PolicySection = PolicySection()
     budget: BudgetSection = BudgetSection()
     keep: KeepSection = KeepSection()

@@ -40,7 +40,7 @@ class Adaptors:
         self._runtime, self._manifest = runtime, bundle.manifest
         self.candidates: Mapping[str, AdaptorSpec] = {spec.name: spec for spec in bundle.manifest.policy.growth.candidates}
         self._marks = {spec.tensors[0]: name for name, spec in self.candidates.items()}
-        self._loaded: dict[tuple[str, str], Executable] = {}
+        self._loaded: dict[tuple[str, RoleName], Executable] = {}
         prefixes = tuple(f"{name}." for name in self.candidates)
         self.all_names = frozenset(s.name for s in bundle.manifest.tensors if prefixes and s.scope == "domain" and s.name.startswith(prefixes))
         """Tensors of any candidate, those of its training alone included."""
@@ -52,6 +52,11 @@ class Adaptors:
 
     def __bool__(self) -> bool:
         return bool(self.candidates)
+
+    @property
+    def loaded(self) -> dict[str, Executable]:
+        """Those that were used so far, by file."""
+        return {self._files[key].name: run for key, run in list(self._loaded.items())}
 
     def held_in(self, tensors: Mapping[str, Any]) -> str:
         """The candidate whose tensors these are; empty without one."""
@@ -96,7 +101,7 @@ class Adaptors:
         return float(out["loss"]), written
 
     def _graph(self, candidate: str, role: RoleName) -> Executable:
-        key = (candidate, role)
+        key: tuple[str, RoleName] = (candidate, role)
         if key not in self._loaded:
             if key not in self._files:
                 raise BundleError(f"manifest.json: no graph answers the role {role!r} with the adaptor {candidate!r}")

@@ -25,6 +25,7 @@ from edgeadapt.device.labelling import Labelling
 from edgeadapt.device.learning import Learning
 from edgeadapt.device.memory import SOURCE, Memory
 from edgeadapt.device.opening import Opened, open_state
+from edgeadapt.device.placed import placement_report
 from edgeadapt.device.policy import Keep, Policy
 from edgeadapt.device.receiving import Receiving
 from edgeadapt.device.resume import factory_memory, state_digest, tables_at
@@ -60,7 +61,8 @@ def open(
     Args:
         bundle: path of a ``.edge`` file, or a bundle already read.
         state: folder of ``learner.db``; created if missing. None keeps everything in memory.
-        runtime: ``"auto"``, a name from ``edgeadapt runtimes``, or a runtime object (two learners may share one).
+        runtime: ``"auto"`` (each graph where its round trip is least, docs/placement.md), a name from ``edgeadapt runtimes``, or a runtime object
+            (two learners may share one).
         policy, budget, keep: what may happen, what it may cost, how long things stay.
         trust: public keys (text or paths). If given, the bundle must be signed by one of them, and the state folder is bound to that
             signer: it accepts no other from then on, unless it is trusted here.
@@ -74,7 +76,21 @@ def open(
     """
     opened = bundle if isinstance(bundle, Bundle) else read_bundle(Path(bundle), trust=trust)
     engine = open_runtime(runtime) if isinstance(runtime, str) else runtime
-    return Learner(opened, engine, state, policy or Policy(), budget or Budget(), keep or Keep(), freeze, trust, allow_older)
+    try:
+        learner = Learner(opened, engine, state, policy or Policy(), budget or Budget(), keep or Keep(), freeze, trust, allow_older)
+    except BaseException:
+        if engine is not runtime:
+            _let_go(engine)
+        raise
+    learner._opened_runtime = None if engine is runtime else engine
+    return learner
+
+
+def _let_go(runtime: Runtime | None) -> None:
+    """A runtime that was opened here ends what it does in the background; some do nothing there."""
+    close = getattr(runtime, "close", None)
+    if close is not None:
+        close()
 
 
 class Learner:
@@ -92,6 +108,7 @@ class Learner:
         self._journal, self._program, self._held_out = opened.journal, opened.program, opened.held_out
         self._live: Memory = opened.memory
         self._frozen, self._closed = freeze, False
+        self._opened_runtime: Runtime | None = None  # with this learner, and let go with it
 
         self._worker = Worker()
         try:
@@ -115,8 +132,10 @@ class Learner:
 
         self._ids, self._pending = Ids(), Pending(keep.pending_s)
         self._questions = Questions(policy.questions_per_day if policy.questions_per_day is not None else self._manifest.policy.ask.per_day)
-        is_here = getattr(self._program.runtime, "runs_where_called", False)  # else the work is done by threads, or a GPU, that nobody asks
-        self._meter = Meter(budget, vitals=Sensors().read if budget.needs_vitals else None, spent=time.thread_time if is_here else time.perf_counter)
+        runtime = self._program.runtime
+        is_here = getattr(runtime, "runs_where_called", False)  # else the work is done by threads, or a GPU, that nobody asks
+        spent = getattr(runtime, "spent", None) or (time.thread_time if is_here else time.perf_counter)
+        self._meter = Meter(budget, vitals=Sensors().read if budget.needs_vitals else None, spent=spent)
         self._room = WriteRoom(budget, self._journal.writes)
         self._transactions = Transactions(self._program, self._journal, self._held_out, live, self._publish, self._room, opened.replay_s)
         self._undoing = Undoing(self._transactions)
@@ -461,8 +480,19 @@ class Learner:
         return self._worker.is_busy
 
     def placement(self) -> dict[str, str]:
-        """Which runtime serves which role."""
+        """Which runtime serves which role now; names joined by ``+`` where batches of different sizes run in different ones."""
         return self._program.placement()
+
+    def placement_report(self) -> dict[str, Any]:
+        """Where every graph runs, and why, as plain values.
+
+        Returns:
+            ``roles`` (as ``placement``), ``runtimes`` (state and why not), ``graphs`` (rows by graph and range of batches: where, why, calls, and
+            of every runtime that was tried both round trips in ms, the largest relative difference and how many calls agreed), ``copies`` of
+            tensors between runtimes, ``notes``, ``doing`` (what is built or tried now), and ``lost`` (why tensors cannot be read any more, and
+            what to do; empty while all is well). With a runtime that places nothing, ``graphs``, ``copies`` and ``notes`` are empty.
+        """
+        return placement_report(self._program.placement(), self._program.runtime)
 
     def settle(self, timeout_s: float | None = None) -> bool:
         """Wait until queued work is done; False on time-out. While paused, work that is queued waits for ``pause(False)``.
@@ -529,6 +559,7 @@ class Learner:
             self._closed = True
             self._worker.close()
             self._journal.close()
+            _let_go(self._opened_runtime)
 
     def __enter__(self) -> Learner:
         return self

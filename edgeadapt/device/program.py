@@ -14,6 +14,7 @@ from edgeadapt.bundle._weights import tensor_bytes
 from edgeadapt.bundle.schema import GraphSpec, TensorSpec
 from edgeadapt.device.adaptors import Adaptors, shared_graphs
 from edgeadapt.device.linalg import NUMERICS, one_thread
+from edgeadapt.device.placed import placement_of
 from edgeadapt.errors import BundleError, StateError
 from edgeadapt.inputs import chunks
 from edgeadapt.runtime import ArrayLike, Executable, Runtime, Signature, Tensors
@@ -58,6 +59,7 @@ class Program:
         if missing:
             raise BundleError(f"manifest.json: no tensor called {missing[0]!r}; this is not a bundle that a learner can open")
         self.chunk = max(self.manifest.batches)
+        self._executables: dict[str, Executable] = {}  # by file
         self._encode = self._load("encode")
         self._read = self._required("predict")
         self._learn = self._required("learn")
@@ -81,7 +83,12 @@ class Program:
 
     def _load(self, role: Any) -> Executable | None:
         specs = shared_graphs(self.manifest, role)
-        return self.runtime.load(self.bundle.graph_file(specs[0])) if specs else None
+        return self._loaded(specs[0]) if specs else None
+
+    def _loaded(self, spec: GraphSpec, is_rare: bool = False) -> Executable:
+        file = self.bundle.graph_file(spec)
+        loaded = self._executables[spec.file] = self.runtime.load(replace(file, is_rare=True) if is_rare else file)
+        return loaded
 
     def _required(self, role: Any) -> Executable:
         loaded = self._load(role)
@@ -93,14 +100,14 @@ class Program:
         wanted = self.manifest.policy.adapt.method
         for spec in self.manifest.graphs_for("adapt"):
             if wanted in spec.methods:
-                return spec, self.runtime.load(replace(self.bundle.graph_file(spec), is_rare=True))
+                return spec, self._loaded(spec, is_rare=True)
         return None, None
 
     def _unfolded_graph(self) -> tuple[GraphSpec | None, Executable | None]:
         """The encoder once more, reading a condition's statistics as tensors: nothing is loaded again when they change."""
         for spec in shared_graphs(self.manifest, "encode"):
             if spec.reads:
-                return spec, self.runtime.load(self.bundle.graph_file(spec))
+                return spec, self._loaded(spec)
         return None, None
 
     # -- tensors --------------------------------------------------------------------------------------
@@ -279,8 +286,8 @@ class Program:
         return self.runtime.load(self._encode_file, constants)
 
     def placement(self) -> dict[str, str]:
-        """Which runtime serves which role."""
-        return {role: self.runtime.name for spec in self.manifest.graphs for role in spec.roles}
+        """Which runtime serves which role now; see ``placement_of``."""
+        return placement_of(self.manifest, self.runtime, self._executables | self.adaptors.loaded)
 
     def numbers(self, name: str) -> NDArray[Any]:
         """A frozen tensor on the host."""

@@ -43,7 +43,7 @@ class Features:
 
 def conditions_of(bundle: Bundle, pool: Pool) -> dict[str, Features]:
     """What the phases are made of, the clean condition first."""
-    program, count = Program(bundle, open_runtime("auto")), min(_LARGEST_POOL, len(pool.y))
+    program, count = Program(bundle, open_runtime()), min(_LARGEST_POOL, len(pool.y))
     x, y = pool.shuffled(CLEAN, count)
     clean = np.concatenate(program.encode(x), axis=1)
     columns = Columns.of(clean)
@@ -132,5 +132,5 @@ def _total(phases: list[StressRow]) -> StressRow:
 
 def _declared(bundle: Bundle) -> int:
     """Bytes of global tensors and of a full set of conditions, and of the factory's, which lies underneath; frozen ones do not change."""
-    program = Program(bundle, open_runtime("auto"))
+    program = Program(bundle, open_runtime())
     return sum(size for kind, size in program.nbytes().items() if kind != "frozen") + program.factory_domain().nbytes

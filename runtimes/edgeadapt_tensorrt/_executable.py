@@ -102,6 +102,9 @@ class Engines:
         if size > profile.largest:
             above = min(1 << (size - 1).bit_length(), self._largest)
             profile = Profile(above, above)
+        found = self.lanes.get(profile)
+        if found is not None:  # not behind a lock under which a larger engine may be building
+            return found
         with self._lock:
             found = self.lanes.get(profile)
             if found is None:

@@ -36,6 +36,13 @@ FULL: dict[str, Any] = {
     ],
     "sinks": [{"name": "log", "dropped": 11, "waiting": 5, "written": 100, "failures": 1}],
     "telemetry": {"temperature_c": {"cpu": 51.5}, "power_w": {"VDD_IN": 4.75}},
+    "placement": {
+        "roles": {"encode": "tensorrt", "learn": "onnxruntime"},
+        "copies": [
+            {"from": "onnxruntime", "to": "tensorrt", "count": 5, "bytes": 640, "is_trial": False},
+            {"from": "onnxruntime", "to": "tensorrt", "count": 9, "bytes": 900, "is_trial": True},
+        ],
+    },
 }  # fmt: skip
 EXPECTED = {
     ("edgeadapt_shift_ratio", "door"): 1.5, ("edgeadapt_shift_ratio", "belt"): 0.5, ("edgeadapt_novel_ratio", "door"): 0.25,
@@ -52,6 +59,8 @@ EXPECTED = {
     ("edgeadapt_source_refused_samples_total", "camera"): 2, ("edgeadapt_source_unreadable_samples_total", "camera"): 1,
     ("edgeadapt_source_reconnects_total", "camera"): 3, ("edgeadapt_source_up", "camera"): 0, ("edgeadapt_source_up", "film"): 1,
     ("edgeadapt_sink_waiting_events", "log"): 5, ("edgeadapt_sink_written_events_total", "log"): 100, ("edgeadapt_sink_failures_total", "log"): 1,
+    ("edgeadapt_placement_info", "encode", "tensorrt"): 1, ("edgeadapt_placement_info", "learn", "onnxruntime"): 1,
+    ("edgeadapt_copied_tensors_total", "onnxruntime", "tensorrt"): 5, ("edgeadapt_copied_bytes_total", "onnxruntime", "tensorrt"): 640,
     ("edgeadapt_build_info", "shoes\n\"2\"\\", "3", __version__): 1,
 }  # fmt: skip
 

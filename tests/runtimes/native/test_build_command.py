@@ -119,8 +119,12 @@ def test_what_has_no_room_is_named_and_1(trt: Any, build: Command, monkeypatch: 
     assert "was kept and has been dropped again" in build(code=1)[0]
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "auto"])
-def test_a_runtime_that_compiles_nothing_says_so_and_is_0(build: Command, name: str) -> None:
+def test_auto_is_asked_which_runtime_is_meant(build: Command) -> None:
+    assert "name the one to build for" in build("--runtime", "auto", code=2)[1]
+
+
+def test_a_runtime_that_compiles_nothing_says_so_and_is_0(build: Command) -> None:
+    name = "onnxruntime"
     assert build("--runtime", name)[0] == f"{BUNDLE}: onnxruntime compiles nothing that could be kept; it opens the bundle as it is\n"
     begin, summary = events(build("--runtime", name, "--json")[0])
     assert begin["total"] == summary["total"] == 0 and begin["cache"] is None

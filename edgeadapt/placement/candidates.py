@@ -1,0 +1,105 @@
+"""Which registered runtimes could serve graphs here, found out without starting any of them: opening must not wait for a GPU.
+
+What is cheap is asked at once: is there a driver, is there the package. What may take seconds, a child process or a build, happens on the thread of
+the trials, when the reference serves already.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from edgeadapt.errors import RuntimeUnavailable
+from edgeadapt.placement.places import Place
+from edgeadapt.placement.placing import Placing
+from edgeadapt.placement.rules import Rules
+from edgeadapt.runtime import Runtime, open_runtime, registered_runtimes
+
+REFERENCE_NAME = "onnxruntime"
+_DRIVER = "libcuda.so.1"
+_VARIABLE = "EDGEADAPT_LIBCUDA"  # path of another one
+
+
+def open_auto(candidates: Sequence[str] | None = None, rules: Rules | None = None, **options: Any) -> Runtime:
+    """ONNX Runtime on the CPU, alone where nothing else could run here, else with the others as candidates.
+
+    Args:
+        candidates: names of registered runtimes, in the order in which they are tried; by default all: NVIDIA's first.
+        rules: when a graph may move.
+        options: of ONNX Runtime.
+
+    Raises:
+        RuntimeUnavailable: ONNX Runtime does not run here; or a candidate that was named is not registered.
+    """
+    reference = open_runtime(REFERENCE_NAME, **options)
+    found = possible(candidates)
+    return Placing(reference, found, rules) if found else reference
+
+
+def possible(names: Sequence[str] | None = None) -> list[Place]:
+    """Those that nothing speaks against so far, numbered from 1 on.
+
+    Raises:
+        RuntimeUnavailable: a name is not registered.
+    """
+    registered = registered_runtimes()
+    if unknown := [name for name in names or () if name not in registered or name == REFERENCE_NAME]:
+        raise RuntimeUnavailable(f"no candidate called {unknown[0]!r}; registered here: {', '.join(sorted(set(registered) - {REFERENCE_NAME})) or 'none'}")
+    ordered = names if names is not None else [*_NVIDIA, *sorted(set(registered) - {REFERENCE_NAME, *_NVIDIA})]
+    fitting = [name for name in ordered if name in registered and _may_run(name, registered[name])]
+    return [Place(index, name, _maker(registered[name])) for index, name in enumerate(fitting, 1)]
+
+
+def _may_run(name: str, entry: Any) -> bool:
+    if name in _NVIDIA:
+        return _has_driver() and _NVIDIA[name]()
+    try:
+        entry.load().probe()
+    except Exception:  # whatever a runtime of others raises: `edgeadapt runtimes` says why it is not available
+        return False
+    return True
+
+
+def _maker(entry: Any) -> Callable[[], Runtime]:
+    def make() -> Runtime:
+        factory = entry.load()
+        factory.probe()
+        made: Runtime = factory()
+        return made
+
+    return make
+
+
+def _has_driver() -> bool:
+    """NVIDIA's library loads. Whether there is a device, the runtimes ask."""
+    try:
+        ctypes.CDLL(os.environ.get(_VARIABLE) or _DRIVER)
+    except OSError:
+        return False
+    return True
+
+
+def _has_tensorrt() -> bool:
+    return "tensorrt" in sys.modules or find_spec("tensorrt") is not None
+
+
+def _is_built_with(provider: str) -> Callable[[], bool]:
+    def asked() -> bool:
+        import onnxruntime
+
+        return provider in onnxruntime.get_available_providers()
+
+    return asked
+
+
+_NVIDIA: dict[str, Callable[[], bool]] = {
+    "tensorrt": _has_tensorrt,
+    "onnxruntime-tensorrt": _is_built_with("TensorrtExecutionProvider"),
+    "onnxruntime-cuda": _is_built_with("CUDAExecutionProvider"),
+}
+
+__all__ = ["open_auto", "possible"]

@@ -1,0 +1,205 @@
+"""Batches of about one size of one graph: where they run now, what was measured, and the call that a trial waits for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from edgeadapt.placement.buffers import PlacedBuffer
+from edgeadapt.placement.places import Place
+from edgeadapt.runtime import ArrayLike, Executable, Tensors
+
+Live = tuple[Place, Executable]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A real call, to be run again: ports copied, for they are the caller's; tensors held, for they do not change."""
+
+    ports: Mapping[str, Any]
+    tensors: Mapping[str, PlacedBuffer]
+    nbytes: int
+
+
+class Room:
+    """Bytes that samples may hold between them. One alone may be larger."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._lock = limit, threading.Lock()
+        self.used = 0
+
+    def take(self, nbytes: int) -> bool:
+        with self._lock:
+            fits = not self.used or self.used + nbytes <= self._limit
+            self.used += nbytes if fits else 0
+        return fits
+
+    def give_back(self, nbytes: int) -> None:
+        with self._lock:
+            self.used -= nbytes
+
+
+@dataclass
+class Measured:
+    """What a trial has found so far.
+
+    Attributes:
+        error: largest relative difference. calls: that agreed. ties: that said nothing.
+        here, there: of every measurement on the reference and on the candidate: seconds of the call, and seconds for its tensors to come and go.
+    """
+
+    error: float = 0.0
+    calls: int = 0
+    ties: int = 0
+    here: list[tuple[float, float]] = field(default_factory=list)
+    there: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def here_s(self) -> float:
+        """Round trip on the reference."""
+        return sum(_medians(self.here))
+
+    @property
+    def there_s(self) -> float:
+        """Round trip on the candidate."""
+        return sum(_medians(self.there))
+
+    @property
+    def ratio(self) -> float:
+        """Of the candidate's round trip to the reference's."""
+        return self.there_s / self.here_s if self.here else float("inf")
+
+
+def _medians(seconds: list[tuple[float, float]]) -> tuple[float, float]:
+    call, moves = np.median(np.array(seconds), axis=0) if seconds else (float("nan"), float("nan"))
+    return float(call), float(moves)
+
+
+class Trial:
+    """A graph in a candidate, for one route: it asks for one call at a time.
+
+    Args:
+        place, run: the candidate and the graph loaded there.
+        room: for the samples of all trials.
+        is_audit: the graph runs there already; one call is compared and nothing is timed.
+    """
+
+    def __init__(self, place: Place, run: Executable, room: Room, is_audit: bool = False) -> None:
+        self.place, self.run, self.measured, self.is_audit = place, run, Measured(), is_audit
+        self.is_warm = False
+        self._room, self._lock, self._is_over = room, threading.Lock(), False
+        self._sample: Sample | None = None
+        self._last: tuple[int, ...] = ()
+        self._seen = self._changed = 0
+
+    @property
+    def fresh_share(self) -> float:
+        """Share of calls that came with other tensors than the call before: those for which tensors have to cross."""
+        return self._changed / self._seen if self._seen else 1.0
+
+    @property
+    def has_sample(self) -> bool:
+        return self._sample is not None
+
+    def offer(self, ports: Mapping[str, ArrayLike], reads: Sequence[str], tensors: Tensors) -> bool:
+        """Look at a call that was just answered; True if it was taken as a sample, which the trial then runs again."""
+        held = tuple(id(tensors[name]) for name in reads)
+        self._seen, self._changed, self._last = self._seen + 1, self._changed + (held != self._last), held  # a race costs a count
+        if self._sample is not None or self._is_over or not all(isinstance(value, (np.ndarray, np.generic, int, float)) for value in ports.values()):
+            return False
+        nbytes = sum(value.nbytes for value in ports.values() if isinstance(value, np.ndarray))
+        with self._lock:
+            if self._sample is not None or self._is_over or not self._room.take(nbytes):
+                return False
+            copies = {name: np.array(value, order="C") if isinstance(value, np.ndarray) else value for name, value in ports.items()}
+            self._sample = Sample(copies, {name: _placed(tensors[name]) for name in reads}, nbytes)
+        return True
+
+    def sample(self) -> Sample | None:
+        return self._sample
+
+    def done(self) -> None:
+        """Let go of the sample; the next call may be one."""
+        with self._lock:
+            if self._sample is not None:
+                self._room.give_back(self._sample.nbytes)
+                self._sample = None
+
+    def end(self) -> None:
+        """No more samples."""
+        self._is_over = True
+        self.done()
+
+
+def _placed(buffer: Any) -> PlacedBuffer:
+    assert isinstance(buffer, PlacedBuffer)
+    return buffer
+
+
+class Route:
+    """Calls whose free axis has between ``smallest`` and ``largest`` entries; 0 and 0 where no axis is free.
+
+    Attributes:
+        live: where they run; None is the reference. Published by one assignment.
+        trial: that wants a call; None while there is none.
+        todo: places that are still to be tried.
+        measured: place -> what its trial has found.
+        why: why they run where they do.
+        calls: until now, about: threads may lose one.
+        wants_audit: a call is to be compared again. audits: that were, and agreed.
+    """
+
+    def __init__(self, smallest: int, largest: int) -> None:
+        self.smallest, self.largest = smallest, largest
+        self.live: Live | None = None
+        self.trial: Trial | None = None
+        self.todo: list[Place] = []
+        self.measured: dict[str, Measured] = {}
+        self.why = "served from the first moment"
+        self.calls = self.audits = 0
+        self.wants_audit = False
+
+    def where(self, reference: str) -> str:
+        live = self.live
+        return reference if live is None else live[0].name
+
+    def ratio(self) -> float:
+        """Of the live place's round trip to the reference's."""
+        live = self.live
+        if live is None:
+            return 1.0
+        measured = self.measured.get(live[0].name)
+        return 1.0 if measured is None else measured.ratio
+
+    def end_trial(self) -> None:
+        trial, self.trial = self.trial, None
+        if trial is not None:
+            trial.end()
+
+    def __repr__(self) -> str:
+        return f"Route({self.batches})"
+
+    @property
+    def batches(self) -> str:
+        """``9-16``; ``any`` where no axis is free."""
+        return "any" if not self.largest else str(self.largest) if self.smallest == self.largest else f"{self.smallest}-{self.largest}"
+
+
+def bounds(size: int, largest: int = 0) -> tuple[int, int]:
+    """The range of batches that a size belongs to: powers of two, as engines are built for; not above ``largest`` where that is known.
+
+    >>> bounds(1), bounds(9), bounds(32), bounds(20, 24), bounds(40, 24)
+    ((1, 1), (9, 16), (17, 32), (17, 24), (33, 64))
+    """
+    if size < 1:
+        return 0, 0
+    high = 1 << (size - 1).bit_length()
+    low = high // 2 + 1 if high > 1 else 1
+    return low, min(high, largest) if size <= largest else high
+
+
+__all__ = ["Live", "Measured", "Room", "Route", "Sample", "Trial", "bounds"]

@@ -1,0 +1,197 @@
+"""Trying graphs elsewhere, on the thread of its own: open a candidate, load a graph there, run samples again, and decide."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import MutableSet
+
+import numpy as np
+
+from edgeadapt.errors import InputError
+from edgeadapt.placement.background import Bell, at_low_priority
+from edgeadapt.placement.executable import PlacedExecutable
+from edgeadapt.placement.notes import Notes
+from edgeadapt.placement.places import REFERENCE, Place
+from edgeadapt.placement.routes import Room, Route, Sample, Trial
+from edgeadapt.placement.trials import Judge
+
+_UPLOAD = 2.0  # times the reference's load: up to that, other constants are an upload and not a build
+
+
+class Tries:
+    """All trials of one ``Placing``, one piece of work at a time.
+
+    Args:
+        places: the reference, then the candidates in the order in which they are tried.
+        executables: those that somebody holds.
+        judge: runs samples. room: for samples. gain: share of the time that has to be gained to move.
+        bell: tells when to end.
+
+    Attributes:
+        doing: what is built or run at this moment; empty if nothing.
+    """
+
+    def __init__(self, places: tuple[Place, ...], executables: MutableSet[PlacedExecutable], judge: Judge, room: Room, gain: float, bell: Bell, notes: Notes) -> None:
+        self._places, self._executables, self._judge, self._room, self._gain, self._bell, self._notes = places, executables, judge, room, gain, bell, notes
+        self.doing = ""
+
+    @property
+    def is_settled(self) -> bool:
+        """True if nothing could go on before another call comes."""
+        if self._bell.is_stopped:
+            return not self.doing
+        return not self.doing and not self._bell.has_rung and not any(one.waiting or self._has_work(one) for one in list(self._executables))
+
+    def try_next(self) -> bool:
+        """One piece of work, the quickest first: a sample, a trial to begin, a graph to load. False if there is none."""
+        executables = list(self._executables)
+        for executable in executables:
+            for route in executable.routes:
+                if route.trial is not None and route.trial.has_sample:
+                    self._try_sample(executable, route, route.trial, executables)
+                    return True
+                if route.trial is None and self._begin(executable, route):
+                    return True
+        for place in self._places[1:]:
+            for executable in executables:
+                if place in executable.waiting:
+                    self._load(executable, place)
+                    return True
+        for executable in executables:
+            self._tidy(executable)
+        for place in self._places[1:]:
+            if place.is_open and not any(place.index in one.loaded for one in executables):
+                place.let_go()
+        return False
+
+    def _begin(self, executable: PlacedExecutable, route: Route) -> bool:
+        with executable.change:
+            for place in route.todo:
+                if (run := executable.loaded.get(place.index)) is not None:
+                    route.todo.remove(place)
+                    route.trial = Trial(place, run, self._room)
+                    return True
+            if route.wants_audit:
+                route.wants_audit = False
+                if (live := route.live) is not None:
+                    route.trial = Trial(*live, self._room, is_audit=True)
+                    return True
+        return False
+
+    def _load(self, executable: PlacedExecutable, place: Place) -> None:
+        """Build it there; it may take minutes."""
+        self.doing = f"{executable.graph.name} in {place.name}"
+        try:
+            at_low_priority(place.open)
+            if not place.is_open:
+                self._leave_out(place)
+                return
+            with place.gate:
+                run = at_low_priority(lambda: place.opened.load(executable.graph, executable.constants))
+            with executable.change:
+                if place in executable.waiting:
+                    executable.waiting.remove(place)
+                    executable.loaded[place.index] = run
+        except Exception as error:
+            executable.refuse(place, f"{type(error).__name__}: {error}")
+        finally:
+            self.doing = ""
+
+    def _leave_out(self, place: Place) -> None:
+        """It does not open: no graph is tried there. When none does, there is nothing left to do."""
+        for executable in list(self._executables):
+            executable.refuse(place, place.why_not, is_noted=False)
+        self._notes.add(f"nothing runs in {place.name}: {place.why_not}")
+        if all(one.why_not for one in self._places[1:]):
+            self._bell.stop()
+
+    def _try_sample(self, executable: PlacedExecutable, route: Route, trial: Trial, executables: list[PlacedExecutable]) -> None:
+        sample = trial.sample()
+        if sample is None:
+            return
+        self.doing = f"{executable.graph.name}, batch {route.batches}, in {trial.place.name}"
+        try:
+            if trial.is_audit:
+                self._audit(executable, route, trial, sample)
+                return
+            route.measured[trial.place.name] = trial.measured
+            said = self._judge.run(executable, trial, route, sample, executables)
+            if said == "done":
+                self._decide(executable, route, trial)
+            elif said != "again":
+                executable.refuse(trial.place, said)
+        except InputError as error:  # not this batch
+            self._end(route, trial, f"{trial.place.name} refuses what the reference takes: {error}")
+        except Exception as error:
+            executable.refuse(trial.place, f"{type(error).__name__}: {error}")
+        finally:
+            trial.done()
+            self.doing = ""
+
+    def _audit(self, executable: PlacedExecutable, route: Route, trial: Trial, sample: Sample) -> None:
+        found = self._judge.audit(executable, trial, sample)
+        self._end(route, trial, "")
+        if found.why:
+            executable.refuse(trial.place, f"it agreed, and does not any more: {found.why}")
+        elif not found.is_tie:
+            route.audits += 1
+
+    def _decide(self, executable: PlacedExecutable, route: Route, trial: Trial) -> None:
+        place, measured = trial.place, trial.measured
+        figures = f"{1e3 * measured.there_s:.3g} ms, {self._places[REFERENCE].name} {1e3 * measured.here_s:.3g} ms"
+        if measured.ratio >= (1.0 - self._gain) * route.ratio():
+            self._end(route, trial, "" if route.live else f"{place.name} is not faster: {figures}")
+            executable.family.lost.setdefault((route.smallest, route.largest), set()).add(place.index)
+            return
+        with executable.change:
+            if place.index in executable.refused or self._bell.is_stopped:
+                return
+            route.why = f"{place.name} is faster: {figures}; {measured.calls} calls agree to {measured.error:.1e}"
+            place.has_served = True
+            route.live = (place, trial.run)
+            self._end(route, trial, "")
+        self._notes.add(f"graph {executable.graph.name!r}, batch {route.batches}: {route.why}")
+        if executable.constants:
+            executable.family.won[route.smallest, route.largest] = (place, f"as others with other constants: {route.why}")
+            self._ask_for_other_constants(executable, place)
+
+    def _end(self, route: Route, trial: Trial, why: str) -> None:
+        route.why = why or route.why
+        if route.trial is trial:
+            route.end_trial()
+
+    def _ask_for_other_constants(self, executable: PlacedExecutable, place: Place) -> None:
+        """Is another set of constants an upload here, or a build? Found out with one that nobody uses."""
+        family = executable.family
+        if place in family.uploads or executable.constants is None:
+            return
+        other = {name: value * np.asarray(1.001, value.dtype) if value.dtype.kind == "f" else value for name, value in executable.constants.items()}
+        started = time.perf_counter()
+        try:
+            with place.gate:
+                place.opened.load(executable.graph, other)
+        except Exception as error:
+            family.refused.setdefault(place.index, f"{type(error).__name__}: {error}")
+            self._notes.add(f"graph {executable.graph.name!r}: {place.name} does not take other constants: {error}")
+            return
+        took = time.perf_counter() - started
+        if took <= _UPLOAD * family.load_s:
+            family.uploads.append(place)
+        else:
+            family.refused.setdefault(place.index, f"other constants take {1e3 * took:.3g} ms to load, {1e3 * family.load_s:.3g} ms in {self._places[REFERENCE].name}")
+            self._notes.add(f"graph {executable.graph.name!r}: {place.name}: {family.refused[place.index]}")
+
+    def _has_work(self, executable: PlacedExecutable) -> bool:
+        return any((route.trial is not None and route.trial.has_sample) or (route.trial is None and (route.todo or route.wants_audit)) for route in executable.routes)
+
+    def _tidy(self, executable: PlacedExecutable) -> None:
+        """Let go of what was loaded for trials and serves nothing. Before the first call nothing is known."""
+        with executable.change:
+            routes = list(executable.own_routes.values())
+            if not routes or executable.waiting or any(route.trial is not None or route.todo for route in routes):
+                return
+            used = {route.live[0].index for route in routes if route.live is not None}
+            executable.loaded = {index: run for index, run in executable.loaded.items() if index in used}
+
+
+__all__ = ["Tries"]
