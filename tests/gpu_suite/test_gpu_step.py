@@ -90,6 +90,7 @@ def test_the_graph_that_is_carried_has_the_tensors_of_the_step_as_it_is_compiled
         np.testing.assert_array_equal(unpacked[name], value.numpy(), err_msg=name)
 
 
+@pytest.mark.slow
 def test_on_a_small_board_systems_run_in_groups_with_eager_in_each() -> None:
     pytest.importorskip("torch")
     eager = System(EAGER, (f"{_BENCH}torch", "cpu"), "torch")
