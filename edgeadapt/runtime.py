@@ -193,6 +193,8 @@ class Runtime(Protocol):
 
     It may have ``runs_where_called``: True says that a call computes on the thread that makes it, whose CPU time is then what work has cost. It
     may have ``spent``, a function that says so itself: seconds of work of the calling thread, of which only differences mean something; or None.
+    And it may have ``refolds_by_input``: True says that constants which replace frozen tensors become inputs of an engine, so that one in int8
+    cannot be re-folded; the float32 encoder is, then.
     """
 
     @property

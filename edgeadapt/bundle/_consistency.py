@@ -44,6 +44,7 @@ def check_consistency(manifest: Manifest) -> None:
             raise BundleError(f"manifest.json: {spec.name} has class_axis {spec.class_axis} outside its shape {spec.shape}")
     _check_receipts(manifest)
     _check_adaptors(manifest)
+    _check_precisions(manifest)
 
 
 def _check_graph(graph: GraphSpec, known: set[str]) -> None:
@@ -72,6 +73,24 @@ def _check_adaptors(manifest: Manifest) -> None:
         for role in roles:
             if not any(candidate.name in graph.methods for graph in manifest.graphs_for(role)):
                 raise BundleError(f"manifest.json: no graph answers the role {role!r} with the adaptor {candidate.name!r}")
+
+
+def _check_precisions(manifest: Manifest) -> None:
+    """Every variant is the float32 encoder in another precision: one graph and one entry each, the same ports, tensors of its and no others."""
+    variants = [graph for graph in manifest.graphs if graph.precision != "float32"]
+    named, listed = [graph.precision for graph in variants], [spec.precision for spec in manifest.precisions]
+    if len(set(named)) != len(named) or sorted(named) != sorted(listed):
+        raise BundleError(f"manifest.json: there are encoders in {', '.join(named) or 'float32 alone'}, but precisions lists {', '.join(listed) or 'none'}")
+    encoders = manifest.graphs_for("encode")
+    for graph in variants:
+        if graph.roles != ("encode",) or not encoders:
+            raise BundleError(f"manifest.json: {graph.file} is a {graph.precision} graph; only an encoder beside one in float32 can be")
+        same = (graph.ports, graph.outputs, graph.reads, graph.writes) == (encoders[0].ports, encoders[0].outputs, (), ())
+        if not same or not set(graph.frozen) <= set(encoders[0].frozen):
+            raise BundleError(f"manifest.json: {graph.file} does not take and give what {encoders[0].file} does, so it is no variant of it")
+    for spec in manifest.precisions:
+        if spec.shift.groups != manifest.policy.shift.groups or len(spec.shift.thresholds) != len(spec.shift.groups):
+            raise BundleError(f"manifest.json: the {spec.precision} shift policy has thresholds for other groups than policy.shift")
 
 
 def _check_receipts(manifest: Manifest) -> None:

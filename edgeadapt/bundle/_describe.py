@@ -39,6 +39,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
                 "frozen_bytes": sum(tensor_bytes(manifest.tensor(name)) for name in graph.frozen),
                 "roles": graph.roles,
                 "methods": graph.methods,
+                "precision": graph.precision,
                 "batch": graph.batch,
                 "nodes": graph.nodes,
                 "reads": graph.reads,
@@ -55,6 +56,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         },
         "triggers": manifest.triggers,
         "policy": manifest.policy,
+        "precisions": {spec.precision: {"report": spec.report, "shift": spec.shift, "novelty": spec.novelty} for spec in manifest.precisions},
         "provenance": manifest.provenance,
         "stress": bundle.card.get("stress"),
     }

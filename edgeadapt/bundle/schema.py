@@ -24,6 +24,9 @@ Merge = Literal["add", "mean", "replace", "refuse"]
 Persist = Literal["checkpoint", "session", "never"]
 Trigger = Literal["every_batch", "shift", "label", "idle"]
 AdaptMode = Literal["act", "advise", "off"]
+Precision = Literal["float32", "float16", "int8"]
+"""What an encoder computes in."""
+Variant = Literal["float16", "int8"]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -89,6 +92,8 @@ class GraphSpec(_Strict, frozen=True, kw_only=True):
     frozen: tuple[str, ...]
     nodes: Positive
     parity: Parity
+    precision: Precision = "float32"
+    """Of an encoder's inner values. Others than ``float32`` are variants of the encoder, see :class:`PrecisionSpec`; ports are float32 in each."""
 
 
 class NumericSpec(_Strict, frozen=True, kw_only=True):
@@ -226,6 +231,34 @@ class PolicySpec(_Strict, frozen=True, kw_only=True):
     smooth: SmoothPolicy = SmoothPolicy()
 
 
+class PrecisionReport(_Strict, frozen=True, kw_only=True):
+    """What a variant of the encoder costs, on held-out samples, beside the float32 encoder on the same ones."""
+
+    samples: Positive
+    accuracy: float
+    float32_accuracy: float
+    agreement: float  # share of samples that both name alike
+    median_error: float  # |z - z32| / |z32| of a sample's feature
+    worst_error: float
+    auroc: float  # of the novelty score, as ``NoveltyPolicy.auroc``
+    float32_auroc: float
+    false_alarms: float  # share of clean windows above the shift thresholds, of windows of one class, of two and of all
+    float32_false_alarms: float
+
+
+class PrecisionSpec(_Strict, frozen=True, kw_only=True):
+    """A variant of the encoder: thresholds from its own features, and what it costs. Its graph has the role ``encode`` and this precision."""
+
+    precision: Variant
+    shift: ShiftPolicy
+    novelty: NoveltyPolicy
+    report: PrecisionReport
+    probe: Annotated[tuple[float, ...], Meta(min_length=1, max_length=1024)]
+    """Features of ``device.probing.probe_inputs`` where it was exported: a device whose kernels compute something else must not serve it."""
+    probe_tolerance: Annotated[float, Meta(ge=0)]
+    """How far off they may be, as a share of their size: what rounding in another order may cost."""
+
+
 class Provenance(_Strict, frozen=True, kw_only=True):
     created: str  # UTC, ISO 8601
     edgeadapt: str
@@ -265,6 +298,7 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     numerics: tuple[NumericSpec, ...] = ()
     triggers: tuple[TriggerSpec, ...] = ()
     policy: PolicySpec = PolicySpec()
+    precisions: tuple[PrecisionSpec, ...] = ()  # of the encoder, beside float32
     provenance: Provenance
     members: dict[str, Member] = {}
 
@@ -276,8 +310,34 @@ class Manifest(_Strict, frozen=True, kw_only=True):
         raise BundleError(f"manifest.json: no tensor called {name!r}")
 
     def graphs_for(self, role: RoleName) -> tuple[GraphSpec, ...]:
-        """Every graph that answers a role; several are candidates or rungs of the batch ladder."""
-        return tuple(graph for graph in self.graphs if role in graph.roles)
+        """Every float32 graph that answers a role; several are candidates or rungs of the batch ladder. Variants: :meth:`encoder`."""
+        return tuple(graph for graph in self.graphs if role in graph.roles and graph.precision == "float32")
+
+    def encoder(self, precision: Precision = "float32") -> GraphSpec | None:
+        """The graph that turns inputs into features in this precision; None in a bundle that is given features.
+
+        Raises:
+            BundleError: the bundle has no encoder of this precision; the message lists what it has.
+        """
+        for graph in self.graphs:
+            if "encode" in graph.roles and graph.precision == precision:
+                return graph
+        if precision == "float32":
+            return None
+        held = ", ".join(("float32", *(spec.precision for spec in self.precisions)))
+        raise BundleError(f"{self.name} version {self.version} has no {precision} encoder; it has {held}. Ask for one of these, or export it with precisions")
+
+    def at(self, precision: Precision = "float32") -> Manifest:
+        """The same with the thresholds of a variant of the encoder in ``policy``: what a device reads that serves this variant.
+
+        Raises:
+            BundleError: as :meth:`encoder`.
+        """
+        if precision == "float32":
+            return self
+        self.encoder(precision)
+        spec = next(spec for spec in self.precisions if spec.precision == precision)
+        return msgspec.structs.replace(self, policy=msgspec.structs.replace(self.policy, shift=spec.shift, novelty=spec.novelty))
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -333,6 +393,6 @@ def _with_clean_descriptions(value: Any) -> Any:
 
 __all__ = [
     "FORMAT", "AdaptPolicy", "AdaptorSpec", "AskPolicy", "GraphSpec", "GrowthPolicy", "GuardPolicy", "InputSpec", "LearnPolicy", "Manifest", "Member",
-    "NoveltyPolicy", "NumericSpec", "Parity", "PolicySpec", "PortSpec", "Provenance", "ShiftPolicy", "SmoothPolicy", "TensorSpec",
+    "NoveltyPolicy", "NumericSpec", "Parity", "PolicySpec", "PortSpec", "Precision", "PrecisionReport", "PrecisionSpec", "Provenance", "ShiftPolicy", "SmoothPolicy", "TensorSpec",
     "TriggerSpec", "decode_manifest", "encode_manifest", "json_schema", "space_of", "space_of_digests",
 ]  # fmt: skip

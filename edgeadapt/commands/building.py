@@ -37,7 +37,7 @@ def build(args: argparse.Namespace) -> int:
     if not isinstance(runtime, BuildsAhead):
         report.nothing(bundle, runtime)
         return 0
-    asked = requests(bundle)
+    asked = requests(bundle, refolds_by_input=getattr(runtime, "refolds_by_input", False))
     report.begin(bundle, runtime, asked)
     results: list[Result] = []
     started = time.perf_counter()

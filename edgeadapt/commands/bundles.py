@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,14 @@ def inspect(args: argparse.Namespace) -> int:
     print(f"  knows     {', '.join(found['classes'])} ({len(found['classes'])} of {found['class_slots']} slots)")
     print(f"  features  {found['feature_dim']}, taps {found['tap_dim']}, conditions kept {found['domain_slots']}")
     print(f"  learns    {policy['learn']['method']}; novelty by {novelty['method']} (AUROC {novelty['auroc']:.3f} on held-out classes)")
+    for line in _precisions(found["precisions"]):
+        print(f"  {line}")
     print(f"  adapts    {policy['adapt']['mode']}: {policy['adapt']['reason']}")
+    width = max(20, *map(len, found["graphs"]))
     for file, graph in found["graphs"].items():
         parity = found["parity"][file]
         print(
-            f"  graph     {file:<20} {', '.join(graph['roles']):<32} {graph['nodes']:>4} nodes {graph['bytes'] / 1024:7.0f} KiB"
+            f"  graph     {file:<{width}} {', '.join(graph['roles']):<32} {graph['nodes']:>4} nodes {graph['bytes'] / 1024:7.0f} KiB"
             f"  parity {parity['worst_error']:.1e} over {parity['cases']} cases"
         )
     made = found["provenance"]
@@ -45,6 +49,17 @@ def inspect(args: argparse.Namespace) -> int:
     for number, line in enumerate(stress_table(bundle.card)):
         print(f"  {'' if number else 'stress':<9} {line}")
     return 0
+
+
+def _precisions(found: dict[str, Any]) -> Iterator[str]:
+    """A line for each variant of the encoder: what it costs beside float32, on the same held-out samples."""
+    for name, spec in found.items():
+        cost = spec["report"]
+        yield (
+            f"{name:<9} accuracy {cost['accuracy']:.3f} (float32 {cost['float32_accuracy']:.3f}), equal answers {cost['agreement']:.3f} of {cost['samples']}, feature error "
+            f"{cost['median_error']:.2g} (worst {cost['worst_error']:.2g}), AUROC {cost['auroc']:.3f} ({cost['float32_auroc']:.3f}), false alarms "
+            f"{cost['false_alarms']:.2%} ({cost['float32_false_alarms']:.2%})"
+        )
 
 
 def _signed(signer: str | None) -> str:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
+import msgspec
+
 from edgeadapt import errors
 from edgeadapt.errors import EdgeadaptError, InputError, StateError
 
@@ -32,13 +34,17 @@ def serve(args: argparse.Namespace) -> int:
     """Run the daemon until it is told to stop; with ``--check`` only say whether it could."""
     from edgeadapt.daemon.settings_file import load_settings
 
-    settings = load_settings(args.config)
+    def load() -> Settings:
+        found = load_settings(args.config)
+        return found if args.precision is None else msgspec.structs.replace(found, precision=args.precision)
+
+    settings = load()
     if args.check:
         return _check(args.config, settings)
     from edgeadapt.daemon.service import Service
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return Service(settings, reread=lambda: load_settings(args.config)).run()
+    return Service(settings, reread=load).run()
 
 
 def _check(config: Path, settings: Settings) -> int:
@@ -83,9 +89,9 @@ def _bundle(settings: Settings, found: list[Manifest]) -> str:
     from edgeadapt.bundle import read_bundle
 
     bundle = read_bundle(settings.bundle, trust=settings.trust)
-    found.append(bundle.manifest)
+    found.append(bundle.manifest.at(settings.precision))
     signer = f"signed by {bundle.signed_by}" if bundle.signed_by else "unsigned"
-    return f"{settings.bundle}: {bundle.manifest.name} version {bundle.manifest.version}, {signer}"
+    return f"{settings.bundle}: {bundle.manifest.name} version {bundle.manifest.version}, {signer}{'' if settings.precision == 'float32' else f', encoder in {settings.precision}'}"
 
 
 def _runtime(name: str) -> str:

@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     source = open_source(args.source)
     labels = read_labels(args.labels, source) if args.labels else {}
     say = _say_json if args.json else _say_line
-    with open_learner(bundle, args.state, args.runtime, Policy(new_classes=args.new_classes), trust=args.trust, allow_older=args.allow_older) as learner:
+    policy = Policy(new_classes=args.new_classes)
+    with open_learner(bundle, args.state, args.runtime, policy, trust=args.trust, allow_older=args.allow_older, precision=args.precision) as learner:
         stream = _Pass(learner, source, labels)
         for rows in chunks(len(source.names), args.batch):
             say(stream.batch(rows))

@@ -24,7 +24,7 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.errors import EdgeadaptError, StateError
 
 log = logging.getLogger("edgeadapt.daemon")
-_REOPENED = ("bundle", "trust", "unsigned", "policy", "budget", "keep")  # settings that a learner is opened with
+_REOPENED = ("bundle", "trust", "unsigned", "policy", "budget", "keep", "precision")  # settings that a learner is opened with
 _RESTARTED = ("state", "runtime", "control", "metrics", "telemetry")  # settings that hold until the next start
 
 
@@ -78,7 +78,8 @@ class Changing:
         recent = list(running.loop.recent)
         with running.lending.lend() as learner:
             if bundle is None:
-                learner.offer(offered, trust=settings.trust)
+                learner.offer(offered, trust=settings.trust, precision=settings.precision)
+            offered.manifest.at(settings.precision)
             old, answers = learner.bundle, answers_of(learner, recent)
             learner.pause(True)  # what is queued is not waited for: labels are durable, and learned once the new one is open
         said: dict[str, Any] = {}

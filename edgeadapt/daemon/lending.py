@@ -38,7 +38,7 @@ def open_learner(
     budget = Budget(**{name: value for name, value in msgspec.structs.asdict(settings.budget).items() if name != "p99_ratio"})
     policy, keep = Policy(**msgspec.structs.asdict(settings.policy)), Keep(**msgspec.structs.asdict(settings.keep))
     opened = bundle or trusted_bundle(settings, settings.bundle)
-    return edgeadapt.open(opened, settings.state, engine, policy, budget, keep, trust=settings.trust, freeze=is_frozen, allow_older=allow_older)
+    return edgeadapt.open(opened, settings.state, engine, policy, budget, keep, trust=settings.trust, freeze=is_frozen, allow_older=allow_older, precision=settings.precision)
 
 
 def trusted_bundle(settings: Settings, path: Path) -> Bundle:

@@ -89,7 +89,7 @@ def status(running: Running) -> dict[str, Any]:
         "is_frozen": running.is_frozen, "paused_by": running.holds.reasons, "streams": running.loop.streams(),
         "latency": running.pace.latency(), "loop": running.loop.counters(), "labels": running.labels.counters(),
         "inbox": {"waiting": len(inbox), "size": inbox.size, "drop": inbox.drop, "dropped": dict(inbox.dropped)},
-        "thresholds": {"shift": 1.0, "novel_share": running.manifest.policy.novelty.window_share}, "new_classes": running.settings.policy.new_classes,
+        "new_classes": running.settings.policy.new_classes,
         "factory_classes": list(running.manifest.classes),
         "budget": msgspec.to_builtins(running.settings.budget), "checkpointed_at": running.checkpointed_at,
         "telemetry": running.telemetry.read(),
@@ -103,7 +103,8 @@ def _learner(running: Running, learner: Learner) -> dict[str, Any]:
     counters["written_bytes_last_day"] += running.folders.written_last_day
     held = {why: why in running.holds.reasons for why in ("user", "latency", "checkpoint")}
     return {
-        "bundle": identity(learner.bundle), "classes": list(learner.classes), "domains": learner.domains(), "learner": counters,
+        "bundle": identity(learner.bundle), "precision": learner.precision,
+        "thresholds": {"shift": 1.0, "novel_share": learner.manifest.policy.novelty.window_share}, "classes": list(learner.classes), "domains": learner.domains(), "learner": counters,
         "labelled": learner.labelled(), "timings": learner.timings(), "is_paused": learner.is_paused, "questions": len(learner.questions(1 << 20)),
         "throttled": held | {"heat": bool(counters["too_hot"]), "writes": is_short}, "write_budget_bytes": write_bytes,
         "placement": learner.placement_report(),

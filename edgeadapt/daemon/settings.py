@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from edgeadapt.bundle.schema import AdaptMode
+from edgeadapt.bundle.schema import AdaptMode, Precision
 from edgeadapt.daemon.addresses import is_local, path_of
 from edgeadapt.daemon.arrival import Drop
 from edgeadapt.errors import RecipeError
@@ -273,6 +273,9 @@ class Settings(_Section, frozen=True, kw_only=True):
         Literal["refuse", "accept"], Meta(description="`accept` takes a bundle of unknown origin; it is allowed only without `trust`")
     ] = "refuse"
     runtime: Annotated[Given, Meta(description="What runs the graphs: a name from `edgeadapt runtimes`; or `auto`, each where its round trip is least, the CPU from the first moment")] = "auto"
+    precision: Annotated[
+        Precision, Meta(description="What the encoder computes in: `float16` or `int8` where the bundle has it. Learning and adapting stay in float32")
+    ] = "float32"
     policy: PolicySection = PolicySection()
     budget: BudgetSection = BudgetSection()
     keep: KeepSection = KeepSection()

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import Bundle
+from edgeadapt.bundle.schema import Precision
 from edgeadapt.device.program import NO_TENSORS, Program
 from edgeadapt.errors import EdgeadaptError, RuntimeUnavailable
 from edgeadapt.runtime import ArrayLike, BuildsAhead, Built, GraphFile, Signature, Tensors, Watch
@@ -57,16 +58,20 @@ class Result:
     files: tuple[Path, ...] = ()
 
 
-def requests(bundle: Bundle) -> list[Request]:
-    """What a learner on this bundle loads: the graphs of its program, the encoder as a refresh re-folds it, then those that wait for a condition
-    that grows, and those that only a check of the whole bundle runs.
+def requests(bundle: Bundle, *, refolds_by_input: bool = False) -> list[Request]:
+    """What a learner on this bundle loads, in any precision that it has: the graphs of its program, the encoder as a refresh re-folds it, then those
+    that wait for a condition that grows, and those that only a check of the whole bundle runs.
+
+    Args:
+        refolds_by_input: of the runtime, see ``Program``.
 
     Raises:
         BundleError: a learner cannot open it.
     """
-    recorder = _Recorder(bundle)
-    program = Program(bundle, recorder)
-    program.refold(NO_TENSORS)
+    recorder = _Recorder(bundle, refolds_by_input)
+    precisions: list[Precision] = ["float32", *(variant.precision for variant in bundle.manifest.precisions)]
+    for precision in precisions:
+        Program(bundle, recorder, precision).refold(NO_TENSORS)
     for spec in bundle.manifest.graphs:
         recorder.load(bundle.graph_file(spec))
     return list(recorder.asked.values())
@@ -144,7 +149,8 @@ class _Recorder:
 
     name = "recorder"
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, refolds_by_input: bool) -> None:
+        self.refolds_by_input = refolds_by_input
         self.asked: dict[tuple[str, tuple[str, ...]], Request] = {}
         self._written = Tensors({name: _Held(value) for name, value in bundle.frozen.items()})
 

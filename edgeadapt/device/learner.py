@@ -9,10 +9,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 from edgeadapt.bundle import Bundle, read_bundle
-from edgeadapt.bundle.schema import AdaptMode
+from edgeadapt.bundle.schema import AdaptMode, Manifest, Precision
 from edgeadapt.device.budget import Budget, Meter, WriteRoom
 from edgeadapt.device.conditions import Conditions
 from edgeadapt.device.correlation import Smoothing
@@ -42,6 +42,7 @@ from edgeadapt.results import Action, Commit, Observation, Prediction, Question,
 from edgeadapt.runtime import Runtime, open_runtime
 
 DEFAULT_STREAM = "default"
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 _EVERY = 1 << 20  # more questions than are ever open
 
 
@@ -55,6 +56,7 @@ def open(
     trust: Trust = (),
     freeze: bool = False,
     allow_older: bool = False,
+    precision: Precision = "float32",
 ) -> Learner:
     """Open a bundle and start learning where the state folder left off.
 
@@ -66,18 +68,23 @@ def open(
         policy, budget, keep: what may happen, what it may cost, how long things stay.
         trust: public keys (text or paths). If given, the bundle must be signed by one of them, and the state folder is bound to that
             signer: it accepts no other from then on, unless it is trusted here.
+        precision: of the encoder: ``float16`` and ``int8`` where the bundle has them (``docs/precision.md``). A state folder may be opened with
+            another one each time; learning and adapting compute in float32.
         freeze: open as after ``learner.freeze()``: labels that wait are not learned yet.
 
     Raises:
-        BundleError: the bundle is damaged, newer, not trusted, or an older version than the state folder has seen.
+        BundleError: the bundle is damaged, newer, not trusted, or an older version than the state folder has seen, or has no encoder of this
+            precision.
         StateError: the folder is in use, foreign, not writable, or belongs to another feature space.
         BudgetError: the bundle declares more memory than the budget has.
-        RuntimeUnavailable: the runtime cannot run here.
+        RuntimeUnavailable: the runtime cannot run here, or computes something else in this precision than the host did.
     """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision is one of {', '.join(PRECISIONS)}, got {precision!r:.80}")
     opened = bundle if isinstance(bundle, Bundle) else read_bundle(Path(bundle), trust=trust)
     engine = open_runtime(runtime) if isinstance(runtime, str) else runtime
     try:
-        learner = Learner(opened, engine, state, policy or Policy(), budget or Budget(), keep or Keep(), freeze, trust, allow_older)
+        learner = Learner(opened, engine, state, policy or Policy(), budget or Budget(), keep or Keep(), freeze, trust, allow_older, precision)
     except BaseException:
         if engine is not runtime:
             _let_go(engine)
@@ -100,11 +107,11 @@ class Learner:
     changes, one at a time. A learner belongs to the process that opened it.
     """
 
-    def __init__(self, bundle: Bundle, runtime: Runtime, state: str | os.PathLike[str] | None, policy: Policy, budget: Budget, keep: Keep, freeze: bool = False, trust: Trust = (), allow_older: bool = False) -> None:  # fmt: skip
+    def __init__(self, bundle: Bundle, runtime: Runtime, state: str | os.PathLike[str] | None, policy: Policy, budget: Budget, keep: Keep, freeze: bool = False, trust: Trust = (), allow_older: bool = False, precision: Precision = "float32") -> None:  # fmt: skip
         self._pid = os.getpid()
         self._policy, self._budget, self._trust = policy, budget, trust
-        self._manifest = bundle.manifest
-        opened = open_state(state, bundle, runtime, budget, keep, trust, allow_older)
+        opened = open_state(state, bundle, runtime, budget, keep, trust, allow_older, precision)
+        self._manifest = opened.program.manifest  # with the thresholds of this precision
         self._journal, self._program, self._held_out = opened.journal, opened.program, opened.held_out
         self._live: Memory = opened.memory
         self._frozen, self._closed = freeze, False
@@ -162,23 +169,24 @@ class Learner:
         else:
             self._learning.offer_growth()
 
-    def offer(self, bundle: str | os.PathLike[str] | Bundle, *, trust: Trust | None = None, allow_older: bool = False) -> Bundle:
+    def offer(self, bundle: str | os.PathLike[str] | Bundle, *, trust: Trust | None = None, allow_older: bool = False, precision: Precision | None = None) -> Bundle:
         """Check a bundle that is to replace this one, without disturbing anything; see ``edgeadapt.device.trust.check_offer``.
 
         Args:
             bundle: path of a ``.edge`` file, or a bundle already read. trust: public keys; by default those this learner was opened with.
-            allow_older: go back to an older version on purpose.
+            allow_older: go back to an older version on purpose. precision: that it is to serve in; by default the one that serves now.
 
         Returns:
             The bundle, to be opened after this learner was closed.
 
         Raises:
-            BundleError: damaged, not trusted, older, or a graph does not load or run here. BudgetError: too large for the budget.
+            BundleError: damaged, not trusted, older, without an encoder in that precision, or a graph does not load or run here. BudgetError: too
+                large for the budget. RuntimeUnavailable: its encoder computes something else in that precision here than on the host.
             StateError: what was learned has to be carried over first: ``edgeadapt migrate``.
         """
         self._here()
         keys = self._trust if trust is None else trust
-        return check_offer(bundle, self._program, Remembered.read(self._journal.meta), trust=keys, allow_older=allow_older, budget=self._budget)
+        return check_offer(bundle, self._program, Remembered.read(self._journal.meta), trust=keys, allow_older=allow_older, budget=self._budget, precision=precision)
 
     def _publish(self, memory: Memory) -> None:
         self._live = memory
@@ -201,6 +209,16 @@ class Learner:
     @property
     def bundle(self) -> Bundle:
         return self._program.bundle
+
+    @property
+    def precision(self) -> Precision:
+        """What the encoder computes in."""
+        return self._program.precision
+
+    @property
+    def manifest(self) -> Manifest:
+        """That of the bundle, with the thresholds of this precision."""
+        return self._manifest
 
     def predict(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = DEFAULT_STREAM) -> Prediction:
         """Answer a batch and change nothing.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from safetensors import SafetensorError
 
 from edgeadapt.bundle import Bundle
+from edgeadapt.bundle.schema import Precision
 from edgeadapt.device.budget import Budget
 from edgeadapt.device.held_out import HeldOut
 from edgeadapt.device.journal import Journal
@@ -41,18 +42,20 @@ class Opened:
 
 
 def open_state(
-    state: str | os.PathLike[str] | None, bundle: Bundle, runtime: Runtime, budget: Budget, keep: Keep, trust: Trust, allow_older: bool
+    state: str | os.PathLike[str] | None, bundle: Bundle, runtime: Runtime, budget: Budget, keep: Keep, trust: Trust, allow_older: bool,
+    precision: Precision = "float32",
 ) -> Opened:
     """Open or create a state folder, with a bundle that may follow the one it was last opened with.
 
     Raises:
-        StateError, BundleError, BudgetError: see ``edgeadapt.open``.
+        StateError, BundleError, BudgetError, RuntimeUnavailable: see ``edgeadapt.open``.
     """
     journal = Journal(state)
     manifest = bundle.manifest
     try:
         admitted = _admit(journal, bundle, trust, allow_older)  # before the runtime parses a graph
-        program = Program(bundle, runtime)
+        program = Program(bundle, runtime, precision)
+        program.check_precision()
         budget.require_memory(dict(program.nbytes()))
         memory, replay_s = rebuild_timed(journal, program)
         held_out = HeldOut(journal, manifest.policy.learn.held_out_every, manifest.feature_dim, manifest.classes)

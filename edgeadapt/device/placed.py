@@ -18,7 +18,12 @@ def placement_of(manifest: Manifest, runtime: Runtime, loaded: Mapping[str, Exec
     where = getattr(runtime, "where", None)
     if where is None:
         return {role: runtime.name for spec in manifest.graphs for role in spec.roles}
-    return {role: where(loaded.get(spec.file)) for spec in manifest.graphs for role in spec.roles}
+    found: dict[str, str] = {}
+    for spec in manifest.graphs:  # several may answer a role: adaptors, and encoders of other precisions, which are not loaded
+        for role in spec.roles:
+            if role not in found or spec.file in loaded:
+                found[role] = where(loaded.get(spec.file))
+    return found
 
 
 def placement_report(roles: Mapping[str, str], runtime: Runtime) -> dict[str, Any]:

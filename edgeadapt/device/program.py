@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle import FACTORY, Bundle
 from edgeadapt.bundle._weights import tensor_bytes
-from edgeadapt.bundle.schema import GraphSpec, TensorSpec
+from edgeadapt.bundle.schema import GraphSpec, Precision, TensorSpec
 from edgeadapt.device.adaptors import Adaptors, shared_graphs
 from edgeadapt.device.linalg import NUMERICS, one_thread
 from edgeadapt.device.placed import placement_of
+from edgeadapt.device.probing import check_probe
 from edgeadapt.errors import BundleError, StateError
 from edgeadapt.inputs import chunks
 from edgeadapt.runtime import ArrayLike, Executable, Runtime, Signature, Tensors
@@ -51,25 +52,34 @@ class Bound:
 
 
 class Program:
-    """A bundle's graphs on a runtime. Holds no state: tensors go in, tensors come out."""
+    """A bundle's graphs on a runtime. Holds no state: tensors go in, tensors come out.
 
-    def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
-        self.bundle, self.runtime, self.manifest = bundle, runtime, bundle.manifest
+    Args:
+        precision: of the encoder that turns inputs into features, and of the thresholds in ``manifest``; everything else is as it is.
+
+    Raises:
+        BundleError: a graph is missing or cannot be loaded, or there is no encoder of this precision.
+    """
+
+    def __init__(self, bundle: Bundle, runtime: Runtime, precision: Precision = "float32") -> None:
+        self.bundle, self.runtime, self.manifest, self.precision = bundle, runtime, bundle.manifest.at(precision), precision
         missing = sorted(_CORE - {spec.name for spec in self.manifest.tensors})
         if missing:
             raise BundleError(f"manifest.json: no tensor called {missing[0]!r}; this is not a bundle that a learner can open")
         self.chunk = max(self.manifest.batches)
         self._executables: dict[str, Executable] = {}  # by file
-        self._encode = self._load("encode")
+        encoder = self.manifest.encoder(precision)
+        self._encode = self._loaded(encoder) if encoder else None
         self._read = self._required("predict")
         self._learn = self._required("learn")
         self._redeem = self._load("redeem")
         self._adapt_spec, self._adapt = self._adapt_graph()
         self._refold = self._load("derive")
         self._smooth = self._required("smooth") if self.manifest.policy.smooth.method else None
-        constants = set(self._spec("encode").frozen) if self._encode else set()
+        constants = set(encoder.frozen) if encoder else set()
         self._constants = constants & set(self._spec("derive").writes) if self._refold else set()
-        self._encode_file = bundle.graph_file(self._spec("encode")) if self._constants else None  # the bundle may be replaced while it is in use
+        refolding = self._refolding(encoder)
+        self._encode_file = bundle.graph_file(refolding) if refolding and self._constants else None  # the bundle may be replaced while it is in use
         self._unfolded_spec, self._unfolded = self._unfolded_graph()
         values = bundle.weights(FACTORY)
         self.adaptors = Adaptors(bundle, runtime)
@@ -89,6 +99,21 @@ class Program:
         file = self.bundle.graph_file(spec)
         loaded = self._executables[spec.file] = self.runtime.load(replace(file, is_rare=True) if is_rare else file)
         return loaded
+
+    def _refolding(self, encoder: GraphSpec | None) -> GraphSpec | None:
+        """The encoder whose constants a condition replaces: the one that serves, or the float32 one where the runtime cannot quantise what it is given later."""
+        by_input = getattr(self.runtime, "refolds_by_input", False)
+        return self.manifest.encoder() if self.precision == "int8" and by_input else encoder
+
+    def check_precision(self) -> None:
+        """Refuse a machine on which the encoder of this precision is another encoder.
+
+        Raises:
+            RuntimeUnavailable: it computes something else here than on the host.
+        """
+        for variant in self.manifest.precisions:
+            if self._encode is not None and variant.precision == self.precision:
+                check_probe(self._encode, self.manifest.input, variant, self.runtime.name)
 
     def _required(self, role: Any) -> Executable:
         loaded = self._load(role)

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from edgeadapt.bundle import Bundle, read_bundle
-from edgeadapt.bundle.schema import GraphSpec, Manifest
+from edgeadapt.bundle.schema import GraphSpec, Manifest, Precision
 from edgeadapt.bundle.signing import key_id, load_public_key
 from edgeadapt.device.budget import Budget
 from edgeadapt.device.program import Program
@@ -94,7 +94,7 @@ def check_successor(remembered: Remembered | None, bundle: Bundle, *, trust: Tru
 
 def check_offer(
     offered: str | os.PathLike[str] | Bundle, running: Program, remembered: Remembered | None, *,
-    trust: Trust = (), allow_older: bool = False, budget: Budget | None = None,
+    trust: Trust = (), allow_older: bool = False, budget: Budget | None = None, precision: Precision | None = None,
 ) -> Bundle:  # fmt: skip
     """Everything that can be known about a successor before it replaces the running bundle, which serves on undisturbed.
 
@@ -105,19 +105,19 @@ def check_offer(
         offered: path of a ``.edge`` file, or a bundle already read.
         running: what serves now.
         remembered, trust, allow_older: as for :func:`check_successor`.
-        budget: the declared tensors must fit into it.
+        budget: the declared tensors must fit into it. precision: that its encoder is to serve in; by default the one that serves now.
 
     Returns:
         The bundle. Open this object, not the path: its members are hashed again when they are read.
 
     Raises:
-        BundleError: damaged, not trusted, older, or a graph does not load or run. BudgetError: it declares more memory than the budget has.
+        BundleError: damaged, not trusted, older, without an encoder in that precision, or a graph does not load or run. BudgetError: it declares more memory than the budget has.
         StateError: it is sound, but what was learned has to be carried over first: ``edgeadapt migrate``.
     """
     bundle = offered if isinstance(offered, Bundle) else read_bundle(Path(offered), trust=trust)
     check_successor(remembered, bundle, trust=trust, allow_older=allow_older)
     _require_same_space(running.manifest, bundle)
-    _run_once(bundle, running.runtime, budget)
+    _run_once(bundle, running.runtime, budget, precision or running.precision)
     return bundle
 
 
@@ -161,12 +161,13 @@ def _stored(manifest: Manifest) -> set[tuple[str, str, tuple[int, ...]]]:
     return {(spec.name, spec.dtype, spec.shape) for spec in kept}
 
 
-def _run_once(bundle: Bundle, runtime: Runtime, budget: Budget | None) -> None:
-    """Load every graph, then run it on zeros with the factory's tensors."""
-    program = Program(bundle, runtime)
+def _run_once(bundle: Bundle, runtime: Runtime, budget: Budget | None, precision: Precision) -> None:
+    """Load every graph that would be used, then run it on zeros with the factory's tensors."""
+    program = Program(bundle, runtime, precision)
+    program.check_precision()
     if budget is not None:
         budget.require_memory(dict(program.nbytes()))
-    graphs = [(spec, runtime.load(bundle.graph_file(spec))) for spec in bundle.manifest.graphs]
+    graphs = [(spec, runtime.load(bundle.graph_file(spec))) for spec in bundle.manifest.graphs if spec.precision in ("float32", precision)]
     tensors = program.factory_domain().over(program.factory())
     for spec, graph in graphs:
         try:

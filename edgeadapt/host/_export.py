@@ -29,6 +29,7 @@ from edgeadapt.bundle.schema import (
     LearnPolicy,
     Manifest,
     PolicySpec,
+    PrecisionSpec,
     Provenance,
     SmoothPolicy,
     TriggerSpec,
@@ -43,7 +44,7 @@ from edgeadapt.host.methods.base import Arrays, FactoryData
 from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.settings import Settings
 from edgeadapt.host.stress import Kind, stress_card
-from edgeadapt.runtime import GraphFile, open_runtime
+from edgeadapt.runtime import Executable, GraphFile, open_runtime
 
 Progress = Callable[[str], None]
 _UNSEEN = 600  # held-out images that are turned into inputs no training showed
@@ -117,10 +118,13 @@ class _Maker:
         arrays = {**self.factory, **self.frozen}
         values = {**self.fitted.values, **{name: torch.from_numpy(np.asarray(value, order="C")) for name, value in arrays.items()}}
         self.graphs |= self.composition.compile(self.judge, values, say)
+        self.precisions = self._variants()
 
     def _load_encoder(self) -> None:
-        self._encode = None
+        self._encode: Executable | None = None
         self._runtime = open_runtime("onnxruntime")
+        if self.settings.precisions and isinstance(self.encoder, Identity):
+            raise InputError(f"precisions = {tuple(self.settings.precisions)} are of an encoder, and Identity has none; leave them out")
         compiled = compile_encoder(self.encoder)
         if compiled is not None:
             self.say("compile: encode")
@@ -128,15 +132,16 @@ class _Maker:
             values = {name: self.encoder.frozen[name].numpy() for name in compiled.graph.frozen}
             self._encode = self._runtime.load(GraphFile("encode", compiled.graph.model, values))
 
-    def _features(self, x: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Features and taps by the very graph that ships, rounded to float16 as evidence is."""
-        if self._encode is None:
+    def _features(self, x: NDArray[Any], encode: Executable | None = None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Features and taps by the very graph that ships, or by a variant of it, rounded to float16 as evidence is."""
+        run = encode or self._encode
+        if run is None:
             z = x.reshape(len(x), -1).astype(np.float32)
             if z.shape[1] != self.encoder.dim:
                 raise InputError(f"Identity({self.encoder.dim}) takes feature vectors of width {self.encoder.dim}, got {z.shape[1]}")
             return _stored(z), np.zeros((len(z), 0), np.float32)
         none = self._runtime.upload({})
-        parts = [self._encode({"x": x[i : i + 256]}, none)[0] for i in range(0, len(x), 256)]
+        parts = [run({"x": x[i : i + 256]}, none)[0] for i in range(0, len(x), 256)]
         z = np.concatenate([p["z"] for p in parts])
         taps = np.concatenate([p["taps"] for p in parts]) if "taps" in parts[0] else np.zeros((len(z), 0), np.float32)
         return _stored(z), _stored(taps)
@@ -153,7 +158,8 @@ class _Maker:
         self.evidence, self.judge, self.judge_rows = self._data(split.evidence), self._data(split.held_out), split.held_out
         self.source = (self.x[split.evidence], self.y[split.evidence], s.class_slots)
         self.head, self.sense = s.chosen_head(self.evidence, self.judge, self.say), ResidualShift()
-        unseen = self._features(calibrate.unseen_images(self.x[self.judge_rows[:_UNSEEN]], s.seed)) if self.encoder.input.dtype == "uint8" else None
+        self.unseen_x = calibrate.unseen_images(self.x[self.judge_rows[:_UNSEEN]], s.seed) if self.encoder.input.dtype == "uint8" else None
+        unseen = self._features(self.unseen_x) if self.unseen_x is not None else None
         self.score, marks = calibrate.choose_novelty(s.novelty_candidates(), self.head, self.sense, self.evidence, self.judge, unseen, s.seed, novelty_kib=s.novelty_kib)
         self.fitted = calibrate.Fitted.of(self.head, self.sense, self.evidence).with_score(self.score, self.evidence)
         logits = self.fitted.logits(self.judge.z)
@@ -190,6 +196,27 @@ class _Maker:
             candidates.append(AdaptorSpec(name=adaptor.name, tensors=tuple(spec.name for spec in own), learning_rate=how.learning_rate, steps=how.steps, batch=how.batch, per_column=isinstance(adaptor, ScaleShift)))
         return GrowthPolicy(candidates=tuple(candidates), adaptor_kib=self.settings.adaptor_kib)
 
+    def _variants(self) -> tuple[PrecisionSpec, ...]:
+        """Encoders in other precisions, each with thresholds of its own; their graphs join the others."""
+        if not self.settings.precisions:
+            return ()
+        from edgeadapt.host.precision import Beside, make_variant
+
+        base, evidence_rows = self.graphs["encode"], calibrate.split_rows(self.y, self.classes, self.settings.seed).evidence
+        beside = Beside(
+            base, {name: self.frozen[name] for name in base.graph.frozen}, self.encoder.input, self._runtime, self._features, self.fitted, self.score, self.shift,
+            self.novelty, self.evidence, self.judge, self.x[evidence_rows], self.x[self.judge_rows], self.unseen_x, self.encoder.signature, self.settings.seed,
+        )  # fmt: skip
+        found = []
+        for precision in self.settings.precisions:
+            self.say(f"compile: encode in {precision}")
+            made, spec = make_variant(precision, beside, self.settings.precision_margin)  # type: ignore[arg-type]
+            self.graphs[f"encode_{precision}"] = made
+            found.append(spec)
+            report = spec.report
+            self.say(f"  held-out accuracy {report.accuracy:.1%}, float32 {report.float32_accuracy:.1%}, equal answers {report.agreement:.1%}, feature error {report.median_error:.2g}")
+        return tuple(found)
+
     def _guard(self) -> Arrays:
         rows = np.concatenate([np.flatnonzero(self.judge.y == k)[: self.settings.guard_per_class] for k in range(len(self.classes))])
         guard: Arrays = {"z": self.judge.z[rows].astype(np.float16), "y": self.judge.y[rows]}
@@ -200,11 +227,11 @@ class _Maker:
         s = self.settings
         graphs = tuple(
             GraphSpec(file=f"graphs/{name}.onnx", roles=made.roles, methods=made.methods, batch=None, ports=made.graph.ports, outputs=made.graph.outputs,
-                      reads=made.graph.reads, writes=made.graph.writes, frozen=made.graph.frozen, nodes=made.graph.nodes, parity=made.graph.parity)
+                      reads=made.graph.reads, writes=made.graph.writes, frozen=made.graph.frozen, nodes=made.graph.nodes, parity=made.graph.parity, precision=made.precision)
             for name, made in self.graphs.items()
         )  # fmt: skip
-        encoders = [graph for graph in graphs if "encode" in graph.roles]
-        made_by = [made.graph.model for made in self.graphs.values() if "encode" in made.roles] or [self.encoder.name.encode()]
+        encoders = [graph for graph in graphs if "encode" in graph.roles and graph.precision == "float32"]
+        made_by = [made.graph.model for made in self.graphs.values() if "encode" in made.roles and made.precision == "float32"] or [self.encoder.name.encode()]
         space = space_of(*made_by, *(self.frozen[name].tobytes() for name in encoder_tensors(self.frozen, encoders)))
         kinds = ("evidence", "derived", "parameter")
         tensors = tuple(msgspec.structs.replace(spec, space=space if spec.kind in kinds else "") for spec in self.composition.specs.values())
@@ -222,7 +249,7 @@ class _Maker:
         return Manifest(
             name=s.name, version=s.version, classes=self.classes, class_slots=s.class_slots, domain_slots=s.domain_slots, feature_dim=self.z.shape[1],
             tap_dim=self.taps.shape[1], space=space, batches=s.batches, input=self.encoder.input, tensors=tensors, graphs=graphs,
-            numerics=self.composition.numerics, policy=policy, provenance=provenance,
+            numerics=self.composition.numerics, policy=policy, precisions=self.precisions, provenance=provenance,
             triggers=(TriggerSpec(role="adapt", when="shift", min_gap_samples=self.shift.window), TriggerSpec(role="learn", when="label")),
         )  # fmt: skip
 

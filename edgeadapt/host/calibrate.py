@@ -134,6 +134,17 @@ def shift_policy(fitted: Fitted, z: NDArray[np.float32], taps: NDArray[np.float3
     return ShiftPolicy(window=window, groups=groups, thresholds=tuple(thresholds), signature=(int(first), int(first + signature[1] - signature[0])))
 
 
+def false_alarms(
+    fitted: Fitted, z: NDArray[np.float32], taps: NDArray[np.float32], y: NDArray[np.int64], policy: ShiftPolicy, seed: int, count: int = 1000
+) -> float:
+    """Share of clean windows above the thresholds, over ``count`` of each kind of class mix, drawn apart from those that set thresholds."""
+    residuals, slots = fitted.residuals(z, taps), fitted.logits(z).argmax(axis=1)
+    counts = fitted.values["shift.moment"][-1].numpy()
+    windows = class_mix_windows(y, policy.window, count, np.random.default_rng([seed, 1]))
+    ratios = [shift_ratio_of_mean(residuals[rows].mean(axis=0), slots[rows], counts, policy) for kind in windows.values() for rows in kind]
+    return float((np.array(ratios) > 1.0).mean())
+
+
 def route_projection(places_by_condition: Sequence[NDArray[Any]], y: NDArray[np.int64], window: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Centre (S,) and projection (S, S) under which windows of one condition differ little, whatever their class mix.
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeadapt.bundle.schema import AdaptPolicy, NumericSpec, TensorSpec
+from edgeadapt.bundle.schema import AdaptPolicy, NumericSpec, Precision, TensorSpec
 from edgeadapt.host.adaptor_graphs import compile_adaptor
 from edgeadapt.host.compile import CompiledGraph, compile_graph
 from edgeadapt.host.encoders import Identity
@@ -51,6 +51,7 @@ class RoleGraph:
     graph: CompiledGraph
     roles: tuple[Any, ...]
     methods: tuple[str, ...]
+    precision: Precision = "float32"
 
 
 def compile_encoder(encoder: Encoder) -> RoleGraph | None:

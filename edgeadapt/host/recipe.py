@@ -111,7 +111,8 @@ class ExportSection(_Section, frozen=True, kw_only=True):
     ``novelty_kib`` is the same for the novelty score; ``adaptors = "family"`` puts adaptors into the bundle that a condition may grow.
     ``label_free`` names the method that corrects without labels (``"auto"`` chooses by the encoder, ``adapt = "off"`` takes none); ``smooth = "lame"``
     lets the answers of a batch speak for each other where a stream shows one class after the other. ``stress`` runs the stress streams; ``"short"`` runs
-    fewer, and without them the bundle only advises.
+    fewer, and without them the bundle only advises. ``precisions`` adds encoders in ``float16`` and ``int8``, each of which may lose ``precision_margin`` of
+    held-out accuracy.
     """
 
     name: Name
@@ -127,6 +128,8 @@ class ExportSection(_Section, frozen=True, kw_only=True):
     label_free: str = "auto"
     smooth: Literal["none", "lame"] = "none"
     stress: bool | Literal["short"] = True
+    precisions: tuple[Literal["float16", "int8"], ...] = ()
+    precision_margin: Annotated[float, Meta(ge=0, le=1)] = 0.01
 
 
 class Recipe(_Section, frozen=True, kw_only=True):

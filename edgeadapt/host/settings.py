@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
+from edgeadapt.bundle.schema import Variant
 from edgeadapt.errors import InputError
 from edgeadapt.host.methods.adaptations import ENCODER_SPACE, NAMES
 from edgeadapt.host.methods.base import Adapts, Dims, FactoryData, GivesReceipts, Head, Scores
@@ -27,6 +28,7 @@ ONLY_BY_NAME = ("relative_residual_angle",)
 """Scores that ``auto`` does not try: marks on an encoder that was trained on the held-out classes cannot tell this one from its simpler form."""
 ADAPTATIONS = ("auto", *NAMES, "none")
 SMOOTHERS = ("none", "lame")
+VARIANTS: tuple[str, ...] = get_args(Variant)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Settings:
             tests and demos, and the card says so; without them it only advises.
         factory_count: labels that all factory samples of a class together weigh as much as.
         guard_per_class: factory samples per class that travel in the bundle to judge changes.
+        precisions: variants of the encoder that travel beside the float32 one, of ``float16`` and ``int8``; ``precision_margin`` is the held-out accuracy
+            that each may lose, see ``docs/precision.md``.
         colour, range, resize, feature, taps: see ``host.encoders.as_encoder``.
     """
 
@@ -74,6 +78,8 @@ class Settings:
     stress: bool | Literal["short"] = True
     factory_count: float = 25.0
     guard_per_class: int = 50
+    precisions: Sequence[str] = ()
+    precision_margin: float = 0.01
     colour: str | None = None
     range: tuple[float, float] | None = None
     resize: str | None = None
@@ -99,6 +105,10 @@ class Settings:
                 raise InputError(f"{key} is a positive number of KiB, got {value!r:.80}")
         if self.state_kib is not None and (self.head != "ridge" or self.random_features >= 0):
             raise InputError(f"state_kib = {self.state_kib:g} chooses the head itself; leave head and random_features as they are")
+        if isinstance(self.precisions, str) or any(name not in VARIANTS for name in self.precisions) or len(set(self.precisions)) < len(self.precisions):
+            raise InputError(f"precisions are some of {', '.join(VARIANTS)}, each once, got {self.precisions!r:.80}")
+        if isinstance(self.precision_margin, bool) or not isinstance(self.precision_margin, (int, float)) or not 0.0 <= self.precision_margin <= 1.0:
+            raise InputError(f"precision_margin is an accuracy from 0 to 1, got {self.precision_margin!r:.80}")
         if len(classes) > self.class_slots:
             raise InputError(f"{len(classes)} classes do not fit into class_slots = {self.class_slots}")
 

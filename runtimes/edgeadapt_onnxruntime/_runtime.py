@@ -180,7 +180,9 @@ class OnnxRuntime:
         wanted = self._providers(graph, constants)
         names = [name for name, _ in wanted]
         try:
-            session = onnxruntime.InferenceSession(graph.model, options, names, [values for _, values in wanted], enable_fallback=0)
+            session = onnxruntime.InferenceSession(
+                graph.model, options, names, [values for _, values in wanted], enable_fallback=0, disabled_optimizers=self._left_out(graph)
+            )
         except Exception as error:
             if any(sign in str(error) for sign in _OF_A_PROVIDER):
                 raise RuntimeUnavailable(f"graph {graph.name!r}: {names[0]} failed in ONNX Runtime {onnxruntime.__version__}: {error}") from error
@@ -190,6 +192,11 @@ class OnnxRuntime:
                 f"graph {graph.name!r}: ONNX Runtime left {left_out[0]} out and would compute with {session.get_providers()[0]}; edgeadapt runtimes says why"
             )
         return session
+
+    def _left_out(self, graph: GraphFile) -> list[str] | None:
+        """Optimisers that stay off: on x86 a value has an int8 kernel for each of its readers only while each has a quantisation of its own."""
+        is_quantised = b"QuantizeLinear" in graph.model and self.providers == (CPU,)
+        return ["CommonSubexpressionElimination"] if is_quantised else None
 
     def _providers(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]]) -> list[tuple[str, Options]]:
         """With all options, for one graph."""

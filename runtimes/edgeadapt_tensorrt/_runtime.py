@@ -60,6 +60,8 @@ class TensorRT:
     """
 
     name = "tensorrt"
+    refolds_by_input = True
+    """Constants that are replaced become inputs: what they scale is not quantised, so a re-folded encoder is the float32 or float16 one."""
 
     def __init__(
         self,

@@ -72,6 +72,8 @@ def test_the_demo_recipe_shows_every_key_of_its_encoder_data_and_training() -> N
         (MINIMAL + "[train]\nthreads = 0\n", "train.threads = 0;", "a whole number >= 1"),
         (MINIMAL + 'adapt = "always"\n', "export.adapt = 'always';", "'act' or 'advise' or 'auto' or 'off'"),
         (MINIMAL + 'batches = [1, "8"]\n', "export.batches = [1, '8'];", "a list, each a whole number >= 1"),
+        (MINIMAL + 'precisions = ["int4"]\n', "export.precisions = ['int4'];", "each 'float16' or 'int8'"),
+        (MINIMAL + "precision_margin = 1.5\n", "export.precision_margin = 1.5;", ">= 0 and <= 1"),
         (MINIMAL + "batches = [8, 1]\n", "export.batches = [8, 1];", "increasing"),
         (MINIMAL.replace('"x"', '"../x"'), "export.name = '../x';", "a text that matches"),
         (MINIMAL.replace("fashion-mnist", "cifar"), "data.kind = 'cifar';", "'fashion-mnist' or 'folder' or 'npz'"),

@@ -50,13 +50,17 @@ def operator_table() -> dict[str, dict[str, Any]]:
     return table
 
 
-def lint(name: str, model: onnx.ModelProto) -> None:
+def lint(name: str, model: onnx.ModelProto, *, precision: str = "float32") -> None:
     """Check a graph against the table and against the contracts of a step.
+
+    Args:
+        precision: ``float16`` allows inner values of that type, between casts; ports and constants never have it.
 
     Raises:
         CompileError: lists every finding with the operator, the reason and a way out.
     """
-    findings = list(dict.fromkeys((*_model(model), *_border(model), *_nodes(model))))
+    inner = (*DTYPES, TensorProto.FLOAT16) if precision == "float16" else tuple(DTYPES)
+    findings = list(dict.fromkeys((*_model(model), *_border(model), *_nodes(model, inner))))
     if findings:
         raise CompileError(f"{name}: " + "; ".join(findings))
 
@@ -85,7 +89,7 @@ def _border(model: onnx.ModelProto) -> Iterator[str]:
             yield f"constant {tensor.name}: {_dtype(tensor.data_type)}; a numpy or Python value in a closure kept its dtype, use .float()"
 
 
-def _nodes(model: onnx.ModelProto) -> Iterator[str]:
+def _nodes(model: onnx.ModelProto, inner: tuple[int, ...]) -> Iterator[str]:
     graph = onnx.shape_inference.infer_shapes(model).graph
     constants = {t.name: t for t in graph.initializer}
     kinds: dict[str, int] = {t.name: t.data_type for t in graph.initializer}
@@ -103,7 +107,7 @@ def _nodes(model: onnx.ModelProto) -> Iterator[str]:
         if node.op_type not in ("Shape", "Size") and valued.intersection(node.input):
             valued.update(node.output)
         for name in node.output:
-            if kinds.get(name, TensorProto.FLOAT) not in (*DTYPES, TensorProto.UNDEFINED):
+            if kinds.get(name, TensorProto.FLOAT) not in (*inner, TensorProto.UNDEFINED):
                 yield f"{node.op_type} computes in {_dtype(kinds[name])}; keep inner values in {', '.join(DTYPES.values())}"
         yield from _operator(node)
         yield from _attributes(node, read)
@@ -155,8 +159,14 @@ def _operands(node: NodeProto, constants: dict[str, TensorProto], ranks: dict[st
         yield f"{kind} takes operand {place} from a computation, where engines need a constant; keep shapes and axes fixed"
     if kind == "TopK" and given[1] in constants and onnx.numpy_helper.to_array(constants[given[1]]).max() > _MAX_TOPK:
         yield f"TopK of more than {_MAX_TOPK} is refused"
+    if kind in ("QuantizeLinear", "DequantizeLinear") and given[2] and not _is_zero(constants.get(given[2])):
+        yield f"{kind} with a zero point other than a constant 0 is refused; quantise symmetrically"
     if kind in ("ArgMin", "ArgMax", "TopK") and ranks.get(given[0]) == 1:
         yield f"{kind} of a rank-1 tensor is refused; unsqueeze it first"
+
+
+def _is_zero(tensor: TensorProto | None) -> bool:
+    return tensor is not None and tensor.data_location != TensorProto.EXTERNAL and not onnx.numpy_helper.to_array(tensor).any()
 
 
 def _operand_dtypes(node: NodeProto, kinds: dict[str, int]) -> Iterator[str]:
@@ -166,7 +176,7 @@ def _operand_dtypes(node: NodeProto, kinds: dict[str, int]) -> Iterator[str]:
     kind = kinds.get(node.input[0], TensorProto.UNDEFINED)
     if kind == TensorProto.UNDEFINED:
         return
-    label = _TABLE_NAMES.get(DTYPES.get(kind, ""), _dtype(kind))
+    label = "FP16" if kind == TensorProto.FLOAT16 else _TABLE_NAMES.get(DTYPES.get(kind, ""), _dtype(kind))
     if kind == TensorProto.UINT8:
         if node.op_type not in _UINT8_READERS:
             yield f"{node.op_type} of uint8 is refused; cast it to float first"

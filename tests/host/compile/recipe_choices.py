@@ -38,8 +38,10 @@ SETTINGS_OF_GRAPHS = {"head", "random_features", "novelty", "adapt", "smooth", "
 SETTINGS_OF_OTHERS = {
     "name", "version", "seed", "class_slots", "domain_slots", "batches", "penalty", "balance", "state_kib", "novelty_kib", "adaptor_kib", "stress",
     "factory_count", "guard_per_class", "colour", "range", "resize", "feature", "taps", "encoder_name", "data_name", "recipe_sha256",
+    "precisions", "precision_margin",
 }  # fmt: skip
-"""Sizes, values, checks and names; ``state_kib`` chooses among heads that are all here, and ``feature`` and ``taps`` say where an encoder is cut."""
+"""Sizes, values, checks and names; ``state_kib`` chooses among heads that are all here, ``feature`` and ``taps`` say where an encoder is cut, and
+``test_precision_engine.py`` builds encoders of every precision."""
 NETWORK_OF = {"colour images, residual": "small-residual", "signals, convolutions over time": "sensor-cnn", "vectors, perceptron": "sensor-mlp"}
 ELSEWHERE = {"efficientnet-lite0"}
 """Networks of a whole encoder's size: ``test_engine.py`` builds the entropy step through it."""

@@ -45,6 +45,19 @@ def test_every_graph_of_the_demo_builds_and_so_does_the_encoder_with_weights_tha
             assert len(plan) > 100_000
 
 
+def test_every_precision_of_an_encoder_builds_and_the_float16_one_with_weights_that_change(compiler: Compiler) -> None:
+    bundle = read_bundle(Path(__file__).parents[2] / "device" / "golden" / "precise.edge")
+    refold = next(spec for spec in bundle.manifest.graphs if spec.file.endswith("refold.onnx"))
+    for spec in bundle.manifest.graphs:
+        if spec.precision != "float32":
+            graph = bundle.graph_file(spec)
+            file = OnnxFile(graph.name, graph.model)
+            for names in ([], sorted(refold.writes)) if spec.precision == "float16" else ([],):
+                with listening() as lines:
+                    plan = compiler._build(graph.name, file.complete(file.frozen(graph.frozen), names), Profile(8, 32), lines)
+                assert len(plan) > 100_000
+
+
 def test_what_it_does_not_support_is_named(compiler: Compiler) -> None:
     node = helper.make_node("NonZero", ["x"], ["y"], name="here")
     with listening() as lines, pytest.raises(EngineError, match="NonZero at node 'here'"):
