@@ -1,6 +1,7 @@
 # Everything here works from a fresh clone: Python 3.10 or newer with its venv module, and make.
 #   make demo     install the device package (no torch) and show what it does: demo-out/report.html
 #   make test     also install what the host needs (torch), and run the tests; make test-slow runs the ones that take minutes
+#   make test-engines  the compiler's gallery, faults and builds, and the GPU suite without a GPU
 #   make test-daemon   the daemon's tests: brokers, cameras, browsers, alert rules; what is not installed is skipped and named
 #   make torture  a million damaged files (make fuzz alone does only that), every I/O call fails, a thousand kills, hostile streams (an hour)
 #   make bundle   train and export the bundle that ships with the demo   [DATA=folder with the four Fashion-MNIST files]
@@ -18,13 +19,16 @@ BIN := $(VENV)/bin
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_FLAGS)
 
-.PHONY: demo test test-daemon test-slow torture fuzz bundle lint bench clean device host
+.PHONY: demo test test-engines test-daemon test-slow torture fuzz bundle lint bench clean device host
 
 demo: device
 	$(BIN)/edgeadapt demo --out demo-out
 
 test: host
-	$(QUIET) $(BIN)/python -m pytest -x -n 2 --dist loadfile --ignore tests/daemon --ignore tests/deploy
+	$(QUIET) $(BIN)/python -m pytest -x -n 2 --dist loadfile --ignore tests/daemon --ignore tests/deploy --ignore tests/host/compile --ignore tests/gpu_suite
+
+test-engines: host
+	$(QUIET) $(BIN)/python -m pytest -x -n 2 --dist loadfile tests/host/compile tests/gpu_suite
 
 test-daemon: host
 	$(QUIET) $(BIN)/python -m pytest -x -rs -n 2 --dist loadfile tests/daemon tests/deploy

@@ -1,4 +1,4 @@
-"""Keep the gallery for another ONNX Runtime: ``python tests/host/compile/keep_gallery.py FOLDER [NAME...]``, or ``EDGEADAPT_KEEP_GALLERY=FOLDER make test``
+"""Keep the gallery for another ONNX Runtime: ``python tests/host/compile/keep_gallery.py FOLDER [NAME...]``, or ``EDGEADAPT_KEEP_GALLERY=FOLDER make test-engines``
 for the entries that are compiled there anyway.
 
 Each entry becomes a folder with ``model.onnx`` and ``values.npz``, which ``tests/runtimes/test_kept_gallery.py`` replays without torch:
@@ -54,11 +54,15 @@ def keep(entry: Entry, graph: CompiledGraph, target: Path) -> None:
         for kind, kept in {**kinds, "float64": exact, "float32": want, "allowed": allowed}.items():
             values |= {f"{step}|{kind}|{name}": value for name, value in kept.items()}
         state = state | {name.removesuffix(".next"): value for name, value in want.items() if name.endswith(".next")}
-    folder = target / f"{GALLERY.index(entry):03d} {entry.name.replace('/', ' ')}"
+    folder = folder_of(entry, target)
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(graph.model)
     arrays = {name: value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value) for name, value in values.items()}
     np.savez(folder / "values.npz", tolerance=graph.parity.tolerance, **arrays)
+
+
+def folder_of(entry: Entry, target: Path) -> Path:
+    return target / f"{GALLERY.index(entry):03d} {entry.name.replace('/', ' ')}"
 
 
 def keep_numbered(target: Path, number: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import textwrap
@@ -14,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 from gallery import GALLERY
+from keep_gallery import folder_of
 from onnx import TensorProto, helper
 
 from edgeadapt import cli
@@ -24,6 +26,7 @@ from edgeadapt.errors import CompileError, InputError, RuntimeUnavailable
 from edgeadapt.host.compile import compile_graph, engine, operators
 from edgeadapt.host.compile.engine import DEFAULT_TARGETS, Limits, build
 from edgeadapt.host.compile.lint import operator_table
+from edgeadapt.onnx_file import OnnxFile
 
 needs_compiler = pytest.mark.skipif(not engine.is_installed(), reason="needs the rtx extra (tensorrt-rtx)")
 QUICK = Limits(seconds=20, memory_mib=2048, plan_mib=1)
@@ -249,14 +252,22 @@ def test_every_graph_of_the_shipped_bundle_builds_for_two_targets(capsys):
     assert all(row["layers"] > 50 and row["peak_mib"] < 1024 for row in found["builds"])
 
 
-def check_gallery_graph(entry):
-    """Compiled without the comparison with torch, which the gallery's own tests make; built; every operator on the page."""
+def gallery_model(entry):
+    kept = folder_of(entry, Path(os.environ.get("EDGEADAPT_KEPT_GALLERY", "nowhere"))) / "model.onnx"
+    if kept.exists():
+        return kept.read_bytes()
     constants = entry.frozen if entry.is_step else tuple(entry.tensors)
-    graph = compile_graph(entry.name, entry.fn, entry.make_ports, entry.tensors, frozen=constants, check=False, **entry.options)
+    return compile_graph(entry.name, entry.fn, entry.make_ports, entry.tensors, frozen=constants, check=False, **entry.options).model
+
+
+def check_gallery_graph(entry):
+    """Compiled without the comparison with torch, which the gallery's own tests make, unless they kept it; built; every operator on the page."""
+    model = gallery_model(entry)
+    frozen = {name: entry.tensors[name].numpy() for name in OnnxFile(entry.name, model).external}
     for target in DEFAULT_TARGETS:
-        built = build(entry.name, graph.model, {name: entry.tensors[name].numpy() for name in graph.frozen}, target=target)
-        assert built.target == target and built.layers >= graph.nodes / 2
-    missing = operators.operators(graph.model) - set(operators_of_page())
+        built = build(entry.name, model, frozen, target=target)
+        assert built.target == target and built.layers >= len(onnx.load_from_string(model).graph.node) / 2
+    missing = operators.operators(model) - set(operators_of_page())
     assert not missing, "add them with the command that the page names"
 
 
