@@ -78,13 +78,18 @@ class Subject:
         return float((self.program.read(*features, tensors).logits.argmax(axis=1) == y[_ADAPTED:]).mean())
 
 
-def run_precision(data: str | None, say: Say, *, quick: bool = False, bundle: str | None = None) -> list[Row]:
+def run_precision(data: str | None, say: Say, *, quick: bool = False, networks: bool = False, bundle: str | None = None) -> list[Row]:
     """Every precision of a bundle, by default of the encoder that ships.
 
     Args:
+        networks: encoders of other networks instead, without a bundle.
         bundle: path of a bundle with precisions that takes these images; without it one is exported for each seed.
     """
     material = load_material(SAMPLE if quick and data is None else data)
+    if networks:
+        from edgeadapt.bench.precision_networks import network_rows
+
+        return network_rows(material, say, quick)
     seeds = (0,) if quick or bundle else SEEDS
     held: list[tuple[Bundle, dict[str, Found]]] = []
     with tempfile.TemporaryDirectory() as folder:

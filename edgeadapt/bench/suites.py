@@ -40,7 +40,7 @@ SUITES = {
 _SEEDS = (0, 1, 2)
 _METHODS = ("streams", "key_value", "novelty", "selection", "search", "growth", "questions")
 _OWN = {name: f"edgeadapt.bench.{name}" for name in ("overhead", "steps", "heads", "shift", "soak", "interference", "serve", "commit", "gpu", "placement", "precision", *_METHODS)}
-_OPTIONS = {"steps": ("quick", "peers", "passes"), "shift": ("quick", "members", "foreign"), **dict.fromkeys(("soak", "interference", "serve", "commit", "gpu", "placement", "precision", *_METHODS), ("quick",))}
+_OPTIONS = {"steps": ("quick", "peers", "passes"), "shift": ("quick", "members", "foreign"), **dict.fromkeys(("soak", "interference", "serve", "commit", "gpu", "placement", *_METHODS), ("quick",)), "precision": ("quick", "networks")}
 
 
 def run(
