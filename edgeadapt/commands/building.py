@@ -28,6 +28,8 @@ def build(args: argparse.Namespace) -> int:
     Returns:
         1 if a graph did not build, or does not stay kept.
     """
+    if args.cache is not None and ":" in str(args.cache):
+        raise InputError(f"--cache {args.cache}: a folder with a colon in its name is two folders to a service (CacheDirectory)")
     if args.runtime == "auto":
         raise InputError("auto tries several runtimes: name the one to build for (--runtime tensorrt, or onnxruntime-tensorrt); what is kept, auto finds too")
     bundle = read_bundle(args.bundle, trust=args.trust)

@@ -95,8 +95,9 @@ def build_ahead(runtime: BuildsAhead, asked: Iterable[Request], on_step: OnStep 
         started = time.perf_counter()
         try:
             built = _elsewhere(partial(runtime.build, request.graph, request.constants), on_step)
-        except EdgeadaptError as error:
-            yield Result(request.name, "failed", time.perf_counter() - started, note=" ".join(str(error).split()))
+        except Exception as error:  # whatever an engine raises is the failure of this graph
+            cause = str(error) if isinstance(error, EdgeadaptError) else f"{type(error).__name__}: {error}"
+            yield Result(request.name, "failed", time.perf_counter() - started, note=" ".join(cause.split()))
         else:
             outcome: Outcome = "none" if not built.files else "kept" if built.was_kept else "built"
             yield Result(request.name, outcome, time.perf_counter() - started, built.nbytes, built.note, built.files)

@@ -133,23 +133,25 @@ class TensorrtRuntime(CudaRuntime):
         return Built(bool(after) and before == after, tuple(sorted(after)), size, "" if after else "no engine: TensorRT takes no part of it, or one whose sizes only a run shows")
 
     def _session(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]], options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-        """Once more where the provider refuses what there is a way around.
+        """Again where the provider refuses what there is a way around, each way once.
 
         A kept engine: ONNX Runtime writes the file in place, so a kill leaves a part of it, and another TensorRT takes none; it is built again. A
         profile: where TensorRT takes a graph in parts, their inputs are inside the graph and have none; engines are then built at the first run.
         """
-        try:
-            return super()._session(graph, constants, options)
-        except RuntimeUnavailable as error:
-            if self.cache is not None and not constants and _REFUSED in str(error):
-                log.warning("graph %r: the kept engine is refused, and built again. %s", graph.name, error)
-                shutil.rmtree(self._folder(self.cache, graph))
-            elif _IN_PARTS in str(error) and graph.sha256 not in self._in_parts:
-                log.warning("graph %r: TensorRT takes it in parts, so its engines are built when it runs, for the batches that come. %s", graph.name, error)
-                self._in_parts.add(graph.sha256)
-            else:
-                raise
-            return super()._session(graph, constants, options)
+        is_rebuilt = False
+        while True:
+            try:
+                return super()._session(graph, constants, options)
+            except RuntimeUnavailable as error:
+                if self.cache is not None and not constants and _REFUSED in str(error) and not is_rebuilt:
+                    log.warning("graph %r: the kept engine is refused, and built again. %s", graph.name, error)
+                    shutil.rmtree(self._folder(self.cache, graph))
+                    is_rebuilt = True
+                elif _IN_PARTS in str(error) and graph.sha256 not in self._in_parts:
+                    log.warning("graph %r: TensorRT takes it in parts, so its engines are built when it runs, for the batches that come. %s", graph.name, error)
+                    self._in_parts.add(graph.sha256)
+                else:
+                    raise
 
     @staticmethod
     def _folder(cache: Path, graph: GraphFile) -> Path:

@@ -127,6 +127,7 @@ class TensorRT:
             BundleError: a frozen tensor has no value, or one of another dtype or shape; or a constant replaces nothing.
             EngineError: TensorRT does not take the graph; the message names the node.
         """
+        self._shared.cuda.use()  # a build is for the device of the thread
         with self._lock:
             if constants:
                 key = (graph.sha256, GraphFile("constants", b"", constants).sha256)

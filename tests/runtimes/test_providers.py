@@ -265,7 +265,7 @@ def test_a_provider_that_onnx_runtime_leaves_out_is_an_error(listed: None, runti
 
 
 def test_a_failure_of_a_provider_is_not_blamed_on_the_graph(listed: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any, enable_fallback: int) -> None:
+    def fail(*_: Any, enable_fallback: int, disabled_optimizers: Any) -> None:
         assert enable_fallback == 0, "it would print, and go on with the CPU"
         raise RuntimeError('Unknown provider option: "use_tf32".')
 

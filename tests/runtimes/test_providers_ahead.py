@@ -64,10 +64,10 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Provider:
     found, real = Provider(), onnxruntime.InferenceSession
 
     class Session(real):  # type: ignore[misc, valid-type]
-        def __init__(self, model: bytes, options: Any, names: list[str], values: list[dict[str, str]], enable_fallback: int) -> None:
+        def __init__(self, model: bytes, options: Any, names: list[str], values: list[dict[str, str]], enable_fallback: int, disabled_optimizers: Any) -> None:
             if TENSORRT in names:
                 found.load(model, dict(zip(names, values, strict=True))[TENSORRT])
-            super().__init__(model, options, [CPU], enable_fallback=enable_fallback)
+            super().__init__(model, options, [CPU], enable_fallback=enable_fallback, disabled_optimizers=disabled_optimizers)
             self._asked = names
 
         def get_providers(self) -> list[str]:
@@ -159,6 +159,23 @@ def test_a_graph_that_tensorrt_takes_in_parts_is_loaded_without_a_profile(provid
     assert [bool(profile) for profile in provider.profiles] == [True, False] and graph.signature.ports[0].shape == (None, 8)
     built = runtime.build(GraphFile(file.name, file.model, batches=(1, 8)))
     assert not built.files and "whose sizes only a run shows" in built.note and len(provider.profiles) == 3
+
+
+def test_a_stale_engine_of_a_graph_that_is_taken_in_parts_is_gone_around_twice(provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider.takes_parts = True
+    runtime, takes = TensorrtRuntime(cache=tmp_path), provider.load
+    kept = runtime._folder(tmp_path, predict_graph(8, 4)) / "left.engine"
+    kept.parent.mkdir()
+    kept.write_bytes(b"of another TensorRT")
+
+    def load(model: bytes, options: Mapping[str, str]) -> None:
+        takes(model, options)
+        if kept.exists():
+            raise RuntimeError("[ONNXRuntimeError] : 11 : EP_FAIL : TensorRT EP could not deserialize engine from cache")
+
+    monkeypatch.setattr(provider, "load", load)
+    file = predict_graph(8, 4)
+    assert runtime.load(GraphFile(file.name, file.model, batches=(1, 8))).signature.ports[0].shape == (None, 8) and not kept.exists()
 
 
 def test_a_profile_that_was_given_as_an_option_is_not_taken_away(provider: Provider, tmp_path: Path) -> None:

@@ -119,6 +119,10 @@ def test_what_has_no_room_is_named_and_1(trt: Any, build: Command, monkeypatch: 
     assert "was kept and has been dropped again" in build(code=1)[0]
 
 
+def test_a_folder_that_a_service_would_read_as_two_is_refused(build: Command, tmp_path: Path) -> None:
+    assert "is two folders to a service" in build("--runtime", "tensorrt", "--cache", str(tmp_path / "a:b"), code=2)[1]
+
+
 def test_auto_is_asked_which_runtime_is_meant(build: Command) -> None:
     assert "name the one to build for" in build("--runtime", "auto", code=2)[1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,6 +144,33 @@ def test_a_graph_that_does_not_build_names_node_and_reason_and_the_others_are_bu
     assert [result.name for result in failed] == ["graphs/adapt.onnx"] and len(results) == 6
     assert "does not take Softmax at node '" in failed[0].note and "Plugin not found for operator Softmax (UNSUPPORTED_NODE)" in failed[0].note
     assert not failed[0].files and trt.fake.builds == 5
+
+
+def test_whatever_an_engine_raises_costs_its_own_graph(trt: Any, bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime, real = TensorRT(cache=folder), TensorRT.build
+
+    def build(self: TensorRT, graph: GraphFile, *arguments: Any) -> Any:
+        if graph.name == "graphs/read.onnx":
+            raise MemoryError("bad_alloc")
+        return real(self, graph, *arguments)
+
+    monkeypatch.setattr(TensorRT, "build", build)
+    results = list(build_ahead(runtime, requests(bundle)))
+    failed = [result for result in results if result.outcome == "failed"]
+    assert [(result.name, result.note) for result in failed] == [("graphs/read.onnx", "MemoryError: bad_alloc")]
+    assert all(result.outcome == "built" for result in results if result not in failed)
+
+
+def test_a_graph_is_built_for_the_runtimes_device_whatever_thread_loads_it(trt: Any, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime, used = TensorRT(cache=None), set[int]()
+    monkeypatch.setattr(runtime._shared.cuda, "use", lambda: used.add(threading.get_ident()))
+    real = runtime.compiler.engine
+    monkeypatch.setattr(runtime.compiler, "engine", lambda *arguments, **options: built.append(threading.get_ident() in used) or real(*arguments, **options))
+    built: list[bool] = []
+    thread = threading.Thread(target=lambda: runtime.load(requests(bundle)[0].graph))
+    thread.start()
+    thread.join()
+    assert built == [True]
 
 
 def test_weights_that_tensorrt_wants_constant_are_said_to_cost_a_build_each_time(trt: Any, bundle: Bundle, folder: Path) -> None:
