@@ -131,7 +131,7 @@ def _device_commands(command: Any) -> None:
         "--new-classes", choices=("refuse", "add"), default="refuse", help="what a label with an unknown name does (default: refuse)"
     )
     run.add_argument("--batch", type=_positive, default=32, help="samples per batch (default: 32)")
-    run.add_argument("--runtime", default="auto", metavar="R")
+    run.add_argument("--runtime", default="auto", metavar="R", help="what runs the graphs: a name from edgeadapt runtimes, or auto (default)")
     run.add_argument(
         "--precision", choices=("float32", "float16", "int8"), default="float32", help="of the encoder, where the bundle has it (default: float32)"
     )
@@ -156,7 +156,7 @@ def _device_commands(command: Any) -> None:
 
     verify = command("verify", "bundles:verify", "check hashes and signature, load every graph, run every role on random batches")
     verify.add_argument("bundle", type=Path, metavar="F.edge")
-    verify.add_argument("--runtime", default="auto", metavar="R")
+    verify.add_argument("--runtime", default="auto", metavar="R", help="what runs the graphs: a name from edgeadapt runtimes (default: auto, here onnxruntime)")
     verify.add_argument(
         "--trust", action="append", default=[], metavar="KEY", help="public key, text or file; the bundle must be signed by one of them"
     )
@@ -242,7 +242,7 @@ def _state_commands(command: Any) -> None:
 
 
 def _bundle_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--runtime", default="auto", metavar="R")
+    command.add_argument("--runtime", default="auto", metavar="R", help="what runs the graphs: a name from edgeadapt runtimes (default: auto, here onnxruntime)")
     command.add_argument("--trust", action="append", default=[], metavar="KEY", help="public key, text or file; the bundle must be signed by one of them")
     command.add_argument("--json", action="store_true")
 

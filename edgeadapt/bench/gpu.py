@@ -31,7 +31,9 @@ LIMIT_S = 540.0
 PARTS = ("cudart", "step", "correction", "bundle", "story", "doctor")
 _CHECK_S, _RUNTIME_S, _DOCTOR_S = 60.0, 150.0, 240.0
 _RESERVED_S = {"correction": 60.0, "bundle": 80.0, "story": 60.0, "doctor": 60.0}  # of the whole, that the parts before must leave
-_PACKAGES = ("onnxruntime-gpu", "tensorrt", "nvidia-cuda-runtime", "cupy-cuda12x", "cupy-cuda13x")
+_PACKAGES = (
+    "onnxruntime-gpu", "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12", "triton", "cupy-cuda12x", "cupy-cuda13x",
+)  # fmt: skip
 _LAYER = "edgeadapt.bench.gpu_"
 _CUDART = (
     ("memory", "device", "device memory, there and back"), ("memory", "pinned", "pinned memory, there and back"),
@@ -123,7 +125,7 @@ def measure(say: Say = print, *, limit_s: float = LIMIT_S, quick: bool = False, 
     """
     if unknown := [part for part in parts if part not in PARTS]:
         raise InputError(f"no part called {unknown[0]!r}; parts: {', '.join(PARTS)}")
-    started, whole = time.monotonic(), Clock.of(limit_s)
+    started, whole = time.monotonic(), Clock.of(limit_s, max(1.0, limit_s / LIMIT_S))  # a longer suite waits longer for each check
     card, reason = gpu_device.find()
     say(f"GPU: {card.name}, compute capability {card.capability}" if card else f"no GPU: {reason}")
     rows: list[GpuRow] = []
@@ -157,7 +159,7 @@ def _leaving(whole: Clock, part: str, parts: Sequence[str], limit_s: float) -> C
     """The step, which takes longest, ends early enough for what comes after it."""
     later = PARTS[PARTS.index(part) + 1 :]
     reserved = sum(_RESERVED_S.get(name, 0.0) for name in later if name in parts)
-    return Clock(whole.end - min(reserved, limit_s / 2))
+    return Clock(whole.end - min(reserved, limit_s / 2), whole.patience)
 
 
 def _versions() -> dict[str, str]:
@@ -201,9 +203,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         written = write(result, args.out)
     except InputError as error:
-        print(error)
         if args.elsewhere is None:
+            print(f"{error}; name another folder with --out")
             return 2
+        print(f"{error}: the result goes to {args.elsewhere}")
         written = write(result, args.elsewhere)
     print("\n".join(f"written: {path}" for path in written))
     _sum_up(result.rows, result.card)

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeadapt.bench.gpu_child import answer
 from edgeadapt.bench.gpu_result import GpuRow, failed, measured
-from edgeadapt.bench.gpu_runtimes import opened
+from edgeadapt.bench.gpu_runtimes import CPU, opened
 from edgeadapt.bench.gpu_story import dark
 from edgeadapt.bench.measure import paired
 from edgeadapt.demo.sample import bundle_path
@@ -44,7 +44,7 @@ def correction(runtime: str, plans: str, quick: bool = False) -> list[GpuRow]:
             ratios = np.median(adapted.reshape(rounds, -1), axis=1) / np.median(unadapted.reshape(rounds, -1), axis=1)
             name = f"batch {batch} on {runtime}"
             spread = float(np.quantile(ratios, 0.1)), float(np.quantile(ratios, 0.9))
-            target = TARGET if batch == 32 else None
+            target = TARGET if batch == 32 and runtime != CPU else None  # the CPU is what the others are read beside
             told = f"{1e6 * float(np.median(adapted)):.0f} us with, {1e6 * float(np.median(unadapted)):.0f} us without"
             rows.append(measured(PART, f"{name}: with a correction over without", float(np.median(ratios)), "x", spread, at_most=target, found=told))
     return rows

@@ -126,7 +126,7 @@ def write(result: Result, folder: Path) -> tuple[Path, Path]:
     """
     if folder.resolve().name == MEASUREMENTS and (result.card is None or result.card.is_fake or result.quick):
         what = "no GPU was here" if result.card is None else "the GPU was a fake of the tests" if result.card.is_fake else "a quick run's figures are rough"
-        raise InputError(f"{folder} takes measured cards only, and {what}; name another folder with --out")
+        raise InputError(f"{folder} takes measured cards only, and {what}")
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / file_name(result)
     data, page = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.md")

@@ -6,6 +6,7 @@ TF32 is off, as it is in torch by default and in every runtime here.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from functools import partial
 from typing import Any
@@ -92,6 +93,8 @@ class Compiled:
 
     def __init__(self, material: Material, device: str = "cuda") -> None:
         _need(device)
+        if device == "cuda" and importlib.util.find_spec("triton") is None:
+            raise NotHere(f"torch {torch.__version__} compiles for a GPU with triton, which is not installed")
         settings = material.settings
         beta, rate = settings["beta"], settings["learning_rate"]
         self.material = material

@@ -106,7 +106,8 @@ def table(rows: Sequence[Row]) -> str:
     verdict = {True: "holds", False: "MISSED", None: ""}
     cells = [("", "value", "unit", "baseline", "target", "")]
     cells += [(r.name, _number(r.value), r.unit, _number(r.baseline), _number(r.target), verdict[r.holds]) for r in rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    shown = [row for row in cells if any(row[3:])]  # behind a reason nothing stands, so it makes no column wide
+    widths = [max(len(row[column]) for row in (shown if column == 2 else cells)) for column in range(len(cells[0]))]
     return "\n".join(
         "  ".join(text.rjust(width) if column in (1, 3, 4) else text.ljust(width) for column, (text, width) in enumerate(zip(row, widths, strict=True))).rstrip()
         for row in cells

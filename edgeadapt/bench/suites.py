@@ -69,6 +69,8 @@ def run(
     known = _OPTIONS.get(suite, ())
     if unknown := [name for name in options if name not in known]:
         raise InputError(f"suite {suite!r} has no option --{unknown[0]}; it has: {', '.join('--' + name for name in known) or 'none'}")
+    if json_path is not None:
+        open(json_path, "a").close()  # a suite may take hours: a place that cannot be written is said before
     rows = _rows(suite, None if data is None else os.fspath(data), say, {**dict.fromkeys(options, True), **_paths(plots=plots, bundle=bundle)})
     say(table(rows))
     content = report(suite, rows)

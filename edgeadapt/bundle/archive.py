@@ -155,6 +155,8 @@ def _open(file: BinaryIO, size: int, path: Path, trust: Sequence[str | Path], re
         signature = signing.decode_signature(_small(file, entries[SIGNATURE], _MAX_SIGNATURE_BYTES))
         signed_by = signing.verify(raw, signature, trust)
     elif require_signature:
+        for key in trust:
+            signing.load_public_key(key)  # one that cannot be read is what is wrong first
         raise BundleError(f"{SIGNATURE}: absent; an unsigned bundle is refused here")
     try:
         manifest = decode_manifest(raw)
@@ -236,7 +238,7 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except BundleError as error:
-        raise BundleError(f"{path.name}: {error}") from error.__cause__
+        raise BundleError(f"{path.name or path}: {error}") from error.__cause__
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror or error}") from error
 

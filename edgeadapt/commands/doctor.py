@@ -17,6 +17,8 @@ def doctor(args: argparse.Namespace) -> int:
     """Examine, and test if asked to; 1 if something that is needed is missing, or a runtime failed."""
     machine = Machine(state=str(args.state.absolute()) if args.state else STATE)
     is_quiet = args.json == "-"
+    if args.json and not is_quiet:
+        open(args.json, "a").close()  # a self-test may take minutes: a place that cannot be written is said before
     sections = examine(machine)
     if not is_quiet:
         print(page(sections))

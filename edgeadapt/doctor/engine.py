@@ -82,7 +82,7 @@ def runtimes(machine: Machine) -> list[Finding]:
     if "onnxruntime" not in here:
         said = answer.failure or statuses.get("onnxruntime", (False, "onnxruntime is not registered"))[1]
         return [Finding("runtimes", "missing", said, "Nothing can be computed.", "pip install --force-reinstall edgeadapt", True)]
-    others = [Finding("runtime", "note", f"{name}: {detail}", "It is registered and cannot run here.", "See the lines above.") for name, (is_available, detail) in statuses.items() if not is_available]
+    others = [Finding("runtime", "note", f"{name}: {detail.removeprefix('RuntimeUnavailable: ')}", "It is registered and cannot run here.", "See the lines above.") for name, (is_available, detail) in statuses.items() if not is_available]
     return [Finding("runtimes", "ok", ", ".join(here), is_needed=True), *others]
 
 

@@ -43,7 +43,7 @@ def _providers(machine: Machine) -> Iterator[tuple[str, str]]:
 
 def _others(machine: Machine) -> Iterator[tuple[str, str]]:
     answer = machine.ask("product_child", "runtimes")
-    found = {str(one["name"]): "" if one["is_available"] else str(one["detail"]) for one in answer.said.get("runtimes", ())}
+    found = {str(one["name"]): "" if one["is_available"] else str(one["detail"]).removeprefix("RuntimeUnavailable: ") for one in answer.said.get("runtimes", ())}
     for name in sorted({*_ENGINES, *found} - {CPU}):
         yield name, found.get(name, answer.failure or "no runtime of that name is installed")
 

@@ -81,9 +81,9 @@ def sentence(said: Mapping[str, Any], provider: str, machine: Machine) -> str:
     """What was found, then what to do."""
     what, todo = CAUSES[said["cause"]]
     known = {"version": "", "detail": "", "capability": "", "beside": "", "wants": "", "cuda": "", **said}
-    return f"{what}. {todo}".format(
+    return f"{what}. To do: {todo}".format(
         **known,
-        short=provider.removesuffix("ExecutionProvider"),
+        short="TensorRT" if provider == TENSORRT else provider.removesuffix("ExecutionProvider"),
         wheel=tensorrt_wheel(machine) if provider == TENSORRT else wheel(machine),
         libraries=libraries(machine),
         tensorrt=tensorrt(machine, known["wants"], known["cuda"]),

@@ -62,7 +62,8 @@ class CudaRuntime:
     """One loaded ``libcudart`` and one device of it.
 
     Args:
-        path: of the library; by default ``$EDGEADAPT_CUDART``, then CUDA 13, then CUDA 12: where the loader looks, then what pip installed.
+        path: of the library; by default ``$EDGEADAPT_CUDART``, then CUDA 13, then CUDA 12: where the loader looks, then what pip installed. One that is
+            not named is passed over if it is newer than the driver.
         device: ordinal.
 
     Raises:
@@ -224,12 +225,24 @@ def _open(path: str | None) -> tuple[ctypes.CDLL, str]:
     reasons = []
     for name in [named] if named else [*NAMES, *_of_wheels()]:
         try:
-            return ctypes.CDLL(name), name
+            library = ctypes.CDLL(name)
         except OSError as error:
             reasons.append(str(error))
+            continue
+        driver, own = (_major(library, function) for function in ("cudaDriverGetVersion", "cudaRuntimeGetVersion"))
+        if named or not 0 < driver < own:  # 0 without a driver
+            return library, name
+        reasons.append(f"{name} is of CUDA {own}, and the driver speaks CUDA {driver}")
     raise RuntimeUnavailable(
         f"no CUDA runtime library ({'; '.join(reasons)}): install CUDA 12 or 13, or 'pip install nvidia-cuda-runtime', or name a libcudart in ${VARIABLE}"
     )
+
+
+def _major(library: ctypes.CDLL, function: str) -> int:
+    """A major version that a library tells; 0 if it does not."""
+    out = c_int()
+    call = getattr(library, function, None)
+    return out.value // 1000 if call is not None and call(byref(out)) == 0 else 0
 
 
 def _of_wheels() -> list[str]:

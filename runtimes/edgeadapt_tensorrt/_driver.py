@@ -47,7 +47,7 @@ def find_device(ordinal: int = 0, path: str | None = None) -> Device:
     except OSError as error:
         raise RuntimeUnavailable(
             f"no NVIDIA driver ({error}): TensorRT runs on NVIDIA GPUs only; on a Jetson the driver comes with JetPack, "
-            "in a container with --runtime nvidia. runtime='onnxruntime' needs none"
+            "in a container with --runtime nvidia. The runtime onnxruntime needs none"
         ) from error
     _check(driver, driver.cuInit(0), "cuInit")
     count = _number(driver, "cuDeviceGetCount")

@@ -77,3 +77,9 @@ def test_a_suite_is_run_told_and_written(tmp_path: Path, monkeypatch: pytest.Mon
     result = suites.run("detection", data=tmp_path, json_path=tmp_path / "detection.json", say=told.append)
     assert asked == [(str(tmp_path), (0, 1, 2))] and "false_alarms/random" in told[-1] and "holds" in told[-1]
     assert json.loads((tmp_path / "detection.json").read_text()) == result
+
+
+def test_a_long_reason_moves_no_figure_of_other_rows_to_the_right() -> None:
+    rows = [Row("cuda", None, "not run: " + "because " * 40), Row("cpu", 1.0, "us", None, 2.0, True)]
+    head, reason, figure = table(rows).splitlines()
+    assert reason.endswith("because") and len(head) < 60 and len(figure) < 60 and figure.endswith("holds")

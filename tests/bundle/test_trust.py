@@ -64,6 +64,7 @@ def test_a_stripped_signature_is_refused_where_one_is_required_and_named(members
     assert read_bundle(path).signed_by is None
     for options in ({"trust": keys[1]}, {"require_signature": True}):
         refused(path, r"bad.edge: manifest.sig: absent; an unsigned bundle is refused here", **options)
+    refused(path, "neither a public key .* nor a readable file", trust="/nowhere/key.pub")
 
 
 def test_the_signature_of_another_manifest_of_the_same_maker_is_refused(members: dict[str, bytes], keys: tuple[bytes, str], path: Path) -> None:

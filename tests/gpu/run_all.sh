@@ -14,6 +14,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 wheels=$root/tests/gpu/wheels
 needs="import sys; assert sys.version_info >= (3, 10); import numpy, msgspec, safetensors, onnxruntime, cryptography, threadpoolctl; sys.version_info >= (3, 11) or __import__('tomli')"
+new_onnxruntime="import onnxruntime, re; assert tuple(map(int, re.findall('[0-9]+', onnxruntime.__version__)[:2])) >= (1, 23)"
 
 case ${1:-} in -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 
@@ -35,14 +36,18 @@ find_python() {
 }
 
 make_python() {
-  local base="" candidate from=()
+  local base="" candidate from=() listed=$root/tests/gpu/requirements.txt
   for candidate in python3 /usr/bin/python3 python3.13 python3.12 python3.11 python3.10; do
     is_new_enough "$candidate" && { base=$candidate; break; }
   done
   [ -n "$base" ] || { echo "no Python 3.10 or newer with its venv module; on Debian, Ubuntu and a Jetson: sudo apt-get install python3-venv" >&2; return 5; }
   echo "making $root/.venv-gpu with $("$base" --version)" >&2
-  "$base" -m venv --system-site-packages "$root/.venv-gpu" >&2
-  set -- -r "$root/tests/gpu/requirements.txt"
+  "$base" -m venv --system-site-packages "$root/.venv-gpu" >&2 || { echo "$root/.venv-gpu cannot be made; name a Python that has what is needed in \$PYTHON" >&2; return 5; }
+  if "$root/.venv-gpu/bin/python" -c "$new_onnxruntime" >/dev/null 2>&1; then # the system's, perhaps for a GPU: pip's would hide it, and is for the CPU
+    grep -v '^onnxruntime' "$listed" >"$root/.venv-gpu/requirements.txt"
+    listed=$root/.venv-gpu/requirements.txt
+  fi
+  set -- -r "$listed"
   [ "${EDGEADAPT_GPU_CUDART:-0}" = 1 ] && set -- "$@" nvidia-cuda-runtime
   if compgen -G "$wheels/*.whl" >/dev/null; then from=(--no-index --find-links "$wheels"); fi
   "$root/.venv-gpu/bin/python" -m pip --disable-pip-version-check install -q ${from[@]+"${from[@]}"} "$@" >&2 || {
@@ -52,6 +57,9 @@ make_python() {
   printf '%s\n' "$root/.venv-gpu/bin/python"
 }
 
+for argument; do # before anything is made or installed
+  case $argument in --quick | --limit | --limit=* | --parts | --parts=* | --out | --out=*) ;; -*) echo "no option $argument; see --help" >&2; exit 2 ;; esac
+done
 python=$(find_python) || exit 5
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

@@ -82,3 +82,8 @@ def _is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_longer_suite_waits_longer_for_each_check() -> None:
+    assert Clock.of(540.0).left(150.0) == 150.0 and Clock.of(5400.0, 10.0).left(150.0) == 1500.0
+    assert Clock.of(20.0, 10.0).left(150.0) <= 20.0

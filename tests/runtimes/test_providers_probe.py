@@ -225,7 +225,7 @@ def test_both_have_a_name_that_users_know(build: Build, monkeypatch: pytest.Monk
     assert cli.main(["runtimes"]) == 0
     cpu, cuda, tensorrt = capsys.readouterr().out.splitlines()
     assert re.match(r"onnxruntime +ok +onnxruntime [0-9.]+, built with .*CPUExecutionProvider", cpu)
-    assert re.match(r"onnxruntime-cuda +not available +NVIDIA's driver is here and does not start: cuInit says 803\. restart", cuda)
+    assert re.match(r"onnxruntime-cuda +not available +NVIDIA's driver is here and does not start: cuInit says 803\. To do: restart", cuda)
     assert tensorrt.startswith("onnxruntime-tensorrt not available") and cuda.index("NVIDIA") == tensorrt.index("NVIDIA") == cpu.index("onnxruntime", 20)
 
 

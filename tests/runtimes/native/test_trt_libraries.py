@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,17 @@ def test_a_library_that_is_named_is_used_or_refused_and_no_other(wheels: Path, m
     assert CudaRuntime().path == str(named)
     monkeypatch.setenv(VARIABLE, "/nowhere/libcudart.so")
     with pytest.raises(RuntimeUnavailable, match="nowhere"):
+        CudaRuntime()
+
+
+def test_one_that_is_newer_than_the_driver_is_passed_over_unless_it_is_named(wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    newer, source = wheels / "cu99" / "lib" / "libcudart.so.99", tmp_path / "newer.c"
+    source.write_text((Path(__file__).parent / "fake_cudart.c").read_text().replace("cudaRuntimeGetVersion(int *out) { *out = 12060", "cudaRuntimeGetVersion(int *out) { *out = 13000"))
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", newer, source, "-lpthread"], check=True, timeout=60)
+    assert CudaRuntime().path == str(wheels / "cuda_runtime" / "lib" / "libcudart.so.98")
+    assert CudaRuntime(str(newer)).version() == "13.0"
+    shutil.rmtree(wheels / "cuda_runtime")
+    with pytest.raises(RuntimeUnavailable, match="is of CUDA 13, and the driver speaks CUDA 12"):
         CudaRuntime()
 
 
