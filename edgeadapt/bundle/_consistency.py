@@ -91,6 +91,10 @@ def _check_precisions(manifest: Manifest) -> None:
     for spec in manifest.precisions:
         if spec.shift.groups != manifest.policy.shift.groups or len(spec.shift.thresholds) != len(spec.shift.groups):
             raise BundleError(f"manifest.json: the {spec.precision} shift policy has thresholds for other groups than policy.shift")
+        own = {field: getattr(spec.shift, field) for field in spec.shift.__struct_fields__ if field != "thresholds"}
+        other = sorted(field for field, value in own.items() if value != getattr(manifest.policy.shift, field))
+        if other or spec.novelty.method != manifest.policy.novelty.method:  # one state folder for all: conditions are told apart in the same way
+            raise BundleError(f"manifest.json: the {spec.precision} policy has another {f'shift.{other[0]}' if other else 'novelty.method'} than policy; only thresholds are a variant's own")
 
 
 def _check_receipts(manifest: Manifest) -> None:

@@ -67,7 +67,7 @@ def _signed(signer: str | None) -> str:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Read with every check, then run every graph at every batch size of the ladder, or build it with ``--engine``."""
+    """Read with every check, run every graph at every batch size of the ladder and every variant of the encoder on its probe; or build it with ``--engine``."""
     if args.engine:
         from edgeadapt.commands import engine
 
@@ -78,6 +78,8 @@ def verify(args: argparse.Namespace) -> int:
     runtime = open_runtime("onnxruntime" if args.runtime == "auto" else args.runtime)  # one at a time: a graph that may move proves nothing of either
     open_ms = open_graphs(bundle, runtime)
     graphs = run_graphs(bundle, runtime)
+    for variant in bundle.manifest.precisions:
+        Program(bundle, runtime, variant.precision).check_precision()
     if args.json:
         print(
             json.dumps(

@@ -72,14 +72,13 @@ class Changing:
             self._changing.release()
 
     def _replace(self, settings: Settings, bundle: Bundle | None = None) -> dict[str, Any]:
-        """Open ``settings`` in the learner's place; a bundle that is not the running one is checked first."""
+        """Open ``settings`` in the learner's place; a bundle that is not the running one, and another precision, is checked first."""
         running = self._running
         offered = bundle or trusted_bundle(settings, settings.bundle)
         recent = list(running.loop.recent)
         with running.lending.lend() as learner:
-            if bundle is None:
+            if bundle is None or settings.precision != learner.precision:
                 learner.offer(offered, trust=settings.trust, precision=settings.precision)
-            offered.manifest.at(settings.precision)
             old, answers = learner.bundle, answers_of(learner, recent)
             learner.pause(True)  # what is queued is not waited for: labels are durable, and learned once the new one is open
         said: dict[str, Any] = {}

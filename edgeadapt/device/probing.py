@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import InputSpec, PrecisionSpec
-from edgeadapt.errors import RuntimeUnavailable
+from edgeadapt.errors import BundleError, RuntimeUnavailable
 from edgeadapt.runtime import Executable, Tensors
 
 _COUNT = 4  # inputs
@@ -63,10 +63,13 @@ def check_probe(encode: Executable, spec: InputSpec, variant: PrecisionSpec, whe
         where: what runs the graph, for the message.
 
     Raises:
+        BundleError: the manifest has another number of probe features than the encoder gives.
         RuntimeUnavailable: its features of the probes are not those of the host.
     """
     there = np.array(variant.probe)
     here = probe_features(encode, spec)
+    if here.shape != there.shape:
+        raise BundleError(f"manifest.json: the probe of the {variant.precision} encoder has {len(there)} numbers, it gives {len(here)}")
     distance = distance_between(here, there)
     if not distance <= variant.probe_tolerance:
         raise RuntimeUnavailable(

@@ -87,6 +87,24 @@ def test_a_reload_to_a_precision_that_is_not_there_leaves_the_old_one_serving(se
     assert serving(service)[0] == "float32" and service.ready() == (True, "")
 
 
+def test_a_reload_to_a_precision_that_is_wrong_on_this_machine_disturbs_nothing(serve: Made, tmp_path: Path) -> None:
+    full = read_bundle(PRECISE)
+    wrong = tuple(msgspec.structs.replace(spec, probe=tuple(value + 1.0 for value in spec.probe)) for spec in full.manifest.precisions)
+    weights = {member: full.weights(member) for member in (FROZEN, FACTORY, GUARD)}
+    graphs = {graph.file: full.graph(graph.file) for graph in full.manifest.graphs}
+    odd = write_bundle(tmp_path / "odd.edge", msgspec.structs.replace(full.manifest, precisions=wrong), graphs, weights, full.card)
+    path = settings_file(tmp_path, "float32", odd.path)
+    service = serve(load_settings(path), reread=lambda: load_settings(path))
+    ids = [answer.id for answer in service.observe(X)]
+    with service._running.lending.lend() as learner:
+        before = learner
+    settings_file(tmp_path, "int8", odd.path)
+    report = service.reload()
+    assert not report["ok"] and "int8 encoder does not compute here" in report["why"]
+    with service._running.lending.lend() as learner:
+        assert learner is before and all(learner.is_pending(id) for id in ids)  # it was not closed to find out
+
+
 def test_a_precision_that_does_not_exist_is_refused_by_its_key(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="precision"):
         load_settings(settings_file(tmp_path, "int4"))

@@ -115,6 +115,14 @@ def test_a_machine_on_which_a_variant_computes_something_else_is_refused(precise
         pass
 
 
+def test_verify_runs_the_probes(precise: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = next(spec for spec in precise.manifest.precisions if spec.precision == "int8")
+    for probe, told in ((tuple(value + 1.0 for value in spec.probe), "int8 encoder does not compute here"), ((0.0,), "probe of the int8 encoder has 1 numbers, it gives 128")):
+        odd = rewritten(precise, tmp_path / "odd.edge", precisions=changed(precise.manifest, "int8", probe=probe))
+        assert main(["verify", str(odd.path)]) != 0
+        assert told in capsys.readouterr().err
+
+
 # -- one state, any precision -------------------------------------------------------------------------
 def teach(learner: Learner, seed: int) -> None:
     x, names = ramps(24, seed)
@@ -212,6 +220,9 @@ def test_where_constants_become_inputs_a_condition_under_int8_is_served_in_float
         (lambda m: {"graphs": (*m.graphs[:-1], msgspec.structs.replace(m.graphs[-1], frozen=("route.centre",)))}, "is no variant of it"),
         (lambda m: {"graphs": (*m.graphs[:-1], msgspec.structs.replace(m.graphs[-1], ports=()))}, "is no variant of it"),
         (lambda m: {"precisions": (m.precisions[0], msgspec.structs.replace(m.precisions[1], shift=msgspec.structs.replace(m.policy.shift, groups=(1,))))}, "int8 shift policy has thresholds for other groups"),
+        (lambda m: {"precisions": changed(m, "int8", shift=msgspec.structs.replace(m.precisions[1].shift, signature=(0, 3)))}, "int8 policy has another shift.signature than policy"),
+        (lambda m: {"precisions": changed(m, "int8", shift=msgspec.structs.replace(m.precisions[1].shift, window=5))}, "int8 policy has another shift.window"),
+        (lambda m: {"precisions": changed(m, "int8", novelty=msgspec.structs.replace(m.precisions[1].novelty, method="other"))}, "int8 policy has another novelty.method"),
     ],
 )  # fmt: skip
 def test_a_manifest_whose_variants_contradict_it_is_refused(precise: Bundle, change: Any, told: str) -> None:

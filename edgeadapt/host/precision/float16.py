@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
 from edgeadapt.errors import CompileError
-from edgeadapt.host.precision.layers import Layer, Shapes, Writer, layers_of
+from edgeadapt.host.precision.layers import Layer, Shapes, Writer, layers_of, stored
 from edgeadapt.host.precision.ranges import histograms
 
 _FOLLOWS = frozenset({
@@ -44,7 +44,8 @@ def halved(name: str, model: ModelProto, frozen: Mapping[str, NDArray[Any]], cal
     watched = {value for node in model.graph.node for value in (*node.input, *node.output) if value in shapes.makers and shapes.kinds.get(value) == TensorProto.FLOAT}
     sizes = {value: histogram.largest for value, histogram in histograms(model, frozen, watched, calibration).items()}
     large = {value for value, size in sizes.items() if not size < LARGEST / MARGIN}
-    large |= {tensor for tensor, value in frozen.items() if not float(np.abs(value).max(initial=0.0)) < LARGEST}
+    constants = [name for name, tensor in shapes.constants.items() if tensor.data_type == TensorProto.FLOAT]
+    large |= {name for name in constants if not float(np.abs(stored(model, frozen, name)).max(initial=0.0)) < LARGEST}
     halver = _Halver(model, shapes, layers, large)
     made = halver.run()
     if not halver.is_used:

@@ -21,7 +21,11 @@ _CHUNK = 16  # inputs at a time: every inner value is held
 
 
 class Histogram:
-    """Sizes of the values of one tensor; the range doubles when a larger one comes."""
+    """Sizes of the values of one tensor; the range doubles when a larger one comes.
+
+    Attributes:
+        largest: of all; infinite if one was infinite (a mask) or no number. Such values are not counted.
+    """
 
     def __init__(self) -> None:
         self.top = 0.0
@@ -30,8 +34,9 @@ class Histogram:
 
     def add(self, values: NDArray[Any]) -> None:
         sizes = np.abs(values, dtype=np.float32).ravel()
-        largest = float(sizes.max(initial=0.0))
-        self.largest = max(self.largest, largest)
+        finite = sizes[np.isfinite(sizes)]
+        largest = float(finite.max(initial=0.0))
+        self.largest = max(self.largest, largest) if len(finite) == len(sizes) else float("inf")
         if largest == 0.0:
             return
         if self.top == 0.0:
@@ -39,7 +44,7 @@ class Histogram:
         while largest > self.top:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(_BINS // 2)])
             self.top *= 2
-        self.counts += np.histogram(sizes, bins=_BINS, range=(0.0, self.top))[0]
+        self.counts += np.histogram(finite, bins=_BINS, range=(0.0, self.top))[0]
 
     def clip(self) -> float:
         """Where int8 loses least; zeros are kept exactly and count for nothing. 1 for a tensor that is always zero."""

@@ -293,6 +293,26 @@ def test_what_comes_near_the_largest_half_number_stays_in_float32() -> None:
 
 
 # -- what lint says -----------------------------------------------------------------------------------
+def test_a_mask_of_infinities_and_what_only_float32_can_hold_stay_in_float32() -> None:
+    """Attention adds -inf; a number above 65504 that multiplies small values is infinite in float16, and nothing that it makes is large."""
+    rng = np.random.default_rng(0)
+    frozen = {"w": rng.standard_normal((4, 1, 3, 3)).astype(np.float32) / 3e5, "v": rng.standard_normal((144, 8)).astype(np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]), helper.make_node("Mul", ["a", "gain"], ["b"]), helper.make_node("Reshape", ["b", "flat"], ["c"]),
+        helper.make_node("Add", ["c", "mask"], ["d"]), helper.make_node("Softmax", ["d"], ["e"], axis=-1), helper.make_node("Add", ["e", "c"], ["f"]),
+        helper.make_node("MatMul", ["f", "v"], ["z"]),
+    ]  # fmt: skip
+    model = small(nodes, frozen, (1, 8, 8))
+    constants = {"gain": np.float32(1e5), "flat": np.array([0, -1], np.int64), "mask": np.where(np.arange(144) % 2, 0, -np.inf).astype(np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
+    x = rng.standard_normal((16, 1, 8, 8)).astype(np.float32)
+    z = run(model, frozen, x)
+    for make, most in ((halved, 2e-3), (quantised, 0.05)):
+        assert np.median(relative_errors(run(make("m", model, frozen, [x]), frozen, x), z)) < most
+    sizes = histograms(model, frozen, ["c", "d"], [x])
+    assert sizes["d"].largest == np.inf and sizes["d"].clip() < 2 * sizes["c"].largest
+
+
 def test_lint_takes_float16_only_inside_a_float16_graph() -> None:
     lint("encode_float16", float16(), precision="float16")
     lint("encode_int8", int8(), precision="int8")
