@@ -108,7 +108,8 @@ class GraphFile:
     Frozen weights are stored once per bundle. In the model they are initialisers marked external with
     the reserved location ``bundle:``; ``frozen`` supplies their values by name. ``is_rare`` says that it runs now and then only: a runtime may
     give its working memory back after each run. ``batches`` are the sizes that a free axis usually has, and none is above the largest; empty if that
-    is not known. A runtime that compiles takes its profile from them, else from settings of its own. Neither is part of ``sha256``.
+    is not known. A runtime that compiles takes its profile from them, else from settings of its own. ``precision`` (``float32``, ``float16``, ``int8``) says what it
+    computes in: kernels of two machines agree less in a lower one. None of these is part of ``sha256``.
     """
 
     name: str
@@ -116,6 +117,7 @@ class GraphFile:
     frozen: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     is_rare: bool = False
     batches: tuple[int, ...] = ()
+    precision: str = "float32"
 
     @cached_property
     def sha256(self) -> str:

@@ -72,9 +72,9 @@ class Bundle:
         return self.weights(FROZEN) if FROZEN in self.manifest.members else {}
 
     def graph_file(self, spec: GraphSpec) -> GraphFile:
-        """What a runtime loads: the model, the frozen arrays it names, and the batches that a learner brings to it."""
+        """What a runtime loads: the model, the frozen arrays it names, the batches that a learner brings to it, and what it computes in."""
         frozen = {name: self.frozen[name] for name in spec.frozen}
-        return GraphFile(spec.file, self.graph(spec.file), frozen, batches=usual_batches(spec, self.manifest))
+        return GraphFile(spec.file, self.graph(spec.file), frozen, batches=usual_batches(spec, self.manifest), precision=spec.precision)
 
     def _read(self, name: str) -> builtins.bytes:
         with _naming(self.path), open(self.path, "rb") as file:

@@ -255,7 +255,7 @@ class PrecisionSpec(_Strict, frozen=True, kw_only=True):
     report: PrecisionReport
     probe: Annotated[tuple[float, ...], Meta(min_length=1, max_length=1024)]
     """Features of ``device.probing.probe_inputs`` where it was exported: a device whose kernels compute something else must not serve it."""
-    probe_tolerance: Annotated[float, Meta(ge=0)]
+    probe_tolerance: Annotated[float, Meta(ge=0, le=1)]
     """How far off they may be, as a share of their size: what rounding in another order may cost."""
 
 

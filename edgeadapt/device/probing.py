@@ -45,7 +45,11 @@ def probe_inputs(spec: InputSpec) -> NDArray[np.uint8] | NDArray[np.float32]:
 
 def probe_features(encode: Executable, spec: InputSpec) -> NDArray[np.float32]:
     """(P,) what an encoder makes of :func:`probe_inputs`: up to 64 evenly placed columns of each feature, in one row."""
-    z: NDArray[np.float32] = encode({"x": probe_inputs(spec)}, Tensors())[0]["z"]
+    return compared(encode({"x": probe_inputs(spec)}, Tensors())[0]["z"])
+
+
+def compared(z: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(P,) of features (4, D) of the probes."""
     columns = np.unique(np.linspace(0, z.shape[1] - 1, min(_COLUMNS, z.shape[1])).round().astype(np.int64))
     found: NDArray[np.float32] = z[:, columns].ravel()
     return found
@@ -78,4 +82,4 @@ def check_probe(encode: Executable, spec: InputSpec, variant: PrecisionSpec, whe
         )
 
 
-__all__ = ["LEAST_TOLERANCE", "check_probe", "distance_between", "probe_features", "probe_inputs"]
+__all__ = ["LEAST_TOLERANCE", "check_probe", "compared", "distance_between", "probe_features", "probe_inputs"]
