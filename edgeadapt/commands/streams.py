@@ -78,7 +78,7 @@ class _Pass:
         learner = self._learner
         counts = {"samples": len(self._source.names), "classes": learner.classes, "conditions": learner.domains()}
         summary = {**counts, "evidence": learner.counters()["evidence"], **_accuracy(self._right)}
-        summary["placement"] = learner.placement_report()
+        summary |= {"precision": learner.precision, "placement": learner.placement_report()}
         return {"summary": summary, "questions": [self._question(q) for q in learner.questions(_ALL)]}
 
     def _question(self, q: Question) -> dict[str, Any]:

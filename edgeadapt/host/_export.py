@@ -215,6 +215,8 @@ class _Maker:
             found.append(spec)
             report = spec.report
             self.say(f"  held-out accuracy {report.accuracy:.1%}, float32 {report.float32_accuracy:.1%}, equal answers {report.agreement:.1%}, feature error {report.median_error:.2g}")
+            if report.float32_accuracy - report.accuracy > self.settings.precision_margin:
+                self.say(f"  that is more than precision_margin = {self.settings.precision_margin:g}, and {report.samples} held-out samples are too few to tell it from chance")
         return tuple(found)
 
     def _guard(self) -> Arrays:
