@@ -49,6 +49,14 @@ class RuntimeUnavailable(EdgeadaptError):
     """The runtime that was asked for is not installed or cannot run here; the message says why."""
 
 
+class DeviceError(RuntimeUnavailable):
+    """A device failed or has no room, whatever the call was; ``code`` is its driver's, 0 where there is none."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class RecipeError(EdgeadaptError, ValueError):
     """A recipe or configuration file has an unknown key or a value that is not allowed."""
 

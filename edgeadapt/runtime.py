@@ -185,6 +185,10 @@ class Executable(Protocol):
 
         Returns:
             The outputs as arrays the caller owns, and a ``Tensors`` with only what was written.
+
+        Raises:
+            InputError: a port or a tensor is not what the graph takes.
+            DeviceError: the device failed or has no room, whatever the call was. RuntimeUnavailable: this call failed.
         """
         ...
 

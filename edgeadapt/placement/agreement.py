@@ -22,7 +22,7 @@ class Agreement:
     Attributes:
         error: the largest difference, relative.
         why: what does not agree; empty if all does.
-        is_tie: nothing can be said: whole numbers differ in so few places that a tie may have decided them, and what follows from them differs too.
+        is_tie: nothing can be said: whole numbers differ in so few places that a tie may have decided them, and all else agrees.
     """
 
     error: float
@@ -34,7 +34,7 @@ def compare(expected: Arrays, found: Arrays, before: Arrays, tolerance: float) -
     """Outputs and written tensors of one call.
 
     Where the reference is not finite the other must not be, either, in the same way. A float array that holds whole numbers alone is a flag or a
-    count and compared as such.
+    count and compared as such. A tie excuses whole numbers alone: scores that decide a label nearly agree where the label is a matter of rounding.
 
     Args:
         expected, found: of the reference and of the other, by name.
@@ -49,7 +49,7 @@ def compare(expected: Arrays, found: Arrays, before: Arrays, tolerance: float) -
         worst, why, is_tie = max(worst, one.error), why or one.why, is_tie or one.is_tie
         if one.error == float("inf"):
             return one
-    return Agreement(worst, "" if is_tie else why, is_tie)
+    return Agreement(worst, why, is_tie and not why)
 
 
 def _compare(name: str, right: NDArray[Any], other: NDArray[Any], before: NDArray[Any] | None, tolerance: float) -> Agreement:

@@ -1,22 +1,17 @@
-"""The one thread that tries graphs elsewhere: it waits for a bell, holds nothing meanwhile, and ends with the runtime that it works for.
-
-What takes long, opening and building, it has done at low priority. What is measured runs at the priority of those who call: others that want the core
-would else be part of the figures.
-"""
+"""The one thread that tries graphs elsewhere: it waits for a bell, holds nothing meanwhile, and ends with the runtime that it works for, or the process."""
 
 from __future__ import annotations
 
+import atexit
 import logging
-import os
-import sys
 import threading
+import time
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
-from weakref import ref
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary, ref
 
 log = logging.getLogger("edgeadapt")
-_NICE = 10
-Result = TypeVar("Result")
+_END_S = 5.0  # that the end of the process waits for all of them; a build that nobody can cancel may take minutes
 
 
 class Trying(Protocol):
@@ -56,8 +51,28 @@ class Bell:
 def start(works_for: Trying, bell: Bell) -> threading.Thread:
     """A daemon thread."""
     thread = threading.Thread(target=_try, args=(ref(works_for), bell), name="placement", daemon=True)
+    _running[thread] = bell
     thread.start()
     return thread
+
+
+_running: WeakKeyDictionary[threading.Thread, Bell] = WeakKeyDictionary()
+
+
+@atexit.register
+def _end() -> None:
+    """Python ends daemon threads where they come back from native code, and C++ answers that with ``abort``: they have to be over before.
+
+    A stopped bell cancels the builds that can be cancelled. One that takes longer than the wait is left to end as it may.
+    """
+    running = list(_running.items())
+    for _, bell in running:
+        bell.stop()
+    end = time.monotonic() + _END_S
+    for thread, _ in running:
+        thread.join(max(0.0, end - time.monotonic()))
+    if any(thread.is_alive() for thread, _ in running):
+        log.warning("placement: a build cannot be cancelled; if it comes back while Python ends, the process aborts. What was acknowledged is in the journal")
 
 
 def _try(works_for: Callable[[], Any], bell: Bell) -> None:
@@ -76,35 +91,4 @@ def _try(works_for: Callable[[], Any], bell: Bell) -> None:
                 break
 
 
-def at_low_priority(work: Callable[[], Result]) -> Result:
-    """Have something done by a thread that lets others go first, and wait for it.
-
-    Raises:
-        what the work raises.
-    """
-    results: list[Result] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        _step_back()
-        try:
-            results.append(work())
-        except BaseException as error:  # raised again where it is waited for
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="placement build", daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
-
-
-def _step_back() -> None:
-    """Let this thread wait where others need the core. Linux has a priority per thread; elsewhere nothing changes."""
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICE))
-
-
-__all__ = ["Bell", "at_low_priority", "start"]
+__all__ = ["Bell", "start"]

@@ -6,10 +6,11 @@ elsewhere first reads it.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +22,14 @@ from edgeadapt.placement.elsewhere import Elsewhere
 from edgeadapt.placement.places import REFERENCE, Place
 from edgeadapt.runtime import Buffer, Tensors
 
+log = logging.getLogger("edgeadapt")
+_Read = Callable[[int, Tensors], dict[str, NDArray[Any]]]
+
 
 class PlacedBuffer:
     """A buffer of one runtime, and its copies in others; see ``edgeadapt.runtime.Buffer``."""
 
-    __slots__ = ("at", "copies", "exchange", "home")
+    __slots__ = ("__weakref__", "at", "copies", "exchange", "home")
 
     def __init__(self, home: Buffer, at: int, exchange: Exchange) -> None:
         self.home, self.at, self.exchange = home, at, exchange
@@ -98,15 +102,19 @@ class Exchange:
         """
         with self._arriving[to]:
             missing = {name: buffer for name, buffer in buffers.items() if buffer.found(to) is None}
-            for name, copy in self._carry(missing, to, self.copies).items():
+            for name, copy in self._carry(missing, to, self.copies, self._read_surely).items():
                 missing[name].copies = {**missing[name].copies, to: copy}
         return {name: _present(buffer.found(to)) for name, buffer in buffers.items()}
 
     def borrow(self, buffers: Mapping[str, PlacedBuffer], to: int) -> tuple[Tensors, float]:
-        """The same with copies that are not kept, and the seconds that they took."""
+        """The same for a trial: copies that are not kept, and the seconds that they took. What fails here has lost nothing.
+
+        Raises:
+            whatever a runtime raises.
+        """
         started = time.perf_counter()
         missing = {name: buffer for name, buffer in buffers.items() if buffer.found(to) is None}
-        copies = self._carry(missing, to, self.tried)
+        copies = self._carry(missing, to, self.tried, self._read)
         took = time.perf_counter() - started if missing else 0.0
         return Tensors({name: copies.get(name) or _present(buffer.found(to)) for name, buffer in buffers.items()}), took
 
@@ -119,13 +127,13 @@ class Exchange:
         found: dict[str, NDArray[Any]] = {}
         for at, group in self._by_place(buffers).items():
             tensors = Tensors({name: _present(buffer.found(at)) for name, buffer in group.items()})
-            found.update(self._read(at, tensors))
+            found.update(self._read_surely(at, tensors))
         return {name: found[name] for name in buffers}
 
-    def _carry(self, buffers: Mapping[str, PlacedBuffer], to: int, counted: dict[tuple[str, str], Copies]) -> dict[str, Buffer]:
+    def _carry(self, buffers: Mapping[str, PlacedBuffer], to: int, counted: dict[tuple[str, str], Copies], read: _Read) -> dict[str, Buffer]:
         arrived: dict[str, Buffer] = {}
         for at, group in self._by_place(buffers).items():
-            values = self._read(at, Tensors({name: _present(buffer.found(at)) for name, buffer in group.items()}))
+            values = read(at, Tensors({name: _present(buffer.found(at)) for name, buffer in group.items()}))
             with self.elsewhere.waiting():
                 arrived.update(self.places[to].opened.upload(values))
             self._count(counted, at, to, values.values())
@@ -140,15 +148,25 @@ class Exchange:
         return groups
 
     def _read(self, at: int, tensors: Tensors) -> dict[str, NDArray[Any]]:
-        place = self.places[at]
+        opened = self.places[at].opened
         if at == REFERENCE:
-            return place.opened.download(tensors)
+            return opened.download(tensors)
+        with self.elsewhere.waiting():
+            return opened.download(tensors)
+
+    def _read_surely(self, at: int, tensors: Tensors) -> dict[str, NDArray[Any]]:
+        """Somebody needs them: what cannot be read twice is lost."""
+        if at == REFERENCE:
+            return self._read(at, tensors)
         try:
-            with self.elsewhere.waiting():
-                return place.opened.download(tensors)
+            return self._read(at, tensors)
+        except Exception as error:
+            log.warning("placement: %s gave nothing back, and is asked again: %s", self.places[at].name, error)
+        try:
+            return self._read(at, tensors)
         except Exception as error:
             self.lost = (
-                f"tensor {next(iter(tensors))!r} lies only in {place.name!r}, which does not give it back: {error}. Everything that was acknowledged is in "
+                f"tensor {next(iter(tensors))!r} lies only in {self.places[at].name!r}, which does not give it back: {error}. Everything that was acknowledged is in "
                 "the journal of the state folder: end this process and start it again"
             )
             raise RuntimeUnavailable(self.lost) from error

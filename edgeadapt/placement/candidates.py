@@ -1,7 +1,8 @@
 """Which registered runtimes could serve graphs here, found out without starting any of them: opening must not wait for a GPU.
 
 What is cheap is asked at once: is there a driver, is there the package. What may take seconds, a child process or a build, happens on the thread of
-the trials, when the reference serves already.
+the trials, when the reference serves already. Of runtimes that are not NVIDIA's nothing is known but their ``probe``, which is asked while opening: where
+it fails for all, ``auto`` is the plain reference. So it has to answer at once, and leave what takes long to the constructor.
 """
 
 from __future__ import annotations

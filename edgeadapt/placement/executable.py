@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from numpy.typing import NDArray
 
-from edgeadapt.errors import InputError
+from edgeadapt.errors import DeviceError, InputError
 from edgeadapt.placement.buffers import Exchange, PlacedBuffer
 from edgeadapt.placement.families import Family
 from edgeadapt.placement.places import REFERENCE, Place
@@ -17,7 +17,7 @@ from edgeadapt.placement.routes import Live, Route, Trial, bounds
 from edgeadapt.runtime import ArrayLike, Buffer, Executable, GraphFile, Signature, Tensors
 
 AUDIT = 1024
-"""Calls of a route between two that are compared again; and of the first ones every power of two."""
+"""Calls of a route between two that are compared again, counted from its move; and of the first ones every power of two."""
 _NOTHING = Tensors()
 _SIZES = 4096  # sizes of batches whose route is remembered
 Results = tuple[dict[str, NDArray[Any]], Tensors]
@@ -39,6 +39,7 @@ class PlacedExecutable:
     Attributes:
         loaded: place -> the graph there. refused: place -> why it is not used there.
         waiting: places where it is still to be loaded.
+        comes: tensors that it reads and does not write.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class PlacedExecutable:
         self.graph, self.constants, self.family = graph, constants, family
         self.places, self.exchange = places, exchange
         self.loaded: dict[int, Executable] = {}
-        self.refused: dict[int, str] = {place.index: place.why_not for place in places if place.why_not} | family.refused
+        self.refused: dict[int, str] = {place.index: place.why_not for place in places if place.why_not} | family.not_loaded | family.refused
         # what is re-folded is built when its calls show that the family does not know yet where they run best; others are built ahead, in one place
         ahead = [place for place in places[1:] if place.index not in self.refused]
         self.waiting = [] if constants else ahead[:1]
@@ -56,10 +57,15 @@ class PlacedExecutable:
         self.own_routes: dict[tuple[int, int], Route] = {}
         self._signature, self._reference = signature, reference
         self._reads = tuple(port.name for port in signature.reads)
+        own = {port.name for port in signature.writes}
+        self.comes = tuple(name for name in self._reads if name not in own)
         self._sized = next((port.name for port in signature.ports if port.shape and port.shape[0] is None), "")
         self._largest = max(graph.batches or (0,))
         self._routes: dict[int, Route] = {}  # by exact size: a call looks once
         self._ring, self._note = ring, note
+        self._loading, self._is_kept = threading.Lock(), reference is not None
+        self._failed: dict[int, Route] = {}  # place -> the first batches of which a run has failed there
+        family.members.add(self)
 
     @property
     def signature(self) -> Signature:
@@ -102,9 +108,10 @@ class PlacedExecutable:
             self._ring()
         return results
 
-    def reference(self) -> Executable:
+    def reference(self, is_kept: bool = True) -> Executable:
         """The graph in the reference, loaded there if it was not needed so far."""
-        with self.change:
+        with self._loading:  # and not ``change``: calls that need no reference do not wait
+            self._is_kept = self._is_kept or is_kept
             loaded = self._reference
             if loaded is None:
                 loaded = self._reference = self.places[REFERENCE].opened.load(self.graph, self.constants)
@@ -112,16 +119,18 @@ class PlacedExecutable:
 
     @contextmanager
     def borrowed_reference(self) -> Iterator[Executable]:
-        """The same, and let go of again if it was not needed so far."""
-        was_held = self._reference is not None
+        """The same, and let go of again if nobody else has needed it."""
         try:
-            yield self.reference()
+            yield self.reference(is_kept=False)
         finally:
-            if not was_held:
-                self._reference = None
+            with self._loading:
+                if not self._is_kept:
+                    self._reference = None
 
     def _run_here(self, ports: Mapping[str, ArrayLike], tensors: Tensors) -> Results:
-        run = self._reference or self.reference()
+        run = self._reference
+        if run is None or not self._is_kept:
+            run = self.reference()
         outputs, written = run(ports, self._gathered(tensors, REFERENCE) if self._reads else _NOTHING)
         return outputs, self._wrapped(written, REFERENCE) if written else _NOTHING
 
@@ -131,7 +140,8 @@ class PlacedExecutable:
             gathered = self._gathered(tensors, place.index)
             with self.exchange.elsewhere.waiting():
                 outputs, written = run(ports, gathered)
-            if not route.calls & (route.calls - 1) or not route.calls % AUDIT:
+            route.served = served = route.served + 1
+            if not served & (served - 1) or not served % AUDIT:
                 route.wants_audit = True
                 self._ring()
             return outputs, self._wrapped(written, place.index) if written else _NOTHING
@@ -139,9 +149,9 @@ class PlacedExecutable:
             failure = error
         results = self._run_here(ports, tensors)
         if isinstance(failure, InputError):  # it is stricter than the reference, with this batch perhaps
-            self._leave(route, place, f"{place.name} refuses what the reference takes: {failure}")
+            self.leave(route, place, f"it refuses what the reference takes: {failure}")
         else:
-            self.refuse(place, f"{type(failure).__name__}: {failure}")
+            self.fails(route, place, failure)
         return results
 
     def _gathered(self, tensors: Tensors, place: int) -> Tensors:
@@ -195,62 +205,70 @@ class PlacedExecutable:
 
     def _start(self, route: Route) -> None:
         """Where the family has shown that such batches do well, they go at once; elsewhere they are tried."""
-        known = self.family.won.get((route.smallest, route.largest))
-        if known is not None and (run := self.loaded.get(known[0].index)) is not None:
-            route.live, route.why = (known[0], run), known[1]
+        refused = {*self.refused, *self.family.refused}
+        known = self.family.won.get(route.key)
+        if known is not None and known[0].index not in refused and (run := self.loaded.get(known[0].index)) is not None:
+            route.move(known[0], run, known[1])
             return
-        without_gain = self.family.lost.get((route.smallest, route.largest), set()) if self.constants else set()
+        without_gain = self.family.lost.get(route.key, set()) if self.constants else set()
         for place in self.places[1:]:
-            if place.index in self.refused or place.index in without_gain:
+            if place.index in refused or place.index in without_gain:
                 continue
             route.todo.append(place)
             if place.index not in self.loaded and place not in self.waiting:
                 self.waiting.append(place)  # it was let go because nothing ran there, or not loaded ahead
         if without_gain and not route.todo:
-            route.why = "with other constants nothing else was faster"
+            route.why = "with other constants nothing else did better"
 
     def refuse(self, place: Place, why: str, is_noted: bool = True) -> None:
-        """Nothing of this graph runs in a place any more."""
-        with self.change:
-            is_noted = is_noted and place.index not in self.refused
-            self.refused[place.index] = why
-            self.family.refused.setdefault(place.index, why)
-            self.waiting = [one for one in self.waiting if one is not place]
-            for route in self.own_routes.values():
-                is_noted = self._takes_back(route, place, why) or is_noted
-            self.loaded.pop(place.index, None)
-        if is_noted:
+        """Nothing of this graph runs in a place any more, nor of those that differ in their constants alone."""
+        self.family.refuse(place, why)
+        is_noted = is_noted and place.index not in self.refused
+        went_back = [one._gives_up(place, why) for one in self.family.members]
+        if is_noted or any(went_back):
             self._note(f"graph {self.graph.name!r} runs in {self.places[REFERENCE].name}, not in {place.name}: {why}")
 
-    def _leave(self, route: Route, place: Place, why: str) -> None:
-        """Batches of this route do not run in a place any more."""
+    def _gives_up(self, place: Place, why: str) -> bool:
         with self.change:
-            self._takes_back(route, place, why)
-        self._note(f"graph {self.graph.name!r}, batch {route.batches}: {why}")
+            self.refused[place.index] = why
+            self.waiting = [one for one in self.waiting if one is not place]
+            went_back = [route.take_back(place, why) for route in self.own_routes.values()]
+            self.loaded.pop(place.index, None)
+        return any(went_back)
 
-    def _takes_back(self, route: Route, place: Place, why: str) -> bool:
-        route.todo = [one for one in route.todo if one is not place]
-        if route.trial is not None and route.trial.place is place:
-            route.end_trial()
-        if route.live is None or route.live[0] is not place:
-            return False
-        route.live, route.why = None, f"{place.name}: {why}"
-        return True
+    def leave(self, route: Route, place: Place, why: str) -> None:
+        """Batches of this route do not run in a place any more, nor are they tried there."""
+        with self.change:
+            is_tried = route.trial is not None and route.trial.place is place
+            went_back = route.take_back(place, why)
+            if is_tried and route.live is None:
+                route.why = f"{place.name}: {why}"
+        self.family.leave(route.key, place)
+        if went_back or is_tried:  # and not once more for each call that was under way
+            self._note(f"graph {self.graph.name!r}, batch {route.batches}, does not run in {place.name}: {why}")
+
+    def fails(self, route: Route, place: Place, error: Exception) -> None:
+        """A run has failed: perhaps by its batch. If the device itself fails, or batches of another size do too, nothing of the graph runs there."""
+        why = f"{type(error).__name__}: {error}"
+        with self.change:
+            first = self._failed.setdefault(place.index, route)
+        if isinstance(error, DeviceError) or first is not route:
+            self.refuse(place, why)
+        else:
+            self.leave(route, place, why)
 
     @contextmanager
     def standing_aside(self, place: Place) -> Iterator[None]:
         """Run in the reference meanwhile: for a batch that it does not know an engine may be built, and calls of others would wait for it."""
         with self.change:
-            held = [(route, route.live) for route in self.own_routes.values() if route.live is not None and route.live[0] is place]
-            for route, _ in held:
-                route.live = None
+            for route in self.own_routes.values():
+                route.step_aside(place)
         try:
             yield
         finally:
             with self.change:
-                for route, live in held:
-                    if route.live is None and place.index not in self.refused:
-                        route.live = live
+                for route in self.own_routes.values():
+                    route.step_in()
 
     def where(self) -> str:
         """Names of the runtimes that serve it, joined by ``+`` where batches of different sizes run in different ones."""

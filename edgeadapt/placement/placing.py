@@ -17,6 +17,7 @@ from edgeadapt.placement import background
 from edgeadapt.placement.buffers import Exchange, PlacedBuffer
 from edgeadapt.placement.executable import PlacedExecutable
 from edgeadapt.placement.families import Family
+from edgeadapt.placement.held import Held
 from edgeadapt.placement.notes import Notes
 from edgeadapt.placement.places import REFERENCE, Place
 from edgeadapt.placement.report import report_of
@@ -50,7 +51,7 @@ class Placing:
         self._loaded: OrderedDict[str, PlacedExecutable] = OrderedDict()
         self._refolded: weakref.WeakValueDictionary[tuple[str, str], PlacedExecutable] = weakref.WeakValueDictionary()
         self._families: dict[tuple[str, tuple[str, ...]], Family] = {}
-        self._executables: weakref.WeakSet[PlacedExecutable] = weakref.WeakSet()
+        self._executables: Held[PlacedExecutable] = Held()
         self._lock = threading.Lock()
         self._bell = background.Bell()
         self._tries = Tries(self.places, self._executables, Judge(self.exchange, rules), Room(rules.sample_mib << 20), rules.gain, self._bell, self._notes)
@@ -174,12 +175,12 @@ class Placing:
 
     def _straight(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]], family: Family, place: Place) -> PlacedExecutable | None:
         """Loaded in a candidate alone; None where that has to wait, or fails."""
-        if place.index in family.refused or not place.gate.acquire(blocking=False):  # something is being built there
+        if place.index in {*family.refused, *family.not_loaded} or not place.gate.acquire(blocking=False):  # something is being built there
             return None
         try:
             run = place.opened.load(graph, constants)
         except Exception as error:
-            family.refused[place.index] = f"{type(error).__name__}: {error}"
+            family.not_loaded[place.index] = f"{type(error).__name__}: {error}"
             self._notes.add(f"graph {graph.name!r}: {place.name} did not take other constants: {error}")
             return None
         finally:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,25 +24,34 @@ class Sample:
 
     ports: Mapping[str, Any]
     tensors: Mapping[str, PlacedBuffer]
-    nbytes: int
 
 
 class Room:
     """Bytes that samples may hold between them. One alone may be larger."""
 
     def __init__(self, limit: int) -> None:
-        self._limit, self._lock = limit, threading.Lock()
-        self.used = 0
+        self._limit, self._lock, self._taken = limit, threading.Lock(), 0
+        self._back: deque[int] = deque()
+
+    @property
+    def used(self) -> int:
+        with self._lock:
+            return self._count()
 
     def take(self, nbytes: int) -> bool:
         with self._lock:
-            fits = not self.used or self.used + nbytes <= self._limit
-            self.used += nbytes if fits else 0
+            used = self._count()
+            fits = not used or used + nbytes <= self._limit
+            self._taken += nbytes if fits else 0
         return fits
 
     def give_back(self, nbytes: int) -> None:
-        with self._lock:
-            self.used -= nbytes
+        self._back.append(nbytes)  # without the lock: the garbage collector may call this on the thread that holds it
+
+    def _count(self) -> int:
+        while self._back:
+            self._taken -= self._back.popleft()
+        return self._taken
 
 
 @dataclass
@@ -85,21 +96,28 @@ class Trial:
     Args:
         place, run: the candidate and the graph loaded there.
         room: for the samples of all trials.
+        comes: tensors that the graph reads and does not write: they come from others.
         is_audit: the graph runs there already; one call is compared and nothing is timed.
     """
 
-    def __init__(self, place: Place, run: Executable, room: Room, is_audit: bool = False) -> None:
-        self.place, self.run, self.measured, self.is_audit = place, run, Measured(), is_audit
+    def __init__(self, place: Place, run: Executable, room: Room, comes: Sequence[str], is_audit: bool = False) -> None:
+        self.place, self.run, self.measured, self.comes, self.is_audit = place, run, Measured(), tuple(comes), is_audit
         self.is_warm = False
         self._room, self._lock, self._is_over = room, threading.Lock(), False
         self._sample: Sample | None = None
-        self._last: tuple[int, ...] = ()
+        self._let_go: Callable[[], Any] | None = None
+        self._last: tuple[weakref.ref[Any], ...] | None = None  # weak: a number is given to another buffer when one is let go
         self._seen = self._changed = 0
 
     @property
     def fresh_share(self) -> float:
-        """Share of calls that came with other tensors than the call before: those for which tensors have to cross."""
+        """Share of calls that came with other tensors of others than the call before: those for which tensors have to cross."""
         return self._changed / self._seen if self._seen else 1.0
+
+    @property
+    def knows_share(self) -> bool:
+        """The share was seen, and is not the largest that it could be."""
+        return self._seen > 0 or not self.comes
 
     @property
     def has_sample(self) -> bool:
@@ -107,8 +125,10 @@ class Trial:
 
     def offer(self, ports: Mapping[str, ArrayLike], reads: Sequence[str], tensors: Tensors) -> bool:
         """Look at a call that was just answered; True if it was taken as a sample, which the trial then runs again."""
-        held = tuple(id(tensors[name]) for name in reads)
-        self._seen, self._changed, self._last = self._seen + 1, self._changed + (held != self._last), held  # a race costs a count
+        held, last = tuple([weakref.ref(tensors[name]) for name in self.comes]), self._last
+        if last is not None:
+            self._seen, self._changed = self._seen + 1, self._changed + (held != last)  # a race costs a count
+        self._last = held
         if self._sample is not None or self._is_over or not all(isinstance(value, (np.ndarray, np.generic, int, float)) for value in ports.values()):
             return False
         nbytes = sum(value.nbytes for value in ports.values() if isinstance(value, np.ndarray))
@@ -116,7 +136,10 @@ class Trial:
             if self._sample is not None or self._is_over or not self._room.take(nbytes):
                 return False
             copies = {name: np.array(value, order="C") if isinstance(value, np.ndarray) else value for name, value in ports.items()}
-            self._sample = Sample(copies, {name: _placed(tensors[name]) for name in reads}, nbytes)
+            sample = Sample(copies, {name: _placed(tensors[name]) for name in reads})
+            self._let_go = given_back = weakref.finalize(sample, self._room.give_back, nbytes)  # once: by ``done``, or with a graph that nobody holds
+            given_back.atexit = False
+            self._sample = sample
         return True
 
     def sample(self) -> Sample | None:
@@ -125,9 +148,10 @@ class Trial:
     def done(self) -> None:
         """Let go of the sample; the next call may be one."""
         with self._lock:
-            if self._sample is not None:
-                self._room.give_back(self._sample.nbytes)
-                self._sample = None
+            self._sample = None
+            if self._let_go is not None:
+                self._let_go()
+                self._let_go = None
 
     def end(self) -> None:
         """No more samples."""
@@ -145,23 +169,58 @@ class Route:
 
     Attributes:
         live: where they run; None is the reference. Published by one assignment.
+        aside: where they will run again when what is built there has been built.
         trial: that wants a call; None while there is none.
         todo: places that are still to be tried.
         measured: place -> what its trial has found.
         why: why they run where they do.
         calls: until now, about: threads may lose one.
-        wants_audit: a call is to be compared again. audits: that were, and agreed.
+        served: of these, since they run where they do.
+        wants_audit: a call is to be compared again. audits: that were, and agreed. ties: that said nothing.
     """
 
     def __init__(self, smallest: int, largest: int) -> None:
         self.smallest, self.largest = smallest, largest
         self.live: Live | None = None
+        self.aside: Live | None = None
         self.trial: Trial | None = None
         self.todo: list[Place] = []
         self.measured: dict[str, Measured] = {}
         self.why = "served from the first moment"
-        self.calls = self.audits = 0
+        self.calls = self.served = self.audits = self.ties = 0
         self.wants_audit = False
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.smallest, self.largest
+
+    def move(self, place: Place, run: Executable, why: str) -> None:
+        """From the next call on they run there."""
+        self.served = self.ties = 0
+        self.wants_audit, self.why = False, why
+        self.live = (place, run)
+
+    def take_back(self, place: Place, why: str) -> bool:
+        """They do not run in a place any more, nor are they tried there; True if they did run there."""
+        self.todo = [one for one in self.todo if one is not place]
+        if self.trial is not None and self.trial.place is place:
+            self.end_trial()
+        held = self.live or self.aside
+        if held is None or held[0] is not place:
+            return False
+        self.live = self.aside = None
+        self.why = f"{place.name}: {why}"
+        return True
+
+    def step_aside(self, place: Place) -> None:
+        """They run in the reference for a while."""
+        if self.live is not None and self.live[0] is place:
+            self.aside, self.live = self.live, None
+
+    def step_in(self) -> None:
+        """They run again where they did; in the reference if they were taken back meanwhile."""
+        if self.aside is not None:
+            self.live, self.aside = self.live or self.aside, None
 
     def where(self, reference: str) -> str:
         live = self.live

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from edgeadapt.placement.agreement import Agreement, compare
 from edgeadapt.placement.buffers import Exchange
 from edgeadapt.placement.executable import PlacedExecutable
 from edgeadapt.placement.places import REFERENCE, Place
+from edgeadapt.placement.priority import at_low_priority
 from edgeadapt.placement.routes import Route, Sample, Trial
 from edgeadapt.placement.rules import Rules
-from edgeadapt.runtime import Executable, Tensors
+from edgeadapt.runtime import Executable, GraphFile, Tensors
 
 ROUNDS = 3
 """Measurements of each side per sample."""
@@ -34,10 +36,13 @@ class Judge:
     Args:
         exchange: of the tensors.
         rules: tolerance, and how many calls have to agree.
+
+    Attributes:
+        calls: that have to agree; and ties that are none.
     """
 
     def __init__(self, exchange: Exchange, rules: Rules) -> None:
-        self._exchange, self._tolerance, self._calls = exchange, rules.tolerance, rules.calls
+        self._exchange, self._rules, self.calls = exchange, rules, rules.calls
 
     def run(self, executable: PlacedExecutable, trial: Trial, route: Route, sample: Sample, others: list[PlacedExecutable]) -> str:
         """Run a sample on both sides.
@@ -50,27 +55,26 @@ class Judge:
         """
         place, measured = trial.place, trial.measured
         reference = executable.reference()
-        here, here_s = self._exchange.borrow(sample.tensors, REFERENCE)
-        there, there_s = self._exchange.borrow(sample.tensors, place.index)
+        here, here_s = self._borrow(sample, trial, REFERENCE)
+        there, there_s = self._borrow(sample, trial, place.index)
         if not trial.is_warm:
             self._warm(executable, trial, route, sample, there, others)
-        agreement = self._compare(reference, trial, sample, here, there)
+        agreement = self._compare(executable.graph, reference, trial, sample, here, there)
         if agreement.is_tie:
             measured.ties += 1
-            return "again" if measured.ties < self._calls else f"whole numbers differ in {measured.ties} calls, which ties alone do not explain"
+            return "again" if measured.ties < self.calls else too_many(measured.ties)
         measured.error = max(measured.error, agreement.error)
         if agreement.why:
             return agreement.why
         measured.calls += 1
         moves = _Moves(executable, others, self._exchange)
-        own = {port.name for port in executable.signature.writes}
-        comes = trial.fresh_share if set(sample.tensors) - own else 0.0  # what it wrote itself is where it runs
         for turn in range(ROUNDS):
             for is_there in (False, True) if turn % 2 else (True, False):
                 run, tensors, at, into = (trial.run, there, place, there_s) if is_there else (reference, here, self._exchange.places[REFERENCE], here_s)
                 call, leave = moves.seconds(run, sample.ports, tensors, at)
-                (measured.there if is_there else measured.here).append((call, leave + comes * into))
-        return "done" if measured.calls >= self._calls or measured.ratio > _HOPELESS else "again"
+                (measured.there if is_there else measured.here).append((call, leave + trial.fresh_share * into))
+        is_hopeless = measured.ratio > _HOPELESS and trial.knows_share
+        return "done" if measured.calls >= self.calls or is_hopeless else "again"
 
     def audit(self, executable: PlacedExecutable, trial: Trial, sample: Sample) -> Agreement:
         """Compare a call of a graph that runs elsewhere already.
@@ -81,12 +85,19 @@ class Judge:
         here, _ = self._exchange.borrow(sample.tensors, REFERENCE)
         there, _ = self._exchange.borrow(sample.tensors, trial.place.index)
         with executable.borrowed_reference() as reference:
-            return self._compare(reference, trial, sample, here, there)
+            return self._compare(executable.graph, reference, trial, sample, here, there)
+
+    def _borrow(self, sample: Sample, trial: Trial, place: int) -> tuple[Tensors, float]:
+        """What the graph reads, and the seconds that it took to bring what others write: what it writes itself lies where it runs."""
+        comes, took = self._exchange.borrow({name: sample.tensors[name] for name in trial.comes}, place)
+        own, _ = self._exchange.borrow({name: buffer for name, buffer in sample.tensors.items() if name not in trial.comes}, place)
+        return own.over(comes), took
 
     def _warm(self, executable: PlacedExecutable, trial: Trial, route: Route, sample: Sample, tensors: Tensors, others: Iterable[PlacedExecutable]) -> None:
         """The smallest and the largest batch of the route: whatever a runtime builds for a shape is built before it serves.
 
-        Graphs that differ in their constants may share an engine, so all of them stand aside meanwhile.
+        Graphs that differ in their constants may share an engine, so all of them stand aside meanwhile. The first call of each size may be a build, and
+        lets others go first.
         """
         with ExitStack() as aside:
             aside.enter_context(trial.place.gate)
@@ -94,18 +105,24 @@ class Judge:
                 if other.family is executable.family:
                     aside.enter_context(other.standing_aside(trial.place))
             for size in sorted({route.smallest, route.largest} - {0}):
-                trial.run(_resized(executable, sample.ports, size), tensors)
+                at_low_priority(partial(trial.run, _resized(executable, sample.ports, size), tensors))
+            at_low_priority(partial(trial.run, sample.ports, tensors))
             for _ in range(_WARM_UPS):
                 trial.run(sample.ports, tensors)
         trial.is_warm = True
 
-    def _compare(self, reference: Executable, trial: Trial, sample: Sample, here: Tensors, there: Tensors) -> Agreement:
+    def _compare(self, graph: GraphFile, reference: Executable, trial: Trial, sample: Sample, here: Tensors, there: Tensors) -> Agreement:
         outputs, written = reference(sample.ports, here)
         at_home = self._exchange.places[REFERENCE].opened
         right = {**outputs, **at_home.download(written)}
         before = at_home.download(here, [name for name in written if name in here])
         outputs, written = trial.run(sample.ports, there)
-        return compare(right, {**outputs, **trial.place.opened.download(written)}, before, self._tolerance)
+        return compare(right, {**outputs, **trial.place.opened.download(written)}, before, self._rules.tolerance_of(graph))
+
+
+def too_many(ties: int) -> str:
+    """Why a candidate is wrong of which nothing could be said in so many calls."""
+    return f"whole numbers differ in {ties} calls, which ties alone do not explain"
 
 
 class _Moves:
@@ -157,4 +174,4 @@ def _rows(value: NDArray[Any], size: int) -> NDArray[Any]:
     return np.ascontiguousarray(value[np.arange(size) % max(1, len(value))])
 
 
-__all__ = ["ROUNDS", "Judge"]
+__all__ = ["ROUNDS", "Judge", "too_many"]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import MutableSet
 
 import numpy as np
 
-from edgeadapt.errors import InputError
-from edgeadapt.placement.background import Bell, at_low_priority
+from edgeadapt.errors import InputError, RuntimeUnavailable
+from edgeadapt.placement.background import Bell
 from edgeadapt.placement.executable import PlacedExecutable
+from edgeadapt.placement.held import Held
 from edgeadapt.placement.notes import Notes
 from edgeadapt.placement.places import REFERENCE, Place
+from edgeadapt.placement.priority import at_low_priority
 from edgeadapt.placement.routes import Room, Route, Sample, Trial
-from edgeadapt.placement.trials import Judge
+from edgeadapt.placement.trials import Judge, too_many
+from edgeadapt.runtime import BuildsAhead, Executable
 
+log = logging.getLogger("edgeadapt")
 _UPLOAD = 2.0  # times the reference's load: up to that, other constants are an upload and not a build
 
 
@@ -31,7 +35,7 @@ class Tries:
         doing: what is built or run at this moment; empty if nothing.
     """
 
-    def __init__(self, places: tuple[Place, ...], executables: MutableSet[PlacedExecutable], judge: Judge, room: Room, gain: float, bell: Bell, notes: Notes) -> None:
+    def __init__(self, places: tuple[Place, ...], executables: Held[PlacedExecutable], judge: Judge, room: Room, gain: float, bell: Bell, notes: Notes) -> None:
         self._places, self._executables, self._judge, self._room, self._gain, self._bell, self._notes = places, executables, judge, room, gain, bell, notes
         self.doing = ""
 
@@ -69,12 +73,12 @@ class Tries:
             for place in route.todo:
                 if (run := executable.loaded.get(place.index)) is not None:
                     route.todo.remove(place)
-                    route.trial = Trial(place, run, self._room)
+                    route.trial = Trial(place, run, self._room, executable.comes)
                     return True
             if route.wants_audit:
                 route.wants_audit = False
                 if (live := route.live) is not None:
-                    route.trial = Trial(*live, self._room, is_audit=True)
+                    route.trial = Trial(*live, self._room, executable.comes, is_audit=True)
                     return True
         return False
 
@@ -87,15 +91,28 @@ class Tries:
                 self._leave_out(place)
                 return
             with place.gate:
-                run = at_low_priority(lambda: place.opened.load(executable.graph, executable.constants))
+                run = at_low_priority(lambda: self._built(executable, place))
             with executable.change:
-                if place in executable.waiting:
+                if run is not None and place in executable.waiting:
                     executable.waiting.remove(place)
                     executable.loaded[place.index] = run
         except Exception as error:
             executable.refuse(place, f"{type(error).__name__}: {error}")
         finally:
             self.doing = ""
+
+    def _built(self, executable: PlacedExecutable, place: Place) -> Executable | None:
+        """The graph loaded there; None if the end came first. Where engines are kept they are built before: that can be cancelled, loading cannot."""
+        runtime, graph, constants = place.opened, executable.graph, executable.constants
+        if constants and graph.precision == "int8" and getattr(runtime, "refolds_by_input", False):
+            raise RuntimeUnavailable(f"{place.name} cannot quantise weights that are replaced")
+        if isinstance(runtime, BuildsAhead) and runtime.cache is not None:
+            try:
+                runtime.build(graph, constants, lambda *_: not self._bell.is_stopped)
+            except RuntimeUnavailable as error:
+                if not self._bell.is_stopped:  # it may load even so: with constants built in, or what cannot be kept
+                    log.info("placement: graph %r is not built ahead in %s: %s", graph.name, place.name, error)
+        return None if self._bell.is_stopped else runtime.load(graph, constants)
 
     def _leave_out(self, place: Place) -> None:
         """It does not open: no graph is tried there. When none does, there is nothing left to do."""
@@ -121,38 +138,40 @@ class Tries:
             elif said != "again":
                 executable.refuse(trial.place, said)
         except InputError as error:  # not this batch
-            self._end(route, trial, f"{trial.place.name} refuses what the reference takes: {error}")
+            executable.leave(route, trial.place, f"it refuses what the reference takes: {error}")
         except Exception as error:
-            executable.refuse(trial.place, f"{type(error).__name__}: {error}")
+            executable.fails(route, trial.place, error)
         finally:
             trial.done()
             self.doing = ""
 
     def _audit(self, executable: PlacedExecutable, route: Route, trial: Trial, sample: Sample) -> None:
+        """Compare again. A tie says nothing, so the next call is compared, too."""
         found = self._judge.audit(executable, trial, sample)
-        self._end(route, trial, "")
-        if found.why:
-            executable.refuse(trial.place, f"it agreed, and does not any more: {found.why}")
+        route.ties += found.is_tie
+        why = found.why or (too_many(route.ties) if route.ties >= self._judge.calls else "")
+        if why:
+            executable.refuse(trial.place, f"it agreed, and does not any more: {why}")
         elif not found.is_tie:
             route.audits += 1
+            self._end(route, trial, "")
 
     def _decide(self, executable: PlacedExecutable, route: Route, trial: Trial) -> None:
         place, measured = trial.place, trial.measured
         figures = f"{1e3 * measured.there_s:.3g} ms, {self._places[REFERENCE].name} {1e3 * measured.here_s:.3g} ms"
         if measured.ratio >= (1.0 - self._gain) * route.ratio():
             self._end(route, trial, "" if route.live else f"{place.name} is not faster: {figures}")
-            executable.family.lost.setdefault((route.smallest, route.largest), set()).add(place.index)
+            executable.family.lost.setdefault(route.key, set()).add(place.index)
             return
         with executable.change:
             if place.index in executable.refused or self._bell.is_stopped:
                 return
-            route.why = f"{place.name} is faster: {figures}; {measured.calls} calls agree to {measured.error:.1e}"
             place.has_served = True
-            route.live = (place, trial.run)
+            route.move(place, trial.run, f"{place.name} is faster: {figures}; {measured.calls} calls agree to {measured.error:.1e}")
             self._end(route, trial, "")
         self._notes.add(f"graph {executable.graph.name!r}, batch {route.batches}: {route.why}")
         if executable.constants:
-            executable.family.won[route.smallest, route.largest] = (place, f"as others with other constants: {route.why}")
+            executable.family.won[route.key] = (place, f"as others with other constants: {route.why}")
             self._ask_for_other_constants(executable, place)
 
     def _end(self, route: Route, trial: Trial, why: str) -> None:
@@ -169,17 +188,17 @@ class Tries:
         started = time.perf_counter()
         try:
             with place.gate:
-                place.opened.load(executable.graph, other)
+                at_low_priority(lambda: place.opened.load(executable.graph, other))
         except Exception as error:
-            family.refused.setdefault(place.index, f"{type(error).__name__}: {error}")
+            family.not_loaded.setdefault(place.index, f"{type(error).__name__}: {error}")
             self._notes.add(f"graph {executable.graph.name!r}: {place.name} does not take other constants: {error}")
             return
         took = time.perf_counter() - started
         if took <= _UPLOAD * family.load_s:
             family.uploads.append(place)
         else:
-            family.refused.setdefault(place.index, f"other constants take {1e3 * took:.3g} ms to load, {1e3 * family.load_s:.3g} ms in {self._places[REFERENCE].name}")
-            self._notes.add(f"graph {executable.graph.name!r}: {place.name}: {family.refused[place.index]}")
+            family.not_loaded.setdefault(place.index, f"other constants take {1e3 * took:.3g} ms to load, {1e3 * family.load_s:.3g} ms in {self._places[REFERENCE].name}")
+            self._notes.add(f"graph {executable.graph.name!r}: {place.name}: {family.not_loaded[place.index]}")
 
     def _has_work(self, executable: PlacedExecutable) -> bool:
         return any((route.trial is not None and route.trial.has_sample) or (route.trial is None and (route.todo or route.wants_audit)) for route in executable.routes)

@@ -4,7 +4,8 @@ Imports numpy and ``edgeadapt.runtime``; ``tensorrt`` only once the driver has s
 never on hardware: ``docs/tensorrt.md`` says what was checked and how.
 """
 
-from edgeadapt_tensorrt._cudart import DeviceError, OutOfDeviceMemory
+from edgeadapt.errors import DeviceError
+from edgeadapt_tensorrt._cudart import OutOfDeviceMemory
 from edgeadapt_tensorrt._engine import EngineError, Flags
 from edgeadapt_tensorrt._runtime import TensorRT
 

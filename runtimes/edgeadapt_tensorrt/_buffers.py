@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeadapt.errors import DeviceError
 from edgeadapt_tensorrt._arena import Arena, Block
-from edgeadapt_tensorrt._cudart import CudaRuntime, DeviceError, OutOfDeviceMemory
+from edgeadapt_tensorrt._cudart import CudaRuntime, OutOfDeviceMemory
 
 if TYPE_CHECKING:
     from edgeadapt_tensorrt._transfers import Transfers

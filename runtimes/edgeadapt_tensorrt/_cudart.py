@@ -14,7 +14,7 @@ from ctypes import byref, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void
 from pathlib import Path
 from typing import Any
 
-from edgeadapt.errors import RuntimeUnavailable
+from edgeadapt.errors import DeviceError, RuntimeUnavailable
 
 NAMES = ("libcudart.so.13", "libcudart.so.12")
 VARIABLE = "EDGEADAPT_CUDART"
@@ -44,14 +44,6 @@ class _Attributes(ctypes.Structure):
     """``cudaPointerAttributes`` up to what is read, and room for what CUDA 13 has behind it."""
 
     _fields_ = (("kind", c_int), ("device", c_int), ("rest", c_ulonglong * 16))
-
-
-class DeviceError(RuntimeUnavailable):
-    """CUDA or TensorRT failed on this device; ``code`` is CUDA's, 0 where TensorRT gave none."""
-
-    def __init__(self, message: str, code: int = 0) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class OutOfDeviceMemory(DeviceError):

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeadapt.errors import DeviceError
 from edgeadapt.runtime import NEXT
 from edgeadapt_tensorrt._arena import ALIGNMENT
 from edgeadapt_tensorrt._arrays import DeviceArray
 from edgeadapt_tensorrt._buffers import DeviceBuffer, Mark
-from edgeadapt_tensorrt._cudart import ON_DEVICE, TO_DEVICE, TO_HOST, CudaRuntime, DeviceError
+from edgeadapt_tensorrt._cudart import ON_DEVICE, TO_DEVICE, TO_HOST, CudaRuntime
 from edgeadapt_tensorrt._model import Model, Shapes, Sizes
 from edgeadapt_tensorrt._transfers import Pinned
 

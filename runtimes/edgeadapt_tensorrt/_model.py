@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from edgeadapt.errors import DeviceError
 from edgeadapt.onnx_file import Value
 from edgeadapt.runtime import NEXT
 from edgeadapt_tensorrt._arena import aligned
 from edgeadapt_tensorrt._buffers import DeviceBuffer, Pool
-from edgeadapt_tensorrt._cudart import CudaRuntime, DeviceError, OutOfDeviceMemory
+from edgeadapt_tensorrt._cudart import CudaRuntime, OutOfDeviceMemory
 from edgeadapt_tensorrt._engine import EngineError
 from edgeadapt_tensorrt._logger import last_words, listening
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeadapt.errors import DeviceError
 from edgeadapt_tensorrt._arena import aligned
 from edgeadapt_tensorrt._buffers import DeviceBuffer
-from edgeadapt_tensorrt._cudart import TO_DEVICE, TO_HOST, CudaRuntime, DeviceError
+from edgeadapt_tensorrt._cudart import TO_DEVICE, TO_HOST, CudaRuntime
 
 _Move = Callable[[NDArray[np.uint8], int, int], Callable[[], None] | None]  # piece, device address, offset in the stage
 _STAGE = 4 << 20  # bytes of pinned memory; larger arrays go in pieces

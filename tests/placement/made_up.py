@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from edgeadapt_onnxruntime import OnnxRuntime
 
-from edgeadapt.errors import RuntimeUnavailable
+from edgeadapt.errors import DeviceError, RuntimeUnavailable
 from edgeadapt.runtime import GraphFile, Signature, Tensors
 from edgeadapt.testing import _runtime as models
 
 ROWS, COLUMNS = 256, 64
 
 
-class OutOfMemory(RuntimeUnavailable):
+class OutOfMemory(DeviceError):
     """As a runtime of its own would name it."""
 
 
@@ -67,7 +67,7 @@ class MadeUp(OnnxRuntime):
 
     def download(self, tensors: Tensors, names: Any = None) -> Any:
         if self.is_broken:
-            raise RuntimeUnavailable("cudaErrorIllegalAddress (700)")
+            raise DeviceError("cudaErrorIllegalAddress (700)")
         return super().download(tensors, names)
 
     def before_load(self, graph: GraphFile, constants: Any) -> None: ...
@@ -75,7 +75,7 @@ class MadeUp(OnnxRuntime):
 
     def before_call(self, name: str, ports: Mapping[str, Any]) -> None:
         if self.is_broken:
-            raise RuntimeUnavailable("cudaErrorIllegalAddress (700)")
+            raise DeviceError("cudaErrorIllegalAddress (700)")
 
     def after_call(self, name: str, outputs: Any, written: Tensors) -> Any:
         return outputs, written

@@ -55,9 +55,21 @@ def test_few_whole_numbers_that_differ_say_nothing_and_many_disagree() -> None:
     assert said(flags, np.where(np.arange(200) == 7, 0, flags).astype(np.float32)).is_tie
 
 
-def test_what_follows_from_a_tie_is_not_held_against_anybody() -> None:
+@pytest.mark.parametrize("order", [("label", "scores"), ("scores", "label")])
+def test_a_tie_excuses_whole_numbers_and_no_others(order: tuple[str, str]) -> None:
+    scores = np.array([[0.6, 0.1]], np.float32)
+    right, nearly, wrong = (
+        {"scores": scores, "label": np.array([0])}, {"scores": scores * np.float32(1.0001), "label": np.array([1])},
+        {"scores": np.array([[-60.0, 99.0]], np.float32), "label": np.array([1])},
+    )  # fmt: skip
+    right = {name: right[name] for name in order}
+    assert compare(right, nearly, {}, 1e-3).is_tie and not compare(right, nearly, {}, 1e-3).why
+    assert "scores differs by" in compare(right, wrong, {}, 1e-3).why and not compare(right, wrong, {}, 1e-3).is_tie
+
+
+def test_a_tensor_that_differs_is_not_excused_by_a_tie() -> None:
     right, other = {"label": np.array([1, 2]), "mean": X}, {"label": np.array([1, 3]), "mean": X * 2}
-    assert compare(right, other, {}, 1e-3).is_tie and not compare(right, other, {}, 1e-3).why
+    assert "mean differs by" in compare(right, other, {"mean": X * 0}, 1e-3).why
 
 
 def test_shapes_kinds_and_names_have_to_be_the_same() -> None:

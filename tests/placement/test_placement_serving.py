@@ -365,9 +365,9 @@ def test_what_goes_wrong_after_it_took_over_is_found(slow_cpu: dict[str, Any], r
     tensors, run = runtime.upload(table()), runtime.load(predict_graph())
     drive(runtime, lambda: run({"x": batch(8)}, tensors), 20)
     (row,) = rows(runtime, "check-predict")
-    assert row["where"] == "made-up" and 1 <= row["audits"] <= 3
+    assert row["where"] == "made-up" and 1 <= row["audits"] <= 5
     WrongInTheEnd.opened[0].is_wrong = True
-    drive(runtime, lambda: run({"x": batch(8)}, tensors), 20)  # past the 32nd call
+    drive(runtime, lambda: run({"x": batch(8)}, tensors), 20)  # past the 16th call there
     (row,) = rows(runtime, "check-predict")
     assert row["where"] == "onnxruntime" and "it agreed, and does not any more: y differs by 5.0e-02" in row["refused"]["made-up"]
     np.testing.assert_array_equal(run({"x": batch(8)}, tensors)[0]["y"], expected(batch(8), table()))
@@ -383,7 +383,7 @@ def test_audits_are_few(slow_cpu: dict[str, Any], register: Callable[..., None],
     for _ in range(4100):
         run({"x": batch(8)}, tensors)
     settle(runtime)
-    assert 1 <= slow_cpu["calls"] - seen <= 14  # 16, 32, ... 1024, 2048, 3072, 4096
+    assert 1 <= slow_cpu["calls"] - seen <= 14  # 1, 2, 4, ... 1024, 2048, 3072, 4096
 
 
 def test_a_build_for_a_larger_batch_holds_nobody_up(slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]) -> None:

@@ -83,3 +83,18 @@ def test_a_gpu_that_fails_gives_the_call_back_to_the_cpu(auto: Placing, device: 
     device.broken()
     np.testing.assert_array_equal(run({"x": x}, auto.upload({}))[0]["z"], right)
     assert auto.where(run) == "onnxruntime" and "DeviceError" in auto.report()["notes"][-1]
+
+
+def test_a_build_ends_with_the_trials(auto: Placing, trt: Any) -> None:
+    trt.fake.step_s = 0.5  # of seven
+    bundle = read_bundle(bundle_path())
+    spec = next(spec for spec in bundle.manifest.graphs if "encode" in spec.roles)
+    run = auto.load(bundle.graph_file(spec))
+    end = time.monotonic() + 10
+    while not trt.fake.builds:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert auto.close(2.0)
+    assert not auto.report()["doing"] and not run.refused and not auto.report()["notes"]
+    x = np.random.default_rng(0).integers(0, 255, (8, 28, 28)).astype(np.uint8)
+    assert run({"x": x}, auto.upload({}))[0]["z"].shape[0] == 8 and auto.where(run) == "onnxruntime"
