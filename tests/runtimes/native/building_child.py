@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from fake_device import FakeDevice
@@ -11,6 +12,7 @@ from fake_tensorrt import make
 from edgeadapt import cli
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background has it ignored
     library = FakeDevice(sys.argv[1])
     library.reset()
     os.environ["EDGEADAPT_CUDART"] = os.environ["EDGEADAPT_LIBCUDA"] = library.path
