@@ -1,7 +1,7 @@
 # Everything here works from a fresh clone: Python 3.10 or newer with its venv module, and make.
 #   make demo     install the device package (no torch) and show what it does: demo-out/report.html
 #   make test     also install what the host needs (torch), and run the tests; make test-slow runs the ones that take minutes
-#   make test-engines  the compiler's gallery, faults and builds, and the GPU suite without a GPU
+#   make test-engines  the tests of the compiler, the runtimes and where graphs are placed; the GPU suite without a GPU
 #   make test-daemon   the daemon's tests: brokers, cameras, browsers, alert rules; what is not installed is skipped and named
 #   make torture  a million damaged files (make fuzz alone does only that), every I/O call fails, a thousand kills, hostile streams (an hour)
 #   make bundle   train and export the bundle that ships with the demo   [DATA=folder with the four Fashion-MNIST files]
@@ -24,11 +24,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_FLAGS)
 demo: device
 	$(BIN)/edgeadapt demo --out demo-out
 
+ENGINES := tests/host/compile tests/runtimes tests/placement tests/gpu_suite
+
 test: host
-	$(QUIET) $(BIN)/python -m pytest -x -n 2 --dist loadfile --ignore tests/daemon --ignore tests/deploy --ignore tests/host/compile --ignore tests/gpu_suite
+	$(QUIET) $(BIN)/python -m pytest -x -n 2 --dist loadfile $(ENGINES:%=--ignore %) --ignore tests/daemon --ignore tests/deploy
 
 test-engines: host
-	$(QUIET) $(BIN)/python -m pytest -x -n 2 --dist loadfile tests/host/compile tests/gpu_suite
+	$(QUIET) $(BIN)/python -m pytest -x -n 2 --dist loadfile $(ENGINES)
 
 test-daemon: host
 	$(QUIET) $(BIN)/python -m pytest -x -rs -n 2 --dist loadfile tests/daemon tests/deploy
