@@ -1,6 +1,7 @@
 # Everything here works from a fresh clone: Python 3.10 or newer with its venv module, and make.
 #   make demo     install the device package (no torch) and show what it does: demo-out/report.html
-#   make test     also install what the host needs (torch), and run the tests; make test-slow runs the ones that take minutes
+#   make test     also install what the host needs (torch), and run the tests; make test-slow those that take minutes, make test-all this one and the next three
+#   make test-host     the tests of training, exporting, methods and benches
 #   make test-engines  the tests of the compiler, the runtimes and where graphs are placed; the GPU suite without a GPU
 #   make test-daemon   the daemon's tests: brokers, cameras, browsers, alert rules; what is not installed is skipped and named
 #   make torture  a million damaged files (make fuzz alone does only that), every I/O call fails, a thousand kills, hostile streams (an hour)
@@ -19,21 +20,27 @@ BIN := $(VENV)/bin
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_FLAGS)
 
-.PHONY: demo test test-engines test-daemon test-slow torture fuzz bundle lint bench clean device host
+.PHONY: demo test test-all test-host test-engines test-daemon test-slow torture fuzz bundle lint bench clean device host
 
 demo: device
 	$(BIN)/edgeadapt demo --out demo-out
 
 ENGINES := tests/host/compile tests/runtimes tests/placement tests/gpu_suite
+TESTS := $(QUIET) $(BIN)/python -m pytest -x -n 2 --dist loadfile
 
 test: host
-	$(QUIET) $(BIN)/python -m pytest -x -n 2 --dist loadfile $(ENGINES:%=--ignore %) --ignore tests/daemon --ignore tests/deploy
+	$(TESTS) $(ENGINES:%=--ignore %) --ignore tests/host --ignore tests/bench --ignore tests/daemon --ignore tests/deploy
+
+test-all: test test-host test-engines test-daemon
+
+test-host: host
+	$(TESTS) --ignore tests/host/compile tests/host tests/bench
 
 test-engines: host
-	$(QUIET) $(BIN)/python -m pytest -x -n 2 --dist loadfile $(ENGINES)
+	$(TESTS) $(ENGINES)
 
 test-daemon: host
-	$(QUIET) $(BIN)/python -m pytest -x -rs -n 2 --dist loadfile tests/daemon tests/deploy
+	$(TESTS) -rs tests/daemon tests/deploy
 
 torture: host fuzz
 	$(QUIET) $(BIN)/python tests/torture
