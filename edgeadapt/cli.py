@@ -174,7 +174,7 @@ def _daemon_commands(command: Any, everywhere: argparse.ArgumentParser) -> None:
     serve.add_argument("--precision", choices=("float32", "float16", "int8"), help="of the encoder, instead of what the settings say")
     serve.add_argument("--check", action="store_true", help="only say whether it could run here: settings, bundle, state folder, sources and sinks")
 
-    ctl = command("ctl", "serving:ctl", "ask a running daemon, answer its questions, forget, roll back, freeze, pause, swap its bundle")
+    ctl = command("ctl", "controlling:ctl", "ask a running daemon, answer its questions, forget, roll back, freeze, pause, swap its bundle")
     place = ctl.add_mutually_exclusive_group()
     place.add_argument("--url", default="http://127.0.0.1:8420", help="where it listens (default: http://127.0.0.1:8420)")
     place.add_argument("--socket", type=Path, metavar="PATH", help="the unix socket on which it listens")

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import re
@@ -14,8 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from edgeadapt._json_schema import schema_text
 from edgeadapt.errors import InputError
 
+TITLE = "edgeadapt GPU measurement"
 SCHEMA: Literal["edgeadapt.gpu/1"] = "edgeadapt.gpu/1"
 MEASUREMENTS = "measurements"
 """Name of the folder that takes figures of real cards only."""
@@ -176,24 +177,8 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def schema_text() -> str:
-    """The bytes of the committed file."""
-    import msgspec
-
-    (schema,), parts = msgspec.json.schema_components([Result], ref_template="#/$defs/{name}")
-    content = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgeadapt GPU measurement", **schema, "$defs": parts}
-    return json.dumps(_undented(content), indent=2) + "\n"
-
-
-def _undented(value: Any) -> Any:
-    """With descriptions as Python 3.13 keeps them: without the indentation of the code."""
-    if isinstance(value, dict):
-        return {key: inspect.cleandoc(of) if key == "description" and isinstance(of, str) else _undented(of) for key, of in value.items()}
-    return [_undented(one) for one in value] if isinstance(value, list) else value
-
-
 if __name__ == "__main__":
-    print(schema_text(), end="")
+    print(schema_text(Result, TITLE), end="")
 
 
-__all__ = ["MEASUREMENTS", "SCHEMA", "Card", "GpuRow", "Result", "checked", "failed", "file_name", "markdown", "measured", "not_run", "schema_text", "table", "write"]
+__all__ = ["MEASUREMENTS", "SCHEMA", "Card", "GpuRow", "Result", "checked", "failed", "file_name", "markdown", "measured", "not_run", "table", "write"]

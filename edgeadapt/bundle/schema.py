@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from edgeadapt._json_schema import undented
 from edgeadapt.bundle._consistency import check_consistency
 from edgeadapt.bundle.roles import RoleName
 from edgeadapt.errors import BundleError
@@ -380,15 +380,8 @@ def space_of_digests(parts: Iterable[bytes]) -> str:
 
 def json_schema() -> dict[str, Any]:
     """JSON schema of the manifest, committed as ``docs/format/manifest.schema.json``."""
-    schema: dict[str, Any] = _with_clean_descriptions(msgspec.json.schema(Manifest))
+    schema: dict[str, Any] = undented(msgspec.json.schema(Manifest))
     return schema
-
-
-def _with_clean_descriptions(value: Any) -> Any:
-    """Docstrings without their indentation, which Python keeps before 3.13 and drops from then on."""
-    if isinstance(value, dict):
-        return {key: inspect.cleandoc(v) if key == "description" and isinstance(v, str) else _with_clean_descriptions(v) for key, v in value.items()}
-    return [_with_clean_descriptions(v) for v in value] if isinstance(value, list) else value
 
 
 __all__ = [

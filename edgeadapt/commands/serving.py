@@ -1,35 +1,25 @@
-"""``serve`` and ``ctl``: run the daemon, see whether its settings hold here, and talk to one that runs."""
+"""``serve``: run the daemon, or see whether its settings hold here."""
 
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
 import logging
 import os
-import socket
-import sys
-import time
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
-from edgeadapt import errors
 from edgeadapt.errors import EdgeadaptError, InputError, StateError
 
 if TYPE_CHECKING:
     from edgeadapt.bundle import Manifest
     from edgeadapt.daemon.settings import AnySink, AnySource, Settings
 
-_CONNECT_S, _PATIENCE_S, _MAX_ANSWER_BYTES = 10.0, 600.0, 64 << 20
 
-
-# -- serve --------------------------------------------------------------------------------------------
 def serve(args: argparse.Namespace) -> int:
     """Run the daemon until it is told to stop; with ``--check`` only say whether it could."""
     from edgeadapt.daemon.settings_file import load_settings
@@ -207,199 +197,4 @@ def _readable(path: Path) -> str:
     return str(path)
 
 
-# -- ctl ----------------------------------------------------------------------------------------------
-def ctl(args: argparse.Namespace) -> int:
-    """Ask a running daemon, or tell it something; 1 if none answers, or if ``health`` finds it unwell."""
-    daemon = _Daemon(args.url, args.socket, args.token_file)
-    try:
-        return int(_ASKED[args.action](daemon, args))
-    except _NoAnswer as error:
-        print(f"edgeadapt: error: {error}", file=sys.stderr)
-        return 1
-
-
-class _NoAnswer(Exception):
-    """Nobody answers there, or not as a daemon would."""
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
-class _Daemon:
-    """One daemon, by the address of its control interface; a connection a request."""
-
-    def __init__(self, url: str, path: Path | None, token_file: Path | None) -> None:
-        self._path, self.where = path, f"unix:{path}" if path else url
-        try:
-            self._url = urlsplit(url)
-            is_usable = self._url.scheme in ("http", "https") and bool(self._url.hostname) and self._url.port != 0
-        except ValueError:
-            is_usable = False
-        if not is_usable:
-            raise InputError(f"--url {url}: http://HOST:PORT is expected")
-        self._headers = {"accept": "application/json"}
-        if token_file is not None:
-            from edgeadapt.daemon.settings import read_secret
-
-            self._headers["authorization"] = f"Bearer {read_secret(token_file)}"
-
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None, **query: int | None) -> Any:
-        """What it answers: JSON as Python's values, or text.
-
-        Raises:
-            EdgeadaptError: the daemon's own, as it was raised there. _NoAnswer: nobody answers, or a fault of the daemon.
-        """
-        status, answer = self.exchange(method, path, body, **query)
-        if status < 300:
-            return answer
-        told = answer if isinstance(answer, dict) else {}
-        why = _printable(str(told.get("error") or f"HTTP status {status}"))
-        kind = getattr(errors, str(told.get("kind")), None)
-        if isinstance(kind, type) and issubclass(kind, EdgeadaptError):
-            raise kind(why)
-        if 400 <= status < 500:
-            raise InputError(f"{why}{'; pass --token-file' if status == 401 and 'authorization' not in self._headers else ''}")
-        raise _NoAnswer(f"{self.where}: {why}{' (request ' + _printable(str(told['request'])) + ' in its log)' if told.get('request') else ''}")
-
-    def exchange(self, method: str, path: str, body: dict[str, Any] | None = None, **query: int | None) -> tuple[int, Any]:
-        """Status and answer, whatever it is."""
-        given = {key: value for key, value in query.items() if value is not None}
-        target = f"{'' if self._path else self._url.path.rstrip('/')}{path}{'?' + urlencode(given) if given else ''}"
-        data = None if body is None else json.dumps(body).encode()
-        headers = self._headers | ({} if data is None else {"content-type": "application/json"})
-        connection = self._connection()
-        try:
-            connection.connect()
-            connection.sock.settimeout(_PATIENCE_S)
-            connection.request(method, target, data, headers)
-            response = connection.getresponse()
-            raw = response.read(_MAX_ANSWER_BYTES + 1)
-            if len(raw) > _MAX_ANSWER_BYTES:
-                raise _NoAnswer(f"{self.where}: answers with more than {_MAX_ANSWER_BYTES} bytes")
-            is_json = response.headers.get_content_type() == "application/json"
-            return response.status, json.loads(raw) if is_json else raw.decode("utf-8", "replace")
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            why = _printable(getattr(error, "strerror", None) or str(error) or type(error).__name__)
-            raise _NoAnswer(f"{self.where}: no daemon answers there: {why}; 'edgeadapt serve' starts one") from error
-        finally:
-            connection.close()
-
-    def _connection(self) -> http.client.HTTPConnection:
-        if self._path is not None:
-            return _UnixConnection(self._path, _CONNECT_S)
-        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
-        return kind(self._url.hostname or "", self._url.port, timeout=_CONNECT_S)
-
-
-def _say(answer: Any, args: argparse.Namespace) -> int:
-    print(json.dumps(answer) if args.json else "\n".join(_lines(answer)), flush=True)
-    return 0
-
-
-def _list(path: str) -> Callable[[_Daemon, argparse.Namespace], int]:
-    return lambda daemon, args: _say(daemon.ask("GET", path, limit=args.limit), args)
-
-
-def _post(path: str, body: Callable[[argparse.Namespace], dict[str, Any] | None]) -> Callable[[_Daemon, argparse.Namespace], int]:
-    return lambda daemon, args: _say(daemon.ask("POST", path, body(args)), args)
-
-
-def _given(**conditions: Any) -> dict[str, Any]:
-    """Those that have a value."""
-    return {key: value for key, value in conditions.items() if value not in (None, [])}
-
-
-def _classes(daemon: _Daemon, args: argparse.Namespace) -> int:
-    if args.add is not None:
-        return _say(daemon.ask("POST", "/v1/classes", {"name": args.add}), args)
-    if args.remove is not None:
-        return _say(daemon.ask("DELETE", f"/v1/classes/{quote(args.remove, safe='')}"), args)
-    return _say(daemon.ask("GET", "/v1/classes"), args)
-
-
-def _health(daemon: _Daemon, args: argparse.Namespace) -> int:
-    """Alive and ready; for scripts and containers."""
-    found = {path: daemon.exchange("GET", path) for path in ("/healthz", "/readyz")}
-    is_well = all(status == 200 for status, _ in found.values())
-    _say({"ok": is_well, "health": found["/healthz"][1], "ready": found["/readyz"][1]}, args)
-    return 0 if is_well else 1
-
-
-def _metrics(daemon: _Daemon, args: argparse.Namespace) -> int:
-    text = daemon.ask("GET", "/metrics")
-    print(json.dumps({"metrics": text}) if args.json else text, end="\n" if args.json else "")
-    return 0
-
-
-_ASKED: dict[str, Callable[[_Daemon, argparse.Namespace], int]] = {
-    "status": lambda daemon, args: _say(daemon.ask("GET", "/v1/status"), args),
-    "health": _health,
-    "metrics": _metrics,
-    "questions": _list("/v1/questions"),
-    "history": _list("/v1/history"),
-    "decisions": _list("/v1/decisions"),
-    "classes": _classes,
-    "label": _post("/v1/labels", lambda args: {"labels": [{"sample": args.sample, "label": args.label}], "source": args.source}),
-    "forget": _post("/v1/forget", lambda args: _given(samples=args.samples, source=args.source, classes=args.classes, before=args.before, after=args.after)),
-    "rollback": _post("/v1/rollback", lambda args: {"to": args.to}),
-    "freeze": _post("/v1/freeze", lambda args: {"frozen": True}),
-    "unfreeze": _post("/v1/freeze", lambda args: {"frozen": False}),
-    "pause": _post("/v1/pause", lambda args: {"paused": True}),
-    "resume": _post("/v1/pause", lambda args: {"paused": False}),
-    "checkpoint": _post("/v1/checkpoint", lambda args: None),
-    "swap": _post("/v1/swap", lambda args: {"bundle": os.path.abspath(args.bundle)}),
-}
-
-
-def _lines(answer: Any) -> list[str]:
-    """One list: a line an item. Anything else: a line a value, under its dotted key."""
-    if isinstance(answer, dict) and len(answer) == 1 and isinstance(only := next(iter(answer.values())), list):
-        return [_row(item) if isinstance(item, dict) else _word(item) for item in only] or [f"no {next(iter(answer))}"]
-    return [f"{key:<32} {value}" for key, value in _flat(answer, "")]
-
-
-def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for name, inner in value.items():
-            yield from _flat(_dated(name, inner), f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list) and any(isinstance(inner, (dict, list)) for inner in value):
-        for index, inner in enumerate(value):
-            yield f"{key}[{index}]", _row(inner) if isinstance(inner, dict) else _word(inner)
-    else:
-        yield key or "answer", ", ".join(map(_word, value)) if isinstance(value, list) else _word(value)
-
-
-def _row(item: dict[str, Any]) -> str:
-    return " ".join(f"{key}={_word(_dated(key, value))}" for key, value in item.items() if value not in ("", None))
-
-
-def _dated(key: str, value: Any) -> Any:
-    """Seconds since the epoch as local time, where the key says that they are."""
-    is_time = key in ("time", "at") or key.endswith("_at")
-    if is_time and isinstance(value, (int, float)) and 1e9 < value < 1e11:
-        return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(value))
-    return value
-
-
-def _printable(text: str) -> str:
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-
-
-def _word(value: Any) -> str:
-    """A value in one line, without anything that a terminal would obey."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, str) and value.isprintable() and value and '"' not in value:
-        return value if " " not in value else f'"{value}"'
-    return json.dumps(value)
-
-
-__all__ = ["ctl", "serve"]
+__all__ = ["serve"]

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import edgeadapt
+from edgeadapt._json_schema import schema_text
 from edgeadapt.doctor.board import read_board
 from edgeadapt.doctor.examination import Section
 from edgeadapt.doctor.finding import State, is_well
@@ -20,6 +20,7 @@ from edgeadapt.doctor.machine import Machine
 from edgeadapt.doctor.packages import installed
 from edgeadapt.doctor.privacy import without_places
 
+TITLE = "edgeadapt doctor"
 SCHEMA: Literal["edgeadapt.doctor/1"] = "edgeadapt.doctor/1"
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "torch")
 
@@ -124,24 +125,8 @@ def to_json(made: Report) -> str:
     return json.dumps(asdict(made), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def schema_text() -> str:
-    """The bytes of the committed file."""
-    import msgspec
-
-    (schema,), parts = msgspec.json.schema_components([Report], ref_template="#/$defs/{name}")
-    content: dict[str, Any] = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgeadapt doctor", **schema, "$defs": parts}
-    return json.dumps(_undented(content), indent=2) + "\n"
-
-
-def _undented(value: Any) -> Any:
-    """With descriptions as Python 3.13 keeps them: without the indentation of the code."""
-    if isinstance(value, dict):
-        return {key: inspect.cleandoc(of) if key == "description" and isinstance(of, str) else _undented(of) for key, of in value.items()}
-    return [_undented(one) for one in value] if isinstance(value, list) else value
-
-
 if __name__ == "__main__":
-    print(schema_text(), end="")
+    print(schema_text(Report, TITLE), end="")
 
 
-__all__ = ["SCHEMA", "BoardFacts", "Check", "Latency", "Report", "Run", "Step", "report", "schema_text", "to_json"]
+__all__ = ["SCHEMA", "BoardFacts", "Check", "Latency", "Report", "Run", "Step", "report", "to_json"]
