@@ -8,6 +8,7 @@ it fails for all, ``auto`` is the plain reference. So it has to answer at once, 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from edgeadapt.placement.places import Place
 from edgeadapt.placement.placing import Placing
 from edgeadapt.placement.rules import Rules
 from edgeadapt.runtime import Runtime, open_runtime, registered_runtimes
+
+log = logging.getLogger("edgeadapt")
 
 REFERENCE_NAME = "onnxruntime"
 _DRIVER = "libcuda.so.1"
@@ -60,7 +63,8 @@ def _may_run(name: str, entry: Any) -> bool:
         return _has_driver() and _NVIDIA[name]()
     try:
         entry.load().probe()
-    except Exception:  # whatever a runtime of others raises: `edgeadapt runtimes` says why it is not available
+    except Exception as error:  # whatever a runtime of others raises, it is not tried
+        log.info("placement: %s is not tried: %s: %s", name, type(error).__name__, error)
         return False
     return True
 
