@@ -6,21 +6,26 @@
 #   make test-daemon   the daemon's tests: brokers, cameras, browsers, alert rules; what is not installed is skipped and named
 #   make torture  a million damaged files (make fuzz alone does only that), every I/O call fails, a thousand kills, hostile streams (an hour)
 #   make bundle   train and export the bundle that ships with the demo   [DATA=folder with the four Fashion-MNIST files]
-#   make lint     make bench [SUITE=overhead]     make clean
-# Variables: PYTHON (interpreter), VENV (folder), PIP_FLAGS (options of pip install).
+#   make newest   try the newest release of every dependency in an environment of its own, and say what it gave; never fails
+#   make lint     make bench [SUITE=overhead]     make constraints     make clean
+# Variables: PYTHON (interpreter), VENV (folder), PIP_FLAGS (options of pip install),
+#   CONSTRAINTS (file of the versions that were tested; empty: the newest).
 
 VENV ?= .venv
 PIP_FLAGS ?=
 SUITE ?= overhead
 DATA ?=
+CONSTRAINTS ?= constraints.txt
 PYTHON ?= $(shell for p in python3.11 python3 python3.13 python3.12 python3.10; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && { echo $$p; break; }; done)
 
 BIN := $(VENV)/bin
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
-PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_FLAGS)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install $(CONSTRAINTS:%=-c %) $(PIP_FLAGS)
 
-.PHONY: demo test test-all test-host test-engines test-daemon test-slow torture fuzz bundle lint bench clean device host
+NEWEST := VENV=.venv-newest CONSTRAINTS=
+
+.PHONY: demo newest constraints test test-all test-host test-engines test-daemon test-slow torture fuzz bundle lint bench clean device host
 
 demo: device
 	$(BIN)/edgeadapt demo --out demo-out
@@ -61,18 +66,30 @@ lint: host
 bench: host
 	$(QUIET) $(BIN)/edgeadapt bench $(SUITE) $(if $(DATA),--data "$(DATA)")
 
+# Only where something newer than what was tested exists are the tests worth their time.
+newest:
+	@rm -rf .venv-newest
+	@$(MAKE) -s host $(NEWEST) && .venv-newest/bin/python tools/constraints.py > .venv-newest/versions.txt && \
+	if diff constraints.txt .venv-newest/versions.txt; then echo "newest: nothing is newer than constraints.txt"; \
+	elif $(MAKE) -s test $(NEWEST); then echo "newest: the releases above pass the tests; make constraints takes them over"; \
+	else echo "newest: WARNING: the tests fail with the releases above (>); constraints.txt (<) keeps the tested ones"; fi \
+	|| echo "newest: WARNING: the newest releases could not be installed"
+
+constraints: host
+	$(BIN)/python tools/constraints.py > constraints.txt
+
 clean:
-	rm -rf $(VENV) demo-out build dist
+	rm -rf $(VENV) .venv-newest demo-out build dist
 
 device: $(VENV)/.device
 host: $(VENV)/.host
 
-$(VENV)/.device: pyproject.toml | $(BIN)/python
+$(VENV)/.device: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "edgeadapt: installing the device package (no torch)"
 	$(PIP) -e .
 	@touch $@
 
-$(VENV)/.host: pyproject.toml | $(BIN)/python
+$(VENV)/.host: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "edgeadapt: installing the host extra; a CPU build of torch is enough, the README says how to get one"
 	$(PIP) -e '.[host,dev,images]'
 	@touch $@ $(VENV)/.device

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from schema_meaning import meaning
 
 from edgeadapt._json_schema import schema_text
 from edgeadapt.bench.gpu import run_gpu
@@ -48,7 +49,8 @@ def validate(content: dict[str, Any]) -> None:
 
 
 def test_the_committed_schema_has_not_drifted() -> None:
-    assert (MEASUREMENTS / "measurement.schema.json").read_text() == schema_text(Result, TITLE), REGENERATE
+    committed = json.loads((MEASUREMENTS / "measurement.schema.json").read_text())
+    assert meaning(committed) == meaning(json.loads(schema_text(Result, TITLE))), REGENERATE
 
 
 def test_a_result_fits_the_schema_and_one_with_a_word_too_many_does_not() -> None:
