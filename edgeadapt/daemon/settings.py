@@ -68,7 +68,7 @@ class BudgetSection(_Section, frozen=True, kw_only=True):
         Amount, Meta(description="What the state folder may write to the disk in 24 hours; the last fifth is kept for labels")
     ] = 512.0
     temperature_c: Annotated[
-        Annotated[float, Meta(ge=-50, le=200)] | None, Meta(description="Learning pauses while the machine is hotter than this, in degrees Celsius, where that can be measured")
+        Annotated[float, Meta(gt=0, le=200)] | None, Meta(description="Learning pauses while the machine is hotter than this, in degrees Celsius, where that can be measured")
     ] = None
     power_w: Annotated[Amount | None, Meta(description="Learning pauses while the machine draws more than this, in watts, where that can be measured")] = None
     p99_ratio: Annotated[

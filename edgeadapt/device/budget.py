@@ -7,7 +7,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
+from msgspec import Meta
+
+from edgeadapt.device.fields import check_fields
 from edgeadapt.device.heat import HeatLimit
 from edgeadapt.device.vitals import Vitals
 from edgeadapt.device.writes import Writes
@@ -28,24 +32,20 @@ class Budget:
         temperature_c, power_w: adaptation and growth do not start while the hottest zone (degrees Celsius), or the device's power (W), is
             above it, and start again 3 C or 5% below; answered labels are learned regardless. None: no limit. Where nothing measures it,
             an ``InputWarning`` says so once, and the limit is not kept.
+
+    Raises:
+        BudgetError: a value that its field does not allow.
     """
 
-    busy_fraction: float = 0.2
-    memory_mib: float = 256.0
-    window_s: float = 10.0
-    write_mib_per_day: float = 512.0
-    temperature_c: float | None = None
-    power_w: float | None = None
+    busy_fraction: Annotated[float, Meta(gt=0, le=1)] = 0.2
+    memory_mib: Annotated[float, Meta(gt=0)] = 256.0
+    window_s: Annotated[float, Meta(gt=0)] = 10.0
+    write_mib_per_day: Annotated[float, Meta(gt=0)] = 512.0
+    temperature_c: Annotated[float, Meta(gt=0)] | None = None
+    power_w: Annotated[float, Meta(gt=0)] | None = None
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.busy_fraction <= 1.0:
-            raise BudgetError(f"busy_fraction is in (0, 1], got {self.busy_fraction}")
-        for name in ("memory_mib", "window_s", "write_mib_per_day"):
-            if not getattr(self, name) > 0:
-                raise BudgetError(f"{name} is above 0, got {getattr(self, name)}")
-        for name in ("temperature_c", "power_w"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise BudgetError(f"{name} is above 0, or None for no limit, got {getattr(self, name)}")
+        check_fields(self, BudgetError)
 
     @property
     def needs_vitals(self) -> bool:

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from edgeadapt.bundle.schema import AdaptMode, PolicySpec
+from edgeadapt.device.fields import check_fields
 from edgeadapt.device.memory import SOURCE, Domain, DomainKind
-from edgeadapt.errors import InputError
 from edgeadapt.results import Action
 
 _NEW_SHARE = 0.2
@@ -32,11 +34,17 @@ class Policy:
             labels; None takes the bundle's.
         new_classes: what a label with an unknown name does: refused, or the class is added.
         questions_per_day: over all streams.
+
+    Raises:
+        InputError: a value that its field does not allow; every field is held to its type and range.
     """
 
     adapt: AdaptMode | None = None
     new_classes: Literal["refuse", "add"] = "refuse"
-    questions_per_day: int | None = None
+    questions_per_day: Annotated[int, Meta(ge=0)] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def adapt_mode(self, bundle: PolicySpec) -> AdaptMode:
         if os.environ.get("EDGEADAPT_FREEZE") == "1":
@@ -59,22 +67,17 @@ class Keep:
             None: as many as this state folder was last told, none for a new one.
 
     Raises:
-        InputError: a negative number, or fewer than 100 rows or commits.
+        InputError: a value of another type, a negative number, or fewer than 100 rows or commits.
     """
 
-    pending_s: float = 3600.0
-    features_days: float = 30.0
-    rows: int = 100_000
-    commits: int = 10_000
-    raw_per_class: int | None = None
+    pending_s: Annotated[float, Meta(ge=0)] = 3600.0
+    features_days: Annotated[float, Meta(ge=0)] = 30.0
+    rows: Annotated[int, Meta(ge=100)] = 100_000
+    commits: Annotated[int, Meta(ge=100)] = 10_000
+    raw_per_class: Annotated[int, Meta(ge=0)] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("pending_s", "features_days", "raw_per_class"):
-            if getattr(self, name) is not None and not getattr(self, name) >= 0:
-                raise InputError(f"Keep.{name} is not negative, got {getattr(self, name)}")
-        for name in ("rows", "commits"):
-            if not getattr(self, name) >= 100:
-                raise InputError(f"Keep.{name} is at least 100, got {getattr(self, name)}")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
