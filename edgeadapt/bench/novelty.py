@@ -106,7 +106,7 @@ def _shipped(material: Material, quick: bool) -> Case:
         z, taps = program.encode(x)
         return Seen(z.astype(stored).astype(np.float32), taps.astype(stored).astype(np.float32), y)
 
-    from edgeadapt.host.calibrate import unseen_images
+    from edgeadapt.host.novelty_choice import unseen_images
 
     held = material.calibration
     fit, judge = np.array_split(np.random.default_rng(0).permutation(len(held)), 2)
@@ -178,7 +178,7 @@ def _far(encoder: Lite0WithTaps, material: Material, say: Say) -> list[Case]:
 
 def _unseen(encoder: Lite0WithTaps, x: NDArray[np.uint8]) -> Seen:
     """Some judging images turned, inverted, swapped and averaged: the exporter's second mark."""
-    from edgeadapt.host.calibrate import unseen_images
+    from edgeadapt.host.novelty_choice import unseen_images
 
     turned = unseen_images(x[np.random.default_rng(0).permutation(len(x))[:_UNSEEN]], 0)
     return encoder.see("unseen", turned, np.full(len(turned), -1))
@@ -194,7 +194,7 @@ def _data(seen: Seen) -> FactoryData:
 
 def _measure(name: str, cases: Sequence[Case], scores: dict[str, Scores], say: Say, rounds: int, plots: str | None) -> list[Row]:
     """Rows of one kind of novelty, the baseline of each being the cosine to raw prototypes in the same run."""
-    from edgeadapt.host import calibrate
+    from edgeadapt.host import calibrate, novelty_choice
     from edgeadapt.host.methods.residual_shift import ResidualShift
     from edgeadapt.host.methods.ridge import Ridge
     from edgeadapt.host.settings import Settings
@@ -210,7 +210,7 @@ def _measure(name: str, cases: Sequence[Case], scores: dict[str, Scores], say: S
         base = calibrate.Fitted.of(head, sense, evidence)
         for score, method in scores.items():
             fitted = base.with_score(method, evidence)
-            spent[score].append(1e6 * calibrate.score_seconds(method, fitted, judge))
+            spent[score].append(1e6 * novelty_choice.score_seconds(method, fitted, judge))
             for kind, mark in _marks(case, lambda seen, fitted=fitted, method=method: fitted.novelty(method, seen.z, seen.taps), rounds):
                 marks.setdefault(kind, {}).setdefault(score, []).append(mark)
             if score.startswith("hypervector"):
@@ -218,12 +218,12 @@ def _measure(name: str, cases: Sequence[Case], scores: dict[str, Scores], say: S
         accuracy.setdefault("ridge", []).append(float((base.logits(case.known.z).argmax(axis=1) == case.known.y).mean()))
         unseen = None if case.unseen is None else (case.unseen.z, case.unseen.taps)
         candidates = Settings().novelty_candidates()
-        picked, lower = calibrate.choose_novelty(candidates, head, sense, evidence, judge, unseen, 0)
+        picked, lower = novelty_choice.choose_novelty(candidates, head, sense, evidence, judge, unseen, 0)
         for limit, chosen in picks.items():  # the marks do not depend on the limit
-            small = [score for score in lower if limit is None or calibrate.score_bytes(scores[score], evidence.dims) <= 1024 * limit]
+            small = [score for score in lower if limit is None or novelty_choice.score_bytes(scores[score], evidence.dims) <= 1024 * limit]
             chosen.append(picked.name if limit is None else max(small, key=lambda score: lower[score]))
         say(f"novelty: {name} {number + 1}/{len(cases)}: the exporter picks {', '.join(f'{chosen[-1]} ({_limit(limit)})' for limit, chosen in picks.items())}")
-    sizes = {score: calibrate.score_bytes(method, _data(cases[0].evidence).dims) for score, method in scores.items()}
+    sizes = {score: novelty_choice.score_bytes(method, _data(cases[0].evidence).dims) for score, method in scores.items()}
     rows = []
     for kind, by_score in marks.items():
         rows += _rows(f"{name}/{kind}", by_score, say)
@@ -253,7 +253,7 @@ def _mark(known: NDArray[np.float32], novel: NDArray[np.float32], rounds: int) -
 
 
 def _auroc_fpr(known: NDArray[np.float32], novel: NDArray[np.float32]) -> tuple[float, float]:
-    from edgeadapt.host.calibrate import auroc
+    from edgeadapt.host.novelty_choice import auroc
 
     return auroc(known, novel), float((novel <= np.quantile(known, 0.95)).mean())
 

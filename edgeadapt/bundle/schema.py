@@ -144,8 +144,15 @@ class NoveltyPolicy(_Strict, frozen=True, kw_only=True):
     threshold: float = 0.0  # of the per-sample score
     rate: float = 0.05  # share of known clean samples above the threshold at calibration
     window_share: float = 0.5  # share of novel samples in a window that reads as novel
-    auroc: float = 0.5  # the lower of two: classes held out of the head, and images that no training showed
+    auroc: float | None = None  # the lower of two: classes held out of the head, and images that no training showed; None: not judged
     alternatives: dict[str, float] = {}
+
+    @property
+    def judgement(self) -> str:
+        """The mark in words; a bundle from before marks were optional has one of .5 and no alternatives where none was made."""
+        if self.auroc is None or not self.alternatives:
+            return "not judged: no class could be held out"
+        return f"AUROC {self.auroc:.3f} on what it did not know"
 
 
 class AdaptPolicy(_Strict, frozen=True, kw_only=True):
@@ -240,8 +247,8 @@ class PrecisionReport(_Strict, frozen=True, kw_only=True):
     agreement: float  # share of samples that both name alike
     median_error: float  # |z - z32| / |z32| of a sample's feature
     worst_error: float
-    auroc: float  # of the novelty score, as ``NoveltyPolicy.auroc``
-    float32_auroc: float
+    auroc: float | None  # of the novelty score, as ``NoveltyPolicy.auroc``
+    float32_auroc: float | None
     false_alarms: float  # share of clean windows above the shift thresholds, of windows of one class, of two and of all
     float32_false_alarms: float
 

@@ -24,13 +24,13 @@ def inspect(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found, indent=2))
         return 0
-    policy, takes, novelty = found["policy"], found["input"], found["policy"]["novelty"]
+    policy, takes, novelty = found["policy"], found["input"], bundle.manifest.policy.novelty
     shape = "x".join(map(str, takes["shape"]))
     print(f"{found['name']} version {found['version']}: {found['bytes'] / 2**20:.2f} MiB, {found['task']}, format {found['format']}, {_signed(found['signed_by'])}")
     print(f"  takes     {takes['layout']} {takes['dtype']} {shape} {takes['colour'].replace('none', '')}".rstrip())
     print(f"  knows     {', '.join(found['classes'])} ({len(found['classes'])} of {found['class_slots']} slots)")
     print(f"  features  {found['feature_dim']}, taps {found['tap_dim']}, conditions kept {found['domain_slots']}")
-    print(f"  learns    {policy['learn']['method']}; novelty by {novelty['method']} (AUROC {novelty['auroc']:.3f} on held-out classes)")
+    print(f"  learns    {policy['learn']['method']}; novelty by {novelty.method} ({novelty.judgement})")
     for line in _precisions(found["precisions"]):
         print(f"  {line}")
     print(f"  adapts    {policy['adapt']['mode']}: {policy['adapt']['reason']}")
@@ -57,9 +57,13 @@ def _precisions(found: dict[str, Any]) -> Iterator[str]:
         cost = spec["report"]
         yield (
             f"{name:<9} accuracy {cost['accuracy']:.3f} (float32 {cost['float32_accuracy']:.3f}), equal answers {cost['agreement']:.3f} of {cost['samples']}, feature error "
-            f"{cost['median_error']:.2g} (worst {cost['worst_error']:.2g}), AUROC {cost['auroc']:.3f} ({cost['float32_auroc']:.3f}), false alarms "
+            f"{cost['median_error']:.2g} (worst {cost['worst_error']:.2g}), AUROC {_mark(cost['auroc'])} ({_mark(cost['float32_auroc'])}), false alarms "
             f"{cost['false_alarms']:.2%} ({cost['float32_false_alarms']:.2%})"
         )
+
+
+def _mark(auroc: float | None) -> str:
+    return "not judged" if auroc is None else f"{auroc:.3f}"
 
 
 def _signed(signer: str | None) -> str:

@@ -42,6 +42,7 @@ from edgeadapt.host.encoders import Identity, as_encoder
 from edgeadapt.host.encoding import Encoder
 from edgeadapt.host.methods.base import Arrays, FactoryData
 from edgeadapt.host.methods.residual_shift import ResidualShift
+from edgeadapt.host.novelty_choice import choose_novelty, unseen_images
 from edgeadapt.host.settings import Settings
 from edgeadapt.host.stress import Kind, stress_card
 from edgeadapt.runtime import Executable, GraphFile, open_runtime
@@ -158,16 +159,16 @@ class _Maker:
         self.evidence, self.judge, self.judge_rows = self._data(split.evidence), self._data(split.held_out), split.held_out
         self.source = (self.x[split.evidence], self.y[split.evidence], s.class_slots)
         self.head, self.sense = s.chosen_head(self.evidence, self.judge, self.say), ResidualShift()
-        self.unseen_x = calibrate.unseen_images(self.x[self.judge_rows[:_UNSEEN]], s.seed) if self.encoder.input.dtype == "uint8" else None
+        self.unseen_x = unseen_images(self.x[self.judge_rows[:_UNSEEN]], s.seed) if self.encoder.input.dtype == "uint8" else None
         unseen = self._features(self.unseen_x) if self.unseen_x is not None else None
-        self.score, marks = calibrate.choose_novelty(s.novelty_candidates(), self.head, self.sense, self.evidence, self.judge, unseen, s.seed, novelty_kib=s.novelty_kib)
+        self.score, marks = choose_novelty(s.novelty_candidates(), self.head, self.sense, self.evidence, self.judge, unseen, s.seed, novelty_kib=s.novelty_kib)
         self.fitted = calibrate.Fitted.of(self.head, self.sense, self.evidence).with_score(self.score, self.evidence)
         logits = self.fitted.logits(self.judge.z)
         self.error = float((logits.argmax(axis=1) != self.judge.y).mean())
         self.shift = calibrate.shift_policy(self.fitted, self.judge.z, self.judge.taps, self.judge.y, self.encoder.signature, s.seed)
         self.novelty = calibrate.novelty_policy(self.score, self.fitted, self.judge, marks)
         self.temperature = calibrate.temperature(logits, self.judge.y, len(self.classes))
-        self.say(f"calibrate: held-out accuracy {1 - self.error:.1%}, novelty by {self.novelty.method} (AUROC {self.novelty.auroc:.2f} on held-out classes and unseen images, the lower)")
+        self.say(f"calibrate: held-out accuracy {1 - self.error:.1%}, novelty by {self.novelty.method} ({self.novelty.judgement})")
         return self._signature_space()
 
     def _signature_space(self) -> Arrays:

@@ -1,4 +1,4 @@
-"""Numbers from calibration data: which samples make evidence and which judge, thresholds, signatures, the novelty score.
+"""Numbers from calibration data: which samples make evidence and which judge, thresholds, signatures.
 
 Half of the calibration samples of each class become factory evidence; the other half sets thresholds, and part of it travels in the
 bundle as the guard set. Nothing is chosen on data that is reported.
@@ -6,7 +6,6 @@ bundle as the guard set. Nothing is chosen on data that is reported.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from edgeadapt.bundle.schema import NoveltyPolicy, NumericSpec, ShiftPolicy
 from edgeadapt.device.linalg import NUMERICS
 from edgeadapt.device.sense import shift_ratio_of_mean
 from edgeadapt.errors import InputError
-from edgeadapt.host.methods.base import Arrays, Derives, Dims, FactoryData, Head, Scores
+from edgeadapt.host.methods.base import Arrays, Derives, FactoryData, Head, Scores
 from edgeadapt.host.methods.residual_shift import ResidualShift
 
 FEWEST_PER_CLASS = 10
@@ -163,103 +162,6 @@ def route_projection(places_by_condition: Sequence[NDArray[Any]], y: NDArray[np.
     return places_by_condition[0].mean(axis=0).astype(np.float32), projection.astype(np.float32)
 
 
-def auroc(known: NDArray[Any], novel: NDArray[Any]) -> float:
-    """P(a novel score is above a known one), ties counted half."""
-    scores = np.concatenate([known, novel])
-    order = scores.argsort(kind="stable")
-    ranks = np.empty(len(scores))
-    ranks[order] = np.arange(1, len(scores) + 1)
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    sums = np.zeros(len(counts))
-    np.add.at(sums, inverse, ranks)
-    ranks = (sums / counts)[inverse]
-    return float((ranks[len(known) :].sum() - len(novel) * (len(novel) + 1) / 2) / (len(known) * len(novel)))
-
-
-def score_bytes(score: Scores, dims: Dims) -> int:
-    """Bytes that a score adds to a bundle and to a device: its frozen tensors, evidence and derived copies."""
-    return sum(int(np.prod(spec.shape, dtype=np.int64)) * np.dtype(spec.dtype).itemsize for spec in score.tensors(dims))
-
-
-def score_seconds(score: Scores, fitted: Fitted, judge: FactoryData, batch: int = 32, rounds: int = 7) -> float:
-    """Seconds per sample of the score alone, in torch on this machine: the fastest of a few rounds."""
-    z, taps = torch.from_numpy(judge.z[:batch]), torch.from_numpy(judge.taps[:batch])
-    logits = fitted.head.predict(fitted.values, z)
-    spent = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        score.novelty(fitted.values, z, taps, logits)
-        spent.append(time.perf_counter() - started)
-    return min(spent) / len(z)
-
-
-def choose_novelty(
-    candidates: Sequence[Scores], head: Head, sense: ResidualShift, evidence: FactoryData, judge: FactoryData, unseen: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
-    seed: int, *, novelty_kib: float | None = None, slowest: float = 20.0,
-) -> tuple[Scores, dict[str, float]]:  # fmt: skip
-    """The score that tells novel samples from known ones best, by the lower of two marks; of equals the smallest.
-
-    Classes held out of the head, each third in turn; and, for images, inputs that the encoder was never trained on
-    (``unseen_images``). An encoder that was trained on the held-out classes separates them almost perfectly by any score, so the
-    first mark alone says little about classes that are new to it.
-
-    Args:
-        unseen: features (M, D) and taps (M, T) of unseen images; None for feature vectors.
-        novelty_kib: candidates of more bytes (frozen, evidence and derived) are left out; None for no limit.
-        slowest: candidates that take more than this many times the median of all per sample are left out.
-
-    Returns:
-        The score, and the lower mark (AUROC) of every candidate that was judged.
-
-    Raises:
-        InputError: no candidate is small enough; the message names the smallest.
-    """
-    sizes = {score.name: score_bytes(score, evidence.dims) for score in candidates}
-    small = [score for score in candidates if novelty_kib is None or sizes[score.name] <= 1024 * novelty_kib]
-    if not small:
-        least = min(candidates, key=lambda score: sizes[score.name])
-        raise InputError(f"no novelty score fits into novelty_kib = {novelty_kib:g}; the smallest, {least.name!r}, takes {sizes[least.name] / 1024:.1f} KiB")
-    rng = np.random.default_rng(seed)
-    classes = rng.permutation(evidence.classes)
-    if len(classes) < 3:
-        return small[0], {}
-    whole = Fitted.of(head, sense, evidence)
-    complete = {score.name: whole.with_score(score, evidence) for score in small}
-    seconds = {score.name: score_seconds(score, complete[score.name], judge) for score in small}
-    judged = [score for score in small if seconds[score.name] <= slowest * float(np.median(list(seconds.values())))]
-    marks: dict[str, list[float]] = {score.name: [] for score in judged}
-    for held_out in np.array_split(classes, min(3, len(classes))):
-        known = np.setdiff1d(classes, held_out)
-        data = evidence.only(known)
-        inside, outside = judge.only(known), judge.only(held_out)
-        base = Fitted.of(head, sense, data)
-        for score in judged:
-            fitted = base.with_score(score, data)
-            marks[score.name].append(auroc(fitted.novelty(score, inside.z, inside.taps), fitted.novelty(score, outside.z, outside.taps)))
-    lower = {name: float(np.mean(values)) for name, values in marks.items()}
-    if unseen is not None:
-        for score in judged:
-            fitted = complete[score.name]
-            lower[score.name] = min(lower[score.name], auroc(fitted.novelty(score, judge.z, judge.taps), fitted.novelty(score, *unseen)))
-    return max(judged, key=lambda score: (lower[score.name], -sizes[score.name])), lower
-
-
-def unseen_images(x: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-    """Images that no training showed: a quarter turn, a half turn, quadrants swapped, inverted, and the mean of two.
-
-    Args:
-        x: (N, H, W) or (N, H, W, C) uint8, H = W for the quarter turn to be taken.
-    """
-    rng = np.random.default_rng(seed)
-    height, width = x.shape[1] // 2, x.shape[2] // 2
-    swapped = np.roll(x, (height, width), axis=(1, 2))
-    mixed = ((x.astype(np.uint16) + x[rng.permutation(len(x))]) // 2).astype(np.uint8)
-    variants = [np.rot90(x, 2, (1, 2)), swapped, 255 - x, mixed]
-    if x.shape[1] == x.shape[2]:
-        variants.append(np.rot90(x, 1, (1, 2)))
-    return np.ascontiguousarray(np.concatenate(variants))
-
-
 def novelty_policy(score: Scores, fitted: Fitted, judge: FactoryData, marks: dict[str, float], rate: float = 0.05) -> NoveltyPolicy:
     """Threshold at ``rate`` of clean known samples; a window reads novel above what a one-class clean window shows."""
     scores, y = fitted.novelty(score, judge.z, judge.taps), judge.y
@@ -267,7 +169,7 @@ def novelty_policy(score: Scores, fitted: Fitted, judge: FactoryData, marks: dic
     worst = max(float((scores[y == k] > threshold).mean()) for k in np.unique(y))
     return NoveltyPolicy(
         method=score.name, threshold=threshold, rate=rate, window_share=float(np.clip(2.0 * worst + 0.1, 0.25, 0.6)),
-        auroc=marks.get(score.name, 0.5), alternatives=marks,
+        auroc=marks.get(score.name), alternatives=marks,
     )  # fmt: skip
 
 

@@ -163,7 +163,7 @@ def test_an_address_that_others_can_reach_needs_a_token(tmp_path: Path, listen: 
         (TOP + "[loop]\ncheckpoint_s = inf\n", "loop.checkpoint_s = inf;", "a number >= 1"),
         (TOP + "[budget]\nbusy_fracton = 0.1\n", "unknown key budget.busy_fracton;", "did you mean 'busy_fraction'?"),
         (TOP + "[budget]\np99_ratio = 0.9\n", "budget.p99_ratio = 0.9;", "a number >= 1 and <= 1000"),
-        (TOP + "[budget]\ntemperature_c = 'hot'\n", "budget.temperature_c = 'hot';", "a number >= -50 and <= 200"),
+        (TOP + "[budget]\ntemperature_c = 'hot'\n", "budget.temperature_c = 'hot';", "a number > 0 and <= 200"),
         (TOP + "[keep]\nrows = 99\n", "keep.rows = 99;", "a whole number >= 100"),
         (TOP + "[policy]\nadapt = 'learn'\n", "policy.adapt = 'learn';", "'act' or 'advise' or 'off'"),
         (TOP + "[metrics]\nenabled = 1\n", "metrics.enabled = 1;", "true or false"),

@@ -42,6 +42,8 @@ class RelativeMahalanobis:
     subspace: int = 256
     shrinkage: float = 0.1
     name: ClassVar[str] = "rmds"
+    fewest_classes: ClassVar[int] = 2
+    """Of a single class the distance to the class is the distance to everything, and the score is nothing."""
 
     def _width(self, dims: Dims) -> int:
         return min(self.columns, dims.features)

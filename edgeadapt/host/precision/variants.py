@@ -22,6 +22,7 @@ from edgeadapt.host.compile.lint import lint
 from edgeadapt.host.compile.session import VERSION
 from edgeadapt.host.composition import RoleGraph
 from edgeadapt.host.methods.base import FactoryData, Scores
+from edgeadapt.host.novelty_choice import choose_novelty
 from edgeadapt.host.precision.float16 import halved
 from edgeadapt.host.precision.int8 import quantised
 from edgeadapt.host.precision.ranges import open_session
@@ -103,7 +104,7 @@ def make_variant(precision: Variant, beside: Beside, margin: float) -> tuple[Rol
     written = compared(open_session(made, beside.frozen, optimised=False).run(["z"], {"x": probe_inputs(beside.input)})[0])
     spec = PrecisionSpec(
         precision=precision, report=report, probe=tuple(map(float, probe)), probe_tolerance=max(LEAST_TOLERANCE, _OTHER_KERNELS * distance_between(probe, written)),
-        shift=shift, novelty=calibrate.novelty_policy(beside.score, beside.fitted, judge, {beside.score.name: report.auroc}),
+        shift=shift, novelty=calibrate.novelty_policy(beside.score, beside.fitted, judge, {} if report.auroc is None else {beside.score.name: report.auroc}),
     )  # fmt: skip
     return RoleGraph(graph, ("encode",), beside.base.methods, precision), spec
 
@@ -150,7 +151,7 @@ def _report(beside: Beside, judge: FactoryData, shift: ShiftPolicy, encode: Exec
     answers, answers32 = fitted.logits(judge.z).argmax(axis=1), fitted.logits(before.z).argmax(axis=1)
     errors = relative_errors(judge.z, before.z)
     unseen = beside.features(beside.unseen_x, encode) if beside.unseen_x is not None else None
-    marks = calibrate.choose_novelty([beside.score], fitted.head, fitted.sense, beside.evidence, judge, unseen, seed)[1]
+    marks = choose_novelty([beside.score], fitted.head, fitted.sense, beside.evidence, judge, unseen, seed)[1]
     return PrecisionReport(
         samples=len(judge.y), accuracy=float((answers == judge.y).mean()), float32_accuracy=float((answers32 == judge.y).mean()),
         agreement=float((answers == answers32).mean()), median_error=float(np.median(errors)), worst_error=float(errors.max()),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgeadapt.errors import InputError
-from edgeadapt.host.calibrate import Fitted, auroc, choose_novelty, factory_weights, score_bytes
+from edgeadapt.host.calibrate import Fitted, factory_weights, novelty_policy
 from edgeadapt.host.methods.base import Dims, FactoryData, Scores
 from edgeadapt.host.methods.hypervector import Hypervector
 from edgeadapt.host.methods.logit_scores import Energy, MaxLogit, MaxSoftmax
@@ -16,6 +16,7 @@ from edgeadapt.host.methods.relative_mahalanobis import RelativeMahalanobis
 from edgeadapt.host.methods.relative_residual import RelativeResidual
 from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.methods.ridge import Ridge
+from edgeadapt.host.novelty_choice import auroc, choose_novelty, score_bytes
 from edgeadapt.host.settings import NOVELTY
 from edgeadapt.testing import check_identity_stub, check_method
 
@@ -144,10 +145,33 @@ def test_a_limit_that_nothing_meets_names_the_smallest_score() -> None:
         choose_novelty([NearestNeighbours(), RelativeMahalanobis()], Ridge(), ResidualShift(), evidence, judge, None, 0, novelty_kib=1)
 
 
-def test_two_classes_are_too_few_to_choose_by() -> None:
+def marks_of(classes: int, unseen: FactoryData | None = None) -> tuple[str, dict[str, float]]:
+    candidates = [RelativeMahalanobis(), Flat(Cosine()), NearestNeighbours()]
+    images = None if unseen is None else (unseen.z, unseen.taps)
+    judge = drawn(classes, 40, seed=1)
+    chosen, marks = choose_novelty(candidates, Ridge(), ResidualShift(), drawn(classes, 40), judge, images, 0)  # type: ignore[list-item]
+    return chosen.name, marks
+
+
+def test_of_two_classes_each_is_held_out_in_turn() -> None:
+    chosen, marks = marks_of(2)
+    assert chosen == "knn" and set(marks) == {"knn", "cosine"}  # one that compares classes cannot be judged by one
+    assert marks["knn"] > 0.9 and marks["cosine"] == 0.5
+
+
+def test_of_one_class_unseen_images_judge_and_without_them_nothing_does() -> None:
+    far = drawn(3, 20, centres_seed=9)
+    assert marks_of(1) == ("rmds", {})  # the first that was offered, and no mark
+    chosen, marks = marks_of(1, far)
+    assert chosen == "knn" and marks["knn"] > 0.9
+
+
+def test_a_named_score_that_compares_classes_is_not_judged_by_one() -> None:
     data = drawn(2, 20)
-    chosen, marks = choose_novelty([Cosine(), VirtualLogit()], Ridge(), ResidualShift(), data, data, None, 0)
-    assert chosen.name == "cosine" and marks == {}
+    chosen, marks = choose_novelty([RelativeMahalanobis()], Ridge(), ResidualShift(), data, data, None, 0)
+    fitted = Fitted.of(Ridge(), ResidualShift(), data).with_score(chosen, data)
+    policy = novelty_policy(chosen, fitted, data, marks)
+    assert policy.auroc is None and policy.judgement.startswith("not judged") and policy.threshold > -100
 
 
 class Renamed:

@@ -22,6 +22,7 @@ from edgeadapt.host.methods.base import FactoryData
 from edgeadapt.host.methods.novelty import Cosine
 from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.methods.ridge import Ridge
+from edgeadapt.host.novelty_choice import unseen_images
 from edgeadapt.host.precision import Beside, make_variant
 from edgeadapt.host.precision.variants import extremes, relative_errors
 from edgeadapt.runtime import Executable, GraphFile, Runtime, Tensors, open_runtime
@@ -50,7 +51,7 @@ def beside_of(bundle: Bundle, frozen: dict[str, np.ndarray], runtime: Runtime, n
     shift = calibrate.shift_policy(fitted, judge.z, judge.taps, judge.y, (0, 16), 0)
     novelty = calibrate.novelty_policy(score, fitted, judge, {"cosine": 0.5})
     base = RoleGraph(CompiledGraph("encode", bundle.graph(spec.file), spec.ports, spec.outputs, (), (), spec.frozen, spec.nodes, spec.parity), ("encode",), ("Precise",))
-    unseen = calibrate.unseen_images(judge_x[:60], 0)
+    unseen = unseen_images(judge_x[:60], 0)
     return Beside(base, frozen, bundle.manifest.input, runtime, features, fitted, score, shift, novelty, evidence, judge, evidence_x, judge_x, unseen, (0, 16), 0)
 
 
