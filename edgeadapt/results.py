@@ -130,7 +130,7 @@ class Receipt:
         moved: other labels that changed sides between teaching and judging, so that a fifth of every class still judges.
         exact: tensors that are now, bit for bit, what they would be without these rows. In float32 sums the counts are; the rest is to
             float tolerance.
-        unreachable: why something could not be undone, one line each.
+        unreachable: why something could not be undone, one line each; of a factory class, that the bundle's own samples still answer for it.
     """
 
     removed: int

@@ -43,6 +43,12 @@ class Selection:
         if all(value is None for value in (self.ids, self.source, self.classes, self.before, self.after)):
             raise InputError("say what to forget: ids, source, classes, before or after")
 
+    @property
+    def whole_classes(self) -> tuple[str, ...]:
+        """Classes of which everything is meant, whoever said it and whenever; none where another condition is joined."""
+        others = (self.ids, self.source, self.before, self.after)
+        return tuple(self.classes or ()) if all(value is None for value in others) else ()
+
     def clauses(self) -> list[tuple[str, list[Any]]]:
         """SQL conditions on the evidence table with their values; the rows of all of them together are meant."""
         shared: list[str] = []

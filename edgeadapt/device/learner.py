@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
@@ -379,7 +380,9 @@ class Learner:
 
         def run() -> Receipt:
             with self._receiving.writing:  # a label that is on its way is either seen here or refused
-                return forget()
+                receipt = forget()
+                reasons = self._undoing.factory_reasons(selection.whole_classes)
+                return replace(receipt, unreachable=(*receipt.unreachable, *reasons))
 
         def forget() -> Receipt:
             rows = [row for clause, values in selection.clauses() for row in self._journal.evidence(where=clause, values=values)]

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.device.held_out import Split
@@ -27,6 +28,7 @@ from edgeadapt.errors import StateError, StorageError
 from edgeadapt.results import Receipt
 
 _ACCEPTED = ("learned", "held_out")
+_RESIDUE = 0.01  # of the factory's sums of a class: what rounding may leave when they are taken away
 
 
 class Undoing:
@@ -103,6 +105,24 @@ class Undoing:
         """Why forgetting cannot reach everything that was ever learned here."""
         horizon = self._journal.last_expiry()
         return (f"rows of before commit {horizon} have expired: what was learned from them cannot be told apart any more",) if horizon else ()
+
+    def factory_reasons(self, classes: Collection[str]) -> tuple[str, ...]:
+        """Classes that the factory's own samples still answer for, when every label of theirs is forgotten."""
+        live, known = self._transactions.live(), self._program.manifest.classes
+        slots = [slot for slot, name in enumerate(known) if name in classes and live.classes[slot] == name]
+        specs = [spec for spec in self._program.specs("evidence") if spec.class_axis is not None]
+        runtime, names = self._program.runtime, [spec.name for spec in specs]
+        now, before = (runtime.download(tensors, names) for tensors in (live.tensors, self._program.factory()))
+
+        def part(values: Mapping[str, NDArray[Any]], slot: int) -> NDArray[Any]:
+            return np.array([np.abs(np.take(values[s.name], slot, axis=s.class_axis)).max(initial=0.0) for s in specs])
+
+        return tuple(
+            f"{known[slot]!r}: the factory's own samples of it are in the bundle and still answer for it;"
+            f" remove_class({known[slot]!r}) takes them out as well"
+            for slot in slots
+            if (part(now, slot) > _RESIDUE * part(before, slot)).any()
+        )
 
     def _rewritten_snapshots(self, rows: Sequence[EvidenceRow], live: Memory) -> dict[int, dict[str, NDArray[Any]]]:
         """Snapshots without these rows, withdrawn ones included: an old snapshot still holds what was taken back later."""

@@ -117,6 +117,25 @@ def test_forgetting_by_class_source_and_time_joins_its_conditions(opened: Opener
     assert len(accepted(learner)) == 160 - expected
 
 
+def test_a_forgotten_factory_class_is_said_to_be_answered_by_the_factory_until_it_is_removed(opened: Opener) -> None:
+    learner = opened()
+    learner.add_class("Hat")
+    learner.learn(X[:60], ["Hat" if name == "Bag" else name for name in NAMES[:60]])
+    learner.settle()
+    (reason,) = learner.forget(classes=["Coat", "Hat"]).unreachable  # of Hat there was nothing but labels
+    assert reason.startswith("'Coat': the factory's own samples") and "remove_class('Coat')" in reason
+    assert "Coat" in learner.predict(X).labels
+    assert learner.forget(classes=["Coat"]).unreachable == (reason,)  # also where no label was left
+    assert learner.forget(classes=["Coat"], source="a").unreachable == ()  # the class was not meant
+    before = learner.history()[0].number
+    learner.remove_class("Coat")
+    assert learner.forget(classes=["Coat"]).unreachable == () and "Coat" not in learner.predict(X).labels
+    learner.add_class("Coat")
+    assert learner.forget(classes=["Coat"]).unreachable == ()
+    learner.rollback(to=before)
+    assert learner.forget(classes=["Coat"]).unreachable == (reason,)
+
+
 def test_a_sample_is_forgotten_by_when_it_was_met_not_by_when_it_was_labelled(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     learner = opened()
     monkeypatch.setattr("time.time", lambda: 1000.0)
