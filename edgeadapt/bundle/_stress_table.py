@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+_WIDTH = 160
 _HEAD = f"{'stream':<26} {'learner':>8} {'frozen':>7} {'change':>7} {'refreshes':>9}"
 
 
@@ -43,7 +45,7 @@ def _lines(stress: Mapping[str, Any]) -> list[str]:
         )
     kind, distinct = stress.get("kind", "full"), stress.get("distinct")
     drawn = f", streams of {int(distinct)} different held-out samples" if distinct else ""
-    lines.append(f"{kind} card{drawn}: {stress['mode']}: {stress['reason']}")
+    lines += textwrap.wrap(f"{kind} card{drawn}: {stress['mode']}: {stress['reason']}", _WIDTH)
     return lines
 
 

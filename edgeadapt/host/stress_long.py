@@ -88,7 +88,9 @@ def long_run(bundle: Bundle, pool: Pool, batches: int, say: Callable[[str], None
     length = max(1, batches // (2 * len(cycle)))
     classes = np.array(bundle.manifest.classes)
     rng = np.random.default_rng(pool.seed)
+    late = min(settling(bundle), length // 2)
     phases: list[StressRow] = []
+    everything: list[StressRow] = []
     warm = 0.0
     with open_learner(bundle, budget=_FRESH, keep=_SOON) as learner:
         watch = _Watch(learner)
@@ -106,15 +108,22 @@ def long_run(bundle: Bundle, pool: Pool, batches: int, say: Callable[[str], None
                 if i % _LOOK_EVERY == 0:
                     watch.look()
             twin, refreshes = features.is_right[rows], int(learner.counters()["refreshes"]) - before
-            phases.append(row_of(name, "long", right, twin, refreshes))
+            everything.append(row_of(name, "long", right, twin, refreshes))
+            phases.append(row_of(name, "long", right[late:], twin[late:], refreshes))
             if number % len(cycle) == len(cycle) - 1:
-                say(f"stress: {sum(row.samples for row in phases)} of {length * 2 * len(cycle)} feature batches")
+                say(f"stress: {sum(row.samples for row in everything)} of {length * 2 * len(cycle)} feature batches")
         watch.look()
         grown = resident_mib() - warm
     return LongRun(
-        _total(phases), tuple(phases), watch.most["tensor_bytes"], _declared(bundle), watch.most["pending"], LARGEST_PENDING, watch.most["backlog"],
+        _total(everything), tuple(phases), watch.most["tensor_bytes"], _declared(bundle), watch.most["pending"], LARGEST_PENDING, watch.most["backlog"],
         watch.most["conditions"], bundle.manifest.domain_slots, warm, max(0.0, grown),
     )  # fmt: skip
+
+
+def settling(bundle: Bundle) -> int:
+    """Samples within which a device notices that a condition began or ended."""
+    shift = bundle.manifest.policy.shift
+    return shift.window * (max(shift.confirm_windows, shift.clear_windows) + 1)
 
 
 def row_of(condition: str, order: str, right: NDArray[np.bool_], twin: NDArray[np.bool_], refreshes: int) -> StressRow:

@@ -1,12 +1,14 @@
 """What a table of stress streams allows: ``act``, ``advise`` or ``off``, by rules that are pure functions of the table.
 
-    act      gains GAIN on shifted shuffled streams and nothing less than 0 on shifted sorted ones (means over the shifts), and loses nowhere
+    act      gains GAIN on shifted shuffled streams and nothing less than 0 on shifted sorted ones (means over the shifts), and no loss counts
     advise   one of these fails
     off      a stream loses more than RUIN, or the long run is not bounded
 
 A *loss* is what the frozen twin is right more often than the learner, on the same samples in the same order. It counts above LOSS,
-whatever chance says of it; and below, where a one-sided sign test of the samples on which the two differ is significant at SIGNIFICANCE.
-A constant stream may not be adapted to at all: frames that do not change teach nothing.
+whatever chance says of it; and below, where the paired interval of the loss lies above what the gain allows, SHARE of the mean
+gain on shifted shuffled streams. A constant stream may not be adapted to at all: frames that do not change teach nothing.
+
+Paired interval: with l lost and g gained of n samples, (l - g) / n -+ Z sqrt(l + g - (l - g)^2 / n) / n.
 """
 
 from __future__ import annotations
@@ -18,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from edgeadapt.bundle.schema import AdaptMode
-from edgeadapt.device.guard import sign_test
 from edgeadapt.host.stress_streams import CLEAN
 
 GAIN = 0.02  # least mean gain on shifted shuffled streams
 LOSS = 0.01  # from here on a loss counts even if chance could explain it
-SIGNIFICANCE = 0.01  # of a smaller loss
+SHARE = 0.05  # of the gain that a smaller loss may cost: it pays from one twentieth of the time under a shift on
+Z = 2.33  # of the paired interval: 99% on its lower side
 RUIN = 0.10  # a loss that nobody should have to live with
 GROWTH_MIB, GROWTH_SHARE = 8.0, 0.025  # of resident memory in the last quarter of the long run; whichever is more
 
@@ -57,8 +59,15 @@ class StressRow:
         return (self.lost - self.gained) / self.samples
 
     @property
-    def loss_counts(self) -> bool:
-        return self.loss > LOSS or (self.loss > 0 and sign_test(self.gained, self.lost) < SIGNIFICANCE)
+    def interval(self) -> tuple[float, float]:
+        """Paired interval of the loss."""
+        spread = self.lost + self.gained - (self.lost - self.gained) ** 2 / self.samples
+        half = Z * float(np.sqrt(max(spread, 0.0))) / self.samples
+        return self.loss - half, self.loss + half
+
+    def loss_counts(self, gain: float) -> bool:
+        """Whether it speaks against a method that gains ``gain`` under shift."""
+        return self.loss > LOSS or self.interval[0] > SHARE * max(gain, 0.0)
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,8 @@ class LongRun:
     """Feature vectors one at a time, through clean and shifted phases; the second half repeats the first.
 
     Attributes:
-        row: all of it. phases: each phase. tensor_bytes, tensor_bytes_declared: most that tensors and corrections took, and what the
+        row: all of it. phases: each phase, from where a device has had the time to notice it (``settling`` samples), since what a change
+            costs until then is in ``row``, which is held to the rule as well. tensor_bytes, tensor_bytes_declared: most that tensors and corrections took, and what the
             bundle declares. pending, backlog, conditions: most samples, tasks and conditions kept at a time. pending_allowed,
             conditions_allowed: of these. resident_mib, resident_growth_mib: of the process after three quarters, when every store is full, and
             what the last quarter added.
@@ -113,7 +123,7 @@ class StressCard:
     def as_dict(self) -> dict[str, Any]:
         """As ``card.json`` holds it."""
         long = None if self.long is None else {**asdict(self.long), "problem": self.long.problem}
-        rules = {"gain": GAIN, "loss": LOSS, "significance": SIGNIFICANCE, "ruin": RUIN}
+        rules = {"gain": GAIN, "loss": LOSS, "share": SHARE, "z": Z, "ruin": RUIN}
         return {
             "mode": self.mode, "reason": self.reason, "kind": self.kind, "distinct": self.distinct, "rules": rules,
             "rows": [asdict(row) for row in self.rows], "long": long,
@@ -131,7 +141,7 @@ def verdict(rows: Sequence[StressRow], long: LongRun | None = None, *, kind: str
     Args:
         rows: shuffled and sorted ones of at least one shift among them; any others are held to the rule on losses.
     """
-    mode, reason = _judge([*rows, *(long.phases if long else ())], rows, long)
+    mode, reason = _judge([*rows, *((*long.phases, long.row) if long else ())], rows, long)
     return StressCard(tuple(rows), long, mode, reason if kind == "full" else f"{reason} (short streams)", kind, distinct)
 
 
@@ -141,13 +151,15 @@ def _judge(everything: Sequence[StressRow], rows: Sequence[StressRow], long: Lon
         return "off", f"not bounded over {long.row.samples} batches: {long.problem}"
     if worst.loss > RUIN:
         return "off", f"{worst.name}: loses {worst.loss:.1%}"
-    if counted := [row for row in everything if row.loss_counts]:
-        first = max(counted, key=lambda row: row.loss)
-        others = f", and {len(counted) - 1} other streams lose" if len(counted) > 1 else ""
+    shuffled, ordered = (mean_gain(rows, order) for order in ("shuffled", "sorted"))
+    if counted := sorted((row for row in everything if row.loss_counts(shuffled)), key=lambda row: -row.loss):
+        first, losses = counted[0], dict[str, float]()
+        for row in counted[1:]:  # phases of the long run share a name
+            losses.setdefault(row.name, row.loss)
+        others = "; also " + ", ".join(f"{name} {loss:.1%}" for name, loss in losses.items()) if losses else ""
         return "advise", f"{first.name}: loses {first.loss:.1%} ({first.lost} samples lost, {first.gained} gained){others}"
     if moved := [row for row in rows if row.order == "constant" and row.refreshes]:
         return "advise", f"{moved[0].name}: adapts {moved[0].refreshes} times to frames that do not change"
-    shuffled, ordered = (mean_gain(rows, order) for order in ("shuffled", "sorted"))
     if shuffled < GAIN:
         return "advise", f"shifted shuffled: gains {shuffled:+.1%}, {GAIN:.0%} are needed"
     if ordered < 0:

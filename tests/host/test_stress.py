@@ -63,10 +63,13 @@ def test_a_gain_without_a_loss_may_act() -> None:
         ({"fog_shuffled": 0.044, "snow_shuffled": -0.004}, "act", "gains +2.0% shuffled"),
         ({"fog_sorted": 0.001, "snow_sorted": -0.005}, "advise", "shifted sorted: gains -0.2%"),
         ({"clean_sorted": -0.07}, "advise", "clean sorted: loses 7.0% (70 samples lost, 0 gained)"),
-        ({"clean_single": -0.011, "mixed_mixed": -0.02}, "advise", "mixed: loses 2.0% (20 samples lost, 0 gained), and 1 other streams lose"),
+        ({"clean_single": -0.011, "mixed_mixed": -0.02}, "advise", "mixed: loses 2.0% (20 samples lost, 0 gained); also clean single 1.1%"),
         ({"fog_sorted": -0.02, "snow_sorted": 0.5}, "advise", "fog sorted: loses 2.0%"),
         ({"mixed_mixed": -0.004}, "act", "largest loss 0.4% (mixed)"),
-        ({"mixed_mixed": -0.008}, "advise", "mixed: loses 0.8%"),
+        ({"mixed_mixed": -0.008}, "act", "largest loss 0.8% (mixed)"),
+        ({"mixed_mixed": -0.012, "clean_sorted": -0.03, "fog_single": -0.02}, "advise", "; also fog single 2.0%, mixed 1.2%"),
+        ({"fog_shuffled": 0.04, "snow_shuffled": 0.03, "mixed_mixed": -0.012}, "advise", "mixed: loses 1.2%"),
+        ({"fog_shuffled": 0.03, "snow_shuffled": 0.03, "mixed_mixed": -0.009}, "advise", "mixed: loses 0.9%"),
         ({"clean_sorted": -0.101}, "off", "clean sorted: loses 10.1%"),
         ({"fog_constant": -0.5}, "off", "fog constant: loses 50.0%"),
     ],
@@ -76,11 +79,22 @@ def test_the_reason_names_the_row_that_failed(changes: dict[str, float], mode: s
     assert (card.mode, reason in card.reason) == (mode, True), card.reason
 
 
-def test_a_small_loss_counts_if_chance_does_not_explain_it_and_a_large_one_always() -> None:
-    assert row("fog", "single", -0.008).loss_counts, "8 lost and none gained"
-    assert not row("fog", "single", -0.008, churn=60).loss_counts, "68 lost and 60 gained"
-    assert row("fog", "single", -0.011, churn=60).loss_counts, "above one point"
-    assert not row("fog", "single", 0.0, churn=60).loss_counts
+def test_a_small_loss_counts_if_neither_chance_nor_the_gain_explains_it_and_a_large_one_always() -> None:
+    assert row("fog", "single", -0.008).loss_counts(0.02), "8 lost and none gained"
+    assert not row("fog", "single", -0.008, churn=60).loss_counts(0.02), "68 lost and 60 gained"
+    assert row("fog", "single", -0.011, churn=60).loss_counts(0.3), "above one point"
+    assert not row("fog", "single", 0.0, churn=60).loss_counts(0.02)
+    significant = row("clean", "long", -0.003, samples=6250, churn=10)
+    assert significant.interval == pytest.approx((0.0010, 0.0049), abs=1e-3)
+    assert significant.loss_counts(0.0) and not significant.loss_counts(0.2), "three tenths against twenty points"
+    assert row("clean", "long", -0.009, samples=6250).loss_counts(0.1), "nine tenths against ten points"
+
+
+def test_what_changes_cost_before_they_are_noticed_is_in_the_whole_long_run_and_counts_there() -> None:
+    fine = long()
+    assert verdict(table(), fine).mode == "act"
+    costly = replace(fine, row=row("features", "long", -0.02))
+    assert verdict(table(), costly).reason.startswith("features long: loses 2.0%")
 
 
 def test_frames_that_do_not_change_may_not_be_adapted_to() -> None:
@@ -224,7 +238,7 @@ def test_a_short_card_has_rows_of_every_kind_and_says_that_it_is_short(short: tu
 def test_inspect_prints_the_table_and_the_reason(short: tuple[Bundle, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
     bundle, _ = short
     assert main(["inspect", str(bundle.path)]) == 0
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     for name in ("clean shuffled", *(f"{c} sorted" for c in TUNING), "mixed", "clean constant", "features long"):
         assert f" {name} " in printed
     assert f"short card, streams of 120 different held-out samples: {bundle.manifest.policy.adapt.mode}: {bundle.manifest.policy.adapt.reason}" in printed
