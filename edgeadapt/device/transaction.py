@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.bundle import GUARD
 from edgeadapt.device.budget import WriteRoom
-from edgeadapt.device.guard import GuardSet, Verdict, decline, judge
+from edgeadapt.device.guard import GuardSet, Verdict, decline, factory_samples, judge
 from edgeadapt.device.held_out import HeldOut, Split
 from edgeadapt.device.journal import Journal
 from edgeadapt.device.journal_rows import CommitRow, EvidenceRow, Moves
@@ -54,21 +53,12 @@ class Transactions:
         """``replay_s``: seconds that replaying the commits since the last snapshot has just taken."""
         self.program, self.journal, self.held_out, self.live, self._room = program, journal, held_out, live, room
         self._publish = publish
-        self._factory_set = self._factory_guard()
+        self._factory_samples = factory_samples(program)
         self._suspicion = Suspicion(program, journal, held_out)
         self._replay_s, self._replay_bytes = replay_s, 0
         self._write_s = 0.0
         self.taken_back: Callable[[frozenset[str]], None] = lambda domains: None
         """Told the conditions of labels that stop counting, so that what was trained from them is trained again."""
-
-    def _factory_guard(self) -> list[GuardSet]:
-        if not any(member == GUARD for member in self.program.manifest.members):
-            return []
-        values = self.program.bundle.weights(GUARD)
-        z = np.ascontiguousarray(values["z"], np.float32)
-        taps = np.ascontiguousarray(values["taps"], np.float32) if "taps" in values else np.zeros((len(z), 0), np.float32)
-        y = values["y"].astype(np.int64)
-        return [GuardSet("factory samples", z, taps, y, SOURCE, np.unique(y))] if len(y) else []
 
     @property
     def _origin(self) -> Memory:
@@ -81,12 +71,10 @@ class Transactions:
         """Samples of the factory's classes that are still where the factory put them; a freed slot may hold another class."""
         factory = self.program.manifest.classes
         kept = np.array([slot for slot, name in enumerate(factory) if live.classes[slot] == name], np.int64)
-        result = []
-        for whole in self._factory_set:
-            rows = np.isin(whole.y, kept)
-            if rows.any():
-                result.append(replace(whole, z=whole.z[rows], taps=whole.taps[rows], y=whole.y[rows], slots=np.intersect1d(whole.y, kept)))
-        return result
+        whole = self._factory_samples
+        if whole is None or not (rows := np.isin(whole.y, kept)).any():
+            return []
+        return [whole.only(rows, np.intersect1d(whole.y, kept))]
 
     @property
     def write_s(self) -> float:

@@ -36,7 +36,7 @@ from edgeadapt.bundle.schema import (
     space_of,
 )  # fmt: skip
 from edgeadapt.errors import InputError
-from edgeadapt.host import calibrate
+from edgeadapt.host import calibrate, cross_fitting
 from edgeadapt.host.composition import Composition, RoleGraph, compile_encoder
 from edgeadapt.host.encoders import Identity, as_encoder
 from edgeadapt.host.encoding import Encoder
@@ -54,7 +54,7 @@ _ROUTE_SAMPLES = 1500  # held-out samples per condition that the signature space
 
 def export(
     path: str | os.PathLike[str], encoder: Any, calibration: tuple[Any, Any], classes: Sequence[str], *,
-    private_key: bytes | None = None, progress: Progress | None = None, **settings: Any,
+    groups: Sequence[Any] | None = None, private_key: bytes | None = None, progress: Progress | None = None, **settings: Any,
 ) -> Bundle:  # fmt: skip
     """Compile, calibrate, stress and write a bundle.
 
@@ -62,8 +62,10 @@ def export(
         path: of the ``.edge`` file.
         encoder: ``nn.Module``, ``torch.export`` program, ONNX path, or ``host.Identity(dim)`` for feature vectors.
         calibration: inputs (N, ...) and integer labels (N,) that index ``classes``; data the encoder was not trained on, at least
-            ten of each class. They become factory evidence, thresholds and guard samples.
+            five of each class. All of them teach; they also judge, each by what was fitted without it.
         classes: names of the known classes.
+        groups: of every sample the recording, person, day or site it is from, two or more. No group lies on both sides of a judgement,
+            and rows of a group are in the order of time: their windows set thresholds too. None: samples are independent.
         private_key: ed25519 PEM; the bundle is signed with it.
         progress: called with one line per stage.
         settings: fields of ``Settings``.
@@ -84,7 +86,7 @@ def export(
     x, y = _calibration_arrays(calibration, len(names))
     say(f"encoder: {len(x)} calibration samples of {len(names)} classes")
     source = as_encoder(encoder, x, colour=chosen.colour, range=chosen.range, resize=chosen.resize, feature=chosen.feature, taps=chosen.taps)
-    maker = _Maker(source, x, y, names, chosen, say)
+    maker = _Maker(source, x, y, _group_numbers(groups, len(y)), names, chosen, say)
     return maker.write(Path(path), private_key)
 
 
@@ -101,24 +103,40 @@ def _calibration_arrays(calibration: tuple[Any, Any], classes: int) -> tuple[NDA
     return x, y.astype(np.int64)
 
 
+def _group_numbers(groups: Sequence[Any] | None, count: int) -> NDArray[np.int64] | None:
+    """(N,) a number for every group, or None.
+
+    Raises:
+        InputError: not one group for each sample.
+    """
+    if groups is None:
+        return None
+    given = np.asarray(groups)
+    if given.shape != (count,):
+        raise InputError(f"groups names the group of each of {count} calibration samples, got shape {given.shape}")
+    return np.unique(given, return_inverse=True)[1].astype(np.int64)
+
+
 class _Maker:
     """One export in progress: stages in order, each leaving what the next needs."""
 
-    def __init__(self, encoder: Encoder, x: NDArray[Any], y: NDArray[np.int64], classes: tuple[str, ...], settings: Settings, say: Progress) -> None:
-        self.encoder, self.x, self.y, self.classes, self.settings, self.say = encoder, x, y, classes, settings, say
+    def __init__(
+        self, encoder: Encoder, x: NDArray[Any], y: NDArray[np.int64], groups: NDArray[np.int64] | None, classes: tuple[str, ...], settings: Settings, say: Progress
+    ) -> None:
+        self.encoder, self.x, self.y, self.groups, self.classes, self.settings, self.say = encoder, x, y, groups, classes, settings, say
         self.adaptation = settings.adaptation(bool(encoder.norms))
         self.graphs: dict[str, RoleGraph] = {}
         self._load_encoder()
         say("calibrate: features, head, thresholds")
         self.z, self.taps = self._features(x)
-        extra = self._calibrate()
+        self.extra = self._calibrate()
         self.composition = Composition.of(encoder, self.head, self.score, self.sense, self.adaptation, settings.adaptor_family(self.evidence.dims, self.head, self.temperature), 1.0 / self.temperature, settings.smooth, self.source)
         if self.composition.adaptors and not self._preserves_space():
             raise InputError(f"adapt = {self.adaptation!r} gives a condition a feature space of its own, and an adaptor is trained in the factory's; leave out adaptors")
-        self.frozen, self.factory = self.composition.values(self.evidence, extra)
+        self.frozen, self.factory = self.composition.values(self.evidence, self.extra)
         arrays = {**self.factory, **self.frozen}
         values = {**self.fitted.values, **{name: torch.from_numpy(np.asarray(value, order="C")) for name, value in arrays.items()}}
-        self.graphs |= self.composition.compile(self.judge, values, say)
+        self.graphs |= self.composition.compile(self.evidence, values, say)
         self.precisions = self._variants()
 
     def _load_encoder(self) -> None:
@@ -148,41 +166,44 @@ class _Maker:
         return _stored(z), _stored(taps)
 
     # -- calibration ----------------------------------------------------------------------------------
-    def _data(self, rows: NDArray[np.int64]) -> FactoryData:
-        weight = calibrate.factory_weights(self.y[rows], self.settings.factory_count)
-        return FactoryData(self.z[rows], self.taps[rows], self.y[rows], weight, self.settings.class_slots)
-
     def _calibrate(self) -> Arrays:
-        """Head, novelty score, thresholds; returns the signature space."""
+        """Head, novelty score, thresholds, each judged by rows that it did not learn; then all of them from every row. Returns the signature space."""
         s = self.settings
-        split = calibrate.split_rows(self.y, self.classes, s.seed)
-        self.evidence, self.judge, self.judge_rows = self._data(split.evidence), self._data(split.held_out), split.held_out
-        self.source = (self.x[split.evidence], self.y[split.evidence], s.class_slots)
-        self.head, self.sense = s.chosen_head(self.evidence, self.judge, self.say), ResidualShift()
-        self.unseen_x = unseen_images(self.x[self.judge_rows[:_UNSEEN]], s.seed) if self.encoder.input.dtype == "uint8" else None
+        calibrate.check_counts(self.y, self.classes)
+        weight = calibrate.factory_weights(self.y, s.factory_count)
+        data = self.evidence = FactoryData(self.z, self.taps, self.y, weight, s.class_slots)
+        half = cross_fitting.folds_of(self.y, self.groups, 2, s.seed)
+        first = data.rows(half == 0), data.rows(half == 1)
+        chosen = s.chosen_head(data, first, cross_fitting.folds_of(self.y, self.groups, cross_fitting.FOLDS, s.seed), self.say)
+        self.head, self.sense, self.cross_fitted = chosen.head, ResidualShift(), chosen.logits
+        self.source = (self.x, self.y, s.class_slots)
+        parts = [calibrate.Part.of(self.head, self.sense, data, half == k, self.groups) for k in (1, 0)]
+        self.unseen_x = unseen_images(self.x[parts[0].rows[:_UNSEEN]], s.seed) if self.encoder.input.dtype == "uint8" else None
         unseen = self._features(self.unseen_x) if self.unseen_x is not None else None
-        self.score, marks = choose_novelty(s.novelty_candidates(), self.head, self.sense, self.evidence, self.judge, unseen, s.seed, novelty_kib=s.novelty_kib)
-        self.fitted = calibrate.Fitted.of(self.head, self.sense, self.evidence).with_score(self.score, self.evidence)
-        logits = self.fitted.logits(self.judge.z)
-        self.error = float((logits.argmax(axis=1) != self.judge.y).mean())
-        self.shift = calibrate.shift_policy(self.fitted, self.judge.z, self.judge.taps, self.judge.y, self.encoder.signature, s.seed)
-        self.novelty = calibrate.novelty_policy(self.score, self.fitted, self.judge, marks)
-        self.temperature = calibrate.temperature(logits, self.judge.y, len(self.classes))
-        self.say(f"calibrate: held-out accuracy {1 - self.error:.1%}, novelty by {self.novelty.method} ({self.novelty.judgement})")
+        self.score, marks = choose_novelty(s.novelty_candidates(), self.head, self.sense, parts[0].evidence, parts[0].judge, unseen, s.seed, novelty_kib=s.novelty_kib)
+        parts = [part.with_score(self.score) for part in parts]
+        self.part = parts[0]
+        self.shift = calibrate.shift_policy(parts, self.encoder.signature, s.seed)
+        self.novelty = calibrate.novelty_policy(self.score, parts, marks)
+        self.fitted = calibrate.Fitted.of(self.head, self.sense, data).with_score(self.score, data)
+        self.error = float((self.cross_fitted.argmax(axis=1) != self.y).mean())
+        _, self.temperature = cross_fitting.log_loss(self.cross_fitted, self.y, len(self.classes))
+        self.calibration_error = cross_fitting.calibration_error(self.cross_fitted, self.y, len(self.classes), self.temperature)
+        self.say(f"calibrate: cross-fitted accuracy {1 - self.error:.1%}, calibration error {self.calibration_error:.3f}, novelty by {self.novelty.method} ({self.novelty.judgement})")
         return self._signature_space()
 
     def _signature_space(self) -> Arrays:
         """From clean data and the tuning corruptions, at three severities."""
         first, last = self.shift.signature
         some = slice(0, _ROUTE_SAMPLES)
-        rows = self.judge_rows[some]
-        conditions = [self.fitted.places(self.judge.z[some], self.judge.taps[some])[:, first:last]]
+        rows = self.part.rows[some]
+        conditions = [self.fitted.places(self.z[rows], self.taps[rows])[:, first:last]]
         if self.encoder.input.dtype == "uint8":
             for name in TUNING:
                 for severity in (1, 3, 5):
                     z, taps = self._features(corrupt(self.x[rows], name, severity, self.settings.seed))
                     conditions.append(self.fitted.places(z, taps)[:, first:last])
-        centre, projection = calibrate.route_projection(conditions, self.judge.y[some], self.shift.window, self.settings.seed)
+        centre, projection = calibrate.route_projection(conditions, self.y[rows], self.shift.window, self.settings.seed)
         return {"route.centre": centre, "route.projection": projection}
 
     def _growth(self) -> GrowthPolicy:
@@ -203,10 +224,11 @@ class _Maker:
             return ()
         from edgeadapt.host.precision import Beside, make_variant
 
-        base, evidence_rows = self.graphs["encode"], calibrate.split_rows(self.y, self.classes, self.settings.seed).evidence
+        base, part = self.graphs["encode"], self.part
+        evidence_rows = np.setdiff1d(np.arange(len(self.y)), part.rows)
         beside = Beside(
-            base, {name: self.frozen[name] for name in base.graph.frozen}, self.encoder.input, self._runtime, self._features, self.fitted, self.score, self.shift,
-            self.novelty, self.evidence, self.judge, self.x[evidence_rows], self.x[self.judge_rows], self.unseen_x, self.encoder.signature, self.settings.seed,
+            base, {name: self.frozen[name] for name in base.graph.frozen}, self.encoder.input, self._runtime, self._features, part.fitted, self.score, self.shift,
+            self.novelty, part.evidence, part.judge, self.x[evidence_rows], self.x[part.rows], self.unseen_x, self.encoder.signature, self.settings.seed,
         )  # fmt: skip
         found = []
         for precision in self.settings.precisions:
@@ -221,9 +243,11 @@ class _Maker:
         return tuple(found)
 
     def _guard(self) -> Arrays:
-        rows = np.concatenate([np.flatnonzero(self.judge.y == k)[: self.settings.guard_per_class] for k in range(len(self.classes))])
-        guard: Arrays = {"z": self.judge.z[rows].astype(np.float16), "y": self.judge.y[rows]}
-        return guard | ({"taps": self.judge.taps[rows].astype(np.float16)} if self.taps.shape[1] else {})
+        """Samples that judge changes, and what each of them, being learned too, adds to its own logits: it is taken off again when they judge."""
+        rows = np.concatenate([np.flatnonzero(self.y == k)[: self.settings.guard_per_class] for k in range(len(self.classes))])
+        own = (self.fitted.logits(self.z[rows]) - self.cross_fitted[rows])[:, : len(self.classes)]
+        guard: Arrays = {"z": self.z[rows].astype(np.float16), "y": self.y[rows], "own": own.astype(np.float32)}
+        return guard | ({"taps": self.taps[rows].astype(np.float16)} if self.taps.shape[1] else {})
 
     # -- the bundle -----------------------------------------------------------------------------------
     def _manifest(self, adapt: AdaptPolicy) -> Manifest:
@@ -258,14 +282,13 @@ class _Maker:
 
     def write(self, path: Path, private_key: bytes | None) -> Bundle:
         """Stress the configuration, let the card decide what adaptation may do, write the file."""
-        card: dict[str, Any] = {"held_out_accuracy": 1 - self.error, "novelty": self.novelty.alternatives}
+        card: dict[str, Any] = {"held_out_accuracy": 1 - self.error, "calibration_error": self.calibration_error, "novelty": self.novelty.alternatives}
         adapt = AdaptPolicy(mode="off", reason="no label-free method in this bundle")
         if self.adaptation != "none":
             adapt = self._adapt("advise", "not stress-tested")
             if self.settings.stress:
                 with tempfile.TemporaryDirectory() as folder:
-                    trial = self._pack(Path(folder) / "trial.edge", self._adapt("act", "stress trial"), card, None)
-                    rows = self.judge_rows
+                    trial, rows = self._trial(Path(folder) / "trial.edge", card), self.part.rows
                     kind: Kind = "short" if self.settings.stress == "short" else "full"
                     stress = stress_card(trial, self.x[rows], self.y[rows], seed=self.settings.seed, say=self.say, kind=kind)
                 card["stress"] = stress.as_dict()
@@ -273,6 +296,13 @@ class _Maker:
         bundle = self._pack(path, adapt, card, private_key)
         self.say(f"wrote {path}: {bundle.bytes / 2**20:.2f} MiB, adapt = {adapt.mode} ({adapt.reason})")
         return bundle
+
+    def _trial(self, path: Path, card: dict[str, Any]) -> Bundle:
+        """The bundle that is stressed: made from one half of the samples, so that the other half are streams it never saw."""
+        weights = dict(zip((FROZEN, FACTORY), self.composition.values(self.part.evidence, self.extra), strict=True))
+        judge = self.part.judge
+        guard: Arrays = {"z": judge.z.astype(np.float16), "y": judge.y} | ({"taps": judge.taps.astype(np.float16)} if self.taps.shape[1] else {})
+        return self._pack(path, self._adapt("act", "stress trial"), card, None, {**weights, GUARD: guard})
 
     def _adapt(self, mode: AdaptMode, reason: str) -> AdaptPolicy:
         preserves = self._preserves_space()
@@ -282,8 +312,10 @@ class _Maker:
         """What the method says of itself: do features of an adapted encoder mean what the factory's do? ``preserves_space``, by default True."""
         return bool(getattr(self.composition.constants or self.composition.features, "preserves_space", True))
 
-    def _pack(self, path: Path, adapt: AdaptPolicy, card: dict[str, Any], private_key: bytes | None) -> Bundle:
-        weights = {FROZEN: self.frozen, FACTORY: self.factory, GUARD: self._guard()}
+    def _pack(
+        self, path: Path, adapt: AdaptPolicy, card: dict[str, Any], private_key: bytes | None, weights: dict[str, Arrays] | None = None
+    ) -> Bundle:
+        weights = weights or {FROZEN: self.frozen, FACTORY: self.factory, GUARD: self._guard()}
         graphs = {f"graphs/{name}.onnx": made.graph.model for name, made in self.graphs.items()}
         return write_bundle(path, self._manifest(adapt), graphs, weights, card, private_key)
 

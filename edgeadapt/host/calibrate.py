@@ -1,13 +1,14 @@
-"""Numbers from calibration data: which samples make evidence and which judge, thresholds, signatures.
+"""Numbers from calibration data: thresholds, signatures, the novelty threshold.
 
-Half of the calibration samples of each class become factory evidence; the other half sets thresholds, and part of it travels in the
-bundle as the guard set. Nothing is chosen on data that is reported.
+Every calibration row teaches the bundle that ships, and every row judges, but never what it taught:
+thresholds come from two halves, each seen by a head and residuals that the other half made. Rows of a
+group lie in one half, and within a group the order of rows is time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,35 +23,17 @@ from edgeadapt.errors import InputError
 from edgeadapt.host.methods.base import Arrays, Derives, FactoryData, Head, Scores
 from edgeadapt.host.methods.residual_shift import ResidualShift
 
-FEWEST_PER_CLASS = 10
+FEWEST_PER_CLASS = 5
 _WINDOWS = 3000  # simulated per kind of class mix
 _QUANTILE = 0.995
 _MARGIN = 1.15  # thresholds are this much above the largest quantile of clean windows
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Rows for factory evidence, and rows that only judge."""
-
-    evidence: NDArray[np.int64]
-    held_out: NDArray[np.int64]
-
-
-def split_rows(y: NDArray[np.int64], classes: Sequence[str], seed: int) -> Split:
-    """Half of each class for evidence, half for judging.
-
-    Raises:
-        InputError: a class has fewer than ten samples; the message names it.
-    """
-    rng = np.random.default_rng(seed)
-    evidence, held_out = [], []
+def check_counts(y: NDArray[np.int64], classes: Sequence[str]) -> None:
+    """Raises InputError for a class of fewer than ``FEWEST_PER_CLASS`` samples; the message names it."""
     for k, name in enumerate(classes):
-        rows = rng.permutation(np.flatnonzero(y == k))
-        if len(rows) < FEWEST_PER_CLASS:
-            raise InputError(f"class {name!r} has {len(rows)} calibration samples, {FEWEST_PER_CLASS} are needed")
-        evidence.append(rows[: len(rows) // 2])
-        held_out.append(rows[len(rows) // 2 :])
-    return Split(np.concatenate(evidence), np.concatenate(held_out))
+        if (count := int((y == k).sum())) < FEWEST_PER_CLASS:
+            raise InputError(f"class {name!r} has {count} calibration samples, {FEWEST_PER_CLASS} are needed")
 
 
 def factory_weights(y: NDArray[np.int64], count: float) -> NDArray[np.float32]:
@@ -90,6 +73,37 @@ class Fitted:
         return score.novelty(self.values, torch.from_numpy(z), torch.from_numpy(taps), torch.from_numpy(self.logits(z))).numpy()
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Rows that judge, and what was fitted without them.
+
+    Attributes:
+        evidence: what ``fitted`` learned. judge: what it did not. rows: (N,) of the judge, in the calibration data.
+        runs: rows of the judge that follow each other in time, one array for each group; empty without groups.
+    """
+
+    fitted: Fitted
+    evidence: FactoryData
+    judge: FactoryData
+    rows: NDArray[np.int64]
+    runs: tuple[NDArray[np.int64], ...] = ()
+
+    @classmethod
+    def of(cls, head: Head, sense: ResidualShift, data: FactoryData, judges: NDArray[np.bool_], groups: NDArray[np.int64] | None) -> Part:
+        evidence, rows = data.rows(~judges), np.flatnonzero(judges)
+        runs = () if groups is None else tuple(np.flatnonzero(groups[rows] == group) for group in np.unique(groups[rows]))
+        return cls(Fitted.of(head, sense, evidence), evidence, data.rows(judges), rows, runs)
+
+    def with_score(self, score: Scores) -> Part:
+        return replace(self, fitted=self.fitted.with_score(score, self.evidence))
+
+    def ratios(self, policy: ShiftPolicy, windows: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+        """Shift statistic over its threshold for windows of judging rows."""
+        judge, counts = self.judge, self.fitted.values["shift.moment"][-1].numpy()
+        residuals, slots = self.fitted.residuals(judge.z, judge.taps), self.fitted.logits(judge.z).argmax(axis=1)
+        return np.array([shift_ratio_of_mean(residuals[rows].mean(axis=0), slots[rows], counts, policy) for rows in windows])
+
+
 def _derived(known: Mapping[str, Tensor], values: Arrays, numerics: Sequence[NumericSpec]) -> dict[str, Tensor]:
     """Known tensors, new values, and what the numerics derive from the new values, in order."""
     for numeric in numerics:
@@ -111,37 +125,49 @@ def class_mix_windows(y: NDArray[np.int64], size: int, count: int, rng: np.rando
     return result
 
 
-def shift_policy(fitted: Fitted, z: NDArray[np.float32], taps: NDArray[np.float32], y: NDArray[np.int64], signature: tuple[int, int], seed: int) -> ShiftPolicy:
-    """Thresholds: the largest of three upper quantiles over clean windows, each kind of class mix apart, plus a margin."""
-    d, t = fitted.sense.columns(FactoryData(z, taps, y, np.ones(len(y), np.float32), 1).dims)
+def ordered_windows(part: Part, size: int) -> list[NDArray[np.int64]]:
+    """Windows of judging rows as a stream would bring them: group by group in time, and each group sorted by class; every half window one."""
+    windows = []
+    for run in part.runs:
+        for rows in (run, run[np.argsort(part.judge.y[run], kind="stable")]):
+            windows += [rows[start : start + size] for start in range(0, len(rows) - size + 1, max(1, size // 2))]
+    return windows
+
+
+def shift_policy(parts: Sequence[Part], signature: tuple[int, int], seed: int) -> ShiftPolicy:
+    """Thresholds: the largest of upper quantiles over clean windows plus a margin; each kind of class mix apart, and windows in their order."""
+    d, t = parts[0].fitted.sense.columns(parts[0].judge.dims)
     groups = (d, t) if t else (d,)
-    residuals = fitted.residuals(z, taps)
-    slots = fitted.logits(z).argmax(axis=1)
-    counts = fitted.values["shift.moment"][-1].numpy()
     window = ShiftPolicy().window
-    windows = class_mix_windows(y, window, _WINDOWS, np.random.default_rng(seed))
-    thresholds = []
-    for start, width in zip(np.cumsum([0, *groups[:-1]]), groups, strict=True):
-        one = ShiftPolicy(groups=(width,), thresholds=(1.0,))
-        columns = residuals[:, start : start + width]
-        quantiles = [
-            float(np.quantile([shift_ratio_of_mean(columns[rows].mean(axis=0), slots[rows], counts, one) for rows in kind], _QUANTILE))
-            for kind in windows.values()
-        ]
-        thresholds.append(_MARGIN * max(quantiles))
+    rng = np.random.default_rng(seed)
+    kinds: dict[str, list[NDArray[np.float64]]] = {}
+    for part in parts:
+        counts = part.fitted.values["shift.moment"][-1].numpy()
+        residuals, slots = part.fitted.residuals(part.judge.z, part.judge.taps), part.fitted.logits(part.judge.z).argmax(axis=1)
+        windows = class_mix_windows(part.judge.y, window, _WINDOWS // len(parts), rng) | {"ordered": ordered_windows(part, window)}
+        for kind, drawn in windows.items():
+            kinds.setdefault(kind, []).append(np.array([_by_group(residuals[rows], slots[rows], counts, groups) for rows in drawn]).reshape(-1, len(groups)))
+    found = {kind: np.concatenate(ratios) for kind, ratios in kinds.items()}
+    largest = np.max([np.quantile(ratios, _QUANTILE, axis=0) for ratios in found.values() if len(ratios)], axis=0)
+    thresholds = tuple(float(_MARGIN * value) for value in largest)
     first = d + signature[0] if t else signature[0]
-    return ShiftPolicy(window=window, groups=groups, thresholds=tuple(thresholds), signature=(int(first), int(first + signature[1] - signature[0])))
+    return ShiftPolicy(window=window, groups=groups, thresholds=thresholds, signature=(int(first), int(first + signature[1] - signature[0])))
 
 
-def false_alarms(
-    fitted: Fitted, z: NDArray[np.float32], taps: NDArray[np.float32], y: NDArray[np.int64], policy: ShiftPolicy, seed: int, count: int = 1000
-) -> float:
+def _by_group(residuals: NDArray[np.float32], slots: NDArray[np.int64], counts: NDArray[np.float32], groups: tuple[int, ...]) -> list[float]:
+    """The shift statistic of one window for each group of columns."""
+    mean, ends = residuals.mean(axis=0), np.cumsum(groups)
+    ones = [ShiftPolicy(groups=(width,), thresholds=(1.0,)) for width in groups]
+    return [shift_ratio_of_mean(mean[end - width : end], slots, counts, one) for end, width, one in zip(ends, groups, ones, strict=True)]
+
+
+def false_alarms(parts: Sequence[Part], policy: ShiftPolicy, seed: int, count: int = 1000) -> float:
     """Share of clean windows above the thresholds, over ``count`` of each kind of class mix, drawn apart from those that set thresholds."""
-    residuals, slots = fitted.residuals(z, taps), fitted.logits(z).argmax(axis=1)
-    counts = fitted.values["shift.moment"][-1].numpy()
-    windows = class_mix_windows(y, policy.window, count, np.random.default_rng([seed, 1]))
-    ratios = [shift_ratio_of_mean(residuals[rows].mean(axis=0), slots[rows], counts, policy) for kind in windows.values() for rows in kind]
-    return float((np.array(ratios) > 1.0).mean())
+    rng, alarms = np.random.default_rng([seed, 1]), []
+    for part in parts:
+        kinds = class_mix_windows(part.judge.y, policy.window, count // len(parts), rng)
+        alarms.append(part.ratios(policy, [rows for kind in kinds.values() for rows in kind]) > 1.0)
+    return float(np.concatenate(alarms).mean())
 
 
 def route_projection(places_by_condition: Sequence[NDArray[Any]], y: NDArray[np.int64], window: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -162,9 +188,10 @@ def route_projection(places_by_condition: Sequence[NDArray[Any]], y: NDArray[np.
     return places_by_condition[0].mean(axis=0).astype(np.float32), projection.astype(np.float32)
 
 
-def novelty_policy(score: Scores, fitted: Fitted, judge: FactoryData, marks: dict[str, float], rate: float = 0.05) -> NoveltyPolicy:
+def novelty_policy(score: Scores, parts: Sequence[Part], marks: dict[str, float], rate: float = 0.05) -> NoveltyPolicy:
     """Threshold at ``rate`` of clean known samples; a window reads novel above what a one-class clean window shows."""
-    scores, y = fitted.novelty(score, judge.z, judge.taps), judge.y
+    scores = np.concatenate([part.fitted.novelty(score, part.judge.z, part.judge.taps) for part in parts])
+    y = np.concatenate([part.judge.y for part in parts])
     threshold = float(np.quantile(scores, 1.0 - rate))
     worst = max(float((scores[y == k] > threshold).mean()) for k in np.unique(y))
     return NoveltyPolicy(
@@ -172,14 +199,3 @@ def novelty_policy(score: Scores, fitted: Fitted, judge: FactoryData, marks: dic
         auroc=marks.get(score.name), alternatives=marks,
     )  # fmt: skip
 
-
-def temperature(logits: NDArray[np.float32], y: NDArray[np.int64], count: int) -> float:
-    """Softmax temperature with the least log loss on held-out samples (Guo et al., ICML 2017, arXiv 1706.04599)."""
-    active = logits[:, :count].astype(np.float64)
-
-    def loss(t: float) -> float:
-        scaled = active / t
-        scaled -= scaled.max(axis=1, keepdims=True)
-        return float(np.mean(np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(y)), y]))
-
-    return float(min(np.geomspace(0.01, 10.0, 61), key=loss))

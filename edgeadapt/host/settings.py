@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from edgeadapt.bundle.schema import Variant
 from edgeadapt.errors import InputError
+from edgeadapt.host.cross_fitting import FEW_FEATURES, Chosen, Folds, choose_slda, judged
 from edgeadapt.host.methods.adaptations import ENCODER_SPACE, NAMES
 from edgeadapt.host.methods.base import Adapts, Dims, FactoryData, GivesReceipts, Head, Scores
 from edgeadapt.host.methods.hypervector import Hypervector
@@ -19,7 +20,7 @@ from edgeadapt.host.methods.relative_mahalanobis import RelativeMahalanobis
 from edgeadapt.host.methods.relative_residual import RelativeResidual
 from edgeadapt.host.methods.ridge import Ridge
 
-HEADS = {"ridge": Ridge, "nearest_mean": NearestMean}
+HEADS = ("slda", "ridge", "nearest_mean")
 NOVELTY: dict[str, Callable[[], Scores]] = {
     "cosine": Cosine, "knn": NearestNeighbours, "vim": VirtualLogit, "mahalanobis": Mahalanobis, "rmds": RelativeMahalanobis,
     "relative_residual": RelativeResidual, "relative_residual_angle": partial(RelativeResidual, angle=0.5), "hypervector": Hypervector,
@@ -39,8 +40,10 @@ class Settings:
         name: of the bundle. version: its number, from 1 on: raise it with every bundle of that name that you ship. A device refuses an
             older one than its state folder has seen. seed: of splits and simulated windows.
         class_slots, domain_slots: capacity, fixed at export.
-        head: ``ridge``, ``nearest_mean``, or a head of your own (an object, see ``methods/base.py``). random_features: width for the ridge; -1 chooses 512 below 64 dimensions, else none.
-        penalty, balance: of the ridge head, see ``methods/ridge.py``; chosen on training images of classes held out of the encoder.
+        head: ``slda`` (streaming linear discriminant analysis whose scales and shrinkage are chosen by cross-fitting), ``ridge``,
+            ``nearest_mean``, or a head of your own (an object, see ``methods/base.py``). random_features: width for the ridge;
+            -1 chooses 512 below 64 dimensions, else none.
+        penalty, balance: of the ridge head, see ``methods/ridge.py``.
         state_kib: instead of ``head``, the best head on held-out calibration samples whose tensors take no more, see ``ladder.py``; None for ``head``.
         novelty: ``auto`` (by held-out classes) or a score's name. novelty_kib: with ``auto``, scores whose frozen tensors, evidence and
             derived copies take more are left out; None for no limit.
@@ -64,7 +67,7 @@ class Settings:
     class_slots: int = 32
     domain_slots: int = 8
     batches: tuple[int, ...] = (1, 8, 32)
-    head: str | Head = "ridge"
+    head: str | Head = "slda"
     random_features: int = -1
     penalty: float = 1e-2
     balance: float = 1.45
@@ -92,8 +95,8 @@ class Settings:
     def check(self, classes: Sequence[str]) -> None:
         if not isinstance(self.head, (str, Head)):
             raise InputError(f"head is one of {', '.join(HEADS)}, or an object with the functions of a head, got {self.head!r:.80}")
-        named = self.head if isinstance(self.head, str) else next(iter(HEADS))
-        for key, value, allowed in (("head", named, tuple(HEADS)), ("novelty", self.novelty, ("auto", *NOVELTY)), ("adapt", self.adapt, ADAPTATIONS), ("smooth", self.smooth, SMOOTHERS), ("adaptors", self.adaptors if isinstance(self.adaptors, str) else "family", ("none", "family"))):
+        named = self.head if isinstance(self.head, str) else HEADS[0]
+        for key, value, allowed in (("head", named, HEADS), ("novelty", self.novelty, ("auto", *NOVELTY)), ("adapt", self.adapt, ADAPTATIONS), ("smooth", self.smooth, SMOOTHERS), ("adaptors", self.adaptors if isinstance(self.adaptors, str) else "family", ("none", "family"))):
             if value not in allowed:
                 raise InputError(f"{key} is one of {', '.join(allowed)}, got {value!r}")
         if not isinstance(self.stress, bool) and self.stress != "short":
@@ -103,7 +106,7 @@ class Settings:
         for key, value in (("state_kib", self.state_kib), ("novelty_kib", self.novelty_kib), ("adaptor_kib", self.adaptor_kib)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value < float("inf")):
                 raise InputError(f"{key} is a positive number of KiB, got {value!r:.80}")
-        if self.state_kib is not None and (self.head != "ridge" or self.random_features >= 0):
+        if self.state_kib is not None and (self.head != HEADS[0] or self.random_features >= 0):
             raise InputError(f"state_kib = {self.state_kib:g} chooses the head itself; leave head and random_features as they are")
         if isinstance(self.precisions, str) or any(name not in VARIANTS for name in self.precisions) or len(set(self.precisions)) < len(self.precisions):
             raise InputError(f"precisions are some of {', '.join(VARIANTS)}, each once, got {self.precisions!r:.80}")
@@ -112,23 +115,28 @@ class Settings:
         if len(classes) > self.class_slots:
             raise InputError(f"{len(classes)} classes do not fit into class_slots = {self.class_slots}")
 
-    def make_head(self, width: int) -> Head:
-        """The head for features of this width."""
-        if not isinstance(self.head, str):
-            return self.head
-        if self.head == "nearest_mean":
-            return NearestMean()
-        random_features = (512 if width < 64 else 0) if self.random_features < 0 else self.random_features
-        return Ridge(penalty=self.penalty, balance=self.balance, random_features=random_features, seed=self.seed)
+    def chosen_head(self, data: FactoryData, halves: tuple[FactoryData, FactoryData], fold: Folds, say: Callable[[str], None]) -> Chosen:
+        """The head, with cross-fitted logits of every row; what was tried is said.
 
-    def chosen_head(self, evidence: FactoryData, judge: FactoryData, say: Callable[[str], None]) -> Head:
-        """``make_head``, or with ``state_kib`` the best head that fits; the table of what was tried is said.
+        Args:
+            data: every calibration row. halves: the rows in two parts, for the choice within ``state_kib``. fold: (N,) for cross-fitting.
 
         Raises:
-            InputError: nothing fits; the message has the bytes of the smallest head.
+            InputError: nothing fits ``state_kib``; the message has the bytes of the smallest head.
         """
-        if self.state_kib is None:
-            return self.make_head(evidence.dims.features)
+        if self.state_kib is not None:
+            return judged(self._within_bytes(*halves, say), data, fold)
+        if not isinstance(self.head, str):
+            return judged(self.head, data, fold)
+        if self.head == "nearest_mean":
+            return judged(NearestMean(), data, fold)
+        if self.head == "ridge":
+            random_features = (512 if data.dims.features < FEW_FEATURES else 0) if self.random_features < 0 else self.random_features
+            return judged(Ridge(penalty=self.penalty, balance=self.balance, random_features=random_features, seed=self.seed), data, fold)
+        say("calibrate: the head")
+        return choose_slda(data, fold, self.seed, say)
+
+    def _within_bytes(self, evidence: FactoryData, judge: FactoryData, say: Callable[[str], None]) -> Head:
         from edgeadapt.host.ladder import candidates, choose_head
 
         known = candidates(evidence.dims, self.seed, penalty=self.penalty, balance=self.balance)

@@ -56,9 +56,12 @@ class FactoryData:
     def classes(self) -> NDArray[np.int64]:
         return np.unique(self.y)
 
-    def only(self, slots: NDArray[np.int64]) -> FactoryData:
-        keep = np.isin(self.y, slots)
+    def rows(self, keep: NDArray[Any]) -> FactoryData:
+        """Some rows, by a mask or by numbers."""
         return FactoryData(self.z[keep], self.taps[keep], self.y[keep], self.sample_weight[keep], self.slots)
+
+    def only(self, slots: NDArray[np.int64]) -> FactoryData:
+        return self.rows(np.isin(self.y, slots))
 
     def class_means(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """(K, d) mean of ``values`` (N, d) per class slot; zero for unused slots."""

@@ -89,7 +89,8 @@ def make_variant(precision: Variant, beside: Beside, margin: float) -> tuple[Rol
     if not np.isfinite(z).all() or not np.isfinite(taps).all():
         raise CompileError(f"{name}: features are not finite on held-out samples; leave {precision} out of precisions")
     _gate(precision, beside, judge, margin)
-    shift = calibrate.shift_policy(beside.fitted, z, taps, judge.y, beside.signature, beside.seed)
+    part = calibrate.Part(beside.fitted, beside.evidence, judge, np.arange(len(judge.y)))
+    shift = calibrate.shift_policy([part], beside.signature, beside.seed)
     report = _report(beside, judge, shift, encode)
     tolerance = _TOLERANCE[precision]
     if not report.median_error <= tolerance:
@@ -104,7 +105,7 @@ def make_variant(precision: Variant, beside: Beside, margin: float) -> tuple[Rol
     written = compared(open_session(made, beside.frozen, optimised=False).run(["z"], {"x": probe_inputs(beside.input)})[0])
     spec = PrecisionSpec(
         precision=precision, report=report, probe=tuple(map(float, probe)), probe_tolerance=max(LEAST_TOLERANCE, _OTHER_KERNELS * distance_between(probe, written)),
-        shift=shift, novelty=calibrate.novelty_policy(beside.score, beside.fitted, judge, {} if report.auroc is None else {beside.score.name: report.auroc}),
+        shift=shift, novelty=calibrate.novelty_policy(beside.score, [part], {} if report.auroc is None else {beside.score.name: report.auroc}),
     )  # fmt: skip
     return RoleGraph(graph, ("encode",), beside.base.methods, precision), spec
 
@@ -150,14 +151,15 @@ def _report(beside: Beside, judge: FactoryData, shift: ShiftPolicy, encode: Exec
     fitted, before, seed = beside.fitted, beside.judge, beside.seed
     answers, answers32 = fitted.logits(judge.z).argmax(axis=1), fitted.logits(before.z).argmax(axis=1)
     errors = relative_errors(judge.z, before.z)
+    part = calibrate.Part(fitted, beside.evidence, before, np.arange(len(before.y)))
     unseen = beside.features(beside.unseen_x, encode) if beside.unseen_x is not None else None
     marks = choose_novelty([beside.score], fitted.head, fitted.sense, beside.evidence, judge, unseen, seed)[1]
     return PrecisionReport(
         samples=len(judge.y), accuracy=float((answers == judge.y).mean()), float32_accuracy=float((answers32 == judge.y).mean()),
         agreement=float((answers == answers32).mean()), median_error=float(np.median(errors)), worst_error=float(errors.max()),
         auroc=marks.get(beside.score.name, beside.novelty.auroc), float32_auroc=beside.novelty.auroc,
-        false_alarms=calibrate.false_alarms(fitted, judge.z, judge.taps, judge.y, shift, seed),
-        float32_false_alarms=calibrate.false_alarms(fitted, before.z, before.taps, before.y, beside.shift, seed),
+        false_alarms=calibrate.false_alarms([replace(part, judge=judge)], shift, seed),
+        float32_false_alarms=calibrate.false_alarms([part], beside.shift, seed),
     )  # fmt: skip
 
 
