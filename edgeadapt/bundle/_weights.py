@@ -130,11 +130,12 @@ def _check_listed(manifest: Manifest, member: str, listed: Mapping[str, tuple[st
 def _check_guard(manifest: Manifest, listed: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
     """z (N, D) and taps (N, T) floating point, y (N,) int64; taps only where the encoder has any.
 
-    ``own`` (N, factory classes), in bundles whose head learned these samples too, is what each adds to its own logits.
+    ``own`` (N, factory classes) and ``weight`` (N,), in bundles whose head learned these samples too: what each adds to its own
+    logits, and how much it weighed.
     """
     widths = {"z": (manifest.feature_dim,), "y": ()} | ({"taps": (manifest.tap_dim,)} if manifest.tap_dim else {})
     if "own" in listed:
-        widths["own"] = (len(manifest.classes),)
+        widths |= {"own": (len(manifest.classes),), "weight": ()}
     if set(listed) != set(widths):
         raise BundleError(f"{GUARD}: has {sorted(listed)}, expected {sorted(widths)}")
     count = listed["z"][1][:1]

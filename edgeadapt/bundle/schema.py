@@ -175,6 +175,10 @@ class LearnPolicy(_Strict, frozen=True, kw_only=True):
     factory_count: float = 25.0  # all factory samples of a class together weigh as much as this many labels
     held_out_every: Positive = 5
     temperature: float = 1.0  # softmax temperature of the logits
+    weighted: tuple[str, ...] = ()  # evidence of which the factory's share may count more or less: the head's sums
+    factory_weights: tuple[float, ...] = (0.04, 0.2, 1.0, 4.0, 16.0)  # of that share, to choose from; 1 is ``factory_count`` labels a class
+    shrinkages: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)  # times the bundle's own, to choose from
+    judged: Positive = 256  # newest labels of a condition that choose
 
 
 class GuardPolicy(_Strict, frozen=True, kw_only=True):

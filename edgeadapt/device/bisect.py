@@ -47,7 +47,7 @@ class Labelled:
 
 def accuracy(program: Program, memory: Memory, sets: Sequence[Labelled]) -> float:
     """Share answered right over all sets. Tensors that follow from the evidence are derived first."""
-    derived = replace(memory, tensors=program.derive(memory.tensors))
+    derived = replace(memory, tensors=program.derive(memory.tensors, memory.head, memory.classes))
     return sum(labelled.right(program, derived) for labelled in sets) / sum(len(labelled.names) for labelled in sets)
 
 

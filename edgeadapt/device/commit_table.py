@@ -123,11 +123,11 @@ class CommitTable(Database):
 
     @reads
     def last_change(self, upto: int) -> int:
-        """The last commit up to a number that changed the state: vetoes and checkpoints are stepped over. 0 if there is none."""
+        """The last commit up to a number that changed the state: vetoes, checkpoints and the choice of a head are stepped over. 0 if there is none."""
         with self._reading():
             return sane(
                 self._db.execute(
-                    "SELECT coalesce(max(number), 0) FROM commits WHERE number <= ? AND outcome NOT IN ('vetoed', 'held', 'superseded', 'saved', 'thinned')", (upto,)
+                    "SELECT coalesce(max(number), 0) FROM commits WHERE number <= ? AND outcome NOT IN ('vetoed', 'held', 'superseded', 'saved', 'thinned', 'chosen')", (upto,)
                 ).fetchone()[0]
             )
 

@@ -135,6 +135,12 @@ class EvidenceTable(Database):
             return dict(self._db.execute("SELECT domain, count(*) FROM evidence WHERE status = 'learned' GROUP BY domain").fetchall())
 
     @reads
+    def count_accepted_by_domain(self) -> dict[str, int]:
+        """Condition -> how many rows of it teach or judge."""
+        with self._reading():
+            return dict(self._db.execute("SELECT domain, count(*) FROM evidence WHERE status IN ('learned', 'held_out') GROUP BY domain").fetchall())
+
+    @reads
     def present(self) -> set[int]:
         """Every evidence row that is there."""
         with self._reading():

@@ -186,7 +186,7 @@ class Growth:
         for number in range(_FOLDS):
             own = np.flatnonzero(fold == number)
             taken, _ = apply_rows(self._program, live.tensors, [rows[i] for i in own.tolist()], live.slots, corrections, sign=-1.0)
-            heads.append(bare.tensors.over(self._program.derive(taken)))
+            heads.append(bare.tensors.over(self._program.derive(taken, live.head, live.classes)))
             read = self._program.read(z[own], taps[own], heads[-1])
             logits[own], embedding[own] = read.logits, read.embedding
         return Lesson(z, taps, y, weight, embedding, logits, fold, tuple(heads))

@@ -7,16 +7,15 @@ that changed is significant. A tensor that is not finite or out of bounds always
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.bundle import GUARD
 from edgeadapt.bundle.schema import GuardPolicy
-from edgeadapt.device.memory import SOURCE, Memory
+from edgeadapt.device.memory import Memory
 from edgeadapt.device.program import Program
 from edgeadapt.runtime import Tensors
 
@@ -27,7 +26,7 @@ class GuardSet:
 
     Attributes:
         z, taps: features before ``correct``; y: class slots; domain: where they were met; slots: the answer set, None for all.
-        own: (N, slots of the factory's classes) what the samples, which the factory's head learned, add to their own logits.
+        own: what the samples, which the factory's head learned, add to their own logits (N, factory classes) in a state; None if they taught nothing.
     """
 
     name: str
@@ -36,19 +35,15 @@ class GuardSet:
     y: NDArray[np.int64]
     domain: str
     slots: NDArray[np.int64] | None = None
-    own: NDArray[np.float32] | None = None
-
-    def only(self, kept: NDArray[np.bool_], slots: NDArray[np.int64]) -> GuardSet:
-        """Some of the samples, with another answer set."""
-        own = None if self.own is None else self.own[kept]
-        return replace(self, z=self.z[kept], taps=self.taps[kept], y=self.y[kept], slots=slots, own=own)
+    own: Callable[[Memory], NDArray[np.float32]] | None = None
 
     def logits(self, program: Program, memory: Memory) -> NDArray[np.float32]:
         """(N, K) as if the samples had not been learned at the factory."""
         logits = program.read(self.z, self.taps, memory.tensors_in(self.domain)).logits
         if self.own is not None:
+            own = self.own(memory)
             logits = logits.copy()
-            logits[:, : self.own.shape[1]] -= self.own
+            logits[:, : own.shape[1]] -= own
         return logits
 
     def correct(self, program: Program, memory: Memory) -> NDArray[np.bool_]:
@@ -61,23 +56,13 @@ class GuardSet:
         return right
 
 
-def factory_samples(program: Program) -> GuardSet | None:
-    """The bundle's own samples, that judge what is learned; None if it brings none."""
-    if not any(member == GUARD for member in program.manifest.members):
-        return None
-    values = program.bundle.weights(GUARD)
-    z, y = np.ascontiguousarray(values["z"], np.float32), values["y"].astype(np.int64)
-    taps = np.ascontiguousarray(values["taps"], np.float32) if "taps" in values else np.zeros((len(z), 0), np.float32)
-    own = np.ascontiguousarray(values["own"], np.float32) if "own" in values else None
-    return GuardSet("factory samples", z, taps, y, SOURCE, np.unique(y), own) if len(y) else None
-
-
 @dataclass(frozen=True)
 class Verdict:
     """Outcome of the guard; ``why`` is empty when the candidate passed."""
 
     why: str = ""
     accuracy: tuple[tuple[str, float, float], ...] = ()  # (set, live, candidate)
+    set: str = ""  # the one that spoke against it, if one did
 
     @property
     def passed(self) -> bool:
@@ -107,7 +92,7 @@ def judge(program: Program, live: Memory, candidate: Memory, sets: Sequence[Guar
         loss = marks[-1][1] - marks[-1][2]
         chance = sign_test(int((after & ~before).sum()), int((before & ~after).sum()))
         if loss > policy.margin and chance < policy.significance:
-            return Verdict(f"{guard.name}: accuracy {before.mean():.3f} -> {after.mean():.3f} on {len(before)} samples (p = {chance:.2g})", tuple(marks))
+            return Verdict(f"{guard.name}: accuracy {before.mean():.3f} -> {after.mean():.3f} on {len(before)} samples (p = {chance:.2g})", tuple(marks), guard.name)
     return Verdict("", tuple(marks))
 
 

@@ -20,6 +20,7 @@ from edgeadapt.device.correlation import Smoothing
 from edgeadapt.device.evidence import Ids, Pending, PendingBatch, Questions, as_stored
 from edgeadapt.device.fitting import Growth
 from edgeadapt.device.forgetting import Selection
+from edgeadapt.device.head_choice import HeadChoices
 from edgeadapt.device.health import distance_from
 from edgeadapt.device.housekeeping import Housekeeping
 from edgeadapt.device.labelling import Labelling
@@ -148,14 +149,20 @@ class Learner:
         self._transactions = Transactions(self._program, self._journal, self._held_out, live, self._publish, self._room, opened.replay_s)
         self._undoing = Undoing(self._transactions)
         growth = Growth(self._transactions, self._meter, live, is_resting)
-        self._transactions.taken_back = growth.reconsider
+        choices = HeadChoices(self._transactions, self._meter, live, self._publish)
+
+        def taken_back(domains: frozenset[str]) -> None:
+            growth.reconsider(domains)
+            choices.reconsider()
+
+        self._transactions.taken_back = taken_back
         self._conditions = Conditions(self._program, self._transactions, self._questions, self._pending, self._meter, live, self._publish, self._adapt_mode)
         self._streams = Streams(self._manifest.policy, self._conditions, self._worker, self._meter)
         self._house = Housekeeping(self._journal, self._transactions, self._undoing, self._conditions, self._room, keep, opened.raw_per_class, is_frozen)
         labelling = Labelling(self._program, policy, self._held_out, live, lambda names: self._worker.call(lambda: self._transactions.add_classes(names)))
         self._labelling = labelling
         self._learning = Learning(
-            self._transactions, self._journal, self._conditions, self._meter, self._worker, self._streams.found, is_resting, growth, self._house.run_if_due
+            self._transactions, self._journal, self._conditions, self._meter, self._worker, self._streams.found, is_resting, growth, choices, self._house.run_if_due
         )
         self._receiving = Receiving(
             self._journal, self._pending, self._questions, labelling, self._learning, self._room, opened.raw_per_class, keep.pending_s
@@ -168,7 +175,7 @@ class Learner:
         if self._journal.count_evidence().get("received"):  # labels that were durable but not yet learned when the process stopped
             self._learning.request()
         else:
-            self._learning.offer_growth()
+            self._learning.offer_patient_work()
 
     def offer(self, bundle: str | os.PathLike[str] | Bundle, *, trust: Trust | None = None, allow_older: bool = False, precision: Precision | None = None) -> Bundle:
         """Check a bundle that is to replace this one, without disturbing anything; see ``edgeadapt.device.trust.check_offer``.
@@ -354,7 +361,7 @@ class Learner:
 
         def run() -> None:
             self._transactions.remove_class(name)
-            self._learning.offer_growth()
+            self._learning.offer_patient_work()
 
         self._worker.call(run)
 
@@ -398,7 +405,7 @@ class Learner:
             for name in {row.stream for row in rows} & set(self._streams.found):
                 self._streams.found[name].asking.forget()
             receipt = self._undoing.forget(rows, pending, source if len(others) == 1 and not named else None, reasons)
-            self._learning.offer_growth()
+            self._learning.offer_patient_work()
             return receipt
 
         return self._worker.call(run)
@@ -419,7 +426,7 @@ class Learner:
                 if sample not in labelled:
                     raise InputError(f"sample {sample!r} has no label that could be withdrawn")
             receipt = self._undoing.withdraw(rows)
-            self._learning.offer_growth()
+            self._learning.offer_patient_work()
             return receipt
 
         return self._worker.call(run)
@@ -450,7 +457,7 @@ class Learner:
 
         def run() -> int:
             self._house.run()
-            self._learning.offer_growth()
+            self._learning.offer_patient_work()
             return self._live.commit
 
         return self._worker.call(run)

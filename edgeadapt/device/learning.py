@@ -8,6 +8,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from edgeadapt.device.budget import Meter
 from edgeadapt.device.conditions import Conditions, Stream
 from edgeadapt.device.fitting import Growth
+from edgeadapt.device.head_choice import HeadChoices
 from edgeadapt.device.journal import Journal
 from edgeadapt.device.journal_rows import EvidenceRow
 from edgeadapt.device.transaction import Transactions
@@ -26,12 +27,12 @@ class Learning:
 
     def __init__(
         self, transactions: Transactions, journal: Journal, conditions: Conditions, meter: Meter, worker: Worker, streams: MutableMapping[str, Stream],
-        is_frozen: Callable[[], bool], growth: Growth, afterwards: Callable[[], None],
+        is_frozen: Callable[[], bool], growth: Growth, choices: HeadChoices, afterwards: Callable[[], None],
     ) -> None:  # fmt: skip
         """``afterwards`` is called when everything that had been received is learned."""
         self._transactions, self._journal, self._conditions = transactions, journal, conditions
         self._meter, self._worker, self._streams = meter, worker, streams
-        self._is_frozen, self._growth, self._afterwards = is_frozen, growth, afterwards
+        self._is_frozen, self._growth, self._choices, self._afterwards = is_frozen, growth, choices, afterwards
         self._answers: deque[tuple[str, str, bool]] = deque(maxlen=_ANSWERS)  # (sample, domain, is new) of labels that came while frozen
         self._retry_s = 0.0
 
@@ -71,17 +72,21 @@ class Learning:
         if self._retry_s and isinstance(self._worker.failure, StorageError):
             self._worker.failure = None  # it has been made good
         self._retry_s = 0.0
-        self.offer_growth()
+        self.offer_patient_work()
         self._afterwards()
 
-    def offer_growth(self) -> None:
-        """Have conditions that are due grow adaptors, when no label waits."""
+    def offer_patient_work(self) -> None:
+        """Have heads chosen and adaptors grown for conditions that are due, when no label waits."""
+        if not self._is_frozen() and self._choices.is_due():
+            self._worker.offer(self._choices.run)
         if not self._is_frozen() and self._growth.is_due():
             self._worker.offer(self._growth.run)
 
     def went_back(self) -> None:
         """After a rollback."""
         self._growth.went_back()
+        self._choices.reconsider()
+        self.offer_patient_work()
 
     def _hear(self) -> None:
         """Answers speak for a condition or for new classes; those that could not be recorded are heard again."""
@@ -104,6 +109,7 @@ class Learning:
                     try:
                         self._transactions.learn(group[part])
                         self._growth.taught(group[part][0].domain, len(group[part]))
+                        self._choices.taught(group[part][0].domain, len(group[part]))
                     except StorageError:
                         raise
                     except EdgeadaptError as error:

@@ -169,8 +169,9 @@ def _signs(size: int) -> F64:
     A matrix no larger than that gets the identity in scaled columns instead, and its trace is exact.
     """
     if size <= _PROBES:
-        return np.eye(size) * np.sqrt(size)
-    return np.random.default_rng(size).integers(0, 2, (size, _PROBES)) * 2.0 - 1.0
+        return np.diag(np.full(size, float(size) ** 0.5))
+    probes: F64 = np.random.default_rng(size).integers(0, 2, (size, _PROBES)).astype(np.float64) * 2.0 - 1.0
+    return probes
 
 
 def nearest_mean(class_moment: Array) -> tuple[F32, F32, F32]:

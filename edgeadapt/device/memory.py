@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -99,9 +99,28 @@ class Domain:
     used_at: int = 0  # for least-recently-used retirement
 
 
+@dataclass(frozen=True)
+class HeadChoice:
+    """How a head follows from its sums: what held-out labels chose (``head_choice.py``).
+
+    Attributes:
+        factory_weight: how much the factory's share of the sums counts; 1 is ``factory_count`` labels a class.
+        shrinkage: times the bundle's own.
+    """
+
+    factory_weight: float = 1.0
+    shrinkage: float = 1.0
+
+
+AS_SHIPPED = HeadChoice()
+
+
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """Tensors, class table, domain table, counters. ``view`` holds small host copies that decisions read."""
+    """Tensors, class table, domain table, counters. ``view`` holds small host copies that decisions read.
+
+    ``heads`` are derived tensors of conditions whose own labels suffice for a head of their own; they are never stored.
+    """
 
     commit: int
     tensors: Tensors
@@ -109,6 +128,8 @@ class Memory:
     domains: Mapping[str, Domain]
     labels: int = 0  # field labels that count, held-out ones included
     domain_serial: int = 0
+    head: HeadChoice = AS_SHIPPED
+    heads: Mapping[str, Tensors] = field(default_factory=dict)
     class_counts: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     class_places: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     prototypes: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # unit class means of active classes
@@ -119,9 +140,10 @@ class Memory:
         return {name: slot for slot, name in enumerate(self.classes) if name is not None}
 
     def tensors_in(self, domain: str) -> Tensors:
-        """The global tensors with a domain's laid over them."""
+        """The global tensors with a domain's laid over them, and its own head if it has one."""
         found = self.domains.get(domain)
-        return self.tensors if found is None else found.tensors.over(self.tensors)
+        tensors = self.tensors if found is None else found.tensors.over(self.tensors)
+        return self.heads[domain].over(tensors) if domain in self.heads else tensors
 
     def encoder_in(self, domain: str) -> Executable | None:
         """The re-folded encoder of a domain; None for the factory's."""
@@ -161,6 +183,7 @@ class Memory:
                 ],
                 "labels": self.labels,
                 "domain_serial": self.domain_serial,
+                **({"head": asdict(self.head)} if self.head != AS_SHIPPED else {}),
             },
             sort_keys=True,
         )

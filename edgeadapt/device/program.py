@@ -14,6 +14,7 @@ from edgeadapt.bundle._weights import tensor_bytes
 from edgeadapt.bundle.schema import GraphSpec, Precision, TensorSpec
 from edgeadapt.device.adaptors import Adaptors, shared_graphs
 from edgeadapt.device.linalg import NUMERICS, one_thread
+from edgeadapt.device.memory import AS_SHIPPED, HeadChoice
 from edgeadapt.device.placed import placement_of
 from edgeadapt.device.probing import check_probe
 from edgeadapt.errors import BundleError, StateError
@@ -22,6 +23,7 @@ from edgeadapt.runtime import ArrayLike, Executable, Runtime, Signature, Tensors
 
 F32 = NDArray[np.float32]
 NO_TENSORS = Tensors()
+_PENALTIES = ("shrinkage", "penalty")  # arguments of numerics that a head's choice multiplies
 _CORE = frozenset({"shift.moment", "shift.mean", "route.centre", "route.projection"})  # what decisions read
 
 
@@ -82,6 +84,7 @@ class Program:
         self._encode_file = bundle.graph_file(refolding) if refolding and self._constants else None  # the bundle may be replaced while it is in use
         self._unfolded_spec, self._unfolded = self._unfolded_graph()
         values = bundle.weights(FACTORY)
+        self._factory_sums: dict[str, F32] = {name: values[name] for name in self.manifest.policy.learn.weighted}
         self.adaptors = Adaptors(bundle, runtime)
         own = self.adaptors.all_names
         self._factory_domain = runtime.upload({s.name: values[s.name] for s in self.specs("evidence", "parameter", "statistic", scope="domain") if s.name not in own})
@@ -252,18 +255,39 @@ class Program:
         """Evidence tensors that only a stored feature can be taken out of."""
         return tuple(spec.name for spec in self.specs("evidence") if not getattr(spec, "receipt", False))
 
-    def derive(self, tensors: Tensors) -> Tensors:
-        """``tensors`` with everything recomputed that follows from the evidence."""
+    def derive(self, tensors: Tensors, head: HeadChoice = AS_SHIPPED, classes: Sequence[str | None] = (), *, field_only: bool = False) -> Tensors:
+        """``tensors`` with everything recomputed that follows from the evidence.
+
+        Args:
+            head: how much the factory's share of the head's sums counts, and the shrinkage.
+            classes: by slot, as they are now; a slot that the factory's class left has no factory share. Empty: as at the factory.
+            field_only: the head's sums have no factory share yet, as those of one condition's labels.
+        """
+        share = head.factory_weight - (0.0 if field_only else 1.0)
         for numeric in self.manifest.numerics:
             held = [name for name in numeric.reads if name not in self.bundle.frozen]
             values = {**self.runtime.download(tensors, held), **{name: self.numbers(name) for name in numeric.reads if name not in held}}
+            if share:
+                values |= {name: values[name] + np.float32(share) * self._factory_share(name, classes) for name in held if name in self.manifest.policy.learn.weighted}
+            arguments = {name: value * (head.shrinkage if name in _PENALTIES else 1.0) for name, value in numeric.arguments.items()}
             with one_thread():
                 try:
-                    results = NUMERICS[numeric.numeric](*(values[name] for name in numeric.reads), **numeric.arguments)
+                    results = NUMERICS[numeric.numeric](*(values[name] for name in numeric.reads), **arguments)
                 except np.linalg.LinAlgError as error:
                     raise StateError(f"{', '.join(numeric.writes)} cannot be derived: {error}") from error
             tensors = self.runtime.upload(dict(zip(numeric.writes, results, strict=True))).over(tensors)
         return tensors
+
+    def _factory_share(self, name: str, classes: Sequence[str | None]) -> F32:
+        """A sum as the bundle brings it, without classes that left their slots."""
+        value = self._factory_sums[name]
+        axis = next(spec.class_axis for spec in self.manifest.tensors if spec.name == name)
+        gone = [slot for slot, known in enumerate(self.manifest.classes) if classes and classes[slot] != known]
+        if axis is None or not gone:
+            return value
+        value = value.copy()
+        value[(slice(None),) * axis + (gone,)] = 0
+        return value
 
     def adapt(self, tensors: Tensors, inputs: NDArray[Any], sample_weight: F32, seed: int = 0) -> tuple[dict[str, NDArray[Any]], Tensors]:
         """One label-free refresh: as many calls as the policy says, each from what the one before left.

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -16,7 +16,7 @@ from edgeadapt.device.damage import reads
 from edgeadapt.device.evidence import rows_to_arrays
 from edgeadapt.device.journal import Journal
 from edgeadapt.device.journal_rows import CommitRow, EvidenceRow
-from edgeadapt.device.memory import SOURCE, Domain, DomainKind, Memory, Signature, digest
+from edgeadapt.device.memory import SOURCE, Domain, DomainKind, HeadChoice, Memory, Signature, digest
 from edgeadapt.device.program import Program
 from edgeadapt.errors import StateError
 from edgeadapt.runtime import Tensors
@@ -180,7 +180,8 @@ def snapshot_of(program: Program, memory: Memory) -> Blobs:
 def durable_tables(tables: Mapping[str, Any], memory: Memory) -> str:
     """A commit's tables as a reopened learner would have them: without conditions that were never checkpointed."""
     saved = {domain.name for domain in memory.domains.values() if domain.saved is not None}
-    return json.dumps({**tables, "domains": [entry for entry in tables["domains"] if entry["name"] in saved]}, sort_keys=True)
+    kept = {key: value for key, value in tables.items() if key != "head"}  # a choice follows from the labels, when there was time to make it
+    return json.dumps({**kept, "domains": [entry for entry in tables["domains"] if entry["name"] in saved]}, sort_keys=True)
 
 
 def state_digest(program: Program, memory: Memory, tables: Mapping[str, Any], evidence: bytes = b"") -> str:
@@ -219,8 +220,10 @@ def rebuild_timed(journal: Journal, program: Program, upto: int | None = None, *
             tables = json.loads(commit.tables)
             blobs = with_domains(blobs, commit.tensors)
         replay_s += time.thread_time() - started
-    memory = replace(memory, commit=last, tensors=program.derive(tensors))
     found_tables = tables_at(journal, last)
+    head = HeadChoice(**(found_tables or {}).get("head", {}))
+    classes = () if found_tables is None else found_tables["classes"]
+    memory = replace(memory, commit=last, head=head, tensors=program.derive(tensors, head, classes))
     if found_tables is not None:
         memory = _with_tables(program, memory, found_tables, blobs)
     return finish(program, memory), replay_s
@@ -298,6 +301,7 @@ class _Tables(msgspec.Struct):
     domains: list[_Condition]
     labels: int
     domain_serial: int
+    head: dict[Literal["factory_weight", "shrinkage"], float] = {}
 
 
 def _slots(classes: Sequence[str | None]) -> dict[str, int]:

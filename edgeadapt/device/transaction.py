@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.device.budget import WriteRoom
-from edgeadapt.device.guard import GuardSet, Verdict, decline, factory_samples, judge
+from edgeadapt.device.cross_fit import cross_fitted, folds_of
+from edgeadapt.device.factory_samples import FACTORY_SET, FactorySamples
+from edgeadapt.device.guard import GuardSet, Verdict, decline, judge, sign_test
 from edgeadapt.device.held_out import HeldOut, Split
 from edgeadapt.device.journal import Journal
 from edgeadapt.device.journal_rows import CommitRow, EvidenceRow, Moves
-from edgeadapt.device.memory import SOURCE, Domain, Memory
+from edgeadapt.device.memory import SOURCE, Domain, HeadChoice, Memory
 from edgeadapt.device.program import Program
 from edgeadapt.device.resume import (
     apply_rows,
@@ -40,6 +42,8 @@ from edgeadapt.inputs import unknown_class_message
 from edgeadapt.runtime import Tensors
 
 _REPLAY_S, _REPLAY_BYTES = 0.15, 16 << 20  # a snapshot is due when a replay would cost more
+GAIN_CHANCE = 0.1  # one-sided sign test: labels that may cost the factory samples gain surely where they were met
+_GAIN_FEWEST, _GAIN_ROWS = 8, 128
 _LONGEST_REPLAY_S = 2.0  # beyond it a snapshot is taken even where little may be written
 
 
@@ -53,7 +57,7 @@ class Transactions:
         """``replay_s``: seconds that replaying the commits since the last snapshot has just taken."""
         self.program, self.journal, self.held_out, self.live, self._room = program, journal, held_out, live, room
         self._publish = publish
-        self._factory_samples = factory_samples(program)
+        self._factory_samples = FactorySamples(program)
         self._suspicion = Suspicion(program, journal, held_out)
         self._replay_s, self._replay_bytes = replay_s, 0
         self._write_s = 0.0
@@ -68,13 +72,8 @@ class Transactions:
         return Memory(commit=0, tensors=self.program.factory_reads, classes=self.program.manifest.classes, domains={})
 
     def factory_sets(self, live: Memory) -> list[GuardSet]:
-        """Samples of the factory's classes that are still where the factory put them; a freed slot may hold another class."""
-        factory = self.program.manifest.classes
-        kept = np.array([slot for slot, name in enumerate(factory) if live.classes[slot] == name], np.int64)
-        whole = self._factory_samples
-        if whole is None or not (rows := np.isin(whole.y, kept)).any():
-            return []
-        return [whole.only(rows, np.intersect1d(whole.y, kept))]
+        """The bundle's own samples, as they judge in this state."""
+        return self._factory_samples.sets(live)
 
     @property
     def write_s(self) -> float:
@@ -131,8 +130,8 @@ class Transactions:
         before = self.journal.accepted_of(list(newest))
         split, candidate, receipts, blob = self._proposed(live, rows, before)
         verdict = self._judged(live, candidate, split)
+        candidate, verdict, harm = self._bearable(live, candidate, split, verdict, detail)
         weights: dict[int, float] = {}
-        harm = self._harm(live, candidate, verdict)
         apart = self._kept_apart(live, rows) if harm else {}
         if apart:
             rows, weights = [replace(row, weight=apart.get(row.seq, row.weight)) for row in rows], apart
@@ -154,6 +153,45 @@ class Transactions:
         self.held_out.accept(split)
         return verdict
 
+    def _bearable(self, live: Memory, candidate: Memory, split: Split, verdict: Verdict, detail: dict[str, Any]) -> tuple[Memory, Verdict, str]:
+        """(candidate, verdict, harm) of labels that cost the factory samples something.
+
+        They may cost it where the condition that they come from gains more. Else the factory's share is made to count more, the
+        least that does no harm: the labels wait in the sums until enough of them agree (``head_choice.py``).
+        """
+        harm = self._harm(live, candidate, verdict)
+        if verdict.passed and not harm:
+            return candidate, verdict, ""
+        found = self._gain(live, candidate, split)
+        lost = max((before - after for name, before, after in verdict.accuracy if name == FACTORY_SET), default=0.0)
+        if verdict.set in ("", FACTORY_SET) and found is not None and found[0] > lost and found[1] < GAIN_CHANCE:
+            detail["gain where it was met"] = round(found[0], 3)
+            return candidate, Verdict("", verdict.accuracy), ""
+        learn = self.program.manifest.policy.learn
+        for weight in learn.factory_weights if learn.weighted else ():
+            if weight > candidate.head.factory_weight:
+                head = replace(candidate.head, factory_weight=weight)
+                tried = finish(self.program, replace(candidate, head=head, tensors=self.program.derive(candidate.tensors, head, candidate.classes)))
+                again = self._judged(live, tried, split)
+                if again.passed and not self._harm(live, tried, again):
+                    return tried, again, ""
+        return candidate, verdict, harm
+
+    def _gain(self, live: Memory, candidate: Memory, split: Split) -> tuple[float, float] | None:
+        """Accuracy that the labels of a condition, cross-fitted, gained over the factory's head, and the chance of it; None for too few."""
+        domain = split.added[0].domain if split.added else SOURCE
+        before = self.journal.evidence(where="status = 'learned' AND domain = ?", values=(domain,), limit=_GAIN_ROWS, newest_first=True)
+        rows = [row for row in {row.seq: row for row in (*before, *split.added)}.values() if row.has_features and row.label in live.slots and row.domain == domain]
+        rows = [row for row in rows if row.label in self.program.manifest.classes]  # a new class is no mistake of the factory's
+        if len(rows) < _GAIN_FEWEST:
+            return None
+        below = live.domains[domain].tensors if domain in live.domains else Tensors()
+        folds = folds_of(self.program, live, candidate.tensors, rows, {row.seq for row in rows} - {row.seq for row in split.taken})
+        logits, y = cross_fitted(self.program, folds, lambda sums: self.program.derive(sums, candidate.head, candidate.classes), below)
+        first = np.concatenate([self.program.read(fold.z, fold.taps, below.over(self._origin.tensors)).logits for fold in folds])
+        after, ahead = logits.argmax(axis=1) == y, first.argmax(axis=1) == y
+        return float(after.mean() - ahead.mean()), sign_test(int((ahead & ~after).sum()), int((after & ~ahead).sum()))
+
     def _proposed(self, live: Memory, rows: Sequence[EvidenceRow], before: Sequence[EvidenceRow]) -> tuple[Split, Memory, dict[int, bytes], dict[str, NDArray[Any]]]:
         split = self.held_out.split(rows, before)
         tensors, receipts, blob = self.applied(live, split)
@@ -165,11 +203,10 @@ class Transactions:
 
     def _harm(self, live: Memory, candidate: Memory, verdict: Verdict) -> str:
         """What all labels together would cost the factory samples, if it is too much; asked only where this step costs anything."""
-        factory = self.factory_sets(live)
-        names = {guard.name for guard in factory}
+        names = {guard.name for guard in self.factory_sets(live)}
         if not any(name in names and after < before for name, before, after in verdict.accuracy):
             return ""
-        return decline(self.program, self._origin, live, candidate, factory, self.program.manifest.policy.guard)
+        return decline(self.program, self._origin, live, candidate, self.factory_sets(live), self.program.manifest.policy.guard)
 
     def _kept_apart(self, live: Memory, rows: Sequence[EvidenceRow]) -> dict[int, float]:
         """Weight 0 for labels of known classes that were met in a condition that may grow an adaptor: they need not teach the shared head."""
@@ -216,7 +253,7 @@ class Transactions:
         self.costs_replay(time.thread_time() - started, sum(row.features.nbytes for row in (*split.taken, *split.added)))
         receipts |= self._receipts_of_judges(live, [row for row in split.held_out if not row.receipt and row.has_features])
         if split.taken or split.added:
-            tensors = self.program.derive(tensors)
+            tensors = self.program.derive(tensors, live.head, live.classes)
         return tensors, receipts, correction_blob(self.program, corrections)
 
     def _receipts_of_judges(self, live: Memory, rows: Sequence[EvidenceRow]) -> dict[int, bytes]:
@@ -229,7 +266,8 @@ class Transactions:
         """The live memory with these tensors and the number of labels that count after the split."""
         accepted_before = {row.seq for row in (*split.added, *split.held_out) if row.status in ("learned", "held_out")}
         came = len({row.seq for row in (*split.added, *split.held_out)} - accepted_before)
-        return finish(self.program, replace(live, tensors=tensors, labels=live.labels + came - len(split.gone)))
+        heads = {} if split.gone else live.heads  # one that has learned what goes must not answer on
+        return finish(self.program, replace(live, tensors=tensors, heads=heads, labels=live.labels + came - len(split.gone)))
 
     # -- classes --------------------------------------------------------------------------------------
     def add_classes(self, names: Sequence[str]) -> None:
@@ -250,12 +288,16 @@ class Transactions:
         split = Split(taken=tuple(r for r in rows if r.status == "learned"), gone=tuple(r for r in rows if r.status in ("learned", "held_out")))
         self.taken_back(frozenset(row.domain for row in rows))
         taken = take_rows(self.program, self.journal, live.tensors, by_commit(split.taken), live.slots)
-        tensors = self.program.derive(clear_class(self.program, taken, live.slots[name]))
         classes = tuple(None if holder == name else holder for holder in live.classes)
-        candidate = replace(self.counted(live, split, tensors), classes=classes)
+        tensors = self.program.derive(clear_class(self.program, taken, live.slots[name]), live.head, classes)
+        candidate = replace(self.counted(live, split, tensors), classes=classes, heads={})
         moves = moves_of(split, withdrawn=tuple(r.seq for r in rows))
         self.record("remove_class", "removed", {"class": name, "labels": len(rows)}, finish(self.program, candidate), moves=moves, snapshot=True)
         self.held_out.accept(split)
+
+    def choose_head(self, choice: HeadChoice, tensors: Tensors, detail: Mapping[str, Any]) -> None:
+        """Another way from the sums to the shared head; the sums are as they were."""
+        self.record("choose_head", "chosen", detail, finish(self.program, replace(self.live(), head=choice, tensors=tensors)))
 
     # -- domains --------------------------------------------------------------------------------------
     def save_domains(self, kind: str = "checkpoint", detail: Mapping[str, Any] | None = None, *, force: bool = False) -> None:

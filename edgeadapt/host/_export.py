@@ -41,7 +41,10 @@ from edgeadapt.host.composition import Composition, RoleGraph, compile_encoder
 from edgeadapt.host.encoders import Identity, as_encoder
 from edgeadapt.host.encoding import Encoder
 from edgeadapt.host.methods.base import Arrays, FactoryData
+from edgeadapt.host.methods.projected_means import MOMENT
 from edgeadapt.host.methods.residual_shift import ResidualShift
+from edgeadapt.host.methods.ridge import Ridge
+from edgeadapt.host.methods.slda import StreamingLDA
 from edgeadapt.host.novelty_choice import choose_novelty, unseen_images
 from edgeadapt.host.settings import Settings
 from edgeadapt.host.stress import Kind, stress_card
@@ -246,8 +249,14 @@ class _Maker:
         """Samples that judge changes, and what each of them, being learned too, adds to its own logits: it is taken off again when they judge."""
         rows = np.concatenate([np.flatnonzero(self.y == k)[: self.settings.guard_per_class] for k in range(len(self.classes))])
         own = (self.fitted.logits(self.z[rows]) - self.cross_fitted[rows])[:, : len(self.classes)]
-        guard: Arrays = {"z": self.z[rows].astype(np.float16), "y": self.y[rows], "own": own.astype(np.float32)}
+        guard: Arrays = {"z": self.z[rows].astype(np.float16), "y": self.y[rows], "own": own.astype(np.float32), "weight": self.evidence.sample_weight[rows]}
         return guard | ({"taps": self.taps[rows].astype(np.float16)} if self.taps.shape[1] else {})
+
+    def _weighted(self) -> tuple[str, ...]:
+        """Sums of the head of which the factory's share may count more or less: those of heads that are solved for, not counted."""
+        if not isinstance(self.head, (StreamingLDA, Ridge)):
+            return ()
+        return tuple(spec.name for spec in self.head.tensors(self.evidence.dims) if spec.kind == "evidence" and spec.name != MOMENT)
 
     # -- the bundle -----------------------------------------------------------------------------------
     def _manifest(self, adapt: AdaptPolicy) -> Manifest:
@@ -264,7 +273,7 @@ class _Maker:
         tensors = tuple(msgspec.structs.replace(spec, space=space if spec.kind in kinds else "") for spec in self.composition.specs.values())
         policy = PolicySpec(
             shift=self.shift, novelty=self.novelty, adapt=adapt,
-            learn=LearnPolicy(method=self.head.name, factory_count=s.factory_count, temperature=self.temperature),
+            learn=LearnPolicy(method=self.head.name, factory_count=s.factory_count, temperature=self.temperature, weighted=self._weighted()),
             growth=self._growth(), smooth=SmoothPolicy(method=self.composition.smoother.name if self.composition.smoother else ""),
             guard=GuardPolicy(factory_samples=len(self._guard()["y"]), source_error=float(np.clip(2 * self.error, 0.1, 0.5))),
         )  # fmt: skip
