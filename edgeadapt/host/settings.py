@@ -44,7 +44,8 @@ class Settings:
         state_kib: instead of ``head``, the best head on held-out calibration samples whose tensors take no more, see ``ladder.py``; None for ``head``.
         novelty: ``auto`` (by held-out classes) or a score's name. novelty_kib: with ``auto``, scores whose frozen tensors, evidence and
             derived copies take more are left out; None for no limit.
-        adapt: ``auto`` (class-matched statistics if the encoder has batch-norms, else feature shift) or a method's name.
+        adapt: ``auto`` (class-matched statistics if the encoder has batch-norms, else feature shift or mean and deviation, whichever the stress
+            card prefers) or a method's name.
         smooth: ``lame`` lets answers of a batch speak for each other on streams that show one class after the other, where adaptation acts;
             ``none`` leaves it out.
         adaptors: ``family`` puts candidates into the bundle of which a condition may grow one from its labels (three graphs each), ``none`` leaves
@@ -170,15 +171,17 @@ class Settings:
             return list(self.adaptors)
         return list(family(dims, state_kib=self.adaptor_kib, scale=1.0 / temperature))
 
-    def adaptation(self, has_norms: bool) -> str:
-        """The label-free method for an encoder with or without batch-norms.
+    def adaptations(self, has_norms: bool) -> tuple[str, ...]:
+        """Label-free methods for an encoder with or without batch-norms, the one to take where the card prefers none first.
 
         Raises:
             InputError: a method that changes the encoder was asked for, and there are no batch-norms in it.
         """
         if self.adapt in ENCODER_SPACE and not has_norms:
             raise InputError(f"adapt = {self.adapt!r} needs an encoder with batch-norm layers; this one has none")
-        return ("class_matched_statistics" if has_norms else "feature_shift") if self.adapt == "auto" else self.adapt
+        if self.adapt != "auto":
+            return (self.adapt,)
+        return ("class_matched_statistics",) if has_norms else ("feature_shift", "mean_std")
 
 
 def _why_no_adaptors(head: Head) -> str:
