@@ -12,14 +12,15 @@ from edgeadapt.errors import InputError
 from edgeadapt.host.methods.adaptations import ENCODER_SPACE, NAMES
 from edgeadapt.host.methods.base import Adapts, Dims, FactoryData, GivesReceipts, Head, Scores
 from edgeadapt.host.methods.hypervector import Hypervector
+from edgeadapt.host.methods.key_value import KeyValueBottleneck
 from edgeadapt.host.methods.nearest_mean import NearestMean
 from edgeadapt.host.methods.novelty import Cosine, Mahalanobis, NearestNeighbours, VirtualLogit
-from edgeadapt.host.methods.projection import HadamardProjection
+from edgeadapt.host.methods.projection import HadamardProjection, PrincipalProjection
 from edgeadapt.host.methods.relative_mahalanobis import RelativeMahalanobis
 from edgeadapt.host.methods.relative_residual import RelativeResidual
 from edgeadapt.host.methods.ridge import Ridge
 
-HEADS = {"ridge": Ridge, "nearest_mean": NearestMean}
+HEADS = ("ridge", "nearest_mean", "key_value")
 NOVELTY: dict[str, Callable[[], Scores]] = {
     "cosine": Cosine, "knn": NearestNeighbours, "vim": VirtualLogit, "mahalanobis": Mahalanobis, "rmds": RelativeMahalanobis,
     "relative_residual": RelativeResidual, "relative_residual_angle": partial(RelativeResidual, angle=0.5), "hypervector": Hypervector,
@@ -39,7 +40,7 @@ class Settings:
         name: of the bundle. version: its number, from 1 on: raise it with every bundle of that name that you ship. A device refuses an
             older one than its state folder has seen. seed: of splits and simulated windows.
         class_slots, domain_slots: capacity, fixed at export.
-        head: ``ridge``, ``nearest_mean``, or a head of your own (an object, see ``methods/base.py``). random_features: width for the ridge; -1 chooses 512 below 64 dimensions, else none.
+        head: ``ridge``, ``nearest_mean``, ``key_value``, or a head of your own (an object, see ``methods/base.py``). random_features: width for the ridge; -1 chooses 512 below 64 dimensions, else none.
         penalty, balance: of the ridge head, see ``methods/ridge.py``; chosen on training images of classes held out of the encoder.
         state_kib: instead of ``head``, the best head on held-out calibration samples whose tensors take no more, see ``ladder.py``; None for ``head``.
         novelty: ``auto`` (by held-out classes) or a score's name. novelty_kib: with ``auto``, scores whose frozen tensors, evidence and
@@ -93,8 +94,8 @@ class Settings:
     def check(self, classes: Sequence[str]) -> None:
         if not isinstance(self.head, (str, Head)):
             raise InputError(f"head is one of {', '.join(HEADS)}, or an object with the functions of a head, got {self.head!r:.80}")
-        named = self.head if isinstance(self.head, str) else next(iter(HEADS))
-        for key, value, allowed in (("head", named, tuple(HEADS)), ("novelty", self.novelty, ("auto", *NOVELTY)), ("adapt", self.adapt, ADAPTATIONS), ("smooth", self.smooth, SMOOTHERS), ("adaptors", self.adaptors if isinstance(self.adaptors, str) else "family", ("none", "family"))):
+        named = self.head if isinstance(self.head, str) else HEADS[0]
+        for key, value, allowed in (("head", named, HEADS), ("novelty", self.novelty, ("auto", *NOVELTY)), ("adapt", self.adapt, ADAPTATIONS), ("smooth", self.smooth, SMOOTHERS), ("adaptors", self.adaptors if isinstance(self.adaptors, str) else "family", ("none", "family"))):
             if value not in allowed:
                 raise InputError(f"{key} is one of {', '.join(allowed)}, got {value!r}")
         if not isinstance(self.stress, bool) and self.stress != "short":
@@ -119,6 +120,11 @@ class Settings:
             return self.head
         if self.head == "nearest_mean":
             return NearestMean()
+        if self.head == "key_value":
+            from edgeadapt.host.ladder import FEW_FEATURES
+
+            projection = None if width <= FEW_FEATURES else PrincipalProjection(64, self.seed)
+            return KeyValueBottleneck(projection=projection, seed=self.seed)
         random_features = (512 if width < 64 else 0) if self.random_features < 0 else self.random_features
         return Ridge(penalty=self.penalty, balance=self.balance, random_features=random_features, seed=self.seed)
 
