@@ -1,7 +1,7 @@
 """Each core method, switched on by its one key. Needs the host extra."""
 
 import numpy as np
-import torch
+from torch import nn
 
 import edgeadapt
 from edgeadapt import host
@@ -15,9 +15,8 @@ def images(count):
     x[y == 1, :, ::4] += 70
     return x.astype(np.uint8), y
 
-layers = [torch.nn.Conv2d(1, 16, 3, 2), torch.nn.BatchNorm2d(16), torch.nn.ReLU()]
-layers += [torch.nn.Conv2d(16, 32, 3, 2), torch.nn.ReLU(), torch.nn.AvgPool2d(3)]
-net = torch.nn.Sequential(*layers, torch.nn.Flatten()).eval()
+net = nn.Sequential(nn.Conv2d(1, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2),
+                    nn.ReLU(), nn.AvgPool2d(3), nn.Flatten()).eval()  # fmt: skip
 policy = edgeadapt.Policy(routing="hypervector")
 keep = edgeadapt.Keep(rows=200, selection="adaptive")
 for keys in ({"head": "key_value"}, {"novelty": "hypervector", "adapt": "neuro_hebbian"}):
@@ -26,6 +25,6 @@ for keys in ({"head": "key_value"}, {"novelty": "hypervector", "adapt": "neuro_h
         x, y = images(300)
         learner.learn(x, [CLASSES[k] for k in y])
         learner.checkpoint()
-        right = np.mean([a == CLASSES[k] for a, k in zip(learner.predict(x).labels, y, strict=True)])
+        right = np.mean(np.array(learner.predict(x).labels) == np.array(CLASSES)[y])
         kept = sum(learner.counters()["evidence"].values())
         print(f"{keys}: {right:.0%} right, {kept} of 300 samples are kept")
