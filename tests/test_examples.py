@@ -28,7 +28,7 @@ def percentages(lines: list[str]) -> list[float]:
     return [float(found.group(1)) for line in lines if (found := re.search(r"([\d.]+)% right", line))]
 
 
-@pytest.mark.parametrize(("name", "lines"), [("embed.py", 30), ("images.py", 30), ("sensor.py", 30), ("own_step.py", 56), ("own_encoder.py", 48)])
+@pytest.mark.parametrize(("name", "lines"), [("embed.py", 30), ("images.py", 30), ("sensor.py", 30), ("own_step.py", 56), ("own_encoder.py", 48), ("core_methods.py", 30)])
 def test_an_example_fits_on_a_screen(name: str, lines: int) -> None:
     assert len((EXAMPLES / name).read_text().splitlines()) <= lines
 
@@ -39,6 +39,13 @@ def test_embed_learns_a_class_it_never_saw(tmp_path: Path) -> None:
     right = percentages(lines)
     assert "dent" not in lines[0] and "dent" in lines[-1]
     assert right[0] < 80 and sum(right[3:]) / 3 > 90
+
+
+@needs_host
+def test_core_methods_switches_each_on_by_one_key(tmp_path: Path) -> None:
+    lines = run("core_methods.py", tmp_path)
+    assert ["'key_value'" in line for line in lines] == [True, False] and "'neuro_hebbian'" in lines[1]
+    assert all(right > 80 for right in percentages(lines)) and "200 of 300 samples are kept" in lines[1]
 
 
 def test_images_notices_asks_and_beats_the_frozen_model(tmp_path: Path) -> None:

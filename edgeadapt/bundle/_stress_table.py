@@ -45,6 +45,9 @@ def _lines(stress: Mapping[str, Any]) -> list[str]:
         )
     kind, distinct = stress.get("kind", "full"), stress.get("distinct")
     drawn = f", streams of {int(distinct)} different held-out samples" if distinct else ""
+    for trial in stress.get("trials", ()):
+        head = f"tried {trial['method']} at strength {float(trial['strength']):g}: {100 * float(trial['gain']):+.1f} under shift, {trial['mode']}: "
+        lines += textwrap.wrap(head + str(trial["reason"]), _WIDTH, subsequent_indent="  ")
     lines += textwrap.wrap(f"{kind} card{drawn}: {stress['mode']}: {stress['reason']}", _WIDTH)
     return lines
 

@@ -160,6 +160,7 @@ class AdaptPolicy(_Strict, frozen=True, kw_only=True):
 
     mode: AdaptMode = "off"
     method: str = ""
+    strength: Annotated[float, Meta(gt=0, le=1)] = 1.0  # share of the way from the factory's statistics to a condition's that a correction goes
     steps: Positive = 1  # calls of the graph per refresh, each from the tensors that the one before left
     preserves_space: bool = True  # an adapted encoder's features mean what the factory's do: labels may be learned from them
     home: float = 0.85  # share of their distance from the classes that corrected inputs may keep, else the correction is not used

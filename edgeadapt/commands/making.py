@@ -89,7 +89,7 @@ def export_recipe(
         encoder, _ = train_network(recipe, fit, validation, say)
     chosen = recipe.export
     settings: dict[str, Any] = {
-        **{key: getattr(chosen, key) for key in ("name", "version", "class_slots", "domain_slots", "batches", "novelty", "state_kib", "novelty_kib", "adaptors", "smooth", "precisions", "precision_margin")},
+        **{key: getattr(chosen, key) for key in ("name", "version", "class_slots", "domain_slots", "batches", "head", "novelty", "state_kib", "novelty_kib", "adaptors", "smooth", "precisions", "precision_margin")},
         "seed": recipe.seed,
         "adapt": "none" if chosen.adapt == "off" else chosen.label_free,
         "stress": chosen.adapt != "advise" and chosen.stress,

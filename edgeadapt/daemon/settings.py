@@ -55,6 +55,9 @@ class PolicySection(_Section, frozen=True, kw_only=True):
     questions_per_day: Annotated[
         Annotated[int, Meta(ge=0, le=1_000_000)] | None, Meta(description="Most questions in 24 hours, over all streams; without it the bundle says")
     ] = None
+    routing: Annotated[
+        Literal["signature", "hypervector"], Meta(description="How samples find back to a condition that is known: by its signature, or by hypervectors")
+    ] = "signature"
 
 
 class BudgetSection(_Section, frozen=True, kw_only=True):
@@ -90,6 +93,9 @@ class KeepSection(_Section, frozen=True, kw_only=True):
     commits: Annotated[
         Annotated[int, Meta(ge=100, le=1_000_000_000)], Meta(description="Most changes kept one by one; beyond it the oldest are folded together, and no rollback reaches them")
     ] = 10_000
+    selection: Annotated[
+        Literal["oldest", "adaptive"], Meta(description="Which labelled samples go beyond `rows`: the oldest, or those that adaptive data selection leaves out")
+    ] = "oldest"
 
 
 class LoopSection(_Section, frozen=True, kw_only=True):

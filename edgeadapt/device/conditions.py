@@ -20,9 +20,10 @@ from edgeadapt.device.domains import Places, nearest_domain, open_domain, predic
 from edgeadapt.device.drift import Trail
 from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored
 from edgeadapt.device.health import brings_home, distance_from
+from edgeadapt.device.hypervector_routing import HypervectorRouter
 from edgeadapt.device.journal import DECISIONS_KEPT
 from edgeadapt.device.memory import SOURCE, Domain, Memory
-from edgeadapt.device.policy import StreamState, WindowReading, decide, judge_answers
+from edgeadapt.device.policy import Routing, StreamState, WindowReading, decide, judge_answers
 from edgeadapt.device.program import Program
 from edgeadapt.device.resume import domain_blob
 from edgeadapt.device.retention import BalancedMemory
@@ -62,7 +63,9 @@ class Conditions:
     def __init__(
         self, program: Program, transactions: Transactions, questions: Questions, pending: Pending, meter: Meter,
         live: Callable[[], Memory], publish: Callable[[Memory], None], mode: Callable[[], AdaptMode],
+        routing: Routing = "signature",
     ) -> None:  # fmt: skip
+        self._router = HypervectorRouter(program) if routing == "hypervector" else None
         self._program, self._transactions, self._questions, self._pending = program, transactions, questions, pending
         self._live, self._publish, self._mode = live, publish, mode
         self._policy = program.manifest.policy
@@ -131,7 +134,10 @@ class Conditions:
             return WindowReading(shift, novel, is_step=is_step, active_distance=distance)
         if domain is None and is_step and stream.left in memory.domains and stream.left_ago <= _BACK:
             return WindowReading(shift, novel, is_step=True, nearest=stream.left, nearest_distance=0.0)  # it hovers about the threshold
-        nearest, gap = nearest_domain(places, view, self._program, memory, but=domain.name if domain else "")
+        but = domain.name if domain else ""
+        nearest, gap = (
+            nearest_domain(places, view, self._program, memory, but) if self._router is None else self._router.nearest(places, view, memory, but)
+        )
         is_home = domain is not None and gap > self._policy.shift.route_distance and self._suits(domain, slots, view, embedding, memory)
         return WindowReading(shift, novel, is_home=is_home, active_distance=distance, nearest=nearest, nearest_distance=gap)
 
@@ -233,6 +239,8 @@ class Conditions:
         domain = memory.domains.get(stream.state.domain)
         if domain is None or shift <= 1.0 or stream.state.away:
             return
+        if self._router is not None:
+            self._router.met(domain.name, view, factory_slots, memory)
         slots = self._slots_in(domain, view, factory_slots, memory)
         kept = stream.memories.setdefault(domain.name, BalancedMemory(self._policy.adapt.memory, seed=domain.used_at))
         bare = self._bare_distances(view, embedding, memory)
@@ -274,6 +282,8 @@ class Conditions:
             merged[gone.name] = kept.name
             self._note(Action("merge", "", kept.name, why=f"{gone.name} is the same condition: {pair.shared} shared classes point the same way ({pair.similarity:.2f})"))
         self._transactions.record("domain", "merged", {"merged": [f"{p.first} and {p.second}" for p in found]}, live, tensors=blob)
+        if self._router is not None:
+            self._router.merge(merged)
         self._merged |= merged  # only now: what could not be recorded has not happened
 
     # -- answers --------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from edgeadapt.device.guard import judge
 from edgeadapt.device.held_out import Split
 from edgeadapt.device.journal_rows import EvidenceRow
 from edgeadapt.device.memory import Domain, Memory
+from edgeadapt.device.policy import Kept
 from edgeadapt.device.resume import apply_rows, corrections_now, domain_blob
 from edgeadapt.device.search import Candidate, Ranked, choose
 from edgeadapt.device.selection import DEFAULT, Samples
@@ -62,7 +63,8 @@ class Lesson:
 class Growth:
     """Runs on the worker."""
 
-    def __init__(self, transactions: Transactions, meter: Meter, live: Callable[[], Memory], is_frozen: Callable[[], bool]) -> None:
+    def __init__(self, transactions: Transactions, meter: Meter, live: Callable[[], Memory], is_frozen: Callable[[], bool], selection: Kept = "oldest") -> None:
+        self._selector = "adaptive" if selection == "adaptive" else DEFAULT
         self._transactions, self._program, self._journal = transactions, transactions.program, transactions.journal
         self._meter, self._live, self._is_frozen = meter, live, is_frozen
         self._adaptors: Adaptors = self._program.adaptors
@@ -177,7 +179,7 @@ class Growth:
         weight = np.where(weight > 0.0, weight, np.float32(self._program.manifest.policy.learn.field_weight))  # 0: they teach the adaptor alone
         if len(rows) > self._policy.samples:
             read = self._program.read(z, taps, bare.tensors.over(live.tensors))
-            kept = select(DEFAULT, Samples(read.embedding, y, _probabilities(read.logits, self._temperature)), self._policy.samples, seed=0).tolist()
+            kept = select(self._selector, Samples(read.embedding, y, _probabilities(read.logits, self._temperature)), self._policy.samples, seed=0).tolist()
             rows, z, taps, y, weight = [rows[i] for i in kept], z[kept], taps[kept], y[kept], weight[kept]
         fold = np.empty(len(y), np.int64)
         fold[np.argsort(y, kind="stable")] = np.arange(len(y)) % _FOLDS

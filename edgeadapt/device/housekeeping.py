@@ -36,7 +36,7 @@ class Housekeeping:
             self._conditions.merge()
             self._transactions.save_domains()
             now = time.time() if self._clock_is_believed() else float("-inf")
-            self._undoing.expire(now - 86_400.0 * self._keep.features_days, self._keep.rows)
+            self._undoing.expire(now - 86_400.0 * self._keep.features_days, self._keep.rows, self._keep.selection)
             self._journal.thin_raw(self._raw_per_class)
             if self._room.has_room(self._transactions.live().tensors.nbytes):
                 self._undoing.compact(self._keep.commits)

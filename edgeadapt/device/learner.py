@@ -148,7 +148,7 @@ class Learner:
         self._room = WriteRoom(budget, self._journal.writes)
         self._transactions = Transactions(self._program, self._journal, self._held_out, live, self._publish, self._room, opened.replay_s)
         self._undoing = Undoing(self._transactions)
-        growth = Growth(self._transactions, self._meter, live, is_resting)
+        growth = Growth(self._transactions, self._meter, live, is_resting, keep.selection)
         choices = HeadChoices(self._transactions, self._meter, live, self._publish)
 
         def taken_back(domains: frozenset[str]) -> None:
@@ -156,7 +156,7 @@ class Learner:
             choices.reconsider()
 
         self._transactions.taken_back = taken_back
-        self._conditions = Conditions(self._program, self._transactions, self._questions, self._pending, self._meter, live, self._publish, self._adapt_mode)
+        self._conditions = Conditions(self._program, self._transactions, self._questions, self._pending, self._meter, live, self._publish, self._adapt_mode, policy.routing)
         self._streams = Streams(self._manifest.policy, self._conditions, self._worker, self._meter)
         self._house = Housekeeping(self._journal, self._transactions, self._undoing, self._conditions, self._room, keep, opened.raw_per_class, is_frozen)
         labelling = Labelling(self._program, policy, self._held_out, live, lambda names: self._worker.call(lambda: self._transactions.add_classes(names)))

@@ -21,6 +21,8 @@ from edgeadapt.device.fields import check_fields
 from edgeadapt.device.memory import SOURCE, Domain, DomainKind
 from edgeadapt.results import Action
 
+Routing = Literal["signature", "hypervector"]
+Kept = Literal["oldest", "adaptive"]
 _NEW_SHARE = 0.2
 _CAUTION: dict[AdaptMode, int] = {"off": 0, "advise": 1, "act": 2}
 
@@ -34,6 +36,7 @@ class Policy:
             labels; None takes the bundle's.
         new_classes: what a label with an unknown name does: refused, or the class is added.
         questions_per_day: over all streams.
+        routing: how a window finds back to a known condition: by its signature, or by bundles of hypervectors (EAR), see ``docs/methods/ear.md``.
 
     Raises:
         InputError: a value that its field does not allow; every field is held to its type and range.
@@ -42,6 +45,7 @@ class Policy:
     adapt: AdaptMode | None = None
     new_classes: Literal["refuse", "add"] = "refuse"
     questions_per_day: Annotated[int, Meta(ge=0)] | None = None
+    routing: Routing = "signature"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -65,6 +69,8 @@ class Keep:
         commits: changes kept one by one; beyond it the oldest are compacted into a snapshot, and no rollback reaches behind it.
         raw_per_class: raw inputs of labelled samples kept per class, so that another encoder can take them again (``edgeadapt migrate``).
             None: as many as this state folder was last told, none for a new one.
+        selection: which go beyond ``rows``: the oldest, or those that adaptive data selection leaves out of the oldest eight times as many; with
+            ``"adaptive"`` it also chooses what a condition's adaptor is trained on. See ``docs/methods/selection.md``.
 
     Raises:
         InputError: a value of another type, a negative number, or fewer than 100 rows or commits.
@@ -75,6 +81,7 @@ class Keep:
     rows: Annotated[int, Meta(ge=100)] = 100_000
     commits: Annotated[int, Meta(ge=100)] = 10_000
     raw_per_class: Annotated[int, Meta(ge=0)] | None = None
+    selection: Kept = "oldest"
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -304,13 +304,29 @@ class Program:
         ports = {"x" if "x" in shapes else "z": inputs, "sample_weight": sample_weight}
         width = [int(n or 0) for n in shapes.get("noise", ())]
         rng, written, wishes = np.random.default_rng(seed), NO_TENSORS, []
+        strength = self.manifest.policy.adapt.strength
+        tensors = self._drawn_out(tensors, 1.0 / strength).over(tensors)
         for _ in range(self.manifest.policy.adapt.steps):
             self.encoded += len(inputs)
             drawn = {"noise": rng.standard_normal(width).astype(np.float32)} if width else {}
             outputs, new = self._adapt({**ports, **drawn}, written.over(tensors))
             written = new.over(written)
             wishes.append(outputs["wants_reset"])
-        return {**outputs, "wants_reset": np.maximum.reduce(wishes)}, written
+        return {**outputs, "wants_reset": np.maximum.reduce(wishes)}, self._drawn_out(written, strength).over(written)
+
+    def _drawn_out(self, tensors: Tensors, factor: float) -> Tensors:
+        """The statistics of a condition at ``factor`` times their distance from the factory's; nothing for a factor of 1.
+
+        A condition keeps them as they act, at the strength of the bundle, and an average goes on from where it is at full strength.
+        """
+        if factor == 1.0 or self._adapt_spec is None:
+            return NO_TENSORS
+        is_statistic = {spec.name for spec in self.specs("statistic", scope="domain") if spec.dtype == "float32"}
+        names = [name for name in self._adapt_spec.writes if name in is_statistic and name in tensors]
+        factory = self.runtime.download(self._factory_domain, names)
+        now = self.runtime.download(tensors, names)
+        moved = {name: factory[name] + np.float32(factor) * (now[name] - factory[name]) for name in names}
+        return self.runtime.upload(moved)
 
     def smooth(self, logits: F32, embedding: F32, tensors: Tensors) -> F32:
         """(N, K) logits in the light of each other, in chunks as the graphs take them; a rest that is too small stays as it is."""

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeadapt.device.evidence import rows_to_arrays
 from edgeadapt.device.held_out import Split
 from edgeadapt.device.journal_rows import EvidenceRow, Moves, Step, accepted_at
 from edgeadapt.device.memory import Memory
+from edgeadapt.device.policy import Kept
 from edgeadapt.device.resume import (
     by_commit,
     correction_names,
@@ -23,11 +25,13 @@ from edgeadapt.device.resume import (
     take_rows,
     without_adaptors,
 )  # fmt: skip
+from edgeadapt.device.selection import Samples, choose
 from edgeadapt.device.transaction import Transactions, moves_of
 from edgeadapt.errors import StateError, StorageError
 from edgeadapt.results import Receipt
 
 _ACCEPTED = ("learned", "held_out")
+_LOOKED_AT = 8  # times as many of the oldest rows as must go
 _RESIDUE = 0.01  # of the factory's sums of a class: what rounding may leave when they are taken away
 
 
@@ -203,13 +207,13 @@ class Undoing:
         raise StateError("nothing was changed yet: there is nothing to roll back")
 
     # -- what is kept no longer -----------------------------------------------------------------------
-    def expire(self, before: float, most: int) -> int:
+    def expire(self, before: float, most: int, selection: Kept = "oldest") -> int:
         """Rows that are older, or more, than may be kept.
 
         What was learned from them stays in the sums, and a snapshot stands in for them. Where every sum has receipts only the features
         go: such a row can still be forgotten, and rolled back over.
         """
-        rows = self._journal.older_than(before, most)
+        rows = self._journal.older_than(before, most) if selection == "oldest" else self._left_out(before, most)
         if not rows:
             return 0
         accepted = [row for row in rows if row.status in _ACCEPTED]
@@ -222,6 +226,22 @@ class Undoing:
         self._transactions.record("expire", outcome, {"rows": len(rows)}, live, moves=moves, deleted=moves.expired, emptied=bare, snapshot=outcome == "saved")
         self._held_out.accept(Split(gone=tuple(row for row in accepted if row.seq in deleted)))
         return len(rows)
+
+    def _left_out(self, before: float, most: int) -> list[EvidenceRow]:
+        """As ``older_than``, but of those that are too many the ones that adaptive data selection leaves out of the oldest."""
+        aged, gone = self._journal.older_than(before, 1 << 60), self._journal.older_than(before, most)
+        over, known = len(gone) - len(aged), {row.seq for row in aged}
+        if not over:
+            return aged
+        slots = self._transactions.live().slots
+        found = self._journal.evidence(where="status IN ('learned', 'held_out') AND length(features) > 0", narrow=True)
+        pool = [row.seq for row in found if row.seq not in known and row.label in slots][: _LOOKED_AT * over]
+        if len(pool) <= over:
+            return gone
+        rows = self._journal.evidence_of(pool)
+        z, _, y, _, _ = rows_to_arrays(rows, slots, self._program.manifest.feature_dim)
+        kept = set(choose("adaptive", Samples(z, y), len(rows) - over).tolist())
+        return [*aged, *(row for i, row in enumerate(rows) if i not in kept)]
 
     def compact(self, most: int) -> int:
         """Keep at most ``most`` commits; the statuses and the snapshot of the first that stays stand in for the others. Returns how many went."""

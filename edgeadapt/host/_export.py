@@ -47,7 +47,8 @@ from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.host.methods.slda import StreamingLDA
 from edgeadapt.host.novelty_choice import choose_novelty, unseen_images
 from edgeadapt.host.settings import Settings
-from edgeadapt.host.stress import Kind, stress_card
+from edgeadapt.host.stress import Kind, StressCard, pool_for, stress_card
+from edgeadapt.host.stress_strengths import STRENGTHS, Trial, best, card_of, milder, tried
 from edgeadapt.runtime import Executable, GraphFile, open_runtime
 
 Progress = Callable[[str], None]
@@ -127,20 +128,27 @@ class _Maker:
         self, encoder: Encoder, x: NDArray[Any], y: NDArray[np.int64], groups: NDArray[np.int64] | None, classes: tuple[str, ...], settings: Settings, say: Progress
     ) -> None:
         self.encoder, self.x, self.y, self.groups, self.classes, self.settings, self.say = encoder, x, y, groups, classes, settings, say
-        self.adaptation = settings.adaptation(bool(encoder.norms))
+        self.adaptations = settings.adaptations(bool(encoder.norms))
         self.graphs: dict[str, RoleGraph] = {}
         self._load_encoder()
         say("calibrate: features, head, thresholds")
         self.z, self.taps = self._features(x)
         self.extra = self._calibrate()
+        self.encode_graphs = dict(self.graphs)
+        self._compose(self.adaptations[0])
+        self.precisions = self._variants()
+
+    def _compose(self, adaptation: str) -> None:
+        """The methods with this label-free one among them, their factory values and graphs."""
+        settings, encoder = self.settings, self.encoder
+        self.adaptation = adaptation
         self.composition = Composition.of(encoder, self.head, self.score, self.sense, self.adaptation, settings.adaptor_family(self.evidence.dims, self.head, self.temperature), 1.0 / self.temperature, settings.smooth, self.source)
         if self.composition.adaptors and not self._preserves_space():
             raise InputError(f"adapt = {self.adaptation!r} gives a condition a feature space of its own, and an adaptor is trained in the factory's; leave out adaptors")
         self.frozen, self.factory = self.composition.values(self.evidence, self.extra)
         arrays = {**self.factory, **self.frozen}
         values = {**self.fitted.values, **{name: torch.from_numpy(np.asarray(value, order="C")) for name, value in arrays.items()}}
-        self.graphs |= self.composition.compile(self.evidence, values, say)
-        self.precisions = self._variants()
+        self.graphs = self.encode_graphs | self.composition.compile(self.evidence, values, self.say)
 
     def _load_encoder(self) -> None:
         self._encode: Executable | None = None
@@ -237,7 +245,7 @@ class _Maker:
         for precision in self.settings.precisions:
             self.say(f"compile: encode in {precision}")
             made, spec = make_variant(precision, beside, self.settings.precision_margin)  # type: ignore[arg-type]
-            self.graphs[f"encode_{precision}"] = made
+            self.graphs[f"encode_{precision}"] = self.encode_graphs[f"encode_{precision}"] = made
             found.append(spec)
             report = spec.report
             self.say(f"  held-out accuracy {report.accuracy:.1%}, float32 {report.float32_accuracy:.1%}, equal answers {report.agreement:.1%}, feature error {report.median_error:.2g}")
@@ -296,26 +304,48 @@ class _Maker:
         if self.adaptation != "none":
             adapt = self._adapt("advise", "not stress-tested")
             if self.settings.stress:
-                with tempfile.TemporaryDirectory() as folder:
-                    trial, rows = self._trial(Path(folder) / "trial.edge", card), self.part.rows
-                    kind: Kind = "short" if self.settings.stress == "short" else "full"
-                    stress = stress_card(trial, self.x[rows], self.y[rows], seed=self.settings.seed, say=self.say, kind=kind)
-                card["stress"] = stress.as_dict()
-                adapt = self._adapt(stress.mode, stress.reason)
+                trials = self._stressed(card)
+                chosen = best(trials)
+                if chosen.method != self.adaptation:
+                    self._compose(chosen.method)
+                card["stress"] = card_of(trials)
+                adapt = self._adapt(chosen.mode, chosen.card.reason, chosen.strength)
         bundle = self._pack(path, adapt, card, private_key)
         self.say(f"wrote {path}: {bundle.bytes / 2**20:.2f} MiB, adapt = {adapt.mode} ({adapt.reason})")
         return bundle
 
-    def _trial(self, path: Path, card: dict[str, Any]) -> Bundle:
+    def _stressed(self, card: dict[str, Any]) -> list[Trial]:
+        """A card of every method that may be chosen, and of milder forms of those that do harm."""
+        rows, seed = self.part.rows, self.settings.seed
+        x, y = self.x[rows], self.y[rows]
+        kind: Kind = "short" if self.settings.stress == "short" else "full"
+        trials: list[Trial] = []
+        pool = None
+        with tempfile.TemporaryDirectory() as folder:
+            for method in self.adaptations:
+                if method != self.adaptation:
+                    self._compose(method)
+
+                def run(strength: float) -> StressCard:
+                    nonlocal pool
+                    self.say(f"stress: {self.adaptation} at strength {strength:g}")
+                    trial = self._trial(Path(folder) / "trial.edge", card, strength)
+                    pool = pool or pool_for(trial, x, y, seed)
+                    return stress_card(trial, x, y, seed=seed, say=self.say, kind=kind, pool=pool)
+
+                trials += tried(method, run, STRENGTHS if self.composition.can_shrink else (1.0,))
+        return trials
+
+    def _trial(self, path: Path, card: dict[str, Any], strength: float) -> Bundle:
         """The bundle that is stressed: made from one half of the samples, so that the other half are streams it never saw."""
         weights = dict(zip((FROZEN, FACTORY), self.composition.values(self.part.evidence, self.extra), strict=True))
         judge = self.part.judge
         guard: Arrays = {"z": judge.z.astype(np.float16), "y": judge.y} | ({"taps": judge.taps.astype(np.float16)} if self.taps.shape[1] else {})
-        return self._pack(path, self._adapt("act", "stress trial"), card, None, {**weights, GUARD: guard})
+        return self._pack(path, self._adapt("act", "stress trial", strength), card, None, {**weights, GUARD: guard})
 
-    def _adapt(self, mode: AdaptMode, reason: str) -> AdaptPolicy:
-        preserves = self._preserves_space()
-        return AdaptPolicy(mode=mode, method=self.adaptation, steps=self.composition.steps, preserves_space=preserves, home=self.composition.home, refresh_samples=2 * self.shift.window, reason=reason)
+    def _adapt(self, mode: AdaptMode, reason: str, strength: float = 1.0) -> AdaptPolicy:
+        preserves, home = self._preserves_space(), milder(self.composition.home, strength)
+        return AdaptPolicy(mode=mode, method=self.adaptation, strength=strength, steps=self.composition.steps, preserves_space=preserves, home=home, refresh_samples=2 * self.shift.window, reason=reason)
 
     def _preserves_space(self) -> bool:
         """What the method says of itself: do features of an adapted encoder mean what the factory's do? ``preserves_space``, by default True."""

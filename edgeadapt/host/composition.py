@@ -112,6 +112,11 @@ class Composition:
         return float(getattr(self.constants or self.features, "home", AdaptPolicy().home))
 
     @property
+    def can_shrink(self) -> bool:
+        """The label-free method has milder forms: ``AdaptPolicy.strength``."""
+        return bool(getattr(self.constants or self.features, "can_shrink", False))
+
+    @property
     def numerics(self) -> tuple[NumericSpec, ...]:
         own = self.score.numerics() if isinstance(self.score, Derives) else []
         return (*self.head.numerics(), *self.sense.numerics(), *own)

@@ -108,7 +108,7 @@ class ExportSection(_Section, frozen=True, kw_only=True):
 
     ``adapt`` and ``novelty`` set to ``"auto"`` let the stress card and the held-out classes choose; ``novelty`` may also
     name a method, which the export checks. ``state_kib`` is the most that the head may take in memory: the best that fits is chosen.
-    ``novelty_kib`` is the same for the novelty score; ``adaptors = "family"`` puts adaptors into the bundle that a condition may grow.
+    ``head`` names it instead. ``novelty_kib`` is the same for the novelty score; ``adaptors = "family"`` puts adaptors into the bundle that a condition may grow.
     ``label_free`` names the method that corrects without labels (``"auto"`` chooses by the encoder, ``adapt = "off"`` takes none); ``smooth = "lame"``
     lets the answers of a batch speak for each other where a stream shows one class after the other. ``stress`` runs the stress streams; ``"short"`` runs
     fewer, and without them the bundle only advises. ``precisions`` adds encoders in ``float16`` and ``int8``, each of which may lose ``precision_margin`` of
@@ -126,6 +126,7 @@ class ExportSection(_Section, frozen=True, kw_only=True):
     novelty_kib: Annotated[float, Meta(gt=0)] | None = None
     adaptors: Literal["none", "family"] = "none"
     label_free: str = "auto"
+    head: Literal["ridge", "nearest_mean", "key_value"] = "ridge"
     smooth: Literal["none", "lame"] = "none"
     stress: bool | Literal["short"] = True
     precisions: tuple[Literal["float16", "int8"], ...] = ()

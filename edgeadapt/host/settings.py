@@ -13,14 +13,15 @@ from edgeadapt.host.cross_fitting import FEW_FEATURES, Chosen, Folds, choose_sld
 from edgeadapt.host.methods.adaptations import ENCODER_SPACE, NAMES
 from edgeadapt.host.methods.base import Adapts, Dims, FactoryData, GivesReceipts, Head, Scores
 from edgeadapt.host.methods.hypervector import Hypervector
+from edgeadapt.host.methods.key_value import KeyValueBottleneck
 from edgeadapt.host.methods.nearest_mean import NearestMean
 from edgeadapt.host.methods.novelty import Cosine, Mahalanobis, NearestNeighbours, VirtualLogit
-from edgeadapt.host.methods.projection import HadamardProjection
+from edgeadapt.host.methods.projection import HadamardProjection, PrincipalProjection
 from edgeadapt.host.methods.relative_mahalanobis import RelativeMahalanobis
 from edgeadapt.host.methods.relative_residual import RelativeResidual
 from edgeadapt.host.methods.ridge import Ridge
 
-HEADS = ("slda", "ridge", "nearest_mean")
+HEADS = ("slda", "ridge", "nearest_mean", "key_value")
 NOVELTY: dict[str, Callable[[], Scores]] = {
     "cosine": Cosine, "knn": NearestNeighbours, "vim": VirtualLogit, "mahalanobis": Mahalanobis, "rmds": RelativeMahalanobis,
     "relative_residual": RelativeResidual, "relative_residual_angle": partial(RelativeResidual, angle=0.5), "hypervector": Hypervector,
@@ -41,13 +42,14 @@ class Settings:
             older one than its state folder has seen. seed: of splits and simulated windows.
         class_slots, domain_slots: capacity, fixed at export.
         head: ``slda`` (streaming linear discriminant analysis whose scales and shrinkage are chosen by cross-fitting), ``ridge``,
-            ``nearest_mean``, or a head of your own (an object, see ``methods/base.py``). random_features: width for the ridge;
-            -1 chooses 512 below 64 dimensions, else none.
+            ``nearest_mean``, ``key_value``, or a head of your own (an object, see ``methods/base.py``). random_features: width for
+            the ridge; -1 chooses 512 below 64 dimensions, else none.
         penalty, balance: of the ridge head, see ``methods/ridge.py``.
         state_kib: instead of ``head``, the best head on held-out calibration samples whose tensors take no more, see ``ladder.py``; None for ``head``.
         novelty: ``auto`` (by held-out classes) or a score's name. novelty_kib: with ``auto``, scores whose frozen tensors, evidence and
             derived copies take more are left out; None for no limit.
-        adapt: ``auto`` (class-matched statistics if the encoder has batch-norms, else feature shift) or a method's name.
+        adapt: ``auto`` (class-matched statistics if the encoder has batch-norms, else feature shift or mean and deviation, whichever the stress
+            card prefers) or a method's name.
         smooth: ``lame`` lets answers of a batch speak for each other on streams that show one class after the other, where adaptation acts;
             ``none`` leaves it out.
         adaptors: ``family`` puts candidates into the bundle of which a condition may grow one from its labels (three graphs each), ``none`` leaves
@@ -130,6 +132,11 @@ class Settings:
             return judged(self.head, data, fold)
         if self.head == "nearest_mean":
             return judged(NearestMean(), data, fold)
+        if self.head == "key_value":
+            from edgeadapt.host import ladder
+
+            projection = None if data.dims.features <= ladder.FEW_FEATURES else PrincipalProjection(64, self.seed)
+            return judged(KeyValueBottleneck(projection=projection, seed=self.seed), data, fold)
         if self.head == "ridge":
             random_features = (512 if data.dims.features < FEW_FEATURES else 0) if self.random_features < 0 else self.random_features
             return judged(Ridge(penalty=self.penalty, balance=self.balance, random_features=random_features, seed=self.seed), data, fold)
@@ -178,15 +185,17 @@ class Settings:
             return list(self.adaptors)
         return list(family(dims, state_kib=self.adaptor_kib, scale=1.0 / temperature))
 
-    def adaptation(self, has_norms: bool) -> str:
-        """The label-free method for an encoder with or without batch-norms.
+    def adaptations(self, has_norms: bool) -> tuple[str, ...]:
+        """Label-free methods for an encoder with or without batch-norms, the one to take where the card prefers none first.
 
         Raises:
             InputError: a method that changes the encoder was asked for, and there are no batch-norms in it.
         """
         if self.adapt in ENCODER_SPACE and not has_norms:
             raise InputError(f"adapt = {self.adapt!r} needs an encoder with batch-norm layers; this one has none")
-        return ("class_matched_statistics" if has_norms else "feature_shift") if self.adapt == "auto" else self.adapt
+        if self.adapt != "auto":
+            return (self.adapt,)
+        return ("class_matched_statistics",) if has_norms else ("feature_shift", "mean_std")
 
 
 def _why_no_adaptors(head: Head) -> str:

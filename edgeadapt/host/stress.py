@@ -21,9 +21,11 @@ from edgeadapt.device.budget import Budget
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.policy import Policy
-from edgeadapt.host.stress_long import long_run, row_of
-from edgeadapt.host.stress_streams import BATCH, StressStream, constants, pool_of, streams
+from edgeadapt.device.program import Program
+from edgeadapt.host.stress_long import long_run, ports_of, row_of
+from edgeadapt.host.stress_streams import BATCH, EncodedPool, Pool, StressStream, constants, pool_of, streams
 from edgeadapt.host.stress_verdict import StressCard, StressRow, verdict
+from edgeadapt.runtime import open_runtime
 
 Kind = Literal["full", "short"]
 _BUDGET = Budget(busy_fraction=1.0, memory_mib=4096)
@@ -41,15 +43,16 @@ LENGTHS: dict[Kind, Lengths] = {"full": Lengths(960, 100_000), "short": Lengths(
 
 
 def stress_card(
-    bundle: Bundle, x: NDArray[Any], y: NDArray[np.int64], *, seed: int, say: Callable[[str], None], kind: Kind = "full", lengths: Lengths | None = None
-) -> StressCard:
+    bundle: Bundle, x: NDArray[Any], y: NDArray[np.int64], *, seed: int, say: Callable[[str], None], kind: Kind = "full",
+    lengths: Lengths | None = None, pool: Pool | None = None,
+) -> StressCard:  # fmt: skip
     """Run every stream.
 
     Args:
         bundle: with adaptation acting. x, y: held-out calibration inputs (N, ...) and labels (N,). kind: how long the streams are.
-        lengths: instead of those of ``kind``.
+        lengths: instead of those of ``kind``. pool: see ``pool_for``; made here if it is not given.
     """
-    chosen, pool = lengths or LENGTHS[kind], pool_of(x, y, bundle.manifest.input, seed)
+    chosen, pool = lengths or LENGTHS[kind], pool or pool_for(bundle, x, y, seed)
     rows: list[StressRow] = []
     started = time.perf_counter()
 
@@ -60,7 +63,7 @@ def stress_card(
     with open_learner(bundle, budget=_BUDGET, policy=Policy(adapt="off")) as frozen:
         for stream in streams(pool, chosen.samples):
             run(stream, frozen)
-        for stream in constants(pool, chosen.samples, lambda some, labels: _right(frozen, some, labels, BATCH)):
+        for stream in constants(pool, chosen.samples, lambda some, labels: _right(bundle, frozen, some, labels, BATCH)):
             run(stream, frozen)
     long = long_run(bundle, pool, chosen.batches, say)
     say(f"stress: {row_line(long.row.name, long.row.learner, long.row.frozen, long.row.refreshes)}")
@@ -77,19 +80,32 @@ def run_stream(bundle: Bundle, frozen: Learner, stream: StressStream) -> StressR
     with open_learner(bundle, budget=_BUDGET) as learner:
         names = np.array(bundle.manifest.classes)
         for rows in batches(len(stream.x), stream.batch):
-            seen = learner.observe(stream.x[rows])
+            seen = learner.observe(**_given(bundle, stream.x[rows]))
             right.append(np.array(seen.prediction.labels) == names[stream.y[rows]])
             if seen.queued:
                 learner.settle()
         refreshes = int(learner.counters()["refreshes"])
-    twin = _right(frozen, stream.x, stream.y, stream.batch)
+    twin = _right(bundle, frozen, stream.x, stream.y, stream.batch)
     return row_of(stream.condition, stream.order, np.concatenate(right), twin, refreshes)
 
 
-def _right(frozen: Learner, x: NDArray[Any], y: NDArray[np.int64], batch: int) -> NDArray[np.bool_]:
+def pool_for(bundle: Bundle, x: NDArray[Any], y: NDArray[np.int64], seed: int) -> Pool:
+    """Held-out samples and their shifts: features of them, where nothing adapts the encoder, which then has to run once and not in every trial."""
+    pool, program = pool_of(x, y, bundle.manifest.input, seed), Program(bundle, open_runtime())
+    if not program.has_encoder or program.adapts_encoder:
+        return pool
+    return EncodedPool(pool.x, pool.y, pool.shifts, pool.shift, pool.seed, encode=lambda some: np.concatenate(program.encode(some), axis=1))
+
+
+def _given(bundle: Bundle, x: NDArray[Any]) -> dict[str, Any]:
+    """What a learner is called with: inputs, or the features of an ``EncodedPool``."""
+    return {"x": x} if x.shape[1:] == bundle.manifest.input.shape else {"features": ports_of(x, bundle)}
+
+
+def _right(bundle: Bundle, frozen: Learner, x: NDArray[Any], y: NDArray[np.int64], batch: int) -> NDArray[np.bool_]:
     """Which samples the frozen twin gets right, in batches of the stream's size."""
     names = np.array(frozen.classes)
-    return np.concatenate([np.array(frozen.predict(x[rows]).labels) == names[y[rows]] for rows in batches(len(x), batch)])
+    return np.concatenate([np.array(frozen.predict(**_given(bundle, x[rows])).labels) == names[y[rows]] for rows in batches(len(x), batch)])
 
 
-__all__ = ["LENGTHS", "Kind", "Lengths", "StressCard", "StressRow", "run_stream", "stress_card", "verdict"]
+__all__ = ["LENGTHS", "Kind", "Lengths", "StressCard", "StressRow", "pool_for", "run_stream", "stress_card", "verdict"]

@@ -22,7 +22,7 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.policy import Keep, Policy
 from edgeadapt.device.program import Program
-from edgeadapt.host.stress_streams import CLEAN, COLUMN_SHIFTS, Columns, Pool
+from edgeadapt.host.stress_streams import CLEAN, COLUMN_SHIFTS, Columns, EncodedPool, Pool
 from edgeadapt.host.stress_verdict import LongRun, StressRow
 from edgeadapt.runtime import open_runtime
 
@@ -45,7 +45,7 @@ def conditions_of(bundle: Bundle, pool: Pool) -> dict[str, Features]:
     """What the phases are made of, the clean condition first."""
     program, count = Program(bundle, open_runtime()), min(_LARGEST_POOL, len(pool.y))
     x, y = pool.shuffled(CLEAN, count)
-    clean = np.concatenate(program.encode(x), axis=1)
+    clean = x if isinstance(pool, EncodedPool) else np.concatenate(program.encode(x), axis=1)
     columns = Columns.of(clean)
     with open_learner(bundle, budget=_FRESH, policy=Policy(adapt="off")) as twin:
         found = {}
@@ -58,12 +58,13 @@ def conditions_of(bundle: Bundle, pool: Pool) -> dict[str, Features]:
                 values = np.concatenate(program.encode(shifted), axis=1)
             else:
                 values, labels = columns.shifted(clean, name, pool.seed), y
-            right = np.array(twin.predict(features=_ports(values, bundle)).labels) == np.array(bundle.manifest.classes)[labels]
+            right = np.array(twin.predict(features=ports_of(values, bundle)).labels) == np.array(bundle.manifest.classes)[labels]
             found[name] = Features(values, labels, right)
     return found
 
 
-def _ports(values: NDArray[np.float32], bundle: Bundle) -> dict[str, Any]:
+def ports_of(values: NDArray[np.float32], bundle: Bundle) -> dict[str, Any]:
+    """``features=`` of a batch of values, z then taps in a row."""
     dim = bundle.manifest.feature_dim
     return {"z": values[:, :dim], "taps": values[:, dim:]} if bundle.manifest.tap_dim else {"z": values}
 
@@ -101,7 +102,7 @@ def long_run(bundle: Bundle, pool: Pool, batches: int, say: Callable[[str], None
             rows = np.concatenate([rng.permutation(len(features.y)) for _ in range(-(-length // len(features.y)))])[:length]
             right = np.zeros(length, np.bool_)
             for i, row in enumerate(rows):
-                seen = learner.observe(features=_ports(features.values[row : row + 1], bundle))
+                seen = learner.observe(features=ports_of(features.values[row : row + 1], bundle))
                 right[i] = seen.prediction.labels[0] == classes[features.y[row]]
                 if seen.queued:
                     learner.settle()

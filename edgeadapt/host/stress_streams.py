@@ -57,6 +57,24 @@ class Pool:
         return self._made[condition, count]
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedPool(Pool):
+    """The same, of features: each condition goes through the encoder once, whatever number of bundles is tried on it.
+
+    Args:
+        encode: inputs (N, *shape) to features, z then taps in a row (N, D + T) float32.
+    """
+
+    encode: Callable[[NDArray[Any]], NDArray[np.float32]] = field(kw_only=True)
+
+    def shuffled(self, condition: str, count: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        is_made = (condition, count) in self._made
+        x, y = super().shuffled(condition, count)
+        if not is_made:
+            self._made[condition, count] = self.encode(x), y
+        return self._made[condition, count]
+
+
 def pool_of(x: NDArray[Any], y: NDArray[np.int64], spec: InputSpec, seed: int) -> Pool:
     """The shifts that make sense for an input: corruptions of images, shifts of columns of everything else."""
     if spec.dtype == "uint8":

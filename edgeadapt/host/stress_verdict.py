@@ -1,6 +1,7 @@
 """What a table of stress streams allows: ``act``, ``advise`` or ``off``, by rules that are pure functions of the table.
 
-    act      gains GAIN on shifted shuffled streams and nothing less than 0 on shifted sorted ones (means over the shifts), and no loss counts
+    act      gains GAIN on shifted shuffled streams and nothing less than 0 on shifted sorted ones (means over those that were adapted
+             to), and no loss counts
     advise   one of these fails
     off      a stream loses more than RUIN, or the long run is not bounded
 
@@ -120,6 +121,15 @@ class StressCard:
     kind: str = "full"
     distinct: int = 0
 
+    @property
+    def is_harmful(self) -> bool:
+        """Something was lost that a milder correction might keep."""
+        if self.mode == "act" or (self.long is not None and self.long.problem):
+            return False
+        rows = (*self.rows, *((*self.long.phases, self.long.row) if self.long else ()))
+        gain = mean_gain(self.rows, "shuffled")
+        return any(row.loss_counts(gain) for row in rows) or mean_gain(self.rows, "sorted") < 0
+
     def as_dict(self) -> dict[str, Any]:
         """As ``card.json`` holds it."""
         long = None if self.long is None else {**asdict(self.long), "problem": self.long.problem}
@@ -131,8 +141,9 @@ class StressCard:
 
 
 def mean_gain(rows: Sequence[StressRow], order: str) -> float:
-    """Over the shifted streams of an order."""
-    return float(np.mean([row.learner - row.frozen for row in rows if row.order == order and row.condition != CLEAN]))
+    """Over the shifted streams of an order that were adapted to; 0 where none was. The others are as they were, and say nothing of it."""
+    gains = [row.learner - row.frozen for row in rows if row.order == order and row.condition != CLEAN and row.refreshes]
+    return float(np.mean(gains)) if gains else 0.0
 
 
 def verdict(rows: Sequence[StressRow], long: LongRun | None = None, *, kind: str = "full", distinct: int = 0) -> StressCard:

@@ -46,7 +46,7 @@ def test_fresh_rows_do_not_expire(tmp_path: Path) -> None:
         assert sum(learner.counters()["evidence"].values()) == 5
 
 
-@pytest.mark.parametrize(("values", "message"), [({"raw_per_class": -1}, "got -1"), ({"features_days": -1.0}, "not negative"), ({"pending_s": -5.0}, "-5.0"), ({"rows": 99}, "at least 100"), ({"commits": 0}, "got 0")])
+@pytest.mark.parametrize(("values", "message"), [({"raw_per_class": -1}, "got -1"), ({"features_days": -1.0}, ">= 0"), ({"pending_s": -5.0}, "-5.0"), ({"rows": 99}, ">= 100"), ({"commits": 0}, "got 0")])
 def test_what_cannot_be_kept_is_refused(values: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         edgeadapt.Keep(**values)

@@ -23,6 +23,7 @@ from edgeadapt.host.methods import adaptations
 from edgeadapt.host.methods.feature_shift import FeatureShift
 from edgeadapt.host.stress import LENGTHS, Lengths, StressCard, stress_card
 from edgeadapt.host.stress_streams import CLEAN, COLUMN_SHIFTS, Columns, constants, pool_of, streams
+from edgeadapt.host.stress_strengths import Trial, best, card_of, tried
 from edgeadapt.host.stress_verdict import LongRun, StressRow, verdict
 
 SHIFTS = ("fog", "snow")
@@ -39,7 +40,10 @@ def table(**changes: float) -> list[StressRow]:
     rows = {f"{c}_{o}": row(c, o, 0.0) for o in ("shuffled", "sorted", "single") for c in (CLEAN, *SHIFTS)}
     rows |= {"mixed_mixed": row("mixed", "mixed", 0.0), "clean_constant": row(CLEAN, "constant", 0.0), "fog_constant": row("fog", "constant", 0.0)}
     gains = {f"{c}_{o}": 0.3 for c in SHIFTS for o in ("shuffled", "sorted", "single")} | changes
-    return [replace(row(r.condition, r.order, gains.get(name, 0.0))) for name, r in rows.items()]
+    return [
+        row(r.condition, r.order, gains.get(name, 0.0), refreshes=int(r.condition in SHIFTS and r.order != "constant"))
+        for name, r in rows.items()
+    ]
 
 
 def long(change: float = 0.0, **found: Any) -> LongRun:
@@ -97,6 +101,13 @@ def test_what_changes_cost_before_they_are_noticed_is_in_the_whole_long_run_and_
     assert verdict(table(), costly).reason.startswith("features long: loses 2.0%")
 
 
+def test_shifts_that_nothing_adapts_to_say_nothing_of_the_gain() -> None:
+    rows = [replace(r, refreshes=0) if r.condition == "snow" else r for r in table(snow_shuffled=0.0, snow_sorted=-0.001, fog_shuffled=0.025)]
+    assert verdict(rows, long()).reason.startswith("gains +2.5% shuffled and +30.0% sorted under shift")
+    nothing = verdict([replace(r, refreshes=0) for r in rows], long())
+    assert (nothing.mode, nothing.reason) == ("advise", "shifted shuffled: gains +0.0%, 2% are needed")
+
+
 def test_frames_that_do_not_change_may_not_be_adapted_to() -> None:
     rows = [replace(r, refreshes=2) if (r.condition, r.order) == ("fog", "constant") else r for r in table()]
     assert (verdict(rows).mode, verdict(rows).reason) == ("advise", "fog constant: adapts 2 times to frames that do not change")
@@ -120,6 +131,31 @@ def test_a_long_run_without_bounds_switches_adaptation_off(found: dict[str, Any]
 def test_a_phase_of_the_long_run_is_held_to_the_same_rule() -> None:
     assert verdict(table(), long(-0.012)).reason.startswith("features long: loses 1.2%")
     assert verdict(table(), long(-0.012), kind="short").reason.endswith("(short streams)")
+
+
+# -- strengths --------------------------------------------------------------------------------------------
+def card(**changes: float) -> StressCard:
+    return verdict(table(**changes), long())
+
+
+def test_a_correction_that_harms_is_tried_milder_until_it_harms_nowhere() -> None:
+    cards = {1.0: card(fog_sorted=-0.04), 0.5: card(fog_sorted=-0.011), 0.25: card(fog_shuffled=0.04, snow_shuffled=0.04)}
+    trials = tried("mean_std", cards.__getitem__)
+    assert [(trial.strength, trial.mode) for trial in trials] == [(1.0, "advise"), (0.5, "advise"), (0.25, "act")]
+    assert best(trials).strength == 0.25 and card_of(trials)["mode"] == "act"
+    printed = " ".join(" ".join(stress_table({"stress": card_of(trials)})).split())
+    assert "tried mean_std at strength 1: +21.5 under shift, advise: fog sorted: loses 4.0%" in printed
+
+
+def test_one_that_acts_or_gains_too_little_is_not_tried_milder() -> None:
+    assert [trial.strength for trial in tried("mean_std", lambda strength: card())] == [1.0]
+    useless = tried("mean_std", lambda strength: card(fog_shuffled=0.01, snow_shuffled=0.01))
+    assert [trial.strength for trial in useless] == [1.0] and "trials" not in card_of(useless)
+
+
+def test_of_those_that_may_act_the_one_that_gains_most_is_taken_and_else_the_first() -> None:
+    trials = [Trial("a", 1.0, card(clean_single=-0.02)), Trial("b", 1.0, card(fog_shuffled=0.1)), Trial("c", 0.5, card())]
+    assert best(trials).method == "c" and best(trials[:1]).method == "a"
 
 
 # -- the streams ----------------------------------------------------------------------------------------
@@ -232,7 +268,7 @@ def test_a_short_card_has_rows_of_every_kind_and_says_that_it_is_short(short: tu
     adapt = bundle.manifest.policy.adapt
     assert (adapt.mode, adapt.reason) == (stress["mode"], stress["reason"])
     assert adapt.reason.endswith("(short streams)")
-    assert sum(line.startswith("stress: ") for line in said) == 18 + 2 + 2
+    assert sum(line.startswith("stress: ") for line in said) == 1 + 18 + 2 + 2
 
 
 def test_inspect_prints_the_table_and_the_reason(short: tuple[Bundle, list[str]], capsys: pytest.CaptureFixture[str]) -> None:

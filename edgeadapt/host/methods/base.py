@@ -154,7 +154,8 @@ class AdaptsEncoder(Method, Protocol):
     Ports are ``x`` (B, *input), ``sample_weight`` (B,) and, for a method with ``noise_width`` above 0, ``noise`` (noise_width,) standard
     normal. ``steps`` (default 1) says how often ``adapt`` is called per refresh, each time from what the call before wrote. ``preserves_space``
     (default True) is False if an adapted encoder's features mean something else than the factory's; labels are then learned from the factory
-    encoder's. ``home`` (default 0.85): see ``AdaptPolicy.home``.
+    encoder's. ``home`` (default 0.85): see ``AdaptPolicy.home``. ``can_shrink`` (default
+    False): its statistics may be moved part of the way back to the factory's, ``AdaptPolicy.strength``, and correct that much less.
     """
 
     frozen: dict[str, Tensor]

@@ -26,6 +26,7 @@ class FeatureShift:
 
     rate: float = 0.003
     name: ClassVar[str] = "feature_shift"
+    can_shrink: ClassVar[bool] = True
     home: ClassVar[float] = 0.97
     """A slow average comes home a step at a time; the factory's 0.85 would refuse the first of them, and there would be no second."""
 

@@ -39,6 +39,7 @@ class MeanStd:
     smallest: float = 0.25
     largest: float = 4.0
     name: ClassVar[str] = "mean_std"
+    can_shrink: ClassVar[bool] = True
     home: ClassVar[float] = 0.97
     """A slow average comes home a step at a time; the factory's 0.85 would refuse the first of them, and there would be no second."""
 
