@@ -55,6 +55,9 @@ class PolicySection(_Section, frozen=True, kw_only=True):
     questions_per_day: Annotated[
         Annotated[int, Meta(ge=0, le=1_000_000)] | None, Meta(description="Most questions in 24 hours, over all streams; without it the bundle says")
     ] = None
+    quiet_questions_per_day: Annotated[
+        int, Meta(ge=0, le=1_000_000, description="Of these, questions that are asked although nothing seems wrong; half of them measure the accuracy")
+    ] = 6
 
 
 class BudgetSection(_Section, frozen=True, kw_only=True):

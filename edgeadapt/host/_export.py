@@ -37,6 +37,7 @@ from edgeadapt.bundle.schema import (
 )  # fmt: skip
 from edgeadapt.errors import InputError
 from edgeadapt.host import calibrate
+from edgeadapt.host.accuracy_estimate import accuracy_policy
 from edgeadapt.host.composition import Composition, RoleGraph, compile_encoder
 from edgeadapt.host.encoders import Identity, as_encoder
 from edgeadapt.host.encoding import Encoder
@@ -167,6 +168,7 @@ class _Maker:
         self.shift = calibrate.shift_policy(self.fitted, self.judge.z, self.judge.taps, self.judge.y, self.encoder.signature, s.seed)
         self.novelty = calibrate.novelty_policy(self.score, self.fitted, self.judge, marks)
         self.temperature = calibrate.temperature(logits, self.judge.y, len(self.classes))
+        self.accuracy = accuracy_policy(logits[:, : len(self.classes)], self.judge.y, self.shift.window, s.seed)
         self.say(f"calibrate: held-out accuracy {1 - self.error:.1%}, novelty by {self.novelty.method} (AUROC {self.novelty.auroc:.2f} on held-out classes and unseen images, the lower)")
         return self._signature_space()
 
@@ -238,7 +240,7 @@ class _Maker:
         kinds = ("evidence", "derived", "parameter")
         tensors = tuple(msgspec.structs.replace(spec, space=space if spec.kind in kinds else "") for spec in self.composition.specs.values())
         policy = PolicySpec(
-            shift=self.shift, novelty=self.novelty, adapt=adapt,
+            shift=self.shift, novelty=self.novelty, adapt=adapt, accuracy=self.accuracy,
             learn=LearnPolicy(method=self.head.name, factory_count=s.factory_count, temperature=self.temperature),
             growth=self._growth(), smooth=SmoothPolicy(method=self.composition.smoother.name if self.composition.smoother else ""),
             guard=GuardPolicy(factory_samples=len(self._guard()["y"]), source_error=float(np.clip(2 * self.error, 0.1, 0.5))),
