@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-Axis = Literal["clear", "shifted", "novel", "warming", "stuck"]
+Axis = Literal["clear", "shifted", "novel", "uncertain", "warming", "stuck"]
 
 
 class Prediction(Struct, frozen=True, eq=False):
@@ -38,15 +38,35 @@ class Prediction(Struct, frozen=True, eq=False):
         return f"Prediction({head}{', ...' if len(self) > 4 else ''})"
 
 
+class AccuracyEstimate(Struct, frozen=True):
+    """An accuracy that was estimated, with its 95% interval: without labels from margins, or from the answers to random questions.
+
+    Attributes:
+        value, low, high: shares, 0 to 1.
+        samples: that it rests on; for answers, how many.
+        held_out: accuracy on the factory's held-out samples, to compare with.
+        has_fallen: it is lower than that by more than a margin and chance.
+    """
+
+    value: float
+    low: float
+    high: float
+    samples: int
+    held_out: float
+    has_fallen: bool
+
+
 class Reading(Struct, frozen=True):
     """What the window of one stream says: the numbers behind every decision.
 
     Attributes:
-        axis: the summary: ``warming`` until a window is full, ``stuck`` when its frames do not differ.
+        axis: the summary: ``warming`` until a window is full, ``stuck`` when its frames do not differ, ``uncertain`` where no other
+            statistic moved and accuracy seems to have fallen, by its estimate or by answers.
         shift: window statistic divided by its threshold; above 1 the conditions differ from calibration.
         novel_share: share of the window above the novelty threshold; None while shifted, when it means nothing.
         window: samples in the window.
         domain: the condition the stream is in, ``"source"`` unless a correction is active.
+        accuracy: an estimate, without labels, over the last windows that were looked at; None before the first, and for a bundle without it.
     """
 
     axis: Axis
@@ -54,6 +74,7 @@ class Reading(Struct, frozen=True):
     novel_share: float | None
     window: int
     domain: str
+    accuracy: AccuracyEstimate | None = None
 
     @property
     def is_shifted(self) -> bool:

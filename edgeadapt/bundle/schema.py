@@ -195,6 +195,21 @@ class AskPolicy(_Strict, frozen=True, kw_only=True):
     per_condition: Size = 20
     per_batch: Size = 10
     per_day: Size = 200
+    at_most: Size = 100  # in one condition, where answers say that 20 were not enough
+
+
+class AccuracyPolicy(_Strict, frozen=True, kw_only=True):
+    """The label-free estimate of accuracy, from held-out calibration samples: see ``device/accuracy.py``."""
+
+    threshold: float = 0.0  # of the margin between the two largest logits: the share below it is the estimated error
+    accuracy: Annotated[float, Meta(ge=0, le=1)] = 1.0  # of the head on the held-out samples
+    samples: Size = 0  # how many these were; 0: the bundle was exported without an estimate
+    class_rates: tuple[float, ...] = ()  # share below the threshold among held-out samples taken for a class
+    margin: float = 0.05  # accuracy that may be lost before it counts
+    deviations: float = 2.5  # standard deviations beyond the margin that chance is given
+    horizons: Annotated[tuple[Positive, ...], Meta(min_length=1)] = (4, 8, 16)  # windows over which the excess is looked at
+    concentrations: tuple[float, ...] = ()  # per horizon: sum of squared shares of the predicted classes from which on ...
+    allowances: tuple[float, ...] = ()  # ... so much excess is that of difficult classes which come one after the other
 
 
 class AdaptorSpec(_Strict, frozen=True, kw_only=True):
@@ -239,6 +254,7 @@ class PolicySpec(_Strict, frozen=True, kw_only=True):
     learn: LearnPolicy = LearnPolicy()
     guard: GuardPolicy = GuardPolicy()
     ask: AskPolicy = AskPolicy()
+    accuracy: AccuracyPolicy = AccuracyPolicy()
     growth: GrowthPolicy = GrowthPolicy()
     smooth: SmoothPolicy = SmoothPolicy()
 
@@ -397,7 +413,7 @@ def json_schema() -> dict[str, Any]:
 
 
 __all__ = [
-    "FORMAT", "AdaptPolicy", "AdaptorSpec", "AskPolicy", "GraphSpec", "GrowthPolicy", "GuardPolicy", "InputSpec", "LearnPolicy", "Manifest", "Member",
+    "FORMAT", "AccuracyPolicy", "AdaptPolicy", "AdaptorSpec", "AskPolicy", "GraphSpec", "GrowthPolicy", "GuardPolicy", "InputSpec", "LearnPolicy", "Manifest", "Member",
     "NoveltyPolicy", "NumericSpec", "Parity", "PolicySpec", "PortSpec", "Precision", "PrecisionReport", "PrecisionSpec", "Provenance", "ShiftPolicy", "SmoothPolicy", "TensorSpec",
     "TriggerSpec", "decode_manifest", "encode_manifest", "json_schema", "space_of", "space_of_digests",
 ]  # fmt: skip

@@ -79,6 +79,7 @@ class Loop:
         return {
             name: {
                 "axis": reading.axis, "shift": reading.shift, "novel_share": reading.novel_share, "domain": reading.domain, "window": reading.window,
+                "accuracy": None if reading.accuracy is None else msgspec.to_builtins(reading.accuracy),
                 "samples": samples, "at": at,
             }
             for name, (reading, samples, at) in list(self._streams.items())

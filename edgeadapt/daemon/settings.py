@@ -58,6 +58,9 @@ class PolicySection(_Section, frozen=True, kw_only=True):
     routing: Annotated[
         Literal["signature", "hypervector"], Meta(description="How samples find back to a condition that is known: by its signature, or by hypervectors")
     ] = "signature"
+    quiet_questions_per_day: Annotated[
+        int, Meta(ge=0, le=1_000_000, description="Of these, questions that are asked although nothing seems wrong; half of them measure the accuracy")
+    ] = 6
 
 
 class BudgetSection(_Section, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import NoveltyPolicy, PolicySpec
 from edgeadapt.device.guard import upper_tail
+from edgeadapt.device.policy import NOVEL, QUIET, UNCERTAIN
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -183,7 +184,7 @@ def newness_of(score: F32, policy: NoveltyPolicy, *, is_shifted: bool) -> F64:
 
 
 class Asking:
-    """What one stream was asked about, per topic (a condition, or ``"novel"``): in memory only, and bounded."""
+    """What one stream was asked about, per topic (a condition, or one of those in ``policy.py``): in memory only, and bounded."""
 
     def __init__(self, rule: Rule = choose_questions) -> None:
         self.rule = rule
@@ -195,28 +196,39 @@ class Asking:
         """The samples that were asked about; how many stays."""
         self._asked = {topic: asked[:0] for topic, asked in self._asked.items()}
 
-    def spent(self, topic: str, per_condition: int) -> int:
-        """Questions about a topic; all that may be, once enough of its windows have been searched."""
-        return per_condition if self._looks.get(topic, 0) >= _LOOKS else self._counts.get(topic, 0)
+    def restart(self, topic: str) -> None:
+        """Its questions may be asked anew; the samples that were asked about stay known."""
+        if topic in self._counts:
+            self._counts[topic] = self._looks[topic] = 0
+
+    def count(self, topic: str) -> int:
+        """Questions about a topic so far."""
+        return self._counts.get(topic, 0)
+
+    def spent(self, topic: str, limit: int, usual: int | None = None) -> int:
+        """Questions about a topic; all of ``limit``, once enough windows have been searched: more where more than the ``usual`` number may be asked."""
+        looks = _LOOKS * max(1.0, limit / max(1, limit if usual is None else usual))
+        return limit if self._looks.get(topic, 0) >= looks else self._counts.get(topic, 0)
 
     def choose(
         self, topic: str, read: Callable[[F32], Seen], z: F32, seen: Seen, means: F32, active: NDArray[np.bool_], policy: PolicySpec, *,
-        is_settled: bool, topics: Collection[str],
+        is_settled: bool, topics: Collection[str], limit: int | None = None,
     ) -> list[int]:  # fmt: skip
         """Rows of a window to ask about now, and remembers them.
 
         Args:
-            topic: a condition, or ``"novel"``. read, z, seen, means, active: see ``doubts``.
+            topic: a condition, or one of ``NOVEL``, ``UNCERTAIN``, ``QUIET``. read, z, seen, means, active: see ``doubts``.
             is_settled: answers have said that this is a condition of known classes. topics: conditions that still exist.
+            limit: questions about the topic in all; None for the bundle's ``per_condition``.
         """
-        for known in [known for known in self._counts if known not in topics and known not in (topic, NOVEL)]:
+        for known in [known for known in self._counts if known not in topics and known not in (topic, NOVEL, UNCERTAIN, QUIET)]:
             del self._counts[known], self._asked[known], self._looks[known]
         before = self._counts.get(topic, 0)
         probability, doubt = doubts(read, z, seen, means, active, policy.learn.temperature)
-        newness = np.zeros(len(z)) if is_settled else newness_of(seen.score, policy.novelty, is_shifted=topic != NOVEL)
+        newness = np.zeros(len(z)) if is_settled else newness_of(seen.score, policy.novelty, is_shifted=topic in topics)
         width = seen.embedding.shape[1]
         asked = self._asked.get(topic, np.zeros((0, width), np.float32))
-        count = min(policy.ask.per_batch, policy.ask.per_condition - before)
+        count = min(policy.ask.per_batch, (policy.ask.per_condition if limit is None else limit) - before)
         least = max(0, min(_FIRST - before, count))
         window = Candidates(seen.embedding, probability, seen.score, doubt, newness, asked, _class_spread(means[active]), count, least)
         rows = self.rule(window)[: max(0, count)]
@@ -224,10 +236,6 @@ class Asking:
         self._counts[topic] = before + len(rows)
         self._looks[topic] = self._looks.get(topic, 0) + 1
         return rows
-
-
-NOVEL = "novel"
-"""The topic of windows that are not shifted and look unlike every known class."""
 
 
 def _finite(embedding: F32, score: F32) -> NDArray[np.bool_]:

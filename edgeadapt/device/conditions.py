@@ -13,30 +13,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import AdaptMode
+from edgeadapt.device.accuracy import RecentAccuracy, tally
 from edgeadapt.device.asking import Asking
 from edgeadapt.device.budget import Meter
 from edgeadapt.device.corrections import Corrections
 from edgeadapt.device.domains import Places, nearest_domain, open_domain, predicted_in
 from edgeadapt.device.drift import Trail
 from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored
+from edgeadapt.device.field_accuracy import FieldAccuracy
 from edgeadapt.device.health import brings_home, distance_from
 from edgeadapt.device.hypervector_routing import HypervectorRouter
 from edgeadapt.device.journal import DECISIONS_KEPT
 from edgeadapt.device.memory import SOURCE, Domain, Memory
-from edgeadapt.device.policy import Routing, StreamState, WindowReading, decide, judge_answers
+from edgeadapt.device.policy import NOVEL, QUIET, UNCERTAIN, Routing, StreamState, WindowReading, decide, judge_answers
 from edgeadapt.device.program import Program
+from edgeadapt.device.quiet import QuietQuestions
 from edgeadapt.device.resume import domain_blob
 from edgeadapt.device.retention import BalancedMemory
 from edgeadapt.device.routing import merge_candidates, merged_signature
 from edgeadapt.device.sense import StreamWindow, WindowView, shift_ratio
 from edgeadapt.device.steadiness import Look
 from edgeadapt.device.transaction import Transactions
-from edgeadapt.results import Action, Question
+from edgeadapt.results import AccuracyEstimate, Action, Question
 
 _TOPICS = 10_000
 _ONE = 0.95  # mean cosine from which two conditions are one; at equal lengths it is the distance at which a window is routed
 _MET = 0.5  # share of a window's samples whose class a condition has met, from which its signature says whether they belong to it
 _BACK = 8  # windows after which a stream that left a condition is no longer on its way back
+_ALIKE = 0.8  # share of a window that is taken for one class, from which it is alike
+_RANDOM_EVERY = 5  # questions about a topic
 _FOLLOWED = 0.5  # what a window of a drift leaves of where its condition was
 Decision = tuple[float, str, str, str, str]
 
@@ -52,6 +57,8 @@ class Stream:
     left: str = ""  # the condition it was in before the factory's came back
     left_ago: int = 0  # windows
     looked: Look | None = None  # at its last window under a condition
+    recent: RecentAccuracy = field(default_factory=RecentAccuracy)
+    accuracy: AccuracyEstimate | None = None  # of the last full window, read by ``observe``
     memories: dict[str, BalancedMemory] = field(default_factory=dict)
     asking: Asking = field(default_factory=Asking)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -62,7 +69,7 @@ class Conditions:
 
     def __init__(
         self, program: Program, transactions: Transactions, questions: Questions, pending: Pending, meter: Meter,
-        live: Callable[[], Memory], publish: Callable[[Memory], None], mode: Callable[[], AdaptMode],
+        live: Callable[[], Memory], publish: Callable[[Memory], None], mode: Callable[[], AdaptMode], quiet: QuietQuestions,
         routing: Routing = "signature",
     ) -> None:  # fmt: skip
         self._router = HypervectorRouter(program) if routing == "hypervector" else None
@@ -71,6 +78,7 @@ class Conditions:
         self._policy = program.manifest.policy
         self._places = Places(program)
         self._merged: dict[str, str] = {}  # a condition that is gone -> the one that it turned out to be
+        self.field_accuracy, self._quiet = FieldAccuracy(self._policy), quiet
         self._clock = 0  # windows, for least-recently-used retirement
         self._topics: OrderedDict[str, str] = OrderedDict()  # sample id -> the domain it was asked in, the newest last
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)  # not recorded yet
@@ -95,6 +103,7 @@ class Conditions:
         if not is_step:
             stream.left = ""  # it jumped: the way back is another way
         reading = self._compare(shift, scores, places, view, domain, memory, factory_slots, is_stuck, is_step, stream, embedding)
+        reading = self._with_accuracy(reading, view, stream, factory_slots)
         state, actions = decide(reading, stream.name, stream.state, domain, self._policy)
         stream.state = state if state.domain else replace(state, domain=stream.state.domain)  # a condition is entered when it is open
         if not stream.state.away:
@@ -108,8 +117,30 @@ class Conditions:
             questions += self._carry_out(action, stream)
         if not is_stuck:
             self._remember(stream, view, places, shift, factory_slots, embedding, reading.is_home)
+        if UNCERTAIN not in stream.state.asked:
+            stream.asking.restart(UNCERTAIN)
         for action in questions:  # after the correction: what is asked about is learned from its corrected features
             self._ask(stream, action, view)
+
+    def _with_accuracy(self, reading: WindowReading, view: WindowView, stream: Stream, factory_slots: NDArray[np.int64]) -> WindowReading:
+        """What is known about accuracy beside the statistics, and how many questions that is worth."""
+        policy = self._policy.accuracy
+        if reading.is_stuck:
+            return reading
+        if policy.samples and view.logits is not None:
+            stream.recent = stream.recent.extended(tally(view.logits, view.slots, policy), policy)
+            stream.accuracy = stream.recent.estimate(policy)
+        answers = self.field_accuracy.of(stream.name, stream.state.domain)
+        doubt = ""
+        if stream.accuracy is not None and stream.accuracy.has_fallen:
+            doubt = f"accuracy seems to be {stream.accuracy.value:.0%}, {policy.accuracy:.0%} on held-out samples"
+        elif answers.has_fallen and not answers.needs_more(self.field_accuracy.held_out, policy.margin):
+            self.field_accuracy.restart(stream.name, stream.state.domain)
+        elif answers.has_fallen:
+            doubt = f"{answers.right.count(False)} of {len(answers.right)} answers to random questions were not the prediction"
+        is_alike = reading.novel_share >= self._policy.novelty.window_share and float(np.bincount(factory_slots).max()) >= _ALIKE * len(factory_slots)
+        limit = self.field_accuracy.limit(stream.name, stream.state.domain)
+        return replace(reading, doubt=doubt, is_alike=is_alike, is_quiet_turn=self._quiet.is_due(), limit=limit)
 
     def _factory_view(
         self, view: WindowView, hot: NDArray[np.float32] | None, memory: Memory
@@ -177,7 +208,7 @@ class Conditions:
         memory, domain = open_domain(before, self._program, self._places.width)
         self._publish(memory)
         stream.memories = {name: kept for name, kept in stream.memories.items() if name in memory.domains}
-        asked = {topic: count for topic, count in stream.state.asked.items() if topic in memory.domains or topic == "novel"}
+        asked = {topic: count for topic, count in stream.state.asked.items() if topic in memory.domains or topic in (NOVEL, UNCERTAIN)}
         stream.state = replace(stream.state, domain=domain.name, asked=asked)
         self._note(Action("adapt", stream.name, domain.name, why="a provisional domain"))
         state, actions = _ask_first(stream, domain.name, why, self._policy.ask.per_condition, self._policy.ask.per_batch)
@@ -210,11 +241,18 @@ class Conditions:
         slots = read.logits.argmax(axis=1)
         head = self._program.runtime.download(tensors, ("head.mean", "head.active"))
         domain, topic = memory.domains.get(stream.state.domain), action.domain
-        rows = stream.asking.choose(
+        before = stream.asking.count(topic)
+        limit = before + 1 if topic == QUIET else max(self.field_accuracy.limit(stream.name, stream.state.domain), self._policy.ask.per_condition)
+        rows = [] if topic == QUIET and self._quiet.is_random_next else stream.asking.choose(
             topic, lambda moved: self._program.read(moved, taps, tensors), z, read, head["head.mean"], head["head.active"] > 0, self._policy,
-            is_settled=domain is not None and domain.kind == "condition", topics=memory.domains,
+            is_settled=domain is not None and domain.kind == "condition", topics=memory.domains, limit=limit,
         )  # fmt: skip
-        stream.state = replace(stream.state, asked={**stream.state.asked, topic: stream.asking.spent(topic, self._policy.ask.per_condition)})
+        if topic == QUIET:
+            drawn = [] if rows else _drawn(view.ids, 1, ())
+        else:
+            drawn = _drawn(view.ids, _random_share(before, len(rows)), rows)
+            stream.state = replace(stream.state, asked={**stream.state.asked, topic: stream.asking.spent(topic, limit, self._policy.ask.per_condition)})
+        rows = [*rows[: len(rows) - len(drawn)], *drawn]
         now = time.time()
         asked = [
             Question(view.ids[i], stream.name, action.why, str(memory.classes[slots[i]]), _confidence(read.logits[i], self._policy.learn.temperature),
@@ -224,7 +262,11 @@ class Conditions:
         if stream.state.domain != SOURCE and rows:
             kept = as_stored(z[rows], taps[rows]) if self._program.preserves_space else as_stored(*self._program.encode(view.inputs[rows]))
             self._pending.renew(PendingBatch(tuple(view.ids[i] for i in rows), stream.name, stream.state.domain, True, kept, time.monotonic()))
-        self._questions.ask(asked)
+        added = self._questions.ask(asked)
+        for place, question in enumerate(asked[:added]):
+            self.field_accuracy.asked(question.id, stream.name, stream.state.domain, question.predicted, is_random=place >= len(rows) - len(drawn))
+        if topic == QUIET and added:
+            self._quiet.asked()
         self._topics.update((q.id, stream.state.domain) for q in asked)
         while len(self._topics) > _TOPICS:  # most questions are never answered
             self._topics.popitem(last=False)
@@ -320,6 +362,17 @@ def _ask_first(stream: Stream, topic: str, why: str, per_condition: int, per_bat
     if count <= 0:
         return stream.state, ()
     return replace(stream.state, asked={**stream.state.asked, topic: count}), (Action("ask", stream.name, topic, why=why),)
+
+
+def _random_share(before: int, count: int) -> int:
+    """Of ``count`` questions after so many, how many are drawn at random: every fifth, and none of the first five."""
+    return max(0, (before + count) // _RANDOM_EVERY - max(1, before // _RANDOM_EVERY))
+
+
+def _drawn(ids: Sequence[str], count: int, but: Sequence[int]) -> list[int]:
+    """``count`` rows of a window at random: those with the smallest ids, which are random; not rows that are asked about anyway and stay."""
+    stay = set(but[: len(but) - count])
+    return sorted((row for row in range(len(ids)) if row not in stay), key=lambda row: ids[row])[:count]
 
 
 def _confidence(logits: NDArray[np.float32], temperature: float) -> float:

@@ -29,6 +29,7 @@ from edgeadapt.device.memory import SOURCE, Memory
 from edgeadapt.device.opening import Opened, open_state
 from edgeadapt.device.placed import placement_report
 from edgeadapt.device.policy import Keep, Policy
+from edgeadapt.device.quiet import QuietQuestions
 from edgeadapt.device.receiving import Receiving
 from edgeadapt.device.resume import factory_memory, state_digest, tables_at
 from edgeadapt.device.serving import Serving
@@ -40,7 +41,7 @@ from edgeadapt.device.vitals import Sensors
 from edgeadapt.device.worker import Worker
 from edgeadapt.errors import InputError, StateError
 from edgeadapt.inputs import check_count, check_number, check_text, check_texts
-from edgeadapt.results import Action, Commit, Observation, Prediction, Question, Receipt
+from edgeadapt.results import AccuracyEstimate, Action, Commit, Observation, Prediction, Question, Receipt
 from edgeadapt.runtime import Runtime, open_runtime
 
 DEFAULT_STREAM = "default"
@@ -156,7 +157,10 @@ class Learner:
             choices.reconsider()
 
         self._transactions.taken_back = taken_back
-        self._conditions = Conditions(self._program, self._transactions, self._questions, self._pending, self._meter, live, self._publish, self._adapt_mode, policy.routing)
+        quiet = QuietQuestions(policy.quiet_questions_per_day)
+        self._conditions = Conditions(
+            self._program, self._transactions, self._questions, self._pending, self._meter, live, self._publish, self._adapt_mode, quiet, policy.routing
+        )
         self._streams = Streams(self._manifest.policy, self._conditions, self._worker, self._meter)
         self._house = Housekeeping(self._journal, self._transactions, self._undoing, self._conditions, self._room, keep, opened.raw_per_class, is_frozen)
         labelling = Labelling(self._program, policy, self._held_out, live, lambda names: self._worker.call(lambda: self._transactions.add_classes(names)))
@@ -271,8 +275,8 @@ class Learner:
         queued: tuple[Action, ...] = ()
         with found.lock:
             if found.state.domain == domain:  # else the worker moved on: these residuals belong to the past
-                found.window.push(read.residual, slots, read.score, inputs, ids, far, None if active is None else active.tensors)
-            reading = found.window.reading(domain, memory.class_counts, is_factory_path)
+                found.window.push(read.residual, slots, read.score, inputs, ids, far, None if active is None else active.tensors, read.logits)
+            reading = found.window.reading(domain, memory.class_counts, is_factory_path, found.accuracy)
             is_foreign = not (is_factory_path or self._program.preserves_space) and features is None
             kept, late = (z, taps) if self._serving.is_encoded(features) else (as_stored(z, taps), None)  # the caller may use its features again
             batch = PendingBatch(ids, stream, domain, reading.is_shifted, kept, time.monotonic(), is_foreign=is_foreign, taps=late)
@@ -559,6 +563,14 @@ class Learner:
     def domain(self, stream: str = DEFAULT_STREAM) -> str:
         """The condition a stream is in."""
         return self._streams.domain_of(stream)
+
+    def accuracy(self) -> dict[str, AccuracyEstimate]:
+        """Accuracy in the field, per condition: the share of right predictions among the last answers to questions that were drawn at random.
+
+        Unlike the estimate in a reading it needs answers, and unlike other answers these are no harder than the stream. Since the learner was
+        opened; conditions in which no such question was answered are left out.
+        """
+        return self._conditions.field_accuracy.measured()
 
     def timings(self) -> dict[str, float]:
         """Seconds spent so far: encode and sense (caller's threads), learn and record (worker)."""

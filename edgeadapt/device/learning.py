@@ -45,7 +45,11 @@ class Learning:
 
         told = [(sample, row.domain, new) for sample, row, new in zip(samples, rows, is_new, strict=True)]  # not the rows: they may wait long
 
+        labels = [(sample, row.label) for sample, row in zip(samples, rows, strict=True)]
+
         def run() -> None:
+            for sample, label in labels:
+                self._conditions.field_accuracy.answered(sample, label)
             self._answers.extend(told)
             self.learn_received()
 

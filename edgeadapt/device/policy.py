@@ -1,9 +1,11 @@
 """What to do about a window: pure functions of what was sensed, testable without a model.
 
-    clear                   predict; after a few clear windows a correction ends
+    clear                   predict; after a few clear windows a correction ends; now and then a question all the same
+    clear, less accurate    ask: the estimate without labels, or answers, say that accuracy has fallen
     shifted, known domain   go back to its correction
     shifted, unknown        open a provisional domain, start correcting (if the bundle earned it), ask a few questions;
                             both after two windows, or one that leaves no doubt
+    shifted, all alike      ask at once: samples of one class, unlike every known one, are rather a class than a condition
     not shifted, novel      ask about the most novel samples
     stuck                   nothing: frames that do not change teach nothing
 """
@@ -23,7 +25,10 @@ from edgeadapt.results import Action
 
 Routing = Literal["signature", "hypervector"]
 Kept = Literal["oldest", "adaptive"]
+NOVEL, UNCERTAIN, QUIET = "novel", "uncertain", "quiet"
+"""What questions of no condition are about: windows unlike every known class, accuracy that seems to have fallen, and nothing in particular."""
 _NEW_SHARE = 0.2
+_CALM = 16  # windows without doubt after which questions about it may be asked anew
 _CAUTION: dict[AdaptMode, int] = {"off": 0, "advise": 1, "act": 2}
 
 
@@ -37,6 +42,8 @@ class Policy:
         new_classes: what a label with an unknown name does: refused, or the class is added.
         questions_per_day: over all streams.
         routing: how a window finds back to a known condition: by its signature, or by bundles of hypervectors (EAR), see ``docs/methods/ear.md``.
+        quiet_questions_per_day: of these, how many are asked although nothing seems wrong: half of them about samples drawn at random,
+            which measure the accuracy in the field. 0 for none.
 
     Raises:
         InputError: a value that its field does not allow; every field is held to its type and range.
@@ -46,6 +53,7 @@ class Policy:
     new_classes: Literal["refuse", "add"] = "refuse"
     questions_per_day: Annotated[int, Meta(ge=0)] | None = None
     routing: Routing = "signature"
+    quiet_questions_per_day: Annotated[int, Meta(ge=0)] = 6
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -97,6 +105,10 @@ class WindowReading:
         is_home: the active domain's correction still brings the window home: other classes perhaps, and the same condition.
         active_distance: to the active domain, None in the source condition.
         nearest, nearest_distance: the closest known domain; looked up only when the active one does not fit.
+        is_alike: most of the window is taken for one class, and unlike it.
+        doubt: why accuracy seems to have fallen although no statistic moved; empty if it does not.
+        is_quiet_turn: a question may be asked although nothing seems wrong.
+        limit: questions there may be about what the window shows, all told; None for the bundle's number.
     """
 
     shift: float
@@ -107,6 +119,10 @@ class WindowReading:
     active_distance: float | None = None
     nearest: str = ""
     nearest_distance: float = float("inf")
+    is_alike: bool = False
+    doubt: str = ""
+    is_quiet_turn: bool = False
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +134,8 @@ class StreamState:
     clear: int = 0
     away: int = 0
     novel: int = 0
-    asked: dict[str, int] = field(default_factory=dict)  # per domain, and "novel" for unshifted novelty
+    calm: int = 0  # consecutive clear windows without doubt
+    asked: dict[str, int] = field(default_factory=dict)  # per domain, ``NOVEL`` for unshifted novelty and ``UNCERTAIN`` for accuracy that fell
 
     def is_settled_in(self, domain: str) -> bool:
         """It is in this condition, and its last window gave no reason to leave."""
@@ -138,14 +155,24 @@ def decide(window: WindowReading, stream: str, state: StreamState, domain: Domai
     Returns:
         The stream's new memory, and actions in the order they are to be taken.
     """
+    state, actions = _decide(window, stream, state, domain, policy)
+    is_busy = any(action.kind in ("ask", "hold", "open_domain", "route") for action in actions)
+    if window.is_quiet_turn and not is_busy:
+        actions = (*actions, Action("ask", stream, QUIET, why="nothing seems wrong: a look whether that is so"))
+    return state, actions
+
+
+def _decide(window: WindowReading, stream: str, state: StreamState, domain: Domain | None, policy: PolicySpec) -> tuple[StreamState, tuple[Action, ...]]:
     if window.is_stuck:
         return replace(state, shifted=0, clear=0, away=0, novel=0), (Action("hold", stream, state.domain, why="the frames do not change"),)
     if window.shift <= 1.0:
         return _clear(window, stream, replace(state, shifted=0, away=0), policy)
-    state = replace(state, shifted=state.shifted + 1, clear=0, novel=0)
+    state = replace(state, shifted=state.shifted + 1, clear=0, novel=0, calm=0)
     why = f"shift {window.shift:.1f} x threshold"
     if state.domain == SOURCE:
         if state.shifted < policy.shift.confirm_windows and window.shift < policy.shift.strong:
+            if window.is_alike:
+                return _ask(stream, state, NOVEL, policy, f"{why}, and most of the window is alike and unlike every known class")
             return state, ()
         return _enter(window, stream, state, policy, why)
     if window.active_distance is not None and window.active_distance > policy.shift.route_distance and not (window.is_step or window.is_home):
@@ -154,7 +181,7 @@ def decide(window: WindowReading, stream: str, state: StreamState, domain: Domai
             return state, ()
         return _enter(window, stream, state, policy, f"{why}, {window.active_distance:.2f} away from {state.domain}")
     state = replace(state, away=0)
-    return _stay(stream, state, domain, policy, why)
+    return _stay(stream, state, domain, policy, why, window.limit)
 
 
 def _clear(window: WindowReading, stream: str, state: StreamState, policy: PolicySpec) -> tuple[StreamState, tuple[Action, ...]]:
@@ -164,9 +191,19 @@ def _clear(window: WindowReading, stream: str, state: StreamState, policy: Polic
             return state, ()
         return replace(state, domain=SOURCE), (Action("close_domain", stream, state.domain, why="conditions are those of the factory again"),)
     if window.novel_share < policy.novelty.window_share:
-        return replace(state, novel=0), ()
+        return _without_novelty(window, stream, replace(state, novel=0), policy)
     state = replace(state, novel=state.novel + 1)
-    return _ask(stream, state, "novel", policy, f"{window.novel_share:.0%} of the window looks unlike every known class")
+    return _ask(stream, state, NOVEL, policy, f"{window.novel_share:.0%} of the window looks unlike every known class")
+
+
+def _without_novelty(window: WindowReading, stream: str, state: StreamState, policy: PolicySpec) -> tuple[StreamState, tuple[Action, ...]]:
+    """Nothing moved: questions if accuracy seems to have fallen, and a clean slate for them once it has not for long."""
+    if window.doubt:
+        return _ask(stream, replace(state, calm=0), UNCERTAIN, policy, window.doubt, window.limit)
+    state = replace(state, calm=state.calm + 1)
+    if state.calm == _CALM:
+        state = replace(state, asked={topic: count for topic, count in state.asked.items() if topic != UNCERTAIN})
+    return state, ()
 
 
 def _enter(window: WindowReading, stream: str, state: StreamState, policy: PolicySpec, why: str) -> tuple[StreamState, tuple[Action, ...]]:
@@ -177,19 +214,20 @@ def _enter(window: WindowReading, stream: str, state: StreamState, policy: Polic
     return replace(state, domain="", away=0), (Action("open_domain", stream, "", why=f"{why}; no known condition fits"),)
 
 
-def _stay(stream: str, state: StreamState, domain: Domain | None, policy: PolicySpec, why: str) -> tuple[StreamState, tuple[Action, ...]]:
+def _stay(stream: str, state: StreamState, domain: Domain | None, policy: PolicySpec, why: str, limit: int | None) -> tuple[StreamState, tuple[Action, ...]]:
     if domain is None or domain.kind == "novelty":
         return state, ()
     actions: tuple[Action, ...] = (Action("adapt", stream, domain.name, why=why),)
-    if domain.kind == "provisional" or state.asked.get(domain.name, 0) < policy.ask.per_condition:
-        state, questions = _ask(stream, state, domain.name, policy, why)
+    most = policy.ask.per_condition if limit is None else limit
+    if domain.kind == "provisional" or state.asked.get(domain.name, 0) < most:
+        state, questions = _ask(stream, state, domain.name, policy, why, limit)
         actions = (*questions, *actions)
     return state, actions
 
 
-def _ask(stream: str, state: StreamState, topic: str, policy: PolicySpec, why: str) -> tuple[StreamState, tuple[Action, ...]]:
-    """Up to ``per_batch`` questions on one topic, and no more than ``per_condition`` in all."""
-    left = policy.ask.per_condition - state.asked.get(topic, 0)
+def _ask(stream: str, state: StreamState, topic: str, policy: PolicySpec, why: str, limit: int | None = None) -> tuple[StreamState, tuple[Action, ...]]:
+    """Up to ``per_batch`` questions on one topic, and no more than ``limit`` (``per_condition``) in all."""
+    left = (policy.ask.per_condition if limit is None else limit) - state.asked.get(topic, 0)
     count = min(policy.ask.per_batch, left)
     if count <= 0:
         return state, ()

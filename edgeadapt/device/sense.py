@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import NoveltyPolicy, ShiftPolicy
-from edgeadapt.results import Reading
+from edgeadapt.results import AccuracyEstimate, Axis, Reading
 
 F32 = NDArray[np.float32]
 _STUCK = 1e-6  # squared spread of residuals over a window in which nothing moves
@@ -49,6 +49,7 @@ class WindowView:
     scores: F32  # (W,) novelty scores of the path in use
     distances: F32  # (W,) from the classes, under ``correction``; means nothing without one
     correction: Any = None  # what stood between the inputs and these distances, if it was one and the same for all of them
+    logits: F32 | None = None  # (W, slots) of the encoder in use
 
 
 class StreamWindow:
@@ -67,6 +68,7 @@ class StreamWindow:
         self._novel = 0  # samples of the window above the novelty threshold
         self._inputs: NDArray[Any] = np.zeros((0,))  # (W, ...) once the first batch says what an input is
         self._ids: list[str] = [""] * size
+        self._logits: F32 | None = None  # (W, slots) once the first batch says how many
         self._groups = _groups(self._sum, shift)
         self._certainty: tuple[F32 | None, list[float]] = (None, [])  # (class counts, 1 / max(count, 1)) of the last reading
         self._at = 0
@@ -85,17 +87,18 @@ class StreamWindow:
 
     def push(
         self, residuals: F32, slots: NDArray[np.int64], scores: F32, inputs: NDArray[Any], ids: tuple[str, ...], distances: F32 | None = None,
-        correction: Any = None,
+        correction: Any = None, logits: F32 | None = None,
     ) -> None:  # fmt: skip
         """Take in a batch; only its last W rows can matter. Everything is copied: the caller may use its buffers again.
 
         Args:
-            distances: (N,) from the classes, under ``correction``, which is compared by identity.
+            distances: (N,) from the classes, under ``correction``, which is compared by identity. logits: (N, slots).
         """
         size, given = len(self._slots), len(ids)
         far = [0.0] * given if distances is None else distances.tolist()
         if given > size:
             residuals, slots, scores, inputs, ids, far = residuals[-size:], slots[-size:], scores[-size:], inputs[-size:], ids[-size:], far[-size:]
+            logits = None if logits is None else logits[-size:]
         if self._inputs.shape[1:] != inputs.shape[1:] or self._inputs.dtype != inputs.dtype or not len(self._inputs):
             self._inputs = np.zeros((size, *inputs.shape[1:]), inputs.dtype)
             self.clear()  # frames and features cannot share a window
@@ -103,6 +106,12 @@ class StreamWindow:
         self._put(slice(start, start + first), residuals[:first], inputs[:first])
         if first < len(ids):
             self._put(slice(0, len(ids) - first), residuals[first:], inputs[first:])
+        if logits is not None:
+            if self._logits is None:
+                self._logits = np.zeros((size, logits.shape[1]), np.float32)
+            self._logits[start : start + first] = logits[:first]
+            if first < len(ids):
+                self._logits[: len(ids) - first] = logits[first:]
         for row in zip(slots.tolist(), scores.tolist(), ids, far, strict=True):
             self._replace(*row, correction)
         self.fresh += given
@@ -161,19 +170,21 @@ class StreamWindow:
         slots, (scores, distances) = np.array(self._slots, np.int64)[order], np.array((self._scores, self._distances), np.float32)[:, order]
         first = self._corrections[0]
         correction = first if all(one is first for one in self._corrections) else None
-        return WindowView(self._inputs[order], (*self._ids[at:], *self._ids[:at]), slots, scores, distances, correction)
+        return WindowView(self._inputs[order], (*self._ids[at:], *self._ids[:at]), slots, scores, distances, correction,
+                          None if self._logits is None else self._logits[order])  # fmt: skip
 
-    def reading(self, domain: str, class_counts: F32, is_factory_path: bool) -> Reading:
-        """What the window says now. While a correction is in use the shift is that of its last probe."""
+    def reading(self, domain: str, class_counts: F32, is_factory_path: bool, accuracy: AccuracyEstimate | None = None) -> Reading:
+        """What the window says now. While a correction is in use the shift is that of its last probe, and ``accuracy`` that of the last full window."""
         if self.count < len(self._slots):
-            return Reading("warming", self.source_shift if not is_factory_path else 0.0, None, self.count, domain)
+            return Reading("warming", self.source_shift if not is_factory_path else 0.0, None, self.count, domain, accuracy)
         shift = self.shift(class_counts) if is_factory_path else self.source_shift
         if self.is_stuck:
-            return Reading("stuck", shift, None, self.count, domain)
+            return Reading("stuck", shift, None, self.count, domain, accuracy)
         share = self.novel_share()
         if shift > 1.0:
-            return Reading("shifted", shift, None, self.count, domain)
-        return Reading("novel" if share >= self._novelty.window_share else "clear", shift, share, self.count, domain)
+            return Reading("shifted", shift, None, self.count, domain, accuracy)
+        seems_clear: Axis = "clear" if accuracy is None or not accuracy.has_fallen else "uncertain"
+        return Reading("novel" if share >= self._novelty.window_share else seems_clear, shift, share, self.count, domain, accuracy)
 
 
 def _groups(sums: NDArray[np.float64], policy: ShiftPolicy) -> list[tuple[NDArray[np.float64], float]]:

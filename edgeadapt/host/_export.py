@@ -37,6 +37,7 @@ from edgeadapt.bundle.schema import (
 )  # fmt: skip
 from edgeadapt.errors import InputError
 from edgeadapt.host import calibrate, cross_fitting
+from edgeadapt.host.accuracy_estimate import accuracy_policy
 from edgeadapt.host.composition import Composition, RoleGraph, compile_encoder
 from edgeadapt.host.encoders import Identity, as_encoder
 from edgeadapt.host.encoding import Encoder
@@ -199,6 +200,7 @@ class _Maker:
         self.fitted = calibrate.Fitted.of(self.head, self.sense, data).with_score(self.score, data)
         self.error = float((self.cross_fitted.argmax(axis=1) != self.y).mean())
         _, self.temperature = cross_fitting.log_loss(self.cross_fitted, self.y, len(self.classes))
+        self.accuracy = accuracy_policy(self.cross_fitted[:, : len(self.classes)], self.y, self.shift.window, s.seed)
         self.calibration_error = cross_fitting.calibration_error(self.cross_fitted, self.y, len(self.classes), self.temperature)
         self.say(f"calibrate: cross-fitted accuracy {1 - self.error:.1%}, calibration error {self.calibration_error:.3f}, novelty by {self.novelty.method} ({self.novelty.judgement})")
         return self._signature_space()
@@ -280,7 +282,7 @@ class _Maker:
         kinds = ("evidence", "derived", "parameter")
         tensors = tuple(msgspec.structs.replace(spec, space=space if spec.kind in kinds else "") for spec in self.composition.specs.values())
         policy = PolicySpec(
-            shift=self.shift, novelty=self.novelty, adapt=adapt,
+            shift=self.shift, novelty=self.novelty, adapt=adapt, accuracy=self.accuracy,
             learn=LearnPolicy(method=self.head.name, factory_count=s.factory_count, temperature=self.temperature, weighted=self._weighted()),
             growth=self._growth(), smooth=SmoothPolicy(method=self.composition.smoother.name if self.composition.smoother else ""),
             guard=GuardPolicy(factory_samples=len(self._guard()["y"]), source_error=float(np.clip(2 * self.error, 0.1, 0.5))),

@@ -106,7 +106,7 @@ def test_another_stream_is_not_corrected_by_it(opened: Opener) -> None:
 
 
 def test_clean_streams_open_nothing_and_change_nothing(opened: Opener) -> None:
-    learner = opened()
+    learner = opened(policy=Policy(quiet_questions_per_day=0))
     digest = learner.digest()
     for order in ("shuffled", "sorted"):
         show(learner, "clean", 20, 33, order=order)
