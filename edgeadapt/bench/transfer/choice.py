@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
-FOLDS, FACTORY_TRUST, PER_CLASS = 3, 20.0, 25.0
+FOLDS, FACTORY_TRUST, PER_CLASS = 5, 20.0, 25.0
 Method = Callable[[F64, I64, F64, Sequence[F64], Sequence[float]], list[list[I64]]]
 """Rows (N, R), labels, weights (N,), parts to answer, settings -> answers per setting and part."""
 

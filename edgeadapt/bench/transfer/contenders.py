@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgeadapt.bench.transfer.choice import F64, I64, Chosen, Labelled, Method, choose
 from edgeadapt.errors import RuntimeUnavailable
 
-COSTS = tuple(np.geomspace(0.3, 3000.0, 6).tolist())  # C of rows with a mean squared length of 1
+COSTS = tuple(np.geomspace(0.3, 3000.0, 9).tolist())  # C of rows with a mean squared length of 1
 ALPHAS = tuple(np.geomspace(1e2, 1e-4, 13).tolist())
 SHRINKAGES = (0.99, 0.95, 0.8, 0.5, 0.2, 0.05, 0.01, 1e-3)
 NEIGHBOURS = (11.0, 5.0, 3.0, 1.0)
