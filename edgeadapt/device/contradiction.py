@@ -13,6 +13,7 @@ honest labels reach odds of 1 / alpha with a chance of at most alpha (Markov; Vi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import lgamma
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +106,20 @@ def odds(p: F64, y: Slots) -> Odds:
     flipped, pair = _flipped(p, y)
     flipped += float(np.log(FLIPS))
     return Odds(float(np.logaddexp(careless, flipped)) / float(np.log(10.0)), pair if flipped > careless else None)
+
+
+def lie(p: F64, y: Slots) -> float:
+    """Natural log of how likely labels y (N,) are where they are false or mean nothing: either of the two ways, always wrong, or drawn at random.
+
+    At random: every class as often as any other, or as often as in these labels (Laplace's rule of succession, from nothing).
+    """
+    classes, rows = p.shape[1], np.arange(len(y))
+    told = float(np.log(p[rows, y]).sum())
+    never = float(np.log((1.0 - p[rows, y]).clip(1e-9) / max(1, classes - 1)).sum())
+    counts = np.bincount(y, minlength=classes)
+    drawn = sum(lgamma(count + 1) for count in counts.tolist()) + lgamma(classes) - lgamma(len(y) + classes)
+    evenly = -len(y) * float(np.log(max(2, int((counts > 0).sum()))))
+    return float(np.logaddexp.reduce([told + odds(p, y).log10 * float(np.log(10.0)), never, drawn, evenly]))
 
 
 def _careless(p: F64, y: Slots) -> float:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import GUARD
-from edgeadapt.device.contradiction import Belief, Odds, agrees_with_its_class, copies, learned_from, odds
+from edgeadapt.device.contradiction import Belief, Odds, agrees_with_its_class, copies, learned_from, lie, odds
 from edgeadapt.device.evidence import rows_to_arrays
 from edgeadapt.device.guard import sign_test
 from edgeadapt.device.held_out import HeldOut
@@ -17,6 +17,7 @@ from edgeadapt.device.journal import Journal
 from edgeadapt.device.journal_rows import EvidenceRow
 from edgeadapt.device.memory import SOURCE, Memory
 from edgeadapt.device.program import Program, Read
+from edgeadapt.device.refit import follow, lies_elsewhere, taught_by
 from edgeadapt.device.sense import shift_ratio
 
 HELD_AT = 2.0
@@ -27,10 +28,10 @@ COPIES = 4  # equal frames of one source that may be labelled: a stuck camera ha
 FEWEST = 5  # labels that say anything
 FEWEST_SHIFTED = 24  # labels that do where nobody else gave any: fewer cannot show that they mean something
 FEWEST_KNOWN = 10  # labels of others that say how good the head is under a condition, or on a class the factory does not know
-_LOST, _COHERENT, _CLEARLY = 0.5, 0.4, 0.05
-# Labels mean something though the head contradicts them: it gets fewer than _LOST of them, at least _COHERENT lie nearest to their own class,
-# and that they do so more often than the head is right has a chance below _CLEARLY. Chosen on inverted and turned images and on noise: honest
-# batches of 64 reach .43 to .75 where the head gets .05 to .45, those with 60% wrong labels stay below .40.
+_LOST = 0.6  # a head that is right on this share of what no single renaming explains is not the one that is wrong
+_FOLLOW = 1.5  # log10 of how much likelier labels must be where they follow from the samples than where they are lies
+FEWEST_PLACED = 12  # samples that can say where they lie
+_ELSEWHERE = 1e-4  # chance of telling samples of the factory's condition from the factory's own
 _APART_FEWEST, _APART = 3, 0.01  # rows on either side, and the chance of telling them apart by luck
 _SLACK = 0.1  # of the bundle's ``source_error``: labels that nothing predicts
 _RECENT, _RECORD = 2000, 256  # rows of the journal that are looked through, rows that are weighed
@@ -45,10 +46,11 @@ class _Seen:
     logits: NDArray[np.float32]  # (N, K)
     embedding: NDArray[np.float32]
     is_known: NDArray[np.bool_]  # (N,) not novel
+    is_held_out: NDArray[np.bool_]  # (N,) labels that judge and never taught the head
     shift: float
 
     def only(self, rows: NDArray[np.bool_]) -> _Seen:
-        return _Seen(self.y[rows], self.logits[rows], self.embedding[rows], self.is_known[rows], self.shift)
+        return _Seen(self.y[rows], self.logits[rows], self.embedding[rows], self.is_known[rows], self.is_held_out[rows], self.shift)
 
     def among(self, slots: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Logits (M, S) and labels (M,) as columns of these slots, of the rows that are labelled so."""
@@ -71,7 +73,7 @@ class Suspicion:
         sources taught there: until then labels that mean something are learned though they contradict it.
         """
         past = self._record(live, rows)
-        return self._copies(rows, past) or self._against(live, rows, HELD_AT) or (self._against(live, [*past, *rows], self._record_at) if past else "")
+        return self._copies(rows, past) or self._against(live, rows, HELD_AT, past) or (self._against(live, [*past, *rows], self._record_at) if past else "")
 
     def withdraws(self, live: Memory, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
         """Accepted rows of the same source and condition that must be taken back together with a held batch.
@@ -122,40 +124,93 @@ class Suspicion:
         if not rows:
             return None
         z, taps, y, _, _ = rows_to_arrays(rows, live.slots, self._program.manifest.feature_dim)
-        return self._as_seen(self._program.read(z, taps, live.tensors_in(rows[0].domain)), y, live)
+        held_out = np.array([row.status == "held_out" for row in rows])
+        return self._as_seen(self._program.read(z, taps, live.tensors_in(rows[0].domain)), y, live, held_out)
 
-    def _as_seen(self, read: Read, y: NDArray[np.int64], live: Memory) -> _Seen:
+    def _as_seen(self, read: Read, y: NDArray[np.int64], live: Memory, is_held_out: NDArray[np.bool_]) -> _Seen:
         shift = shift_ratio(read.residual, read.logits.argmax(axis=1), live.class_counts, self._policy.shift)
-        return _Seen(y, read.logits, read.embedding, read.score <= self._policy.novelty.threshold, shift)
+        return _Seen(y, read.logits, read.embedding, read.score <= self._policy.novelty.threshold, is_held_out, shift)
 
     # -- what speaks against them ---------------------------------------------------------------------
-    def _against(self, live: Memory, rows: Sequence[EvidenceRow], limit: float) -> str:
-        """Why not, if the odds are at or above 10^limit."""
+    def _against(self, live: Memory, rows: Sequence[EvidenceRow], limit: float, past: Sequence[EvidenceRow] = ()) -> str:
+        """Why not, if the odds are at or above 10^limit. ``past``: what the source taught before, for what a refitted head can explain."""
         first = copies(np.stack([row.features for row in rows]))[0]
         seen = self._seen(live, [rows[i] for i in first])
         if seen is None:
             return ""
-        is_factory = rows[0].domain == SOURCE and seen.shift <= 1.0
-        if is_factory:
-            seen = seen.only(seen.is_known)  # what looks new may be anything
-            told: _Seen | None = self._at_the_factory(live)
-        else:
-            told = self._seen(live, self._rows(live, f"{_ACCEPTED} AND domain = ? AND source != ?", rows[0].domain, rows[0].source))
-            told = told if rows[0].domain != SOURCE and told is not None and len(told.y) >= FEWEST_KNOWN else None
+        if rows[0].domain == SOURCE and seen.shift <= 1.0:
+            factory = self._at_the_factory(live)
+            doubt = self._contradicts(live, seen.only(seen.is_known), factory, limit)  # what looks new may be anything
+            if not doubt or factory is None or not self._lies_elsewhere(factory, seen):
+                return doubt
+        told = self._told_by_others(live, rows[0])
+        if told is not None:
+            refitted = _refitted(told, seen, self._untaught)
+            return self._contradicts(live, *refitted, limit, Belief(1.0, self._untaught.slack))
+        if len(seen.y) < FEWEST_SHIFTED:
+            return ""
+        doubt = self._contradicts(live, seen, None, limit)
+        return "" if doubt and self._follow(live, seen, self._seen(live, past)) else doubt
+
+    def _contradicts(self, live: Memory, seen: _Seen, told: _Seen | None, limit: float, prior: Belief | None = None) -> str:
+        """Why rows cannot be what a head says of them whose errors ``told`` shows; empty below 10^limit."""
         slots = self._judged(live, told)
         logits, y = seen.among(slots)
-        if len(y) < (FEWEST if is_factory or told is not None else FEWEST_SHIFTED):
+        if len(y) < FEWEST:
             return ""
-        belief = Belief(self._policy.learn.temperature, _SLACK * self._policy.guard.source_error)
+        belief = prior or self._untaught
         if told is not None:
             belief = learned_from(*told.among(slots), belief)
         found = odds(belief.honest(logits), y)
-        if found.log10 < limit or (told is None and _mean_something(seen.embedding[np.isin(seen.y, slots)], y, logits.argmax(axis=1) == y)):
+        if found.log10 < limit:
             return ""
         apart = _are_apart(seen.embedding[np.isin(seen.y, slots)], y, logits.argmax(axis=1), found.flip)
         if apart is not None and (apart.all() or odds(belief.honest(logits[~apart]), y[~apart]).log10 < limit):
             return ""
         return _why(found, logits.argmax(axis=1) != y, [str(live.classes[slot]) for slot in slots])
+
+    @property
+    def _untaught(self) -> Belief:
+        """What the bundle says of its own head's errors."""
+        return Belief(self._policy.learn.temperature, _SLACK * self._policy.guard.source_error)
+
+    def _told_by_others(self, live: Memory, row: EvidenceRow) -> _Seen | None:
+        """What other sources taught under the condition of a row, if it is enough to say how good a head is there."""
+        if row.domain == SOURCE:
+            return None
+        told = self._seen(live, self._rows(live, f"{_ACCEPTED} AND domain = ? AND source != ?", row.domain, row.source))
+        return told if told is not None and len(told.y) >= FEWEST_KNOWN else None
+
+    @staticmethod
+    def _lies_elsewhere(factory: _Seen, seen: _Seen) -> bool:
+        """Are samples clearly not where the factory's are, though no statistic of the stream moved? Then nobody knows that the head is right there."""
+        taken_for, here = factory.logits.argmax(axis=1), seen.logits.argmax(axis=1)
+        slots, place = np.unique(taken_for, return_inverse=True)
+        means = np.stack([factory.embedding[taken_for == slot].mean(axis=0) for slot in slots])
+        rows = np.isin(here, slots)
+        if rows.sum() < FEWEST_PLACED:
+            return False
+        placed = seen.embedding[rows] - means[np.searchsorted(slots, here[rows])]
+        return lies_elsewhere(factory.embedding - means[place], placed) < _ELSEWHERE
+
+    def _follow(self, live: Memory, seen: _Seen, past: _Seen | None) -> bool:
+        """Do labels follow from the samples so clearly that it is the head that is wrong here?
+
+        A refitted head, cross-fitted on them and on what the source taught here before, must make them likelier than lies about what the head
+        sees, and than labels that mean nothing; and the head must be poor on what no single renaming explains.
+        """
+        everything = seen if past is None else _joined([seen, past])
+        slots = np.unique(np.concatenate([self._judged(live, None), everything.y]))
+        (logits, y), belief = seen.among(slots), self._untaught
+        taken_for = logits.argmax(axis=1)
+        flip = odds(belief.honest(logits), y).flip
+        others = np.ones(len(y), bool) if flip is None else ~((taken_for == flip[0]) & (y == flip[1]))
+        if not others.any() or float((taken_for == y)[others].mean()) >= _LOST:
+            return False
+        all_logits, all_y = everything.among(slots)
+        chances = belief.honest(all_logits)
+        asked = np.arange(len(all_y)) < len(y)
+        return follow(everything.embedding, all_y, chances, asked) - lie(chances[asked], y) >= _FOLLOW * np.log(10.0)
 
     def _at_the_factory(self, live: Memory) -> _Seen | None:
         """The bundle's guard samples and labels held out under the factory condition: what the head is known to be right about."""
@@ -167,7 +222,7 @@ class Suspicion:
             if kept.any():
                 z = np.ascontiguousarray(values["z"][kept], np.float32)
                 taps = np.ascontiguousarray(values["taps"][kept], np.float32) if "taps" in values else np.zeros((len(z), 0), np.float32)
-                parts.append(self._as_seen(self._program.read(z, taps, live.tensors), y[kept], live))
+                parts.append(self._as_seen(self._program.read(z, taps, live.tensors), y[kept], live, np.ones(int(kept.sum()), bool)))
         found = [part.only(part.is_known) for part in parts if part is not None]
         return _joined(found) if found else None
 
@@ -180,14 +235,17 @@ class Suspicion:
 
 def _joined(parts: Sequence[_Seen]) -> _Seen:
     y, logits = np.concatenate([p.y for p in parts]), np.concatenate([p.logits for p in parts])
-    return _Seen(y, logits, np.concatenate([p.embedding for p in parts]), np.concatenate([p.is_known for p in parts]), 0.0)
+    embedding, known, judges = (np.concatenate([getattr(p, name) for p in parts]) for name in ("embedding", "is_known", "is_held_out"))
+    return _Seen(y, logits, embedding, known, judges, 0.0)
 
 
-def _mean_something(embedding: NDArray[np.float32], y: NDArray[np.int64], is_right: NDArray[np.bool_]) -> bool:
-    """Do labels follow from the samples where the head, which they mostly contradict, does not? Then the condition is strange, not the source."""
-    coherent = agrees_with_its_class(embedding, y)
-    wins, losses = int((coherent & ~is_right).sum()), int((is_right & ~coherent).sum())
-    return bool(coherent.mean() >= _COHERENT and is_right.mean() < _LOST) and sign_test(losses, wins) < _CLEARLY
+def _refitted(told: _Seen, seen: _Seen, belief: Belief) -> tuple[_Seen, _Seen]:
+    """Rows in doubt and rows of others, as a head sees them that others' labels refitted: theirs each without its own label."""
+    both = np.concatenate([told.embedding, seen.embedding])
+    chances = np.concatenate([belief.honest(told.logits), belief.honest(seen.logits)])
+    judges = told.is_held_out if told.is_held_out.sum() >= FEWEST_KNOWN else np.ones(len(told.y), bool)
+    theirs, here = taught_by(both, told.y, chances, len(seen.y), judges)
+    return replace(seen, logits=here.astype(np.float32)), replace(told, logits=theirs.astype(np.float32))
 
 
 def _are_apart(embedding: NDArray[np.float32], y: NDArray[np.int64], predicted: NDArray[np.int64], flip: tuple[int, int] | None) -> NDArray[np.bool_] | None:

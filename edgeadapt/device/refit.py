@@ -1,0 +1,138 @@
+"""What a head that is fitted anew would say of labels: ridge in the space of samples, every row judged by the others.
+
+    H = 1/N + K (K + lambda I)^-1,   K = X X^T of centred rows of length 1 (N, N); the intercept is part of H, or own labels would leak
+    s_i = ((H Y)_i - H_ii Y_i) / (1 - H_ii)                     what row i gets from the other N - 1 (closed-form leave-one-out)
+    p_i(c) ~ exp(s_i(c) / t + b log h_i(c)), mixed with a share d that nothing predicts        h: what the live head believes
+
+N is at most a few hundred, so the width of a feature costs no more than one product. Leave-one-out residuals of a linear smoother:
+Allen, "The relationship between variable selection and data augmentation", Technometrics 1974.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from math import erfc, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+Slots = NDArray[np.int64]
+
+_PENALTIES = (0.1, 0.5, 2.0)  # of the mean diagonal of K
+_SHARPNESS = (2.0, 5.0, 10.0, 20.0)  # 1 / t
+_HEADS = (0.0, 0.1, 0.3, 1.0)  # b
+_SLACKS = (0.02, 0.1, 0.3)  # d
+
+
+@dataclass(frozen=True)
+class _Setting:
+    penalty: float
+    sharpness: float
+    head: float
+    slack: float
+
+    def chance(self, scores: F64, believed: F64) -> F64:
+        """(N, K) chance of every class."""
+        logits = self.sharpness * scores + self.head * np.log(believed)
+        soft = np.exp(logits - logits.max(axis=1, keepdims=True))
+        result: F64 = (1.0 - self.slack) * soft / soft.sum(axis=1, keepdims=True) + self.slack / scores.shape[1]
+        return result
+
+
+def _settings(penalty: float) -> Iterator[_Setting]:
+    return (_Setting(penalty, *rest) for rest in product(_SHARPNESS, _HEADS, _SLACKS))
+
+
+def unit_rows(x: NDArray[np.floating]) -> F64:
+    """Rows without their mean, of length 1."""
+    centred = x.astype(np.float64) - x.mean(axis=0)
+    result: F64 = centred / np.sqrt((centred * centred).sum(axis=1, keepdims=True) + 1e-12)
+    return result
+
+
+def _targets(y: Slots, classes: int) -> F64:
+    """(N, K) one-hot."""
+    result: F64 = np.eye(classes)[y]
+    return result
+
+
+def _smoother(gram: F64, penalty: float) -> F64:
+    count = len(gram)
+    ridge = penalty * max(float(np.trace(gram)) / count, 1e-12)
+    result: F64 = np.linalg.solve(gram + ridge * np.eye(count), gram) + 1.0 / count
+    return result
+
+
+def _left_out(smoother: F64, targets: F64) -> F64:
+    own = np.diag(smoother)[:, None]
+    result: F64 = (smoother @ targets - own * targets) / (1.0 - own)
+    return result
+
+
+def follow(x: NDArray[np.floating], y: Slots, believed: F64, asked: NDArray[np.bool_]) -> float:
+    """Natural log of how likely labels are where they follow from the samples: each from the labels of all other rows.
+
+    The mean over settings, so that none is chosen on the labels that are in doubt.
+
+    Args:
+        x: (N, D) features. y: (N,) columns. believed: (N, K) the live head's chances. asked: (N,) rows that count; the others only teach.
+    """
+    gram, rows = _gram(x), np.arange(len(y))
+    logs = [
+        float(np.log(setting.chance(scores, believed)[rows, y][asked]).sum())
+        for penalty in _PENALTIES
+        for scores in (_left_out(_smoother(gram, penalty), _targets(y, believed.shape[1])),)
+        for setting in _settings(penalty)
+    ]
+    return float(np.logaddexp.reduce(logs)) - float(np.log(len(logs)))
+
+
+def taught_by(x: NDArray[np.floating], y: Slots, believed: F64, asked: int, judges: NDArray[np.bool_]) -> tuple[F64, F64]:
+    """What a head that the first rows taught says: of themselves, each left out, and of the last ``asked`` rows, whose labels it does not see.
+
+    Args:
+        x: (M + A, D) features. y: (M,) columns of the first M rows. believed: (M + A, K) the live head's chances. judges: (M,) rows on which
+            the setting is chosen.
+
+    Returns:
+        Log chances (M, K) and (A, K).
+    """
+    taught = len(x) - asked
+    gram, rows = _gram(x), np.arange(taught)
+    targets, best, likeliest = _targets(y, believed.shape[1]), (believed[:taught], believed[taught:]), -np.inf
+    for penalty in _PENALTIES:
+        own = gram[:taught, :taught]
+        ridge = penalty * max(float(np.trace(own)) / taught, 1e-12)
+        scores = _left_out(_smoother(own, penalty), targets)
+        others = gram[taught:, :taught] @ np.linalg.solve(own + ridge * np.eye(taught), targets - targets.mean(axis=0)) + targets.mean(axis=0)
+        for setting in _settings(penalty):
+            chance = setting.chance(scores, believed[:taught])
+            fit = float(np.log(chance[rows, y][judges]).sum())
+            if fit > likeliest:
+                best, likeliest = (chance, setting.chance(others, believed[taught:])), fit
+    return np.log(best[0]), np.log(best[1])
+
+
+def _gram(x: NDArray[np.floating]) -> F64:
+    unit = unit_rows(x)
+    result: F64 = unit @ unit.T
+    return result
+
+
+def lies_elsewhere(known: NDArray[np.floating], rows: NDArray[np.floating]) -> float:
+    """Chance of telling rows (N, D) this well from known ones (M, D) if both came from one place; each row is told by the others.
+
+    Pass differences from the mean of the class that a row is taken for: the mix of classes then tells nothing. Rank sum of
+    leave-one-out scores of a ridge classifier; a classifier two-sample test (Lopez-Paz and Oquab, ICLR 2017).
+    """
+    both = np.concatenate([known, rows]).astype(np.float64)
+    both -= both.mean(axis=0)
+    side = np.repeat([-1.0 / len(known), 1.0 / len(rows)], [len(known), len(rows)])[:, None]
+    scores = _left_out(_smoother(both @ both.T, 1.0), side)[:, 0]
+    ranks = np.argsort(np.argsort(scores, kind="stable"), kind="stable") + 1.0
+    n, m = len(rows), len(known)
+    above = float(ranks[m:].sum()) - n * (n + 1) / 2
+    return 0.5 * erfc((above - n * m / 2) / sqrt(n * m * (n + m + 1) / 12) / sqrt(2))
