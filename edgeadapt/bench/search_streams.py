@@ -19,7 +19,7 @@ from edgeadapt.bench.material import CONDITIONS, SAMPLE, SEVERITY, load_material
 from edgeadapt.bench.measure import Say
 from edgeadapt.bench.pools import lite0_of, load_pool
 from edgeadapt.device.linalg import NUMERICS
-from edgeadapt.host.calibrate import temperature
+from edgeadapt.host.cross_fitting import log_loss
 from edgeadapt.host.methods.base import Dims, FactoryData
 from edgeadapt.host.methods.ridge import Ridge
 
@@ -60,7 +60,7 @@ class Source:
         head = Ridge(random_features=512 if z.shape[1] < NARROW else 0)
         held = np.arange(len(y)) % 3 == 0
         part = fitted(head, z[~held], y[~held], weight[~held], slots)
-        scale = 1.0 / temperature(head.predict(part, torch.from_numpy(z[held])).numpy(), y[held], slots)
+        scale = 1.0 / log_loss(head.predict(part, torch.from_numpy(z[held])).numpy(), y[held], slots)[1]
         return cls(z, y, weight, test_z, test_y, slots, head, fitted(head, z, y, weight, slots), scale)
 
     @property

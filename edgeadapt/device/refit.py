@@ -62,7 +62,7 @@ def _targets(y: Slots, classes: int) -> F64:
 def _smoother(gram: F64, penalty: float) -> F64:
     count = len(gram)
     ridge = penalty * max(float(np.trace(gram)) / count, 1e-12)
-    result: F64 = np.linalg.solve(gram + ridge * np.eye(count), gram) + 1.0 / count
+    result: F64 = np.asarray(np.linalg.solve(gram + ridge * np.eye(count), gram) + 1.0 / count, np.float64)
     return result
 
 

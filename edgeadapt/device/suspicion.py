@@ -210,7 +210,7 @@ class Suspicion:
         all_logits, all_y = everything.among(slots)
         chances = belief.honest(all_logits)
         asked = np.arange(len(all_y)) < len(y)
-        return follow(everything.embedding, all_y, chances, asked) - lie(chances[asked], y) >= _FOLLOW * np.log(10.0)
+        return bool(follow(everything.embedding, all_y, chances, asked) - lie(chances[asked], y) >= _FOLLOW * np.log(10.0))
 
     def _at_the_factory(self, live: Memory) -> _Seen | None:
         """The bundle's guard samples and labels held out under the factory condition: what the head is known to be right about."""

@@ -123,10 +123,11 @@ def test_low_dimensional_features_get_random_features_and_wide_ones_projections(
 
 def test_settings_say_what_was_tried_and_take_the_best_that_fits() -> None:
     lines: list[str] = []
-    head = Settings(state_kib=30.0).chosen_head(data(240, 1), data(120, 2), lines.append)
+    fold = np.arange(240) % 5
+    head = Settings(state_kib=30.0).chosen_head(data(240, 1), (data(240, 1), data(120, 2)), fold, lines.append).head
     assert head_bytes(head, data(1, 1).dims) <= 30 * 1024
     assert "within 30 KiB" in lines[0] and sum("<-" in line for line in lines) == 1 and any("too large" in line for line in lines)
-    assert Settings().chosen_head(data(240, 1), data(120, 2), lines.append) == Settings().make_head(FEATURES)
+    assert isinstance(Settings().chosen_head(data(240, 1), (data(240, 1), data(120, 2)), fold, lines.append).head, StreamingLDA)
 
 
 @pytest.mark.parametrize("other", [{"head": "nearest_mean"}, {"head": NearestMean()}, {"random_features": 64}], ids=["named", "own", "random features"])

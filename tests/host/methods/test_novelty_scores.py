@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgeadapt.errors import InputError
-from edgeadapt.host.calibrate import Fitted, factory_weights, novelty_policy
+from edgeadapt.host.calibrate import Fitted, Part, factory_weights, novelty_policy
 from edgeadapt.host.methods.base import Dims, FactoryData, Scores
 from edgeadapt.host.methods.hypervector import Hypervector
 from edgeadapt.host.methods.logit_scores import Energy, MaxLogit, MaxSoftmax
@@ -170,7 +170,7 @@ def test_a_named_score_that_compares_classes_is_not_judged_by_one() -> None:
     data = drawn(2, 20)
     chosen, marks = choose_novelty([RelativeMahalanobis()], Ridge(), ResidualShift(), data, data, None, 0)
     fitted = Fitted.of(Ridge(), ResidualShift(), data).with_score(chosen, data)
-    policy = novelty_policy(chosen, fitted, data, marks)
+    policy = novelty_policy(chosen, [Part(fitted, data, data, np.arange(len(data.y)))], marks)
     assert policy.auroc is None and policy.judgement.startswith("not judged") and policy.threshold > -100
 
 

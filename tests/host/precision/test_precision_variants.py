@@ -48,8 +48,9 @@ def beside_of(bundle: Bundle, frozen: dict[str, np.ndarray], runtime: Runtime, n
     evidence, judge = (FactoryData(*features(x, encode), labels, np.ones(len(labels), np.float32), 8) for x, labels in ((evidence_x, y), (judge_x, judge_y)))
     score = Cosine()
     fitted = calibrate.Fitted.of(Ridge(), ResidualShift(), evidence).with_score(score, evidence)
-    shift = calibrate.shift_policy(fitted, judge.z, judge.taps, judge.y, (0, 16), 0)
-    novelty = calibrate.novelty_policy(score, fitted, judge, {"cosine": 0.5})
+    part = calibrate.Part(fitted, evidence, judge, np.arange(len(judge_y)))
+    shift = calibrate.shift_policy([part], (0, 16), 0)
+    novelty = calibrate.novelty_policy(score, [part], {"cosine": 0.5})
     base = RoleGraph(CompiledGraph("encode", bundle.graph(spec.file), spec.ports, spec.outputs, (), (), spec.frozen, spec.nodes, spec.parity), ("encode",), ("Precise",))
     unseen = unseen_images(judge_x[:60], 0)
     return Beside(base, frozen, bundle.manifest.input, runtime, features, fitted, score, shift, novelty, evidence, judge, evidence_x, judge_x, unseen, (0, 16), 0)
@@ -66,7 +67,8 @@ def test_thresholds_and_report_are_of_the_features_that_the_variant_makes(beside
     graph, spec = make_variant(precision, beside, 0.01)
     z, taps = beside.features(beside.judge_x, runtime.load(GraphFile("v", graph.graph.model, dict(beside.frozen))))
     fitted, y = beside.fitted, beside.judge.y
-    assert spec.shift == calibrate.shift_policy(fitted, z, taps, y, (0, 16), 0) != beside.shift
+    seen = calibrate.Part(fitted, beside.evidence, replace(beside.judge, z=z, taps=taps), np.arange(len(y)))
+    assert spec.shift == calibrate.shift_policy([seen], (0, 16), 0) != beside.shift
     scores = fitted.novelty(beside.score, z, taps)
     assert spec.novelty.threshold == pytest.approx(float(np.quantile(scores, 0.95))) and spec.novelty.threshold != beside.novelty.threshold
     slots, slots32 = fitted.logits(z).argmax(axis=1), fitted.logits(beside.judge.z).argmax(axis=1)
@@ -77,7 +79,8 @@ def test_thresholds_and_report_are_of_the_features_that_the_variant_makes(beside
     windows = calibrate.class_mix_windows(y, spec.shift.window, 200, np.random.default_rng(77))
     noisy = images(600, 9, noise=90.0)[0]
     off, off_taps = beside.features(noisy, runtime.load(GraphFile("v", graph.graph.model, dict(beside.frozen))))
-    assert calibrate.false_alarms(fitted, off, off_taps, y, spec.shift, 0) > 0.9 and len(windows["one"]) == 200  # it sees what is no clean window
+    shifted = replace(seen, judge=replace(beside.judge, z=off, taps=off_taps))
+    assert calibrate.false_alarms([shifted], spec.shift, 0) > 0.9 and len(windows["one"]) == 200  # it sees what is no clean window
 
 
 def fragile(frozen: dict[str, np.ndarray], factor: float) -> dict[str, np.ndarray]:
