@@ -1,4 +1,4 @@
-"""What a user could pick instead, on the same features and labels: refits, each chosen by ``choice``.
+"""What a user could pick instead, on the same rows and labels: refits, each chosen by ``choice``.
 
 nearest_mean   the nearest class mean, Euclidean
 logistic       logistic regression (scikit-learn) on factory and labels, C chosen
@@ -23,7 +23,7 @@ COSTS = tuple(np.geomspace(0.3, 1000.0, 8).tolist())  # C of rows with a mean sq
 ALPHAS = tuple(np.geomspace(1e2, 1e-4, 13).tolist())
 SHRINKAGES = (0.99, 0.95, 0.8, 0.5, 0.2, 0.05, 0.01, 1e-3)
 NEIGHBOURS = (11.0, 5.0, 3.0, 1.0)
-_TOLERANCE, _STEPS = 1e-3, 300
+_TOLERANCE, _STEPS = 1e-4, 300
 
 
 def require_sklearn() -> None:

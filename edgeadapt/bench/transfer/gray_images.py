@@ -97,7 +97,7 @@ def inspection(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
 
         yield Transfer(
             f"inspection-{tag}-{encoder}", tag,
-            f"{' or '.join(kinds)} (Fashion-MNIST), second camera ({said}), {encoder} at {PIXELS} px",
+            f"{' or '.join(kinds)} (Fashion-MNIST), camera with {said}, {encoder} at {PIXELS} px",
             kinds, 2, factory=part(here, factory), stream=part(there, field[:STREAM]),
             test=part(there, judged), clean=part(here, judged),
         )  # fmt: skip

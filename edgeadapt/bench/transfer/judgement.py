@@ -1,4 +1,4 @@
-"""Rows with their bars, and tables for people: medians over seeds, and paired differences in points."""
+"""Rows with their bars, and tables for people: medians over seeds and paired differences."""
 
 from __future__ import annotations
 

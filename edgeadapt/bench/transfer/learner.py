@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +42,12 @@ class Bundles:
         if key not in self._made:
             from edgeadapt.host import Identity, export
 
-            settings: dict[str, Any] = {"stress": self._stress}
-            if transfer.has_groups and _takes_groups(export):
-                settings["groups"] = part.unit
             self._made[key] = export(
                 self._folder / f"{key}.edge", Identity(part.z.shape[1]), (part.z, part.y),
-                transfer.classes[: transfer.known], name="transfer", **settings,
+                transfer.classes[: transfer.known], name="transfer", stress=self._stress,
+                groups=part.unit if transfer.has_groups else None,
             )  # fmt: skip
         return self._made[key]
-
-
-def _takes_groups(export: Callable[..., Any]) -> bool:
-    from edgeadapt.host.settings import Settings
-
-    return "groups" in signature(export).parameters or "groups" in Settings.__dataclass_fields__
 
 
 def opened(bundle: Bundle) -> Learner:

@@ -1,4 +1,4 @@
-"""Raw features in their own units, no encoder: motion of unseen people, and letters that come later.
+"""Raw features in their own units, no encoder: motion of unseen people, letters that come late.
 
 Motion: statistics of windows of 100 rows, one recording per (subject, exercise, arm). One recording
 of each subject and exercise, fixed by a draw, may be learned, the other is judged. Reported: six

@@ -1,4 +1,4 @@
-"""Streaming learners of other libraries, as they come: factory rows, then labels in order. Optional.
+"""Streaming learners of other libraries, as they come: factory rows, then labels.
 
     river_softmax    river (BSD-3): StandardScaler | SoftmaxRegression, its default optimiser
     avalanche_slda   Avalanche (MIT): StreamingLDA, Hayes and Kanan 2020, its default shrinkage
@@ -93,7 +93,7 @@ def installed() -> tuple[list[str], dict[str, str]]:
 def streaming_answers(
     name: str, factory: tuple[F32, I64], labelled: list[tuple[F32, I64]], part: F32, classes: int
 ) -> list[I64]:
-    """Answers for a part (M, D) after the factory's rows and each further piece of labelled rows."""
+    """Answers for a part (M, D) after the factory's rows and each further piece of labels."""
     scale = np.maximum(factory[0].std(axis=0), 1e-6)
     learner: Streaming = STREAMING[name](part.shape[1], classes)
     learner.learn(factory[0] / scale, factory[1])

@@ -2,12 +2,12 @@
 
 clean         the exported head on clean test rows; contenders know the factory's rows alone
 none          after the unlabelled stream, in the field
-own           every question that the stream raised answered; beside it as many random labels of the stream
+own           every question of the stream answered; beside it as many random labels
 N             5, 20, 100, 300 random labels of the stream (in all), given after it was shown
 N_a_class     5 and 20 of every class
 clean_N       what the same leaves of the clean part
-new           half of the stream, then a third of the samples of new classes; 20 random labels of that second
-              half; 2/3 of the accuracy on known and 1/3 of that on new classes
+new           half of the stream, then a third of the samples of new classes; 20 random labels
+              of the second half; 2/3 of the accuracy on known and 1/3 of that on new classes
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One transfer: what the factory had, what the field brings, what is judged; no unit on two sides."""
+"""One transfer: what the factory had, what the field brings, what is judged."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Transfer:
         factory: the calibration set. stream: of known classes, in the field, in order of arrival.
         test: of known classes, in the field, judged. clean: the same kind of units in the factory's
             condition, judged too, in their natural order.
-        new, new_test: of the new classes in the field, to arrive and to be judged; None without any.
+        new, new_test: of the new classes in the field, to arrive and to be judged; or None.
         has_groups: units are groups of rows in time order (recordings), not single samples.
     """
 
