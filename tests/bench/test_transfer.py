@@ -172,9 +172,7 @@ def _check_hygiene(family: str) -> None:
     judged: dict[str, set[int]] = {}
     seen = 0
     for seed in (0, 1, 2):
-        for transfer in make(
-            seed, False, _no_encoding
-        ):  # a transfer checks its own sides when it is made
+        for transfer in make(seed, False, _no_encoding):  # each checks its own sides as it is made
             judged.setdefault(transfer.data, set()).update(transfer.judged_units)
             seen += 1
     for seed in (0, 1, 2):
