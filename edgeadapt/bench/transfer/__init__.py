@@ -1,7 +1,7 @@
-"""Is learning here worth more than refitting a logistic regression? Real transfers, pretrained encoders, raw features.
+"""Is learning here worth more than a logistic regression refitted on the same features and labels?
 
-``run_transfer`` is the suite; ``tasks`` says what is tried, ``contenders`` what it is compared with,
-``choice`` how those are chosen, ``judgement`` what has to hold.
+``run_transfer`` is the suite; ``tasks`` says what is tried, ``contenders`` what it is compared
+with, ``choice`` how those are chosen, ``judgement`` what has to hold.
 """
 
 from __future__ import annotations
@@ -28,8 +28,12 @@ from edgeadapt.errors import InputError, RuntimeUnavailable
 SEEDS = (0, 1, 2)
 Family = Callable[[int, bool, Say], Iterator[Transfer]]
 FAMILIES: dict[str, Family] = {
-    "smartwatch": smartwatch, "letters": letters, "emoji": emoji, "digits": digits, "inspection": inspection,
-}  # fmt: skip
+    "smartwatch": smartwatch,
+    "letters": letters,
+    "emoji": emoji,
+    "digits": digits,
+    "inspection": inspection,
+}
 """Name -> transfers of one data set: ``(seed, is_twin, say)``."""
 QUICK: dict[str, Family] = {"small": small}
 
@@ -42,8 +46,10 @@ def run_transfer(
 
     Args:
         data: unused: the data sets are read from where ``edgeadapt data fetch`` puts them.
-        quick: two small transfers and one seed, which need nothing but the package and scikit-learn; no row is judged.
-        validation: the twins, for choosing settings: nothing of what the reported transfers judge is in them.
+        quick: two small transfers and one seed, which need nothing but the package and
+            scikit-learn; no row is judged.
+        validation: the twins, for choosing settings: nothing of what the reported transfers judge
+            is in them.
         seeds, families: fewer than all, for a look.
 
     Raises:
@@ -56,7 +62,10 @@ def run_transfer(
     chosen = QUICK if quick else {name: FAMILIES[name] for name in families or FAMILIES}
     found: list[Measured] = []
     absences: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="edgeadapt-transfer-") as folder, warnings.catch_warnings():
+    with (
+        tempfile.TemporaryDirectory(prefix="edgeadapt-transfer-") as folder,
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", module="sklearn")  # classes with fewer rows than folds
         for seed in seeds or (SEEDS[:1] if quick else SEEDS):
             bundles = Bundles(Path(folder), stress=False if quick else "short")
@@ -78,18 +87,21 @@ def run_transfer(
     return rows + rows_of(found, quick)
 
 
-def _measured(transfer: Transfer, bundles: Bundles, seed: int, streaming: list[str], say: Say) -> Measured:
+def _measured(
+    transfer: Transfer, bundles: Bundles, seed: int, streaming: list[str], say: Say
+) -> Measured:
     started = time.perf_counter()
     bundle = bundles.of(transfer)
     exported = time.perf_counter() - started
     found = measure(transfer, bundle, seed, streaming)
     found.seconds["export"] = exported
     bars = ", ".join(
-        f"{task} {100 * found.accuracy[task]['learner']:.1f} ({100 * found.accuracy[task][bar_of(task)[0]]:.1f})"
-        for task in found.accuracy
+        f"{task} {100 * who['learner']:.1f} ({100 * who[bar_of(task)[0]]:.1f})"
+        for task, who in found.accuracy.items()
         if is_judged(task)
     )
-    say(f"{transfer.name}, seed {seed}, {sum(found.seconds.values()):.0f} s: {transfer.source}: {bars}")
+    took = sum(found.seconds.values())
+    say(f"{transfer.name}, seed {seed}, {took:.0f} s: {transfer.source}: {bars}")
     return found
 
 

@@ -1,14 +1,15 @@
-"""How every contender is chosen: by cross-validation on the rows that it may learn from, and on nothing else.
+"""How every contender is chosen: by cross-validation on the rows that it may learn from.
 
 Folds hold out units, class by class, so that no near copy of a held-out row is learned. One score
 decides everything, penalties, weightings and scalings, and which contender is the best of all:
 
-    score = (n a + 20 b) / (n + 20)      a: accuracy on held-out field rows (n of them), b: on factory rows
+    score = (n a + 20 b) / (n + 20)    a, b: accuracy on held-out field (n) and factory rows
 
 With few labels the factory's rows decide, with many the field's. The larger penalty wins a tie.
 
-All that is linear or by distance is computed in the space that the rows span (an exact change of axes,
-which neither an L2 penalty nor a distance sees): 1,280 columns become at most as many as there are rows.
+All that is linear or by distance is computed in the space that the rows span (an exact change of
+axes, which neither an L2 penalty nor a distance sees): 1,280 columns become at most as many as
+there are rows.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
-FOLDS, FACTORY_TRUST, PER_CLASS = 5, 20.0, 25.0
+FOLDS, FACTORY_TRUST, PER_CLASS = 4, 20.0, 25.0
 Method = Callable[[F64, I64, F64, Sequence[F64], Sequence[float]], list[list[I64]]]
 """Rows (N, R), labels, weights (N,), parts to answer, settings -> answers per setting and part."""
 
@@ -71,7 +72,7 @@ class Space:
         self.rows: F64 = rows @ self._axes
 
     def of(self, z: NDArray[np.float32]) -> F64:
-        """(M, R) other rows in the same axes; what lies outside of them no linear reader here sees."""
+        """(M, R) other rows in the same axes; what lies outside no linear reader here sees."""
         moved = (z.astype(np.float64) - self._mean) / (self._scale * self._length)
         result: F64 = moved @ self._axes
         return result
@@ -101,7 +102,9 @@ def score(right: NDArray[np.bool_], is_field: NDArray[np.bool_]) -> float:
     """The one score, see above."""
     count = int(is_field.sum())
     field = float(right[is_field].mean()) if count else 0.0
-    return (count * field + FACTORY_TRUST * float(right[~is_field].mean())) / (count + FACTORY_TRUST)
+    return (count * field + FACTORY_TRUST * float(right[~is_field].mean())) / (
+        count + FACTORY_TRUST
+    )
 
 
 def choose(
@@ -119,7 +122,9 @@ def choose(
         space = Space(rows.z, is_standardised)
         right = np.zeros((len(settings), len(rows.y)), bool)
         for held in (fold == k for k in range(FOLDS)):
-            answers = method(space.rows[~held], rows.y[~held], weights[~held], [space.rows[held]], settings)
+            answers = method(
+                space.rows[~held], rows.y[~held], weights[~held], [space.rows[held]], settings
+            )
             for row, (answer,) in zip(right, answers, strict=True):
                 row[held] = answer == rows.y[held]
         scores = [score(row, rows.is_field) for row in right]

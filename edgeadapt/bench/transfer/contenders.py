@@ -1,11 +1,11 @@
-"""What a user could pick instead, on the same features and labels: refits of everything, each with its settings chosen by ``choice``.
+"""What a user could pick instead, on the same rows and labels: refits, each chosen by ``choice``.
 
-    nearest_mean   the nearest class mean, Euclidean
-    logistic       logistic regression (scikit-learn) on factory and labels, C chosen
-    logistic_25    the same, the factory's rows weighted to 25 a class
-    ridge          RidgeClassifierCV (scikit-learn), the penalty by leave-one-out
-    lda            linear discriminants, shrinkage chosen: Sw = (1 - s) S + s tr(S)/D I
-    neighbours     a bank of all rows, cosine, the number of neighbours chosen
+nearest_mean   the nearest class mean, Euclidean
+logistic       logistic regression (scikit-learn) on factory and labels, C chosen
+logistic_25    the same, the factory's rows weighted to 25 a class
+ridge          RidgeClassifierCV (scikit-learn), the penalty by leave-one-out
+lda            linear discriminants, shrinkage chosen: Sw = (1 - s) S + s tr(S)/D I
+neighbours     a bank of all rows, cosine, the number of neighbours chosen
 """
 
 from __future__ import annotations
@@ -19,22 +19,28 @@ from numpy.typing import NDArray
 from edgeadapt.bench.transfer.choice import F64, I64, Chosen, Labelled, Method, choose
 from edgeadapt.errors import RuntimeUnavailable
 
-COSTS = tuple(np.geomspace(0.3, 3000.0, 9).tolist())  # C of rows with a mean squared length of 1
+COSTS = tuple(np.geomspace(0.3, 1000.0, 8).tolist())  # C of rows with a mean squared length of 1
 ALPHAS = tuple(np.geomspace(1e2, 1e-4, 13).tolist())
 SHRINKAGES = (0.99, 0.95, 0.8, 0.5, 0.2, 0.05, 0.01, 1e-3)
 NEIGHBOURS = (11.0, 5.0, 3.0, 1.0)
-_TOLERANCE, _STEPS = 1e-3, 300
+_TOLERANCE, _STEPS = 1e-4, 300
 
 
 def require_sklearn() -> None:
-    """Raises: RuntimeUnavailable: scikit-learn is not installed; the message has the line that does it."""
+    """Say what is missing.
+
+    Raises:
+        RuntimeUnavailable: scikit-learn is not installed; the message has the line that does it.
+    """
     try:
         import sklearn.linear_model  # noqa: F401
     except ImportError as error:
         raise RuntimeUnavailable(f'{error}: pip install "scikit-learn>=1.4"') from error
 
 
-def logistic(x: F64, y: I64, weight: F64, parts: Sequence[F64], settings: Sequence[float]) -> list[list[I64]]:
+def logistic(
+    x: F64, y: I64, weight: F64, parts: Sequence[F64], settings: Sequence[float]
+) -> list[list[I64]]:
     """Multinomial, L2; along the settings each fit starts where the last ended."""
     from sklearn.linear_model import LogisticRegression
 
@@ -46,15 +52,22 @@ def logistic(x: F64, y: I64, weight: F64, parts: Sequence[F64], settings: Sequen
     return found
 
 
-def ridge(x: F64, y: I64, weight: F64, parts: Sequence[F64], settings: Sequence[float]) -> list[list[I64]]:
+def ridge(
+    x: F64, y: I64, weight: F64, parts: Sequence[F64], settings: Sequence[float]
+) -> list[list[I64]]:
     from sklearn.linear_model import RidgeClassifierCV
 
     model = RidgeClassifierCV(alphas=ALPHAS).fit(x, y, sample_weight=weight)
     return [[model.predict(part).astype(np.int64) for part in parts] for _ in settings]
 
 
-def lda(x: F64, y: I64, weight: F64, parts: Sequence[F64], settings: Sequence[float]) -> list[list[I64]]:
-    """One eigendecomposition of the pooled covariance serves every shrinkage; priors are the shares of the rows."""
+def lda(
+    x: F64, y: I64, weight: F64, parts: Sequence[F64], settings: Sequence[float]
+) -> list[list[I64]]:
+    """One eigendecomposition of the pooled covariance serves every shrinkage.
+
+    Priors are the shares of the rows.
+    """
     classes, slot = np.unique(y, return_inverse=True)
     share = np.bincount(slot, weights=weight) / weight.sum()
     onehot = np.eye(len(classes))[slot] * weight[:, None]
@@ -71,7 +84,9 @@ def lda(x: F64, y: I64, weight: F64, parts: Sequence[F64], settings: Sequence[fl
     return found
 
 
-def nearest_mean(x: F64, y: I64, weight: F64, parts: Sequence[F64], settings: Sequence[float]) -> list[list[I64]]:
+def nearest_mean(
+    x: F64, y: I64, weight: F64, parts: Sequence[F64], settings: Sequence[float]
+) -> list[list[I64]]:
     classes, slot = np.unique(y, return_inverse=True)
     onehot = np.eye(len(classes))[slot] * weight[:, None]
     means = (onehot.T @ x) / onehot.sum(axis=0)[:, None]
@@ -80,7 +95,9 @@ def nearest_mean(x: F64, y: I64, weight: F64, parts: Sequence[F64], settings: Se
     return [answers for _ in settings]
 
 
-def neighbours(x: F64, y: I64, weight: F64, parts: Sequence[F64], settings: Sequence[float]) -> list[list[I64]]:
+def neighbours(
+    x: F64, y: I64, weight: F64, parts: Sequence[F64], settings: Sequence[float]
+) -> list[list[I64]]:
     """Votes count by weight, and the nearest decides a tie."""
     classes, slot = np.unique(y, return_inverse=True)
     onehot = np.eye(len(classes))[slot] * weight[:, None]
@@ -88,7 +105,9 @@ def neighbours(x: F64, y: I64, weight: F64, parts: Sequence[F64], settings: Sequ
     near = [np.argsort(-(_unit(part) @ bank.T), axis=1, kind="stable") for part in parts]
     found = []
     for count in settings:
-        votes = [onehot[rows[:, : int(count)]].sum(axis=1) + 1e-6 * onehot[rows[:, 0]] for rows in near]
+        votes = [
+            onehot[rows[:, : int(count)]].sum(axis=1) + 1e-6 * onehot[rows[:, 0]] for rows in near
+        ]
         found.append([classes[vote.argmax(axis=1)] for vote in votes])
     return found
 
@@ -127,8 +146,8 @@ class Field:
     """All contenders after the same labels.
 
     Attributes:
-        chosen: name -> answers and score; ``refit`` is the better of ``REFIT``, ``linear`` of ``LINEAR``,
-            ``best_of`` of all, by the score and never by what is judged.
+        chosen: name -> answers and score; ``refit`` is the best of ``REFIT``, ``linear`` of
+            ``LINEAR``, ``best_of`` of all, by the score and never by what is judged.
     """
 
     chosen: dict[str, Chosen]

@@ -1,8 +1,9 @@
-"""Emoji in other styles and under corruptions: colour drawings at 96 px by pretrained encoders, nine known classes of fourteen.
+"""Emoji in other styles and under corruptions: colour drawings at 96 px by pretrained encoders.
 
-A third of the emoji of every class (fixed, whatever the seed) is judged in the reported transfers and
-never met by their twins, which split the other two thirds, between other styles and under the
-corruptions that are kept for choosing. A seed draws the nine classes, and who is in the factory.
+Nine of fourteen classes are known. A third of the emoji of every class (fixed, whatever the seed)
+is judged in the reported transfers and never met by their twins, which split the other two thirds,
+between other styles and under the corruptions that are kept for choosing. A seed draws the nine
+classes, and who is in the factory.
 """
 
 from __future__ import annotations
@@ -79,10 +80,11 @@ def _between(
     def part(rows: Rows, features: F32, first: int = 0) -> Part:
         return Part(features[rows - first], y[rows], kept["id"][rows])
 
+    there = f"{corruption} {SEVERITY}" if corruption else field
     field_rows, new_rows = rows(field, arriving), rows(field, arriving, is_known=False)
     return Transfer(
         f"{source}-{corruption or field}-{encoder}", "emoji",
-        f"emoji, {source} to {corruption + f' {SEVERITY}' if corruption else field}, {encoder} at {PIXELS} px",
+        f"emoji, {source} to {there}, {encoder} at {PIXELS} px",
         tuple(names[k] for k in classes), KNOWN,
         factory=part(capped(y, rows(source, factory), PER_CLASS, rng), z),
         stream=part(rng.permutation(field_rows), moved, offset),

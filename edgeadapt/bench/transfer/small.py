@@ -1,4 +1,4 @@
-"""Transfers that need nothing but the package: a moved group of drawn classes, and the shipped images by the shipped encoder."""
+"""Transfers that need nothing but the package: drawn classes that move, and the shipped images."""
 
 from __future__ import annotations
 
@@ -39,13 +39,14 @@ def small(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
         if not len(fresh):  # the shipped sample has its new classes in the test part alone
             fresh = np.zeros(0, np.int64)
         is_known = judged.y < known
+        unknown = np.flatnonzero(~is_known & (judged_group == field))
         yield Transfer(
             f"small-{name}", name, pool.source, pool.classes, known, factory=trained.rows(factory),
             stream=trained.rows(there[trained.y[there] < known][:STREAM]),
             test=judged.rows(np.flatnonzero(is_known & (judged_group == field))[:TEST]),
             clean=judged.rows(np.flatnonzero(is_known & (judged_group == 0))[:TEST]),
             new=trained.rows(fresh[:STREAM]) if len(fresh) else None,
-            new_test=judged.rows(np.flatnonzero(~is_known & (judged_group == field))[:TEST]) if len(fresh) else None,
+            new_test=judged.rows(unknown[:TEST]) if len(fresh) else None,
         )  # fmt: skip
 
 

@@ -1,11 +1,11 @@
-"""Streaming learners of other libraries, as they come: one pass over the factory's rows, then the labels in order. Optional.
+"""Streaming learners of other libraries, as they come: factory rows, then labels.
 
     river_softmax    river (BSD-3): StandardScaler | SoftmaxRegression, its default optimiser
-    avalanche_slda   Avalanche (MIT): StreamingLDA, Hayes and Kanan 2020, its default shrinkage, fed features
+    avalanche_slda   Avalanche (MIT): StreamingLDA, Hayes and Kanan 2020, its default shrinkage
 
-Both get features divided by the factory's deviation per column. Neither has a setting that is chosen here,
-so neither is part of ``best_of``. Avalanche's package asks for many others that this class never uses; it
-is measured where it can be imported.
+Both get features divided by the factory's deviation per column. Neither has a setting that is
+chosen here, so neither is part of ``best_of``. Avalanche's package asks for many others that this
+class never uses; it is measured where it can be imported.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class AvalancheSlda:
             self._model.fit(row[None], label[None])
 
     def predict(self, z: F32) -> I64:
-        answers: NDArray[np.int64] = self._model.predict(self._torch.from_numpy(z)).argmax(1).numpy()
+        answers: NDArray[np.int64] = (
+            self._model.predict(self._torch.from_numpy(z)).argmax(1).numpy()
+        )
         return answers
 
 
@@ -88,8 +90,10 @@ def installed() -> tuple[list[str], dict[str, str]]:
     return here, absent
 
 
-def streaming_answers(name: str, factory: tuple[F32, I64], labelled: list[tuple[F32, I64]], part: F32, classes: int) -> list[I64]:  # fmt: skip
-    """Answers for a part (M, D) after the factory's rows and each further piece of labelled rows."""
+def streaming_answers(
+    name: str, factory: tuple[F32, I64], labelled: list[tuple[F32, I64]], part: F32, classes: int
+) -> list[I64]:
+    """Answers for a part (M, D) after the factory's rows and each further piece of labels."""
     scale = np.maximum(factory[0].std(axis=0), 1e-6)
     learner: Streaming = STREAMING[name](part.shape[1], classes)
     learner.learn(factory[0] / scale, factory[1])

@@ -1,13 +1,13 @@
-"""What is tried in one transfer with one seed: the learner and its contenders on the same features and the same labels.
+"""What is tried in one transfer with one seed: learner and contenders on the same rows and labels.
 
-    clean         the exported head on clean test rows; contenders know the factory's rows alone
-    none          after the unlabelled stream, in the field
-    own           every question that the stream raised answered; beside it as many random labels of the stream
-    N             5, 20, 100, 300 random labels of the stream (in all), given after it was shown
-    N_a_class     5 and 20 of every class
-    clean_N       what the same leaves of the clean part
-    new           half of the stream, then a third of the samples of new classes; 20 random labels of that second
-                  half; 2/3 of the accuracy on known and 1/3 of that on new classes
+clean         the exported head on clean test rows; contenders know the factory's rows alone
+none          after the unlabelled stream, in the field
+own           every question of the stream answered; beside it as many random labels
+N             5, 20, 100, 300 random labels of the stream (in all), given after it was shown
+N_a_class     5 and 20 of every class
+clean_N       what the same leaves of the clean part
+new           half of the stream, then a third of the samples of new classes; 20 random labels
+              of the second half; 2/3 of the accuracy on known and 1/3 of that on new classes
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Measured:
         noticed_after: samples of the field until something was asked or a reading was not clear.
         alarms, windows: clean windows that read as shifted, and all, of both orders.
         card: accuracy that the bundle promises.
-        new_noticed: share of batches with a question or a reading that is not clear, before and after new classes came.
+        new_noticed: share of batches with a question or a reading that is not clear, before and
+            after new classes came.
     """
 
     transfer: Transfer
@@ -72,7 +73,9 @@ class Measured:
         return self.accuracy["clean"]["learner"] - self.accuracy["none"]["frozen"]
 
 
-def measure(transfer: Transfer, bundle: Bundle, seed: int, streaming: Sequence[str] = ()) -> Measured:
+def measure(
+    transfer: Transfer, bundle: Bundle, seed: int, streaming: Sequence[str] = ()
+) -> Measured:
     """Everything above, for one transfer.
 
     Args:
@@ -92,7 +95,14 @@ def measure(transfer: Transfer, bundle: Bundle, seed: int, streaming: Sequence[s
     mixed, labelled = _with_new_classes(found, bundle)
     found.seconds["learner"] = time.perf_counter() - started
     started = time.perf_counter()
-    _contend(found, {"none": order[:0], **{str(n): rows for n, rows in drawn.items()}, **{f"{n}_a_class": rows for n, rows in of_class.items()}})
+    _contend(
+        found,
+        {
+            "none": order[:0],
+            **{str(n): rows for n, rows in drawn.items()},
+            **{f"{n}_a_class": rows for n, rows in of_class.items()},
+        },
+    )
     if mixed is not None:
         _contend_with_new_classes(found, mixed.rows(labelled))
     _stream(found, drawn, streaming)
@@ -105,11 +115,12 @@ def _of_each_class(transfer: Transfer, order: Rows, count: int) -> Rows:
     return np.sort(np.concatenate([order[y == k][:count] for k in np.unique(y)]))
 
 
-# -- the learner --------------------------------------------------------------------------------------
 def _without_and_with_labels(found: Measured, bundle: Bundle, drawn: dict[int, Rows]) -> None:
     t, names = found.transfer, found.transfer.classes
     with opened(bundle) as learner:
-        found.accuracy["clean"]["learner"] = float(answers(learner, t.clean, names, ELSEWHERE).mean())
+        found.accuracy["clean"]["learner"] = float(
+            answers(learner, t.clean, names, ELSEWHERE).mean()
+        )
         found.accuracy["none"]["frozen"] = float(answers(learner, t.test, names).mean())
         show(learner, t.stream, names, is_answering=False)
         found.accuracy["none"]["learner"] = float(answers(learner, t.test, names).mean())
@@ -119,7 +130,9 @@ def _without_and_with_labels(found: Measured, bundle: Bundle, drawn: dict[int, R
             teach(learner, fresh.z, fresh.y, names)
             given, task = count, str(count)
             found.accuracy[task]["learner"] = float(answers(learner, t.test, names).mean())
-            found.accuracy[f"clean_{task}"]["learner"] = float(answers(learner, t.clean, names, ELSEWHERE).mean())
+            found.accuracy[f"clean_{task}"]["learner"] = float(
+                answers(learner, t.clean, names, ELSEWHERE).mean()
+            )
             found.accepted[task] = accepted(learner)
 
 
@@ -152,7 +165,7 @@ def _with_own_questions(found: Measured, bundle: Bundle, order: Rows) -> None:
 
 
 def _notice(found: Measured, bundle: Bundle) -> None:
-    """The whole field, labels unseen; what is judged elsewhere is shown here, and nothing learned from it."""
+    """The whole field, no label given; what is judged elsewhere is only shown here."""
     t = found.transfer
     with opened(bundle) as learner:
         watched = show(learner, t.stream.then(t.test), t.classes, is_answering=False)
@@ -160,11 +173,16 @@ def _notice(found: Measured, bundle: Bundle) -> None:
 
 
 def _clean_streams(found: Measured, bundle: Bundle) -> None:
-    """Clean rows of units that were not calibrated on, in their natural order and sorted by label."""
+    """Clean rows of units not calibrated on, in their natural order and sorted by label."""
     clean = found.transfer.clean
     for rows in (np.arange(len(clean)), np.argsort(clean.y, kind="stable")):
         with opened(bundle) as learner:
-            watched = show(learner, clean.rows(rows[: len(rows) // BATCH * BATCH]), found.transfer.classes, is_answering=False)
+            watched = show(
+                learner,
+                clean.rows(rows[: len(rows) // BATCH * BATCH]),
+                found.transfer.classes,
+                is_answering=False,
+            )
         axes = [axis for axis in watched.axis if axis != "warming"]
         found.alarms += axes.count("shifted")
         found.windows += len(axes)
@@ -186,7 +204,9 @@ def _with_new_classes(found: Measured, bundle: Bundle) -> tuple[Part | None, Row
         before = show(learner, t.stream.rows(np.arange(half)), names, is_answering=False)
         after = show(learner, mixed, names, is_answering=False)
         teach(learner, mixed.z[labelled], mixed.y[labelled], names)
-        right, right_new = (float(answers(learner, part, names).mean()) for part in (t.test, t.new_test))
+        right, right_new = (
+            float(answers(learner, part, names).mean()) for part in (t.test, t.new_test)
+        )
         found.accepted["new"] = accepted(learner)
     found.new_noticed = before.noticed_share(), after.noticed_share()
     _both(found, "learner", right, right_new)
@@ -198,7 +218,6 @@ def _both(found: Measured, who: str, known: float, new: float) -> None:
     found.accuracy["new_known"][who], found.accuracy["new_new"][who] = known, new
 
 
-# -- the contenders -----------------------------------------------------------------------------------
 def labelled_rows(factory: Part, field: Part) -> Labelled:
     both = factory.then(field)
     return Labelled(both.z, both.y, both.unit, np.arange(len(both)) >= len(factory))
@@ -234,7 +253,9 @@ def _stream(found: Measured, drawn: dict[int, Rows], streaming: Sequence[str]) -
         pieces.append((t.stream.z[rows[given:]], t.stream.y[rows[given:]]))
         given = count
     for name in streaming:
-        answered = streaming_answers(name, (t.factory.z, t.factory.y), pieces, t.test.z, len(t.classes))
+        answered = streaming_answers(
+            name, (t.factory.z, t.factory.y), pieces, t.test.z, len(t.classes)
+        )
         for task, labels in zip(("none", *map(str, drawn)), answered, strict=True):
             found.accuracy[task][name] = float((labels == t.test.y).mean())
 

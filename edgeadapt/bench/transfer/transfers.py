@@ -1,4 +1,4 @@
-"""One transfer: what the factory had, what arrives in the field, and what is judged; no unit on two sides."""
+"""One transfer: what the factory had, what the field brings, what is judged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class Part:
 
     def __post_init__(self) -> None:
         if self.z.ndim != 2 or self.y.shape != (len(self.z),) or self.unit.shape != self.y.shape:
-            raise InputError(f"a part has features {self.z.shape} for {self.y.shape} labels and {self.unit.shape} units")
+            raise InputError(
+                f"features {self.z.shape} for labels {self.y.shape} and units {self.unit.shape}"
+            )
 
     def __len__(self) -> int:
         return len(self.y)
@@ -56,7 +58,7 @@ class Transfer:
         factory: the calibration set. stream: of known classes, in the field, in order of arrival.
         test: of known classes, in the field, judged. clean: the same kind of units in the factory's
             condition, judged too, in their natural order.
-        new, new_test: of the new classes in the field, to arrive and to be judged; None if there are none.
+        new, new_test: of the new classes in the field, to arrive and to be judged; or None.
         has_groups: units are groups of rows in time order (recordings), not single samples.
     """
 
@@ -80,10 +82,14 @@ class Transfer:
         if shared := taught & self.judged_units:
             raise InputError(f"transfer {self.name!r}: {len(shared)} units are learned and judged")
         if shared := set(self.factory.unit.tolist()) & set(self.stream.unit.tolist()):
-            raise InputError(f"transfer {self.name!r}: {len(shared)} units are in the factory and in the field")
+            raise InputError(
+                f"transfer {self.name!r}: {len(shared)} units are in the factory and in the field"
+            )
         for part in (self.factory, self.stream, self.test, self.clean):
             if not len(part) or part.y.max() >= self.known:
-                raise InputError(f"transfer {self.name!r}: a part of the known classes is empty or has others")
+                raise InputError(
+                    f"transfer {self.name!r}: a part of the known classes is empty or has others"
+                )
         if any(not np.isfinite(part.z).all() for part in (*learned, *judged)):
             raise InputError(f"transfer {self.name!r}: features that are not finite")
 
