@@ -199,8 +199,7 @@ def _measure(name: str, cases: Sequence[Case], scores: dict[str, Scores], say: S
     from edgeadapt.host.methods.ridge import Ridge
     from edgeadapt.host.settings import Settings
 
-    head, sense = Settings().make_head(cases[0].evidence.z.shape[1]), ResidualShift()
-    assert isinstance(head, Ridge)
+    head, sense = Ridge(penalty=Settings().penalty, balance=Settings().balance), ResidualShift()
     marks: dict[str, dict[str, list[Mark]]] = {}
     picks: dict[float | None, list[str]] = {limit: [] for limit in LIMITS_KIB}
     spent: dict[str, list[float]] = {score: [] for score in scores}
