@@ -146,16 +146,13 @@ class HeadChoices:
 
     def _best(self, live: Memory, domain: str, folds: Sequence[Fold], factory: Sequence[GuardSet], *, field_only: bool) -> tuple[float, HeadChoice]:
         """(loss, choice): the weight first, then the shrinkage; what is in use stays unless another is clearly better."""
-        used = HeadChoice(live.head.factory_weight, live.head.shrinkage)
-        best = (self._loss(live, domain, folds, factory, used, field_only), used)
-        weights = [w for w in self._policy.factory_weights if w != used.factory_weight]
-        for options in ([replace(used, factory_weight=w) for w in weights], None):
-            tried = options if options is not None else [replace(best[1], shrinkage=s) for s in self._policy.shrinkages if s != best[1].shrinkage]
-            for choice in tried:
-                loss = self._loss(live, domain, folds, factory, choice, field_only)
-                if loss < _CLEARLY * best[0]:
-                    best = (loss, choice)
-        return best
+
+        def loss_of(choice: HeadChoice) -> float:
+            return self._loss(live, domain, folds, factory, choice, field_only)
+
+        best = (loss_of(live.head), live.head)
+        best = _climbed(best, "factory_weight", self._policy.factory_weights, loss_of)
+        return _climbed(best, "shrinkage", self._policy.shrinkages, loss_of)
 
     def _loss(self, live: Memory, domain: str, folds: Sequence[Fold], factory: Sequence[GuardSet], choice: HeadChoice, field_only: bool) -> float:
         below = live.domains[domain].tensors if domain in live.domains else Tensors()
@@ -168,6 +165,23 @@ class HeadChoices:
         shared = replace(live, tensors=tensors, head=choice)
         home = float(np.mean([log_loss(known.logits(self._program, shared)[:, known.slots], np.searchsorted(known.slots, known.y)) for known in factory if known.slots is not None]))
         return (len(y) * field + _FACTORY_LABELS * home) / (len(y) + _FACTORY_LABELS)
+
+
+def _climbed(best: tuple[float, HeadChoice], name: str, ladder: Sequence[float], loss_of: Callable[[HeadChoice], float]) -> tuple[float, HeadChoice]:
+    """Down the ladder, or else up, for as long as every rung is clearly better than the one before."""
+    used: float = getattr(best[1], name)
+    rungs = sorted({*ladder, used})
+    for step in (-1, 1):
+        at, found = rungs.index(used) + step, best
+        while 0 <= at < len(rungs):
+            choice = replace(best[1], **{name: rungs[at]})
+            loss = loss_of(choice)
+            if loss >= _CLEARLY * found[0]:
+                break
+            at, found = at + step, (loss, choice)
+        if found is not best:
+            return found
+    return best
 
 
 __all__ = ["FEWEST", "HeadChoices", "log_loss"]

@@ -1,0 +1,131 @@
+"""How a head follows from its sums on the device: the factory's weight, its own samples as judges, a condition's own head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgeadapt
+from edgeadapt import host
+from edgeadapt.bundle import read_bundle
+from edgeadapt.device.factory_samples import FactorySamples
+from edgeadapt.device.memory import AS_SHIPPED, HeadChoice
+from edgeadapt.device.program import Program
+from edgeadapt.runtime import open_runtime
+
+NAMES = ["a", "b", "c", "d"]
+DIM = 24
+TURN = np.linalg.qr(np.random.default_rng(7).standard_normal((DIM, DIM)))[0]
+
+
+def vectors(count: int, seed: int, *, is_field: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Four classes; in the field everything is turned, so that the factory's head knows nothing there."""
+    rng = np.random.default_rng(seed)
+    centres = 1.2 * np.random.default_rng(3).standard_normal((4, DIM))
+    y = rng.integers(0, 4, count)
+    x = centres[y] + rng.standard_normal((count, DIM))
+    return (x @ TURN if is_field else x).astype(np.float32), y
+
+
+@pytest.fixture(scope="module")
+def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("head") / "vectors.edge"
+    x, y = vectors(160, 0)
+    host.export(path, host.Identity(DIM), (x, y), NAMES, stress=False)
+    return path
+
+
+@pytest.fixture
+def learner(bundle_path: Path, tmp_path: Path) -> Iterator[edgeadapt.Learner]:
+    with edgeadapt.open(bundle_path, state=tmp_path / "state") as found:
+        yield found
+
+
+def right(learner: edgeadapt.Learner, x: np.ndarray, y: np.ndarray) -> float:
+    labels = learner.predict(features={"z": x}).labels
+    return float(np.mean([label == NAMES[k] for label, k in zip(labels, y, strict=True)]))
+
+
+def teach(learner: edgeadapt.Learner, x: np.ndarray, y: np.ndarray) -> None:
+    learner.learn(None, [NAMES[k] for k in y], features={"z": x})
+    learner.settle()
+
+
+def test_a_weight_of_one_is_the_sum_and_others_scale_the_factory_alone(bundle_path: Path) -> None:
+    program = Program(read_bundle(bundle_path), open_runtime())
+    x, y = vectors(50, 1, is_field=True)
+    ones, none = np.ones(50, np.float32), np.zeros((50, 0), np.float32)
+    learned, _ = program.learn(program.factory(), x, none, y, ones, 0 * ones)
+    doubled, _ = program.learn(learned, x, none, y, ones, 0 * ones)  # the field twice: the factory at half
+    half = program.derive(learned, HeadChoice(factory_weight=0.5))
+    read = [program.read(x, none, tensors).logits[:, :4].argmax(axis=1) for tensors in (half, program.derive(doubled))]
+    assert (read[0] == read[1]).all()
+    plain = program.read(x, none, program.derive(learned)).logits
+    assert np.array_equal(plain, program.read(x, none, program.derive(learned, AS_SHIPPED, (*NAMES, *[None] * 28))).logits)
+
+
+def test_a_class_that_left_its_slot_has_no_factory_share(bundle_path: Path) -> None:
+    with edgeadapt.open(bundle_path) as learner:
+        learner.remove_class("b")
+        live = learner._live
+        values = learner._program.derive(live.tensors, HeadChoice(factory_weight=4.0), live.classes)
+        active = learner._program.runtime.download(values, ["head.active"])["head.active"]
+    assert active[:4].tolist() == [1.0, 0.0, 1.0, 1.0]
+
+
+def test_samples_that_were_learned_judge_as_if_they_had_not_been(bundle_path: Path) -> None:
+    """On labels that mean nothing a head of many columns is right on what it learned; its own samples must not say so."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((80, 160)).astype(np.float32), np.arange(80) % 4
+    path = bundle_path.with_name("noise.edge")
+    host.export(path, host.Identity(160), (x, y), NAMES, stress=False)
+    with edgeadapt.open(path) as learner:
+        program, live = learner._program, learner._live
+        (guard,) = FactorySamples(program).sets(live)
+        learned = float((program.read(guard.z, guard.taps, live.tensors).logits.argmax(axis=1) == guard.y).mean())
+        judged = [float(guard.correct(program, replace(live, head=choice, tensors=program.derive(live.tensors, choice))).mean()) for choice in (AS_SHIPPED, HeadChoice(shrinkage=0.1))]
+    assert learned > 0.7 and max(judged) < 0.45
+
+
+def test_labels_of_a_field_that_the_factory_knows_nothing_of_take_over_and_the_choice_survives(bundle_path: Path, tmp_path: Path) -> None:
+    x, y = vectors(400, 1, is_field=True)
+    test = vectors(800, 2, is_field=True)
+    with edgeadapt.open(bundle_path, state=tmp_path / "state") as learner:
+        before = right(learner, *test)
+        teach(learner, x[:200], y[:200])
+        after, chosen = right(learner, *test), learner._live.head
+        kinds = [change.kind for change in learner.history()]
+        labels = learner.predict(features={"z": test[0]}).labels
+    assert before < 0.5 and after > before + 0.3
+    assert chosen.factory_weight < 1.0 and "choose_head" in kinds
+    with edgeadapt.open(bundle_path, state=tmp_path / "state") as again:
+        assert again._live.head == chosen and again.predict(features={"z": test[0]}).labels == labels
+
+
+def test_labels_that_agree_with_the_factory_leave_its_weight(learner: edgeadapt.Learner) -> None:
+    teach(learner, *vectors(24, 5))
+    assert learner._live.head.factory_weight >= 1.0
+
+
+def test_a_rollback_takes_back_labels_and_not_only_the_choice(learner: edgeadapt.Learner) -> None:
+    test = vectors(400, 2, is_field=True)
+    before = right(learner, *test)
+    teach(learner, *vectors(64, 1, is_field=True))
+    assert right(learner, *test) > before + 0.2
+    learner.rollback()
+    assert right(learner, *test) == before and learner._live.head == AS_SHIPPED
+
+
+def test_forgetting_everything_leaves_the_factory(learner: edgeadapt.Learner) -> None:
+    test = vectors(400, 2)
+    before = learner.predict(features={"z": test[0]}).labels
+    learner.learn(None, [NAMES[k] for k in vectors(64, 1, is_field=True)[1]], features={"z": vectors(64, 1, is_field=True)[0]}, source="field")
+    learner.settle()
+    learner.forget(source="field")
+    learner.settle()
+    assert learner._live.head == AS_SHIPPED
+    assert np.mean([a == b for a, b in zip(learner.predict(features={"z": test[0]}).labels, before, strict=True)]) > 0.99
