@@ -65,7 +65,7 @@ class Reading(Struct, frozen=True):
         shift: window statistic divided by its threshold; above 1 the conditions differ from calibration.
         novel_share: share of the window above the novelty threshold; None while shifted, when it means nothing.
         window: samples in the window.
-        domain: the condition the stream is in, ``"source"`` unless a correction is active.
+        domain: the condition the stream is in; ``"source"`` too where it is about to leave one, reads clear, and nothing is corrected.
         accuracy: an estimate, without labels, over the last windows that were looked at; None before the first, and for a bundle without it.
     """
 

@@ -40,7 +40,7 @@ _TOPICS = 10_000
 _ONE = 0.95  # mean cosine from which two conditions are one; at equal lengths it is the distance at which a window is routed
 _MET = 0.5  # share of a window's samples whose class a condition has met, from which its signature says whether they belong to it
 _BACK = 8  # windows after which a stream that left a condition is no longer on its way back
-_ALIKE = 0.8  # share of a window that is taken for one class, from which it is alike
+_ALIKE = 0.8  # share of a window that is taken for one class, from which it may be a class of its own
 _RANDOM_EVERY = 5  # questions about a topic
 _FOLLOWED = 0.5  # what a window of a drift leaves of where its condition was
 Decision = tuple[float, str, str, str, str]
@@ -138,9 +138,11 @@ class Conditions:
             self.field_accuracy.restart(stream.name, stream.state.domain)
         elif answers.has_fallen:
             doubt = f"{answers.right.count(False)} of {len(answers.right)} answers to random questions were not the prediction"
-        is_alike = reading.novel_share >= self._policy.novelty.window_share and float(np.bincount(factory_slots).max()) >= _ALIKE * len(factory_slots)
+        nearest = self._live().domains.get(reading.nearest)
+        is_strange = reading.novel_share >= self._policy.novelty.window_share or float(np.bincount(factory_slots).max()) >= _ALIKE * len(factory_slots)
+        is_strange = is_strange and (nearest is None or nearest.kind != "condition")
         limit = self.field_accuracy.limit(stream.name, stream.state.domain)
-        return replace(reading, doubt=doubt, is_alike=is_alike, is_quiet_turn=self._quiet.is_due(), limit=limit)
+        return replace(reading, doubt=doubt, is_strange=is_strange, is_quiet_turn=self._quiet.is_due(), limit=limit)
 
     def _factory_view(
         self, view: WindowView, hot: NDArray[np.float32] | None, memory: Memory

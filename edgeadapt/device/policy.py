@@ -5,7 +5,7 @@
     shifted, known domain   go back to its correction
     shifted, unknown        open a provisional domain, start correcting (if the bundle earned it), ask a few questions;
                             both after two windows, or one that leaves no doubt
-    shifted, all alike      ask at once: samples of one class, unlike every known one, are rather a class than a condition
+    shifted, strange        ask at once: samples unlike every known class, or all alike, may be a class and no condition
     not shifted, novel      ask about the most novel samples
     stuck                   nothing: frames that do not change teach nothing
 """
@@ -105,7 +105,7 @@ class WindowReading:
         is_home: the active domain's correction still brings the window home: other classes perhaps, and the same condition.
         active_distance: to the active domain, None in the source condition.
         nearest, nearest_distance: the closest known domain; looked up only when the active one does not fit.
-        is_alike: most of the window is taken for one class, and unlike it.
+        is_strange: the window looks unlike every known class, or is nearly all taken for one; and like no condition of known classes.
         doubt: why accuracy seems to have fallen although no statistic moved; empty if it does not.
         is_quiet_turn: a question may be asked although nothing seems wrong.
         limit: questions there may be about what the window shows, all told; None for the bundle's number.
@@ -119,7 +119,7 @@ class WindowReading:
     active_distance: float | None = None
     nearest: str = ""
     nearest_distance: float = float("inf")
-    is_alike: bool = False
+    is_strange: bool = False
     doubt: str = ""
     is_quiet_turn: bool = False
     limit: int | None = None
@@ -171,8 +171,8 @@ def _decide(window: WindowReading, stream: str, state: StreamState, domain: Doma
     why = f"shift {window.shift:.1f} x threshold"
     if state.domain == SOURCE:
         if state.shifted < policy.shift.confirm_windows and window.shift < policy.shift.strong:
-            if window.is_alike:
-                return _ask(stream, state, NOVEL, policy, f"{why}, and most of the window is alike and unlike every known class")
+            if window.is_strange:
+                return _ask(stream, state, NOVEL, policy, f"{why}, and the window may be of a new class")
             return state, ()
         return _enter(window, stream, state, policy, why)
     if window.active_distance is not None and window.active_distance > policy.shift.route_distance and not (window.is_step or window.is_home):
@@ -210,7 +210,11 @@ def _enter(window: WindowReading, stream: str, state: StreamState, policy: Polic
     """Go to the condition the window shows: a known one, or a new provisional one."""
     if window.nearest and window.nearest_distance <= policy.shift.route_distance:
         state = replace(state, domain=window.nearest, away=0)
-        return state, (Action("route", stream, window.nearest, why=f"{why}; {window.nearest_distance:.2f} from {window.nearest}"),)
+        route = Action("route", stream, window.nearest, why=f"{why}; {window.nearest_distance:.2f} from {window.nearest}")
+        if not window.is_strange:
+            return state, (route,)
+        state, questions = _ask(stream, state, NOVEL, policy, f"{why}, like {window.nearest}, and the window may be of a new class")
+        return state, (route, *questions)
     return replace(state, domain="", away=0), (Action("open_domain", stream, "", why=f"{why}; no known condition fits"),)
 
 

@@ -142,14 +142,47 @@ def test_answers_make_a_condition_of_a_guess(opened: Opener) -> None:
     assert [(c.kind, c.outcome) for c in learner.history() if c.kind == "domain"] == [("domain", "opened")]
 
 
-def test_at_most_twenty_questions_are_asked_about_a_condition(opened: Opener) -> None:
-    learner = opened()
-    x, names = stream_of("contrast", 25, 36)
-    asked, ids = 0, []
+@pytest.mark.parametrize(("is_right", "most"), [(True, 20), (False, 100)])
+def test_twenty_questions_are_asked_about_a_condition_and_more_only_where_answers_are_wrong(opened: Opener, is_right: bool, most: int) -> None:
+    learner = opened(policy=Policy(quiet_questions_per_day=0))
+    x, _ = stream_of("contrast", 25, 36)
+    asked = 0
     for start in range(0, len(x), BATCH):
-        ids += watch(learner, x[start : start + BATCH])[0].ids
-        asked += answer_all(learner, ids, names)
-    assert 5 <= asked <= 20
+        watch(learner, x[start : start + BATCH])
+        for question in learner.questions(100):
+            learner.label(question.id, question.predicted if is_right else next(name for name in KNOWN if name != question.predicted))
+            asked += 1
+        learner.settle()
+    assert 5 <= asked <= most and (is_right or asked > 20)
+
+
+def test_sixty_samples_of_a_class_nobody_had_shown_are_asked_about(opened: Opener) -> None:
+    for seed, name in enumerate(("Sneaker", "Bag", "Ankle boot")):
+        learner = opened()
+        x, _ = images(60, classes=(name,), seed=seed)
+        for stream in ("first", "second"):  # the second finds what the first opened, and asks all the same
+            for start in range(0, 60, 10):
+                learner.observe(x[start : start + 10], stream=stream)
+                learner.settle()
+            assert any(question.stream == stream for question in learner.questions(100))
+
+
+def test_in_quiet_times_a_few_questions_are_asked_and_random_ones_measure_accuracy(opened: Opener) -> None:
+    learner = opened()
+    x, names = images(20 * BATCH, classes=KNOWN, seed=71)
+    truth: dict[str, str] = {}
+    for start in range(0, len(x), BATCH):
+        (seen,) = watch(learner, x[start : start + BATCH])
+        truth |= dict(zip(seen.ids, names[start : start + BATCH], strict=True))
+    asked = learner.questions(100)
+    assert 2 <= len(asked) <= 3 and learner.accuracy() == {}  # half of six come early
+    right = [truth[question.id] == question.predicted for question in asked[::2]]  # every other one is random
+    for question in asked:
+        learner.label(question.id, truth[question.id])
+    learner.settle()
+    measured = learner.accuracy()["source"]
+    assert measured.samples == len(right) and measured.value == pytest.approx(np.mean(right))
+    assert learner.questions(100) == []
 
 
 @pytest.mark.parametrize("condition", ["defocus_blur", "brightness", "jpeg_compression"])

@@ -10,7 +10,8 @@ import pytest
 
 from edgeadapt.bundle.schema import AdaptPolicy, AskPolicy, NoveltyPolicy, PolicySpec, ShiftPolicy
 from edgeadapt.device.memory import SOURCE, Domain, Signature
-from edgeadapt.device.policy import Policy, StreamState, WindowReading, decide, judge_answers
+from edgeadapt.device.policy import NOVEL as NOVEL_TOPIC
+from edgeadapt.device.policy import QUIET, UNCERTAIN, Policy, StreamState, WindowReading, decide, judge_answers
 
 POLICY = PolicySpec(
     shift=ShiftPolicy(confirm_windows=2, clear_windows=3, route_distance=0.1), novelty=NoveltyPolicy(window_share=0.5), ask=AskPolicy(per_condition=20, per_batch=8)
@@ -168,3 +169,48 @@ def test_the_users_say_only_lowers_what_the_bundle_earned(earned: Any, wanted: A
 def test_edgeadapt_freeze_is_off(monkeypatch: pytest.MonkeyPatch, value: str, mode: str) -> None:
     monkeypatch.setenv("EDGEADAPT_FREEZE", value)
     assert Policy(adapt="act").adapt_mode(PolicySpec(adapt=AdaptPolicy(mode="act"))) == mode
+
+
+# -- accuracy, and quiet times ------------------------------------------------------------------------
+def test_accuracy_that_seems_to_have_fallen_is_asked_about_and_opens_no_domain() -> None:
+    doubtful = replace(CLEAR, doubt="accuracy seems to be 60%")
+    state, actions = decide(doubtful, "cam", StreamState(), None, POLICY)
+    assert [(a.kind, a.domain, a.why) for a in actions] == [("ask", UNCERTAIN, "accuracy seems to be 60%")]
+    assert state.domain == SOURCE and state.asked == {UNCERTAIN: 8}
+    asked = [kinds for kinds in play([doubtful] * 6)[1] if kinds]
+    assert asked == [("ask",)] * 3  # 8, 8 and 4: twenty in all
+
+
+def test_more_is_asked_where_answers_say_that_it_has_not_recovered() -> None:
+    doubtful = replace(CLEAR, doubt="accuracy seems to be 60%", limit=100)
+    state, kinds = play([doubtful] * 20)
+    assert state.asked == {UNCERTAIN: 100} and sum(map(bool, kinds)) == 13
+    inside, kinds = play([replace(INSIDE, limit=100)], StreamState(domain="fog", asked={"fog": 20}), domain())
+    assert kinds == [("ask", "adapt")] and inside.asked == {"fog": 28}
+
+
+def test_after_a_calm_time_a_new_doubt_is_asked_about_anew() -> None:
+    doubtful = replace(CLEAR, doubt="accuracy seems to be 60%")
+    state, _ = play([doubtful] * 6)
+    assert play([CLEAR] * 15, state)[0].asked == {UNCERTAIN: 20}
+    state, _ = play([CLEAR] * 16, state)
+    assert state.asked == {} and play([doubtful], state)[1] == [("ask",)]
+
+
+def test_a_quiet_turn_asks_only_where_nothing_else_does() -> None:
+    quiet = replace(CLEAR, is_quiet_turn=True)
+    state, actions = decide(quiet, "cam", StreamState(), None, POLICY)
+    assert [(a.kind, a.domain) for a in actions] == [("ask", QUIET)] and state.asked == {}
+    _, actions = decide(replace(NOVEL, is_quiet_turn=True), "cam", StreamState(), None, POLICY)
+    assert [a.domain for a in actions] == [NOVEL_TOPIC]
+    assert play([replace(STUCK, is_quiet_turn=True)])[1] == [("hold",)]
+    closed = StreamState(domain="fog", asked={"fog": 20})
+    assert play([replace(INSIDE, is_quiet_turn=True)], closed, domain())[1] == [("adapt", "ask")]  # a condition that is done is still measured
+
+
+def test_a_shifted_window_that_may_be_of_a_new_class_is_asked_about_at_once() -> None:
+    alike = replace(SHIFTED, is_strange=True)
+    state, actions = decide(alike, "cam", StreamState(), None, POLICY)
+    assert [(a.kind, a.domain) for a in actions] == [("ask", NOVEL_TOPIC)] and state.domain == SOURCE
+    _, kinds = play([replace(KNOWN_ONE, shift=9.0, is_strange=True)])
+    assert kinds == [("route", "ask")]
