@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
 
-from msgspec.structs import replace
+import msgspec
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.bundle.schema import AdaptMode, Manifest, Precision
@@ -280,7 +280,7 @@ class Learner:
                 found.window.push(read.residual, slots, read.score, inputs, ids, far, None if active is None else active.tensors, read.logits)
             reading = found.window.reading(domain, memory.class_counts, is_factory_path, found.accuracy)
             if domain != SOURCE and is_factory_path and not reading.is_shifted and self._adapt_mode() != "act":
-                reading = replace(reading, domain=SOURCE)  # nothing is corrected, and nothing shows the condition any more
+                reading = msgspec.structs.replace(reading, domain=SOURCE)  # nothing is corrected, and nothing shows the condition any more
             is_foreign = not (is_factory_path or self._program.preserves_space) and features is None
             kept, late = (z, taps) if self._serving.is_encoded(features) else (as_stored(z, taps), None)  # the caller may use its features again
             batch = PendingBatch(ids, stream, domain, reading.is_shifted, kept, time.monotonic(), is_foreign=is_foreign, taps=late)
