@@ -91,7 +91,7 @@ class RecentAccuracy:
         """(mean excess, samples, sum of squared shares of the predicted classes) of the last ``count`` windows."""
         last = self.windows[-count:]
         samples = sum(window.samples for window in last)
-        shares = sum(window.taken_for for window in last) / samples
+        shares = np.sum([window.taken_for for window in last], axis=0) / samples
         return sum(window.below - window.expected for window in last) / samples, samples, float(shares @ shares)
 
 
