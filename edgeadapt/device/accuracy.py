@@ -6,8 +6,8 @@ less than it was.
 
 t is set on held-out samples so that the share below it equals their error (average thresholded
 confidence: Garg et al., ICLR 2022, arXiv 2201.04234, with the margin as the score), and r is the
-share below it among held-out samples that are taken for a class. The estimate is shown; the excess decides, because a stretch of one difficult class is no
-loss of accuracy:
+share below it among held-out samples that are taken for a class. The estimate is
+shown; the excess decides, because a stretch of one difficult class is no loss of accuracy:
 
     fallen   if over one of the last ``horizons`` windows
              excess - allowance > margin + z sqrt(e (1 - e) (1 / n + 1 / held-out samples))
@@ -15,8 +15,8 @@ loss of accuracy:
 with e = 1 - held-out accuracy,
 
 and the shortest horizon still exceeds the margin. ``allowance`` is what clean samples sorted by
-class exceed that by in a stretch of difficult classes; it counts only where the predictions are as concentrated as there.
-That part, and r, are ours.
+class exceed that by in a stretch of difficult classes; it counts only where the
+predictions are as concentrated as there. That part, and r, are ours.
 """
 
 from __future__ import annotations
