@@ -35,7 +35,7 @@ FLOOR_IF_NEW = 0.3
 """... or than this, in a window that speaks for new classes: each of them is worth several answers."""
 _APART = 0.25  # exponent of the distance: how much being unlike counts beside what an answer promises
 _FIRST = 5  # questions about a new topic, whatever they promise: as many answers tell a condition from new classes
-_LOOKS = 20  # windows of one topic that are searched for questions
+_LOOKS = 20  # windows of one topic that are searched for the usual number of questions
 _STEPS = 8  # of the second opinion
 _EXCESS = 0.1  # chance, among known samples, of as many scores above the threshold, below which they speak for new classes
 _CROWD = 0.5  # more of a shifted window above the threshold: the shift has moved the scores, and they say nothing

@@ -1,10 +1,15 @@
-"""What answers say about accuracy in the field: measured by those to questions drawn at random, one condition at a time.
+"""What answers say about accuracy in the field: measured by those to questions drawn at random, one
+condition at a time.
 
-    e_n = e_(n-1) * q_n(wrong_n) / p(wrong_n)        q_n: the error that the answers before say, at least p; p = held-out error + margin
+    e_n = e_(n-1) * q_n(wrong_n) / p(wrong_n)        q_n: the error that the answers before say, at
+    least p; p = held-out error + margin
 
-is a bet against "the error is at most p". It is a non-negative supermartingale while that holds, so that it ever exceeds 1 / alpha
-with probability alpha at most, however often it is looked at (Ville's inequality; Waudby-Smith and Ramdas, JRSS B 2024,
-arXiv 2010.09686). Answers to questions that were chosen for their doubt are wrong more often than the stream, and bet on nothing.
+is a bet against "the error is at most p". It is a non-negative supermartingale while that holds, so
+that it ever exceeds 1 / alpha
+with probability alpha at most, however often it is looked at (Ville's inequality; Waudby-Smith and
+Ramdas, JRSS B 2024,
+arXiv 2010.09686). Answers to questions that were chosen for their doubt are wrong more often than
+the stream, and bet on nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +32,8 @@ _KEPT = 100  # answers per condition
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to random questions about one condition of one stream, and the bet that their error is no larger than expected."""
+    """Answers to random questions about one condition of one stream, and the bet that their error
+    is no larger than expected."""
 
     right: tuple[bool, ...] = ()
     wealth: float = 1.0
@@ -35,7 +41,13 @@ class Answers:
     def extended(self, is_right: bool, expected_error: float) -> Answers:
         """One answer more. ``expected_error``: p, 0 to 1."""
         wrong = len(self.right) - sum(self.right)
-        bet = min(0.99, max(expected_error, (wrong + _PRIOR * expected_error + 0.5) / (len(self.right) + _PRIOR + 1.0)))
+        bet = min(
+            0.99,
+            max(
+                expected_error,
+                (wrong + _PRIOR * expected_error + 0.5) / (len(self.right) + _PRIOR + 1.0),
+            ),
+        )
         factor = (1.0 - bet) / (1.0 - expected_error) if is_right else bet / expected_error
         return Answers((*self.right, is_right)[-_KEPT:], self.wealth * factor)
 
@@ -45,9 +57,13 @@ class Answers:
         return self.wealth >= 1.0 / _ALPHA
 
     def needs_more(self, held_out: float, margin: float) -> bool:
-        """The newest answers are not right often enough, and better than those before them if there are many."""
+        """The newest answers are not right often enough, and better than those before them if there
+        are many."""
         recent = self.right[-_RECENT:]
-        if not recent or (sum(recent) + _PRIOR * held_out) / (len(recent) + _PRIOR) >= held_out - margin:
+        if (
+            not recent
+            or (sum(recent) + _PRIOR * held_out) / (len(recent) + _PRIOR) >= held_out - margin
+        ):
             return False
         before = self.right[-2 * _RECENT : -_RECENT]
         return len(self.right) < _LOOKED_AT_AGAIN or sum(recent) > sum(before)
@@ -62,12 +78,15 @@ class _Asked:
 
 
 class FieldAccuracy:
-    """Who was asked what, and what the answers say. In memory only; runs on the worker, read from any thread."""
+    """Who was asked what, and what the answers say. In memory only; runs on the worker, read from
+    any thread."""
 
     def __init__(self, policy: PolicySpec) -> None:
         self._policy = policy
         self._asked: OrderedDict[str, _Asked] = OrderedDict()
-        self._answers: OrderedDict[tuple[str, str], Answers] = OrderedDict()  # the least recently answered first
+        self._answers: OrderedDict[tuple[str, str], Answers] = (
+            OrderedDict()
+        )  # the least recently answered first
 
     @property
     def held_out(self) -> float:
@@ -75,7 +94,9 @@ class FieldAccuracy:
         known = self._policy.accuracy
         return known.accuracy if known.samples else 1.0 - self._policy.guard.source_error
 
-    def asked(self, sample: str, stream: str, domain: str, predicted: str, *, is_random: bool) -> None:
+    def asked(
+        self, sample: str, stream: str, domain: str, predicted: str, *, is_random: bool
+    ) -> None:
         """A question about a sample that was predicted as a class; drawn at random, or chosen."""
         self._asked[sample] = _Asked(stream, domain, predicted, is_random)
         while len(self._asked) > _OPEN:
@@ -103,23 +124,35 @@ class FieldAccuracy:
             self._answers[stream, domain] = replace(self._answers[stream, domain], wealth=1.0)
 
     def limit(self, stream: str, domain: str) -> int:
-        """Questions there may be about a condition: the usual number, or more while answers say that it has not recovered."""
+        """Questions there may be about a condition: the usual number, or more while answers say
+        that it has not recovered."""
         ask = self._policy.ask
         if self.of(stream, domain).needs_more(self.held_out, self._policy.accuracy.margin):
             return max(ask.per_condition, ask.at_most)
         return ask.per_condition
 
     def measured(self) -> dict[str, AccuracyEstimate]:
-        """Accuracy per condition over all streams, from the last answers to random questions; conditions without one are left out."""
+        """Accuracy per condition over all streams, from the last answers to random questions;
+        conditions without one are left out."""
         found: dict[str, list[Answers]] = {}
         for (_, domain), answers in list(self._answers.items()):
             found.setdefault(domain, []).append(answers)
-        return {domain: self._estimate(answers) for domain, answers in found.items() if any(a.right for a in answers)}
+        return {
+            domain: self._estimate(answers)
+            for domain, answers in found.items()
+            if any(a.right for a in answers)
+        }
 
     def _estimate(self, answers: list[Answers]) -> AccuracyEstimate:
         right = [is_right for of_stream in answers for is_right in of_stream.right]
         value = sum(right) / len(right)
-        return AccuracyEstimate(value, *wilson(value, len(right)), len(right), self.held_out, any(a.has_fallen for a in answers))
+        return AccuracyEstimate(
+            value,
+            *wilson(value, len(right)),
+            len(right),
+            self.held_out,
+            any(a.has_fallen for a in answers),
+        )
 
 
 __all__ = ["Answers", "FieldAccuracy"]

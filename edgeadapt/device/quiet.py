@@ -1,6 +1,7 @@
 """A few questions a day although nothing seems wrong: when the next one is due.
 
-Half of a day's questions come early, after 2, 4, 8, ... windows, so that a short stream is measured too; the others are spread over the
+Half of a day's questions come early, after 2, 4, 8, ... windows, so that a short stream is measured
+too; the others are spread over the
 rest of the day. Every other one is about a sample drawn at random, the first too.
 """
 
@@ -13,7 +14,8 @@ _DAY_S = 86_400.0
 
 
 class QuietQuestions:
-    """Of one learner, over all streams. In memory only: a learner that is opened again begins a day."""
+    """Of one learner, over all streams. In memory only: a learner that is opened again begins a
+    day."""
 
     def __init__(self, per_day: int, clock: Callable[[], float] = time.monotonic) -> None:
         """``clock``: seconds that only grow."""
@@ -22,7 +24,8 @@ class QuietQuestions:
         self._windows = self._asked = 0
 
     def is_due(self) -> bool:
-        """One window more was looked at: whether something may be asked about it. The day begins with the first."""
+        """One window more was looked at: whether something may be asked about it. The day begins
+        with the first."""
         now = self._clock()
         if self._began is None or now - self._began >= _DAY_S:
             self._began, self._windows, self._asked = now, 0, 0

@@ -61,7 +61,7 @@ def test_paired_calls_take_turns_and_the_first_of_a_block_is_not_counted() -> No
 
 
 def test_an_unknown_suite_is_named_with_those_there_are() -> None:
-    with pytest.raises(InputError, match="no suite called 'speed'; suites: overhead, steps, heads, detection, shift, answers, classes, guard"):
+    with pytest.raises(InputError, match="no suite called 'speed'; suites: overhead, steps, heads, detection, noticing, shift, answers, classes, guard"):
         suites.run("speed")
 
 

@@ -167,6 +167,20 @@ def test_sixty_samples_of_a_class_nobody_had_shown_are_asked_about(opened: Opene
             assert any(question.stream == stream for question in learner.questions(100))
 
 
+def test_a_clear_reading_does_not_name_a_condition_that_nothing_corrects(opened: Opener) -> None:
+    learner = opened(policy=Policy(adapt="advise"))
+    for phase in range(2):
+        show(learner, "fog", 4, 80 + phase, answers=False)
+        assert learner.domain() == "condition-1"
+        x, _ = stream_of("clean", 3, 90 + phase)
+        read = []
+        for start in range(0, len(x), 8):
+            read.append(learner.observe(x[start : start + 8]).reading)
+            learner.settle()
+        assert sum(not reading.is_shifted for reading in read) >= 6
+        assert {reading.domain for reading in read if not reading.is_shifted} == {"source"}
+
+
 def test_in_quiet_times_a_few_questions_are_asked_and_random_ones_measure_accuracy(opened: Opener) -> None:
     learner = opened()
     x, names = images(20 * BATCH, classes=KNOWN, seed=71)

@@ -1,4 +1,5 @@
-"""Answers measure accuracy: wrong ones raise doubt, right ones end the questions, chosen ones count for neither."""
+"""Answers measure accuracy: wrong ones raise doubt, right ones end the questions, chosen ones count
+for neither."""
 
 from __future__ import annotations
 
@@ -40,15 +41,23 @@ def test_at_the_expected_error_doubt_is_rare_however_often_one_looks() -> None:
 
 def test_answers_to_chosen_questions_bet_on_nothing() -> None:
     field = told([False] * 20, is_random=False)
-    assert field.of("cam", "fog") == Answers() and field.measured() == {} and field.limit("cam", "fog") == 20
+    assert (
+        field.of("cam", "fog") == Answers()
+        and field.measured() == {}
+        and field.limit("cam", "fog") == 20
+    )
 
 
 def test_questions_go_on_while_answers_are_wrong_and_end_when_they_are_right_or_no_better() -> None:
     assert told([True] * 3).limit("cam", "fog") == 20
     assert told([False, True, False]).limit("cam", "fog") == 100
     assert told([False] * 5 + [True] * 10).limit("cam", "fog") == 20
-    assert told([False, True] * 10).limit("cam", "fog") == 20  # twenty answers, and no better than before
-    assert told([False] * 10 + [False, True] * 5).limit("cam", "fog") == 100  # no good yet, and getting better
+    assert (
+        told([False, True] * 10).limit("cam", "fog") == 20
+    )  # twenty answers, and no better than before
+    assert (
+        told([False] * 10 + [False, True] * 5).limit("cam", "fog") == 100
+    )  # no good yet, and getting better
 
 
 def test_accuracy_in_the_field_is_measured_per_condition_with_an_interval() -> None:
@@ -57,7 +66,11 @@ def test_accuracy_in_the_field_is_measured_per_condition_with_an_interval() -> N
     field.answered("x", "a")
     field.answered("never asked", "a")
     measured = field.measured()
-    assert measured["fog"].value == pytest.approx(0.75) and measured["fog"].samples == 20 and measured["fog"].held_out == 0.9
+    assert (
+        measured["fog"].value == pytest.approx(0.75)
+        and measured["fog"].samples == 20
+        and measured["fog"].held_out == 0.9
+    )
     assert 0.5 < measured["fog"].low < 0.75 < measured["fog"].high < 0.9
     assert measured["source"].samples == 1
 
@@ -71,7 +84,9 @@ def test_quiet_questions_come_early_and_then_spread_over_the_day() -> None:
             asked.append((window, quiet.is_random_next))
             quiet.asked()
     first, second = asked[:6], asked[6:]
-    assert [window for window, _ in first[:3]] == [2, 4, 8] and [is_random for _, is_random in first] == [True, False] * 3
+    assert [window for window, _ in first[:3]] == [2, 4, 8] and [
+        is_random for _, is_random in first
+    ] == [True, False] * 3
     assert [round((window - 1) / 8640, 2) for window, _ in first[3:]] == [0.5, 0.67, 0.83]
     assert len(second) == 6 and second[0][0] > 8640
 

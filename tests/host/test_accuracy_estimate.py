@@ -1,4 +1,5 @@
-"""The estimate of accuracy without labels: right where the model is surely right, low where it doubts, silent on clean streams."""
+"""The estimate of accuracy without labels: right where the model is surely right, low where it
+doubts, silent on clean streams."""
 
 from __future__ import annotations
 
@@ -14,12 +15,17 @@ from edgeadapt.host.accuracy_estimate import accuracy_policy
 K = 6
 
 
-def predictions(count: int, seed: int, gain: float = 1.0, noise: float = 0.45, harder: int | None = None) -> tuple[Any, Any]:
-    """Logits and labels of a model that is right where noise does not outdo the gain; one class may be harder than the others."""
+def predictions(
+    count: int, seed: int, gain: float = 1.0, noise: float = 0.45, harder: int | None = None
+) -> tuple[Any, Any]:
+    """Logits and labels of a model that is right where noise does not outdo the gain; one class may
+    be harder than the others."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, K, count)
     spread = np.where(y == harder, 1.6 * noise, noise)
-    return (gain * np.eye(K)[y] + spread[:, None] * rng.normal(size=(count, K))).astype(np.float32), y
+    return (gain * np.eye(K)[y] + spread[:, None] * rng.normal(size=(count, K))).astype(
+        np.float32
+    ), y
 
 
 def watch(policy: AccuracyPolicy, logits: Any) -> list[bool]:
@@ -32,7 +38,9 @@ def watch(policy: AccuracyPolicy, logits: Any) -> list[bool]:
 
 
 @pytest.mark.parametrize(("gain", "noise"), [(0.6, 0.35), (0.5, 0.35), (0.4, 0.3), (1.0, 0.4)])
-def test_the_estimate_follows_accuracy_under_a_degradation_that_it_never_saw(gain: float, noise: float) -> None:
+def test_the_estimate_follows_accuracy_under_a_degradation_that_it_never_saw(
+    gain: float, noise: float
+) -> None:
     policy = accuracy_policy(*predictions(1500, 0))
     logits, y = predictions(512, 1, gain, noise)
     recent = RecentAccuracy()
@@ -48,8 +56,12 @@ def test_the_estimate_follows_accuracy_under_a_degradation_that_it_never_saw(gai
 def test_on_held_out_samples_themselves_the_estimate_is_their_accuracy() -> None:
     logits, y = predictions(1500, 0)
     policy = accuracy_policy(logits, y)
-    assert policy.samples == 1500 and policy.accuracy == pytest.approx((logits.argmax(axis=1) == y).mean())
-    assert float((margins_of(logits) >= policy.threshold).mean()) == pytest.approx(policy.accuracy, abs=0.002)
+    assert policy.samples == 1500 and policy.accuracy == pytest.approx(
+        (logits.argmax(axis=1) == y).mean()
+    )
+    assert float((margins_of(logits) >= policy.threshold).mean()) == pytest.approx(
+        policy.accuracy, abs=0.002
+    )
 
 
 def test_a_drop_of_twenty_points_is_noticed_within_128_samples() -> None:
@@ -67,13 +79,17 @@ def test_clean_streams_are_not_doubted_though_one_class_is_harder(order: str) ->
     alarms = 0
     for seed in range(50):
         logits, y = predictions(640, 200 + seed, harder=2)
-        alarms += any(watch(policy, logits[np.argsort(y, kind="stable")] if order == "sorted" else logits))
+        alarms += any(
+            watch(policy, logits[np.argsort(y, kind="stable")] if order == "sorted" else logits)
+        )
     assert alarms <= 1
 
 
 def test_there_is_an_estimate_again_when_the_doubt_is_over() -> None:
     policy = accuracy_policy(*predictions(1500, 0))
-    found = watch(policy, np.concatenate([predictions(256, 3, 0.4, 0.3)[0], predictions(256, 4)[0]]))
+    found = watch(
+        policy, np.concatenate([predictions(256, 3, 0.4, 0.3)[0], predictions(256, 4)[0]])
+    )
     assert found[7] and not any(found[-4:])
 
 
