@@ -28,6 +28,7 @@ from edgeadapt.device.sense import shift_ratio
 from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt.host import calibrate
 from edgeadapt.host.accuracy_estimate import accuracy_policy
+from edgeadapt.host.cross_fitting import FOLDS, choose_slda, folds_of
 from edgeadapt.host.methods.base import FactoryData
 from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.settings import Settings
@@ -42,30 +43,21 @@ _SOURCE_SUBJECTS = 5
 
 
 class Source:
-    """A head on half of its rows, and what the other half says about it."""
+    """A head made as an export makes it, and what its cross-fitted rows say about it."""
 
     def __init__(self, z: F32, y: I64, classes: tuple[str, ...]) -> None:
         settings, self.known = Settings(), len(classes)
-        split = calibrate.split_rows(y, classes, settings.seed)
         slots = max(settings.class_slots, self.known)
-
-        def data(rows: I64) -> FactoryData:
-            weight = calibrate.factory_weights(y[rows], settings.factory_count)
-            return FactoryData(
-                z[rows], np.zeros((len(rows), 0), np.float32), y[rows], weight, slots
-            )
-
-        judge = data(split.held_out)
-        self.fitted = calibrate.Fitted.of(
-            settings.make_head(z.shape[1]), ResidualShift(), data(split.evidence)
-        )
+        weight = calibrate.factory_weights(y, settings.factory_count)
+        data = FactoryData(z, np.zeros((len(z), 0), np.float32), y, weight, slots)
+        chosen = choose_slda(data, folds_of(y, None, FOLDS, settings.seed), settings.seed, lambda line: None)
+        half = folds_of(y, None, 2, settings.seed)
+        parts = [calibrate.Part.of(chosen.head, ResidualShift(), data, half == k, None) for k in (1, 0)]
+        self.fitted = calibrate.Fitted.of(chosen.head, ResidualShift(), data)
         self.counts: F32 = self.fitted.values["shift.moment"][-1].numpy()
-        self.shift: ShiftPolicy = calibrate.shift_policy(
-            self.fitted, judge.z, judge.taps, judge.y, (0, z.shape[1]), settings.seed
-        )
-        self.accuracy: AccuracyPolicy = accuracy_policy(
-            self.logits(judge.z), judge.y, self.shift.window, settings.seed
-        )
+        self.shift: ShiftPolicy = calibrate.shift_policy(parts, (0, z.shape[1]), settings.seed)
+        logits = chosen.logits[:, : self.known]
+        self.accuracy: AccuracyPolicy = accuracy_policy(logits, y, self.shift.window, settings.seed)
 
     def logits(self, z: F32) -> F32:
         return self.fitted.logits(z)[:, : self.known]

@@ -182,10 +182,18 @@ def test_small_batches_are_answered_as_if_it_were_not_there(learner: Learner, ba
 def test_prediction_stays_pure_and_windows_read_what_was_not_smoothed(learner: Learner, carrying: Bundle, runtime: Runtime) -> None:
     z, _ = overlapping(480, "sorted")
     before = learner.predict(z).probs
-    readings = [learner.observe(z[i : i + 32]).reading for i in range(0, 480, 32)]
+
+    def readings_of(learner: Learner) -> list[Reading]:
+        found = []
+        for start in range(0, 480, 32):
+            found.append(learner.observe(z[start : start + 32]).reading)
+            learner.settle()
+        return found
+
+    readings = readings_of(learner)
     np.testing.assert_array_equal(learner.predict(z).probs, before)
     with open_learner(in_mode(carrying, "advise"), runtime=runtime) as unsmoothed:
-        assert [unsmoothed.observe(z[i : i + 32]).reading for i in range(0, 480, 32)] == readings
+        assert readings_of(unsmoothed) == readings
 
 
 def test_smoothed_probabilities_are_those_of_the_labels_and_add_up(learner: Learner) -> None:
