@@ -32,11 +32,17 @@ class Policy:
             labels; None takes the bundle's.
         new_classes: what a label with an unknown name does: refused, or the class is added.
         questions_per_day: over all streams.
+        trusted_sources: people whose labels are not held for contradicting the head; the paired tests still judge them.
     """
 
     adapt: AdaptMode | None = None
     new_classes: Literal["refuse", "add"] = "refuse"
     questions_per_day: int | None = None
+    trusted_sources: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.trusted_sources, str) or not all(isinstance(name, str) for name in self.trusted_sources):
+            raise InputError(f"Policy.trusted_sources is a tuple of names, got {self.trusted_sources!r:.80}")
 
     def adapt_mode(self, bundle: PolicySpec) -> AdaptMode:
         if os.environ.get("EDGEADAPT_FREEZE") == "1":

@@ -48,9 +48,8 @@ def _settings(penalty: float) -> Iterator[_Setting]:
 
 def unit_rows(x: NDArray[np.floating]) -> F64:
     """Rows without their mean, of length 1."""
-    centred = x.astype(np.float64) - x.mean(axis=0)
-    result: F64 = centred / np.sqrt((centred * centred).sum(axis=1, keepdims=True) + 1e-12)
-    return result
+    centred = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
+    return np.asarray(centred / np.sqrt((centred * centred).sum(axis=1, keepdims=True) + 1e-12), np.float64)
 
 
 def _targets(y: Slots, classes: int) -> F64:
