@@ -32,7 +32,7 @@ FEWEST_KNOWN = 10  # labels of others that say how good the head is under a cond
 _FOLLOW = 2.5  # log10 of how much likelier labels must be where they follow from the samples than where they are lies
 _LOST = 0.6  # a head that is right on this share of what a single renaming does not explain is not the one that is wrong
 FEWEST_PLACED = 12  # samples that can say where they lie
-_ELSEWHERE = 1e-4  # chance of telling samples of the factory's condition from the factory's own
+_TOLD_APART, _ELSEWHERE = 0.7, 1e-4  # share of pairs of such a sample and a factory's that are told apart, and the chance of that
 _APART_FEWEST, _APART = 3, 0.01  # rows on either side, and the chance of telling them apart by luck
 _SLACK = 0.1  # of the bundle's ``source_error``: labels that nothing predicts
 _RECENT, _RECORD = 2000, 256  # rows of the journal that are looked through, rows that are weighed
@@ -210,7 +210,8 @@ class Suspicion:
         if rows.sum() < FEWEST_PLACED:
             return False
         placed = seen.embedding[rows] - means[np.searchsorted(slots, here[rows])]
-        return lies_elsewhere(factory.embedding - means[place], placed) < _ELSEWHERE
+        told_apart, chance = lies_elsewhere(factory.embedding - means[place], placed)
+        return told_apart >= _TOLD_APART and chance < _ELSEWHERE
 
     def _follow(self, live: Memory, seen: _Seen, past: _Seen | None) -> bool:
         """Do labels follow from the samples so clearly that it is the head that is wrong here?

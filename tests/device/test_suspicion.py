@@ -244,13 +244,22 @@ def test_a_person_overrides_what_is_held_and_a_trusted_source_is_never_held(tmp_
         assert "held" not in {state.status for state in learner.label_states(later)}
 
 
-def test_held_labels_are_learned_when_enough_of_them_explain_each_other(vectors: Learner) -> None:
-    x, names = samples(400, [0, 1, 2, 3], 13)
-    x = away_from_home(x)
-    renamed = [NAMES[(NAMES.index(name) + 1) % 4] for name in names]  # and its classes mean something else
-    first = vectors.learn(x[:11], renamed[:11], source="field")  # too few to say where they lie
-    vectors.settle()
-    assert {state.status for state in vectors.label_states(first)} == {"held"}
-    more = vectors.learn(x[11:75], renamed[11:75], source="field")
-    vectors.settle()
-    assert {state.status for state in vectors.label_states([*first, *more])} <= {"learned", "held_out"} and not vectors.held()
+def test_held_labels_are_learned_when_more_labels_explain_them_and_are_not_asked_about_for_every_label(
+    vectors: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suspicion, asked = vectors._transactions._suspicion, []
+
+    def of(live: Any, rows: Any) -> str:
+        asked.append(len(rows))
+        return "too few to say" if len(rows) + len(suspicion._record(live, rows)) < 40 else ""
+
+    monkeypatch.setattr(suspicion, "of", of)
+    x, names = samples(60, [0, 1, 2, 3], 13)
+    ids: list[str] = []
+    for start in range(0, 60, 12):
+        ids += vectors.learn(x[start : start + 12], names[start : start + 12], source="field")
+        vectors.settle()
+        if start == 24:
+            assert {state.status for state in vectors.label_states(ids)} == {"held"} and len(vectors.held()) == 36
+    assert {state.status for state in vectors.label_states(ids)} <= {"learned", "held_out"} and not vectors.held()
+    assert max(asked) == 48  # all that was held, together
