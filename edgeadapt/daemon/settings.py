@@ -55,6 +55,9 @@ class PolicySection(_Section, frozen=True, kw_only=True):
     questions_per_day: Annotated[
         Annotated[int, Meta(ge=0, le=1_000_000)] | None, Meta(description="Most questions in 24 hours, over all streams; without it the bundle says")
     ] = None
+    trusted_sources: Annotated[
+        tuple[str, ...], Meta(description="Sources whose labels are a person's word: they are not held for contradicting the model, but still vetoed if they would cost accuracy")
+    ] = ()
 
 
 class BudgetSection(_Section, frozen=True, kw_only=True):

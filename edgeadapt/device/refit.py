@@ -60,9 +60,7 @@ def _targets(y: Slots, classes: int) -> F64:
 def _smoother(gram: F64, penalty: float) -> F64:
     count = len(gram)
     ridge = penalty * max(float(np.trace(gram)) / count, 1e-12)
-    result: F64 = np.linalg.solve(gram + ridge * np.eye(count), gram)
-    result += 1.0 / count
-    return result
+    return np.asarray(np.linalg.solve(gram + ridge * np.eye(count), gram) + 1.0 / count, np.float64)
 
 
 def _left_out(smoother: F64, targets: F64) -> F64:
