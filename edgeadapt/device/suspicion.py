@@ -30,6 +30,7 @@ FEWEST = 5  # labels that say anything
 FEWEST_SHIFTED = 24  # labels that do where nobody else gave any: fewer cannot show that they mean something
 FEWEST_KNOWN = 10  # labels of others that say how good the head is under a condition, or on a class the factory does not know
 _FOLLOW = 2.5  # log10 of how much likelier labels must be where they follow from the samples than where they are lies
+_AT_LEAST_FOR = 64  # labels; of more, in proportion: a head is never quite what it is believed to be, and that adds up over many labels, too
 _LOST = 0.6  # a head that is right on this share of what a single renaming does not explain is not the one that is wrong
 FEWEST_PLACED = 12  # samples that can say where they lie
 _TOLD_APART, _ELSEWHERE = 0.7, 1e-4  # share of pairs of such a sample and a factory's that are told apart, and the chance of that
@@ -231,7 +232,7 @@ class Suspicion:
         all_logits, all_y = everything.among(slots)
         chances = belief.honest(all_logits)
         asked = np.arange(len(all_y)) < len(y)
-        return follow(everything.embedding, all_y, chances, asked) - lie(chances[asked], y) >= _FOLLOW * log(10.0)
+        return follow(everything.embedding, all_y, chances, asked) - lie(chances[asked], y) >= _FOLLOW * max(1.0, len(y) / _AT_LEAST_FOR) * log(10.0)
 
     def _at_the_factory(self, live: Memory) -> _Seen | None:
         """The bundle's guard samples and labels held out under the factory condition: what the head is known to be right about."""

@@ -201,6 +201,20 @@ def away_from_home(z: Any) -> Any:
     return (z @ turned + 3.0 * np.random.default_rng(6).standard_normal(z.shape[1])).astype(np.float32)
 
 
+def test_bursts_of_lies_that_are_looked_at_together_stay_held(opened: Opener) -> None:
+    learner = opened()
+    in_fog(learner)
+    for number, kind in enumerate(("20_wrong", "40_wrong", "60_wrong", "one_class_flipped")):
+        lies = burst(kind, pool(number), 64, learner.classes, np.random.default_rng(number))
+        teach(learner, corrupt(lies.x, "brightness", 3, number), lies.names, "liar", stream="default")
+    before = len(learner.held(1000))
+    assert before >= 192
+    for seed in range(4):
+        x, names = images(32, seed=520 + seed, condition="brightness")
+        assert teach(learner, x, names, "honest", stream="default") == "learned"
+    assert len(learner.held(1000)) == before
+
+
 def test_labels_of_a_place_where_the_head_is_poor_are_learned_and_random_ones_are_not(vectors: Learner) -> None:
     x, names = samples(192, [0, 1, 2, 3], 9)
     x = away_from_home(x)
