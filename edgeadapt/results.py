@@ -140,6 +140,28 @@ class Commit:
         return f"#{self.number} {self.kind}: {self.outcome}{f' ({inside})' if inside else ''}"
 
 
+LabelStatus = Literal["received", "learned", "held_out", "held", "vetoed", "withdrawn"]
+
+
+@dataclass(frozen=True)
+class LabelState:
+    """What became of a label.
+
+    Attributes:
+        id: of the sample. label, source: what it was called, and by whom.
+        status: ``received``: waits to be learned. ``learned``: teaches. ``held_out``: accepted, and judges. ``held``: put aside because it
+            contradicts what is known; looked at again as evidence grows. ``vetoed``: it would have cost too much accuracy. ``withdrawn``.
+        why: the reason, where there is one. commit: the change in ``history()`` that made it so; None while it waits.
+    """
+
+    id: str
+    label: str
+    source: str
+    status: LabelStatus
+    why: str = ""
+    commit: int | None = None
+
+
 @dataclass(frozen=True)
 class Receipt:
     """What ``forget`` or ``withdraw`` did and what it could not reach.

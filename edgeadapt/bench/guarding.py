@@ -32,6 +32,7 @@ from edgeadapt.bench.material import (
 from edgeadapt.bench.measure import Row
 from edgeadapt.bench.orders import batches
 from edgeadapt.bench.poison import AT_THE_FACTORY, POISONS, SHIFTED, UNDER_SHIFT, Burst, burst
+from edgeadapt.bench.poor_heads import poor_head_rows
 from edgeadapt.demo.sample import CLASSES, KNOWN, NEW
 from edgeadapt.device.learner import Learner
 from edgeadapt.host.datasets import ImageData
@@ -218,6 +219,7 @@ def live(material: Material, seed: int, say: Say, *, per_kind: int, conditions: 
 def run_guard(
     data: str | None = None, seeds: tuple[int, ...] = (0, 1, 2), say: Say = print, *, per_kind: int = 6,
     conditions: tuple[str, ...] = CONDITIONS, poisons: int = 3, power: int | None = None, material: Material | None = None,
+    poor_heads: bool | None = None,
 ) -> list[Row]:  # fmt: skip
     """Honest batches accepted, and poison caught, pooled over seeds.
 
@@ -226,8 +228,9 @@ def run_guard(
             as many of new classes. poisons: trials of each kind per seed, a third of them young, in the middle and late; under each
             condition it is offered twice, before any honest label and after those of that condition. power: draws for every entry of
             the power tables, 0 for none; by default 20, and none from the shipped sample, which is too small for them. material: instead
-            of ``data``.
+            of ``data``. poor_heads: streams of pretrained features on which the factory's head is poor, too; by default as for power.
     """
+    has_poor_heads = poor_heads if poor_heads is not None else data != SAMPLE and material is None
     material = material or load_material(data)
     power = (0 if data == SAMPLE else 20) if power is None else power
     lives = [live(material, seed, say, per_kind=per_kind, conditions=conditions, poisons=poisons) for seed in seeds]
@@ -245,6 +248,7 @@ def run_guard(
     grown, born = (float(np.mean([getattr(life, mark) for life in lives])) for mark in ("grown", "born"))
     rows.append(bar("gain/ten_classes", grown, "accuracy", born))
     rows.append(bar("trials/80_wrong", float(sum(t.kind == "80_wrong" for t in trials)), "trials"))
+    rows += poor_head_rows(say, seeds) if has_poor_heads else []
     return [*rows, *paired_rows(say), *held_rows(material, say, power, conditions)] if power else rows
 
 

@@ -61,6 +61,9 @@ class PolicySection(_Section, frozen=True, kw_only=True):
     quiet_questions_per_day: Annotated[
         int, Meta(ge=0, le=1_000_000, description="Of these, questions that are asked although nothing seems wrong; half of them measure the accuracy")
     ] = 6
+    trusted_sources: Annotated[
+        tuple[str, ...], Meta(description="Sources whose labels are a person's word: they are not held for contradicting the model, but still vetoed if they would cost accuracy")
+    ] = ()
 
 
 class BudgetSection(_Section, frozen=True, kw_only=True):

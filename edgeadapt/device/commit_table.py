@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -231,6 +231,13 @@ class CommitTable(Database):
         with self._reading():
             found = self._db.execute("SELECT number, time, kind, outcome, detail FROM commits ORDER BY number DESC LIMIT ?", (limit,)).fetchall()
         return [Commit(n, at, kind, outcome, _detail(detail)) for n, at, kind, outcome, detail in found]
+
+    @reads
+    def details(self, numbers: Collection[int]) -> dict[int, Mapping[str, Any]]:
+        """What people are told of these commits, of those that are still there."""
+        with self._reading():
+            found = [self._db.execute("SELECT number, detail FROM commits WHERE number = ?", (number,)).fetchone() for number in numbers]
+        return {row[0]: _detail(row[1]) for row in found if row is not None}
 
     @reads
     def snapshot(self, upto: int) -> tuple[int, dict[str, NDArray[Any]]] | None:

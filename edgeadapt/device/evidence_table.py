@@ -15,17 +15,17 @@ from edgeadapt.device.draw import draw_of
 from edgeadapt.device.journal_rows import EvidenceRow, RawInput
 
 _CLOCK_SET = 1_577_836_800.0  # 2020-01-01: no device that runs this met anything before
-_COLUMNS = "id, source, stream, domain, time, label, weight, space, is_factory, features, status, commit_number, seq, draw, met, receipt"
-_NARROW = "id, source, stream, domain, time, label, weight, space, is_factory, x'', status, commit_number, seq, draw, met, receipt"
+_COLUMNS = "id, source, stream, domain, time, label, weight, space, is_factory, features, status, commit_number, seq, draw, met, receipt, trusted"
+_NARROW = "id, source, stream, domain, time, label, weight, space, is_factory, x'', status, commit_number, seq, draw, met, receipt, trusted"
 _KINDS = (str, str, str, str, float, str, float, str, int, bytes, str)
 
 
 def _row(found: tuple[Any, ...]) -> EvidenceRow:
     if tuple(map(type, found[:11])) != _KINDS or type(found[15]) not in (bytes, type(None)):
         raise ValueError(f"evidence row {found[12]!r:.20} has a value of another type")
-    sample, source, stream, domain, at, label, weight, space, is_factory, blob, status, number, seq, draw, met, receipt = found
+    sample, source, stream, domain, at, label, weight, space, is_factory, blob, status, number, seq, draw, met, receipt, trusted = found
     features = np.frombuffer(blob, "<f2").astype(np.float16)
-    return EvidenceRow(sample, source, stream, domain, at, label, weight, space, bool(is_factory), features, status, number, seq, draw, met, receipt or b"")
+    return EvidenceRow(sample, source, stream, domain, at, label, weight, space, bool(is_factory), features, status, number, seq, draw, met, receipt or b"", bool(trusted))
 
 
 def _input(kind: str, shape: str, blob: bytes) -> NDArray[Any]:
@@ -42,10 +42,10 @@ class EvidenceTable(Database):
             for index, r in enumerate(rows):
                 features = np.ascontiguousarray(r.features, "<f2")
                 at = db.execute(
-                    "INSERT INTO evidence (id, source, stream, domain, time, label, weight, space, met, is_factory, draw, status, commit_number, receipt, features)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO evidence (id, source, stream, domain, time, label, weight, space, met, is_factory, draw, status, commit_number, trusted, receipt, features)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (r.id, r.source, r.stream, r.domain, r.time, r.label, r.weight, r.space, r.met, int(r.is_factory), draw_of(features), r.status,
-                     r.commit_number, r.receipt or None, features.tobytes()),
+                     r.commit_number, int(r.trusted), r.receipt or None, features.tobytes()),
                 )  # fmt: skip
                 value = raw[index] if index < len(raw) else None
                 if value is not None:
@@ -163,6 +163,12 @@ class EvidenceTable(Database):
                 " WHERE later.id = e.id AND later.seq > e.seq AND +later.status IN ('received', 'learned', 'held_out', 'withdrawn')) ORDER BY seq"
             ).fetchall()
         return tuple(int(seq) for (seq,) in found)
+
+    @reads
+    def held_in(self, domain: str, limit: int) -> list[EvidenceRow]:
+        """The newest rows of a condition that are held and whose samples have no later label, oldest first."""
+        latest = "NOT EXISTS (SELECT 1 FROM evidence AS later WHERE later.id = evidence.id AND later.seq > evidence.seq)"
+        return self.evidence(where=f"status = 'held' AND domain = ? AND {latest}", values=(domain,), limit=limit, newest_first=True)[::-1]
 
     # -- raw inputs -----------------------------------------------------------------------------------
     @reads

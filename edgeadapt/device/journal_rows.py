@@ -36,6 +36,7 @@ class EvidenceRow:
     draw: int = 0
     met: Met = "factory"
     receipt: bytes = b""
+    trusted: bool = False  # a person vouches for the label: it is not held for contradicting the head
 
     @property
     def has_features(self) -> bool:

@@ -15,7 +15,7 @@ from safetensors.numpy import save as save_tensors
 
 from edgeadapt.device.draw import draw_of
 
-VERSION = 2
+VERSION = 3
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -31,6 +31,7 @@ CREATE TABLE evidence (
     draw INTEGER NOT NULL,                  -- hash of the features: the lowest fifth of a class is held out
     status TEXT NOT NULL CHECK (status IN ('received','learned','held_out','held','vetoed','withdrawn')),
     commit_number INTEGER,                  -- the commit that set the status
+    trusted INTEGER NOT NULL,               -- 1: a person vouches for it; it is not held for contradicting the head
     receipt BLOB,                           -- where it was counted, as the graph gave it, little endian; if the bundle gives receipts
     features BLOB NOT NULL                  -- float16 z then taps, little endian; empty once they have expired
 ) STRICT;
@@ -74,7 +75,7 @@ def _from_1(db: sqlite3.Connection) -> None:
         seq_of[sample] = seq
         met = "factory" if is_factory else "shifted" if domain == "source" else "adapted"
         db.execute(
-            "INSERT INTO evidence VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)",
+            "INSERT INTO evidence VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, NULL, ?)",
             (seq, sample, source, stream, domain, at, label, weight, space, met, is_factory, draw_of(np.frombuffer(features, "<f2")), status, number, features),
         )
     known = None
@@ -89,6 +90,26 @@ def _from_1(db: sqlite3.Connection) -> None:
         db.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', 0)", (number, at, kind, outcome, detail, json.dumps(moves), rest, new, blob))
     db.execute("DROP TABLE evidence_1")
     db.execute("DROP TABLE commits_1")
+
+
+_OF_2 = "seq, id, source, stream, domain, time, label, weight, space, met, is_factory, draw, status, commit_number"
+
+
+def _from_2(db: sqlite3.Connection) -> None:
+    """Rows say whether a person vouches for them; until then nobody could."""
+    if "trusted" in {row[1] for row in db.execute("PRAGMA table_info(evidence)")}:
+        return  # a file of version 1 has just been given this table
+    for index in ("by_status", "that_judges", "by_id", "by_source", "by_time"):
+        db.execute(f"DROP INDEX IF EXISTS evidence_{index}")
+    db.execute("ALTER TABLE evidence RENAME TO evidence_2")
+    for statement in _statements("evidence"):
+        db.execute(statement)
+    db.execute(f"INSERT INTO evidence SELECT {_OF_2}, 0, receipt, features FROM evidence_2 ORDER BY seq")
+    last = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'evidence_2'").fetchone()
+    if last is not None:  # the numbers of rows that were forgotten are not given again
+        db.execute("DELETE FROM sqlite_sequence WHERE name = 'evidence'")
+        db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('evidence', ?)", last)
+    db.execute("DROP TABLE evidence_2")
 
 
 def split_tables(tables: str) -> tuple[str, str]:
@@ -114,7 +135,7 @@ def _moves_of_1(kind: str, outcome: str, detail: dict[str, object], rows: list[i
     return {outcome: rows} if outcome in ("vetoed", "held") else {}
 
 
-_MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _from_1}
+_MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _from_1, 2: _from_2}
 
 
 def _statements(*tables: str) -> list[str]:

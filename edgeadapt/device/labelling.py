@@ -79,14 +79,18 @@ class Labelling:
             homed[i] = (replace(batch, ids=(samples[i],), features=row[None], is_foreign=False), 0)
         return homed
 
-    def rows_of(self, samples: Sequence[str], found: Sequence[tuple[PendingBatch, int] | EvidenceRow], names: Sequence[str], source: str) -> list[EvidenceRow]:
+    def rows_of(self, samples: Sequence[str], found: Sequence[tuple[PendingBatch, int] | EvidenceRow], names: Sequence[str], source: str, is_trusted: bool = False) -> list[EvidenceRow]:
         """Rows of observed samples, with the features they were observed with; an earlier row of a sample is corrected."""
-        return [
+        rows = [
             self._corrected(given, name, source)
             if isinstance(given, EvidenceRow)
             else self._row(sample, given[0].features[given[1]], name, source, given[0].stream, given[0].domain, not given[0].is_shifted, given[0].met_at)
             for sample, given, name in zip(samples, found, names, strict=True)
         ]
+        return [replace(row, trusted=is_trusted or self._trusts(source)) for row in rows]
+
+    def _trusts(self, source: str) -> bool:
+        return source in self._policy.trusted_sources
 
     def rows_in_hand(
         self, ids: Sequence[str], kept: NDArray[np.float16], z: F32, taps: F32, names: Sequence[str], source: str, stream: str, domain: str
@@ -104,7 +108,7 @@ class Labelling:
         by_adapted = self._program.preserves_space and self._live().encoder_in(domain) is not None
         met: Met = "adapted" if by_adapted else "factory" if is_unshifted else "shifted"
         return EvidenceRow(
-            sample, source, stream, domain, met_at, name, weight, manifest.space, self._is_factory(met, name), features, met=met
+            sample, source, stream, domain, met_at, name, weight, manifest.space, self._is_factory(met, name), features, met=met, trusted=self._trusts(source)
         )
 
     def _teaches_an_adaptor(self, domain: str, name: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 
@@ -25,6 +25,7 @@ from edgeadapt.device.forgetting import Selection
 from edgeadapt.device.head_choice import HeadChoices
 from edgeadapt.device.health import distance_from
 from edgeadapt.device.housekeeping import Housekeeping
+from edgeadapt.device.journal_rows import EvidenceRow
 from edgeadapt.device.labelling import Labelling
 from edgeadapt.device.learning import Learning
 from edgeadapt.device.memory import SOURCE, Memory
@@ -43,7 +44,7 @@ from edgeadapt.device.vitals import Sensors
 from edgeadapt.device.worker import Worker
 from edgeadapt.errors import InputError, StateError
 from edgeadapt.inputs import check_count, check_number, check_text, check_texts
-from edgeadapt.results import AccuracyEstimate, Action, Commit, Observation, Prediction, Question, Receipt
+from edgeadapt.results import AccuracyEstimate, Action, Commit, LabelState, LabelStatus, Observation, Prediction, Question, Receipt
 from edgeadapt.runtime import Runtime, open_runtime
 
 DEFAULT_STREAM = "default"
@@ -307,7 +308,7 @@ class Learner:
         return self._questions.next(check_count(limit, "a limit"), self.is_pending)
 
     # -- learning -------------------------------------------------------------------------------------
-    def label(self, ids: str | Sequence[str], labels: str | int | Sequence[str | int], *, source: str = "") -> None:
+    def label(self, ids: str | Sequence[str], labels: str | int | Sequence[str | int], *, source: str = "", trusted: bool = False) -> None:
         """Label observed samples. Durable when it returns; learned by the worker soon after.
 
         A sample that has a label gets another: what the old one taught is taken back, and the new one counts as if it had been right on
@@ -316,6 +317,8 @@ class Learner:
         Args:
             ids: from ``Observation.ids`` or ``Question.id``. labels: one class name (or class id) each.
             source: who says so; ``forget(source=...)`` can take it all back.
+            trusted: a person vouches for them: they are not held for contradicting the head, nor taken back with others of the source. The
+                paired tests that protect accuracy still judge them. A held label is overridden by giving it again, trusted.
 
         Raises:
             InputError: an id that is neither pending nor labelled. UnknownClassError: an unknown name, if the policy refuses them.
@@ -324,19 +327,21 @@ class Learner:
         self._here()
         samples = check_texts(ids, "an id")
         asked = {question.id for question in self.questions(_EVERY)}
-        self._receiving.label(samples, labels, check_text(source, "a source"))
+        self._receiving.label(samples, labels, check_text(source, "a source"), is_trusted=bool(trusted))
         self._answered += len(asked.intersection(samples))
 
     def learn(
-        self, x: Any, y: str | int | Sequence[str | int], *, source: str = "", stream: str = DEFAULT_STREAM, features: Mapping[str, Any] | None = None
-    ) -> tuple[str, ...]:
+        self, x: Any, y: str | int | Sequence[str | int], *, source: str = "", stream: str = DEFAULT_STREAM, features: Mapping[str, Any] | None = None,
+        trusted: bool = False,
+    ) -> tuple[str, ...]:  # fmt: skip
         """Learn labelled data in hand, met under the stream's present condition. Durable when it returns.
 
         Args:
-            x: (N, *input), or None with ``features``. y: one label each.
+            x: (N, *input), or None with ``features``. y: one label each. trusted: as for ``label``.
 
         Returns:
-            The ids of the new evidence rows.
+            The ids of the new evidence rows. They are received, not learned yet: ``label_states(ids)`` says what became of them, and
+            ``held()`` what is put aside and why.
 
         Raises:
             InputError: the batch does not fit. UnknownClassError: an unknown name, if the policy refuses them.
@@ -345,7 +350,34 @@ class Learner:
         self._here()
         domain = self._streams.domain_of(stream)
         inputs, z, taps = self._serving.features(x, features, self._live, domain if self._program.preserves_space else SOURCE)
-        return self._receiving.learn(inputs, z, taps, y, source, stream, domain, is_raw=features is None)
+        return self._receiving.learn(inputs, z, taps, y, source, stream, domain, is_raw=features is None, is_trusted=bool(trusted))
+
+    def label_states(self, ids: str | Sequence[str]) -> list[LabelState]:
+        """What became of the last label of each sample, in the order of the ids.
+
+        Raises:
+            InputError: an id that has no label.
+        """
+        self._here()
+        samples = check_texts(ids, "an id")
+        newest = self._journal.newest_of(samples)
+        for sample in samples:
+            if sample not in newest:
+                raise InputError(f"sample {sample!r} has no label")
+        return self._states([newest[sample] for sample in samples])
+
+    def held(self, limit: int = 50) -> list[LabelState]:
+        """Labels that are put aside, newest first, each with the reason. ``label(id, name, trusted=True)`` overrides it."""
+        self._here()
+        where = "status = 'held' AND NOT EXISTS (SELECT 1 FROM evidence AS later WHERE later.id = evidence.id AND later.seq > evidence.seq)"
+        return self._states(self._journal.evidence(where=where, limit=check_count(limit, "a limit"), newest_first=True, narrow=True))
+
+    def _states(self, rows: Sequence[EvidenceRow]) -> list[LabelState]:
+        told = self._journal.details({row.commit_number for row in rows if row.commit_number is not None})
+        return [
+            LabelState(row.id, row.label, row.source, cast(LabelStatus, row.status), str(told.get(row.commit_number or 0, {}).get("why", "")), row.commit_number)
+            for row in rows
+        ]
 
     def add_class(self, name: str) -> None:
         """Make room for a class. Known names change nothing.

@@ -102,9 +102,9 @@ class Learning:
             raise
 
     def _learn(self, rows: Sequence[EvidenceRow]) -> None:
-        groups: dict[tuple[str, str], list[EvidenceRow]] = {}
+        groups: dict[tuple[str, str, bool], list[EvidenceRow]] = {}
         for row in rows:
-            groups.setdefault((row.source, row.domain), []).append(row)
+            groups.setdefault((row.source, row.domain, row.trusted), []).append(row)
         for group in groups.values():
             for part in chunks(len(group), _AT_ONCE):
                 if self._is_frozen():
@@ -118,3 +118,8 @@ class Learning:
                         raise
                     except EdgeadaptError as error:
                         self._transactions.give_up(group[part], str(error))
+        for domain in dict.fromkeys(row.domain for row in rows):
+            if self._is_frozen():
+                return
+            with self._meter.spending("learn"):
+                self._transactions.reconsider(domain)

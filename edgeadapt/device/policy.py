@@ -44,6 +44,7 @@ class Policy:
         routing: how a window finds back to a known condition: by its signature, or by bundles of hypervectors (EAR), see ``docs/methods/ear.md``.
         quiet_questions_per_day: of these, how many are asked although nothing seems wrong: half of them about samples drawn at random,
             which measure the accuracy in the field. 0 for none.
+        trusted_sources: people whose labels are not held for contradicting the head; the paired tests still judge them.
 
     Raises:
         InputError: a value that its field does not allow; every field is held to its type and range.
@@ -54,6 +55,7 @@ class Policy:
     questions_per_day: Annotated[int, Meta(ge=0)] | None = None
     routing: Routing = "signature"
     quiet_questions_per_day: Annotated[int, Meta(ge=0)] = 6
+    trusted_sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from edgeadapt.device.budget import WriteRoom
@@ -33,7 +34,7 @@ class Receiving:
         self._lock = threading.Lock()  # one id, one label at a time
         self.writing = threading.Lock()  # nothing is forgotten between looking a sample up and writing its label
 
-    def label(self, samples: Sequence[str], labels: Any, source: str) -> None:
+    def label(self, samples: Sequence[str], labels: Any, source: str, *, is_trusted: bool = False) -> None:
         """Labels of observed samples; see ``Learner.label``."""
         if len(set(samples)) != len(samples):
             raise InputError("an id is given twice")
@@ -42,7 +43,7 @@ class Receiving:
             check_storable([given.features if isinstance(given, EvidenceRow) else given[0].features[given[1]] for given in found])
             names = self._labelling.names(labels, len(samples))
             said = [(sample, given, name) for sample, given, name in zip(samples, found, names, strict=True) if not _says_so(given, name, source)]
-            rows = self._labelling.rows_of([s for s, _, _ in said], [g for _, g, _ in said], [n for _, _, n in said], source)
+            rows = self._labelling.rows_of([s for s, _, _ in said], [g for _, g, _ in said], [n for _, _, n in said], source, is_trusted)
             is_new = [self._labelling.is_new(name) for _, _, name in said]
             with self.writing:
                 self._found(samples)  # again: one may have been forgotten meanwhile
@@ -51,7 +52,7 @@ class Receiving:
         self._questions.close(samples)
         self._learning.answered([s for s, _, _ in said], rows, is_new)
 
-    def learn(self, inputs: Any, z: F32, taps: F32, labels: Any, source: str, stream: str, domain: str, *, is_raw: bool) -> tuple[str, ...]:
+    def learn(self, inputs: Any, z: F32, taps: F32, labels: Any, source: str, stream: str, domain: str, *, is_raw: bool, is_trusted: bool = False) -> tuple[str, ...]:
         """Labelled data in hand; see ``Learner.learn``. ``is_raw``: the inputs went through the encoder."""
         check_text(source, "a source")
         kept = as_stored(z, taps)
@@ -59,6 +60,7 @@ class Receiving:
         names = self._labelling.names(labels, len(z))
         ids = new_ids(len(z))
         rows = self._labelling.rows_in_hand(ids, kept, z, taps, names, source, stream, domain)
+        rows = [replace(row, trusted=is_trusted or row.trusted) for row in rows]
         self._receive(rows, list(inputs) if self._raw_per_class and is_raw else [])
         self._learning.request()
         return ids

@@ -48,22 +48,19 @@ def _settings(penalty: float) -> Iterator[_Setting]:
 
 def unit_rows(x: NDArray[np.floating]) -> F64:
     """Rows without their mean, of length 1."""
-    centred = x.astype(np.float64) - x.mean(axis=0)
-    result: F64 = centred / np.sqrt((centred * centred).sum(axis=1, keepdims=True) + 1e-12)
-    return result
+    centred = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
+    return np.asarray(centred / np.sqrt((centred * centred).sum(axis=1, keepdims=True) + 1e-12), np.float64)
 
 
 def _targets(y: Slots, classes: int) -> F64:
     """(N, K) one-hot."""
-    result: F64 = np.eye(classes)[y]
-    return result
+    return np.asarray(np.eye(classes)[y], np.float64)
 
 
 def _smoother(gram: F64, penalty: float) -> F64:
     count = len(gram)
     ridge = penalty * max(float(np.trace(gram)) / count, 1e-12)
-    result: F64 = np.asarray(np.linalg.solve(gram + ridge * np.eye(count), gram) + 1.0 / count, np.float64)
-    return result
+    return np.asarray(np.linalg.solve(gram + ridge * np.eye(count), gram) + 1.0 / count, np.float64)
 
 
 def _left_out(smoother: F64, targets: F64) -> F64:
@@ -122,8 +119,10 @@ def _gram(x: NDArray[np.floating]) -> F64:
     return result
 
 
-def lies_elsewhere(known: NDArray[np.floating], rows: NDArray[np.floating]) -> float:
-    """Chance of telling rows (N, D) this well from known ones (M, D) if both came from one place; each row is told by the others.
+def lies_elsewhere(known: NDArray[np.floating], rows: NDArray[np.floating]) -> tuple[float, float]:
+    """How well rows (N, D) are told from known ones (M, D), each by the others, and the chance of that if both came from one place.
+
+    The first is the share of pairs that are told apart: 1/2 if nothing does, 1 if all are.
 
     Pass differences from the mean of the class that a row is taken for: the mix of classes then tells nothing. Rank sum of
     leave-one-out scores of a ridge classifier; a classifier two-sample test (Lopez-Paz and Oquab, ICLR 2017).
@@ -135,4 +134,4 @@ def lies_elsewhere(known: NDArray[np.floating], rows: NDArray[np.floating]) -> f
     ranks = np.argsort(np.argsort(scores, kind="stable"), kind="stable") + 1.0
     n, m = len(rows), len(known)
     above = float(ranks[m:].sum()) - n * (n + 1) / 2
-    return 0.5 * erfc((above - n * m / 2) / sqrt(n * m * (n + m + 1) / 12) / sqrt(2))
+    return above / (n * m), 0.5 * erfc((above - n * m / 2) / sqrt(n * m * (n + m + 1) / 12) / sqrt(2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +29,11 @@ COPIES = 4  # equal frames of one source that may be labelled: a stuck camera ha
 FEWEST = 5  # labels that say anything
 FEWEST_SHIFTED = 24  # labels that do where nobody else gave any: fewer cannot show that they mean something
 FEWEST_KNOWN = 10  # labels of others that say how good the head is under a condition, or on a class the factory does not know
-_LOST = 0.6  # a head that is right on this share of what no single renaming explains is not the one that is wrong
-_FOLLOW = 1.5  # log10 of how much likelier labels must be where they follow from the samples than where they are lies
+_FOLLOW = 2.5  # log10 of how much likelier labels must be where they follow from the samples than where they are lies
+_AT_LEAST_FOR = 64  # labels; of more, in proportion: a head is never quite what it is believed to be, and that adds up over many labels, too
+_LOST = 0.6  # a head that is right on this share of what a single renaming does not explain is not the one that is wrong
 FEWEST_PLACED = 12  # samples that can say where they lie
-_ELSEWHERE = 1e-4  # chance of telling samples of the factory's condition from the factory's own
+_TOLD_APART, _ELSEWHERE = 0.7, 1e-4  # share of pairs of such a sample and a factory's that are told apart, and the chance of that
 _APART_FEWEST, _APART = 3, 0.01  # rows on either side, and the chance of telling them apart by luck
 _SLACK = 0.1  # of the bundle's ``source_error``: labels that nothing predicts
 _RECENT, _RECORD = 2000, 256  # rows of the journal that are looked through, rows that are weighed
@@ -75,6 +77,21 @@ class Suspicion:
         past = self._record(live, rows)
         return self._copies(rows, past) or self._against(live, rows, HELD_AT, past) or (self._against(live, [*past, *rows], self._record_at) if past else "")
 
+    def surplus(self, live: Memory, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
+        """Copies of frames that are labelled often enough already, where most of a batch is something else: they are left out, not the batch."""
+        past = self._record(live, rows)
+        _, group = copies(np.stack([row.features for row in (*past, *rows)]))
+        labels: dict[int, set[str]] = {}
+        for row, frame in zip((*past, *rows), group.tolist(), strict=True):
+            labels.setdefault(frame, set()).add(row.label)
+        seen = np.bincount(group[: len(past)], minlength=int(group.max()) + 1)
+        over: list[EvidenceRow] = []
+        for row, frame in zip(rows, group[len(past) :].tolist(), strict=True):
+            seen[frame] += 1
+            if seen[frame] > COPIES and len(labels[frame]) == 1:
+                over.append(row)
+        return over if 2 * len(over) < len(rows) else []
+
     def withdraws(self, live: Memory, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
         """Accepted rows of the same source and condition that must be taken back together with a held batch.
 
@@ -100,7 +117,7 @@ class Suspicion:
     def _record(self, live: Memory, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
         """The last rows that a source taught under a condition, without labels that are being corrected."""
         corrected = {row.id for row in rows}
-        found = self._rows(live, f"{_ACCEPTED} AND source = ? AND domain = ?", rows[0].source, rows[0].domain)
+        found = self._rows(live, f"{_ACCEPTED} AND source = ? AND domain = ? AND NOT trusted", rows[0].source, rows[0].domain)
         return [row for row in found if row.id not in corrected]
 
     def _rows(self, live: Memory, which: str, *values: str) -> list[EvidenceRow]:
@@ -141,7 +158,10 @@ class Suspicion:
         if rows[0].domain == SOURCE and seen.shift <= 1.0:
             factory = self._at_the_factory(live)
             doubt = self._contradicts(live, seen.only(seen.is_known), factory, limit)  # what looks new may be anything
-            if not doubt or factory is None or not self._lies_elsewhere(factory, seen):
+            if not doubt or factory is None:
+                return doubt
+            before = self._seen(live, past)
+            if not self._lies_elsewhere(factory, seen if before is None else _joined([seen, before])):
                 return doubt
         told = self._told_by_others(live, rows[0])
         if told is not None:
@@ -191,7 +211,8 @@ class Suspicion:
         if rows.sum() < FEWEST_PLACED:
             return False
         placed = seen.embedding[rows] - means[np.searchsorted(slots, here[rows])]
-        return lies_elsewhere(factory.embedding - means[place], placed) < _ELSEWHERE
+        told_apart, chance = lies_elsewhere(factory.embedding - means[place], placed)
+        return told_apart >= _TOLD_APART and chance < _ELSEWHERE
 
     def _follow(self, live: Memory, seen: _Seen, past: _Seen | None) -> bool:
         """Do labels follow from the samples so clearly that it is the head that is wrong here?
@@ -204,13 +225,14 @@ class Suspicion:
         (logits, y), belief = seen.among(slots), self._untaught
         taken_for = logits.argmax(axis=1)
         flip = odds(belief.honest(logits), y).flip
-        others = np.ones(len(y), bool) if flip is None else ~((taken_for == flip[0]) & (y == flip[1]))
-        if not others.any() or float((taken_for == y)[others].mean()) >= _LOST:
-            return False
+        if flip is not None and len(slots) > 2:  # of two classes, one that is called the other leaves labels that mean nothing
+            others = ~((taken_for == flip[0]) & (y == flip[1]))
+            if not others.any() or float((taken_for == y)[others].mean()) >= _LOST:
+                return False
         all_logits, all_y = everything.among(slots)
         chances = belief.honest(all_logits)
         asked = np.arange(len(all_y)) < len(y)
-        return bool(follow(everything.embedding, all_y, chances, asked) - lie(chances[asked], y) >= _FOLLOW * np.log(10.0))
+        return follow(everything.embedding, all_y, chances, asked) - lie(chances[asked], y) >= _FOLLOW * max(1.0, len(y) / _AT_LEAST_FOR) * log(10.0)
 
     def _at_the_factory(self, live: Memory) -> _Seen | None:
         """The bundle's guard samples and labels held out under the factory condition: what the head is known to be right about."""

@@ -45,6 +45,8 @@ _REPLAY_S, _REPLAY_BYTES = 0.15, 16 << 20  # a snapshot is due when a replay wou
 GAIN_CHANCE = 0.1  # one-sided sign test: labels that may cost the factory samples gain surely where they were met
 _GAIN_FEWEST, _GAIN_ROWS = 8, 128
 _LONGEST_REPLAY_S = 2.0  # beyond it a snapshot is taken even where little may be written
+_RECONSIDERED, _BATCHES, _GROWN = 256, 4, 1.25  # held labels looked at again, batches of a source, and how many more labels it takes
+_OVERRIDE = {"override": "label(ids, labels, trusted=True)"}
 
 
 class Transactions:
@@ -61,6 +63,7 @@ class Transactions:
         self._suspicion = Suspicion(program, journal, held_out)
         self._replay_s, self._replay_bytes = replay_s, 0
         self._write_s = 0.0
+        self._reconsidered: dict[tuple[str, str], int] = {}  # labels that were there when held ones of a source and condition were last looked at
         self.taken_back: Callable[[frozenset[str]], None] = lambda domains: None
         """Told the conditions of labels that stop counting, so that what was trained from them is trained again."""
 
@@ -123,11 +126,18 @@ class Transactions:
             why = f"the class {min(row.label for row in orphans)!r} is gone"
             self._refuse("vetoed", {**detail, "labels": len(orphans), "why": why}, live, orphans, outdated)
             return Verdict(why)
-        doubt = self._suspicion.of(live, rows)
+        doubt = "" if rows[0].trusted else self._suspicion.of(live, rows)
+        surplus = {row.seq for row in self._suspicion.surplus(live, rows)} if doubt else set()
+        if surplus:
+            copied = [row for row in rows if row.seq in surplus]
+            rows = [row for row in rows if row.seq not in surplus]
+            self._refuse("held", {**detail, "labels": len(copied), "why": "frames that are labelled often enough already", **_OVERRIDE}, live, copied, ())
+            detail["labels"], live = len(rows), self.live()
+            doubt = self._suspicion.of(live, rows)
         if doubt:
-            self._hold(live, rows, outdated, {**detail, "why": doubt})
+            self._hold(live, rows, outdated, {**detail, "why": doubt, **_OVERRIDE})
             return Verdict(doubt)
-        before = self.journal.accepted_of(list(newest))
+        before = self.journal.accepted_of([row.id for row in rows])
         split, candidate, receipts, blob = self._proposed(live, rows, before)
         verdict = self._judged(live, candidate, split)
         candidate, verdict, harm = self._bearable(live, candidate, split, verdict, detail)
@@ -191,6 +201,27 @@ class Transactions:
         first = np.concatenate([self.program.read(fold.z, fold.taps, below.over(self._origin.tensors)).logits for fold in folds])
         after, ahead = logits.argmax(axis=1) == y, first.argmax(axis=1) == y
         return float(after.mean() - ahead.mean()), sign_test(int((ahead & ~after).sum()), int((after & ~ahead).sum()))
+
+    def reconsider(self, domain: str) -> None:
+        """Learn labels of a condition that are held and that what was taught since explains.
+
+        All that a source has there together first, then its batches. Looked at again only when a quarter more labels are there than the last time.
+        """
+        held = self.journal.held_in(domain, _RECONSIDERED)
+        told = self.journal.details({row.commit_number for row in held if row.commit_number is not None})
+        found_out = {number for number, detail in told.items() if "withdrawn" in detail}  # what spoke against them was taken back with them
+        held = [row for row in held if row.commit_number not in found_out]
+        for source in dict.fromkeys(row.source for row in held):
+            waiting = [row for row in held if row.source == source and row.has_features and row.label in self.live().slots]
+            known = self.journal.count_learned_by_domain().get(domain, 0) + len(waiting)
+            if not waiting or known < _GROWN * self._reconsidered.get((source, domain), 0):
+                continue
+            self._reconsidered[source, domain] = known
+            batches = [[row for row in waiting if row.commit_number == number] for number in dict.fromkeys(row.commit_number for row in waiting)]
+            for batch in [waiting, *batches[-_BATCHES:]] if len(batches) > 1 else batches:
+                if not self._suspicion.of(self.live(), batch):
+                    self.learn(batch)
+                    break
 
     def _proposed(self, live: Memory, rows: Sequence[EvidenceRow], before: Sequence[EvidenceRow]) -> tuple[Split, Memory, dict[int, bytes], dict[str, NDArray[Any]]]:
         split = self.held_out.split(rows, before)

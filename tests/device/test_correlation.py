@@ -183,8 +183,8 @@ def test_prediction_stays_pure_and_windows_read_what_was_not_smoothed(learner: L
     z, _ = overlapping(480, "sorted")
     before = learner.predict(z).probs
 
-    def readings_of(learner: Learner) -> list[Reading]:
-        found = []
+    def readings_of(learner: Learner) -> list[object]:
+        found: list[object] = []
         for start in range(0, 480, 32):
             found.append(learner.observe(z[start : start + 32]).reading)
             learner.settle()

@@ -44,7 +44,7 @@ def test_a_row_comes_back_as_it_was_given(state: Path) -> None:
 
 def test_the_schema_is_strict_and_versioned(state: Path) -> None:
     journal = Journal(state)
-    assert journal.meta("schema") == "2" and journal.is_new
+    assert journal.meta("schema") == "3" and journal.is_new
     db = journal._db
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")}
     assert tables == {"meta", "evidence", "raw", "commits", "decisions", "snapshots"}
@@ -55,13 +55,13 @@ def test_the_schema_is_strict_and_versioned(state: Path) -> None:
     assert journal.evidence() == []
 
 
-@pytest.mark.parametrize("version", ["3", "0", "", "one"])
+@pytest.mark.parametrize("version", ["4", "0", "", "one"])
 def test_another_schema_is_refused_by_its_number_and_kept(state: Path, version: str) -> None:
     journal = Journal(state)
     journal.set_meta({"schema": version})
     journal.close()
     for _ in range(2):
-        with pytest.raises(StateError, match=f"journal schema {version}, this version reads 2; open it with the version that wrote it"):
+        with pytest.raises(StateError, match=f"journal schema {version}, this version reads 3; open it with the version that wrote it"):
             Journal(state)
     with sqlite3.connect(state / FILE_NAME) as db:
         assert db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() == (version,)
