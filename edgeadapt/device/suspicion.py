@@ -9,9 +9,9 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.bundle import GUARD
 from edgeadapt.device.contradiction import Belief, Odds, agrees_with_its_class, copies, learned_from, lie, odds
 from edgeadapt.device.evidence import rows_to_arrays
+from edgeadapt.device.factory_samples import FactorySamples
 from edgeadapt.device.guard import sign_test
 from edgeadapt.device.held_out import HeldOut
 from edgeadapt.device.journal import Journal
@@ -63,8 +63,8 @@ class _Seen:
 class Suspicion:
     """Reads the journal and the live state, changes nothing."""
 
-    def __init__(self, program: Program, journal: Journal, held_out: HeldOut) -> None:
-        self._program, self._journal, self._held_out = program, journal, held_out
+    def __init__(self, program: Program, journal: Journal, held_out: HeldOut, factory: FactorySamples) -> None:
+        self._program, self._journal, self._held_out, self._factory = program, journal, held_out, factory
         self._policy = program.manifest.policy
 
     def of(self, live: Memory, rows: Sequence[EvidenceRow]) -> str:
@@ -237,14 +237,10 @@ class Suspicion:
     def _at_the_factory(self, live: Memory) -> _Seen | None:
         """The bundle's guard samples and labels held out under the factory condition: what the head is known to be right about."""
         parts = [self._seen(live, self._rows(live, "+status = 'held_out' AND domain = ?", SOURCE))]
-        if any(member == GUARD for member in self._program.manifest.members):
-            values, factory = self._program.bundle.weights(GUARD), self._program.manifest.classes
-            y = values["y"].astype(np.int64)
-            kept = np.isin(y, [slot for slot, name in enumerate(factory) if live.classes[slot] == name])
-            if kept.any():
-                z = np.ascontiguousarray(values["z"][kept], np.float32)
-                taps = np.ascontiguousarray(values["taps"][kept], np.float32) if "taps" in values else np.zeros((len(z), 0), np.float32)
-                parts.append(self._as_seen(self._program.read(z, taps, live.tensors), y[kept], live, np.ones(int(kept.sum()), bool)))
+        for guard in self._factory.sets(live):
+            read = self._program.read(guard.z, guard.taps, live.tensors)
+            as_new = replace(read, logits=guard.logits(self._program, live))
+            parts.append(self._as_seen(as_new, guard.y, live, np.ones(len(guard.y), bool)))
         found = [part.only(part.is_known) for part in parts if part is not None]
         return _joined(found) if found else None
 

@@ -60,7 +60,7 @@ class Transactions:
         self.program, self.journal, self.held_out, self.live, self._room = program, journal, held_out, live, room
         self._publish = publish
         self._factory_samples = FactorySamples(program)
-        self._suspicion = Suspicion(program, journal, held_out)
+        self._suspicion = Suspicion(program, journal, held_out, self._factory_samples)
         self._replay_s, self._replay_bytes = replay_s, 0
         self._write_s = 0.0
         self._reconsidered: dict[tuple[str, str], int] = {}  # labels that were there when held ones of a source and condition were last looked at
