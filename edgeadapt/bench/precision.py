@@ -27,8 +27,8 @@ from edgeadapt.device.program import Program
 from edgeadapt.device.resume import factory_memory
 from edgeadapt.device.sense import shift_ratio
 from edgeadapt.errors import InputError
-from edgeadapt.host.calibrate import auroc
 from edgeadapt.host.datasets import ImageData
+from edgeadapt.host.novelty_choice import auroc
 from edgeadapt.runtime import open_runtime
 
 SEEDS = (0, 1, 2)

@@ -151,8 +151,8 @@ class HeadChoices:
             return self._loss(live, domain, folds, factory, choice, field_only)
 
         best = (loss_of(live.head), live.head)
-        best = _climbed(best, "factory_weight", self._policy.factory_weights, loss_of)
-        return _climbed(best, "shrinkage", self._policy.shrinkages, loss_of)
+        best = climbed(best, "factory_weight", self._policy.factory_weights, loss_of)
+        return climbed(best, "shrinkage", self._policy.shrinkages, loss_of)
 
     def _loss(self, live: Memory, domain: str, folds: Sequence[Fold], factory: Sequence[GuardSet], choice: HeadChoice, field_only: bool) -> float:
         below = live.domains[domain].tensors if domain in live.domains else Tensors()
@@ -167,7 +167,7 @@ class HeadChoices:
         return (len(y) * field + _FACTORY_LABELS * home) / (len(y) + _FACTORY_LABELS)
 
 
-def _climbed(best: tuple[float, HeadChoice], name: str, ladder: Sequence[float], loss_of: Callable[[HeadChoice], float]) -> tuple[float, HeadChoice]:
+def climbed(best: tuple[float, HeadChoice], name: str, ladder: Sequence[float], loss_of: Callable[[HeadChoice], float]) -> tuple[float, HeadChoice]:
     """Down the ladder, or else up, for as long as every rung is clearly better than the one before."""
     used: float = getattr(best[1], name)
     rungs = sorted({*ladder, used})
@@ -184,4 +184,4 @@ def _climbed(best: tuple[float, HeadChoice], name: str, ladder: Sequence[float],
     return best
 
 
-__all__ = ["FEWEST", "HeadChoices", "log_loss"]
+__all__ = ["FEWEST", "HeadChoices", "climbed", "log_loss"]

@@ -8,7 +8,7 @@ import pytest
 from edgeadapt.bench import novelty
 from edgeadapt.bench.measure import report
 from edgeadapt.bench.novelty_material import Seen, per_class
-from edgeadapt.host.calibrate import auroc
+from edgeadapt.host.novelty_choice import auroc
 from edgeadapt.host.settings import NOVELTY
 
 

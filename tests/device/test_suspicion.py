@@ -91,15 +91,16 @@ def test_honest_labels_of_a_strange_condition_are_learned_though_they_contradict
         assert teach(learner, strange(lies.x), lies.names, "liar", stream="default") in ("held", "vetoed"), kind
 
 
-def test_honest_labels_of_inverted_images_meet_vetoes_and_teach_in_the_end(opened: Opener) -> None:
-    """As docs/guard.md says: they cost the factory's own samples too much at first."""
+def test_honest_labels_of_inverted_images_may_cost_the_factory_what_they_gain_there(opened: Opener) -> None:
+    """They cost the factory's own samples more than the paired test allows, and surely gain more where they were met."""
     learner = opened()
     watch(learner, 255 - images(256, seed=3)[0])
     outcomes = []
     for seed in range(6):
         x, names = images(64, seed=600 + seed)
         outcomes.append(teach(learner, 255 - x, names, "honest", stream="default"))
-    assert outcomes[0] == "vetoed" and outcomes[-1] == "learned"
+    assert outcomes.count("learned") >= 5 and outcomes[-1] == "learned"
+    assert any("gain where it was met" in change.detail for change in learner.history())
 
 
 def test_a_few_labels_under_an_unknown_condition_are_too_few_to_hold(opened: Opener) -> None:
