@@ -17,15 +17,18 @@ from recipe_table import RECIPES, Recipe
 
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.host import encoders, ladder
-from edgeadapt.host.methods import projection
+from edgeadapt.host.methods import projection, standardisation
 from edgeadapt.host.methods.adaptations import NAMES
 from edgeadapt.host.methods.adaptors import TRAINING
 from edgeadapt.host.methods.base import Dims
+from edgeadapt.host.methods.slda import StreamingLDA
 from edgeadapt.host.networks import NETWORKS
-from edgeadapt.host.settings import HEADS, NOVELTY, SMOOTHERS
+from edgeadapt.host.settings import NOVELTY, SMOOTHERS
 
 _LADDER_DIMS = Dims(64, 0, 6)
 _PROJECTIONS = tuple(kind for kind in vars(projection).values() if isinstance(kind, type) and hasattr(kind, "names") and kind.__name__.endswith("Projection") and kind is not projection.Projection)
+_SCALED = (standardisation.Standardisation, standardisation.RandomFeatures)
+"""What the default head puts in front of its sums."""
 _ENCODERS = tuple(kind for kind in vars(encoders).values() if isinstance(kind, type) and kind.__name__.endswith("Encoder") and not getattr(kind, "_is_protocol", False))
 COUNTED = {("Ridge", "random_features"): 0, ("KeyValueBottleneck", "reads"): 1}
 """Numbers of a head of which this one makes another graph than any larger one."""
@@ -69,8 +72,8 @@ def uncovered(recipes: Iterable[Recipe] = RECIPES) -> dict[str, set[Any]]:
 
 
 def heads() -> list[type]:
-    """Kinds of heads by name, and those that ``state_kib`` chooses among."""
-    return sorted({*HEADS.values(), *(type(candidate.head) for candidate in ladder.candidates(_LADDER_DIMS))}, key=lambda kind: kind.__name__)
+    """Kinds of heads that ``state_kib`` chooses among; those that have a name are among them."""
+    return sorted({type(candidate.head) for candidate in ladder.candidates(_LADDER_DIMS)}, key=lambda kind: kind.__name__)
 
 
 def options(kind: type) -> Iterator[tuple[str, set[Any]]]:
@@ -89,7 +92,8 @@ def options(kind: type) -> Iterator[tuple[str, set[Any]]]:
         elif get_origin(hint) is Literal:
             yield item.name, set(get_args(hint))
         elif projection.Projection in get_args(hint):
-            yield item.name, {"none", *(found.__name__ for found in _PROJECTIONS)}
+            scaled = _SCALED if kind is StreamingLDA else ()
+            yield item.name, {"none", *(found.__name__ for found in (*_PROJECTIONS, *scaled))}
         else:
             yield item.name, {COUNTED[kind.__name__, item.name], "more"}
 

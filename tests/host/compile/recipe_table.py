@@ -25,6 +25,7 @@ from edgeadapt.host.methods.projection import HadamardProjection, PrincipalProje
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.host.methods.scale_shift import ScaleShift
 from edgeadapt.host.methods.slda import StreamingLDA
+from edgeadapt.host.methods.standardisation import RandomFeatures, Standardisation
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ RECIPES = (
     Recipe("evolved Hebbian", "float images", StreamingLDA(projection=SignProjection(4)), "hypervector", "hebbian_evolved"),
     Recipe("neuro-Hebbian", "float images", Ridge(), "mahalanobis", "neuro_hebbian"),
     Recipe("forward-only", "gray images", StreamingLDA(projection=HadamardProjection(4)), "cosine", "forward_only"),
+    Recipe("standardised columns", "feature vectors", StreamingLDA(projection=Standardisation(12)), "cosine"),
+    Recipe("random features of them", "feature vectors", StreamingLDA(projection=RandomFeatures(16)), "cosine"),
     Recipe("keys of chunks", "feature vectors", _keys(key_dim=0, whitening="within", split="chunk", projection=PrincipalProjection(8)), "cosine"),
     Recipe("keys that are not whitened", "feature vectors", _keys(key_dim=4, whitening="none", projection=HadamardProjection(8)), "rmds"),
 )
