@@ -62,7 +62,7 @@ def live(folder: Path) -> dict[str, Any]:
     sink = JsonlSink(name="out", path=folder / "out.jsonl", max_mib=0.25, keep=2)
     settings = Settings(
         bundle=bundle_path(), state=folder / "state", unsigned="accept", control=ControlSection(listen="127.0.0.1:0"), sink=(sink,),
-        budget=BudgetSection(write_mib_per_day=float(sys.argv[2])), keep=KeepSection(pending_s=3600.0), policy=PolicySection(questions_per_day=6),
+        budget=BudgetSection(write_mib_per_day=float(sys.argv[2])), keep=KeepSection(pending_s=3600.0), policy=PolicySection(questions_per_day=6, quiet_questions_per_day=0),
         loop=LoopSection(batch=8, checkpoint_s=1e6),
     )  # fmt: skip
     camera, sample, process = Camera(), load_sample(), psutil.Process()

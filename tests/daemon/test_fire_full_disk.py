@@ -17,7 +17,7 @@ pytest.importorskip("edgeadapt.daemon.control")  # with starlette and uvicorn
 
 from edgeadapt.daemon.arrival import Arrival, LabelArrival
 from edgeadapt.daemon.service import Service
-from edgeadapt.daemon.settings import LoopSection
+from edgeadapt.daemon.settings import LoopSection, PolicySection
 from edgeadapt.daemon.sinks.jsonl import JsonLines
 from edgeadapt.demo.sample import CLASSES, Sample
 from edgeadapt.errors import StorageError
@@ -80,7 +80,7 @@ def test_on_a_full_disk_answers_go_on_labels_are_refused_or_kept_and_all_of_it_e
 
     is_full: list[bool] = []
     sink = JsonLines("answers", disk / "answers.jsonl", size=50)
-    service = serve(settings(state=disk / "state", loop=LoopSection(checkpoint_s=3600.0)), sources=[Late("belt")], sinks=[sink])
+    service = serve(settings(state=disk / "state", loop=LoopSection(checkpoint_s=3600.0), policy=PolicySection(quiet_questions_per_day=0)), sources=[Late("belt")], sinks=[sink])
     first = service.observe(sample.x[rows[20:]])
     assert ask(service, "/v1/labels", {"labels": [{"sample": first[0].id, "label": names[20]}]})[1]["received"] == 1
     until(lambda: sink.written >= 40 and service.status()["loop"]["answered"] == 40)
