@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +80,11 @@ def load_material(data: str | None, *, tuning: bool = False) -> Material:
 
 
 def open_quick(bundle: Bundle, policy: Policy | None = None) -> Learner:
-    """A learner whose worker may always work: the suites wait for it after every batch, whatever the machine's speed."""
+    """A learner whose worker may always work: the suites wait for it after every batch, whatever the machine's speed.
+
+    It asks nothing in quiet times: the suites count what is asked under a change.
+    """
+    policy = replace(policy or Policy(), quiet_questions_per_day=0)
     return open_learner(bundle, policy=policy, budget=Budget(busy_fraction=1.0, memory_mib=4096))
 
 

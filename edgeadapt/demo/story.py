@@ -61,7 +61,7 @@ class Story:
         self.recorder = Recorder(self.learner, self.twin, self.say)
 
     def _open(self) -> Learner:
-        return open_learner(bundle_path(), state=self.state, budget=Budget(busy_fraction=1.0))
+        return open_learner(bundle_path(), state=self.state, budget=Budget(busy_fraction=1.0), policy=Policy(quiet_questions_per_day=0))  # minutes, not days
 
     def tell(self) -> report.Report:
         """Play the acts, write ``report.json`` and ``report.html``."""

@@ -125,8 +125,11 @@ class FieldAccuracy:
 
     def limit(self, stream: str, domain: str) -> int:
         """Questions there may be about a condition: the usual number, or more while answers say
-        that it has not recovered."""
+        that it has not recovered. A bundle that does not say how right it was has nothing to
+        recover to."""
         ask = self._policy.ask
+        if not self._policy.accuracy.samples:
+            return ask.per_condition
         if self.of(stream, domain).needs_more(self.held_out, self._policy.accuracy.margin):
             return max(ask.per_condition, ask.at_most)
         return ask.per_condition
