@@ -68,7 +68,7 @@ def test_own_step_is_compiled_here_and_learns_without_torch(tmp_path: Path) -> N
 @needs_host
 def test_sensor_learns_a_wearer_and_an_exercise(tmp_path: Path) -> None:
     at_first, known, new = percentages(run("sensor.py", tmp_path))
-    assert at_first < known < new
+    assert at_first <= known < new  # without seglearn all six known ones may be right at once: the seventh is what is missing
 
 
 @pytest.mark.slow
