@@ -165,10 +165,10 @@ class EvidenceTable(Database):
         return tuple(int(seq) for (seq,) in found)
 
     @reads
-    def held_in(self, domain: str, limit: int) -> list[EvidenceRow]:
-        """The newest rows of a condition that are held and whose samples have no later label, oldest first."""
+    def refused_in(self, domain: str, limit: int) -> list[EvidenceRow]:
+        """The newest rows of a condition that are held or vetoed and whose samples have no later label, oldest first."""
         latest = "NOT EXISTS (SELECT 1 FROM evidence AS later WHERE later.id = evidence.id AND later.seq > evidence.seq)"
-        return self.evidence(where=f"status = 'held' AND domain = ? AND {latest}", values=(domain,), limit=limit, newest_first=True)[::-1]
+        return self.evidence(where=f"status IN ('held', 'vetoed') AND domain = ? AND {latest}", values=(domain,), limit=limit, newest_first=True)[::-1]
 
     # -- raw inputs -----------------------------------------------------------------------------------
     @reads

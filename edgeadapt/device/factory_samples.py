@@ -6,7 +6,7 @@ before the sample judges. At another shrinkage that part is another one, and is 
 way: the sums of a fold are taken back from the factory's (evidence is additive), and the head is derived
 again. Beside n labels from the field the factory's samples weigh less, and so does each of them::
 
-    own(state) = own(shrinkage)  w N / (w N + n)        N = factory_count x classes, w the factory's weight
+    own(state) = own(shrinkage) / T  w N / (w N + n)        N = factory_count x classes, w the factory's weight
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class FactorySamples:
         manifest = self._program.manifest
         factory = memory.head.factory_weight * manifest.policy.learn.factory_count * len(manifest.classes)
         share = factory / (factory + memory.labels * manifest.policy.learn.field_weight)
-        return self._own[memory.head.shrinkage] * np.float32(share)
+        return self._own[memory.head.shrinkage] * np.float32(share / memory.head.temperature)
 
     def _measured(self, shrinkage: float) -> F32:
         head, weight = HeadChoice(shrinkage=shrinkage), self._weight

@@ -39,7 +39,7 @@ class GuardSet:
 
     def logits(self, program: Program, memory: Memory) -> NDArray[np.float32]:
         """(N, K) as if the samples had not been learned at the factory."""
-        logits = program.read(self.z, self.taps, memory.tensors_in(self.domain)).logits
+        logits = program.read(self.z, self.taps, memory.judged_in(self.domain)).logits
         if self.own is not None:
             own = self.own(memory)
             logits = logits.copy()

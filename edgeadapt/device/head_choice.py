@@ -5,7 +5,7 @@ For a choice (a, s) the head is derived from  a x factory's sums + field's sums 
     loss(a, s) = (n L_field + m L_factory + (|log a| + |log s|) / 2) / (n + m)
     L          = min_T  -mean log softmax(logits / T)[y]
 
-L_field is over the newest n <= 256 accepted labels of a condition: those that teach are judged by heads
+The temperature is then that of the field's logits. L_field is over the newest n <= 256 accepted labels of a condition: those that teach are judged by heads
 from which their fifth was taken back, those that were held out by all. L_factory is over the bundle's own
 samples, as if they had not been learned; m = 25 labels, so that few labels from the field do not throw
 the factory's away. The weight is chosen first, at the shrinkage that is in use, and then the shrinkage.
@@ -15,6 +15,9 @@ from all field labels or from its own alone, it gets a head of its own: derived 
 shared ones while the stream is there. They follow from rows that are stored anyway, are made again after
 an opening, and hold nothing that a row does not.
 
+A fifth of the labels is held out, to judge. They judge heads that have not learned them; the heads that
+answer learn them as well, a moment later (``Memory.heads``).
+
 Source: discounting old data by a power of its likelihood is the power prior (Ibrahim and Chen, Stat. Sci.
 2000); its power is chosen here by cross-validation. The fold-in of the factory's loss is ours.
 """
@@ -22,7 +25,7 @@ Source: discounting old data by a power of its likelihood is the power prior (Ib
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import log
 
 import numpy as np
@@ -39,21 +42,36 @@ from edgeadapt.runtime import Tensors
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
-FEWEST = 8
+FEWEST = 4
 """Labels of a condition from which on they choose."""
 _FACTORY_LABELS = 25.0  # m
 _GROWN = 1 / 32  # share by which the labels of a condition change before it is looked at again
 _MODESTY = 0.5  # nats that a choice e times the bundle's must win over all labels: few of them choose nothing far off
 _CLEARLY = 0.98  # of the loss: what another choice must reach to take over
+_SAME = 0.7  # temperatures of this ratio are one
 _TEMPERATURES = np.geomspace(0.01, 100.0, 25)
+_HELD_OUT = 512  # of the newest labels that are held out are learned by heads that answer
 _FEWEST_PER_CLASS = 2  # of a condition's own labels, in every class that it answers, for a head of them alone
 
 
-def log_loss(logits: F32, y: I64) -> float:
-    """Least mean log loss (N, K), (N,) over temperatures; in nats."""
+def log_losses(logits: F32, y: I64) -> NDArray[np.float64]:
+    """(T,) mean log loss (N, K), (N,) at every temperature of the ladder; in nats."""
     shifted = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64)
     right = shifted[np.arange(len(y)), y]
-    return float(min(np.mean(np.log(np.exp(shifted / t).sum(axis=1)) - right / t) for t in _TEMPERATURES))
+    return np.array([np.mean(np.log(np.exp(shifted / t).sum(axis=1)) - right / t) for t in _TEMPERATURES])
+
+
+def log_loss(logits: F32, y: I64) -> float:
+    """The least of them."""
+    return float(log_losses(logits, y).min())
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What a condition's head follows from: its choice, and whether its own labels alone."""
+
+    choice: HeadChoice
+    is_alone: bool
 
 
 class HeadChoices:
@@ -65,6 +83,8 @@ class HeadChoices:
         self._policy = self._program.manifest.policy.learn
         self._looked: dict[str, int] = {}  # condition -> labels when it was last looked at
         self._labels: dict[str, int] | None = None  # condition -> accepted labels; None: to be counted
+        self._chosen: dict[str, _Chosen] = {}  # condition -> what its own head follows from
+        self._made_from: dict[str, Tensors] = {}  # condition -> the live tensors that its head was made from
 
     def taught(self, domain: str, count: int) -> None:
         """So many labels more were accepted."""
@@ -76,22 +96,37 @@ class HeadChoices:
         self._labels, self._looked = None, {}
 
     def is_due(self) -> bool:
-        """Cheap: by the numbers of labels alone."""
-        return bool(self._policy.weighted) and bool(self._due())
+        """Cheap: by the numbers of labels and by which tensors the heads in use were made from."""
+        return bool(self._policy.weighted) and bool(self._due() or self._outdated())
 
     def _due(self) -> list[str]:
         if self._labels is None:
             self._labels = self._journal.count_accepted_by_domain()
         return [domain for domain, count in self._labels.items() if count >= FEWEST and count - self._looked.get(domain, 0) > _GROWN * count]
 
+    def _outdated(self) -> list[str]:
+        """Conditions whose head does not follow from the live sums any more, and the factory's condition, which stands for the shared head."""
+        live = self._live()
+        if not self._labels:
+            return []
+        return [
+            domain for domain in (SOURCE, *self._chosen)
+            if not (domain in live.heads and self._made_from.get(domain) is live.tensors) and (domain == SOURCE or domain in live.domains)
+        ]  # fmt: skip
+
     def run(self) -> None:
-        """Choose for every condition that is due; the factory's condition stands for the shared head."""
+        """Choose for every condition that is due, then make the heads that answer."""
         for domain in self._due():
             if not self._meter.may_start("learn"):
                 return  # the next labels, checkpoint or opening ask again
             with self._meter.spending("learn"):
                 self._choose(domain)
             self._looked[domain] = (self._labels or {}).get(domain, 0)
+        for domain in self._outdated():
+            if not self._meter.may_start("learn"):
+                return
+            with self._meter.spending("learn"):
+                self._make(domain)
 
     # -- one condition --------------------------------------------------------------------------------
     def _choose(self, domain: str) -> None:
@@ -108,41 +143,65 @@ class HeadChoices:
         if domain == SOURCE:
             if choice != live.head:
                 tensors = self._program.derive(live.tensors, choice, live.classes)
-                detail = {"factory weight": choice.factory_weight, "shrinkage": choice.shrinkage, "labels": len(rows)}
+                detail = {"factory weight": choice.factory_weight, "shrinkage": choice.shrinkage, "temperature": round(choice.temperature, 3), "labels": len(rows)}
                 self._transactions.choose_head(choice, tensors, detail)
             return
-        own = self._own_sums(live, rows)
+        own = self._own_sums(live, [row for row in rows if row.status == "learned"])
+        alone = None
         if own is not None:
             alone = self._best(live, domain, folds_of(self._program, live, own, rows, taught), factory, field_only=True)
-            if alone[0] < _CLEARLY * loss:
-                self._lay_over(live, domain, self._program.derive(own, alone[1], live.classes, field_only=True))
-                return
-        heads = {name: head for name, head in live.heads.items() if name != domain}
-        if choice == live.head:
-            self._publish(replace(live, heads=heads))
-            return
-        self._lay_over(live, domain, self._program.derive(live.tensors, choice, live.classes))
+        self._made_from.pop(domain, None)
+        if alone is not None and alone[0] < _CLEARLY * loss:
+            self._chosen[domain] = _Chosen(alone[1], is_alone=True)
+        elif choice != live.head:
+            self._chosen[domain] = _Chosen(choice, is_alone=False)
+        elif self._chosen.pop(domain, None) is not None:
+            self._publish(replace(live, heads={name: head for name, head in live.heads.items() if name != domain}))
 
-    def _lay_over(self, live: Memory, domain: str, derived: Tensors) -> None:
-        weighted = self._policy.weighted
-        names = [name for numeric in self._program.manifest.numerics if set(numeric.reads) & set(weighted) for name in numeric.writes]
-        self._publish(replace(live, heads={**live.heads, domain: derived.only([n for n in names if n != "head.mean"])}))
+    # -- heads that answer ----------------------------------------------------------------------------
+    def _make(self, domain: str) -> None:
+        """From the sums of what teaches and from the rows that are held out."""
+        live = self._live()
+        chosen = self._chosen.get(domain, _Chosen(live.head, is_alone=False))
+        sums: Tensors | None
+        if chosen.is_alone:
+            sums = self._own_sums(live, self._rows(domain, live))
+        else:
+            held_out = self._usable(self._journal.evidence(where="status = 'held_out'", limit=_HELD_OUT, newest_first=True), live)
+            sums = self._with(live, live.tensors, held_out) if held_out or domain != SOURCE else None
+        made = Tensors()
+        if sums is not None:
+            derived = self._program.derive(sums, chosen.choice, live.classes, field_only=chosen.is_alone)
+            made = derived.only([name for name in self._written if name != "head.mean"])
+        self._made_from[domain] = live.tensors
+        self._publish(replace(live, heads={**live.heads, domain: made}))
+
+    @property
+    def _written(self) -> list[str]:
+        """What follows from the sums that are weighted."""
+        return [name for numeric in self._program.manifest.numerics if set(numeric.reads) & set(self._policy.weighted) for name in numeric.writes]
+
+    def _with(self, live: Memory, sums: Tensors, rows: Sequence[EvidenceRow]) -> Tensors:
+        domains = list(dict.fromkeys(row.domain for row in rows))
+        return apply_rows(self._program, sums, rows, live.slots, corrections_now(self._program, domains, live))[0]
 
     def _rows(self, domain: str, live: Memory) -> list[EvidenceRow]:
         found = self._journal.evidence(where="status IN ('learned', 'held_out') AND domain = ?", values=(domain,), limit=self._policy.judged, newest_first=True)
-        return [row for row in reversed(found) if row.has_features and row.label in live.slots and (row.weight > 0.0 or row.status == "held_out")]
+        return [row for row in self._usable(found, live) if row.weight > 0.0 or row.status == "held_out"]
+
+    @staticmethod
+    def _usable(newest_first: Sequence[EvidenceRow], live: Memory) -> list[EvidenceRow]:
+        """Oldest first, with features and a class."""
+        return [row for row in reversed(newest_first) if row.has_features and row.label in live.slots]
 
     def _own_sums(self, live: Memory, rows: Sequence[EvidenceRow]) -> Tensors | None:
         """The head's sums of a condition's own labels alone; None if a class that they name has too few of them."""
-        taught = [row for row in rows if row.status == "learned"]
-        counts = np.unique([live.slots[row.label] for row in taught], return_counts=True)[1] if taught else np.zeros(1)
+        counts = np.unique([live.slots[row.label] for row in rows], return_counts=True)[1] if rows else np.zeros(1)
         if len(counts) < 2 or counts.min() < _FEWEST_PER_CLASS:
             return None
         zeros = {name: np.zeros_like(value) for name, value in self._program.runtime.download(live.tensors, self._policy.weighted).items()}
         empty = self._program.runtime.upload(zeros).over(live.tensors)
-        domains = list(dict.fromkeys(row.domain for row in taught))
-        sums = apply_rows(self._program, empty, taught, live.slots, corrections_now(self._program, domains, live))[0]
-        return sums.only(self._policy.weighted).over(live.tensors)
+        return self._with(live, empty, rows).only(self._policy.weighted).over(live.tensors)
 
     def _best(self, live: Memory, domain: str, folds: Sequence[Fold], factory: Sequence[GuardSet], *, field_only: bool) -> tuple[float, HeadChoice]:
         """(loss, choice): the weight first, then the shrinkage; what is in use stays unless another is clearly better."""
@@ -152,11 +211,21 @@ class HeadChoices:
 
         best = (loss_of(live.head), live.head)
         best = climbed(best, "factory_weight", self._policy.factory_weights, loss_of)
-        return climbed(best, "shrinkage", self._policy.shrinkages, loss_of)
+        loss, choice = climbed(best, "shrinkage", self._policy.shrinkages, loss_of)
+        return loss, self._calibrated(choice, *self._judged(live, domain, folds, choice, field_only))
+
+    def _calibrated(self, choice: HeadChoice, logits: F32, y: I64) -> HeadChoice:
+        """The choice with the temperature that makes these logits (N, K) as sure as they are right (N,), if it is another than the one in use."""
+        ratio = _TEMPERATURES / self._policy.temperature
+        fitted = float(ratio[np.argmin(len(y) * log_losses(logits, y) + _MODESTY * np.abs(np.log(ratio * choice.temperature)))])
+        return choice if _SAME < fitted < 1 / _SAME else replace(choice, temperature=choice.temperature * fitted)
+
+    def _judged(self, live: Memory, domain: str, folds: Sequence[Fold], choice: HeadChoice, field_only: bool) -> tuple[F32, I64]:
+        below = live.domains[domain].tensors if domain in live.domains else Tensors()
+        return cross_fitted(self._program, folds, lambda sums: self._program.derive(sums, choice, live.classes, field_only=field_only), below)
 
     def _loss(self, live: Memory, domain: str, folds: Sequence[Fold], factory: Sequence[GuardSet], choice: HeadChoice, field_only: bool) -> float:
-        below = live.domains[domain].tensors if domain in live.domains else Tensors()
-        logits, y = cross_fitted(self._program, folds, lambda sums: self._program.derive(sums, choice, live.classes, field_only=field_only), below)
+        logits, y = self._judged(live, domain, folds, choice, field_only)
         modesty = _MODESTY * (abs(log(choice.factory_weight)) + abs(log(choice.shrinkage))) / len(y)
         field = log_loss(logits, y) + modesty
         if not factory or domain != SOURCE:

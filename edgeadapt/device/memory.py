@@ -106,10 +106,12 @@ class HeadChoice:
     Attributes:
         factory_weight: how much the factory's share of the sums counts; 1 is ``factory_count`` labels a class.
         shrinkage: times the bundle's own.
+        temperature: that logits are divided by, so that the bundle's own temperature fits them again.
     """
 
     factory_weight: float = 1.0
     shrinkage: float = 1.0
+    temperature: float = 1.0
 
 
 AS_SHIPPED = HeadChoice()
@@ -119,7 +121,8 @@ AS_SHIPPED = HeadChoice()
 class Memory:
     """Tensors, class table, domain table, counters. ``view`` holds small host copies that decisions read.
 
-    ``heads`` are derived tensors of conditions whose own labels suffice for a head of their own; they are never stored.
+    ``heads`` are derived tensors that answer in place of ``tensors`` and never judge: the shared head once it has learned what is held out,
+    under the name of the factory's condition, and heads of conditions whose own labels suffice. They are never stored.
     """
 
     commit: int
@@ -140,10 +143,17 @@ class Memory:
         return {name: slot for slot, name in enumerate(self.classes) if name is not None}
 
     def tensors_in(self, domain: str) -> Tensors:
-        """The global tensors with a domain's laid over them, and its own head if it has one."""
+        """What answers: :meth:`judged_in` with the shared head that has learned what is held out, if the domain has no head of its own."""
+        tensors = self.judged_in(domain)
+        if SOURCE not in self.heads or (domain != SOURCE and domain in self.heads):
+            return tensors
+        return self.heads[SOURCE].over(tensors)
+
+    def judged_in(self, domain: str) -> Tensors:
+        """The global tensors with a domain's laid over them, and its own head if it has one; labels that are held out taught none of the global ones."""
         found = self.domains.get(domain)
         tensors = self.tensors if found is None else found.tensors.over(self.tensors)
-        return self.heads[domain].over(tensors) if domain in self.heads else tensors
+        return self.heads[domain].over(tensors) if domain in self.heads and domain != SOURCE else tensors
 
     def encoder_in(self, domain: str) -> Executable | None:
         """The re-folded encoder of a domain; None for the factory's."""
@@ -160,7 +170,7 @@ class Memory:
             return self
         for slot, holder in enumerate(self.classes):
             if holder is None:
-                return replace(self, classes=(*self.classes[:slot], name, *self.classes[slot + 1 :]))
+                return replace(self, classes=(*self.classes[:slot], name, *self.classes[slot + 1 :]), heads={})
         raise CapacityError(
             f"{len(self.classes)} of {len(self.classes)} class slots are used; "
             f"export with class_slots = {2 * len(self.classes)} or call learner.remove_class(...)"

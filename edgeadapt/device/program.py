@@ -23,6 +23,7 @@ from edgeadapt.runtime import ArrayLike, Executable, Runtime, Signature, Tensors
 
 F32 = NDArray[np.float32]
 NO_TENSORS = Tensors()
+_LINEAR = "head.weight"  # logits are proportional to it
 _PENALTIES = ("shrinkage", "penalty")  # arguments of numerics that a head's choice multiplies
 _CORE = frozenset({"shift.moment", "shift.mean", "route.centre", "route.projection"})  # what decisions read
 
@@ -259,7 +260,7 @@ class Program:
         """``tensors`` with everything recomputed that follows from the evidence.
 
         Args:
-            head: how much the factory's share of the head's sums counts, and the shrinkage.
+            head: how much the factory's share of the head's sums counts, the shrinkage, and how sure the head is.
             classes: by slot, as they are now; a slot that the factory's class left has no factory share. Empty: as at the factory.
             field_only: the head's sums have no factory share yet, as those of one condition's labels.
         """
@@ -275,7 +276,10 @@ class Program:
                     results = NUMERICS[numeric.numeric](*(values[name] for name in numeric.reads), **arguments)
                 except np.linalg.LinAlgError as error:
                     raise StateError(f"{', '.join(numeric.writes)} cannot be derived: {error}") from error
-            tensors = self.runtime.upload(dict(zip(numeric.writes, results, strict=True))).over(tensors)
+            written = dict(zip(numeric.writes, results, strict=True))
+            if head.temperature != 1.0 and _LINEAR in written:
+                written[_LINEAR] = written[_LINEAR] / np.float32(head.temperature)
+            tensors = self.runtime.upload(written).over(tensors)
         return tensors
 
     def _factory_share(self, name: str, classes: Sequence[str | None]) -> F32:

@@ -142,7 +142,7 @@ class Suspicion:
             return None
         z, taps, y, _, _ = rows_to_arrays(rows, live.slots, self._program.manifest.feature_dim)
         held_out = np.array([row.status == "held_out" for row in rows])
-        return self._as_seen(self._program.read(z, taps, live.tensors_in(rows[0].domain)), y, live, held_out)
+        return self._as_seen(self._program.read(z, taps, live.judged_in(rows[0].domain)), y, live, held_out)
 
     def _as_seen(self, read: Read, y: NDArray[np.int64], live: Memory, is_held_out: NDArray[np.bool_]) -> _Seen:
         shift = shift_ratio(read.residual, read.logits.argmax(axis=1), live.class_counts, self._policy.shift)

@@ -43,7 +43,7 @@ from edgeadapt.runtime import Tensors
 
 _REPLAY_S, _REPLAY_BYTES = 0.15, 16 << 20  # a snapshot is due when a replay would cost more
 GAIN_CHANCE = 0.1  # one-sided sign test: labels that may cost the factory samples gain surely where they were met
-_GAIN_FEWEST, _GAIN_ROWS = 8, 128
+_GAIN_FEWEST, _GAIN_ROWS = 5, 128
 _LONGEST_REPLAY_S = 2.0  # beyond it a snapshot is taken even where little may be written
 _RECONSIDERED, _BATCHES, _GROWN = 256, 4, 1.25  # held labels looked at again, batches of a source, and how many more labels it takes
 _OVERRIDE = {"override": "label(ids, labels, trusted=True)"}
@@ -203,11 +203,11 @@ class Transactions:
         return float(after.mean() - ahead.mean()), sign_test(int((ahead & ~after).sum()), int((after & ~ahead).sum()))
 
     def reconsider(self, domain: str) -> None:
-        """Learn labels of a condition that are held and that what was taught since explains.
+        """Learn labels of a condition that were held or vetoed, where what was taught since explains them.
 
         All that a source has there together first, then its batches. Looked at again only when a quarter more labels are there than the last time.
         """
-        held = self.journal.held_in(domain, _RECONSIDERED)
+        held = self.journal.refused_in(domain, _RECONSIDERED)
         told = self.journal.details({row.commit_number for row in held if row.commit_number is not None})
         found_out = {number for number, detail in told.items() if "withdrawn" in detail}  # what spoke against them was taken back with them
         held = [row for row in held if row.commit_number not in found_out]
@@ -297,7 +297,8 @@ class Transactions:
         """The live memory with these tensors and the number of labels that count after the split."""
         accepted_before = {row.seq for row in (*split.added, *split.held_out) if row.status in ("learned", "held_out")}
         came = len({row.seq for row in (*split.added, *split.held_out)} - accepted_before)
-        heads = {} if split.gone else live.heads  # one that has learned what goes must not answer on
+        # a head that has learned what goes must not answer on, and the shared one must have learned what came
+        heads = {} if split.gone else {name: head for name, head in live.heads.items() if name != SOURCE}
         return finish(self.program, replace(live, tensors=tensors, heads=heads, labels=live.labels + came - len(split.gone)))
 
     # -- classes --------------------------------------------------------------------------------------
@@ -328,7 +329,7 @@ class Transactions:
 
     def choose_head(self, choice: HeadChoice, tensors: Tensors, detail: Mapping[str, Any]) -> None:
         """Another way from the sums to the shared head; the sums are as they were."""
-        self.record("choose_head", "chosen", detail, finish(self.program, replace(self.live(), head=choice, tensors=tensors)))
+        self.record("choose_head", "chosen", detail, finish(self.program, replace(self.live(), head=choice, tensors=tensors, heads={})))
 
     # -- domains --------------------------------------------------------------------------------------
     def save_domains(self, kind: str = "checkpoint", detail: Mapping[str, Any] | None = None, *, force: bool = False) -> None:
