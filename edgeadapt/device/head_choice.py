@@ -35,7 +35,7 @@ from edgeadapt.device.budget import Meter
 from edgeadapt.device.cross_fit import Fold, cross_fitted, folds_of
 from edgeadapt.device.guard import GuardSet
 from edgeadapt.device.journal_rows import EvidenceRow
-from edgeadapt.device.memory import SOURCE, HeadChoice, Memory
+from edgeadapt.device.memory import AS_SHIPPED, SOURCE, HeadChoice, Memory
 from edgeadapt.device.resume import apply_rows, corrections_now
 from edgeadapt.device.transaction import Transactions
 from edgeadapt.runtime import Tensors
@@ -97,12 +97,16 @@ class HeadChoices:
 
     def is_due(self) -> bool:
         """Cheap: by the numbers of labels and by which tensors the heads in use were made from."""
-        return bool(self._policy.weighted) and bool(self._due() or self._outdated())
+        return bool(self._policy.weighted) and bool(self._due() or self._outdated() or self._is_baseless())
 
     def _due(self) -> list[str]:
         if self._labels is None:
             self._labels = self._journal.count_accepted_by_domain()
         return [domain for domain, count in self._labels.items() if count >= FEWEST and count - self._looked.get(domain, 0) > _GROWN * count]
+
+    def _is_baseless(self) -> bool:
+        """Has a choice outlived the labels that made it?"""
+        return self._live().head != AS_SHIPPED and not self._live().labels
 
     def _outdated(self) -> list[str]:
         """Conditions whose head does not follow from the live sums any more, and the factory's condition, which stands for the shared head."""
@@ -122,6 +126,9 @@ class HeadChoices:
             with self._meter.spending("learn"):
                 self._choose(domain)
             self._looked[domain] = (self._labels or {}).get(domain, 0)
+        if self._is_baseless():
+            live = self._live()
+            self._transactions.choose_head(AS_SHIPPED, self._program.derive(live.tensors, AS_SHIPPED, live.classes), {"labels": 0})
         for domain in self._outdated():
             if not self._meter.may_start("learn"):
                 return

@@ -301,7 +301,7 @@ class _Tables(msgspec.Struct):
     domains: list[_Condition]
     labels: int
     domain_serial: int
-    head: dict[Literal["factory_weight", "shrinkage"], float] = {}
+    head: dict[Literal["factory_weight", "shrinkage", "temperature"], float] = {}
 
 
 def _slots(classes: Sequence[str | None]) -> dict[str, int]:

@@ -147,3 +147,39 @@ def test_forgetting_everything_leaves_the_factory(learner: edgeadapt.Learner) ->
     learner.settle()
     assert learner._live.head == AS_SHIPPED
     assert np.mean([a == b for a, b in zip(learner.predict(features={"z": test[0]}).labels, before, strict=True)]) > 0.99
+
+
+def test_what_is_held_out_teaches_the_head_that_answers_and_not_the_one_that_is_judged(learner: edgeadapt.Learner) -> None:
+    x, y = vectors(60, 1, is_field=True)
+    teach(learner, x, y)
+    live, program = learner._live, learner._program
+    test, none = vectors(200, 2, is_field=True)[0], np.zeros((200, 0), np.float32)
+    judged, answering = (program.read(test, none, tensors).logits for tensors in (live.judged_in("source"), live.tensors_in("source")))
+    rows = learner._journal.evidence(where="status = 'held_out'")
+    z, slots, ones = np.stack([row.features for row in rows]).astype(np.float32), np.array([live.slots[row.label] for row in rows]), np.ones(len(rows), np.float32)
+    every, _ = program.learn(live.tensors, z, none[: len(rows)], slots, ones, 0 * ones)
+    expected = program.read(test, none, program.derive(every, live.head, live.classes)).logits
+    assert np.allclose(answering, expected, atol=1e-3) and len(rows) >= 8 and np.abs(answering - judged).max() > 0.01
+
+
+def test_a_label_counts_at_once_though_the_head_that_answers_is_made_later(learner: edgeadapt.Learner) -> None:
+    teach(learner, *vectors(60, 1, is_field=True))
+    assert "source" in learner._live.heads
+    learner._meter.may_start = lambda kind: False  # type: ignore[method-assign]
+    teach(learner, *vectors(8, 9, is_field=True))
+    assert "source" not in learner._live.heads
+
+
+def test_a_head_is_as_sure_as_it_is_right_after_labels(learner: edgeadapt.Learner) -> None:
+    """Samples that lie three times further apart than the factory's make its head surer, and it is right less often."""
+
+    def scattered(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        x, y = vectors(count, seed)
+        return (x + 3.0 * np.random.default_rng(seed).standard_normal(x.shape)).astype(np.float32), y
+
+    test = scattered(600, 2)
+    before = float(learner.predict(features={"z": test[0]}).probs.max(axis=1).mean()) - right(learner, *test)
+    teach(learner, *scattered(120, 1))
+    after = float(learner.predict(features={"z": test[0]}).probs.max(axis=1).mean()) - right(learner, *test)
+    assert before > 0.15 and abs(after) < 0.07
+    assert learner._live.head.temperature > 1.0
