@@ -46,7 +46,7 @@ FEWEST = 4
 """Labels of a condition from which on they choose."""
 _FACTORY_LABELS = 25.0  # m
 _GROWN = 1 / 32  # share by which the labels of a condition change before it is looked at again
-_MODESTY = 0.5  # nats that a choice e times the bundle's must win over all labels: few of them choose nothing far off
+_MODESTY = 0.25  # nats that a choice e times the bundle's must win over all labels: few of them choose nothing far off
 _CLEARLY = 0.98  # of the loss: what another choice must reach to take over
 _SAME = 0.7  # temperatures of this ratio are one
 _TEMPERATURES = np.geomspace(0.01, 100.0, 25)
