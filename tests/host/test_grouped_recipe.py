@@ -39,7 +39,7 @@ DIM = 24
 def wearers(people: int, seed: int, each: int = 24) -> dict[str, Any]:
     """Two classes whose centres are each wearer's own: one wearer tells little of the next."""
     draw = np.random.default_rng(seed)
-    common = 0.5 * np.random.default_rng(99).standard_normal((2, DIM))
+    common = 0.25 * np.random.default_rng(99).standard_normal((2, DIM))
     person = np.repeat(np.arange(people), each)
     y = np.arange(len(person)) % 2
     own = draw.standard_normal((people, 2, DIM))
@@ -59,11 +59,11 @@ def sides(made: Recipe) -> list[set[Any]]:
 
 
 def test_the_card_of_a_grouped_recipe_tells_the_accuracy_on_new_wearers(tmp_path: Path) -> None:
-    new = wearers(40, 8)
+    new = wearers(120, 8, 8)
     cards, on_new = [], []
     for more in ("", 'groups = ""'):
         lines: list[str] = []
-        made = recipe(tmp_path, wearers(40, 7), more)
+        made = recipe(tmp_path, wearers(120, 7, 8), more)
         bundle = export_recipe(made, tmp_path / "w.edge", say=lines.append)
         cards.append(bundle.card["held_out_accuracy"])
         with edgeadapt.open(tmp_path / "w.edge") as learner:
@@ -71,8 +71,9 @@ def test_the_card_of_a_grouped_recipe_tells_the_accuracy_on_new_wearers(tmp_path
         on_new.append(float((labels == new["y"]).mean()))
         told = [line for line in lines if line.startswith("groups: kept apart")]
         assert len(told) == (0 if more else 1), lines
-    assert cards[1] > 0.95 and cards[1] - on_new[1] > 0.1
-    assert cards[0] < cards[1] - 0.1 and abs(cards[0] - on_new[0]) < 0.1
+    wrong = np.abs(np.array(cards) - on_new)
+    assert cards[1] > 0.95 and wrong[1] > 0.25
+    assert cards[0] < cards[1] - 0.1 and wrong[0] < wrong[1] - 0.05
 
 
 def test_no_wearer_is_in_two_of_training_calibration_and_validation(tmp_path: Path) -> None:
