@@ -40,7 +40,9 @@ def train(args: argparse.Namespace) -> int:
         raise InputError(f"{args.recipe}: encoder.file is a finished encoder; there is nothing to train")
     out = args.out or args.recipe.with_suffix(".safetensors")
     _require_folder(out)
-    fit, _, validation = split_data(recipe)
+    fit, calibration, validation = split_data(recipe)
+    if is_first_process():
+        _say_groups(fit, calibration, _say)
     network, accuracy = train_network(
         recipe, fit, validation, _say, checkpoint=out.with_suffix(".checkpoint.safetensors"), resume=args.resume, log=args.log
     )
@@ -84,6 +86,7 @@ def export_recipe(
     from edgeadapt.host import export as export_bundle
 
     fit, calibration, validation = split_data(recipe)
+    _say_groups(fit, calibration, say)
     encoder = finished_encoder(recipe, fit)
     if encoder is None:
         encoder, _ = train_network(recipe, fit, validation, say)
@@ -98,17 +101,26 @@ def export_recipe(
         "recipe_sha256": recipe_sha256,
     }
     calibrating = (calibration.x, calibration.y)
-    return export_bundle(out, encoder, calibrating, calibration.classes, private_key=private_key, progress=say, **settings)
+    return export_bundle(
+        out, encoder, calibrating, calibration.classes, groups=calibration.groups, private_key=private_key, progress=say, **settings
+    )
 
 
 def split_data(recipe: Recipe) -> tuple[Labelled, Labelled, Labelled]:
-    """``(for training, for calibration, validation)``, all of the known classes alone."""
-    from edgeadapt.host.recipe import load_data
+    """``(for training, for calibration, validation)``, all of the known classes alone; no group is in two of them."""
+    from edgeadapt.host.recipe_data import CALIBRATION_GROUPS, load_data, split_named
 
     training, validation = load_data(recipe)
     known = recipe.data.classes or tuple(name for name in training.classes if name not in recipe.data.new_classes)
-    fit, calibration = training.only(known).split(CALIBRATION, recipe.seed)
+    fit, calibration = split_named(recipe.data, training.only(known), CALIBRATION, recipe.seed, held=CALIBRATION_GROUPS)
     return fit, calibration, validation.only(known)
+
+
+def _say_groups(fit: Labelled, calibration: Labelled, say: Callable[[str], None]) -> None:
+    """Groups are taken wherever they are there: it must not go unseen."""
+    if fit.groups is not None and calibration.groups is not None:
+        trained, calibrating = len(set(fit.groups.tolist())), len(set(calibration.groups.tolist()))
+        say(f"groups: kept apart: {trained} for training, {calibrating} for calibration ({len(calibration)} samples)")
 
 
 def train_network(

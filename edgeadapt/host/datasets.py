@@ -37,6 +37,7 @@ class ImageData(Labelled):
         x: (N, H, W) or (N, H, W, C) uint8.
         y: (N,) int64, an index into ``classes``.
         classes: distinct names.
+        groups: (N,) group of every image, or None, as in ``Labelled``.
 
     Raises:
         InputError: shapes, dtypes or labels do not fit together; the message has the offending value.
@@ -164,33 +165,42 @@ def _image_files(folder: Path) -> list[Path]:
     return files
 
 
-def load_npz(path: str | Path) -> ImageData:
-    """Images from one ``.npz`` with ``x`` uint8, ``y`` whole numbers, and optionally ``classes`` (text).
+def load_npz(path: str | Path, groups: str | None = None) -> ImageData:
+    """Images from one ``.npz`` with ``x`` uint8, ``y`` whole numbers, and optionally ``classes`` (text) and ``groups`` (text or whole numbers).
 
-    Without ``classes`` the names are the labels' numbers, ``"0"`` to the largest. Pickled arrays are refused.
+    ``groups`` names the array of the groups: None is ``"groups"`` where it is there, ``""`` none. Without ``classes`` the names are the labels' numbers, ``"0"`` to the largest. Pickled arrays are refused.
 
     Raises:
         InputError: missing or damaged file, missing array, or arrays that do not fit together; the message names the file.
     """
-    x, y, classes = read_npz(path, "uint8 images")
+    x, y, classes, of_row = read_npz(path, "uint8 images", groups)
     try:
-        return ImageData(x, y, classes)
+        return ImageData(x, y, classes, of_row)
     except InputError as error:
         hint = "; float32 signals and vectors are read with load_sensors" if x.dtype.kind == "f" else ""
         raise InputError(f"{path}: {error}{hint}") from error
 
 
-def read_npz(path: str | Path, what: str) -> tuple[NDArray[Any], Labels, tuple[str, ...]]:
-    """The arrays ``x`` as it is, ``y`` as int64, and the class names of one ``.npz``; ``what`` says in messages what ``x`` should be.
+def read_npz(
+    path: str | Path, what: str, groups: str | None = None
+) -> tuple[NDArray[Any], Labels, tuple[str, ...], NDArray[Any] | None]:
+    """The arrays ``x`` as it is, ``y`` as int64, the class names and the groups of one ``.npz``.
+
+    Args:
+        what: says in messages what ``x`` should be.
+        groups: the array of the groups; None is ``"groups"`` where it is there, ``""`` none.
 
     Raises:
         InputError: missing or damaged file, missing array, labels that are no whole numbers, or more than memory can hold.
     """
     path = Path(path)
     arrays: dict[str, NDArray[Any]] = {}
+    of_row = "groups" if groups is None else groups
     try:
         with np.load(path, allow_pickle=False) as archive:
-            for name in ("x", "y", "classes"):
+            if groups and groups not in archive.files:
+                raise InputError(f"{path}: has no array {groups!r} for groups; it has {', '.join(archive.files)}")
+            for name in {"x", "y", "classes", of_row}:
                 if name in archive.files:
                     require_memory(archive.zip.getinfo(f"{name}.npy").file_size, f"{path}: {name}")
                     arrays[name] = archive[name]
@@ -205,7 +215,7 @@ def read_npz(path: str | Path, what: str) -> tuple[NDArray[Any], Labels, tuple[s
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
         raise InputError(f"{path}: y must be one whole number per sample; got {labels.dtype} {labels.shape}")
     names = arrays["classes"].tolist() if "classes" in arrays else range(int(labels.max()) + 1)
-    return arrays["x"], labels.astype(np.int64), tuple(str(name) for name in names)
+    return arrays["x"], labels.astype(np.int64), tuple(str(name) for name in names), arrays.get(of_row)
 
 
 __all__ = [

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.errors import InputError, UnknownClassError
+from edgeadapt.host.group_split import held_out_rows
 
 Labels = NDArray[np.int64]
 Data = TypeVar("Data", bound="Labelled")
@@ -25,6 +26,8 @@ class Labelled:
         x: (N, ...) inputs.
         y: (N,) int64, an index into ``classes``.
         classes: distinct names.
+        groups: (N,) text or whole numbers: the recording, person, day or site of every input, in which rows are in the order of time;
+            None: inputs are independent.
 
     Raises:
         InputError: shapes, dtypes or labels do not fit together; the message has the offending value.
@@ -33,12 +36,18 @@ class Labelled:
     x: NDArray[Any]
     y: Labels
     classes: tuple[str, ...]
+    groups: NDArray[Any] | None = None
     noun: ClassVar[str] = "input"
 
     def __post_init__(self) -> None:
         self._check_inputs()
         if self.y.dtype != np.int64 or self.y.shape != (len(self.x),):
             raise InputError(f"labels must be int64 ({len(self.x)},), one per {self.noun}; got {self.y.dtype} {self.y.shape}")
+        if self.groups is not None and (self.groups.shape != (len(self.x),) or self.groups.dtype.kind not in "iuU"):
+            raise InputError(
+                f"groups must be text or whole numbers ({len(self.x)},), one per {self.noun}; got {self.groups.dtype} {self.groups.shape}; "
+                'without groups they are independent (in a recipe: data.groups = "")'
+            )
         if len(set(self.classes)) != len(self.classes):
             raise InputError(f"a class is named twice: {', '.join(self.classes)}")
         if len(self.y) and not (int(self.y.min()) >= 0 and int(self.y.max()) < len(self.classes)):
@@ -81,7 +90,10 @@ class Labelled:
 
     def take(self: Data, rows: NDArray[Any]) -> Data:
         """The chosen rows (indices or a mask), with all class names kept."""
-        return replace(self, x=self.x[rows], y=self.y[rows])
+        return replace(self, x=self.x[rows], y=self.y[rows], groups=self._groups_of(rows))
+
+    def _groups_of(self, rows: NDArray[Any]) -> NDArray[Any] | None:
+        return None if self.groups is None else self.groups[rows]
 
     def only(self: Data, classes: Sequence[str]) -> Data:
         """The inputs of some classes, relabelled in the order given; the order of inputs is kept.
@@ -100,16 +112,22 @@ class Labelled:
             to_new[self.classes.index(name)] = new
         labels = to_new[self.y]
         chosen = labels >= 0
-        return replace(self, x=self.x[chosen], y=labels[chosen], classes=tuple(classes))
+        return replace(self, x=self.x[chosen], y=labels[chosen], classes=tuple(classes), groups=self._groups_of(chosen))
 
-    def split(self: Data, fraction: float, seed: int = 0) -> tuple[Data, Data]:
+    def split(self: Data, fraction: float, seed: int = 0, *, held: int = 1, kept: int = 1) -> tuple[Data, Data]:
         """``(rest, held out)``: a random ``fraction`` of every class, at least one input of each, is held out.
 
+        With ``groups`` they are whole groups, none of which is on both sides: of every class at least ``held`` are held out and at
+        least ``kept`` stay.
+
         Raises:
-            InputError: the fraction is not between 0 and 1, or a class has a single input.
+            InputError: the fraction is not between 0 and 1, or a class has a single input, or is in too few groups.
         """
         if not 0.0 < fraction < 1.0:
             raise InputError(f"the held-out fraction must be between 0 and 1, both excluded; got {fraction}")
+        if self.groups is not None:
+            rows_out = held_out_rows(self.y, self.groups, fraction, seed, self.classes, held=held, kept=kept)
+            return self.take(~rows_out), self.take(rows_out)
         draw = np.random.default_rng(seed)
         held_out = np.zeros(len(self.y), bool)
         for index, name in enumerate(self.classes):

@@ -20,13 +20,13 @@ _UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupErr
 
 
 def load_dataset_factory(
-    spec: str, *, size: int | tuple[int, int] | None = None, colour: str | None = None, **options: Any
+    spec: str, groups: str | None = None, /, *, size: int | tuple[int, int] | None = None, colour: str | None = None, **options: Any
 ) -> ImageData | SensorData:
     """A map-style data set that a function of the user's own makes.
 
     Args:
-        spec: ``"module:function"``, called with ``options``.
-        size, colour: as in ``collect``.
+        spec: ``"module:function"``, called with ``options``, which may have a ``groups`` of their own.
+        groups, size, colour: as in ``collect``.
 
     Raises:
         InputError: nothing of that name, arguments that it refuses, or a data set that ``collect`` refuses.
@@ -36,10 +36,12 @@ def load_dataset_factory(
         dataset = factory(**options)
     except TypeError as error:
         raise InputError(f"data set {spec!r} refused its arguments {options}: {error}") from error
-    return collect(dataset, f"data set {spec!r}", size=size, colour=colour)
+    return collect(dataset, f"data set {spec!r}", size=size, colour=colour, groups=groups)
 
 
-def collect(dataset: Any, name: str, *, size: int | tuple[int, int] | None = None, colour: str | None = None) -> ImageData | SensorData:
+def collect(
+    dataset: Any, name: str, *, size: int | tuple[int, int] | None = None, colour: str | None = None, groups: str | None = None
+) -> ImageData | SensorData:
     """Read every sample of a map-style data set into one array.
 
     A sample is ``(input, label)``: a Pillow image, a uint8 array (H, W), (H, W, 1 or 3) or tensor (1 or 3, H, W), or for sensors a
@@ -49,6 +51,7 @@ def collect(dataset: Any, name: str, *, size: int | tuple[int, int] | None = Non
         name: for messages.
         size: (height, width) of images in pixels, or one number for both; None takes that of the first image, which all must then have.
         colour: ``"rgb"`` or ``"gray"``; None as the first image is.
+        groups: the attribute of the data set with the group of every sample; None is ``"groups"`` where it is there, ``""`` none.
 
     Raises:
         InputError: not map-style, empty, more than memory can hold, or a sample that cannot be used; the message has its number.
@@ -73,9 +76,13 @@ def collect(dataset: Any, name: str, *, size: int | tuple[int, int] | None = Non
         x[row], y[row] = value, label
     classes = getattr(dataset, "classes", None) or getattr(getattr(dataset, "dataset", None), "classes", None)  # the second: of a Subset
     names = tuple(str(c if isinstance(c, str) else c[0] if isinstance(c, tuple) else c) for c in classes or range(int(y.max()) + 1))
+    given_groups = getattr(dataset, "groups" if groups is None else groups, None) if groups != "" else None
+    if groups and given_groups is None:
+        raise InputError(f"{name}: has no attribute {groups!r} for groups")
     try:
-        return ImageData(x, y, names) if x.dtype == np.uint8 else SensorData(x, y, names)
-    except InputError as error:
+        of_row = None if given_groups is None else np.asarray(given_groups)
+        return ImageData(x, y, names, of_row) if x.dtype == np.uint8 else SensorData(x, y, names, of_row)
+    except (InputError, ValueError) as error:  # the second: groups of unlike lengths
         raise InputError(f"{name}: {error}") from error
 
 

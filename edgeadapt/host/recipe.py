@@ -17,28 +17,21 @@ name = "screws"
 from __future__ import annotations
 
 import re
-import zipfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import numpy as np
 from msgspec import Meta, Struct
 
 from edgeadapt._toml import read_table, to_struct
-from edgeadapt.errors import EdgeadaptError, InputError, RecipeError
+from edgeadapt.errors import RecipeError
 from edgeadapt.host.augment import Augment
-from edgeadapt.host.datasets import fashion_mnist, load_folder, load_npz
-from edgeadapt.host.labelled import Labelled
-from edgeadapt.host.map_style import load_dataset_factory
-from edgeadapt.host.sensor_data import load_sensors
-from edgeadapt.host.torchvision_data import load_torchvision
+from edgeadapt.host.recipe_data import FOLDER_SIZE, load_data
 from edgeadapt.host.training.settings import DeviceName, OptimiserName, PrecisionName, rate_and_decay
 
 Positive = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
 _KINDS = "'fashion-mnist' or 'folder' or 'npz' or 'torchvision:NAME' or 'module:factory'"
-_FOLDER_SIZE = (96, 96)
 
 
 class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -61,7 +54,7 @@ class EncoderSection(_Section, frozen=True, kw_only=True):
 class DataSection(_Section, frozen=True, kw_only=True):
     """Which images or sensor data.
 
-    ``kind`` is ``fashion-mnist``; ``folder`` (a folder of images per class); ``npz`` (arrays x, y and, if there are names, classes; x is
+    ``kind`` is ``fashion-mnist``; ``folder`` (a folder of images per class); ``npz`` (arrays x, y and, if there are any, classes and groups; x is
     uint8 images, or float32 signals (N, C, L) or vectors (N, F)); ``torchvision:NAME`` (the training part of a data set of torchvision
     whose files are in ``path``); or ``module:factory`` (a function of your own that returns a map-style data set).
     ``path`` is the folder or file (for ``fashion-mnist`` empty: where Debian's package puts it).
@@ -69,6 +62,9 @@ class DataSection(_Section, frozen=True, kw_only=True):
     ``classes`` are the known ones, which are trained and exported (empty: all but ``new_classes``); ``new_classes`` are
     kept back, to be met as something unknown. ``validation_path`` holds validation samples of the same kind; without it
     ``validation`` is the fraction held out, except for ``fashion-mnist``, whose test images are used.
+    ``groups`` names the array of an ``npz``, or the attribute of a data set of your own, with the recording, person, day or site of every
+    sample; no group is then on both sides of a split, and rows of a group are in the order of time. By default it is ``groups`` where that
+    is there; ``""`` takes samples as independent.
     ``options`` are arguments of the data set of torchvision or of the factory; ``validation_options`` those with which it is called a
     second time, for validation (``{ train = false }``: the test part).
     ``size`` is (height, width) in pixels and ``colour`` rgb or gray: of ``folder`` by default 96 x 96 in colour, of ``torchvision:NAME``
@@ -81,6 +77,7 @@ class DataSection(_Section, frozen=True, kw_only=True):
     new_classes: tuple[str, ...] = ()
     validation: Annotated[float, Meta(gt=0, lt=1)] = 0.1
     validation_path: str = ""
+    groups: str | None = None
     size: tuple[Positive, Positive] | None = None
     colour: Literal["rgb", "gray"] | None = None
     options: dict[str, Any] = {}
@@ -155,60 +152,13 @@ def load_recipe(path: str | Path) -> Recipe:
     lr, weight_decay = rate_and_decay(recipe.train.optimiser, recipe.train.lr, recipe.train.weight_decay)
     data = _resolved(path, recipe.data, "path", "validation_path")
     if not _has_own_size(data):
-        data = msgspec.structs.replace(data, size=data.size or _FOLDER_SIZE, colour=data.colour or "rgb")
+        data = msgspec.structs.replace(data, size=data.size or FOLDER_SIZE, colour=data.colour or "rgb")
     return msgspec.structs.replace(
         recipe,
         encoder=_resolved(path, recipe.encoder, "weights", "file"),
         data=data,
         train=msgspec.structs.replace(recipe.train, lr=lr, weight_decay=weight_decay),
     )
-
-
-def load_data(recipe: Recipe) -> tuple[Labelled, Labelled]:
-    """``(training, validation)`` with the known classes first and the new ones after them: ``ImageData`` or ``SensorData``.
-
-    Take ``data.only(classes)`` of either for the known or the new ones alone.
-
-    Raises:
-        InputError: the data cannot be read, or has no class of that name.
-    """
-    data = recipe.data
-    training: Labelled
-    validation: Labelled
-    if data.kind == "fashion-mnist":
-        training, validation = fashion_mnist(data.path or None)
-    else:
-        training = _read(data, data.path, data.options)
-        if data.validation_path or data.validation_options:
-            validation = _read(data, data.validation_path or data.path, data.validation_options or data.options)
-        else:
-            training, validation = training.split(data.validation, recipe.seed)
-    known = data.classes or tuple(name for name in training.classes if name not in data.new_classes)
-    try:
-        return training.only(known + data.new_classes), validation.only(known + data.new_classes)
-    except EdgeadaptError as error:
-        raise InputError(f"{data.path or data.kind}: {error}") from error
-
-
-def _read(data: DataSection, path: str, options: dict[str, Any]) -> Labelled:
-    source, _, name = data.kind.partition(":")
-    if data.kind == "npz":
-        return load_sensors(path) if _has_floats(path) else load_npz(path)
-    if data.kind == "folder":
-        return load_folder(path, data.size or _FOLDER_SIZE, data.colour or "rgb")
-    if source == "torchvision":
-        return load_torchvision(name, path, size=data.size, colour=data.colour, **options)
-    return load_dataset_factory(data.kind, size=data.size, colour=data.colour, **options)
-
-
-def _has_floats(path: str) -> bool:
-    """Whether ``x`` in an ``.npz`` is of floating-point numbers; what cannot be read is not, and is named by the loader."""
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open("x.npy") as file:
-            read = np.lib.format.read_array_header_1_0 if np.lib.format.read_magic(file) == (1, 0) else np.lib.format.read_array_header_2_0
-            return bool(read(file)[2].kind == "f")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return False
 
 
 def _has_own_size(data: DataSection) -> bool:
@@ -233,6 +183,8 @@ def _check(path: Path, recipe: Recipe) -> None:
         raise RecipeError(f"{path}: data.options are not allowed for {data.kind}; they are for 'torchvision:NAME' and 'module:factory'")
     if data.kind == "fashion-mnist" and data.validation_path:
         raise RecipeError(f"{path}: data.validation_path is not allowed for fashion-mnist, which has its own test images")
+    if data.groups and (data.kind in ("fashion-mnist", "folder") or data.kind.startswith("torchvision:")):
+        raise RecipeError(f"{path}: data.groups is not allowed for {data.kind}; allowed: the name of an array of an .npz or of an attribute of your own data set")
     named = data.classes + data.new_classes
     twice = next((name for name in named if named.count(name) > 1), None)
     if twice is not None:

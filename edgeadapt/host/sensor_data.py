@@ -23,6 +23,7 @@ class SensorData(Labelled):
         x: (N, C, L) float32, C channels of L values over time; or (N, F) float32, F measurements. Finite.
         y: (N,) int64, an index into ``classes``.
         classes: distinct names.
+        groups: (N,) group of every sample, or None, as in ``Labelled``.
 
     Raises:
         InputError: shapes, dtypes or labels do not fit together, or a value is not finite; the message has it.
@@ -42,8 +43,10 @@ class SensorData(Labelled):
         return int(self.x.shape[1])
 
 
-def load_sensors(path: str | Path) -> SensorData:
-    """Signals or vectors from one ``.npz`` with ``x`` float32, ``y`` whole numbers, and optionally ``classes`` (text).
+def load_sensors(path: str | Path, groups: str | None = None) -> SensorData:
+    """Signals or vectors from one ``.npz`` with ``x`` float32, ``y`` whole numbers, and optionally ``classes`` and ``groups``.
+
+    ``groups`` names the array of the groups: None is ``"groups"`` where it is there, ``""`` none.
 
     float64 and float16 are converted. Whole numbers are refused, as a device takes floats: convert them where they are recorded, in the
     units that the device will have.
@@ -51,10 +54,10 @@ def load_sensors(path: str | Path) -> SensorData:
     Raises:
         InputError: missing or damaged file, missing array, or arrays that do not fit together; the message names the file.
     """
-    x, y, classes = read_npz(path, "float32 signals or vectors")
+    x, y, classes, of_row = read_npz(path, "float32 signals or vectors", groups)
     try:
         with np.errstate(over="ignore"):  # what float32 cannot hold is not finite, and is named as such
-            return SensorData(x.astype(np.float32) if x.dtype in (np.float64, np.float16) else x, y, classes)
+            return SensorData(x.astype(np.float32) if x.dtype in (np.float64, np.float16) else x, y, classes, of_row)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

@@ -60,7 +60,7 @@ def load_torchvision(
             raise InputError(
                 f"torchvision's {name} is not here; looked under {_place(factory, Path(root))}: {reason} Nothing is downloaded: put its files there"
             ) from error
-    data = collect(dataset, f"torchvision's {name}", size=size, colour=colour)
+    data = collect(dataset, f"torchvision's {name}", size=size, colour=colour, groups="")
     if not isinstance(data, ImageData):
         raise InputError(f"torchvision's {name} gives no images")
     return data

@@ -80,7 +80,8 @@ def train(
         network: takes (B, C, H, W) float32, or signals, and returns logits (B, classes). A ``Normalised`` keeps its mean and standard
             deviation; any other is wrapped with those of ``data``.
         data: at least two classes, at least one sample of each.
-        validation: samples with the same classes, or the fraction of ``data`` to hold out (stratified, by ``seed``).
+        validation: samples with the same classes, or the fraction of ``data`` to hold out (stratified, by ``seed``; whole groups if
+            ``data`` has any).
         epochs: passes over ``data``; the last, incomplete batch of a pass is dropped (the order is new every pass).
         batch: samples per step, over all processes together.
         optimiser: ``"sgd"`` (Nesterov), ``"adamw"`` or ``"lamb"``.

@@ -53,7 +53,7 @@ novelty = "auto"
 _SHORT = b'[data]\nkind = "fashion-mnist"\n[export]\nname = "a"\n'
 _FACTORY = b'[data]\nkind = "os:getcwd"\n[data.options]\na = 1\n[train]\noptimiser = "lamb"\n[export]\nname = "a"\n'
 _TORCHVISION = b'[data]\nkind = "torchvision:CIFAR10"\npath = "x"\n[train]\noptimiser = "adamw"\n[export]\nname = "a"\n'
-_FINISHED = b'[encoder]\nfile = "e.onnx"\n[data]\nkind = "npz"\npath = "x.npz"\n[export]\nname = "a-1"\n'
+_FINISHED = b'[encoder]\nfile = "e.onnx"\n[data]\nkind = "npz"\npath = "x.npz"\ngroups = "day"\n[export]\nname = "a-1"\n'
 
 
 def seeds() -> list[bytes]:
