@@ -2,13 +2,14 @@
 
 For a choice (a, s) the head is derived from  a x factory's sums + field's sums  at s times the bundle's shrinkage::
 
-    loss(a, s) = (n L_field + m L_factory + (|log a| + |log s|) / 2) / (n + m)
+    loss(a, s) = (n L_field + m L_factory + (|log a| + |log s|) / 4) / (n + m)
     L          = min_T  -mean log softmax(logits / T)[y]
 
-The temperature is then that of the field's logits. L_field is over the newest n <= 256 accepted labels of a condition: those that teach are judged by heads
+L_field is over the newest n <= 256 accepted labels of a condition: those that teach are judged by heads
 from which their fifth was taken back, those that were held out by all. L_factory is over the bundle's own
 samples, as if they had not been learned; m = 25 labels, so that few labels from the field do not throw
-the factory's away. The weight is chosen first, at the shrinkage that is in use, and then the shrinkage.
+the factory's away. The weight is chosen first, at the shrinkage that is in use, then the shrinkage, and
+then the temperature, so that the head is as sure of the field's labels as it is right.
 
 A condition with labels of its own is judged apart. Where its own choice is better than the shared one,
 from all field labels or from its own alone, it gets a head of its own: derived tensors that lie over the
