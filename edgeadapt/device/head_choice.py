@@ -2,14 +2,15 @@
 
 For a choice (a, s) the head is derived from  a x factory's sums + field's sums  at s times the bundle's shrinkage::
 
-    loss(a, s) = (n L_field + m L_factory + (|log a| + |log s|) / 4) / (n + m)
+    loss(a, s) = L_field + (|log a| + |log s|) / (4 n)
     L          = min_T  -mean log softmax(logits / T)[y]
 
 L_field is over the newest n <= 256 accepted labels of a condition: those that teach are judged by heads
-from which their fifth was taken back, those that were held out by all. L_factory is over the bundle's own
-samples, as if they had not been learned; m = 25 labels, so that few labels from the field do not throw
-the factory's away. The weight is chosen first, at the shrinkage that is in use, then the shrinkage, and
-then the temperature, so that the head is as sure of the field's labels as it is right.
+from which their fifth was taken back, those that were held out by all. The weight is chosen first, at the
+shrinkage that is in use, then the shrinkage, and then the temperature, so that the head is as sure of the
+field's labels as it is right. For the shared head the choice must also be better on the field's labels and
+m = 25 labels of the factory together, as if its samples had not been learned: few labels, or labels of one
+class, do not throw the factory's away.
 
 A condition with labels of its own is judged apart. Where its own choice is better than the shared one,
 from all field labels or from its own alone, it gets a head of its own: derived tensors that lie over the
@@ -34,7 +35,6 @@ from numpy.typing import NDArray
 
 from edgeadapt.device.budget import Meter
 from edgeadapt.device.cross_fit import Fold, cross_fitted, folds_of
-from edgeadapt.device.guard import GuardSet
 from edgeadapt.device.journal_rows import EvidenceRow
 from edgeadapt.device.memory import AS_SHIPPED, SOURCE, HeadChoice, Memory
 from edgeadapt.device.resume import apply_rows, corrections_now
@@ -146,8 +146,7 @@ class HeadChoices:
             return
         taught = {row.seq for row in rows if row.status == "learned"}
         shared = folds_of(self._program, live, live.tensors, rows, taught)
-        factory = self._transactions.factory_sets(live)
-        loss, choice = self._best(live, domain, shared, factory, field_only=False)
+        loss, choice = self._best(live, domain, shared, field_only=False)
         if domain == SOURCE:
             if choice != live.head:
                 tensors = self._program.derive(live.tensors, choice, live.classes)
@@ -157,7 +156,7 @@ class HeadChoices:
         own = self._own_sums(live, [row for row in rows if row.status == "learned"])
         alone = None
         if own is not None:
-            alone = self._best(live, domain, folds_of(self._program, live, own, rows, taught), factory, field_only=True)
+            alone = self._best(live, domain, folds_of(self._program, live, own, rows, taught), field_only=True)
         self._made_from.pop(domain, None)
         if alone is not None and alone[0] < _CLEARLY * loss:
             self._chosen[domain] = _Chosen(alone[1], is_alone=True)
@@ -211,16 +210,34 @@ class HeadChoices:
         empty = self._program.runtime.upload(zeros).over(live.tensors)
         return self._with(live, empty, rows).only(self._policy.weighted).over(live.tensors)
 
-    def _best(self, live: Memory, domain: str, folds: Sequence[Fold], factory: Sequence[GuardSet], *, field_only: bool) -> tuple[float, HeadChoice]:
+    def _best(self, live: Memory, domain: str, folds: Sequence[Fold], *, field_only: bool) -> tuple[float, HeadChoice]:
         """(loss, choice): the weight first, then the shrinkage; what is in use stays unless another is clearly better."""
 
         def loss_of(choice: HeadChoice) -> float:
-            return self._loss(live, domain, folds, factory, choice, field_only)
+            modesty = _MODESTY * (abs(log(choice.factory_weight)) + abs(log(choice.shrinkage)))
+            logits, y = self._judged(live, domain, folds, choice, field_only)
+            return log_loss(logits, y) + modesty / len(y)
 
-        best = (loss_of(live.head), live.head)
-        best = climbed(best, "factory_weight", self._policy.factory_weights, loss_of)
-        loss, choice = climbed(best, "shrinkage", self._policy.shrinkages, loss_of)
-        return loss, self._calibrated(choice, *self._judged(live, domain, folds, choice, field_only))
+        used = (loss_of(live.head), live.head)
+        weighed = climbed(used, "factory_weight", self._policy.factory_weights, loss_of)
+        found = climbed(weighed, "shrinkage", self._policy.shrinkages, loss_of)
+        if domain == SOURCE:
+            found = self._bearable(live, used, [found, weighed])
+        return found[0], self._calibrated(found[1], *self._judged(live, domain, folds, found[1], field_only))
+
+    def _bearable(self, live: Memory, used: tuple[float, HeadChoice], better: Sequence[tuple[float, HeadChoice]]) -> tuple[float, HeadChoice]:
+        """The first choice that is better for the field's labels and the factory's samples together; else the one in use."""
+        factory, labels = self._transactions.factory_sets(live), sum((self._labels or {}).values())
+
+        def together(field: float, choice: HeadChoice) -> float:
+            head = replace(live, tensors=self._program.derive(live.tensors, choice, live.classes), head=choice)
+            home = [log_loss(known.logits(self._program, head)[:, known.slots], np.searchsorted(known.slots, known.y)) for known in factory if known.slots is not None]
+            return (labels * field + _FACTORY_LABELS * float(np.mean(home))) / (labels + _FACTORY_LABELS)
+
+        if not factory or better[0][1] == used[1]:
+            return better[0]
+        limit = _CLEARLY * together(*used)
+        return next((found for found in dict.fromkeys(better) if found[1] != used[1] and together(*found) < limit), used)
 
     def _calibrated(self, choice: HeadChoice, logits: F32, y: I64) -> HeadChoice:
         """The choice with the temperature that makes these logits (N, K) as sure as they are right (N,), if it is another than the one in use."""
@@ -231,17 +248,6 @@ class HeadChoices:
     def _judged(self, live: Memory, domain: str, folds: Sequence[Fold], choice: HeadChoice, field_only: bool) -> tuple[F32, I64]:
         below = live.domains[domain].tensors if domain in live.domains else Tensors()
         return cross_fitted(self._program, folds, lambda sums: self._program.derive(sums, choice, live.classes, field_only=field_only), below)
-
-    def _loss(self, live: Memory, domain: str, folds: Sequence[Fold], factory: Sequence[GuardSet], choice: HeadChoice, field_only: bool) -> float:
-        logits, y = self._judged(live, domain, folds, choice, field_only)
-        modesty = _MODESTY * (abs(log(choice.factory_weight)) + abs(log(choice.shrinkage))) / len(y)
-        field = log_loss(logits, y) + modesty
-        if not factory or domain != SOURCE:
-            return field
-        tensors = self._program.derive(live.tensors, choice, live.classes, field_only=field_only)
-        shared = replace(live, tensors=tensors, head=choice)
-        home = float(np.mean([log_loss(known.logits(self._program, shared)[:, known.slots], np.searchsorted(known.slots, known.y)) for known in factory if known.slots is not None]))
-        return (len(y) * field + _FACTORY_LABELS * home) / (len(y) + _FACTORY_LABELS)
 
 
 def climbed(best: tuple[float, HeadChoice], name: str, ladder: Sequence[float], loss_of: Callable[[HeadChoice], float]) -> tuple[float, HeadChoice]:
