@@ -96,14 +96,16 @@ class Suspicion:
         """Accepted rows of the same source and condition that must be taken back together with a held batch.
 
         The batch and the source's record speak against it together, and the record does so alone, though more faintly; or the record
-        holds copies of the batch's frame.
+        has a frame of which the batch alone holds too many copies, or has it under another label.
         """
         past = self._record(live, rows)
         if not past:
             return []
         if self._copies(rows, past):
-            held = {row.features.tobytes() for row in rows}
-            return [row for row in past if row.features.tobytes() in held]
+            frames: dict[bytes, list[str]] = {}
+            for row in rows:
+                frames.setdefault(row.features.tobytes(), []).append(row.label)
+            return [row for row in past if len(mine := frames.get(row.features.tobytes(), [])) > COPIES or {*mine} - {row.label}]
         if self._against(live, [*past, *rows], self._record_at) and self._against(live, past, TAKEN_BACK_AT):
             return past
         return []
