@@ -26,6 +26,7 @@ Source: discounting old data by a power of its likelihood is the power prior (Ib
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import log
@@ -142,10 +143,10 @@ class HeadChoices:
         if domain != SOURCE and domain not in live.domains:
             return
         rows = self._rows(domain, live)
-        if len(rows) < FEWEST:
+        choosing, taught = self._choosing(rows), {row.seq for row in rows if row.status == "learned"}
+        if len(choosing) < FEWEST:
             return
-        taught = {row.seq for row in rows if row.status == "learned"}
-        shared = folds_of(self._program, live, live.tensors, rows, taught)
+        shared = folds_of(self._program, live, live.tensors, choosing, taught)
         loss, choice = self._best(live, domain, shared, field_only=False)
         if domain == SOURCE:
             if choice != live.head:
@@ -156,7 +157,7 @@ class HeadChoices:
         own = self._own_sums(live, [row for row in rows if row.status == "learned"])
         alone = None
         if own is not None:
-            alone = self._best(live, domain, folds_of(self._program, live, own, rows, taught), field_only=True)
+            alone = self._best(live, domain, folds_of(self._program, live, own, choosing, taught), field_only=True)
         self._made_from.pop(domain, None)
         if alone is not None and alone[0] < _CLEARLY * loss:
             self._chosen[domain] = _Chosen(alone[1], is_alone=True)
@@ -195,6 +196,11 @@ class HeadChoices:
     def _rows(self, domain: str, live: Memory) -> list[EvidenceRow]:
         found = self._journal.evidence(where="status IN ('learned', 'held_out') AND domain = ?", values=(domain,), limit=self._policy.judged, newest_first=True)
         return [row for row in self._usable(found, live) if row.weight > 0.0 or row.status == "held_out"]
+
+    def _choosing(self, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
+        """Those that choose: a head without one of the few labels of a new class cannot answer it."""
+        counts = Counter(row.label for row in rows)
+        return [row for row in rows if row.label in self._program.manifest.classes or counts[row.label] >= FEWEST]
 
     @staticmethod
     def _usable(newest_first: Sequence[EvidenceRow], live: Memory) -> list[EvidenceRow]:
