@@ -18,6 +18,7 @@ from edgeadapt.device.asking import Asking
 from edgeadapt.device.budget import Meter
 from edgeadapt.device.corrections import Corrections
 from edgeadapt.device.domains import Places, nearest_domain, open_domain, predicted_in
+from edgeadapt.device.draw import draw_of
 from edgeadapt.device.drift import Trail
 from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored
 from edgeadapt.device.field_accuracy import FieldAccuracy
@@ -250,9 +251,9 @@ class Conditions:
             is_settled=domain is not None and domain.kind == "condition", topics=memory.domains, limit=limit,
         )  # fmt: skip
         if topic == QUIET:
-            drawn = [] if rows else _drawn(view.ids, 1, ())
+            drawn = [] if rows else _drawn(z, 1, ())
         else:
-            drawn = _drawn(view.ids, _random_share(before, len(rows)), rows)
+            drawn = _drawn(z, _random_share(before, len(rows)), rows)
             stream.state = replace(stream.state, asked={**stream.state.asked, topic: stream.asking.spent(topic, limit, self._policy.ask.per_condition)})
         rows = [*rows[: len(rows) - len(drawn)], *drawn]
         now = time.time()
@@ -371,10 +372,13 @@ def _random_share(before: int, count: int) -> int:
     return max(0, (before + count) // _RANDOM_EVERY - max(1, before // _RANDOM_EVERY))
 
 
-def _drawn(ids: Sequence[str], count: int, but: Sequence[int]) -> list[int]:
-    """``count`` rows of a window at random: those with the smallest ids, which are random; not rows that are asked about anyway and stay."""
+def _drawn(z: NDArray[np.float32], count: int, but: Sequence[int]) -> list[int]:
+    """``count`` rows of a window (W, D) at random, the same ones whenever the window comes; not rows that are asked about anyway and stay."""
+    if not count:
+        return []
     stay = set(but[: len(but) - count])
-    return sorted((row for row in range(len(ids)) if row not in stay), key=lambda row: ids[row])[:count]
+    lots = {row: draw_of(features, b"question") for row, features in enumerate(as_stored(z, np.zeros((len(z), 0), np.float32))) if row not in stay}
+    return sorted(lots, key=lambda row: lots[row])[:count]
 
 
 def _confidence(logits: NDArray[np.float32], temperature: float) -> float:

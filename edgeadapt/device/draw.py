@@ -1,6 +1,6 @@
 """The lot of a sample: a number that its features alone decide, so that nothing depends on when a label came.
 
-Which labels of a class are held out (``held_out.py``) and whose raw inputs are kept follow from it. Rows with the same features have the
+Which labels of a class are held out (``held_out.py``), whose raw inputs are kept and which samples are asked about at random follow from it. Rows with the same features have the
 same lot; only among them the order of arrival decides.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def draw_of(features: NDArray[Any]) -> int:
-    """0 .. 2^63 - 1 from the float16 features (D + T,) as they are stored."""
-    digest = blake2b(np.ascontiguousarray(features, "<f2").tobytes(), digest_size=8).digest()
+def draw_of(features: NDArray[Any], purpose: bytes = b"") -> int:
+    """0 .. 2^63 - 1 from the float16 features (D + T,) as they are stored; lots for another purpose (at most 16 bytes) are independent."""
+    digest = blake2b(np.ascontiguousarray(features, "<f2").tobytes(), digest_size=8, person=purpose).digest()
     return int.from_bytes(digest, "little") >> 1

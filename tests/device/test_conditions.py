@@ -168,6 +168,22 @@ def test_twenty_questions_are_asked_about_a_condition_and_more_only_where_answer
     assert 5 <= asked <= most and (most == 20 or asked > 20)
 
 
+def test_the_same_stream_is_asked_the_same_questions_random_ones_too(opened: Opener) -> None:
+    asked: list[list[int]] = []
+    for _ in range(2):
+        learner = opened()
+        x, names = stream_of("contrast", 12, 36)
+        ids: list[str] = []
+        found: list[int] = []
+        for start in range(0, len(x), BATCH):
+            (seen,) = watch(learner, x[start : start + BATCH])
+            ids += seen.ids
+            found += [ids.index(question.id) for question in learner.questions(100)]
+            answer_all(learner, ids, names)
+        asked.append(found)
+    assert asked[0] == asked[1] and len(asked[0]) > 10  # every fifth is drawn
+
+
 def test_sixty_samples_of_a_class_nobody_had_shown_are_asked_about(opened: Opener) -> None:
     for seed, name in enumerate(("Sneaker", "Bag", "Ankle boot")):
         learner = opened()

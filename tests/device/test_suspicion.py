@@ -161,6 +161,15 @@ def test_a_stuck_camera_has_one_thing_to_say_however_slowly_it_says_it(opened: O
     assert learner.history()[0].detail["withdrawn"] == COPIES
 
 
+def test_as_many_copies_as_may_be_labelled_stay_when_no_more_of_them_come_later(opened: Opener) -> None:
+    learner = opened()
+    (x, names), (other, other_names) = images(1, seed=5), images(1, seed=6)
+    copies, others = np.repeat(x, COPIES, axis=0), np.repeat(other, COPIES, axis=0)
+    assert teach(learner, copies, names * COPIES, "stuck") == "learned"
+    assert teach(learner, np.concatenate([copies, others]), names * COPIES + other_names * COPIES, "stuck") == "held"
+    assert "withdrawn" not in learner.history()[0].detail and sum(learner.labelled().values()) == COPIES
+
+
 def test_two_labels_for_one_frame_are_held(opened: Opener) -> None:
     learner = opened()
     x, _ = images(1, seed=5)

@@ -15,6 +15,7 @@ from edgeadapt.bundle import read_bundle
 from edgeadapt.device.factory_samples import FactorySamples
 from edgeadapt.device.head_choice import climbed
 from edgeadapt.device.memory import AS_SHIPPED, HeadChoice
+from edgeadapt.device.policy import Policy
 from edgeadapt.device.program import Program
 from edgeadapt.runtime import open_runtime
 
@@ -89,7 +90,14 @@ def test_samples_that_were_learned_judge_as_if_they_had_not_been(bundle_path: Pa
         (guard,) = FactorySamples(program).sets(live)
         learned = float((program.read(guard.z, guard.taps, live.tensors).logits.argmax(axis=1) == guard.y).mean())
         judged = [float(guard.correct(program, replace(live, head=choice, tensors=program.derive(live.tensors, choice))).mean()) for choice in (AS_SHIPPED, HeadChoice(shrinkage=0.1))]
-    assert learned > 0.7 and max(judged) < 0.45
+        more, none, ones = rng.standard_normal((20, 160)).astype(np.float32), np.zeros((20, 0), np.float32), np.ones(20, np.float32)
+        sums, _ = program.learn(live.tensors, more, none, np.arange(20) % 4, ones, 0 * ones)
+        light = HeadChoice(factory_weight=0.04, shrinkage=0.1)
+        taught = replace(live, head=light, labels=20, tensors=program.derive(sums, light))
+        (guard,) = FactorySamples(program).sets(taught)
+        by_heart = float((program.read(guard.z, guard.taps, taught.tensors).logits.argmax(axis=1) == guard.y).mean())
+        judged.append(float(guard.correct(program, taught).mean()))
+    assert min(learned, by_heart) > 0.7 and max(judged) < 0.45
 
 
 @pytest.mark.parametrize(("best", "found"), [(0.04, 0.04), (1.0, 1.0), (16.0, 16.0)])
@@ -166,8 +174,23 @@ def test_a_label_counts_at_once_though_the_head_that_answers_is_made_later(learn
     teach(learner, *vectors(60, 1, is_field=True))
     assert "source" in learner._live.heads
     learner._meter.may_start = lambda kind: False  # type: ignore[method-assign]
-    teach(learner, *vectors(8, 9, is_field=True))
-    assert "source" not in learner._live.heads
+    x = np.full((1, DIM), 40.0, np.float32)
+    before = learner.predict(features={"z": x}).labels[0]
+    other = next(name for name in NAMES if name != before)
+    learner.learn(None, [other] * 3, features={"z": np.repeat(x, 3, axis=0) + np.eye(DIM, dtype=np.float32)[:3]}, trusted=True)
+    learner.settle()
+    assert "source" not in learner._live.heads and learner.predict(features={"z": x}).labels == (other,)
+
+
+def test_a_new_class_of_few_labels_does_not_choose_how_the_head_is_made(bundle_path: Path) -> None:
+    """No head without one of its two labels can answer it; that is no fault of the head's weight, shrinkage or temperature."""
+    x, y = vectors(20, 5)
+    with edgeadapt.open(bundle_path, policy=Policy(new_classes="add")) as learner:
+        far = (30.0 * np.eye(DIM, dtype=np.float32))[:4]
+        learner.learn(None, ["new", "new", "newer", "newest"], features={"z": far}, trusted=True)
+        learner.settle()
+        teach(learner, x, y)
+        assert learner._live.head.temperature < 3.0 and learner._live.head.factory_weight >= 1.0
 
 
 def test_a_head_is_as_sure_as_it_is_right_after_labels(learner: edgeadapt.Learner) -> None:
