@@ -23,8 +23,8 @@ A fifth of the labels is held out, to judge. They judge heads that have not lear
 that answer learn them as well, a moment later (``Memory.heads``).
 
 Source: discounting old data by a power of its likelihood is the power prior (Ibrahim and Chen,
-Stat. Sci. 2000); its power is chosen here by cross-validation. That the factory's loss must bear the
-choice is ours.
+Stat. Sci. 2000); its power is chosen here by cross-validation. That the factory's loss must bear
+the choice is ours.
 """
 
 from __future__ import annotations
