@@ -6,6 +6,7 @@ import datetime
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,18 @@ def _group_numbers(groups: Sequence[Any] | None, count: int) -> NDArray[np.int64
     return np.unique(given, return_inverse=True)[1].astype(np.int64)
 
 
+@dataclass(eq=False)
+class _Made:
+    """The methods around one label-free one. ``labelled`` graphs are empty until they are needed."""
+
+    composition: Composition
+    frozen: Arrays
+    factory: Arrays
+    values: dict[str, torch.Tensor]
+    unlabelled: dict[str, RoleGraph]
+    labelled: dict[str, RoleGraph] = field(default_factory=dict)
+
+
 class _Maker:
     """One export in progress: stages in order, each leaving what the next needs."""
 
@@ -131,6 +144,7 @@ class _Maker:
         self.encoder, self.x, self.y, self.groups, self.classes, self.settings, self.say = encoder, x, y, groups, classes, settings, say
         self.adaptations = settings.adaptations(bool(encoder.norms))
         self.graphs: dict[str, RoleGraph] = {}
+        self._made: dict[str, _Made] = {}
         self._load_encoder()
         say("calibrate: features, head, thresholds")
         self.z, self.taps = self._features(x)
@@ -139,17 +153,39 @@ class _Maker:
         self._compose(self.adaptations[0])
         self.precisions = self._variants()
 
-    def _compose(self, adaptation: str) -> None:
-        """The methods with this label-free one among them, their factory values and graphs."""
-        settings, encoder = self.settings, self.encoder
+    def _compose(self, adaptation: str, *, is_trial: bool = False) -> None:
+        """The methods with this label-free one among them, their factory values and graphs; made once for each.
+
+        Args:
+            is_trial: streams without labels are all that will run. The graphs that labels run are
+                then those of the method before, where the bundle declares their tensors.
+        """
         self.adaptation = adaptation
-        self.composition = Composition.of(encoder, self.head, self.score, self.sense, self.adaptation, settings.adaptor_family(self.evidence.dims, self.head, self.temperature), 1.0 / self.temperature, settings.smooth, self.source)
-        if self.composition.adaptors and not self._preserves_space():
-            raise InputError(f"adapt = {self.adaptation!r} gives a condition a feature space of its own, and an adaptor is trained in the factory's; leave out adaptors")
-        self.frozen, self.factory = self.composition.values(self.evidence, self.extra)
-        arrays = {**self.factory, **self.frozen}
-        values = {**self.fitted.values, **{name: torch.from_numpy(np.asarray(value, order="C")) for name, value in arrays.items()}}
-        self.graphs = self.encode_graphs | self.composition.compile(self.evidence, values, self.say)
+        made = self._made.get(adaptation) or self._new(adaptation)
+        self.composition, self.frozen, self.factory = made.composition, made.frozen, made.factory
+        if not made.labelled:
+            before = next((other.labelled for other in self._made.values() if other.labelled), {})
+            if is_trial and before and all(_declares(made.composition, graph) for graph in before.values()):
+                self.graphs = self.encode_graphs | made.unlabelled | before
+                return
+            made.labelled = made.composition.compile_labelled(self.evidence, made.values, self.say)
+        self.graphs = self.encode_graphs | made.unlabelled | made.labelled
+
+    def _new(self, adaptation: str) -> _Made:
+        settings = self.settings
+        adaptors = settings.adaptor_family(self.evidence.dims, self.head, self.temperature)
+        composition = Composition.of(
+            self.encoder, self.head, self.score, self.sense, adaptation, adaptors,
+            1.0 / self.temperature, settings.smooth, self.source,
+        )  # fmt: skip
+        if adaptors and not _preserves_space(composition):
+            raise InputError(f"adapt = {adaptation!r} gives a condition a feature space of its own, and an adaptor is trained in the factory's; leave out adaptors")
+        frozen, factory = composition.values(self.evidence, self.extra)
+        arrays = {**factory, **frozen}
+        values = self.fitted.values | {name: torch.from_numpy(np.asarray(value, order="C")) for name, value in arrays.items()}
+        unlabelled = composition.compile_unlabelled(self.evidence, values, self.say)
+        made = self._made[adaptation] = _Made(composition, frozen, factory, values, unlabelled)
+        return made
 
     def _load_encoder(self) -> None:
         self._encode: Executable | None = None
@@ -308,8 +344,7 @@ class _Maker:
             if self.settings.stress:
                 trials = self._stressed(card)
                 chosen = best(trials)
-                if chosen.method != self.adaptation:
-                    self._compose(chosen.method)
+                self._compose(chosen.method)
                 card["stress"] = card_of(trials)
                 adapt = self._adapt(chosen.mode, chosen.card.reason, chosen.strength)
         bundle = self._pack(path, adapt, card, private_key)
@@ -325,8 +360,7 @@ class _Maker:
         pool = None
         with tempfile.TemporaryDirectory() as folder:
             for method in self.adaptations:
-                if method != self.adaptation:
-                    self._compose(method)
+                self._compose(method, is_trial=True)
 
                 def run(strength: float) -> StressCard:
                     nonlocal pool
@@ -346,12 +380,8 @@ class _Maker:
         return self._pack(path, self._adapt("act", "stress trial", strength), card, None, {**weights, GUARD: guard})
 
     def _adapt(self, mode: AdaptMode, reason: str, strength: float = 1.0) -> AdaptPolicy:
-        preserves, home = self._preserves_space(), milder(self.composition.home, strength)
+        preserves, home = _preserves_space(self.composition), milder(self.composition.home, strength)
         return AdaptPolicy(mode=mode, method=self.adaptation, strength=strength, steps=self.composition.steps, preserves_space=preserves, home=home, refresh_samples=2 * self.shift.window, reason=reason)
-
-    def _preserves_space(self) -> bool:
-        """What the method says of itself: do features of an adapted encoder mean what the factory's do? ``preserves_space``, by default True."""
-        return bool(getattr(self.composition.constants or self.composition.features, "preserves_space", True))
 
     def _pack(
         self, path: Path, adapt: AdaptPolicy, card: dict[str, Any], private_key: bytes | None, weights: dict[str, Arrays] | None = None
@@ -359,6 +389,17 @@ class _Maker:
         weights = weights or {FROZEN: self.frozen, FACTORY: self.factory, GUARD: self._guard()}
         graphs = {f"graphs/{name}.onnx": made.graph.model for name, made in self.graphs.items()}
         return write_bundle(path, self._manifest(adapt), graphs, weights, card, private_key)
+
+
+def _preserves_space(composition: Composition) -> bool:
+    """What the method says of itself: do features of an adapted encoder mean what the factory's do? ``preserves_space``, by default True."""
+    return bool(getattr(composition.constants or composition.features, "preserves_space", True))
+
+
+def _declares(composition: Composition, made: RoleGraph) -> bool:
+    """Whether every tensor of a graph is one of the composition's."""
+    graph = made.graph
+    return {*graph.reads, *graph.writes, *graph.frozen} <= composition.specs.keys()
 
 
 def _stored(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -42,6 +42,7 @@ from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.module_encoder import ModuleEncoder
 
 Ports = dict[str, Tensor]
+_READ_ROLES = ("correct", "predict", "novelty", "shift")
 
 
 @dataclass(frozen=True)
@@ -181,36 +182,14 @@ class Composition:
         Args:
             judge: held-out calibration features. values: a plausible value of every tensor.
         """
-        tensors = {name: values[name] for name in self.specs if name in values}
-        frozen = tuple(name for name, spec in self.specs.items() if spec.kind == "frozen")
-        classes = len(judge.classes)
+        return self.compile_unlabelled(judge, values, say) | self.compile_labelled(judge, values, say)
 
-        def features(generator: torch.Generator, batch: int) -> Ports:
-            rows = torch.randint(0, len(judge.y), (batch,), generator=generator).numpy()
-            ports = {"z": torch.from_numpy(judge.z[rows].copy())}
-            return ports | ({"taps": torch.from_numpy(judge.taps[rows].copy())} if judge.dims.taps else {})
-
-        def labelled(generator: torch.Generator, batch: int) -> Ports:
-            y = torch.randint(0, classes, (batch,), generator=generator)
-            return {**features(generator, batch), "y": y, "sample_weight": torch.rand(batch, generator=generator) + 0.5, "is_factory": torch.ones(batch)}
-
-        say("compile: correct + predict + novelty + shift, learn")
+    def compile_unlabelled(self, judge: FactoryData, values: Ports, say: Callable[[str], None]) -> dict[str, RoleGraph]:
+        """Those of ``compile`` that a stream without labels runs: read, smooth and adapt."""
+        tensors, frozen, features = self._examples(judge, values)
+        say("compile: correct + predict + novelty + shift")
         read = compile_graph("read", self.read, features, tensors, frozen=frozen)
-        learn = compile_graph("learn", self.learn, labelled, tensors, frozen=frozen, is_step=True)
-        graphs = {
-            "read": RoleGraph(read, ("correct", "predict", "novelty", "shift"), (self.head.name, self.score.name, self.sense.name)),
-            "learn": RoleGraph(learn, ("learn",), (self.head.name, self.sense.name)),
-        }
-        for adaptor in self.adaptors:
-            say(f"compile: adaptor {adaptor.name}")
-            momentum = {spec.name: torch.zeros(spec.shape) for spec in self.specs.values() if spec.name.startswith(f"{adaptor.name}.") and spec.name not in tensors}
-            made = compile_adaptor(adaptor, self.read, self.head.predict, features, tensors | momentum, frozen, classes)
-            graphs[f"read_{adaptor.name}"] = RoleGraph(made.read, graphs["read"].roles, (*graphs["read"].methods, adaptor.name))
-            graphs[f"fit_{adaptor.name}"] = RoleGraph(made.fit, ("fit",), (adaptor.name,))
-            graphs[f"probe_{adaptor.name}"] = RoleGraph(made.probe, ("probe",), (adaptor.name,))
-        if isinstance(self.head, GivesReceipts):
-            say("compile: redeem")
-            graphs["redeem"] = self._compile_redeem(self.head, features, tensors, frozen, classes)
+        graphs = {"read": RoleGraph(read, _READ_ROLES, self._read_methods)}
         if self.smoother is not None:
             say(f"compile: smooth ({self.smoother.name})")
             graphs["smooth"] = self._compile_smooth(self.smoother, features, tensors, frozen)
@@ -221,6 +200,46 @@ class Composition:
             say(f"compile: adapt ({self.constants.name}), refold")
             graphs |= self._compile_constants(self.constants, tensors, frozen)
         return graphs
+
+    def compile_labelled(self, judge: FactoryData, values: Ports, say: Callable[[str], None]) -> dict[str, RoleGraph]:
+        """Those of ``compile`` that labels run: learn, redeem, and three of each adaptor."""
+        tensors, frozen, features = self._examples(judge, values)
+        classes = len(judge.classes)
+
+        def labelled(generator: torch.Generator, batch: int) -> Ports:
+            y = torch.randint(0, classes, (batch,), generator=generator)
+            return {**features(generator, batch), "y": y, "sample_weight": torch.rand(batch, generator=generator) + 0.5, "is_factory": torch.ones(batch)}
+
+        say("compile: learn")
+        learn = compile_graph("learn", self.learn, labelled, tensors, frozen=frozen, is_step=True)
+        graphs = {"learn": RoleGraph(learn, ("learn",), (self.head.name, self.sense.name))}
+        for adaptor in self.adaptors:
+            say(f"compile: adaptor {adaptor.name}")
+            momentum = {spec.name: torch.zeros(spec.shape) for spec in self.specs.values() if spec.name.startswith(f"{adaptor.name}.") and spec.name not in tensors}
+            made = compile_adaptor(adaptor, self.read, self.head.predict, features, tensors | momentum, frozen, classes)
+            graphs[f"read_{adaptor.name}"] = RoleGraph(made.read, _READ_ROLES, (*self._read_methods, adaptor.name))
+            graphs[f"fit_{adaptor.name}"] = RoleGraph(made.fit, ("fit",), (adaptor.name,))
+            graphs[f"probe_{adaptor.name}"] = RoleGraph(made.probe, ("probe",), (adaptor.name,))
+        if isinstance(self.head, GivesReceipts):
+            say("compile: redeem")
+            graphs["redeem"] = self._compile_redeem(self.head, features, tensors, frozen, classes)
+        return graphs
+
+    @property
+    def _read_methods(self) -> tuple[str, ...]:
+        return (self.head.name, self.score.name, self.sense.name)
+
+    def _examples(self, judge: FactoryData, values: Ports) -> tuple[Ports, tuple[str, ...], Callable[..., Ports]]:
+        """Values of the declared tensors, the names of frozen ones, and ports with features of the judge's samples."""
+        tensors = {name: values[name] for name in self.specs if name in values}
+        frozen = tuple(name for name, spec in self.specs.items() if spec.kind == "frozen")
+
+        def features(generator: torch.Generator, batch: int) -> Ports:
+            rows = torch.randint(0, len(judge.y), (batch,), generator=generator).numpy()
+            ports = {"z": torch.from_numpy(judge.z[rows].copy())}
+            return ports | ({"taps": torch.from_numpy(judge.taps[rows].copy())} if judge.dims.taps else {})
+
+        return tensors, frozen, features
 
     def _compile_redeem(self, head: GivesReceipts, features: Callable[..., Ports], tensors: Ports, frozen: tuple[str, ...], classes: int) -> RoleGraph:
         def receipts(generator: torch.Generator, batch: int) -> Ports:

@@ -22,13 +22,13 @@ import torch
 from onnx import TensorProto
 
 from edgeadapt.errors import CompileError
+from edgeadapt.host.compile.exporter import OPSET, to_onnx
 from edgeadapt.host.compile.origin import META, where
 from edgeadapt.host.compile.rewrite import rewrite
 from edgeadapt.host.compile.trace import Traced
 from edgeadapt.host.compile.way_out import way_out
 from edgeadapt.runtime import NEXT
 
-OPSET = 18
 IR_VERSION = 10
 BUNDLE_LOCATION = "bundle:"
 """The one external-data location a loader accepts: the value comes from the bundle's weights, by the initialiser's name."""
@@ -113,14 +113,9 @@ def _export(traced: Traced) -> onnx_ir.Model:
     shapes = (tuple({0: batch} if name in traced.batched else {} for name in traced.inputs),) if traced.batched else None
     try:
         captured = torch.export.export(_Shell(traced.module), traced.arguments, dynamic_shapes=shapes, strict=False)
-        program = torch.onnx.export(
-            captured, dynamo=True, verbose=False, optimize=False, opset_version=OPSET,
-            input_names=list(traced.inputs), output_names=list(traced.outputs),
-        )  # fmt: skip
+        return to_onnx(captured, traced.inputs, traced.outputs)
     except Exception as error:
         raise CompileError(f"{traced.name}: {_reason(traced, error)}") from error
-    assert program is not None
-    return program.model
 
 
 def _reason(traced: Traced, error: BaseException) -> str:

@@ -1,0 +1,81 @@
+"""Torch's ONNX exporter without what it does again for every graph.
+
+Before a program is translated, torch builds its table of about 500 operators anew, and traces the
+program once more to take composite operators apart. The table is the same for all exports of a
+process. The second trace changes nothing in a program in which every operator has a translation
+and none writes in place, which a program of :mod:`edgeadapt.host.compile.trace` is, as a rule.
+Two thirds of the time of a compilation went there.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import onnx_ir
+import torch
+
+OPSET = 18
+_REGISTRATION = "torch.onnx._internal.exporter._registration"
+
+
+def to_onnx(
+    captured: torch.export.ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]
+) -> onnx_ir.Model:
+    """Translate a captured program, the exporter's own optimiser off.
+
+    Args:
+        captured: from ``torch.export.export``. inputs, outputs: the names they get.
+    """
+    decompose = captured.run_decompositions
+
+    def where_needed(table: Any = None, **options: Any) -> torch.export.ExportedProgram:
+        is_final = table is not None and not any(_needs_it(node, table) for node in captured.graph.nodes)
+        return captured if is_final else decompose(table, **options)
+
+    captured.run_decompositions = where_needed  # type: ignore[method-assign]
+    with _one_table():
+        program = torch.onnx.export(
+            captured, dynamo=True, verbose=False, optimize=False, opset_version=OPSET,
+            input_names=list(inputs), output_names=list(outputs),
+        )  # fmt: skip
+    assert program is not None
+    return program.model
+
+
+def _needs_it(node: torch.fx.Node, table: dict[Any, Callable[..., Any]]) -> bool:
+    """Whether the exporter would take this operator apart, or turn a write into a value."""
+    if node.op != "call_function":
+        return node.op not in ("placeholder", "output")
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and (schema.is_mutable or node.target in table)
+
+
+@contextmanager
+def _one_table() -> Iterator[None]:
+    """While active, torch gets the table of operators that was built first, for each opset.
+
+    Where a version of torch keeps it elsewhere, it builds its own, which costs time alone.
+    """
+    registry = getattr(importlib.import_module(_REGISTRATION), "ONNXRegistry", None)
+    build = getattr(registry, "from_torchlib", None)
+    if build is None:
+        yield
+        return
+    original = registry.__dict__["from_torchlib"]  # type: ignore[union-attr]
+    registry.from_torchlib = functools.partial(_table, build)  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        registry.from_torchlib = original  # type: ignore[union-attr]
+
+
+@functools.cache
+def _table(build: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    return build(*arguments, **options)
+
+
+__all__ = ["OPSET", "to_onnx"]
