@@ -122,7 +122,7 @@ def ours(data: str | None, say: Say, *, quick: bool = False, stress: bool = True
     training, test = fashion_mnist(data if data is not None else _place())
     fit, held = training.split(HELD_OUT, SEED)
     encoder = _trained(fit, held, say)
-    bundle = _exported("small-residual", encoder, held, say, name="shift-ten", **({} if stress else {"stress": False}))
+    bundle = _exported("small-residual", encoder, held, say, name="shift-ten", stress="long" if stress else False)
     return ShiftMaterial("small-residual", Features(encoder), ("network.network.block3",), bundle, test, held, "10,000 test images of Fashion-MNIST")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import os
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,12 +57,13 @@ from edgeadapt.runtime import Executable, GraphFile, open_runtime
 
 Progress = Callable[[str], None]
 _UNSEEN = 600  # held-out images that are turned into inputs no training showed
+_ROWS = 32  # inputs that go through the encoder at a time: activations of 256 images take a gigabyte
 _ROUTE_SAMPLES = 1500  # held-out samples per condition that the signature space is fitted on
 
 
 def export(
     path: str | os.PathLike[str], encoder: Any, calibration: tuple[Any, Any], classes: Sequence[str], *,
-    groups: Sequence[Any] | None = None, private_key: bytes | None = None, progress: Progress | None = None, **settings: Any,
+    groups: Sequence[Any] | None = None, private_key: bytes | None = None, progress: Progress | None = None, quiet: bool = False, **settings: Any,
 ) -> Bundle:  # fmt: skip
     """Compile, calibrate, stress and write a bundle.
 
@@ -73,7 +76,8 @@ def export(
         groups: of every sample the recording, person, day or site it is from, two or more. No group lies on both sides of a judgement,
             and rows of a group are in the order of time: their windows set thresholds too. None: samples are independent.
         private_key: ed25519 PEM; the bundle is signed with it.
-        progress: called with one line per stage.
+        progress: called with one line per stage; by default each goes to standard error with the seconds since the start.
+        quiet: no line at all.
         settings: fields of ``Settings``.
 
     Returns:
@@ -82,7 +86,7 @@ def export(
     Raises:
         InputError: calibration data or settings that do not fit. CompileError: a graph could not be compiled or checked.
     """
-    say = progress or (lambda line: None)
+    say = _silent if quiet else progress or _to_stderr()
     try:
         chosen = Settings(**settings)
     except TypeError as error:
@@ -94,6 +98,20 @@ def export(
     source = as_encoder(encoder, x, colour=chosen.colour, range=chosen.range, resize=chosen.resize, feature=chosen.feature, taps=chosen.taps)
     maker = _Maker(source, x, y, _group_numbers(groups, len(y)), names, chosen, say)
     return maker.write(Path(path), private_key)
+
+
+def _silent(line: str) -> None:
+    """Says nothing."""
+
+
+def _to_stderr() -> Progress:
+    """What is being done, with the seconds since now."""
+    started = time.perf_counter()
+
+    def say(line: str) -> None:
+        print(f"{time.perf_counter() - started:6.1f} s  {line}", file=sys.stderr, flush=True)
+
+    return say
 
 
 def _calibration_arrays(calibration: tuple[Any, Any], classes: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -192,9 +210,10 @@ class _Maker:
         self._runtime = open_runtime("onnxruntime")
         if self.settings.precisions and isinstance(self.encoder, Identity):
             raise InputError(f"precisions = {tuple(self.settings.precisions)} are of an encoder, and Identity has none; leave them out")
+        if not isinstance(self.encoder, Identity):
+            self.say("compile: encode")
         compiled = compile_encoder(self.encoder)
         if compiled is not None:
-            self.say("compile: encode")
             self.graphs["encode"] = compiled
             values = {name: self.encoder.frozen[name].numpy() for name in compiled.graph.frozen}
             self._encode = self._runtime.load(GraphFile("encode", compiled.graph.model, values))
@@ -208,7 +227,7 @@ class _Maker:
                 raise InputError(f"Identity({self.encoder.dim}) takes feature vectors of width {self.encoder.dim}, got {z.shape[1]}")
             return _stored(z), np.zeros((len(z), 0), np.float32)
         none = self._runtime.upload({})
-        parts = [run({"x": x[i : i + 256]}, none)[0] for i in range(0, len(x), 256)]
+        parts = [run({"x": x[i : i + _ROWS]}, none)[0] for i in range(0, len(x), _ROWS)]
         z = np.concatenate([p["z"] for p in parts])
         taps = np.concatenate([p["taps"] for p in parts]) if "taps" in parts[0] else np.zeros((len(z), 0), np.float32)
         return _stored(z), _stored(taps)
@@ -355,7 +374,7 @@ class _Maker:
         """A card of every method that may be chosen, and of milder forms of those that do harm."""
         rows, seed = self.part.rows, self.settings.seed
         x, y = self.x[rows], self.y[rows]
-        kind: Kind = "short" if self.settings.stress == "short" else "full"
+        kind: Kind = "full" if self.settings.stress == "long" else "short"
         trials: list[Trial] = []
         pool = None
         with tempfile.TemporaryDirectory() as folder:

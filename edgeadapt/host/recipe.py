@@ -107,8 +107,8 @@ class ExportSection(_Section, frozen=True, kw_only=True):
     name a method, which the export checks. ``state_kib`` is the most that the head may take in memory: the best that fits is chosen.
     ``head`` names it instead. ``novelty_kib`` is the same for the novelty score; ``adaptors = "family"`` puts adaptors into the bundle that a condition may grow.
     ``label_free`` names the method that corrects without labels (``"auto"`` chooses by the encoder, ``adapt = "off"`` takes none); ``smooth = "lame"``
-    lets the answers of a batch speak for each other where a stream shows one class after the other. ``stress`` runs the stress streams; ``"short"`` runs
-    fewer, and without them the bundle only advises. ``precisions`` adds encoders in ``float16`` and ``int8``, each of which may lose ``precision_margin`` of
+    lets the answers of a batch speak for each other where a stream shows one class after the other. ``stress`` runs the stress streams, short ones or, with ``"long"``,
+    the full card; without them the bundle only advises. ``precisions`` adds encoders in ``float16`` and ``int8``, each of which may lose ``precision_margin`` of
     held-out accuracy.
     """
 
@@ -125,7 +125,7 @@ class ExportSection(_Section, frozen=True, kw_only=True):
     label_free: str = "auto"
     head: Literal["ridge", "nearest_mean", "key_value"] = "ridge"
     smooth: Literal["none", "lame"] = "none"
-    stress: bool | Literal["short"] = True
+    stress: bool | Literal["short", "long"] = True
     precisions: tuple[Literal["float16", "int8"], ...] = ()
     precision_margin: Annotated[float, Meta(ge=0, le=1)] = 0.01
 
@@ -198,7 +198,7 @@ def _check(path: Path, recipe: Recipe) -> None:
         if value is not None and not value > 0:
             raise RecipeError(f"{path}: {key} = {value:g}; allowed: a number > 0{' and < 1000' if key == 'train.lr' else ''}")
     if export.adapt == "act" and export.stress is False:
-        raise RecipeError(f'{path}: export.adapt = "act" is earned on the stress streams; allowed: export.stress = true or "short"')
+        raise RecipeError(f'{path}: export.adapt = "act" is earned on the stress streams; allowed: export.stress = true, "short" or "long"')
     if not export.batches or list(export.batches) != sorted(set(export.batches)):
         raise RecipeError(f"{path}: export.batches = {list(export.batches)}; allowed: increasing whole numbers, such as [1, 8, 32]")
 

@@ -54,8 +54,8 @@ class Settings:
             ``none`` leaves it out.
         adaptors: ``family`` puts candidates into the bundle of which a condition may grow one from its labels (three graphs each), ``none`` leaves
             them out; or some of them, in sizes of your choice (``LowRank(4)``). adaptor_kib: the largest that may be kept per condition.
-        stress: run the stress streams and let them decide whether adaptation may act (``docs/stress_card.md``); ``"short"`` runs shorter ones, for
-            tests and demos, and the card says so; without them it only advises.
+        stress: run the stress streams and let them decide whether adaptation may act (``docs/stress_card.md``): True or ``"short"`` the short
+            card, which says so in its reason, ``"long"`` the full one, which takes minutes; without them it only advises.
         factory_count: labels that all factory samples of a class together weigh as much as.
         guard_per_class: factory samples per class that travel in the bundle to judge changes.
         precisions: variants of the encoder that travel beside the float32 one, of ``float16`` and ``int8``; ``precision_margin`` is the held-out accuracy
@@ -80,7 +80,7 @@ class Settings:
     smooth: str = "none"
     adaptors: str | Sequence[Adapts] = "none"
     adaptor_kib: float = 1024.0
-    stress: bool | Literal["short"] = True
+    stress: bool | Literal["short", "long"] = True
     factory_count: float = 25.0
     guard_per_class: int = 50
     precisions: Sequence[str] = ()
@@ -101,8 +101,8 @@ class Settings:
         for key, value, allowed in (("head", named, HEADS), ("novelty", self.novelty, ("auto", *NOVELTY)), ("adapt", self.adapt, ADAPTATIONS), ("smooth", self.smooth, SMOOTHERS), ("adaptors", self.adaptors if isinstance(self.adaptors, str) else "family", ("none", "family"))):
             if value not in allowed:
                 raise InputError(f"{key} is one of {', '.join(allowed)}, got {value!r}")
-        if not isinstance(self.stress, bool) and self.stress != "short":
-            raise InputError(f'stress is True, False or "short", got {self.stress!r:.80}')
+        if not isinstance(self.stress, bool) and self.stress not in ("short", "long"):
+            raise InputError(f'stress is True, False, "short" or "long", got {self.stress!r:.80}')
         if isinstance(self.version, bool) or not isinstance(self.version, int) or not 0 < self.version < 2**53:
             raise InputError(f"version is a whole number from 1 to 2**53 - 1, got {self.version!r}")
         for key, value in (("state_kib", self.state_kib), ("novelty_kib", self.novelty_kib), ("adaptor_kib", self.adaptor_kib)):

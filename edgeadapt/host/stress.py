@@ -25,7 +25,7 @@ from edgeadapt.device.program import Program
 from edgeadapt.host.stress_long import long_run, ports_of, row_of
 from edgeadapt.host.stress_streams import BATCH, EncodedPool, Pool, StressStream, constants, pool_of, streams
 from edgeadapt.host.stress_verdict import StressCard, StressRow, verdict
-from edgeadapt.runtime import open_runtime
+from edgeadapt.runtime import Runtime, open_runtime
 
 Kind = Literal["full", "short"]
 _BUDGET = Budget(busy_fraction=1.0, memory_mib=4096)
@@ -54,13 +54,13 @@ def stress_card(
     """
     chosen, pool = lengths or LENGTHS[kind], pool or pool_for(bundle, x, y, seed)
     rows: list[StressRow] = []
-    started = time.perf_counter()
+    started, engine = time.perf_counter(), open_runtime()  # one for all streams, so that each graph is loaded once
 
     def run(stream: StressStream, frozen: Learner) -> None:
-        rows.append(run_stream(bundle, frozen, stream))
+        rows.append(run_stream(bundle, frozen, stream, engine))
         say(f"stress: {row_line(rows[-1].name, rows[-1].learner, rows[-1].frozen, rows[-1].refreshes)}")
 
-    with open_learner(bundle, budget=_BUDGET, policy=Policy(adapt="off")) as frozen:
+    with open_learner(bundle, runtime=engine, budget=_BUDGET, policy=Policy(adapt="off")) as frozen:
         for stream in streams(pool, chosen.samples):
             run(stream, frozen)
         for stream in constants(pool, chosen.samples, lambda some, labels: _right(bundle, frozen, some, labels, BATCH)):
@@ -71,13 +71,16 @@ def stress_card(
     return verdict(rows, long, kind=kind, distinct=len(y))
 
 
-def run_stream(bundle: Bundle, frozen: Learner, stream: StressStream) -> StressRow:
+def run_stream(bundle: Bundle, frozen: Learner, stream: StressStream, runtime: Runtime | None = None) -> StressRow:
     """Label-free pass of a new learner over a stream, beside the frozen twin.
+
+    Args:
+        runtime: one that other streams share; None opens one for this stream.
 
     The worker is waited for after every batch, so that the result does not depend on the machine's speed.
     """
     right = []
-    with open_learner(bundle, budget=_BUDGET) as learner:
+    with open_learner(bundle, runtime=runtime or open_runtime(), budget=_BUDGET) as learner:
         names = np.array(bundle.manifest.classes)
         for rows in batches(len(stream.x), stream.batch):
             seen = learner.observe(**_given(bundle, stream.x[rows]))

@@ -19,6 +19,8 @@ from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.cli import main
 from edgeadapt.device import corrections
 from edgeadapt.errors import InputError
+from edgeadapt.host import _export, composition
+from edgeadapt.host.compile import compile_graph
 from edgeadapt.host.methods import adaptations
 from edgeadapt.host.methods.feature_shift import FeatureShift
 from edgeadapt.host.stress import LENGTHS, Lengths, StressCard, stress_card
@@ -286,9 +288,38 @@ def test_a_card_that_says_something_else_is_not_shown_as_a_table(stress: Any) ->
     assert stress_table({}) == []
 
 
-def test_only_three_kinds_of_stress_are_known(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match='stress is True, False or "short", got \'long\''):
-        host.export(tmp_path / "x.edge", host.Identity(4), (np.zeros((20, 4), np.float32), np.arange(20) % 2), ["a", "b"], stress="long")
+def test_only_four_kinds_of_stress_are_known(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match='stress is True, False, "short" or "long", got \'longer\''):
+        host.export(tmp_path / "x.edge", host.Identity(4), (np.zeros((20, 4), np.float32), np.arange(20) % 2), ["a", "b"], stress="longer")
+
+
+def test_an_export_runs_the_short_card_and_compiles_each_graph_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiled: list[str] = []
+    kinds: list[str] = []
+
+    def recorded(name: str, *given: Any, **options: Any) -> Any:
+        compiled.append(name)
+        return compile_graph(name, *given, **options)
+
+    def carded(*given: Any, kind: str, **options: Any) -> StressCard:
+        kinds.append(kind)
+        return verdict(table(), long(), kind=kind)
+
+    monkeypatch.setattr(composition, "compile_graph", recorded)
+    monkeypatch.setattr(_export, "stress_card", carded)
+    calibration, names = blobs(60, 1), ["a", "b", "c"]
+    chosen: dict[str, Any] = {"random_features": 0, "novelty": "cosine", "class_slots": 8}
+    bundle = host.export(tmp_path / "a.edge", host.Identity(12), calibration, names, **chosen)
+    assert kinds == ["short", "short"] and sorted(compiled) == ["adapt", "adapt", "learn", "read", "read"]
+    assert bundle.manifest.policy.adapt.method == "feature_shift"
+    said = capsys.readouterr().err.splitlines()
+    assert " s  compile: learn" in said[[line.endswith("compile: learn") for line in said].index(True)]
+    graph = next(graph for graph in bundle.manifest.graphs if "learn" in graph.roles)
+    assert graph.parity.cases >= 8 and "correct.variance" not in graph.reads
+    host.export(tmp_path / "b.edge", host.Identity(12), calibration, names, stress=False, quiet=True, **chosen)
+    assert capsys.readouterr().err == ""
 
 
 class NextClass(FeatureShift):

@@ -22,7 +22,7 @@ import torch
 from onnx import TensorProto
 
 from edgeadapt.errors import CompileError
-from edgeadapt.host.compile.exporter import OPSET, to_onnx
+from edgeadapt.host.compile.exporter import to_onnx
 from edgeadapt.host.compile.origin import META, where
 from edgeadapt.host.compile.rewrite import rewrite
 from edgeadapt.host.compile.trace import Traced

@@ -34,7 +34,7 @@ from edgeadapt.host.module_encoder import ModuleEncoder, replace_module
 _WIDENED = 0.03  # q: share of the source's variance by which both sides of the ratio are widened; a class that is silent in a channel says little there
 _TYPICAL = 0.99  # quantile of the source's distances from the nearest class mean
 _STEEPNESS = 10.0  # the predictions are trusted in full where three fifths of the memory are typical, and not at all where fewer than half are
-_ROWS = 256
+_ROWS = 32  # inputs at a time: activations of 256 images take a gigabyte
 
 
 class ClassMatchedStatistics(NormStatistics):
