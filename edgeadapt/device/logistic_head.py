@@ -1,0 +1,131 @@
+"""A logistic regression that answers beside the head, from the bundle's samples and stored rows.
+
+    logits(x) = (W x + T V x) / 2        W the head, V the logistic regression, T the temperature
+
+Half the sum of their log probabilities: a product of experts (Hinton, Neural Comput. 2002).
+Discriminant analysis knows the spread of all factory samples and needs few labels; a logistic
+regression moves only where it was wrong and forgives features that are not normal. Together they
+are better than either (``docs/methods/heads.md``). V holds nothing that a row does not: it is made
+anew after every change, is never stored, and never judges, since it knows its rows by heart.
+
+Both see the same features, corrected and projected. The learning graph says what these are: its
+class sums of one row are that row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.device.cross_fit import FOLDS
+from edgeadapt.device.evidence import rows_to_arrays
+from edgeadapt.device.guard import GuardSet
+from edgeadapt.device.journal_rows import EvidenceRow
+from edgeadapt.device.linalg import one_thread
+from edgeadapt.device.logistic import logistic
+from edgeadapt.device.memory import SOURCE, Memory
+from edgeadapt.device.program import F32, Program
+from edgeadapt.device.resume import corrections_now
+from edgeadapt.runtime import Tensors
+
+I64 = NDArray[np.int64]
+ROWS = 512
+"""Of the newest labels that it learns."""
+_CS = (1.0, 10.0, 100.0, 1000.0)
+_FIELD = 3.0  # a label from the field counts as so many of the bundle's samples
+_HEAD, _WEIGHT, _SUMS = "slda", "head.weight", "slda.moment"
+
+
+class LogisticHead:
+    """For bundles whose head is discriminant analysis; of others it leaves the head as it is."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        policy = program.manifest.policy.learn
+        self.is_here = policy.method == _HEAD and bool(policy.weighted)
+        self._c: float | None = None  # chosen on the bundle's samples, when it is first needed
+
+    def beside(
+        self, head: Tensors, live: Memory, factory: Sequence[GuardSet], rows: Sequence[EvidenceRow]
+    ) -> Tensors:
+        """The derived ``head`` with a regression of the same labels beside it.
+
+        A class of which there is neither a sample nor a row with features leaves it alone.
+        """
+        if not self.is_here:
+            return head
+        parts = [self._features(live, known.z, known.taps, SOURCE) for known in factory]
+        labels = [known.y for known in factory]
+        own = [(x, y) for x, y in zip(parts, labels, strict=True)]
+        for domain in dict.fromkeys(row.domain for row in rows):
+            z, taps, y, _, _ = rows_to_arrays(
+                [row for row in rows if row.domain == domain],
+                live.slots,
+                self._program.manifest.feature_dim,
+            )
+            parts.append(self._features(live, z, taps, domain))
+            labels.append(y)
+        values = self._program.runtime.download(head, (_WEIGHT, "head.active"))
+        slots = np.flatnonzero(values["head.active"])
+        y = np.concatenate(labels)
+        if len(slots) < 2 or not np.array_equal(np.unique(y), slots):
+            return head
+        if own and self._c is None:
+            self._c = _chosen(*(np.concatenate(of) for of in zip(*own, strict=True)))
+        x, weight = np.concatenate(parts), values[_WEIGHT].copy()
+        with one_thread():
+            (found,) = logistic(
+                x,
+                np.searchsorted(slots, y),
+                np.where(np.arange(len(x)) < sum(map(len, labels[: len(factory)])), 1.0, _FIELD),
+                len(slots),
+                [self._c or _CS[1]],
+            )
+        scale = self._program.manifest.policy.learn.temperature
+        weight[:, slots] = (weight[:, slots] + scale * found) / 2.0
+        return self._program.runtime.upload({_WEIGHT: weight}).over(head)
+
+    def _features(self, live: Memory, z: F32, taps: F32, domain: str) -> F32:
+        """(N, M) what the head sees of features (N, D) under a condition."""
+        program = self._program
+        below = corrections_now(program, [domain], live).get(domain, Tensors()).over(live.tensors)
+        names = [spec.name for spec in program.manifest.tensors if spec.kind == "evidence"]
+        empty = program.runtime.upload(
+            {name: np.zeros_like(v) for name, v in program.runtime.download(below, names).items()}
+        ).over(below)
+        width = program.manifest.class_slots
+        found = []
+        for first in range(0, len(z), width):
+            part = slice(first, first + width)
+            count = len(z[part])
+            ones = np.ones(count, np.float32)
+            learned, _ = program.learn(
+                empty, z[part], taps[part], np.arange(count), ones, np.zeros(count, np.float32)
+            )
+            found.append(program.runtime.download(learned, (_SUMS,))[_SUMS][:-1, :count].T)
+        return np.concatenate(found)
+
+
+def _chosen(x: F32, y: I64) -> float:
+    """The inverse penalty of the least cross-fitted log loss on the factory's samples."""
+    known, y = np.unique(y, return_inverse=True)
+    fold = np.empty(len(y), np.int64)
+    fold[np.argsort(y, kind="stable")] = np.arange(len(y)) % FOLDS
+    losses = np.zeros(len(_CS))
+    for number in range(FOLDS):
+        inside, outside = fold != number, fold == number
+        with one_thread():
+            heads = logistic(
+                x[inside], y[inside], np.ones(int(inside.sum()), np.float32), len(known), _CS
+            )
+        for i, head in enumerate(heads):
+            logits = x[outside] @ head[:-1] + head[-1]
+            logits -= logits.max(axis=1, keepdims=True)
+            right = logits[np.arange(len(logits)), y[outside]]
+            losses[i] += float((np.log(np.exp(logits).sum(axis=1)) - right).sum())
+    return _CS[int(losses.argmin())]
+
+
+__all__ = ["ROWS", "LogisticHead"]
