@@ -1,12 +1,13 @@
 """A logistic regression that answers beside the head, from the bundle's samples and stored rows.
 
-    logits(x) = (W x + T V x) / 2        W the head, V the logistic regression, T the temperature
+    logits(x) = (W x + T V x / t) / 2    W the head, T its temperature, V the regression, t its own
 
 Half the sum of their log probabilities: a product of experts (Hinton, Neural Comput. 2002).
 Discriminant analysis knows the spread of all factory samples and needs few labels; a logistic
 regression moves only where it was wrong and forgives features that are not normal. Together they
 are better than either (``docs/methods/heads.md``). V holds nothing that a row does not: it is made
-anew after every change, is never stored, and never judges, since it knows its rows by heart.
+anew after every change, is never stored, and never judges, since it knows its rows by heart. Its
+penalty and t are those of the least log loss over the same rows in five folds.
 
 Both see the same features, corrected and projected. The learning graph says what these are: its
 class sums of one row are that row.
@@ -34,6 +35,8 @@ I64 = NDArray[np.int64]
 ROWS = 512
 """Of the newest labels that it learns."""
 _CS = (1.0, 10.0, 100.0, 1000.0)
+_TEMPERATURES = np.geomspace(0.25, 16.0, 25)
+_GROWN = 1 / 8  # share by which the rows change before both are chosen again
 _FIELD = 3.0  # a label from the field counts as so many of the bundle's samples
 _HEAD, _WEIGHT, _SUMS = "slda", "head.weight", "slda.moment"
 
@@ -45,7 +48,7 @@ class LogisticHead:
         self._program = program
         policy = program.manifest.policy.learn
         self.is_here = policy.method == _HEAD and bool(policy.weighted)
-        self._c: float | None = None  # chosen on the bundle's samples, when it is first needed
+        self._chosen: dict[bool, tuple[int, float, float]] = {}  # rows, C, t; with the factory's
 
     def beside(
         self, head: Tensors, live: Memory, factory: Sequence[GuardSet], rows: Sequence[EvidenceRow]
@@ -58,7 +61,7 @@ class LogisticHead:
             return head
         parts = [self._features(live, known.z, known.taps, SOURCE) for known in factory]
         labels = [known.y for known in factory]
-        own = [(x, y) for x, y in zip(parts, labels, strict=True)]
+        samples = sum(len(known.y) for known in factory)
         for domain in dict.fromkeys(row.domain for row in rows):
             z, taps, y, _, _ = rows_to_arrays(
                 [row for row in rows if row.domain == domain],
@@ -72,19 +75,17 @@ class LogisticHead:
         y = np.concatenate(labels)
         if len(slots) < 2 or not np.array_equal(np.unique(y), slots):
             return head
-        if own and self._c is None:
-            self._c = _chosen(*(np.concatenate(of) for of in zip(*own, strict=True)))
-        x, weight = np.concatenate(parts), values[_WEIGHT].copy()
+        x, y = np.concatenate(parts), np.searchsorted(slots, y)
+        counts = np.where(np.arange(len(x)) < samples, 1.0, _FIELD).astype(np.float32)
+        weight = values[_WEIGHT].copy()
         with one_thread():
-            (found,) = logistic(
-                x,
-                np.searchsorted(slots, y),
-                np.where(np.arange(len(x)) < sum(map(len, labels[: len(factory)])), 1.0, _FIELD),
-                len(slots),
-                [self._c or _CS[1]],
-            )
+            known = self._chosen.get(bool(factory), (0, 0.0, 0.0))
+            if abs(len(x) - known[0]) > _GROWN * known[0]:
+                known = self._chosen[bool(factory)] = (len(x), *_cross_fitted(x, y, counts))
+            _, c, t = known
+            (found,) = logistic(x, y, counts, len(slots), [c])
         scale = self._program.manifest.policy.learn.temperature
-        weight[:, slots] = (weight[:, slots] + scale * found) / 2.0
+        weight[:, slots] = (weight[:, slots] + scale / t * found) / 2.0
         return self._program.runtime.upload({_WEIGHT: weight}).over(head)
 
     def _features(self, live: Memory, z: F32, taps: F32, domain: str) -> F32:
@@ -108,24 +109,24 @@ class LogisticHead:
         return np.concatenate(found)
 
 
-def _chosen(x: F32, y: I64) -> float:
-    """The inverse penalty of the least cross-fitted log loss on the factory's samples."""
-    known, y = np.unique(y, return_inverse=True)
-    fold = np.empty(len(y), np.int64)
+def _cross_fitted(x: F32, y: I64, weight: F32) -> tuple[float, float]:
+    """C and t of the least log loss of rows (N, M) with classes 0..K-1 (N,) and weights (N,)."""
+    classes, fold = int(y.max()) + 1, np.empty(len(y), np.int64)
     fold[np.argsort(y, kind="stable")] = np.arange(len(y)) % FOLDS
-    losses = np.zeros(len(_CS))
+    logits = np.zeros((len(_CS), len(y), classes))
     for number in range(FOLDS):
         inside, outside = fold != number, fold == number
-        with one_thread():
-            heads = logistic(
-                x[inside], y[inside], np.ones(int(inside.sum()), np.float32), len(known), _CS
-            )
-        for i, head in enumerate(heads):
-            logits = x[outside] @ head[:-1] + head[-1]
-            logits -= logits.max(axis=1, keepdims=True)
-            right = logits[np.arange(len(logits)), y[outside]]
-            losses[i] += float((np.log(np.exp(logits).sum(axis=1)) - right).sum())
-    return _CS[int(losses.argmin())]
+        heads = logistic(x[inside], y[inside], weight[inside], classes, _CS)
+        for found, head in zip(logits, heads, strict=True):
+            found[outside] = x[outside] @ head[:-1] + head[-1]
+    logits -= logits.max(axis=2, keepdims=True)
+    right = logits[:, np.arange(len(y)), y]
+    losses = np.array(
+        [[weight @ (np.log(np.exp(found / t).sum(axis=1)) - correct / t) for t in _TEMPERATURES]
+         for found, correct in zip(logits, right, strict=True)]
+    )  # fmt: skip
+    c, t = np.unravel_index(int(losses.argmin()), losses.shape)
+    return _CS[c], float(_TEMPERATURES[t])
 
 
 __all__ = ["ROWS", "LogisticHead"]

@@ -14,6 +14,7 @@ from edgeadapt import host
 from edgeadapt.bundle import read_bundle
 from edgeadapt.device.factory_samples import FactorySamples
 from edgeadapt.device.head_choice import climbed
+from edgeadapt.device.logistic_head import LogisticHead
 from edgeadapt.device.memory import AS_SHIPPED, HeadChoice
 from edgeadapt.device.policy import Policy
 from edgeadapt.device.program import Program
@@ -166,7 +167,10 @@ def test_what_is_held_out_teaches_the_head_that_answers_and_not_the_one_that_is_
     rows = learner._journal.evidence(where="status = 'held_out'")
     z, slots, ones = np.stack([row.features for row in rows]).astype(np.float32), np.array([live.slots[row.label] for row in rows]), np.ones(len(rows), np.float32)
     every, _ = program.learn(live.tensors, z, none[: len(rows)], slots, ones, 0 * ones)
-    expected = program.read(test, none, program.derive(every, live.head, live.classes)).logits
+    head = program.derive(every, live.head, live.classes)
+    both = learner._journal.evidence(where="status IN ('learned', 'held_out')")
+    beside = LogisticHead(program).beside(head, live, learner._transactions.factory_sets(live), both)
+    expected = program.read(test, none, beside).logits
     assert np.allclose(answering, expected, atol=1e-3) and len(rows) >= 8 and np.abs(answering - judged).max() > 0.01
 
 
