@@ -16,7 +16,7 @@ from edgeadapt.device.factory_samples import FactorySamples
 from edgeadapt.device.head_choice import climbed
 from edgeadapt.device.logistic_head import LogisticHead
 from edgeadapt.device.memory import AS_SHIPPED, HeadChoice
-from edgeadapt.device.policy import Policy
+from edgeadapt.device.policy import UNCERTAIN, Policy
 from edgeadapt.device.program import Program
 from edgeadapt.runtime import open_runtime
 
@@ -210,3 +210,26 @@ def test_a_head_is_as_sure_as_it_is_right_after_labels(learner: edgeadapt.Learne
     after = float(learner.predict(features={"z": test[0]}).probs.max(axis=1).mean()) - right(learner, *test)
     assert before > 0.15 and abs(after) < 0.07
     assert learner._live.head.temperature > 1.0
+
+
+@pytest.mark.parametrize("was_doubted", [True, False])
+def test_a_doubt_ends_when_answers_end_it_and_not_with_clear_readings(bundle_path: Path, was_doubted: bool) -> None:
+    with edgeadapt.open(bundle_path, policy=Policy(quiet_questions_per_day=0)) as learner:
+        learner.observe(features={"z": vectors(64, 1)[0]}, stream="s")
+        learner.settle()
+        stream, known = learner._streams.found["s"], learner._conditions.field_accuracy
+        if was_doubted:
+            stream.state = replace(stream.state, asked={UNCERTAIN: 5})
+        for number, answer in enumerate("bbb"):
+            known.asked(str(number), "s", "source", "a", is_random=True)
+            known.answered(str(number), answer)
+        seen = learner.observe(features={"z": vectors(32, 2)[0]}, stream="s")
+        learner.settle()
+        assert (len(learner.questions(50)) > 0) == was_doubted and seen.reading.axis == "clear"
+        for number in range(20):
+            known.asked(f"right {number}", "s", "source", "a", is_random=True)
+            known.answered(f"right {number}", "a")
+        before = len(learner.questions(50))
+        learner.observe(features={"z": vectors(32, 3)[0]}, stream="s")
+        learner.settle()
+        assert len(learner.questions(50)) == before
