@@ -117,3 +117,12 @@ def test_every_public_name_resolves() -> None:
     import edgeadapt
 
     assert all(getattr(edgeadapt, name) is not None for name in (*edgeadapt.__all__, "open"))
+
+
+def test_the_base_of_every_error_is_caught_by_its_public_name() -> None:
+    import edgeadapt
+    from edgeadapt import errors
+
+    named = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert "EdgeadaptError" in edgeadapt.__all__ and edgeadapt.EdgeadaptError is errors.EdgeadaptError
+    assert all(issubclass(kind, edgeadapt.EdgeadaptError) for kind in named if not issubclass(kind, Warning))
