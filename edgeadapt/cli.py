@@ -277,6 +277,9 @@ def _host_commands(command: Any) -> None:
     compile_.add_argument("--frozen", metavar="A.B,C.*", help="tensors that never change (default: frozen of STEP.py; with --inference, all)")
     compile_.add_argument("--batch", type=_batch, metavar="N|free", help="samples in a call (default: free)")
     compile_.add_argument("--tolerance", type=_tolerance, default=1e-4, help="largest error as a share of the change a step makes (default: 1e-4)")
+    compile_.add_argument(
+        "--accept-loss", action="store_true", help="say nothing of a loss that does not halve on the toy problem"
+    )
     compile_.add_argument("--inference", action="store_true", help="the function writes no tensor")
     compile_.add_argument("--out", type=Path, metavar="F.onnx", help="write the graph there, and its values beside it as F.safetensors")
     compile_.add_argument("--json", action="store_true")

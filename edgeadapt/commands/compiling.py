@@ -36,6 +36,8 @@ def compile_file(args: argparse.Namespace) -> int:
         settings["batch"] = args.batch
     if step.frozen is not None:
         settings["frozen"] = step.frozen
+    if args.accept_loss and not args.inference:
+        settings["toy_loss"] = "accept"
     start = time.perf_counter()
     try:
         graph = door(step.name, step.fn, step.make_ports, step.tensors, **settings)
