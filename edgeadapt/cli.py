@@ -172,7 +172,8 @@ def _daemon_commands(command: Any, everywhere: argparse.ArgumentParser) -> None:
     serve = command("serve", "serving:serve", "run the daemon: sources bring samples, it answers, adapts, asks and learns (daemon extra)")
     serve.add_argument("config", type=Path, metavar="CONFIG.toml")
     serve.add_argument("--precision", choices=("float32", "float16", "int8"), help="of the encoder, instead of what the settings say")
-    serve.add_argument("--check", action="store_true", help="only say whether it could run here: settings, bundle, state folder, sources and sinks")
+    serve.add_argument("--check", action="store_true", help="only say whether it could run here: settings, bundle, state folder and its lock, port, sources and sinks")
+    serve.add_argument("--reload", action="store_true", help="with --check: a daemon runs on them already, so its port and state folder are its own")
 
     ctl = command("ctl", "controlling:ctl", "ask a running daemon, answer its questions, forget, roll back, freeze, pause, swap its bundle")
     place = ctl.add_mutually_exclusive_group()

@@ -26,6 +26,7 @@ from edgeadapt.bundle.signing import write_keypair
 from edgeadapt.daemon.service import Service
 from edgeadapt.daemon.settings_file import load_settings
 from edgeadapt.demo.sample import bundle_path
+from edgeadapt.device.folder import FolderLock
 
 HAS_DAEMON = all(importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "prometheus_client"))
 needs_daemon = pytest.mark.skipif(not HAS_DAEMON, reason="needs the daemon extra (starlette, uvicorn, prometheus-client, psutil)")
@@ -52,6 +53,7 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(folder: Path, signed: Path, extra: str = "", *, trust: str = "maker.pub") -> Path:
     np.savez(folder / "x.npz", x=np.zeros((3, 28, 28), np.uint8))
+    extra = extra if "[control]" in extra else extra + '[control]\nlisten = "127.0.0.1:0"\n'
     (folder / "serve.toml").write_text(
         f'bundle = "{signed}/signed.edge"\nstate = "state"\ntrust = ["{signed}/{trust}"]\n{extra}'
         '[[source]]\nkind = "npz"\npath = "x.npz"\nrate_hz = 5\n[[sink]]\nkind = "jsonl"\npath = "out.jsonl"\n'
@@ -105,6 +107,47 @@ def test_a_state_folder_of_something_else_is_4(edgeadapt: Shell, tmp_path: Path,
     assert "it has no learner.db but holds 'holiday.jpg'" in edgeadapt("serve", path, "--check", code=4)
     (tmp_path / "state" / "learner.db").write_text("")
     edgeadapt("serve", path, "--check")
+
+
+@needs_daemon
+def test_check_tries_the_port_and_the_lock_unless_the_daemon_that_holds_them_is_to_reload(edgeadapt: Shell, tmp_path: Path, signed: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        path = config(tmp_path, signed, f'[control]\nlisten = "{listen}"\n')
+        assert f"REFUSED  control: control.listen = '{listen}': Address already in use" in edgeadapt("serve", path, "--check", code=2)
+        assert f"ok       control: {listen}" in edgeadapt("serve", path, "--check", "--reload")
+    path = config(tmp_path, signed)
+    (tmp_path / "state").mkdir()
+    lock = FolderLock(tmp_path / "state")
+    try:
+        out = edgeadapt("serve", path, "--check", code=4)
+        assert f"is in use by the process with pid {os.getpid()}; --reload if" in out and out.count("REFUSED") == 1
+        assert f"pid {os.getpid()}, as --reload expects" in edgeadapt("serve", path, "--check", "--reload")
+    finally:
+        lock.release()
+    assert "REFUSED" not in edgeadapt("serve", path, "--check")
+    edgeadapt("serve", path, "--reload", code=2)
+
+
+@needs_daemon
+@pytest.mark.parametrize(("listen", "says"), [("127.0.0.1:0", "the page: http://127.0.0.1:{}/"), ("0.0.0.0:0", "the page: http://HOST:{}/"), ("unix:s.sock", "ctl --socket")])
+def test_a_control_interface_says_where_its_page_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listen: str, says: str) -> None:
+    from edgeadapt.daemon.control import Control
+
+    class Nothing:
+        metrics = None
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(socket, "gethostname", lambda: "HOST")
+    control = Control(Nothing(), listen, "secret")  # type: ignore[arg-type]
+    control.start()
+    try:
+        port = control.url.rpartition(":")[2]
+        assert says.format(port) in control.invitation
+    finally:
+        control.stop()
 
 
 @needs_daemon
@@ -424,9 +467,11 @@ def test_a_daemon_is_started_asked_and_ended(edgeadapt: Shell, capsys: pytest.Ca
         capsys.readouterr()
         assert edgeadapt(*ctl, "freeze") == f"{'frozen':<32} true\n"
         assert edgeadapt(*ctl, "classes").startswith("T-shirt/top\n") and json.loads(edgeadapt(*ctl, "status", "--json"))
-        edgeadapt("serve", path, "--check")
+        edgeadapt("serve", path, "--check", code=4)
+        edgeadapt("serve", path, "--check", "--reload")
         process.terminate()
         assert process.wait(20) == 0, (tmp_path / "log").read_text()
+        assert f"ctl --socket {tmp_path / 's'} status" in (tmp_path / "log").read_text()
     finally:
         process.kill()
         process.wait()
