@@ -200,6 +200,7 @@ def _daemon_commands(command: Any, everywhere: argparse.ArgumentParser) -> None:
     label.add_argument("sample", metavar="ID", help="the id of a question or answer, or the name that its source gave the sample")
     label.add_argument("label", metavar="NAME", help="the class")
     label.add_argument("--source", default="ctl", metavar="WHO", help="who says so (default: ctl)")
+    label.add_argument("--new", action="store_true", help="NAME is a class that it does not know yet; without this a terminal is asked, and a script refused")
     forget = action("forget", "remove labels as if they had never been; conditions are joined by and")
     forget.add_argument("samples", nargs="*", metavar="ID", help="ids, or the names that their source gave the samples")
     forget.add_argument("--source", metavar="WHO", help="who said so")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import socket
@@ -337,8 +338,7 @@ def ctl(edgeadapt: Shell, daemon: Any) -> Any:
         (("status",), ("GET", "/v1/status", None)),
         (("questions",), ("GET", "/v1/questions", None)),
         (("questions", "--limit", "7"), ("GET", "/v1/questions?limit=7", None)),
-        (("label", "q1", "Coat"), ("POST", "/v1/labels", {"labels": [{"sample": "q1", "label": "Coat"}], "source": "ctl"})),
-        (("label", "a.png", "Ankle boot", "--source", "Ann"), ("POST", "/v1/labels", {"labels": [{"sample": "a.png", "label": "Ankle boot"}], "source": "Ann"})),
+        (("label", "q1", "Scarf", "--new"), ("POST", "/v1/labels", {"labels": [{"sample": "q1", "label": "Scarf"}], "source": "ctl"})),
         (("classes",), ("GET", "/v1/classes", None)),
         (("classes", "--add", "Bag"), ("POST", "/v1/classes", {"name": "Bag"})),
         (("classes", "--remove", "Ankle boot/red"), ("DELETE", "/v1/classes/Ankle%20boot%2Fred", None)),
@@ -369,6 +369,25 @@ def test_each_command_asks_its_path_and_prints_what_comes_back(ctl: Any, daemon:
     assert json.loads(ctl("--json", *arguments)) == answer
 
 
+def test_a_label_of_a_known_class_is_given_and_one_of_an_unknown_class_is_asked_about_first(ctl: Any, edgeadapt: Shell, daemon: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = ("GET", "/v1/classes", None)
+    ctl("label", "a.png", "Ankle boot", "--source", "Ann")
+    assert daemon.asked == [looked, ("POST", "/v1/labels", {"labels": [{"sample": "a.png", "label": "Ankle boot"}], "source": "Ann"})]
+    daemon.asked.clear()
+    assert ctl("label", "q1", "Cooat", code=2) == "" and daemon.asked == [looked]
+    assert "no class 'Cooat' yet, the closest is 'Coat': --new adds it" in edgeadapt.error
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for said, labels in (("y\n", 1), ("\n", 0), ("", 0)):
+        daemon.asked.clear()
+        monkeypatch.setattr(sys, "stdin", Terminal(said))
+        cli.main(["ctl", "--url", f"http://127.0.0.1:{daemon.server_port}", "label", "q1", "Scarf"])
+        assert sum(method == "POST" for method, _, _ in daemon.asked) == labels
+
+
 def test_a_bundle_is_named_by_its_whole_path(ctl: Any, daemon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ctl("swap", "new.edge")
@@ -391,7 +410,7 @@ def test_nothing_that_a_terminal_would_obey_is_printed(ctl: Any, monkeypatch: py
 @pytest.mark.parametrize("label", REFUSALS)
 def test_an_error_of_the_daemon_has_its_text_and_exit_code(ctl: Any, edgeadapt: Shell, label: str) -> None:
     _, told, code = REFUSALS[label]
-    assert ctl("label", "q1", label, code=code) == ""
+    assert ctl("label", "q1", label, "--new", code=code) == ""
     assert told["error"].replace("\x1b", "") in edgeadapt.error and edgeadapt.error.strip().isprintable() and edgeadapt.error.startswith("edgeadapt: error: ") and edgeadapt.error.count("\n") == 1
     assert told.get("request", "") in edgeadapt.error
 
