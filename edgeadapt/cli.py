@@ -3,7 +3,7 @@
 Exit codes, for scripts:
 
     0    done
-    1    a check failed, or something went wrong that has no name
+    1    a check failed, a picture could not be read, or something went wrong that has no name
     2    usage, or an input, recipe or label was refused
     3    the bundle was refused: damaged, edited, newer, or not trusted
     4    the state folder was refused: in use, foreign, read-only or full
@@ -125,7 +125,7 @@ def _device_commands(command: Any) -> None:
     )
     run.add_argument("--state", type=Path, metavar="DIR", help="where learning is kept; without it nothing is")
     run.add_argument(
-        "--labels", type=Path, metavar="FILE", help="CSV of index-or-filename,label; each is learned after its sample was predicted"
+        "--labels", type=Path, metavar="FILE", help="CSV of index-or-filename,label, with or without a header; each is learned after its sample was predicted"
     )
     run.add_argument(
         "--new-classes", choices=("refuse", "add"), default="refuse", help="what a label with an unknown name does (default: refuse)"
