@@ -296,6 +296,7 @@ def _machine_commands(command: Any) -> None:
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
     bench.add_argument("--data", type=Path, metavar="DIR", help="folder with the four Fashion-MNIST files")
     bench.add_argument("--plots", type=Path, metavar="DIR", help="also draw pictures there, if the suite has any (bench extra)")
+    bench.add_argument("--fetch", action="store_true", help="get the data that it needs and that are not here (edgeadapt data list)")
     bench.add_argument("--quick", action="store_true", help="small, and most rows without a target; 'bench list' names the suites that have it")
     bench.add_argument("--peers", action="store_true", help="steps: also JAX, onnxruntime-training, ExecuTorch and LiteRT, which it installs apart")
     bench.add_argument("--passes", action="store_true", help="steps: what each rewrite pass gains instead")

@@ -22,7 +22,7 @@ _ALL = 1_000_000  # questions
 
 def demo(args: argparse.Namespace) -> int:
     """Play the story; 1 if a fact that it claims does not hold."""
-    print("edgeadapt demo: within a minute; no network, no torch", flush=True)
+    print("edgeadapt demo: about 15 s on two desktop cores; no network, no torch", flush=True)
     from edgeadapt.demo.story import Story
 
     report = Story(args.out, args.seed, say=lambda line: print(line, flush=True)).tell()
