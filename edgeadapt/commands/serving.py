@@ -119,8 +119,8 @@ def _state(folder: Path, is_running: bool) -> str:
 
 
 def _control(settings: Settings, is_running: bool) -> str:
-    """The port is taken for a moment; a unix socket is only looked at, for to take it would make a file."""
-    from edgeadapt.daemon.addresses import bound
+    """The port is taken for a moment; a unix socket is only asked, for to take it would make a file."""
+    from edgeadapt.daemon.addresses import bound, is_answered
     from edgeadapt.daemon.settings import read_secret
 
     control = settings.control
@@ -133,6 +133,8 @@ def _control(settings: Settings, is_running: bool) -> str:
         raise InputError(f"{place.parent}: no folder that this user can write, for the socket {place.name}")
     if not is_running and place is None:
         bound(control.listen).close()
+    if not is_running and place is not None and is_answered(place):
+        raise InputError(f"{place}: a daemon answers there already; --reload if it runs on these settings")
     return f"{control.listen}, {'with a token' if control.token_file else 'without a token'}"
 
 

@@ -119,6 +119,13 @@ def test_check_tries_the_port_and_the_lock_unless_the_daemon_that_holds_them_is_
         path = config(tmp_path, signed, f'[control]\nlisten = "{listen}"\n')
         assert f"REFUSED  control: control.listen = '{listen}': Address already in use" in edgeadapt("serve", path, "--check", code=2)
         assert f"ok       control: {listen}" in edgeadapt("serve", path, "--check", "--reload")
+    with socket.socket(socket.AF_UNIX) as taken:
+        taken.bind(str(tmp_path / "s"))
+        taken.listen()
+        path = config(tmp_path, signed, '[control]\nlisten = "unix:s"\n')
+        assert f"REFUSED  control: {tmp_path / 's'}: a daemon answers there already" in edgeadapt("serve", path, "--check", code=2)
+        edgeadapt("serve", path, "--check", "--reload")
+    edgeadapt("serve", path, "--check")  # what a killed daemon left is taken over
     path = config(tmp_path, signed)
     (tmp_path / "state").mkdir()
     lock = FolderLock(tmp_path / "state")
