@@ -1,10 +1,12 @@
-"""A learner in scikit-learn's clothes: ``fit`` exports a bundle for feature vectors and opens it, ``partial_fit`` teaches it.
+"""A learner in scikit-learn's clothes.
+
+``fit`` exports a bundle for feature vectors and opens it, ``partial_fit`` teaches it.
 
     from edgeadapt.sklearn import EdgeClassifier
 
     model = EdgeClassifier().fit(features, ["ok", "scratch", "ok", ...])
     model.partial_fit(more, their_labels)
-    model.save("lines.edge")            # what a device opens, without scikit-learn and without PyTorch
+    model.save("lines.edge")            # what a device opens, without scikit-learn and PyTorch
 
 It needs the extra ``sklearn``, which brings the host's. Of scikit-learn's own checks none is an
 expected failure (run with 1.9); one that could not apply belongs into :data:`EXPECTED_FAILURES`.
@@ -34,7 +36,9 @@ try:
     from sklearn.utils.multiclass import check_classification_targets, unique_labels
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
-    raise RuntimeUnavailable(f"{error}: edgeadapt.sklearn needs: pip install 'edgeadapt[sklearn]'") from error
+    raise RuntimeUnavailable(
+        f"{error}: edgeadapt.sklearn needs: pip install 'edgeadapt[sklearn]'"
+    ) from error
 
 FEWEST = 5  # rows of a class that an export takes; a class of fewer is taught afterwards
 _PATIENCE_S = 600.0
@@ -56,8 +60,8 @@ class EdgeClassifier(ClassifierMixin, BaseEstimator):
         n_features_in_: width of a row.
         learner_: the open learner, for all that scikit-learn has no word for.
 
-    ``partial_fit`` gives labels as a person's (``trusted``), and what the learner's guard then thinks
-    of them is its own: a batch that makes the held-out answers worse is taken back. A fitted model is
+    ``partial_fit`` gives labels as a person's (``trusted``), and what the learner's guard thinks of
+    them is its own: a batch that makes the held-out answers worse is taken back. A fitted model is
     pickled as its bundle and the rows that ``partial_fit`` brought, which are learned again.
 
     >>> rng = np.random.default_rng(0)
@@ -76,23 +80,32 @@ class EdgeClassifier(ClassifierMixin, BaseEstimator):
         """Export a bundle from ``X`` (N, D) and the labels ``y`` (N,), and open it.
 
         Raises:
-            ValueError: fewer than two classes of five rows each; or what is no data for a classifier.
+            ValueError: fewer than two classes of five rows each, or no data for a classifier.
         """
         X, y = self._checked(X, y, is_first=True)
         self._begin(X, y, unique_labels(y))
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> EdgeClassifier:
-        """Teach rows; the first call exports, as ``fit``, and says in ``classes`` what may come later.
+        """Teach rows; the first call exports, as ``fit``, and names in ``classes`` what may come.
 
         Raises:
             ValueError: as ``fit``; a label that ``classes`` of the first call did not name.
         """
         is_first = not hasattr(self, "classes_")
         X, y = self._checked(X, y, is_first=is_first)
-        known = self.classes_ if not is_first else unique_labels(y) if classes is None else unique_labels(classes)
+        known = (
+            self.classes_
+            if not is_first
+            else unique_labels(y)
+            if classes is None
+            else unique_labels(classes)
+        )
         if len(strangers := np.setdiff1d(y, known)):
-            raise ValueError(f"y has {strangers.tolist()[0]!r}, which classes of the first call of partial_fit do not name: {known.tolist()}")
+            raise ValueError(
+                f"y has {strangers.tolist()[0]!r}, which classes of the first call of partial_fit "
+                f"do not name: {known.tolist()}"
+            )
         if is_first:
             self._begin(X, y, known)
         else:
@@ -128,7 +141,9 @@ class EdgeClassifier(ClassifierMixin, BaseEstimator):
         return self._open.learner
 
     def save(self, path: str | Path) -> Path:
-        """Write the bundle as ``fit`` made it. What ``partial_fit`` taught is the learner's state, and no part of it.
+        """Write the bundle as ``fit`` made it.
+
+        What ``partial_fit`` taught is the learner's state, and no part of it.
 
         Raises:
             NotFittedError: there is none yet. OSError: it cannot be written.
@@ -138,8 +153,10 @@ class EdgeClassifier(ClassifierMixin, BaseEstimator):
         place.write_bytes(self._bundle)
         return place
 
-    # -- inside ---------------------------------------------------------------------------------------
-    def _checked(self, X: Any, y: Any, *, is_first: bool) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    # -- inside -----------------------------------------------------------------------------
+    def _checked(
+        self, X: Any, y: Any, *, is_first: bool
+    ) -> tuple[NDArray[np.float32], NDArray[Any]]:
         X, y = validate_data(self, X, y, reset=is_first, dtype=np.float32)
         check_classification_targets(y)
         return X, y
@@ -150,7 +167,8 @@ class EdgeClassifier(ClassifierMixin, BaseEstimator):
         if len(large) < 2:
             raise ValueError(
                 f"needs two classes of at least {FEWEST} samples each to begin with; "
-                f"n_samples = {len(y)} of {len(labels)} class{'' if len(labels) == 1 else 'es'}, n_features = {X.shape[1]}"
+                f"n_samples = {len(y)} of {len(labels)} class{'' if len(labels) == 1 else 'es'}, "
+                f"n_features = {X.shape[1]}"
             )
         self.__dict__.pop("_open", None)
         self.classes_, self._taught = classes, []
@@ -166,11 +184,24 @@ class EdgeClassifier(ClassifierMixin, BaseEstimator):
     def _exported(self, X: NDArray[np.float32], names: list[str]) -> bytes:
         from edgeadapt.host import Identity, export
 
-        seed = int(check_random_state(self.random_state).randint(1 << 31)) if self.random_state is not None else 0
+        seed = (
+            int(check_random_state(self.random_state).randint(1 << 31))
+            if self.random_state is not None
+            else 0
+        )
         slots = max(int(self.class_slots), len(self.classes_))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.edge"
-            export(path, Identity(X.shape[1]), (X, names), head=self.head, class_slots=slots, seed=seed, adapt="none", stress=False)
+            export(
+                path,
+                Identity(X.shape[1]),
+                (X, names),
+                head=self.head,
+                class_slots=slots,
+                seed=seed,
+                adapt="none",
+                stress=False,
+            )
             return path.read_bytes()
 
     def _teach(self, X: NDArray[np.float32], names: list[str]) -> None:
@@ -186,19 +217,25 @@ class EdgeClassifier(ClassifierMixin, BaseEstimator):
 
 
 class _Opened:
-    """A learner in memory on a bundle in a folder of its own; both go when nobody holds it any more."""
+    """A learner in memory on a bundle in a folder of its own; both go when nobody holds it."""
 
     def __init__(self, bundle: bytes) -> None:
         folder = tempfile.mkdtemp(prefix="edgeadapt-sklearn-")
         path = Path(folder) / "model.edge"
         path.write_bytes(bundle)
-        self.learner = open_learner(path, policy=Policy(new_classes="add", quiet_questions_per_day=0), budget=Budget(busy_fraction=1.0))
+        self.learner = open_learner(
+            path,
+            policy=Policy(new_classes="add", quiet_questions_per_day=0),
+            budget=Budget(busy_fraction=1.0),
+        )
         weakref.finalize(self, _let_go, self.learner, folder)
 
     def teach(self, X: NDArray[np.float32], names: Sequence[str]) -> None:
         self.learner.learn(None, list(names), features={"z": X}, trusted=True)
         if not self.learner.settle(_PATIENCE_S):
-            raise InputError(f"{len(names)} rows were not learned within {_PATIENCE_S:g} s; give fewer at once")
+            raise InputError(
+                f"{len(names)} rows were not learned within {_PATIENCE_S:g} s; give fewer at once"
+            )
 
 
 def _let_go(learner: Learner, folder: str) -> None:

@@ -50,7 +50,7 @@ for name, label, picture in pictures:
     right.append(seen["label"] == label)
     for question in ask("/v1/questions")["questions"]:
         left = left or question["id"]  # the first stays, to be clicked on the page
-        if question["id"] in truth and question["id"] != left:  # a person would look at the picture: question["image"]
+        if question["id"] in truth and question["id"] != left:  # a person looks at question["image"]
             labels = [{"sample": question["id"], "label": truth[question["id"]]}]
             answered += ask("/v1/labels", json.dumps({"labels": labels, "source": "http_labels"}).encode())["received"]
 half = len(right) // 2

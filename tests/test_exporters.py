@@ -40,28 +40,55 @@ def test_opentelemetry_reads_a_learners_numbers_until_it_is_closed(learner: Lear
 
     def read() -> dict[str, Any]:
         data = reader.get_metrics_data()
-        scopes = [scope for resource in (data.resource_metrics if data else ()) for scope in resource.scope_metrics]
-        return {metric.name: list(metric.data.data_points) for scope in scopes for metric in scope.metrics}
+        scopes = [
+            scope
+            for resource in (data.resource_metrics if data else ())
+            for scope in resource.scope_metrics
+        ]
+        return {
+            metric.name: list(metric.data.data_points)
+            for scope in scopes
+            for metric in scope.metrics
+        }
 
     found = read()
-    assert found["edgeadapt.samples.observed"][0].value == 32 and found["edgeadapt.tensors.size"][0].value > 1000
-    assert sum(point.value for point in found["edgeadapt.labels"]) == 1 and found["edgeadapt.labels"][0].attributes["status"]
+    assert (
+        found["edgeadapt.samples.observed"][0].value == 32
+        and found["edgeadapt.tensors.size"][0].value > 1000
+    )
+    assert (
+        sum(point.value for point in found["edgeadapt.labels"]) == 1
+        and found["edgeadapt.labels"][0].attributes["status"]
+    )
     learner.close()
     assert not any(read().values())
 
 
-def test_mlflow_gets_a_bundle_and_what_a_learner_made_of_it(learner: Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_gets_a_bundle_and_what_a_learner_made_of_it(
+    learner: Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mlflow = pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a database needs more than mlflow-skinny
+    monkeypatch.setenv(
+        "MLFLOW_ALLOW_FILE_STORE", "true"
+    )  # a database needs more than mlflow-skinny
     mlflow.set_tracking_uri((tmp_path / "runs").as_uri())
     with mlflow.start_run() as run:
         tracking.log_bundle(bundle_path())
         tracking.log_learner(learner, step=3)
     kept = mlflow.get_run(run.info.run_id).data
     bundle = edgeadapt.read_bundle(bundle_path())
-    assert kept.params["edgeadapt.name"] == "fashion" and kept.tags["edgeadapt.sha256"] == bundle.sha256
-    assert kept.metrics["edgeadapt.held_out_accuracy"] == pytest.approx(bundle.card["held_out_accuracy"]) and kept.metrics["edgeadapt.observed"] == 32
-    assert [path.read_bytes() for path in (tmp_path / "runs").rglob("*.edge")] == [bundle_path().read_bytes()]
+    assert (
+        kept.params["edgeadapt.name"] == "fashion"
+        and kept.tags["edgeadapt.sha256"] == bundle.sha256
+    )
+    assert (
+        kept.metrics["edgeadapt.held_out_accuracy"]
+        == pytest.approx(bundle.card["held_out_accuracy"])
+        and kept.metrics["edgeadapt.observed"] == 32
+    )
+    assert [path.read_bytes() for path in (tmp_path / "runs").rglob("*.edge")] == [
+        bundle_path().read_bytes()
+    ]
 
 
 @pytest.mark.parametrize(("tell", "says"), [
@@ -69,7 +96,9 @@ def test_mlflow_gets_a_bundle_and_what_a_learner_made_of_it(learner: Learner, tm
     (lambda learner: tracking.log_learner(learner), r"pip install 'edgeadapt\[mlflow\]'"),
     (lambda learner: tracking.log_bundle(bundle_path()), r"pip install 'edgeadapt\[mlflow\]'"),
 ])  # fmt: skip
-def test_without_its_package_an_exporter_names_its_extra(learner: Learner, monkeypatch: pytest.MonkeyPatch, tell: Any, says: str) -> None:
+def test_without_its_package_an_exporter_names_its_extra(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch, tell: Any, says: str
+) -> None:
     real = builtins.__import__
 
     def missing(name: str, *more: Any) -> Any:

@@ -109,7 +109,7 @@ class _Report:
 
 
 def _worst(error: float, tolerance: float) -> str:
-    """Where it is above the tolerance, torch itself is that uncertain there: else nothing was compiled."""
+    """Above the tolerance, torch itself is that uncertain there: else nothing was compiled."""
     if error <= tolerance:
         return f"{error:.1e}, within the tolerance {tolerance:.0e}"
     return (

@@ -140,17 +140,23 @@ def _classes(daemon: _Daemon, args: argparse.Namespace) -> int:
 
 
 def _label(daemon: _Daemon, args: argparse.Namespace) -> int:
-    """A name that is no class yet may be a slip of the keyboard: a person is asked, a script says --new.
+    """A name that is no class yet may be a slip: a person is asked, a script says --new.
 
     Raises:
         UnknownClassError: the class is not known, and nobody said that it is new.
     """
     if not args.new and args.label not in (known := daemon.ask("GET", "/v1/classes")["classes"]):
-        close = difflib.get_close_matches(args.label[:_LONGEST_NAME], [str(name)[:_LONGEST_NAME] for name in known], n=1, cutoff=0.4)
-        what = f"no class {_printable(args.label[:_LONGEST_NAME])!r} yet{f', the closest is {_printable(close[0])!r}' if close else ''}"
+        name, names = args.label[:_LONGEST_NAME], [str(one)[:_LONGEST_NAME] for one in known]
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        closest = f", the closest is {_printable(close[0])!r}" if close else ""
+        what = f"no class {_printable(name)!r} yet{closest}"
         if not (sys.stdin.isatty() and _agrees(f"There is {what}. Add it? [y/N] ")):
-            raise UnknownClassError(f"{what}: --new adds it, if the daemon's policy.new_classes is \"add\"; nothing was labelled")
-    return _say(daemon.ask("POST", "/v1/labels", {"labels": [{"sample": args.sample, "label": args.label}], "source": args.source}), args)
+            raise UnknownClassError(
+                f"{what}: --new adds it, if the daemon's policy.new_classes is \"add\"; "
+                "nothing was labelled"
+            )
+    given = {"labels": [{"sample": args.sample, "label": args.label}], "source": args.source}
+    return _say(daemon.ask("POST", "/v1/labels", given), args)
 
 
 def _agrees(question: str) -> bool:

@@ -15,7 +15,7 @@ from edgeadapt._sample_files import IMAGES, check_regular, is_image, read_image,
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.errors import InputError
 
-_SAMPLE = ("sample", "filename", "file", "name", "image", "path", "index", "id", "row", "")  # words of a header
+_SAMPLE = ("sample", "filename", "file", "name", "image", "path", "index", "id", "row", "")  # in a header
 _LABEL = ("label", "labels", "class", "category", "target", "y", "answer")
 
 
@@ -31,8 +31,10 @@ class Source:
     def read(self, rows: slice, spec: InputSpec) -> NDArray[Any]:
         return self.x[rows] if self.x is not None else np.stack([read_image(file, spec) for file in self.files[rows]])
 
-    def read_whole(self, rows: slice, spec: InputSpec) -> tuple[list[int], NDArray[Any] | None, dict[str, str]]:
-        """Which rows can be read, their values (None if none can), and why the other pictures cannot, by name."""
+    def read_whole(
+        self, rows: slice, spec: InputSpec
+    ) -> tuple[list[int], NDArray[Any] | None, dict[str, str]]:
+        """Which rows can be read, their values, None if none can, and why the others cannot, by name."""
         if self.x is not None:
             return list(range(rows.start, rows.stop)), self.x[rows], {}
         found: dict[int, NDArray[Any]] = {}
@@ -44,7 +46,9 @@ class Source:
                 broken[self.names[row]] = str(error)
         return list(found), np.stack(list(found.values())) if found else None, broken
 
-    def right(self, labels: tuple[str, ...], rows: list[int], classes: tuple[str, ...]) -> list[bool]:
+    def right(
+        self, labels: tuple[str, ...], rows: list[int], classes: tuple[str, ...]
+    ) -> list[bool]:
         """Which predictions equal the truth; empty if it is not known. A whole number in ``y`` is a class id."""
         truth = [self.y[row] for row in rows] if self.y else []
         names = [classes[t] if isinstance(t, int) and 0 <= t < len(classes) else str(t) for t in truth]
@@ -66,7 +70,7 @@ def open_source(path: Path) -> Source:
 
 
 def read_labels(path: Path, source: Source) -> dict[int, str]:
-    """Row -> label. A first line such as ``filename,label`` is a header, unless a sample is called so.
+    """Row -> label. A first line ``filename,label`` is a header, unless a sample is called so.
 
     Raises:
         InputError: a line is not ``index-or-filename,label``, or names no sample; the message has its number.

@@ -32,7 +32,9 @@ def serve(args: argparse.Namespace) -> int:
     if args.check:
         return _check(args.config, settings, args.reload)
     if args.reload:
-        raise InputError("--reload belongs to --check; a running daemon reads its settings again on SIGHUP")
+        raise InputError(
+            "--reload belongs to --check; a running daemon reads its settings again on SIGHUP"
+        )
     from edgeadapt.daemon.service import Service
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -55,7 +57,7 @@ def _check(config: Path, settings: Settings, is_running: bool) -> int:
 
 
 def _checks(settings: Settings, is_running: bool) -> Iterator[tuple[str, Callable[[], str]]]:
-    """``is_running``: a daemon runs on them already, so that its port and its state folder are taken."""
+    """``is_running``: a daemon runs on them already, so its port and state folder are taken."""
     found: list[Manifest] = []
     yield "packages", lambda: _packages(settings)
     yield "bundle", lambda: _bundle(settings, found)
@@ -112,14 +114,17 @@ def _state(folder: Path, is_running: bool) -> str:
         raise StateError(f"{folder} is not a state folder: it has no {FILE_NAME} but holds {strangers[0]!r}; use an empty folder")
     pid = holder(folder)
     if pid and not is_running:
-        raise StateError(f"state folder {folder} is in use by the process with pid {pid}; --reload if it runs on these settings already")
+        raise StateError(
+            f"state folder {folder} is in use by the process with pid {pid}; "
+            "--reload if it runs on these settings already"
+        )
     if pid:
         return f"{folder}: in use by the process with pid {pid}, as --reload expects"
     return f"{folder}: {'can be written' if place == folder else 'can be made'}"
 
 
 def _control(settings: Settings, is_running: bool) -> str:
-    """The port is taken for a moment; a unix socket is only asked, for to take it would make a file."""
+    """The port is taken for a moment; a unix socket is asked: to take it would make a file."""
     from edgeadapt.daemon.addresses import bound, is_answered
     from edgeadapt.daemon.settings import read_secret
 
@@ -134,7 +139,9 @@ def _control(settings: Settings, is_running: bool) -> str:
     if not is_running and place is None:
         bound(control.listen).close()
     if not is_running and place is not None and is_answered(place):
-        raise InputError(f"{place}: a daemon answers there already; --reload if it runs on these settings")
+        raise InputError(
+            f"{place}: a daemon answers there already; --reload if it runs on these settings"
+        )
     return f"{control.listen}, {'with a token' if control.token_file else 'without a token'}"
 
 

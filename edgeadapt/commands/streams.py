@@ -34,7 +34,10 @@ def demo(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Observe a source batch by batch; labels are learned after their sample was predicted. 1 if a picture could not be read."""
+    """Observe a source batch by batch; labels are learned after their sample was predicted.
+
+    1 if a picture could not be read.
+    """
     bundle = read_bundle(args.bundle, trust=args.trust)
     source = open_source(args.source)
     labels = read_labels(args.labels, source) if args.labels else {}
@@ -49,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
         name, why = next(iter(stream.broken.items()))
         if len(stream.broken) == len(source.names):
             raise InputError(f"none of {len(source.names)} pictures could be read; {name}: {why}")
-        print(f"{len(stream.broken)} of {len(source.names)} pictures could not be read, the first: {why}", file=sys.stderr)
+        counted = f"{len(stream.broken)} of {len(source.names)} pictures"
+        print(f"{counted} could not be read, the first: {why}", file=sys.stderr)
     return 1 if stream.broken else 0
 
 
@@ -63,7 +67,7 @@ class _Pass:
         self.broken: dict[str, str] = {}  # name of a picture -> why it could not be read
 
     def batch(self, rows: slice) -> dict[str, Any]:
-        """Observe some rows, then learn their labels. What cannot be read is left out, and named."""
+        """Observe some rows, then learn their labels. What cannot be read is named."""
         learner = self._learner
         read, x, broken = self._source.read_whole(rows, learner.bundle.manifest.input)
         self.broken |= broken
@@ -80,7 +84,8 @@ class _Pass:
         return {"samples": names, **told, **_outcome(seen), "learned": learned, **_accuracy(right)}
 
     def _teach(self, seen: Observation, rows: list[int]) -> int:
-        given = {id: self._labels[row] for id, row in zip(seen.ids, rows, strict=True) if row in self._labels}
+        pairs = zip(seen.ids, rows, strict=True)
+        given = {id: self._labels[row] for id, row in pairs if row in self._labels}
         if given:
             self._learner.label(list(given), list(given.values()), source="labels file")
             self._learner.settle(_PATIENCE_S)
@@ -90,7 +95,8 @@ class _Pass:
         """What the pass came to, and what is still to be answered."""
         learner = self._learner
         broken = {"broken": len(self.broken)} if self.broken else {}
-        counts = {"samples": len(self._source.names) - len(self.broken), **broken, "classes": learner.classes, "conditions": learner.domains()}
+        read = len(self._source.names) - len(self.broken)
+        counts = {"samples": read, **broken, "classes": learner.classes, "conditions": learner.domains()}
         summary = {**counts, "evidence": learner.counters()["evidence"], **_accuracy(self._right)}
         summary |= {"precision": learner.precision, "placement": learner.placement_report()}
         return {"summary": summary, "questions": [self._question(q) for q in learner.questions(_ALL)]}
@@ -122,7 +128,8 @@ def _say_json(fields: dict[str, Any]) -> None:
 
 
 def _say_line(fields: dict[str, Any]) -> None:
-    print("\n".join(_summary_lines(fields) if "summary" in fields else _batch_lines(fields)), flush=True)
+    lines = _summary_lines(fields) if "summary" in fields else _batch_lines(fields)
+    print("\n".join(lines), flush=True)
 
 
 def _batch_lines(fields: dict[str, Any]) -> list[str]:
@@ -130,8 +137,12 @@ def _batch_lines(fields: dict[str, Any]) -> list[str]:
     broken = [f"  {name}: not read: {why}" for name, why in fields.get("broken", {}).items()]
     if not fields["samples"]:
         return broken
-    answers = zip(fields["samples"], fields["labels"], fields["confidence"], fields["abstained"], strict=True)
-    return [_batch_line(fields), *(f"  {name}: {label} {sure:.0%}{' (abstained)' if unsure else ''}" for name, label, sure, unsure in answers), *broken]
+    answers = zip(*(fields[key] for key in ("samples", "labels", "confidence", "abstained")), strict=True)
+    said = [
+        f"  {name}: {label} {sure:.0%}{' (abstained)' if unsure else ''}"
+        for name, label, sure, unsure in answers
+    ]
+    return [_batch_line(fields), *said, *broken]
 
 
 def _batch_line(fields: dict[str, Any]) -> str:
@@ -152,7 +163,8 @@ def _summary_lines(fields: dict[str, Any]) -> list[str]:
     broken = f", {summary['broken']} not read" if "broken" in summary else ""
     evidence = ", ".join(f"{count} {status}" for status, count in summary["evidence"].items())
     lines = [
-        f"{summary['samples']} samples{accuracy}{broken}; conditions: {', '.join(summary['conditions']) or 'none'}; labels: {evidence or 'none'}"
+        f"{summary['samples']} samples{accuracy}{broken}; "
+        f"conditions: {', '.join(summary['conditions']) or 'none'}; labels: {evidence or 'none'}"
     ]
     lines += _placement_lines(summary["placement"])
     lines += [f"  question: {q['sample']} (taken for {q['predicted']}, {q['confidence']:.0%}): {q['why']}" for q in questions]

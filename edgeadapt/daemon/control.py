@@ -88,7 +88,11 @@ class Control:
     def invitation(self) -> str:
         """Where to look, in one line: the page's address, on a port that nobody need guess."""
         if path_of(self._listen) is not None:
-            return f"edgeadapt ctl --socket {path_of(self._listen)} status; the page needs control.listen = HOST:PORT"
+            socket_path = path_of(self._listen)
+            return (
+                f"edgeadapt ctl --socket {socket_path} status; "
+                "the page needs control.listen = HOST:PORT"
+            )
         url = self.url
         for everywhere in ("0.0.0.0", "[::]"):
             url = url.replace(f"//{everywhere}:", f"//{socket.gethostname()}:")

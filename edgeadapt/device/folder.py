@@ -57,7 +57,7 @@ def _let_go(held: weakref.ref[FolderLock]) -> None:
 
 
 def holder(folder: Path) -> str:
-    """The pid of the process that uses a state folder, "unknown" if it left none; empty if it is free.
+    """The pid of the process that uses a state folder; empty if it is free.
 
     Raises:
         StateError: the lock file cannot be read.
@@ -67,7 +67,9 @@ def holder(folder: Path) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise StateError(f"cannot read the lock of the state folder {folder}: {error.strerror}") from error
+        raise StateError(
+            f"cannot read the lock of the state folder {folder}: {error.strerror}"
+        ) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:

@@ -1,1 +1,1 @@
-"""What a learner and a bundle tell other people's dashboards: one file each, thin, and an extra each."""
+"""What a learner and a bundle tell other people's dashboards: a thin file and an extra each."""

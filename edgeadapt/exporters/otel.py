@@ -21,7 +21,11 @@ from edgeadapt.errors import RuntimeUnavailable, StateError
 _COUNTERS = {
     "edgeadapt.samples.observed": ("observed", "{sample}", "Samples that were observed."),
     "edgeadapt.questions.answered": ("answered", "{question}", "Questions that were answered."),
-    "edgeadapt.corrections": ("refreshes", "{correction}", "Label-free corrections that were made."),
+    "edgeadapt.corrections": (
+        "refreshes",
+        "{correction}",
+        "Label-free corrections that were made.",
+    ),
     "edgeadapt.work.deferred": ("deferred", "{task}", "Work that was put off to keep the budget."),
 }
 _GAUGES = {
@@ -33,7 +37,7 @@ _GAUGES = {
 
 
 def watch(learner: Learner, meter: Any = None) -> None:
-    """Register a learner's numbers. It is not kept alive, and one that was closed tells nothing more.
+    """Register a learner's numbers. It is not kept alive; one that was closed tells nothing more.
 
     Args:
         meter: of OpenTelemetry; by default that of ``edgeadapt`` of the global provider.
@@ -65,10 +69,26 @@ def watch(learner: Learner, meter: Any = None) -> None:
         meter.create_observable_counter(name, [number(key)], unit, summary)
     for name, (key, unit, summary) in _GAUGES.items():
         meter.create_observable_gauge(name, [number(key)], unit, summary)
-    evidence = reading(lambda learner: [told(count, {"status": status}) for status, count in learner.counters()["evidence"].items()])
-    meter.create_observable_gauge("edgeadapt.labels", [evidence], "{label}", "Labels, by what became of them.")
-    accuracy = reading(lambda learner: [told(found.value, {"condition": name}) for name, found in learner.accuracy().items()])
-    meter.create_observable_gauge("edgeadapt.accuracy", [accuracy], "1", "Share of right answers to random questions, by condition.")
+    evidence = reading(
+        lambda learner: [
+            told(count, {"status": status})
+            for status, count in learner.counters()["evidence"].items()
+        ]
+    )
+    meter.create_observable_gauge(
+        "edgeadapt.labels", [evidence], "{label}", "Labels, by what became of them."
+    )
+    accuracy = reading(
+        lambda learner: [
+            told(found.value, {"condition": name}) for name, found in learner.accuracy().items()
+        ]
+    )
+    meter.create_observable_gauge(
+        "edgeadapt.accuracy",
+        [accuracy],
+        "1",
+        "Share of right answers to random questions, by condition.",
+    )
 
 
 __all__ = ["watch"]

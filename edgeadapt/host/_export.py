@@ -67,8 +67,9 @@ def export(
     Args:
         path: of the ``.edge`` file.
         encoder: ``nn.Module``, ``torch.export`` program, ONNX path, or ``host.Identity(dim)`` for feature vectors.
-        calibration: inputs (N, ...) and labels (N,), class names or integers that index ``classes``; data the encoder was not trained
-            on, at least five of each class. All of them teach; they also judge, each by what was fitted without it.
+        calibration: inputs (N, ...) and labels (N,), class names or integers that index ``classes``;
+            data the encoder was not trained on, at least five of each class. All of them teach; they
+            also judge, each by what was fitted without it.
         classes: names of the known classes; by default those among the labels, sorted.
         groups: of every sample the recording, person, day or site it is from, two or more. No group lies on both sides of a judgement,
             and rows of a group are in the order of time: their windows set thresholds too. None: samples are independent.
@@ -80,7 +81,8 @@ def export(
         The bundle as a device will read it.
 
     Raises:
-        InputError: calibration data or settings that do not fit. UnknownClassError: a label that is none of ``classes``. CompileError: a graph could not be compiled or checked.
+        InputError: calibration data or settings that do not fit. UnknownClassError: a label that is
+            none of ``classes``. CompileError: a graph could not be compiled or checked.
     """
     say = progress or (lambda line: None)
     try:
@@ -96,7 +98,9 @@ def export(
     return maker.write(Path(path), private_key)
 
 
-def _calibration_arrays(calibration: tuple[Any, Any], classes: Sequence[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def _calibration_arrays(
+    calibration: tuple[Any, Any], classes: Sequence[str]
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
     x, y = np.asarray(calibration[0]), class_numbers(calibration[1], classes)
     if len(x) != len(y) or not len(y):
         raise InputError(f"calibration is (inputs (N, ...), labels (N,)), got {x.shape} and {y.shape}")

@@ -71,7 +71,8 @@ def gradient_step(
         outputs: ``(output of the module, ports) -> outputs`` to be given besides, as they are before the step.
 
     Raises:
-        CompileError: an optimiser that is none, nothing to train, a pattern that names nothing, a module that writes running statistics or draws random numbers.
+        CompileError: an optimiser that is none, nothing to train, a pattern that names nothing, a
+            module that writes running statistics or draws random numbers.
             While it is compiled: a missing port, or a loss of another shape.
 
     >>> from edgeadapt.host.optimisers import SGD

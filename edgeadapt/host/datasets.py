@@ -214,7 +214,8 @@ def read_npz(
             raise InputError(f"{path}: has no array {name!r}; needed are x ({what}) and y (labels)")
     labels = arrays["y"]
     if are_names(labels):
-        known = tuple(str(name) for name in arrays["classes"]) if "classes" in arrays else class_names(labels)
+        given = arrays.get("classes")
+        known = class_names(labels) if given is None else tuple(str(name) for name in given)
         return arrays["x"], class_numbers(labels, known), known, arrays.get(of_row)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
         raise InputError(f"{path}: y must be one class name or whole number per sample; got {labels.dtype} {labels.shape}")

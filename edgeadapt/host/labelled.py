@@ -31,7 +31,8 @@ class Labelled:
             None: inputs are independent.
 
     Raises:
-        InputError: shapes, dtypes or labels do not fit together; the message has the offending value. UnknownClassError: a name that is no class.
+        InputError: shapes, dtypes or labels do not fit together; the message has the offending value.
+        UnknownClassError: a name that is no class.
     """
 
     x: NDArray[Any]

@@ -16,7 +16,8 @@ NAMES = ["ok", "scratch", "dent"]
 
 
 @pytest.mark.parametrize("labels", [
-    ["dent", "ok", "scratch"], ("dent", "ok", "scratch"), np.array(["dent", "ok", "scratch"]), np.array(["dent", "ok", "scratch"], object), [2, 0, 1], np.uint8([2, 0, 1]),
+    ["dent", "ok", "scratch"], ("dent", "ok", "scratch"), np.array(["dent", "ok", "scratch"]),
+    np.array(["dent", "ok", "scratch"], object), [2, 0, 1], np.uint8([2, 0, 1]),
 ])  # fmt: skip
 def test_names_and_numbers_are_the_same_labels(labels: object) -> None:
     found = class_numbers(labels, NAMES)
@@ -26,7 +27,11 @@ def test_names_and_numbers_are_the_same_labels(labels: object) -> None:
 @pytest.mark.parametrize(
     ("labels", "kind", "says"),
     [
-        (["ok", "scratsh"], UnknownClassError, "unknown class 'scratsh'; closest: 'scratch'; classes: ok, scratch, dent"),
+        (
+            ["ok", "scratsh"],
+            UnknownClassError,
+            "unknown class 'scratsh'; closest: 'scratch'; classes: ok, scratch, dent",
+        ),
         (["ok", None], InputError, "labels are class names, or numbers"),
         ([0.0, 1.0], InputError, "labels are class names, or numbers"),
         ([[0], [1]], InputError, "labels are class names, or numbers"),
@@ -34,7 +39,9 @@ def test_names_and_numbers_are_the_same_labels(labels: object) -> None:
         ([-1, 0], InputError, "index the 3 classes, got -1..0"),
     ],
 )
-def test_labels_that_name_no_class_are_refused(labels: list[object], kind: type[Exception], says: str) -> None:
+def test_labels_that_name_no_class_are_refused(
+    labels: list[object], kind: type[Exception], says: str
+) -> None:
     with pytest.raises(kind, match=says):
         class_numbers(labels, NAMES)
 
@@ -45,13 +52,23 @@ def test_classes_are_those_among_the_labels_unless_they_are_given() -> None:
         class_names([0, 1])
 
 
-def test_an_export_takes_names_as_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_takes_names_as_their_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     met: list[tuple[tuple[str, ...], list[int]]] = []
 
     class Maker:
         """Stops where the arguments have been taken."""
 
-        def __init__(self, source: object, x: object, y: np.ndarray, groups: object, names: tuple[str, ...], *more: object) -> None:
+        def __init__(
+            self,
+            source: object,
+            x: object,
+            y: np.ndarray,
+            groups: object,
+            names: tuple[str, ...],
+            *more: object,
+        ) -> None:
             met.append((names, y.tolist()))
 
         def write(self, path: Path, key: object) -> None: ...
@@ -60,7 +77,10 @@ def test_an_export_takes_names_as_their_numbers(tmp_path: Path, monkeypatch: pyt
     x, y = np.zeros((4, 8), np.float32), ["ok", "scratch", "ok", "dent"]
     host.export(tmp_path / "a.edge", host.Identity(8), (x, y))
     host.export(tmp_path / "a.edge", host.Identity(8), (x, y), NAMES)
-    assert met == [(("dent", "ok", "scratch"), [1, 2, 1, 0]), (("ok", "scratch", "dent"), [0, 1, 0, 2])]
+    assert met == [
+        (("dent", "ok", "scratch"), [1, 2, 1, 0]),
+        (("ok", "scratch", "dent"), [0, 1, 0, 2]),
+    ]
     with pytest.raises(UnknownClassError, match="closest: 'scratch'"):
         host.export(tmp_path / "c.edge", host.Identity(8), (x, ["scratsh"] * 4), NAMES)
     with pytest.raises(InputError, match=r"got \(4, 8\) and \(3,\)"):

@@ -23,7 +23,9 @@ def parts(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of three classes that lie apart, and their names."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 3, count)
-    return 4 * np.eye(3, 6, dtype=np.float32)[y] + rng.standard_normal((count, 6)).astype(np.float32), np.array(NAMES)[y]
+    return 4 * np.eye(3, 6, dtype=np.float32)[y] + rng.standard_normal((count, 6)).astype(
+        np.float32
+    ), np.array(NAMES)[y]
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +33,15 @@ def fitted() -> EdgeClassifier:
     """It knows all three and has met two of them, of the third only two rows."""
     x, y = parts(120)
     few = (y != "scratch") | (np.cumsum(y == "scratch") <= 2)
-    return EdgeClassifier(random_state=0).partial_fit(x[few], y[few], classes=["scratch", "ok", "dent"])
+    return EdgeClassifier(random_state=0).partial_fit(
+        x[few], y[few], classes=["scratch", "ok", "dent"]
+    )
 
 
 @pytest.mark.slow
-@parametrize_with_checks([EdgeClassifier()], expected_failed_checks=lambda estimator: EXPECTED_FAILURES)
+@parametrize_with_checks(
+    [EdgeClassifier()], expected_failed_checks=lambda estimator: EXPECTED_FAILURES
+)
 def test_scikit_learns_own_checks(estimator: EdgeClassifier, check: object) -> None:
     check(estimator)  # type: ignore[operator]
 
@@ -49,7 +55,9 @@ def test_names_go_in_and_come_out(fitted: EdgeClassifier) -> None:
     assert (fitted.predict(x) == fitted.classes_[probs.argmax(axis=1)]).all()
 
 
-def test_a_class_of_two_rows_is_taught_and_more_of_them_teach_it_better(fitted: EdgeClassifier) -> None:
+def test_a_class_of_two_rows_is_taught_and_more_of_them_teach_it_better(
+    fitted: EdgeClassifier,
+) -> None:
     (x, y), (test_x, test_y) = parts(60, seed=2), parts(200, seed=3)
     third, wanted = y == "scratch", test_y == "scratch"
     taught = pickle.loads(pickle.dumps(fitted))
@@ -62,7 +70,10 @@ def test_a_class_of_two_rows_is_taught_and_more_of_them_teach_it_better(fitted: 
 
 
 def test_what_was_not_named_at_first_is_refused(fitted: EdgeClassifier) -> None:
-    with pytest.raises(ValueError, match=r"y has 'hole', which classes of the first call .* \['dent', 'ok', 'scratch'\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"y has 'hole', which classes of the first call .* \['dent', 'ok', 'scratch'\]",
+    ):
         fitted.partial_fit(np.zeros((1, 6)), ["hole"])
     with pytest.raises(ValueError, match="needs two classes of at least 5 samples each"):
         EdgeClassifier().fit(np.zeros((8, 6)), ["ok"] * 5 + ["dent"] * 3)

@@ -54,7 +54,8 @@ def check_step(
         if said and toy_loss == "refuse":
             raise CompileError(f"{name}: {said}")
         if said:
-            warnings.warn(f'{name}: {said}; toy_loss="accept" takes it as it is', CompileWarning, stacklevel=5)
+            told = f'{name}: {said}; toy_loss="accept" takes it as it is'
+            warnings.warn(told, CompileWarning, stacklevel=4)
 
 
 def _changes(
@@ -130,8 +131,8 @@ def _does_not_learn(
         state.update({key.removesuffix(NEXT): value for key, value in after.items() if key.endswith(NEXT)})
     if losses[-1] <= 0.5 * losses[0]:
         return ""
-    cause = "the learning rate in the example ports" if losses[-1] < losses[0] else "the sign of the update and the learning rate in the example ports"
+    sign = "" if losses[-1] < losses[0] else "the sign of the update and "
     return (
-        f"{LEARNING_STEPS} steps on a separable toy problem took the loss from {losses[0]:.3g} to {losses[-1]:.3g}, "
-        f"not to half; check {cause}, or give a loss that has a floor another name"
+        f"{LEARNING_STEPS} steps on a separable toy problem took the loss from {losses[0]:.3g} "
+        f"to {losses[-1]:.3g}, not to half; check {sign}the learning rate in the example ports, or give a loss that has a floor another name"
     )
