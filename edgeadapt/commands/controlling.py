@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import http.client
 import json
 import os
@@ -15,9 +16,10 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from edgeadapt import errors
-from edgeadapt.errors import EdgeadaptError, InputError
+from edgeadapt.errors import EdgeadaptError, InputError, UnknownClassError
 
 _CONNECT_S, _PATIENCE_S, _MAX_ANSWER_BYTES = 10.0, 600.0, 64 << 20
+_LONGEST_NAME = 64  # of a class, in a message; the time for the closest grows with the square of it
 
 
 def ctl(args: argparse.Namespace) -> int:
@@ -137,6 +139,31 @@ def _classes(daemon: _Daemon, args: argparse.Namespace) -> int:
     return _say(daemon.ask("GET", "/v1/classes"), args)
 
 
+def _label(daemon: _Daemon, args: argparse.Namespace) -> int:
+    """A name that is no class yet may be a slip: a person is asked, a script says --new.
+
+    Raises:
+        UnknownClassError: the class is not known, and nobody said that it is new.
+    """
+    if not args.new and args.label not in (known := daemon.ask("GET", "/v1/classes")["classes"]):
+        name, names = args.label[:_LONGEST_NAME], [str(one)[:_LONGEST_NAME] for one in known]
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        closest = f", the closest is {_printable(close[0])!r}" if close else ""
+        what = f"no class {_printable(name)!r} yet{closest}"
+        if not (sys.stdin.isatty() and _agrees(f"There is {what}. Add it? [y/N] ")):
+            raise UnknownClassError(
+                f"{what}: --new adds it, if the daemon's policy.new_classes is \"add\"; "
+                "nothing was labelled"
+            )
+    given = {"labels": [{"sample": args.sample, "label": args.label}], "source": args.source}
+    return _say(daemon.ask("POST", "/v1/labels", given), args)
+
+
+def _agrees(question: str) -> bool:
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def _health(daemon: _Daemon, args: argparse.Namespace) -> int:
     """Alive and ready; for scripts and containers."""
     found = {path: daemon.exchange("GET", path) for path in ("/healthz", "/readyz")}
@@ -159,7 +186,7 @@ _ASKED: dict[str, Callable[[_Daemon, argparse.Namespace], int]] = {
     "history": _list("/v1/history"),
     "decisions": _list("/v1/decisions"),
     "classes": _classes,
-    "label": _post("/v1/labels", lambda args: {"labels": [{"sample": args.sample, "label": args.label}], "source": args.source}),
+    "label": _label,
     "forget": _post("/v1/forget", lambda args: _given(samples=args.samples, source=args.source, classes=args.classes, before=args.before, after=args.after)),
     "rollback": _post("/v1/rollback", lambda args: {"to": args.to}),
     "freeze": _post("/v1/freeze", lambda args: {"frozen": True}),

@@ -84,6 +84,20 @@ class Control:
         host, port = self._address
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
+    @property
+    def invitation(self) -> str:
+        """Where to look, in one line: the page's address, on a port that nobody need guess."""
+        if path_of(self._listen) is not None:
+            socket_path = path_of(self._listen)
+            return (
+                f"edgeadapt ctl --socket {socket_path} status; "
+                "the page needs control.listen = HOST:PORT"
+            )
+        url = self.url
+        for everywhere in ("0.0.0.0", "[::]"):
+            url = url.replace(f"//{everywhere}:", f"//{socket.gethostname()}:")
+        return f"the page: {url}/"
+
     def start(self) -> None:
         """Returns when the port is bound and requests are answered.
 

@@ -128,6 +128,7 @@ class Service:
         self._control = control_of(self, running.settings)
         if self._control is not None:
             self._control.start()
+            log.info("%s", self._control.invitation)
         running.is_ready = True
         self._notify.ready(f"answering with {running.manifest.name} {running.manifest.version}")
 

@@ -56,6 +56,29 @@ def _let_go(held: weakref.ref[FolderLock]) -> None:
         lock.release()
 
 
+def holder(folder: Path) -> str:
+    """The pid of the process that uses a state folder; empty if it is free.
+
+    Raises:
+        StateError: the lock file cannot be read.
+    """
+    try:
+        fd = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise StateError(
+            f"cannot read the lock of the state folder {folder}: {error.strerror}"
+        ) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return os.read(fd, 32).decode(errors="replace").strip() or "unknown"
+    finally:
+        os.close(fd)
+    return ""
+
+
 def claim(folder: Path) -> tuple[FolderLock, Path]:
     """Lock a folder, made if it is missing, and say where its database is.
 

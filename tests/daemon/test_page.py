@@ -324,6 +324,14 @@ def test_a_change_is_rolled_back_after_it_was_asked_once_in_the_page(daemon: Ser
 
 
 @needs_chromium
+def test_a_short_list_offers_nothing_more(daemon: Service, browser: Browser) -> None:
+    tab = looking(browser, daemon)
+    for name in ("history", "decisions"):
+        is_hidden, said = tab.run(f"(({{ hidden, textContent }}) => [hidden, textContent])(document.getElementById('{name}-more'))")
+        assert "-" not in said and is_hidden == (said == "")
+
+
+@needs_chromium
 def test_a_note_of_the_daemon_is_shown_for_as_long_as_it_holds(daemon: Service, browser: Browser) -> None:
     tab = looking(browser, daemon)
     assert tab.run("document.getElementById('problems').innerText") == ""

@@ -44,8 +44,9 @@ class List {
     const more = by(`${this.name}-more`);
     keep(by(this.name), this.isLong ? this.rows : this.rows.slice(0, SHOWN), this.key, this.version, (row) => this.build(row));
     show(by(`${this.name}-empty`), this.rows.length === 0);
-    show(more, this.rows.length > SHOWN);
-    say(more, this.isLong ? "Show fewer" : `Show ${this.rows.length - SHOWN} more`);
+    const left = this.rows.length - SHOWN;
+    show(more, left > 0);
+    say(more, left <= 0 ? "" : this.isLong ? "Show fewer" : `Show ${left} more`);
   }
 }
 
