@@ -19,6 +19,8 @@ from edgeadapt.device.database import LOG_BYTES, Database, sane
 from edgeadapt.device.journal_rows import CommitRow, Moves, Step
 from edgeadapt.results import Commit
 
+_READER_S = 0.25  # a reader that copies a small journal is through by then
+
 
 def _detail(text: str) -> dict[str, Any]:
     found = json.loads(text)
@@ -81,10 +83,11 @@ class CommitTable(Database):
                 db.execute("UPDATE commits SET tensors = ? WHERE number = ?", (save_tensors(dict(tensors)) if tensors else None, number))
             if snapshot is not None:
                 self._keep_snapshot(db, row.number, snapshot)
-        if gone or empty:
-            self.write_back()  # the log still holds what was deleted
+        if gone or empty or scrubbed:
+            self.holds_deleted = True  # the log has the rows as they were
+            self.write_back(wait_s=_READER_S)
         else:
-            self.write_back(at_least=LOG_BYTES)
+            self.write_back(at_least=0 if self.holds_deleted else LOG_BYTES)
 
     def _keep_snapshot(self, db: sqlite3.Connection, number: int, tensors: Mapping[str, NDArray[Any]]) -> None:
         """The newest four, and those that stand in for what was compacted and for rows that have expired."""
@@ -120,6 +123,15 @@ class CommitTable(Database):
     def last_number(self) -> int:
         with self._reading():
             return sane(self._db.execute("SELECT coalesce(max(number), 0) FROM commits").fetchone()[0])
+
+    @reads
+    def last_time(self) -> float | None:
+        """When the last commit was made, seconds since the epoch; None if there is none."""
+        with self._reading():
+            found = self._db.execute(
+                "SELECT time FROM commits ORDER BY number DESC LIMIT 1"
+            ).fetchone()
+        return None if found is None else float(found[0])
 
     @reads
     def last_change(self, upto: int) -> int:

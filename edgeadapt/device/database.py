@@ -25,6 +25,7 @@ from edgeadapt.device.writes import Writes
 from edgeadapt.errors import StateError
 
 LOG_BYTES = 4 << 20  # a write-ahead log of this size is written back after the next change
+_BUSY_S = 5.0  # how long a change waits for another connection
 _LARGEST = 1 << 53  # commits and bytes that any journal can have
 
 
@@ -55,7 +56,7 @@ class Database:
             self._lock, path = claim(self.folder)
             self._log = Path(f"{path}-wal")
             try:
-                self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5.0)
+                self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=_BUSY_S)
             except sqlite3.Error as error:
                 self._lock.release()
                 raise StateError(f"cannot open {path}: {error}") from error
@@ -64,6 +65,7 @@ class Database:
             self._prepare()
             self.writes = Writes(*self._written_before())
             self.writes.add(self._log_bytes() - left)
+            self.holds_deleted = left > 0  # it may have been killed before what it deleted had left the log
         except sqlite3.OperationalError as error:
             self.close()
             raise refusal(self.folder, error) from error
@@ -159,27 +161,53 @@ class Database:
 
     _last_log_bytes = 0
 
-    def write_back(self, *, at_least: int = 0) -> None:
+    def write_back(self, *, at_least: int = 0, wait_s: float = 0.0) -> None:
         """Move the write-ahead log into the database and empty it, if it has ``at_least`` so many bytes.
 
         It follows changes that are durable already, so that nothing may be raised here: a disk that is full or fails delays it to the next
-        time, and what was committed stays in the log.
+        time, and what was committed stays in the log. So does a reader that looks at an older state.
+
+        Args:
+            wait_s: how long to wait for readers of other connections.
         """
         with self._mutex:
             if self._log is None or self._log_bytes() < max(at_least, 1):
+                self.holds_deleted = self.holds_deleted and self._log_bytes() > 0
                 return
             try:
                 page, pages = (int(self._db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_size", "page_count"))
                 frames = self._log_bytes() // page
-                is_busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                is_busy = self._truncate_log(wait_s)
             except sqlite3.Error as error:
                 self.delayed = str(error)
                 return
             self.delayed = "" if not is_busy else "in use"
+            self.holds_deleted = self.holds_deleted and is_busy
             self.writes.add(page * min(frames, pages))  # at most: a page that changed twice is written once
+
+    def _truncate_log(self, wait_s: float) -> bool:
+        """True if a reader was in the way. Nothing else in this process waits longer for it than ``wait_s``."""
+        self._db.execute(f"PRAGMA busy_timeout={int(1000 * wait_s)}")
+        try:
+            return bool(self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout={int(1000 * _BUSY_S)}")
 
     delayed: str = ""
     """Why the log could not be written back the last time; empty if it could."""
+    holds_deleted: bool = False
+    """True while the log still has what was deleted: it is written back after every change until it is empty."""
+
+    @property
+    def unerased(self) -> str:
+        """What of the deleted rows can still be read, and why; empty if nothing can."""
+        if not self.holds_deleted:
+            return ""
+        why = "another connection reads the database" if self.delayed == "in use" else self.delayed
+        return (
+            f"the write-ahead log ({self._log_bytes()} bytes) still holds what was deleted: {why or 'it was left behind'};"
+            " it is tried again until it is empty, and settle() or checkpoint() finish it"
+        )
 
     def _written_before(self) -> tuple[int, list[tuple[float, int]]]:
         """Bytes written since the journal was created, and those of the last day by the hour, as the commits noted them."""

@@ -28,6 +28,7 @@ from edgeadapt.device.housekeeping import Housekeeping
 from edgeadapt.device.journal_rows import EvidenceRow
 from edgeadapt.device.labelling import Labelling
 from edgeadapt.device.learning import Learning
+from edgeadapt.device.log_erasure import LogErasure
 from edgeadapt.device.memory import SOURCE, Memory
 from edgeadapt.device.opening import Opened, open_state
 from edgeadapt.device.placed import placement_report
@@ -49,6 +50,7 @@ from edgeadapt.runtime import Runtime, open_runtime
 
 DEFAULT_STREAM = "default"
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+_READER_S = 0.2  # how long a caller waits for a reader of another connection that keeps the log from being emptied
 _EVERY = 1 << 20  # more questions than are ever open
 
 
@@ -152,6 +154,7 @@ class Learner:
         self._room = WriteRoom(budget, self._journal.writes)
         self._transactions = Transactions(self._program, self._journal, self._held_out, live, self._publish, self._room, opened.replay_s)
         self._undoing = Undoing(self._transactions)
+        self._erasure = LogErasure(self._journal, self._worker)
         growth = Growth(self._transactions, self._meter, live, is_resting, keep.selection)
         choices = HeadChoices(self._transactions, self._meter, live, self._publish)
 
@@ -183,6 +186,7 @@ class Learner:
             self._learning.request()
         else:
             self._learning.offer_patient_work()
+        self._erasure.request()
 
     def offer(self, bundle: str | os.PathLike[str] | Bundle, *, trust: Trust | None = None, allow_older: bool = False, precision: Precision | None = None) -> Bundle:
         """Check a bundle that is to replace this one, without disturbing anything; see ``edgeadapt.device.trust.check_offer``.
@@ -417,7 +421,8 @@ class Learner:
                 the epoch.
 
         Returns:
-            A receipt: rows removed and subtracted, snapshots rewritten, and what could not be reached.
+            A receipt: rows removed and subtracted, snapshots rewritten, and what could not be reached. A reader of another connection
+            keeps the write-ahead log as it is: the receipt says so, and it is tried again until it is empty.
 
         Raises:
             InputError: no condition was given. StorageError: the disk is full or fails; nothing was changed.
@@ -428,7 +433,8 @@ class Learner:
         def run() -> Receipt:
             with self._receiving.writing:  # a label that is on its way is either seen here or refused
                 receipt = forget()
-                reasons = self._undoing.factory_reasons(selection.whole_classes)
+                reasons = [*self._undoing.factory_reasons(selection.whole_classes), *filter(None, [self._journal.unerased])]
+                self._erasure.request()
                 return replace(receipt, unreachable=(*receipt.unreachable, *reasons))
 
         def forget() -> Receipt:
@@ -497,6 +503,7 @@ class Learner:
 
         def run() -> int:
             self._house.run()
+            self._erasure.finish(_READER_S)
             self._learning.offer_patient_work()
             return self._live.commit
 
@@ -565,6 +572,9 @@ class Learner:
     def settle(self, timeout_s: float | None = None) -> bool:
         """Wait until queued work is done; False on time-out. While paused, work that is queued waits for ``pause(False)``.
 
+        What ``forget`` could not take out of the write-ahead log, because another connection reads the database, is taken out now; False
+        if that still reads.
+
         Raises:
             the error of background work that failed since the last call.
         """
@@ -573,6 +583,8 @@ class Learner:
         failure, self._worker.failure = self._worker.failure, None
         if failure is not None:
             raise failure
+        if done and self._journal.holds_deleted:
+            return self._worker.call(lambda: self._erasure.finish(_READER_S))
         return done
 
     def digest(self) -> str:
