@@ -21,6 +21,8 @@ from edgeadapt.device import journal_schema
 from edgeadapt.device.damage import reads
 from edgeadapt.device.folder import FILE_NAME, FolderLock, claim, refusal, unreadable
 from edgeadapt.device.journal_schema import VERSION as SCHEMA_VERSION
+from edgeadapt.device.log_check import check_log
+from edgeadapt.device.new_database import make_database, require_content
 from edgeadapt.device.writes import Writes
 from edgeadapt.errors import StateError
 
@@ -56,6 +58,15 @@ class Database:
             self._lock, path = claim(self.folder)
             self._log = Path(f"{path}-wal")
             try:
+                self.is_new = not path.exists()
+                if self.is_new:
+                    make_database(path)
+                require_content(path)
+                check_log(self._log)
+            except BaseException:
+                self._lock.release()
+                raise
+            try:
                 self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=_BUSY_S)
             except sqlite3.Error as error:
                 self._lock.release()
@@ -79,8 +90,8 @@ class Database:
     def _prepare(self) -> None:
         db = self._db
         is_empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if is_empty:
-            db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table
+        if is_empty and self.folder is not None:
+            raise StateError(f"{self.folder}: {FILE_NAME} has no tables: what it held is lost; restore the folder from a copy, or remove {FILE_NAME} to begin anew")
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "wal_autocheckpoint=0"):
             db.execute(f"PRAGMA {pragma}")
         if is_empty:

@@ -57,7 +57,7 @@ def _let_go(held: weakref.ref[FolderLock]) -> None:
 
 
 def claim(folder: Path) -> tuple[FolderLock, Path]:
-    """Lock a folder, made if it is missing, and say where its database is.
+    """Lock a folder, made if it is missing, and say where its database is or will be.
 
     Raises:
         StateError: not a folder, not writable, a folder of something else, or in use. StorageError: the disk is full or fails.
@@ -74,14 +74,7 @@ def claim(folder: Path) -> tuple[FolderLock, Path]:
     strangers = sorted(p.name for p in folder.iterdir() if not p.name.startswith("learner."))
     if not path.exists() and strangers:
         raise StateError(f"{folder} is not a state folder: it has no {FILE_NAME} but holds {strangers[0]!r}; use an empty folder")
-    lock = FolderLock(folder)
-    try:
-        if not path.exists():
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    except OSError as error:
-        lock.release()
-        raise StorageError(f"cannot create {path}: {error.strerror}") from error
-    return lock, path
+    return FolderLock(folder), path
 
 
 def refusal(folder: Path | None, error: sqlite3.Error) -> StateError:
