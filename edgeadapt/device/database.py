@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from edgeadapt.device import journal_schema
 from edgeadapt.device.damage import reads
+from edgeadapt.device.file_identity import FileIdentity
 from edgeadapt.device.folder import FILE_NAME, FolderLock, claim, refusal, unreadable
 from edgeadapt.device.journal_schema import VERSION as SCHEMA_VERSION
 from edgeadapt.device.log_check import check_log
@@ -52,6 +53,7 @@ class Database:
         self._lock: FolderLock | None = None
         self.is_new = False
         self._log: Path | None = None
+        self._files: FileIdentity | None = None
         if self.folder is None:
             self._db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
         else:
@@ -76,6 +78,8 @@ class Database:
             self._prepare()
             self.writes = Writes(*self._written_before())
             self.writes.add(self._log_bytes() - left)
+            if self._log is not None:
+                self._files = FileIdentity([path, self._log])
             self.holds_deleted = left > 0  # it may have been killed before what it deleted had left the log
         except sqlite3.OperationalError as error:
             self.close()
@@ -128,8 +132,10 @@ class Database:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing; a full or failing disk becomes a StorageError and changes nothing."""
+        """All or nothing; a full or failing disk, or a file that was removed, becomes a StorageError and changes nothing."""
         with self._mutex:
+            if self._files is not None:
+                self._files.require()
             before = self._log_bytes()
             try:
                 self._db.execute("BEGIN IMMEDIATE")

@@ -80,7 +80,7 @@ def claim(folder: Path) -> tuple[FolderLock, Path]:
 def refusal(folder: Path | None, error: sqlite3.Error) -> StateError:
     """The named error for what SQLite said about a change; the change was rolled back."""
     if any(words in str(error) for words in _OF_THE_DISK):
-        return StorageError(f"the state folder {folder} cannot take the change: {error}; nothing was changed, and it is tried again")
+        return StorageError(f"the state folder {folder} cannot take the change: {error}; nothing was changed: make room, and do it again")
     return StateError(f"the state folder {folder} cannot take the change: {error}; nothing was changed")
 
 

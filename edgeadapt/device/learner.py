@@ -45,6 +45,7 @@ from edgeadapt.device.vitals import Sensors
 from edgeadapt.device.worker import Worker
 from edgeadapt.errors import InputError, StateError
 from edgeadapt.inputs import check_count, check_number, check_text, check_texts
+from edgeadapt.paths import check_path
 from edgeadapt.results import AccuracyEstimate, Action, Commit, LabelState, LabelStatus, Observation, Prediction, Question, Receipt
 from edgeadapt.runtime import Runtime, open_runtime
 
@@ -81,6 +82,7 @@ def open(
         freeze: open as after ``learner.freeze()``: labels that wait are not learned yet.
 
     Raises:
+        InputError: an argument of another kind.
         BundleError: the bundle is damaged, newer, not trusted, or an older version than the state folder has seen, or has no encoder of this
             precision.
         StateError: the folder is in use, foreign, not writable, or belongs to another feature space.
@@ -89,7 +91,8 @@ def open(
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision is one of {', '.join(PRECISIONS)}, got {precision!r:.80}")
-    opened = bundle if isinstance(bundle, Bundle) else read_bundle(Path(bundle), trust=trust)
+    _check_settings(state, runtime, policy, budget, keep, trust)
+    opened = bundle if isinstance(bundle, Bundle) else read_bundle(bundle, trust=trust)  # type: ignore[arg-type]
     engine = open_runtime(runtime) if isinstance(runtime, str) else runtime
     try:
         learner = Learner(opened, engine, state, policy or Policy(), budget or Budget(), keep or Keep(), freeze, trust, allow_older, precision)
@@ -99,6 +102,20 @@ def open(
         raise
     learner._opened_runtime = None if engine is runtime else engine
     return learner
+
+
+def _check_settings(state: Any, runtime: Any, policy: Any, budget: Any, keep: Any, trust: Any) -> None:
+    """Refuse arguments of ``open`` of another kind, before anything is made or read."""
+    if state is not None:
+        check_path(state, "state")
+    given = (("policy", policy, Policy), ("budget", budget, Budget), ("keep", keep, Keep))
+    for name, value, kind in given:
+        if value is not None and not isinstance(value, kind):
+            raise InputError(f"{name} is an edgeadapt.{kind.__name__} or None, got {value!r:.80}")
+    if not isinstance(runtime, str) and not hasattr(runtime, "load"):
+        raise InputError(f"runtime is a name from 'edgeadapt runtimes' or a runtime, got {runtime!r:.80}")
+    if not isinstance(trust, (str, Path)):
+        check_texts([str(key) if isinstance(key, Path) else key for key in trust] if isinstance(trust, Sequence) else trust, "trust")
 
 
 def _let_go(runtime: Runtime | None) -> None:

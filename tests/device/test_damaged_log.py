@@ -126,7 +126,7 @@ def test_an_emptied_database_is_refused_and_its_log_is_kept(folder: Path, with_l
     if not with_log:
         (folder / LOG).unlink()
     for _ in range(2):
-        with pytest.raises(StateError, match="learner.db is empty.*remove learner.db to begin anew"):
+        with pytest.raises(StateError, match=r"learner.db is empty.*remove learner.db to begin anew"):
             Journal(folder)
     assert not with_log or (folder / LOG).stat().st_size == size
 
