@@ -433,6 +433,9 @@ class Learner:
     ) -> Receipt:  # fmt: skip
         """Remove labelled samples, as if they had never been, from live tensors, journal, snapshots and kept raw inputs.
 
+        The history loses the name of a source or class with its last label; of a class once ``remove_class`` has freed its slot, in either
+        order, and never of one that the bundle brought.
+
         Args:
             ids, source, classes: what to forget; conditions are joined by *and*. before, after: when the sample was met, seconds since
                 the epoch.
@@ -461,13 +464,14 @@ class Learner:
             pending = self._pending.drop(named) if named and not others else 0
             self._questions.close([*named, *(row.id for row in rows)])
             reasons = list(self._undoing.out_of_reach())
-            if not rows:
+            names = self._undoing.named_by(rows, source, selection.classes or ())
+            if not rows and not self._journal.only_in_history(names):
                 return Receipt(pending, 0, 0, unreachable=tuple(reasons))
             remembered = [name for name, stream in list(self._streams.found.items()) if stream.memories]
             reasons += reasons_for(rows, self._live, self._transactions, remembered)
             for name in {row.stream for row in rows} & set(self._streams.found):
                 self._streams.found[name].asking.forget()
-            receipt = self._undoing.forget(rows, pending, source if len(others) == 1 and not named else None, reasons)
+            receipt = self._undoing.forget(rows, pending, names, reasons)
             self._learning.offer_patient_work()
             return receipt
 
