@@ -266,5 +266,6 @@ class Database:
         with self._mutex:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
+            self._files = None  # the log goes with the last connection
             if self._lock is not None:
                 self._lock.release()

@@ -22,8 +22,15 @@ def make_database(path: Path) -> None:
     """The database with its tables at ``path``, where no file is. The caller has the folder's lock.
 
     Raises:
-        StorageError: the disk is full or fails; there is still no file.
+        StorageError: the disk is full or fails; there is still no file. StateError: the log of a
+            database that was here is left, which SQLite would play into the new one.
     """
+    log = Path(f"{path}-wal")
+    if log.exists() and log.stat().st_size:
+        raise StateError(
+            f"{path} is missing, and {log.name} beside it still has {log.stat().st_size} bytes of "
+            f"changes to it; restore {path.name} from a copy, or remove {log.name} to begin anew"
+        )
     new = path.with_name(_NAME)
     try:
         new.unlink(missing_ok=True)  # of a process that was killed

@@ -131,6 +131,15 @@ def test_an_emptied_database_is_refused_and_its_log_is_kept(folder: Path, with_l
     assert not with_log or (folder / LOG).stat().st_size == size
 
 
+def test_a_log_without_its_database_is_not_played_into_a_new_one(folder: Path) -> None:
+    (folder / FILE_NAME).unlink()
+    for _ in range(2):
+        with pytest.raises(StateError, match=r"learner\.db is missing, and learner\.db-wal beside it"):
+            Journal(folder)
+    (folder / LOG).unlink()
+    assert count(folder) == 0
+
+
 def test_a_killed_creation_leaves_no_database_and_the_next_opening_makes_one(tmp_path: Path) -> None:
     (tmp_path / "learner.new").write_bytes(b"half")
     with closing(Journal(tmp_path)) as journal:
