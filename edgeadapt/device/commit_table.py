@@ -14,7 +14,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from edgeadapt.device import journal_schema
-from edgeadapt.device.damage import reads
+from edgeadapt.device.damage import damage_named, reads
 from edgeadapt.device.database import LOG_BYTES, Database, sane
 from edgeadapt.device.journal_rows import CommitRow, Moves, Step
 from edgeadapt.device.name_erasure import Names, erase, only_in_history
@@ -78,9 +78,10 @@ class CommitTable(Database):
             )  # fmt: skip
             for number, tensors in (rewritten or {}).items():
                 db.execute("UPDATE snapshots SET tensors = ? WHERE commit_number = ?", (save_tensors(dict(tensors)), number))
-            names = only_in_history(db, unnamed or Names())
-            if names:
-                erase(db, names)
+            with damage_named(self.folder):  # of earlier commits
+                names = only_in_history(db, unnamed or Names())
+                if names:
+                    erase(db, names)
             for number, tensors in (relieved or {}).items():
                 db.execute("UPDATE commits SET tensors = ? WHERE number = ?", (save_tensors(dict(tensors)) if tensors else None, number))
             if snapshot is not None:
