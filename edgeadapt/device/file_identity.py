@@ -1,5 +1,8 @@
-"""Are the files that were opened still those under their names? What is written into a file that was
-removed, or that another has replaced, is gone when the process ends."""
+"""Are the files that were opened still those under their names?
+
+What is written into a file that was removed, or that another has replaced, is gone when the process
+ends.
+"""
 
 from __future__ import annotations
 

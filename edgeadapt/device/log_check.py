@@ -1,4 +1,4 @@
-"""Is every change in a write-ahead log still readable? SQLite stops at the first that is not, without a word.
+"""Is every change in a write-ahead log still readable? SQLite drops what is not without a word.
 
 The log (SQLite file format, section 4) is a header of 32 bytes and frames of 24 bytes and a page.
 A frame's checksum continues that of the frame before it, so that one flipped bit hides every later
@@ -75,9 +75,9 @@ def check_log(path: Path) -> None:
     end = int(lost.argmax())  # of the first change that cannot be read
     if lost.any() and readable[first + end + 1 :].any():
         raise StateError(
-            f"{path} is damaged: change {kept + 1} of {kept + int(lost.sum())} in it cannot be read, "
-            "and SQLite would drop it and all that follow; restore the folder from a copy, or go on "
-            f"with those before it: truncate -s {_HEADER + whole * frame_bytes} {path}"
+            f"{path} is damaged: change {kept + 1} of {kept + int(lost.sum())} in it cannot be "
+            "read, and SQLite would drop it and all that follow; restore the folder from a copy, or "
+            f"go on with those before it: truncate -s {_HEADER + whole * frame_bytes} {path}"
         )
     log.warning(
         "%s: the last change in it cannot be read and is lost: the power failed while it was "

@@ -21,7 +21,8 @@ LABELS = 12
 
 def row(number: int) -> EvidenceRow:
     features = np.full(24, number, np.float16)
-    return EvidenceRow(f"s{number}", "me", "cam", "source", 5.0, "dent", 1.0, "space", True, features)
+    name = f"s{number}"
+    return EvidenceRow(name, "me", "cam", "source", 5.0, "dent", 1.0, "space", True, features)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_one_flipped_bit_anywhere_in_the_log_is_named_and_never_only_forgotten(
 ) -> None:
     random_place = random.Random(0)
     size = (killed / LOG).stat().st_size
-    places = [*range(0, 32, 3), *range(32, 56, 3), *(random_place.randrange(size) for _ in range(60))]
+    places = [*range(0, 56, 3), *(random_place.randrange(size) for _ in range(60))]
     refused = 0
     for number, place in enumerate(places):
         folder = Path(shutil.copytree(killed, tmp_path / str(number)))
@@ -126,7 +127,7 @@ def test_an_emptied_database_is_refused_and_its_log_is_kept(folder: Path, with_l
     if not with_log:
         (folder / LOG).unlink()
     for _ in range(2):
-        with pytest.raises(StateError, match=r"learner.db is empty.*remove learner.db to begin anew"):
+        with pytest.raises(StateError, match=r"learner\.db is empty.*remove learner\.db"):
             Journal(folder)
     assert not with_log or (folder / LOG).stat().st_size == size
 
@@ -134,13 +135,15 @@ def test_an_emptied_database_is_refused_and_its_log_is_kept(folder: Path, with_l
 def test_a_log_without_its_database_is_not_played_into_a_new_one(folder: Path) -> None:
     (folder / FILE_NAME).unlink()
     for _ in range(2):
-        with pytest.raises(StateError, match=r"learner\.db is missing, and learner\.db-wal beside it"):
+        with pytest.raises(StateError, match=r"learner\.db is missing, and learner\.db-wal"):
             Journal(folder)
     (folder / LOG).unlink()
     assert count(folder) == 0
 
 
-def test_a_killed_creation_leaves_no_database_and_the_next_opening_makes_one(tmp_path: Path) -> None:
+def test_a_killed_creation_leaves_no_database_and_the_next_opening_makes_one(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "learner.new").write_bytes(b"half")
     with closing(Journal(tmp_path)) as journal:
         assert journal.is_new
