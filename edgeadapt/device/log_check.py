@@ -60,7 +60,7 @@ def check_log(path: Path) -> None:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     if found is None:
         raise StateError(
-            f"{path} is damaged: its header cannot be read, and with it every change in it; restore "
+            f"{path} is damaged: its header cannot be read, nor any change in it; restore "
             "the folder from a copy, or move this file away to go on without them"
         )
     frames, frame_bytes = found
@@ -76,7 +76,7 @@ def check_log(path: Path) -> None:
     if lost.any() and readable[first + end + 1 :].any():
         raise StateError(
             f"{path} is damaged: change {kept + 1} of {kept + int(lost.sum())} in it cannot be "
-            "read, and SQLite would drop it and all that follow; restore the folder from a copy, or "
+            "read, and SQLite would drop it and what follows; restore the folder from a copy, or "
             f"go on with those before it: truncate -s {_HEADER + whole * frame_bytes} {path}"
         )
     log.warning(
