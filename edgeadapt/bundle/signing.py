@@ -62,16 +62,22 @@ def write_keypair(path: str | Path) -> str:
     public_path = path.with_name(path.name + ".pub")
     if public_path.exists():
         raise BundleError(f"{public_path}: exists; a key is never overwritten, choose another name")
+    made: list[Path] = []
     try:
         for target, content, mode in ((path, private, 0o600), (public_path, public.encode() + b"\n", 0o644)):
             with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                made.append(target)
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
     except FileExistsError as error:
+        for target in made:
+            target.unlink(missing_ok=True)
         raise BundleError(f"{error.filename}: exists; a key is never overwritten, choose another name") from None
     except OSError as error:
-        raise BundleError(f"{path}: the key cannot be written: {error.strerror}") from error
+        for target in made:  # half a key is none, and would keep the name from being used again
+            target.unlink(missing_ok=True)
+        raise BundleError(f"{path}: the key cannot be written: {error.strerror}; nothing was left") from error
     return public
 
 
