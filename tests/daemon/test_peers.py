@@ -1,0 +1,69 @@
+"""Whose connections stay when more come than there is room for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from edgeadapt.daemon.peers import KNOWN, NEW, NEW_OF_ONE, Peers, address_of
+
+
+class Visitor:
+    def __init__(self, address: str, is_busy: bool = False) -> None:
+        self.address, self.is_busy, self.has_left = address, is_busy, False
+
+    def leave(self) -> None:
+        self.has_left = True
+
+
+@pytest.fixture
+def peers() -> Peers:
+    return Peers()
+
+
+@pytest.fixture
+def come(peers: Peers) -> Callable[..., list[Visitor]]:
+    def come(address: str, count: int = 1, *, is_let_in: bool = False, is_busy: bool = False) -> list[Visitor]:
+        visitors = [Visitor(address, is_busy) for _ in range(count)]
+        for one in visitors:
+            peers.came(one)
+            if is_let_in:
+                assert peers.was_let_in(one)
+        return visitors
+
+    return come
+
+
+def test_an_address_that_is_silent_keeps_only_its_share_and_nobody_elses(come: Callable[..., list[Visitor]]) -> None:
+    honest = come("192.0.2.1")
+    silent = come("198.51.100.1", 4 * NEW)
+    assert not honest[0].has_left and sum(not one.has_left for one in silent) == NEW_OF_ONE and not silent[-1].has_left
+
+
+def test_many_silent_addresses_do_not_close_one_that_was_let_in_before(come: Callable[..., list[Visitor]]) -> None:
+    come("192.0.2.1", is_let_in=True)
+    again = come("192.0.2.1", 2)
+    silent = [one for number in range(4 * NEW) for one in come(f"198.51.{number // 250}.{number % 250}")]
+    assert not any(one.has_left for one in again) and sum(not one.has_left for one in silent) == NEW - 2
+
+
+def test_known_connections_that_idle_make_room_and_those_that_are_answered_do_not(
+    peers: Peers, come: Callable[..., list[Visitor]]
+) -> None:
+    answered = come("192.0.2.1", KNOWN - 1, is_let_in=True, is_busy=True)
+    idle, late = come("192.0.2.2", is_let_in=True), come("192.0.2.3", is_let_in=True, is_busy=True)
+    assert idle[0].has_left and not late[0].has_left and not any(one.has_left for one in answered)
+    last = come("192.0.2.4")
+    assert not peers.was_let_in(last[0]) and not last[0].has_left
+
+
+def test_what_left_takes_no_room(peers: Peers, come: Callable[..., list[Visitor]]) -> None:
+    for one in come("192.0.2.1", NEW_OF_ONE):
+        peers.left(one)
+    assert not any(one.has_left for one in come("192.0.2.1", NEW_OF_ONE))
+
+
+def test_a_network_of_64_bits_is_one_peer() -> None:
+    assert address_of("2001:db8::1") == address_of("2001:db8::ffff:1") != address_of("2001:db8:0:1::1")
+    assert address_of("::ffff:192.0.2.1") == address_of("192.0.2.1") == "192.0.2.1" and address_of("fe80::1%eth0") == "fe80::/64"
