@@ -35,8 +35,8 @@ class Connection(H11Protocol):
         self.address = ""
 
     async def _asked(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[SCOPE_KEY] = self  # type: ignore[index]
-        await self._inner(scope, receive, send)  # type: ignore[arg-type,misc]
+        scope[SCOPE_KEY] = self
+        await self._inner(scope, receive, send)
 
     @property
     def is_busy(self) -> bool:

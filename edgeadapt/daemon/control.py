@@ -31,6 +31,7 @@ from edgeadapt.daemon import api, page
 from edgeadapt.daemon.addresses import bound, host_and_port, is_local, is_loopback, path_of
 from edgeadapt.daemon.connections import SCOPE_KEY, Connection
 from edgeadapt.daemon.peers import Peers
+from edgeadapt.daemon.secrecy import weakness_of
 from edgeadapt.errors import RecipeError, StateError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Control:
             rollback, forget, checkpoint and swap ten times as long.
 
     Raises:
-        RecipeError: an address without a token that others can reach.
+        RecipeError: an address that others can reach, without a token or with one that is easily guessed.
     """
 
     def __init__(
@@ -66,6 +67,11 @@ class Control:
             raise RecipeError("the token is not a line of printable ASCII")
         if token is None and not is_local(listen):
             raise RecipeError(f"control.listen = {listen!r} can be reached from other machines: give a token (control.token_file)")
+        if token is not None and (weak := weakness_of(token)):
+            weak = f"the token can be guessed: it {weak}; take one that 'head -c 24 /dev/urandom | base64' makes"
+            if not is_local(listen):
+                raise RecipeError(weak)
+            log.warning("%s", weak)
         self._calls, self._probes = _Workers(_CALLS, _WAITING), _Workers(_PROBES, _WAITING)
         desk = _Desk(service, self._calls, self._probes, int(max_body_mib * (1 << 20)), timeout_s)
         self._guard = _Guard(desk.app(), token, service.metrics)
@@ -166,7 +172,12 @@ class _Guard:
         await _told(refused)(scope, receive, send)
 
     async def _let_in(self, guest: Connection, headers: list[tuple[bytes, bytes]], path: str) -> api.Refused | None:
-        if self._token is not None and not self._is_known(_all_of(headers, b"authorization")):
+        given = _all_of(headers, b"authorization")
+        if given and self._token is not None:
+            await asyncio.sleep(self.peers.wait_s(guest, time.monotonic()))
+        if self._token is not None and not self._is_known(given):
+            if given:
+                self.peers.failed(guest, time.monotonic())
             return api.Refused(401, "Unauthorized", "send the token: Authorization: Bearer ...", headers={"www-authenticate": "Bearer"})
         if not self.peers.was_let_in(guest) and path not in _PROBED:
             return api.Refused(503, "Busy", "too many requests at once", retry_s=1, headers={"connection": "close"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,15 @@ from edgeadapt.bundle.schema import Manifest
 from edgeadapt.daemon.arrival import Deliver, Sink, Source
 from edgeadapt.daemon.feeding import Feeder
 from edgeadapt.daemon.folders import FolderMemory
+from edgeadapt.daemon.secrecy import exposure_of
 from edgeadapt.daemon.settings import FolderSource, Settings, read_secret
 
 if TYPE_CHECKING:
     from edgeadapt.daemon.api import Served
     from edgeadapt.daemon.control import Control
     from edgeadapt.daemon.metrics import Metrics
+
+log = logging.getLogger("edgeadapt.daemon")
 
 
 def source_of(section: Any, manifest: Manifest, folders: FolderMemory) -> Source:
@@ -52,6 +56,8 @@ def control_of(service: Served, settings: Settings) -> Control | None:
     from edgeadapt.daemon.control import Control
 
     token = None if control.token_file is None else read_secret(control.token_file)
+    if control.token_file is not None and (exposed := exposure_of(control.token_file)):
+        log.warning("%s", exposed)
     return Control(service, control.listen, token, control.max_body_mib, control.timeout_s)
 
 

@@ -521,7 +521,8 @@ def test_an_address_that_is_none_is_refused(listen: str, kiosk: Kiosk) -> None:
         Control(kiosk, listen)
 
 
-def test_with_a_token_every_path_needs_it(kiosk: Kiosk) -> None:
+def test_with_a_token_every_path_needs_it(kiosk: Kiosk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeadapt.daemon.peers._LONGEST_WAIT_S", 0.0)
     with serving(kiosk, "0.0.0.0:0", token=TOKEN) as url:
         near = url.replace("0.0.0.0", "127.0.0.1")
         for route in api.ROUTES:
@@ -715,6 +716,29 @@ def test_many_clients_at_once_get_each_their_own_answer(kiosk: Kiosk, url: str) 
     for thread in threads:
         thread.join(60)
     assert not wrong and not any(thread.is_alive() for thread in threads)
+
+
+def test_a_wrong_token_is_told_later_and_later_and_so_is_a_right_one_from_there(kiosk: Kiosk) -> None:
+    def took_s(url: str, token: str) -> float:
+        started = time.monotonic()
+        assert ask(url, "GET", "/healthz", headers={"Authorization": f"Bearer {token}"}).status == (200 if token == TOKEN else 401)
+        return time.monotonic() - started
+
+    with serving(kiosk, token=TOKEN) as url:
+        for number in range(7):
+            took_s(url, f"guess {number}")
+        assert took_s(url, "guess 8") > 0.35 and took_s(url, TOKEN) > 0.75
+
+
+@pytest.mark.parametrize("token, why", [("short", "has 5 characters"), ("aabbaabbabababab", "has 2 different"), ("password" * 2, "one piece, repeated")])
+def test_a_token_that_can_be_guessed_is_refused_for_other_machines_and_warned_about_here(
+    kiosk: Kiosk, token: str, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(RecipeError, match=f"the token can be guessed: it .*{why}") as refused:
+        Control(kiosk, "0.0.0.0:0", token=token)
+    assert token not in str(refused.value)
+    Control(kiosk, "127.0.0.1:0", token=token)
+    assert why in caplog.text and token not in caplog.text
 
 
 # -- hostile bodies -----------------------------------------------------------------------------------

@@ -67,3 +67,28 @@ def test_what_left_takes_no_room(peers: Peers, come: Callable[..., list[Visitor]
 def test_a_network_of_64_bits_is_one_peer() -> None:
     assert address_of("2001:db8::1") == address_of("2001:db8::ffff:1") != address_of("2001:db8:0:1::1")
     assert address_of("::ffff:192.0.2.1") == address_of("192.0.2.1") == "192.0.2.1" and address_of("fe80::1%eth0") == "fe80::/64"
+
+
+def test_tries_in_vain_slow_an_address_down_and_no_other_and_are_forgotten(peers: Peers, come: Callable[..., list[Visitor]]) -> None:
+    known, guesser, other = come("198.51.100.1", is_let_in=True) + come("198.51.100.1") + come("192.0.2.1")
+    waits = []
+    for _ in range(12):
+        peers.failed(guesser, 100.0)
+        waits.append(peers.wait_s(guesser, 100.0))
+    assert waits[:4] == [0.0] * 4 and waits[4:7] == [0.1, 0.2, 0.4] and waits[-1] == 2.0
+    assert peers.wait_s(other, 100.0) == 0.0 == peers.wait_s(known, 100.0) and peers.wait_s(guesser, 161.0) == 0.0
+
+
+def test_a_wrong_token_on_a_known_connection_makes_it_new_again(peers: Peers, come: Callable[..., list[Visitor]]) -> None:
+    (proxied,) = come("192.0.2.1", is_let_in=True)
+    for _ in range(6):
+        peers.failed(proxied, 1.0)
+    assert not peers.is_known(proxied) and peers.wait_s(proxied, 1.0) == 0.2
+
+
+def test_addresses_that_tried_are_not_remembered_without_end(peers: Peers, come: Callable[..., list[Visitor]]) -> None:
+    for number in range(5000):
+        (guesser,) = come(f"10.0.{number // 250}.{number % 250}")
+        peers.failed(guesser, 1.0)
+        peers.left(guesser)
+    assert len(peers._failed) == 1024
