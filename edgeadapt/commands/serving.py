@@ -111,6 +111,7 @@ def _state(folder: Path) -> str:
 
 
 def _control(settings: Settings) -> str:
+    from edgeadapt.daemon.certificate import Certificate
     from edgeadapt.daemon.secrecy import exposure_of, weakness_of
     from edgeadapt.daemon.settings import read_secret
 
@@ -124,10 +125,13 @@ def _control(settings: Settings) -> str:
             raise RecipeError(f"{control.token_file}: the token can be guessed: it {weak}")
         doubts = [f"the token {weak}"] if weak else []
         doubts += [exposed] if (exposed := exposure_of(control.token_file)) else []
+    if control.certificate is not None and control.key is not None:
+        Certificate(control.certificate, control.key)
+        doubts += [exposed] if (exposed := exposure_of(control.key)) else []
     place = control.socket
     if place is not None and not (os.path.isdir(place.parent) and os.access(place.parent, os.W_OK | os.X_OK)):
         raise InputError(f"{place.parent}: no folder that this user can write, for the socket {place.name}")
-    said = f"{control.listen}, {'with a token' if control.token_file else 'without a token'}"
+    said = f"{control.listen}, {'https, ' if control.certificate else ''}{'with a token' if control.token_file else 'without a token'}"
     return "; but ".join([said, *doubts])
 
 

@@ -31,7 +31,7 @@ class Connection(H11Protocol):
         self.app = self._asked
         self._raw: asyncio.Transport | None = None
         self._handshake: asyncio.Task[None] | None = None  # kept: a task that nobody holds may vanish
-        self._free_since = 0.0
+        self._free_since, self._early = 0.0, b""
         self.address = ""
 
     async def _asked(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,7 +70,16 @@ class Connection(H11Protocol):
             plain.abort()
             return
         assert transport is not None
-        super().connection_made(transport)
+        if not transport.is_closing():
+            super().connection_made(transport)
+            if self._early:
+                super().data_received(self._early)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport is None:  # it came with the end of the handshake
+            self._early += data
+        else:
+            super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._peers.left(self)

@@ -11,6 +11,7 @@ import os
 import queue
 import secrets
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -29,6 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgeadapt.daemon import api, page
 from edgeadapt.daemon.addresses import bound, host_and_port, is_local, is_loopback, path_of
+from edgeadapt.daemon.certificate import Certificate
 from edgeadapt.daemon.connections import SCOPE_KEY, Connection
 from edgeadapt.daemon.peers import Peers
 from edgeadapt.daemon.secrecy import weakness_of
@@ -51,7 +53,7 @@ class Control:
     Args:
         listen: ``"HOST:PORT"`` (port 0: any that is free), or ``"unix:PATH"``. token: what every request must carry; needed where ``listen`` is
             neither a loopback address nor a unix socket. max_body_mib: the largest body that is read. timeout_s: what a request may take;
-            rollback, forget, checkpoint and swap ten times as long.
+            rollback, forget, checkpoint and swap ten times as long. certificate: for https; without it, http.
 
     Raises:
         RecipeError: an address that others can reach, without a token or with one that is easily guessed.
@@ -59,8 +61,9 @@ class Control:
 
     def __init__(
         self, service: api.Served, listen: str = "127.0.0.1:8420", token: str | None = None, max_body_mib: float = 16.0, timeout_s: float = 10.0,
+        certificate: Certificate | None = None,
     ) -> None:  # fmt: skip
-        self._listen = listen
+        self._listen, self._certificate = listen, certificate
         if path_of(listen) is None:
             host_and_port(listen)
         if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token and token):
@@ -84,13 +87,14 @@ class Control:
 
     @property
     def url(self) -> str:
-        """``http://HOST:PORT``, or ``unix:PATH``. Known once it is started."""
+        """``http://HOST:PORT``, ``https://HOST:PORT``, or ``unix:PATH``. Known once it is started."""
         if self._socket is None:
             raise StateError("the HTTP interface is not started")
         if path_of(self._listen) is not None:
             return self._listen
         host, port = self._address
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if self._certificate is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def start(self) -> None:
         """Returns when the port is bound and requests are answered.
@@ -103,7 +107,7 @@ class Control:
             self._file = path, path.stat().st_ino
         else:
             self._address = self._socket.getsockname()[:2]
-        protocol: Any = partial(Connection, self._guard.peers, lambda: None)
+        protocol: Any = partial(Connection, self._guard.peers, self._context)
         config = uvicorn.Config(
             self._guard, loop="asyncio", http=protocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
             proxy_headers=False, timeout_keep_alive=max(1, int(self._timeout_s)), h11_max_incomplete_event_size=32 << 10,
@@ -115,6 +119,9 @@ class Control:
             if not self._thread.is_alive():
                 raise RecipeError(f"control.listen = {self._listen!r}: {self._failure}")
             time.sleep(0.005)
+
+    def _context(self) -> ssl.SSLContext | None:
+        return None if self._certificate is None else self._certificate.context
 
     def _serve(self) -> None:
         assert self._server is not None and self._socket is not None
