@@ -9,7 +9,7 @@ from edgeadapt.errors import RecipeError
 
 
 class Certificate:
-    """A certificate, those of the authorities between it and a trusted one, and its key, which is not encrypted.
+    """A certificate, those between it and a trusted authority's, and its key, not encrypted.
 
     Args:
         certificate: PEM, the server's own first. key: PEM; the same file will do.
@@ -43,11 +43,12 @@ class Certificate:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         try:
-            context.load_cert_chain(self.certificate, self.key, password="")  # or OpenSSL asks the terminal for one
+            # or OpenSSL asks the terminal for one
+            context.load_cert_chain(self.certificate, self.key, password="")
         except (OSError, ValueError) as error:
-            why = getattr(error, "reason", None) or "they hold no certificate and unencrypted key in PEM"
+            why = getattr(error, "reason", None) or "no certificate and unencrypted key in PEM"
             raise RecipeError(
-                f"control.certificate: {self.certificate} and control.key {self.key} are no pair: {why}"
+                f"control.certificate {self.certificate} and control.key {self.key} are no pair: {why}"
             ) from None
         return context
 

@@ -1,4 +1,4 @@
-"""One connection of the control interface: its handshake, how long it may be silent, and what the guard knows of it."""
+"""One connection of the control interface: its handshake, and how long it may be silent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgeadapt.daemon.peers import Peers, address_of
 
-HEADERS_S = 5.0  # from a connection to the end of its first request's headers; so long may a handshake take, too
+# from a connection to the end of its first request's headers; so long may a handshake take, too
+HEADERS_S = 5.0
 SCOPE_KEY = "edgeadapt.connection"
 
 
@@ -20,17 +21,20 @@ class Connection(H11Protocol):
     """Closed when it sends no whole request in time, and when ``Peers`` says so.
 
     Args:
-        peers: counts it from the first byte on, before its handshake. context: of TLS, asked at every connection; None for
-            plain HTTP.
+        peers: counts it from the first byte on, before its handshake. context: of TLS, asked at
+            every connection; None for plain HTTP.
     """
 
-    def __init__(self, peers: Peers, context: Callable[[], ssl.SSLContext | None], **given: Any) -> None:
+    def __init__(
+        self, peers: Peers, context: Callable[[], ssl.SSLContext | None], **given: Any
+    ) -> None:
         super().__init__(**given)
         self._peers, self._context = peers, context
         self._inner = self.app
         self.app = self._asked
         self._raw: asyncio.Transport | None = None
-        self._handshake: asyncio.Task[None] | None = None  # kept: a task that nobody holds may vanish
+        # kept: a task that nobody holds may vanish
+        self._handshake: asyncio.Task[None] | None = None
         self._free_since, self._early = 0.0, b""
         self.address = ""
 
@@ -65,12 +69,15 @@ class Connection(H11Protocol):
             transport = await self.loop.start_tls(
                 plain, self, context, server_side=True, ssl_handshake_timeout=HEADERS_S
             )
-        except (OSError, asyncio.CancelledError):  # not TLS, too slow, or gone; there is nobody to tell
+        # not TLS, too slow, or gone; there is nobody to tell
+        except (OSError, asyncio.CancelledError):
             self._peers.left(self)
             plain.abort()
             return
-        assert transport is not None
-        if not transport.is_closing():
+        if transport is None or transport.is_closing():  # it went with the end of the handshake
+            self._peers.left(self)
+            plain.abort()
+        else:
             super().connection_made(transport)
             if self._early:
                 super().data_received(self._early)
@@ -94,7 +101,9 @@ class Connection(H11Protocol):
         raw = self._raw
         if raw is None or raw.is_closing():
             return
-        most = float(self.timeout_keep_alive) if self._peers.is_known(self) else min(HEADERS_S, self.timeout_keep_alive)
+        most = float(self.timeout_keep_alive)
+        if not self._peers.is_known(self):
+            most = min(HEADERS_S, most)
         left = most if self.is_busy else self._free_since + most - self.loop.time()
         if left > 0:
             self.loop.call_later(left, self._look)

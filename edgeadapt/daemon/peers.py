@@ -1,8 +1,9 @@
-"""Which connections stay when more come than there is room for: shares of peer addresses, and room for who comes next.
+"""Which connections stay when more come than there is room for: shares of addresses, and a reserve.
 
-A connection is *new* until a request on it was let in: its token was right, or none is needed. New ones and known ones
-have room of their own, so that neither keeps the other out. Where room ends, the longest silent connection goes, of the
-address that has the most, rather than the one that comes: whoever asks at once is answered.
+A connection is *new* until a request on it was let in: its token was right, or none is needed. New
+ones and known ones have room of their own, so that neither keeps the other out. Where room ends,
+the longest silent connection goes, of the address that has the most, rather than the one that
+comes: whoever asks at once is answered.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-NEW, NEW_OF_ONE, KNOWN = 128, 32, 128  # open at once: new ones, of one other machine among them, and known ones
+# open at once: new ones, of one other machine among them, and known ones
+NEW, NEW_OF_ONE, KNOWN = 128, 32, 128
 _ADDRESSES = 1024  # remembered: of those who were let in, and of those who tried in vain
 _FREE_TRIES, _FIRST_WAIT_S, _LONGEST_WAIT_S, _FORGOTTEN_S = 5, 0.1, 2.0, 60.0
 
@@ -30,14 +32,16 @@ class Guest(Protocol):
 
 
 def address_of(host: str) -> str:
-    """What counts as one peer: an IPv4 address, or the network of 64 bits that an IPv6 address lies in."""
+    """What counts as one peer: an IPv4 address, or the network of 64 bits of an IPv6 address."""
     try:
         number = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return host
     if isinstance(number, ipaddress.IPv6Address) and number.ipv4_mapped is not None:
         return str(number.ipv4_mapped)
-    return str(ipaddress.ip_network((number, 64), strict=False)) if number.version == 6 else str(number)
+    if number.version == 4:
+        return str(number)
+    return str(ipaddress.ip_network((number, 64), strict=False))
 
 
 class Peers:
@@ -46,8 +50,10 @@ class Peers:
     def __init__(self) -> None:
         self._new: OrderedDict[Guest, None] = OrderedDict()  # the longest silent first
         self._known: OrderedDict[Guest, None] = OrderedDict()
-        self._welcome: OrderedDict[str, None] = OrderedDict()  # addresses that were let in, the latest last
-        self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()  # tries in vain, and when the last was
+        # addresses that were let in, the latest last
+        self._welcome: OrderedDict[str, None] = OrderedDict()
+        # tries in vain, and when the last was
+        self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def came(self, guest: Guest) -> None:
         """A connection was opened. Some other one may have to leave."""
@@ -56,10 +62,11 @@ class Peers:
         if len(of_one) > NEW_OF_ONE and not _is_here(guest.address):
             _dismiss(self._new, of_one)
         if len(self._new) > NEW:
-            _dismiss(self._new, [one for one in self._new if one.address not in self._welcome] or self._new)
+            strangers = [one for one in self._new if one.address not in self._welcome]
+            _dismiss(self._new, strangers or self._new)
 
     def was_let_in(self, guest: Guest) -> bool:
-        """A request on it may be answered. False if there is no room: all connections are being answered."""
+        """A request on it may be answered. False if there is no room: all others are being answered."""
         if guest in self._new:
             if len(self._known) >= KNOWN:
                 idle = [one for one in self._known if not one.is_busy]
@@ -67,7 +74,9 @@ class Peers:
                     return False
                 _dismiss(self._known, idle)
             del self._new[guest]
-        self._known[guest] = None
+            self._known[guest] = None
+        elif guest not in self._known:  # it had to leave meanwhile, and nobody reads its answer
+            return True
         self._known.move_to_end(guest)
         _note(self._welcome, guest.address, None)
         return True
@@ -81,16 +90,17 @@ class Peers:
         self._known.pop(guest, None)
 
     def failed(self, guest: Guest, now: float) -> None:
-        """A request on it had a wrong token. It is new again. ``now``: seconds of a clock that never goes back."""
+        """A request had a wrong token: it is new again. ``now``: seconds that never go back."""
         if guest in self._known:
             del self._known[guest]
             self.came(guest)
         _note(self._failed, guest.address, (self._tries(guest.address, now) + 1, now))
 
     def wait_s(self, guest: Guest, now: float) -> float:
-        """Seconds that a try with a token has to wait before it is looked at: more after every try in vain from its address.
+        """Seconds that a token waits before it is looked at: more after every try in vain.
 
-        A right token waits as long as a wrong one, or the wait itself would tell them apart; a known connection does not wait.
+        Tries of one address count together. A right token waits as long as a wrong one, or the wait
+        itself would tell them apart; a known connection does not wait.
         """
         tries = self._tries(guest.address, now)
         if tries < _FREE_TRIES or guest in self._known:

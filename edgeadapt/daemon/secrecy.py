@@ -6,7 +6,8 @@ import os
 import stat
 from pathlib import Path
 
-_SHORTEST, _FEWEST = 16, 6  # characters, and different ones among them; 16 random hexadecimal digits have 64 bits
+# characters, and different ones among them; 16 random hexadecimal digits have 64 bits
+_SHORTEST, _FEWEST = 16, 6
 
 
 def weakness_of(token: str) -> str:
@@ -27,7 +28,9 @@ def exposure_of(path: Path) -> str:
         OSError: it is not there.
     """
     mode = stat.S_IMODE(os.stat(path).st_mode)
-    return f"{path}: every user of this machine can read it (mode {mode:04o}); chmod o-r" if mode & stat.S_IROTH else ""
+    if not mode & stat.S_IROTH:
+        return ""
+    return f"{path}: every user of this machine can read it (mode {mode:04o}); chmod o-r"
 
 
 __all__ = ["exposure_of", "weakness_of"]

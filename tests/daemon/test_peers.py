@@ -64,6 +64,12 @@ def test_what_left_takes_no_room(peers: Peers, come: Callable[..., list[Visitor]
     assert not any(one.has_left for one in come("192.0.2.1", NEW_OF_ONE))
 
 
+def test_one_that_left_while_its_token_was_looked_at_takes_no_room(peers: Peers, come: Callable[..., list[Visitor]]) -> None:
+    (late,) = come("192.0.2.1")
+    peers.left(late)
+    assert peers.was_let_in(late) and not peers.is_known(late)
+
+
 def test_a_network_of_64_bits_is_one_peer() -> None:
     assert address_of("2001:db8::1") == address_of("2001:db8::ffff:1") != address_of("2001:db8:0:1::1")
     assert address_of("::ffff:192.0.2.1") == address_of("192.0.2.1") == "192.0.2.1" and address_of("fe80::1%eth0") == "fe80::/64"
