@@ -189,6 +189,7 @@ def _daemon_commands(command: Any, everywhere: argparse.ArgumentParser) -> None:
     place.add_argument("--url", default="http://127.0.0.1:8420", help="where it listens (default: http://127.0.0.1:8420)")
     place.add_argument("--socket", type=Path, metavar="PATH", help="the unix socket on which it listens")
     ctl.add_argument("--token-file", type=Path, metavar="F", help="file with the token that it wants")
+    ctl.add_argument("--ca-file", type=Path, metavar="F", help="certificate, in PEM, that vouches for an https daemon's (default: the system's)")
     ctl.add_argument("--json", action="store_true", help="the answer as one line of JSON")
     actions = ctl.add_subparsers(dest="action", required=True, metavar="COMMAND")
 

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ _LONGEST_NAME = 64  # of a class, in a message; the time for the closest grows w
 
 def ctl(args: argparse.Namespace) -> int:
     """Ask a running daemon, or tell it something; 1 if none answers, or if ``health`` finds it unwell."""
-    daemon = _Daemon(args.url, args.socket, args.token_file)
+    daemon = _Daemon(args.url, args.socket, args.token_file, args.ca_file)
     try:
         return int(_ASKED[args.action](daemon, args))
     except _NoAnswer as error:
@@ -50,7 +51,7 @@ class _UnixConnection(http.client.HTTPConnection):
 class _Daemon:
     """One daemon, by the address of its control interface; a connection a request."""
 
-    def __init__(self, url: str, path: Path | None, token_file: Path | None) -> None:
+    def __init__(self, url: str, path: Path | None, token_file: Path | None, ca_file: Path | None) -> None:
         self._path, self.where = path, f"unix:{path}" if path else url
         try:
             self._url = urlsplit(url)
@@ -58,7 +59,8 @@ class _Daemon:
         except ValueError:
             is_usable = False
         if not is_usable:
-            raise InputError(f"--url {url}: http://HOST:PORT is expected")
+            raise InputError(f"--url {url}: http://HOST:PORT or https://HOST:PORT is expected")
+        self._context = _trusting(ca_file) if self._url.scheme == "https" else None
         self._headers = {"accept": "application/json"}
         if token_file is not None:
             from edgeadapt.daemon.settings import read_secret
@@ -100,6 +102,8 @@ class _Daemon:
                 raise _NoAnswer(f"{self.where}: answers with more than {_MAX_ANSWER_BYTES} bytes")
             is_json = response.headers.get_content_type() == "application/json"
             return response.status, json.loads(raw) if is_json else raw.decode("utf-8", "replace")
+        except ssl.SSLCertVerificationError as error:
+            raise _NoAnswer(f"{self.where}: not trusted: {error.verify_message}; pass --ca-file with its authority's certificate") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = _printable(getattr(error, "strerror", None) or str(error) or type(error).__name__)
             raise _NoAnswer(f"{self.where}: no daemon answers there: {why}; 'edgeadapt serve' starts one") from error
@@ -109,8 +113,19 @@ class _Daemon:
     def _connection(self) -> http.client.HTTPConnection:
         if self._path is not None:
             return _UnixConnection(self._path, _CONNECT_S)
-        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
-        return kind(self._url.hostname or "", self._url.port, timeout=_CONNECT_S)
+        host, port = self._url.hostname or "", self._url.port
+        if self._context is not None:
+            return http.client.HTTPSConnection(host, port, timeout=_CONNECT_S, context=self._context)
+        return http.client.HTTPConnection(host, port, timeout=_CONNECT_S)
+
+
+def _trusting(ca_file: Path | None) -> ssl.SSLContext:
+    """The authorities of the system, or those in a file instead."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ValueError) as error:
+        why = "no certificate in PEM" if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None) or error
+        raise InputError(f"--ca-file {ca_file}: {why}") from None
 
 
 def _say(answer: Any, args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgeadapt.errors import EdgeadaptError, InputError, StateError
+from edgeadapt.errors import EdgeadaptError, InputError, RecipeError, StateError
 
 if TYPE_CHECKING:
     from edgeadapt.bundle import Manifest
@@ -126,13 +126,23 @@ def _state(folder: Path, is_running: bool) -> str:
 def _control(settings: Settings, is_running: bool) -> str:
     """The port is taken for a moment; a unix socket is asked: to take it would make a file."""
     from edgeadapt.daemon.addresses import bound, is_answered
+    from edgeadapt.daemon.certificate import Certificate
+    from edgeadapt.daemon.secrecy import exposure_of, weakness_of
     from edgeadapt.daemon.settings import read_secret
 
     control = settings.control
     if not control.is_on:
         return "switched off: no HTTP, no edgeadapt ctl, no page, no metrics"
+    doubts = []
     if control.token_file is not None:
-        read_secret(control.token_file)
+        weak = weakness_of(read_secret(control.token_file))
+        if weak and not control.is_local:
+            raise RecipeError(f"{control.token_file}: the token can be guessed: it {weak}")
+        doubts = [f"the token {weak}"] if weak else []
+        doubts += [exposed] if (exposed := exposure_of(control.token_file)) else []
+    if control.certificate is not None and control.key is not None:
+        Certificate(control.certificate, control.key)
+        doubts += [exposed] if (exposed := exposure_of(control.key)) else []
     place = control.socket
     if place is not None and not (os.path.isdir(place.parent) and os.access(place.parent, os.W_OK | os.X_OK)):
         raise InputError(f"{place.parent}: no folder that this user can write, for the socket {place.name}")
@@ -142,7 +152,8 @@ def _control(settings: Settings, is_running: bool) -> str:
         raise InputError(
             f"{place}: a daemon answers there already; --reload if it runs on these settings"
         )
-    return f"{control.listen}, {'with a token' if control.token_file else 'without a token'}"
+    said = f"{control.listen}, {'https, ' if control.certificate else ''}{'with a token' if control.token_file else 'without a token'}"
+    return "; but ".join([said, *doubts])
 
 
 def _source(source: AnySource, found: list[Manifest]) -> str:

@@ -155,6 +155,8 @@ class Changing:
         needs_restart = [key for key in _RESTARTED if getattr(new, key) != getattr(old, key)]
         new = msgspec.structs.replace(new, **{key: getattr(old, key) for key in _RESTARTED})
         require_packages(new)
+        if running.certificate is not None:
+            running.certificate.renew()
         sources = {section: source_of(section, running.manifest, running.folders) for section in new.source if section not in running.feeders}
         sinks: dict[Any, Sink] = {}
         stamp = _stamp(new.bundle)

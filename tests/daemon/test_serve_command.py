@@ -83,6 +83,21 @@ def test_a_mistake_in_the_settings_is_2_and_names_file_key_and_allowed_values(ed
 
 
 @needs_daemon
+def test_check_names_a_token_that_can_be_guessed_and_a_file_that_all_can_read(edgeadapt: Shell, tmp_path: Path, signed: Path) -> None:
+    (tmp_path / "token").write_text("a token of the tests\n")
+    control = '[control]\ntoken_file = "token"\n'
+    for mode, is_exposed in ((0o600, False), (0o640, False), (0o644, True)):
+        (tmp_path / "token").chmod(mode)
+        said = edgeadapt("serve", config(tmp_path, signed, control), "--check")
+        assert ("every user of this machine can read it" in said) == is_exposed and "can be guessed" not in said
+    (tmp_path / "token").write_text("hunter2\n")
+    assert "but the token has 7 characters" in edgeadapt("serve", config(tmp_path, signed, control), "--check")
+    elsewhere = control.replace("[control]", '[control]\nlisten = "0.0.0.0:8420"')
+    refused = edgeadapt("serve", config(tmp_path, signed, elsewhere), "--check", code=2)
+    assert "the token can be guessed: it has 7 characters" in refused and "hunter2" not in refused + edgeadapt.error
+
+
+@needs_daemon
 def test_an_unsigned_or_foreign_bundle_is_3_and_every_other_check_is_still_made(edgeadapt: Shell, tmp_path: Path, signed: Path) -> None:
     if not (signed / "other").exists():
         write_keypair(signed / "other")

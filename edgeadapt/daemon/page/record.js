@@ -2,7 +2,7 @@
 
 import { Declined, bid } from "./asking.js";
 import { by, keep, make, say, show, tell } from "./dom.js";
-import { FAMILY, because, changed, changes, counted, decided, familyOf, isRefusal, reason, when } from "./words.js";
+import { FAMILY, because, changed, changes, counted, decided, familyOf, isRefusal, named, reason, when } from "./words.js";
 
 const SHOWN = 7, TOGETHER_S = 60;
 
@@ -63,7 +63,7 @@ export class Decisions extends List {
 
   build(row) {
     return make("li", {}, make("time", {}, when(row.time)), make("span", { class: `swatch ${FAMILY[row.kind] ?? "senses"}`, "aria-hidden": "true" }),
-      make("div", {}, make("p", { class: "what" }, decided(row), row.stream ? make("span", { class: "soft" }, ` · ${row.stream}`) : null, row.count > 1 ? make("span", { class: "soft" }, ` · ${row.count} times`) : null), make("p", { class: "soft why" }, reason(row.why))));
+      make("div", {}, make("p", { class: "what" }, decided(row), row.stream ? make("span", { class: "soft" }, ` · ${named(row.stream)}`) : null, row.count > 1 ? make("span", { class: "soft" }, ` · ${row.count} times`) : null), make("p", { class: "soft why" }, reason(row.why))));
   }
 }
 
