@@ -29,6 +29,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgeadapt.daemon import api, page
 from edgeadapt.daemon.addresses import bound, host_and_port, is_local, is_loopback, path_of
+from edgeadapt.daemon.batches import is_costly
 from edgeadapt.errors import RecipeError, StateError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgeadapt.daemon.http")
 _CALLS, _PROBES, _WAITING = 8, 3, 64  # threads that call the service; requests that may wait for one
+_PICTURES, _PICTURES_WAITING = 2, 16  # the same for pictures that cost much, which keep no other request from its turn
 _CONNECTIONS, _BODIES = 128, 4  # open at once; bodies of the full size that are held at once
 _GRACE_S = 0.5  # the service has the same time-out, and says more
 _SLOW = 10.0  # times the time-out, for what loads a bundle or waits for the worker
@@ -65,7 +67,8 @@ class Control:
         if token is None and not is_local(listen):
             raise RecipeError(f"control.listen = {listen!r} can be reached from other machines: give a token (control.token_file)")
         self._calls, self._probes = _Workers(_CALLS, _WAITING), _Workers(_PROBES, _WAITING)
-        desk = _Desk(service, self._calls, self._probes, int(max_body_mib * (1 << 20)), timeout_s)
+        self._pictures = _Workers(_PICTURES, _PICTURES_WAITING)
+        desk = _Desk(service, self._calls, self._probes, self._pictures, int(max_body_mib * (1 << 20)), timeout_s)
         self._guard = _Guard(desk.app(), token, service.metrics)
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
@@ -126,6 +129,7 @@ class Control:
         self._server.force_exit = True
         self._calls.close()
         self._probes.close()
+        self._pictures.close()
         self._thread.join(0.35)
 
     def _unlink(self) -> None:
@@ -223,8 +227,8 @@ def _name_of(host: str) -> str:
 class _Desk:
     """Takes a request in, has a worker answer it, and tells what went wrong."""
 
-    def __init__(self, service: api.Served, calls: _Workers, probes: _Workers, max_body: int, timeout_s: float) -> None:
-        self._service, self._calls, self._probes = service, calls, probes
+    def __init__(self, service: api.Served, calls: _Workers, probes: _Workers, pictures: _Workers, max_body: int, timeout_s: float) -> None:
+        self._service, self._calls, self._probes, self._pictures = service, calls, probes, pictures
         self._max_body, self._timeout_s, self._metrics = max_body, timeout_s, service.metrics
         self._held = 0  # bytes of bodies that are not answered yet
 
@@ -304,7 +308,7 @@ class _Desk:
         query = _query(request.scope["query_string"])
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         key = next(iter(request.path_params.values()), "")
-        workers = self._probes if route.is_probe else self._calls
+        workers = self._probes if route.is_probe else self._pictures if is_costly(media, body) else self._calls
         reply: api.Reply = await workers.run(lambda: api.answer(route, self._service, query, media, body, key))
         return reply
 
