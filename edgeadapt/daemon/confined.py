@@ -1,4 +1,4 @@
-"""Child processes for work that may never end or take all memory: what they may take, and how they are started.
+"""Child processes for work that may never end or take all memory: their start and their limits.
 
 They are bounded, not locked up: a child has the rights of the daemon, but may write no file.
 """
@@ -16,35 +16,49 @@ from pathlib import Path
 _NICE = 5  # honest requests go first
 
 
-def start(module: str, arguments: tuple[str, ...], theirs: socket.socket) -> subprocess.Popen[bytes]:
+def start(
+    module: str, arguments: tuple[str, ...], theirs: socket.socket
+) -> subprocess.Popen[bytes]:
     """Run a module of this package in a process of its own; it finds its socket at descriptor 0.
 
-    It gets a session of its own, so that an interrupt at a terminal ends the daemon, which ends it. It starts in ``/``: ``-m`` would
-    import from the daemon's folder first.
+    It gets a session of its own, so that an interrupt at a terminal ends the daemon, which ends
+    it. It starts in ``/``: ``-m`` would import from the daemon's folder first.
     """
     command = [sys.executable, "-m", module, *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "1",
+    }
     environment.pop("NOTIFY_SOCKET", None)  # only the daemon speaks to its supervisor
     return subprocess.Popen(
-        command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, cwd="/", env=environment, start_new_session=True,
-    )  # fmt: skip
+        command,
+        stdin=theirs.fileno(),
+        stdout=subprocess.DEVNULL,
+        cwd="/",
+        env=environment,
+        start_new_session=True,
+    )
 
 
 def confine(memory_bytes: int) -> None:
-    """For the child, once it has imported what it needs: this much address space more, no file written, no core, and the first to be
-    ended where memory is short.
+    """For the child, once it has imported what it needs: this much address space more, no file
+    written, no core, and the first to be ended where memory is short.
     """
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     _limit(resource.RLIMIT_AS, taken + memory_bytes)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_CORE, 0)
-    with contextlib.suppress(OSError):  # a container may have no such file, or forbid it: the limit above stands
+    with contextlib.suppress(
+        OSError
+    ):  # a container may have no such file, or forbid it: the limit above stands
         Path("/proc/self/oom_score_adj").write_text("1000")
     os.nice(_NICE)
 
 
 def limit_time(seconds: float) -> None:
-    """From now on this process may compute for so long: it ends of itself where its parent has gone."""
+    """From now on this process may compute for so long: it ends even where its parent has gone."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + seconds) + 2, is_soft=True)
 

@@ -12,7 +12,8 @@ _UNPACKED = (b"zTXt", b"iTXt", b"iCCP")  # of a PNG: a kilobyte of these becomes
 
 
 def is_light(data: bytes) -> bool:
-    """A PNG or JPEG of at most a million pixels with nothing in it that multiplies: some tens of milliseconds and of MiB at most.
+    """A PNG or JPEG of at most a million pixels with nothing in it that multiplies: it takes some
+    tens of milliseconds and of MiB at most.
 
     In a JPEG, 0xFF 0xDA stands nowhere but before a scan, of the picture or of a thumbnail in it.
     """

@@ -1,7 +1,8 @@
-"""Pictures from outside: cheap ones are read at once, all others in a child that has so much time and memory for each.
+"""Pictures from outside: cheap ones are read at once, all others in a child with limits for each.
 
-The child starts with the first picture that needs it, reads one at a time, and ends after a minute without one. What it sends back is
-one sample of the bundle or one line of why not, and no more of it is read.
+The child starts with the first picture that needs it, reads one at a time, and ends after a minute
+without one. What it sends back is one sample of the bundle or one line of why not, and no more of
+it is read.
 """
 
 from __future__ import annotations
@@ -33,17 +34,24 @@ _READY, _READ, _REFUSED = b"R", b"+", b"-"
 _MOST_REASON = 2000  # bytes
 
 
-def read_picture(name: str, spec: InputSpec, source: bytes | BinaryIO, formats: Sequence[str] = FORMATS) -> NDArray[Any]:
+def read_picture(
+    name: str, spec: InputSpec, source: bytes | BinaryIO, formats: Sequence[str] = FORMATS
+) -> NDArray[Any]:
     """One sample of shape ``spec.shape``.
 
     Args:
-        name: what messages call it. source: an encoded picture, or a file that is open at its start. formats: as Pillow calls them.
+        name: what messages call it. source: an encoded picture, or a file that is open at its
+            start. formats: as Pillow calls them.
 
     Raises:
-        InputError: not an image, damaged, of a form that the bundle does not take, or it has too many pixels or scans, or needs too much
-            time or memory. RuntimeUnavailable: no child can be started. ImportError: there is no Pillow.
+        InputError: not an image, damaged, of a form that the bundle does not take, or it has too
+            many pixels or scans, or needs too much time or memory.
+        RuntimeUnavailable: no child can be started. ImportError: there is no Pillow.
     """
-    if not isinstance(source, bytes) and os.fstat(source.fileno()).st_size <= picture_cost.LIGHT_BYTES:
+    if (
+        not isinstance(source, bytes)
+        and os.fstat(source.fileno()).st_size <= picture_cost.LIGHT_BYTES
+    ):
         source = source.read(picture_cost.LIGHT_BYTES + 1)
     if isinstance(source, bytes):
         if picture_cost.is_light(source):
@@ -54,7 +62,10 @@ def read_picture(name: str, spec: InputSpec, source: bytes | BinaryIO, formats: 
 
 
 class _Request(Struct, frozen=True):
-    """``size``: bytes of the picture that follow; without it a descriptor comes along. ``longest_s``: to compute for."""
+    """A picture. ``size``: bytes of it that follow; without it a descriptor comes along.
+
+    ``longest_s``: to compute for.
+    """
 
     name: str
     spec: InputSpec
@@ -70,7 +81,9 @@ class PictureReader:
         self._turn = threading.Lock()
         self._child: _Child | None = None
 
-    def read(self, name: str, spec: InputSpec, source: bytes | BinaryIO, formats: Sequence[str] = FORMATS) -> NDArray[Any]:
+    def read(
+        self, name: str, spec: InputSpec, source: bytes | BinaryIO, formats: Sequence[str] = FORMATS
+    ) -> NDArray[Any]:
         """See ``read_picture``; whatever it costs, it is read in the child."""
         import PIL  # noqa: F401 - the child would only end
 
@@ -79,7 +92,8 @@ class PictureReader:
                 try:
                     self._child = self._child or _Child()
                 except OSError as error:
-                    raise RuntimeUnavailable(f"the process that reads pictures did not start: {error or type(error).__name__}") from None
+                    why = str(error) or type(error).__name__
+                    raise RuntimeUnavailable(f"no process to read pictures: {why}") from None
                 try:
                     return self._child.read(name, spec, source, formats)
                 except _GoneError:  # it was idle, or somebody ended it, before it took the picture
@@ -110,7 +124,9 @@ class _Child:
         self._ours, theirs = socket.socketpair()
         most_bytes = min(MOST_MIB << 20, confined.physical_memory() // 4)
         with theirs:
-            self.process: subprocess.Popen[bytes] = confined.start(__name__, (str(most_bytes),), theirs)
+            self.process: subprocess.Popen[bytes] = confined.start(
+                __name__, (str(most_bytes),), theirs
+            )
         self._until = time.monotonic() + _START_S
         try:
             self._received(1)
@@ -120,9 +136,13 @@ class _Child:
             self.end()
             raise
 
-    def read(self, name: str, spec: InputSpec, source: bytes | BinaryIO, formats: Sequence[str]) -> NDArray[Any]:
+    def read(
+        self, name: str, spec: InputSpec, source: bytes | BinaryIO, formats: Sequence[str]
+    ) -> NDArray[Any]:
         data, descriptors = (source, []) if isinstance(source, bytes) else (b"", [source.fileno()])
-        request = _Request(name, spec, tuple(formats), LONGEST_S, None if descriptors else len(data))
+        request = _Request(
+            name, spec, tuple(formats), LONGEST_S, None if descriptors else len(data)
+        )
         header = msgspec.msgpack.encode(request)
         self._until = time.monotonic() + LONGEST_S
         try:
@@ -139,9 +159,13 @@ class _Child:
                 return self._sample(spec)
             return self._refusal()
         except TimeoutError:
-            raise _EndedError(f"not read within {LONGEST_S:g} s: scale it down, or save it anew") from None
+            raise _EndedError(
+                f"not read within {LONGEST_S:g} s: scale it down, or save it anew"
+            ) from None
         except OSError as error:
-            raise _EndedError(f"it ended the process that reads pictures: {error or type(error).__name__}") from None
+            raise _EndedError(
+                f"it ended the process that reads pictures: {error or type(error).__name__}"
+            ) from None
 
     def _sample(self, spec: InputSpec) -> NDArray[Any]:
         dtype = np.dtype(spec.dtype)
@@ -176,7 +200,7 @@ class _Child:
 READER = PictureReader()
 
 
-# -- in the child -------------------------------------------------------------------------------------
+# -- in the child ---------------------------------------------------------------------------------
 def _serve(theirs: socket.socket, most_bytes: int) -> None:
     from PIL import Image
 
@@ -187,13 +211,19 @@ def _serve(theirs: socket.socket, most_bytes: int) -> None:
         request, source = asked
         confined.limit_time(request.longest_s)
         with source:
-            try:
-                status, said = _READ, read_image(request.name, request.spec, source, formats=request.formats).tobytes()
-            except InputError as error:
-                status, said = _REFUSED, str(error).encode()[:_MOST_REASON]
-            except MemoryError:
-                status, said = _REFUSED, f"{request.name}: needs more than {most_bytes >> 20} MiB of memory: scale it down".encode()
-        theirs.sendall(status + (len(said).to_bytes(2, "big") if status == _REFUSED else b"") + said)
+            theirs.sendall(_reply(request, source, most_bytes))
+
+
+def _reply(request: _Request, source: BinaryIO, most_bytes: int) -> bytes:
+    name = request.name
+    try:
+        return _READ + read_image(name, request.spec, source, formats=request.formats).tobytes()
+    except InputError as error:
+        why = str(error)
+    except MemoryError:
+        why = f"{name}: needs more than {most_bytes >> 20} MiB of memory: scale it down"
+    reason = why.encode()[:_MOST_REASON]
+    return _REFUSED + len(reason).to_bytes(2, "big") + reason
 
 
 def _next(theirs: socket.socket) -> tuple[_Request, BinaryIO] | None:

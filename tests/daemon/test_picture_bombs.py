@@ -25,7 +25,9 @@ from edgeadapt.errors import InputError
 
 Image = pytest.importorskip("PIL.Image")
 Made = Callable[..., Any]
-SPEC = InputSpec(layout="NHWC", dtype="uint8", shape=(32, 24, 3), range=(0, 255), colour="rgb", resize="bilinear")
+SPEC = InputSpec(
+    layout="NHWC", dtype="uint8", shape=(32, 24, 3), range=(0, 255), colour="rgb", resize="bilinear"
+)
 
 
 def encoded(picture: Any, kind: str, **options: Any) -> bytes:
@@ -35,7 +37,7 @@ def encoded(picture: Any, kind: str, **options: Any) -> bytes:
 
 
 def many_scans(count: int, side: int) -> bytes:
-    """A flat progressive JPEG whose last scan, tables and all, comes so many times again: 36 bytes a time."""
+    """A flat progressive JPEG whose last scan comes so many times again, 36 bytes a time."""
     data = encoded(Image.new("L", (side, side), 128), "JPEG", progressive=True)
     last = data.rfind(b"\xff\xc4", 0, data.rfind(b"\xff\xda"))
     return data[:last] + data[last:-2] * count + data[-2:]
@@ -77,15 +79,24 @@ def reader() -> Iterator[PictureReader]:
     made.close()
 
 
-# -- the daemon ---------------------------------------------------------------------------------------
+# -- the daemon -----------------------------------------------------------------------------------
 @pytest.mark.parametrize(("scans", "side"), [(2000, 3500), (90, 5000)], ids=["refused", "read"])
-def test_jpegs_of_many_scans_block_no_honest_request(scans: int, side: int, serve: Made, settings: Made, sample: Sample) -> None:
+def test_jpegs_of_many_scans_block_no_honest_request(
+    scans: int, side: int, serve: Made, settings: Made, sample: Sample
+) -> None:
     pytest.importorskip("uvicorn")
     service = serve(settings(control=ControlSection(listen="127.0.0.1:0", timeout_s=1.0)))
-    url, bomb, honest = service._control.url, many_scans(scans, side), encoded(Image.fromarray(sample.x[0]), "PNG")
+    url, bomb, honest = (
+        service._control.url,
+        many_scans(scans, side),
+        encoded(Image.fromarray(sample.x[0]), "PNG"),
+    )
     json = b'{"x": ' + str(sample.x[0].tolist()).encode() + b"}"
     told: list[tuple[int, bytes]] = []
-    attackers = [threading.Thread(target=lambda: told.append(post(url, bomb, "image/jpeg"))) for _ in range(10)]
+    attackers = [
+        threading.Thread(target=lambda: told.append(post(url, bomb, "image/jpeg")))
+        for _ in range(10)
+    ]
     for thread in attackers:
         thread.start()
     time.sleep(0.2)
@@ -95,7 +106,9 @@ def test_jpegs_of_many_scans_block_no_honest_request(scans: int, side: int, serv
     assert time.monotonic() - started < 0.8
     for thread in attackers:
         thread.join(20)
-    expected = {422} if scans > 100 else {200, 503}  # the last ones waited for as long as a request may
+    expected = (
+        {422} if scans > 100 else {200, 503}
+    )  # the last ones waited for as long as a request may
     assert len(told) == 10 and {status for status, _ in told} <= expected
     assert scans <= 100 or all(b"2005 scans, the limit is 100" in body for _, body in told)
 
@@ -109,7 +122,9 @@ def test_a_picture_of_many_pixels_takes_no_memory_of_the_daemon(serve: Made) -> 
     assert peak_mib_during(lambda: post(url, wide, "image/png")) < 40
 
 
-def test_a_tiny_webp_of_huge_size_in_a_folder_takes_no_memory_of_the_daemon(serve: Made, settings: Made, tmp_path: Path, until: Made) -> None:
+def test_a_tiny_webp_of_huge_size_in_a_folder_takes_no_memory_of_the_daemon(
+    serve: Made, settings: Made, tmp_path: Path, until: Made
+) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "huge.webp").write_bytes(huge_webp())
 
@@ -121,10 +136,15 @@ def test_a_tiny_webp_of_huge_size_in_a_folder_takes_no_memory_of_the_daemon(serv
 
 
 def huge_webp() -> bytes:
-    """A lossless picture of 5000 x 5000 pixels of one colour: an empty tree for every channel, so that no pixel has a bit."""
+    """A lossless picture of 5000 x 5000 pixels of one colour.
+
+    The tree of every channel has one symbol, so that no pixel has a bit.
+    """
     bits, count = 0, 0
     fields = ((0x2F, 8), (4999, 14), (4999, 14), (0, 1), (0, 3), (0, 1), (0, 1), (0, 1))
-    for value, width in fields + ((1, 1), (0, 1), (0, 1), (0, 1)) * 5:  # a tree of one symbol, five times
+    for value, width in (
+        fields + ((1, 1), (0, 1), (0, 1), (0, 1)) * 5
+    ):  # a tree of one symbol, five times
         bits, count = bits | value << count, count + width
     data = bits.to_bytes((count + 7) // 8 + 8, "little")
     data += b"\0" * (len(data) % 2)
@@ -132,20 +152,47 @@ def huge_webp() -> bytes:
     return b"RIFF" + (len(chunk) + 4).to_bytes(4, "little") + b"WEBP" + chunk
 
 
-# -- what is cheap ------------------------------------------------------------------------------------
+# -- what is cheap --------------------------------------------------------------------------------
 def test_small_png_and_jpeg_are_cheap_and_everything_else_is_not() -> None:
     small = photo(640, 480)
-    cheap = [encoded(small, "PNG"), encoded(small, "JPEG"), encoded(small, "JPEG", progressive=True), encoded(small.convert("L"), "JPEG")]
+    cheap = [
+        encoded(small, "PNG"),
+        encoded(small, "JPEG"),
+        encoded(small, "JPEG", progressive=True),
+        encoded(small.convert("L"), "JPEG"),
+    ]
     assert [is_light(data) for data in cheap] == [True] * 4
     wide = encoded(photo(1600, 1200), "JPEG")
     texts = b"".join([cheap[0][:33], *[b"\0\0\0\0zTXt\0\0\0\0"] * 100, cheap[0][33:]])
-    dear = [wide, encoded(photo(1600, 1200), "PNG"), many_scans(40, 64), texts, encoded(small, "WEBP"), encoded(small, "GIF"), cheap[1][:20], b"", b"\x89PNG"]
+    dear = [
+        wide,
+        encoded(photo(1600, 1200), "PNG"),
+        many_scans(40, 64),
+        texts,
+        encoded(small, "WEBP"),
+        encoded(small, "GIF"),
+        cheap[1][:20],
+        b"",
+        b"\x89PNG",
+    ]
     assert [is_light(data) for data in dear] == [False] * 9
 
 
-# -- the child ----------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "RGB"), ("PNG", "RGBA"), ("PNG", "P"), ("WEBP", "RGB"), ("TIFF", "L"), ("JPEG", "CMYK")])
-def test_the_child_reads_a_picture_as_this_process_does(kind: str, mode: str, reader: PictureReader, tmp_path: Path) -> None:
+# -- the child ------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        ("JPEG", "RGB"),
+        ("PNG", "RGBA"),
+        ("PNG", "P"),
+        ("WEBP", "RGB"),
+        ("TIFF", "L"),
+        ("JPEG", "CMYK"),
+    ],
+)
+def test_the_child_reads_a_picture_as_this_process_does(
+    kind: str, mode: str, reader: PictureReader, tmp_path: Path
+) -> None:
     data = encoded(photo(1600, 1040, mode), kind)
     expected = read_image("it", SPEC, io.BytesIO(data))
     np.testing.assert_array_equal(reader.read("it", SPEC, data), expected)
@@ -159,7 +206,9 @@ def test_a_large_honest_picture_needs_no_more_than_the_limit(reader: PictureRead
     assert np.abs(reader.read("large", SPEC, data).astype(int) - (200, 30, 7)).max() <= 2
 
 
-def test_what_takes_too_long_is_ended_and_the_next_picture_is_read(reader: PictureReader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_takes_too_long_is_ended_and_the_next_picture_is_read(
+    reader: PictureReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = encoded(photo(320, 240), "PNG")
     expected = reader.read("good", SPEC, good)
     monkeypatch.setattr(picture_reader, "LONGEST_S", 0.05)
@@ -171,7 +220,9 @@ def test_what_takes_too_long_is_ended_and_the_next_picture_is_read(reader: Pictu
     np.testing.assert_array_equal(reader.read("good", SPEC, good), expected)
 
 
-def test_what_needs_too_much_memory_is_refused_and_the_next_picture_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_needs_too_much_memory_is_refused_and_the_next_picture_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(picture_reader, "MOST_MIB", 40)
     reader = PictureReader()
     try:
@@ -192,8 +243,14 @@ def test_a_child_that_crashed_or_went_idle_is_replaced(reader: PictureReader) ->
     assert reader._child.process.pid != first.pid
 
 
-def test_a_damaged_picture_is_refused_by_the_child_in_the_words_of_this_process(reader: PictureReader) -> None:
-    for data in (encoded(photo(1600, 1200), "PNG")[:5000], b"nothing", encoded(Image.new("1", (9000, 9000)), "PNG")):
+def test_a_damaged_picture_is_refused_by_the_child_in_the_words_of_this_process(
+    reader: PictureReader,
+) -> None:
+    for data in (
+        encoded(photo(1600, 1200), "PNG")[:5000],
+        b"nothing",
+        encoded(Image.new("1", (9000, 9000)), "PNG"),
+    ):
         with pytest.raises(InputError) as here:
             read_image("it", SPEC, io.BytesIO(data))
         with pytest.raises(InputError) as there:
@@ -206,4 +263,7 @@ def test_small_pictures_start_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a child was asked")
 
     monkeypatch.setattr(READER, "read", refused)
-    assert picture_reader.read_picture("small", SPEC, encoded(photo(640, 480), "JPEG")).shape == SPEC.shape
+    assert (
+        picture_reader.read_picture("small", SPEC, encoded(photo(640, 480), "JPEG")).shape
+        == SPEC.shape
+    )
