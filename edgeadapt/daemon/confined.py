@@ -14,6 +14,10 @@ import sys
 from pathlib import Path
 
 _NICE = 5  # honest requests go first
+_RUN = (
+    "import runpy, sys; sys.path[:] = sys.argv.pop(1).split(':'); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
 
 
 def start(
@@ -21,10 +25,11 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Run a module of this package in a process of its own; it finds its socket at descriptor 0.
 
-    It gets a session of its own, so that an interrupt at a terminal ends the daemon, which ends
-    it. It starts in ``/``: ``-m`` would import from the daemon's folder first.
+    It imports from where this process does, and gets a session of its own, so that an interrupt at
+    a terminal ends the daemon, which ends it.
     """
-    command = [sys.executable, "-m", module, *arguments]
+    places = ":".join(os.path.abspath(place) for place in sys.path)
+    command = [sys.executable, "-I", "-c", _RUN, places, module, *arguments]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",

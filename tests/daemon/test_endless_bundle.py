@@ -1,4 +1,4 @@
-"""A new bundle whose graph never ends: it takes no turn from others, and the daemon ends in time."""
+"""A new bundle whose graph never ends: it holds up nobody, and the daemon ends in time."""
 
 from __future__ import annotations
 
