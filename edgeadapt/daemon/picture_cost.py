@@ -6,6 +6,7 @@ import re
 
 LIGHT_BYTES = 4 << 20
 _LIGHT_PIXELS, _LIGHT_SCANS, _LIGHT_TEXTS = 1 << 20, 20, 8
+_SEGMENTS = 500  # a profile or a thumbnail takes a hundred at most
 _MOST_SCANS = 100  # encoders write about ten; each goes over every pixel again
 _PNG, _JPEG, _SCAN = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"\xff\xda"
 _UNPACKED = (b"zTXt", b"iTXt", b"iCCP")  # of a PNG: a kilobyte of these becomes a megabyte
@@ -44,9 +45,13 @@ _ALONE = re.compile(rb"\xff[\x01\xd0-\xd8\xff]")
 
 
 def _jpeg_pixels(data: bytes) -> int:
-    """The most of all frame headers before the first scan; 0 if the segments do not lead there."""
+    """The most of all frame headers before the first scan; 0 if so many segments do not lead there:
+    who asks waits, and so does everybody else.
+    """
     at, most = 2, 0
-    while at + 4 <= len(data) and data[at] == 0xFF:
+    for _ in range(_SEGMENTS):
+        if at + 4 > len(data) or data[at] != 0xFF:
+            break
         if _ALONE.match(data, at):
             at += 1 if data[at + 1] == 0xFF else 2
             continue

@@ -178,6 +178,15 @@ def test_small_png_and_jpeg_are_cheap_and_everything_else_is_not() -> None:
     assert [is_light(data) for data in dear] == [False] * 9
 
 
+@pytest.mark.parametrize("rest", [b"\xff", b"\xff\xe0\0\2", b"\xff\xda", b"zTXt"])
+@pytest.mark.parametrize("start", [b"\xff\xd8", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1"])
+def test_to_tell_what_is_cheap_costs_next_to_nothing(start: bytes, rest: bytes) -> None:
+    data = start + rest * ((4 << 20) // len(rest) - 20)
+    began = time.perf_counter()
+    is_light(data)
+    assert time.perf_counter() - began < 0.1
+
+
 # -- the child ------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("kind", "mode"),
