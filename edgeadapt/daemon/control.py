@@ -30,6 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgeadapt.daemon import api, page
 from edgeadapt.daemon.addresses import bound, host_and_port, is_local, is_loopback, path_of
+from edgeadapt.daemon.batches import is_costly
 from edgeadapt.daemon.certificate import Certificate
 from edgeadapt.daemon.connections import SCOPE_KEY, Connection
 from edgeadapt.daemon.peers import Peers
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgeadapt.daemon.http")
 _CALLS, _PROBES, _WAITING = 8, 3, 64  # threads that call the service; requests that may wait for one
+_PICTURES, _PICTURES_WAITING = 2, 16  # the same for pictures that cost much, which keep no other request from its turn
 _BODIES = 4  # of the full size, held at once
 _GRACE_S = 0.5  # the service has the same time-out, and says more
 _SLOW = 10.0  # times the time-out, for what loads a bundle or waits for the worker
@@ -76,7 +78,8 @@ class Control:
                 raise RecipeError(weak)
             log.warning("%s", weak)
         self._calls, self._probes = _Workers(_CALLS, _WAITING), _Workers(_PROBES, _WAITING)
-        desk = _Desk(service, self._calls, self._probes, int(max_body_mib * (1 << 20)), timeout_s)
+        self._pictures = _Workers(_PICTURES, _PICTURES_WAITING)
+        desk = _Desk(service, self._calls, self._probes, self._pictures, int(max_body_mib * (1 << 20)), timeout_s)
         self._guard = _Guard(desk.app(), token, service.metrics)
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
@@ -156,6 +159,7 @@ class Control:
         self._server.force_exit = True
         self._calls.close()
         self._probes.close()
+        self._pictures.close()
         self._thread.join(0.35)
 
     def _unlink(self) -> None:
@@ -245,8 +249,8 @@ def _name_of(host: str) -> str:
 class _Desk:
     """Takes a request in, has a worker answer it, and tells what went wrong."""
 
-    def __init__(self, service: api.Served, calls: _Workers, probes: _Workers, max_body: int, timeout_s: float) -> None:
-        self._service, self._calls, self._probes = service, calls, probes
+    def __init__(self, service: api.Served, calls: _Workers, probes: _Workers, pictures: _Workers, max_body: int, timeout_s: float) -> None:
+        self._service, self._calls, self._probes, self._pictures = service, calls, probes, pictures
         self._max_body, self._timeout_s, self._metrics = max_body, timeout_s, service.metrics
         self._held = 0  # bytes of bodies that are not answered yet
 
@@ -326,7 +330,7 @@ class _Desk:
         query = _query(request.scope["query_string"])
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         key = next(iter(request.path_params.values()), "")
-        workers = self._probes if route.is_probe else self._calls
+        workers = self._probes if route.is_probe else self._pictures if is_costly(media, body) else self._calls
         reply: api.Reply = await workers.run(lambda: api.answer(route, self._service, query, media, body, key))
         return reply
 

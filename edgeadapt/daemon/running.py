@@ -32,6 +32,8 @@ class Running:
             raised at, by its name.
         certificate: of the control interface; None without https.
         fatal: why no learner is open any more; the process ends for it. swapped: the bundle that a swap put in the place of the settings'.
+        trying: the name of a bundle that is run once before it may take over, and since when, in monotonic seconds. swap_error: why the
+            last one was not taken.
         checkpoint_error, work_error, reload_error: of the last try; empty if it went well. checkpointed_at: seconds since the epoch.
     """
 
@@ -58,6 +60,8 @@ class Running:
     is_frozen: bool = False
     fatal: str = ""
     swapped: str = ""
+    trying: tuple[str, float] | None = None
+    swap_error: str = ""
     checkpoint_error: str = ""
     work_error: str = ""
     reload_error: str = ""

@@ -29,6 +29,7 @@ from edgeadapt.daemon.needs import require_packages
 from edgeadapt.daemon.notify import Notify
 from edgeadapt.daemon.pace import Pace
 from edgeadapt.daemon.parts import certificate_of, control_of, feeder_of, metrics_of, sink_of, source_of
+from edgeadapt.daemon.picture_reader import READER
 from edgeadapt.daemon.pictures import as_picture
 from edgeadapt.daemon.running import Running
 from edgeadapt.daemon.series import Past, Series, Window, watch
@@ -153,6 +154,7 @@ class Service:
         for arrival in running.inbox.close():
             if arrival.reply is not None:
                 arrival.reply(refused(arrival, "the daemon stops"))
+        READER.close()
         closing = [] if self._control is None else [aside(self._control.stop, "control")]
         running.loop.stop(0.5)
         closing += self._let_go_of_labels()

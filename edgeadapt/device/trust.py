@@ -130,7 +130,7 @@ def check_offer(
     bundle = offered if isinstance(offered, Bundle) else read_bundle(Path(offered), trust=trust)
     check_successor(remembered, bundle, trust=trust, allow_older=allow_older)
     _require_same_space(running.manifest, bundle)
-    _run_once(bundle, running.runtime, budget, precision or running.precision)
+    run_once(bundle, running.runtime, budget, precision or running.precision)
     return bundle
 
 
@@ -174,7 +174,7 @@ def _stored(manifest: Manifest) -> set[tuple[str, str, tuple[int, ...]]]:
     return {(spec.name, spec.dtype, spec.shape) for spec in kept}
 
 
-def _run_once(bundle: Bundle, runtime: Runtime, budget: Budget | None, precision: Precision) -> None:
+def run_once(bundle: Bundle, runtime: Runtime, budget: Budget | None, precision: Precision) -> None:
     """Load every graph that would be used, then run it on zeros with the factory's tensors."""
     program = Program(bundle, runtime, precision)
     program.check_precision()
@@ -204,4 +204,4 @@ def _run_on_zeros(spec: GraphSpec, graph: Executable, runtime: Runtime, tensors:
         raise BundleError(f"it does not write {absent[0]}" if absent else f"{infinite[0]} is not finite")
 
 
-__all__ = ["Remembered", "Trust", "check_offer", "check_successor", "identity"]
+__all__ = ["Remembered", "Trust", "check_offer", "check_successor", "identity", "run_once"]
