@@ -8,6 +8,7 @@ behind it, if the parts compute what the whole does, and is left as it is otherw
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,9 @@ class NormThen(nn.Module):
         return x
 
 
-def replace_norms(root: nn.Module, runs: Runs) -> tuple[dict[str, nn.Module], tuple[NormLayer, ...]]:
+def replace_norms(
+    root: nn.Module, runs: Runs
+) -> tuple[dict[str, nn.Module], tuple[NormLayer, ...]]:
     """Put a ``ScaleShift`` in place of every batch-norm that it can stand for.
 
     Args:
@@ -98,8 +101,9 @@ def replace_norms(root: nn.Module, runs: Runs) -> tuple[dict[str, nn.Module], tu
         replace_module(root, path, instead)
         replaced[path] = norm
         trained = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        values = (value.detach().clone() for value in trained)  # type: ignore[union-attr, operator]
-        layers.append(NormLayer(where, norm.num_features, norm.eps, *values))  # type: ignore[arg-type]
+        values: Any = (value.detach().clone() for value in trained)  # type: ignore[union-attr, operator]
+        count: Any = norm.num_features
+        layers.append(NormLayer(where, count, norm.eps, *values))  # type: ignore[arg-type]
     return replaced, tuple(layers)
 
 
@@ -136,4 +140,12 @@ def _same(norm: nn.Module, parts: nn.Module, shape: tuple[int, ...]) -> bool:
     return True
 
 
-__all__ = ["NormThen", "Runs", "ScaleShift", "folded", "norms_left", "replace_module", "replace_norms"]
+__all__ = [
+    "NormThen",
+    "Runs",
+    "ScaleShift",
+    "folded",
+    "norms_left",
+    "replace_module",
+    "replace_norms",
+]

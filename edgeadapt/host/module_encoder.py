@@ -27,6 +27,7 @@ from edgeadapt.host.methods.base import Values
 _PADDING = (nn.modules.padding._ConstantPadNd, nn.modules.padding._ReflectionPadNd, nn.modules.padding._ReplicationPadNd)
 """Never tapped: a tap behind a padding layer keeps the runtime from fusing it into its convolution, at twice the time."""
 
+_PROBED = 2  # inputs that show what runs, and in which shapes
 _COMPARED = 8  # inputs on which the prepared module is compared with the untouched one
 _TOLERANCE = 1e-3  # of the largest value: folding rounds, and deep networks amplify
 
@@ -76,7 +77,7 @@ class ModuleEncoder:
         if feature is not None and feature not in modules:
             known = ", ".join(modules[1:25])
             raise InputError(f"no module {feature!r} to take the feature from; there are {known}")
-        examples = [example_input(spec, 2), example_input(spec, 2, torch.Generator().manual_seed(0))]
+        examples = [example_input(spec, _PROBED), example_input(spec, _PROBED, torch.Generator().manual_seed(0))]
         runs = self._probe(to_images(examples[0], spec))
         self._feature = FeaturePlace(feature) if feature else feature_place(self._module, *(to_images(x, spec) for x in examples))
         self.feature_from = str(self._feature).replace("the network", self.name)
@@ -169,7 +170,7 @@ class ModuleEncoder:
         maps: dict[str, tuple[int, ...]] = {}
         for path, shape in runs:
             maps.pop(path, None)  # the order is that of the last runs
-            if is_map(len(shape), self.input):
+            if is_map(len(shape), self.input) and shape[0] == _PROBED:  # windows of attention are more
                 maps[path] = shape
         if wanted is not None:
             missing = [path for path in wanted if path not in maps]

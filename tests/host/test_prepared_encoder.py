@@ -1,4 +1,4 @@
-"""A prepared encoder computes what the untouched module does, from the place where its feature is."""
+"""A prepared encoder computes what the untouched module does, where its feature is."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class NormAct(nn.BatchNorm2d):
         self.drop, self.act = nn.Identity(), nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        y = F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
         return self.act(self.drop(y))  # type: ignore[no-any-return]
 
 
@@ -69,7 +71,9 @@ def encoded(encoder: Any) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("taps", [None, ["norm"]], ids=["taps chosen", "taps named"])
-def test_a_norm_with_an_activation_inside_keeps_its_activation_and_its_norm_adapts(taps: list[str] | None) -> None:
+def test_a_norm_with_an_activation_inside_keeps_its_activation_and_its_norm_adapts(
+    taps: list[str] | None,
+) -> None:
     module = trained(Bottle(NormAct))
     encoder = as_encoder(module, PIXELS, taps=taps)
     assert isinstance(encoder, ModuleEncoder) and encoder.left_frozen == ()
@@ -86,11 +90,21 @@ def test_the_norm_inside_measures_the_statistics_of_its_own_input() -> None:
     through = BatchStatisticsPass(as_encoder(module, PIXELS))  # type: ignore[arg-type]
     first = module.get_submodule("first")(IMAGES / 255)
     values = {**through.encoder.frozen, **through.frozen}
-    passed = through(torch.from_numpy(PIXELS), torch.ones(4), values, values["norms.gain"], values["norms.offset"])
+    passed = through(
+        torch.from_numpy(PIXELS),
+        torch.ones(4),
+        values,
+        values["norms.gain"],
+        values["norms.offset"],
+    )
     assert torch.allclose(passed.mean[:6], first.mean((0, 2, 3)), atol=1e-5)
-    gain = first.sub(passed.mean[:6, None, None]) / torch.sqrt(passed.variance[:6, None, None] + 1e-5)
+    gain = first.sub(passed.mean[:6, None, None]) / torch.sqrt(
+        passed.variance[:6, None, None] + 1e-5
+    )
     rest = torch.relu(gain * module.norm.weight[:, None, None] + module.norm.bias[:, None, None])  # type: ignore[index, operator]
-    assert torch.allclose(passed.mean[6:], module.get_submodule("second")(rest).mean((0, 2, 3)), atol=1e-4)
+    assert torch.allclose(
+        passed.mean[6:], module.get_submodule("second")(rest).mean((0, 2, 3)), atol=1e-4
+    )
 
 
 def test_a_norm_of_unknown_meaning_stays_as_trained_and_is_named() -> None:
@@ -110,12 +124,21 @@ class ReadsItsNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.conv(x / 255))
-        known = getattr(self.norm, self.name) if self.name == "weight" else getattr(self.norm, self.name, 0.0) * 7
+        known = (
+            getattr(self.norm, self.name)
+            if self.name == "weight"
+            else getattr(self.norm, self.name, 0.0) * 7
+        )
         return (y.mean((2, 3)) + known) ** 2
 
 
-@pytest.mark.parametrize(("name", "reason"), [("momentum", r"norm.*is off by .* of "), ("weight", "norm.*no attribute 'weight'")])
-def test_an_encoder_that_preparing_changes_is_refused_by_the_name_of_its_norm(name: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("momentum", r"norm.*is off by .* of "), ("weight", "norm.*no attribute 'weight'")],
+)
+def test_an_encoder_that_preparing_changes_is_refused_by_the_name_of_its_norm(
+    name: str, reason: str
+) -> None:
     with pytest.raises(InputError, match=reason):
         as_encoder(trained(ReadsItsNorm(name)), PIXELS)
 
@@ -123,7 +146,11 @@ def test_an_encoder_that_preparing_changes_is_refused_by_the_name_of_its_norm(na
 def test_the_comparison_is_on_the_calibration_inputs_themselves() -> None:
     class OnlyDark(ReadsItsNorm):
         def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) if float(x.max()) == 7.0 else self.norm(self.conv(x / 255)).mean((2, 3))
+            return (
+                super().forward(x)
+                if float(x.max()) == 7.0
+                else self.norm(self.conv(x / 255)).mean((2, 3))
+            )
 
     as_encoder(trained(OnlyDark("momentum")), PIXELS)
     with pytest.raises(InputError, match="is off by"):
@@ -135,8 +162,17 @@ class Transformer(nn.Module):
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
-        self.cut, self.norm1, self.norm2 = nn.Conv2d(3, 12, 4, 4), nn.LayerNorm(12), nn.LayerNorm(12)
-        self.qkv, self.up, self.down, self.head = nn.Linear(12, 36), nn.Linear(12, 24), nn.Linear(24, 12), head
+        self.cut, self.norm1, self.norm2 = (
+            nn.Conv2d(3, 12, 4, 4),
+            nn.LayerNorm(12),
+            nn.LayerNorm(12),
+        )
+        self.qkv, self.up, self.down, self.head = (
+            nn.Linear(12, 36),
+            nn.Linear(12, 24),
+            nn.Linear(24, 12),
+            head,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.cut(x / 255).flatten(2).transpose(1, 2)
@@ -169,7 +205,7 @@ class Softened(nn.Module):
 
 
 class Gated(nn.Module):
-    """Squeeze and excitation at the end, headless: the last linear layer is a gate as wide as the output."""
+    """Squeeze and excitation at the end, headless: the last linear layer is a gate."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,16 +220,33 @@ class Gated(nn.Module):
 @pytest.mark.parametrize(
     ("module", "place", "want"),
     [
-        (Transformer(nn.Linear(12, 5)), "the input of head", lambda m, x: m.head.weight.pinverse() @ (m(x) - m.head.bias).T),
+        (
+            Transformer(nn.Linear(12, 5)),
+            "the input of head",
+            lambda m, x: m.head.weight.pinverse() @ (m(x) - m.head.bias).T,
+        ),
         (Softened(), "the input of head", lambda m, x: m.body(x / 255).mean((2, 3)).T),
         (Gated(), "the output of Gated", lambda m, x: m(x).T),
-        (Bottle(nn.BatchNorm2d, nn.Linear(8, 5), nn.ReLU()), "the output of Bottle", lambda m, x: m(x).T),
+        (
+            Bottle(nn.BatchNorm2d, nn.Linear(8, 5), nn.ReLU()),
+            "the output of Bottle",
+            lambda m, x: m(x).T,
+        ),
         (Bottle(nn.BatchNorm2d, nn.Linear(8, 5), nn.LogSoftmax(1)), "the input of behind.0", None),
         (Bottle(nn.BatchNorm2d, nn.Linear(8, 1), nn.Flatten(0)), "the input of behind.0", None),
     ],
-    ids=["transformer with a head", "a spare head runs last", "a gate is no head", "headless perceptron", "softmax", "one logit"],
+    ids=[
+        "transformer with a head",
+        "a spare head runs last",
+        "a gate is no head",
+        "headless perceptron",
+        "softmax",
+        "one logit",
+    ],
 )
-def test_the_feature_is_in_front_of_the_layer_that_the_answer_passes_through(module: nn.Module, place: str, want: Any) -> None:
+def test_the_feature_is_in_front_of_the_layer_that_the_answer_passes_through(
+    module: nn.Module, place: str, want: Any
+) -> None:
     encoder = as_encoder(trained(module), PIXELS)
     assert isinstance(encoder, ModuleEncoder) and encoder.feature_from == place
     z = encoded(encoder)["z"]
@@ -223,4 +276,29 @@ def test_the_map_that_becomes_tokens_is_tapped_beside_the_one_before() -> None:
     module = trained(nn.Sequential(nn.Conv2d(3, 5, 1), Transformer(nn.Identity())))
     module[1].cut = nn.Conv2d(5, 12, 4, 4)  # type: ignore[index]
     encoder = as_encoder(module, PIXELS)
-    assert isinstance(encoder, ModuleEncoder) and encoder._taps == ("0", "1.cut") and encoder.tap_dim == 17
+    assert (
+        isinstance(encoder, ModuleEncoder)
+        and encoder._taps == ("0", "1.cut")
+        and encoder.tap_dim == 17
+    )
+
+
+def test_windows_of_a_map_are_not_tapped_as_if_each_were_an_input() -> None:
+    class Squares(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cut, self.inner, self.last = (
+                nn.Conv2d(3, 4, 4, 4),
+                nn.Identity(),
+                nn.Conv2d(4, 6, 2),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = self.cut(x / 255)
+            quarters = torch.cat([maps[..., i : i + 2, j : j + 2] for i in (0, 2) for j in (0, 2)])
+            return self.last(
+                maps + self.inner(quarters).unflatten(0, (4, -1)).amax((0, 3, 4), True)[0]
+            )
+
+    encoder = as_encoder(trained(Squares()), PIXELS)
+    assert isinstance(encoder, ModuleEncoder) and encoder._taps == ("cut",)
