@@ -152,7 +152,7 @@ def _require_loaded(network: nn.Module, fresh: nn.Module, name: str, pretrained:
     start = dict(fresh.named_parameters())
     left = [
         path for path, value in network.named_parameters()
-        if value.dim() > 1 and float(value.std()) > 0 and torch.equal(value, start[path])
+        if value.dim() > 1 and float(value.detach().std()) > 0 and torch.equal(value, start[path])
         and not any(path.startswith(f"{head}.") for head in heads if head)
     ]  # fmt: skip
     if left:
