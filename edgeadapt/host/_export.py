@@ -47,6 +47,7 @@ from edgeadapt.host.methods.projected_means import MOMENT
 from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.host.methods.slda import StreamingLDA
+from edgeadapt.host.module_encoder import ModuleEncoder
 from edgeadapt.host.novelty_choice import choose_novelty, unseen_images
 from edgeadapt.host.settings import Settings
 from edgeadapt.host.stress import Kind, StressCard, pool_for, stress_card
@@ -94,8 +95,18 @@ def export(
     x, y = _calibration_arrays(calibration, names)
     say(f"encoder: {len(x)} calibration samples of {len(names)} classes")
     source = as_encoder(encoder, x, colour=chosen.colour, range=chosen.range, resize=chosen.resize, feature=chosen.feature, taps=chosen.taps)
+    _say_encoder(source, say)
     maker = _Maker(source, x, y, _group_numbers(groups, len(y)), names, chosen, say)
     return maker.write(Path(path), private_key)
+
+
+def _say_encoder(encoder: Encoder, say: Progress) -> None:
+    """Where the feature of a module is taken, and which batch-norms of it cannot adapt."""
+    if isinstance(encoder, ModuleEncoder):
+        say(f"encoder: the feature is {encoder.feature_from}, {encoder.dim} values")
+        if encoder.left_frozen:
+            listed = ", ".join(encoder.left_frozen[:5]) + (", ..." if len(encoder.left_frozen) > 5 else "")
+            say(f"encoder: {len(encoder.left_frozen)} batch-norms stay as trained: {listed}")
 
 
 def _calibration_arrays(

@@ -146,7 +146,7 @@ def test_adaptation_only_advises_when_it_was_not_stress_tested(images: tuple[Pat
         ({"head": "svm"}, "head is one of slda, ridge, nearest_mean, key_value, got 'svm'"),
         ({"novelty": "entropy"}, "novelty is one of"),
         ({"adapt": "guesswork"}, "adapt is one of"),
-        ({"adapt": "norm_statistics"}, "needs an encoder with batch-norm layers"),
+        ({"adapt": "norm_statistics"}, "needs an encoder with batch-norm layers that can adapt"),
         ({"class_slots": 2}, "4 classes do not fit into class_slots = 2"),
         ({"colour_order": "bgr"}, "unknown setting"),
     ],
