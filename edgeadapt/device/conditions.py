@@ -41,6 +41,7 @@ _TOPICS = 10_000
 _ONE = 0.95  # mean cosine from which two conditions are one; at equal lengths it is the distance at which a window is routed
 _MET = 0.5  # share of a window's samples whose class a condition has met, from which its signature says whether they belong to it
 _BACK = 8  # windows after which a stream that left a condition is no longer on its way back
+_FEWEST_ANSWERS = 3  # to random questions, that keep a doubt open
 _ALIKE = 0.8  # share of a window that is taken for one class, from which it may be a class of its own
 _RANDOM_EVERY = 5  # questions about a topic
 _FOLLOWED = 0.5  # what a window of a drift leaves of where its condition was
@@ -136,7 +137,9 @@ class Conditions:
         if stream.accuracy is not None and stream.accuracy.has_fallen:
             doubt = f"accuracy seems to be {stream.accuracy.value:.0%}, {policy.accuracy:.0%} on held-out samples"
         elif answers.needs_more(self.field_accuracy.held_out, policy.margin):
-            if answers.has_fallen or UNCERTAIN in stream.state.asked:  # doubted once: clear readings are not enough
+            asked = stream.state.asked.get(UNCERTAIN, 0)
+            is_open = len(answers.right) >= _FEWEST_ANSWERS and 0 < asked < self.field_accuracy.limit(stream.name, stream.state.domain)
+            if answers.has_fallen or is_open:  # doubted once: clear readings are not enough
                 doubt = f"{answers.right.count(False)} of {len(answers.right)} answers to random questions were not the prediction"
         elif answers.has_fallen:
             self.field_accuracy.restart(stream.name, stream.state.domain)

@@ -120,6 +120,7 @@ class HeadChoices:
     def reconsider(self) -> None:
         """Labels were taken back: every condition is counted and looked at again."""
         self._labels, self._looked = None, {}
+        self._logistic.reconsider()
 
     def is_due(self) -> bool:
         """Cheap: by the numbers of labels and by which tensors the heads in use were made from."""
@@ -144,7 +145,7 @@ class HeadChoices:
         """Conditions whose head does not follow from the live sums any more; the factory's stands
         for the shared head."""
         live = self._live()
-        if not self._labels:
+        if not self._labels or not live.labels:
             return []
         return [
             domain for domain in (SOURCE, *self._chosen)
@@ -242,7 +243,7 @@ class HeadChoices:
                 sums, chosen.choice, live.classes, field_only=chosen.is_alone
             )
             factory = [] if chosen.is_alone else self._transactions.factory_sets(live)
-            answering = self._logistic.beside(head, live, factory, rows)
+            answering = self._logistic.beside(head, live, factory, rows, domain)
             heads[domain] = OwnHead(
                 Tensors() if domain == SOURCE else head.only(self._written),
                 answering.only(self._written),

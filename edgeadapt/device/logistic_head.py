@@ -37,6 +37,8 @@ ROWS = 512
 _CS = (1.0, 10.0, 100.0, 1000.0)
 _TEMPERATURES = np.geomspace(0.25, 16.0, 25)
 _GROWN = 1 / 8  # share by which the rows change before both are chosen again
+_SAMPLES = 512  # of the bundle's at most, spread evenly over the classes
+_CLASSES = 32  # at most: each costs as much again
 _FIELD = 3.0  # a label from the field counts as so many of the bundle's samples
 _HEAD, _WEIGHT, _SUMS = "slda", "head.weight", "slda.moment"
 
@@ -48,40 +50,55 @@ class LogisticHead:
         self._program = program
         policy = program.manifest.policy.learn
         self.is_here = policy.method == _HEAD and bool(policy.weighted)
-        self._chosen: dict[bool, tuple[int, float, float]] = {}  # rows, C, t; with the factory's
+        self._chosen: dict[str, tuple[int, float, float]] = {}  # condition -> rows, C, t
+
+    def reconsider(self) -> None:
+        """Labels were taken back: penalties and temperatures are chosen anew."""
+        self._chosen = {}
 
     def beside(
-        self, head: Tensors, live: Memory, factory: Sequence[GuardSet], rows: Sequence[EvidenceRow]
+        self,
+        head: Tensors,
+        live: Memory,
+        factory: Sequence[GuardSet],
+        rows: Sequence[EvidenceRow],
+        domain: str = SOURCE,
     ) -> Tensors:
-        """The derived ``head`` with a regression of the same labels beside it.
+        """The derived ``head`` of a condition with a regression of the same labels beside it.
 
-        A class of which there is neither a sample nor a row with features leaves it alone.
+        A class of which there is neither a sample nor a row with features leaves it alone, and so
+        do more than 32 classes.
         """
-        if not self.is_here:
+        rows = [row for row in rows if row.weight > 0.0]
+        if not self.is_here or not (factory or rows):
             return head
-        parts = [self._features(live, known.z, known.taps, SOURCE) for known in factory]
-        labels = [known.y for known in factory]
-        samples = sum(len(known.y) for known in factory)
-        for domain in dict.fromkeys(row.domain for row in rows):
+        kept = [_spread(known.y, _SAMPLES) for known in factory]
+        parts = [
+            self._features(live, known.z[few], known.taps[few], SOURCE)
+            for known, few in zip(factory, kept, strict=True)
+        ]
+        labels = [known.y[few] for known, few in zip(factory, kept, strict=True)]
+        samples = sum(map(len, labels))
+        for place in dict.fromkeys(row.domain for row in rows):
             z, taps, y, _, _ = rows_to_arrays(
-                [row for row in rows if row.domain == domain],
+                [row for row in rows if row.domain == place],
                 live.slots,
                 self._program.manifest.feature_dim,
             )
-            parts.append(self._features(live, z, taps, domain))
+            parts.append(self._features(live, z, taps, place))
             labels.append(y)
         values = self._program.runtime.download(head, (_WEIGHT, "head.active"))
         slots = np.flatnonzero(values["head.active"])
         y = np.concatenate(labels)
-        if len(slots) < 2 or not np.array_equal(np.unique(y), slots):
+        if not 2 <= len(slots) <= _CLASSES or not np.array_equal(np.unique(y), slots):
             return head
         x, y = np.concatenate(parts), np.searchsorted(slots, y)
         counts = np.where(np.arange(len(x)) < samples, 1.0, _FIELD).astype(np.float32)
         weight = values[_WEIGHT].copy()
         with one_thread():
-            known = self._chosen.get(bool(factory), (0, 0.0, 0.0))
+            known = self._chosen.get(domain, (0, 0.0, 0.0))
             if abs(len(x) - known[0]) > _GROWN * known[0]:
-                known = self._chosen[bool(factory)] = (len(x), *_cross_fitted(x, y, counts))
+                known = self._chosen[domain] = (len(x), *_cross_fitted(x, y, counts))
             _, c, t = known
             (found,) = logistic(x, y, counts, len(slots), [c])
         scale = self._program.manifest.policy.learn.temperature
@@ -107,6 +124,13 @@ class LogisticHead:
             )
             found.append(program.runtime.download(learned, (_SUMS,))[_SUMS][:-1, :count].T)
         return np.concatenate(found)
+
+
+def _spread(y: I64, most: int) -> I64:
+    """Places of at most so many rows, in turn from every class (N,)."""
+    order = np.argsort(y, kind="stable")
+    turn = np.arange(len(y)) - np.searchsorted(y[order], y[order])
+    return np.sort(order[np.argsort(turn, kind="stable")][:most])
 
 
 def _cross_fitted(x: F32, y: I64, weight: F32) -> tuple[float, float]:

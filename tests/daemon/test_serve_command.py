@@ -164,7 +164,7 @@ def test_a_control_interface_says_where_its_page_is(tmp_path: Path, monkeypatch:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(socket, "gethostname", lambda: "HOST")
-    control = Control(Nothing(), listen, "secret")  # type: ignore[arg-type]
+    control = Control(Nothing(), listen, "a-token-of-24-characters")  # type: ignore[arg-type]
     control.start()
     try:
         port = control.url.rpartition(":")[2]
