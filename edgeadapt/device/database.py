@@ -78,6 +78,8 @@ class Database:
             self._prepare()
             self.writes = Writes(*self._written_before())
             self.writes.add(self._log_bytes() - left)
+            if self.is_new and self.folder is not None:
+                self.writes.add((self.folder / FILE_NAME).stat().st_size)
             if self._log is not None:
                 self._files = FileIdentity([path, self._log])
             self.holds_deleted = left > 0  # it may have been killed before what it deleted had left the log

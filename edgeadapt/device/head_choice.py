@@ -58,6 +58,7 @@ _CLEARLY = 0.98  # of the loss: what another choice must reach to take over
 _SAME = 0.7  # temperatures of this ratio are one
 _TEMPERATURES = np.geomspace(0.01, 100.0, 25)
 _HELD_OUT = 512  # of the newest labels that are held out are learned by heads that answer
+_ACCEPTED = "status IN ('learned', 'held_out')"
 _FEWEST_PER_CLASS = (
     2  # of a condition's own labels, in every class that it answers, for a head of them alone
 )
@@ -173,9 +174,9 @@ class HeadChoices:
 
     def _make_outdated(self) -> None:
         for domain in self._outdated():
-            if not self._meter.may_start("learn"):
+            if not self._meter.may_start("head"):  # a kind of its own: no dear choice puts it off
                 return
-            with self._meter.spending("learn"):
+            with self._meter.spending("head"):
                 self._make(domain)
 
     # -- one condition ----------------------------------------------------------------------
@@ -233,7 +234,9 @@ class HeadChoices:
             rows = self._rows(domain, live)
             sums = self._own_sums(live, rows)
         else:
-            rows = self._newest(live, "status IN ('learned', 'held_out')", ROWS)
+            rows = self._newest(live, _ACCEPTED, ROWS)
+            for name in live.slots.keys() - {row.label for row in rows}:  # rare ones
+                rows = self._newest(live, f"{_ACCEPTED} AND label = ?", FEWEST, name) + rows
             held_out = self._newest(live, "status = 'held_out'", _HELD_OUT)
             sums = self._with(live, live.tensors, held_out) if held_out else live.tensors
         if sums is None:
@@ -251,10 +254,11 @@ class HeadChoices:
         self._made_from[domain] = live.tensors
         self._publish(replace(live, heads=heads))
 
-    def _newest(self, live: Memory, where: str, limit: int) -> list[EvidenceRow]:
-        return self._counting(
-            self._journal.evidence(where=where, limit=limit, newest_first=True), live
-        )
+    def _newest(
+        self, live: Memory, where: str, limit: int, *values: str
+    ) -> list[EvidenceRow]:
+        found = self._journal.evidence(where=where, values=values, limit=limit, newest_first=True)
+        return self._counting(found, live)
 
     @property
     def _written(self) -> list[str]:
@@ -275,7 +279,7 @@ class HeadChoices:
 
     def _rows(self, domain: str, live: Memory) -> list[EvidenceRow]:
         found = self._journal.evidence(
-            where="status IN ('learned', 'held_out') AND domain = ?",
+            where=f"{_ACCEPTED} AND domain = ?",
             values=(domain,),
             limit=self._policy.judged,
             newest_first=True,

@@ -224,8 +224,10 @@ class Undoing:
         outcome = "thinned" if is_covered and not any(row.seq in deleted for row in accepted) else "saved"
         moves = Moves(expired=tuple(sorted(deleted)), emptied=() if is_covered else tuple(bare))
         live = self._transactions.live()
+        live = replace(live, heads={})  # they were made from features that go
         self._transactions.record("expire", outcome, {"rows": len(rows)}, live, moves=moves, deleted=moves.expired, emptied=bare, snapshot=outcome == "saved")
         self._held_out.accept(Split(gone=tuple(row for row in accepted if row.seq in deleted)))
+        self._transactions.taken_back(frozenset())
         return len(rows)
 
     def _left_out(self, before: float, most: int) -> list[EvidenceRow]:
