@@ -21,8 +21,12 @@ _HOMES = {
     "Budget": "edgeadapt.device.budget", "prepare": "edgeadapt._prepare", "Prediction": "edgeadapt.results", "Observation": "edgeadapt.results",
     "Question": "edgeadapt.results", "Reading": "edgeadapt.results", "Receipt": "edgeadapt.results", "read_bundle": "edgeadapt.bundle",
     "migrate": "edgeadapt.device.migrate", "MigrationReport": "edgeadapt.device.migration_report",
+    "EdgeadaptError": "edgeadapt.errors",
 }  # fmt: skip
-__all__ = ["Budget", "Keep", "Learner", "MigrationReport", "Observation", "Policy", "Prediction", "Question", "Reading", "Receipt", "migrate", "prepare", "read_bundle"]
+__all__ = [
+    "Budget", "EdgeadaptError", "Keep", "Learner", "MigrationReport", "Observation", "Policy",
+    "Prediction", "Question", "Reading", "Receipt", "migrate", "prepare", "read_bundle",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from edgeadapt._prepare import prepare
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from edgeadapt.device.migrate import migrate as migrate
     from edgeadapt.device.migration_report import MigrationReport
     from edgeadapt.device.policy import Keep, Policy
+    from edgeadapt.errors import EdgeadaptError
     from edgeadapt.results import Observation, Prediction, Question, Reading, Receipt
 
 

@@ -103,11 +103,15 @@ def _to_range(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
 
 def resize_bilinear(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Resize (H, W, C) uint8 with half-pixel centres; shrinking averages over the footprint first (no aliasing)."""
-    x = image.astype(np.float32)
-    x = _resize_axis(x, height, 0)
+    step = max(1, _BLOCK // (image.shape[0] * image.shape[2]))  # columns: as float32 a whole picture takes four times its memory
+    blocks = [_resize_axis(image[:, at : at + step].astype(np.float32), height, 0) for at in range(0, image.shape[1], step)]
+    x = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
     x = _resize_axis(x, width, 1)
     result: NDArray[np.uint8] = np.clip(np.round(x), 0, 255).astype(np.uint8)
     return result
+
+
+_BLOCK = 1 << 22  # values
 
 
 def _resize_axis(x: NDArray[np.float32], size: int, axis: int) -> NDArray[np.float32]:

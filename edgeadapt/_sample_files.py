@@ -6,7 +6,6 @@ import math
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +18,7 @@ from edgeadapt.errors import InputError
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")  # by content: Pillow would try fifty, and start Ghostscript for one of them
-_MAX_PIXELS, _MAX_SIDE, _LARGE = 36_000_000, 16_384, 4_000_000  # a frame is resized as float32: 16 bytes a pixel
+_MAX_PIXELS, _MAX_SIDE = 36_000_000, 16_384
 _MOST_BYTES, _MAX_SAMPLES = {"x": 1 << 30, "y": 1 << 26}, 1_000_000  # unpacked: a small file can promise anything
 _BLOCK = 1 << 20
 
@@ -40,33 +39,50 @@ def check_regular(path: Path) -> None:
 
 
 def read_image(
-    file: Path | str, spec: InputSpec, opened: BinaryIO | None = None, *, formats: Sequence[str] = FORMATS, while_large: AbstractContextManager[Any] | None = None
+    file: Path | str, spec: InputSpec, opened: BinaryIO | None = None, *, formats: Sequence[str] = FORMATS
 ) -> NDArray[Any]:
     """One sample of shape ``spec.shape``.
 
     Args:
         opened: the file, if it is open already; ``file`` is what messages call it. formats: that it may be of, as Pillow calls them.
-        while_large: held while a picture of more than four million pixels is unpacked and resized.
 
     Raises:
-        InputError: not an image, damaged, too large, or of a form that the bundle does not take.
+        InputError: not an image, damaged, too large, or of a form that the bundle does not take. MemoryError: there is not enough of it.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
-    with ExitStack() as held:
-        try:
-            with Image.open(opened or file, formats=list(formats)) as picture:
-                width, height = picture.size
-                if width * height > _MAX_PIXELS or max(width, height) > _MAX_SIDE:
-                    raise InputError(f"{file}: {width} x {height} pixels; the limits are {_MAX_PIXELS} in all and {_MAX_SIDE} a side: scale it down")
-                if while_large is not None and width * height > _LARGE:
-                    held.enter_context(while_large)
-                frame = np.asarray(picture.convert("L" if spec.colour == "gray" else "RGB"))
-        except InputError:
-            raise
-        except Exception as error:  # on damaged files the decoders raise a dozen types between them
-            raise InputError(f"{file}: cannot be read as an image: {type(error).__name__}: {str(error)[:200]}") from error
-        return prepare(frame, spec)
+    try:
+        with Image.open(opened or file, formats=list(formats)) as picture:
+            width, height = picture.size
+            if width * height > _MAX_PIXELS or max(width, height) > _MAX_SIDE:
+                raise InputError(
+                    f"{file}: {width} x {height} pixels; the limits are {_MAX_PIXELS} in all and {_MAX_SIDE} a side: scale it down"
+                )
+            frame = _pixels(picture, "L" if spec.colour == "gray" else "RGB")
+    except (InputError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise InputError(f"{file}: cannot be read as an image: none of {', '.join(formats)}") from error
+    except Exception as error:  # on damaged files the decoders raise a dozen types between them
+        raise InputError(f"{file}: cannot be read as an image: {type(error).__name__}: {str(error)[:200]}") from error
+    return prepare(frame, spec)
+
+
+def _pixels(picture: Any, mode: str) -> NDArray[np.uint8]:
+    """(H, W) or (H, W, 3) uint8. A large picture is converted in strips: whole, it would be there four times."""
+    width, height = picture.size
+    if width * height <= _STRIP:
+        return np.asarray(picture.convert(mode))
+    picture.load()
+    frame = np.empty((height, width) if mode == "L" else (height, width, 3), np.uint8)
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        bottom = min(height, top + rows)
+        frame[top:bottom] = np.asarray(picture.crop((0, top, width, bottom)).convert(mode))
+    return frame
+
+
+_STRIP = 1 << 20  # pixels
 
 
 def read_samples(path: Path) -> tuple[NDArray[Any], tuple[str | int, ...]]:

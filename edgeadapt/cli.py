@@ -3,7 +3,7 @@
 Exit codes, for scripts:
 
     0    done
-    1    a check failed, or something went wrong that has no name
+    1    a check failed, a picture could not be read, or something went wrong that has no name
     2    usage, or an input, recipe or label was refused
     3    the bundle was refused: damaged, edited, newer, or not trusted
     4    the state folder was refused: in use, foreign, read-only or full
@@ -125,7 +125,9 @@ def _device_commands(command: Any) -> None:
     )
     run.add_argument("--state", type=Path, metavar="DIR", help="where learning is kept; without it nothing is")
     run.add_argument(
-        "--labels", type=Path, metavar="FILE", help="CSV of index-or-filename,label; each is learned after its sample was predicted"
+        "--labels", type=Path, metavar="FILE",
+        help="CSV of index-or-filename,label, with or without a header; "
+        "each is learned after its sample was predicted",
     )
     run.add_argument(
         "--new-classes", choices=("refuse", "add"), default="refuse", help="what a label with an unknown name does (default: refuse)"
@@ -172,13 +174,22 @@ def _daemon_commands(command: Any, everywhere: argparse.ArgumentParser) -> None:
     serve = command("serve", "serving:serve", "run the daemon: sources bring samples, it answers, adapts, asks and learns (daemon extra)")
     serve.add_argument("config", type=Path, metavar="CONFIG.toml")
     serve.add_argument("--precision", choices=("float32", "float16", "int8"), help="of the encoder, instead of what the settings say")
-    serve.add_argument("--check", action="store_true", help="only say whether it could run here: settings, bundle, state folder, sources and sinks")
+    serve.add_argument(
+        "--check", action="store_true",
+        help="only say whether it could run here: settings, bundle, state folder and its lock, port, "
+        "sources and sinks",
+    )  # fmt: skip
+    serve.add_argument(
+        "--reload", action="store_true",
+        help="with --check: a daemon runs on them already, so its port and state folder are its own",
+    )  # fmt: skip
 
     ctl = command("ctl", "controlling:ctl", "ask a running daemon, answer its questions, forget, roll back, freeze, pause, swap its bundle")
     place = ctl.add_mutually_exclusive_group()
     place.add_argument("--url", default="http://127.0.0.1:8420", help="where it listens (default: http://127.0.0.1:8420)")
     place.add_argument("--socket", type=Path, metavar="PATH", help="the unix socket on which it listens")
     ctl.add_argument("--token-file", type=Path, metavar="F", help="file with the token that it wants")
+    ctl.add_argument("--ca-file", type=Path, metavar="F", help="certificate, in PEM, that vouches for an https daemon's (default: the system's)")
     ctl.add_argument("--json", action="store_true", help="the answer as one line of JSON")
     actions = ctl.add_subparsers(dest="action", required=True, metavar="COMMAND")
 
@@ -199,6 +210,11 @@ def _daemon_commands(command: Any, everywhere: argparse.ArgumentParser) -> None:
     label.add_argument("sample", metavar="ID", help="the id of a question or answer, or the name that its source gave the sample")
     label.add_argument("label", metavar="NAME", help="the class")
     label.add_argument("--source", default="ctl", metavar="WHO", help="who says so (default: ctl)")
+    label.add_argument(
+        "--new", action="store_true",
+        help="NAME is a class that it does not know yet; without this a terminal is asked, and a "
+        "script refused",
+    )  # fmt: skip
     forget = action("forget", "remove labels as if they had never been; conditions are joined by and")
     forget.add_argument("samples", nargs="*", metavar="ID", help="ids, or the names that their source gave the samples")
     forget.add_argument("--source", metavar="WHO", help="who said so")
@@ -277,6 +293,10 @@ def _host_commands(command: Any) -> None:
     compile_.add_argument("--frozen", metavar="A.B,C.*", help="tensors that never change (default: frozen of STEP.py; with --inference, all)")
     compile_.add_argument("--batch", type=_batch, metavar="N|free", help="samples in a call (default: free)")
     compile_.add_argument("--tolerance", type=_tolerance, default=1e-4, help="largest error as a share of the change a step makes (default: 1e-4)")
+    compile_.add_argument(
+        "--accept-loss", action="store_true",
+        help="say nothing of a loss that does not halve on the toy problem"
+    )
     compile_.add_argument("--inference", action="store_true", help="the function writes no tensor")
     compile_.add_argument("--out", type=Path, metavar="F.onnx", help="write the graph there, and its values beside it as F.safetensors")
     compile_.add_argument("--json", action="store_true")
@@ -291,6 +311,10 @@ def _machine_commands(command: Any) -> None:
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
     bench.add_argument("--data", type=Path, metavar="DIR", help="folder with the four Fashion-MNIST files")
     bench.add_argument("--plots", type=Path, metavar="DIR", help="also draw pictures there, if the suite has any (bench extra)")
+    bench.add_argument(
+        "--fetch", action="store_true",
+        help="get the data that it needs and that are not here (edgeadapt data list)",
+    )  # fmt: skip
     bench.add_argument("--quick", action="store_true", help="small, and most rows without a target; 'bench list' names the suites that have it")
     bench.add_argument("--peers", action="store_true", help="steps: also JAX, onnxruntime-training, ExecuTorch and LiteRT, which it installs apart")
     bench.add_argument("--passes", action="store_true", help="steps: what each rewrite pass gains instead")

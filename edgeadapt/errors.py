@@ -63,3 +63,7 @@ class RecipeError(EdgeadaptError, ValueError):
 
 class InputWarning(UserWarning):
     """Inputs are accepted but look wrong: for example they fit calibration better after a channel swap."""
+
+
+class CompileWarning(UserWarning):
+    """A graph is right and looks wrong: a learning step that does not learn a toy problem."""

@@ -16,6 +16,8 @@ from edgeadapt.errors import InputError, InputWarning, UnknownClassError
 from edgeadapt.results import describe
 
 _DTYPES = {name: np.dtype(name) for name in ("float32", "uint8")}  # what an encoder may take
+LONGEST_CLASS_NAME = 255
+"""Characters of a class name that a learner takes; every commit, answer and page repeats it."""
 _LONGEST_NAME = 100  # characters of a class name that are compared and shown
 
 

@@ -174,6 +174,7 @@ class Receipt:
         exact: tensors that are now, bit for bit, what they would be without these rows. In float32 sums the counts are; the rest is to
             float tolerance.
         unreachable: why something could not be undone, one line each; of a factory class, that the bundle's own samples still answer for it.
+            What waits is named too: deleted rows that a reader of another connection keeps in the write-ahead log.
     """
 
     removed: int

@@ -43,14 +43,17 @@ else:
     pictures = [(f"shipped-{n}", CLASSES[plain[n]], png(plain[count + 784 * n :][:784], 28)) for n in range(count)]
     pictures = random.Random(0).sample(pictures, 600)
 
-truth, right, answered = {}, [], 0
+truth, right, answered, left = {}, [], 0, None
 for name, label, picture in pictures:
     seen = ask("/v1/observe?" + urlencode({"stream": "door", "name": name}), picture, "image/png")["answers"][0]
     truth[seen["id"]] = label
     right.append(seen["label"] == label)
     for question in ask("/v1/questions")["questions"]:
-        if question["id"] in truth:  # a person would look at the picture: question["image"]
+        left = left or question["id"]  # the first stays, to be clicked on the page
+        if question["id"] in truth and question["id"] != left:  # a person looks at question["image"]
             labels = [{"sample": question["id"], "label": truth[question["id"]]}]
             answered += ask("/v1/labels", json.dumps({"labels": labels, "source": "http_labels"}).encode())["received"]
 half = len(right) // 2
 print(f"{sum(right[:half]) / half:.1%} right in the first half, {sum(right[half:]) / half:.1%} in the second, {answered} questions answered")
+if left:
+    print(f"one question waits for you on {args.url}/")

@@ -143,7 +143,7 @@ def test_a_new_class_is_refused_unless_asked_for(edgeadapt: Shell, npz: Path, tm
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("1;Coat\n", "line 1"), ("0,Coat\nx9,Coat\n", "line 2"), ("96,Coat\n", "no sample '96'"), ("1,\n", "line 1")]
+    ("text", "says"), [("1;Coat\n", "line 1"), ("0,Coat\nx9,Coat\n", "line 2"), ("96,Coat\n", "no sample '96'"), ("0,Coat\nsample,label\n", "line 2"), ("1,\n", "line 1")]
 )
 def test_a_wrong_line_of_labels_is_named(edgeadapt: Shell, npz: Path, tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "labels.csv").write_text(text)
@@ -179,9 +179,39 @@ def test_run_reads_a_folder_of_images(edgeadapt: Shell, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("ignored")
     found = lines(edgeadapt("run", BUNDLE, "--source", tmp_path, "--json"))
     assert found[0]["samples"] == [f"{i}.png" for i in range(5)] and found[0]["labels"].count("Sandal") >= 4
-    (tmp_path / "9.png").write_text("not an image")
+
+
+@needs_pillow
+def test_one_broken_picture_does_not_stop_a_run_and_is_named_and_counted(edgeadapt: Shell, tmp_path: Path) -> None:
+    from PIL import Image
+
+    sample = load_sample()
+    for i, row in enumerate(sample.rows(("Sandal",), np.random.default_rng(0))[:4]):
+        Image.fromarray(sample.x[row]).save(tmp_path / f"{i}.png")
+    (tmp_path / "1.png").write_text("not an image")
+    (tmp_path / "labels.csv").write_text("filename,label\n0.png,Sandal\n1.png,Sandal\n3.png,Sandal\n")
+    out = edgeadapt("run", BUNDLE, "--source", tmp_path, "--labels", tmp_path / "labels.csv", "--batch", "2", code=1)
+    assert re.findall(r"^  (\d\.png): (\S+)", out, re.MULTILINE) == [("0.png", "Sandal"), ("1.png", "not"), ("2.png", "Sandal"), ("3.png", "Sandal")]
+    assert "3 samples, 1 not read; " in out and re.findall(r"; (\d+) learned", out) == ["1", "1"]
+    assert "1 of 4 pictures could not be read, the first: " in edgeadapt.error and "1.png" in edgeadapt.error
+    found = lines(edgeadapt("run", BUNDLE, "--source", tmp_path, "--json", code=1))
+    assert list(found[0]["broken"]) == ["1.png"] and found[-1]["summary"]["broken"] == 1 and found[-1]["summary"]["samples"] == 3
+    for i in (0, 2, 3):
+        (tmp_path / f"{i}.png").write_text("nor is this")
     edgeadapt("run", BUNDLE, "--source", tmp_path, code=2)
-    assert "9.png" in edgeadapt.error
+    assert "none of 4 pictures could be read; 0.png" in edgeadapt.error
+
+
+def test_run_answers_for_each_sample(edgeadapt: Shell, npz: Path) -> None:
+    found = lines(edgeadapt("run", BUNDLE, "--source", npz, "--json"))
+    said = re.findall(r"^  (\d+): (.+) \d+%(?: \(abstained\))?$", edgeadapt("run", BUNDLE, "--source", npz), re.MULTILINE)
+    assert said == [(name, label) for batch in found[:-1] for name, label in zip(batch["samples"], batch["labels"], strict=True)]
+
+
+@pytest.mark.parametrize("header", ["sample,label", "Filename,Class", "\ufeffindex,label"])
+def test_a_header_of_the_labels_is_no_label(edgeadapt: Shell, npz: Path, tmp_path: Path, header: str) -> None:
+    (tmp_path / "labels.csv").write_text(f"{header}\n0,Coat\n")
+    assert "; 1 learned" in edgeadapt("run", BUNDLE, "--source", npz, "--labels", tmp_path / "labels.csv")
 
 
 # -- machine ----------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def test_a_step_is_compiled_saved_and_runs(step: Path, capsys: pytest.CaptureFix
     assert all("head.weight float32[3, 4]" in lines[key] for key in ("reads", "writes"))
     assert lines["frozen"].split() == ["frozen", "scale.value"] and "state 48, frozen 16" in lines["bytes"]
     assert f"model {step.with_name('own.onnx').stat().st_size:,}" in lines["bytes"]
-    assert "against float32" in lines["parity"] and "tolerance 1e-04" in lines["parity"]
+    assert "against float32" in lines["parity"] and "parity   ok: " in lines["parity"] and ", within the tolerance 1e-04" in lines["parity"]
     learner, z = read_graph("own.onnx"), np.arange(8, dtype=np.float32).reshape(2, 4)
     assert learner(z=z, sample_weight=np.array([1, 3], np.float32))["size"] == 3 * 2 * (z[0] + 3 * z[1]).sum()
     np.testing.assert_array_equal(learner.state["head.weight"], np.tile(1 + z[0] + 3 * z[1], (3, 1)))
@@ -179,3 +179,10 @@ def test_wrong_usage_is_2(step: Path, option: tuple[str, str]) -> None:
     with pytest.raises(SystemExit) as left:
         cli.main(["compile", "own.py:step", *option])
     assert left.value.code == 2
+
+
+def test_an_error_that_float32_explains_does_not_read_as_a_failure():
+    from edgeadapt.commands.compiling import _worst
+
+    assert _worst(2e-6, 1e-4) == "2.0e-06, within the tolerance 1e-04"
+    assert "not counted against the graph" in _worst(1.2e-3, 1e-4)

@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "edgeadapt"
-DEVICE_SIDE = ("bundle", "device", "placement", "daemon", "demo", "doctor")
-HOST_TOOLS = {"edgeadapt/demo/make.py"}  # run on the host only, by name
+DEVICE_SIDE = ("bundle", "device", "placement", "daemon", "demo", "doctor", "exporters")
+HOST_TOOLS = {"edgeadapt/demo/make.py", "edgeadapt/sklearn.py"}  # for the host only, by name
 FORBIDDEN = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "faiss", "edgeadapt.host")
 
 
@@ -117,3 +117,12 @@ def test_every_public_name_resolves() -> None:
     import edgeadapt
 
     assert all(getattr(edgeadapt, name) is not None for name in (*edgeadapt.__all__, "open"))
+
+
+def test_the_base_of_every_error_is_caught_by_its_public_name() -> None:
+    import edgeadapt
+    from edgeadapt import errors
+
+    named = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert "EdgeadaptError" in edgeadapt.__all__ and edgeadapt.EdgeadaptError is errors.EdgeadaptError
+    assert all(issubclass(kind, edgeadapt.EdgeadaptError) for kind in named if not issubclass(kind, Warning))

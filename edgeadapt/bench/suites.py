@@ -9,6 +9,7 @@ from inspect import signature
 from typing import Any
 
 from edgeadapt.bench.measure import Row, Say, report, table, write_json
+from edgeadapt.bench.needs import check, needs_of
 from edgeadapt.errors import InputError
 
 SUITES = {
@@ -47,9 +48,9 @@ _OPTIONS = {"steps": ("quick", "peers", "passes"), "shift": ("quick", "members",
 
 def run(
     suite: str, *, data: str | os.PathLike[str] | None = None, json_path: str | os.PathLike[str] | None = None, say: Say = print, options: Sequence[str] = (),
-    plots: str | os.PathLike[str] | None = None, bundle: str | os.PathLike[str] | None = None,
+    plots: str | os.PathLike[str] | None = None, bundle: str | os.PathLike[str] | None = None, fetch: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Run a suite.
+    """Run a suite. What it needs and does not find is said before it starts.
 
     Args:
         suite: a key of ``SUITES``.
@@ -59,6 +60,7 @@ def run(
         options: switches that this suite has.
         plots: a folder; suites that draw pictures put them there.
         bundle: path of a ``.edge`` file, for suites that measure any.
+        fetch: get the data that are missing first.
 
     Returns:
         The report: ``{"suite", "machine", "versions", "rows": [{"name", "value", "unit", "baseline", "target", "holds"}]}``.
@@ -71,6 +73,7 @@ def run(
     known = _OPTIONS.get(suite, ())
     if unknown := [name for name in options if name not in known]:
         raise InputError(f"suite {suite!r} has no option --{unknown[0]}; it has: {', '.join('--' + name for name in known) or 'none'}")
+    check(needs_of(suite, options, plots is not None), suite, data, say, is_fetching=fetch)
     if json_path is not None:
         open(json_path, "a").close()  # a suite may take hours: a place that cannot be written is said before
     rows = _rows(suite, None if data is None else os.fspath(data), say, {**dict.fromkeys(options, True), **_paths(plots=plots, bundle=bundle)})

@@ -31,6 +31,7 @@ from edgeadapt.bundle._space import TensorHashes, check_space, watch_encoder
 from edgeadapt.bundle._weights import FACTORY, FROZEN, GUARD, Arrays
 from edgeadapt.bundle.schema import GraphSpec, Manifest, Member, decode_manifest, encode_manifest
 from edgeadapt.errors import BundleError
+from edgeadapt.paths import check_path
 from edgeadapt.runtime import GraphFile
 
 MAX_MANIFEST_BYTES = 4 << 20
@@ -136,9 +137,9 @@ def read_bundle(path: str | Path, *, trust: str | Path | Sequence[str | Path] = 
         require_signature: refuse an unsigned bundle also without ``trust``; any signer will do then.
 
     Raises:
-        BundleError: names the file, the member and the reason.
+        BundleError: names the file, the member and the reason. InputError: not a path.
     """
-    path = Path(path)
+    path = check_path(path, "a bundle")
     with _naming(path):
         if path.exists() and not path.is_file():
             raise BundleError("archive: not a regular file")

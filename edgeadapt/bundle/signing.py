@@ -24,6 +24,7 @@ from edgeadapt.errors import BundleError
 
 _MEMBER = "manifest.sig"
 _PREFIX = "ed25519:"
+_PRIVATE = "PRIVATE KEY"  # in the first line of a PEM
 
 KeyId = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 
@@ -62,16 +63,22 @@ def write_keypair(path: str | Path) -> str:
     public_path = path.with_name(path.name + ".pub")
     if public_path.exists():
         raise BundleError(f"{public_path}: exists; a key is never overwritten, choose another name")
+    made: list[Path] = []
     try:
         for target, content, mode in ((path, private, 0o600), (public_path, public.encode() + b"\n", 0o644)):
             with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                made.append(target)
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
     except FileExistsError as error:
+        for target in made:
+            target.unlink(missing_ok=True)
         raise BundleError(f"{error.filename}: exists; a key is never overwritten, choose another name") from None
     except OSError as error:
-        raise BundleError(f"{path}: the key cannot be written: {error.strerror}") from error
+        for target in made:  # half a key is none, and would keep the name from being used again
+            target.unlink(missing_ok=True)
+        raise BundleError(f"{path}: the key cannot be written: {error.strerror}; nothing was left") from error
     return public
 
 
@@ -81,14 +88,26 @@ def load_public_key(text_or_path: str | Path) -> str:
     Raises:
         BundleError: no such file, or not a public key of ours.
     """
-    text = str(text_or_path).strip()
+    text, where = str(text_or_path).strip(), "the public key"
     if not text.startswith(_PREFIX):
+        if "\n" in text or _PRIVATE in text:  # the content of a key file, which no message may show
+            raise BundleError(f"the public key: {_what_is(text)}")
+        where = text
         try:
             text = Path(text_or_path).read_text("ascii").strip()
         except (OSError, ValueError) as error:
-            raise BundleError(f"{text_or_path}: neither a public key ('ed25519:...') nor a readable file with one: {error}") from None
-    _raw(text)
+            why = getattr(error, "strerror", None) or "it is not ASCII"
+            raise BundleError(f"{where}: neither a public key ('ed25519:...') nor a readable file with one: {why}") from None
+    if _bytes_of(text) is None:
+        raise BundleError(f"{where}: {_what_is(text)}")
     return text
+
+
+def _what_is(text: str) -> str:
+    """Of a text that is no public key, what to do. It may be a secret, so none of it is shown."""
+    if _PRIVATE in text:
+        return "this is a private key, which stays where it was made; pass the public one, the file beside it that ends in .pub"
+    return f"not a public key; expected '{_PREFIX}' and the base64 of 32 bytes"
 
 
 def key_id(public: str) -> str:
@@ -163,13 +182,19 @@ def signature_schema() -> dict[str, Any]:
 
 def _raw(public: str) -> bytes:
     """The 32 bytes of a public key in its one canonical spelling."""
+    raw = _bytes_of(public)
+    if raw is None:
+        raise BundleError(f"the public key: {_what_is(public)}")
+    return raw
+
+
+def _bytes_of(public: str) -> bytes | None:
+    """As ``_raw``; None if it is no public key."""
     try:
         raw = base64.b64decode(public.removeprefix(_PREFIX), validate=True)
     except (binascii.Error, ValueError):
-        raw = b""
-    if len(raw) != 32 or _PREFIX + base64.b64encode(raw).decode() != public:
-        raise BundleError(f"{public[:60]!r}: not a public key; expected 'ed25519:' and the base64 of 32 bytes")
-    return raw
+        return None
+    return raw if len(raw) == 32 and _PREFIX + base64.b64encode(raw).decode() == public else None
 
 
 __all__ = [

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import http.client
 import json
 import os
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,14 +17,15 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from edgeadapt import errors
-from edgeadapt.errors import EdgeadaptError, InputError
+from edgeadapt.errors import EdgeadaptError, InputError, UnknownClassError
 
 _CONNECT_S, _PATIENCE_S, _MAX_ANSWER_BYTES = 10.0, 600.0, 64 << 20
+_LONGEST_NAME = 64  # of a class, in a message; the time for the closest grows with the square of it
 
 
 def ctl(args: argparse.Namespace) -> int:
     """Ask a running daemon, or tell it something; 1 if none answers, or if ``health`` finds it unwell."""
-    daemon = _Daemon(args.url, args.socket, args.token_file)
+    daemon = _Daemon(args.url, args.socket, args.token_file, args.ca_file)
     try:
         return int(_ASKED[args.action](daemon, args))
     except _NoAnswer as error:
@@ -48,7 +51,7 @@ class _UnixConnection(http.client.HTTPConnection):
 class _Daemon:
     """One daemon, by the address of its control interface; a connection a request."""
 
-    def __init__(self, url: str, path: Path | None, token_file: Path | None) -> None:
+    def __init__(self, url: str, path: Path | None, token_file: Path | None, ca_file: Path | None) -> None:
         self._path, self.where = path, f"unix:{path}" if path else url
         try:
             self._url = urlsplit(url)
@@ -56,7 +59,8 @@ class _Daemon:
         except ValueError:
             is_usable = False
         if not is_usable:
-            raise InputError(f"--url {url}: http://HOST:PORT is expected")
+            raise InputError(f"--url {url}: http://HOST:PORT or https://HOST:PORT is expected")
+        self._context = _trusting(ca_file) if self._url.scheme == "https" else None
         self._headers = {"accept": "application/json"}
         if token_file is not None:
             from edgeadapt.daemon.settings import read_secret
@@ -98,6 +102,8 @@ class _Daemon:
                 raise _NoAnswer(f"{self.where}: answers with more than {_MAX_ANSWER_BYTES} bytes")
             is_json = response.headers.get_content_type() == "application/json"
             return response.status, json.loads(raw) if is_json else raw.decode("utf-8", "replace")
+        except ssl.SSLCertVerificationError as error:
+            raise _NoAnswer(f"{self.where}: not trusted: {error.verify_message}; pass --ca-file with its authority's certificate") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = _printable(getattr(error, "strerror", None) or str(error) or type(error).__name__)
             raise _NoAnswer(f"{self.where}: no daemon answers there: {why}; 'edgeadapt serve' starts one") from error
@@ -107,8 +113,19 @@ class _Daemon:
     def _connection(self) -> http.client.HTTPConnection:
         if self._path is not None:
             return _UnixConnection(self._path, _CONNECT_S)
-        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
-        return kind(self._url.hostname or "", self._url.port, timeout=_CONNECT_S)
+        host, port = self._url.hostname or "", self._url.port
+        if self._context is not None:
+            return http.client.HTTPSConnection(host, port, timeout=_CONNECT_S, context=self._context)
+        return http.client.HTTPConnection(host, port, timeout=_CONNECT_S)
+
+
+def _trusting(ca_file: Path | None) -> ssl.SSLContext:
+    """The authorities of the system, or those in a file instead."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ValueError) as error:
+        why = "no certificate in PEM" if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None) or error
+        raise InputError(f"--ca-file {ca_file}: {why}") from None
 
 
 def _say(answer: Any, args: argparse.Namespace) -> int:
@@ -137,6 +154,31 @@ def _classes(daemon: _Daemon, args: argparse.Namespace) -> int:
     return _say(daemon.ask("GET", "/v1/classes"), args)
 
 
+def _label(daemon: _Daemon, args: argparse.Namespace) -> int:
+    """A name that is no class yet may be a slip: a person is asked, a script says --new.
+
+    Raises:
+        UnknownClassError: the class is not known, and nobody said that it is new.
+    """
+    if not args.new and args.label not in (known := daemon.ask("GET", "/v1/classes")["classes"]):
+        name, names = args.label[:_LONGEST_NAME], [str(one)[:_LONGEST_NAME] for one in known]
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        closest = f", the closest is {_printable(close[0])!r}" if close else ""
+        what = f"no class {_printable(name)!r} yet{closest}"
+        if not (sys.stdin.isatty() and _agrees(f"There is {what}. Add it? [y/N] ")):
+            raise UnknownClassError(
+                f"{what}: --new adds it, if the daemon's policy.new_classes is \"add\"; "
+                "nothing was labelled"
+            )
+    given = {"labels": [{"sample": args.sample, "label": args.label}], "source": args.source}
+    return _say(daemon.ask("POST", "/v1/labels", given), args)
+
+
+def _agrees(question: str) -> bool:
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def _health(daemon: _Daemon, args: argparse.Namespace) -> int:
     """Alive and ready; for scripts and containers."""
     found = {path: daemon.exchange("GET", path) for path in ("/healthz", "/readyz")}
@@ -159,7 +201,7 @@ _ASKED: dict[str, Callable[[_Daemon, argparse.Namespace], int]] = {
     "history": _list("/v1/history"),
     "decisions": _list("/v1/decisions"),
     "classes": _classes,
-    "label": _post("/v1/labels", lambda args: {"labels": [{"sample": args.sample, "label": args.label}], "source": args.source}),
+    "label": _label,
     "forget": _post("/v1/forget", lambda args: _given(samples=args.samples, source=args.source, classes=args.classes, before=args.before, after=args.after)),
     "rollback": _post("/v1/rollback", lambda args: {"to": args.to}),
     "freeze": _post("/v1/freeze", lambda args: {"frozen": True}),

@@ -35,7 +35,10 @@ def bench(args: argparse.Namespace) -> int:
     if args.suite not in suites:
         raise InputError(f"no suite called {args.suite!r}; suites: {', '.join(suites)}")
     options = tuple(name for name in ("quick", "peers", "passes", "members", "foreign", "networks", "validation") if getattr(args, name))
-    result = run(args.suite, data=args.data, json_path=args.json, options=options, plots=args.plots, bundle=args.bundle)
+    result = run(
+        args.suite, data=args.data, json_path=args.json, options=options, plots=args.plots,
+        bundle=args.bundle, fetch=args.fetch,
+    )  # fmt: skip
     return 1 if any(row["holds"] is False for row in result["rows"]) else 0
 
 

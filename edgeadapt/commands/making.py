@@ -84,12 +84,13 @@ def export_recipe(
         The bundle.
     """
     from edgeadapt.host import export as export_bundle
+    from edgeadapt.host.named_networks import headless
 
     fit, calibration, validation = split_data(recipe)
     _say_groups(fit, calibration, say)
     encoder = finished_encoder(recipe, fit)
     if encoder is None:
-        encoder, _ = train_network(recipe, fit, validation, say)
+        encoder = headless(train_network(recipe, fit, validation, say)[0])
     chosen = recipe.export
     settings: dict[str, Any] = {
         **{key: getattr(chosen, key) for key in ("name", "version", "class_slots", "domain_slots", "batches", "head", "novelty", "state_kib", "novelty_kib", "adaptors", "smooth", "precisions", "precision_margin")},
@@ -127,38 +128,59 @@ def train_network(
     recipe: Recipe, fit: Labelled, validation: Labelled, say: Callable[[str], None], **files: Any
 ) -> tuple[Any, float]:
     """The recipe's network, trained, and its accuracy on the validation samples; ``files`` are checkpoint, resume and log."""
-    from edgeadapt.host.networks import build_network
     from edgeadapt.host.train import train as fit_network
 
-    network = build_network(recipe.encoder.network, len(fit.classes), fit.channels, seed=recipe.seed, **recipe.encoder.options)
+    network = _network(recipe, fit, recipe.encoder.pretrained)
     result = fit_network(network, fit, validation, seed=recipe.seed, progress=say, **msgspec.structs.asdict(recipe.train), **files)
     return result.network, result.accuracy
 
 
 def finished_encoder(recipe: Recipe, fit: Labelled) -> Any:
-    """The encoder a recipe names by file or weights; None if it has to be trained."""
+    """The encoder a recipe names by file or weights, its own or pretrained; None if it has to be trained."""
     given = recipe.encoder
     if given.file:
         return _exported_program(given.file) if given.file.endswith(".pt2") else given.file
+    if not given.weights and given.pretrained:
+        from edgeadapt.host.named_networks import named_encoder
+
+        return named_encoder(given.network, given.pretrained, **{**_size_option(recipe, fit), **given.options})
     if not given.weights:
         return None
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from edgeadapt.host.networks import Normalised, build_network
+    from edgeadapt.host.named_networks import headless
+    from edgeadapt.host.networks import Normalised
 
-    network = Normalised(
-        build_network(given.network, len(fit.classes), fit.channels, seed=recipe.seed, **given.options),
-        [0.0] * fit.channels,
-        [1.0] * fit.channels,
-    )
+    channels = 3 if given.pretrained else fit.channels
+    network = Normalised(_network(recipe, fit, ""), [0.0] * channels, [1.0] * channels)
     try:
         network.load_state_dict(load_file(given.weights))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(
             f"{given.weights}: not the weights of {given.network} for {len(fit.classes)} classes: {str(error).splitlines()[0]}"
         ) from error
-    return network.eval()
+    return headless(network.eval())
+
+
+def _network(recipe: Recipe, fit: Labelled, pretrained: str) -> Any:
+    """The recipe's network with a classifier for these classes: with these trained weights, or random ones."""
+    from edgeadapt.host.named_networks import pretrained_network
+    from edgeadapt.host.networks import build_network
+
+    given, count = recipe.encoder, len(fit.classes)
+    options = {**_size_option(recipe, fit), **given.options}
+    if pretrained:
+        return pretrained_network(given.network, count, pretrained, seed=recipe.seed, **options)
+    channels = 3 if given.pretrained else fit.channels
+    return build_network(given.network, count, channels, seed=recipe.seed, **options)
+
+
+def _size_option(recipe: Recipe, fit: Labelled) -> dict[str, Any]:
+    from edgeadapt.host.named_networks import size_option
+
+    height, width = (*fit.x.shape[1:3], 0, 0)[:2]
+    return size_option(recipe.encoder.network, (height, width)) if fit.x.ndim > 2 else {}
 
 
 def _exported_program(file: str) -> Any:

@@ -15,6 +15,9 @@ from edgeadapt._sample_files import IMAGES, check_regular, is_image, read_image,
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.errors import InputError
 
+_SAMPLE = ("sample", "filename", "file", "name", "image", "path", "index", "id", "row", "")  # in a header
+_LABEL = ("label", "labels", "class", "category", "target", "y", "answer")
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -28,9 +31,26 @@ class Source:
     def read(self, rows: slice, spec: InputSpec) -> NDArray[Any]:
         return self.x[rows] if self.x is not None else np.stack([read_image(file, spec) for file in self.files[rows]])
 
-    def right(self, labels: tuple[str, ...], rows: slice, classes: tuple[str, ...]) -> list[bool]:
+    def read_whole(
+        self, rows: slice, spec: InputSpec
+    ) -> tuple[list[int], NDArray[Any] | None, dict[str, str]]:
+        """Which rows can be read, their values, None if none can, and why the others cannot, by name."""
+        if self.x is not None:
+            return list(range(rows.start, rows.stop)), self.x[rows], {}
+        found: dict[int, NDArray[Any]] = {}
+        broken: dict[str, str] = {}
+        for row in range(rows.start, rows.stop):
+            try:
+                found[row] = read_image(self.files[row], spec)
+            except InputError as error:
+                broken[self.names[row]] = str(error)
+        return list(found), np.stack(list(found.values())) if found else None, broken
+
+    def right(
+        self, labels: tuple[str, ...], rows: list[int], classes: tuple[str, ...]
+    ) -> list[bool]:
         """Which predictions equal the truth; empty if it is not known. A whole number in ``y`` is a class id."""
-        truth = self.y[rows]
+        truth = [self.y[row] for row in rows] if self.y else []
         names = [classes[t] if isinstance(t, int) and 0 <= t < len(classes) else str(t) for t in truth]
         return [label == name for label, name in zip(labels, names, strict=True)] if truth else []
 
@@ -50,18 +70,25 @@ def open_source(path: Path) -> Source:
 
 
 def read_labels(path: Path, source: Source) -> dict[int, str]:
-    """Row -> label.
+    """Row -> label. A first line ``filename,label`` is a header, unless a sample is called so.
 
     Raises:
         InputError: a line is not ``index-or-filename,label``, or names no sample; the message has its number.
     """
     by_name = {name: row for row, name in enumerate(source.names)}
-    return dict(_label_line(path, number, fields, by_name) for number, fields in _lines(path))
+    lines = list(_lines(path))
+    if lines and _is_header(lines[0][1]) and lines[0][1][0] not in by_name:
+        del lines[0]
+    return dict(_label_line(path, number, fields, by_name) for number, fields in lines)
+
+
+def _is_header(fields: list[str]) -> bool:
+    return len(fields) == 2 and fields[0].lower() in _SAMPLE and fields[1].lower() in _LABEL
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             for number, fields in enumerate(csv.reader(file), 1):
                 if fields and not fields[0].lstrip().startswith("#"):
                     yield number, [field.strip() for field in fields]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgeadapt.errors import EdgeadaptError, InputError, StateError
+from edgeadapt.errors import EdgeadaptError, InputError, RecipeError, StateError
 
 if TYPE_CHECKING:
     from edgeadapt.bundle import Manifest
@@ -30,18 +30,22 @@ def serve(args: argparse.Namespace) -> int:
 
     settings = load()
     if args.check:
-        return _check(args.config, settings)
+        return _check(args.config, settings, args.reload)
+    if args.reload:
+        raise InputError(
+            "--reload belongs to --check; a running daemon reads its settings again on SIGHUP"
+        )
     from edgeadapt.daemon.service import Service
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     return Service(settings, reread=load).run()
 
 
-def _check(config: Path, settings: Settings) -> int:
+def _check(config: Path, settings: Settings, is_running: bool) -> int:
     """One line a check. All are made; the first that fails gives the exit code."""
     failed: list[EdgeadaptError] = []
     print(f"ok       settings: {config}: sources {len(settings.source)}, sinks {len(settings.sink)}")
-    for name, check in _checks(settings):
+    for name, check in _checks(settings, is_running):
         try:
             print(f"ok       {name}: {check()}")
         except EdgeadaptError as error:
@@ -52,13 +56,14 @@ def _check(config: Path, settings: Settings) -> int:
     return 0
 
 
-def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
+def _checks(settings: Settings, is_running: bool) -> Iterator[tuple[str, Callable[[], str]]]:
+    """``is_running``: a daemon runs on them already, so its port and state folder are taken."""
     found: list[Manifest] = []
     yield "packages", lambda: _packages(settings)
     yield "bundle", lambda: _bundle(settings, found)
     yield "runtime", lambda: _runtime(settings.runtime)
-    yield "state", lambda: _state(settings.state)
-    yield "control", lambda: _control(settings)
+    yield "state", lambda: _state(settings.state, is_running)
+    yield "control", lambda: _control(settings, is_running)
     for source in settings.source:
         yield f"source {source.name}", partial(_source, source, found)
     for sink in settings.sink:
@@ -95,9 +100,9 @@ def _runtime(name: str) -> str:
     return f"{places[0]}; while it serves, tried: {', '.join(places[1:])}"
 
 
-def _state(folder: Path) -> str:
-    """Writable, and ours or empty. Nothing is made or locked: a daemon may be using it."""
-    from edgeadapt.device.folder import FILE_NAME
+def _state(folder: Path, is_running: bool) -> str:
+    """Writable, ours or empty, and free. Nothing is made, and no lock is kept."""
+    from edgeadapt.device.folder import FILE_NAME, holder
 
     place = folder if os.path.exists(folder) else folder.parent
     if not os.path.isdir(place):
@@ -107,21 +112,48 @@ def _state(folder: Path) -> str:
     strangers = sorted(p.name for p in folder.iterdir() if not p.name.startswith("learner.")) if place == folder else []
     if strangers and not os.path.exists(folder / FILE_NAME):
         raise StateError(f"{folder} is not a state folder: it has no {FILE_NAME} but holds {strangers[0]!r}; use an empty folder")
+    pid = holder(folder)
+    if pid and not is_running:
+        raise StateError(
+            f"state folder {folder} is in use by the process with pid {pid}; "
+            "--reload if it runs on these settings already"
+        )
+    if pid:
+        return f"{folder}: in use by the process with pid {pid}, as --reload expects"
     return f"{folder}: {'can be written' if place == folder else 'can be made'}"
 
 
-def _control(settings: Settings) -> str:
+def _control(settings: Settings, is_running: bool) -> str:
+    """The port is taken for a moment; a unix socket is asked: to take it would make a file."""
+    from edgeadapt.daemon.addresses import bound, is_answered
+    from edgeadapt.daemon.certificate import Certificate
+    from edgeadapt.daemon.secrecy import exposure_of, weakness_of
     from edgeadapt.daemon.settings import read_secret
 
     control = settings.control
     if not control.is_on:
         return "switched off: no HTTP, no edgeadapt ctl, no page, no metrics"
+    doubts = []
     if control.token_file is not None:
-        read_secret(control.token_file)
+        weak = weakness_of(read_secret(control.token_file))
+        if weak and not control.is_local:
+            raise RecipeError(f"{control.token_file}: the token can be guessed: it {weak}")
+        doubts = [f"the token {weak}"] if weak else []
+        doubts += [exposed] if (exposed := exposure_of(control.token_file)) else []
+    if control.certificate is not None and control.key is not None:
+        Certificate(control.certificate, control.key)
+        doubts += [exposed] if (exposed := exposure_of(control.key)) else []
     place = control.socket
     if place is not None and not (os.path.isdir(place.parent) and os.access(place.parent, os.W_OK | os.X_OK)):
         raise InputError(f"{place.parent}: no folder that this user can write, for the socket {place.name}")
-    return f"{control.listen}, {'with a token' if control.token_file else 'without a token'}"
+    if not is_running and place is None:
+        bound(control.listen).close()
+    if not is_running and place is not None and is_answered(place):
+        raise InputError(
+            f"{place}: a daemon answers there already; --reload if it runs on these settings"
+        )
+    said = f"{control.listen}, {'https, ' if control.certificate else ''}{'with a token' if control.token_file else 'without a token'}"
+    return "; but ".join([said, *doubts])
 
 
 def _source(source: AnySource, found: list[Manifest]) -> str:

@@ -12,6 +12,7 @@ from edgeadapt.commands.reading import Source, open_source, read_labels
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.policy import Policy
+from edgeadapt.errors import InputError
 from edgeadapt.inputs import chunks
 from edgeadapt.results import Observation, Question
 
@@ -21,7 +22,7 @@ _ALL = 1_000_000  # questions
 
 def demo(args: argparse.Namespace) -> int:
     """Play the story; 1 if a fact that it claims does not hold."""
-    print("edgeadapt demo: within a minute; no network, no torch", flush=True)
+    print("edgeadapt demo: about 15 s on two desktop cores; no network, no torch", flush=True)
     from edgeadapt.demo.story import Story
 
     report = Story(args.out, args.seed, say=lambda line: print(line, flush=True)).tell()
@@ -33,7 +34,10 @@ def demo(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Observe a source batch by batch; labels are learned after their sample was predicted."""
+    """Observe a source batch by batch; labels are learned after their sample was predicted.
+
+    1 if a picture could not be read.
+    """
     bundle = read_bundle(args.bundle, trust=args.trust)
     source = open_source(args.source)
     labels = read_labels(args.labels, source) if args.labels else {}
@@ -44,7 +48,13 @@ def run(args: argparse.Namespace) -> int:
         for rows in chunks(len(source.names), args.batch):
             say(stream.batch(rows))
         say(stream.summary())
-    return 0
+    if stream.broken:
+        name, why = next(iter(stream.broken.items()))
+        if len(stream.broken) == len(source.names):
+            raise InputError(f"none of {len(source.names)} pictures could be read; {name}: {why}")
+        counted = f"{len(stream.broken)} of {len(source.names)} pictures"
+        print(f"{counted} could not be read, the first: {why}", file=sys.stderr)
+    return 1 if stream.broken else 0
 
 
 class _Pass:
@@ -54,20 +64,28 @@ class _Pass:
         self._learner, self._source, self._labels = learner, source, labels
         self._names: dict[str, str] = {}  # sample id -> how the source calls it
         self._right: list[bool] = []
+        self.broken: dict[str, str] = {}  # name of a picture -> why it could not be read
 
     def batch(self, rows: slice) -> dict[str, Any]:
-        """Observe some rows, then learn their labels."""
-        learner, names = self._learner, self._source.names[rows]
-        seen = learner.observe(self._source.read(rows, learner.bundle.manifest.input), stream="run")
+        """Observe some rows, then learn their labels. What cannot be read is named."""
+        learner = self._learner
+        read, x, broken = self._source.read_whole(rows, learner.bundle.manifest.input)
+        self.broken |= broken
+        told = {"broken": broken} if broken else {}
+        if x is None:
+            return {"samples": [], **told}
+        names = [self._source.names[row] for row in read]
+        seen = learner.observe(x, stream="run")
         self._names.update(zip(seen.ids, names, strict=True))
         learner.settle(_PATIENCE_S)
-        right = self._source.right(seen.prediction.labels, rows, learner.classes)
+        right = self._source.right(seen.prediction.labels, read, learner.classes)
         self._right += right
-        learned = self._teach(seen, rows)
-        return {"samples": list(names), **_outcome(seen), "learned": learned, **_accuracy(right)}
+        learned = self._teach(seen, read)
+        return {"samples": names, **told, **_outcome(seen), "learned": learned, **_accuracy(right)}
 
-    def _teach(self, seen: Observation, rows: slice) -> int:
-        given = {seen.ids[row - rows.start]: self._labels[row] for row in range(rows.start, rows.stop) if row in self._labels}
+    def _teach(self, seen: Observation, rows: list[int]) -> int:
+        pairs = zip(seen.ids, rows, strict=True)
+        given = {id: self._labels[row] for id, row in pairs if row in self._labels}
         if given:
             self._learner.label(list(given), list(given.values()), source="labels file")
             self._learner.settle(_PATIENCE_S)
@@ -76,7 +94,9 @@ class _Pass:
     def summary(self) -> dict[str, Any]:
         """What the pass came to, and what is still to be answered."""
         learner = self._learner
-        counts = {"samples": len(self._source.names), "classes": learner.classes, "conditions": learner.domains()}
+        broken = {"broken": len(self.broken)} if self.broken else {}
+        read = len(self._source.names) - len(self.broken)
+        counts = {"samples": read, **broken, "classes": learner.classes, "conditions": learner.domains()}
         summary = {**counts, "evidence": learner.counters()["evidence"], **_accuracy(self._right)}
         summary |= {"precision": learner.precision, "placement": learner.placement_report()}
         return {"summary": summary, "questions": [self._question(q) for q in learner.questions(_ALL)]}
@@ -108,7 +128,21 @@ def _say_json(fields: dict[str, Any]) -> None:
 
 
 def _say_line(fields: dict[str, Any]) -> None:
-    print("\n".join(_summary_lines(fields) if "summary" in fields else [_batch_line(fields)]), flush=True)
+    lines = _summary_lines(fields) if "summary" in fields else _batch_lines(fields)
+    print("\n".join(lines), flush=True)
+
+
+def _batch_lines(fields: dict[str, Any]) -> list[str]:
+    """One on the batch, then one a sample: its answer, and how sure it is."""
+    broken = [f"  {name}: not read: {why}" for name, why in fields.get("broken", {}).items()]
+    if not fields["samples"]:
+        return broken
+    answers = zip(*(fields[key] for key in ("samples", "labels", "confidence", "abstained")), strict=True)
+    said = [
+        f"  {name}: {label} {sure:.0%}{' (abstained)' if unsure else ''}"
+        for name, label, sure, unsure in answers
+    ]
+    return [_batch_line(fields), *said, *broken]
 
 
 def _batch_line(fields: dict[str, Any]) -> str:
@@ -126,9 +160,11 @@ def _batch_line(fields: dict[str, Any]) -> str:
 def _summary_lines(fields: dict[str, Any]) -> list[str]:
     summary, questions = fields["summary"], fields["questions"]
     accuracy = f", accuracy {summary['accuracy']:.1%}" if "accuracy" in summary else ""
+    broken = f", {summary['broken']} not read" if "broken" in summary else ""
     evidence = ", ".join(f"{count} {status}" for status, count in summary["evidence"].items())
     lines = [
-        f"{summary['samples']} samples{accuracy}; conditions: {', '.join(summary['conditions']) or 'none'}; labels: {evidence or 'none'}"
+        f"{summary['samples']} samples{accuracy}{broken}; "
+        f"conditions: {', '.join(summary['conditions']) or 'none'}; labels: {evidence or 'none'}"
     ]
     lines += _placement_lines(summary["placement"])
     lines += [f"  question: {q['sample']} (taken for {q['predicted']}, {q['confidence']:.0%}): {q['why']}" for q in questions]

@@ -65,17 +65,29 @@ def bound(listen: str) -> socket.socket:
         raise RecipeError(f"control.listen = {listen!r}: {error.strerror or error}") from error
 
 
+def is_answered(path: Path) -> bool:
+    """Whether somebody listens on a unix socket.
+
+    Raises:
+        OSError: it cannot be asked.
+    """
+    if not (path.exists() and stat.S_ISSOCK(path.stat().st_mode)):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+        return True
+
+
 def _bound_file(path: Path) -> socket.socket:
     """A unix socket for its owner and group. One that a killed process left is taken over; one that answers is not."""
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                probe.settimeout(1.0)
-                try:
-                    probe.connect(str(path))
-                except ConnectionRefusedError:
-                    path.unlink()
+        if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not is_answered(path):
+            path.unlink()
         bound.bind(str(path))
         path.chmod(0o660)  # nobody can connect before ``listen``
     except BaseException:
@@ -84,4 +96,4 @@ def _bound_file(path: Path) -> socket.socket:
     return bound
 
 
-__all__ = ["bound", "host_and_port", "is_local", "is_loopback", "path_of"]
+__all__ = ["bound", "host_and_port", "is_answered", "is_local", "is_loopback", "path_of"]

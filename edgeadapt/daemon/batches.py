@@ -6,21 +6,29 @@ import io
 import math
 import re
 import threading
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 from msgspec import Raw, UnsetType
 from numpy.typing import NDArray
 
-from edgeadapt._sample_files import read_image
 from edgeadapt.bundle.schema import InputSpec, Manifest
 from edgeadapt.daemon.forms import MAX_SAMPLES, Samples
-from edgeadapt.daemon.wire import JSON, NPY, PNG, decoded
+from edgeadapt.daemon.picture_cost import is_light
+from edgeadapt.daemon.picture_reader import read_picture
+from edgeadapt.daemon.wire import JPEG, JSON, NPY, PNG, decoded
 from edgeadapt.errors import InputError, RuntimeUnavailable
 from edgeadapt.inputs import check_batch, check_features
 
 _MAX_DEPTH = 5
-_READING = threading.Lock()  # what takes much memory for its bytes is read one request at a time
+_LONG_JSON = 64 << 10  # bytes; it takes sixteen times as many while it is read
+_READING = threading.Lock()  # long JSON is read one request at a time
+
+
+def is_costly(media: str, body: bytes) -> bool:
+    """A picture that is read aside: it may take seconds."""
+    return media in (PNG, JPEG) and not is_light(body)
 
 
 def batch_of(media: str, body: Any, manifest: Manifest) -> tuple[NDArray[Any] | None, dict[str, NDArray[Any]] | None, int]:
@@ -31,7 +39,8 @@ def batch_of(media: str, body: Any, manifest: Manifest) -> tuple[NDArray[Any] | 
     sent: Samples = body
     if isinstance(sent.x, UnsetType) == isinstance(sent.features, UnsetType):
         raise InputError("a batch is either x or features")
-    with _READING, np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, which is refused
+    in_turn = _READING if _length(sent) > _LONG_JSON else nullcontext()
+    with in_turn, np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, which is refused
         if not isinstance(sent.x, UnsetType):
             x = _counted(check_batch(_as_input(_numbers(sent.x, "x"), manifest.input), manifest.input))
             return x, None, len(x)
@@ -41,6 +50,12 @@ def batch_of(media: str, body: Any, manifest: Manifest) -> tuple[NDArray[Any] | 
             given["taps"] = _numbers(sent.features.taps, "taps")
         z, taps = check_features(given, manifest.feature_dim, manifest.tap_dim)
     return None, {"z": _counted(z), "taps": taps} if manifest.tap_dim else {"z": _counted(z)}, len(z)
+
+
+def _length(sent: Samples) -> int:
+    """Bytes of its numbers, as JSON."""
+    given = (sent.x,) if isinstance(sent.features, UnsetType) else (sent.features.z, sent.features.taps)
+    return sum(memoryview(raw).nbytes for raw in given if not isinstance(raw, UnsetType))
 
 
 def _counted(x: NDArray[Any]) -> NDArray[Any]:
@@ -102,11 +117,11 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 
 def _read_picture(data: bytes, media: str, spec: InputSpec) -> NDArray[Any]:
-    """One sample from a picture of just this type; large ones are read one at a time."""
+    """One sample from a picture of just this type."""
     try:
-        return read_image(media, spec, io.BytesIO(data), formats=("PNG" if media == PNG else "JPEG",), while_large=_READING)
+        return read_picture(media, spec, data, ("PNG" if media == PNG else "JPEG",))
     except ImportError:
         raise RuntimeUnavailable("pictures need Pillow: pip install 'edgeadapt[images]'") from None
 
 
-__all__ = ["batch_of"]
+__all__ = ["batch_of", "is_costly"]

@@ -15,13 +15,14 @@ import msgspec
 from edgeadapt.bundle import Bundle
 from edgeadapt.daemon.arrival import Sink, Source
 from edgeadapt.daemon.aside import aside
+from edgeadapt.daemon.bundle_trial import LONGEST_S, try_out
 from edgeadapt.daemon.lending import answers_of, identity, open_learner, trusted_bundle, warm
 from edgeadapt.daemon.needs import require_packages
 from edgeadapt.daemon.parts import feeder_of, sink_of, source_of
 from edgeadapt.daemon.running import Running
 from edgeadapt.daemon.settings import Settings
 from edgeadapt.device.learner import Learner
-from edgeadapt.errors import EdgeadaptError, StateError
+from edgeadapt.errors import BundleError, EdgeadaptError, StateError
 
 log = logging.getLogger("edgeadapt.daemon")
 _REOPENED = ("bundle", "trust", "unsigned", "policy", "budget", "keep", "precision")  # settings that a learner is opened with
@@ -76,8 +77,11 @@ class Changing:
         running = self._running
         offered = bundle or trusted_bundle(settings, settings.bundle)
         recent = list(running.loop.recent)
+        is_tried = bundle is None or settings.precision != running.settings.precision
+        if is_tried:
+            self._try_out(offered, settings)
         with running.lending.lend() as learner:
-            if bundle is None or settings.precision != learner.precision:
+            if is_tried:
                 learner.offer(offered, trust=settings.trust, precision=settings.precision)
             old, answers = learner.bundle, answers_of(learner, recent)
             learner.pause(True)  # what is queued is not waited for: labels are durable, and learned once the new one is open
@@ -104,9 +108,24 @@ class Changing:
         running.lending.replace(change)
         if error := said.get("refused"):
             raise error if isinstance(error, EdgeadaptError) else StateError(f"{offered.path.name} did not open: {type(error).__name__}: {error}")
-        running.manifest = offered.manifest
+        running.manifest, running.swap_error = offered.manifest, ""
         log.info("%s %s took over, requests waited for %.0f ms", offered.manifest.name, offered.manifest.version, said["paused_ms"])
         return identity(offered) | {"before": identity(old)} | said
+
+    def _try_out(self, bundle: Bundle, settings: Settings) -> None:
+        """In a process of its own and with nothing lent, so that the end is not waited for."""
+        running = self._running
+        running.trying = bundle.path.name, time.monotonic()
+        try:
+            try_out(
+                bundle, settings.precision, running.settings.runtime, lambda: running.is_stopping
+            )
+        except BundleError as error:
+            running.swap_error = str(error)
+            log.error("the new bundle was not taken, the old one goes on: %s", error)
+            raise
+        finally:
+            running.trying = None
 
     def _open_warm(self, settings: Settings, bundle: Bundle, *, allow_older: bool = False) -> Learner:
         running = self._running
@@ -155,6 +174,8 @@ class Changing:
         needs_restart = [key for key in _RESTARTED if getattr(new, key) != getattr(old, key)]
         new = msgspec.structs.replace(new, **{key: getattr(old, key) for key in _RESTARTED})
         require_packages(new)
+        if running.certificate is not None:
+            running.certificate.renew()
         sources = {section: source_of(section, running.manifest, running.folders) for section in new.source if section not in running.feeders}
         sinks: dict[Any, Sink] = {}
         stamp = _stamp(new.bundle)
@@ -210,6 +231,14 @@ def swap_note(running: Running) -> str:
     return f"the settings still name {old}, and {running.swapped} answers: set bundle to it, else the next start opens {old.name}, or refuses it as older"
 
 
+def trial_note(running: Running) -> str:
+    """That a bundle is being tried, and for how long; else empty."""
+    if (trying := running.trying) is None:
+        return ""
+    name, since = trying
+    return f"{name} is being tried, for {time.monotonic() - since:.0f} s of at most {LONGEST_S:g}"
+
+
 def _opened_with(settings: Settings, key: str) -> Any:
     value = getattr(settings, key)
     return msgspec.structs.replace(value, p99_ratio=1.5) if key == "budget" else value
@@ -232,4 +261,4 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return about.st_ino, about.st_size, about.st_mtime_ns
 
 
-__all__ = ["Changing", "swap_note"]
+__all__ = ["Changing", "swap_note", "trial_note"]

@@ -11,9 +11,11 @@ import os
 import queue
 import secrets
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -25,10 +27,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route as Path_
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgeadapt.daemon import api, page
 from edgeadapt.daemon.addresses import bound, host_and_port, is_local, is_loopback, path_of
+from edgeadapt.daemon.batches import is_costly
+from edgeadapt.daemon.certificate import Certificate
+from edgeadapt.daemon.connections import SCOPE_KEY, Connection
+from edgeadapt.daemon.peers import Peers
+from edgeadapt.daemon.secrecy import weakness_of
 from edgeadapt.errors import RecipeError, StateError
 
 if TYPE_CHECKING:
@@ -36,7 +42,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgeadapt.daemon.http")
 _CALLS, _PROBES, _WAITING = 8, 3, 64  # threads that call the service; requests that may wait for one
-_CONNECTIONS, _BODIES = 128, 4  # open at once; bodies of the full size that are held at once
+_PICTURES, _PICTURES_WAITING = 2, 16  # the same for pictures that cost much, which keep no other request from its turn
+_BODIES = 4  # of the full size, held at once
 _GRACE_S = 0.5  # the service has the same time-out, and says more
 _SLOW = 10.0  # times the time-out, for what loads a bundle or waits for the worker
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin"}
@@ -48,24 +55,31 @@ class Control:
     Args:
         listen: ``"HOST:PORT"`` (port 0: any that is free), or ``"unix:PATH"``. token: what every request must carry; needed where ``listen`` is
             neither a loopback address nor a unix socket. max_body_mib: the largest body that is read. timeout_s: what a request may take;
-            rollback, forget, checkpoint and swap ten times as long.
+            rollback, forget, checkpoint and swap ten times as long. certificate: for https; without it, http.
 
     Raises:
-        RecipeError: an address without a token that others can reach.
+        RecipeError: an address that others can reach, without a token or with one that is easily guessed.
     """
 
     def __init__(
         self, service: api.Served, listen: str = "127.0.0.1:8420", token: str | None = None, max_body_mib: float = 16.0, timeout_s: float = 10.0,
+        certificate: Certificate | None = None,
     ) -> None:  # fmt: skip
-        self._listen = listen
+        self._listen, self._certificate = listen, certificate
         if path_of(listen) is None:
             host_and_port(listen)
         if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token and token):
             raise RecipeError("the token is not a line of printable ASCII")
         if token is None and not is_local(listen):
             raise RecipeError(f"control.listen = {listen!r} can be reached from other machines: give a token (control.token_file)")
+        if token is not None and (weak := weakness_of(token)):
+            weak = f"the token can be guessed: it {weak}; take one that 'head -c 24 /dev/urandom | base64' makes"
+            if not is_local(listen):
+                raise RecipeError(weak)
+            log.warning("%s", weak)
         self._calls, self._probes = _Workers(_CALLS, _WAITING), _Workers(_PROBES, _WAITING)
-        desk = _Desk(service, self._calls, self._probes, int(max_body_mib * (1 << 20)), timeout_s)
+        self._pictures = _Workers(_PICTURES, _PICTURES_WAITING)
+        desk = _Desk(service, self._calls, self._probes, self._pictures, int(max_body_mib * (1 << 20)), timeout_s)
         self._guard = _Guard(desk.app(), token, service.metrics)
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
@@ -76,13 +90,28 @@ class Control:
 
     @property
     def url(self) -> str:
-        """``http://HOST:PORT``, or ``unix:PATH``. Known once it is started."""
+        """``http://HOST:PORT``, ``https://HOST:PORT``, or ``unix:PATH``. Known once it is started."""
         if self._socket is None:
             raise StateError("the HTTP interface is not started")
         if path_of(self._listen) is not None:
             return self._listen
         host, port = self._address
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if self._certificate is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+    @property
+    def invitation(self) -> str:
+        """Where to look, in one line: the page's address, on a port that nobody need guess."""
+        if path_of(self._listen) is not None:
+            socket_path = path_of(self._listen)
+            return (
+                f"edgeadapt ctl --socket {socket_path} status; "
+                "the page needs control.listen = HOST:PORT"
+            )
+        url = self.url
+        for everywhere in ("0.0.0.0", "[::]"):
+            url = url.replace(f"//{everywhere}:", f"//{socket.gethostname()}:")
+        return f"the page: {url}/"
 
     def start(self) -> None:
         """Returns when the port is bound and requests are answered.
@@ -95,8 +124,9 @@ class Control:
             self._file = path, path.stat().st_ino
         else:
             self._address = self._socket.getsockname()[:2]
+        protocol: Any = partial(Connection, self._guard.peers, self._context)
         config = uvicorn.Config(
-            self._guard, loop="asyncio", http=_Impatient, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+            self._guard, loop="asyncio", http=protocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
             proxy_headers=False, timeout_keep_alive=max(1, int(self._timeout_s)), h11_max_incomplete_event_size=32 << 10,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
@@ -106,6 +136,9 @@ class Control:
             if not self._thread.is_alive():
                 raise RecipeError(f"control.listen = {self._listen!r}: {self._failure}")
             time.sleep(0.005)
+
+    def _context(self) -> ssl.SSLContext | None:
+        return None if self._certificate is None else self._certificate.context
 
     def _serve(self) -> None:
         assert self._server is not None and self._socket is not None
@@ -126,6 +159,7 @@ class Control:
         self._server.force_exit = True
         self._calls.close()
         self._probes.close()
+        self._pictures.close()
         self._thread.join(0.35)
 
     def _unlink(self) -> None:
@@ -136,32 +170,7 @@ class Control:
                     os.unlink(self._file[0])
 
 
-class _Impatient(H11Protocol):
-    """Connections are few, and one that sends no whole request for as long as an idle one may live is closed."""
-
-    _free_since = 0.0
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._free_since = self.loop.time()
-        if len(self.connections) > _CONNECTIONS:
-            transport.close()
-        else:
-            self.loop.call_later(self.timeout_keep_alive, self._look)
-
-    def on_response_complete(self) -> None:
-        self._free_since = self.loop.time()
-        super().on_response_complete()
-
-    def _look(self) -> None:
-        if self.transport.is_closing():
-            return
-        is_free = self.cycle is None or self.cycle.response_complete
-        left = self._free_since + self.timeout_keep_alive - self.loop.time() if is_free else self.timeout_keep_alive
-        if left <= 0:
-            self.transport.close()
-        else:
-            self.loop.call_later(left, self._look)
+_PROBED = frozenset(route.path for route in api.ROUTES if route.is_probe)  # answered where there is room for nothing else
 
 
 # -- who may speak ------------------------------------------------------------------------------------
@@ -171,22 +180,37 @@ class _Guard:
     def __init__(self, app: ASGIApp, token: str | None, metrics: Metrics | None) -> None:
         self._app, self._metrics = app, metrics
         self._token = None if token is None else hashlib.sha256(token.encode()).digest()
+        self.peers = Peers()
         self.is_closing = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        refused = self._refusal([(bytes(name), bytes(value)) for name, value in scope["headers"]], scope["method"], scope["path"] in page.PATHS)
+        headers = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
+        refused = self._refusal(headers, scope["method"])
+        if refused is None and not (self._token is not None and scope["path"] in page.PATHS):  # they say nothing secret
+            refused = await self._let_in(scope[SCOPE_KEY], headers, scope["path"])
         if refused is None:
             return await self._app(scope, receive, send)
         if self._metrics is not None:
             self._metrics.requested("refused", refused.status, 0.0)
         await _told(refused)(scope, receive, send)
 
-    def _refusal(self, headers: list[tuple[bytes, bytes]], method: str, is_open: bool) -> api.Refused | None:
-        """``is_open``: it says nothing that needs a token."""
+    async def _let_in(self, guest: Connection, headers: list[tuple[bytes, bytes]], path: str) -> api.Refused | None:
+        given = _all_of(headers, b"authorization")
+        if given and self._token is not None:
+            await asyncio.sleep(self.peers.wait_s(guest, time.monotonic()))
+        if self._token is not None and not self._is_known(given):
+            if given:
+                self.peers.failed(guest, time.monotonic())
+            return api.Refused(401, "Unauthorized", "send the token: Authorization: Bearer ...", headers={"www-authenticate": "Bearer"})
+        if not self.peers.was_let_in(guest) and path not in _PROBED:
+            return api.Refused(503, "Busy", "too many requests at once", retry_s=1, headers={"connection": "close"})
+        return None
+
+    def _refusal(self, headers: list[tuple[bytes, bytes]], method: str) -> api.Refused | None:
         def all_of(name: bytes) -> list[str]:
-            return [value.decode("latin-1").strip() for key, value in headers if key == name]
+            return _all_of(headers, name)
 
         host = all_of(b"host")
         if self.is_closing:
@@ -202,8 +226,6 @@ class _Guard:
             method == "GET" and all_of(b"sec-fetch-mode") == ["navigate"]
         ):
             return api.Refused(403, "ForeignOrigin", "a page of another site asks; only the daemon's own may")
-        if self._token is not None and not is_open and not self._is_known(all_of(b"authorization")):
-            return api.Refused(401, "Unauthorized", "send the token: Authorization: Bearer ...", headers={"www-authenticate": "Bearer"})
         return None
 
     def _is_known(self, given: list[str]) -> bool:
@@ -212,6 +234,10 @@ class _Guard:
             hashlib.sha256(token.strip().encode()).digest(), self._token or b""
         )  # digests: equally long, whatever was sent
         return same and scheme.lower() == "bearer"
+
+
+def _all_of(headers: list[tuple[bytes, bytes]], name: bytes) -> list[str]:
+    return [value.decode("latin-1").strip() for key, value in headers if key == name]
 
 
 def _name_of(host: str) -> str:
@@ -223,8 +249,8 @@ def _name_of(host: str) -> str:
 class _Desk:
     """Takes a request in, has a worker answer it, and tells what went wrong."""
 
-    def __init__(self, service: api.Served, calls: _Workers, probes: _Workers, max_body: int, timeout_s: float) -> None:
-        self._service, self._calls, self._probes = service, calls, probes
+    def __init__(self, service: api.Served, calls: _Workers, probes: _Workers, pictures: _Workers, max_body: int, timeout_s: float) -> None:
+        self._service, self._calls, self._probes, self._pictures = service, calls, probes, pictures
         self._max_body, self._timeout_s, self._metrics = max_body, timeout_s, service.metrics
         self._held = 0  # bytes of bodies that are not answered yet
 
@@ -304,7 +330,7 @@ class _Desk:
         query = _query(request.scope["query_string"])
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         key = next(iter(request.path_params.values()), "")
-        workers = self._probes if route.is_probe else self._calls
+        workers = self._probes if route.is_probe else self._pictures if is_costly(media, body) else self._calls
         reply: api.Reply = await workers.run(lambda: api.answer(route, self._service, query, media, body, key))
         return reply
 

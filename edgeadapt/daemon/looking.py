@@ -10,7 +10,7 @@ import msgspec
 
 import edgeadapt
 from edgeadapt.daemon.arrival import Sink
-from edgeadapt.daemon.changing import swap_note
+from edgeadapt.daemon.changing import swap_note, trial_note
 from edgeadapt.daemon.feeding import Feeder
 from edgeadapt.daemon.lending import identity
 from edgeadapt.daemon.running import Running
@@ -60,9 +60,10 @@ def health(running: Running) -> dict[str, Any]:
     problems += [f"labels: {running.labels.held_up_by}"] if running.labels.held_up_by else []
     problems += [f"telemetry: {running.telemetry.error}"] if running.telemetry.error else []
     problems += [running.reload_error] if running.reload_error else []
-    note = swap_note(running)
+    problems += [f"swap: {error}"] if (error := running.swap_error) else []
+    notes = [note for note in (swap_note(running), trial_note(running)) if note]
     return {
-        "ok": not (running.fatal or gone or has_stopped), "problems": problems, "notes": [note] if note else [], "sources": sources, "sinks": sinks,
+        "ok": not (running.fatal or gone or has_stopped), "problems": problems, "notes": notes, "sources": sources, "sinks": sinks,
         "loop_still_s": still_s,
     }  # fmt: skip
 

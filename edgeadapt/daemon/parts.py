@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
 from edgeadapt.bundle.schema import Manifest
 from edgeadapt.daemon.arrival import Deliver, Sink, Source
+from edgeadapt.daemon.certificate import Certificate
 from edgeadapt.daemon.feeding import Feeder
 from edgeadapt.daemon.folders import FolderMemory
+from edgeadapt.daemon.secrecy import exposure_of
 from edgeadapt.daemon.settings import FolderSource, Settings, read_secret
 
 if TYPE_CHECKING:
     from edgeadapt.daemon.api import Served
     from edgeadapt.daemon.control import Control
     from edgeadapt.daemon.metrics import Metrics
+
+log = logging.getLogger("edgeadapt.daemon")
 
 
 def source_of(section: Any, manifest: Manifest, folders: FolderMemory) -> Source:
@@ -44,15 +49,29 @@ def metrics_of(settings: Settings) -> Metrics | None:
     return Metrics()
 
 
-def control_of(service: Served, settings: Settings) -> Control | None:
+def certificate_of(settings: Settings) -> Certificate | None:
+    """None without https. Raises: RecipeError: its files are not in order."""
+    control = settings.control
+    if not control.is_on or control.certificate is None or control.key is None:
+        return None
+    if exposed := exposure_of(control.key):
+        log.warning("%s", exposed)
+    return Certificate(control.certificate, control.key)
+
+
+def control_of(service: Served, settings: Settings, certificate: Certificate | None) -> Control | None:
     """None where it is switched off."""
     control = settings.control
     if not control.is_on:
         return None
     from edgeadapt.daemon.control import Control
 
+    if certificate is None and not control.is_local:
+        log.warning("control.listen = %r without TLS: token and pictures can be read on the way", control.listen)
     token = None if control.token_file is None else read_secret(control.token_file)
-    return Control(service, control.listen, token, control.max_body_mib, control.timeout_s)
+    if control.token_file is not None and (exposed := exposure_of(control.token_file)):
+        log.warning("%s", exposed)
+    return Control(service, control.listen, token, control.max_body_mib, control.timeout_s, certificate)
 
 
-__all__ = ["control_of", "feeder_of", "metrics_of", "sink_of", "source_of"]
+__all__ = ["certificate_of", "control_of", "feeder_of", "metrics_of", "sink_of", "source_of"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgeadapt.bundle.schema import Manifest
 from edgeadapt.daemon.arrival import Deliver, Inbox, Sink
+from edgeadapt.daemon.certificate import Certificate
 from edgeadapt.daemon.feeding import Feeder
 from edgeadapt.daemon.folders import FolderMemory
 from edgeadapt.daemon.holds import Holds
@@ -29,7 +30,10 @@ class Running:
         manifest: of the bundle that answers. folders: what folder sources remember over restarts.
         feeders, sinks: by their section of the settings, or by identity where a caller brought them. sink_errors: events that a sink
             raised at, by its name.
+        certificate: of the control interface; None without https.
         fatal: why no learner is open any more; the process ends for it. swapped: the bundle that a swap put in the place of the settings'.
+        trying: the name of a bundle that is run once before it may take over, and since when, in monotonic seconds. swap_error: why the
+            last one was not taken.
         checkpoint_error, work_error, reload_error: of the last try; empty if it went well. checkpointed_at: seconds since the epoch.
     """
 
@@ -48,6 +52,7 @@ class Running:
     telemetry: Telemetry
     feeders: dict[Any, Feeder] = field(default_factory=dict)
     sinks: dict[Any, Sink] = field(default_factory=dict)
+    certificate: Certificate | None = None
     sink_errors: dict[str, int] = field(default_factory=dict)
     started_at: float = field(default_factory=time.time)
     is_ready: bool = False
@@ -55,6 +60,8 @@ class Running:
     is_frozen: bool = False
     fatal: str = ""
     swapped: str = ""
+    trying: tuple[str, float] | None = None
+    swap_error: str = ""
     checkpoint_error: str = ""
     work_error: str = ""
     reload_error: str = ""

@@ -28,7 +28,8 @@ from edgeadapt.daemon.naming import Naming
 from edgeadapt.daemon.needs import require_packages
 from edgeadapt.daemon.notify import Notify
 from edgeadapt.daemon.pace import Pace
-from edgeadapt.daemon.parts import control_of, feeder_of, metrics_of, sink_of, source_of
+from edgeadapt.daemon.parts import certificate_of, control_of, feeder_of, metrics_of, sink_of, source_of
+from edgeadapt.daemon.picture_reader import READER
 from edgeadapt.daemon.pictures import as_picture
 from edgeadapt.daemon.running import Running
 from edgeadapt.daemon.series import Past, Series, Window, watch
@@ -63,6 +64,7 @@ class Service:
         notify: Notify | None = None,
     ) -> None:  # fmt: skip
         require_packages(settings)
+        certificate = certificate_of(settings)
         self._notify = notify or Notify()
         self._stopping = threading.Lock()
         self._ended = threading.Event()  # for the threads that do something now and then
@@ -80,6 +82,7 @@ class Service:
             self._running = Running(
                 settings, manifest, runtime, lending, holds, inbox, pace, labels, self._loop_of(settings, lending, inbox, labels, pace), Series(), self._deliver,
                 FolderMemory(settings.state), Telemetry(settings.telemetry.tegrastats), sinks=opened,
+                certificate=certificate,
             )  # fmt: skip
             for section in settings.sink:
                 opened[section] = sink_of(section)
@@ -125,9 +128,10 @@ class Service:
             feeder.start()
         threading.Thread(target=self._checkpoints.now_and_then, args=(self._ended,), name="checkpoints", daemon=True).start()
         threading.Thread(target=watch, args=(running.series, self.status, self.history, self._ended), name="series", daemon=True).start()
-        self._control = control_of(self, running.settings)
+        self._control = control_of(self, running.settings, running.certificate)
         if self._control is not None:
             self._control.start()
+            log.info("%s", self._control.invitation)
         running.is_ready = True
         self._notify.ready(f"answering with {running.manifest.name} {running.manifest.version}")
 
@@ -150,6 +154,7 @@ class Service:
         for arrival in running.inbox.close():
             if arrival.reply is not None:
                 arrival.reply(refused(arrival, "the daemon stops"))
+        READER.close()
         closing = [] if self._control is None else [aside(self._control.stop, "control")]
         running.loop.stop(0.5)
         closing += self._let_go_of_labels()

@@ -126,8 +126,13 @@ class ControlSection(_Section, frozen=True, kw_only=True):
         Meta(description='`"HOST:PORT"` (port 0: any that is free), `"unix:/run/edgeadapt.sock"`, or `""` for none: no HTTP, no `edgeadapt ctl`, no page, no metrics'),
     ] = "127.0.0.1:8420"  # fmt: skip
     token_file: Annotated[
-        Path | None, Meta(description="File with the bearer token that every request must carry; needed where `listen` is neither a loopback address nor a unix socket")
+        Path | None, Meta(description="File with the bearer token that every request must carry; needed where `listen` is neither a loopback address nor a unix socket. At least 16 characters there")
     ] = None
+    certificate: Annotated[
+        Path | None,
+        Meta(description="PEM file with the certificate for https, and those between it and a trusted authority's. Read again on SIGHUP"),
+    ] = None
+    key: Annotated[Path | None, Meta(description="PEM file with the unencrypted key of `certificate`. Read again on SIGHUP")] = None
     max_body_mib: Annotated[Annotated[float, Meta(ge=0.001, le=4096)], Meta(description="Largest body of a request that is read")] = 16.0
     timeout_s: Annotated[Annotated[float, Meta(ge=0.01, le=3600)], Meta(description="Seconds that a request may wait for its answer")] = 10.0
 

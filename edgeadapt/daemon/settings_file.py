@@ -68,6 +68,11 @@ def _refusal(settings: Settings) -> str:
         return f"control.listen = {control.listen!r}; allowed: a socket whose whole path has at most {_LONGEST_SOCKET} bytes"
     if not control.is_local and control.token_file is None:
         return f"control.token_file is missing; allowed: a file with a token, as control.listen = {control.listen!r} can be reached from other machines"
+    if (control.certificate is None) != (control.key is None):
+        missing = "certificate" if control.certificate is None else "key"
+        return f"control.{missing} is missing; allowed: control.certificate and control.key, both or neither"
+    if control.certificate is not None and control.address is None:
+        return f"control.certificate = '{control.certificate}'; allowed: only where control.listen is HOST:PORT"
     if loop.batch > loop.queue:
         return f"loop.batch = {loop.batch}; allowed: at most loop.queue = {loop.queue}"
     return _refused_source(settings.source) or _refused_sink(settings.sink)

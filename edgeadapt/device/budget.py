@@ -60,6 +60,7 @@ class Budget:
             raise BudgetError(f"the bundle declares {total:.1f} MiB ({parts}) and memory_mib is {self.memory_mib:g}")
 
 
+_WITHOUT_END = 1 << 62  # bytes a day: what an infinite budget comes to
 _PATIENT_SHARE = 0.8  # of the day's writes; the rest is for labels
 
 
@@ -68,7 +69,7 @@ class WriteRoom:
 
     def __init__(self, budget: Budget, writes: Writes) -> None:
         self._writes = writes
-        self.per_day = int(budget.write_mib_per_day * 2**20)
+        self.per_day = int(min(budget.write_mib_per_day * 2**20, _WITHOUT_END))
         self.deferred = 0
 
     @property

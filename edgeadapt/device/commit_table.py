@@ -14,10 +14,13 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from edgeadapt.device import journal_schema
-from edgeadapt.device.damage import reads
+from edgeadapt.device.damage import damage_named, reads
 from edgeadapt.device.database import LOG_BYTES, Database, sane
 from edgeadapt.device.journal_rows import CommitRow, Moves, Step
+from edgeadapt.device.name_erasure import Names, erase, only_in_history
 from edgeadapt.results import Commit
+
+_READER_S = 0.25  # a reader that copies a small journal is through by then
 
 
 def _detail(text: str) -> dict[str, Any]:
@@ -40,7 +43,7 @@ class CommitTable(Database):
         emptied: Iterable[int] = (),
         snapshot: Mapping[str, NDArray[Any]] | None = None,
         rewritten: Mapping[int, Mapping[str, NDArray[Any]]] | None = None,
-        scrubbed: Mapping[int, Mapping[str, Any]] | None = None,
+        unnamed: Names | None = None,
         relieved: Mapping[int, Mapping[str, NDArray[Any]]] | None = None,
         weights: Mapping[int, float] | None = None,
     ) -> None:
@@ -51,7 +54,7 @@ class CommitTable(Database):
             statuses: earlier statuses by seq that are restored, with the commit they date from; the moves come after them.
             receipts: by seq. deleted: rows that are forgotten, with their raw inputs. emptied: rows that lose features and raw input.
             snapshot: tensors to keep as of this commit. rewritten: new tensors of earlier snapshots.
-            scrubbed: new details of earlier commits. relieved: what is left of the tensors of earlier commits.
+            unnamed: taken out of the history where nothing else names them after this. relieved: what is left of the tensors of earlier commits.
             weights: by seq, of rows that no commit has learned before.
         """
         gone = [(seq,) for seq in deleted]
@@ -75,16 +78,19 @@ class CommitTable(Database):
             )  # fmt: skip
             for number, tensors in (rewritten or {}).items():
                 db.execute("UPDATE snapshots SET tensors = ? WHERE commit_number = ?", (save_tensors(dict(tensors)), number))
-            for number, detail in (scrubbed or {}).items():
-                db.execute("UPDATE commits SET detail = ? WHERE number = ?", (json.dumps(dict(detail)), number))
+            with damage_named(self.folder):  # of earlier commits
+                names = only_in_history(db, unnamed or Names())
+                if names:
+                    erase(db, names)
             for number, tensors in (relieved or {}).items():
                 db.execute("UPDATE commits SET tensors = ? WHERE number = ?", (save_tensors(dict(tensors)) if tensors else None, number))
             if snapshot is not None:
                 self._keep_snapshot(db, row.number, snapshot)
-        if gone or empty:
-            self.write_back()  # the log still holds what was deleted
+        if gone or empty or names:
+            self.holds_deleted = True  # the log has the rows as they were
+            self.write_back(wait_s=_READER_S)
         else:
-            self.write_back(at_least=LOG_BYTES)
+            self.write_back(at_least=0 if self.holds_deleted else LOG_BYTES)
 
     def _keep_snapshot(self, db: sqlite3.Connection, number: int, tensors: Mapping[str, NDArray[Any]]) -> None:
         """The newest four, and those that stand in for what was compacted and for rows that have expired."""
@@ -120,6 +126,15 @@ class CommitTable(Database):
     def last_number(self) -> int:
         with self._reading():
             return sane(self._db.execute("SELECT coalesce(max(number), 0) FROM commits").fetchone()[0])
+
+    @reads
+    def last_time(self) -> float | None:
+        """When the last commit was made, seconds since the epoch; None if there is none."""
+        with self._reading():
+            found = self._db.execute(
+                "SELECT time FROM commits ORDER BY number DESC LIMIT 1"
+            ).fetchone()
+        return None if found is None else float(found[0])
 
     @reads
     def last_change(self, upto: int) -> int:
@@ -238,6 +253,27 @@ class CommitTable(Database):
         with self._reading():
             found = [self._db.execute("SELECT number, detail FROM commits WHERE number = ?", (number,)).fetchone() for number in numbers]
         return {row[0]: _detail(row[1]) for row in found if row is not None}
+
+    @reads
+    def only_in_history(self, names: Names) -> Names:
+        """Those of the names that commits still have, and nothing else."""
+        with self._reading():
+            return only_in_history(self._db, names)
+
+    @reads
+    def forgot_since_added(self, name: str) -> bool:
+        """True if labels were forgotten after a class was added, by the commits that are there."""
+        with self._reading():
+            found = self._db.execute(
+                "SELECT kind, detail FROM commits WHERE kind IN ('add_class', 'forget')"
+                " ORDER BY number DESC"
+            ).fetchall()
+        for kind, detail in found:
+            if kind == "forget":
+                return True
+            if name in str(_detail(detail).get("class")).split(", "):
+                return False
+        return False
 
     @reads
     def snapshot(self, upto: int) -> tuple[int, dict[str, NDArray[Any]]] | None:

@@ -41,6 +41,7 @@ _TOPICS = 10_000
 _ONE = 0.95  # mean cosine from which two conditions are one; at equal lengths it is the distance at which a window is routed
 _MET = 0.5  # share of a window's samples whose class a condition has met, from which its signature says whether they belong to it
 _BACK = 8  # windows after which a stream that left a condition is no longer on its way back
+_FEWEST_ANSWERS = 3  # to random questions, that keep a doubt open
 _ALIKE = 0.8  # share of a window that is taken for one class, from which it may be a class of its own
 _RANDOM_EVERY = 5  # questions about a topic
 _FOLLOWED = 0.5  # what a window of a drift leaves of where its condition was
@@ -135,10 +136,13 @@ class Conditions:
         doubt = ""
         if stream.accuracy is not None and stream.accuracy.has_fallen:
             doubt = f"accuracy seems to be {stream.accuracy.value:.0%}, {policy.accuracy:.0%} on held-out samples"
-        elif answers.has_fallen and not answers.needs_more(self.field_accuracy.held_out, policy.margin):
-            self.field_accuracy.restart(stream.name, stream.state.domain)
+        elif answers.needs_more(self.field_accuracy.held_out, policy.margin):
+            asked = stream.state.asked.get(UNCERTAIN, 0)
+            is_open = len(answers.right) >= _FEWEST_ANSWERS and 0 < asked < self.field_accuracy.limit(stream.name, stream.state.domain)
+            if answers.has_fallen or is_open:  # doubted once: clear readings are not enough
+                doubt = f"{answers.right.count(False)} of {len(answers.right)} answers to random questions were not the prediction"
         elif answers.has_fallen:
-            doubt = f"{answers.right.count(False)} of {len(answers.right)} answers to random questions were not the prediction"
+            self.field_accuracy.restart(stream.name, stream.state.domain)
         nearest = self._live().domains.get(reading.nearest)
         is_strange = reading.novel_share >= self._policy.novelty.window_share or float(np.bincount(factory_slots).max()) >= _ALIKE * len(factory_slots)
         is_strange = is_strange and (nearest is None or nearest.kind != "condition")
@@ -373,12 +377,15 @@ def _random_share(before: int, count: int) -> int:
 
 
 def _drawn(z: NDArray[np.float32], count: int, but: Sequence[int]) -> list[int]:
-    """``count`` rows of a window (W, D) at random, the same ones whenever the window comes; not rows that are asked about anyway and stay."""
+    """``count`` rows of a window (W, D) at random, the same ones whenever the window comes; not rows that are asked about anyway and stay.
+
+    The whole window is one lot, so that copies of a frame are drawn as often as they come.
+    """
     if not count:
         return []
     stay = set(but[: len(but) - count])
-    lots = {row: draw_of(features, b"question") for row, features in enumerate(as_stored(z, np.zeros((len(z), 0), np.float32))) if row not in stay}
-    return sorted(lots, key=lambda row: lots[row])[:count]
+    rng = np.random.default_rng(draw_of(as_stored(z, np.zeros((len(z), 0), np.float32)), b"question"))
+    return [row for row in rng.permutation(len(z)).tolist() if row not in stay][:count]
 
 
 def _confidence(logits: NDArray[np.float32], temperature: float) -> float:

@@ -19,12 +19,16 @@ from safetensors import SafetensorError
 
 from edgeadapt.device import journal_schema
 from edgeadapt.device.damage import reads
+from edgeadapt.device.file_identity import FileIdentity
 from edgeadapt.device.folder import FILE_NAME, FolderLock, claim, refusal, unreadable
 from edgeadapt.device.journal_schema import VERSION as SCHEMA_VERSION
+from edgeadapt.device.log_check import check_log
+from edgeadapt.device.new_database import make_database, require_content
 from edgeadapt.device.writes import Writes
 from edgeadapt.errors import StateError
 
 LOG_BYTES = 4 << 20  # a write-ahead log of this size is written back after the next change
+_BUSY_S = 5.0  # how long a change waits for another connection
 _LARGEST = 1 << 53  # commits and bytes that any journal can have
 
 
@@ -49,13 +53,23 @@ class Database:
         self._lock: FolderLock | None = None
         self.is_new = False
         self._log: Path | None = None
+        self._files: FileIdentity | None = None
         if self.folder is None:
             self._db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
         else:
             self._lock, path = claim(self.folder)
             self._log = Path(f"{path}-wal")
             try:
-                self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5.0)
+                self.is_new = not path.exists()
+                if self.is_new:
+                    make_database(path)
+                require_content(path)
+                check_log(self._log)
+            except BaseException:
+                self._lock.release()
+                raise
+            try:
+                self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=_BUSY_S)
             except sqlite3.Error as error:
                 self._lock.release()
                 raise StateError(f"cannot open {path}: {error}") from error
@@ -64,6 +78,11 @@ class Database:
             self._prepare()
             self.writes = Writes(*self._written_before())
             self.writes.add(self._log_bytes() - left)
+            if self.is_new and self.folder is not None:
+                self.writes.add((self.folder / FILE_NAME).stat().st_size)
+            if self._log is not None:
+                self._files = FileIdentity([path, self._log])
+            self.holds_deleted = left > 0  # it may have been killed before what it deleted had left the log
         except sqlite3.OperationalError as error:
             self.close()
             raise refusal(self.folder, error) from error
@@ -77,8 +96,8 @@ class Database:
     def _prepare(self) -> None:
         db = self._db
         is_empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if is_empty:
-            db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table
+        if is_empty and self.folder is not None:
+            raise StateError(f"{self.folder}: {FILE_NAME} has no tables: what it held is lost; restore the folder from a copy, or remove {FILE_NAME} to begin anew")
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "wal_autocheckpoint=0"):
             db.execute(f"PRAGMA {pragma}")
         if is_empty:
@@ -115,8 +134,10 @@ class Database:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing; a full or failing disk becomes a StorageError and changes nothing."""
+        """All or nothing; a full or failing disk, or a file that was removed, becomes a StorageError and changes nothing."""
         with self._mutex:
+            if self._files is not None:
+                self._files.require()
             before = self._log_bytes()
             try:
                 self._db.execute("BEGIN IMMEDIATE")
@@ -159,27 +180,53 @@ class Database:
 
     _last_log_bytes = 0
 
-    def write_back(self, *, at_least: int = 0) -> None:
+    def write_back(self, *, at_least: int = 0, wait_s: float = 0.0) -> None:
         """Move the write-ahead log into the database and empty it, if it has ``at_least`` so many bytes.
 
         It follows changes that are durable already, so that nothing may be raised here: a disk that is full or fails delays it to the next
-        time, and what was committed stays in the log.
+        time, and what was committed stays in the log. So does a reader that looks at an older state.
+
+        Args:
+            wait_s: how long to wait for readers of other connections.
         """
         with self._mutex:
             if self._log is None or self._log_bytes() < max(at_least, 1):
+                self.holds_deleted = self.holds_deleted and self._log_bytes() > 0
                 return
             try:
                 page, pages = (int(self._db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_size", "page_count"))
                 frames = self._log_bytes() // page
-                is_busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                is_busy = self._truncate_log(wait_s)
             except sqlite3.Error as error:
                 self.delayed = str(error)
                 return
             self.delayed = "" if not is_busy else "in use"
+            self.holds_deleted = self.holds_deleted and is_busy
             self.writes.add(page * min(frames, pages))  # at most: a page that changed twice is written once
+
+    def _truncate_log(self, wait_s: float) -> bool:
+        """True if a reader was in the way. Nothing else in this process waits longer for it than ``wait_s``."""
+        self._db.execute(f"PRAGMA busy_timeout={int(1000 * wait_s)}")
+        try:
+            return bool(self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout={int(1000 * _BUSY_S)}")
 
     delayed: str = ""
     """Why the log could not be written back the last time; empty if it could."""
+    holds_deleted: bool = False
+    """True while the log still has what was deleted: it is written back after every change until it is empty."""
+
+    @property
+    def unerased(self) -> str:
+        """What of the deleted rows can still be read, and why; empty if nothing can."""
+        if not self.holds_deleted:
+            return ""
+        why = "another connection reads the database" if self.delayed == "in use" else self.delayed
+        return (
+            f"the write-ahead log ({self._log_bytes()} bytes) still holds what was deleted: {why or 'it was left behind'};"
+            " it is tried again until it is empty, and settle() or checkpoint() finish it"
+        )
 
     def _written_before(self) -> tuple[int, list[tuple[float, int]]]:
         """Bytes written since the journal was created, and those of the last day by the hour, as the commits noted them."""
@@ -221,5 +268,6 @@ class Database:
         with self._mutex:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
+            self._files = None  # the log goes with the last connection
             if self._lock is not None:
                 self._lock.release()

@@ -1,6 +1,6 @@
 """The lot of a sample: a number that its features alone decide, so that nothing depends on when a label came.
 
-Which labels of a class are held out (``held_out.py``), whose raw inputs are kept and which samples are asked about at random follow from it. Rows with the same features have the
+Which labels of a class are held out (``held_out.py``), and whose raw inputs are kept follow from it; random questions follow from the lot of a whole window. Rows with the same features have the
 same lot; only among them the order of arrival decides.
 """
 

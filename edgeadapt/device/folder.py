@@ -56,8 +56,31 @@ def _let_go(held: weakref.ref[FolderLock]) -> None:
         lock.release()
 
 
+def holder(folder: Path) -> str:
+    """The pid of the process that uses a state folder; empty if it is free.
+
+    Raises:
+        StateError: the lock file cannot be read.
+    """
+    try:
+        fd = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise StateError(
+            f"cannot read the lock of the state folder {folder}: {error.strerror}"
+        ) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return os.read(fd, 32).decode(errors="replace").strip() or "unknown"
+    finally:
+        os.close(fd)
+    return ""
+
+
 def claim(folder: Path) -> tuple[FolderLock, Path]:
-    """Lock a folder, made if it is missing, and say where its database is.
+    """Lock a folder, made if it is missing, and say where its database is or will be.
 
     Raises:
         StateError: not a folder, not writable, a folder of something else, or in use. StorageError: the disk is full or fails.
@@ -74,20 +97,13 @@ def claim(folder: Path) -> tuple[FolderLock, Path]:
     strangers = sorted(p.name for p in folder.iterdir() if not p.name.startswith("learner."))
     if not path.exists() and strangers:
         raise StateError(f"{folder} is not a state folder: it has no {FILE_NAME} but holds {strangers[0]!r}; use an empty folder")
-    lock = FolderLock(folder)
-    try:
-        if not path.exists():
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    except OSError as error:
-        lock.release()
-        raise StorageError(f"cannot create {path}: {error.strerror}") from error
-    return lock, path
+    return FolderLock(folder), path
 
 
 def refusal(folder: Path | None, error: sqlite3.Error) -> StateError:
     """The named error for what SQLite said about a change; the change was rolled back."""
     if any(words in str(error) for words in _OF_THE_DISK):
-        return StorageError(f"the state folder {folder} cannot take the change: {error}; nothing was changed, and it is tried again")
+        return StorageError(f"the state folder {folder} cannot take the change: {error}; nothing was changed: make room, and do it again")
     return StateError(f"the state folder {folder} cannot take the change: {error}; nothing was changed")
 
 

@@ -40,7 +40,8 @@ from numpy.typing import NDArray
 from edgeadapt.device.budget import Meter
 from edgeadapt.device.cross_fit import Fold, cross_fitted, folds_of
 from edgeadapt.device.journal_rows import EvidenceRow
-from edgeadapt.device.memory import AS_SHIPPED, SOURCE, HeadChoice, Memory
+from edgeadapt.device.logistic_head import ROWS, LogisticHead
+from edgeadapt.device.memory import AS_SHIPPED, SOURCE, HeadChoice, Memory, OwnHead
 from edgeadapt.device.resume import apply_rows, corrections_now
 from edgeadapt.device.transaction import Transactions
 from edgeadapt.runtime import Tensors
@@ -57,6 +58,7 @@ _CLEARLY = 0.98  # of the loss: what another choice must reach to take over
 _SAME = 0.7  # temperatures of this ratio are one
 _TEMPERATURES = np.geomspace(0.01, 100.0, 25)
 _HELD_OUT = 512  # of the newest labels that are held out are learned by heads that answer
+_ACCEPTED = "status IN ('learned', 'held_out')"
 _FEWEST_PER_CLASS = (
     2  # of a condition's own labels, in every class that it answers, for a head of them alone
 )
@@ -101,6 +103,7 @@ class HeadChoices:
         )
         self._meter, self._live, self._publish = meter, live, publish
         self._policy = self._program.manifest.policy.learn
+        self._logistic = LogisticHead(self._program)
         self._looked: dict[str, int] = {}  # condition -> labels when it was last looked at
         self._labels: dict[str, int] | None = (
             None  # condition -> accepted labels; None: to be counted
@@ -118,6 +121,7 @@ class HeadChoices:
     def reconsider(self) -> None:
         """Labels were taken back: every condition is counted and looked at again."""
         self._labels, self._looked = None, {}
+        self._logistic.reconsider()
 
     def is_due(self) -> bool:
         """Cheap: by the numbers of labels and by which tensors the heads in use were made from."""
@@ -142,7 +146,7 @@ class HeadChoices:
         """Conditions whose head does not follow from the live sums any more; the factory's stands
         for the shared head."""
         live = self._live()
-        if not self._labels:
+        if not self._labels or not live.labels:
             return []
         return [
             domain for domain in (SOURCE, *self._chosen)
@@ -151,7 +155,8 @@ class HeadChoices:
         ]  # fmt: skip
 
     def run(self) -> None:
-        """Choose for every condition that is due, then make the heads that answer."""
+        """Make the heads that answer, choose for every condition that is due, and make them of that."""
+        self._make_outdated()
         for domain in self._due():
             if not self._meter.may_start("learn"):
                 return  # the next labels, checkpoint or opening ask again
@@ -165,10 +170,13 @@ class HeadChoices:
                 self._program.derive(live.tensors, AS_SHIPPED, live.classes),
                 {"labels": 0},
             )
+        self._make_outdated()
+
+    def _make_outdated(self) -> None:
         for domain in self._outdated():
-            if not self._meter.may_start("learn"):
+            if not self._meter.may_start("head"):  # a kind of its own: no dear choice puts it off
                 return
-            with self._meter.spending("learn"):
+            with self._meter.spending("head"):
                 self._make(domain)
 
     # -- one condition ----------------------------------------------------------------------
@@ -216,34 +224,41 @@ class HeadChoices:
 
     # -- heads that answer ------------------------------------------------------------------
     def _make(self, domain: str) -> None:
-        """From the sums of what teaches and from the rows that are held out."""
+        """From the sums of what teaches, from the rows that are held out, and from a logistic
+        regression of both."""
         live = self._live()
         chosen = self._chosen.get(domain, _Chosen(live.head, is_alone=False))
+        heads = {name: head for name, head in live.heads.items() if name != domain}
         sums: Tensors | None
         if chosen.is_alone:
-            sums = self._own_sums(live, self._rows(domain, live))
+            rows = self._rows(domain, live)
+            sums = self._own_sums(live, rows)
         else:
-            held_out = self._usable(
-                self._journal.evidence(
-                    where="status = 'held_out'", limit=_HELD_OUT, newest_first=True
-                ),
-                live,
-            )
-            sums = (
-                self._with(live, live.tensors, held_out) if held_out or domain != SOURCE else None
-            )
-        heads = {name: head for name, head in live.heads.items() if name != domain}
-        if sums is not None:
-            derived = self._program.derive(
+            rows = self._newest(live, _ACCEPTED, ROWS)
+            for name in live.slots.keys() - {row.label for row in rows}:  # rare ones
+                rows = self._newest(live, f"{_ACCEPTED} AND label = ?", FEWEST, name) + rows
+            held_out = self._newest(live, "status = 'held_out'", _HELD_OUT)
+            sums = self._with(live, live.tensors, held_out) if held_out else live.tensors
+        if sums is None:
+            del self._chosen[domain]  # its own labels do not suffice any more
+        else:
+            head = self._program.derive(
                 sums, chosen.choice, live.classes, field_only=chosen.is_alone
             )
-            heads[domain] = derived.only([name for name in self._written if name != "head.mean"])
-        elif domain == SOURCE:
-            heads[domain] = Tensors()  # nothing is held out: the judged head answers
-        else:
-            del self._chosen[domain]  # its own labels do not suffice any more
+            factory = [] if chosen.is_alone else self._transactions.factory_sets(live)
+            answering = self._logistic.beside(head, live, factory, rows, domain)
+            heads[domain] = OwnHead(
+                Tensors() if domain == SOURCE else head.only(self._written),
+                answering.only(self._written),
+            )
         self._made_from[domain] = live.tensors
         self._publish(replace(live, heads=heads))
+
+    def _newest(
+        self, live: Memory, where: str, limit: int, *values: str
+    ) -> list[EvidenceRow]:
+        found = self._journal.evidence(where=where, values=values, limit=limit, newest_first=True)
+        return self._counting(found, live)
 
     @property
     def _written(self) -> list[str]:
@@ -253,6 +268,7 @@ class HeadChoices:
             for numeric in self._program.manifest.numerics
             if set(numeric.reads) & set(self._policy.weighted)
             for name in numeric.writes
+            if name != "head.mean"
         ]
 
     def _with(self, live: Memory, sums: Tensors, rows: Sequence[EvidenceRow]) -> Tensors:
@@ -263,14 +279,12 @@ class HeadChoices:
 
     def _rows(self, domain: str, live: Memory) -> list[EvidenceRow]:
         found = self._journal.evidence(
-            where="status IN ('learned', 'held_out') AND domain = ?",
+            where=f"{_ACCEPTED} AND domain = ?",
             values=(domain,),
             limit=self._policy.judged,
             newest_first=True,
         )
-        return [
-            row for row in self._usable(found, live) if row.weight > 0.0 or row.status == "held_out"
-        ]
+        return self._counting(found, live)
 
     def _choosing(self, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
         """Those that choose: a head without one of the few labels of a new class cannot answer
@@ -280,6 +294,15 @@ class HeadChoices:
             row
             for row in rows
             if row.label in self._program.manifest.classes or counts[row.label] >= FEWEST
+        ]
+
+    def _counting(
+        self, newest_first: Sequence[EvidenceRow], live: Memory
+    ) -> list[EvidenceRow]:
+        return [
+            row
+            for row in self._usable(newest_first, live)
+            if row.weight > 0.0 or row.status == "held_out"
         ]
 
     @staticmethod

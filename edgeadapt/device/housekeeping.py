@@ -49,12 +49,9 @@ class Housekeeping:
 
         A device without a battery starts in 1970; one whose clock is set wrong for a moment must not lose a month of labels.
         """
-        now, known = time.time(), self._journal.meta("clock")
-        if known is None:
-            self._journal.set_meta({"clock": repr(now)})
-            return True
+        now, known = time.time(), self._journal.meta("clock")  # there from the first opening on
         try:
-            elapsed = now - float(known)
+            elapsed = now - float(str(known))
         except ValueError as error:
             raise StateError(f"the journal is damaged: its clock says {known!r:.40}") from error
         if 0.0 <= elapsed < _DOUBTFUL_S:

@@ -18,7 +18,7 @@ from edgeadapt.device.policy import Policy
 from edgeadapt.device.program import F32, Program
 from edgeadapt.device.sense import shift_ratio
 from edgeadapt.errors import InputError
-from edgeadapt.inputs import check_labels, check_text
+from edgeadapt.inputs import LONGEST_CLASS_NAME, check_labels, check_text
 
 
 class Labelling:
@@ -42,11 +42,17 @@ class Labelling:
         return names
 
     def add_classes(self, names: Sequence[str]) -> None:
-        """All of them or none."""
+        """All of them or none.
+
+        Raises:
+            InputError: not a text, an empty one, or one that is too long.
+        """
         for name in names:
             if not isinstance(name, str) or not name.strip():
                 raise InputError(f"a class name is a non-empty string, got {name!r}")
             check_text(name, "a class name")
+            if len(name) > LONGEST_CLASS_NAME:
+                raise InputError(f"a class name has at most {LONGEST_CLASS_NAME} characters, got {len(name)}: {name[:40]!r}...")
         self._add_classes(names)
 
     def is_new(self, name: str) -> bool:

@@ -28,6 +28,7 @@ from edgeadapt.device.housekeeping import Housekeeping
 from edgeadapt.device.journal_rows import EvidenceRow
 from edgeadapt.device.labelling import Labelling
 from edgeadapt.device.learning import Learning
+from edgeadapt.device.log_erasure import LogErasure
 from edgeadapt.device.memory import SOURCE, Memory
 from edgeadapt.device.opening import Opened, open_state
 from edgeadapt.device.placed import placement_report
@@ -44,11 +45,13 @@ from edgeadapt.device.vitals import Sensors
 from edgeadapt.device.worker import Worker
 from edgeadapt.errors import InputError, StateError
 from edgeadapt.inputs import check_count, check_number, check_text, check_texts
+from edgeadapt.paths import check_path
 from edgeadapt.results import AccuracyEstimate, Action, Commit, LabelState, LabelStatus, Observation, Prediction, Question, Receipt
 from edgeadapt.runtime import Runtime, open_runtime
 
 DEFAULT_STREAM = "default"
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+_READER_S = 0.2  # how long a caller waits for a reader of another connection that keeps the log from being emptied
 _EVERY = 1 << 20  # more questions than are ever open
 
 
@@ -79,6 +82,7 @@ def open(
         freeze: open as after ``learner.freeze()``: labels that wait are not learned yet.
 
     Raises:
+        InputError: an argument of another kind.
         BundleError: the bundle is damaged, newer, not trusted, or an older version than the state folder has seen, or has no encoder of this
             precision.
         StateError: the folder is in use, foreign, not writable, or belongs to another feature space.
@@ -87,7 +91,8 @@ def open(
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision is one of {', '.join(PRECISIONS)}, got {precision!r:.80}")
-    opened = bundle if isinstance(bundle, Bundle) else read_bundle(Path(bundle), trust=trust)
+    _check_settings(state, runtime, policy, budget, keep, trust)
+    opened = bundle if isinstance(bundle, Bundle) else read_bundle(bundle, trust=trust)  # type: ignore[arg-type]
     engine = open_runtime(runtime) if isinstance(runtime, str) else runtime
     try:
         learner = Learner(opened, engine, state, policy or Policy(), budget or Budget(), keep or Keep(), freeze, trust, allow_older, precision)
@@ -97,6 +102,20 @@ def open(
         raise
     learner._opened_runtime = None if engine is runtime else engine
     return learner
+
+
+def _check_settings(state: Any, runtime: Any, policy: Any, budget: Any, keep: Any, trust: Any) -> None:
+    """Refuse arguments of ``open`` of another kind, before anything is made or read."""
+    if state is not None:
+        check_path(state, "state")
+    given = (("policy", policy, Policy), ("budget", budget, Budget), ("keep", keep, Keep))
+    for name, value, kind in given:
+        if value is not None and not isinstance(value, kind):
+            raise InputError(f"{name} is an edgeadapt.{kind.__name__} or None, got {value!r:.80}")
+    if not isinstance(runtime, str) and not hasattr(runtime, "load"):
+        raise InputError(f"runtime is a name from 'edgeadapt runtimes' or a runtime, got {runtime!r:.80}")
+    if not isinstance(trust, (str, Path)):
+        check_texts([str(key) if isinstance(key, Path) else key for key in trust] if isinstance(trust, Sequence) else trust, "trust")
 
 
 def _let_go(runtime: Runtime | None) -> None:
@@ -152,6 +171,7 @@ class Learner:
         self._room = WriteRoom(budget, self._journal.writes)
         self._transactions = Transactions(self._program, self._journal, self._held_out, live, self._publish, self._room, opened.replay_s)
         self._undoing = Undoing(self._transactions)
+        self._erasure = LogErasure(self._journal, self._worker)
         growth = Growth(self._transactions, self._meter, live, is_resting, keep.selection)
         choices = HeadChoices(self._transactions, self._meter, live, self._publish)
 
@@ -183,6 +203,7 @@ class Learner:
             self._learning.request()
         else:
             self._learning.offer_patient_work()
+        self._erasure.request()
 
     def offer(self, bundle: str | os.PathLike[str] | Bundle, *, trust: Trust | None = None, allow_older: bool = False, precision: Precision | None = None) -> Bundle:
         """Check a bundle that is to replace this one, without disturbing anything; see ``edgeadapt.device.trust.check_offer``.
@@ -412,12 +433,16 @@ class Learner:
     ) -> Receipt:  # fmt: skip
         """Remove labelled samples, as if they had never been, from live tensors, journal, snapshots and kept raw inputs.
 
+        The history loses the name of a source or class with its last label; of a class once ``remove_class`` has freed its slot, in either
+        order, and never of one that the bundle brought.
+
         Args:
             ids, source, classes: what to forget; conditions are joined by *and*. before, after: when the sample was met, seconds since
                 the epoch.
 
         Returns:
-            A receipt: rows removed and subtracted, snapshots rewritten, and what could not be reached.
+            A receipt: rows removed and subtracted, snapshots rewritten, and what could not be reached. A reader of another connection
+            keeps the write-ahead log as it is: the receipt says so, and it is tried again until it is empty.
 
         Raises:
             InputError: no condition was given. StorageError: the disk is full or fails; nothing was changed.
@@ -428,7 +453,8 @@ class Learner:
         def run() -> Receipt:
             with self._receiving.writing:  # a label that is on its way is either seen here or refused
                 receipt = forget()
-                reasons = self._undoing.factory_reasons(selection.whole_classes)
+                reasons = [*self._undoing.factory_reasons(selection.whole_classes), *filter(None, [self._journal.unerased])]
+                self._erasure.request()
                 return replace(receipt, unreachable=(*receipt.unreachable, *reasons))
 
         def forget() -> Receipt:
@@ -438,13 +464,14 @@ class Learner:
             pending = self._pending.drop(named) if named and not others else 0
             self._questions.close([*named, *(row.id for row in rows)])
             reasons = list(self._undoing.out_of_reach())
-            if not rows:
+            names = self._undoing.named_by(rows, source, selection.classes or ())
+            if not rows and not self._journal.only_in_history(names):
                 return Receipt(pending, 0, 0, unreachable=tuple(reasons))
             remembered = [name for name, stream in list(self._streams.found.items()) if stream.memories]
             reasons += reasons_for(rows, self._live, self._transactions, remembered)
             for name in {row.stream for row in rows} & set(self._streams.found):
                 self._streams.found[name].asking.forget()
-            receipt = self._undoing.forget(rows, pending, source if len(others) == 1 and not named else None, reasons)
+            receipt = self._undoing.forget(rows, pending, names, reasons)
             self._learning.offer_patient_work()
             return receipt
 
@@ -497,6 +524,7 @@ class Learner:
 
         def run() -> int:
             self._house.run()
+            self._erasure.finish(_READER_S)
             self._learning.offer_patient_work()
             return self._live.commit
 
@@ -565,6 +593,9 @@ class Learner:
     def settle(self, timeout_s: float | None = None) -> bool:
         """Wait until queued work is done; False on time-out. While paused, work that is queued waits for ``pause(False)``.
 
+        What ``forget`` could not take out of the write-ahead log, because another connection reads the database, is taken out now; False
+        if that still reads.
+
         Raises:
             the error of background work that failed since the last call.
         """
@@ -573,6 +604,8 @@ class Learner:
         failure, self._worker.failure = self._worker.failure, None
         if failure is not None:
             raise failure
+        if done and self._journal.holds_deleted:
+            return self._worker.call(lambda: self._erasure.finish(_READER_S))
         return done
 
     def digest(self) -> str:

@@ -19,6 +19,7 @@ from edgeadapt.inputs import chunks
 _AT_ONCE = 64  # labels of one source and condition that share a commit
 _FETCHED = 4096  # rows read at a time
 _ANSWERS = 10_000  # the newest
+_PUT_OFF_S = 10.0  # until work that the budget had no room for is offered again
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
 
 
@@ -82,9 +83,14 @@ class Learning:
     def offer_patient_work(self) -> None:
         """Have heads chosen and adaptors grown for conditions that are due, when no label waits."""
         if not self._is_frozen() and self._choices.is_due():
-            self._worker.offer(self._choices.run)
+            self._worker.offer(self._choose_heads)
         if not self._is_frozen() and self._growth.is_due():
             self._worker.offer(self._growth.run)
+
+    def _choose_heads(self) -> None:
+        self._choices.run()
+        if not self._is_frozen() and self._choices.is_due():  # the budget put something off
+            self._worker.submit_later(self.offer_patient_work, _PUT_OFF_S)
 
     def went_back(self) -> None:
         """After a rollback."""

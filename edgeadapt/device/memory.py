@@ -118,11 +118,22 @@ AS_SHIPPED = HeadChoice()
 
 
 @dataclass(frozen=True, eq=False)
+class OwnHead:
+    """Derived tensors of a condition's own head, never stored: what judges labels there, and what answers.
+
+    The factory's condition stands for the shared head, which judges by the global tensors.
+    """
+
+    judged: Tensors
+    answering: Tensors
+
+
+@dataclass(frozen=True, eq=False)
 class Memory:
     """Tensors, class table, domain table, counters. ``view`` holds small host copies that decisions read.
 
-    ``heads`` are derived tensors that answer in place of ``tensors`` and never judge: the shared head once it has learned what is held out,
-    under the name of the factory's condition, and heads of conditions whose own labels suffice. They are never stored.
+    ``heads`` lie over ``tensors``: the shared head once it has learned what is held out, under the name of the factory's condition, and heads
+    of conditions that have a choice of their own.
     """
 
     commit: int
@@ -132,7 +143,7 @@ class Memory:
     labels: int = 0  # field labels that count, held-out ones included
     domain_serial: int = 0
     head: HeadChoice = AS_SHIPPED
-    heads: Mapping[str, Tensors] = field(default_factory=dict)
+    heads: Mapping[str, OwnHead] = field(default_factory=dict)
     class_counts: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     class_places: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     prototypes: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # unit class means of active classes
@@ -143,17 +154,15 @@ class Memory:
         return {name: slot for slot, name in enumerate(self.classes) if name is not None}
 
     def tensors_in(self, domain: str) -> Tensors:
-        """What answers: :meth:`judged_in` with the shared head that has learned what is held out, if the domain has no head of its own."""
-        tensors = self.judged_in(domain)
-        if SOURCE not in self.heads or (domain != SOURCE and domain in self.heads):
-            return tensors
-        return self.heads[SOURCE].over(tensors)
+        """What answers: :meth:`judged_in` under the domain's own head, or else the shared one."""
+        own = self.heads.get(domain) or self.heads.get(SOURCE)
+        return self.judged_in(domain) if own is None else own.answering.over(self.judged_in(domain))
 
     def judged_in(self, domain: str) -> Tensors:
         """The global tensors with a domain's laid over them, and its own head if it has one; labels that are held out taught none of the global ones."""
         found = self.domains.get(domain)
         tensors = self.tensors if found is None else found.tensors.over(self.tensors)
-        return self.heads[domain].over(tensors) if domain in self.heads and domain != SOURCE else tensors
+        return self.heads[domain].judged.over(tensors) if domain in self.heads else tensors
 
     def encoder_in(self, domain: str) -> Executable | None:
         """The re-folded encoder of a domain; None for the factory's."""

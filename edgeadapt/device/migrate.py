@@ -35,6 +35,7 @@ from edgeadapt.device.transaction import Transactions
 from edgeadapt.device.trust import Remembered, Trust, check_successor, identity
 from edgeadapt.device.writes import Writes
 from edgeadapt.errors import InputError, StateError
+from edgeadapt.paths import check_path
 from edgeadapt.runtime import Runtime, open_runtime
 
 _UNLIMITED = Budget(busy_fraction=1.0, memory_mib=1e9, write_mib_per_day=1e9)
@@ -59,10 +60,10 @@ def migrate(
         StateError: the folder is in use, damaged, or keeps nothing that could be carried over. InputError: its raw inputs are not what the
             new encoder takes. CapacityError: too few class slots. BundleError: damaged, not trusted, or older. Nothing was changed.
     """
-    opened = bundle if isinstance(bundle, Bundle) else read_bundle(Path(bundle), trust=trust)
+    folder = check_path(old_state, "old_state")
+    opened = bundle if isinstance(bundle, Bundle) else read_bundle(bundle, trust=trust)  # type: ignore[arg-type]
     program = Program(opened, open_runtime(runtime) if isinstance(runtime, str) else runtime)
     migration = Migration(program, trust, allow_older, without_samples)
-    folder = Path(old_state)
     if not (folder / FILE_NAME).is_file():
         raise StateError(f"{folder} is not a state folder: it has no {FILE_NAME}")
     if out is None:

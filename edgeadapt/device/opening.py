@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from dataclasses import dataclass
 
 from safetensors import SafetensorError
@@ -59,6 +60,8 @@ def open_state(
         budget.require_memory(dict(program.nbytes()))
         memory, replay_s = rebuild_timed(journal, program)
         held_out = HeldOut(journal, manifest.policy.learn.held_out_every, manifest.feature_dim, manifest.classes)
+        if journal.meta("clock") is None:
+            admitted = {**(admitted or {}), "clock": repr(journal.last_time() or time.time())}
         if admitted is not None:  # last: a bundle that cannot be opened after all must not make the one before it look old
             journal.set_meta(admitted)
         return Opened(journal, program, memory, held_out, replay_s, _raw_per_class(journal, keep))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgeadapt.device.journal import Journal
 from edgeadapt.device.journal_rows import CommitRow
 from edgeadapt.device.memory import Domain, Memory
+from edgeadapt.device.name_erasure import NAMES_FORGOTTEN
 from edgeadapt.device.program import Program
 from edgeadapt.device.resume import (
     _DOMAIN,
@@ -292,7 +293,8 @@ def _digest(program: Program, commit: CommitRow, memory: Memory) -> str:
 def _agreement(recorded: str, found: str, forgotten: bool) -> Agreement:
     if not recorded:
         return "not recorded"
-    return "equal" if recorded == found else "without rows that were forgotten since" if forgotten else "different"
+    is_short = forgotten or recorded == NAMES_FORGOTTEN
+    return "equal" if recorded == found else "without rows that were forgotten since" if is_short else "different"
 
 
 def _rows_of(commit: CommitRow) -> set[int]:

@@ -23,6 +23,7 @@ from edgeadapt.device.held_out import HeldOut, Split
 from edgeadapt.device.journal import Journal
 from edgeadapt.device.journal_rows import CommitRow, EvidenceRow, Moves
 from edgeadapt.device.memory import SOURCE, Domain, HeadChoice, Memory
+from edgeadapt.device.name_erasure import Names
 from edgeadapt.device.program import Program
 from edgeadapt.device.resume import (
     apply_rows,
@@ -324,7 +325,9 @@ class Transactions:
         tensors = self.program.derive(clear_class(self.program, taken, live.slots[name]), live.head, classes)
         candidate = replace(self.counted(live, split, tensors), classes=classes, heads={})
         moves = moves_of(split, withdrawn=tuple(r.seq for r in rows))
-        self.record("remove_class", "removed", {"class": name, "labels": len(rows)}, finish(self.program, candidate), moves=moves, snapshot=True)
+        is_ours = name not in self.program.manifest.classes and self.journal.forgot_since_added(name)
+        names = Names(classes=frozenset({name})) if is_ours else Names()  # else a rollback gives it back
+        self.record("remove_class", "removed", {"class": name, "labels": len(rows)}, finish(self.program, candidate), moves=moves, snapshot=True, unnamed=names)
         self.held_out.accept(split)
 
     def choose_head(self, choice: HeadChoice, tensors: Tensors, detail: Mapping[str, Any]) -> None:

@@ -33,7 +33,8 @@ class Remembered:
     """What a state folder keeps of the bundle it was last opened with.
 
     ``signed_by`` is the key id of the signer the folder is bound to, ``""`` while it is bound to none: the first opening with ``trust``
-    binds it, so that a maker may begin to sign at any time.
+    binds it, so that a maker may begin to sign at any time. ``others`` are versions of bundles of other names that it has seen, by
+    name: or the way back to an old version would lead over another name.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Remembered:
     format: int
     sha256: str
     signed_by: str
+    others: tuple[tuple[str, int], ...] = ()
 
     @classmethod
     def read(cls, meta: Callable[[str], str | None]) -> Remembered | None:
@@ -48,11 +50,17 @@ class Remembered:
         name = meta("bundle")
         if name is None:
             return None
-        return cls(name, int(meta("version") or 1), int(meta("bundle_format") or 1), meta("sha256") or "", meta("signed_by") or "")
+        others = msgspec.json.decode(meta("other_versions") or "{}", type=dict[str, int])
+        return cls(
+            name, int(meta("version") or 1), int(meta("bundle_format") or 1), meta("sha256") or "", meta("signed_by") or "",
+            tuple(sorted(others.items())),
+        )  # fmt: skip
 
     def as_meta(self) -> dict[str, str]:
         """Rows of the table ``meta``."""
         numbers = {"version": str(self.version), "bundle_format": str(self.format)}
+        if self.others:
+            numbers["other_versions"] = msgspec.json.encode(dict(self.others)).decode()
         return {"bundle": self.name, "sha256": self.sha256, "signed_by": self.signed_by, **numbers}
 
 
@@ -82,14 +90,19 @@ def check_successor(remembered: Remembered | None, bundle: Bundle, *, trust: Tru
                 f"{where}: {found}, but this state folder was opened with trust in key {bound}; pass trust= with the public key of the new signer"
             )
         older = ""
+        last = dict(remembered.others).get(manifest.name, 0) if manifest.name != remembered.name else remembered.version
         if manifest.format < remembered.format:
             older = f"manifest format {manifest.format} is older than {remembered.format}"
-        elif manifest.name == remembered.name and manifest.version < remembered.version:
-            older = f"{manifest.name!r} version {manifest.version} is older than {remembered.version}"
+        elif manifest.version < last:
+            older = f"{manifest.name!r} version {manifest.version} is older than {last}"
         if older and not allow_older:
             raise BundleError(f"{where}: {older}, which this state folder has seen; pass allow_older=True to go back on purpose")
     binding = (signer or "") if trust else remembered.signed_by if remembered else ""
-    return Remembered(manifest.name, manifest.version, manifest.format, bundle.sha256, binding)
+    others = {} if remembered is None else {**dict(remembered.others), remembered.name: remembered.version}
+    others.pop(manifest.name, None)
+    return Remembered(
+        manifest.name, manifest.version, manifest.format, bundle.sha256, binding, tuple(sorted(others.items()))
+    )
 
 
 def check_offer(
@@ -117,7 +130,7 @@ def check_offer(
     bundle = offered if isinstance(offered, Bundle) else read_bundle(Path(offered), trust=trust)
     check_successor(remembered, bundle, trust=trust, allow_older=allow_older)
     _require_same_space(running.manifest, bundle)
-    _run_once(bundle, running.runtime, budget, precision or running.precision)
+    run_once(bundle, running.runtime, budget, precision or running.precision)
     return bundle
 
 
@@ -161,7 +174,7 @@ def _stored(manifest: Manifest) -> set[tuple[str, str, tuple[int, ...]]]:
     return {(spec.name, spec.dtype, spec.shape) for spec in kept}
 
 
-def _run_once(bundle: Bundle, runtime: Runtime, budget: Budget | None, precision: Precision) -> None:
+def run_once(bundle: Bundle, runtime: Runtime, budget: Budget | None, precision: Precision) -> None:
     """Load every graph that would be used, then run it on zeros with the factory's tensors."""
     program = Program(bundle, runtime, precision)
     program.check_precision()
@@ -191,4 +204,4 @@ def _run_on_zeros(spec: GraphSpec, graph: Executable, runtime: Runtime, tensors:
         raise BundleError(f"it does not write {absent[0]}" if absent else f"{infinite[0]} is not finite")
 
 
-__all__ = ["Remembered", "Trust", "check_offer", "check_successor", "identity"]
+__all__ = ["Remembered", "Trust", "check_offer", "check_successor", "identity", "run_once"]

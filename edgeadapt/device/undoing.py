@@ -13,6 +13,7 @@ from edgeadapt.device.evidence import rows_to_arrays
 from edgeadapt.device.held_out import Split
 from edgeadapt.device.journal_rows import EvidenceRow, Moves, Step, accepted_at
 from edgeadapt.device.memory import Memory
+from edgeadapt.device.name_erasure import Names
 from edgeadapt.device.policy import Kept
 from edgeadapt.device.resume import (
     by_commit,
@@ -43,8 +44,8 @@ class Undoing:
         self._program, self._journal, self._held_out = transactions.program, transactions.journal, transactions.held_out
 
     # -- forgetting -----------------------------------------------------------------------------------
-    def forget(self, rows: Sequence[EvidenceRow], pending: int, source: str | None, unreachable: Sequence[str]) -> Receipt:
-        """Delete rows, subtract what was learned from them, rewrite retained snapshots, take their source out of the history."""
+    def forget(self, rows: Sequence[EvidenceRow], pending: int, names: Names, unreachable: Sequence[str]) -> Receipt:
+        """Delete rows, subtract what was learned from them, rewrite retained snapshots, take names that nothing else has out of the history."""
         live = self._transactions.live()
         slots = live.slots
         split = self._held_out.split((), [row for row in rows if row.status in _ACCEPTED and row.label in slots])
@@ -53,11 +54,10 @@ class Undoing:
         rewritten = self._rewritten_snapshots(rows, live)
         domains = self._grown_from(rows)
         rewritten |= self._relieved(self._kept_snapshots(rewritten) if domains else (), domains)
-        scrubbed = {} if source is None else self._without_source(source)
         moves = moves_of(split)
         self._transactions.record(
             "forget", "forgotten", {"rows": len(rows), "subtracted": len(learned)}, self._shed(self._transactions.counted(live, split, tensors), domains)[0],
-            moves=moves, tensors=blob, receipts=receipts, deleted=[row.seq for row in rows], snapshot=True, rewritten=rewritten, scrubbed=scrubbed,
+            moves=moves, tensors=blob, receipts=receipts, deleted=[row.seq for row in rows], snapshot=True, rewritten=rewritten, unnamed=names,
             relieved=self._relieved(self._journal.commit_tensors() if domains else (), domains),
         )  # fmt: skip
         self._held_out.accept(split)
@@ -100,10 +100,11 @@ class Undoing:
             return ()
         return (f"the features of {len(bare)} rows have expired: their part in {', '.join(self._program.beyond_receipts)} cannot be told apart any more",)
 
-    def _without_source(self, source: str) -> dict[int, Mapping[str, Any]]:
-        """Details of commits that name the source, without it."""
-        named = [commit for commit in self._journal.history(1 << 60) if commit.detail.get("source") == source]
-        return {commit.number: {**commit.detail, "source": "(forgotten)"} for commit in named}
+    def named_by(self, rows: Sequence[EvidenceRow], source: str | None, classes: Iterable[str]) -> Names:
+        """Names that forgetting these rows may leave in the history alone; what the bundle itself names is left out."""
+        labels = {row.label for row in rows} | set(classes)
+        sources = {row.source for row in rows} | {source or ""}
+        return Names(frozenset(sources - {""}), frozenset(labels - set(self._program.manifest.classes)))
 
     def out_of_reach(self) -> tuple[str, ...]:
         """Why forgetting cannot reach everything that was ever learned here."""
@@ -223,8 +224,10 @@ class Undoing:
         outcome = "thinned" if is_covered and not any(row.seq in deleted for row in accepted) else "saved"
         moves = Moves(expired=tuple(sorted(deleted)), emptied=() if is_covered else tuple(bare))
         live = self._transactions.live()
+        live = replace(live, heads={})  # they were made from features that go
         self._transactions.record("expire", outcome, {"rows": len(rows)}, live, moves=moves, deleted=moves.expired, emptied=bare, snapshot=outcome == "saved")
         self._held_out.accept(Split(gone=tuple(row for row in accepted if row.seq in deleted)))
+        self._transactions.taken_back(frozenset())
         return len(rows)
 
     def _left_out(self, before: float, most: int) -> list[EvidenceRow]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-_HOMES = {"export": "edgeadapt.host._export", "Settings": "edgeadapt.host.settings", "Identity": "edgeadapt.host.encoders", "as_encoder": "edgeadapt.host.encoders", "gradient_step": "edgeadapt.host._gradient_step"}
-__all__ = ["Identity", "Settings", "as_encoder", "export", "gradient_step"]
+_HOMES = {"export": "edgeadapt.host._export", "Settings": "edgeadapt.host.settings", "Identity": "edgeadapt.host.encoders", "as_encoder": "edgeadapt.host.encoders", "gradient_step": "edgeadapt.host._gradient_step", "named_encoder": "edgeadapt.host.named_networks"}
+__all__ = ["Identity", "Settings", "as_encoder", "export", "gradient_step", "named_encoder"]
 
 
 def __getattr__(name: str) -> Any:

@@ -41,6 +41,7 @@ from edgeadapt.bundle.schema import (
 from edgeadapt.errors import InputError
 from edgeadapt.host import calibrate, cross_fitting
 from edgeadapt.host.accuracy_estimate import accuracy_policy
+from edgeadapt.host.class_numbers import class_names, class_numbers
 from edgeadapt.host.composition import Composition, RoleGraph, compile_encoder
 from edgeadapt.host.encoders import Identity, as_encoder
 from edgeadapt.host.encoding import Encoder
@@ -49,6 +50,7 @@ from edgeadapt.host.methods.projected_means import MOMENT
 from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.host.methods.slda import StreamingLDA
+from edgeadapt.host.module_encoder import ModuleEncoder
 from edgeadapt.host.novelty_choice import choose_novelty, unseen_images
 from edgeadapt.host.settings import Settings
 from edgeadapt.host.stress import Kind, StressCard, pool_for, stress_card
@@ -62,17 +64,20 @@ _ROUTE_SAMPLES = 1500  # held-out samples per condition that the signature space
 
 
 def export(
-    path: str | os.PathLike[str], encoder: Any, calibration: tuple[Any, Any], classes: Sequence[str], *,
-    groups: Sequence[Any] | None = None, private_key: bytes | None = None, progress: Progress | None = None, quiet: bool = False, **settings: Any,
+    path: str | os.PathLike[str], encoder: Any, calibration: tuple[Any, Any],
+    classes: Sequence[str] | None = None, *,
+    groups: Sequence[Any] | None = None, private_key: bytes | None = None,
+    progress: Progress | None = None, quiet: bool = False, **settings: Any,
 ) -> Bundle:  # fmt: skip
     """Compile, calibrate, stress and write a bundle.
 
     Args:
         path: of the ``.edge`` file.
         encoder: ``nn.Module``, ``torch.export`` program, ONNX path, or ``host.Identity(dim)`` for feature vectors.
-        calibration: inputs (N, ...) and integer labels (N,) that index ``classes``; data the encoder was not trained on, at least
-            five of each class. All of them teach; they also judge, each by what was fitted without it.
-        classes: names of the known classes.
+        calibration: inputs (N, ...) and labels (N,), class names or integers that index ``classes``;
+            data the encoder was not trained on, at least five of each class. All of them teach; they
+            also judge, each by what was fitted without it.
+        classes: names of the known classes; by default those among the labels, sorted.
         groups: of every sample the recording, person, day or site it is from, two or more. No group lies on both sides of a judgement,
             and rows of a group are in the order of time: their windows set thresholds too. None: samples are independent.
         private_key: ed25519 PEM; the bundle is signed with it.
@@ -84,18 +89,20 @@ def export(
         The bundle as a device will read it.
 
     Raises:
-        InputError: calibration data or settings that do not fit. CompileError: a graph could not be compiled or checked.
+        InputError: calibration data or settings that do not fit. UnknownClassError: a label that is
+            none of ``classes``. CompileError: a graph could not be compiled or checked.
     """
     say = _silent if quiet else progress or _to_stderr()
     try:
         chosen = Settings(**settings)
     except TypeError as error:
         raise InputError(f"unknown setting: {error}; settings are {', '.join(Settings.__dataclass_fields__)}") from error
-    names = tuple(str(name) for name in classes)
+    names = class_names(calibration[1]) if classes is None else tuple(str(name) for name in classes)
     chosen.check(names)
-    x, y = _calibration_arrays(calibration, len(names))
+    x, y = _calibration_arrays(calibration, names)
     say(f"encoder: {len(x)} calibration samples of {len(names)} classes")
     source = as_encoder(encoder, x, colour=chosen.colour, range=chosen.range, resize=chosen.resize, feature=chosen.feature, taps=chosen.taps)
+    _say_encoder(source, say)
     maker = _Maker(source, x, y, _group_numbers(groups, len(y)), names, chosen, say)
     return maker.write(Path(path), private_key)
 
@@ -114,17 +121,26 @@ def _to_stderr() -> Progress:
     return say
 
 
-def _calibration_arrays(calibration: tuple[Any, Any], classes: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    x, y = np.asarray(calibration[0]), np.asarray(calibration[1])
-    if y.ndim != 1 or len(x) != len(y) or not np.issubdtype(y.dtype, np.integer):
-        raise InputError(f"calibration is (inputs (N, ...), integer labels (N,)), got {x.shape} and {y.dtype} {y.shape}")
-    if len(y) == 0 or y.min() < 0 or y.max() >= classes:
-        raise InputError(f"calibration labels index the {classes} classes, got {y.min() if len(y) else 'none'}..{y.max() if len(y) else 'none'}")
+def _say_encoder(encoder: Encoder, say: Progress) -> None:
+    """Where the feature of a module is taken, and which batch-norms of it cannot adapt."""
+    if isinstance(encoder, ModuleEncoder):
+        say(f"encoder: the feature is {encoder.feature_from}, {encoder.dim} values")
+        if encoder.left_frozen:
+            listed = ", ".join(encoder.left_frozen[:5]) + (", ..." if len(encoder.left_frozen) > 5 else "")
+            say(f"encoder: {len(encoder.left_frozen)} batch-norms stay as trained: {listed}")
+
+
+def _calibration_arrays(
+    calibration: tuple[Any, Any], classes: Sequence[str]
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    x, y = np.asarray(calibration[0]), class_numbers(calibration[1], classes)
+    if len(x) != len(y) or not len(y):
+        raise InputError(f"calibration is (inputs (N, ...), labels (N,)), got {x.shape} and {y.shape}")
     if x.dtype == np.float64:
         x = x.astype(np.float32)
     if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
         raise InputError("calibration inputs have values that are not finite")
-    return x, y.astype(np.int64)
+    return x, y
 
 
 def _group_numbers(groups: Sequence[Any] | None, count: int) -> NDArray[np.int64] | None:

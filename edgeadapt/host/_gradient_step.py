@@ -22,6 +22,7 @@ from edgeadapt.errors import CompileError
 from edgeadapt.host.compile.cases import WEIGHT
 from edgeadapt.host.compile.trace import Step
 from edgeadapt.host.optimisers import SGD, Momentum, Optimiser
+from edgeadapt.host.torch_optimisers import as_optimiser
 
 Values = Mapping[str, Tensor]
 Loss = Callable[[Any, Values], Tensor]
@@ -39,7 +40,7 @@ class GradientStep(NamedTuple):
 def gradient_step(
     module: nn.Module,
     loss: Loss,
-    optimiser: Optimiser,
+    optimiser: Optimiser | Callable[..., torch.optim.Optimizer],
     *,
     learning_rate: float | str = "learning_rate",
     inputs: Sequence[str] = ("x",),
@@ -57,19 +58,21 @@ def gradient_step(
         loss: gives ``(B,)``, one loss for each sample, whose mean is weighted by the port ``sample_weight`` where there is one; or ``()``,
             in which case it must weight its samples itself.
         optimiser: of :mod:`edgeadapt.host.optimisers`, or any object with their two methods. If its ``update`` takes no ``live``, a batch
-            whose weights are all 0 is held off from outside, which costs one pass over everything it writes.
+            whose weights are all 0 is held off from outside, which costs one pass over everything it writes. A class of ``torch.optim``,
+            or a partial of one, stands for ours that takes the same steps (:mod:`edgeadapt.host.torch_optimisers`).
         learning_rate: a number, which becomes a constant of the graph, or the name of a port ``() float32``.
         inputs: the ports that the module is called with, in order.
         train: patterns of the parameters to train (``"head.*"``, as in a shell), without the prefix; by default all that require
             gradients. All others, and all buffers, are frozen.
         freeze: patterns of parameters that stay frozen though ``train`` names them.
         prefix: parameter ``0.weight`` becomes the tensor ``<prefix>.0.weight``.
-        loss_name: of the output that holds L. The compiler expects an output called ``loss`` to halve within 50 steps on a toy problem; a
-            loss with a floor (an entropy, smoothed labels) needs another name.
+        loss_name: of the output that holds L. The compiler warns where an output called ``loss`` does not halve within 50 steps on a toy
+            problem; a loss with a floor (an entropy, smoothed labels) takes another name, or ``compile_step(..., toy_loss="accept")``.
         outputs: ``(output of the module, ports) -> outputs`` to be given besides, as they are before the step.
 
     Raises:
-        CompileError: nothing to train, a pattern that names nothing, a module that writes running statistics or draws random numbers.
+        CompileError: an optimiser that is none, nothing to train, a pattern that names nothing, a
+            module that writes running statistics or draws random numbers.
             While it is compiled: a missing port, or a loss of another shape.
 
     >>> from edgeadapt.host.optimisers import SGD
@@ -78,6 +81,7 @@ def gradient_step(
     (['model.bias', 'model.weight'], ('model.bias',))
     """
     _refuse_training_mode(module)
+    optimiser = as_optimiser(optimiser)
     held = {f"{prefix}.{name}": _copy(value) for name, value in (*module.named_parameters(), *module.named_buffers())}
     trained = tuple(f"{prefix}.{name}" for name in _trained(module, train, freeze))
     frozen = tuple(name for name in held if name not in trained)

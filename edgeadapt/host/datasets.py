@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.errors import InputError
+from edgeadapt.host.class_numbers import are_names, class_names, class_numbers
 from edgeadapt.host.labelled import Labelled, Labels, require_memory
 
 FASHION_MNIST_DIRECTORY = Path("/usr/share/datasets/fashion-mnist")
@@ -191,7 +192,7 @@ def read_npz(
         groups: the array of the groups; None is ``"groups"`` where it is there, ``""`` none.
 
     Raises:
-        InputError: missing or damaged file, missing array, labels that are no whole numbers, or more than memory can hold.
+        InputError: missing or damaged file, missing array, labels that are neither names nor whole numbers, or more than memory can hold.
     """
     path = Path(path)
     arrays: dict[str, NDArray[Any]] = {}
@@ -212,8 +213,12 @@ def read_npz(
         if name not in arrays:
             raise InputError(f"{path}: has no array {name!r}; needed are x ({what}) and y (labels)")
     labels = arrays["y"]
+    if are_names(labels):
+        given = arrays.get("classes")
+        known = class_names(labels) if given is None else tuple(str(name) for name in given)
+        return arrays["x"], class_numbers(labels, known), known, arrays.get(of_row)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
-        raise InputError(f"{path}: y must be one whole number per sample; got {labels.dtype} {labels.shape}")
+        raise InputError(f"{path}: y must be one class name or whole number per sample; got {labels.dtype} {labels.shape}")
     names = arrays["classes"].tolist() if "classes" in arrays else range(int(labels.max()) + 1)
     return arrays["x"], labels.astype(np.int64), tuple(str(name) for name in names), arrays.get(of_row)
 

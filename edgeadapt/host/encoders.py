@@ -51,9 +51,9 @@ def as_encoder(source: Any, sample: NDArray[Any], **options: Any) -> Encoder:
     feature, taps = options.pop("feature", None), options.pop("taps", None)
     spec = input_spec(sample, **options)
     if isinstance(source, torch.export.ExportedProgram):
-        return ModuleEncoder(source.module(), spec, name="exported-program", feature=feature, taps=taps or ())
+        return ModuleEncoder(source.module(), spec, name="exported-program", feature=feature, taps=taps or (), inputs=sample)
     if isinstance(source, nn.Module):
-        return ModuleEncoder(source, spec, feature=feature, taps=taps)
+        return ModuleEncoder(source, spec, feature=feature, taps=taps, inputs=sample)
     if isinstance(source, (str, os.PathLike)):
         if taps is not None:
             raise InputError(f"the taps of an ONNX file are chosen from its graph; leave out taps={taps!r}")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.errors import InputError, UnknownClassError
+from edgeadapt.host.class_numbers import are_names, class_numbers
 from edgeadapt.host.group_split import held_out_rows
 
 Labels = NDArray[np.int64]
@@ -24,13 +25,14 @@ class Labelled:
 
     Args:
         x: (N, ...) inputs.
-        y: (N,) int64, an index into ``classes``.
+        y: (N,) class names, or int64, an index into ``classes``; kept as the latter.
         classes: distinct names.
         groups: (N,) text or whole numbers: the recording, person, day or site of every input, in which rows are in the order of time;
             None: inputs are independent.
 
     Raises:
         InputError: shapes, dtypes or labels do not fit together; the message has the offending value.
+        UnknownClassError: a name that is no class.
     """
 
     x: NDArray[Any]
@@ -41,6 +43,8 @@ class Labelled:
 
     def __post_init__(self) -> None:
         self._check_inputs()
+        if are_names(named := np.asarray(self.y)):
+            object.__setattr__(self, "y", class_numbers(named, self.classes))
         if self.y.dtype != np.int64 or self.y.shape != (len(self.x),):
             raise InputError(f"labels must be int64 ({len(self.x)},), one per {self.noun}; got {self.y.dtype} {self.y.shape}")
         if self.groups is not None and (self.groups.shape != (len(self.x),) or self.groups.dtype.kind not in "iuU"):

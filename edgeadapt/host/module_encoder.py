@@ -2,6 +2,7 @@
 
 Batch-normalisation is replaced by one scale and one shift per channel, kept as frozen constants of their own. ONNX Runtime
 folds them into the convolutions when it loads the graph, and a re-folded encoder is the same graph with other constants.
+The prepared module is compared with the untouched one on calibration inputs, before anything is compiled.
 """
 
 from __future__ import annotations
@@ -11,36 +12,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.errors import InputError
-from edgeadapt.host.encoding import SIGNATURE_LIMIT, TAP_LIMIT, NormLayer, example_input, is_map, is_signal, pooled, to_images
+from edgeadapt.host.batch_norm import Runs, norms_left, replace_module, replace_norms
+from edgeadapt.host.encoding import SIGNATURE_LIMIT, TAP_LIMIT, example_input, is_map, is_signal, pooled, to_images
+from edgeadapt.host.feature_place import FeaturePlace, feature_place
 from edgeadapt.host.methods.base import Values
 
 _PADDING = (nn.modules.padding._ConstantPadNd, nn.modules.padding._ReflectionPadNd, nn.modules.padding._ReplicationPadNd)
 """Never tapped: a tap behind a padding layer keeps the runtime from fusing it into its convolution, at twice the time."""
 
-
-class _ScaleShift(nn.Module):
-    """``x * scale + shift`` per channel: a batch-norm after training. Both are (C, 1, 1) for maps, (C, 1) for signals, (C,) for vectors."""
-
-    def __init__(self, norm: nn.Module, rank: int) -> None:
-        super().__init__()
-        scale, shift = folded(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)  # type: ignore[arg-type]
-        per_channel = (-1, *[1] * (rank - 2))
-        self.register_buffer("scale", scale.reshape(per_channel))
-        self.register_buffer("shift", shift.reshape(per_channel))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale + self.shift
-
-
-def folded(gain: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Scale and shift, both (C, 1, 1), of a batch-norm with these statistics."""
-    scale = gain / torch.sqrt(variance + eps)
-    return scale[:, None, None], (offset - mean * scale)[:, None, None]
+_PROBED = 2  # inputs that show what runs, and in which shapes
+_COMPARED = 8  # inputs on which the prepared module is compared with the untouched one
+_TOLERANCE = 1e-3  # of the largest value: folding rounds, and deep networks amplify
 
 
 @dataclass
@@ -57,53 +46,115 @@ class ModuleEncoder:
     Args:
         module: takes float images (B, C, H, W), signals (B, C, L) or vectors (B, F), in the units of ``spec`` (0..255 for uint8 input).
         spec: the input contract.
-        feature: path of the module whose output is the feature; by default the input of the last ``nn.Linear`` that
-            runs, or the output if no linear layer runs. Feature maps are averaged over space, those of signals over time.
-        taps: paths of modules to tap; by default the last feature map at each resolution but the final one. Vectors have none.
-        channels: reorders NHW/NHWC input into NCHW.
+        feature: path of the module whose output is the feature; by default the input of the linear layer that classifies, or the output
+            if there is none (``feature_place``). Feature maps are averaged over space, those of signals over time.
+        taps: paths of modules to tap; by default the last feature map at each resolution but the final one, which of a transformer is its
+            tokens. Vectors have none.
+        inputs: (N, ...) of the contract, on which the prepared module is compared with the untouched one; by default random.
+
+    Attributes:
+        feature_from: where the feature is, in words. norms: the batch-norms that can adapt. left_frozen: ``path (Type)`` of those that
+            cannot: subclasses that do more than their norm and the modules behind it, and what runs twice or not as a module.
+
+    Raises:
+        InputError: the module does not take the inputs, a path names nothing, or preparing would change what it computes.
     """
 
     def __init__(
-        self, module: nn.Module, spec: InputSpec, *, name: str = "", feature: str | None = None, taps: Sequence[str] | None = None
+        self,
+        module: nn.Module,
+        spec: InputSpec,
+        *,
+        name: str = "",
+        feature: str | None = None,
+        taps: Sequence[str] | None = None,
+        inputs: NDArray[Any] | None = None,
     ) -> None:
         self.name = name or type(module).__name__
         self.input = spec
         self._module = copy.deepcopy(module).eval().requires_grad_(False)
-        self._feature = feature
-        modules = dict(self._module.named_modules())
+        modules = list(dict(self._module.named_modules()))
         if feature is not None and feature not in modules:
-            raise InputError(f"no module {feature!r} to take the feature from; there are {', '.join(list(modules)[1:25])}")
-        runs = self._probe()
-        norms = {  # once: what a function reads, or what runs twice, has no scale and statistics of its own
-            path: m for path, m in modules.items()
-            if path and isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) and m.running_mean is not None and m.affine and sum(p == path for p, _ in runs) == 1
-        }  # fmt: skip
-        self.norms = tuple(
-            NormLayer(path, n.num_features, n.eps, *(v.detach().clone() for v in (n.weight, n.bias, n.running_mean, n.running_var)))  # type: ignore[union-attr]
-            for path, n in norms.items()
-        )
-        for path, norm in norms.items():
-            replace_module(self._module, path, _ScaleShift(norm, len(dict(runs)[path])))
+            known = ", ".join(modules[1:25])
+            raise InputError(f"no module {feature!r} to take the feature from; there are {known}")
+        examples = [example_input(spec, _PROBED), example_input(spec, _PROBED, torch.Generator().manual_seed(0))]
+        runs = self._probe(to_images(examples[0], spec))
+        self._feature = FeaturePlace(feature) if feature else feature_place(self._module, *(to_images(x, spec) for x in examples))
+        self.feature_from = str(self._feature).replace("the network", self.name)
         self._taps, width = self._choose_taps(taps, runs)
+        x = examples[0] if inputs is None else torch.from_numpy(np.ascontiguousarray(inputs[:_COMPARED]))
+        untouched = self.encode({"x": x}, {})
+        replaced, self.norms = replace_norms(self._module, runs)
+        self.left_frozen = norms_left(self._module)
+        self._require_the_same(x, untouched, replaced)
         floats = {path: value for path, value in tensors_of(self._module).items() if value.is_floating_point()}
         self.frozen = {f"encoder.{path}": value.detach().clone() for path, value in floats.items()}
         self.tap_dim = min(width, TAP_LIMIT)
         if width > TAP_LIMIT:
             generator = torch.Generator().manual_seed(0)
             self.frozen["taps.projection"] = torch.linalg.qr(torch.randn(width, TAP_LIMIT, generator=generator))[0]
-        self.dim = int(self.encode({"x": example_input(spec, 2)}, self.frozen)["z"].shape[1])
+        self.dim = int(untouched["z"].shape[1])
         early = self.tap_dim if width > TAP_LIMIT else self._early_width
         self.signature = (0, early if width else min(self.dim, SIGNATURE_LIMIT))
 
-    def _probe(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Path and output shape of every module, as they finish; one that runs twice is there twice."""
+    def _require_the_same(
+        self, x: Tensor, untouched: dict[str, Tensor], replaced: dict[str, nn.Module]
+    ) -> None:
+        """The module whose norms were replaced must compute what it did before.
+
+        Raises:
+            InputError: it does not; the message names the norm where that begins.
+        """
+        way = "call it once and read nothing of it, or take it out of the module"
+        try:
+            prepared = self.encode({"x": x}, {})
+        except AttributeError as error:
+            raise InputError(
+                f"{self.name} reads from a batch-norm what its scale and shift do not have "
+                f"({', '.join(replaced)}: {error}); {way}"
+            ) from error
+        for port, want in untouched.items():
+            got, size = prepared[port], float(want.abs().max()) if want.numel() else 0.0
+            if torch.allclose(got, want, rtol=0.0, atol=_TOLERANCE * size, equal_nan=True):
+                continue
+            where = self._first_difference(x, replaced)
+            raise InputError(
+                f"{self.name} is another network without its batch-norms as they were: on your "
+                f"inputs {port} is off by {float((got - want).abs().max()):.1e} of {size:.1e}, from "
+                f"{where or 'none of its norms'} on; {way}"
+            )
+
+    def _first_difference(self, x: Tensor, replaced: dict[str, nn.Module]) -> str:
+        """The first norm, as they run, behind which the two networks differ; empty if none."""
+
+        def outputs(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+            found: dict[str, Tensor] = {}
+            for path, module in modules.items():
+                replace_module(self._module, path, module)
+            hooks = [
+                self._module.get_submodule(path).register_forward_hook(
+                    lambda _m, _i, out, path=path: found.__setitem__(path, out.clone())
+                )
+                for path in replaced
+            ]
+            self.encode({"x": x}, {})
+            for hook in hooks:
+                hook.remove()
+            return found
+
+        prepared = outputs({})
+        for path, want in outputs(replaced).items():
+            if not torch.allclose(prepared[path], want, rtol=0.0, atol=_TOLERANCE * float(want.abs().max()), equal_nan=True):
+                return path
+        return ""
+
+    def _probe(self, example: Tensor) -> Runs:
         runs: list[tuple[str, tuple[int, ...]]] = []
 
         def record(path: str) -> Callable[..., None]:
             return lambda _module, _inputs, out: runs.append((path, tuple(out.shape) if isinstance(out, Tensor) else ()))
 
         hooks = [m.register_forward_hook(record(path)) for path, m in self._module.named_modules() if path]
-        example = to_images(example_input(self.input, 2), self.input)
         try:
             with torch.no_grad():
                 self._module(example)
@@ -115,11 +166,11 @@ class ModuleEncoder:
                 hook.remove()
         return runs
 
-    def _choose_taps(self, wanted: Sequence[str] | None, runs: Sequence[tuple[str, tuple[int, ...]]]) -> tuple[tuple[str, ...], int]:
+    def _choose_taps(self, wanted: Sequence[str] | None, runs: Runs) -> tuple[tuple[str, ...], int]:
         maps: dict[str, tuple[int, ...]] = {}
         for path, shape in runs:
             maps.pop(path, None)  # the order is that of the last runs
-            if is_map(len(shape), self.input):
+            if is_map(len(shape), self.input) and shape[0] == _PROBED:  # windows of attention are more
                 maps[path] = shape
         if wanted is not None:
             missing = [path for path in wanted if path not in maps]
@@ -128,24 +179,38 @@ class ModuleEncoder:
             chosen = tuple(wanted)
         else:
             last_at: dict[tuple[int, ...], str] = {}
+            size = to_images(example_input(self.input, 1), self.input).shape[2:]
+            square = len(size) == 2 and size[0] == size[1]
             convolved = {shape[1] for path, shape in maps.items() if isinstance(self._module.get_submodule(path), nn.Conv1d)}
             for path, shape in maps.items():
                 if is_signal(self.input) and shape[1] not in convolved:
                     continue  # (B, T, D) of a transformer or a recurrent layer: time comes first
+                if square and abs(shape[2] - shape[3]) > 1:
+                    continue  # channels last, or the tokens of attention heads
                 if min(shape[2:]) > 1 and not isinstance(self._module.get_submodule(path), _PADDING):
                     last_at.pop(shape[2:], None)
                     last_at[shape[2:]] = path
-            chosen = tuple(last_at.values())[:-1] or tuple(last_at.values())
+            everywhere = tuple(last_at.values())
+            chosen = everywhere if self._goes_on_as_tokens(everywhere, runs) else everywhere[:-1] or everywhere
         widths = [maps[path][1] for path in chosen]
         self._early_width = sum(widths[: max(1, len(widths) - 1)])
         return chosen, sum(widths)
+
+    def _goes_on_as_tokens(self, maps: tuple[str, ...], runs: Runs) -> bool:
+        """Of an image: whether the last map becomes tokens, so that it is an early one too."""
+        if is_signal(self.input) or not maps:
+            return False
+        paths = [path for path, _ in runs]
+        after = runs[len(paths) - paths[::-1].index(maps[-1]) :]
+        of_tokens = (nn.Linear, nn.LayerNorm)
+        return any(len(shape) == 3 and isinstance(self._module.get_submodule(path), of_tokens) for path, shape in after)
 
     def encode(self, ports: Values, t: Values) -> dict[str, Tensor]:
         return run_module(self._module, ports["x"], t, self.input, self._taps, self._feature)
 
 
 def run_module(
-    module: nn.Module, x: Tensor, t: Values, spec: InputSpec, taps: Sequence[str], feature: str | None,
+    module: nn.Module, x: Tensor, t: Values, spec: InputSpec, taps: Sequence[str], feature: FeaturePlace,
     extra: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """One functional pass with the weights of ``t``: features (B, D) and pooled taps (B, T)."""
@@ -164,18 +229,18 @@ def run_module(
         taken.feature = inputs[0]
 
     hooks = [module.get_submodule(path).register_forward_hook(keep(path)) for path in taps]
-    if feature:
-        hooks.append(module.get_submodule(feature).register_forward_hook(keep_feature))
-    else:
-        hooks += [m.register_forward_pre_hook(keep_input) for m in module.modules() if isinstance(m, nn.Linear)]
+    if feature.is_input:
+        hooks.append(module.get_submodule(feature.path).register_forward_pre_hook(keep_input))
+    elif feature.path:
+        hooks.append(module.get_submodule(feature.path).register_forward_hook(keep_feature))
     try:
         names = {path: t[f"encoder.{path}"] for path in tensors_of(module) if f"encoder.{path}" in t}
         out = torch.func.functional_call(module, {**names, **(extra or {})}, (to_images(x, spec),))
     finally:
         for hook in hooks:
             hook.remove()
-    if feature and taken.feature is None:
-        raise InputError(f"the module {feature!r} does not run when the encoder does, so it gives no feature")
+    if feature.path and taken.feature is None:
+        raise InputError(f"the module {feature.path!r} does not run when the encoder does, so it gives no feature")
     z = taken.feature
     if z is None:
         z = pooled(out) if isinstance(out, Tensor) and is_map(out.dim(), spec) else out
@@ -190,8 +255,3 @@ def run_module(
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
-def replace_module(root: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, leaf = path.rpartition(".")
-    setattr(root.get_submodule(parent) if parent else root, leaf, module)

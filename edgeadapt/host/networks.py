@@ -1,6 +1,6 @@
 """Networks that our trainer can train, and what stands between inputs and a network: layout and normalisation.
 
-A network is the small residual one below, one for sensors, EfficientNet-Lite0, any of torchvision's, or the user's own.
+A network is the small residual one below, one for sensors, EfficientNet-Lite0, any of torchvision's or timm's, or the user's own.
 
 Every trained network is a ``Normalised``: it takes pixel values in [0, 255], or a sensor's own units, and its first layer is the
 normalisation, so that mean and standard deviation land in the exported graph and no device repeats them.
@@ -22,6 +22,8 @@ from edgeadapt.host.efficientnet_lite import efficientnet_lite0
 from edgeadapt.host.encoding import moments_per_channel
 from edgeadapt.host.imported import imported
 from edgeadapt.host.sensor_networks import SensorCnn, SensorMlp
+from edgeadapt.host.timm_networks import timm_network
+from edgeadapt.host.torchvision_networks import torchvision_network
 
 
 class Normalise(nn.Module):
@@ -195,7 +197,7 @@ def build_network(spec: str, classes: int, in_channels: int = 1, *, seed: int = 
     Args:
         spec: ``"small-residual"``; ``"sensor-cnn"`` for signals, ``"sensor-mlp"`` for vectors; ``"efficientnet-lite0"`` (option
             ``pretrained``); ``"torchvision:NAME"`` (``torchvision:resnet18``; no pretrained weights, the first convolution is
-            replaced if ``in_channels`` is not 3); or ``"module:factory"``, which is called as
+            replaced if ``in_channels`` is not 3); ``"timm:NAME"`` (extra ``timm``); or ``"module:factory"``, which is called as
             ``factory(classes=..., in_channels=..., **options)`` and must return a ``torch.nn.Module``.
         classes: number of logits.
         in_channels: channels of the input.
@@ -213,9 +215,11 @@ def build_network(spec: str, classes: int, in_channels: int = 1, *, seed: int = 
         source, colon, name = spec.partition(":")
         if not (source and colon and name):
             others = ", ".join(repr(name) for name in NETWORKS if name != BUILT_IN)
-            raise InputError(f"unknown network {spec!r}; allowed: {BUILT_IN!r}, 'torchvision:NAME', 'module:factory', {others}")
+            raise InputError(f"unknown network {spec!r}; allowed: {BUILT_IN!r}, 'torchvision:NAME', 'timm:NAME', 'module:factory', {others}")
         if source == "torchvision":
-            return _torchvision(name, classes, in_channels, options)
+            return torchvision_network(name, classes, in_channels, options)
+        if source == "timm":
+            return timm_network(name, classes, in_channels, options)
         return _call(spec, imported(spec, "network"), classes=classes, in_channels=in_channels, **options)
 
 
@@ -234,28 +238,6 @@ def require_classifier(network: nn.Module, example: Tensor, classes: int) -> Non
         raise InputError(f"the network does not take {noun}s of shape {tuple(example.shape[1:])}: {error}") from error
     if shape != (1, classes):
         raise InputError(f"the network returns {shape} for one {noun}; training on {classes} classes needs (1, {classes})")
-
-
-def _torchvision(name: str, classes: int, in_channels: int, options: dict[str, Any]) -> nn.Module:
-    import torchvision  # late: a user's own network does not need it
-
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise InputError(f"torchvision has no classifier {name!r}; it has {', '.join(known)}")
-    network = _call(f"torchvision:{name}", torchvision.models.get_model, name, weights=None, num_classes=classes, **options)
-    if in_channels != 3:
-        _replace_first_convolution(network, in_channels)
-    return network
-
-
-def _replace_first_convolution(network: nn.Module, in_channels: int) -> None:
-    path, first = next((path, module) for path, module in network.named_modules() if isinstance(module, nn.Conv2d))
-    parent, _, leaf = path.rpartition(".")
-    replacement = nn.Conv2d(
-        in_channels, first.out_channels, first.kernel_size, first.stride, first.padding, first.dilation, first.groups,
-        bias=first.bias is not None, padding_mode=first.padding_mode,
-    )  # fmt: skip
-    setattr(network.get_submodule(parent), leaf, replacement)
 
 
 def _call(spec: str, factory: Any, *positional: Any, **arguments: Any) -> nn.Module:

@@ -26,6 +26,7 @@ from msgspec import Meta, Struct
 from edgeadapt._toml import read_table, to_struct
 from edgeadapt.errors import RecipeError
 from edgeadapt.host.augment import Augment
+from edgeadapt.host.named_networks import HUBS, input_config, source_of
 from edgeadapt.host.recipe_data import FOLDER_SIZE, load_data
 from edgeadapt.host.training.settings import DeviceName, OptimiserName, PrecisionName, rate_and_decay
 
@@ -43,12 +44,16 @@ class EncoderSection(_Section, frozen=True, kw_only=True):
 
     ``network`` and ``options`` are those of ``build_network``; ``weights`` is a safetensors state dict of the trained
     ``Normalised`` network, which replaces training. ``file`` is an exported torch or ONNX encoder, used as it is.
+    ``pretrained`` is where ``timm:NAME`` or ``torchvision:NAME`` has its weights from: a file, a folder of timm's, or
+    ``hub:huggingface.co`` and ``hub:download.pytorch.org``, which alone download. Such a network is exported as it is,
+    without its classifier; ``edgeadapt train`` gives it a new one and goes on from there.
     """
 
     network: str = "small-residual"
     options: dict[str, Any] = {}
     weights: str = ""
     file: str = ""
+    pretrained: str = ""
 
 
 class DataSection(_Section, frozen=True, kw_only=True):
@@ -152,10 +157,12 @@ def load_recipe(path: str | Path) -> Recipe:
     lr, weight_decay = rate_and_decay(recipe.train.optimiser, recipe.train.lr, recipe.train.weight_decay)
     data = _resolved(path, recipe.data, "path", "validation_path")
     if not _has_own_size(data):
-        data = msgspec.structs.replace(data, size=data.size or FOLDER_SIZE, colour=data.colour or "rgb")
+        size = data.size or (_own_size(recipe.encoder) if data.kind == "folder" else FOLDER_SIZE)
+        data = msgspec.structs.replace(data, size=size, colour=data.colour or "rgb")
+    downloads = recipe.encoder.pretrained.startswith("hub:")
     return msgspec.structs.replace(
         recipe,
-        encoder=_resolved(path, recipe.encoder, "weights", "file"),
+        encoder=_resolved(path, recipe.encoder, "weights", "file", *(() if downloads else ("pretrained",))),
         data=data,
         train=msgspec.structs.replace(recipe.train, lr=lr, weight_decay=weight_decay),
     )
@@ -165,10 +172,22 @@ def _has_own_size(data: DataSection) -> bool:
     return ":" in data.kind
 
 
+def _own_size(encoder: EncoderSection) -> tuple[int, int]:
+    """The size of images that a network by name was made for; of random weights of torchvision, any will do."""
+    is_made_for_one = not encoder.file and (encoder.pretrained or source_of(encoder.network) == "timm")
+    return input_config(encoder.network).size if is_made_for_one else FOLDER_SIZE
+
+
 def _check(path: Path, recipe: Recipe) -> None:
     encoder, data, export = recipe.encoder, recipe.data, recipe.export
-    if encoder.file and (encoder.weights or encoder.options or encoder.network != EncoderSection().network):
-        raise RecipeError(f"{path}: encoder.file is a finished encoder; network, options and weights are allowed only without it")
+    if encoder.file and (encoder.weights or encoder.pretrained or encoder.options or encoder.network != EncoderSection().network):
+        raise RecipeError(f"{path}: encoder.file is a finished encoder; network, options, weights and pretrained are allowed only without it")
+    if encoder.pretrained:
+        source = source_of(encoder.network)
+        if not source:
+            raise RecipeError(f"{path}: encoder.pretrained is not allowed for {encoder.network}; allowed: 'timm:NAME' and 'torchvision:NAME'")
+        if encoder.pretrained.startswith("hub:") and encoder.pretrained != HUBS[source]:
+            raise RecipeError(f"{path}: encoder.pretrained = {encoder.pretrained!r}; allowed: a file of weights, or {HUBS[source]!r}")
     if data.kind not in ("fashion-mnist", "folder", "npz") and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", data.kind):
         raise RecipeError(f"{path}: data.kind = {data.kind!r}; allowed: {_KINDS}")
     wanted = {"folder": "a folder of class folders", "npz": "an .npz", "torchvision": "the folder with its files"}.get(data.kind.partition(":")[0])

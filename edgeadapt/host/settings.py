@@ -192,7 +192,7 @@ class Settings:
             InputError: a method that changes the encoder was asked for, and there are no batch-norms in it.
         """
         if self.adapt in ENCODER_SPACE and not has_norms:
-            raise InputError(f"adapt = {self.adapt!r} needs an encoder with batch-norm layers; this one has none")
+            raise InputError(f"adapt = {self.adapt!r} needs an encoder with batch-norm layers that can adapt; this one has none")
         if self.adapt != "auto":
             return (self.adapt,)
         return ("class_matched_statistics",) if has_norms else ("feature_shift", "mean_std")

@@ -33,6 +33,21 @@ def test_a_key_pair_is_private_and_never_overwritten(tmp_path: Path) -> None:
         write_keypair(tmp_path / "no" / "key")
 
 
+def test_no_message_shows_a_private_key_that_was_taken_for_a_public_one(tmp_path: Path) -> None:
+    write_keypair(tmp_path / "key")
+    (tmp_path / "pipe").write_text("b3BlbnNzaC1rZXktdjEAAAAA")
+    private = (tmp_path / "key").read_text()
+    secret = private.splitlines()[1]
+    for given in (tmp_path / "key", private, private.strip(), secret, f"ed25519:{secret}", tmp_path / "pipe"):
+        with pytest.raises(BundleError) as refused:
+            load_public_key(given)
+        said = str(refused.value)
+        is_shown = given != secret and any(text[at : at + 12] in said for text in (secret, "b3BlbnNzaC1rZXk") for at in range(len(text) - 11))
+        assert not is_shown and "\n" not in said
+        assert ("private key" in said and ".pub" in said) == (given in (tmp_path / "key", private, private.strip()))
+        assert str(tmp_path) in said or not isinstance(given, Path)
+
+
 def test_signatures_survive_their_file_and_bind_message_and_key() -> None:
     private, public = generate_key()
     signature = decode_signature(encode_signature(sign(b"manifest", private)))

@@ -73,11 +73,20 @@ def _until(is_so: Callable[[], Any], timeout_s: float = 20.0) -> None:
         time.sleep(0.005)
 
 
-def _successor(path: Path, key: bytes | None = None, **fields: Any) -> Path:
-    """The shipped bundle with fields of its manifest replaced, as its maker would ship it: everything hashed, and signed if there is a key."""
+def _successor(
+    path: Path,
+    key: bytes | None = None,
+    *,
+    edit: Mapping[str, Callable[[bytes], bytes]] | None = None,
+    **fields: Any,
+) -> Path:
+    """The shipped bundle with fields of its manifest replaced, as its maker would ship it:
+    everything hashed, and signed if there is a key. ``edit``: of members, by name.
+    """
     with bundle_path().open("rb") as file:
         members = {name: read_entry(file, entry) for name, entry in read_directory(file, bundle_path().stat().st_size).items()}
     kept = {name: data for name, data in members.items() if name not in ("manifest.json", "manifest.sig")}
+    kept |= {name: change(kept[name]) for name, change in (edit or {}).items()}
     listed = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in kept.items()}
     manifest = msgspec.json.encode(json.loads(members["manifest.json"]) | {"members": listed} | fields, order="sorted")
     kept["manifest.json"] = manifest

@@ -521,7 +521,8 @@ def test_an_address_that_is_none_is_refused(listen: str, kiosk: Kiosk) -> None:
         Control(kiosk, listen)
 
 
-def test_with_a_token_every_path_needs_it(kiosk: Kiosk) -> None:
+def test_with_a_token_every_path_needs_it(kiosk: Kiosk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeadapt.daemon.peers._LONGEST_WAIT_S", 0.0)
     with serving(kiosk, "0.0.0.0:0", token=TOKEN) as url:
         near = url.replace("0.0.0.0", "127.0.0.1")
         for route in api.ROUTES:
@@ -646,17 +647,54 @@ def test_a_body_that_trickles_in_is_given_up(kiosk: Kiosk) -> None:
         connection.close()
 
 
-def test_connections_are_bounded_and_the_next_one_is_served_when_some_are_gone(kiosk: Kiosk) -> None:
-    with serving(kiosk, timeout_s=5.0) as url:
-        host, _, port = url[len("http://") :].rpartition(":")
-        held = [socket.create_connection((host, int(port))) for _ in range(140)]
-        time.sleep(0.3)
-        held[-1].settimeout(2)
-        assert held[-1].recv(1) == b""
+def idling(url: str, count: int, source: str = "127.0.0.1", said: bytes = b"") -> list[socket.socket]:
+    """Connections that send ``said`` and nothing more."""
+    host, _, port = url[len("http://") :].rpartition(":")
+    held = [socket.create_connection((host, int(port)), source_address=(source, 0)) for _ in range(count)]
+    for one in held:
+        one.sendall(said)
+    return held
+
+
+def closed(one: socket.socket) -> bool:
+    one.settimeout(2)
+    try:
+        return one.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nX-Slow: ", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+def test_idle_connections_lock_nobody_out_and_are_bounded(kiosk: Kiosk, said: bytes) -> None:
+    with serving(kiosk, token=TOKEN) as url:
+        held = idling(url, 140, said=said)
+        for path in ("/healthz", "/readyz", "/v1/classes"):
+            assert ask(url, "GET", path, headers={"Authorization": f"Bearer {TOKEN}"}).status == 200
+        if not said.endswith(b"\r\n\r\n"):
+            assert closed(held[0])
         for one in held:
             one.close()
-        time.sleep(0.3)
-        assert ask(url, "GET", "/healthz").status == 200
+
+
+def test_the_connection_of_one_who_has_shown_the_token_stays_open_while_another_address_idles(kiosk: Kiosk) -> None:
+    with serving(kiosk, token=TOKEN) as url:
+        connection = connected(url)
+        for _ in range(2):
+            connection.request("GET", "/healthz", headers={"Authorization": f"Bearer {TOKEN}"})
+            assert connection.getresponse().read()
+            held = idling(url, 140, source="127.0.0.2")
+        connection.close()
+        for one in held:
+            one.close()
+
+
+def test_headers_have_to_come_within_seconds_however_long_a_request_may_take(kiosk: Kiosk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeadapt.daemon.connections.HEADERS_S", 0.2)
+    with serving(kiosk, timeout_s=60.0) as url:
+        silent, slow = idling(url, 1)[0], idling(url, 1, said=b"GET /healthz HTTP/1.1\r\nHost: loc")[0]
+        assert closed(silent) and closed(slow)
+        for one in (silent, slow):
+            one.close()
 
 
 def test_many_clients_at_once_get_each_their_own_answer(kiosk: Kiosk, url: str) -> None:
@@ -678,6 +716,29 @@ def test_many_clients_at_once_get_each_their_own_answer(kiosk: Kiosk, url: str) 
     for thread in threads:
         thread.join(60)
     assert not wrong and not any(thread.is_alive() for thread in threads)
+
+
+def test_a_wrong_token_is_told_later_and_later_and_so_is_a_right_one_from_there(kiosk: Kiosk) -> None:
+    def took_s(url: str, token: str) -> float:
+        started = time.monotonic()
+        assert ask(url, "GET", "/healthz", headers={"Authorization": f"Bearer {token}"}).status == (200 if token == TOKEN else 401)
+        return time.monotonic() - started
+
+    with serving(kiosk, token=TOKEN) as url:
+        for number in range(7):
+            took_s(url, f"guess {number}")
+        assert took_s(url, "guess 8") > 0.35 and took_s(url, TOKEN) > 0.75
+
+
+@pytest.mark.parametrize("token, why", [("short", "has 5 characters"), ("aabbaabbabababab", "has 2 different"), ("password" * 2, "one piece, repeated")])
+def test_a_token_that_can_be_guessed_is_refused_for_other_machines_and_warned_about_here(
+    kiosk: Kiosk, token: str, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(RecipeError, match=f"the token can be guessed: it .*{why}") as refused:
+        Control(kiosk, "0.0.0.0:0", token=token)
+    assert token not in str(refused.value)
+    Control(kiosk, "127.0.0.1:0", token=token)
+    assert why in caplog.text and token not in caplog.text
 
 
 # -- hostile bodies -----------------------------------------------------------------------------------

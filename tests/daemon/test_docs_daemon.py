@@ -75,7 +75,7 @@ def test_every_command_of_the_page_runs_and_prints_what_it_says(clone: Path, por
     for language, text in blocks():
         if language == "sh":
             for line in text.splitlines():
-                command = line.replace("8420", str(port)).replace("edgeadapt serve deploy/try.toml --check", "( edgeadapt serve deploy/try.toml --check )")
+                command = line.replace("8420", str(port)).replace("edgeadapt serve deploy/try.toml --check --reload", "( edgeadapt serve deploy/try.toml --check --reload )")
                 script += [command, "" if command.endswith("&") else f"check {len(script)}"]
             script.append(f"echo; echo '{_END}'")
             wanted.append([])

@@ -324,6 +324,14 @@ def test_a_change_is_rolled_back_after_it_was_asked_once_in_the_page(daemon: Ser
 
 
 @needs_chromium
+def test_a_short_list_offers_nothing_more(daemon: Service, browser: Browser) -> None:
+    tab = looking(browser, daemon)
+    for name in ("history", "decisions"):
+        is_hidden, said = tab.run(f"(({{ hidden, textContent }}) => [hidden, textContent])(document.getElementById('{name}-more'))")
+        assert "-" not in said and is_hidden == (said == "")
+
+
+@needs_chromium
 def test_a_note_of_the_daemon_is_shown_for_as_long_as_it_holds(daemon: Service, browser: Browser) -> None:
     tab = looking(browser, daemon)
     assert tab.run("document.getElementById('problems').innerText") == ""
@@ -464,6 +472,33 @@ def test_names_from_outside_are_shown_as_text(tmp_path: Path, browser: Browser) 
         tab.until("document.querySelectorAll('#now > li').length === 1 && document.querySelectorAll('#classes tr').length === 7")
         assert evil in tab.text("#now") and evil in tab.text("#classes") and tab.run("document.querySelectorAll('img[src=x]').length") == 0
         tab.until("document.querySelector('#now img').naturalWidth > 0")
+        assert tab.errors == []
+    finally:
+        service.stop()
+
+
+@needs_chromium
+def test_names_that_scripts_trip_over_that_turn_the_text_or_are_long_stay_names(tmp_path: Path, browser: Browser) -> None:
+    service = opened(tmp_path / "state", sources=[Camera()])
+    names = ["constructor", "__proto__", "exe\u202egpj", "\u05d2\u05dc\u05d2\u05dc", "x" * 100]
+    try:
+        for name in names:
+            service.add_class(name)
+        service.observe(load_sample().x[:2], stream="constructor")
+        service.observe(load_sample().x[:2], stream="y" * 60)
+        until(lambda: service.questions(1))
+        tab = browser.open(f"{url_of(service)}/", 390, 844)
+        tab.until("document.querySelectorAll('#now > li').length >= 2 && !document.getElementById('asked').hidden")
+        rows = tab.run("[...document.querySelectorAll('#classes tr')].map((row) => [...row.children].map((cell) => cell.textContent))")
+        shown = {name: numbers for name, *numbers in rows}
+        for name in ("constructornew", "__proto__new", "\u2068exe\u2039U+202E\u203agpj\u2069new", "\u2068\u05d2\u05dc\u05d2\u05dc\u2069new"):
+            assert shown[name] == ["0", "0"], shown
+        assert "undefined" not in tab.text("#now") and "NaN" not in tab.text("main") and "\u202e" not in tab.text("main")
+        for width in (390, 1440):
+            tab.look(width, 844)
+            assert tab.run("document.documentElement.scrollWidth") <= width
+            wide = "[...document.querySelectorAll('.choice, #classes th, .answer, .stream, .what')].filter((node) => node.scrollWidth > node.clientWidth + 1).length"
+            assert tab.run(wide) == 0, width
         assert tab.errors == []
     finally:
         service.stop()

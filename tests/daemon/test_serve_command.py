@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import socket
@@ -26,6 +27,7 @@ from edgeadapt.bundle.signing import write_keypair
 from edgeadapt.daemon.service import Service
 from edgeadapt.daemon.settings_file import load_settings
 from edgeadapt.demo.sample import bundle_path
+from edgeadapt.device.folder import FolderLock
 
 HAS_DAEMON = all(importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "prometheus_client"))
 needs_daemon = pytest.mark.skipif(not HAS_DAEMON, reason="needs the daemon extra (starlette, uvicorn, prometheus-client, psutil)")
@@ -52,6 +54,7 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(folder: Path, signed: Path, extra: str = "", *, trust: str = "maker.pub") -> Path:
     np.savez(folder / "x.npz", x=np.zeros((3, 28, 28), np.uint8))
+    extra = extra if "[control]" in extra else extra + '[control]\nlisten = "127.0.0.1:0"\n'
     (folder / "serve.toml").write_text(
         f'bundle = "{signed}/signed.edge"\nstate = "state"\ntrust = ["{signed}/{trust}"]\n{extra}'
         '[[source]]\nkind = "npz"\npath = "x.npz"\nrate_hz = 5\n[[sink]]\nkind = "jsonl"\npath = "out.jsonl"\n'
@@ -80,6 +83,21 @@ def test_a_mistake_in_the_settings_is_2_and_names_file_key_and_allowed_values(ed
 
 
 @needs_daemon
+def test_check_names_a_token_that_can_be_guessed_and_a_file_that_all_can_read(edgeadapt: Shell, tmp_path: Path, signed: Path) -> None:
+    (tmp_path / "token").write_text("a token of the tests\n")
+    control = '[control]\ntoken_file = "token"\n'
+    for mode, is_exposed in ((0o600, False), (0o640, False), (0o644, True)):
+        (tmp_path / "token").chmod(mode)
+        said = edgeadapt("serve", config(tmp_path, signed, control), "--check")
+        assert ("every user of this machine can read it" in said) == is_exposed and "can be guessed" not in said
+    (tmp_path / "token").write_text("hunter2\n")
+    assert "but the token has 7 characters" in edgeadapt("serve", config(tmp_path, signed, control), "--check")
+    elsewhere = control.replace("[control]", '[control]\nlisten = "0.0.0.0:8420"')
+    refused = edgeadapt("serve", config(tmp_path, signed, elsewhere), "--check", code=2)
+    assert "the token can be guessed: it has 7 characters" in refused and "hunter2" not in refused + edgeadapt.error
+
+
+@needs_daemon
 def test_an_unsigned_or_foreign_bundle_is_3_and_every_other_check_is_still_made(edgeadapt: Shell, tmp_path: Path, signed: Path) -> None:
     if not (signed / "other").exists():
         write_keypair(signed / "other")
@@ -105,6 +123,54 @@ def test_a_state_folder_of_something_else_is_4(edgeadapt: Shell, tmp_path: Path,
     assert "it has no learner.db but holds 'holiday.jpg'" in edgeadapt("serve", path, "--check", code=4)
     (tmp_path / "state" / "learner.db").write_text("")
     edgeadapt("serve", path, "--check")
+
+
+@needs_daemon
+def test_check_tries_the_port_and_the_lock_unless_the_daemon_that_holds_them_is_to_reload(edgeadapt: Shell, tmp_path: Path, signed: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        path = config(tmp_path, signed, f'[control]\nlisten = "{listen}"\n')
+        assert f"REFUSED  control: control.listen = '{listen}': Address already in use" in edgeadapt("serve", path, "--check", code=2)
+        assert f"ok       control: {listen}" in edgeadapt("serve", path, "--check", "--reload")
+    with socket.socket(socket.AF_UNIX) as taken:
+        taken.bind(str(tmp_path / "s"))
+        taken.listen()
+        path = config(tmp_path, signed, '[control]\nlisten = "unix:s"\n')
+        assert f"REFUSED  control: {tmp_path / 's'}: a daemon answers there already" in edgeadapt("serve", path, "--check", code=2)
+        edgeadapt("serve", path, "--check", "--reload")
+    edgeadapt("serve", path, "--check")  # what a killed daemon left is taken over
+    path = config(tmp_path, signed)
+    (tmp_path / "state").mkdir()
+    lock = FolderLock(tmp_path / "state")
+    try:
+        out = edgeadapt("serve", path, "--check", code=4)
+        assert f"is in use by the process with pid {os.getpid()}; --reload if" in out and out.count("REFUSED") == 1
+        assert f"pid {os.getpid()}, as --reload expects" in edgeadapt("serve", path, "--check", "--reload")
+    finally:
+        lock.release()
+    assert "REFUSED" not in edgeadapt("serve", path, "--check")
+    edgeadapt("serve", path, "--reload", code=2)
+
+
+@needs_daemon
+@pytest.mark.parametrize(("listen", "says"), [("127.0.0.1:0", "the page: http://127.0.0.1:{}/"), ("0.0.0.0:0", "the page: http://HOST:{}/"), ("unix:s.sock", "ctl --socket")])
+def test_a_control_interface_says_where_its_page_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listen: str, says: str) -> None:
+    from edgeadapt.daemon.control import Control
+
+    class Nothing:
+        metrics = None
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(socket, "gethostname", lambda: "HOST")
+    control = Control(Nothing(), listen, "a-token-of-24-characters")  # type: ignore[arg-type]
+    control.start()
+    try:
+        port = control.url.rpartition(":")[2]
+        assert says.format(port) in control.invitation
+    finally:
+        control.stop()
 
 
 @needs_daemon
@@ -294,8 +360,7 @@ def ctl(edgeadapt: Shell, daemon: Any) -> Any:
         (("status",), ("GET", "/v1/status", None)),
         (("questions",), ("GET", "/v1/questions", None)),
         (("questions", "--limit", "7"), ("GET", "/v1/questions?limit=7", None)),
-        (("label", "q1", "Coat"), ("POST", "/v1/labels", {"labels": [{"sample": "q1", "label": "Coat"}], "source": "ctl"})),
-        (("label", "a.png", "Ankle boot", "--source", "Ann"), ("POST", "/v1/labels", {"labels": [{"sample": "a.png", "label": "Ankle boot"}], "source": "Ann"})),
+        (("label", "q1", "Scarf", "--new"), ("POST", "/v1/labels", {"labels": [{"sample": "q1", "label": "Scarf"}], "source": "ctl"})),
         (("classes",), ("GET", "/v1/classes", None)),
         (("classes", "--add", "Bag"), ("POST", "/v1/classes", {"name": "Bag"})),
         (("classes", "--remove", "Ankle boot/red"), ("DELETE", "/v1/classes/Ankle%20boot%2Fred", None)),
@@ -326,6 +391,25 @@ def test_each_command_asks_its_path_and_prints_what_comes_back(ctl: Any, daemon:
     assert json.loads(ctl("--json", *arguments)) == answer
 
 
+def test_a_label_of_a_known_class_is_given_and_one_of_an_unknown_class_is_asked_about_first(ctl: Any, edgeadapt: Shell, daemon: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = ("GET", "/v1/classes", None)
+    ctl("label", "a.png", "Ankle boot", "--source", "Ann")
+    assert daemon.asked == [looked, ("POST", "/v1/labels", {"labels": [{"sample": "a.png", "label": "Ankle boot"}], "source": "Ann"})]
+    daemon.asked.clear()
+    assert ctl("label", "q1", "Cooat", code=2) == "" and daemon.asked == [looked]
+    assert "no class 'Cooat' yet, the closest is 'Coat': --new adds it" in edgeadapt.error
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for said, labels in (("y\n", 1), ("\n", 0), ("", 0)):
+        daemon.asked.clear()
+        monkeypatch.setattr(sys, "stdin", Terminal(said))
+        cli.main(["ctl", "--url", f"http://127.0.0.1:{daemon.server_port}", "label", "q1", "Scarf"])
+        assert sum(method == "POST" for method, _, _ in daemon.asked) == labels
+
+
 def test_a_bundle_is_named_by_its_whole_path(ctl: Any, daemon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ctl("swap", "new.edge")
@@ -348,7 +432,7 @@ def test_nothing_that_a_terminal_would_obey_is_printed(ctl: Any, monkeypatch: py
 @pytest.mark.parametrize("label", REFUSALS)
 def test_an_error_of_the_daemon_has_its_text_and_exit_code(ctl: Any, edgeadapt: Shell, label: str) -> None:
     _, told, code = REFUSALS[label]
-    assert ctl("label", "q1", label, code=code) == ""
+    assert ctl("label", "q1", label, "--new", code=code) == ""
     assert told["error"].replace("\x1b", "") in edgeadapt.error and edgeadapt.error.strip().isprintable() and edgeadapt.error.startswith("edgeadapt: error: ") and edgeadapt.error.count("\n") == 1
     assert told.get("request", "") in edgeadapt.error
 
@@ -424,9 +508,11 @@ def test_a_daemon_is_started_asked_and_ended(edgeadapt: Shell, capsys: pytest.Ca
         capsys.readouterr()
         assert edgeadapt(*ctl, "freeze") == f"{'frozen':<32} true\n"
         assert edgeadapt(*ctl, "classes").startswith("T-shirt/top\n") and json.loads(edgeadapt(*ctl, "status", "--json"))
-        edgeadapt("serve", path, "--check")
+        edgeadapt("serve", path, "--check", code=4)
+        edgeadapt("serve", path, "--check", "--reload")
         process.terminate()
         assert process.wait(20) == 0, (tmp_path / "log").read_text()
+        assert f"ctl --socket {tmp_path / 's'} status" in (tmp_path / "log").read_text()
     finally:
         process.kill()
         process.wait()

@@ -7,6 +7,8 @@ import signal
 import threading
 import time
 
+import pytest
+
 from edgeadapt.daemon import supervised
 
 
@@ -50,3 +52,29 @@ def test_a_reload_that_was_asked_for_during_another_comes_after_it() -> None:
     service.go_on.set()
     assert supervised.run(service, lambda: False) == 0
     assert service.reloads == 3 and service.most_at_once == 1
+
+
+class Endless(Slow):
+    """Whose start never ends."""
+
+    def start(self) -> None:
+        super().start()
+        self.go_on.wait(30.0)
+
+
+def test_a_start_that_never_ends_does_not_keep_the_end_waiting() -> None:
+    service, started = Endless(), time.monotonic()
+    assert supervised.run(service, lambda: False) == 0
+    assert service.stopped and time.monotonic() - started < 2.0
+    service.go_on.set()
+
+
+def test_a_start_that_fails_is_told_in_the_words_of_its_error() -> None:
+    class Failing(Slow):
+        def start(self) -> None:
+            raise OSError("no such address")
+
+    service = Failing()
+    with pytest.raises(OSError, match="no such address"):
+        supervised.run(service, lambda: False)
+    assert service.stopped

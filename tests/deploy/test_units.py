@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes.util
+import http.client
 import importlib.util
+import io
 import os
 import re
 import shutil
@@ -134,6 +136,18 @@ def test_the_filter_lets_through_what_is_used_and_not_what_is_dangerous() -> Non
     assert not {"ptrace", "mount", "bpf", "chown", "setuid", "reboot", "sched_setaffinity", "init_module"} & calls
 
 
+def posted_large_picture(port: int) -> int:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (1600, 1200)).save(file, "JPEG")
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("POST", "/v1/predict", file.getvalue(), {"content-type": "image/jpeg"})
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
 @needs_daemon
 @needs_systemd
 @needs_seccomp
@@ -157,6 +171,7 @@ def test_the_daemon_answers_learns_and_stops_in_time_under_what_the_unit_forbids
                     assert said == b"WATCHDOG=1", daemon.poll()
                 example = [sys.executable, ROOT / "examples" / "http_labels.py", "--url", f"http://127.0.0.1:{port}"]
                 told = subprocess.run(example, capture_output=True, text=True, timeout=120, check=True).stdout
+                assert posted_large_picture(port) == 200  # read in a child, which sets limits of its own
                 status = Path(f"/proc/{daemon.pid}/status").read_text()
                 assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE) and re.search(r"^Seccomp:\s+2$", status, re.MULTILINE)
                 assert supervisor.recv(1000) == b"WATCHDOG=1"

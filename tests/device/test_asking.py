@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import AskPolicy, LearnPolicy, NoveltyPolicy, PolicySpec
 from edgeadapt.device.asking import FLOOR, NOVEL, Asking, Candidates, choose_questions, doubts, newness_of
+from edgeadapt.device.conditions import _drawn
 
 POLICY = PolicySpec(learn=LearnPolicy(temperature=0.2), novelty=NoveltyPolicy(threshold=0.0, rate=0.05), ask=AskPolicy(per_condition=20, per_batch=10))
 HOMES = 3.0 * np.eye(4, 6, dtype=np.float32)  # four classes, each on an axis of its own
@@ -271,3 +272,13 @@ def test_among_known_classes_it_asks_about_the_new_ones(opened: Opener) -> None:
         asked += [is_new[ids.index(q.id)] for q in learner.questions(100)]
         shown += is_new.tolist()
     assert len(asked) >= 20 and np.mean(asked) > np.mean(shown) + 0.2
+
+
+def test_copies_of_a_frame_are_asked_about_at_random_as_often_as_they_come() -> None:
+    rng = np.random.default_rng(0)
+    copy = rng.standard_normal(8).astype(np.float32)
+    windows = [np.concatenate([np.tile(copy, (8, 1)), rng.standard_normal((24, 8)).astype(np.float32)]) for _ in range(400)]
+    drawn = [_drawn(window, 1, ())[0] for window in windows]
+    assert 0.17 < np.mean([row < 8 for row in drawn]) < 0.33
+    assert drawn == [_drawn(window, 1, ())[0] for window in windows]
+    assert all(len({*_drawn(window, 2, (5, 6, 7)), 5}) == 3 for window in windows)

@@ -100,6 +100,35 @@ def test_a_clock_that_jumps_ahead_for_a_moment_deletes_nothing_and_one_that_stay
         assert learner.counters()["evidence"] == {}
 
 
+def test_a_clock_that_jumps_before_the_first_checkpoint_of_a_new_folder_deletes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    x, names = images(20)
+    with edgeadapt.open(bundle_path(), state=tmp_path / "s") as learner:
+        learner.learn(x, names)
+        learner.settle()
+        monkeypatch.setattr("time.time", lambda: now + 86_400.0 * 60)
+        learner.checkpoint()
+        assert sum(learner.counters()["evidence"].values()) == 20
+
+
+def test_a_folder_that_never_noted_its_clock_goes_by_its_last_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, names = images(20)
+    with edgeadapt.open(bundle_path(), state=tmp_path / "s") as learner:
+        learner.learn(x, names)
+        learner.settle()
+        learner._journal._db.execute("DELETE FROM meta WHERE key = 'clock'")
+        monkeypatch.setattr(learner._house, "run", lambda: None)
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + 86_400.0 * 60)
+    with edgeadapt.open(bundle_path(), state=tmp_path / "s") as learner:
+        learner.checkpoint()
+        assert sum(learner.counters()["evidence"].values()) == 20
+
+
 def test_labels_from_before_the_clock_was_set_are_as_old_as_those_around_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x, names = images(30)
     now = time.time()

@@ -276,7 +276,20 @@ def test_versions_only_grow_unless_someone_goes_back_on_purpose(bundle: Bundle) 
         check_successor(newer, edition(bundle, 3))
     back = check_successor(newer, edition(bundle, 3), allow_older=True)
     assert back.version == 3 and check_successor(back, edition(bundle, 4)).version == 4
-    assert check_successor(newer, edition(bundle, 1, name="bolts")).version == 1  # another product counts for itself
+
+
+def test_the_way_back_does_not_lead_over_another_name(bundle: Bundle, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "state")
+    for version, name in ((5, "screws"), (1, "bolts"), (2, "nuts")):  # another product counts for itself
+        journal.set_meta(check_successor(Remembered.read(journal.meta), edition(bundle, version, name=name)).as_meta())
+    seen = Remembered.read(journal.meta)
+    assert seen is not None and seen.others == (("bolts", 1), ("screws", 5))
+    with pytest.raises(BundleError, match="'screws' version 4 is older than 5, which this state folder has seen"):
+        check_successor(seen, edition(bundle, 4))
+    journal.set_meta(check_successor(seen, edition(bundle, 4), allow_older=True).as_meta())
+    back = Remembered.read(journal.meta)
+    assert back == check_successor(back, edition(bundle, 4)) and back.others == (("bolts", 1), ("nuts", 2))
+    journal.close()
 
 
 def test_an_older_format_is_refused_whatever_its_name(bundle: Bundle) -> None:

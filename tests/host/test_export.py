@@ -146,7 +146,7 @@ def test_adaptation_only_advises_when_it_was_not_stress_tested(images: tuple[Pat
         ({"head": "svm"}, "head is one of slda, ridge, nearest_mean, key_value, got 'svm'"),
         ({"novelty": "entropy"}, "novelty is one of"),
         ({"adapt": "guesswork"}, "adapt is one of"),
-        ({"adapt": "norm_statistics"}, "needs an encoder with batch-norm layers"),
+        ({"adapt": "norm_statistics"}, "needs an encoder with batch-norm layers that can adapt"),
         ({"class_slots": 2}, "4 classes do not fit into class_slots = 2"),
         ({"colour_order": "bgr"}, "unknown setting"),
     ],
@@ -163,7 +163,7 @@ def test_settings_are_refused_by_name(settings: dict, message: str, tmp_path: Pa
         (np.zeros((8, 24), np.float32), np.zeros(8, np.int64), "class 'b' has 0 calibration samples, 5 are needed"),
         (np.full((80, 24), np.nan, np.float32), np.arange(80) % 4, "not finite"),
         (np.zeros((80, 24), np.float32), np.arange(80) % 5, "index the 4 classes, got 0..4"),
-        (np.zeros((80, 24), np.float32), np.zeros(79, np.int64), "integer labels"),
+        (np.zeros((80, 24), np.float32), np.zeros(79, np.int64), "got \\(80, 24\\) and \\(79,\\)"),
         (np.zeros((80, 12), np.float32), np.arange(80) % 4, "width 24, got 12"),
     ],
 )

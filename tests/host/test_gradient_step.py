@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -174,6 +176,48 @@ def test_tied_weights_are_one_tensor():
     _, new = step.fn(ports, step.tensors)
     (module(ports["x"]) - ports["x"]).square().mean().backward()
     torch.testing.assert_close(new["model.encode.weight"], (module.encode.weight - module.encode.weight.grad).detach())
+
+
+# -- optimisers of torch ------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("given", "ours"),
+    [
+        (torch.optim.SGD, SGD()),
+        (partial(torch.optim.SGD, momentum=0.8), Momentum(0.8)),
+        (torch.optim.Adam, Adam()),
+        (partial(torch.optim.AdamW, betas=(0.8, 0.9), weight_decay=0.1, eps=1e-5), AdamW(0.1, beta1=0.8, beta2=0.9, eps=1e-5)),
+    ],
+    ids=["SGD", "SGD with momentum", "Adam", "AdamW"],
+)
+def test_a_class_of_torch_takes_the_steps_of_ours(given, ours):
+    steps = [gradient_step(network(), each, optimiser, learning_rate=0.1) for optimiser in (given, ours)]
+    one, two = (follow(step, [example(1), example(2)])[0] for step in steps)
+    assert set(one) == set(two) and all(torch.equal(one[name], two[name]) for name in one)
+
+
+PARAMETERS = [nn.Parameter(torch.zeros(1))]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (torch.optim.SGD(PARAMETERS, lr=0.1, momentum=0.9), r"write Momentum\(0.9\) of edgeadapt.host.optimisers, and learning_rate=0.1"),
+        (torch.optim.SGD(PARAMETERS, lr=0.5), r"write SGD\(\) of .* learning_rate=0.5"),
+        (torch.optim.SGD(PARAMETERS, 0.1, weight_decay=0.1), "without weight_decay, which has no counterpart"),
+        (torch.optim.Adam(PARAMETERS), r"write Adam\(\*\(0.9, 0.999\)\)"),
+        (torch.optim.AdamW(PARAMETERS), r"write AdamW\(0.01\)"),
+        (torch.optim.RMSprop(PARAMETERS), "there are SGD, Momentum, Adam"),
+        (torch.optim.Adagrad, "Adagrad has no counterpart; there are SGD, Momentum"),
+        (partial(torch.optim.SGD, lr=0.1), r"learning_rate=0.1\)"),
+        (partial(torch.optim.SGD, nesterov=True), "leave nesterov out"),
+        (Momentum, r"is the class Momentum; give an object: Momentum\(...\)"),
+        ("sgd", "optimiser is a str"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None) or type(value).__name__,
+)
+def test_an_optimiser_that_no_graph_can_have_says_what_to_write(given, says):
+    with pytest.raises(CompileError, match=says):
+        gradient_step(network(), each, given)
 
 
 # -- refusals ---------------------------------------------------------------------------------------------

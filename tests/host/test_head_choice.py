@@ -14,8 +14,9 @@ from edgeadapt import host
 from edgeadapt.bundle import read_bundle
 from edgeadapt.device.factory_samples import FactorySamples
 from edgeadapt.device.head_choice import climbed
+from edgeadapt.device.logistic_head import LogisticHead
 from edgeadapt.device.memory import AS_SHIPPED, HeadChoice
-from edgeadapt.device.policy import Policy
+from edgeadapt.device.policy import UNCERTAIN, Policy
 from edgeadapt.device.program import Program
 from edgeadapt.runtime import open_runtime
 
@@ -166,7 +167,10 @@ def test_what_is_held_out_teaches_the_head_that_answers_and_not_the_one_that_is_
     rows = learner._journal.evidence(where="status = 'held_out'")
     z, slots, ones = np.stack([row.features for row in rows]).astype(np.float32), np.array([live.slots[row.label] for row in rows]), np.ones(len(rows), np.float32)
     every, _ = program.learn(live.tensors, z, none[: len(rows)], slots, ones, 0 * ones)
-    expected = program.read(test, none, program.derive(every, live.head, live.classes)).logits
+    head = program.derive(every, live.head, live.classes)
+    both = learner._journal.evidence(where="status IN ('learned', 'held_out')")
+    beside = LogisticHead(program).beside(head, live, learner._transactions.factory_sets(live), both)
+    expected = program.read(test, none, beside).logits
     assert np.allclose(answering, expected, atol=1e-3) and len(rows) >= 8 and np.abs(answering - judged).max() > 0.01
 
 
@@ -206,3 +210,26 @@ def test_a_head_is_as_sure_as_it_is_right_after_labels(learner: edgeadapt.Learne
     after = float(learner.predict(features={"z": test[0]}).probs.max(axis=1).mean()) - right(learner, *test)
     assert before > 0.15 and abs(after) < 0.07
     assert learner._live.head.temperature > 1.0
+
+
+@pytest.mark.parametrize("was_doubted", [True, False])
+def test_a_doubt_ends_when_answers_end_it_and_not_with_clear_readings(bundle_path: Path, was_doubted: bool) -> None:
+    with edgeadapt.open(bundle_path, policy=Policy(quiet_questions_per_day=0)) as learner:
+        learner.observe(features={"z": vectors(64, 1)[0]}, stream="s")
+        learner.settle()
+        stream, known = learner._streams.found["s"], learner._conditions.field_accuracy
+        if was_doubted:
+            stream.state = replace(stream.state, asked={UNCERTAIN: 5})
+        for number, answer in enumerate("bbb"):
+            known.asked(str(number), "s", "source", "a", is_random=True)
+            known.answered(str(number), answer)
+        seen = learner.observe(features={"z": vectors(32, 2)[0]}, stream="s")
+        learner.settle()
+        assert (len(learner.questions(50)) > 0) == was_doubted and seen.reading.axis == "clear"
+        for number in range(20):
+            known.asked(f"right {number}", "s", "source", "a", is_random=True)
+            known.answered(f"right {number}", "a")
+        before = len(learner.questions(50))
+        learner.observe(features={"z": vectors(32, 3)[0]}, stream="s")
+        learner.settle()
+        assert len(learner.questions(50)) == before

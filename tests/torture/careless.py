@@ -28,4 +28,5 @@ class InPlace(JournalLife):
     def open(self, folder: Path) -> Journal:
         journal = super().open(folder)
         journal._db.execute("PRAGMA journal_mode=OFF")
+        journal._files = None  # the log goes with it, and would be missed
         return journal

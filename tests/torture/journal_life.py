@@ -12,6 +12,7 @@ from stored import Stored, difference, stored_in
 
 from edgeadapt.device.journal import Journal
 from edgeadapt.device.journal_rows import CommitRow, EvidenceRow, Moves
+from edgeadapt.device.name_erasure import Names
 
 
 def row(number: int, source: str = "line 1") -> EvidenceRow:
@@ -21,7 +22,7 @@ def row(number: int, source: str = "line 1") -> EvidenceRow:
 
 def commit(number: int, kind: str = "learn", outcome: str = "learned", **moves: Any) -> CommitRow:
     tensors = {"domain/condition-1/scale": np.full(40, number, np.float32)}
-    return CommitRow(number, kind, outcome, {"labels": 1}, Moves(**moves), json.dumps({"classes": ["dent"], "number": number}), tensors)
+    return CommitRow(number, kind, outcome, {"labels": 1, "source": "gone"}, Moves(**moves), json.dumps({"classes": ["dent"], "number": number}), tensors)
 
 
 def snapshot(number: int) -> dict[str, Any]:
@@ -38,10 +39,10 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("thin raw", lambda j: j.thin_raw(1)),
     ("forget", lambda j: j.commit(commit(3, "forget", "forgotten"), deleted=[4], emptied=[5], snapshot=snapshot(3), rewritten={2: snapshot(9)})),
     ("receive more", lambda j: j.receive([row(number) for number in range(6, 30)])),
-    ("hold", lambda j: j.commit(commit(4, outcome="held", held=tuple(range(6, 30))), scrubbed={1: {"labels": 0}})),
+    ("hold", lambda j: j.commit(commit(4, outcome="held", held=tuple(range(6, 30))))),
     ("roll back", lambda j: j.commit(commit(5, "rollback", "rolled back", withdrawn=(5,)), statuses={1: ("learned", 1)}, snapshot=snapshot(5))),
     ("compact", lambda j: j.compact(3, Moves(base=(("learned", 1, (1, 2)),)), snapshot(3))),
-    ("forget much", lambda j: j.commit(commit(6, "forget", "forgotten"), deleted=range(6, 30))),
+    ("forget much", lambda j: j.commit(commit(6, "forget", "forgotten"), deleted=range(5, 30), unnamed=Names(frozenset({"gone"})))),
     ("shrink", lambda j: j.shrink()),
     ("write back", lambda j: j.write_back()),
     ("receive again", lambda j: j.receive([row(31)])),

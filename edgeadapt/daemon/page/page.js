@@ -5,7 +5,7 @@ import { by, keep, make, say, show, tell } from "./dom.js";
 import { Past, streamHues } from "./past.js";
 import { Queue } from "./queue.js";
 import { Decisions, History } from "./record.js";
-import { clock, counted, duration, list, milliseconds, number, percent, times, when, whole } from "./words.js";
+import { clock, counted, duration, list, milliseconds, named, number, percent, times, when, whole } from "./words.js";
 
 const EVERY_MS = 1000, LONGEST_MS = 10000, STREAMS = 6, CONDITIONS = { provisional: "on trial", condition: "confirmed by answers", novelty: "new classes, not a condition" };
 const DUE_MS = { series: { minutes: 2500, hours: 10000, day: 30000 }, questions: 2500, history: 3000 };
@@ -184,9 +184,10 @@ function showNow(status) {
   by("now").classList.toggle("many", names.length > 2);
   keep(by("now"), names, (name) => name, () => 0, (name) => make("li", {},
     make("div", { class: "tile" }, make("img", { alt: "", hidden: true }), make("span", { class: "no-picture soft" }, "numbers")),
-    make("div", { class: "now-words" }, make("p", { class: "stream" }, make("span", { class: `swatch ${hues.get(name) ?? "t0"}`, "aria-hidden": "true" }), make("span", {}, name)),
+    make("div", { class: "now-words" }, make("p", { class: "stream" }, make("span", { class: `swatch ${hues.get(name) ?? "t0"}`, "aria-hidden": "true" }), make("span", {}, named(name))),
       make("p", { class: "answer" }), make("p", { class: "sure" }, make("span", { class: "bar", "aria-hidden": "true" }, make("span", {})), make("span", { class: "sure-text" })), make("p", { class: "soft axis-text" }))));
-  for (const node of by("now").children) renew(node, status.latest[node.dataset.key], status.streams[node.dataset.key]);
+  const [latest, streams] = [status.latest, status.streams].map(table);
+  for (const node of by("now").children) renew(node, latest.get(node.dataset.key), streams.get(node.dataset.key));
 }
 
 // A picture and its answer change together: no answer stands beside the picture of another.
@@ -203,7 +204,7 @@ async function renew(node, one, reading) {
       await image.decode();
       if (shown.address) URL.revokeObjectURL(shown.address);
       shown.address = address;
-      image.alt = `a sample of ${one.stream}`;
+      image.alt = `a sample of ${named(one.stream)}`;
       image.classList.toggle("coarse", image.naturalWidth < 128);
     } catch {
       return;  // it has gone meanwhile; the next turn shows another
@@ -214,7 +215,7 @@ async function renew(node, one, reading) {
   shown.id = one.id;
   show(image, one.picture);
   show(node.querySelector(".no-picture"), !one.picture);
-  say(node.querySelector(".answer"), one.abstained ? `${one.label}?` : one.label);
+  say(node.querySelector(".answer"), one.abstained ? `${named(one.label)}?` : named(one.label));
   node.querySelector(".bar > span").style.inlineSize = percent(one.confidence);
   say(node.querySelector(".sure-text"), `${percent(one.confidence)} sure`);
   const age = Date.now() / 1000 - one.at;
@@ -223,16 +224,21 @@ async function renew(node, one, reading) {
   node.classList.toggle("shifted", reading?.axis === "shifted" || reading?.axis === "novel");
 }
 
+// By names that somebody gave: an object has a "constructor" that nobody put there.
+function table(object) {
+  return new Map(Object.entries(object));
+}
+
 // -- the tables ----------------------------------------------------------------------------------------
 function showClasses(status) {
   const most = Math.max(1, ...Object.values(status.answers));
-  const factory = new Set(status.factory_classes);
-  keep(by("classes"), status.classes, (name) => name, () => factory.has(name), (name) => make("tr", {}, make("th", { scope: "row" }, name, factory.has(name) ? null : make("span", { class: "tag" }, "new"), make("span", { class: "bar", "aria-hidden": "true" }, make("span", {}))), make("td", { class: "number" }), make("td", { class: "number" })));
+  const factory = new Set(status.factory_classes), given = table(status.answers), labelled = table(status.labelled);
+  keep(by("classes"), status.classes, (name) => name, () => factory.has(name), (name) => make("tr", {}, make("th", { scope: "row" }, named(name), factory.has(name) ? null : make("span", { class: "tag" }, "new"), make("span", { class: "bar", "aria-hidden": "true" }, make("span", {}))), make("td", { class: "number" }), make("td", { class: "number" })));
   for (const row of by("classes").children) {
-    const name = row.dataset.key, answers = status.answers[name] ?? 0;
+    const name = row.dataset.key, answers = given.get(name) ?? 0;
     row.querySelector(".bar > span").style.inlineSize = percent(answers / most);
     say(row.children[1], whole(answers));
-    say(row.children[2], whole(status.labelled[name] ?? 0));
+    say(row.children[2], whole(labelled.get(name) ?? 0));
   }
 }
 

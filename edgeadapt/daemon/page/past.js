@@ -2,7 +2,7 @@
 
 import { Plot, SCALES, timeTicks } from "./charts.js";
 import { by, draw, make, say } from "./dom.js";
-import { FAMILY, changed, clock, decided, familyOf, judges, percent, reason, times } from "./words.js";
+import { FAMILY, changed, clock, decided, familyOf, judges, named, percent, reason, times } from "./words.js";
 
 const HUES = ["t0", "t1", "t2", "t3", "t4", "t5"];
 const FAMILIES = make("ul", { class: "legend families", "aria-label": "Colours of what was decided and changed" }, ["senses", "asks", "learns", "grows", "guards"].map((family) => make("li", {}, make("span", { class: `swatch ${family}`, "aria-hidden": "true" }), family)));
@@ -124,7 +124,7 @@ export class Past {
         make("h3", {}, row.title), make("p", { class: isOver(row, row.now) ? "value over-limit" : "value" }, value, isKnown || !row.none ? null : make("span", { class: "none" }, row.none)),
         make("p", { class: "soft about" }, row.about)),
       make("div", { class: "band-plot" }, plot.svg),
-      make("ul", { class: "legend" }, legend.length > 1 || row.rows.length > 1 ? legend.map((one) => make("li", {}, make("span", { class: `swatch ${one.hue}`, "aria-hidden": "true" }), make("span", { class: "legend-name" }, one.name), " ", make("span", { class: "legend-value" }, row.format(one.end)))) : []));
+      make("ul", { class: "legend" }, legend.length > 1 || row.rows.length > 1 ? legend.map((one) => make("li", {}, make("span", { class: `swatch ${one.hue}`, "aria-hidden": "true" }), make("span", { class: "legend-name" }, named(one.name)), " ", make("span", { class: "legend-value" }, row.format(one.end)))) : []));
   }
 
   span() {

@@ -2,7 +2,7 @@
 
 import { Declined, Unknown, bid, picture } from "./asking.js";
 import { by, keep, make, say, show, tell } from "./dom.js";
-import { percent, reason, whole } from "./words.js";
+import { named, percent, reason, whole } from "./words.js";
 
 const AHEAD = 4, HASTE_MS = 220;  // pictures fetched ahead; a second click so soon is the end of a double click, and no answer
 
@@ -49,7 +49,7 @@ export class Queue {
   choice(name, place, isGuess) {
     const key = place < 9 ? String(place + 1) : "";
     return make("button", { type: "button", class: isGuess ? "choice guess" : "choice", "aria-keyshortcuts": key || null, onclick: () => this.answer(name) },
-      key ? make("kbd", { "aria-hidden": "true" }, key) : null, make("span", { class: "choice-name" }, name), isGuess ? make("span", { class: "tag" }, "its guess") : null);
+      key ? make("kbd", { "aria-hidden": "true" }, key) : null, make("span", { class: "choice-name" }, named(name)), isGuess ? make("span", { class: "tag" }, "its guess") : null);
   }
 
   waiting() {
@@ -75,8 +75,8 @@ export class Queue {
     by("asked").toggleAttribute("data-empty", question === null);
     if (question === null) return;
     if (isOther) this.shownAt = performance.now();
-    say(by("asked-why"), `From ${question.stream}. ${reason(question.why)}`);
-    say(by("asked-guess"), this.isCorrecting ? `You said ${this.last.label}. Another answer takes its place.` : `It would say ${question.predicted}, and is ${percent(question.confidence)} sure.`);
+    say(by("asked-why"), `From ${named(question.stream)}. ${reason(question.why)}`);
+    say(by("asked-guess"), this.isCorrecting ? `You said ${named(this.last.label)}. Another answer takes its place.` : `It would say ${named(question.predicted)}, and is ${percent(question.confidence)} sure.`);
     this.takeClasses(this.classes, !by("new-class").hidden);
     this.paint(question);
     this.offerCorrection();
@@ -91,7 +91,7 @@ export class Queue {
     show(image, address !== null);
     if (address === null || image.src === address) return;
     image.src = address;
-    image.alt = `the sample from ${question.stream} that is asked about`;
+    image.alt = `the sample from ${named(question.stream)} that is asked about`;
     image.onload = () => image.classList.toggle("coarse", image.naturalWidth < 128);
   }
 
@@ -121,7 +121,7 @@ export class Queue {
     this.next();
     this.fetchAhead();
     const left = this.left();
-    tell(`${label}. ${left ? `${left} left.` : "No more questions."}`);
+    tell(`${named(label)}. ${left ? `${left} left.` : "No more questions."}`);
     try {
       await bid("v1/labels", { labels: [{ sample: question.id, label }], source: "page" });
       this.whenAnswered();
@@ -156,13 +156,13 @@ export class Queue {
     if (this.last === null) return;
     this.isCorrecting = true;
     this.show(this.last.question);
-    tell(`Back to the one that you called ${this.last.label}.`);
+    tell(`Back to the one that you called ${named(this.last.label)}.`);
   }
 
   offerCorrection() {
     const button = by("correct");
     show(button, this.last !== null && !this.isCorrecting);
-    if (this.last !== null) say(button, `The last was no ${this.last.label}?`);
+    if (this.last !== null) say(button, `The last was no ${named(this.last.label)}?`);
   }
 
   press(event) {

@@ -2,7 +2,7 @@
 
 import { Declined, bid } from "./asking.js";
 import { by, keep, make, say, show, tell } from "./dom.js";
-import { FAMILY, because, changed, changes, counted, decided, familyOf, isRefusal, reason, when } from "./words.js";
+import { FAMILY, because, changed, changes, counted, decided, familyOf, isRefusal, named, reason, when } from "./words.js";
 
 const SHOWN = 7, TOGETHER_S = 60;
 
@@ -44,8 +44,9 @@ class List {
     const more = by(`${this.name}-more`);
     keep(by(this.name), this.isLong ? this.rows : this.rows.slice(0, SHOWN), this.key, this.version, (row) => this.build(row));
     show(by(`${this.name}-empty`), this.rows.length === 0);
-    show(more, this.rows.length > SHOWN);
-    say(more, this.isLong ? "Show fewer" : `Show ${this.rows.length - SHOWN} more`);
+    const left = this.rows.length - SHOWN;
+    show(more, left > 0);
+    say(more, left <= 0 ? "" : this.isLong ? "Show fewer" : `Show ${left} more`);
   }
 }
 
@@ -62,7 +63,7 @@ export class Decisions extends List {
 
   build(row) {
     return make("li", {}, make("time", {}, when(row.time)), make("span", { class: `swatch ${FAMILY[row.kind] ?? "senses"}`, "aria-hidden": "true" }),
-      make("div", {}, make("p", { class: "what" }, decided(row), row.stream ? make("span", { class: "soft" }, ` · ${row.stream}`) : null, row.count > 1 ? make("span", { class: "soft" }, ` · ${row.count} times`) : null), make("p", { class: "soft why" }, reason(row.why))));
+      make("div", {}, make("p", { class: "what" }, decided(row), row.stream ? make("span", { class: "soft" }, ` · ${named(row.stream)}`) : null, row.count > 1 ? make("span", { class: "soft" }, ` · ${row.count} times`) : null), make("p", { class: "soft why" }, reason(row.why))));
   }
 }
 

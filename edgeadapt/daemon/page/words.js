@@ -9,7 +9,16 @@ export const milliseconds = (value) => `${value < 10 ? value.toFixed(1) : number
 export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.01 ? 1 : 0)}%`;
 export const times = (ratio) => `${ratio >= 10 ? ratio.toFixed(0) : ratio >= 1 ? ratio.toFixed(1) : ratio.toFixed(2)}×`;
 export const counted = (count, one, many = `${one}s`) => `${whole(count)} ${count === 1 ? one : many}`;
-export const list = (names) => (names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`);
+
+// A name that somebody gave, such that what stands around it stays where it is: marks that would turn the text around are shown as
+// what they are, and a name that is written from right to left turns within itself only.
+export function named(name) {
+  if (/^[\x20-\x7e]*$/.test(name)) return name;
+  const shown = name.replace(/[\u202a-\u202e\u2066-\u2069]/g, (mark) => `‹U+${mark.charCodeAt(0).toString(16).toUpperCase()}›`);
+  return `\u2068${shown}\u2069`;
+}
+const join = (names) => (names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`);
+export const list = (names) => join(names.map(named));
 
 export function clock(seconds, withSeconds = true) {
   const form = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
@@ -48,15 +57,15 @@ export const FAMILY = { ask: "asks", adapt: "learns", probe: "senses", open_doma
 
 export const decided = (one) => (DECIDED[one.kind] ?? (() => one.kind.replaceAll("_", " ")))(one.domain || "the stream");
 
-const from = (detail) => (detail.source ? ` from ${detail.source}` : "");
+const from = (detail) => (detail.source ? ` from ${named(detail.source)}` : "");
 const under = (detail) => (detail.domain && detail.domain !== "source" ? ` under ${detail.domain}` : "");
 const CHANGED = {
   "learn learned": (d) => `Learned ${counted(d.labels, "label")}${from(d)}${under(d)}`,
   "learn vetoed": (d) => `Refused ${counted(d.labels, "label")}${from(d)}${under(d)}`,
   "learn held": (d) => `Put ${counted(d.labels, "label")}${from(d)} aside`,
   "learn superseded": (d) => `Passed over ${counted(d.labels, "label")} that were given anew`,
-  "add_class added": (d) => `New class: ${d.class}`,
-  "remove_class removed": (d) => `Class removed: ${d.class}`,
+  "add_class added": (d) => `New class: ${named(d.class)}`,
+  "remove_class removed": (d) => `Class removed: ${named(d.class)}`,
   "domain opened": (d) => `${d.domain} is a condition`,
   "domain is new classes": (d) => `${d.domain} is no condition: it is new classes`,
   "domain merged": (d) => `Joined ${[d.merged].flat().join(", ")}`,

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from edgeadapt._sample_files import is_image, read_image
+from edgeadapt._sample_files import is_image
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.daemon.arrival import Answer, Arrival, Deliver
 from edgeadapt.daemon.folders import Stamp, Taken
+from edgeadapt.daemon.picture_reader import read_picture
 from edgeadapt.daemon.sources.frames import require_frames
 from edgeadapt.errors import InputError
 
@@ -144,7 +145,7 @@ class FolderWatch:
                 found = os.fstat(opened)
                 if not stat.S_ISREG(found.st_mode) or (found.st_size, found.st_mtime_ns) != stamp:
                     return True  # the next scan sees it as it is now
-                x = read_image(Path(name), self._spec, source)
+                x = read_picture(name, self._spec, source)
         except FileNotFoundError:
             return True
         except (InputError, OSError) as error:

@@ -7,14 +7,12 @@ taken once.
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import threading
 import time
 from collections import OrderedDict, deque
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt._prepare import prepare
-from edgeadapt._sample_files import read_image
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.daemon.arrival import Arrival, Deliver, LabelArrival
 from edgeadapt.daemon.broker import Link, client_id_of, require_paho
+from edgeadapt.daemon.picture_reader import read_picture
 from edgeadapt.daemon.settings import MqttSource
 from edgeadapt.daemon.sources.frames import require_frames, takes_frames
 from edgeadapt.errors import InputError
@@ -288,7 +286,7 @@ class MqttMessages:
     def _image(self, data: bytes) -> NDArray[Any]:
         if not data.startswith(_IMAGES):
             raise InputError(f"{len(data)} bytes that are neither PNG nor JPEG")
-        return read_image(Path("message"), self._spec, io.BytesIO(data))
+        return read_picture("message", self._spec, data)
 
     def _skip(self, topic: str, why: str) -> None:
         self.malformed += 1

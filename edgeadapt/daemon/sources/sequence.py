@@ -7,9 +7,10 @@ import logging
 import threading
 from pathlib import Path
 
-from edgeadapt._sample_files import IMAGES, check_regular, is_image, read_image
+from edgeadapt._sample_files import IMAGES, check_regular, is_image
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.daemon.arrival import Arrival, Deliver
+from edgeadapt.daemon.picture_reader import read_picture
 from edgeadapt.daemon.sources.beat import Beat
 from edgeadapt.daemon.sources.frames import require_frames
 from edgeadapt.errors import InputError
@@ -48,8 +49,9 @@ class ImageSequence:
             file = self._files[self._next]
             try:
                 check_regular(file)
-                x = read_image(file, self._spec)
-            except InputError as error:
+                with open(file, "rb") as opened:
+                    x = read_picture(str(file), self._spec, opened)
+            except (InputError, OSError) as error:
                 self.unreadable += 1
                 log.warning("source %s: skipped: %s", self.name, error)
             else:

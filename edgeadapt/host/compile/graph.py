@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgeadapt.bundle.schema import Parity, PortSpec
 from edgeadapt.errors import CompileError
-from edgeadapt.host.compile.behaviour import check_step
+from edgeadapt.host.compile.behaviour import ToyLoss, check_step
 from edgeadapt.host.compile.cases import TRACED_SEED, MakePorts, batched_ports, draw, parity_cases
 from edgeadapt.host.compile.emit import emit
 from edgeadapt.host.compile.lint import DTYPES, lint
@@ -65,6 +65,7 @@ def compile_step(
     dynamic_batch: bool = True,
     batch: int = TRACED_BATCH,
     tolerance: float = 1e-4,
+    toy_loss: ToyLoss = "warn",
 ) -> CompiledGraph:
     """Compile a learning step: gradient, optimiser and every other update inside one graph.
 
@@ -78,13 +79,16 @@ def compile_step(
         dynamic_batch: leave the batch free. False fixes it to ``batch``; learning from one sample at a time is then ``batch=1``.
         batch: of the trace and of the checks.
         tolerance: largest error as a share of the change that a step makes.
+        toy_loss: what happens if an output called ``loss`` is not halved by 50 steps on a separable
+            toy problem: "warn" (a ``CompileWarning``), "refuse", or "accept", which does not try.
 
     Raises:
         CompileError: as :func:`compile_graph`, or the graph does not behave like a learning step.
     """
     return compile_graph(
-        name, fn, make_ports, tensors, frozen=frozen, dynamic_batch=dynamic_batch, batch=batch, tolerance=tolerance, is_step=True
-    )
+        name, fn, make_ports, tensors, frozen=frozen, dynamic_batch=dynamic_batch, batch=batch, tolerance=tolerance, is_step=True,
+        toy_loss=toy_loss,
+    )  # fmt: skip
 
 
 def compile_inference(
@@ -133,6 +137,7 @@ def compile_graph(
     tolerance: float = 1e-4,
     is_step: bool = False,
     check: bool = True,
+    toy_loss: ToyLoss = "refuse",
 ) -> CompiledGraph:
     """Compile a pure torch function, step or not; what :func:`compile_step` and :func:`compile_inference` are made of.
 
@@ -147,6 +152,7 @@ def compile_graph(
         batch: of the trace and of the checks; at least 2 when it is free.
         tolerance: largest error as a share of the change a step makes, or of the output.
         is_step: also check that the graph behaves like a learning step (:func:`edgeadapt.host.compile.behaviour.check_step`).
+        toy_loss: as for :func:`compile_step`; steps of this package are refused.
         check: compare with torch. False only where the same graph was compared before.
 
     Raises:
@@ -170,7 +176,7 @@ def compile_graph(
         cases = parity_cases(make_ports, batched, batch, is_batch_free=bool(traced.batched))
         parity = check_parity(name, graph, fn, cases, tensors, sessions, make_ports, batch, tolerance)
         if is_step:
-            check_step(name, sessions, make_ports, batched, tensors, batch)
+            check_step(name, sessions, make_ports, batched, tensors, batch, toy_loss)
     return CompiledGraph(
         name=name,
         model=graph.model.SerializeToString(),

@@ -118,8 +118,9 @@ def prepare(scratch: Path) -> Execute:
         source = open_source(path)
         count = len(source.names)
         assert count and (not source.y or len(source.y) == count)
-        samples = source.read(slice(0, 2), _SPEC)
-        assert len(source.right(("Coat",) * min(2, count), slice(0, 2), ("Coat", "Bag"))) in (0, min(2, count))
+        rows, samples, _ = source.read_whole(slice(0, 2), _SPEC)
+        assert samples is not None
+        assert len(source.right(("Coat",) * min(2, count), rows, ("Coat", "Bag"))) in (0, min(2, count))
         assert check_batch(samples, _SPEC).shape == (min(2, count), 4, 4)
 
     return execute

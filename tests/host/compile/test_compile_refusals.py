@@ -7,8 +7,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from edgeadapt.errors import CompileError
-from edgeadapt.host.compile import compile_graph
+from edgeadapt.errors import CompileError, CompileWarning
+from edgeadapt.host.compile import compile_graph, compile_step
 from edgeadapt.host.compile import trace as trace_module
 from edgeadapt.host.compile.decompose import aten, decompositions
 from edgeadapt.host.compile.lint import lint, operator_table
@@ -161,6 +161,8 @@ def test_a_gradient_step_up_the_hill_is_refused(sign):
         assert compile_graph("graph", fn, ports, STATE, is_step=True).writes == ("head.weight",)
     else:
         refused(fn, "not to half", is_step=True)
+        with pytest.warns(CompileWarning, match=r"not to half; check the sign .*toy_loss=\"accept\" takes it"):
+            assert compile_step("graph", fn, ports, STATE).writes == ("head.weight",)
 
 
 def model(nodes, inputs=(("x", 1),), outputs=(("out", 1),), constants=(), opset=18):
@@ -215,3 +217,19 @@ def test_lint_passes_a_clean_model_and_the_table_is_whole():
     operators = [key for key in operator_table() if not key.startswith("_")]
     assert len(operators) > 170 and not operator_table()["NonZero"]["notes"].startswith("measured: OK")
     assert onnx.defs.has("MatMul")
+
+
+def test_a_loss_with_a_floor_is_warned_about_and_can_be_accepted_and_refused(recwarn):
+    def fn(p, t):
+        def floored(w):
+            return 10 + (p["sample_weight"] * (p["z"] @ w.T).square().mean(1)).sum()
+
+        gradient, value = torch.func.grad_and_value(floored)(t["head.weight"])
+        return {"loss": value}, {"head.weight": t["head.weight"] - 0.01 * gradient}
+
+    assert compile_step("graph", fn, ports, STATE, toy_loss="accept").writes == ("head.weight",)
+    assert not [one for one in recwarn if one.category is CompileWarning]
+    with pytest.warns(CompileWarning, match="graph: 50 steps .* not to half; check the learning rate"):
+        compile_step("graph", fn, ports, STATE)
+    with pytest.raises(CompileError, match="not to half"):
+        compile_step("graph", fn, ports, STATE, toy_loss="refuse")
