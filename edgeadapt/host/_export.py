@@ -100,6 +100,7 @@ def export(
     names = class_names(calibration[1]) if classes is None else tuple(str(name) for name in classes)
     chosen.check(names)
     x, y = _calibration_arrays(calibration, names)
+    calibrate.check_counts(y, names)
     say(f"encoder: {len(x)} calibration samples of {len(names)} classes")
     source = as_encoder(encoder, x, colour=chosen.colour, range=chosen.range, resize=chosen.resize, feature=chosen.feature, taps=chosen.taps)
     _say_encoder(source, say)
@@ -252,7 +253,6 @@ class _Maker:
     def _calibrate(self) -> Arrays:
         """Head, novelty score, thresholds, each judged by rows that it did not learn; then all of them from every row. Returns the signature space."""
         s = self.settings
-        calibrate.check_counts(self.y, self.classes)
         weight = calibrate.factory_weights(self.y, s.factory_count)
         data = self.evidence = FactoryData(self.z, self.taps, self.y, weight, s.class_slots)
         half = cross_fitting.folds_of(self.y, self.groups, 2, s.seed)

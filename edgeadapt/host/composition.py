@@ -42,6 +42,7 @@ from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.module_encoder import ModuleEncoder
 
 Ports = dict[str, Tensor]
+_FEW = 4  # inputs of a compiler's check that runs an encoder: the cases count, not their size
 _READ_ROLES = ("correct", "predict", "novelty", "shift")
 
 
@@ -276,7 +277,7 @@ class Composition:
             ports = {"x": example_input(self.encoder.input, batch, generator), "sample_weight": torch.ones(batch)}
             return ports | ({"noise": torch.randn(width, generator=generator)} if width else {})
 
-        adapt = compile_graph("adapt", method.adapt, inputs, tensors, frozen=frozen, is_step=True)
+        adapt = compile_graph("adapt", method.adapt, inputs, tensors, frozen=frozen, is_step=True, batch=_FEW)
         if getattr(method, "is_unfolded", False):  # statistics stay tensors: a second encoder reads them, and nothing is folded
             unfolded = compile_graph(
                 "encode_unfolded", lambda p, t: (method.encode(p, t), {}), lambda g, b: {"x": inputs(g, b)["x"]}, tensors, frozen=frozen  # type: ignore[attr-defined]

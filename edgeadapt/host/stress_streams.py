@@ -123,10 +123,16 @@ class Columns:
         return moved if limits is None else np.clip(moved, *limits).astype(np.float32)
 
 
-def streams(pool: Pool, samples: int) -> Iterator[StressStream]:
-    """All streams but the long one, each of ``samples``; constant ones of eight windows."""
+def streams(pool: Pool, samples: int, singles: bool = True) -> Iterator[StressStream]:
+    """All streams but the long one, each of ``samples``; constant ones of eight windows.
+
+    Args:
+        singles: every condition one sample at a time too; otherwise the first shift alone, for
+            windows, and so corrections, are the same whatever number comes at a time.
+    """
     for order, batch in (("shuffled", BATCH), ("sorted", BATCH), ("single", 1)):
-        for condition in (CLEAN, *pool.shifts):
+        is_short = order == "single" and not singles
+        for condition in pool.shifts[:1] if is_short else (CLEAN, *pool.shifts):
             x, y = pool.shuffled(condition, samples)
             rows = _sorted(y, pool.seed) if order == "sorted" else np.arange(len(y))
             yield StressStream(condition, order, x[rows], y[rows], batch)  # type: ignore[arg-type]

@@ -91,7 +91,7 @@ def parity_cases(make_ports: MakePorts, batched: tuple[str, ...], batch: int, *,
     if settings:  # a learning rate that is the same in every example could be baked in unseen
         cases.append(Case(f"{', '.join(settings)} times 0.7", _change(draw(make_ports, 15, batch), settings, lambda v: v * 0.7)))
     if is_batch_free:
-        cases += [Case(f"batch {size}", draw(make_ports, 20 + size, size)) for size in (1, 2, 7, 32)]
+        cases += [Case(f"batch {size}", draw(make_ports, 20 + size, size)) for size in (1, 2, 7, 4 * batch)]
     return cases
 
 
