@@ -147,7 +147,8 @@ def _control(settings: Settings, is_running: bool) -> str:
         if not len(users):
             doubts.append(f"{control.users_file} has no user yet")
     if control.certificate is not None and control.key is not None:
-        Certificate(control.certificate, control.key)
+        certificate = Certificate(control.certificate, control.key)
+        doubts += [certificate.warning] if certificate.warning else []
         doubts += [exposed] if (exposed := exposure_of(control.key)) else []
     place = control.socket
     if place is not None and not (os.path.isdir(place.parent) and os.access(place.parent, os.W_OK | os.X_OK)):

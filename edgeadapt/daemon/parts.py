@@ -57,7 +57,9 @@ def certificate_of(settings: Settings) -> Certificate | None:
         return None
     if exposed := exposure_of(control.key):
         log.warning("%s", exposed)
-    return Certificate(control.certificate, control.key)
+    certificate = Certificate(control.certificate, control.key)
+    certificate.watch()
+    return certificate
 
 
 def users_of(settings: Settings) -> Users | None:
