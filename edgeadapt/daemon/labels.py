@@ -20,6 +20,7 @@ log = logging.getLogger("edgeadapt.daemon")
 Lend = Callable[[], AbstractContextManager[Learner]]
 Outcome = Literal["received", "waiting", "refused"]
 _AT_ONCE = 64  # labels of one source in one transaction
+_LATELY_S = 600.0  # whoever waited was told, and nothing is tried again: so long health says it too
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
 
 
@@ -54,6 +55,7 @@ class Labels:
         self.received, self.refused, self.dropped = 0, 0, 0
         self.error = ""
         self._failure: EdgeadaptError | None = None  # why labels wait to be tried again
+        self._failed_at = 0.0
         self.naming = naming
         self._lend, self._most = lend, most
         self._queue: deque[_Given] = deque()
@@ -153,8 +155,9 @@ class Labels:
 
     @property
     def held_up_by(self) -> str:
-        """Why labels wait to be tried again; empty if none do."""
-        return str(self._failure) if self._retry_s and self._queue else ""
+        """Why labels wait to be tried again, or the last was refused lately; empty once one was taken."""
+        is_held = self._queue or time.monotonic() - self._failed_at < _LATELY_S
+        return str(self._failure) if self._retry_s and is_held else ""
 
     def counters(self) -> dict[str, Any]:
         """For a status line."""
@@ -235,7 +238,7 @@ class Labels:
             with self._lend() as learner:
                 learner.label(list(group), [given.label.label for given in group.values()], source=next(iter(group.values())).label.source)
         except (StorageError, BudgetError) as error:
-            self.error, self._failure = str(error), error
+            self.error, self._failure, self._failed_at = str(error), error, time.monotonic()
             return list(group.values())
         except EdgeadaptError as error:
             if len(group) > 1:
