@@ -21,6 +21,7 @@ Lend = Callable[[], AbstractContextManager[Learner]]
 Outcome = Literal["received", "waiting", "refused"]
 _AT_ONCE = 64  # labels of one source in one transaction
 _LATELY_S = 600.0  # whoever waited was told, and nothing is tried again: so long health says it too
+_QUIET_S = 10.0  # between two lines of the log about refused labels
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
 
 
@@ -56,6 +57,7 @@ class Labels:
         self.error = ""
         self._failure: EdgeadaptError | None = None  # why labels wait to be tried again
         self._failed_at = 0.0
+        self._unsaid, self._quiet_until = 0, 0.0  # refused labels since a line of the log
         self.naming = naming
         self._lend, self._most = lend, most
         self._queue: deque[_Given] = deque()
@@ -278,7 +280,11 @@ class Labels:
         self.refused += outcome == "refused"
         if outcome == "refused" and given.tell is None:
             self.error = f"{given.label.sample}: {why}"
-            log.info("label of %s from %s refused: %s", given.label.sample, given.label.source, why)
+            self._unsaid += 1
+            if time.monotonic() >= self._quiet_until:
+                text = "label of %s from %s refused, %d since the last line: %.300s"
+                log.info(text, given.label.sample[:100], given.label.source, self._unsaid, why)
+                self._unsaid, self._quiet_until = 0, time.monotonic() + _QUIET_S
         if given.tell is not None:
             given.tell(Told(given.label.sample, outcome, str(why), id, why if isinstance(why, EdgeadaptError) else None))
 
