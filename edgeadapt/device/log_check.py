@@ -125,9 +125,10 @@ def _read(file: BinaryIO, size: int) -> tuple[Frames, int] | None:
         parts.append((is_ours, follows, named[:, 1] > 0))
         before = named[-1, 4:]
     if not parts:
-        return Frames(*(np.zeros(0, bool) for _ in range(3))), frame_bytes
-    columns = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Frames(*columns, is_one_bit), frame_bytes
+        none = np.zeros(0, bool)
+        return Frames(none, none, none), frame_bytes
+    is_ours, follows, ends = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Frames(is_ours, follows, ends, is_one_bit), frame_bytes
 
 
 def _is_one_bit(
