@@ -171,7 +171,7 @@ def _users_of(path: Path, text: str) -> dict[str, User]:
 
 
 def _write(path: Path, users: dict[str, User]) -> None:
-    """Mode and owner stay: the daemon, a user of its own, has to read what an administrator writes."""
+    """Mode and owner stay: the daemon, a user of its own, reads what an administrator writes."""
     lines = (f"{user.name} {user.role} {digest}\n" for digest, user in users.items())
     replace_file(path, "".join(lines).encode(), mode=0o600, keep_owner=True)
 
