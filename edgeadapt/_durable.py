@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(
+    path: Path, data: bytes, *, mode: int = 0o644, keep_owner: bool = False
+) -> None:
     """Write next to ``path``, make it durable, then rename.
+
+    Args:
+        mode: of the file. keep_owner: one that is there keeps owner, group and mode instead.
 
     Raises:
         OSError: the folder is missing, full or read-only; the old file is untouched.
@@ -18,7 +24,11 @@ def replace_file(path: Path, data: bytes) -> None:
         with open(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(file.fileno(), 0o644)
+            if keep_owner and path.exists():
+                old = path.stat()
+                os.fchown(file.fileno(), old.st_uid, old.st_gid)
+                mode = stat.S_IMODE(old.st_mode)
+            os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         os.replace(name, path)
     except BaseException:

@@ -301,6 +301,16 @@ def _host_commands(command: Any) -> None:
     compile_.add_argument("--out", type=Path, metavar="F.onnx", help="write the graph there, and its values beside it as F.safetensors")
     compile_.add_argument("--json", action="store_true")
 
+    users = command("users", "users:users", "who may speak to a daemon, and what each may do: list, --add or --remove")
+    users.add_argument("file", type=Path, metavar="FILE", help="control.users_file of the settings; --add makes it where it is missing")
+    change = users.add_mutually_exclusive_group()
+    change.add_argument("--add", metavar="NAME", help="add a user, and print the token: it is kept nowhere")
+    change.add_argument("--remove", metavar="NAME")
+    users.add_argument(
+        "--role", choices=("view", "label", "admin"), default="view",
+        help="of --add: view looks, label also observes and labels, admin everything (default: view)",
+    )  # fmt: skip
+
     keygen = command("keygen", "making:keygen", "write a new signing key to PATH and its public key to PATH.pub")
     keygen.add_argument("path", type=Path, metavar="PATH")
 

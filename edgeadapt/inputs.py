@@ -17,6 +17,7 @@ from edgeadapt.results import describe
 
 _DTYPES = {name: np.dtype(name) for name in ("float32", "uint8")}  # what an encoder may take
 LONGEST_CLASS_NAME = 255
+LONGEST_NAME_BYTES = 1024
 """Characters of a class name that a learner takes; every commit, answer and page repeats it."""
 _LONGEST_NAME = 100  # characters of a class name that are compared and shown
 
@@ -165,6 +166,20 @@ def check_text(value: Any, what: str) -> str:
     except UnicodeEncodeError:
         raise InputError(f"{what} is a text that UTF-8 can hold, got {value!r}") from None
     return str(value)
+
+
+def check_name(value: Any, what: str) -> str:
+    """A text that is kept with every label or window: an id, a source, a stream.
+
+    Raises:
+        InputError: as ``check_text``, or of more than 1,024 bytes in UTF-8.
+    """
+    name = check_text(value, what)
+    if (size := len(name.encode())) > LONGEST_NAME_BYTES:
+        raise InputError(
+            f"{what} has at most {LONGEST_NAME_BYTES} bytes in UTF-8, got {size}: {name[:40]!r}..."
+        )
+    return name
 
 
 def check_texts(values: Any, what: str) -> list[str]:

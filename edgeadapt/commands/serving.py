@@ -129,6 +129,7 @@ def _control(settings: Settings, is_running: bool) -> str:
     from edgeadapt.daemon.certificate import Certificate
     from edgeadapt.daemon.secrecy import exposure_of, weakness_of
     from edgeadapt.daemon.settings import read_secret
+    from edgeadapt.daemon.users import Users
 
     control = settings.control
     if not control.is_on:
@@ -140,8 +141,14 @@ def _control(settings: Settings, is_running: bool) -> str:
             raise RecipeError(f"{control.token_file}: the token can be guessed: it {weak}")
         doubts = [f"the token {weak}"] if weak else []
         doubts += [exposed] if (exposed := exposure_of(control.token_file)) else []
+    if control.users_file is not None:
+        users = Users(control.users_file, frozenset(source.name for source in settings.source))
+        doubts += [exposed] if (exposed := exposure_of(control.users_file)) else []
+        if not len(users):
+            doubts.append(f"{control.users_file} has no user yet")
     if control.certificate is not None and control.key is not None:
-        Certificate(control.certificate, control.key)
+        certificate = Certificate(control.certificate, control.key)
+        doubts += [certificate.warning] if certificate.warning else []
         doubts += [exposed] if (exposed := exposure_of(control.key)) else []
     place = control.socket
     if place is not None and not (os.path.isdir(place.parent) and os.access(place.parent, os.W_OK | os.X_OK)):
@@ -152,7 +159,8 @@ def _control(settings: Settings, is_running: bool) -> str:
         raise InputError(
             f"{place}: a daemon answers there already; --reload if it runs on these settings"
         )
-    said = f"{control.listen}, {'https, ' if control.certificate else ''}{'with a token' if control.token_file else 'without a token'}"
+    tokens = [f"with {counted}" for counted, is_so in (("a token", control.token_file), ("users", control.users_file)) if is_so]
+    said = f"{control.listen}, {'https, ' if control.certificate else ''}{' and '.join(tokens) or 'without a token'}"
     return "; but ".join([said, *doubts])
 
 

@@ -40,6 +40,7 @@ from edgeadapt.daemon.forms import (
     InWindow,
     Labels,
     LabelsTold,
+    Me,
     NamedSamples,
     NewClass,
     NoQuery,
@@ -53,6 +54,7 @@ from edgeadapt.daemon.forms import (
 )
 from edgeadapt.daemon.pictures import png_of
 from edgeadapt.daemon.series import Past, Window
+from edgeadapt.daemon.users import ADMIN, Role, User
 from edgeadapt.daemon.wire import JPEG, JSON, MAX_JSON_BYTES, NPY, PNG, TEXT, Refused, decoded, encode
 from edgeadapt.errors import BudgetError, CapacityError, EdgeadaptError, InputError, RuntimeUnavailable, StateError, StorageError
 from edgeadapt.results import Commit, Question, Receipt
@@ -95,12 +97,13 @@ class Served(Protocol):
 # -- the routes ---------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Asked:
-    """A request after its form was checked. ``body``: a struct of the route, or the bytes of another type. ``key``: what stands in the path."""
+    """A request after its form was checked. ``body``: a struct of the route, or the bytes of another type. ``key``: what stands in the path. ``user``: who asks."""
 
     query: Any
     body: Any = None
     media: str = ""
     key: str = ""
+    user: User = ADMIN
 
 
 @dataclass(frozen=True)
@@ -115,13 +118,14 @@ class Route:
     """One thing that can be asked.
 
     Attributes:
-        run: calls the service; its docstring is the summary. answer: the type of what it returns, or a media type, or both by status.
+        role: the least that may ask. run: calls the service; its docstring is the summary. answer: the type of what it returns, or a media type, or both by status.
         media: types of a body other than JSON. refusals: statuses of its own, beside those that every route has.
         is_probe: answered even while all workers wait. is_slow: may take ten times the time-out.
     """
 
     method: str
     path: str
+    role: Role
     run: Callable[[Served, Asked], Any]
     answer: Any
     query: type[Struct] = NoQuery
@@ -161,7 +165,8 @@ def _stream_of(asked: Asked) -> str:
 
 def _label(service: Served, asked: Asked) -> LabelsTold:
     """Label samples by id or by your own name for them; a label may come before its sample."""
-    told = service.label([(item.sample, item.label) for item in asked.body.labels], asked.body.source)
+    source = asked.user.name or asked.body.source  # what somebody calls himself is no proof
+    told = service.label([(item.sample, item.label) for item in asked.body.labels], source)
     return msgspec.convert(told, LabelsTold)
 
 
@@ -269,6 +274,11 @@ def _picture(service: Served, asked: Asked) -> Reply:
     return Reply(png_of(frame), PNG)
 
 
+def _me(service: Served, asked: Asked) -> Me:
+    """Who asks, and the role; the name is empty where the single token was shown, or none is needed."""
+    return Me(name=asked.user.name, role=asked.user.role)
+
+
 def _healthz(service: Served, asked: Asked) -> Reply:
     """200 while the loop moves."""
     health = dict(service.health())
@@ -300,29 +310,30 @@ def _document(service: Served, asked: Asked) -> Reply:
 
 _BATCHES = (NPY, PNG, JPEG)
 ROUTES: tuple[Route, ...] = (
-    Route("POST", "/v1/predict", _predict, Answers, InStream, Samples, _BATCHES),
-    Route("POST", "/v1/observe", _observe, Answers, InStreamNamed, NamedSamples, _BATCHES),
-    Route("POST", "/v1/labels", _label, LabelsTold, body=Labels, refusals=(429, 507)),
-    Route("POST", "/v1/forget", _forget, Forgotten, body=Forget, refusals=(429, 507), is_slow=True),
-    Route("GET", "/v1/questions", _questions, Questions, AtMost5),
-    Route("GET", "/v1/questions/{id}/image", _image, PNG, refusals=(404,)),
-    Route("GET", "/v1/classes", _classes, Classes),
-    Route("POST", "/v1/classes", _add_class, Classes, body=NewClass, refusals=(429, 507)),
-    Route("DELETE", "/v1/classes/{name}", _remove_class, Classes, refusals=(404, 429, 507)),
-    Route("GET", "/v1/history", _history, History, AtMost50),
-    Route("GET", "/v1/decisions", _decisions, Decisions, AtMost100),
-    Route("GET", "/v1/status", _status, Facts),
-    Route("GET", "/v1/series", _series, Past, InWindow),
-    Route("GET", "/v1/latest/image", _picture, PNG, OfStream, refusals=(404,)),
-    Route("POST", "/v1/rollback", _rollback, AtCommit, body=Target, refusals=(429, 507), is_slow=True),
-    Route("POST", "/v1/freeze", _freeze, Freeze, body=Freeze),
-    Route("POST", "/v1/pause", _pause, Pause, body=Pause),
-    Route("POST", "/v1/checkpoint", _checkpoint, AtCommit, refusals=(429, 507), is_slow=True),
-    Route("POST", "/v1/swap", _swap, Facts, body=Swap, refusals=(429, 507), is_slow=True),
-    Route("GET", "/healthz", _healthz, Facts, is_probe=True),
-    Route("GET", "/readyz", _readyz, Ready, is_probe=True),
-    Route("GET", "/metrics", _metrics, TEXT, refusals=(404,), is_probe=True),
-    Route("GET", "/openapi.json", _document, Facts, is_probe=True),
+    Route("POST", "/v1/predict", "view", _predict, Answers, InStream, Samples, _BATCHES),
+    Route("POST", "/v1/observe", "label", _observe, Answers, InStreamNamed, NamedSamples, _BATCHES),
+    Route("POST", "/v1/labels", "label", _label, LabelsTold, body=Labels, refusals=(429, 507)),
+    Route("POST", "/v1/forget", "admin", _forget, Forgotten, body=Forget, refusals=(429, 507), is_slow=True),
+    Route("GET", "/v1/questions", "view", _questions, Questions, AtMost5),
+    Route("GET", "/v1/questions/{id}/image", "view", _image, PNG, refusals=(404,)),
+    Route("GET", "/v1/classes", "view", _classes, Classes),
+    Route("POST", "/v1/classes", "admin", _add_class, Classes, body=NewClass, refusals=(429, 507)),
+    Route("DELETE", "/v1/classes/{name}", "admin", _remove_class, Classes, refusals=(404, 429, 507)),
+    Route("GET", "/v1/history", "view", _history, History, AtMost50),
+    Route("GET", "/v1/decisions", "view", _decisions, Decisions, AtMost100),
+    Route("GET", "/v1/status", "view", _status, Facts),
+    Route("GET", "/v1/series", "view", _series, Past, InWindow),
+    Route("GET", "/v1/latest/image", "view", _picture, PNG, OfStream, refusals=(404,)),
+    Route("POST", "/v1/rollback", "admin", _rollback, AtCommit, body=Target, refusals=(429, 507), is_slow=True),
+    Route("POST", "/v1/freeze", "admin", _freeze, Freeze, body=Freeze),
+    Route("POST", "/v1/pause", "admin", _pause, Pause, body=Pause),
+    Route("POST", "/v1/checkpoint", "admin", _checkpoint, AtCommit, refusals=(429, 507), is_slow=True),
+    Route("POST", "/v1/swap", "admin", _swap, Facts, body=Swap, refusals=(429, 507), is_slow=True),
+    Route("GET", "/v1/me", "view", _me, Me),
+    Route("GET", "/healthz", "view", _healthz, Facts, is_probe=True),
+    Route("GET", "/readyz", "view", _readyz, Ready, is_probe=True),
+    Route("GET", "/metrics", "view", _metrics, TEXT, refusals=(404,), is_probe=True),
+    Route("GET", "/openapi.json", "view", _document, Facts, is_probe=True),
 )
 
 
@@ -333,8 +344,8 @@ _STATUS: tuple[tuple[type[EdgeadaptError], int, int | None], ...] = (
 )  # fmt: skip
 
 
-def answer(route: Route, service: Served, query: Sequence[tuple[str, str]], media: str, body: bytes, key: str = "") -> Reply:
-    """Check a request, call the service, and write its answer.
+def answer(route: Route, service: Served, query: Sequence[tuple[str, str]], media: str, body: bytes, key: str = "", user: User = ADMIN) -> Reply:
+    """Check a request, call the service, and write its answer. Whether ``user`` may ask was checked before.
 
     Args:
         query: pairs after the question mark. media: the content type, without parameters. key: what stands in the path.
@@ -343,14 +354,14 @@ def answer(route: Route, service: Served, query: Sequence[tuple[str, str]], medi
         Refused: with the status that fits. Anything else is a fault of the daemon.
     """
     try:
-        said = route.run(service, _asked(route, query, media, body, key))
+        said = route.run(service, _asked(route, query, media, body, key, user))
         return said if isinstance(said, Reply) else Reply(encode(said))
     except EdgeadaptError as error:
         status, retry_s = next((status, retry_s) for kind, status, retry_s in _STATUS if isinstance(error, kind))
         raise Refused(status, type(error).__name__, str(error), retry_s) from error
 
 
-def _asked(route: Route, query: Sequence[tuple[str, str]], media: str, body: bytes, key: str) -> Asked:
+def _asked(route: Route, query: Sequence[tuple[str, str]], media: str, body: bytes, key: str, user: User) -> Asked:
     given = dict(query)
     if len(given) != len(query):
         raise InputError("a name stands twice after the question mark")
@@ -359,16 +370,16 @@ def _asked(route: Route, query: Sequence[tuple[str, str]], media: str, body: byt
     except msgspec.ValidationError as error:
         raise InputError(f"after the question mark: {error}") from None
     if route.body is None:
-        return Asked(asked, key=key)
+        return Asked(asked, key=key, user=user)
     if media not in (JSON, *route.media):
         raise Refused(
             415, "UnsupportedMediaType", f"a body of type {', '.join((JSON, *route.media))} is taken here, got {media[:100] or 'none'!r}"
         )
     if media != JSON:
-        return Asked(asked, body, media, key)
+        return Asked(asked, body, media, key, user)
     if len(body) > MAX_JSON_BYTES:
         raise Refused(413, "TooLarge", f"JSON of at most {MAX_JSON_BYTES} bytes is read, got {len(body)}; send {NPY}")
-    return Asked(asked, decoded(body, route.body), media, key)
+    return Asked(asked, decoded(body, route.body), media, key, user)
 
 
 __all__ = ["JSON", "MAX_JSON_BYTES", "ROUTES", "Failure", "Refused", "Reply", "Route", "Served", "answer", "encode"]

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
+import time
 from pathlib import Path
 
+from cryptography import x509
+
 from edgeadapt.errors import RecipeError
+
+log = logging.getLogger("edgeadapt.daemon.http")
+_DAY_S = 86400.0
+_SOON_DAYS = 14.0  # before its end somebody is told
 
 
 class Certificate:
@@ -15,7 +23,9 @@ class Certificate:
         certificate: PEM, the server's own first. key: PEM; the same file will do.
 
     Attributes:
-        context: with which the next connection is answered: TLS 1.2 or 1.3.
+        context: with which the next connection is answered: TLS 1.2 or 1.3. ends_at: seconds since
+            the epoch. One that has ended is taken at a start, as the clock of a device may not be
+            right yet, and ``warning`` says so.
 
     Raises:
         RecipeError: a file cannot be read, or the two do not belong together.
@@ -23,17 +33,47 @@ class Certificate:
 
     def __init__(self, certificate: Path, key: Path) -> None:
         self.certificate, self.key = certificate, key
-        self.context = self._read()
+        self.context, self.ends_at = self._read()
+        self._warned_on = 0  # day of the last line in the log
 
     def renew(self) -> None:
         """Read the files again; connections that are open keep the old one.
 
         Raises:
-            RecipeError: as above; the old one goes on.
+            RecipeError: as above, or the new one has ended; the old one goes on.
         """
-        self.context = self._read()
+        context, ends_at = self._read()
+        if ends_at <= time.time():
+            raise RecipeError(
+                f"control.certificate {self.certificate} ended on {_date(ends_at)}: the one before "
+                "goes on; put a new one there and reload"
+            )
+        self.context, self.ends_at, self._warned_on = context, ends_at, 0
 
-    def _read(self) -> ssl.SSLContext:
+    @property
+    def days_left(self) -> float:
+        """Until it ends; negative once it has."""
+        return (self.ends_at - time.time()) / _DAY_S
+
+    @property
+    def warning(self) -> str:
+        """That it ends soon, or has ended, and what to do; empty while there are more than 14 days."""
+        if (days := self.days_left) > _SOON_DAYS:
+            return ""
+        when = "ended" if days <= 0 else f"ends in {days:.0f} days," if days >= 2 else "ends within two days,"
+        return (
+            f"control.certificate {self.certificate} {when} on {_date(self.ends_at)}: "
+            "put a new one there and send SIGHUP"
+        )
+
+    def watch(self) -> None:
+        """Say so in the log, once a day."""
+        day = int(time.time() // _DAY_S)
+        if day != self._warned_on and (warning := self.warning):
+            self._warned_on = day
+            log.warning("%s", warning)
+
+    def _read(self) -> tuple[ssl.SSLContext, float]:
         for name, path in (("certificate", self.certificate), ("key", self.key)):
             try:
                 path.open("rb").close()
@@ -50,7 +90,12 @@ class Certificate:
             raise RecipeError(
                 f"control.certificate {self.certificate} and control.key {self.key} are no pair: {why}"
             ) from None
-        return context
+        first = x509.load_pem_x509_certificate(self.certificate.read_bytes())
+        return context, first.not_valid_after_utc.timestamp()
+
+
+def _date(at: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(at))
 
 
 __all__ = ["Certificate"]

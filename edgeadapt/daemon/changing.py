@@ -156,6 +156,8 @@ class Changing:
         """
         try:
             with self._alone():
+                if self._running.users is not None:
+                    self._running.users.renew()  # first: who was removed is out, whatever else is not in order
                 if self._reread is None:
                     raise StateError("this daemon was not started from a settings file")
                 needs_restart = self._apply(self._reread())

@@ -64,6 +64,8 @@ class Checkpoints:
     def now_and_then(self, stop: threading.Event) -> None:
         """Every ``loop.checkpoint_s``, until ``stop`` is set."""
         while not stop.wait(self._running.settings.loop.checkpoint_s):
+            if self._running.certificate is not None:
+                self._running.certificate.watch()
             try:
                 self.take()
             except EdgeadaptError:

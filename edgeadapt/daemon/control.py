@@ -35,6 +35,7 @@ from edgeadapt.daemon.certificate import Certificate
 from edgeadapt.daemon.connections import SCOPE_KEY, Connection
 from edgeadapt.daemon.peers import Peers
 from edgeadapt.daemon.secrecy import weakness_of
+from edgeadapt.daemon.users import ADMIN, User, Users
 from edgeadapt.errors import RecipeError, StateError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ _PICTURES, _PICTURES_WAITING = 2, 16  # the same for pictures that cost much, wh
 _BODIES = 4  # of the full size, held at once
 _GRACE_S = 0.5  # the service has the same time-out, and says more
 _SLOW = 10.0  # times the time-out, for what loads a bundle or waits for the worker
+_USER = "edgeadapt.user"  # of a request's scope: who asks
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin"}
 
 
@@ -53,9 +55,10 @@ class Control:
     """The HTTP interface of a service, in a thread of its own.
 
     Args:
-        listen: ``"HOST:PORT"`` (port 0: any that is free), or ``"unix:PATH"``. token: what every request must carry; needed where ``listen`` is
-            neither a loopback address nor a unix socket. max_body_mib: the largest body that is read. timeout_s: what a request may take;
-            rollback, forget, checkpoint and swap ten times as long. certificate: for https; without it, http.
+        listen: ``"HOST:PORT"`` (port 0: any that is free), or ``"unix:PATH"``. token: what every request must carry, or that of a user; one
+            of both is needed where ``listen`` is neither a loopback address nor a unix socket. Whoever shows ``token`` is an admin. max_body_mib: the largest body that is read. timeout_s: what a request may take;
+            rollback, forget, checkpoint and swap ten times as long. certificate: for https; without it, http. users: each with
+            a token and a role.
 
     Raises:
         RecipeError: an address that others can reach, without a token or with one that is easily guessed.
@@ -63,15 +66,15 @@ class Control:
 
     def __init__(
         self, service: api.Served, listen: str = "127.0.0.1:8420", token: str | None = None, max_body_mib: float = 16.0, timeout_s: float = 10.0,
-        certificate: Certificate | None = None,
+        certificate: Certificate | None = None, users: Users | None = None,
     ) -> None:  # fmt: skip
         self._listen, self._certificate = listen, certificate
         if path_of(listen) is None:
             host_and_port(listen)
         if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token and token):
             raise RecipeError("the token is not a line of printable ASCII")
-        if token is None and not is_local(listen):
-            raise RecipeError(f"control.listen = {listen!r} can be reached from other machines: give a token (control.token_file)")
+        if token is None and users is None and not is_local(listen):
+            raise RecipeError(f"control.listen = {listen!r} can be reached from other machines: give a token (control.token_file) or users (control.users_file)")
         if token is not None and (weak := weakness_of(token)):
             weak = f"the token can be guessed: it {weak}; take one that 'head -c 24 /dev/urandom | base64' makes"
             if not is_local(listen):
@@ -80,7 +83,7 @@ class Control:
         self._calls, self._probes = _Workers(_CALLS, _WAITING), _Workers(_PROBES, _WAITING)
         self._pictures = _Workers(_PICTURES, _PICTURES_WAITING)
         desk = _Desk(service, self._calls, self._probes, self._pictures, int(max_body_mib * (1 << 20)), timeout_s)
-        self._guard = _Guard(desk.app(), token, service.metrics)
+        self._guard = _Guard(desk.app(), token, users, service.metrics)
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
         self._server: uvicorn.Server | None = None
@@ -177,8 +180,9 @@ _PROBED = frozenset(route.path for route in api.ROUTES if route.is_probe)  # ans
 class _Guard:
     """Refuses what no route should see: a wrong token, another site's page, a name of this machine that is not its own."""
 
-    def __init__(self, app: ASGIApp, token: str | None, metrics: Metrics | None) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, token: str | None, users: Users | None, metrics: Metrics | None) -> None:
+        self._app, self._metrics, self._users = app, metrics, users
+        self._is_open = token is None and users is None  # whoever reaches it may do everything
         self._token = None if token is None else hashlib.sha256(token.encode()).digest()
         self.peers = Peers()
         self.is_closing = False
@@ -188,19 +192,22 @@ class _Guard:
             return
         headers = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
         refused = self._refusal(headers, scope["method"])
-        if refused is None and not (self._token is not None and scope["path"] in page.PATHS):  # they say nothing secret
-            refused = await self._let_in(scope[SCOPE_KEY], headers, scope["path"])
+        if refused is None and (self._is_open or scope["path"] not in page.PATHS):  # they say nothing secret
+            scope[_USER] = user = self._user(_all_of(headers, b"authorization"))
+            refused = await self._let_in(scope[SCOPE_KEY], headers, scope["path"], user)
         if refused is None:
             return await self._app(scope, receive, send)
         if self._metrics is not None:
             self._metrics.requested("refused", refused.status, 0.0)
         await _told(refused)(scope, receive, send)
 
-    async def _let_in(self, guest: Connection, headers: list[tuple[bytes, bytes]], path: str) -> api.Refused | None:
+    async def _let_in(
+        self, guest: Connection, headers: list[tuple[bytes, bytes]], path: str, user: User | None
+    ) -> api.Refused | None:
         given = _all_of(headers, b"authorization")
-        if given and self._token is not None:
+        if given and not self._is_open:
             await asyncio.sleep(self.peers.wait_s(guest, time.monotonic()))
-        if self._token is not None and not self._is_known(given):
+        if user is None:
             if given:
                 self.peers.failed(guest, time.monotonic())
             return api.Refused(401, "Unauthorized", "send the token: Authorization: Bearer ...", headers={"www-authenticate": "Bearer"})
@@ -215,7 +222,7 @@ class _Guard:
         host = all_of(b"host")
         if self.is_closing:
             return api.Refused(503, "Stopping", "the daemon stops", retry_s=5)
-        if self._token is None and not (len(host) == 1 and is_loopback(_name_of(host[0]))):
+        if self._is_open and not (len(host) == 1 and is_loopback(_name_of(host[0]))):
             return api.Refused(
                 403, "ForeignHost", f"without a token only a loopback name is answered, got Host {(host or [''])[0][:100]!r}; use localhost"
             )
@@ -228,12 +235,19 @@ class _Guard:
             return api.Refused(403, "ForeignOrigin", "a page of another site asks; only the daemon's own may")
         return None
 
-    def _is_known(self, given: list[str]) -> bool:
+    def _user(self, given: list[str]) -> User | None:
+        """Who shows this header; None for nobody that is known."""
+        if self._is_open:
+            return ADMIN
         scheme, _, token = (given[0] if len(given) == 1 else "").partition(" ")
+        token = token.strip()
         same = hmac.compare_digest(
-            hashlib.sha256(token.strip().encode()).digest(), self._token or b""
+            hashlib.sha256(token.encode()).digest(), self._token or b""
         )  # digests: equally long, whatever was sent
-        return same and scheme.lower() == "bearer"
+        user = None if self._users is None else self._users.find(token)
+        if scheme.lower() != "bearer":
+            return None
+        return ADMIN if same else user
 
 
 def _all_of(headers: list[tuple[bytes, bytes]], name: bytes) -> list[str]:
@@ -290,6 +304,11 @@ class _Desk:
 
     async def _answered(self, route: api.Route, request: Request) -> Response:
         limit_s = self._timeout_s * (_SLOW if route.is_slow else 1.0)
+        user: User = request.scope[_USER]
+        if not user.may(route.role):  # before its body is read
+            return _told(api.Refused(403, "Forbidden", f"{user.name} has the role {user.role}, and this needs {route.role}"))
+        if user.name and route.role == "admin":
+            log.info("%s: %s %s", user.name, route.method, route.path)
         body = bytearray()
         try:
             await asyncio.wait_for(self._read(request, body), self._timeout_s)
@@ -331,7 +350,7 @@ class _Desk:
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         key = next(iter(request.path_params.values()), "")
         workers = self._probes if route.is_probe else self._pictures if is_costly(media, body) else self._calls
-        reply: api.Reply = await workers.run(lambda: api.answer(route, self._service, query, media, body, key))
+        reply: api.Reply = await workers.run(lambda: api.answer(route, self._service, query, media, body, key, request.scope[_USER]))
         return reply
 
 

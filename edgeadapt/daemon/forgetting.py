@@ -17,6 +17,7 @@ def forget(
     before: float | None = None, after: float | None = None,
 ) -> Receipt:  # fmt: skip
     """Remove labelled samples as if they had never been; see ``Learner.forget``. Labels that wait for their sample are no part of it.
+    Pictures that the status page shows, and samples that a swap would compare with, go too, whichever was meant: who they are of is not kept.
 
     Args:
         samples: ids, or names by which they could be labelled.
@@ -46,6 +47,8 @@ def forget(
     dropped = running.labels.let_go(is_meant, running.settings.control.timeout_s)
     with running.lending.lend() as learner:
         receipt = learner.forget(None if ids is None else sorted(ids), source=source, classes=classes, before=before, after=after)
+    running.series.let_go_of_pictures()
+    running.loop.recent.clear()
     unreachable = list(receipt.unreachable)
     if found is not None:
         has_none = receipt.removed == 0 and all(value is None for value in (source, classes, before, after))

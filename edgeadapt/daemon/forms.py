@@ -236,6 +236,13 @@ class Ready(Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class Me(Struct, frozen=True, kw_only=True):
+    """``name``: empty where the single token was shown, or none is needed."""
+
+    name: str
+    role: Literal["view", "label", "admin"]
+
+
 class Failure(Struct, frozen=True, kw_only=True):
     """Why there is no answer. ``request`` is in the log, too, where the fault is the daemon's own."""
 
@@ -247,4 +254,4 @@ class Failure(Struct, frozen=True, kw_only=True):
 Facts = dict[str, Any]
 
 
-__all__ = ["MAX_SAMPLES", "Answers", "AskedSample", "AtCommit", "AtMost5", "AtMost50", "AtMost100", "Change", "ClassName", "Classes", "Decision", "Decisions", "Facts", "Failure", "Features", "Forget", "Forgotten", "Freeze", "History", "InStream", "InStreamNamed", "InWindow", "Label", "LabelTold", "Labels", "LabelsTold", "Limit", "Name", "NamedSamples", "NewClass", "NoQuery", "Numbers", "OfStream", "Pause", "Questions", "Ready", "SampleName", "Samples", "Stream", "Swap", "Target"]
+__all__ = ["MAX_SAMPLES", "Answers", "AskedSample", "AtCommit", "AtMost5", "AtMost50", "AtMost100", "Change", "ClassName", "Classes", "Decision", "Decisions", "Facts", "Failure", "Features", "Forget", "Forgotten", "Freeze", "History", "InStream", "InStreamNamed", "InWindow", "Label", "LabelTold", "Labels", "LabelsTold", "Limit", "Me", "Name", "NamedSamples", "NewClass", "NoQuery", "Numbers", "OfStream", "Pause", "Questions", "Ready", "SampleName", "Samples", "Stream", "Swap", "Target"]

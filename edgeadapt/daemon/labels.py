@@ -20,6 +20,8 @@ log = logging.getLogger("edgeadapt.daemon")
 Lend = Callable[[], AbstractContextManager[Learner]]
 Outcome = Literal["received", "waiting", "refused"]
 _AT_ONCE = 64  # labels of one source in one transaction
+_LATELY_S = 600.0  # whoever waited was told, and nothing is tried again: so long health says it too
+_QUIET_S = 10.0  # between two lines of the log about refused labels
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
 
 
@@ -54,6 +56,8 @@ class Labels:
         self.received, self.refused, self.dropped = 0, 0, 0
         self.error = ""
         self._failure: EdgeadaptError | None = None  # why labels wait to be tried again
+        self._failed_at = 0.0
+        self._unsaid, self._quiet_until = 0, 0.0  # refused labels since a line of the log
         self.naming = naming
         self._lend, self._most = lend, most
         self._queue: deque[_Given] = deque()
@@ -153,8 +157,9 @@ class Labels:
 
     @property
     def held_up_by(self) -> str:
-        """Why labels wait to be tried again; empty if none do."""
-        return str(self._failure) if self._retry_s and self._queue else ""
+        """Why labels wait to be tried again, or the last was refused lately; empty once one was taken."""
+        is_held = self._queue or time.monotonic() - self._failed_at < _LATELY_S
+        return str(self._failure) if self._retry_s and is_held else ""
 
     def counters(self) -> dict[str, Any]:
         """For a status line."""
@@ -235,7 +240,7 @@ class Labels:
             with self._lend() as learner:
                 learner.label(list(group), [given.label.label for given in group.values()], source=next(iter(group.values())).label.source)
         except (StorageError, BudgetError) as error:
-            self.error, self._failure = str(error), error
+            self.error, self._failure, self._failed_at = str(error), error, time.monotonic()
             return list(group.values())
         except EdgeadaptError as error:
             if len(group) > 1:
@@ -275,7 +280,11 @@ class Labels:
         self.refused += outcome == "refused"
         if outcome == "refused" and given.tell is None:
             self.error = f"{given.label.sample}: {why}"
-            log.info("label of %s from %s refused: %s", given.label.sample, given.label.source, why)
+            self._unsaid += 1
+            if time.monotonic() >= self._quiet_until:
+                text = "label of %s from %s refused, %d since the last line: %.300s"
+                log.info(text, given.label.sample[:100], given.label.source, self._unsaid, why)
+                self._unsaid, self._quiet_until = 0, time.monotonic() + _QUIET_S
         if given.tell is not None:
             given.tell(Told(given.label.sample, outcome, str(why), id, why if isinstance(why, EdgeadaptError) else None))
 

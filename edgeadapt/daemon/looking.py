@@ -61,10 +61,11 @@ def health(running: Running) -> dict[str, Any]:
     problems += [f"telemetry: {running.telemetry.error}"] if running.telemetry.error else []
     problems += [running.reload_error] if running.reload_error else []
     problems += [f"swap: {error}"] if (error := running.swap_error) else []
+    problems += [certificate.warning] if (certificate := running.certificate) and certificate.warning else []
     notes = [note for note in (swap_note(running), trial_note(running)) if note]
     return {
         "ok": not (running.fatal or gone or has_stopped), "problems": problems, "notes": notes, "sources": sources, "sinks": sinks,
-        "loop_still_s": still_s,
+        "loop_still_s": still_s, "certificate_days_left": None if certificate is None else certificate.days_left,
     }  # fmt: skip
 
 

@@ -76,6 +76,7 @@ _GAUGES: tuple[tuple[str, str, _Path], ...] = (
     ("edgeadapt_conditions", "Conditions that are known.", ("domains",)),
     ("edgeadapt_questions", "Questions that wait for a label.", ("questions",)),
     ("edgeadapt_paused", "1 while the work in the background is held.", ("is_paused",)),
+    ("edgeadapt_certificate_days_left", "Days until the certificate of the control interface ends, negative once it has; absent without https.", ("certificate_days_left",)),
     ("edgeadapt_frozen", "1 while nothing is learned.", ("is_frozen",)),
 )
 _COUNTERS: tuple[tuple[str, str, _Path], ...] = (

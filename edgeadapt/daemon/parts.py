@@ -13,6 +13,7 @@ from edgeadapt.daemon.feeding import Feeder
 from edgeadapt.daemon.folders import FolderMemory
 from edgeadapt.daemon.secrecy import exposure_of
 from edgeadapt.daemon.settings import FolderSource, Settings, read_secret
+from edgeadapt.daemon.users import Users
 
 if TYPE_CHECKING:
     from edgeadapt.daemon.api import Served
@@ -56,10 +57,27 @@ def certificate_of(settings: Settings) -> Certificate | None:
         return None
     if exposed := exposure_of(control.key):
         log.warning("%s", exposed)
-    return Certificate(control.certificate, control.key)
+    certificate = Certificate(control.certificate, control.key)
+    certificate.watch()
+    return certificate
 
 
-def control_of(service: Served, settings: Settings, certificate: Certificate | None) -> Control | None:
+def users_of(settings: Settings) -> Users | None:
+    """None where the settings name no file. Raises: RecipeError: it is not in order."""
+    path = settings.control.users_file
+    if not settings.control.is_on or path is None:
+        return None
+    users = Users(path, frozenset(source.name for source in settings.source))
+    if exposed := exposure_of(path):
+        log.warning("%s", exposed)
+    if not len(users) and settings.control.token_file is None:
+        log.warning("%s: no user yet, so nobody is answered; 'edgeadapt users %s --add NAME' adds one", path, path)
+    return users
+
+
+def control_of(
+    service: Served, settings: Settings, certificate: Certificate | None, users: Users | None = None
+) -> Control | None:
     """None where it is switched off."""
     control = settings.control
     if not control.is_on:
@@ -71,7 +89,7 @@ def control_of(service: Served, settings: Settings, certificate: Certificate | N
     token = None if control.token_file is None else read_secret(control.token_file)
     if control.token_file is not None and (exposed := exposure_of(control.token_file)):
         log.warning("%s", exposed)
-    return Control(service, control.listen, token, control.max_body_mib, control.timeout_s, certificate)
+    return Control(service, control.listen, token, control.max_body_mib, control.timeout_s, certificate, users)
 
 
-__all__ = ["certificate_of", "control_of", "feeder_of", "metrics_of", "sink_of", "source_of"]
+__all__ = ["certificate_of", "control_of", "feeder_of", "metrics_of", "sink_of", "source_of", "users_of"]

@@ -19,6 +19,7 @@ from edgeadapt.daemon.pace import Pace
 from edgeadapt.daemon.series import Series
 from edgeadapt.daemon.settings import Settings
 from edgeadapt.daemon.telemetry import Telemetry
+from edgeadapt.daemon.users import Users
 from edgeadapt.runtime import Runtime
 
 
@@ -30,7 +31,7 @@ class Running:
         manifest: of the bundle that answers. folders: what folder sources remember over restarts.
         feeders, sinks: by their section of the settings, or by identity where a caller brought them. sink_errors: events that a sink
             raised at, by its name.
-        certificate: of the control interface; None without https.
+        certificate: of the control interface; None without https. users: who may speak there; None without a file of them.
         fatal: why no learner is open any more; the process ends for it. swapped: the bundle that a swap put in the place of the settings'.
         trying: the name of a bundle that is run once before it may take over, and since when, in monotonic seconds. swap_error: why the
             last one was not taken.
@@ -53,6 +54,7 @@ class Running:
     feeders: dict[Any, Feeder] = field(default_factory=dict)
     sinks: dict[Any, Sink] = field(default_factory=dict)
     certificate: Certificate | None = None
+    users: Users | None = None
     sink_errors: dict[str, int] = field(default_factory=dict)
     started_at: float = field(default_factory=time.time)
     is_ready: bool = False

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from edgeadapt.daemon.arrival import Arrival
@@ -177,6 +178,15 @@ class Series:
                     judges = name[len(_JUDGED) :]
                     if name.startswith(_JUDGED) and (judges in self._held_out or len(self._held_out) < _SETS):
                         self._held_out.setdefault(judges, deque(maxlen=_MARKS)).append((commit.time, float(share)))
+
+    def let_go_of_pictures(self) -> None:
+        """Of every answer that is shown: a picture of something forgotten may be among them. The next samples bring others."""
+        with self._lock:
+            self._latest = OrderedDict((stream, replace(found, x=None)) for stream, found in self._latest.items())
+            for shown in self._shown.values():
+                kept = [replace(found, x=None) for found in shown]
+                shown.clear()
+                shown.extend(kept)
 
     def _show(self, stream: str) -> Latest:
         shown = self._shown.setdefault(stream, deque(maxlen=_SHOWN))

@@ -28,7 +28,7 @@ from edgeadapt.daemon.naming import Naming
 from edgeadapt.daemon.needs import require_packages
 from edgeadapt.daemon.notify import Notify
 from edgeadapt.daemon.pace import Pace
-from edgeadapt.daemon.parts import certificate_of, control_of, feeder_of, metrics_of, sink_of, source_of
+from edgeadapt.daemon.parts import certificate_of, control_of, feeder_of, metrics_of, sink_of, source_of, users_of
 from edgeadapt.daemon.picture_reader import READER
 from edgeadapt.daemon.pictures import as_picture
 from edgeadapt.daemon.running import Running
@@ -64,7 +64,7 @@ class Service:
         notify: Notify | None = None,
     ) -> None:  # fmt: skip
         require_packages(settings)
-        certificate = certificate_of(settings)
+        certificate, users = certificate_of(settings), users_of(settings)
         self._notify = notify or Notify()
         self._stopping = threading.Lock()
         self._ended = threading.Event()  # for the threads that do something now and then
@@ -82,7 +82,7 @@ class Service:
             self._running = Running(
                 settings, manifest, runtime, lending, holds, inbox, pace, labels, self._loop_of(settings, lending, inbox, labels, pace), Series(), self._deliver,
                 FolderMemory(settings.state), Telemetry(settings.telemetry.tegrastats), sinks=opened,
-                certificate=certificate,
+                certificate=certificate, users=users,
             )  # fmt: skip
             for section in settings.sink:
                 opened[section] = sink_of(section)
@@ -128,7 +128,7 @@ class Service:
             feeder.start()
         threading.Thread(target=self._checkpoints.now_and_then, args=(self._ended,), name="checkpoints", daemon=True).start()
         threading.Thread(target=watch, args=(running.series, self.status, self.history, self._ended), name="series", daemon=True).start()
-        self._control = control_of(self, running.settings, running.certificate)
+        self._control = control_of(self, running.settings, running.certificate, running.users)
         if self._control is not None:
             self._control.start()
             log.info("%s", self._control.invitation)

@@ -126,7 +126,11 @@ class ControlSection(_Section, frozen=True, kw_only=True):
         Meta(description='`"HOST:PORT"` (port 0: any that is free), `"unix:/run/edgeadapt.sock"`, or `""` for none: no HTTP, no `edgeadapt ctl`, no page, no metrics'),
     ] = "127.0.0.1:8420"  # fmt: skip
     token_file: Annotated[
-        Path | None, Meta(description="File with the bearer token that every request must carry; needed where `listen` is neither a loopback address nor a unix socket. At least 16 characters there")
+        Path | None, Meta(description="File with the bearer token that every request must carry; this, or `users_file`, is needed where `listen` is neither a loopback address nor a unix socket. At least 16 characters there. Who shows it may do everything")
+    ] = None
+    users_file: Annotated[
+        Path | None,
+        Meta(description="File of named users, each with a token and a role: `view` looks and asks for answers, `label` also observes and labels, `admin` everything. `edgeadapt users` writes it. Read again on SIGHUP"),
     ] = None
     certificate: Annotated[
         Path | None,

@@ -66,8 +66,8 @@ def _refusal(settings: Settings) -> str:
         return f"control.listen = {control.listen!r}; allowed: a port < 65536"
     if control.socket is not None and len(bytes(control.socket)) > _LONGEST_SOCKET:
         return f"control.listen = {control.listen!r}; allowed: a socket whose whole path has at most {_LONGEST_SOCKET} bytes"
-    if not control.is_local and control.token_file is None:
-        return f"control.token_file is missing; allowed: a file with a token, as control.listen = {control.listen!r} can be reached from other machines"
+    if not control.is_local and control.token_file is None and control.users_file is None:
+        return f"control.token_file is missing; allowed: a file with a token, or control.users_file, as control.listen = {control.listen!r} can be reached from other machines"
     if (control.certificate is None) != (control.key is None):
         missing = "certificate" if control.certificate is None else "key"
         return f"control.{missing} is missing; allowed: control.certificate and control.key, both or neither"

@@ -6,9 +6,11 @@ a :class:`StorageError`.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sqlite3
+import stat
 import weakref
 from functools import partial
 from pathlib import Path
@@ -26,9 +28,15 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK_NAME
         try:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            self._fd = os.open(self._path, flags, 0o600)
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise StateError(f"{self._path} is a link: remove it, no process makes one") from None
             raise StateError(f"cannot lock the state folder {folder}: {error.strerror}") from error
+        if why := _foreign(os.fstat(self._fd)):
+            os.close(self._fd)
+            raise StateError(f"{self._path} {why}: remove it, no process of ours makes such a file")
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -49,6 +57,13 @@ class FolderLock:
             self._fd = -1
 
 
+def _foreign(about: os.stat_result) -> str:
+    """Why a file is not one of ours, so that what is written there might land elsewhere."""
+    if not stat.S_ISREG(about.st_mode):
+        return "is no regular file"
+    return "is a file with another name too" if about.st_nlink > 1 else ""
+
+
 def _let_go(held: weakref.ref[FolderLock]) -> None:
     """A forked child shares its parent's lock, and would hold it after the parent has died."""
     lock = held()
@@ -63,7 +78,7 @@ def holder(folder: Path) -> str:
         StateError: the lock file cannot be read.
     """
     try:
-        fd = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return ""
     except OSError as error:
@@ -97,14 +112,37 @@ def claim(folder: Path) -> tuple[FolderLock, Path]:
     strangers = sorted(p.name for p in folder.iterdir() if not p.name.startswith("learner."))
     if not path.exists() and strangers:
         raise StateError(f"{folder} is not a state folder: it has no {FILE_NAME} but holds {strangers[0]!r}; use an empty folder")
-    return FolderLock(folder), path
+    lock = FolderLock(folder)
+    for beside in ("-wal", "-shm"):
+        try:
+            why = _foreign(os.lstat(f"{path}{beside}"))
+        except FileNotFoundError:
+            continue
+        if why:
+            lock.release()
+            raise StateError(f"{path}{beside} {why}: remove it, SQLite would write into it")
+    return lock, path
 
 
 def refusal(folder: Path | None, error: sqlite3.Error) -> StateError:
     """The named error for what SQLite said about a change; the change was rolled back."""
     if any(words in str(error) for words in _OF_THE_DISK):
+        if folder is not None and _is_read_only(folder):
+            return StorageError(
+                f"the state folder {folder} cannot take the change: its file system is read-only; "
+                "nothing was changed: check the disk, mount it for writing, and start anew"
+            )
         return StorageError(f"the state folder {folder} cannot take the change: {error}; nothing was changed: make room, and do it again")
     return StateError(f"the state folder {folder} cannot take the change: {error}; nothing was changed")
+
+
+def _is_read_only(folder: Path) -> bool:
+    """By a file without a name: a disk that failed does not always say so in the flags of its mount."""
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        return error.errno == errno.EROFS
+    return False
 
 
 def unreadable(folder: Path | None, error: sqlite3.Error) -> StateError:

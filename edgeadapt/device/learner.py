@@ -44,7 +44,7 @@ from edgeadapt.device.undoing import Undoing, reasons_for
 from edgeadapt.device.vitals import Sensors
 from edgeadapt.device.worker import Worker
 from edgeadapt.errors import InputError, StateError
-from edgeadapt.inputs import check_count, check_number, check_text, check_texts
+from edgeadapt.inputs import check_count, check_name, check_number, check_text, check_texts
 from edgeadapt.paths import check_path
 from edgeadapt.results import AccuracyEstimate, Action, Commit, LabelState, LabelStatus, Observation, Prediction, Question, Receipt
 from edgeadapt.runtime import Runtime, open_runtime
@@ -346,9 +346,9 @@ class Learner:
             BudgetError: the day's writes are used up. StorageError: the disk is full or fails. Nothing was changed.
         """
         self._here()
-        samples = check_texts(ids, "an id")
+        samples = [check_name(sample, "an id") for sample in check_texts(ids, "an id")]
         asked = {question.id for question in self.questions(_EVERY)}
-        self._receiving.label(samples, labels, check_text(source, "a source"), is_trusted=bool(trusted))
+        self._receiving.label(samples, labels, check_name(source, "a source"), is_trusted=bool(trusted))
         self._answered += len(asked.intersection(samples))
 
     def learn(

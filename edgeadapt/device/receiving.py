@@ -15,7 +15,7 @@ from edgeadapt.device.labelling import Labelling
 from edgeadapt.device.learning import Learning
 from edgeadapt.device.program import F32
 from edgeadapt.errors import InputError
-from edgeadapt.inputs import check_text
+from edgeadapt.inputs import check_name
 
 _OVERHEAD = 512  # bytes of a row beside its features
 Found = tuple[PendingBatch, int] | EvidenceRow
@@ -54,7 +54,7 @@ class Receiving:
 
     def learn(self, inputs: Any, z: F32, taps: F32, labels: Any, source: str, stream: str, domain: str, *, is_raw: bool, is_trusted: bool = False) -> tuple[str, ...]:
         """Labelled data in hand; see ``Learner.learn``. ``is_raw``: the inputs went through the encoder."""
-        check_text(source, "a source")
+        check_name(source, "a source")
         kept = as_stored(z, taps)
         check_storable(kept)
         names = self._labelling.names(labels, len(z))

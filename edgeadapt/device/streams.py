@@ -13,7 +13,7 @@ from edgeadapt.device.memory import SOURCE
 from edgeadapt.device.sense import StreamWindow, WindowView
 from edgeadapt.device.steadiness import Look
 from edgeadapt.device.worker import Worker
-from edgeadapt.inputs import check_text
+from edgeadapt.inputs import check_name, check_text
 from edgeadapt.results import Action
 
 _MOST = 256  # streams; the one observed least recently goes, and starts afresh if it comes back
@@ -33,7 +33,7 @@ class Streams:
     def observed(self, name: str) -> Stream:
         """The stream of this name, made if it is new."""
         if type(name) is not str or name not in self.found:
-            check_text(name, "a stream")
+            check_name(name, "a stream")
         with self._lock:
             stream = self.found.get(name)
             if stream is None:

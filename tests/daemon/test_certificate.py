@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import http.client
 import ipaddress
+import re
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,12 +29,12 @@ pytest.importorskip("edgeadapt.daemon.control")  # with starlette and uvicorn
 TOKEN = "a token of the tests"
 
 
-def make(folder: Path, number: int = 1) -> ControlSection:
+def make(folder: Path, number: int = 1, *, days: float = 25_000) -> ControlSection:
     """A certificate for loopback that vouches for itself, with a serial number, and a token."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edge")])
     start = datetime.datetime(2020, 1, 1)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), number, start, datetime.datetime(2100, 1, 1))
+    builder = x509.CertificateBuilder(name, name, key.public_key(), number, start, datetime.datetime.now() + datetime.timedelta(days=days))
     alternatives = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     signed = builder.add_extension(alternatives, critical=False).sign(key, hashes.SHA256())
     (folder / "cert.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
@@ -125,3 +127,42 @@ def test_a_certificate_needs_its_key_and_an_address(tmp_path: Path) -> None:
         (tmp_path / "serve.toml").write_text(f'bundle = "b.edge"\nstate = "state"\nunsigned = "accept"\n[control]\n{lines}\n')
         with pytest.raises(RecipeError, match=why):
             load_settings(tmp_path / "serve.toml")
+
+
+# -- its end ------------------------------------------------------------------------------------------
+def test_one_that_has_ended_is_refused_at_a_reload_and_the_old_goes_on(secured: Service, tmp_path: Path) -> None:
+    make(tmp_path, 2, days=-1)
+    assert not secured.reload()["ok"] and serial_of(secured) == 1
+    (problem,) = secured.health()["problems"]
+    assert "cert.pem ended on 20" in problem and "the one before goes on" in problem
+    assert secured.health()["certificate_days_left"] > 20_000
+    make(tmp_path, 3, days=300)
+    assert secured.reload()["ok"] and serial_of(secured) == 3 and secured.health()["problems"] == []
+
+
+@pytest.mark.parametrize("days, said", [(13.5, "ends in 13 days|ends in 14 days"), (1.0, "ends within two days"), (-3.0, "ended on")])
+def test_its_end_is_said_in_health_metrics_and_the_log_from_two_weeks_before(
+    days: float, said: str, serve: Callable[..., Service], settings: Callable[..., Settings], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = settings(control=make(tmp_path, days=days))
+    with caplog.at_level("WARNING"):
+        service = serve(made, reread=lambda: made)
+        for _ in range(3):
+            service._running.certificate.watch()
+    warnings = [record.message for record in caplog.records if "cert.pem" in record.message and "SIGHUP" in record.message]
+    assert len(warnings) == 1 and re.search(said, warnings[0])
+    assert service.health()["problems"] == warnings and service.health()["ok"]
+    exposed = service.metrics.exposition(service.status).decode()
+    (shown,) = [line for line in exposed.splitlines() if line.startswith("edgeadapt_certificate_days_left ")]
+    assert abs(float(shown.split()[1]) - days) < 0.1
+    make(tmp_path, days=90)
+    assert service.reload()["ok"] and service.health()["problems"] == []
+
+
+def test_the_log_is_told_again_the_next_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    make(tmp_path, days=5)
+    certificate, now = Certificate(tmp_path / "cert.pem", tmp_path / "key.pem"), time.time()
+    for later in (0, 3600, 90_000, 90_001, 180_000):
+        monkeypatch.setattr(time, "time", lambda later=later: now + later)
+        certificate.watch()
+    assert 3 <= len([record for record in caplog.records if "cert.pem" in record.message]) <= 4

@@ -18,6 +18,7 @@ from edgeadapt.daemon.arrival import Arrival, Deliver
 from edgeadapt.daemon.series import POINTS, STEP_S, STREAMS, Series
 from edgeadapt.daemon.service import Service
 from edgeadapt.daemon.settings import ControlSection, LoopSection, PolicySection, Settings
+from edgeadapt.daemon.users import ROLES, add_user
 from edgeadapt.demo.sample import CLASSES, bundle_path, load_sample
 from edgeadapt.results import Commit
 
@@ -50,8 +51,8 @@ class Camera:
             deliver(Arrival(self.stream, self.name, x=x[-1 - int(time.time() * 5) % 300]))
 
 
-def opened(state: Path, token_file: Path | None = None, port: int = 0, **parts: Any) -> Service:
-    control = ControlSection(listen=f"127.0.0.1:{port}", timeout_s=20.0, token_file=token_file)
+def opened(state: Path, token_file: Path | None = None, port: int = 0, users_file: Path | None = None, **parts: Any) -> Service:
+    control = ControlSection(listen=f"127.0.0.1:{port}", timeout_s=20.0, token_file=token_file, users_file=users_file)
     settings = Settings(
         bundle=bundle_path(), state=state, unsigned="accept", control=control, policy=PolicySection(new_classes="add"), loop=LoopSection(batch=8, drop="wait")
     )
@@ -441,6 +442,29 @@ def test_a_token_is_asked_for_once_and_kept_for_the_tab(tmp_path: Path, browser:
         assert not tab.run("document.getElementById('door').open") and "token" not in tab.run("location.href")
         assert tab.text("#queue-empty").startswith("Nothing to ask") and tab.text("#history-empty").startswith("Nothing yet")
         assert all("401" in error for error in tab.errors)
+    finally:
+        service.stop()
+
+
+@needs_chromium
+def test_what_a_role_may_not_do_is_not_shown_and_the_page_says_so(tmp_path: Path, browser: Browser) -> None:
+    tokens = {role: add_user(tmp_path / "users", f"one-{role}", role) for role in ROLES}
+    service = opened(tmp_path / "state", users_file=tmp_path / "users")
+    shown = "['choices', 'pause'].map((id) => getComputedStyle(document.getElementById(id).closest('.for-label, .for-admin')).display !== 'none')"
+    expected = {
+        "view": ([False, False], "one-view, role view: may look; answering questions needs the role label"),
+        "label": ([True, False], "one-label, role label: may look and answer questions; the switches and going back need the role admin"),
+        "admin": ([True, True], "one-admin, role admin: may do everything"),
+    }
+    try:
+        for role, token in tokens.items():
+            tab = browser.open(f"{url_of(service)}/")
+            tab.until("document.getElementById('door').open")
+            tab.type(token)
+            tab.press("Enter")
+            tab.until("document.getElementById('headline').innerText === 'Waiting for the first sample.'")
+            assert (tab.run(shown), tab.text("#who").startswith(expected[role][1])) == (expected[role][0], True)
+            tab.run("sessionStorage.clear()")
     finally:
         service.stop()
 

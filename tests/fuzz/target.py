@@ -14,7 +14,7 @@ Mutate = Callable[[Random, bytes, bytes], bytes]
 
 TARGETS = (
     "container", "bundle", "manifest", "signature", "card", "weights", "external_data", "recipe", "saved_graph", "stranger",
-    "journal", "state", "arguments", "labels_file", "archive_source", "image_folder", "learner",
+    "journal", "state", "arguments", "labels_file", "archive_source", "image_folder", "learner", "mqtt",
 )  # fmt: skip
 
 

@@ -5,10 +5,11 @@ import { by, keep, make, say, show, tell } from "./dom.js";
 import { Past, streamHues } from "./past.js";
 import { Queue } from "./queue.js";
 import { Decisions, History } from "./record.js";
+import { showRole } from "./role.js";
 import { clock, counted, duration, list, milliseconds, named, number, percent, times, when, whole } from "./words.js";
 
 const EVERY_MS = 1000, LONGEST_MS = 10000, STREAMS = 6, CONDITIONS = { provisional: "on trial", condition: "confirmed by answers", novelty: "new classes, not a condition" };
-const DUE_MS = { series: { minutes: 2500, hours: 10000, day: 30000 }, questions: 2500, history: 3000 };
+const DUE_MS = { series: { minutes: 2500, hours: 10000, day: 30000 }, questions: 2500, history: 3000, me: 10000 };
 const SELDOM_MS = 60000, SOONER_MS = 6000;  // decisions are asked of the thread that learns: once a minute, sooner where a stream has moved on
 
 const state = { status: null, past: null, decisions: [], history: [], due: {}, wait: EVERY_MS, isGone: false, timer: 0, busy: false };
@@ -48,6 +49,10 @@ async function look() {
   const isDue = (what) => !(state.due[what] > now);
   const wants = { series: isDue("series"), questions: isDue("questions"), history: isDue("history") };
   const window = past.window;
+  if (isDue("me")) {  // first: nothing is offered that would be refused
+    showRole(await ask("v1/me"));
+    state.due.me = now + DUE_MS.me;
+  }
   const [status, series, changes] = await Promise.all([
     ask("v1/status"), wants.series && ask(`v1/series?window=${window}`), wants.history && ask("v1/history?limit=200"),
   ]);
@@ -104,6 +109,7 @@ function openDoor(why) {
 by("door").addEventListener("cancel", (event) => event.preventDefault());
 by("door-form").addEventListener("submit", () => {
   remember(by("token").value.trim());
+  state.due.me = 0;
   by("token").value = "";
   soon(20);
 });

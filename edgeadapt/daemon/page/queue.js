@@ -2,6 +2,7 @@
 
 import { Declined, Unknown, bid, picture } from "./asking.js";
 import { by, keep, make, say, show, tell } from "./dom.js";
+import { mayLabel } from "./role.js";
 import { named, percent, reason, whole } from "./words.js";
 
 const AHEAD = 4, HASTE_MS = 220;  // pictures fetched ahead; a second click so soon is the end of a double click, and no answer
@@ -167,7 +168,7 @@ export class Queue {
 
   press(event) {
     const isTyping = event.target.closest?.("input:not([type=checkbox]), textarea, select, dialog") || event.target.isContentEditable;
-    if (isTyping || event.ctrlKey || event.altKey || event.metaKey || event.repeat || !by("keys").checked || this.current === null) return;
+    if (isTyping || event.ctrlKey || event.altKey || event.metaKey || event.repeat || !by("keys").checked || this.current === null || !mayLabel()) return;
     const name = /^[1-9]$/.test(event.key) ? this.classes[Number(event.key) - 1] : undefined;
     if (name !== undefined) this.answer(name);
     else if (event.key.toLowerCase() === "s" && !event.shiftKey) this.skip();

@@ -84,7 +84,7 @@ export class History extends List {
 
   build(row) {
     const name = row.count > 1 ? `#${row.first} to ${row.number}` : `#${row.number}`;
-    const way = changes(row) ? make("button", { type: "button", class: "plain back", "data-to": row.first - 1, onclick: () => this.confirm(item, row) }, "Go back to before this", make("span", { class: "unseen" }, ` (${name}: ${changed(row)})`)) : null;
+    const way = changes(row) ? make("button", { type: "button", class: "plain back for-admin", "data-to": row.first - 1, onclick: () => this.confirm(item, row) }, "Go back to before this", make("span", { class: "unseen" }, ` (${name}: ${changed(row)})`)) : null;
     const item = make("li", { class: isRefusal(row) ? "refusal" : null }, make("time", {}, when(row.time)), make("span", { class: `swatch ${familyOf(row)}`, "aria-hidden": "true" }),
       make("div", {}, make("p", { class: "what" }, changed(row), make("span", { class: "soft" }, ` · ${name}`)), make("p", { class: "soft why" }, because(row).split(" · ").map((part, place) => [place ? " · " : "", make("span", {}, part)])), way));
     return item;

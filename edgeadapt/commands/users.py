@@ -1,0 +1,27 @@
+"""``users``: who may speak to a daemon. The file that it changes is read again on SIGHUP."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from edgeadapt.daemon.users import Users, add_user, remove_user
+
+
+def users(args: argparse.Namespace) -> int:
+    """List the users of a file, or change them. The token of a new one goes to stdout, alone."""
+    if args.add is not None:
+        print(add_user(args.file, args.add, args.role))
+        said = f"{args.add} has the role {args.role}; the token is kept nowhere else."
+        print(f"{said} SIGHUP makes a running daemon read {args.file} again", file=sys.stderr)
+    elif args.remove is not None:
+        remove_user(args.file, args.remove)
+        said = f"{args.remove} is known to a running daemon until SIGHUP makes it read"
+        print(f"{said} {args.file} again", file=sys.stderr)
+    else:
+        for user in Users(args.file):
+            print(f"{user.name:<24} {user.role}")
+    return 0
+
+
+__all__ = ["users"]
