@@ -20,6 +20,7 @@ from edgeadapt.device.budget import Budget, Meter, WriteRoom
 from edgeadapt.device.conditions import Conditions
 from edgeadapt.device.correlation import Smoothing
 from edgeadapt.device.evidence import Ids, Pending, PendingBatch, Questions, as_stored
+from edgeadapt.device.field_quality import ANSWERS, FieldQuality
 from edgeadapt.device.fitting import Growth
 from edgeadapt.device.forgetting import Selection
 from edgeadapt.device.head_choice import HeadChoices
@@ -46,7 +47,7 @@ from edgeadapt.device.worker import Worker
 from edgeadapt.errors import InputError, StateError
 from edgeadapt.inputs import check_count, check_number, check_text, check_texts
 from edgeadapt.paths import check_path
-from edgeadapt.results import AccuracyEstimate, Action, Commit, LabelState, LabelStatus, Observation, Prediction, Question, Receipt
+from edgeadapt.results import AccuracyEstimate, Action, Commit, LabelState, LabelStatus, Observation, Prediction, Quality, Question, Receipt
 from edgeadapt.runtime import Runtime, open_runtime
 
 DEFAULT_STREAM = "default"
@@ -182,7 +183,8 @@ class Learner:
         self._transactions.taken_back = taken_back
         quiet = QuietQuestions(policy.quiet_questions_per_day)
         self._conditions = Conditions(
-            self._program, self._transactions, self._questions, self._pending, self._meter, live, self._publish, self._adapt_mode, quiet, policy.routing
+            self._program, self._transactions, self._questions, self._pending, self._meter, live, self._publish, self._adapt_mode, quiet, policy.routing,
+            self._journal.field_answers(ANSWERS),
         )
         self._streams = Streams(self._manifest.policy, self._conditions, self._worker, self._meter)
         self._house = Housekeeping(self._journal, self._transactions, self._undoing, self._conditions, self._room, keep, opened.raw_per_class, is_frozen)
@@ -192,8 +194,10 @@ class Learner:
             self._transactions, self._journal, self._conditions, self._meter, self._worker, self._streams.found, is_resting, growth, choices, self._house.run_if_due
         )
         self._receiving = Receiving(
-            self._journal, self._pending, self._questions, labelling, self._learning, self._room, opened.raw_per_class, keep.pending_s
+            self._journal, self._pending, self._questions, labelling, self._learning, self._room, opened.raw_per_class, keep.pending_s,
+            self._conditions.field_accuracy.open_among,
         )
+        self._quality = FieldQuality(self._program, self._journal, self._conditions, self._streams.found, live)
         self._keeps_raw = opened.raw_per_class > 0
         self._serving = Serving(self._program, self._live.classes)
         self._smoothing = Smoothing(self._program) if self._manifest.policy.smooth.method else None
@@ -636,10 +640,19 @@ class Learner:
     def accuracy(self) -> dict[str, AccuracyEstimate]:
         """Accuracy in the field, per condition: the share of right predictions among the last answers to questions that were drawn at random.
 
-        Unlike the estimate in a reading it needs answers, and unlike other answers these are no harder than the stream. Since the learner was
-        opened; conditions in which no such question was answered are left out.
+        Unlike the estimate in a reading it needs answers, and unlike other answers these are no harder than the stream.
+        Conditions in which no such question was answered are left out.
         """
         return self._conditions.field_accuracy.measured()
+
+    def quality(self) -> Quality:
+        """How good the predictions in the field are, by what was answered, and what the next ten labels are expected to bring.
+
+        From the last 1,000 answers in the state folder, so that it outlives a restart. On demand: a few milliseconds, and up to a
+        few hundred where labels came since the last call, on the caller's thread. See docs/quality.md.
+        """
+        self._here()
+        return self._quality.now()
 
     def timings(self) -> dict[str, float]:
         """Seconds spent so far: encode and sense (caller's threads), learn and record (worker)."""
