@@ -22,10 +22,10 @@ from edgeadapt.device.draw import draw_of
 from edgeadapt.device.drift import Trail
 from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored
 from edgeadapt.device.field_accuracy import FieldAccuracy
-from edgeadapt.device.journal_rows import FieldAnswer
 from edgeadapt.device.health import brings_home, distance_from
 from edgeadapt.device.hypervector_routing import HypervectorRouter
 from edgeadapt.device.journal import DECISIONS_KEPT
+from edgeadapt.device.journal_rows import FieldAnswer
 from edgeadapt.device.memory import SOURCE, Domain, Memory
 from edgeadapt.device.policy import NOVEL, QUIET, UNCERTAIN, Routing, StreamState, WindowReading, decide, judge_answers
 from edgeadapt.device.program import Program

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, cast, get_args
 
 import msgspec
+import numpy as np
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.bundle.schema import AdaptMode, Manifest, Precision
@@ -29,6 +30,7 @@ from edgeadapt.device.housekeeping import Housekeeping
 from edgeadapt.device.journal_rows import EvidenceRow
 from edgeadapt.device.labelling import Labelling
 from edgeadapt.device.learning import Learning
+from edgeadapt.device.likeness import chained
 from edgeadapt.device.log_erasure import LogErasure
 from edgeadapt.device.memory import SOURCE, Memory
 from edgeadapt.device.opening import Opened, open_state
@@ -331,6 +333,17 @@ class Learner:
         """What the learner wants to know, oldest first. Answer with ``label(question.id, name)``."""
         self._here()
         return self._questions.next(check_count(limit, "a limit"), self.is_pending)
+
+    def alike(self, ids: str | Sequence[str]) -> dict[str, int]:
+        """Pending samples in an order in which like stands beside like, each with the number of its group; others are left out."""
+        self._here()
+        found = {sample: self._pending.find(sample) for sample in check_texts(ids, "an id")}
+        there = {sample: given[0].features[given[1]] for sample, given in found.items() if given is not None}
+        if not there:
+            return {}
+        samples, width = list(there), self._manifest.feature_dim
+        order, groups = chained(np.stack([row[:width] for row in there.values()]))
+        return {samples[row]: group for row, group in zip(order, groups, strict=True)}
 
     # -- learning -------------------------------------------------------------------------------------
     def label(self, ids: str | Sequence[str], labels: str | int | Sequence[str | int], *, source: str = "", trusted: bool = False) -> None:
