@@ -18,6 +18,7 @@ SUITES = {
     "heads": "ridge on Fashion-MNIST in five tasks, with EfficientNet-Lite0 features, beside what one could pick instead",
     "detection": "false alarms and detection of the shift axis",
     "noticing": "whether a fall of accuracy is noticed on real transfers, and false alarms; --quick",
+    "gain": "whether ten labels bring what they are expected to; --quick, --validation",
     "shift": "label-free adaptation beside published methods: accuracy, worst loss, cost, constant rate; --quick, --members, --foreign, --plots",
     "answers": "recovery from a few labels, and from the questions alone",
     "classes": "new classes from ten labels each",
@@ -42,8 +43,8 @@ SUITES = {
 
 _SEEDS = (0, 1, 2)
 _METHODS = ("noticing", "streams", "key_value", "novelty", "selection", "search", "growth", "questions")
-_OWN = {name: f"edgeadapt.bench.{name}" for name in ("overhead", "steps", "heads", "shift", "soak", "interference", "serve", "commit", "gpu", "placement", "precision", "transfer", *_METHODS)}
-_OPTIONS = {"steps": ("quick", "peers", "passes"), "shift": ("quick", "members", "foreign"), **dict.fromkeys(("soak", "interference", "serve", "commit", "gpu", "placement", *_METHODS), ("quick",)), "precision": ("quick", "networks"), "transfer": ("quick", "validation")}
+_OWN = {name: f"edgeadapt.bench.{name}" for name in ("overhead", "steps", "heads", "shift", "soak", "interference", "serve", "commit", "gpu", "placement", "precision", "transfer", "gain", *_METHODS)}
+_OPTIONS = {"steps": ("quick", "peers", "passes"), "shift": ("quick", "members", "foreign"), **dict.fromkeys(("soak", "interference", "serve", "commit", "gpu", "placement", *_METHODS), ("quick",)), "precision": ("quick", "networks"), "transfer": ("quick", "validation"), "gain": ("quick", "validation")}
 
 
 def run(

@@ -43,7 +43,8 @@ def right_answers(answers: Sequence[FieldAnswer]) -> RightAnswers | None:
 
 
 def weighted(by_condition: Mapping[str, RightAnswers], met: Mapping[str, int]) -> RightAnswers | None:
-    """Over conditions, by the windows met in each; by the answers where none was met yet."""
+    """Over conditions, by the windows met in each; by the answers where none was met yet. Those that
+    were not met count for nothing."""
     if not by_condition:
         return None
     met = {name: met.get(name, 0) for name in by_condition}
@@ -52,7 +53,7 @@ def weighted(by_condition: Mapping[str, RightAnswers], met: Mapping[str, int]) -
     total = sum(met.values())
     value = sum(met[name] * one.value for name, one in by_condition.items()) / total
     spread = sum((met[name] / total) ** 2 / one.count for name, one in by_condition.items())
-    count = sum(one.count for one in by_condition.values())
+    count = sum(one.count for name, one in by_condition.items() if met[name])
     return RightAnswers(value, *wilson(value, 1.0 / spread), count)
 
 

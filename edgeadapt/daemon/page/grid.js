@@ -3,7 +3,7 @@
 
 import { Declined, ask, bid, picture } from "./asking.js";
 import { by, keep, make, say, show, tell } from "./dom.js";
-import { counted, named } from "./words.js";
+import { named, whole } from "./words.js";
 
 const MOST = 60, AT_ONCE = 4;
 const KEYS = [..."123456789abcdefhijklmnopqrtvwxyz"];  // g, s and u mean something else
@@ -99,7 +99,7 @@ export class Grid {
     }
     for (const button of by("grid-classes").children) button.setAttribute("aria-pressed", button.dataset.key === this.label);
     const count = this.chosen.size;
-    say(by("grid-count"), `${counted(this.tiles.length, "picture")}, ${count} chosen`);
+    say(by("grid-count"), `${count} of ${whole(this.tiles.length)} chosen`);
     say(by("grid-give"), this.label === null ? (count ? "Choose a class" : "Choose pictures") : count ? `Label ${count} as ${named(this.label)}` : `Choose what is ${named(this.label)}`);
     by("grid-give").disabled = !count || this.label === null || this.isBusy;
     by("grid-undo").disabled = !this.undoable.length || this.isBusy;

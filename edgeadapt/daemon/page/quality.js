@@ -22,7 +22,7 @@ function figures(quality) {
 function shares(list, all) {
   const rows = Object.entries(all).sort(([, a], [, b]) => a.value - b.value || b.count - a.count).slice(0, ROWS);
   keep(list, rows, ([name]) => name, ([, one]) => `${one.value} ${one.count}`, ([name, one]) => make("tr", {}, make("th", { scope: "row" }, named(name)),
-    make("td", { class: "number" }, percent(one.value)), make("td", { class: "number soft" }, between(one)), make("td", { class: "number soft" }, String(one.count))));
+    make("td", { class: "number" }, percent(one.value)), make("td", { class: "number soft" }, `${between(one)}, of ${one.count}`)));
 }
 
 export function showQuality(quality) {
