@@ -18,7 +18,6 @@ SUITES = {
     "heads": "ridge on Fashion-MNIST in five tasks, with EfficientNet-Lite0 features, beside what one could pick instead",
     "detection": "false alarms and detection of the shift axis",
     "noticing": "whether a fall of accuracy is noticed on real transfers, and false alarms; --quick",
-    "gain": "whether ten labels bring what they are expected to; --quick, --validation",
     "shift": "label-free adaptation beside published methods: accuracy, worst loss, cost, constant rate; --quick, --members, --foreign, --plots",
     "answers": "recovery from a few labels, and from the questions alone",
     "classes": "new classes from ten labels each",
@@ -37,6 +36,7 @@ SUITES = {
     "precision": "the encoder in float16 and int8 beside float32: answers, novelty, windows, bytes, times; --quick, --bundle",
     "questions": "which samples to ask about, against random asking and the oracle; --quick, --plots",
     "transfer": "learning in the field beside a refit on the same features and labels: real data, pretrained encoders; --quick, --validation",
+    "gain": "whether ten labels bring what they are expected to; --quick, --validation",
     "gpu": "the GPU of this machine: CUDA layer, adaptor step, correction, shipped bundle; what cannot run says why (tests/gpu/run_all.sh keeps the result); --quick",
 }
 """Name -> one line on what it measures."""
