@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import edgeadapt
+from edgeadapt.bench.corruptions import corrupt
 from edgeadapt.demo.sample import CLASSES, bundle_path, load_sample
 from edgeadapt.device.accuracy import wilson
 from edgeadapt.device.field_quality import grouped, weighted
@@ -109,3 +110,25 @@ def test_the_interval_narrows_with_labels_and_with_a_smaller_error() -> None:
     assert width(0.3, 0) > width(0.3, 50) > width(0.1, 50) > 2 * CHOSEN.width * CHOSEN.floor
     curve = Curve((0.0, 25.0, 50.0, 80.0), (0.4, 0.3, 0.25, 0.2), 100)
     assert expected_gain(curve, 0.2, 100).value > expected_gain(None, 0.2, 100).value * 0.2
+
+
+def test_the_interval_holds_what_ten_labels_bring_in_most_steps_of_a_stream() -> None:
+    sample = load_sample()
+    x = corrupt(sample.x[sample.y < 6], "fog", 3, 0)
+    names = np.array(CLASSES)[sample.y[sample.y < 6]]
+    order = np.random.default_rng(0).permutation(len(x))
+    test, held, sizes = order[-300:], [], []
+    with edgeadapt.open(bundle_path()) as learner:
+        before = float((np.array(learner.predict(x[test]).labels) == names[test]).mean())
+        for start in range(0, 80, 10):
+            gain = learner.quality().gain
+            assert gain.labels == start
+            rows = order[start : start + 10]
+            learner.learn(x[rows], names[rows].tolist())
+            learner.settle()
+            after = float((np.array(learner.predict(x[test]).labels) == names[test]).mean())
+            held.append(gain.low <= after - before <= gain.high)
+            sizes.append(gain.high - gain.low)
+            before = after
+    assert sum(held) >= 0.8 * len(held)
+    assert max(sizes) < 0.25  # an interval that holds everything says nothing
