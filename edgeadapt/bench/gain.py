@@ -11,12 +11,13 @@ from __future__ import annotations
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from edgeadapt.bench.measure import Row, Say, at_least, at_most
-from edgeadapt.bench.transfer import FAMILIES, QUICK
+from edgeadapt.bench.transfer import FAMILIES, QUICK, SEEDS
 from edgeadapt.bench.transfer.learner import FIELD, Bundles, answers, opened, teach
 from edgeadapt.bench.transfer.transfers import Transfer
 from edgeadapt.bundle import Bundle
@@ -64,29 +65,31 @@ def steps_of(transfer: Transfer, bundle: Bundle, draw: int, most: int = _STEPS) 
 
 def run_gain(
     data: str | None = None, say: Say = print, *, quick: bool = False, validation: bool = False,
-    draws: int = 3,
+    families: tuple[str, ...] | None = None, seeds: tuple[int, ...] = SEEDS, draws: int = 3,
 ) -> list[Row]:  # fmt: skip
     """Share of intervals that held, their width, and the error of the expectation.
 
     Args:
         data: unused. quick: the small transfers, one stream each; no row is judged.
-        validation: the twins, for choosing settings. draws: streams of each transfer.
+        validation: the twins, for choosing settings. families, seeds: fewer than all, for a look.
+        draws: streams of each transfer.
     """
     found: dict[str, list[Step]] = {}
+    every_family = FAMILIES | QUICK
+    chosen = QUICK if quick else {name: every_family[name] for name in families or every_family}
     with tempfile.TemporaryDirectory(prefix="edgeadapt-gain-") as folder:
-        bundles = Bundles(Path(folder), stress=False)
-        for name, family in (QUICK if quick else FAMILIES).items():
+        for seed, (name, family) in product(seeds[:1] if quick else seeds, chosen.items()):
+            bundles = Bundles(Path(folder), stress=False)
             try:
-                transfers = list(family(0, validation, say))
+                transfers = list(family(seed, validation, say))
             except (InputError, RuntimeUnavailable) as error:
                 say(f"gain: {name} is skipped: {error}")
                 continue
-            for transfer in transfers:
-                for draw in range(1 if quick else draws):
-                    steps = steps_of(transfer, bundles.of(transfer), draw)
-                    found.setdefault(name, []).extend(steps)
-                    held = np.mean([step.is_held for step in steps])
-                    say(f"gain: {transfer.name}, order {draw}: {held:.2f} of {len(steps)} held")
+            for transfer, draw in product(transfers, range(1 if quick else draws)):
+                steps = steps_of(transfer, bundles.of(transfer), draw)
+                found.setdefault(name, []).extend(steps)
+                held = np.mean([step.is_held for step in steps])
+                say(f"gain: {transfer.name}, {seed}, order {draw}: {held:.2f} of {len(steps)} held")
     rows = [_coverage(f"held/{name}", steps, None) for name, steps in found.items()]
     every = [step for steps in found.values() for step in steps]
     if not every:

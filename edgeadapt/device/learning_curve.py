@@ -2,12 +2,14 @@
 
     p(m)  = P + k(., M) (K + lambda I)^-1 (Y - P)     P (N, C): the factory head's probabilities
     e(m)  = e0 - A m / (m + h)                        error on the rows that were left out
-    gain  = w (e(n) - e(n + 10)) + (1 - w) share * e(n),   w = n / (n + PRIOR)
+    gain  = w (e(n) - e(n + 10)) + (1 - w) share e prior / (prior + n),   w = n / (n + prior)
 
 The curve is that of a stand-in for the live head: kernel ridge on what the factory's head leaves
 over, refitted on random subsets M of m labels and judged on the other rows, so that one curve costs
-solves of at most 256 rows. Hyperbolic curves of learning: Cortes et al., NIPS 1993 (there a power
-law; a hyperbola has a parameter less). The interval is conformal: its half width is a multiple of
+solves of at most 256 rows. Below ten labels nothing is known of the field: then it is what first
+labels brought in validation streams. Curves of learning: Cortes et al., NIPS 1993 (there a power
+law; a hyperbola has a parameter less). The interval goes from ``-half`` to ``gain + half``, for a
+curve may promise what the live head has already taken, and is conformal: half is a multiple of
 ``sqrt(floor^2 + e (1 - e) / (n + 10))`` that held the gains of validation streams (Vovk et al.,
 "Algorithmic Learning in a Random World", 2005); ``edgeadapt bench gain`` measures how often it
 holds those of others.
@@ -43,12 +45,14 @@ class Settings:
     Attributes:
         prior: labels that the prior weighs. share: of the error that ten labels take, a priori.
         floor: least deviation. width: multiple of the deviation.
+        first: before ten labels: median, 5% and 95% quantile of the gains of validation streams.
     """
 
-    prior: float = 40.0
-    share: float = 0.1
-    floor: float = 0.02
-    width: float = 1.5
+    prior: float = 20.0
+    share: float = 0.2
+    floor: float = 0.012
+    width: float = 0.453
+    first: tuple[float, float, float] = (0.018, -0.038, 0.131)
 
 
 CHOSEN = Settings()
@@ -123,16 +127,17 @@ def expected_gain(
     """What ten labels more are expected to bring, as a difference of accuracies.
 
     Args:
-        curve: of the labels that are there; None where they are too few, and the prior is all.
+        curve: of the labels that are there; None where they are too few.
         error: of the head as it is, estimated, 0 to 1. labels: that teach or judge.
     """
-    told = 0.0 if curve is None else curve.slope
-    weight = 0.0 if curve is None else labels / (labels + settings.prior)
+    if curve is None:
+        return ExpectedGain(*settings.first, labels, NEXT)
+    weight = labels / (labels + settings.prior)
     prior = settings.share * error * settings.prior / (settings.prior + labels)
-    value = weight * told + (1.0 - weight) * prior
+    value = weight * curve.slope + (1.0 - weight) * prior
     deviation = sqrt(settings.floor**2 + error * (1.0 - error) / (labels + NEXT))
     half = settings.width * deviation
-    return ExpectedGain(value, value - half, value + half, labels, NEXT)
+    return ExpectedGain(value, -half, value + half, labels, NEXT)
 
 
 __all__ = [

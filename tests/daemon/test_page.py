@@ -543,7 +543,7 @@ def test_names_that_scripts_trip_over_that_turn_the_text_or_are_long_stay_names(
             service.add_class(name)
         service.observe(load_sample().x[:2], stream="constructor")
         service.observe(load_sample().x[:2], stream="y" * 60)
-        until(lambda: service.questions(1))
+        until(lambda: len(service.questions(2)) == 2)
         tab = browser.open(f"{url_of(service)}/", 390, 844)
         tab.until("document.querySelectorAll('#now > li').length >= 2 && !document.getElementById('asked').hidden")
         rows = tab.run("[...document.querySelectorAll('#classes tr')].map((row) => [...row.children].map((cell) => cell.textContent))")
@@ -551,6 +551,12 @@ def test_names_that_scripts_trip_over_that_turn_the_text_or_are_long_stay_names(
         for name in ("constructornew", "__proto__new", "\u2068exe\u2039U+202E\u203agpj\u2069new", "\u2068\u05d2\u05dc\u05d2\u05dc\u2069new"):
             assert shown[name] == ["0", "0"], shown
         assert "undefined" not in tab.text("#now") and "NaN" not in tab.text("main") and "\u202e" not in tab.text("main")
+        tab.click("#grid-open")
+        tab.until(f"{GRID}.length > 1")
+        given = tab.run("[...document.querySelectorAll('#grid-classes .choice-name')].map((one) => one.textContent)")
+        assert {"constructor", "__proto__", "\u2068exe\u2039U+202E\u203agpj\u2069"} < set(given)
+        tab.run("[...document.querySelectorAll('#grid-classes button')].find((one) => one.dataset.key === '__proto__').click()")
+        assert tab.text("#grid-give").endswith("__proto__")
         for width in (390, 1440):
             tab.look(width, 844)
             assert tab.run("document.documentElement.scrollWidth") <= width

@@ -102,23 +102,29 @@ def test_labels_that_teach_promise_more_than_labels_that_do_not() -> None:
 
 
 def test_the_interval_narrows_with_labels_and_with_a_smaller_error() -> None:
+    curve = Curve((0.0, 25.0, 50.0, 80.0), (0.4, 0.3, 0.25, 0.2), 100)
+
     def width(error: float, labels: int) -> float:
-        told = expected_gain(None, error, labels)
+        told = expected_gain(curve, error, labels)
         assert told.low < told.value < told.high and told.more == 10
         return told.high - told.low
 
-    assert width(0.3, 0) > width(0.3, 50) > width(0.1, 50) > 2 * CHOSEN.width * CHOSEN.floor
-    curve = Curve((0.0, 25.0, 50.0, 80.0), (0.4, 0.3, 0.25, 0.2), 100)
-    assert expected_gain(curve, 0.2, 100).value > expected_gain(None, 0.2, 100).value * 0.2
+    assert width(0.3, 10) > width(0.3, 50) > width(0.1, 50) > 2 * CHOSEN.width * CHOSEN.floor
+    flat = Curve(curve.labels, (0.2,) * 4, 100)
+    assert expected_gain(curve, 0.2, 100).value > expected_gain(flat, 0.2, 100).value > 0.0
+    first = expected_gain(None, 0.3, 4)
+    assert (first.value, first.low, first.high) == CHOSEN.first and first.labels == 4
 
 
 def test_the_interval_holds_what_ten_labels_bring_in_most_steps_of_a_stream() -> None:
     sample = load_sample()
-    x = corrupt(sample.x[sample.y < 6], "fog", 3, 0)
+    x = corrupt(sample.x[sample.y < 6], "gaussian_noise", 3, 0)
     names = np.array(CLASSES)[sample.y[sample.y < 6]]
     order = np.random.default_rng(0).permutation(len(x))
     test, held, sizes = order[-300:], [], []
     with edgeadapt.open(bundle_path()) as learner:
+        learner.observe(x[order[100:132]])
+        learner.settle()
         before = float((np.array(learner.predict(x[test]).labels) == names[test]).mean())
         for start in range(0, 80, 10):
             gain = learner.quality().gain
