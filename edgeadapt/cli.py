@@ -330,7 +330,7 @@ def _machine_commands(command: Any) -> None:
     bench.add_argument("--passes", action="store_true", help="steps: what each rewrite pass gains instead")
     bench.add_argument("--members", action="store_true", help="shift: every label-free method that a bundle can carry instead")
     bench.add_argument("--networks", action="store_true", help="precision: encoders of other networks instead")
-    bench.add_argument("--validation", action="store_true", help="transfer: the twins that settings are chosen on, instead")
+    bench.add_argument("--validation", action="store_true", help="transfer, gain: the twins that settings are chosen on, instead")
     bench.add_argument("--bundle", type=Path, metavar="F.edge", help="placement, precision: measure this bundle")
     bench.add_argument("--foreign", action="store_true", help="shift: on an encoder that never saw the data instead")
 

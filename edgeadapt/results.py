@@ -56,6 +56,70 @@ class AccuracyEstimate(Struct, frozen=True):
     has_fallen: bool
 
 
+class RightAnswers(Struct, frozen=True):
+    """Predictions that the labels given later agreed with, with a 95% interval (Wilson, 1927).
+
+    Attributes:
+        value, low, high: shares of right ones, 0 to 1. count: answers that it rests on.
+    """
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+class ExpectedGain(Struct, frozen=True):
+    """What more labels are expected to bring, as a difference of accuracies.
+
+    Attributes:
+        value, low, high: 0.02 is two points; the interval held at least 80% of the gains of
+            validation streams.
+        labels: there are now. more: labels whose gain it is.
+    """
+
+    value: float
+    low: float
+    high: float
+    labels: int
+    more: int
+
+
+class Confusion(Struct, frozen=True):
+    """How often a sample that was predicted as one class was given the label of another, or the same."""
+
+    predicted: str
+    label: str
+    count: int
+
+
+class Quality(Struct, frozen=True):
+    """How good the predictions in the field are, by what people answered, and whether more answers would help.
+
+    Attributes:
+        accuracy: right answers to questions that were drawn at random, conditions weighted by the
+            windows met in them since the learner was opened; None without such answers.
+        by_condition: the same in each condition, without any weights. by_class: by the label given.
+        chosen: right answers to questions that were chosen for their doubt. These are harder than
+            the stream: no estimate of accuracy.
+        confusion: of the last answers to any questions, the most frequent first.
+        answers: how many those are.
+        estimates: by stream, the estimate *without labels* over its last windows.
+        held_out: accuracy on the factory's held-out samples, to compare with.
+        gain: what the next ten labels are expected to bring.
+    """
+
+    accuracy: RightAnswers | None
+    by_condition: dict[str, RightAnswers]
+    by_class: dict[str, RightAnswers]
+    chosen: RightAnswers | None
+    confusion: tuple[Confusion, ...]
+    answers: int
+    estimates: dict[str, AccuracyEstimate]
+    held_out: float
+    gain: ExpectedGain
+
+
 class Reading(Struct, frozen=True):
     """What the window of one stream says: the numbers behind every decision.
 

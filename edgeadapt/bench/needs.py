@@ -61,6 +61,7 @@ NEEDS: dict[str, Needs] = {
     "heads": Needs((HOST,), ("fashion",), (LITE0,)),
     "detection": Needs(wanted=(HOST, LITE0), wanted_data=("fashion",)),
     "noticing": Needs((HOST,), ("emoji", "smartwatch", "mnist"), (LITE0, SKLEARN)),
+    "gain": Needs((HOST,), wanted=(LITE0, MOBILENET, SKLEARN), wanted_data=_POOLS),
     "shift": Needs((HOST,), wanted_data=("fashion",)),
     "answers": _IMAGES,
     "classes": _IMAGES,

@@ -36,14 +36,15 @@ SUITES = {
     "precision": "the encoder in float16 and int8 beside float32: answers, novelty, windows, bytes, times; --quick, --bundle",
     "questions": "which samples to ask about, against random asking and the oracle; --quick, --plots",
     "transfer": "learning in the field beside a refit on the same features and labels: real data, pretrained encoders; --quick, --validation",
+    "gain": "whether ten labels bring what they are expected to; --quick, --validation",
     "gpu": "the GPU of this machine: CUDA layer, adaptor step, correction, shipped bundle; what cannot run says why (tests/gpu/run_all.sh keeps the result); --quick",
 }
 """Name -> one line on what it measures."""
 
 _SEEDS = (0, 1, 2)
 _METHODS = ("noticing", "streams", "key_value", "novelty", "selection", "search", "growth", "questions")
-_OWN = {name: f"edgeadapt.bench.{name}" for name in ("overhead", "steps", "heads", "shift", "soak", "interference", "serve", "commit", "gpu", "placement", "precision", "transfer", *_METHODS)}
-_OPTIONS = {"steps": ("quick", "peers", "passes"), "shift": ("quick", "members", "foreign"), **dict.fromkeys(("soak", "interference", "serve", "commit", "gpu", "placement", *_METHODS), ("quick",)), "precision": ("quick", "networks"), "transfer": ("quick", "validation")}
+_OWN = {name: f"edgeadapt.bench.{name}" for name in ("overhead", "steps", "heads", "shift", "soak", "interference", "serve", "commit", "gpu", "placement", "precision", "transfer", "gain", *_METHODS)}
+_OPTIONS = {"steps": ("quick", "peers", "passes"), "shift": ("quick", "members", "foreign"), **dict.fromkeys(("soak", "interference", "serve", "commit", "gpu", "placement", *_METHODS), ("quick",)), "precision": ("quick", "networks"), "transfer": ("quick", "validation"), "gain": ("quick", "validation")}
 
 
 def run(

@@ -187,6 +187,12 @@ def _health(daemon: _Daemon, args: argparse.Namespace) -> int:
     return 0 if is_well else 1
 
 
+def _status(daemon: _Daemon, args: argparse.Namespace) -> int:
+    """What the page shows, and how good the answers are."""
+    status, quality = daemon.ask("GET", "/v1/status"), daemon.ask("GET", "/v1/quality")
+    return _say(status | {"quality": quality}, args)
+
+
 def _metrics(daemon: _Daemon, args: argparse.Namespace) -> int:
     text = daemon.ask("GET", "/metrics")
     print(json.dumps({"metrics": text}) if args.json else text, end="\n" if args.json else "")
@@ -194,7 +200,7 @@ def _metrics(daemon: _Daemon, args: argparse.Namespace) -> int:
 
 
 _ASKED: dict[str, Callable[[_Daemon, argparse.Namespace], int]] = {
-    "status": lambda daemon, args: _say(daemon.ask("GET", "/v1/status"), args),
+    "status": _status,
     "health": _health,
     "metrics": _metrics,
     "questions": _list("/v1/questions"),

@@ -21,8 +21,8 @@ from edgeadapt.daemon.batches import batch_of
 from edgeadapt.daemon.forms import (
     Answers,
     AskedSample,
+    Asking,
     AtCommit,
-    AtMost5,
     AtMost50,
     AtMost100,
     Change,
@@ -51,13 +51,15 @@ from edgeadapt.daemon.forms import (
     Samples,
     Swap,
     Target,
+    Withdraw,
+    Withdrawn,
 )
 from edgeadapt.daemon.pictures import png_of
 from edgeadapt.daemon.series import Past, Window
 from edgeadapt.daemon.users import ADMIN, Role, User
 from edgeadapt.daemon.wire import JPEG, JSON, MAX_JSON_BYTES, NPY, PNG, TEXT, Refused, decoded, encode
 from edgeadapt.errors import BudgetError, CapacityError, EdgeadaptError, InputError, RuntimeUnavailable, StateError, StorageError
-from edgeadapt.results import Commit, Question, Receipt
+from edgeadapt.results import Commit, Quality, Question, Receipt
 
 if TYPE_CHECKING:
     from edgeadapt.daemon.metrics import Metrics
@@ -75,7 +77,10 @@ class Served(Protocol):
     def observe(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = "default", names: Sequence[str] = ()) -> Sequence[Answer]: ...  # fmt: skip
     def label(self, items: Sequence[tuple[str, str]], source: str = "") -> Mapping[str, Any]: ...
     def forget(self, samples: Sequence[str] | None = None, *, source: str | None = None, classes: Sequence[str] | None = None, before: float | None = None, after: float | None = None) -> Receipt: ...  # fmt: skip
+    def withdraw(self, samples: Sequence[str]) -> int: ...
+    def quality(self) -> Quality: ...
     def questions(self, limit: int = 5) -> Sequence[Question]: ...
+    def alike(self, samples: Sequence[str]) -> Mapping[str, int]: ...
     def frame_of(self, question: str) -> NDArray[np.uint8] | None: ...
     def picture_of(self, stream: str, sample: str = "") -> NDArray[np.uint8] | None: ...
     def series(self, window: Window = "minutes") -> Past: ...
@@ -181,11 +186,30 @@ def _forget(service: Served, asked: Asked) -> Forgotten:
 
 
 def _questions(service: Served, asked: Asked) -> Questions:
-    """What the learner wants to know, oldest first; answer with a label."""
-    return Questions(questions=tuple(
-        AskedSample(id=q.id, stream=q.stream, why=q.why, predicted=q.predicted, confidence=float(q.confidence), novelty=float(q.novelty), asked_at=q.asked_at, image=f"/v1/questions/{q.id}/image")
-        for q in service.questions(asked.query.limit)
-    ))  # fmt: skip
+    """What the learner wants to know, oldest first or like beside like; answer with a label."""
+    found = list(service.questions(asked.query.limit))
+    groups = service.alike([q.id for q in found]) if asked.query.alike and found else {}
+    place = {sample: number for number, sample in enumerate(groups)}
+    found.sort(key=lambda q: place.get(q.id, len(place)))
+    return Questions(questions=tuple(_asked_sample(q, groups.get(q.id, UNSET)) for q in found))
+
+
+def _asked_sample(q: Question, group: int | UnsetType) -> AskedSample:
+    return AskedSample(
+        id=q.id, stream=q.stream, why=q.why, predicted=q.predicted, confidence=float(q.confidence),
+        novelty=float(q.novelty), asked_at=q.asked_at, image=f"/v1/questions/{q.id}/image",
+        group=group,
+    )  # fmt: skip
+
+
+def _withdraw(service: Served, asked: Asked) -> Withdrawn:
+    """Take labels back without forgetting their samples."""
+    return Withdrawn(withdrawn=service.withdraw(asked.body.samples))
+
+
+def _quality(service: Served, asked: Asked) -> Quality:
+    """How good the answers are in the field, and what the next ten labels are expected to bring."""
+    return service.quality()
 
 
 def _image(service: Served, asked: Asked) -> Reply:
@@ -314,7 +338,12 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/observe", "label", _observe, Answers, InStreamNamed, NamedSamples, _BATCHES),
     Route("POST", "/v1/labels", "label", _label, LabelsTold, body=Labels, refusals=(429, 507)),
     Route("POST", "/v1/forget", "admin", _forget, Forgotten, body=Forget, refusals=(429, 507), is_slow=True),
-    Route("GET", "/v1/questions", "view", _questions, Questions, AtMost5),
+    Route(
+        "POST", "/v1/withdraw", "label", _withdraw, Withdrawn, body=Withdraw, refusals=(429, 507),
+        is_slow=True,
+    ),  # fmt: skip
+    Route("GET", "/v1/quality", "view", _quality, Quality),
+    Route("GET", "/v1/questions", "view", _questions, Questions, Asking),
     Route("GET", "/v1/questions/{id}/image", "view", _image, PNG, refusals=(404,)),
     Route("GET", "/v1/classes", "view", _classes, Classes),
     Route("POST", "/v1/classes", "admin", _add_class, Classes, body=NewClass, refusals=(429, 507)),

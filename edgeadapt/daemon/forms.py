@@ -78,6 +78,12 @@ class Forget(_Request, frozen=True, kw_only=True):
     after: Annotated[float, Meta(ge=0, le=100_000_000_000)] | None = None
 
 
+class Withdraw(_Request, frozen=True, kw_only=True):
+    """Samples whose labels are taken back, as if they had never been given; they can be labelled again."""
+
+    samples: Annotated[tuple[SampleName, ...], Meta(min_length=1, max_length=1000)]
+
+
 class NewClass(_Request, frozen=True, kw_only=True):
     name: ClassName
 
@@ -126,6 +132,10 @@ class AtMost5(_Request, frozen=True, kw_only=True):
     limit: Limit = 5
 
 
+class Asking(AtMost5, frozen=True, kw_only=True):
+    alike: Annotated[bool, Meta(description="in an order in which like stands beside like, with groups")] = False
+
+
 class AtMost50(_Request, frozen=True, kw_only=True):
     limit: Limit = 50
 
@@ -170,6 +180,7 @@ class AskedSample(Struct, frozen=True, kw_only=True):
     novelty: float
     asked_at: float
     image: str
+    group: int | UnsetType = UNSET  # of samples that are alike, where they were asked for so
 
 
 class Questions(Struct, frozen=True, kw_only=True):
@@ -227,6 +238,10 @@ class Forgotten(Struct, frozen=True, kw_only=True):
     unreachable: tuple[str, ...]
 
 
+class Withdrawn(Struct, frozen=True, kw_only=True):
+    withdrawn: int
+
+
 class AtCommit(Struct, frozen=True, kw_only=True):
     commit: int
 
@@ -254,4 +269,4 @@ class Failure(Struct, frozen=True, kw_only=True):
 Facts = dict[str, Any]
 
 
-__all__ = ["MAX_SAMPLES", "Answers", "AskedSample", "AtCommit", "AtMost5", "AtMost50", "AtMost100", "Change", "ClassName", "Classes", "Decision", "Decisions", "Facts", "Failure", "Features", "Forget", "Forgotten", "Freeze", "History", "InStream", "InStreamNamed", "InWindow", "Label", "LabelTold", "Labels", "LabelsTold", "Limit", "Me", "Name", "NamedSamples", "NewClass", "NoQuery", "Numbers", "OfStream", "Pause", "Questions", "Ready", "SampleName", "Samples", "Stream", "Swap", "Target"]
+__all__ = ["MAX_SAMPLES", "Answers", "AskedSample", "Asking", "AtCommit", "AtMost5", "AtMost50", "AtMost100", "Change", "ClassName", "Classes", "Decision", "Decisions", "Facts", "Failure", "Features", "Forget", "Forgotten", "Freeze", "History", "InStream", "InStreamNamed", "InWindow", "Label", "LabelTold", "Labels", "LabelsTold", "Limit", "Me", "Name", "NamedSamples", "NewClass", "NoQuery", "Numbers", "OfStream", "Pause", "Questions", "Ready", "SampleName", "Samples", "Stream", "Swap", "Target", "Withdraw", "Withdrawn"]

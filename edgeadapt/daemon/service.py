@@ -37,7 +37,7 @@ from edgeadapt.daemon.settings import Settings
 from edgeadapt.daemon.telemetry import Telemetry
 from edgeadapt.device.learner import DEFAULT_STREAM, Learner
 from edgeadapt.errors import StateError
-from edgeadapt.results import Commit, Question, Receipt
+from edgeadapt.results import Commit, Quality, Question, Receipt
 from edgeadapt.runtime import open_runtime
 
 if TYPE_CHECKING:
@@ -241,6 +241,22 @@ class Service:
     def questions(self, limit: int = 5) -> list[Question]:
         with self._running.lending.lend() as learner:
             return learner.questions(limit)
+
+    def alike(self, samples: Sequence[str]) -> dict[str, int]:
+        """Those that are pending, like beside like, each with its group."""
+        with self._running.lending.lend() as learner:
+            return learner.alike(samples)
+
+    def withdraw(self, samples: Sequence[str]) -> int:
+        """Take labels of these ids back; how many."""
+        with self._running.lending.lend() as learner:
+            learner.withdraw(samples)
+        return len(samples)
+
+    def quality(self) -> Quality:
+        """How good the answers are in the field."""
+        with self._running.lending.lend() as learner:
+            return learner.quality()
 
     def frame_of(self, question: str) -> NDArray[np.uint8] | None:
         """(H, W) or (H, W, 3) uint8, RGB, of an open question; None if it is not open, or about no picture."""

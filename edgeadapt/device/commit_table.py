@@ -16,7 +16,7 @@ from safetensors.numpy import save as save_tensors
 from edgeadapt.device import journal_schema
 from edgeadapt.device.damage import damage_named, reads
 from edgeadapt.device.database import LOG_BYTES, Database, sane
-from edgeadapt.device.journal_rows import CommitRow, Moves, Step
+from edgeadapt.device.journal_rows import ANSWER, CommitRow, Moves, Step
 from edgeadapt.device.name_erasure import Names, erase, only_in_history
 from edgeadapt.results import Commit
 
@@ -66,6 +66,8 @@ class CommitTable(Database):
             db.executemany("UPDATE evidence SET receipt = ? WHERE seq = ?", [(receipt, seq) for seq, receipt in (receipts or {}).items()])
             db.executemany("UPDATE evidence SET weight = ? WHERE seq = ?", [(weight, seq) for seq, weight in (weights or {}).items()])
             db.executemany("DELETE FROM evidence WHERE seq = ?", gone)
+            if gone:  # what was predicted of a sample goes with its last label
+                db.execute("DELETE FROM decisions WHERE kind = ? AND json_extract(why, '$.id') NOT IN (SELECT id FROM evidence)", (ANSWER,))
             db.executemany("UPDATE evidence SET features = x'' WHERE seq = ?", empty)
             db.executemany("DELETE FROM raw WHERE seq = ?", gone + empty)
             self.at("rows")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,6 +25,7 @@ from edgeadapt.device.field_accuracy import FieldAccuracy
 from edgeadapt.device.health import brings_home, distance_from
 from edgeadapt.device.hypervector_routing import HypervectorRouter
 from edgeadapt.device.journal import DECISIONS_KEPT
+from edgeadapt.device.journal_rows import FieldAnswer
 from edgeadapt.device.memory import SOURCE, Domain, Memory
 from edgeadapt.device.policy import NOVEL, QUIET, UNCERTAIN, Routing, StreamState, WindowReading, decide, judge_answers
 from edgeadapt.device.program import Program
@@ -72,7 +73,7 @@ class Conditions:
     def __init__(
         self, program: Program, transactions: Transactions, questions: Questions, pending: Pending, meter: Meter,
         live: Callable[[], Memory], publish: Callable[[Memory], None], mode: Callable[[], AdaptMode], quiet: QuietQuestions,
-        routing: Routing = "signature",
+        routing: Routing = "signature", answers: Sequence[FieldAnswer] = (),
     ) -> None:  # fmt: skip
         self._router = HypervectorRouter(program) if routing == "hypervector" else None
         self._program, self._transactions, self._questions, self._pending = program, transactions, questions, pending
@@ -80,7 +81,8 @@ class Conditions:
         self._policy = program.manifest.policy
         self._places = Places(program)
         self._merged: dict[str, str] = {}  # a condition that is gone -> the one that it turned out to be
-        self.field_accuracy, self._quiet = FieldAccuracy(self._policy), quiet
+        self.field_accuracy, self._quiet = FieldAccuracy(self._policy, answers), quiet
+        self.met: Counter[str] = Counter()  # condition -> windows since the learner was opened
         self._clock = 0  # windows, for least-recently-used retirement
         self._topics: OrderedDict[str, str] = OrderedDict()  # sample id -> the domain it was asked in, the newest last
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)  # not recorded yet
@@ -117,6 +119,7 @@ class Conditions:
             if action.kind == "close_domain":
                 stream.left, stream.left_ago = action.domain, 0
             questions += self._carry_out(action, stream)
+        self.met[stream.state.domain] += 1
         if not is_stuck:
             self._remember(stream, view, places, shift, factory_slots, embedding, reading.is_home)
         if UNCERTAIN not in stream.state.asked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from edgeadapt.device.damage import reads
 from edgeadapt.device.database import LOG_BYTES, Database
 from edgeadapt.device.draw import draw_of
-from edgeadapt.device.journal_rows import EvidenceRow, RawInput
+from edgeadapt.device.journal_rows import ANSWER, AskedSample, EvidenceRow, RawInput
 
 _CLOCK_SET = 1_577_836_800.0  # 2020-01-01: no device that runs this met anything before
 _COLUMNS = "id, source, stream, domain, time, label, weight, space, is_factory, features, status, commit_number, seq, draw, met, receipt, trusted"
@@ -36,9 +37,19 @@ def _input(kind: str, shape: str, blob: bytes) -> NDArray[Any]:
 class EvidenceTable(Database):
     """The tables ``evidence`` and ``raw``."""
 
-    def receive(self, rows: Sequence[EvidenceRow], raw: Sequence[NDArray[Any] | None] = ()) -> None:
-        """Make labelled samples durable before anything learns from them, each with its raw input where one is to be kept."""
+    def receive(
+        self, rows: Sequence[EvidenceRow], raw: Sequence[NDArray[Any] | None] = (), asked: Sequence[AskedSample] = ()
+    ) -> None:
+        """Make labelled samples durable before anything learns from them.
+
+        Args:
+            raw: by row, its input where one is to be kept. asked: the questions that they answer.
+        """
         with self._transaction() as db:
+            db.executemany(
+                "INSERT INTO decisions VALUES (?, ?, ?, ?, ?)",
+                [(time.time(), one.stream, ANSWER, one.domain, one.encode()) for one in asked],
+            )
             for index, r in enumerate(rows):
                 features = np.ascontiguousarray(r.features, "<f2")
                 at = db.execute(

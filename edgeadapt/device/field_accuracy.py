@@ -15,10 +15,12 @@ the stream, and bet on nothing.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgeadapt.bundle.schema import PolicySpec
 from edgeadapt.device.accuracy import wilson
+from edgeadapt.device.journal_rows import AskedSample, FieldAnswer
 from edgeadapt.results import AccuracyEstimate
 
 _OPEN = 10_000  # questions whose answer may still come
@@ -69,24 +71,24 @@ class Answers:
         return len(self.right) < _LOOKED_AT_AGAIN or sum(recent) > sum(before)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    stream: str
-    domain: str
-    predicted: str
-    is_random: bool
-
-
 class FieldAccuracy:
-    """Who was asked what, and what the answers say. In memory only; runs on the worker, read from
-    any thread."""
+    """Who was asked what, and what the answers say. Runs on the worker, read from any thread.
 
-    def __init__(self, policy: PolicySpec) -> None:
+    The answers are in the journal, and are told again when a learner is opened; a bet begins anew.
+    """
+
+    def __init__(self, policy: PolicySpec, earlier: Sequence[FieldAnswer] = ()) -> None:
         self._policy = policy
-        self._asked: OrderedDict[str, _Asked] = OrderedDict()
+        self._asked: OrderedDict[str, AskedSample] = OrderedDict()
         self._answers: OrderedDict[tuple[str, str], Answers] = (
             OrderedDict()
         )  # the least recently answered first
+        for one in earlier:
+            if one.is_random:
+                known = self.of(one.stream, one.domain)
+                kept = Answers((*known.right, one.is_right)[-_KEPT:])
+                self._answers[one.stream, one.domain] = kept
+                self._answers.move_to_end((one.stream, one.domain))
 
     @property
     def held_out(self) -> float:
@@ -98,9 +100,13 @@ class FieldAccuracy:
         self, sample: str, stream: str, domain: str, predicted: str, *, is_random: bool
     ) -> None:
         """A question about a sample that was predicted as a class; drawn at random, or chosen."""
-        self._asked[sample] = _Asked(stream, domain, predicted, is_random)
+        self._asked[sample] = AskedSample(sample, stream, domain, predicted, is_random)
         while len(self._asked) > _OPEN:
             self._asked.popitem(last=False)
+
+    def open_among(self, samples: Sequence[str]) -> list[AskedSample]:
+        """Questions about these samples that have no answer yet."""
+        return [found for found in map(self._asked.get, samples) if found is not None]
 
     def answered(self, sample: str, label: str) -> None:
         """A label came; one that nobody asked for says nothing here."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from edgeadapt.device.commit_table import CommitTable
 from edgeadapt.device.damage import reads
 from edgeadapt.device.evidence_table import EvidenceTable
 from edgeadapt.device.folder import FILE_NAME, LOCK_NAME, FolderLock
-from edgeadapt.device.journal_rows import CommitRow, EvidenceRow, Moves, RawInput
+from edgeadapt.device.journal_rows import ANSWER, CommitRow, EvidenceRow, FieldAnswer, Moves, RawInput
 from edgeadapt.device.journal_schema import VERSION as SCHEMA_VERSION
 
 DECISIONS_KEPT = 20_000
@@ -28,7 +29,34 @@ class Journal(EvidenceTable, CommitTable):
     @reads
     def decisions(self, limit: int = 100) -> list[tuple[float, str, str, str, str]]:
         with self._reading():
-            return self._db.execute("SELECT * FROM decisions ORDER BY rowid DESC LIMIT ?", (limit,)).fetchall()
+            return self._db.execute(
+                "SELECT * FROM decisions WHERE kind != ? ORDER BY rowid DESC LIMIT ?", (ANSWER, limit)
+            ).fetchall()
+
+    @reads
+    def field_answers(self, limit: int) -> list[FieldAnswer]:
+        """The last answers to questions whose labels stand, oldest first, each sample once.
+
+        A label that was corrected counts as it reads now; one that is held or vetoed is an answer
+        all the same, or accuracy would be told too good.
+        """
+        with self._reading():
+            found = self._db.execute(
+                "SELECT d.stream, d.domain, d.why, e.label, e.status FROM decisions d"
+                " JOIN evidence e ON e.id = json_extract(d.why, '$.id') WHERE d.kind = ?"
+                " AND e.seq = (SELECT max(seq) FROM evidence WHERE id = e.id)"
+                " ORDER BY d.rowid DESC LIMIT ?",
+                (ANSWER, limit),
+            ).fetchall()
+        answers: dict[str, FieldAnswer] = {}
+        for stream, domain, text, label, status in found:
+            told = json.loads(text)
+            if status != "withdrawn":
+                answers.setdefault(
+                    str(told["id"]),
+                    FieldAnswer(stream, domain, str(told["predicted"]), label, bool(told["random"])),
+                )
+        return list(answers.values())[::-1]
 
 
 __all__ = ["DECISIONS_KEPT", "FILE_NAME", "LOCK_NAME", "SCHEMA_VERSION", "CommitRow", "EvidenceRow", "FolderLock", "Journal", "Moves", "RawInput"]

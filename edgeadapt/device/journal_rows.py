@@ -51,6 +51,42 @@ class RawInput:
     value: NDArray[Any]
 
 
+ANSWER = "answer"
+"""The kind of a row among the decisions that says what a question was about; its label is the
+evidence row's, so that it is corrected, withdrawn and forgotten there."""
+
+
+@dataclass(frozen=True)
+class AskedSample:
+    """A question that is being answered; ``is_random``: drawn, not chosen for its doubt."""
+
+    sample: str
+    stream: str
+    domain: str
+    predicted: str
+    is_random: bool
+
+    def encode(self) -> str:
+        return json.dumps(
+            {"id": self.sample, "predicted": self.predicted, "random": self.is_random}
+        )
+
+
+@dataclass(frozen=True)
+class FieldAnswer:
+    """A question, what was predicted when it was asked, and the label that it has now."""
+
+    stream: str
+    domain: str
+    predicted: str
+    label: str
+    is_random: bool
+
+    @property
+    def is_right(self) -> bool:
+        return self.predicted == self.label
+
+
 @dataclass(frozen=True)
 class Moves:
     """What a commit did with evidence rows, by ``seq``, in the order in which it was done: first taken, then added.
@@ -156,4 +192,4 @@ def accepted_at(steps: Sequence[Step], numbers: Iterable[int], only: Collection[
     return {number: at[number] for number in wanted if number in at}
 
 
-__all__ = ["Accepted", "CommitRow", "EvidenceRow", "Met", "Moves", "RawInput", "Step", "accepted_at"]
+__all__ = ["ANSWER", "Accepted", "AskedSample", "CommitRow", "EvidenceRow", "FieldAnswer", "Met", "Moves", "RawInput", "Step", "accepted_at"]

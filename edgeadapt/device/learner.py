@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, cast, get_args
 
 import msgspec
+import numpy as np
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.bundle.schema import AdaptMode, Manifest, Precision
@@ -20,6 +21,7 @@ from edgeadapt.device.budget import Budget, Meter, WriteRoom
 from edgeadapt.device.conditions import Conditions
 from edgeadapt.device.correlation import Smoothing
 from edgeadapt.device.evidence import Ids, Pending, PendingBatch, Questions, as_stored
+from edgeadapt.device.field_quality import ANSWERS, FieldQuality
 from edgeadapt.device.fitting import Growth
 from edgeadapt.device.forgetting import Selection
 from edgeadapt.device.head_choice import HeadChoices
@@ -28,6 +30,7 @@ from edgeadapt.device.housekeeping import Housekeeping
 from edgeadapt.device.journal_rows import EvidenceRow
 from edgeadapt.device.labelling import Labelling
 from edgeadapt.device.learning import Learning
+from edgeadapt.device.likeness import chained
 from edgeadapt.device.log_erasure import LogErasure
 from edgeadapt.device.memory import SOURCE, Memory
 from edgeadapt.device.opening import Opened, open_state
@@ -46,7 +49,7 @@ from edgeadapt.device.worker import Worker
 from edgeadapt.errors import InputError, StateError
 from edgeadapt.inputs import check_count, check_name, check_number, check_text, check_texts
 from edgeadapt.paths import check_path
-from edgeadapt.results import AccuracyEstimate, Action, Commit, LabelState, LabelStatus, Observation, Prediction, Question, Receipt
+from edgeadapt.results import AccuracyEstimate, Action, Commit, LabelState, LabelStatus, Observation, Prediction, Quality, Question, Receipt
 from edgeadapt.runtime import Runtime, open_runtime
 
 DEFAULT_STREAM = "default"
@@ -182,7 +185,8 @@ class Learner:
         self._transactions.taken_back = taken_back
         quiet = QuietQuestions(policy.quiet_questions_per_day)
         self._conditions = Conditions(
-            self._program, self._transactions, self._questions, self._pending, self._meter, live, self._publish, self._adapt_mode, quiet, policy.routing
+            self._program, self._transactions, self._questions, self._pending, self._meter, live, self._publish, self._adapt_mode, quiet, policy.routing,
+            self._journal.field_answers(ANSWERS),
         )
         self._streams = Streams(self._manifest.policy, self._conditions, self._worker, self._meter)
         self._house = Housekeeping(self._journal, self._transactions, self._undoing, self._conditions, self._room, keep, opened.raw_per_class, is_frozen)
@@ -192,8 +196,10 @@ class Learner:
             self._transactions, self._journal, self._conditions, self._meter, self._worker, self._streams.found, is_resting, growth, choices, self._house.run_if_due
         )
         self._receiving = Receiving(
-            self._journal, self._pending, self._questions, labelling, self._learning, self._room, opened.raw_per_class, keep.pending_s
+            self._journal, self._pending, self._questions, labelling, self._learning, self._room, opened.raw_per_class, keep.pending_s,
+            self._conditions.field_accuracy.open_among,
         )
+        self._quality = FieldQuality(self._program, self._journal, self._conditions, self._streams.found, live)
         self._keeps_raw = opened.raw_per_class > 0
         self._serving = Serving(self._program, self._live.classes)
         self._smoothing = Smoothing(self._program) if self._manifest.policy.smooth.method else None
@@ -327,6 +333,17 @@ class Learner:
         """What the learner wants to know, oldest first. Answer with ``label(question.id, name)``."""
         self._here()
         return self._questions.next(check_count(limit, "a limit"), self.is_pending)
+
+    def alike(self, ids: str | Sequence[str]) -> dict[str, int]:
+        """Pending samples in an order in which like stands beside like, each with the number of its group; others are left out."""
+        self._here()
+        found = {sample: self._pending.find(sample) for sample in check_texts(ids, "an id")}
+        there = {sample: given[0].features[given[1]] for sample, given in found.items() if given is not None}
+        if not there:
+            return {}
+        samples, width = list(there), self._manifest.feature_dim
+        order, groups = chained(np.stack([row[:width] for row in there.values()]))
+        return {samples[row]: group for row, group in zip(order, groups, strict=True)}
 
     # -- learning -------------------------------------------------------------------------------------
     def label(self, ids: str | Sequence[str], labels: str | int | Sequence[str | int], *, source: str = "", trusted: bool = False) -> None:
@@ -636,10 +653,19 @@ class Learner:
     def accuracy(self) -> dict[str, AccuracyEstimate]:
         """Accuracy in the field, per condition: the share of right predictions among the last answers to questions that were drawn at random.
 
-        Unlike the estimate in a reading it needs answers, and unlike other answers these are no harder than the stream. Since the learner was
-        opened; conditions in which no such question was answered are left out.
+        Unlike the estimate in a reading it needs answers, and unlike other answers these are no harder than the stream.
+        Conditions in which no such question was answered are left out.
         """
         return self._conditions.field_accuracy.measured()
+
+    def quality(self) -> Quality:
+        """How good the predictions in the field are, by what was answered, and what the next ten labels are expected to bring.
+
+        From the last 1,000 answers in the state folder, so that it outlives a restart. On demand: a few milliseconds, and up to a
+        few hundred where labels came since the last call, on the caller's thread. See docs/quality.md.
+        """
+        self._here()
+        return self._quality.now()
 
     def timings(self) -> dict[str, float]:
         """Seconds spent so far: encode and sense (caller's threads), learn and record (worker)."""

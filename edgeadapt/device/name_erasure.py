@@ -55,6 +55,10 @@ def erase(db: sqlite3.Connection, names: Names) -> None:
     taken = {name for _, _, classes in found if classes for name in json.loads(classes)}
     free = (f"(forgotten {n})" for n in range(1, 1 << 30))
     places = {name: next(f for f in free if f not in taken) for name in sorted(names.classes)}
+    db.executemany(
+        "DELETE FROM decisions WHERE kind = 'answer' AND json_extract(why, '$.predicted') = ?",
+        [(name,) for name in sorted(names.classes)],
+    )
     is_named = False  # by the class table after the commit at hand
     for number, text, classes in found:
         about = json.loads(text)

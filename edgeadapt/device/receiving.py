@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from edgeadapt.device.budget import WriteRoom
 from edgeadapt.device.evidence import Pending, PendingBatch, Questions, as_stored, check_storable, new_ids
 from edgeadapt.device.journal import Journal
-from edgeadapt.device.journal_rows import EvidenceRow
+from edgeadapt.device.journal_rows import AskedSample, EvidenceRow
 from edgeadapt.device.labelling import Labelling
 from edgeadapt.device.learning import Learning
 from edgeadapt.device.program import F32
@@ -26,11 +26,12 @@ class Receiving:
     """The door for labels. ``raw_per_class`` above 0 keeps raw inputs with them."""
 
     def __init__(
-        self, journal: Journal, pending: Pending, questions: Questions, labelling: Labelling, learning: Learning, room: WriteRoom, raw_per_class: int, pending_s: float
+        self, journal: Journal, pending: Pending, questions: Questions, labelling: Labelling, learning: Learning, room: WriteRoom, raw_per_class: int, pending_s: float,
+        asked: Callable[[Sequence[str]], list[AskedSample]],
     ) -> None:
         self._journal, self._pending, self._questions = journal, pending, questions
         self._labelling, self._learning, self._room = labelling, learning, room
-        self._raw_per_class, self._pending_s = raw_per_class, pending_s
+        self._raw_per_class, self._pending_s, self._asked = raw_per_class, pending_s, asked
         self._lock = threading.Lock()  # one id, one label at a time
         self.writing = threading.Lock()  # nothing is forgotten between looking a sample up and writing its label
 
@@ -47,7 +48,7 @@ class Receiving:
             is_new = [self._labelling.is_new(name) for _, _, name in said]
             with self.writing:
                 self._found(samples)  # again: one may have been forgotten meanwhile
-                self._receive(rows, [self._raw_of(sample, given) for sample, given, _ in said])
+                self._receive(rows, [self._raw_of(sample, given) for sample, given, _ in said], self._asked([s for s, _, _ in said]))
                 self._pending.drop(samples)
         self._questions.close(samples)
         self._learning.answered([s for s, _, _ in said], rows, is_new)
@@ -85,9 +86,9 @@ class Receiving:
             return None
         return self._journal.raw_of(given.seq) if isinstance(given, EvidenceRow) else self._pending.input_of(sample)
 
-    def _receive(self, rows: Sequence[EvidenceRow], raw: Sequence[Any]) -> None:
+    def _receive(self, rows: Sequence[EvidenceRow], raw: Sequence[Any], asked: Sequence[AskedSample] = ()) -> None:
         self._room.require_room(sum(row.features.nbytes + _OVERHEAD for row in rows) + sum(value.nbytes for value in raw if value is not None))
-        self._journal.receive(rows, raw)
+        self._journal.receive(rows, raw, asked)
 
 
 def _says_so(given: Found, name: str, source: str) -> bool:

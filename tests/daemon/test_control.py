@@ -95,6 +95,15 @@ class Kiosk:
     def questions(self, limit: int = 5) -> list[Question]:
         return self.learner.questions(limit)
 
+    def alike(self, samples: Sequence[str]) -> dict[str, int]:
+        return self.learner.alike(samples)
+
+    def withdraw(self, samples: Sequence[str]) -> int:
+        return self.learner.withdraw(samples).removed
+
+    def quality(self) -> Any:
+        return self.learner.quality()
+
     def frame_of(self, question: str) -> Any:
         return next((np.asarray(one.frame) for one in self.learner.questions(1000) if one.id == question), None)
 

@@ -61,7 +61,7 @@ def test_every_route_of_the_description_answers_and_what_it_says_fits(url: str) 
     written: dict[str, Any] = json.loads(document_text())
     bodies: dict[str, Any] = {
         "/v1/predict": {"x": images(2).tolist()}, "/v1/observe": {"x": images(2).tolist(), "names": ["a", "b"]}, "/v1/labels": {"labels": [{"sample": "a", "label": "Dress"}]},
-        "/v1/classes": {"name": "Hat"}, "/v1/forget": {"source": "nobody"}, "/v1/rollback": {}, "/v1/freeze": {"frozen": False}, "/v1/pause": {"paused": False}, "/v1/swap": {"bundle": "none.edge"},
+        "/v1/classes": {"name": "Hat"}, "/v1/forget": {"source": "nobody"}, "/v1/withdraw": {"samples": ["a"]}, "/v1/rollback": {}, "/v1/freeze": {"frozen": False}, "/v1/pause": {"paused": False}, "/v1/swap": {"bundle": "none.edge"},
     }  # fmt: skip
     for route in api.ROUTES:
         body = bodies.get(route.path) if route.method == "POST" else None

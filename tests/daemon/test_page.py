@@ -273,6 +273,63 @@ def test_a_question_is_answered_by_click_and_the_next_by_key_and_both_are_learne
     assert tab.errors == []
 
 
+GRID = "document.querySelectorAll('#grid-tiles [role=option]')"
+
+
+@needs_chromium
+def test_many_questions_are_labelled_by_keys_in_one_request_and_taken_back(daemon: Service, browser: Browser) -> None:
+    tab = looking(browser, daemon, 390, 844)
+    tab.click("#grid-open")
+    many = tab.until(f"{GRID}.length > 3 && {GRID}.length")
+    tab.until("document.querySelectorAll('#grid-tiles img:not([hidden])').length > 3")
+    before = daemon.status()["labels"]["received"]
+    tab.run(f"{GRID}[0].focus()")
+    tab.press(" ")
+    tab.press("ArrowRight")  # to the second, which a range begins at
+    tab.press("ArrowRight", shift=True)
+    assert tab.run(f"[...{GRID}].slice(0, 4).map((one) => one.getAttribute('aria-selected')).join()") == "true,true,true,false"
+    assert tab.run(f"document.activeElement === {GRID}[2]")
+    tab.press("2")
+    name = daemon.classes()[1]
+    assert tab.text("#grid-give") == f"Label 3 as {name}" and tab.run("document.getElementById('queue-error').hidden")
+    chosen = tab.run(f"[...{GRID}].slice(0, 3).map((one) => one.dataset.key)")
+    tab.press("Enter")
+    tab.until(f"![...{GRID}].some((one) => one.dataset.key === '{chosen[0]}')")
+    until(lambda: daemon.status()["labels"]["received"] >= before + 3)
+    with daemon._running.lending.lend() as learner:
+        assert [state.label for state in learner.label_states(chosen)] == [name] * 3
+    tab.press("u")
+    tab.until(f"[...{GRID}].filter((one) => one.getAttribute('aria-selected') === 'true').length === 3")
+    with daemon._running.lending.lend() as learner:
+        assert {state.status for state in learner.label_states(chosen)} == {"withdrawn"}
+    assert many >= 4 and tab.run("document.documentElement.scrollWidth") <= 390 and not tab.errors
+
+
+@needs_chromium
+def test_a_tap_chooses_and_those_alike_come_with_it(daemon: Service, browser: Browser) -> None:
+    tab = looking(browser, daemon, 390, 844)
+    tab.click("#grid-open")
+    tab.until(f"{GRID}.length > 3")
+    tab.click("#grid-tiles [role=option]")
+    tab.click("#grid-like")
+    asked = json.loads(get(url_of(daemon), "/v1/questions?limit=60&alike=true")[2])["questions"]
+    groups = [one["group"] for one in asked]
+    assert groups == sorted(groups) and groups[0] == 0 and len(groups) > 3
+    assert int(tab.text("#grid-count").split()[0]) >= 1
+    tab.click("#grid-none")
+    assert tab.text("#grid-count").startswith("0 of ")
+
+
+@needs_chromium
+def test_the_page_says_how_good_the_answers_are_and_what_more_would_bring(daemon: Service, browser: Browser) -> None:
+    quality = json.loads(get(url_of(daemon), "/v1/quality")[2])
+    tab = looking(browser, daemon)
+    tab.until("document.querySelectorAll('#figures > div').length >= 2")
+    text = tab.text("#figures")
+    assert "Ten labels more" in text and "Right in the field" in text
+    assert quality["gain"]["low"] <= quality["gain"]["value"] <= quality["gain"]["high"] and quality["gain"]["more"] == 10
+
+
 @needs_chromium
 def test_a_question_can_be_skipped_named_anew_and_corrected(daemon: Service, browser: Browser) -> None:
     tab = looking(browser, daemon)
@@ -510,7 +567,7 @@ def test_names_that_scripts_trip_over_that_turn_the_text_or_are_long_stay_names(
             service.add_class(name)
         service.observe(load_sample().x[:2], stream="constructor")
         service.observe(load_sample().x[:2], stream="y" * 60)
-        until(lambda: service.questions(1))
+        until(lambda: len(service.questions(2)) == 2)
         tab = browser.open(f"{url_of(service)}/", 390, 844)
         tab.until("document.querySelectorAll('#now > li').length >= 2 && !document.getElementById('asked').hidden")
         rows = tab.run("[...document.querySelectorAll('#classes tr')].map((row) => [...row.children].map((cell) => cell.textContent))")
@@ -518,6 +575,12 @@ def test_names_that_scripts_trip_over_that_turn_the_text_or_are_long_stay_names(
         for name in ("constructornew", "__proto__new", "\u2068exe\u2039U+202E\u203agpj\u2069new", "\u2068\u05d2\u05dc\u05d2\u05dc\u2069new"):
             assert shown[name] == ["0", "0"], shown
         assert "undefined" not in tab.text("#now") and "NaN" not in tab.text("main") and "\u202e" not in tab.text("main")
+        tab.click("#grid-open")
+        tab.until(f"{GRID}.length > 1")
+        given = tab.run("[...document.querySelectorAll('#grid-classes .choice-name')].map((one) => one.textContent)")
+        assert {"constructor", "__proto__", "\u2068exe\u2039U+202E\u203agpj\u2069"} < set(given)
+        tab.run("[...document.querySelectorAll('#grid-classes button')].find((one) => one.dataset.key === '__proto__').click()")
+        assert tab.text("#grid-give").endswith("__proto__")
         for width in (390, 1440):
             tab.look(width, 844)
             assert tab.run("document.documentElement.scrollWidth") <= width

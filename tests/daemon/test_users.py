@@ -39,12 +39,12 @@ def tokens(tmp_path: Path) -> dict[str, str]:
 # -- what each role may ask ---------------------------------------------------------------------------
 MAY = {
     "view": {
-        "POST /v1/predict", "GET /v1/questions", "GET /v1/questions/{id}/image", "GET /v1/classes",
+        "POST /v1/predict", "GET /v1/quality", "GET /v1/questions", "GET /v1/questions/{id}/image", "GET /v1/classes",
         "GET /v1/history", "GET /v1/decisions", "GET /v1/status", "GET /v1/series",
         "GET /v1/latest/image", "GET /v1/me", "GET /healthz", "GET /readyz", "GET /metrics",
         "GET /openapi.json",
     },
-    "label": {"POST /v1/observe", "POST /v1/labels"},
+    "label": {"POST /v1/observe", "POST /v1/labels", "POST /v1/withdraw"},
     "admin": {
         "POST /v1/forget", "POST /v1/classes", "DELETE /v1/classes/{name}", "POST /v1/rollback",
         "POST /v1/freeze", "POST /v1/pause", "POST /v1/checkpoint", "POST /v1/swap",

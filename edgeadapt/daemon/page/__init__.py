@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _MEDIA = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
 _FILES = {"/": "index.html"} | {
-    f"/page/{name}": name for name in ("page.css", "page.js", "asking.js", "charts.js", "dom.js", "past.js", "queue.js", "record.js", "role.js", "words.js", "icon.svg")
+    f"/page/{name}": name for name in ("page.css", "page.js", "asking.js", "charts.js", "dom.js", "grid.js", "past.js", "quality.js", "queue.js", "record.js", "role.js", "words.js", "icon.svg")
 }  # fmt: skip
 PATHS = frozenset(_FILES)
 """What is answered without a token."""

@@ -2,20 +2,23 @@
 
 import { Declined, Unanswered, Unknown, ask, bid, picture, remember } from "./asking.js";
 import { by, keep, make, say, show, tell } from "./dom.js";
+import { Grid } from "./grid.js";
 import { Past, streamHues } from "./past.js";
+import { showQuality } from "./quality.js";
 import { Queue } from "./queue.js";
 import { Decisions, History } from "./record.js";
 import { showRole } from "./role.js";
 import { clock, counted, duration, list, milliseconds, named, number, percent, times, when, whole } from "./words.js";
 
 const EVERY_MS = 1000, LONGEST_MS = 10000, STREAMS = 6, CONDITIONS = { provisional: "on trial", condition: "confirmed by answers", novelty: "new classes, not a condition" };
-const DUE_MS = { series: { minutes: 2500, hours: 10000, day: 30000 }, questions: 2500, history: 3000, me: 10000 };
+const DUE_MS = { series: { minutes: 2500, hours: 10000, day: 30000 }, questions: 2500, history: 3000, quality: 30000, me: 10000 };
 const SELDOM_MS = 60000, SOONER_MS = 6000;  // decisions are asked of the thread that learns: once a minute, sooner where a stream has moved on
 
 const state = { status: null, past: null, decisions: [], history: [], due: {}, wait: EVERY_MS, isGone: false, timer: 0, busy: false };
 const past = new Past();
 const decisions = new Decisions();
 const history = new History(() => { state.due = {}; soon(); });
+const grid = new Grid((ids) => { for (const id of ids) queue.done.add(id); state.due = {}; soon(); });
 const queue = new Queue(() => { state.due.questions = state.due.history = 0; });
 past.whenChosen = () => { state.due.series = 0; soon(); };
 
@@ -59,6 +62,12 @@ async function look() {
   const moved = JSON.stringify([status.bundle.sha256, Object.entries(status.streams).map(([name, one]) => [name, one.axis, one.domain]).sort()]);
   if (moved !== state.moved) [state.moved, state.due.decisions] = [moved, Math.min(state.due.decisions ?? 0, (state.decidedAt ?? -SOONER_MS) + SOONER_MS)];
   const reasons = isDue("decisions") && await ask("v1/decisions?limit=400");
+  const said = JSON.stringify([status.learner.answered, status.learner.evidence]);
+  if (said !== state.said) [state.said, state.due.quality] = [said, 0];
+  if (isDue("quality")) {
+    showQuality(await ask("v1/quality"));
+    state.due.quality = now + DUE_MS.quality;
+  }
   const questions = (wants.questions || status.questions !== queue.total) && await ask("v1/questions?limit=50");
   state.status = status;
   if (series && window === past.window) [state.past, state.due.series] = [series, now + DUE_MS.series[window]];
@@ -67,6 +76,8 @@ async function look() {
   if (questions) state.due.questions = now + DUE_MS.questions;
   queue.takeClasses(status.classes, status.new_classes === "add", status.questions);
   if (questions) queue.take(questions.questions, status.questions);
+  grid.takeClasses(status.classes);
+  await grid.look(status.questions);
   if (reasons) decisions.take(state.decisions);
   if (changes) history.take(state.history);
   if ((series || changes || reasons) && state.past) past.take(state.past, status, state.decisions, state.history);
