@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     _device_commands(command)
     _daemon_commands(command, everywhere)
     _state_commands(command)
+    _dataset_commands(command, everywhere)
     _host_commands(command)
     _machine_commands(command)
     return parser
@@ -255,6 +256,55 @@ def _state_commands(command: Any) -> None:
     replay.add_argument("--good", type=int, metavar="N", help="with --bisect: a commit after which it was still good (default: the earliest that can be reached)")
     replay.add_argument("--all", action="store_true", help="with --bisect: look at every commit, not at some: the accuracy may rise before it falls")
     _bundle_options(replay)
+
+
+def _dataset_commands(command: Any, everywhere: argparse.ArgumentParser) -> None:
+    dataset = command(
+        "dataset", "dataset:dataset",
+        "labelled samples out of a state folder, or into one: class folders, csv, COCO, Label Studio",
+    )
+    actions = dataset.add_subparsers(dest="action", required=True, metavar="COMMAND")
+
+    def action(name: str, summary: str) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = actions.add_parser(
+            name, help=summary, description=summary, parents=[everywhere]
+        )
+        added.add_argument("state", type=Path, metavar="STATE", help="the state folder")
+        added.add_argument(
+            "--as", dest="form", required=True, choices=("folder", "csv", "coco", "label-studio")
+        )
+        added.add_argument(
+            "--trust", action="append", default=[], metavar="KEY",
+            help="public key, text or file; the bundle must be signed by one of them",
+        )
+        added.add_argument("--json", action="store_true")
+        return added
+
+    out = action("export", "write what a state keeps of its samples; it may be in use")
+    out.add_argument("-o", "--out", type=Path, metavar="DIR", help="a new folder (default: STATE-FORM)")
+    out.add_argument(
+        "--bundle", type=Path, metavar="F.edge", help="also write what the state answers today"
+    )
+    into = action("import", "learn the labels of files; rows that cannot be taken are named")
+    into.add_argument("path", type=Path, metavar="PATH", help="an export, or another tool's")
+    into.add_argument(
+        "--bundle", type=Path, required=True, metavar="F.edge", help="that the state belongs to"
+    )
+    into.add_argument(
+        "--source", metavar="WHO", help="who says so, where the file does not (default: its name)"
+    )
+    into.add_argument(
+        "--new-classes", choices=("refuse", "add"), default="refuse",
+        help="what a label with an unknown name does (default: refuse)",
+    )
+    into.add_argument(
+        "--pictures", type=Path, metavar="DIR",
+        help="label-studio: below it lie the files that tasks name (default: beside the export)",
+    )
+    into.add_argument(
+        "--keep", type=_positive, metavar="N",
+        help="keep the inputs of N samples of a class (default: as the state, or the export, did)",
+    )
 
 
 def _bundle_options(command: argparse.ArgumentParser) -> None:
