@@ -306,6 +306,35 @@ def _dataset_commands(command: Any, everywhere: argparse.ArgumentParser) -> None
         help="keep the inputs of N samples of a class (default: as the state, or the export, did)",
     )
 
+    backend = command(
+        "label-studio", "label_studio:serve",
+        "a machine learning backend for Label Studio: predicts its tasks, learns its annotations",
+    )
+    backend.add_argument("bundle", type=Path, metavar="F.edge")
+    backend.add_argument("--state", type=Path, required=True, metavar="DIR", help="the state folder")
+    backend.add_argument("--host", default="127.0.0.1", help="where it listens (default: 127.0.0.1)")
+    backend.add_argument("--port", type=int, default=9090, help="0: any (default: 9090)")
+    backend.add_argument(
+        "--token-file", type=Path, metavar="F",
+        help="file with a token: Label Studio is given http://HOST:PORT/TOKEN",
+    )
+    backend.add_argument(
+        "--pictures", type=Path, metavar="DIR",
+        help="below it lie the files that tasks name (default: tasks have their pictures in them)",
+    )
+    backend.add_argument(
+        "--new-classes", choices=("refuse", "add"), default="refuse",
+        help="what an annotation with an unknown name does (default: refuse)",
+    )
+    backend.add_argument(
+        "--keep", type=_positive, metavar="N",
+        help="keep the inputs of N samples of a class (default: as the state did)",
+    )
+    backend.add_argument(
+        "--trust", action="append", default=[], metavar="KEY",
+        help="public key, text or file; the bundle must be signed by one of them",
+    )
+
 
 def _bundle_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--runtime", default="auto", metavar="R", help="what runs the graphs: a name from edgeadapt runtimes (default: auto, here onnxruntime)")

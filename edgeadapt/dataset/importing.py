@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeadapt._sample_files import read_image
 from edgeadapt.dataset import class_folders, coco, csv_table, label_studio, side_file
-from edgeadapt.dataset.sample import FORMS, Entry, Form, Sample
+from edgeadapt.dataset.sample import COUNTING, FORMS, Entry, Form, Sample
 from edgeadapt.dataset.side_file import SideFile
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.restoring import LabelledSample
@@ -36,7 +36,8 @@ class ImportReport:
         present: samples that the state has already; left as they are there. repeated: the same
             picture once more. unlabelled: rows that nobody has labelled.
         left_out: samples of the export that are no longer in the file.
-        bad: file and row -> why it could not be taken.
+        bad: file and row -> why it could not be taken. samples: ids of those that were taken, or
+            are there already.
     """
 
     new: int = 0
@@ -46,6 +47,7 @@ class ImportReport:
     unlabelled: int = 0
     left_out: int = 0
     bad: dict[str, str] = field(default_factory=dict)
+    samples: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -56,7 +58,8 @@ class ImportReport:
             "the same picture once more": self.repeated, "without a label": self.unlabelled,
             "no longer in the file": self.left_out, "refused": len(self.bad),
         }  # fmt: skip
-        return [", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing"]
+        said = [f"{count} {what}" for what, count in counts.items() if count]
+        return [", ".join(said) or "nothing"]
 
 
 def import_dataset(
@@ -186,9 +189,10 @@ class _Reading:
     def _foreign(self, entry: Entry, label: str) -> Sample:
         source = entry.source if entry.source is not None else self._said_by
         at = time.time() if entry.time is None else entry.time
+        is_known = bool(entry.key) and entry.key in self._learner.newest_labels([entry.key])
         return Sample(
-            "", label, source, time=at, status="received" if entry.counts else "held",
-            picture=entry.picture, where=entry.where,
+            entry.key if is_known else "", label, source, time=at, status="received" if entry.counts else "held",
+            picture=entry.picture, where=entry.where, edited=True,
         )  # fmt: skip
 
     # -- what the learner can take ----------------------------------------------------------------
@@ -199,15 +203,16 @@ class _Reading:
             checked = [s for s in samples[part] if self._checked(s)]
             without = [s for s in checked if not self._has_features(s)]
             for s, x in self._inputs(without):
-                s.features, s.space = self._learner.stored_features(x[None])[0], self._manifest.space
-                s.raw, s.picture = x, None
+                s.features = self._learner.stored_features(x[None])[0]
+                s.space, s.raw, s.picture = self._manifest.space, x, None
                 s.id = s.id or blake2b(s.features.tobytes() + x.tobytes(), digest_size=8).hexdigest()
             good += [s for s in checked if s.where not in self.report.bad]
         return self._once(good)
 
     def _checked(self, s: Sample) -> bool:
         try:
-            for text, what in ((s.label, "a label"), (s.source, "a source"), (s.stream, "a stream")):
+            texts = {"a label": s.label, "a source": s.source, "a stream": s.stream}
+            for what, text in texts.items():
                 check_text(text, what)
             if not s.label.strip():
                 raise InputError("the label is empty")
@@ -285,17 +290,21 @@ class _Reading:
         if new:
             self._learner.restore([_labelled(s) for s in new])
         self.report.new = len(new)
+        taken = [s.id for s in new]
         for s in samples:
             if s.id not in there:
                 continue
-            if not s.edited or there[s.id] == s.label:
-                self.report.present += 1
-                continue
+            is_said = there[s.id].label == s.label and there[s.id].status in COUNTING
             try:
-                self._learner.label(s.id, s.label, source=s.source)
-                self.report.corrected += 1
+                if s.edited and s.counts and not is_said:
+                    self._learner.label(s.id, s.label, source=s.source)
+                    self.report.corrected += 1
+                else:
+                    self.report.present += 1
+                taken.append(s.id)
             except InputError as error:
                 self.report.bad[s.where] = str(error)
+        self.report.samples = tuple(taken)
 
 
 def _labelled(s: Sample) -> LabelledSample:

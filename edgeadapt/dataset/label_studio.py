@@ -76,10 +76,11 @@ def read(path: Path, pictures: Path | None = None) -> list[Entry]:
     path = path / NAME if path.is_dir() else path
     tasks = records(json_of(path), str(path))
     root = pictures or path.parent
-    return [_entry(task, f"{path}, task {n}", root) for n, task in enumerate(tasks, 1)]
+    return [entry_of(task, f"{path}, task {n}", root) for n, task in enumerate(tasks, 1)]
 
 
-def _entry(task: dict[str, Any], where: str, root: Path) -> Entry:
+def entry_of(task: dict[str, Any], where: str, root: Path) -> Entry:
+    """What one task says; its files lie below ``root``."""
     data = task.get("data")
     if not isinstance(data, dict):
         return Entry(where, problem="has no data: export as JSON, not as JSON-MIN")
@@ -98,7 +99,11 @@ def _entry(task: dict[str, Any], where: str, root: Path) -> Entry:
 
 def _newest(found: Any, where: str) -> dict[str, Any] | None:
     said = [a for a in records(found, f"{where}, annotations") if not a.get("was_cancelled")]
-    return max(said, key=lambda a: str(a.get("updated_at") or a.get("created_at") or ""), default=None)
+    return max(said, key=_moment_of, default=None)
+
+
+def _moment_of(annotation: Mapping[str, Any]) -> str:
+    return str(annotation.get("updated_at") or annotation.get("created_at") or "")
 
 
 def label_of(annotation: Mapping[str, Any]) -> str | None:
@@ -165,4 +170,4 @@ def decoded(uri: str) -> bytes:
         raise ValueError(f"its picture is not base64: {error}") from error
 
 
-__all__ = ["CONFIG", "NAME", "choice", "decoded", "label_config", "label_of", "picture_of", "read"]
+__all__ = ["CONFIG", "NAME", "choice", "entry_of", "label_config", "picture_of", "read", "write"]

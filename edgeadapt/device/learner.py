@@ -400,10 +400,10 @@ class Learner:
         check_storable(kept)
         return kept
 
-    def newest_labels(self, ids: Sequence[str]) -> dict[str, str]:
-        """The last label of each of these samples that has one, whatever became of it."""
+    def newest_labels(self, ids: Sequence[str]) -> dict[str, LabelState]:
+        """What became of the last label of each of these samples that has one."""
         self._here()
-        return {sample: row.label for sample, row in self._journal.newest_of(check_texts(ids, "an id")).items()}
+        return {state.id: state for state in self._states(list(self._journal.newest_of(check_texts(ids, "an id")).values()))}
 
     @property
     def policy(self) -> Policy:
