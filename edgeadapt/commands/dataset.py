@@ -1,4 +1,4 @@
-"""``dataset export`` and ``dataset import``: labelled samples out of a state folder, or into one."""
+"""``dataset export`` and ``import``: labelled samples out of a state folder, or into one."""
 
 from __future__ import annotations
 

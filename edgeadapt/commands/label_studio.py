@@ -19,7 +19,9 @@ def serve(args: argparse.Namespace) -> int:
     """Answer until SIGINT or SIGTERM; then what was learned is made durable."""
     policy, keep = Policy(new_classes=args.new_classes), Keep(raw_per_class=args.keep)
     token = "" if args.token_file is None else _token(args.token_file)
-    with open_learner(args.bundle, args.state, policy=policy, keep=keep, trust=args.trust) as learner:
+    with open_learner(
+        args.bundle, args.state, policy=policy, keep=keep, trust=args.trust
+    ) as learner:
         try:
             server = Server(Backend(learner, args.pictures), args.host, args.port, token)
         except OSError as error:
@@ -33,7 +35,8 @@ def serve(args: argparse.Namespace) -> int:
         try:
             host, port = server.server_address[:2]
             path = "/TOKEN" if token else ""
-            print(f"Label Studio: Settings, Model, Connect Model: http://{host!s}:{port}{path}", flush=True)
+            where = "Label Studio: Settings, Model, Connect Model"
+            print(f"{where}: http://{host!s}:{port}{path}", flush=True)
             server.serve_forever()
         except KeyboardInterrupt:
             return 0

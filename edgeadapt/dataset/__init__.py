@@ -1,4 +1,4 @@
-"""Labelled samples between state folders and the files of other tools: folder, csv, COCO, Label Studio.
+"""Labelled samples to and from files of other tools: class folders, csv, COCO, Label Studio.
 
     from edgeadapt.dataset import export_dataset, import_dataset
 

@@ -60,7 +60,7 @@ def read(path: Path) -> list[Entry]:
     first = [name.strip().lower() for name in lines[0]]
     has_header = any(name in first for name in _LABEL) and any(n in first for n in (*_FILE, "id"))
     if not has_header and len(first) != 2:
-        raise InputError(f"{path}, line 1: expected the names of columns, file and label among them")
+        raise InputError(f"{path}, line 1: expected names of columns, file and label among them")
     columns = first if has_header else ["file", "label"]
     rows = enumerate(lines[1:], 2) if has_header else enumerate(lines, 1)
     return [_entry(path, number, columns, fields) for number, fields in rows if any(fields)]
@@ -82,7 +82,8 @@ def _entry(path: Path, number: int, columns: Sequence[str], fields: Sequence[str
     try:
         time = datetime.fromisoformat(row["time"]).timestamp() if row.get("time") else None
     except (ValueError, OverflowError):
-        return Entry(where, key, problem=f"{row['time'][:40]!r} is no time: 2026-01-31T12:00:00+00:00")
+        said = row["time"][:40]
+        return Entry(where, key, problem=f"{said!r} is no time: 2026-01-31T12:00:00+00:00")
     counts = row.get("status", "") in ("", *COUNTING)
     return Entry(where, key, label, row.get("source"), time, counts, picture)
 

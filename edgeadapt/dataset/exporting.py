@@ -1,4 +1,4 @@
-"""From a state folder to files. The state is only read, also while a learner or the daemon has it."""
+"""From a state folder to files. The state is only read, also while a learner has it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from edgeadapt.device.journal import Journal
 from edgeadapt.device.journal_rows import EvidenceRow
 from edgeadapt.device.program import Program
 from edgeadapt.device.resume import rebuild
+from edgeadapt.device.serving import Serving
 from edgeadapt.errors import InputError, StateError
 from edgeadapt.inputs import chunks
 from edgeadapt.paths import check_path
@@ -53,8 +54,8 @@ class ExportReport:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        counts = f"{self.samples} samples, {self.labels} labels that count, {self.pictures} pictures"
-        lines = [f"{self.out}: {counts}, as {self.form}"]
+        counts = f"{self.samples} samples, {self.labels} labels that count"
+        lines = [f"{self.out}: {counts}, {self.pictures} pictures, as {self.form}"]
         if self.samples > self.pictures:
             kept = "kept while a learner is open with Keep(raw_per_class=20)"
             without = f"{self.samples - self.pictures} without one"
@@ -83,7 +84,7 @@ def export_dataset(
         raise InputError(f"a form is one of {', '.join(FORMS)}, got {form!r:.80}")
     target, folder = check_path(out, "out"), check_path(state, "state")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} is there already: an export needs a folder that is empty or new")
+        raise InputError(f"{target} is there already: an export needs an empty or new folder")
     with copied(folder) as copy:
         journal = Journal(copy)
         try:
@@ -91,7 +92,8 @@ def export_dataset(
                 raise StateError(f"{folder} was never opened with a bundle: it holds no samples")
             samples = _collected(journal)
             if bundle is not None:
-                opened = bundle if isinstance(bundle, Bundle) else read_bundle(bundle, trust=trust)  # type: ignore[arg-type]
+                is_read = isinstance(bundle, Bundle)
+                opened = bundle if is_read else read_bundle(bundle, trust=trust)  # type: ignore
                 _predict(journal, opened, samples, folder)
             known = journal.meta("input")
             spec = msgspec.json.decode(known, type=InputSpec) if known else None
@@ -129,6 +131,7 @@ def _predict(journal: Journal, bundle: Bundle, samples: Sequence[Sample], folder
         raise StateError(f"{folder} was learned in another feature space than {manifest.name!r}'s")
     program = Program(bundle, open_runtime("onnxruntime"))
     memory = rebuild(journal, program)
+    serving = Serving(program, memory.classes)
     known = [s for s in samples if s.features.size == manifest.feature_dim + manifest.tap_dim]
     for domain in dict.fromkeys(s.domain for s in known):
         there = [s for s in known if s.domain == domain]
@@ -136,15 +139,9 @@ def _predict(journal: Journal, bundle: Bundle, samples: Sequence[Sample], folder
             stored = np.stack([s.features for s in there[part]]).astype(np.float32)
             z = np.ascontiguousarray(stored[:, : manifest.feature_dim])
             taps = np.ascontiguousarray(stored[:, manifest.feature_dim :])
-            logits = program.read(z, taps, memory.tensors_in(domain)).logits
-            for s, scores in zip(there[part], logits, strict=True):
-                s.predicted, s.confidence = _answer(scores, memory.classes)
-
-
-def _answer(scores: Any, classes: Sequence[str | None]) -> tuple[str, float]:
-    at = int(scores.argmax())
-    shares = np.exp(scores - scores.max())
-    return classes[at] or "", float(shares[at] / shares.sum())
+            found = serving.prediction(program.read(z, taps, memory.tensors_in(domain)), memory)
+            for s, label, shares in zip(there[part], found.labels, found.probs, strict=True):
+                s.predicted, s.confidence = label, float(shares.max())
 
 
 def _write(

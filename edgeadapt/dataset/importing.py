@@ -191,8 +191,9 @@ class _Reading:
         at = time.time() if entry.time is None else entry.time
         is_known = bool(entry.key) and entry.key in self._learner.newest_labels([entry.key])
         return Sample(
-            entry.key if is_known else "", label, source, time=at, status="received" if entry.counts else "held",
-            picture=entry.picture, where=entry.where, edited=True,
+            entry.key if is_known else "", label, source, time=at,
+            status="received" if entry.counts else "held", picture=entry.picture,
+            where=entry.where, edited=True,
         )  # fmt: skip
 
     # -- what the learner can take ----------------------------------------------------------------
@@ -204,8 +205,9 @@ class _Reading:
             without = [s for s in checked if not self._has_features(s)]
             for s, x in self._inputs(without):
                 s.features = self._learner.stored_features(x[None])[0]
-                s.space, s.raw, s.picture = self._manifest.space, x, None
-                s.id = s.id or blake2b(s.features.tobytes() + x.tobytes(), digest_size=8).hexdigest()
+                s.space, s.picture = self._manifest.space, None
+                s.id = s.id or _id_of(s.features, x)
+                s.raw = x if self._learner.keeps_inputs else None
             good += [s for s in checked if s.where not in self.report.bad]
         return self._once(good)
 
@@ -231,7 +233,7 @@ class _Reading:
         width = self._manifest.feature_dim + self._manifest.tap_dim
         if s.space != self._manifest.space or s.features.size != width:
             return False
-        if s.raw is None and s.picture is not None:
+        if s.raw is None and s.picture is not None and self._learner.keeps_inputs:
             try:
                 s.raw = self._read(s.picture, s.where)
             except InputError as error:
@@ -312,6 +314,11 @@ def _labelled(s: Sample) -> LabelledSample:
         s.id, s.label, s.source, s.stream, s.time, s.features, s.met, s.trusted,
         s.status if not s.counts else "received", s.raw,
     )  # fmt: skip
+
+
+def _id_of(features: NDArray[Any], x: NDArray[Any]) -> str:
+    """The same picture has the same id, so that it counts once however often it is imported."""
+    return blake2b(features.tobytes() + x.tobytes(), digest_size=8).hexdigest()
 
 
 def counted(bad: Mapping[str, str]) -> list[str]:

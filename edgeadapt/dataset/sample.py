@@ -1,4 +1,4 @@
-"""One labelled sample on its way between a state folder and a file, and one entry of such a file."""
+"""One labelled sample between a state folder and a file, and one entry of such a file."""
 
 from __future__ import annotations
 

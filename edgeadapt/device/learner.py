@@ -406,6 +406,11 @@ class Learner:
         return {state.id: state for state in self._states(list(self._journal.newest_of(check_texts(ids, "an id")).values()))}
 
     @property
+    def keeps_inputs(self) -> bool:
+        """Whether the inputs of labelled samples are kept, see ``Keep.raw_per_class``."""
+        return self._keeps_raw
+
+    @property
     def policy(self) -> Policy:
         """What may happen, as it was opened."""
         return self._policy

@@ -156,7 +156,7 @@ class Backend:
             if isinstance(found, bytes):
                 return read_image(where, spec, io.BytesIO(found))
             if found is None or self._pictures is None or not found.is_file():
-                raise InputError(f"{where}: there is no file {found}; --pictures names their folder")
+                raise InputError(f"there is no file {found}; --pictures names their folder")
             return read_image(found, spec)
         except ValueError as error:
             self._say(f"{where} could not be read: {error}")

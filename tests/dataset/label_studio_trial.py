@@ -14,6 +14,7 @@ import numpy as np
 
 import edgeadapt
 from edgeadapt.dataset import export_dataset, import_dataset
+from edgeadapt.dataset.label_studio import choice
 from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
 from edgeadapt.exporters.label_studio import Backend, Server
 
@@ -28,7 +29,8 @@ class Studio:
 
     def __call__(self, method: str, path: str, body: Any = None) -> Any:
         asked = urllib.request.Request(
-            f"{self.url}{path}", method=method, data=None if body is None else json.dumps(body).encode(),
+            f"{self.url}{path}", method=method,
+            data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Token {self._token}", "Content-Type": "application/json"},
         )  # fmt: skip
         with urllib.request.urlopen(asked, timeout=_PATIENCE_S) as answer:
@@ -64,7 +66,7 @@ def trial(studio: Studio, folder: Path) -> dict[str, Any]:
         studio("POST", action, chosen)
         found["predicted"] = _exported(studio, project)
         open_ = next(t for t in found["predicted"] if t["data"]["edgeadapt_id"] == ids[0])
-        result = [{"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [names[0]]}}]
+        result = [choice(names[0])]
         made = studio("POST", f"/api/tasks/{open_['id']}/annotations", {"result": result})
         learned = _until(lambda: learner.label_states(ids[0])[0].status in ("learned", "held_out"))
         found["learned"], found["state"] = learned, learner.label_states(ids[0])[0]

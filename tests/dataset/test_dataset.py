@@ -1,4 +1,4 @@
-"""``edgeadapt dataset``: what a state keeps, out to four forms and back, and files of other tools."""
+"""``edgeadapt dataset``: what a state keeps, to four forms and back, and other tools' files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from test_docs import DOCS, run_page
 
 import edgeadapt
 from edgeadapt import cli
@@ -22,7 +23,7 @@ from edgeadapt.device.journal import Journal
 from edgeadapt.errors import InputError, StateError
 
 BUNDLE = str(bundle_path())
-BAG = "Bag / \"new\" <1>, é"  # no file system and no mark-up takes it as it is
+BAG = 'Bag / "new" <1>, é'  # no file system and no mark-up takes it as it is
 
 
 def images(name: str, first: int, last: int) -> Any:
@@ -141,7 +142,11 @@ def relabelled(out: Path, form: str, old: str, new: str) -> str:
 
 
 def choice_of(task: Any) -> str:
-    return str(task["annotations"][0]["result"][0]["value"]["choices"][0]) if task["annotations"] else ""
+    return (
+        str(task["annotations"][0]["result"][0]["value"]["choices"][0])
+        if task["annotations"]
+        else ""
+    )
 
 
 def test_the_table_says_what_the_state_answers_who_said_what_and_when(
@@ -153,6 +158,15 @@ def test_the_table_says_what_the_state_answers_who_said_what_and_when(
     learned = [row for row in table if row["status"] == "learned"]
     right = [row["predicted"] == row["label"] for row in learned]
     assert len(table) == 38 and sum(right) >= 0.7 * len(right)
+    kept = {row[0]: np.frombuffer(row[9], np.float16) for row in rows(taught)}
+    state = shutil.copytree(taught, tmp_path / "state")
+    with edgeadapt.open(BUNDLE, state=state) as learner:
+        stored = np.stack([kept[row["id"]] for row in table]).astype(np.float32)
+        dim = learner.manifest.feature_dim
+        found = learner.predict(features={"z": stored[:, :dim], "taps": stored[:, dim:]})
+    assert list(found.labels) == [row["predicted"] for row in table]
+    told = [float(row["confidence"]) for row in table]
+    np.testing.assert_allclose(found.probs.max(axis=1), told, atol=1e-5)
     assert {row["source"] for row in table} == {"line 1", "", "foreman"}
     assert all(row["time"].startswith("20") and 0 < float(row["confidence"]) <= 1 for row in table)
     shown = [row for row in table if row["file"]]
@@ -179,7 +193,11 @@ def test_class_folders_of_another_tool_are_learned_and_what_cannot_be_is_named(
     into(tmp_path / "state", tmp_path / "set", "folder", code=1)
     out, error = capsys.readouterr()
     assert "12 new" in out and "1 the same picture once more" in out and "2 refused" in out
-    assert "broken.png" in error and "unknown class 'Spoon'" in error and "2 rows were refused" in error
+    assert (
+        "broken.png" in error
+        and "unknown class 'Spoon'" in error
+        and "2 rows were refused" in error
+    )
     assert [row[1:3] for row in rows(tmp_path / "state")].count((KNOWN[1], "set")) == 6
 
 
@@ -199,7 +217,9 @@ def test_coco_images_take_the_category_on_which_their_annotations_agree(tmp_path
     said = [(1, 7), (1, 7), (2, 7), (2, 9), (3, 5), (9, 7)]
     found = {
         "images": [{"id": n, "file_name": path.name} for n, path in enumerate(paths, 1)],
-        "annotations": [{"id": n, "image_id": i, "category_id": c} for n, (i, c) in enumerate(said)],
+        "annotations": [
+            {"id": n, "image_id": i, "category_id": c} for n, (i, c) in enumerate(said)
+        ],
         "categories": [{"id": 7, "name": KNOWN[0]}, {"id": 9, "name": KNOWN[1]}],
     }
     (tmp_path / "set" / "instances.json").write_text(json.dumps(found))
@@ -233,9 +253,14 @@ def test_a_label_studio_export_gives_its_newest_annotation_and_who_made_it(tmp_p
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["../out.png", "/etc/out.png", "a/../../out.png", "..\\out.png", "C:\\out.png", "link.png"])
+@pytest.mark.parametrize(
+    "name",
+    ["../out.png", "/etc/out.png", "a/../../out.png", "..\\out.png", "C:\\out.png", "link.png"],
+)
 @pytest.mark.parametrize("form", ["csv", "coco", "label-studio"])
-def test_a_file_that_names_one_elsewhere_is_refused_whole(tmp_path: Path, form: Any, name: str) -> None:
+def test_a_file_that_names_one_elsewhere_is_refused_whole(
+    tmp_path: Path, form: Any, name: str
+) -> None:
     pictures(tmp_path, KNOWN[0], 1)[0].rename(tmp_path / "out.png")
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "link.png").symlink_to(tmp_path / "out.png")
@@ -243,7 +268,14 @@ def test_a_file_that_names_one_elsewhere_is_refused_whole(tmp_path: Path, form: 
     text = {
         "csv": f"file,label\n{name},{KNOWN[0]}\n",
         "coco": json.dumps({"images": [{"id": 1, "file_name": name}]}),
-        "label-studio": json.dumps([{"data": {"image": f"/data/local-files/?d={name}"}, "annotations": [{"result": [region]}]}]),
+        "label-studio": json.dumps(
+            [
+                {
+                    "data": {"image": f"/data/local-files/?d={name}"},
+                    "annotations": [{"result": [region]}],
+                }
+            ]
+        ),
     }[form]
     (tmp_path / "set" / "file").write_text(text)
     into(tmp_path / "state", tmp_path / "set" / "file", form, code=2)
@@ -264,14 +296,33 @@ def test_a_state_in_use_can_be_exported_and_takes_no_import(taught: Path, tmp_pa
         export_dataset(tmp_path / "out", tmp_path / "no", "csv")
 
 
-def test_an_import_that_fails_while_it_is_written_leaves_no_row(taught: Path, tmp_path: Path) -> None:
+def test_an_import_that_fails_while_it_is_written_leaves_no_row(
+    taught: Path, tmp_path: Path
+) -> None:
     export_dataset(taught, tmp_path / "out", "csv")
-    lines = (tmp_path / "out" / "edgeadapt.jsonl").read_text().replace('"met":"factory"', '"met":"seen"', 1)
+    lines = (
+        (tmp_path / "out" / "edgeadapt.jsonl")
+        .read_text()
+        .replace('"met":"factory"', '"met":"seen"', 1)
+    )
     (tmp_path / "out" / "edgeadapt.jsonl").write_text(lines)
-    with edgeadapt.open(BUNDLE, policy=edgeadapt.Policy(new_classes="add"), budget=edgeadapt.Budget(write_mib_per_day=0.001)) as learner:
-        with pytest.raises(InputError, match=r"edgeadapt.jsonl, line 2: no sample is met as 'seen'"):
+    with edgeadapt.open(
+        BUNDLE,
+        policy=edgeadapt.Policy(new_classes="add"),
+        budget=edgeadapt.Budget(write_mib_per_day=0.001),
+    ) as learner:
+        with pytest.raises(
+            InputError, match=r"edgeadapt.jsonl, line 2: no sample is met as 'seen'"
+        ):
             import_dataset(learner, tmp_path / "out", "csv")
         (tmp_path / "out" / "edgeadapt.jsonl").write_text(lines.replace('"seen"', '"factory"'))
         with pytest.raises(edgeadapt.EdgeadaptError, match="write_mib_per_day"):
             import_dataset(learner, tmp_path / "out", "csv")
         assert learner.counters()["evidence"] == {}
+
+
+def test_the_page_on_data_in_and_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_page(DOCS / "dataset.md", capsys) == 3

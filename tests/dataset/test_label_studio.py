@@ -84,7 +84,9 @@ def test_tasks_get_the_answers_of_the_learner_under_the_names_of_their_interface
     assert found[3]["result"] == [] and "99" in said[0]
     del found[3], tasks[3]
     answers = [one["result"][0] for one in found]
-    assert {(a["from_name"], a["to_name"], a["type"]) for a in answers} == {("kind", "shot", "choices")}
+    assert {(a["from_name"], a["to_name"], a["type"]) for a in answers} == {
+        ("kind", "shot", "choices")
+    }
     truth = [name for name in KNOWN[:4] for _ in range(4)]
     right = [a["value"]["choices"] == [name] for a, name in zip(answers, truth, strict=True)]
     assert sum(right) >= 12 and {one["model_version"] for one in found} == {version}
@@ -133,11 +135,22 @@ def test_what_a_page_or_a_stranger_could_send_is_refused(url: str, learner: Any)
 
 
 def test_the_service_ends_at_once_and_keeps_what_it_learned(tmp_path: Path) -> None:
-    program = [shutil.which("python3") or "python3", "-c", "import sys; from edgeadapt.cli import main; sys.exit(main())"]
+    program = [
+        shutil.which("python3") or "python3",
+        "-c",
+        "import sys; from edgeadapt.cli import main; sys.exit(main())",
+    ]
     import sys
 
     program[0] = sys.executable
-    arguments = ["label-studio", str(bundle_path()), "--state", str(tmp_path / "state"), "--port", "0"]
+    arguments = [
+        "label-studio",
+        str(bundle_path()),
+        "--state",
+        str(tmp_path / "state"),
+        "--port",
+        "0",
+    ]
     running = subprocess.Popen([*program, *arguments], stdout=subprocess.PIPE, text=True)
     assert running.stdout is not None
     url = running.stdout.readline().rpartition(" ")[2].strip()
@@ -151,7 +164,7 @@ def test_the_service_ends_at_once_and_keeps_what_it_learned(tmp_path: Path) -> N
         assert learner.labelled()[KNOWN[1]] == 1
 
 
-# -- a real one -------------------------------------------------------------------------------------
+# -- a real one ----------------------------------------------------------------------------------
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 PROGRAM = os.environ.get("EDGEADAPT_LABEL_STUDIO") or shutil.which("label-studio")
 
@@ -198,7 +211,9 @@ def is_up(port: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(PROGRAM is None, reason="needs Label Studio: EDGEADAPT_LABEL_STUDIO=.../label-studio")
+@pytest.mark.skipif(
+    PROGRAM is None, reason="needs Label Studio: EDGEADAPT_LABEL_STUDIO=.../label-studio"
+)
 def test_a_real_label_studio_shows_predictions_teaches_and_gives_the_labels_back(
     studio: Studio, tmp_path: Path
 ) -> None:
@@ -209,8 +224,13 @@ def test_a_real_label_studio_shows_predictions_teaches_and_gives_the_labels_back
 def check(found: dict[str, Any]) -> None:
     ids, labels = found["ids"], found["labels"]
     assert len(found["imported"]) == 15
-    ours = [[p for p in t["predicted"] if p["model_version"].startswith("fashion-")] for t in found["predicted"]]
-    assert all(ours) and all(p["result"][0]["value"]["choices"][0] in CLASSES for one in ours for p in one)
+    ours = [
+        [p for p in t["predicted"] if p["model_version"].startswith("fashion-")]
+        for t in found["predicted"]
+    ]
+    assert all(ours) and all(
+        p["result"][0]["value"]["choices"][0] in CLASSES for one in ours for p in one
+    )
     assert found["learned"] and found["withdrawn"]
     assert (found["state"].label, found["state"].source) == (KNOWN[0], "label-studio 1")
     back = found["came back"]
