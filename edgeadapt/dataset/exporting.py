@@ -17,7 +17,7 @@ import numpy as np
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.dataset import class_folders, coco, csv_table, label_studio, side_file
-from edgeadapt.dataset.pictures import is_whole, png_of
+from edgeadapt.dataset.pictures import is_whole, written
 from edgeadapt.dataset.sample import FORMS, Form, Sample
 from edgeadapt.device.copying import copied
 from edgeadapt.device.journal import Journal
@@ -151,7 +151,7 @@ def _write(
     pictures: dict[str, bytes] = {}
     whole: set[str] = set()
     for s in samples:
-        png = png_of(s.raw, spec) if s.raw is not None and spec is not None else None
+        png = written(s.raw, spec) if s.raw is not None and spec is not None else None
         if png is not None and s.raw is not None and spec is not None:
             pictures[s.id] = png
             if is_whole(png, s.raw, spec):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from edgeadapt._sample_files import read_image
 from edgeadapt.dataset import class_folders, coco, csv_table, label_studio, side_file
+from edgeadapt.dataset.pictures import read
 from edgeadapt.dataset.sample import COUNTING, FORMS, Entry, Form, Sample
 from edgeadapt.dataset.side_file import SideFile
 from edgeadapt.device.learner import Learner
@@ -235,7 +233,7 @@ class _Reading:
             return False
         if s.raw is None and s.picture is not None and self._learner.keeps_inputs:
             try:
-                s.raw = self._read(s.picture, s.where)
+                s.raw = read(s.picture, self._manifest.input, s.where)
             except InputError as error:
                 self.report.bad[s.where] = str(error)
         return True
@@ -251,7 +249,7 @@ class _Reading:
 
     def _input(self, s: Sample) -> NDArray[Any]:
         if s.picture is not None:
-            return self._read(s.picture, s.where)
+            return read(s.picture, self._manifest.input, s.where)
         if s.raw is None:
             raise InputError(
                 "it has no picture, and no features of this bundle's space: nothing can be learned"
@@ -261,13 +259,6 @@ class _Reading:
                 f"its input has shape {s.raw.shape}, the bundle takes {self._manifest.input.shape}"
             )
         return check_batch(s.raw[None], self._manifest.input)[0]
-
-    def _read(self, picture: Path | bytes, where: str) -> NDArray[Any]:
-        if isinstance(picture, bytes):
-            return read_image(where, self._manifest.input, io.BytesIO(picture))
-        if not picture.is_file():
-            raise InputError(f"{picture}: there is no such file")
-        return read_image(picture, self._manifest.input)
 
     def _once(self, samples: Sequence[Sample]) -> list[Sample]:
         """The same picture counts once; with two labels it is named."""

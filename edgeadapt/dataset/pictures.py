@@ -1,55 +1,51 @@
-"""A kept input as a PNG that people and other tools can look at, and whether it holds all of it."""
+"""Pictures out and in: a kept input as a PNG, and one of anybody's as an input.
+
+What comes from outside is read with the limits of the daemon: time, memory, pixels, scans.
+"""
 
 from __future__ import annotations
 
-import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt._sample_files import read_image
+from edgeadapt._sample_files import check_regular
 from edgeadapt.bundle.schema import InputSpec
+from edgeadapt.daemon.picture_reader import read_picture
+from edgeadapt.daemon.pictures import as_picture, png_of
 from edgeadapt.errors import InputError
 
 
-def png_of(raw: NDArray[Any], spec: InputSpec) -> bytes | None:
-    """PNG of one input (*spec.shape), None if it is no picture. Floats become 8 bits."""
-    frame = _frame(raw, spec)
-    if frame is None:
-        return None
-    from PIL import Image
-
-    written = io.BytesIO()
-    Image.fromarray(frame).save(written, "PNG")
-    return written.getvalue()
+def written(raw: NDArray[Any], spec: InputSpec) -> bytes | None:
+    """PNG of one input, None if it is no picture. Floats become 8 bits."""
+    frame = as_picture(raw, spec)
+    return None if frame is None else png_of(frame)
 
 
 def is_whole(png: bytes, raw: NDArray[Any], spec: InputSpec) -> bool:
     """True if the PNG, read as any picture is, gives the same input bit for bit."""
     try:
-        read = read_image("the picture", spec, io.BytesIO(png))
-    except InputError:
+        found = read(png, spec, "the picture")
+    except (InputError, ImportError):  # without Pillow the input goes into the side file too
         return False
-    return bool(read.dtype == raw.dtype and np.array_equal(read, raw))
+    return bool(found.dtype == raw.dtype and np.array_equal(found, raw))
 
 
-def _frame(raw: NDArray[Any], spec: InputSpec) -> NDArray[np.uint8] | None:
-    """(H, W) or (H, W, 3) uint8 in RGB order."""
-    if spec.layout not in ("NHWC", "NCHW", "NHW") or raw.ndim not in (2, 3):
-        return None
-    frame = raw.transpose(1, 2, 0) if spec.layout == "NCHW" and raw.ndim == 3 else raw
-    if frame.ndim == 3 and frame.shape[2] not in (1, 3):
-        return None
-    if frame.dtype != np.uint8:
-        low, high = spec.range or (float(frame.min()), float(frame.max()))
-        scaled = (frame.astype(np.float64) - low) * (255.0 / max(high - low, 1e-12))
-        frame = np.clip(np.round(scaled), 0, 255).astype(np.uint8)
-    if frame.ndim == 3 and frame.shape[2] == 1:
-        frame = frame[..., 0]
-    if frame.ndim == 3 and spec.colour == "bgr":
-        frame = frame[..., ::-1]
-    return np.ascontiguousarray(frame)
+def read(picture: Path | bytes, spec: InputSpec, where: str) -> NDArray[Any]:
+    """One input (*spec.shape).
+
+    Raises:
+        InputError: see ``read_picture``; or there is no such file.
+    """
+    if isinstance(picture, bytes):
+        return read_picture(where, spec, picture)
+    check_regular(picture)
+    if not picture.is_file():
+        raise InputError(f"{picture}: there is no such file")
+    with open(picture, "rb") as file:
+        return read_picture(str(picture), spec, file)
 
 
-__all__ = ["is_whole", "png_of"]
+__all__ = ["is_whole", "read", "written"]

@@ -7,7 +7,6 @@ It speaks the protocol of Label Studio's ML backends (``/health``, ``/setup``, `
 from __future__ import annotations
 
 import hmac
-import io
 import json
 import sys
 import threading
@@ -21,9 +20,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from edgeadapt._sample_files import read_image
 from edgeadapt.dataset.importing import Files, counted, import_files
 from edgeadapt.dataset.label_studio import choice, entry_of, picture_of
+from edgeadapt.dataset.pictures import read
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import EdgeadaptError, InputError
 
@@ -152,12 +151,9 @@ class Backend:
             if not isinstance(data, dict):
                 raise InputError("it has no data")
             found = picture_of(data, where, self._root())
-            spec = self._learner.bundle.manifest.input
-            if isinstance(found, bytes):
-                return read_image(where, spec, io.BytesIO(found))
-            if found is None or self._pictures is None or not found.is_file():
+            if isinstance(found, Path) and (self._pictures is None or not found.is_file()):
                 raise InputError(f"there is no file {found}; --pictures names their folder")
-            return read_image(found, spec)
+            return None if found is None else read(found, self._learner.manifest.input, where)
         except ValueError as error:
             self._say(f"{where} could not be read: {error}")
             return None
