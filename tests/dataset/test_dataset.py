@@ -326,3 +326,31 @@ def test_the_page_on_data_in_and_out(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_page(DOCS / "dataset.md", capsys) == 3
+
+
+def test_imported_samples_are_forgotten_rolled_back_and_replayed_like_any(
+    taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export_dataset(taught, tmp_path / "out", "csv")
+    into(tmp_path / "new", tmp_path / "out", "csv", "--new-classes", "add")
+    with edgeadapt.open(BUNDLE, state=tmp_path / "new") as learner:
+        commits = len(learner.history())
+        assert learner.forget(source="line 1").removed == 24
+        learner.rollback()
+        learner.settle()
+        assert len(learner.history()) > commits
+    assert not [row for row in rows(tmp_path / "new") if row[2] == "line 1"]
+    command("replay", tmp_path / "new", "--bundle", BUNDLE)
+    assert "equal" in capsys.readouterr().out
+
+
+def test_classes_that_do_not_fit_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / "set" / f"class {number}").mkdir(parents=True)
+        x = np.full((28, 28), number, np.uint8)
+        Image.fromarray(x).save(tmp_path / "set" / f"class {number}" / "a.png")
+    with edgeadapt.open(BUNDLE, policy=edgeadapt.Policy(new_classes="add")) as learner:
+        classes = learner.classes
+        with pytest.raises(edgeadapt.EdgeadaptError, match="slots"):
+            import_dataset(learner, tmp_path / "set", "folder")
+        assert learner.counters()["evidence"] == {} and learner.classes == classes
