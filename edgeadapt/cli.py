@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     _device_commands(command)
     _daemon_commands(command, everywhere)
     _state_commands(command)
+    _dataset_commands(command, everywhere)
     _host_commands(command)
     _machine_commands(command)
     return parser
@@ -255,6 +256,84 @@ def _state_commands(command: Any) -> None:
     replay.add_argument("--good", type=int, metavar="N", help="with --bisect: a commit after which it was still good (default: the earliest that can be reached)")
     replay.add_argument("--all", action="store_true", help="with --bisect: look at every commit, not at some: the accuracy may rise before it falls")
     _bundle_options(replay)
+
+
+def _dataset_commands(command: Any, everywhere: argparse.ArgumentParser) -> None:
+    dataset = command(
+        "dataset", "dataset:dataset",
+        "labelled samples out of a state folder, or into one: class folders, csv, COCO, Label Studio",
+    )
+    actions = dataset.add_subparsers(dest="action", required=True, metavar="COMMAND")
+
+    def action(name: str, summary: str) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = actions.add_parser(
+            name, help=summary, description=summary, parents=[everywhere]
+        )
+        added.add_argument("state", type=Path, metavar="STATE", help="the state folder")
+        added.add_argument(
+            "--as", dest="form", required=True, choices=("folder", "csv", "coco", "label-studio")
+        )
+        added.add_argument(
+            "--trust", action="append", default=[], metavar="KEY",
+            help="public key, text or file; the bundle must be signed by one of them",
+        )
+        added.add_argument("--json", action="store_true")
+        return added
+
+    out = action("export", "write what a state keeps of its samples; it may be in use")
+    out.add_argument("-o", "--out", type=Path, metavar="DIR", help="a new folder (default: STATE-FORM)")
+    out.add_argument(
+        "--bundle", type=Path, metavar="F.edge", help="also write what the state answers today"
+    )
+    into = action("import", "learn the labels of files; rows that cannot be taken are named")
+    into.add_argument("path", type=Path, metavar="PATH", help="an export, or another tool's")
+    into.add_argument(
+        "--bundle", type=Path, required=True, metavar="F.edge", help="that the state belongs to"
+    )
+    into.add_argument(
+        "--source", metavar="WHO", help="who says so, where the file does not (default: its name)"
+    )
+    into.add_argument(
+        "--new-classes", choices=("refuse", "add"), default="refuse",
+        help="what a label with an unknown name does (default: refuse)",
+    )
+    into.add_argument(
+        "--pictures", type=Path, metavar="DIR",
+        help="label-studio: below it lie the files that tasks name (default: beside the export)",
+    )
+    into.add_argument(
+        "--keep", type=_positive, metavar="N",
+        help="keep the inputs of N samples of a class (default: as the state, or the export, did)",
+    )
+
+    backend = command(
+        "label-studio", "label_studio:serve",
+        "a machine learning backend for Label Studio: predicts its tasks, learns its annotations",
+    )
+    backend.add_argument("bundle", type=Path, metavar="F.edge")
+    backend.add_argument("--state", type=Path, required=True, metavar="DIR", help="the state folder")
+    backend.add_argument("--host", default="127.0.0.1", help="where it listens (default: 127.0.0.1)")
+    backend.add_argument("--port", type=int, default=9090, help="0: any (default: 9090)")
+    backend.add_argument(
+        "--token-file", type=Path, metavar="F",
+        help="file with a token: Label Studio is given http://HOST:PORT/TOKEN",
+    )
+    backend.add_argument(
+        "--pictures", type=Path, metavar="DIR",
+        help="below it lie the files that tasks name (default: tasks have their pictures in them)",
+    )
+    backend.add_argument(
+        "--new-classes", choices=("refuse", "add"), default="refuse",
+        help="what an annotation with an unknown name does (default: refuse)",
+    )
+    backend.add_argument(
+        "--keep", type=_positive, metavar="N",
+        help="keep the inputs of N samples of a class (default: as the state did)",
+    )
+    backend.add_argument(
+        "--trust", action="append", default=[], metavar="KEY",
+        help="public key, text or file; the bundle must be signed by one of them",
+    )
 
 
 def _bundle_options(command: argparse.ArgumentParser) -> None:

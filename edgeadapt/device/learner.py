@@ -14,13 +14,16 @@ from typing import Any, cast, get_args
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.bundle.schema import AdaptMode, Manifest, Precision
 from edgeadapt.device.budget import Budget, Meter, WriteRoom
 from edgeadapt.device.conditions import Conditions
 from edgeadapt.device.correlation import Smoothing
-from edgeadapt.device.evidence import Ids, Pending, PendingBatch, Questions, as_stored
+from edgeadapt.device.evidence import (
+    Ids, Pending, PendingBatch, Questions, as_stored, check_storable,
+)  # fmt: skip
 from edgeadapt.device.field_quality import ANSWERS, FieldQuality
 from edgeadapt.device.fitting import Growth
 from edgeadapt.device.forgetting import Selection
@@ -38,6 +41,7 @@ from edgeadapt.device.placed import placement_report
 from edgeadapt.device.policy import Keep, Policy
 from edgeadapt.device.quiet import QuietQuestions
 from edgeadapt.device.receiving import Receiving
+from edgeadapt.device.restoring import LabelledSample, rows_of
 from edgeadapt.device.resume import factory_memory, state_digest, tables_at
 from edgeadapt.device.serving import Serving
 from edgeadapt.device.streams import Streams
@@ -389,6 +393,45 @@ class Learner:
         domain = self._streams.domain_of(stream)
         inputs, z, taps = self._serving.features(x, features, self._live, domain if self._program.preserves_space else SOURCE)
         return self._receiving.learn(inputs, z, taps, y, source, stream, domain, is_raw=features is None, is_trusted=bool(trusted))
+
+    def restore(self, samples: Sequence[LabelledSample]) -> None:
+        """Take in samples that another state or tool had, with their ids, sources and times. Durable when it returns; all of them or none.
+
+        Raises:
+            InputError: an id that is there already, or features that are not this bundle's. UnknownClassError, CapacityError, BudgetError,
+                StorageError: as for ``learn``.
+        """
+        self._here()
+        rows = rows_of(samples, self._program, self._labelling, self._labelling.is_new)
+        if rows:
+            self._receiving.restore(rows, [sample.raw for sample in samples])
+
+    def stored_features(self, x: Any) -> NDArray[np.float16]:
+        """(N, D + T) features of (N, *input) as the factory encoder gives them and the journal keeps them.
+
+        Raises:
+            InputError: the batch does not fit, or a feature does not fit into float16.
+        """
+        self._here()
+        _, z, taps = self._serving.features(x, None, self._live, SOURCE)
+        kept = as_stored(z, taps)
+        check_storable(kept)
+        return kept
+
+    def newest_labels(self, ids: Sequence[str]) -> dict[str, LabelState]:
+        """What became of the last label of each of these samples that has one."""
+        self._here()
+        return {state.id: state for state in self._states(list(self._journal.newest_of(check_texts(ids, "an id")).values()))}
+
+    @property
+    def keeps_inputs(self) -> bool:
+        """Whether the inputs of labelled samples are kept, see ``Keep.raw_per_class``."""
+        return self._keeps_raw
+
+    @property
+    def policy(self) -> Policy:
+        """What may happen, as it was opened."""
+        return self._policy
 
     def label_states(self, ids: str | Sequence[str]) -> list[LabelState]:
         """What became of the last label of each sample, in the order of the ids.

@@ -66,6 +66,14 @@ class Receiving:
         self._learning.request()
         return ids
 
+    def restore(self, rows: Sequence[EvidenceRow], raw: Sequence[Any]) -> None:
+        """Rows of samples that another state or tool had, all of them or none."""
+        with self._lock, self.writing:
+            if there := self._journal.newest_of([row.id for row in rows]):
+                raise InputError(f"sample {next(iter(there))!r} is there already: label(id, name) corrects it")
+            self._receive(rows, raw if self._raw_per_class else [])
+        self._learning.request()
+
     def _found(self, samples: Sequence[str]) -> list[Found]:
         pending = {sample: self._pending.find(sample) for sample in samples}
         labelled = self._journal.newest_of([sample for sample, found in pending.items() if found is None])
