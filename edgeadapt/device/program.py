@@ -74,7 +74,7 @@ class Program:
         if missing:
             raise BundleError(f"manifest.json: no tensor called {missing[0]!r}; this is not a bundle that a learner can open")
         self.chunk = max(self.manifest.batches)
-        self.encode_chunk = _piece(self.manifest.batches, runtime)
+        self._piece = max((size for size in self.manifest.batches if size <= _PIECE), default=self.chunk)
         self._executables: dict[str, Executable] = {}  # by file
         encoder = self.manifest.encoder(precision)
         self._encode = self._loaded(encoder) if encoder else None
@@ -218,6 +218,15 @@ class Program:
         """True for inputs of the encoder, False for features that were computed elsewhere."""
         return x.shape[1:] == self.manifest.input.shape
 
+    @property
+    def encode_chunk(self) -> int:
+        """Images in one call of the encoder: on a device with a memory of its own the largest rung.
+
+        Where a call computes on the caller's thread, a large batch is no faster and its activations
+        stay in the arena: a window of EfficientNet-Lite0 at 32 images a call held 90 MiB more.
+        """
+        return self._piece if getattr(self.runtime, "runs_where_called", False) else self.chunk
+
     def encode(self, x: NDArray[Any], encoder: Executable | None = None) -> tuple[F32, F32]:
         """Features (N, D) and taps (N, T) of inputs that passed the door; in chunks of ``encode_chunk``.
 
@@ -228,7 +237,7 @@ class Program:
             dim = self.manifest.feature_dim
             return np.ascontiguousarray(x[:, :dim]), np.ascontiguousarray(x[:, dim:])
         self.encoded += len(x)
-        if len(x) <= self.encode_chunk:
+        if len(x) <= self._piece:
             out, _ = run({"x": x}, NO_TENSORS)
             return out["z"], _taps(out, len(x))
         parts = [run({"x": x[rows]}, NO_TENSORS)[0] for rows in chunks(len(x), self.encode_chunk)]
@@ -407,18 +416,6 @@ class Program:
             largest = max(map(self.adaptors.nbytes, self.adaptors.candidates))
             sizes["adaptor"] = self.manifest.domain_slots * largest
         return sizes
-
-
-def _piece(batches: Sequence[int], runtime: Runtime) -> int:
-    """Images in one call of the encoder: on a device with a memory of its own the largest rung.
-
-    Where a call computes on the caller's thread, a large batch is no faster and its activations
-    stay in the arena: a window of EfficientNet-Lite0 at 32 images a call held 90 MiB more.
-    """
-    small = [size for size in batches if size <= _PIECE]
-    if getattr(runtime, "runs_where_called", False) and small:
-        return max(small)
-    return max(batches)
 
 
 def _taps(out: Mapping[str, NDArray[Any]], count: int) -> F32:
