@@ -261,7 +261,15 @@ def open_runtime(name: str = "onnxruntime", **options: Any) -> Runtime:
         from edgeadapt.placement import open_auto
 
         return open_auto(**options)
-    registered = registered_runtimes()
+    return open_registered(registered_runtimes(), name, **options)
+
+
+def open_registered(registered: Mapping[str, EntryPoint], name: str, **options: Any) -> Runtime:
+    """As ``open_runtime``, of runtimes that were looked up already: on a full disk that takes as long as an import.
+
+    Raises:
+        RuntimeUnavailable: none of that name is among them, or it cannot run here.
+    """
     if name not in registered:
         raise RuntimeUnavailable(f"no runtime called {name!r}; registered here: {', '.join(sorted(registered)) or 'none'}")
     try:

@@ -2,6 +2,8 @@
 
 A public key is written as one line, ``ed25519:`` and the base64 of its 32 bytes, so that it fits into a
 configuration file; a private key is an unencrypted PKCS 8 PEM, so that ``openssl`` reads it too.
+
+``cryptography`` is imported where a key is used: an unsigned bundle opens without it, some 15 ms earlier.
 """
 
 from __future__ import annotations
@@ -15,9 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from msgspec import Meta
 
 from edgeadapt.errors import BundleError
@@ -44,6 +43,9 @@ def generate_key() -> tuple[bytes, str]:
     Returns:
         The private key as PEM bytes, and the public key as one line of text.
     """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return private, _PREFIX + base64.b64encode(key.public_key().public_bytes_raw()).decode()
@@ -121,6 +123,10 @@ def sign(manifest: bytes, private_pem: bytes) -> Signature:
     Raises:
         BundleError: not an unencrypted ed25519 private key.
     """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     try:
         key = serialization.load_pem_private_key(private_pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -151,6 +157,9 @@ def verify(manifest: bytes, signature: Signature, trusted_keys: Sequence[str | P
     trusted = [load_public_key(key) for key in trusted_keys]
     if trusted and public not in trusted:
         raise BundleError(f"{_MEMBER}: signed by the unknown key {signature.key_id}; trusted: {', '.join(map(key_id, trusted))}")
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     try:
         Ed25519PublicKey.from_public_bytes(_raw(public)).verify(base64.b64decode(signature.signature), manifest)
     except (InvalidSignature, ValueError):

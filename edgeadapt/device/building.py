@@ -71,7 +71,9 @@ def requests(bundle: Bundle, *, refolds_by_input: bool = False) -> list[Request]
     recorder = _Recorder(bundle, refolds_by_input)
     precisions: list[Precision] = ["float32", *(variant.precision for variant in bundle.manifest.precisions)]
     for precision in precisions:
-        Program(bundle, recorder, precision).refold(NO_TENSORS)
+        program = Program(bundle, recorder, precision)
+        program.load_all()
+        program.refold(NO_TENSORS)
     for spec in bundle.manifest.graphs:
         recorder.load(bundle.graph_file(spec))
     return list(recorder.asked.values())

@@ -13,6 +13,7 @@ from edgeadapt.bundle import FACTORY, Bundle
 from edgeadapt.bundle._weights import tensor_bytes
 from edgeadapt.bundle.schema import GraphSpec, Precision, TensorSpec
 from edgeadapt.device.adaptors import Adaptors, shared_graphs
+from edgeadapt.device.late_graph import LateGraph
 from edgeadapt.device.linalg import NUMERICS, one_thread
 from edgeadapt.device.memory import AS_SHIPPED, HeadChoice
 from edgeadapt.device.placed import placement_of
@@ -25,6 +26,7 @@ F32 = NDArray[np.float32]
 NO_TENSORS = Tensors()
 _LINEAR = "head.weight"  # logits are proportional to it
 _PENALTIES = ("shrinkage", "penalty")  # arguments of numerics that a head's choice multiplies
+_PIECE = 8  # images
 _CORE = frozenset({"shift.moment", "shift.mean", "route.centre", "route.projection"})  # what decisions read
 
 
@@ -57,6 +59,8 @@ class Bound:
 class Program:
     """A bundle's graphs on a runtime. Holds no state: tensors go in, tensors come out.
 
+    What an answer needs is loaded at once; what learns and adapts, at its first call or by ``load_all``.
+
     Args:
         precision: of the encoder that turns inputs into features, and of the thresholds in ``manifest``; everything else is as it is.
 
@@ -70,14 +74,19 @@ class Program:
         if missing:
             raise BundleError(f"manifest.json: no tensor called {missing[0]!r}; this is not a bundle that a learner can open")
         self.chunk = max(self.manifest.batches)
+        self._piece = max((size for size in self.manifest.batches if size <= _PIECE), default=self.chunk)
         self._executables: dict[str, Executable] = {}  # by file
         encoder = self.manifest.encoder(precision)
         self._encode = self._loaded(encoder) if encoder else None
         self._read = self._required("predict")
-        self._learn = self._required("learn")
-        self._redeem = self._load("redeem")
+        self._late: list[LateGraph] = []
+        learn = self._late_load("learn")
+        if learn is None:
+            raise BundleError("manifest.json: no graph answers the role 'learn'")
+        self._learn = learn
+        self._redeem = self._late_load("redeem")
         self._adapt_spec, self._adapt = self._adapt_graph()
-        self._refold = self._load("derive")
+        self._refold = self._late_load("derive")
         self._smooth = self._required("smooth") if self.manifest.policy.smooth.method else None
         constants = set(encoder.frozen) if encoder else set()
         self._constants = constants & set(self._spec("derive").writes) if self._refold else set()
@@ -99,10 +108,32 @@ class Program:
         specs = shared_graphs(self.manifest, role)
         return self._loaded(specs[0]) if specs else None
 
-    def _loaded(self, spec: GraphSpec, is_rare: bool = False) -> Executable:
-        file = self.bundle.graph_file(spec)
-        loaded = self._executables[spec.file] = self.runtime.load(replace(file, is_rare=True) if is_rare else file)
+    def _loaded(self, spec: GraphSpec) -> Executable:
+        loaded = self._executables[spec.file] = self.runtime.load(self.bundle.graph_file(spec))
         return loaded
+
+    def _late_load(self, role: Any) -> LateGraph | None:
+        specs = shared_graphs(self.manifest, role)
+        return self._late_graph(specs[0]) if specs else None
+
+    def _late_graph(self, spec: GraphSpec, is_rare: bool = False) -> LateGraph:
+        """A graph that no answer waits for."""
+
+        def keep(loaded: Executable) -> None:
+            self._executables[spec.file] = loaded
+
+        file = replace(self.bundle.graph_file(spec), is_rare=is_rare)
+        self._late.append(LateGraph(file, self.runtime, keep))
+        return self._late[-1]
+
+    def load_all(self) -> None:
+        """Load what waits for its first call: who checks a bundle wants every refusal at once.
+
+        Raises:
+            BundleError, RuntimeUnavailable: the runtime refuses a graph.
+        """
+        for graph in self._late:
+            graph.load()
 
     def _refolding(self, encoder: GraphSpec | None) -> GraphSpec | None:
         """The encoder whose constants a condition replaces: the one that serves, or the float32 one where the runtime cannot quantise what it is given later."""
@@ -129,14 +160,14 @@ class Program:
         wanted = self.manifest.policy.adapt.method
         for spec in self.manifest.graphs_for("adapt"):
             if wanted in spec.methods:
-                return spec, self._loaded(spec, is_rare=True)
+                return spec, self._late_graph(spec, is_rare=True)
         return None, None
 
     def _unfolded_graph(self) -> tuple[GraphSpec | None, Executable | None]:
         """The encoder once more, reading a condition's statistics as tensors: nothing is loaded again when they change."""
         for spec in shared_graphs(self.manifest, "encode"):
             if spec.reads:
-                return spec, self._loaded(spec)
+                return spec, self._late_graph(spec)
         return None, None
 
     # -- tensors --------------------------------------------------------------------------------------
@@ -187,8 +218,17 @@ class Program:
         """True for inputs of the encoder, False for features that were computed elsewhere."""
         return x.shape[1:] == self.manifest.input.shape
 
+    @property
+    def encode_chunk(self) -> int:
+        """Images in one call of the encoder: on a device with a memory of its own the largest rung.
+
+        Where a call computes on the caller's thread, a large batch is no faster and its activations
+        stay in the arena: a window of EfficientNet-Lite0 at 32 images a call held 90 MiB more.
+        """
+        return self._piece if getattr(self.runtime, "runs_where_called", False) else self.chunk
+
     def encode(self, x: NDArray[Any], encoder: Executable | None = None) -> tuple[F32, F32]:
-        """Features (N, D) and taps (N, T) of inputs that passed the door; in chunks of the largest rung of the ladder.
+        """Features (N, D) and taps (N, T) of inputs that passed the door; in chunks of ``encode_chunk``.
 
         Features that were computed elsewhere, z then taps in one row, are only taken apart.
         """
@@ -197,10 +237,10 @@ class Program:
             dim = self.manifest.feature_dim
             return np.ascontiguousarray(x[:, :dim]), np.ascontiguousarray(x[:, dim:])
         self.encoded += len(x)
-        if len(x) <= self.chunk:
+        if len(x) <= self._piece:
             out, _ = run({"x": x}, NO_TENSORS)
             return out["z"], _taps(out, len(x))
-        parts = [run({"x": x[rows]}, NO_TENSORS)[0] for rows in chunks(len(x), self.chunk)]
+        parts = [run({"x": x[rows]}, NO_TENSORS)[0] for rows in chunks(len(x), self.encode_chunk)]
         return np.concatenate([p["z"] for p in parts]), np.concatenate([_taps(p, len(p["z"])) for p in parts])
 
     def read(self, z: F32, taps: F32, tensors: Tensors) -> Read:
@@ -356,7 +396,7 @@ class Program:
 
     def placement(self) -> dict[str, str]:
         """Which runtime serves which role now; see ``placement_of``."""
-        return placement_of(self.manifest, self.runtime, self._executables | self.adaptors.loaded)
+        return placement_of(self.manifest, self.runtime, dict(self._executables) | self.adaptors.loaded)
 
     def numbers(self, name: str) -> NDArray[Any]:
         """A frozen tensor on the host."""

@@ -16,7 +16,7 @@ from edgeadapt.device.damage import reads
 from edgeadapt.device.evidence import rows_to_arrays
 from edgeadapt.device.journal import Journal
 from edgeadapt.device.journal_rows import CommitRow, EvidenceRow
-from edgeadapt.device.memory import SOURCE, Domain, DomainKind, HeadChoice, Memory, Signature, digest
+from edgeadapt.device.memory import AS_SHIPPED, SOURCE, Domain, DomainKind, HeadChoice, Memory, Signature, digest
 from edgeadapt.device.program import Program
 from edgeadapt.errors import StateError
 from edgeadapt.runtime import Tensors
@@ -223,7 +223,9 @@ def rebuild_timed(journal: Journal, program: Program, upto: int | None = None, *
     found_tables = tables_at(journal, last)
     head = HeadChoice(**(found_tables or {}).get("head", {}))
     classes = () if found_tables is None else found_tables["classes"]
-    memory = replace(memory, commit=last, head=head, tensors=program.derive(tensors, head, classes))
+    if tensors is not memory.tensors or head != AS_SHIPPED or tuple(classes) not in ((), memory.classes):
+        tensors = program.derive(tensors, head, classes)  # else the factory's, which were just derived
+    memory = replace(memory, commit=last, head=head, tensors=tensors)
     if found_tables is not None:
         memory = _with_tables(program, memory, found_tables, blobs)
     return finish(program, memory), replay_s

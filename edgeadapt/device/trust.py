@@ -177,6 +177,7 @@ def _stored(manifest: Manifest) -> set[tuple[str, str, tuple[int, ...]]]:
 def run_once(bundle: Bundle, runtime: Runtime, budget: Budget | None, precision: Precision) -> None:
     """Load every graph that would be used, then run it on zeros with the factory's tensors."""
     program = Program(bundle, runtime, precision)
+    program.load_all()  # in the order and the way a learner does: the runtime keeps them
     program.check_precision()
     if budget is not None:
         budget.require_memory(dict(program.nbytes()))

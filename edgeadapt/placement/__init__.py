@@ -3,8 +3,26 @@
 ``open_auto`` is what ``open_runtime("auto")`` returns; ``Placing`` is the runtime that it makes of others.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from edgeadapt.placement.candidates import open_auto
-from edgeadapt.placement.placing import Placing
-from edgeadapt.placement.rules import Rules
+
+if TYPE_CHECKING:
+    from edgeadapt.placement.placing import Placing
+    from edgeadapt.placement.rules import Rules
+
+_HOMES = {"Placing": "edgeadapt.placement.placing", "Rules": "edgeadapt.placement.rules"}
+
+
+def __getattr__(name: str) -> Any:
+    """What only a second runtime needs loads with its module on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
 
 __all__ = ["Placing", "Rules", "open_auto"]

@@ -11,15 +11,18 @@ import ctypes
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeadapt.errors import RuntimeUnavailable
-from edgeadapt.placement.places import Place
-from edgeadapt.placement.placing import Placing
-from edgeadapt.placement.rules import Rules
-from edgeadapt.runtime import Runtime, open_runtime, registered_runtimes
+from edgeadapt.runtime import Runtime, open_registered, registered_runtimes
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from edgeadapt.placement.places import Place
+    from edgeadapt.placement.rules import Rules
 
 log = logging.getLogger("edgeadapt")
 
@@ -39,22 +42,36 @@ def open_auto(candidates: Sequence[str] | None = None, rules: Rules | None = Non
     Raises:
         RuntimeUnavailable: ONNX Runtime does not run here; or a candidate that was named is not registered.
     """
-    reference = open_runtime(REFERENCE_NAME, **options)
-    found = possible(candidates)
-    return Placing(reference, found, rules) if found else reference
+    registered = registered_runtimes()
+    reference = open_registered(registered, REFERENCE_NAME, **options)
+    found = possible(candidates, registered)
+    if not found:
+        return reference
+    from edgeadapt.placement.placing import Placing  # where only the CPU serves, nothing is placed
+
+    return Placing(reference, found, rules)
 
 
-def possible(names: Sequence[str] | None = None) -> list[Place]:
+def possible(
+    names: Sequence[str] | None = None, registered: Mapping[str, EntryPoint] | None = None
+) -> list[Place]:
     """Those that nothing speaks against so far, numbered from 1 on.
+
+    Args:
+        names: in this order; by default all, NVIDIA's first. registered: looked up here if not given.
 
     Raises:
         RuntimeUnavailable: a name is not registered.
     """
-    registered = registered_runtimes()
+    registered = registered_runtimes() if registered is None else registered
     if unknown := [name for name in names or () if name not in registered or name == REFERENCE_NAME]:
         raise RuntimeUnavailable(f"no candidate called {unknown[0]!r}; registered here: {', '.join(sorted(set(registered) - {REFERENCE_NAME})) or 'none'}")
     ordered = names if names is not None else [*_NVIDIA, *sorted(set(registered) - {REFERENCE_NAME, *_NVIDIA})]
     fitting = [name for name in ordered if name in registered and _may_run(name, registered[name])]
+    if not fitting:
+        return []
+    from edgeadapt.placement.places import Place
+
     return [Place(index, name, _maker(registered[name])) for index, name in enumerate(fitting, 1)]
 
 

@@ -19,7 +19,6 @@ from edgeadapt.errors import BundleError, EdgeadaptError, InputError, RuntimeUna
 from edgeadapt.onnx_file import OnnxFile
 from edgeadapt.runtime import GraphFile, Tensors
 from edgeadapt_onnxruntime._denormals import kept
-from edgeadapt_onnxruntime._device_executable import DeviceExecutable
 from edgeadapt_onnxruntime._device_pool import DevicePool, Transfers
 from edgeadapt_onnxruntime._executable import OnnxExecutable
 from edgeadapt_onnxruntime._pool import Pool, PooledBuffer
@@ -168,6 +167,8 @@ class OnnxRuntime:
                 session = self._session(graph, constants, options)
             _return_freed_memory()
             if isinstance(self.pool, DevicePool):
+                from edgeadapt_onnxruntime._device_executable import DeviceExecutable
+
                 return DeviceExecutable(graph.name, session, self.pool, frozen, graph.is_rare)
             return OnnxExecutable(graph.name, session, self.pool, frozen, graph.is_rare)
         except EdgeadaptError:
