@@ -22,7 +22,12 @@ from edgeadapt.device.budget import Budget, Meter, WriteRoom
 from edgeadapt.device.conditions import Conditions
 from edgeadapt.device.correlation import Smoothing
 from edgeadapt.device.evidence import (
-    Ids, Pending, PendingBatch, Questions, as_stored, check_storable,
+    Ids,
+    Pending,
+    PendingBatch,
+    Questions,
+    as_stored,
+    check_storable,
 )  # fmt: skip
 from edgeadapt.device.field_quality import ANSWERS, FieldQuality
 from edgeadapt.device.fitting import Growth
