@@ -341,7 +341,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST", "/v1/withdraw", "label", _withdraw, Withdrawn, body=Withdraw, refusals=(429, 507),
         is_slow=True,
-    ),  # fmt: skip
+    ),
     Route("GET", "/v1/quality", "view", _quality, Quality),
     Route("GET", "/v1/questions", "view", _questions, Questions, Asking),
     Route("GET", "/v1/questions/{id}/image", "view", _image, PNG, refusals=(404,)),
