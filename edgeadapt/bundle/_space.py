@@ -9,31 +9,17 @@ for the one whose features it has learned.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from edgeadapt.bundle._weights import FROZEN, HEADER_BYTES
-from edgeadapt.bundle.schema import space_of_digests
+from edgeadapt.bundle.schema import encoder_tensors, space_of_digests
 from edgeadapt.errors import BundleError
 
 if TYPE_CHECKING:
-    from edgeadapt.bundle.schema import GraphSpec, Manifest
-
-
-def encoder_tensors(frozen: Iterable[str], encoders: Iterable[GraphSpec]) -> list[str]:
-    """Frozen tensors of the encoder, in the order in which the space hashes them; none in a bundle that is given features.
-
-    Those that its graphs take, and those that came with it unread, such as the classifier of a network: their names begin
-    with ``encoder.``.
-
-    Args:
-        frozen: names of all frozen tensors.
-        encoders: graphs with the role ``encode``.
-    """
-    taken = [graph.frozen for graph in encoders]
-    return sorted({name for name in frozen if name.startswith("encoder.")}.union(*taken)) if taken else []
+    from edgeadapt.bundle.schema import Manifest
 
 
 def watch_encoder(manifest: Manifest) -> TensorHashes:

@@ -1,7 +1,7 @@
 """The three weight files of a bundle, as arrays checked against the manifest.
 
 ``frozen`` never changes after export, ``factory`` has the initial values of everything else, ``guard`` the
-labelled factory features that judge later changes.
+labelled factory features that judge later changes. A file keeps a tensor in fewer bytes where nothing is lost (``_packing``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from edgeadapt.bundle.schema import Manifest, TensorSpec
+from edgeadapt.bundle._container import MAX_ARCHIVE_BYTES
+from edgeadapt.bundle._packing import forms, packed, unpacked
+from edgeadapt.bundle.schema import PLAIN_FORMAT, Manifest, TensorSpec, encoder_tensors
 from edgeadapt.errors import BundleError
 
 FROZEN, FACTORY, GUARD = "weights/frozen.safetensors", "weights/factory.safetensors", "weights/guard.safetensors"
@@ -32,7 +34,7 @@ class _Listed(msgspec.Struct, frozen=True):
 
 
 def encode_weights(manifest: Manifest, member: str, values: Mapping[str, NDArray[Any]]) -> bytes:
-    """Safetensors bytes of one weight file; equal values give equal bytes.
+    """Safetensors bytes of one weight file; equal values give equal bytes, each in its smallest form.
 
     Raises:
         BundleError: as for :func:`decode_weights`.
@@ -43,7 +45,8 @@ def encode_weights(manifest: Manifest, member: str, values: Mapping[str, NDArray
         arrays[name] = np.require(array, array.dtype.newbyteorder("<"), "C")
     _check_listed(manifest, member, {name: (array.dtype.name, array.shape) for name, array in arrays.items()})
     _check_values(manifest, member, arrays)
-    return save(arrays)
+    specs = _packable(manifest, member)
+    return save({name: packed(specs[name], len(manifest.classes), array) if name in specs else array for name, array in arrays.items()})
 
 
 def decode_weights(manifest: Manifest, member: str, data: bytes) -> Arrays:
@@ -57,6 +60,9 @@ def decode_weights(manifest: Manifest, member: str, data: bytes) -> Arrays:
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise BundleError(f"{member}: not a safetensors file: {error}") from None
     _check_listed(manifest, member, {name: (array.dtype.name, array.shape) for name, array in arrays.items()})
+    for name, spec in _packable(manifest, member).items():
+        if name in arrays:
+            arrays[name] = unpacked(spec, arrays[name])
     _check_values(manifest, member, arrays)
     for array in arrays.values():
         array.flags.writeable = False
@@ -111,19 +117,34 @@ def _home(spec: TensorSpec) -> str:
     return FROZEN if spec.kind == "frozen" else FACTORY
 
 
+def _packable(manifest: Manifest, member: str) -> dict[str, TensorSpec]:
+    """Tensors that a weight file may keep in fewer bytes; those of the encoder are hashed as they lie there."""
+    if member == GUARD or manifest.format <= PLAIN_FORMAT:
+        return {}
+    specs = {spec.name: spec for spec in manifest.tensors if _home(spec) == member}
+    for name in encoder_tensors([spec.name for spec in specs.values() if spec.kind == "frozen"], manifest.graphs_for("encode")):
+        specs.pop(name, None)
+    return specs
+
+
 def _check_listed(manifest: Manifest, member: str, listed: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
     if member == GUARD:
         return _check_guard(manifest, listed)
     if member not in (FROZEN, FACTORY):
         raise BundleError(f"{member}: weight files are {FROZEN}, {FACTORY} and {GUARD}")
     specs = {spec.name: spec for spec in manifest.tensors}
+    packable = _packable(manifest, member)
+    whole = sum(tensor_bytes(specs[name]) for name in listed if name in specs)
+    if whole > MAX_ARCHIVE_BYTES:  # slots that are left out cost a file nothing
+        raise BundleError(f"{member}: its tensors take {whole} bytes, the limit is {MAX_ARCHIVE_BYTES}")
     for name, (dtype, shape) in listed.items():
         spec = specs.get(name)
         if spec is None:
             raise BundleError(f"{member}: {name} is not a tensor of the manifest")
         if _home(spec) != member:
             raise BundleError(f"{member}: {name} is {spec.kind} and belongs in {_home(spec)}")
-        if (dtype, shape) != (spec.dtype, spec.shape):
+        is_plain = (dtype, shape) == (spec.dtype, spec.shape)
+        if not is_plain and not (name in packable and (dtype, shape) in forms(spec, len(manifest.classes))):
             raise BundleError(f"{member}: {name} is {dtype}{list(shape)}, the manifest says {spec.dtype}{list(spec.shape)}")
 
 

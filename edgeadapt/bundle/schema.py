@@ -14,8 +14,13 @@ from edgeadapt.bundle._consistency import check_consistency
 from edgeadapt.bundle.roles import RoleName
 from edgeadapt.errors import BundleError
 
-FORMAT = 1
-"""Version of the manifest. A reader refuses a newer one and names the package version that wrote it."""
+FORMAT = 2
+"""Version of the manifest. A reader refuses a newer one and names the package version that wrote it.
+
+Since 2, weight files may keep tensors in fewer bytes (``_packing``); bundles of format 1 are read as they were.
+"""
+PLAIN_FORMAT = 1
+"""The last version whose weight files keep every tensor as the manifest declares it."""
 
 DType = Literal["float32", "float16", "int64", "int32", "int8", "uint8", "bool"]
 Kind = Literal["frozen", "evidence", "parameter", "statistic", "derived"]
@@ -393,6 +398,20 @@ def decode_manifest(data: bytes) -> Manifest:
     return manifest
 
 
+def encoder_tensors(frozen: Iterable[str], encoders: Iterable[GraphSpec]) -> list[str]:
+    """Frozen tensors of the encoder, in the order in which the space hashes them; none in a bundle that is given features.
+
+    Those that its graphs take, and those that came with it unread, such as the classifier of a network: their names begin
+    with ``encoder.``.
+
+    Args:
+        frozen: names of all frozen tensors.
+        encoders: graphs with the role ``encode``.
+    """
+    taken = [graph.frozen for graph in encoders]
+    return sorted({name for name in frozen if name.startswith("encoder.")}.union(*taken)) if taken else []
+
+
 def space_of(*parts: bytes) -> str:
     """Hash of what produces a feature: the bytes of the graphs of the role ``encode``, then those of the encoder's frozen tensors by name.
 
@@ -413,7 +432,7 @@ def json_schema() -> dict[str, Any]:
 
 
 __all__ = [
-    "FORMAT", "AccuracyPolicy", "AdaptPolicy", "AdaptorSpec", "AskPolicy", "GraphSpec", "GrowthPolicy", "GuardPolicy", "InputSpec", "LearnPolicy", "Manifest", "Member",
+    "FORMAT", "PLAIN_FORMAT", "AccuracyPolicy", "AdaptPolicy", "AdaptorSpec", "AskPolicy", "GraphSpec", "GrowthPolicy", "GuardPolicy", "InputSpec", "LearnPolicy", "Manifest", "Member",
     "NoveltyPolicy", "NumericSpec", "Parity", "PolicySpec", "PortSpec", "Precision", "PrecisionReport", "PrecisionSpec", "Provenance", "ShiftPolicy", "SmoothPolicy", "TensorSpec",
-    "TriggerSpec", "decode_manifest", "encode_manifest", "json_schema", "space_of", "space_of_digests",
+    "TriggerSpec", "decode_manifest", "encode_manifest", "encoder_tensors", "json_schema", "space_of", "space_of_digests",
 ]  # fmt: skip

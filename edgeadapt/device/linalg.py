@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from edgeadapt.bundle.packed_gram import unpacked
 from edgeadapt.device.back_projection import back_projection
 from edgeadapt.device.log_frequency import log_frequency
-from edgeadapt.device.packed_gram import unpacked
 
 Array = NDArray[Any]
 F32 = NDArray[np.float32]

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 import edgeadapt
 from edgeadapt.bench.corruptions import TUNING, corrupt
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, write_bundle
-from edgeadapt.bundle._space import encoder_tensors
 from edgeadapt.bundle.schema import (
     AdaptMode,
     AdaptorSpec,
@@ -36,6 +35,7 @@ from edgeadapt.bundle.schema import (
     Provenance,
     SmoothPolicy,
     TriggerSpec,
+    encoder_tensors,
     space_of,
 )  # fmt: skip
 from edgeadapt.errors import InputError
@@ -339,6 +339,11 @@ class _Maker:
             return ()
         return tuple(spec.name for spec in self.head.tensors(self.evidence.dims) if spec.kind == "evidence" and spec.name != MOMENT)
 
+    def _unread(self) -> set[str]:
+        """Tensors of the encoder that no graph takes, such as a classifier behind the feature: they do not travel."""
+        taken = {name for made in self.graphs.values() for name in (*made.graph.frozen, *made.graph.writes)}
+        return {name for name in self.frozen if name.startswith("encoder.")} - taken
+
     # -- the bundle -----------------------------------------------------------------------------------
     def _manifest(self, adapt: AdaptPolicy) -> Manifest:
         s = self.settings
@@ -349,9 +354,11 @@ class _Maker:
         )  # fmt: skip
         encoders = [graph for graph in graphs if "encode" in graph.roles and graph.precision == "float32"]
         made_by = [made.graph.model for made in self.graphs.values() if "encode" in made.roles and made.precision == "float32"] or [self.encoder.name.encode()]
-        space = space_of(*made_by, *(self.frozen[name].tobytes() for name in encoder_tensors(self.frozen, encoders)))
+        unread = self._unread()
+        kept = [name for name in self.frozen if name not in unread]
+        space = space_of(*made_by, *(self.frozen[name].tobytes() for name in encoder_tensors(kept, encoders)))
         kinds = ("evidence", "derived", "parameter")
-        tensors = tuple(msgspec.structs.replace(spec, space=space if spec.kind in kinds else "") for spec in self.composition.specs.values())
+        tensors = tuple(msgspec.structs.replace(spec, space=space if spec.kind in kinds else "") for name, spec in self.composition.specs.items() if name not in unread)
         policy = PolicySpec(
             shift=self.shift, novelty=self.novelty, adapt=adapt, accuracy=self.accuracy,
             learn=LearnPolicy(method=self.head.name, factory_count=s.factory_count, temperature=self.temperature, weighted=self._weighted()),
@@ -422,6 +429,8 @@ class _Maker:
         self, path: Path, adapt: AdaptPolicy, card: dict[str, Any], private_key: bytes | None, weights: dict[str, Arrays] | None = None
     ) -> Bundle:
         weights = weights or {FROZEN: self.frozen, FACTORY: self.factory, GUARD: self._guard()}
+        unread = self._unread()
+        weights = weights | {FROZEN: {name: value for name, value in weights[FROZEN].items() if name not in unread}}
         graphs = {f"graphs/{name}.onnx": made.graph.model for name, made in self.graphs.items()}
         return write_bundle(path, self._manifest(adapt), graphs, weights, card, private_key)
 

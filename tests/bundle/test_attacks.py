@@ -250,12 +250,12 @@ def test_an_unlisted_member_is_named(good: bytes, path: Path) -> None:
 
 def test_a_newer_format_names_the_version_that_wrote_it(unsigned: Path, path: Path) -> None:
     members = tiny.members_of(unsigned.read_bytes())
-    newer = {"format": 2, "provenance": {"edgeadapt": "7.1"}, "something": "new"}
-    refused(pack((members | {MANIFEST: json.dumps(newer).encode()}).items()), path, "manifest.json: format 2 is newer.*edgeadapt 7.1")
+    newer = {"format": 3, "provenance": {"edgeadapt": "7.1"}, "something": "new"}
+    refused(pack((members | {MANIFEST: json.dumps(newer).encode()}).items()), path, "manifest.json: format 3 is newer.*edgeadapt 7.1")
 
 
 @pytest.mark.parametrize(
-    "manifest", [b"", b"{}", b"[]", b"\xff", b'"\xff"', b"[" * 100_000, b'{"format": 2, "provenance": [1]}', b'{"format": 0}', b"1e999"]
+    "manifest", [b"", b"{}", b"[]", b"\xff", b'"\xff"', b"[" * 100_000, b'{"format": 3, "provenance": [1]}', b'{"format": 0}', b"1e999"]
 )
 def test_a_manifest_that_is_not_one_is_refused(manifest: bytes, unsigned: Path, path: Path) -> None:
     refused(pack((tiny.members_of(unsigned.read_bytes()) | {MANIFEST: manifest}).items()), path, r"bad.edge: manifest.json: ")

@@ -112,7 +112,7 @@ def test_added_and_removed_members_are_named(members: dict[str, bytes], keys: tu
     ("fields", "message"),
     [
         ({"format": 0}, r"manifest.json: Expected `int` >= 1 - at `\$.format`"),
-        ({"format": 2, "provenance": {"edgeadapt": "7.1"}}, "manifest.json: format 2 is newer than 1.*written by edgeadapt 7.1"),
+        ({"format": 3, "provenance": {"edgeadapt": "7.1"}}, "manifest.json: format 3 is newer than 2.*written by edgeadapt 7.1"),
         ({"version": 0}, r"manifest.json: Expected `int` >= 1 - at `\$.version`"),
         ({"version": "3"}, r"manifest.json: Expected `int`, got `str` - at `\$.version`"),
         ({"trust": "me"}, "manifest.json: Object contains unknown field `trust`"),

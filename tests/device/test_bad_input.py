@@ -22,7 +22,7 @@ import pytest
 from clothes import BATCH, KNOWN, Opener, images, watch
 
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_bundle
-from edgeadapt.bundle.schema import FORMAT
+from edgeadapt.bundle.schema import FORMAT, PLAIN_FORMAT
 from edgeadapt.bundle.signing import generate_key
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.budget import Budget
@@ -271,7 +271,7 @@ def with_manifest(path: Path, old: str, new: str) -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "match"),
     [
-        (f'"format": {FORMAT},', f'"format": {FORMAT + 1},', f"format {FORMAT + 1} is newer than {FORMAT}, which this version reads; written by edgeadapt"),
+        (f'"format": {PLAIN_FORMAT},', f'"format": {FORMAT + 1},', f"format {FORMAT + 1} is newer than {FORMAT}, which this version reads; written by edgeadapt"),
         ('"name": "', '"title": "', "manifest"),
         ('"novelty"', '"novel"', "manifest"),
     ],

@@ -12,8 +12,7 @@ from ramps import CLASSES, PRECISE, dimmed, ramps
 
 import edgeadapt
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_bundle
-from edgeadapt.bundle._space import encoder_tensors
-from edgeadapt.bundle.schema import Manifest, decode_manifest, encode_manifest, space_of
+from edgeadapt.bundle.schema import Manifest, decode_manifest, encode_manifest, encoder_tensors, space_of
 from edgeadapt.cli import main
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.learner import Learner

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from torch import nn
 
 import edgeadapt
 from edgeadapt import host
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_bundle
+from edgeadapt.bundle.packed_gram import packed_width
 from edgeadapt.bundle.signing import generate_key
 from edgeadapt.errors import BundleError, InputError
 from edgeadapt.host import calibrate
@@ -123,6 +126,33 @@ def test_the_bundle_computes_the_features_of_the_module(images: tuple[Path, Tiny
         expected = net.block(net.stem(torch.from_numpy(x)[:, None] / 255.0)).mean((2, 3)).numpy()
     with edgeadapt.open(path) as learner:
         assert np.allclose(learner.predict(x).embedding, expected, atol=1e-4)
+
+
+def test_a_bundle_carries_each_weight_once_and_none_that_no_graph_reads(images: tuple[Path, TinyNet]) -> None:
+    path, net = images
+    bundle = read_bundle(path)
+    read = {name for graph in bundle.manifest.graphs for name in (*graph.frozen, *graph.reads)}
+    frozen = bundle.weights(FROZEN)
+    encoder = {name: value for name, value in frozen.items() if name.startswith("encoder.")}
+    assert set(encoder) <= read and not any(net.head.weight.shape == value.shape for value in encoder.values())
+    large = {name: value.tobytes() for name, value in frozen.items() if value.ndim > 1}  # two methods may centre by the same vector
+    assert len(set(large.values())) == len(large) > 8
+    convolutions = sum(p.numel() for p in net.parameters() if p.dim() == 4)
+    channels = 8 + 16
+    assert sum(value.size for value in encoder.values()) == convolutions + 2 * channels  # a scale and a shift each
+    assert frozen["norms.class_mean"].shape == frozen["norms.class_variance"].shape == (3, channels)
+
+
+def test_the_files_of_a_bundle_have_no_empty_class_slots_and_half_of_a_gram_matrix(images: tuple[Path, TinyNet]) -> None:
+    bundle = read_bundle(images[0])
+    with zipfile.ZipFile(images[0]) as archive:
+        lies = {name: value for member in (FROZEN, FACTORY) for name, value in safetensors.numpy.load(archive.read(member)).items()}
+    gram = bundle.weights(FACTORY)["slda.gram"]
+    width = packed_width(gram.size)
+    assert lies["slda.gram"].size == width * (width + 1) // 2 < gram.size
+    sums = [spec for spec in bundle.manifest.tensors if spec.kind == "evidence" and spec.class_axis is not None]
+    assert sums and all(lies[spec.name].shape[spec.class_axis] == 3 < spec.shape[spec.class_axis] for spec in sums)
+    assert lies["norms.class_mean"].dtype == lies["norms.class_variance"].dtype == np.float16
 
 
 def test_the_manifest_says_how_every_graph_compared_with_torch(images: tuple[Path, TinyNet]) -> None:

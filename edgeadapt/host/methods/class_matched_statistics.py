@@ -3,13 +3,15 @@
     p      = shares of the classes that the encoder predicts on the memory, at its present statistics
     c      = mean confidence of these predictions, times min(1, max(0, 10 (t - 0.5))), where a share t of the memory lies no farther from every
              class mean than 99% of the source does
-    e, u   = c sum_k p_k (m_k, s_k) + (1 - c) (m, s)          first and second moments that the source has at these shares
-    r      = (v + q v0) / (e2 + q v0),   e2 = u - e^2         how much wider the memory's inputs are than they should be; q = 0.03 K sum_k p_k^2
+    e      = mu0 + d0 D,   D = c sum_k p_k d_k                mean that the source has at these shares
+    e2     = (1 - c) v0 + d0^2 (c sum_k p_k (w_k + d_k^2) - D^2)            and its variance
+    r      = (v + q v0) / (e2 + q v0)                         how much wider the memory's inputs are than they should be; q = 0.03 K sum_k p_k^2
     mu_c   = sqrt(r) mu0 + (mu - sqrt(r) e),   v_c = r v0     the condition as an affine map, applied to the source's statistics
     state <- state + a ((mu_c, v_c) - state)                  a = 1 from the factory's statistics, ``rate`` from then on
 
-for each batch-norm in turn, with mu, v the memory's moments, mu0, v0 the source's, and m_k, s_k those of class k (per channel, taken from the
-factory's labelled samples). On a memory of all classes this is :class:`NormStatistics`; on one that holds a few classes it is not pulled
+for each batch-norm in turn, with mu, v the memory's moments, mu0, v0 the source's, d0^2 = max(v0, 1e-5), and d_k = (m_k - mu0) / d0,
+w_k = v_k / d0^2 from the moments m_k, v_k of class k (per channel, taken from the factory's labelled samples). In these units every value is
+of order one, so they are rounded to float16 unless one overflows; classes that the factory did not show have the source's. On a memory of all classes this is :class:`NormStatistics`; on one that holds a few classes it is not pulled
 towards them, so it can act on streams sorted by class and costs nothing on clean ones. That shares of classes must be told from a change of
 conditions is the point of NOTE (Gong et al., NeurIPS 2022, arXiv 2208.05117), which balances a memory by predicted class, and the
 device does that too; matching what is left of the imbalance with the source's class moments is ours. Under very strong shift the predictions
@@ -35,11 +37,12 @@ from edgeadapt.host.module_encoder import ModuleEncoder
 _WIDENED = 0.03  # q: share of the source's variance by which both sides of the ratio are widened; a class that is silent in a channel says little there
 _TYPICAL = 0.99  # quantile of the source's distances from the nearest class mean
 _STEEPNESS = 10.0  # the predictions are trusted in full where three fifths of the memory are typical, and not at all where fewer than half are
+_LEAST_VARIANCE = 1e-5  # of the source, in units of which class moments are kept: a norm's epsilon hides what is less
 _ROWS = 32  # inputs at a time: activations of 256 images take a gigabyte
 
 
 class ClassMatchedStatistics(NormStatistics):
-    """Domain state ``norm.mean`` and ``norm.variance`` (C,), as of :class:`NormStatistics`; frozen are the class moments (K, C) each.
+    """Domain state ``norm.mean`` and ``norm.variance`` (C,), as of :class:`NormStatistics`; frozen are the moments (F, C) of the factory's classes.
 
     Args:
         encoder: with batch-norms.
@@ -59,7 +62,7 @@ class ClassMatchedStatistics(NormStatistics):
         super().__init__(encoder, rate=rate, through=_MatchedPass(encoder))
         self.head, self.sharpness, self.slots = head, sharpness, slots
         farthest = torch.quantile(_distance(features := _features(encoder, x), _means(features, y, slots)), _TYPICAL).reshape(1)
-        self.frozen |= {**self._pass.class_moments(x, y, slots), "norms.farthest": farthest}
+        self.frozen |= {**self._pass.class_moments(x, y), "norms.farthest": farthest}
 
     def adapt(self, ports: Values, t: Values) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Ports ``x`` (B, *input) and ``sample_weight`` (B,); rows of weight 0 are not part of the memory."""
@@ -72,11 +75,9 @@ class ClassMatchedStatistics(NormStatistics):
         trust = torch.clamp(_STEEPNESS * ((is_typical * share).sum() - 0.5), 0.0, 1.0)
         confidence = trust * (torch.softmax(logits * self.sharpness, dim=1).max(dim=1).values * share).sum()
         shares = (one_hot(logits.argmax(dim=1), self.slots) * share[:, None]).sum(dim=0)
-        first, second = (
-            confidence * (shares @ t[f"norms.class_{part}"]) + (1 - confidence) * t[f"norms.source_{part}"] for part in ("mean", "square")
-        )
+        expected, spread = expected_moments(t, confidence * shares)
         narrowness = torch.clamp((shares * shares).sum() * t["head.active"].sum(), min=1.0)  # 1 where all classes are there alike, K where one is
-        measured = self._pass.matched(ports["x"], weight, t, first, torch.clamp(second - first * first, min=0.0), _WIDENED * narrowness)
+        measured = self._pass.matched(ports["x"], weight, t, expected, spread, _WIDENED * narrowness)
         is_live = weight.sum() > 0
         is_first = (torch.abs(t["norm.mean"] - t["norms.mean"]).sum() + torch.abs(t["norm.variance"] - t["norms.variance"]).sum()) == 0
         rate = torch.where(is_first, 1.0, self.rate)
@@ -122,23 +123,44 @@ class _MatchedPass(BatchStatisticsPass):
         passed = self(x, weight, t, t["norms.gain"], t["norms.offset"], extra)
         return passed.mean, passed.variance
 
-    def class_moments(self, x: NDArray[Any], y: NDArray[np.int64], slots: int) -> dict[str, Tensor]:
-        """``norms.class_mean`` and ``norms.class_square`` (K, C), and the source's own ``norms.source_mean`` and ``norms.source_square`` (C,)."""
-        mean, square = self.source["mean"], self.source["variance"] + self.source["mean"] ** 2
-        made = {"norms.source_mean": mean, "norms.source_square": square}
+    def class_moments(self, x: NDArray[Any], y: NDArray[np.int64]) -> dict[str, Tensor]:
+        """``norms.class_mean`` and ``norms.class_variance`` (F, C): d_k and w_k of the slots up to the last that has inputs."""
         measure = BatchStatisticsPass(self.encoder, is_source=True)
         values = {**self.encoder.frozen, **measure.frozen}
-        of_class = {"mean": mean.repeat(slots, 1), "square": square.repeat(slots, 1)}
+        centre, variance = self.source["mean"], self.source["variance"]
+        means, variances = centre.repeat(int(y.max()) + 1, 1), variance.repeat(int(y.max()) + 1, 1)
         for slot in np.unique(y):
             rows = x[y == slot]
-            sums = [torch.zeros_like(mean), torch.zeros_like(mean)]
+            total, square = torch.zeros_like(centre), torch.zeros_like(centre)
             for start in range(0, len(rows), _ROWS):
                 part = torch.from_numpy(np.ascontiguousarray(rows[start : start + _ROWS]))
                 with torch.no_grad():
                     passed = measure(part, torch.ones(len(part)), values, values["norms.gain"], values["norms.offset"])
-                sums = [sums[0] + len(part) * passed.mean, sums[1] + len(part) * (passed.variance + passed.mean**2)]
-            of_class["mean"][slot], of_class["square"][slot] = sums[0] / len(rows), sums[1] / len(rows)
-        return {**made, **{f"norms.class_{part}": value for part, value in of_class.items()}}
+                moved = passed.mean - centre  # of order of the deviation: its square cancels nothing
+                total, square = total + len(part) * moved, square + len(part) * (passed.variance + moved**2)
+            moved = total / len(rows)
+            means[slot], variances[slot] = centre + moved, torch.clamp(square / len(rows) - moved**2, min=0.0)
+        unit = torch.clamp(variance, min=_LEAST_VARIANCE)
+        return {
+            "norms.class_mean": _rounded((means - centre) / torch.sqrt(unit)),
+            "norms.class_variance": _rounded(variances / unit),
+        }
+
+
+def expected_moments(t: Values, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (C,) that the source has at these shares (K,) of classes; what they lack of 1 is its own."""
+    known = shares[: t["norms.class_mean"].shape[0]]
+    mean, variance = t["norms.class_mean"], t["norms.class_variance"]
+    unit = torch.clamp(t["norms.variance"], min=_LEAST_VARIANCE)
+    moved, square = known @ mean, known @ (variance + mean * mean)
+    spread = (1 - known.sum()) * t["norms.variance"] + unit * (square - moved * moved)
+    return t["norms.mean"] + torch.sqrt(unit) * moved, torch.clamp(spread, min=0.0)
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """To float16, in which the file keeps them then; as they are where one of them overflows."""
+    half = values.to(torch.float16).to(torch.float32)
+    return half if bool(torch.isfinite(half).all()) else values
 
 
 class _MatchedStatistics(_BatchStatistics):

@@ -4,7 +4,7 @@
 
 A block on the diagonal is stored whole, so the share is (b + 1) / (2 b) of the square for b equal runs; a true triangle would need
 one product per row. The pieces lie one after the other in a vector, which adds, merges and forgets like the square. ``unpacked`` in
-``device/packed_gram.py`` gives the square back, for the numerics that derive weights from it.
+``bundle/packed_gram.py`` gives the square back, for the numerics that derive weights from it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from edgeadapt.bundle.packed_gram import mirrored, packed_runs, packed_size, packed_width
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.device.packed_gram import packed_runs, packed_size
-from edgeadapt.host.methods.base import evidence
+from edgeadapt.host.methods.base import Arrays, evidence
 
 
 def gram_evidence(name: str, width: int, *, packed: bool) -> TensorSpec:
@@ -35,4 +35,23 @@ def added_gram(gram: Tensor, h: Tensor, sample_weight: Tensor) -> Tensor:
     return gram + torch.cat(pieces)
 
 
-__all__ = ["added_gram", "gram_evidence"]
+def with_symmetric(name: str, values: Arrays) -> Arrays:
+    """``values`` with the Gram matrix called ``name`` equal to its transpose bit for bit, so that a file keeps a triangle of it.
+
+    h_i (w h_j) and (w h_i) h_j round apart: of each pair the one above the diagonal is kept.
+
+    Args:
+        values: of a head; the matrix is (n, n), or packed (packed_size(n),).
+    """
+    gram = values[name]
+    if gram.ndim == 2:
+        return {**values, name: mirrored(gram)}
+    width = packed_width(gram.size)
+    made, at = gram.copy(), 0
+    for start, end in packed_runs(width):
+        run = made[at : (at := at + (end - start) * (width - start))].reshape(end - start, -1)
+        run[:, : end - start] = mirrored(run[:, : end - start])
+    return {**values, name: made}
+
+
+__all__ = ["added_gram", "gram_evidence", "with_symmetric"]

@@ -37,7 +37,7 @@ from edgeadapt.host.methods.base import (
     linear_logits,
     with_one,
 )  # fmt: skip
-from edgeadapt.host.methods.packed_gram import added_gram, gram_evidence
+from edgeadapt.host.methods.packed_gram import added_gram, gram_evidence, with_symmetric
 from edgeadapt.host.methods.projected_means import added_means, mean_numerics, mean_tensors
 from edgeadapt.host.methods.projection import Projection
 
@@ -99,7 +99,7 @@ class Ridge:
         if self.projection:
             fixed |= self.projection.factory(data)
             state |= {name: torch.from_numpy(fixed[name]) for name in self.projection.names}
-        return {**fixed, **accumulate(self, state, data, evidence_names)}
+        return {**fixed, **with_symmetric("ridge.gram", accumulate(self, state, data, evidence_names))}
 
     def _features(self, t: Values, z: Tensor) -> Tensor:
         if self.projection:

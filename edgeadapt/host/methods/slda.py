@@ -19,7 +19,7 @@ from torch import Tensor
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
 from edgeadapt.errors import InputError
 from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Values, accumulate, class_moment, evidence, linear_logits, with_one
-from edgeadapt.host.methods.packed_gram import added_gram, gram_evidence
+from edgeadapt.host.methods.packed_gram import added_gram, gram_evidence, with_symmetric
 from edgeadapt.host.methods.projected_means import added_means, mean_numerics, mean_tensors
 from edgeadapt.host.methods.projection import Projection
 
@@ -60,7 +60,7 @@ class StreamingLDA:
         fixed = self.projection.factory(data) if self.projection else {}
         zero = {spec.name: torch.zeros(spec.shape) for spec in self.tensors(data.dims) if spec.kind == "evidence"}
         state = {**zero, **{name: torch.from_numpy(value) for name, value in fixed.items()}}
-        return {**fixed, **accumulate(self, state, data, tuple(zero))}
+        return {**fixed, **with_symmetric("slda.gram", accumulate(self, state, data, tuple(zero)))}
 
     def _features(self, t: Values, z: Tensor) -> Tensor:
         return self.projection.apply(t, z) if self.projection else z

@@ -8,7 +8,8 @@ import torch
 from tiny_trained import CLASSES, SLOTS, dimmed, images, trained
 from torch import Tensor
 
-from edgeadapt.host.methods.class_matched_statistics import ClassMatchedStatistics
+from edgeadapt.host.methods.batch_statistics import BatchStatisticsPass
+from edgeadapt.host.methods.class_matched_statistics import ClassMatchedStatistics, _rounded, expected_moments
 from edgeadapt.host.methods.norm_statistics import NormStatistics
 from edgeadapt.host.methods.ridge import Ridge
 
@@ -72,8 +73,50 @@ def test_a_memory_of_all_classes_gives_what_plain_statistics_give(matched: Class
     assert float(((state["norm.mean"] - want["norm.mean"]) / spread).abs().mean()) < 0.1
 
 
-def test_a_class_without_inputs_expects_what_the_source_shows(matched: ClassMatchedStatistics) -> None:
-    for part in ("mean", "square"):
-        of_class, source = matched.frozen[f"norms.class_{part}"], matched.frozen[f"norms.source_{part}"]
-        assert of_class.shape == (SLOTS, len(source))
-        assert torch.equal(of_class[CLASSES], source) and not torch.allclose(of_class[0], source)
+def true_moments(kind: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance (C,), in float64, of what each norm of the source takes: of one class of the factory's images."""
+    x, y = images(300, 20)
+    through = BatchStatisticsPass(trained().encoder, is_source=True)
+    values = {**trained().encoder.frozen, **through.frozen}
+    rows = x[y == kind]
+    passed = through(rows, torch.ones(len(rows)), values, values["norms.gain"], values["norms.offset"])
+    return passed.mean.double(), passed.variance.double()
+
+
+@pytest.mark.parametrize("kind", range(CLASSES))
+def test_what_is_expected_of_one_class_is_what_it_showed(matched: ClassMatchedStatistics, kind: int) -> None:
+    mean, variance = expected_moments(matched.frozen, torch.eye(SLOTS)[kind])
+    want_mean, want_variance = true_moments(kind)
+    moved = (want_mean - matched.frozen["norms.mean"]).abs()
+    assert float(((mean - want_mean).abs() / (moved + 1e-3)).max()) < 2**-11 + 1e-4
+    assert float((variance / want_variance - 1).abs().max()) < 2**-11 + 1e-4
+
+
+def test_a_mixture_of_classes_spreads_as_their_moments_say(matched: ClassMatchedStatistics) -> None:
+    shares = torch.tensor([0.5, 0.2, 0.0, 0.1, 0.0])  # the fourth is of a slot without inputs, and a fifth is trusted to none
+    mean, variance = expected_moments(matched.frozen, shares)
+    source = (matched.frozen["norms.mean"].double(), matched.frozen["norms.variance"].double())
+    parts = [(0.5, *true_moments(0)), (0.2, *true_moments(1)), (0.3, *source)]
+    want = sum(p * m for p, m, _ in parts)
+    square = sum(p * (v + (m - want) ** 2) for p, m, v in parts)
+    assert float(((mean - want) / torch.sqrt(source[1])).abs().max()) < 3e-3
+    assert float((variance / square - 1).abs().max()) < 3e-3
+
+
+def test_where_no_class_is_trusted_the_source_is_expected_bit_for_bit(matched: ClassMatchedStatistics) -> None:
+    mean, variance = expected_moments(matched.frozen, torch.zeros(SLOTS))
+    assert torch.equal(mean, matched.frozen["norms.mean"])
+    assert torch.equal(variance, matched.frozen["norms.variance"])
+
+
+def test_only_classes_with_inputs_are_kept_in_numbers_that_float16_has(matched: ClassMatchedStatistics) -> None:
+    channels = len(matched.frozen["norms.mean"])
+    for part in ("mean", "variance"):
+        of_class = matched.frozen[f"norms.class_{part}"]
+        assert of_class.shape == (CLASSES, channels) and of_class.std() > 0.01
+        assert torch.equal(of_class, of_class.half().float())
+
+
+def test_moments_that_float16_cannot_hold_stay_as_they_are() -> None:
+    dead = torch.tensor([0.1, 7.0e4])  # of a channel that the source never moved
+    assert torch.equal(_rounded(dead), dead) and not torch.equal(_rounded(dead[:1]), dead[:1])

@@ -9,6 +9,7 @@ square. Blocks on the diagonal are kept whole, because a true triangle would nee
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,20 @@ def packed_size(width: int) -> int:
     return sum((end - start) * (width - start) for start, end in packed_runs(width))
 
 
+def packed_width(size: int) -> int:
+    """The width of a packed matrix of so many numbers; 0 if none has as many."""
+    most = math.isqrt(16 * size // 9)  # of a square at least 9/16 is left, and at most half a row more
+    return next((width for width in (most, most - 1) if width > 0 and packed_size(width) == size), 0)
+
+
+def mirrored(square: Array) -> Array:
+    """(n, n) with what is above the diagonal below it too, bit for bit."""
+    made = np.array(square)
+    below = np.tril_indices(len(made), -1)
+    made[below] = made.T[below]
+    return made
+
+
 def unpacked(gram: Array, width: int) -> F64:
     """The square (width, width) of a Gram matrix that may be packed: rows of each run, from the run's first column on, one run after the other."""
     if np.ndim(gram) == 2:
@@ -44,4 +59,4 @@ def unpacked(gram: Array, width: int) -> F64:
     return square
 
 
-__all__ = ["packed_runs", "packed_size", "unpacked"]
+__all__ = ["mirrored", "packed_runs", "packed_size", "packed_width", "unpacked"]
