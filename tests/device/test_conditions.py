@@ -152,8 +152,9 @@ def test_twenty_questions_are_asked_about_a_condition_and_more_only_where_answer
     """And only of a bundle that says how right it was on samples it had not learned."""
     real = FieldAccuracy.__init__
 
-    def told(self: FieldAccuracy, policy: PolicySpec) -> None:
-        real(self, msgspec.structs.replace(policy, accuracy=AccuracyPolicy(accuracy=0.9, samples=known)))
+    def told(self: FieldAccuracy, policy: PolicySpec, *answers: Any) -> None:
+        estimate = AccuracyPolicy(accuracy=0.9, samples=known)
+        real(self, msgspec.structs.replace(policy, accuracy=estimate), *answers)
 
     monkeypatch.setattr(FieldAccuracy, "__init__", told)
     learner = opened(policy=Policy(quiet_questions_per_day=0))
