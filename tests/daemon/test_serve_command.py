@@ -260,8 +260,11 @@ STATUS = {
     "bundle": {"name": "fashion", "version": 1}, "classes": ["Coat", "Dress"], "is_frozen": False, "started_at": 1.7e9,
     "sources": [{"name": "cam", "state": "running", "error": ""}], "ratio": 1.0416666666,
 }  # fmt: skip
+QUALITY = {"accuracy": {"share": 0.9, "low": 0.7, "high": 0.97, "answers": 20}, "held_out": 0.95}
+BOTH = STATUS | {"quality": QUALITY}  # what ``status`` prints
 ANSWERS: dict[tuple[str, str], Any] = {
     ("GET", "/v1/status"): STATUS,
+    ("GET", "/v1/quality"): QUALITY,
     ("GET", "/v1/questions"): {"questions": [QUESTION]},
     ("GET", "/v1/classes"): {"classes": ["Coat", "Ankle boot"]},
     ("GET", "/v1/history"): {"history": [{"number": 7, "time": 1.7e9, "kind": "learn", "outcome": "published", "detail": {"rows": 3}}]},
@@ -357,7 +360,6 @@ def ctl(edgeadapt: Shell, daemon: Any) -> Any:
 @pytest.mark.parametrize(
     ("arguments", "asked"),
     [
-        (("status",), ("GET", "/v1/status", None)),
         (("questions",), ("GET", "/v1/questions", None)),
         (("questions", "--limit", "7"), ("GET", "/v1/questions?limit=7", None)),
         (("label", "q1", "Scarf", "--new"), ("POST", "/v1/labels", {"labels": [{"sample": "q1", "label": "Scarf"}], "source": "ctl"})),
@@ -389,6 +391,11 @@ def test_each_command_asks_its_path_and_prints_what_comes_back(ctl: Any, daemon:
     answer = json.loads(ctl(*arguments, "--json"))
     assert answer == ANSWERS.get((method, path.partition("?")[0]), sent or {"metrics": "edgeadapt_samples_total 3\n"})
     assert json.loads(ctl("--json", *arguments)) == answer
+
+
+def test_status_is_what_the_page_shows_and_how_good_the_answers_are(ctl: Any, daemon: Any) -> None:
+    assert json.loads(ctl("status", "--json")) == BOTH
+    assert daemon.asked == [("GET", "/v1/status", None), ("GET", "/v1/quality", None)]
 
 
 def test_a_label_of_a_known_class_is_given_and_one_of_an_unknown_class_is_asked_about_first(ctl: Any, edgeadapt: Shell, daemon: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -456,9 +463,9 @@ def test_the_token_is_read_from_its_file(ctl: Any, daemon: Any, edgeadapt: Shell
 
 def test_it_talks_over_a_unix_socket(edgeadapt: Shell, tmp_path: Path) -> None:
     for server in serving(UnixServer(str(tmp_path / "s"), Desk)):
-        assert json.loads(edgeadapt("ctl", "--socket", tmp_path / "s", "status", "--json")) == STATUS
+        assert json.loads(edgeadapt("ctl", "--socket", tmp_path / "s", "status", "--json")) == BOTH
         assert edgeadapt("ctl", "--socket", tmp_path / "s", "rollback", "3").split() == ["commit", "8"]
-        assert server.asked == [("GET", "/v1/status", None), ("POST", "/v1/rollback", {"to": 3})]
+        assert server.asked[0::2] == [("GET", "/v1/status", None), ("POST", "/v1/rollback", {"to": 3})]
 
 
 def test_where_nobody_answers_the_code_is_1_and_the_address_is_named(edgeadapt: Shell, tmp_path: Path) -> None:
