@@ -91,7 +91,9 @@ class Lending:
 
 
 def warm(learner: Learner, batch: int) -> None:
-    """One prediction of each size that the loop will ask for most, on a blank input."""
+    """Every graph loaded, and one prediction of each size that the loop will ask for most, on a
+    blank input."""
+    learner.load_all()
     manifest = learner.bundle.manifest
     for size in sorted({1, batch}):
         if manifest.input.layout == "features" or not manifest.graphs_for("encode"):

@@ -655,6 +655,15 @@ class Learner:
         """
         return placement_report(self._program.placement(), self._program.runtime)
 
+    def load_all(self) -> None:
+        """Load the graphs that learn and adapt now, not at their first call: that takes the engine
+        time in which answers come late.
+
+        Raises:
+            BundleError, RuntimeUnavailable: the runtime refuses a graph.
+        """
+        self._program.load_all()
+
     def settle(self, timeout_s: float | None = None) -> bool:
         """Wait until queued work is done; False on time-out. While paused, work that is queued waits for ``pause(False)``.
 

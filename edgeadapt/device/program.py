@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +27,7 @@ F32 = NDArray[np.float32]
 NO_TENSORS = Tensors()
 _LINEAR = "head.weight"  # logits are proportional to it
 _PENALTIES = ("shrinkage", "penalty")  # arguments of numerics that a head's choice multiplies
-_PIECE = 8  # images
+_PIECE, _LARGE = 8, 1 << 13  # images of so many values, whose activations are what fills memory
 _CORE = frozenset({"shift.moment", "shift.mean", "route.centre", "route.projection"})  # what decisions read
 
 
@@ -74,7 +75,9 @@ class Program:
         if missing:
             raise BundleError(f"manifest.json: no tensor called {missing[0]!r}; this is not a bundle that a learner can open")
         self.chunk = max(self.manifest.batches)
-        self._piece = max((size for size in self.manifest.batches if size <= _PIECE), default=self.chunk)
+        is_large = math.prod(self.manifest.input.shape) >= _LARGE
+        pieces = [size for size in self.manifest.batches if is_large and size <= _PIECE]
+        self._piece = max(pieces, default=self.chunk)
         self._executables: dict[str, Executable] = {}  # by file
         encoder = self.manifest.encoder(precision)
         self._encode = self._loaded(encoder) if encoder else None
@@ -222,8 +225,9 @@ class Program:
     def encode_chunk(self) -> int:
         """Images in one call of the encoder: on a device with a memory of its own the largest rung.
 
-        Where a call computes on the caller's thread, a large batch is no faster and its activations
-        stay in the arena: a window of EfficientNet-Lite0 at 32 images a call held 90 MiB more.
+        Where a call computes on the caller's thread, a large batch of large images is no faster and
+        its activations stay in the arena: a window of EfficientNet-Lite0 at 32 images a call held
+        90 MiB more. Small images go at once: calls in the background delay answers, each a little.
         """
         return self._piece if getattr(self.runtime, "runs_where_called", False) else self.chunk
 
@@ -237,7 +241,7 @@ class Program:
             dim = self.manifest.feature_dim
             return np.ascontiguousarray(x[:, :dim]), np.ascontiguousarray(x[:, dim:])
         self.encoded += len(x)
-        if len(x) <= self._piece:
+        if len(x) <= self.encode_chunk:
             out, _ = run({"x": x}, NO_TENSORS)
             return out["z"], _taps(out, len(x))
         parts = [run({"x": x[rows]}, NO_TENSORS)[0] for rows in chunks(len(x), self.encode_chunk)]

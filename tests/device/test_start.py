@@ -111,7 +111,11 @@ def test_a_late_graph_that_is_refused_says_so_at_every_call() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 32, 35])
-def test_images_in_pieces_have_the_features_of_one_call(count: int) -> None:
+def test_large_images_in_pieces_have_the_features_of_one_call(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Program(edgeadapt.read_bundle(bundle_path()), open_runtime()).encode_chunk == 32
+    monkeypatch.setattr(programs, "_LARGE", 28 * 28)
     program = Program(edgeadapt.read_bundle(bundle_path()), open_runtime("onnxruntime"))
     x = np.random.default_rng(1).integers(0, 256, (count, *program.manifest.input.shape), dtype=np.uint8)
     assert program.encode_chunk == 8 < program.chunk
@@ -122,7 +126,11 @@ def test_images_in_pieces_have_the_features_of_one_call(count: int) -> None:
     np.testing.assert_allclose(taps, whole["taps"], rtol=1e-5, atol=1e-4)
 
 
-def test_an_engine_with_memory_of_its_own_keeps_the_large_batches() -> None:
+def test_an_engine_with_memory_of_its_own_keeps_the_large_batches(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "_LARGE", 28 * 28)
+
     class Elsewhere:
         runs_where_called = False
 

@@ -74,16 +74,16 @@ def test_an_export_takes_names_as_their_numbers(
         def write(self, path: Path, key: object) -> None: ...
 
     monkeypatch.setattr("edgeadapt.host._export._Maker", Maker)
-    x, y = np.zeros((4, 8), np.float32), ["ok", "scratch", "ok", "dent"]
+    x, y = np.zeros((20, 8), np.float32), 5 * ["ok", "scratch", "ok", "dent"]
     host.export(tmp_path / "a.edge", host.Identity(8), (x, y))
     host.export(tmp_path / "a.edge", host.Identity(8), (x, y), NAMES)
     assert met == [
-        (("dent", "ok", "scratch"), [1, 2, 1, 0]),
-        (("ok", "scratch", "dent"), [0, 1, 0, 2]),
+        (("dent", "ok", "scratch"), 5 * [1, 2, 1, 0]),
+        (("ok", "scratch", "dent"), 5 * [0, 1, 0, 2]),
     ]
     with pytest.raises(UnknownClassError, match="closest: 'scratch'"):
-        host.export(tmp_path / "c.edge", host.Identity(8), (x, ["scratsh"] * 4), NAMES)
-    with pytest.raises(InputError, match=r"got \(4, 8\) and \(3,\)"):
+        host.export(tmp_path / "c.edge", host.Identity(8), (x, ["scratsh"] * 20), NAMES)
+    with pytest.raises(InputError, match=r"got \(20, 8\) and \(3,\)"):
         host.export(tmp_path / "c.edge", host.Identity(8), (x, y[:3]))
 
 
