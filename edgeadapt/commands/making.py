@@ -140,19 +140,19 @@ def finished_encoder(recipe: Recipe, fit: Labelled) -> Any:
     given = recipe.encoder
     if given.file:
         return _exported_program(given.file) if given.file.endswith(".pt2") else given.file
-    if not given.weights and given.pretrained:
-        from edgeadapt.host.named_networks import named_encoder
+    from edgeadapt.host.named_networks import HAVE_WEIGHTS, headless, named_encoder, source_of
 
+    has_weights = source_of(given.network) in HAVE_WEIGHTS
+    if not given.weights and (given.pretrained or has_weights):
         return named_encoder(given.network, given.pretrained, **{**_size_option(recipe, fit), **given.options})
     if not given.weights:
         return None
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from edgeadapt.host.named_networks import headless
     from edgeadapt.host.networks import Normalised
 
-    channels = 3 if given.pretrained else fit.channels
+    channels = 3 if given.pretrained or has_weights else fit.channels
     network = Normalised(_network(recipe, fit, ""), [0.0] * channels, [1.0] * channels)
     try:
         network.load_state_dict(load_file(given.weights))

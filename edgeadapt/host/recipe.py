@@ -26,7 +26,7 @@ from msgspec import Meta, Struct
 from edgeadapt._toml import read_table, to_struct
 from edgeadapt.errors import RecipeError
 from edgeadapt.host.augment import Augment
-from edgeadapt.host.named_networks import HUBS, input_config, source_of
+from edgeadapt.host.named_networks import HAVE_WEIGHTS, HUBS, input_config, source_of
 from edgeadapt.host.recipe_data import FOLDER_SIZE, load_data
 from edgeadapt.host.training.settings import DeviceName, OptimiserName, PrecisionName, rate_and_decay
 
@@ -45,7 +45,7 @@ class EncoderSection(_Section, frozen=True, kw_only=True):
     ``network`` and ``options`` are those of ``build_network``; ``weights`` is a safetensors state dict of the trained
     ``Normalised`` network, which replaces training. ``file`` is an exported torch or ONNX encoder, used as it is.
     ``pretrained`` is where ``timm:NAME`` or ``torchvision:NAME`` has its weights from: a file, a folder of timm's, or
-    ``hub:huggingface.co`` and ``hub:download.pytorch.org``, which alone download. Such a network is exported as it is,
+    ``hub:huggingface.co`` and ``hub:download.pytorch.org``, which alone download. ``hf:FOLDER`` has its weights in its folder. Such a network is exported as it is,
     without its classifier; ``edgeadapt train`` gives it a new one and goes on from there.
     """
 
@@ -155,6 +155,7 @@ def load_recipe(path: str | Path) -> Recipe:
     recipe = to_struct(path, read_table(path, "a recipe"), Recipe)
     _check(path, recipe)
     lr, weight_decay = rate_and_decay(recipe.train.optimiser, recipe.train.lr, recipe.train.weight_decay)
+    recipe = msgspec.structs.replace(recipe, encoder=_with_folder(path, recipe.encoder))
     data = _resolved(path, recipe.data, "path", "validation_path")
     if not _has_own_size(data):
         size = data.size or (_own_size(recipe.encoder) if data.kind == "folder" else FOLDER_SIZE)
@@ -168,13 +169,20 @@ def load_recipe(path: str | Path) -> Recipe:
     )
 
 
+def _with_folder(path: Path, encoder: EncoderSection) -> EncoderSection:
+    source, _, folder = encoder.network.partition(":")
+    if source_of(encoder.network) not in HAVE_WEIGHTS:
+        return encoder
+    return msgspec.structs.replace(encoder, network=f"{source}:{path.resolve().parent / folder}")
+
+
 def _has_own_size(data: DataSection) -> bool:
     return ":" in data.kind
 
 
 def _own_size(encoder: EncoderSection) -> tuple[int, int]:
     """The size of images that a network by name was made for; of random weights of torchvision, any will do."""
-    is_made_for_one = not encoder.file and (encoder.pretrained or source_of(encoder.network) == "timm")
+    is_made_for_one = not encoder.file and (encoder.pretrained or source_of(encoder.network) in ("timm", *HAVE_WEIGHTS))
     return input_config(encoder.network).size if is_made_for_one else FOLDER_SIZE
 
 
@@ -184,6 +192,8 @@ def _check(path: Path, recipe: Recipe) -> None:
         raise RecipeError(f"{path}: encoder.file is a finished encoder; network, options, weights and pretrained are allowed only without it")
     if encoder.pretrained:
         source = source_of(encoder.network)
+        if source in HAVE_WEIGHTS:
+            raise RecipeError(f"{path}: encoder.pretrained is not allowed for {encoder.network}; the folder has its weights")
         if not source:
             raise RecipeError(f"{path}: encoder.pretrained is not allowed for {encoder.network}; allowed: 'timm:NAME' and 'torchvision:NAME'")
         if encoder.pretrained.startswith("hub:") and encoder.pretrained != HUBS[source]:
