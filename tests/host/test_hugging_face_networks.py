@@ -20,8 +20,7 @@ from edgeadapt.host.hugging_face_networks import folder_config
 from edgeadapt.host.named_networks import headless, named_encoder
 from edgeadapt.host.recipe import load_recipe
 
-IMAGES = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-IMAGES //= np.array([1, 2, 4, 8], np.uint8)[:, None, None, None]  # bright and dark
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 PIXELS = {"do_resize": True, "size": {"height": 32, "width": 32}, "image_mean": MEAN, "image_std": STD}
 TOKENS = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
@@ -70,15 +69,13 @@ def small(hf: Any, name: str) -> Any:
         "ResNet": lambda: hf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
         "ConvNext": lambda: hf.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=32),
     }[kind]()  # fmt: skip
-    model = getattr(hf, f"{kind}{task or 'Model'}")(config).eval()
-    for path, value in model.state_dict().items():
-        if path.endswith("running_var"):
-            value.uniform_(0.5, 2.0)
-        elif value.dim() > 1:
-            value.normal_(0, (1.5 * len(value) / value.numel()) ** 0.5)
-        elif value.is_floating_point() and "running" not in path:
-            value.add_(0.1 * torch.randn_like(value))
-    return model
+    model = getattr(hf, f"{kind}{task or 'Model'}")(config)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(normalised())
+    return model.eval()
 
 
 def before_classifier(model: Any, x: torch.Tensor) -> torch.Tensor:
@@ -113,8 +110,8 @@ def test_a_folder_gives_the_feature_of_the_untouched_network(hf: Any, tmp_path: 
         want = take(model(x)) if take else before_classifier(model, x)
         encoder = as_encoder(named_encoder(f"hf:{place}"), IMAGES)
         z = encoder.encode({"x": torch.from_numpy(IMAGES)}, encoder.frozen)["z"]
-    assert z.shape == want.shape and float((z - want).abs().max()) < 1e-4 * float(want.abs().max())
-    assert float(want.std(0).max()) > 1e-3 * float(want.abs().max()), "images must differ in their feature"
+    assert z.shape == want.shape and float((z - want).abs().max()) < 1e-3 * float(want.abs().max())
+    assert float(want.std(0).max()) > 1e-2 * float(want.abs().max()), "images must differ in their feature"
 
 
 @pytest.mark.slow
