@@ -22,6 +22,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from edgeadapt.errors import CompileError
 from edgeadapt.host.compile.decompose import decompositions
 from edgeadapt.host.compile.decompose.linear import LinearAsProduct
+from edgeadapt.host.compile.functional import make_functional
 from edgeadapt.host.compile.origin import META, Origins, where
 from edgeadapt.host.compile.way_out import FACTORISATION, MASK, ONE_HOT, SPLIT_COMPLEX, VALUES, way_out
 from edgeadapt.runtime import NEXT
@@ -92,6 +93,7 @@ def trace(name: str, fn: Step, ports: Mapping[str, Tensor], tensors: Mapping[str
     _check_outputs(name, outputs, inputs, tensors)
     _refuse_operators(name, module)
     _refuse_writes(name, module, inputs)
+    make_functional(module)
     _drop_aliases(module)
     module.graph.eliminate_dead_code()
     _separate_outputs(module)
