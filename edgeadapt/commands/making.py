@@ -139,7 +139,7 @@ def finished_encoder(recipe: Recipe, fit: Labelled) -> Any:
     """The encoder a recipe names by file or weights, its own or pretrained; None if it has to be trained."""
     given = recipe.encoder
     if given.file:
-        return _exported_program(given.file) if given.file.endswith(".pt2") else given.file
+        return _exported_program(given.file) if given.file.endswith(".pt2") else _onnx_file(given)
     from edgeadapt.host.named_networks import HAVE_WEIGHTS, headless, named_encoder, source_of
 
     has_weights = source_of(given.network) in HAVE_WEIGHTS
@@ -181,6 +181,16 @@ def _size_option(recipe: Recipe, fit: Labelled) -> dict[str, Any]:
 
     height, width = (*fit.x.shape[1:3], 0, 0)[:2]
     return size_option(recipe.encoder.network, (height, width)) if fit.x.ndim > 2 else {}
+
+
+def _onnx_file(given: Any) -> Any:
+    if given.input is None:
+        return given.file
+    from edgeadapt.host.onnx_input import OnnxFile, PixelInput
+
+    said = msgspec.structs.asdict(given.input)
+    del said["size"]
+    return OnnxFile(given.file, PixelInput(**said))
 
 
 def _exported_program(file: str) -> Any:

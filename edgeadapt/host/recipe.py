@@ -39,6 +39,20 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Unknown keys are errors: a typo must not silently leave a default in place."""
 
 
+class InputSection(_Section, frozen=True, kw_only=True):
+    """What an ONNX file expects of pixels: ``(pixel / scale - mean) / std``, see ``host.PixelInput``.
+
+    ``mean`` and ``std`` have one value, or one for every channel in the model's order, ``colour``; ``size`` is (height, width).
+    """
+
+    scale: Annotated[float, Meta(gt=0)]
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    layout: Literal["", "NCHW", "NHWC"] = ""
+    colour: Literal["rgb", "bgr"] = "rgb"
+    size: tuple[Positive, Positive] | None = None
+
+
 class EncoderSection(_Section, frozen=True, kw_only=True):
     """Which encoder: one that we train (``network``), or a trained one (``file``).
 
@@ -54,6 +68,7 @@ class EncoderSection(_Section, frozen=True, kw_only=True):
     weights: str = ""
     file: str = ""
     pretrained: str = ""
+    input: InputSection | None = None
 
 
 class DataSection(_Section, frozen=True, kw_only=True):
@@ -181,7 +196,9 @@ def _has_own_size(data: DataSection) -> bool:
 
 
 def _own_size(encoder: EncoderSection) -> tuple[int, int]:
-    """The size of images that a network by name was made for; of random weights of torchvision, any will do."""
+    """The size of images that a network by name or an ONNX file was made for; of random weights of torchvision, any will do."""
+    if encoder.input is not None and encoder.input.size:
+        return encoder.input.size
     is_made_for_one = not encoder.file and (encoder.pretrained or source_of(encoder.network) in ("timm", *HAVE_WEIGHTS))
     return input_config(encoder.network).size if is_made_for_one else FOLDER_SIZE
 
@@ -190,6 +207,8 @@ def _check(path: Path, recipe: Recipe) -> None:
     encoder, data, export = recipe.encoder, recipe.data, recipe.export
     if encoder.file and (encoder.weights or encoder.pretrained or encoder.options or encoder.network != EncoderSection().network):
         raise RecipeError(f"{path}: encoder.file is a finished encoder; network, options, weights and pretrained are allowed only without it")
+    if encoder.input is not None and not encoder.file.endswith(".onnx"):
+        raise RecipeError(f"{path}: encoder.input is what an ONNX file expects of pixels; allowed only with encoder.file = 'NAME.onnx'")
     if encoder.pretrained:
         source = source_of(encoder.network)
         if source in HAVE_WEIGHTS:

@@ -39,7 +39,10 @@ def decompositions() -> Table:
 
 
 def _squeeze_dims(x: Tensor, dims: Sequence[int]) -> Tensor:
-    for dim in sorted({dim % x.dim() for dim in dims}, reverse=True):
+    dropped = sorted({dim % x.dim() for dim in dims if x.shape[dim] == 1}, reverse=True)
+    if not dropped:
+        return aten.alias.default(x)
+    for dim in dropped:
         x = aten.squeeze.dim(x, dim)
     return x
 
