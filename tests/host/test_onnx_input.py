@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeadapt.commands.making import finished_encoder
@@ -59,7 +60,7 @@ def encoded(source: Any) -> np.ndarray:
     model = onnx.load_from_string(graph.model)
     emitted = Emitted(model, ("x",), (), graph.frozen, ("z", "taps"), ())
     session = open_session("encode", emitted, encoder.frozen, optimised=True)
-    return session({"x": __import__("torch").from_numpy(IMAGES)}, {})["z"].numpy()
+    return session({"x": torch.from_numpy(IMAGES)}, {})["z"].numpy()
 
 
 def unit(layout: str = "NCHW", colour: str = "rgb") -> np.ndarray:
@@ -126,7 +127,7 @@ def test_the_range_and_colour_that_the_metadata_name_are_taken(
 
 def test_metadata_or_values_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     said = {"Image.NominalPixelRange": "NominalRange_16_235"}
-    with pytest.raises(InputError, match="say 'NominalRange_16_235', which is not known; give encoder.input"):
+    with pytest.raises(InputError, match=r"say 'NominalRange_16_235', which is not known; give encoder\.input"):
         as_encoder(written(tmp_path / "net.onnx", said=said), IMAGES)
     file = written(tmp_path / "net.onnx")
     with pytest.raises(InputError, match=r"input\.mean has 2 values, images 3 channels"):
