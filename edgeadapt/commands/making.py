@@ -89,6 +89,8 @@ def export_recipe(
     fit, calibration, validation = split_data(recipe)
     _say_groups(fit, calibration, say)
     encoder = finished_encoder(recipe, fit)
+    if isinstance(encoder, str) and fit.x.dtype == "uint8":
+        _say_plain_pixels(Path(encoder), say)
     if encoder is None:
         encoder = headless(train_network(recipe, fit, validation, say)[0])
     chosen = recipe.export
@@ -105,6 +107,14 @@ def export_recipe(
     return export_bundle(
         out, encoder, calibrating, calibration.classes, groups=calibration.groups, private_key=private_key, progress=say, **settings
     )
+
+
+def _say_plain_pixels(file: Path, say: Callable[[str], None]) -> None:
+    """A model that was trained on normalised images must not get others without a word."""
+    from edgeadapt.host.onnx_input import takes_plain_pixels
+
+    if takes_plain_pixels(file):
+        say(f"encoder: {file.name} gets pixel values from 0 to 255; if it was trained on others, say so in [encoder.input]")
 
 
 def split_data(recipe: Recipe) -> tuple[Labelled, Labelled, Labelled]:

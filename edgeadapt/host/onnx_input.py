@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
@@ -122,6 +123,43 @@ def pixel_input(file: Path, model: ModelProto, door: str, given: PixelInput | No
     return None if found.changes_nothing else found
 
 
+def own_size(file: Path) -> tuple[int, int] | None:
+    """(height, width) of the images a file takes, where its input's shape fixes them.
+
+    Raises:
+        InputError: not a readable model.
+    """
+    model = _read(file)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    shapes = [v.type.tensor_type.shape.dim for v in model.graph.input if v.name not in constants]
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        return None
+    first, height, last = (dim.dim_value for dim in shapes[0][1:])
+    pair = (first, height) if last in (1, 3) and first not in (1, 3) else (height, last)
+    return pair if min(pair) > 0 else None
+
+
+def takes_plain_pixels(file: Path) -> bool:
+    """Whether nothing in a file says what it expects of pixels: neither operators nor metadata.
+
+    Raises:
+        InputError: not a readable model.
+    """
+    model = _read(file)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    door = next((v.name for v in model.graph.input if v.name not in constants), "")
+    said = {entry.key for entry in model.metadata_props}
+    return normalises_by(model, door) is None and "Image.NominalPixelRange" not in said
+
+
+def _read(file: Path) -> ModelProto:
+    try:
+        return onnx.load(str(file), load_external_data=False)
+    except Exception as error:  # protobuf and file system errors have no common base
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{file}: not a readable ONNX model: {reason}") from error
+
+
 def normalises_by(model: ModelProto, door: str) -> NodeProto | None:
     """The first operator between the input and what learns that moves or scales by constants."""
     constants = {tensor.name for tensor in model.graph.initializer}
@@ -154,4 +192,7 @@ def _behind(nodes: Sequence[NodeProto], door: str, through: set[str]) -> list[No
     return found
 
 
-__all__ = ["OnnxFile", "PixelInput", "layout_of", "normalises_by", "pixel_input"]
+__all__ = [
+    "OnnxFile", "PixelInput", "layout_of", "normalises_by", "own_size", "pixel_input",
+    "takes_plain_pixels",
+]  # fmt: skip

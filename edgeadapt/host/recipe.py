@@ -173,7 +173,7 @@ def load_recipe(path: str | Path) -> Recipe:
     recipe = msgspec.structs.replace(recipe, encoder=_with_folder(path, recipe.encoder))
     data = _resolved(path, recipe.data, "path", "validation_path")
     if not _has_own_size(data):
-        size = data.size or (_own_size(recipe.encoder) if data.kind == "folder" else FOLDER_SIZE)
+        size = data.size or (_own_size(_resolved(path, recipe.encoder, "file")) if data.kind == "folder" else FOLDER_SIZE)
         data = msgspec.structs.replace(data, size=size, colour=data.colour or "rgb")
     downloads = recipe.encoder.pretrained.startswith("hub:")
     return msgspec.structs.replace(
@@ -199,6 +199,10 @@ def _own_size(encoder: EncoderSection) -> tuple[int, int]:
     """The size of images that a network by name or an ONNX file was made for; of random weights of torchvision, any will do."""
     if encoder.input is not None and encoder.input.size:
         return encoder.input.size
+    if encoder.file.endswith(".onnx") and Path(encoder.file).is_file():
+        from edgeadapt.host.onnx_input import own_size  # late: onnx, which other recipes do not need
+
+        return own_size(Path(encoder.file)) or FOLDER_SIZE
     is_made_for_one = not encoder.file and (encoder.pretrained or source_of(encoder.network) in ("timm", *HAVE_WEIGHTS))
     return input_config(encoder.network).size if is_made_for_one else FOLDER_SIZE
 
