@@ -1,9 +1,10 @@
 """Networks of timm by name, prepared as encoders and compared with the untouched ones.
 
-    python -m edgeadapt.bench.encoder_parity --out docs/encoders_by_name.md
+    python -m edgeadapt.bench.encoder_parity --compile --out docs/encoders_by_name.md
 
 needs the extra ``timm`` and downloads nothing: weights are random, and batch-norms have statistics
-as after training, so that dropping one would show. Nothing is compiled.
+as after training, so that dropping one would show. ``--compile`` compiles one or
+more of each family too, in one thread, and compares the graph.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeadapt.errors import EdgeadaptError
+from edgeadapt.host.composition import compile_encoder
 from edgeadapt.host.encoders import as_encoder
 from edgeadapt.host.module_encoder import ModuleEncoder
 from edgeadapt.host.named_networks import input_config, size_option
@@ -92,18 +94,26 @@ untouched network to {tolerance:g} of its largest value when they are prepared f
 weights, batch-norms with statistics as after training, four random images. This page is written by
 
 ```sh
-python -m edgeadapt.bench.encoder_parity --out docs/encoders_by_name.md
+python -m edgeadapt.bench.encoder_parity --compile --out docs/encoders_by_name.md
 ```
 
-It says that an encoder is prepared rightly, not that it compiles or how good it is. `export` checks
-the graph that it compiles against the prepared module. `taps` are places where conditions are told
+It says that an encoder is prepared rightly, not how good it is. `export` checks the graph that it
+compiles against the prepared module; with `--compile` {compiled} of them were compiled here, {soon} in at
+most 30 s of one thread, the slowest in {slowest:.0f} s. `taps` are places where conditions are told
 apart, `adapt` counts batch-norms whose statistics can adapt, `stay` those that cannot. A network
 stands at 96 px, or at its own size where it takes no other. How to use one:
 [training](training.md#encoders-by-name).
 
-| family | network | px | feature | taps | adapt | stay | worst error | seconds to prepare | |
-|---|---|---|---|---|---|---|---|---|---|
+| family | network | px | feature | taps | adapt | stay | worst error | seconds to prepare | to compile | |
+|---|---|---|---|---|---|---|---|---|---|---|
 """
+COMPILED = (
+    "resnet18", "resnetv2_50", "vgg11_bn", "densenet121", "regnety_002", "mobilenetv4_conv_small",
+    "ghostnetv2_100", "efficientnet_lite0", "convnext_atto", "repvit_m0_9", "hrnet_w18_small",
+    "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "gcvit_xxtiny", "mobilevit_xxs",
+    "levit_128s", "coat_tiny", "mixer_s32_224",
+)  # fmt: skip
+"""What ``--compile`` compiles."""
 FAMILIES = {family: tuple(names.split()) for family, names in _NAMES.items()}
 
 
@@ -119,6 +129,7 @@ class Row:
     left: int = 0
     error: float = float("nan")
     seconds: float = 0.0
+    compile_s: float = 0.0
     reason: str = ""
 
     @property
@@ -135,26 +146,31 @@ class Row:
             self.norms,
             self.left,
         )
+        compiled = f"{self.compile_s:.1f}" if self.compile_s else ""
         end = (
-            f"{self.error:.1e} | {self.seconds:.1f} | passes"
+            f"{self.error:.1e} | {self.seconds:.1f} | {compiled} | passes"
             if self.passes
-            else f" | | {self.reason}"
+            else f" | | | {self.reason}"
         )
         return f"| {' | '.join(map(str, cells))} | {end} |"
 
 
-def checked(name: str) -> Row:
-    """The network at 96 px, or at its own size where it takes no other."""
+def checked(name: str, *, is_compiled: bool = False) -> Row:
+    """The network at 96 px, or at its own size where it takes no other.
+
+    Args:
+        is_compiled: it is compiled too, and the graph compared; ``compile_s`` is processor time.
+    """
     own = input_config(f"timm:{name}").size[0]
     row = Row(name)
     for side in dict.fromkeys((SIDE, own)):
-        row = _checked_at(name, side)
+        row = _checked_at(name, side, is_compiled)
         if row.passes or row.dim:
             break
     return row
 
 
-def _checked_at(name: str, side: int) -> Row:
+def _checked_at(name: str, side: int, is_compiled: bool) -> Row:
     spec, generator = f"timm:{name}", torch.Generator().manual_seed(0)
     x = np.random.default_rng(0).integers(0, 256, (4, side, side, 3), dtype=np.uint8)
     pixels = torch.from_numpy(x).float().permute(0, 3, 1, 2)
@@ -174,6 +190,10 @@ def _checked_at(name: str, side: int) -> Row:
         assert isinstance(encoder, ModuleEncoder)
         with torch.no_grad():
             z = encoder.encode({"x": torch.from_numpy(x)}, encoder.frozen)["z"]
+        start = time.process_time()
+        if is_compiled:
+            compile_encoder(encoder)
+        compile_s = time.process_time() - start if is_compiled else 0.0
         want = want.mean((2, 3)) if want.dim() == 4 else want
     except (
         EdgeadaptError,
@@ -199,7 +219,7 @@ def _checked_at(name: str, side: int) -> Row:
         )
     error = float((z - want).abs().max() / want.abs().max())
     return Row(
-        name, side, dim, *found, error, seconds, "" if error <= TOLERANCE else f"off by {error:.1e}"
+        name, side, dim, *found, error, seconds, compile_s, "" if error <= TOLERANCE else f"off by {error:.1e}"
     )
 
 
@@ -230,6 +250,9 @@ def page(rows: dict[str, list[Row]]) -> str:
         version=timm.__version__,
         families=families,
         tolerance=TOLERANCE,
+        compiled=sum(row.compile_s > 0 for row in every),
+        soon=sum(0 < row.compile_s <= 30 for row in every),
+        slowest=max(row.compile_s for row in every),
     )
     lines = [row.line(family) for family, found in rows.items() for row in found]
     return head + "\n".join(lines) + "\n"
@@ -238,14 +261,19 @@ def page(rows: dict[str, list[Row]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--compile", action="store_true", help=f"compile {len(COMPILED)} of them")
     parser.add_argument("names", nargs="*", help="these alone (default: all)")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
+    if args.compile:
+        torch.set_num_threads(1)
     rows: dict[str, list[Row]] = {}
     for family, names in FAMILIES.items():
         for name in names:
             if not args.names or name in args.names:
-                rows.setdefault(family, []).append(checked(name))
+                rows.setdefault(family, []).append(
+                    checked(name, is_compiled=args.compile and name in COMPILED)
+                )
                 print(rows[family][-1].line(family), flush=True)
                 args.out.write_text(page(rows), encoding="utf-8")
 

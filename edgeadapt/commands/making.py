@@ -89,6 +89,8 @@ def export_recipe(
     fit, calibration, validation = split_data(recipe)
     _say_groups(fit, calibration, say)
     encoder = finished_encoder(recipe, fit)
+    if isinstance(encoder, str) and fit.x.dtype == "uint8":
+        _say_plain_pixels(Path(encoder), say)
     if encoder is None:
         encoder = headless(train_network(recipe, fit, validation, say)[0])
     chosen = recipe.export
@@ -105,6 +107,14 @@ def export_recipe(
     return export_bundle(
         out, encoder, calibrating, calibration.classes, groups=calibration.groups, private_key=private_key, progress=say, **settings
     )
+
+
+def _say_plain_pixels(file: Path, say: Callable[[str], None]) -> None:
+    """A model that was trained on normalised images must not get others without a word."""
+    from edgeadapt.host.onnx_input import takes_plain_pixels
+
+    if takes_plain_pixels(file):
+        say(f"encoder: {file.name} gets pixel values from 0 to 255; if it was trained on others, say so in [encoder.input]")
 
 
 def split_data(recipe: Recipe) -> tuple[Labelled, Labelled, Labelled]:
@@ -139,20 +149,20 @@ def finished_encoder(recipe: Recipe, fit: Labelled) -> Any:
     """The encoder a recipe names by file or weights, its own or pretrained; None if it has to be trained."""
     given = recipe.encoder
     if given.file:
-        return _exported_program(given.file) if given.file.endswith(".pt2") else given.file
-    if not given.weights and given.pretrained:
-        from edgeadapt.host.named_networks import named_encoder
+        return _exported_program(given.file) if given.file.endswith(".pt2") else _onnx_file(given)
+    from edgeadapt.host.named_networks import HAVE_WEIGHTS, headless, named_encoder, source_of
 
+    has_weights = source_of(given.network) in HAVE_WEIGHTS
+    if not given.weights and (given.pretrained or has_weights):
         return named_encoder(given.network, given.pretrained, **{**_size_option(recipe, fit), **given.options})
     if not given.weights:
         return None
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from edgeadapt.host.named_networks import headless
     from edgeadapt.host.networks import Normalised
 
-    channels = 3 if given.pretrained else fit.channels
+    channels = 3 if given.pretrained or has_weights else fit.channels
     network = Normalised(_network(recipe, fit, ""), [0.0] * channels, [1.0] * channels)
     try:
         network.load_state_dict(load_file(given.weights))
@@ -181,6 +191,16 @@ def _size_option(recipe: Recipe, fit: Labelled) -> dict[str, Any]:
 
     height, width = (*fit.x.shape[1:3], 0, 0)[:2]
     return size_option(recipe.encoder.network, (height, width)) if fit.x.ndim > 2 else {}
+
+
+def _onnx_file(given: Any) -> Any:
+    if given.input is None:
+        return given.file
+    from edgeadapt.host.onnx_input import OnnxFile, PixelInput
+
+    said = msgspec.structs.asdict(given.input)
+    del said["size"]
+    return OnnxFile(given.file, PixelInput(**said))
 
 
 def _exported_program(file: str) -> Any:

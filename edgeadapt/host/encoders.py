@@ -16,6 +16,7 @@ from edgeadapt.host.encoding import SIGNATURE_LIMIT, Encoder, NormLayer, input_s
 from edgeadapt.host.methods.base import Values
 from edgeadapt.host.module_encoder import ModuleEncoder
 from edgeadapt.host.onnx_encoder import OnnxEncoder
+from edgeadapt.host.onnx_input import OnnxFile
 
 
 class Identity:
@@ -36,7 +37,7 @@ class Identity:
 
 
 def as_encoder(source: Any, sample: NDArray[Any], **options: Any) -> Encoder:
-    """Dispatch: an ``Encoder``, an ``nn.Module``, a ``torch.export`` program, or the path of an ONNX file.
+    """Dispatch: an ``Encoder``, an ``nn.Module``, a ``torch.export`` program, or an ONNX file: a path or an ``OnnxFile``.
 
     Args:
         source: the encoder.
@@ -54,10 +55,12 @@ def as_encoder(source: Any, sample: NDArray[Any], **options: Any) -> Encoder:
         return ModuleEncoder(source.module(), spec, name="exported-program", feature=feature, taps=taps or (), inputs=sample)
     if isinstance(source, nn.Module):
         return ModuleEncoder(source, spec, feature=feature, taps=taps, inputs=sample)
+    pixels = source.input if isinstance(source, OnnxFile) else None
+    source = source.path if isinstance(source, OnnxFile) else source
     if isinstance(source, (str, os.PathLike)):
         if taps is not None:
             raise InputError(f"the taps of an ONNX file are chosen from its graph; leave out taps={taps!r}")
-        return OnnxEncoder(Path(source), spec, feature=feature)
+        return OnnxEncoder(Path(source), spec, feature=feature, pixels=pixels)
     if hasattr(source, "frozen") and (hasattr(source, "encode") or hasattr(source, "graph")):
         return source  # type: ignore[no-any-return]
     raise InputError(f"an encoder is a torch module, a torch.export program, an ONNX file or host.Identity, got {type(source).__name__}")

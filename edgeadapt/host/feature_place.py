@@ -39,8 +39,12 @@ def feature_place(module: nn.Module, x: Tensor, other: Tensor) -> FeaturePlace:
     look at the last one that runs, and at others whose output is shaped as the answer.
 
     Args:
-        module: in evaluation mode. x, other: two batches of one shape that the module takes.
+        module: in evaluation mode. One that says ``output_is_feature``, also behind a
+            normalisation, is believed. x, other: two batches of one shape that the module takes.
     """
+    for part in (module, getattr(module, "network", None)):
+        if getattr(part, "output_is_feature", False):
+            return FeaturePlace()
     linears = {path: m for path, m in module.named_modules() if isinstance(m, nn.Linear)}
     order: list[str] = []
     outputs: dict[str, list[Tensor]] = {}

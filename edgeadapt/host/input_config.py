@@ -15,11 +15,13 @@ class InputConfig:
     Attributes:
         size: (height, width) in pixels.
         mean, std: of the three channels, in pixel values from 0 to 255.
+        is_bgr: the network takes blue first.
     """
 
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    is_bgr: bool = False
 
     @classmethod
     def of_unit(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from edgeadapt.errors import InputError
 from edgeadapt.host.efficientnet_lite import efficientnet_lite0
 from edgeadapt.host.encoding import moments_per_channel
+from edgeadapt.host.hugging_face_networks import folder_network
 from edgeadapt.host.imported import imported
 from edgeadapt.host.sensor_networks import SensorCnn, SensorMlp
 from edgeadapt.host.timm_networks import timm_network
@@ -197,7 +198,8 @@ def build_network(spec: str, classes: int, in_channels: int = 1, *, seed: int = 
     Args:
         spec: ``"small-residual"``; ``"sensor-cnn"`` for signals, ``"sensor-mlp"`` for vectors; ``"efficientnet-lite0"`` (option
             ``pretrained``); ``"torchvision:NAME"`` (``torchvision:resnet18``; no pretrained weights, the first convolution is
-            replaced if ``in_channels`` is not 3); ``"timm:NAME"`` (extra ``timm``); or ``"module:factory"``, which is called as
+            replaced if ``in_channels`` is not 3); ``"timm:NAME"`` (extra ``timm``); ``"hf:FOLDER"`` (extra
+            ``transformers``; with the folder's weights, for three channels); or ``"module:factory"``, which is called as
             ``factory(classes=..., in_channels=..., **options)`` and must return a ``torch.nn.Module``.
         classes: number of logits.
         in_channels: channels of the input.
@@ -215,11 +217,13 @@ def build_network(spec: str, classes: int, in_channels: int = 1, *, seed: int = 
         source, colon, name = spec.partition(":")
         if not (source and colon and name):
             others = ", ".join(repr(name) for name in NETWORKS if name != BUILT_IN)
-            raise InputError(f"unknown network {spec!r}; allowed: {BUILT_IN!r}, 'torchvision:NAME', 'timm:NAME', 'module:factory', {others}")
+            raise InputError(f"unknown network {spec!r}; allowed: {BUILT_IN!r}, 'torchvision:NAME', 'timm:NAME', 'hf:FOLDER', 'module:factory', {others}")
         if source == "torchvision":
             return torchvision_network(name, classes, in_channels, options)
         if source == "timm":
             return timm_network(name, classes, in_channels, options)
+        if source == "hf":
+            return folder_network(name, classes, options)
         return _call(spec, imported(spec, "network"), classes=classes, in_channels=in_channels, **options)
 
 

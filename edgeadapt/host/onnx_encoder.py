@@ -6,10 +6,12 @@ float weight becomes a frozen tensor of the bundle. The result is compared with 
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import functools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from edgeadapt.host.compile import CompiledGraph
 from edgeadapt.host.compile.emit import BUNDLE_LOCATION, IR_VERSION, Emitted
 from edgeadapt.host.compile.lint import MAX_OPSET, lint
 from edgeadapt.host.encoding import SIGNATURE_LIMIT, TAP_LIMIT, NormLayer, example_input
+from edgeadapt.host.onnx_input import PixelInput, pixel_input
 from edgeadapt.host.onnx_original import Door, Original, compare, cut_at, first_line, leading_to
 
 _OLDEST_OPSET, _MODERN_OPSET = 13, 18
@@ -39,6 +42,8 @@ _MAP_BREAKERS = {"Reshape", "Transpose", "MatMul", "Gemm", "Einsum", "Flatten", 
                  "GatherND", "Expand", "Tile", "Shape", "Softmax", "LogSoftmax"}  # fmt: skip
 _FLOAT_SHAPE_OPERANDS = {"Resize": (1, 2), "Range": (0, 1, 2)}
 _X, _Z, _TAPS, _PROJECTION = "edgeadapt::x", "edgeadapt::z", "edgeadapt::taps", "edgeadapt::projection"  # until inner values are renamed
+
+_MEAN, _STD, _ORDER = "edgeadapt::input.mean", "edgeadapt::input.std", "edgeadapt::input.order"
 
 
 class OnnxEncoder:
@@ -50,6 +55,8 @@ class OnnxEncoder:
             first, or channels last where the model's input shape says so.
         feature: name of the tensor that is the feature; by default the data input of the last ``Gemm`` or ``MatMul`` with a
             constant weight that leads to the first output, or that output. Feature maps are averaged over space.
+        pixels: what happens to pixel values in front of the model; by default what the file's metadata say, or nothing. It becomes
+            part of the graph.
 
     Raises:
         InputError: not a readable model, more than one input, an input of another rank, shape or dtype, an opset that cannot be
@@ -57,13 +64,19 @@ class OnnxEncoder:
         CompileError: an operator that some engine refuses, or a graph that differs from the original.
     """
 
-    def __init__(self, path: str | os.PathLike[str], spec: InputSpec, *, feature: str | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], spec: InputSpec, *, feature: str | None = None, pixels: PixelInput | None = None
+    ) -> None:
         file = Path(path)
         self.name = file.stem
         self.input = spec
         self.norms: tuple[NormLayer, ...] = ()
         original = _load(file)
-        door = Door.of(file, original.graph, spec)
+        door = Door.of(file, original.graph, spec, pixels.layout if pixels is not None else "")
+        pixels = pixel_input(file, original, door.name, pixels)
+        if pixels is not None and (spec.dtype != "uint8" or (door.is_uint8 and not pixels.changes_nothing)):
+            raise InputError(f"{file}: an input of its own is for uint8 images and a model that takes float32; leave out encoder.input")
+        door = dataclasses.replace(door, pixels=None if pixels is None or pixels.changes_nothing else pixels)
         chosen = _feature(file, original.graph, door.name, feature)
         reference = Original(file, original, door, spec, chosen)
         self.dim = int(reference(example_input(spec, 2)).shape[1])
@@ -135,6 +148,7 @@ def _prepared(file: Path, original: ModelProto, door: Door, feature: str) -> Mod
     if graph.sparse_initializer:
         raise InputError(f"{file}: sparse weights; store {graph.sparse_initializer[0].values.name!r} densely")
     value = next(v for v in graph.input if v.name == door.name)
+    value.type.tensor_type.elem_type = TensorProto.FLOAT  # the contract's cast comes first, so that the model's own has nothing to do
     del graph.input[:], graph.value_info[:], model.training_info[:]
     graph.input.append(value)
     for dim, size in zip(value.type.tensor_type.shape.dim, (door.batch, *door.shape), strict=True):
@@ -267,6 +281,8 @@ def _attach(graph: GraphProto, door: Door, spec: InputSpec, maps: Sequence[str],
         current = then(front, "Reshape", [current, constant(0, *door.shape)])
     elif (spec.layout, door.is_channels_last) in (("NHWC", False), ("NCHW", True)):
         current = then(front, "Transpose", [current], perm=[0, 2, 3, 1] if door.is_channels_last else [0, 3, 1, 2])
+    if door.pixels is not None:
+        current = _normalised(graph, door, current, functools.partial(then, front))
     then(front, "Identity", [current], door.name)
 
     feature = graph.output[0]
@@ -289,6 +305,21 @@ def _attach(graph: GraphProto, door: Door, spec: InputSpec, maps: Sequence[str],
     graph.input.append(onnx.helper.make_tensor_value_info(_X, kind, ["batch", *spec.shape]))
     for name, width in ((_Z, dim), (_TAPS, tap_dim)):
         graph.output.append(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]))
+
+
+def _normalised(graph: GraphProto, door: Door, images: str, then: Callable[..., str]) -> str:
+    """Pixel values as the model takes them, in its layout."""
+    assert door.pixels is not None
+    axis = len(door.shape) if door.is_channels_last else 1
+    channels = door.shape[axis - 1]
+    mean, std = door.pixels.moments(channels)
+    shape = [channels if place == axis else 1 for place in range(len(door.shape) + 1)]
+    constants = {_MEAN: mean.reshape(shape), _STD: std.reshape(shape)}
+    if door.pixels.colour == "bgr":
+        constants[_ORDER] = np.array([2, 1, 0], np.int64)
+        images = then("Gather", [images, _ORDER], axis=axis)
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    return then("Div", [then("Sub", [images, _MEAN]), _STD])
 
 
 def _check(file: Path, model: ModelProto) -> None:

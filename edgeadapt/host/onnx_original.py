@@ -19,6 +19,7 @@ from edgeadapt.host.compile.cases import parity_cases
 from edgeadapt.host.compile.emit import Emitted
 from edgeadapt.host.compile.session import VERSION, open_session
 from edgeadapt.host.encoding import example_input, to_images
+from edgeadapt.host.onnx_input import Layout, PixelInput, layout_of
 
 TOLERANCE = 1e-4
 """Largest difference to the original model, as a share of the largest feature value."""
@@ -37,9 +38,12 @@ class Door:
     shape: tuple[int, ...]  # of one sample, as the model sees it
     batch: int | None  # None: free
     is_channels_last: bool = False
+    pixels: PixelInput | None = None  # what happens in front of it
+    is_uint8: bool = False
 
     @classmethod
-    def of(cls, file: Path, graph: GraphProto, spec: InputSpec) -> Door:
+    def of(cls, file: Path, graph: GraphProto, spec: InputSpec, layout: Layout = "") -> Door:
+        """The input, in the layout that is given, or that its shape or its first operators say."""
         values = inputs_of(graph)
         if len(values) != 1:
             names = ", ".join(v.name for v in values) or "none"
@@ -51,12 +55,21 @@ class Door:
         label = f"{file}: input {value.name!r} is {TensorProto.DataType.Name(kind)} {[size or '?' for size in sizes]}"
         if len(sizes) != len(given) + 1:
             raise InputError(f"{label}, of rank {len(sizes)}; calibration inputs give {len(given) + 1} axes, (B, {str(given)[1:-1]})")
-        if kind != TensorProto.FLOAT:
+        is_uint8 = kind == TensorProto.UINT8 and spec.dtype == "uint8"
+        if kind != TensorProto.FLOAT and not is_uint8:
             raise InputError(f"{label}; a model that takes float32 is needed, the graph casts pixels itself")
         last = (*given[1:], given[0]) if spec.layout in ("NHW", "NHWC", "NCHW") else given
-        for shape in (given, last):
-            if all(size in (None, want) for size, want in zip(sizes[1:], shape, strict=True)):
-                return cls(value.name, shape, sizes[0], is_channels_last=shape != given)
+        fitting = [s for s in dict.fromkeys((given, last)) if all(size in (None, want) for size, want in zip(sizes[1:], s, strict=True))]
+        if len(fitting) > 1 or layout:
+            wanted = layout or layout_of(graph.node, value.name)
+            if not wanted:
+                raise InputError(f"{label}, which does not say where its channels are; give encoder.input.layout = \"NCHW\" or \"NHWC\"")
+            shape = last if wanted == "NHWC" else given
+            if fitting and shape not in fitting:
+                raise InputError(f"{label}; encoder.input.layout = {layout!r} would be (B, {str(shape)[1:-1]})")
+            fitting = fitting and [shape]
+        if fitting:
+            return cls(value.name, fitting[0], sizes[0], is_channels_last=fitting[0] != given, is_uint8=is_uint8)
         raise InputError(f"{label}; calibration inputs are (B, {str(given)[1:-1]}) when channels come first")
 
 
@@ -80,6 +93,7 @@ class Original:
     def __call__(self, x: Tensor) -> NDArray[np.float32]:
         """Features (B, D), in pieces of the model's batch where that is fixed."""
         images = to_images(x, self._spec).numpy()
+        images = images if self._door.pixels is None else self._door.pixels.applied(images)
         images = np.ascontiguousarray(np.moveaxis(images, 1, -1) if self._door.is_channels_last else images)
         step = self._door.batch or len(images)
         pad = np.concatenate([images, images[:1].repeat(-len(images) % step, 0)])
@@ -89,7 +103,7 @@ class Original:
         value = images
         if self._feature != self._door.name:
             try:
-                value = self._session.run([self._feature], {self._door.name: images})[0]
+                value = self._session.run([self._feature], {self._door.name: images.astype(np.uint8) if self._door.is_uint8 else images})[0]
             except Exception as error:
                 raise InputError(f"{self._file}: the model fails on calibration-shaped inputs {images.shape}: {error}") from error
         if value.dtype != np.float32 or value.ndim < 2 or len(value) != len(images):

@@ -26,7 +26,7 @@ from msgspec import Meta, Struct
 from edgeadapt._toml import read_table, to_struct
 from edgeadapt.errors import RecipeError
 from edgeadapt.host.augment import Augment
-from edgeadapt.host.named_networks import HUBS, input_config, source_of
+from edgeadapt.host.named_networks import HAVE_WEIGHTS, HUBS, input_config, source_of
 from edgeadapt.host.recipe_data import FOLDER_SIZE, load_data
 from edgeadapt.host.training.settings import DeviceName, OptimiserName, PrecisionName, rate_and_decay
 
@@ -39,13 +39,27 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Unknown keys are errors: a typo must not silently leave a default in place."""
 
 
+class InputSection(_Section, frozen=True, kw_only=True):
+    """What an ONNX file expects of pixels: ``(pixel / scale - mean) / std``, see ``host.PixelInput``.
+
+    ``mean`` and ``std`` have one value, or one for every channel in the model's order, ``colour``; ``size`` is (height, width).
+    """
+
+    scale: Annotated[float, Meta(gt=0)]
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    layout: Literal["", "NCHW", "NHWC"] = ""
+    colour: Literal["rgb", "bgr"] = "rgb"
+    size: tuple[Positive, Positive] | None = None
+
+
 class EncoderSection(_Section, frozen=True, kw_only=True):
     """Which encoder: one that we train (``network``), or a trained one (``file``).
 
     ``network`` and ``options`` are those of ``build_network``; ``weights`` is a safetensors state dict of the trained
     ``Normalised`` network, which replaces training. ``file`` is an exported torch or ONNX encoder, used as it is.
     ``pretrained`` is where ``timm:NAME`` or ``torchvision:NAME`` has its weights from: a file, a folder of timm's, or
-    ``hub:huggingface.co`` and ``hub:download.pytorch.org``, which alone download. Such a network is exported as it is,
+    ``hub:huggingface.co`` and ``hub:download.pytorch.org``, which alone download. ``hf:FOLDER`` has its weights in its folder. Such a network is exported as it is,
     without its classifier; ``edgeadapt train`` gives it a new one and goes on from there.
     """
 
@@ -54,6 +68,7 @@ class EncoderSection(_Section, frozen=True, kw_only=True):
     weights: str = ""
     file: str = ""
     pretrained: str = ""
+    input: InputSection | None = None
 
 
 class DataSection(_Section, frozen=True, kw_only=True):
@@ -155,9 +170,10 @@ def load_recipe(path: str | Path) -> Recipe:
     recipe = to_struct(path, read_table(path, "a recipe"), Recipe)
     _check(path, recipe)
     lr, weight_decay = rate_and_decay(recipe.train.optimiser, recipe.train.lr, recipe.train.weight_decay)
+    recipe = msgspec.structs.replace(recipe, encoder=_with_folder(path, recipe.encoder))
     data = _resolved(path, recipe.data, "path", "validation_path")
     if not _has_own_size(data):
-        size = data.size or (_own_size(recipe.encoder) if data.kind == "folder" else FOLDER_SIZE)
+        size = data.size or (_own_size(_resolved(path, recipe.encoder, "file")) if data.kind == "folder" else FOLDER_SIZE)
         data = msgspec.structs.replace(data, size=size, colour=data.colour or "rgb")
     downloads = recipe.encoder.pretrained.startswith("hub:")
     return msgspec.structs.replace(
@@ -168,13 +184,26 @@ def load_recipe(path: str | Path) -> Recipe:
     )
 
 
+def _with_folder(path: Path, encoder: EncoderSection) -> EncoderSection:
+    source, _, folder = encoder.network.partition(":")
+    if source_of(encoder.network) not in HAVE_WEIGHTS:
+        return encoder
+    return msgspec.structs.replace(encoder, network=f"{source}:{path.resolve().parent / folder}")
+
+
 def _has_own_size(data: DataSection) -> bool:
     return ":" in data.kind
 
 
 def _own_size(encoder: EncoderSection) -> tuple[int, int]:
-    """The size of images that a network by name was made for; of random weights of torchvision, any will do."""
-    is_made_for_one = not encoder.file and (encoder.pretrained or source_of(encoder.network) == "timm")
+    """The size of images that a network by name or an ONNX file was made for; of random weights of torchvision, any will do."""
+    if encoder.input is not None and encoder.input.size:
+        return encoder.input.size
+    if encoder.file.endswith(".onnx") and Path(encoder.file).is_file():
+        from edgeadapt.host.onnx_input import own_size  # late: onnx, which other recipes do not need
+
+        return own_size(Path(encoder.file)) or FOLDER_SIZE
+    is_made_for_one = not encoder.file and (encoder.pretrained or source_of(encoder.network) in ("timm", *HAVE_WEIGHTS))
     return input_config(encoder.network).size if is_made_for_one else FOLDER_SIZE
 
 
@@ -182,8 +211,12 @@ def _check(path: Path, recipe: Recipe) -> None:
     encoder, data, export = recipe.encoder, recipe.data, recipe.export
     if encoder.file and (encoder.weights or encoder.pretrained or encoder.options or encoder.network != EncoderSection().network):
         raise RecipeError(f"{path}: encoder.file is a finished encoder; network, options, weights and pretrained are allowed only without it")
+    if encoder.input is not None and not encoder.file.endswith(".onnx"):
+        raise RecipeError(f"{path}: encoder.input is what an ONNX file expects of pixels; allowed only with encoder.file = 'NAME.onnx'")
     if encoder.pretrained:
         source = source_of(encoder.network)
+        if source in HAVE_WEIGHTS:
+            raise RecipeError(f"{path}: encoder.pretrained is not allowed for {encoder.network}; the folder has its weights")
         if not source:
             raise RecipeError(f"{path}: encoder.pretrained is not allowed for {encoder.network}; allowed: 'timm:NAME' and 'torchvision:NAME'")
         if encoder.pretrained.startswith("hub:") and encoder.pretrained != HUBS[source]:

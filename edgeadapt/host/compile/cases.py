@@ -69,24 +69,32 @@ def batched_ports(name: str, make_ports: MakePorts, batch: int) -> tuple[str, ..
     return tuple(found)
 
 
-def parity_cases(make_ports: MakePorts, batched: tuple[str, ...], batch: int, *, is_batch_free: bool) -> list[Case]:
-    """At least eight cases: traced, random, and the edges where exporters and engines were seen to differ."""
+def parity_cases(
+    make_ports: MakePorts, batched: tuple[str, ...], batch: int, *, is_batch_free: bool, has_state: bool = True
+) -> list[Case]:
+    """At least eight cases: traced, random, and the edges where exporters and engines were seen to differ.
+
+    Where the batch is free, four sizes of it take the place of edges that are none: those of float
+    inputs where all are integers, and those of the state where a graph reads none.
+    """
     first = draw(make_ports, TRACED_SEED, batch)
     floats = tuple(key for key in batched if first[key].is_floating_point() and key != WEIGHT)
     cases = [Case("the traced input", first)]
     cases += [Case(f"random input {seed}", draw(make_ports, seed, batch)) for seed in (1, 2, 3)]
-    cases.append(Case("zeros", _change(draw(make_ports, 4, batch), floats, torch.zeros_like), has_ties=True))
-    cases.append(Case("inputs times 30", _change(draw(make_ports, 5, batch), floats, lambda v: v * 30)))
-    cases.append(Case("constant rows", _change(draw(make_ports, 6, batch), floats, _constant_rows), has_ties=True))
-    cases.append(Case("nearly constant rows", _change(draw(make_ports, 12, batch), floats, lambda v: 0.01 * v + 0.99 * _constant_rows(v))))
+    edges = [Case("zeros", _change(draw(make_ports, 4, batch), floats, torch.zeros_like), has_ties=True)]
+    edges.append(Case("inputs times 30", _change(draw(make_ports, 5, batch), floats, lambda v: v * 30)))
+    edges.append(Case("constant rows", _change(draw(make_ports, 6, batch), floats, _constant_rows), has_ties=True))
+    edges.append(Case("nearly constant rows", _change(draw(make_ports, 12, batch), floats, lambda v: 0.01 * v + 0.99 * _constant_rows(v))))
+    cases += edges if floats or not is_batch_free else []
     cases.append(Case("one repeated sample", _change(draw(make_ports, 7, batch), batched, lambda v: v[:1].expand_as(v).clone())))
     if WEIGHT in first:
         cases.append(Case("all sample_weight 0", {**draw(make_ports, 8, batch), WEIGHT: torch.zeros_like(first[WEIGHT])}))
         half = (torch.arange(first[WEIGHT].shape[0]) % 2).to(first[WEIGHT].dtype)
         cases.append(Case("every other sample_weight 0", {**draw(make_ports, 9, batch), WEIGHT: half.reshape(first[WEIGHT].shape)}))
         cases.append(Case("fractional sample_weight", {**draw(make_ports, 10, batch), WEIGHT: torch.linspace(0.1, 0.9, half.numel())}))
-    cases += [Case(f"state times {scale}", draw(make_ports, 11, batch), state_scale=scale) for scale in (0.5, 0.9)]
-    cases += [Case(f"random input {seed} after some steps", draw(make_ports, seed, batch), has_moved=True) for seed in (13, 14)]
+    if has_state or not is_batch_free:
+        cases += [Case(f"state times {scale}", draw(make_ports, 11, batch), state_scale=scale) for scale in (0.5, 0.9)]
+        cases += [Case(f"random input {seed} after some steps", draw(make_ports, seed, batch), has_moved=True) for seed in (13, 14)]
     settings = tuple(key for key, value in first.items() if key not in batched and value.is_floating_point() and key != WEIGHT)
     if settings:  # a learning rate that is the same in every example could be baked in unseen
         cases.append(Case(f"{', '.join(settings)} times 0.7", _change(draw(make_ports, 15, batch), settings, lambda v: v * 0.7)))

@@ -173,7 +173,7 @@ def compile_graph(
     parity = Parity(cases=1, tolerance=tolerance, median_error=0.0, worst_error=0.0, onnxruntime=f"{VERSION} (not compared)")
     if check:
         sessions = tuple(open_session(name, graph, tensors, optimised=optimised) for optimised in (False, True))
-        cases = parity_cases(make_ports, batched, batch, is_batch_free=bool(traced.batched))
+        cases = parity_cases(make_ports, batched, batch, is_batch_free=bool(traced.batched), has_state=bool(graph.reads or graph.writes))
         parity = check_parity(name, graph, fn, cases, tensors, sessions, make_ports, batch, tolerance)
         if is_step:
             check_step(name, sessions, make_ports, batched, tensors, batch, toy_loss)

@@ -9,7 +9,7 @@ that is larger than the tolerance is excused only where torch's own result is th
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,9 +42,9 @@ class Finding:
     is_excused: Callable[[], bool]
 
 
-def run_torch(fn: Step, ports: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Outputs and ``.next`` tensors of the function itself, on copies."""
-    out, new = fn({k: v.clone() for k, v in ports.items()}, {k: v.clone() for k, v in tensors.items()})
+def run_torch(fn: Step, ports: Mapping[str, Tensor], tensors: Mapping[str, Tensor], frozen: Collection[str] = ()) -> dict[str, Tensor]:
+    """Outputs and ``.next`` tensors of the function itself, on copies; ``frozen``, which a traced function does not write to, as they are."""
+    out, new = fn({k: v.clone() for k, v in ports.items()}, {k: v if k in frozen else v.clone() for k, v in tensors.items()})
     return {k: v.detach() for k, v in {**out, **{key + NEXT: value for key, value in new.items()}}.items()}
 
 
@@ -70,7 +70,7 @@ def check_parity(
         moved |= {key.removesuffix(NEXT): value for key, value in _follow(partial(run_torch, fn), steps, tensors).items()}
     for case in cases:
         start = case.state(moved if case.has_moved else tensors, graph.reads)
-        want = apart(_want(name, fn, case, start), vectors)
+        want = apart(_want(name, fn, case, start, graph.frozen), vectors)
         if case.label == "the traced input":
             _require_finite(name, want)
         conditioning = Conditioning(want, partial(_run_apart, fn, case.ports, start, vectors))
@@ -94,9 +94,9 @@ def check_parity(
     )  # fmt: skip
 
 
-def _want(name: str, fn: Step, case: Case, start: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _want(name: str, fn: Step, case: Case, start: Mapping[str, Tensor], frozen: Collection[str]) -> dict[str, Tensor]:
     try:
-        return run_torch(fn, case.ports, start)
+        return run_torch(fn, case.ports, start, frozenset(frozen))
     except Exception as error:
         lines = str(error).splitlines()
         raise CompileError(

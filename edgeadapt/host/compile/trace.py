@@ -22,6 +22,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from edgeadapt.errors import CompileError
 from edgeadapt.host.compile.decompose import decompositions
 from edgeadapt.host.compile.decompose.linear import LinearAsProduct
+from edgeadapt.host.compile.functional import make_functional
 from edgeadapt.host.compile.origin import META, Origins, where
 from edgeadapt.host.compile.way_out import FACTORISATION, MASK, ONE_HOT, SPLIT_COMPLEX, VALUES, way_out
 from edgeadapt.runtime import NEXT
@@ -92,7 +93,7 @@ def trace(name: str, fn: Step, ports: Mapping[str, Tensor], tensors: Mapping[str
     _check_outputs(name, outputs, inputs, tensors)
     _refuse_operators(name, module)
     _refuse_writes(name, module, inputs)
-    _squeeze_one_by_one(module)
+    make_functional(module)
     _drop_aliases(module)
     module.graph.eliminate_dead_code()
     _separate_outputs(module)
@@ -217,22 +218,6 @@ def _drop_aliases(module: fx.GraphModule) -> None:
         if node.op == "call_function" and (node.target in _ALIASES or (node.target in _SQUEEZES and _keeps_shape(node))):
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
-
-
-def _squeeze_one_by_one(module: fx.GraphModule) -> None:
-    """The exporter has no translation of the form with several axes, and for one of these it would
-    trace the whole graph again."""
-    for node in list(module.graph.nodes):
-        if node.op != "call_function" or node.target is not aten.squeeze.dims:
-            continue
-        value, last = node.args[0].meta["val"], node.args[0]
-        with module.graph.inserting_before(node):
-            for axis in sorted((dim % value.dim() for dim in node.args[1]), reverse=True):
-                value = value.squeeze(axis)
-                last = module.graph.call_function(aten.squeeze.dim, (last, axis))
-                last.meta = {**node.meta, "val": value}
-        node.replace_all_uses_with(last)
-        module.graph.erase_node(node)
 
 
 def _keeps_shape(node: fx.Node) -> bool:

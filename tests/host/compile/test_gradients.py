@@ -224,6 +224,7 @@ FORWARDS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         (values(1, 4, 3, 2) + 9, values(2, 3), values(3, 3), values(4, 3), values(5, 3).abs(), True, 0.1, 1e-5),
     ),
     "convolution": (aten.convolution, (values(1, 2, 4, 5, 4), values(2, 4, 3, 3, 2), values(3, 6), [2, 1], [1, 0], [2, 1], True, [1, 0], 2)),
+    "squeeze.dims": (aten.squeeze.dims, (values(1, 2, 1, 3, 1), [1, 2, -1])),
     "as_strided": (aten.as_strided, (values(1, 4, 6), [2, 2, 6], [12, 6, 1])),
 }
 

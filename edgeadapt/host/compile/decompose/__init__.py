@@ -33,7 +33,18 @@ def decompositions() -> Table:
         table.update({getattr(aten, name).default: getattr(family, name) for name in family.__all__})
     table[aten._native_batch_norm_legit.default] = normalisation.native_batch_norm
     table[aten._native_batch_norm_legit.no_stats] = normalisation.batch_norm_without_statistics
+    table[aten.squeeze.dims] = _squeeze_dims  # the exporter has no translation, and would trace again
+    table.pop(aten.squeeze.dim, None)
     return table
+
+
+def _squeeze_dims(x: Tensor, dims: Sequence[int]) -> Tensor:
+    dropped = sorted({dim % x.dim() for dim in dims if x.shape[dim] == 1}, reverse=True)
+    if not dropped:
+        return aten.alias.default(x)
+    for dim in dropped:
+        x = aten.squeeze.dim(x, dim)
+    return x
 
 
 def _empty_permuted(size: Sequence[int], order: Sequence[int], *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
