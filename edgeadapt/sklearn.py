@@ -201,6 +201,7 @@ class EdgeClassifier(ClassifierMixin, BaseEstimator):
                 seed=seed,
                 adapt="none",
                 stress=False,
+                quiet=True,
             )
             return path.read_bytes()
 
