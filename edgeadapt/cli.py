@@ -157,6 +157,14 @@ def _device_commands(command: Any) -> None:
     inspect.add_argument("bundle", type=Path, metavar="F.edge")
     inspect.add_argument("--json", action="store_true")
 
+    stress = command("stress", "stressing:stress", "run the stress card of a bundle on held-out data, and write the bundle with what it allows (host)")
+    stress.add_argument("bundle", type=Path, metavar="F.edge")
+    stress.add_argument("--data", type=Path, required=True, metavar="D", help="samples the bundle was not made from: a folder of images per class, or an .npz with x, y and classes")
+    stress.add_argument("-o", "--out", type=Path, required=True, metavar="F.edge", help="the new bundle, of the next version")
+    stress.add_argument("--short", action="store_true", help="the short streams that an export runs, instead of the full ones")
+    stress.add_argument("--key", type=Path, metavar="PEM", help="signs the new bundle; needed where the old one is signed")
+    stress.add_argument("--seed", type=int, default=0, metavar="N", help="of orders and shifts (default 0)")
+
     verify = command("verify", "bundles:verify", "check hashes and signature, load every graph, run every role on random batches")
     verify.add_argument("bundle", type=Path, metavar="F.edge")
     verify.add_argument("--runtime", default="auto", metavar="R", help="what runs the graphs: a name from edgeadapt runtimes (default: auto, here onnxruntime)")

@@ -24,6 +24,7 @@ from edgeadapt.host.compile import compile_graph
 from edgeadapt.host.methods import adaptations
 from edgeadapt.host.methods.feature_shift import FeatureShift
 from edgeadapt.host.stress import LENGTHS, Lengths, StressCard, stress_card
+from edgeadapt.host.stress_again import stress_again
 from edgeadapt.host.stress_streams import CLEAN, COLUMN_SHIFTS, Columns, constants, pool_of, streams
 from edgeadapt.host.stress_strengths import Trial, best, card_of, tried
 from edgeadapt.host.stress_verdict import LongRun, StressRow, verdict
@@ -271,6 +272,37 @@ def test_a_short_card_has_rows_of_every_kind_and_says_that_it_is_short(short: tu
     assert (adapt.mode, adapt.reason) == (stress["mode"], stress["reason"])
     assert adapt.reason.endswith("(short streams)")
     assert sum(line.startswith("stress: ") for line in said) == 1 + 14 + 2 + 2
+
+
+def test_a_bundle_that_is_there_gets_another_card_and_the_next_version(
+    short: tuple[Bundle, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, _ = short
+    monkeypatch.setitem(LENGTHS, "full", Lengths(64, 160))
+    x, y = images(60, 9)
+    np.savez(tmp_path / "later.npz", x=x, y=y, classes=["rows", "columns", "plain"])
+    given = [str(bundle.path), "--data", str(tmp_path / "later.npz"), "-o", str(tmp_path / "b.edge")]
+    assert main(["stress", *given]) == 0
+    made = read_bundle(tmp_path / "b.edge")
+    card, adapt = made.card["stress"], made.manifest.policy.adapt
+    assert (card["kind"], card["distinct"], card["rows"][0]["samples"]) == ("full", 60, 64)
+    assert (adapt.mode, adapt.reason) == (card["mode"], card["reason"])
+    assert adapt.strength == bundle.manifest.policy.adapt.strength
+    assert made.manifest.version == bundle.manifest.version + 1
+    assert made.card["held_out_accuracy"] == bundle.card["held_out_accuracy"]
+    assert all(np.array_equal(made.frozen[name], value) for name, value in bundle.frozen.items())
+    np.savez(tmp_path / "other.npz", x=x[:, :8], y=y, classes=["rows", "columns", "plain"])
+    given[2] = str(tmp_path / "other.npz")
+    assert main(["stress", *given]) == 2
+
+
+def test_a_signed_bundle_is_stressed_again_only_with_a_key(
+    short: tuple[Bundle, list[str]], tmp_path: Path
+) -> None:
+    signed = replace(short[0], signed_by="somebody")
+    with pytest.raises(InputError, match="give the key"):
+        stress_again(signed, tmp_path / "b.edge", *images(60, 9))
+    assert not (tmp_path / "b.edge").exists()
 
 
 def test_inspect_prints_the_table_and_the_reason(short: tuple[Bundle, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
