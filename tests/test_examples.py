@@ -77,7 +77,7 @@ def test_own_encoder_earns_its_right_to_adapt_and_gains(tmp_path: Path) -> None:
     trained, *table, bright = run("own_encoder.py", tmp_path)
     assert float(re.findall(r"([\d.]+)% right", trained)[0]) > 75
     assert table[0].split() == ["stream", "learner", "frozen", "change", "refreshes"]
-    for stream in ("clean sorted", "spatter sorted", "gaussian_blur single", "mixed", "clean constant", "features long"):
+    for stream in ("clean sorted", "spatter sorted", "speckle_noise single", "mixed", "clean constant", "features long"):
         assert sum(line.startswith(stream) for line in table) == 1
     assert re.match(r"short card, streams of \d+ different held-out samples: act: gains \+\d", table[-1]), table[-1]
     adapting, late, frozen, _ = (float(found) for found in re.findall(r"([\d.]+)%", bright))

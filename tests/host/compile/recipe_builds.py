@@ -74,6 +74,7 @@ def loaded_by_device(bundle: Bundle) -> list[Loaded]:
     """What opening a bundle, re-folding its encoder, and a step with each of its adaptors load."""
     recorder = Recorder()
     program = Program(bundle, recorder)
+    program.load_all()
     tensors = program.factory_domain().over(program.factory())
     z = np.zeros((2, bundle.manifest.feature_dim), np.float32)
     for candidate in program.adaptors.candidates:
