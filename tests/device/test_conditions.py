@@ -180,7 +180,9 @@ def test_the_same_stream_is_asked_the_same_questions_random_ones_too(opened: Ope
             (seen,) = watch(learner, x[start : start + BATCH])
             ids += seen.ids
             found += [ids.index(question.id) for question in learner.questions(100)]
-            answer_all(learner, ids, names)
+            for question in learner.questions(100):
+                learner.label(question.id, names[ids.index(question.id)])
+                learner.settle()  # which labels are learned together would depend on the machine
         asked.append(found)
     assert asked[0] == asked[1] and len(asked[0]) > 10  # every fifth is drawn
 
