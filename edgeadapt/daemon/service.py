@@ -251,7 +251,7 @@ class Service:
         """Take labels of these ids back; how many."""
         with self._running.lending.lend() as learner:
             learner.withdraw(samples)
-        return len(samples)
+        return len(set(samples))
 
     def quality(self) -> Quality:
         """How good the answers are in the field."""

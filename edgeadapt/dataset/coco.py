@@ -57,7 +57,8 @@ def read(path: Path) -> list[Entry]:
     found = json_of(path)
     if not isinstance(found, dict) or "images" not in found:
         raise InputError(f"{path}: no COCO annotations: it has no 'images'")
-    names = {c.get("id"): c.get("name") for c in _list(found, "categories", path)}
+    categories = _list(found, "categories", path)
+    names = {c["id"]: c.get("name") for c in categories if isinstance(c.get("id"), (int, str))}
     by_image: dict[Any, list[dict[str, Any]]] = {}
     for number, annotation in enumerate(_list(found, "annotations", path), 1):
         image = annotation.get("image_id")

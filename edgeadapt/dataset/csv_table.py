@@ -80,7 +80,7 @@ def _entry(path: Path, number: int, columns: Sequence[str], fields: Sequence[str
     if not key:
         return Entry(where, key, problem="has neither a file nor an id")
     try:
-        time = datetime.fromisoformat(row["time"]).timestamp() if row.get("time") else None
+        time = _seconds(row["time"]) if row.get("time") else None
     except (ValueError, OverflowError):
         said = row["time"][:40]
         return Entry(where, key, problem=f"{said!r} is no time: 2026-01-31T12:00:00+00:00")
@@ -91,6 +91,12 @@ def _entry(path: Path, number: int, columns: Sequence[str], fields: Sequence[str
 def moment(seconds: float) -> str:
     """ISO 8601 in UTC."""
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat()
+
+
+def _seconds(text: str) -> float:
+    """Since 1970; a time without a zone is UTC."""
+    at = datetime.fromisoformat(text)
+    return (at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp()
 
 
 __all__ = ["NAME", "PICTURES", "moment", "read", "write"]

@@ -178,6 +178,10 @@ class _Reading:
         if (entry.label, by, entry.counts) == (before.label, before.source, before.counts):
             return before
         if not entry.counts:
+            if before.counts:
+                self.report.unlabelled += 1
+                return None
+            self.report.bad[entry.where] = "its status says that no label counts, and its label was changed"
             return before
         by = self._said_by if entry.source is None else entry.source
         return replace(
@@ -231,7 +235,13 @@ class _Reading:
         width = self._manifest.feature_dim + self._manifest.tap_dim
         if s.space != self._manifest.space or s.features.size != width:
             return False
-        if s.raw is None and s.picture is not None and self._learner.keeps_inputs:
+        if s.raw is not None:
+            try:
+                s.raw = self._input(s)
+            except InputError as error:
+                s.raw = None
+                self.report.bad[s.where] = str(error)
+        elif s.picture is not None and self._learner.keeps_inputs:
             try:
                 s.raw = read(s.picture, self._manifest.input, s.where)
             except InputError as error:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -107,7 +108,7 @@ class FieldQuality:
         labels = sum(sum(of_class.values()) for of_class in counts.values())
         error = 1.0 - self._conditions.field_accuracy.held_out
         if curve is not None:
-            error = curve.errors[-1]
+            error, curve = curve.errors[-1], replace(curve, count=labels)
         if accuracy is not None:
             wrong = accuracy.count * (1.0 - accuracy.value)
             error = (wrong + _PRIOR * error) / (accuracy.count + _PRIOR)

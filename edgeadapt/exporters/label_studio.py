@@ -23,6 +23,7 @@ import numpy as np
 from edgeadapt.dataset.importing import Files, counted, import_files
 from edgeadapt.dataset.label_studio import choice, entry_of, picture_of
 from edgeadapt.dataset.pictures import read
+from edgeadapt.dataset.sample import COUNTING
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import EdgeadaptError, InputError
 
@@ -115,6 +116,8 @@ class Backend:
             raise InputError("the event has no task or no annotation")
         where, root = f"task {task.get('id')!r:.40}", self._root()
         entry = entry_of({**task, "annotations": [annotation]}, where, root)
+        if entry.label is None and not entry.problem and str(annotation.get("id")) in self._samples:
+            return self._deleted([annotation])  # it was emptied or cancelled
         with self._learning:
             report = import_files(self._learner, Files("label-studio", [entry], None, False))
             for sample in report.samples:
@@ -131,11 +134,17 @@ class Backend:
         listed = annotations if isinstance(annotations, list) else []
         ids = [str(a.get("id")) for a in listed if isinstance(a, dict)]
         with self._learning:
-            known = [self._samples.pop(id) for id in ids if id in self._samples]
+            known = [self._samples[id] for id in ids if id in self._samples]
+            named = {s for id, s in self._samples.items() if id not in ids}  # by other annotations
             there = self._learner.newest_labels(known)
-            counting = [s for s in dict.fromkeys(known) if there[s].status != "withdrawn"]
+            counting = [
+                s for s in dict.fromkeys(known)
+                if s not in named and s in there and there[s].status in (*COUNTING, "held")
+            ]  # fmt: skip
             if counting:
                 self._learner.withdraw(counting)
+            for id in ids:  # only now: what failed is tried again
+                self._samples.pop(id, None)
         if len(known) < len(ids):
             gone = f"{len(ids) - len(known)} annotations were made before this service started"
             self._say(f"{gone}: their labels stay; withdraw or forget them by hand")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, write_bundle
@@ -17,6 +16,7 @@ from edgeadapt.bundle.schema import AdaptPolicy, Manifest
 from edgeadapt.errors import InputError
 from edgeadapt.host.class_numbers import class_numbers
 from edgeadapt.host.stress import Kind, stress_card
+from edgeadapt.inputs import check_batch
 
 
 def stress_again(
@@ -43,10 +43,9 @@ def stress_again(
     if bundle.signed_by and private_key is None:
         raise InputError(f"{bundle.path}: is signed; give the key that signs the new one")
     y = class_numbers(labels, bundle.manifest.classes)
-    if len(x) != len(y) or x.shape[1:] != bundle.manifest.input.shape or not len(y):
-        shape = ", ".join(map(str, bundle.manifest.input.shape))
-        raise InputError(f"inputs are (N, {shape}) with N labels, got {x.shape} and {len(y)}")
-    x = np.ascontiguousarray(x, bundle.manifest.input.dtype)
+    x = check_batch(x, bundle.manifest.input)
+    if len(x) != len(y):
+        raise InputError(f"every input has a label, got {len(x)} inputs and {len(y)} labels")
     with tempfile.TemporaryDirectory() as folder:
         acting = msgspec.structs.replace(adapt, mode="act", reason="stress trial")
         trial = _written(bundle, Path(folder) / "trial.edge", bundle.manifest, acting, bundle.card)

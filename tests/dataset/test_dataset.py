@@ -92,6 +92,17 @@ def test_a_new_state_gets_the_same_labelled_rows_back(
     assert "equal" in capsys.readouterr().out
 
 
+def test_a_label_that_the_table_says_does_not_count_is_not_taught(
+    taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, new = tmp_path / "out", tmp_path / "new"
+    command("dataset", "export", taught, "--as", "csv", "-o", out)
+    table = (out / "labels.csv").read_text(encoding="utf-8")
+    (out / "labels.csv").write_text(table.replace(",learned,", ",withdrawn,", 1), encoding="utf-8")
+    into(new, out, "csv", "--new-classes", "add")
+    assert len(rows(new)) == 37 and "1 without a label" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_what_somebody_changes_in_the_file_is_a_correction(
     taught: Path, tmp_path: Path, form: Any

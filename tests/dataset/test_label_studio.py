@@ -115,6 +115,34 @@ def test_an_annotation_teaches_a_changed_one_corrects_and_a_deleted_one_is_taken
     assert asked(f"{url}/webhook", event("ANNOTATION_CREATED", "Spoon")) == 400
 
 
+def test_a_label_is_taken_back_when_its_last_annotation_goes_or_is_emptied(
+    url: str, learner: edgeadapt.Learner
+) -> None:
+    def event(id: int, *result: Any, action: str = "ANNOTATION_CREATED", number: int = 30) -> Any:
+        annotation = {"id": id, "completed_by": 3, "result": list(result)}
+        body = {"action": action, "task": task(KNOWN[1], number), "annotation": annotation}
+        return asked(f"{url}/webhook", body)
+
+    def gone(*ids: int) -> Any:
+        listed = [{"id": id} for id in ids]
+        body = {"action": "ANNOTATIONS_DELETED", "annotations": listed}
+        return asked(f"{url}/webhook", body)
+
+    for id in (1, 2):  # of one picture
+        event(id, choice(KNOWN[1]))
+    learner.settle()
+    assert gone(1) == {"status": "withdrawn", "labels": 0}
+    assert gone(2) == {"status": "withdrawn", "labels": 1}
+    event(3, choice(KNOWN[1]), number=31)
+    assert event(3, action="ANNOTATION_UPDATED", number=31) == {"status": "withdrawn", "labels": 1}
+    event(4, choice(KNOWN[1]), number=32)
+    learner.settle()
+    (newest,) = learner._journal.evidence(limit=1, newest_first=True)
+    learner.forget([newest.id])
+    event(5, choice(KNOWN[1]), number=33)
+    assert gone(4, 5) == {"status": "withdrawn", "labels": 1}
+
+
 def test_what_a_page_or_a_stranger_could_send_is_refused(url: str, learner: Any) -> None:
     body = {"tasks": [], "label_config": CONFIG}
     assert asked(f"{url}/predict", body, kind="text/plain") == 415

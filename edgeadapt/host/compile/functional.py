@@ -18,7 +18,7 @@ def make_functional(module: fx.GraphModule) -> None:
     """Replace operators that write in place, in a trace in which no input is written to.
 
     ``relu_(x)`` becomes ``relu(x)``, and what reads x afterwards reads that. ``copy_(x, y)`` of one
-    shape and type becomes y, ``as_strided_(x)`` of the shape that x has becomes x.
+    shape and type becomes a copy of y, ``as_strided_(x)`` of the shape that x has becomes x.
     """
     graph = module.graph
     place = {node: index for index, node in enumerate(graph.nodes)}
@@ -44,16 +44,29 @@ def _value(graph: fx.Graph, node: fx.Node, written: fx.Node) -> fx.Node | None:
     if node.target is aten.copy_.default:
         source = node.args[1]
         is_same = isinstance(source, fx.Node) and _kind(source) == _kind(written)
-        return source if is_same and not _has_views(source) else None  # type: ignore[return-value,arg-type]
+        if not is_same or _has_views(source):  # type: ignore[arg-type]
+            return None
+        with graph.inserting_before(node):  # a copy: either may be written to later
+            copy = graph.call_function(aten.clone.default, (source,))
+        copy.meta = dict(node.meta)
+        return copy
     if node.target is aten.as_strided_.default:
         return written if _sizes(node.args[1]) == _sizes(written.meta["val"].shape) else None
     functional = _functional(node.target)
-    if functional is None or _kind(node) != _kind(written):
+    if functional is None or _kind(node) != _kind(written) or _promotes(node, written):
         return None
     with graph.inserting_before(node):
         value = graph.call_function(functional, node.args, node.kwargs)
     value.meta = dict(node.meta)
     return value
+
+
+def _promotes(node: fx.Node, written: fx.Node) -> bool:
+    """Whether another argument would make the value wider than the tensor that is written to."""
+    held = written.meta["val"]
+    values = [arg.meta.get("val") for arg in node.args[1:] if isinstance(arg, fx.Node)]
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    return any(torch.promote_types(held.dtype, one.dtype) != held.dtype for one in tensors)
 
 
 def _functional(target: Any) -> Any:
