@@ -302,17 +302,10 @@ def _dataset_commands(command: Any, everywhere: argparse.ArgumentParser) -> None
         "--source", metavar="WHO", help="who says so, where the file does not (default: its name)"
     )
     into.add_argument(
-        "--new-classes", choices=("refuse", "add"), default="refuse",
-        help="what a label with an unknown name does (default: refuse)",
-    )
-    into.add_argument(
         "--pictures", type=Path, metavar="DIR",
         help="label-studio: below it lie the files that tasks name (default: beside the export)",
     )
-    into.add_argument(
-        "--keep", type=_positive, metavar="N",
-        help="keep the inputs of N samples of a class (default: as the state, or the export, did)",
-    )
+    _learning_options(into)
 
     backend = command(
         "label-studio", "label_studio:serve",
@@ -330,17 +323,22 @@ def _dataset_commands(command: Any, everywhere: argparse.ArgumentParser) -> None
         "--pictures", type=Path, metavar="DIR",
         help="below it lie the files that tasks name (default: tasks have their pictures in them)",
     )
-    backend.add_argument(
-        "--new-classes", choices=("refuse", "add"), default="refuse",
-        help="what an annotation with an unknown name does (default: refuse)",
-    )
-    backend.add_argument(
-        "--keep", type=_positive, metavar="N",
-        help="keep the inputs of N samples of a class (default: as the state did)",
-    )
+    _learning_options(backend)
     backend.add_argument(
         "--trust", action="append", default=[], metavar="KEY",
         help="public key, text or file; the bundle must be signed by one of them",
+    )
+
+
+def _learning_options(parser: argparse.ArgumentParser) -> None:
+    """Of what learns labels from elsewhere."""
+    parser.add_argument(
+        "--new-classes", choices=("refuse", "add"), default="refuse",
+        help="what a label with an unknown name does (default: refuse)",
+    )
+    parser.add_argument(
+        "--keep", type=_positive, metavar="N",
+        help="keep the inputs of N samples of a class (default: as the state or the export did)",
     )
 
 

@@ -109,10 +109,12 @@ class Daemon:
     """A service and its camera.
 
     Args:
-        keep_s: how long a sample waits for its label.
+        keep_s: how long a sample waits for its label. p99_ratio: above it learning pauses.
     """
 
-    def __init__(self, bundle: str, film: str, socket: str, keep_s: float) -> None:
+    def __init__(
+        self, bundle: str, film: str, socket: str, keep_s: float, p99_ratio: float
+    ) -> None:
         self._film = Film.of(film)
         self._folder = tempfile.TemporaryDirectory()
         scratch, desk = Path(self._folder.name), Desk()
@@ -120,7 +122,7 @@ class Daemon:
         self._service = Service(
             Settings(
                 bundle=Path(bundle), state=scratch / "state", unsigned="accept", loop=LoopSection(queue=_QUEUE, drop="wait", checkpoint_s=CHECKPOINT_S),
-                control=ControlSection(listen=f"unix:{socket}"), budget=BudgetSection(busy_fraction=BUSY), keep=KeepSection(pending_s=keep_s), sink=(JsonlSink(path=scratch / "answers.jsonl"),),
+                control=ControlSection(listen=f"unix:{socket}"), budget=BudgetSection(busy_fraction=BUSY, p99_ratio=p99_ratio), keep=KeepSection(pending_s=keep_s), sink=(JsonlSink(path=scratch / "answers.jsonl"),),
             ),
             sources=[self._camera], sinks=[desk],
         )  # fmt: skip

@@ -94,20 +94,28 @@ class Readers:
                 return
 
 
-def daemon_of(subject: Subject, readers: Readers, *, keep_s: float = 3600.0, on_one_core: bool = False) -> Turns:
+def daemon_of(
+    subject: Subject, readers: Readers, *, keep_s: float = 3600.0, p99_ratio: float = 1.5,
+    on_one_core: bool = False,
+) -> Turns:  # fmt: skip
     return Turns(
         _serve_daemon.__name__, readers.reading, bundle=str(subject.bundle), film=str(subject.film), socket=readers.path, keep_s=keep_s,
-        on_one_core=on_one_core,
+        p99_ratio=p99_ratio, on_one_core=on_one_core,
     )  # fmt: skip
 
 
-def match(subject: Subject, rounds: int, frames: int, camera_frames: int, *, on_one_core: bool = False) -> Match:
+def match(
+    subject: Subject, rounds: int, frames: int, camera_frames: int, *, p99_ratio: float = 1.5,
+    on_one_core: bool = False,
+) -> Match:  # fmt: skip
     """Rounds at full speed after one that warms up, then a turn each at the camera's rate."""
     found = Match()
     with tempfile.TemporaryDirectory() as folder:
         readers = Readers(f"{folder}/socket")
         bare_of = Turns(_serve_bare.__name__, encoder=str(subject.encoder), film=str(subject.film), on_one_core=on_one_core)
-        with bare_of as bare, daemon_of(subject, readers, on_one_core=on_one_core) as daemon:
+        with bare_of as bare, daemon_of(
+            subject, readers, p99_ratio=p99_ratio, on_one_core=on_one_core
+        ) as daemon:
             for number in range(rounds + 1):
                 for player, said in ((bare, found.bare), (daemon, found.daemon))[:: 1 if number % 2 else -1]:
                     said.append(player.play(frames))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from edgeadapt._sample_files import check_regular
-from edgeadapt.dataset.reading import inside
+from edgeadapt.dataset.reading import bytes_of, inside
 from edgeadapt.dataset.sample import COUNTING, Entry, Sample
 from edgeadapt.errors import InputError
 
@@ -49,11 +49,10 @@ def read(path: Path) -> list[Entry]:
         InputError: no such table, or a row that names a file elsewhere.
     """
     path = path / NAME if path.is_dir() else path
-    check_regular(path)
+    data = bytes_of(path)
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        lines = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")))
+    except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV: {error}") from error
     if not lines:
         raise InputError(f"{path}: the table is empty")

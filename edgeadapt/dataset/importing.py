@@ -78,7 +78,9 @@ def import_dataset(
     Raises:
         InputError: the file as a whole cannot be read, or names a file elsewhere.
         CapacityError: too few class slots. BudgetError: the day's writes are used up.
-        StorageError: the disk is full or fails. Nothing was changed.
+        StorageError: the disk is full or fails. New samples are there all or not at all;
+            corrections are made one by one, and those before the error stay. Importing again goes
+            on from there.
     """
     return import_files(learner, read_files(path, form, pictures), source=source)
 

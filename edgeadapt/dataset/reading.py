@@ -31,19 +31,29 @@ def inside(root: Path, name: str, where: str) -> Path:
     return found
 
 
-def json_of(path: Path) -> Any:
-    """Plain values of a JSON file.
+def bytes_of(path: Path) -> bytes:
+    """What a file of text holds.
 
     Raises:
-        InputError: not there, too large, or not JSON.
+        InputError: not there, no regular file, or too large.
     """
     check_regular(path)
     if not path.exists():
         raise InputError(f"{path}: there is no such file")
     if path.stat().st_size > _MOST_BYTES:
         raise InputError(f"{path}: {path.stat().st_size} bytes, the limit is {_MOST_BYTES}")
+    return path.read_bytes()
+
+
+def json_of(path: Path) -> Any:
+    """Plain values of a JSON file.
+
+    Raises:
+        InputError: as ``bytes_of``, or not JSON.
+    """
+    data = bytes_of(path)
     try:
-        return msgspec.json.decode(path.read_bytes())
+        return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}") from error
 

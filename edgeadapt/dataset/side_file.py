@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt._sample_files import check_regular, read_arrays
+from edgeadapt.dataset.reading import bytes_of
 from edgeadapt.dataset.sample import COUNTING, TAKEN_BACK, Sample
 from edgeadapt.errors import InputError
 
@@ -91,10 +92,9 @@ def read(folder: Path) -> SideFile | None:
         InputError: damaged, of a newer version, or one of the two is missing.
     """
     path = folder / ROWS
-    check_regular(path)
     if not path.exists():
         return None
-    lines = path.read_bytes().splitlines()
+    lines = bytes_of(path).splitlines()
     header = _decoded(lines[0] if lines else b"", Header, f"{path}, line 1")
     if header.edgeadapt_dataset != VERSION:
         version = header.edgeadapt_dataset

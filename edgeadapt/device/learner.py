@@ -28,7 +28,7 @@ from edgeadapt.device.evidence import (
     Questions,
     as_stored,
     check_storable,
-)  # fmt: skip
+)
 from edgeadapt.device.field_quality import ANSWERS, FieldQuality
 from edgeadapt.device.fitting import Growth
 from edgeadapt.device.forgetting import Selection

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CUT, MOST = 0.6, 256
+_SAME = 1e-3  # squared distance of directions: the mean that is taken off would leave noise alone
 
 
 def chained(x: NDArray[np.floating]) -> tuple[list[int], list[int]]:
@@ -24,9 +25,8 @@ def chained(x: NDArray[np.floating]) -> tuple[list[int], list[int]]:
     count = len(rows)
     if count < 2:
         return list(range(len(x))), [0] * len(x)
-    rows = rows - rows.mean(axis=0)
-    rows /= np.sqrt((rows * rows).sum(axis=1, keepdims=True)) + 1e-12
-    between = np.maximum(0.0, 2.0 - 2.0 * (rows @ rows.T)).astype(np.float64)
+    same = _apart(rows) < _SAME
+    between = np.where(same, 0.0, _apart(rows - rows.mean(axis=0)))
     limit = CUT * float(np.median(between[~np.eye(count, dtype=bool)]))
     clusters: dict[int, list[int]] = {row: [row] for row in range(count)}
     group = np.arange(count)
@@ -45,6 +45,13 @@ def chained(x: NDArray[np.floating]) -> tuple[list[int], list[int]]:
     groups = [numbers.setdefault(int(group[row]), len(numbers)) for row in order]
     left = list(range(count, len(x)))
     return order + left, groups + [len(numbers)] * len(left)
+
+
+def _apart(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N, N) squared distances of the directions, 0 to 4."""
+    unit = rows / (np.sqrt((rows * rows).sum(axis=1, keepdims=True)) + 1e-12)
+    cosine: NDArray[np.float64] = (unit @ unit.T).astype(np.float64)
+    return np.maximum(0.0, 2.0 - 2.0 * cosine)
 
 
 def _joined(a: list[int], b: list[int], between: NDArray[np.float64]) -> list[int]:

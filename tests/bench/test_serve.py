@@ -24,11 +24,10 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 
 def test_both_play_the_same_frames_and_the_daemon_adapts_and_learns_meanwhile(subject: Subject) -> None:
-    found = match(subject, 2, LEG, 8)
+    found = match(subject, 2, LEG, 8, p99_ratio=1000.0)  # a busy machine pauses no learning here
     assert [len(said["answers"]) for said in (*found.bare, *found.daemon)] == [LEG] * 4 and len(found.camera_daemon[0]["answers"]) == 8
     assert [said["shifted"] for said in found.bare] == [said["shifted"] for said in found.daemon] == [LEG, 0]
-    assert found.told["refreshes"] > 0 or found.told["pauses"] > 0, "the guard of latency may stop it"
-    assert found.told["commits"]["learned"] > 0 and found.is_measurement and not found.told["problems"]
+    assert found.told["refreshes"] > 0 and found.told["commits"]["learned"] > 0 and found.is_measurement and not found.told["problems"]
     assert found.told["labels"]["received"] - found.told["questions"] >= 2 * LEG // LABEL_EVERY, "labels by name, beside the answers"
     assert found.told["loop"]["answered"] == 3 * LEG + 8 and found.told["loop"]["refused"] == 0 and found.readings >= 4
     rows = {row.name.split("/")[0]: row for row in rows_of("x", Match(found.bare, found.daemon, [], [], found.told, found.readings), with_targets=True)}

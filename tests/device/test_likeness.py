@@ -19,6 +19,18 @@ def test_clusters_come_out_whole_and_each_as_a_group() -> None:
     assert len(set(group)) <= 8
 
 
+def test_pictures_that_are_all_alike_are_one_group() -> None:
+    rng = np.random.default_rng(0)
+    frame = rng.normal(size=(1, 32))
+    for count in (2, 6):
+        assert chained(np.repeat(frame, count, axis=0))[1] == [0] * count
+        near = frame + 1e-3 * rng.normal(size=(count, 32))
+        assert chained(near)[1] == [0] * count
+    other = np.concatenate([np.repeat(frame, 3, axis=0), rng.normal(size=(3, 32))])
+    order, group = chained(other)
+    assert len({g for row, g in zip(order, group, strict=True) if row < 3}) == 1 < len(set(group))
+
+
 def test_none_one_and_too_many_come_back_all() -> None:
     assert chained(np.zeros((0, 3))) == ([], [])
     assert chained(np.ones((1, 3))) == ([0], [0])
