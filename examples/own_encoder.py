@@ -6,11 +6,11 @@ from torch import nn
 
 import edgeadapt
 from edgeadapt import host
-from edgeadapt.bench.corruptions import corrupt
 from edgeadapt.bundle import stress_table
 from edgeadapt.demo.sample import KNOWN, load_sample
 from edgeadapt.host.datasets import ImageData
 from edgeadapt.host.train import train
+from edgeadapt.scenarios.corruptions import corrupt
 
 
 def block(inputs, outputs, stride):

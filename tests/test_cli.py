@@ -224,7 +224,7 @@ def test_runtimes_and_doctor(edgeadapt: Shell, tmp_path: Path) -> None:
 
 
 def test_bench_lists_its_suites_and_names_them_when_one_is_unknown(edgeadapt: Shell) -> None:
-    if importlib.util.find_spec("edgeadapt.bench.suites") is None:
+    if importlib.util.find_spec("edgeadapt_bench.suites") is None:
         pytest.skip("no suites in this installation")
     assert "overhead" in edgeadapt("bench", "list")
     edgeadapt("bench", "underhead", code=2)

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from edgeadapt_bench.downloads import catalogue, clients, convert, emoji, fetch
+from edgeadapt_bench.downloads.folder import data_folder, keep, load
+from edgeadapt_bench.downloads.r_frame import read_frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeadapt import cli
-from edgeadapt.data import catalogue, clients, convert, emoji, fetch
-from edgeadapt.data.folder import data_folder, keep, load
-from edgeadapt.data.r_frame import read_frame
 from edgeadapt.errors import InputError, RuntimeUnavailable
 
 DIGITS = 20

@@ -13,9 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "edgeadapt"
-DEVICE_SIDE = ("bundle", "dataset", "device", "placement", "daemon", "demo", "doctor", "exporters")
+DEVICE_SIDE = ("bundle", "dataset", "device", "placement", "daemon", "demo", "doctor", "exporters", "scenarios")
 HOST_TOOLS = {"edgeadapt/demo/make.py", "edgeadapt/sklearn.py"}  # for the host only, by name
-FORBIDDEN = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "faiss", "edgeadapt.host")
+FORBIDDEN = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "faiss", "edgeadapt.host", "edgeadapt_bench")
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -41,24 +41,11 @@ def is_inside(name: str, module: str) -> bool:
 
 
 def device_files() -> list[str]:
-    """The device's rooms, the files at the bottom, the runtimes, and what these use of the bench."""
-    rooms = [path for room in DEVICE_SIDE for path in (PACKAGE / room).rglob("*.py")]
+    """The device's folders, the files at the bottom, and the runtimes."""
+    folders = [path for folder in DEVICE_SIDE for path in (PACKAGE / folder).rglob("*.py")]
     core = [path for path in PACKAGE.glob("*.py") if path.name != "cli.py"]
-    todo = [path for path in (*rooms, *core, *(ROOT / "runtimes").rglob("*.py")) if str(path.relative_to(ROOT)) not in HOST_TOOLS]
-    found: set[Path] = set()
-    while todo:
-        path = todo.pop()
-        if path not in found:
-            found.add(path)
-            todo += bench_files_of(path)
-    return sorted(str(path.relative_to(ROOT)) for path in found)
-
-
-def bench_files_of(path: Path) -> list[Path]:
-    """``edgeadapt.bench.orders.arrange`` is in ``edgeadapt/bench/orders.py``."""
-    names = [name.split(".") for name in imported(path) if is_inside(name, "edgeadapt.bench")]
-    files = {PACKAGE / "bench" / f"{parts[2]}.py" for parts in names if len(parts) > 2}
-    return [file for file in files if file.exists()]
+    names = (str(path.relative_to(ROOT)) for path in (*folders, *core, *(ROOT / "runtimes").rglob("*.py")))
+    return sorted(name for name in names if name not in HOST_TOOLS)
 
 
 @pytest.mark.parametrize("file", device_files())
@@ -76,13 +63,13 @@ def test_a_runtime_rests_on_the_protocol_alone(file: str) -> None:
 
 @pytest.mark.parametrize("file", sorted(str(path.relative_to(ROOT)) for path in (PACKAGE / "placement").rglob("*.py")))
 def test_placement_knows_no_runtime_and_no_learner(file: str) -> None:
-    others = ("edgeadapt_onnxruntime", "edgeadapt_tensorrt", "edgeadapt.device", "edgeadapt.bundle", "edgeadapt.daemon", "edgeadapt.bench", "edgeadapt.commands")
+    others = ("edgeadapt_onnxruntime", "edgeadapt_tensorrt", "edgeadapt.device", "edgeadapt.bundle", "edgeadapt.daemon", "edgeadapt.commands")
     assert not [name for name in imported(ROOT / file) for module in others if is_inside(name, module)]
 
 
 @pytest.mark.parametrize("file", sorted(str(path.relative_to(ROOT)) for path in (PACKAGE / "bundle").rglob("*.py")))
 def test_the_bundle_knows_no_device(file: str) -> None:
-    upward = ("edgeadapt.device", "edgeadapt.demo", "edgeadapt.bench", "edgeadapt.commands", "edgeadapt.cli")
+    upward = ("edgeadapt.device", "edgeadapt.demo", "edgeadapt.commands", "edgeadapt.cli")
     assert not [name for name in imported(ROOT / file) for room in upward if is_inside(name, room)]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from importlib.metadata import distributions
 
-_LEFT_OUT = re.compile(r"torch|torchvision|triton|nvidia-.*|cuda-.*|tensorrt.*|edgeadapt|pip|setuptools")
+_LEFT_OUT = re.compile(r"torch|torchvision|triton|nvidia-.*|cuda-.*|tensorrt.*|edgeadapt.*|pip|setuptools")
 _OLDEST = (3, 10)
 
 

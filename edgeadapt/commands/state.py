@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeadapt.bench.measure import machine, versions
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.commands.reading import open_source
 from edgeadapt.device.bisect import Fall, Labelled, course, own_judges, search
@@ -21,6 +20,7 @@ from edgeadapt.device.resume import rebuild
 from edgeadapt.errors import InputError, StateError
 from edgeadapt.inputs import check_batch, check_features
 from edgeadapt.runtime import Runtime, open_runtime
+from edgeadapt.scenarios.environment import machine, versions
 
 
 def migrate(args: argparse.Namespace) -> int:

@@ -14,11 +14,11 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.bench.baselines import RefittedHead
 from edgeadapt.demo import report
 from edgeadapt.demo.sample import CLASSES
 from edgeadapt.device.learner import Learner
 from edgeadapt.results import Observation
+from edgeadapt.scenarios.refitted_head import RefittedHead
 
 STEPS = ("encode", "sense", "learn", "record")
 

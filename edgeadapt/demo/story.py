@@ -17,9 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgeadapt
-from edgeadapt.bench.baselines import RefittedHead
-from edgeadapt.bench.corruptions import corrupt
-from edgeadapt.bench.orders import Order, arrange, batches
 from edgeadapt.demo import picture, report
 from edgeadapt.demo.recorder import Recorder, now, rss_mib
 from edgeadapt.demo.sample import CLASSES, KNOWN, NEW, Sample, bundle_path, load_sample
@@ -28,6 +25,9 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.policy import Policy
 from edgeadapt.errors import StateError
+from edgeadapt.scenarios.corruptions import corrupt
+from edgeadapt.scenarios.orders import Order, arrange, batches
+from edgeadapt.scenarios.refitted_head import RefittedHead
 
 CONDITIONS = ("gaussian_noise", "brightness", "fog", "contrast")
 SHOWN = {"gaussian_noise": "noise", "brightness": "brightness", "fog": "fog", "contrast": "contrast", "clean": "clean"}

@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 
 import edgeadapt
-from edgeadapt.bench.corruptions import TUNING, corrupt
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, write_bundle
 from edgeadapt.bundle.schema import (
     AdaptMode,
@@ -56,6 +55,7 @@ from edgeadapt.host.settings import Settings
 from edgeadapt.host.stress import Kind, StressCard, pool_for, stress_card
 from edgeadapt.host.stress_strengths import STRENGTHS, Trial, best, card_of, milder, tried
 from edgeadapt.runtime import Executable, GraphFile, open_runtime
+from edgeadapt.scenarios.corruptions import TUNING, corrupt
 
 Progress = Callable[[str], None]
 _UNSEEN = 600  # held-out images that are turned into inputs no training showed

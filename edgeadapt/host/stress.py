@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.bench.orders import batches
 from edgeadapt.bundle import Bundle
 from edgeadapt.bundle._stress_table import row_line
 from edgeadapt.device.budget import Budget
@@ -27,6 +26,7 @@ from edgeadapt.host.stress_long import long_run, ports_of, row_of
 from edgeadapt.host.stress_streams import BATCH, EncodedPool, Pool, StressStream, constants, pool_of, streams
 from edgeadapt.host.stress_verdict import StressCard, StressRow, verdict
 from edgeadapt.runtime import Runtime, open_runtime
+from edgeadapt.scenarios.orders import batches
 
 Kind = Literal["full", "short"]
 _BUDGET = Budget(busy_fraction=1.0, memory_mib=4096)

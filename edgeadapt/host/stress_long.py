@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.bench.measure import resident_mib
 from edgeadapt.bundle import Bundle
 from edgeadapt.device.budget import Budget
 from edgeadapt.device.evidence import LARGEST_PENDING
@@ -25,6 +24,7 @@ from edgeadapt.device.program import Program
 from edgeadapt.host.stress_streams import CLEAN, COLUMN_SHIFTS, Columns, EncodedPool, Pool
 from edgeadapt.host.stress_verdict import LongRun, StressRow
 from edgeadapt.runtime import open_runtime
+from edgeadapt.scenarios.environment import resident_mib
 
 _LARGEST_POOL = 1000  # different samples
 _LOOK_EVERY = 250  # batches

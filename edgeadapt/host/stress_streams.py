@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.bench.corruptions import TUNING, corrupt
-from edgeadapt.bench.orders import arrange
 from edgeadapt.bundle.schema import InputSpec
+from edgeadapt.scenarios.corruptions import TUNING, corrupt
+from edgeadapt.scenarios.orders import arrange
 
 Order = Literal["shuffled", "sorted", "single", "mixed", "constant"]
 ORDERS: tuple[Order, ...] = ("shuffled", "sorted", "single", "mixed", "constant")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgeadapt_bench.operations.commit import Plain, forget_rows, forget_times, label_rows, label_times
 
-from edgeadapt.bench.commit import Plain, forget_rows, forget_times, label_rows, label_times
 from edgeadapt.demo.sample import bundle_path
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeadapt.bench.corruptions import REPORTING, SEVERITIES, TUNING, corrupt
-from edgeadapt.bench.orders import arrange
 from edgeadapt.demo.sample import load_sample
+from edgeadapt.scenarios.corruptions import REPORTING, SEVERITIES, TUNING, corrupt
+from edgeadapt.scenarios.orders import arrange
 
 
 @pytest.fixture(scope="module")

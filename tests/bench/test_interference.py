@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from edgeadapt_bench.operations import interference
+from edgeadapt_bench.operations.interference import Pool, latencies, rows_of
 
-from edgeadapt.bench import interference
-from edgeadapt.bench.interference import Pool, latencies, rows_of
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import KNOWN, bundle_path
 

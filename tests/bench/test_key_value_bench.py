@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from edgeadapt_bench.datasets.pools import Pool
+from edgeadapt_bench.datasets.small_pools import drawn_pool
+from edgeadapt_bench.streams.key_value import BUDGETS, FAMILIES, Choice, compare, run_key_value
 from numpy.typing import NDArray
-
-from edgeadapt.bench.key_value import BUDGETS, FAMILIES, Choice, compare, run_key_value
-from edgeadapt.bench.pools import Pool
-from edgeadapt.bench.small_pools import drawn_pool
 
 
 def test_the_quick_run_compares_every_family_within_the_budget() -> None:
@@ -31,6 +30,6 @@ def test_a_choice_is_made_on_training_rows_and_never_on_test_rows(monkeypatch: p
         return np.ones(len(p.test_y), bool)
 
     choices = [Choice("a", 50_000, answers), Choice("b", 60_000, answers)]
-    monkeypatch.setattr("edgeadapt.bench.key_value.FAMILIES", {"key_value": lambda d, k: iter(choices), "other": lambda d, k: iter(choices)})
+    monkeypatch.setattr("edgeadapt_bench.streams.key_value.FAMILIES", {"key_value": lambda d, k: iter(choices), "other": lambda d, k: iter(choices)})
     compare(pool, (100_000,), (0,), lambda line: None)
     assert [len(z) for z in seen].count(len(pool.test_z)) == 2 and all(not np.array_equal(z, pool.test_z) for z in seen[:2])

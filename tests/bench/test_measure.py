@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edgeadapt_bench import suites
+from edgeadapt_bench.harness import measure
+from edgeadapt_bench.harness.measure import Row, at_most, near, paired, report, table
 
-from edgeadapt.bench import measure, suites
-from edgeadapt.bench.measure import Row, at_most, near, paired, report, table
 from edgeadapt.errors import InputError
 
 
@@ -72,7 +73,7 @@ def test_a_suite_is_run_told_and_written(tmp_path: Path, monkeypatch: pytest.Mon
         asked.append((data, seeds))
         return [at_most("false_alarms/random", 0.01, "share", 0.02)]
 
-    monkeypatch.setattr("edgeadapt.bench.spine.run_detection", fake)
+    monkeypatch.setattr("edgeadapt_bench.labels.spine.run_detection", fake)
     told: list[str] = []
     result = suites.run("detection", data=tmp_path, json_path=tmp_path / "detection.json", say=told.append)
     assert asked == [(str(tmp_path), (0, 1, 2))] and "false_alarms/random" in told[-1] and "holds" in told[-1]

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgeadapt_bench import suites
+from edgeadapt_bench.downloads.catalogue import CATALOGUE
+from edgeadapt_bench.downloads.folder import keep
+from edgeadapt_bench.harness import needs
 
-from edgeadapt.bench import needs, suites
-from edgeadapt.data.catalogue import CATALOGUE
-from edgeadapt.data.folder import keep
 from edgeadapt.errors import InputError, RuntimeUnavailable
 
 started: list[str] = []
@@ -20,7 +21,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No data are here, every package is, and a suite that starts is only noted."""
     started.clear()
     monkeypatch.setenv("EDGEADAPT_DATA", str(tmp_path))
-    monkeypatch.setattr("edgeadapt.data.fetch.INSTALLED_FASHION", tmp_path / "none")
+    monkeypatch.setattr("edgeadapt_bench.downloads.fetch.INSTALLED_FASHION", tmp_path / "none")
     monkeypatch.setattr(needs, "find_spec", lambda name: True)
     monkeypatch.setattr(suites, "_rows", lambda suite, *more: started.append(suite) or [])
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from edgeadapt_bench.harness.measure import report
+from edgeadapt_bench.novelty import novelty
+from edgeadapt_bench.novelty.novelty_material import Seen, per_class
 
-from edgeadapt.bench import novelty
-from edgeadapt.bench.measure import report
-from edgeadapt.bench.novelty_material import Seen, per_class
 from edgeadapt.host.novelty_choice import auroc
 from edgeadapt.host.settings import NOVELTY
 

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-from edgeadapt.bench import heads, lite0, overhead
-from edgeadapt.bench.measure import median_ms
+from edgeadapt_bench.datasets import lite0
+from edgeadapt_bench.harness.measure import median_ms
+from edgeadapt_bench.serving import overhead
+from edgeadapt_bench.streams import heads
+
 from edgeadapt.bundle import read_bundle
 from edgeadapt.device.program import Program
 from edgeadapt.errors import InputError, RuntimeUnavailable

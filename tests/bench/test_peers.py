@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-from edgeadapt.bench import steps
-from edgeadapt.bench.peers import environments
+from edgeadapt_bench.steps import steps
+from edgeadapt_bench.steps.peers import environments
+
 from edgeadapt.errors import RuntimeUnavailable
 
 SCRIPTS = sorted(path for path in environments.HERE.glob("*.py") if path.name not in ("__init__.py", "environments.py"))
 TINY = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from _turns import serve
+from step_protocol import serve
 import numpy as np
 
 class Halving:

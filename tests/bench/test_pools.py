@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgeadapt_bench.datasets.pools import POOLS, Pool, load_pool, quick_pool
+from edgeadapt_bench.datasets.small_pools import drawn_pool
+from edgeadapt_bench.downloads.folder import keep
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeadapt.bench.pools import POOLS, Pool, load_pool, quick_pool
-from edgeadapt.bench.small_pools import drawn_pool
-from edgeadapt.data.folder import keep
 from edgeadapt.errors import InputError
 
 
@@ -67,7 +67,7 @@ def test_a_pool_refuses_features_and_labels_that_do_not_fit(wrong: str) -> None:
 
 
 def test_quick_pools_are_the_same_every_time_and_need_no_torch() -> None:
-    code = "import sys; from edgeadapt.bench.pools import *; print(*(quick_pool(n).z.shape[1] for n in POOLS), 'torch' in sys.modules)"
+    code = "import sys; from edgeadapt_bench.datasets.pools import *; print(*(quick_pool(n).z.shape[1] for n in POOLS), 'torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout.split()
     assert said[-1] == "False" and len(said) == 1 + len(POOLS)
     assert np.array_equal(quick_pool("emoji").z, quick_pool("emoji").z)

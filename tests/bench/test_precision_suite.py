@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-from edgeadapt.bench import precision, suites
+from edgeadapt_bench import suites
+from edgeadapt_bench.precision import precision
+
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.errors import InputError
@@ -69,7 +71,7 @@ def test_a_bundle_without_variants_or_with_other_images_is_refused() -> None:
         suites.run("precision", options=("quick",), bundle=bundle_path(), say=lambda line: None)
     with pytest.raises(InputError, match="does not take images"):
         suites.run("precision", options=("quick",), bundle=PRECISE, say=lambda line: None)
-    with pytest.raises(InputError, match="'guard' takes no bundle"):
+    with pytest.raises(InputError, match="'guard' has no option --bundle"):
         suites.run("guard", bundle=PRECISE, say=lambda line: None)
 
 

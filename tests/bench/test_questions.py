@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgeadapt_bench.baselines.question_rules import RIVALS, k_centre, least_margin, most_novel, paced, previous
+from edgeadapt_bench.datasets.material import SAMPLE, load_material
+from edgeadapt_bench.labels.question_streams import Asked, allowing
+from edgeadapt_bench.labels.questions import run_questions, with_new_classes
 
-from edgeadapt.bench.material import SAMPLE, load_material
-from edgeadapt.bench.question_rules import RIVALS, k_centre, least_margin, most_novel, paced, previous
-from edgeadapt.bench.question_streams import Asked, allowing
-from edgeadapt.bench.questions import run_questions, with_new_classes
 from edgeadapt.demo.sample import KNOWN
 from edgeadapt.device.asking import Candidates, Rule
 
@@ -84,7 +84,7 @@ def test_only_the_number_of_questions_differs_in_the_bundle_for_sixty() -> None:
 
 def test_pictures_are_drawn_into_the_folder(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need the bench extra")
-    from edgeadapt.bench import questions
+    from edgeadapt_bench.labels import questions
 
     found = questions._Streams(frozen=[0.5], oracle=[0.9])
     for arm in ("ours", "random", "none"):

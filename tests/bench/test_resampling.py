@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from edgeadapt_bench.harness.resampling import mean_and_spread, paired_interval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeadapt.bench.resampling import mean_and_spread, paired_interval
 from edgeadapt.errors import InputError
 
 answers = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200)

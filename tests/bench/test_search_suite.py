@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from edgeadapt_bench.adaptors.search import run_search
+from edgeadapt_bench.adaptors.search_rows import summary
+from edgeadapt_bench.adaptors.search_streams import Source, quick
+from edgeadapt_bench.adaptors.search_summary import BOTH, NONE, REFITTED, SHARED, UPDATED, Trial, kendall, left_out, ranks, spearman
+from edgeadapt_bench.adaptors.search_tuning import grid
 
-from edgeadapt.bench.search import run_search
-from edgeadapt.bench.search_rows import summary
-from edgeadapt.bench.search_streams import Source, quick
-from edgeadapt.bench.search_summary import BOTH, NONE, REFITTED, SHARED, UPDATED, Trial, kendall, left_out, ranks, spearman
-from edgeadapt.bench.search_tuning import grid
 from edgeadapt.device.search import SCORES
 
 SECONDS = {**dict.fromkeys(SCORES, 0.1), "training": 2.0}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from edgeadapt_bench.coreset.selection import run_selection
+from edgeadapt_bench.coreset.selection_settings import SETTINGS
 
-from edgeadapt.bench.selection import run_selection
-from edgeadapt.bench.selection_settings import SETTINGS
 from edgeadapt.device.selection import DEFAULT, SELECTORS
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from edgeadapt_bench.harness._serve_turns import Turns
+from edgeadapt_bench.serving import _serve_bare, serve
+from edgeadapt_bench.serving._serve_daemon import LABEL_EVERY
+from edgeadapt_bench.serving.serve import Match, match, memory_rows, rows_of
+from edgeadapt_bench.serving.serve_film import CONDITIONS, LEG, Film
+from edgeadapt_bench.serving.serve_subject import Subject, shipped
 
-from edgeadapt.bench import _serve_bare, serve
-from edgeadapt.bench._serve_daemon import LABEL_EVERY
-from edgeadapt.bench._serve_turns import Turns
-from edgeadapt.bench.serve import Match, match, memory_rows, rows_of
-from edgeadapt.bench.serve_film import CONDITIONS, LEG, Film
-from edgeadapt.bench.serve_subject import Subject, shipped
 from edgeadapt.demo.sample import KNOWN
 from edgeadapt.errors import RuntimeUnavailable
 

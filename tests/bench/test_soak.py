@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgeadapt_bench.datasets.vectors import Crowd
+from edgeadapt_bench.harness.child import in_child
+from edgeadapt_bench.operations import large_state, soak
+from edgeadapt_bench.suites import SUITES, run
 
-from edgeadapt.bench import large_state, soak
-from edgeadapt.bench.child import in_child
-from edgeadapt.bench.suites import SUITES, run
-from edgeadapt.bench.vectors import Crowd
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import KNOWN, bundle_path
 from edgeadapt.errors import InputError, RuntimeUnavailable
@@ -69,6 +69,6 @@ def test_a_measuring_process_that_fails_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suite", ["soak", "interference", "serve", "commit"])
 def test_the_suite_is_listed_and_knows_quick_alone(suite: str) -> None:
-    assert "--quick" in SUITES[suite]
+    assert "quick" in SUITES[suite].options
     with pytest.raises(InputError, match=r"it has: --quick$"):
         run(suite, options=("peers",))

@@ -7,14 +7,14 @@ import sys
 
 import numpy as np
 import pytest
+from edgeadapt_bench.datasets.material import SAMPLE, bar, load_material, shares
+from edgeadapt_bench.harness.measure import Row
+from edgeadapt_bench.labels.answers import run_answers
+from edgeadapt_bench.labels.classes import run_classes
+from edgeadapt_bench.labels.guarding import POISONS, run_guard
+from edgeadapt_bench.labels.spine import SPINE
+from edgeadapt_bench.shift.detection import KINDS, run_detection, window_rows
 
-from edgeadapt.bench.answers import run_answers
-from edgeadapt.bench.classes import run_classes
-from edgeadapt.bench.detection import KINDS, run_detection, window_rows
-from edgeadapt.bench.guarding import POISONS, run_guard
-from edgeadapt.bench.material import SAMPLE, bar, load_material, shares
-from edgeadapt.bench.measure import Row
-from edgeadapt.bench.spine import SPINE
 from edgeadapt.demo.sample import CLASSES, KNOWN
 from edgeadapt.errors import InputError
 
@@ -35,7 +35,7 @@ def test_every_suite_has_its_name() -> None:
 
 
 def test_the_spine_imports_neither_torch_nor_onnx() -> None:
-    code = "import sys, edgeadapt.bench.spine; sys.exit(', '.join({'torch', 'onnx', 'torchvision'} & set(sys.modules)) or None)"
+    code = "import sys, edgeadapt_bench.labels.spine; sys.exit(', '.join({'torch', 'onnx', 'torchvision'} & set(sys.modules)) or None)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

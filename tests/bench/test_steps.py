@@ -11,20 +11,21 @@ import pytest
 
 pytest.importorskip("torch")
 import torch
+from edgeadapt_bench import suites
+from edgeadapt_bench.harness._install_size import installed_bytes
+from edgeadapt_bench.harness._step_race import Entrant, distance, race
+from edgeadapt_bench.harness.measure import Row, absent, at_least
+from edgeadapt_bench.steps import _step_material as material
+from edgeadapt_bench.steps import steps
+from edgeadapt_bench.steps._step_passes import markdown
 
-from edgeadapt.bench import _step_material as material
-from edgeadapt.bench import steps, suites
-from edgeadapt.bench._install_size import installed_bytes
-from edgeadapt.bench._step_passes import markdown
-from edgeadapt.bench._step_race import Entrant, distance, race
-from edgeadapt.bench.measure import Row, absent, at_least
 from edgeadapt.errors import CompileError, InputError, RuntimeUnavailable
 from edgeadapt.host.compile import compile_graph
 from edgeadapt.host.compile.rewrite import PASSES, without_passes
 
 WRONG = """
 import sys
-from edgeadapt.bench._step_worker_ours import Ours, serve
+from edgeadapt_bench.steps._step_worker_ours import Ours, serve
 
 class Wrong(Ours):
     def step(self, index):
@@ -42,7 +43,7 @@ serve(Wrong)
 """
 DYING = """
 import os
-from edgeadapt.bench._step_worker_ours import Ours, serve
+from edgeadapt_bench.steps._step_worker_ours import Ours, serve
 
 class Dying(Ours):
     taken = 0

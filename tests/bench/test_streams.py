@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgeadapt_bench.baselines.stream_plan import by_class, by_group, by_unit, judge, run_plan
+from edgeadapt_bench.baselines.stream_rivals import Buffer, NeighbourBank, SoftmaxLayer, joint_probe, layer_bytes, row_bytes
+from edgeadapt_bench.datasets.pools import Pool, quick_pool
+from edgeadapt_bench.datasets.small_pools import drawn_pool
+from edgeadapt_bench.harness.plots import save_bars, save_lines
+from edgeadapt_bench.suites import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeadapt.bench.plots import save_bars, save_lines
-from edgeadapt.bench.pools import Pool, quick_pool
-from edgeadapt.bench.small_pools import drawn_pool
-from edgeadapt.bench.stream_plan import by_class, by_group, by_unit, judge, run_plan
-from edgeadapt.bench.stream_rivals import Buffer, NeighbourBank, SoftmaxLayer, joint_probe, layer_bytes, row_bytes
-from edgeadapt.bench.suites import run
 from edgeadapt.errors import InputError, RuntimeUnavailable
 
 
@@ -129,7 +129,7 @@ def test_rows_of_one_unit_are_one_unit_of_an_interval(easy: Pool) -> None:
 @pytest.mark.slow
 def test_every_head_and_rival_runs_quickly_and_heads_do_not_depend_on_the_order(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="heads are torch functions")
-    from edgeadapt.bench.streams import run_streams
+    from edgeadapt_bench.streams.streams import run_streams
 
     plots = str(tmp_path) if importlib.util.find_spec("matplotlib") else None
     rows = {row.name: row for row in run_streams(None, lambda line: None, quick=True, plots=plots)}
@@ -144,7 +144,7 @@ def test_every_head_and_rival_runs_quickly_and_heads_do_not_depend_on_the_order(
 
 
 def test_pictures_of_a_suite_that_draws_none_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="draws no pictures"):
+    with pytest.raises(InputError, match="no option --plots"):
         run("heads", plots=tmp_path)
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from edgeadapt_bench.datasets.small_pools import drawn_pool
+from edgeadapt_bench.transfer import FAMILIES, run_transfer
+from edgeadapt_bench.transfer.choice import Labelled, Space, choose, folds, score
+from edgeadapt_bench.transfer.judgement import rows_of, tables, upper_bound
+from edgeadapt_bench.transfer.learner import Watched
+from edgeadapt_bench.transfer.small import small
+from edgeadapt_bench.transfer.streaming import installed
+from edgeadapt_bench.transfer.tasks import Measured, labelled_rows
+from edgeadapt_bench.transfer.transfers import Part, Transfer, capped, held
 
-from edgeadapt.bench.small_pools import drawn_pool
-from edgeadapt.bench.transfer import FAMILIES, run_transfer
-from edgeadapt.bench.transfer.choice import Labelled, Space, choose, folds, score
-from edgeadapt.bench.transfer.judgement import rows_of, tables, upper_bound
-from edgeadapt.bench.transfer.learner import Watched
-from edgeadapt.bench.transfer.small import small
-from edgeadapt.bench.transfer.streaming import installed
-from edgeadapt.bench.transfer.tasks import Measured, labelled_rows
-from edgeadapt.bench.transfer.transfers import Part, Transfer, capped, held
 from edgeadapt.errors import InputError, RuntimeUnavailable
 
 sklearn = pytest.importorskip("sklearn")
-from edgeadapt.bench.transfer import contenders  # noqa: E402
+from edgeadapt_bench.transfer import contenders  # noqa: E402
 
 
 def _rows(
@@ -189,7 +189,7 @@ def test_twins_of_the_small_transfers_meet_nothing_that_is_reported() -> None:
 
 @pytest.mark.parametrize("family", ["smartwatch", "letters", "emoji", "digits"])
 def test_twins_meet_nothing_that_is_reported(family: str) -> None:
-    from edgeadapt.data import folder
+    from edgeadapt_bench.downloads import folder
 
     try:
         folder.load("mnist" if family == "digits" else family)
@@ -276,7 +276,7 @@ def test_a_missing_scikit_learn_names_the_line_that_installs_it(
 def test_data_that_are_not_here_are_skipped_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:  # type: ignore[no-untyped-def]
-    from edgeadapt.bench.transfer import raw_features
+    from edgeadapt_bench.transfer import raw_features
 
     monkeypatch.setenv("EDGEADAPT_DATA", str(tmp_path))
     raw_features._windows.cache_clear()

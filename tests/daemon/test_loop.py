@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.bench.corruptions import corrupt
 from edgeadapt.daemon.arrival import Answer, Arrival, Inbox
 from edgeadapt.daemon.labels import Labels
 from edgeadapt.daemon.loop import Loop
@@ -19,6 +18,7 @@ from edgeadapt.daemon.naming import Naming
 from edgeadapt.daemon.pace import Pace
 from edgeadapt.demo.sample import CLASSES, Sample
 from edgeadapt.device.learner import Learner
+from edgeadapt.scenarios.corruptions import corrupt
 
 
 class Parts:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.bench.corruptions import corrupt
 from edgeadapt.daemon.arrival import Arrival, Deliver
 from edgeadapt.daemon.series import POINTS, STEP_S, STREAMS, Series
 from edgeadapt.daemon.service import Service
@@ -21,6 +20,7 @@ from edgeadapt.daemon.settings import ControlSection, LoopSection, PolicySection
 from edgeadapt.daemon.users import ROLES, add_user
 from edgeadapt.demo.sample import CLASSES, bundle_path, load_sample
 from edgeadapt.results import Commit
+from edgeadapt.scenarios.corruptions import corrupt
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeadapt.bench.corruptions import corrupt
 from edgeadapt.demo.sample import CLASSES, KNOWN, NEW, Sample, load_sample
 from edgeadapt.device.learner import Learner
+from edgeadapt.scenarios.corruptions import corrupt
 
 BATCH = 32
 Opener = Callable[..., Learner]

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from clothes import BATCH, KNOWN, NEW, Opener, accuracy, images, sample, watch
 
-from edgeadapt.bench.orders import arrange
 from edgeadapt.bundle.schema import AccuracyPolicy, PolicySpec
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device import conditions as conditions_module
@@ -21,6 +20,7 @@ from edgeadapt.device.field_accuracy import FieldAccuracy
 from edgeadapt.device.health import HEALTHY, distance_from
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.policy import Policy
+from edgeadapt.scenarios.orders import arrange
 
 
 def stream_of(condition: str, windows: int, seed: int, order: Any = "shuffled", severity: int = 3, classes: tuple[str, ...] = KNOWN) -> tuple[Any, list[str]]:

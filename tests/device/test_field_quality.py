@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import edgeadapt
-from edgeadapt.bench.corruptions import corrupt
 from edgeadapt.demo.sample import CLASSES, bundle_path, load_sample
 from edgeadapt.device.accuracy import wilson
 from edgeadapt.device.field_quality import grouped, weighted
@@ -17,6 +16,7 @@ from edgeadapt.device.journal_rows import FieldAnswer
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learning_curve import CHOSEN, Curve, expected_gain, fitted_gain, measured_curve
 from edgeadapt.results import RightAnswers
+from edgeadapt.scenarios.corruptions import corrupt
 
 
 def asked(learner: Learner, rights: list[bool], *, is_random: bool = True, label: str = "") -> list[str]:

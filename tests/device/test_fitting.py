@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from edgeadapt_bench.datasets.mirror import NAMES, drifted, samples
 
 import edgeadapt
 from edgeadapt import Budget, Policy
-from edgeadapt.bench.mirror import NAMES, drifted, samples
 from edgeadapt.bundle import read_bundle
 from edgeadapt.bundle.schema import decode_manifest, encode_manifest
 from edgeadapt.device.journal import Journal

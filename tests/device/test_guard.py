@@ -8,8 +8,8 @@ from math import comb
 import numpy as np
 import pytest
 from clothes import KNOWN, NEW, Opener, images, wrong
+from edgeadapt_bench.labels.guard_power import verdict_of
 
-from edgeadapt.bench.guard_power import verdict_of
 from edgeadapt.bundle.schema import GuardPolicy
 from edgeadapt.device.domains import open_domain
 from edgeadapt.device.guard import bound_problem, decline, judge, out_of_bounds, sign_test, upper_tail

@@ -15,13 +15,13 @@ from unguarded import unguarded
 from unmigrated import GOLDEN, LEARNED, RAW, SEEN_BY_SECOND, digest, images, teach
 from vectors import samples
 
-from edgeadapt.bench.corruptions import corrupt
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.migrate import migrate
 from edgeadapt.device.program import Program
 from edgeadapt.errors import BundleError, CapacityError, InputError, StateError
 from edgeadapt.runtime import Runtime
+from edgeadapt.scenarios.corruptions import corrupt
 
 
 def query(state: Path, sql: str, *values: Any) -> list[Any]:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from clothes import BATCH, KNOWN, NEW, Opener, images, watch
 
-from edgeadapt.bench.orders import arrange
 from edgeadapt.bundle.schema import NoveltyPolicy, ShiftPolicy
 from edgeadapt.device.policy import Policy
 from edgeadapt.device.sense import StreamWindow, shift_ratio
+from edgeadapt.scenarios.orders import arrange
 
 SHIFT = ShiftPolicy(window=8, groups=(3, 2), thresholds=(2.0, 0.5))
 NOVELTY = NoveltyPolicy(threshold=0.5, window_share=0.5)

@@ -22,7 +22,7 @@ UNUSED = {
     "cryptography", "email.mime", "http", "asyncio", "subprocess", "multiprocessing", "urllib.request",
     "edgeadapt_onnxruntime._gpu", "edgeadapt_onnxruntime._device_executable",
     "edgeadapt_onnxruntime._provider_child", "edgeadapt.placement.placing", "edgeadapt.placement.trials",
-    "edgeadapt.daemon", "edgeadapt.bench", "edgeadapt.commands", "edgeadapt.device.migrate",
+    "edgeadapt.daemon", "edgeadapt_bench", "edgeadapt.commands", "edgeadapt.device.migrate",
 }  # fmt: skip
 _START = """
 import json, sys

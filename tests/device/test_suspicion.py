@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 from clothes import KNOWN, NEW, Opener, assert_same, images, tensors, watch
+from edgeadapt_bench.datasets.poison import AT_THE_FACTORY, burst
 from vectors import NAMES, samples
 
-from edgeadapt.bench.corruptions import corrupt
-from edgeadapt.bench.poison import AT_THE_FACTORY, burst
 from edgeadapt.demo.sample import CLASSES
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.policy import Policy
 from edgeadapt.device.suspicion import COPIES, FEWEST_SHIFTED
 from edgeadapt.host.datasets import ImageData
+from edgeadapt.scenarios.corruptions import corrupt
 
 
 @pytest.fixture

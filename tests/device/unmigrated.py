@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from clothes import CLASSES, KNOWN, sample
 
-from edgeadapt.bench.corruptions import corrupt
 from edgeadapt.bundle import Bundle
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.policy import Keep
 from edgeadapt.runtime import Runtime
+from edgeadapt.scenarios.corruptions import corrupt
 
 GOLDEN = Path(__file__).parent / "golden"
 RAW = Keep(raw_per_class=20)

@@ -66,6 +66,6 @@ trap 'rm -rf "$scratch"' EXIT
 "$python" "$root/tests/gpu/entry_points.py" "$scratch" >/dev/null
 echo "with $("$python" --version) in $python"
 code=0
-PYTHONPATH="$scratch:$root:$root/runtimes${PYTHONPATH:+:$PYTHONPATH}" PYTHONDONTWRITEBYTECODE=1 \
-  "$python" -m edgeadapt.bench.gpu --out "$root/docs/measurements" --elsewhere "$root/build/gpu" "$@" || code=$?
+PYTHONPATH="$scratch:$root:$root/runtimes:$root/benchmarks${PYTHONPATH:+:$PYTHONPATH}" PYTHONDONTWRITEBYTECODE=1 \
+  "$python" -m edgeadapt_bench.gpu.gpu --out "$root/docs/measurements" --elsewhere "$root/build/gpu" "$@" || code=$?
 exit "$code"

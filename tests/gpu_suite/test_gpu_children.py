@@ -10,13 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-
-from edgeadapt.bench.gpu_child import Clock, Task, descendants, end, run
+from edgeadapt_bench.gpu.gpu_child import Clock, Task, descendants, end, run
 
 _CHECKS = '''
 import os, signal, sys, time
-from edgeadapt.bench.gpu_child import NotHere, answer
-from edgeadapt.bench.gpu_result import checked
+from edgeadapt_bench.gpu.gpu_child import NotHere, answer
+from edgeadapt_bench.gpu.gpu_result import checked
 from edgeadapt.errors import RuntimeUnavailable
 
 def crash(): os.kill(os.getpid(), signal.SIGSEGV)

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from edgeadapt.bench import gpu
-from edgeadapt.bench.gpu_child import Clock, Task, run
-from edgeadapt.bench.gpu_device import find
-from edgeadapt.bench.gpu_result import GpuRow, table
-from edgeadapt.bench.gpu_step import rows, systems
+from edgeadapt_bench.gpu import gpu
+from edgeadapt_bench.gpu.gpu_child import Clock, Task, run
+from edgeadapt_bench.gpu.gpu_device import find
+from edgeadapt_bench.gpu.gpu_result import GpuRow, table
+from edgeadapt_bench.gpu.gpu_step import rows, systems
 
 Use = Callable[[Path], None]
 needs_onnx = pytest.mark.skipif(importlib.util.find_spec("onnx") is None, reason="the fake TensorRT reads graphs with onnx")
@@ -34,7 +33,7 @@ _MODULES = {check: module for module, check, _ in gpu._CUDART}
 
 
 def one(check: str) -> list[GpuRow]:
-    return run(Task("cudart", check, f"edgeadapt.bench.gpu_{_MODULES[check]}", check, 60.0), Clock.of(60))
+    return run(Task("cudart", check, f"edgeadapt_bench.gpu.gpu_{_MODULES[check]}", check, 60.0), Clock.of(60))
 
 
 def test_the_whole_layer_passes_on_the_fake_and_the_result_says_that_it_is_one(fake_library: Path, use_fake: Use, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +88,7 @@ def test_bundle_correction_and_story_run_on_native_tensorrt(fake_library: Path, 
     use_fake(fake_library)
     given = {"runtime": "tensorrt", "plans": str(tmp_path)}
     parity, story, correction = (
-        run(Task(part, part, f"edgeadapt.bench.gpu_{part}", check, 120.0, {**given, **more}), Clock.of(300))
+        run(Task(part, part, f"edgeadapt_bench.gpu.gpu_{part}", check, 120.0, {**given, **more}), Clock.of(300))
         for part, check, more in (("parity", "graph", {"file": "graphs/read.onnx"}), ("story", "story", {}), ("correction", "correction", {"quick": True}))
     )
     assert [(row.state, row.holds) for row in parity] == [("measured", True)]
@@ -99,8 +98,7 @@ def test_bundle_correction_and_story_run_on_native_tensorrt(fake_library: Path, 
 
 def test_a_graph_that_gives_other_numbers_does_not_hold() -> None:
     import numpy as np
-
-    from edgeadapt.bench.gpu_parity import CLOSE, _off
+    from edgeadapt_bench.gpu.gpu_parity import CLOSE, _off
 
     wanted = np.array([1.0, -4.0, 0.5], np.float32)
     assert _off(wanted, wanted) == 0 and _off(wanted + np.float32(0.02), wanted) == pytest.approx(0.005, rel=1e-3) and CLOSE < 0.005

@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from schema_meaning import meaning
-
-from edgeadapt._json_schema import schema_text
-from edgeadapt.bench.gpu import run_gpu
-from edgeadapt.bench.gpu_result import (
+from edgeadapt_bench.gpu.gpu import run_gpu
+from edgeadapt_bench.gpu.gpu_result import (
     SCHEMA,
     TITLE,
     Card,
@@ -27,11 +24,14 @@ from edgeadapt.bench.gpu_result import (
     table,
     write,
 )
-from edgeadapt.bench.measure import machine, versions
+from schema_meaning import meaning
+
+from edgeadapt._json_schema import schema_text
 from edgeadapt.errors import InputError
+from edgeadapt.scenarios.environment import machine, versions
 
 MEASUREMENTS = Path(__file__).parents[2] / "docs" / "measurements"
-REGENERATE = "python -m edgeadapt.bench.gpu_result > docs/measurements/measurement.schema.json"
+REGENERATE = "python -m edgeadapt_bench.gpu.gpu_result > docs/measurements/measurement.schema.json"
 CARD = Card("NVIDIA L4", "", "8.9", "12.8", False)
 ROWS = [
     measured("step", "batch 32: TensorRT, over the floor", 1.25, "x", (1.2, 1.31), at_most=1.5), measured("step", "batch 32: TensorRT, times faster than torch eager", 4.0, "x", at_least=5.0),
@@ -117,7 +117,7 @@ def test_a_figure_that_is_not_finite_is_a_failure() -> None:
 
 
 def test_as_a_suite_what_failed_is_a_miss_and_what_did_not_run_is_none(without_gpu: None) -> None:
-    from edgeadapt.bench.gpu import _as_row
+    from edgeadapt_bench.gpu.gpu import _as_row
 
     rows = [_as_row(row) for row in ROWS]
     assert [(row.value, row.holds) for row in rows] == [(1.25, True), (4.0, False), (None, None), (None, False), (None, None)]

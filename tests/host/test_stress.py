@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from edgeadapt import host
-from edgeadapt.bench.corruptions import TUNING
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, stress_table, write_bundle
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.cli import main
@@ -28,6 +27,7 @@ from edgeadapt.host.stress_again import stress_again
 from edgeadapt.host.stress_streams import CLEAN, COLUMN_SHIFTS, Columns, constants, pool_of, streams
 from edgeadapt.host.stress_strengths import Trial, best, card_of, tried
 from edgeadapt.host.stress_verdict import LongRun, StressRow, verdict
+from edgeadapt.scenarios.corruptions import TUNING
 
 SHIFTS = ("fog", "snow")
 

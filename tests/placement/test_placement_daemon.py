@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from edgeadapt_bench.precision.placement import graph_rows, run_placement, sides_of
 from made_up import DoesNotOpen, MadeUp, NotANumber, Wrong
 from patience import settle
 
 from edgeadapt import cli
-from edgeadapt.bench.placement import graph_rows, run_placement, sides_of
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path, load_sample
 from edgeadapt.placement import Placing

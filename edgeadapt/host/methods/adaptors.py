@@ -41,7 +41,7 @@ TRAINING: dict[str, Training] = {
     "bottleneck": Training(0.01, 150, 32, 3.0),
     "linear": Training(0.003, 150, 32, 3.0),
 }
-"""By kind; chosen on conditions that are never reported, on training data: ``python -m edgeadapt.bench.search_tuning`` prints the grid."""
+"""By kind; chosen on conditions that are never reported, on training data: ``python -m edgeadapt_bench.adaptors.search_tuning`` prints the grid."""
 
 
 def training(candidate: TrainedAdaptor) -> Training:

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from edgeadapt_bench.datasets.lite0 import lite0
 from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value
 from torchvision.models import VisionTransformer
 
-from edgeadapt.bench.lite0 import lite0
 from edgeadapt.host.compile import CompiledGraph, MakePorts, Step, compile_inference, compile_step
 from edgeadapt.host.networks import build_network
 from edgeadapt.host.optimisers import SGD, Adam, AdamW, Momentum, Optimiser

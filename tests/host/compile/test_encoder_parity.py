@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 
 import pytest
+from edgeadapt_bench.steps import entropy_step
 from gallery import HEAVY, every_layer_of_the_demo_network
 
-from edgeadapt.bench import entropy_step
 from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt.host.compile import compile_step
 

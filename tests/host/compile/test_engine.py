@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from edgeadapt_bench.steps import adaptor_step, entropy_step
 from gallery import GALLERY
 from keep_gallery import folder_of
 from onnx import TensorProto, helper
 
 from edgeadapt import cli
-from edgeadapt.bench import adaptor_step, entropy_step
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.errors import CompileError, InputError, RuntimeUnavailable

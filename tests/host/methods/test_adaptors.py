@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from edgeadapt_bench.adaptors.search_streams import Source
+from edgeadapt_bench.adaptors.search_training import factory, train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeadapt.bench.search_streams import Source
-from edgeadapt.bench.search_training import factory, train
 from edgeadapt.errors import InputError
 from edgeadapt.host.methods.adaptors import TRAINING, Training, family, training
 from edgeadapt.host.methods.base import Dims, FactoryData

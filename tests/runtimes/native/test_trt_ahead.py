@@ -13,11 +13,11 @@ import fake_tensorrt
 import numpy as np
 import pytest
 from demo_day import story
+from edgeadapt_bench.datasets.mirror import samples
 from edgeadapt_tensorrt import TensorRT
 from fake_tensorrt import VERSIONS
 from tiny_models import predict_graph
 
-from edgeadapt.bench.mirror import samples
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.budget import Budget

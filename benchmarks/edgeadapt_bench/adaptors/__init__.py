@@ -1,0 +1,1 @@
+"""Candidates of an adaptor, ranked and trained: ``search`` and ``growth``."""

@@ -1,0 +1,1 @@
+"""What is worth keeping for replay and training: ``selection``."""

@@ -1,0 +1,1 @@
+"""Pools, features, encoders and conditions that several suites measure on."""

@@ -1,0 +1,1 @@
+"""How a suite measures and reports: turns, child processes, rows, needs, plots."""

@@ -1,0 +1,1 @@
+"""What labels do: recovery, new classes, the guard, questions, expected gain."""

@@ -1,0 +1,1 @@
+"""Scores for what is not known, and which condition a window belongs to."""

@@ -1,0 +1,1 @@
+"""What running costs: memory over a long run, commits, interference, large states."""

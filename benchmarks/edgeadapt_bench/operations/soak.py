@@ -1,0 +1,288 @@
+"""Sizes: a million feature vectors and ten thousand images (after a warm-up) through one learner each, and a state of 100,000 evidence rows.
+
+Labels arrive all the while, classes grow to a thousand, conditions come and go. What may not grow is watched: resident memory, the queue of
+the worker, the time to open. Every part runs in a process of its own, without torch.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeadapt.bundle import read_bundle
+from edgeadapt.demo.sample import bundle_path
+from edgeadapt.device.learner import Learner
+from edgeadapt.device.learner import open as open_learner
+from edgeadapt.device.policy import Policy
+from edgeadapt.device.program import Program
+from edgeadapt.scenarios.corruptions import corrupt
+from edgeadapt.scenarios.environment import resident_mib
+from edgeadapt_bench.datasets.vectors import Crowd, vector_bundle
+from edgeadapt_bench.harness.child import answer, in_child
+from edgeadapt_bench.harness.measure import Row, Say, at_most
+from edgeadapt_bench.operations import large_state
+from edgeadapt_bench.operations.large_state import folder_bytes
+
+OPEN_MS, RECOVERY_MS = 300.0, 500.0
+GROWTH_MIB, GROWTH_SHARE = 16.0, 0.05  # after the warm-up; whichever is more
+WARM_UP = 50_000  # observations: until then samples that may still get a label fill their store
+DIM, FACTORY_CLASSES, CLASSES, CLASS_SLOTS = 64, 16, 1000, 1024
+OBSERVATIONS, IMAGES, ROWS, OPENS = 1_000_000, WARM_UP + 10_000, 100_000, 7
+_BATCH, _LABEL_EVERY, _LABELS, _PHASES, _SAMPLES = 64, 8, 16, 20, 100
+_REMEMBERED = 4096  # samples whose label the one who answers still knows
+
+
+@dataclass
+class Watch:
+    """What is sampled in the course of a stream: observations so far, resident MiB, work that waits, milliseconds of a bare read."""
+
+    learner: Learner
+    bare: Callable[[], object]
+    every: int
+    samples: dict[str, list[float]] = field(default_factory=lambda: {"observed": [], "mib": [], "backlog": [], "bare_ms": []})
+
+    def look(self, observed: int) -> float:
+        """Sample if it is time; seconds that it took."""
+        if observed < self.every * (len(self.samples["mib"]) + 1):
+            return 0.0
+        started = time.perf_counter()
+        values = {"observed": observed, "mib": resident_mib(), "backlog": self.learner.counters()["backlog"], "bare_ms": self._bare_ms()}
+        for name, value in values.items():
+            self.samples[name].append(float(value))
+        return time.perf_counter() - started
+
+    def _bare_ms(self) -> float:
+        times = []
+        for _ in range(8):
+            started = time.perf_counter()
+            self.bare()
+            times.append(1e3 * (time.perf_counter() - started))
+        return float(np.median(times))
+
+
+def written_bytes() -> int:
+    """Bytes that this process caused to be written to disk so far; on a file system in memory, none."""
+    for line in Path("/proc/self/io").read_text().splitlines():
+        if line.startswith("write_bytes:"):
+            return int(line.split()[1])
+    raise OSError("/proc/self/io has no write_bytes")
+
+
+Batch = tuple[dict[str, Any], list[str], str]  # keywords of observe, true labels, stream
+
+
+def live_through(bundle: str, observations: int, stream: Callable[[np.random.Generator], Iterable[Batch]], label_every: int, labels: int) -> dict[str, Any]:
+    """Observe all batches of a stream; of every ``label_every``-th batch the first ``labels`` samples get their labels, and questions theirs.
+
+    Returns:
+        The samples of :class:`Watch`, seconds, milliseconds of each ``observe``, bytes, counters, commits by outcome.
+    """
+    opened = read_bundle(Path(bundle))
+    rng = np.random.default_rng(0)
+    truth: dict[str, str] = {}
+    spent: list[float] = []
+    asked = given = 0
+    with tempfile.TemporaryDirectory() as folder, open_learner(
+        bundle, state=Path(folder) / "state", budget=large_state.FREE, policy=Policy(new_classes="add")
+    ) as learner:
+        watch = Watch(learner, lambda: None, max(1, observations // _SAMPLES))
+        program = Program(opened, learner._program.runtime)
+        began, aside, before, observed = time.perf_counter(), 0.0, written_bytes(), 0
+        for number, (inputs, names, source) in enumerate(stream(rng)):
+            if number == 0:
+                watch.bare = _bare_read(program, inputs)
+            started = time.perf_counter()
+            seen = learner.observe(**inputs, stream=source)
+            spent.append(time.perf_counter() - started)
+            observed += len(names)
+            if number % label_every == label_every - 1:
+                learner.label(seen.ids[:labels], names[:labels], source="desk")
+                given += min(labels, len(names))
+            truth.update(zip(seen.ids, names, strict=True))
+            for old in list(truth)[: len(truth) - _REMEMBERED] if len(truth) > 2 * _REMEMBERED else ():
+                del truth[old]
+            for question in learner.questions(limit=1000) if number % label_every == 0 else ():
+                if question.id in truth:
+                    learner.label(question.id, truth[question.id], source="desk")
+                    asked += 1
+            if number % 512 == 511:
+                learner.checkpoint()
+            aside += watch.look(observed)
+        waited = time.perf_counter()
+        learner.settle()
+        ended = time.perf_counter()
+        counters, classes, conditions = learner.counters(), len(learner.classes), len(learner.domains())
+        commits = [commit for commit in learner.history(1_000_000) if commit.kind == "learn"]
+        outcomes = Counter(commit.outcome for commit in commits)
+        reasons = Counter(re.sub(r"\d[\d.e-]*", "#", commit.detail["why"]) for commit in commits if "why" in commit.detail)
+        written = written_bytes() - before
+        size = folder_bytes(Path(folder) / "state")
+    return {
+        **watch.samples, "seconds": ended - began - aside, "caught_up": ended - waited, "observe_ms": [1e3 * s for s in spent], "written": written, "state": size,
+        "labels": given + asked, "answers": asked, "classes": classes, "conditions": conditions, "outcomes": outcomes, "reasons": reasons,
+        "counters": {name: counters[name] for name in ("deferred", "overruns", "refreshes", "pending")}, "evidence": counters["evidence"],
+    }  # fmt: skip
+
+
+def _bare_read(program: Program, inputs: Mapping[str, Any]) -> Callable[[], object]:
+    """The same graphs on the same batch, and nothing else."""
+    tensors = program.factory()
+    if "x" in inputs:
+        return lambda: program.read(*program.encode(inputs["x"]), tensors)
+    z = inputs["features"]["z"]
+    taps = inputs["features"].get("taps", np.zeros((len(z), 0), np.float32))
+    return lambda: program.read(z, taps, tensors)
+
+
+def soak_vectors(bundle: str, observations: int, classes: int) -> dict[str, Any]:
+    """Vectors of a growing number of classes on two streams; one of them is under a condition in every other phase."""
+    opened = read_bundle(Path(bundle))
+    crowd = Crowd.of(opened, classes)
+    known, count = len(opened.manifest.classes), -(-observations // _BATCH)
+
+    def stream(rng: np.random.Generator) -> Iterable[Batch]:
+        for number in range(count):
+            progress = number / count
+            visible = known + int((classes - known) * min(1.0, progress / 0.6))
+            slots = rng.integers(0, visible, min(_BATCH, observations - number * _BATCH))
+            phase = int(progress * _PHASES)
+            is_calm = number % 2 == 0 or phase % 2 == 0
+            features = crowd.draw(slots, rng, None if is_calm else crowd.offset(phase // 2 % 4))
+            yield {"features": features}, crowd.labels(slots), f"sensor-{number % 2}"
+
+    return live_through(bundle, observations, stream, _LABEL_EVERY, _LABELS)
+
+
+def soak_images(bundle: str, images: str, observations: int) -> dict[str, Any]:
+    """Images in seeded order, clean and under the demo's conditions by turns; classes the bundle never saw come in the second half."""
+    with np.load(images) as given:
+        x, y, names = given["x"], given["y"], [str(name) for name in given["names"]]
+    known = len(read_bundle(Path(bundle)).manifest.classes)
+
+    def stream(rng: np.random.Generator) -> Iterable[Batch]:
+        halves = np.flatnonzero(y < known), np.arange(len(y))
+        for begin in range(0, observations, 8):
+            rows = rng.choice(halves[begin >= observations // 2], min(8, observations - begin))
+            phase = begin * _PHASES // observations
+            condition = "clean" if phase % 2 == 0 else ("fog", "gaussian_noise", "contrast", "brightness")[phase // 2 % 4]
+            yield {"x": corrupt(x[rows], condition, 3, begin)}, [names[slot] for slot in y[rows]], "camera"
+
+    return live_through(bundle, observations, stream, _LABEL_EVERY, 4)
+
+
+def growth(observed: list[float], mib: list[float]) -> tuple[float, float, float, float]:
+    """Resident memory after the warm-up, which is at least the first tenth.
+
+    Returns:
+        Observations of the warm-up, MiB then, growth to the end (both medians over a tenth of the samples), slope in MiB per 100,000.
+    """
+    at, size = np.array(observed), np.array(mib)
+    warm = max(0.1 * at[-1], WARM_UP if at[-1] > WARM_UP else 0)
+    at, size = at[at > warm], size[at > warm]
+    part = max(1, len(size) // 9)
+    start = float(np.median(size[:part]))
+    slope = float(np.polyfit(at, size, 1)[0]) * 1e5 if len(size) > 1 else 0.0
+    return float(warm), start, float(np.median(size[-part:])) - start, slope
+
+
+def stream_rows(name: str, found: dict[str, Any], with_targets: bool) -> list[Row]:
+    """Memory, speed, disk and what became of the labels in one soak."""
+    total = int(found["observed"][-1])
+    warm, start, grown, slope = growth(found["observed"], found["mib"])
+    end = f"{name}/{total}"
+    observe, bare = float(np.median(found["observe_ms"])), float(np.median(found["bare_ms"]))
+    learned = found["outcomes"].get("learned", 0)
+    return [
+        at_most(f"rss_growth_mib/{end}", grown, f"MiB after {warm:.0f}", max(GROWTH_MIB, GROWTH_SHARE * start) if with_targets else None, start),
+        Row(f"rss_slope_mib/{end}", slope, "MiB per 100,000 observations"),
+        Row(f"rss_max_mib/{end}", max(found["mib"]), "MiB"),
+        Row(f"observations_per_s/{end}", total / found["seconds"], "1/s, labels and learning included"),
+        Row(f"observe_ms/{end}", observe, "ms a batch", bare),
+        Row(f"backlog_max/{end}", max(found["backlog"]), "tasks that wait for the worker"),
+        Row(f"caught_up_s/{end}", found["caught_up"], "s after the last observation"),
+        Row(f"labels/{end}", float(found["labels"]), "labels"), Row(f"questions_answered/{end}", float(found["answers"]), "labels"),
+        Row(f"classes/{end}", float(found["classes"]), "classes"), Row(f"conditions/{end}", float(found["conditions"]), "conditions known at the end"),
+        Row(f"commits_learned/{end}", learned / max(1, sum(found["outcomes"].values())), "share of label commits"),
+        Row(f"written_per_label/{end}", found["written"] / max(1, found["labels"]), "bytes"),
+        Row(f"state_mib/{end}", found["state"] / 2**20, "MiB"),
+        *[Row(f"{counter}/{end}", float(found["counters"][counter]), "times") for counter in ("deferred", "overruns", "refreshes")],
+    ]  # fmt: skip
+
+
+def state_rows(bundle: str, scratch: Path, rows: int, classes: int, opens: int, with_targets: bool, say: Say) -> list[Row]:
+    """How long a large state takes to open, healthy and after a kill, and to digest, forget from and go back in."""
+    state = str(scratch / "large")
+    grown = in_child(large_state.__name__, "grow", bundle=bundle, state=state, rows=rows, classes=classes)
+    say(f"soak: {grown['evidence']} in {grown['seconds']:.0f} s, {grown['bytes'] / 2**20:.0f} MiB; opening")
+
+    def opened(**arguments: Any) -> list[dict[str, Any]]:
+        return [in_child(large_state.__name__, "open_time", bundle=bundle, **arguments) for _ in range(opens)]
+
+    def milliseconds(times: list[dict[str, Any]], what: str = "open") -> list[float]:
+        return [1e3 * one[what] for one in times]
+
+    bare, warm, cold = opened(state=None), opened(state=state), opened(state=state, is_cold=True)
+    say(f"soak: {opens} kills in the middle of learning")
+    killed = large_state.recovery_times(bundle, state, classes, opens)
+    say("soak: digest, rollback, forget")
+    undone = in_child(large_state.__name__, "undo_times", bundle=bundle, state=state)
+    shutil.rmtree(state)
+    end, alone = f"{rows}_rows", float(np.median(milliseconds(bare)))
+    return [
+        at_most(f"open_ms/{end}", float(np.median(milliseconds(warm))), "ms, median", OPEN_MS if with_targets else None, alone),
+        Row(f"open_max_ms/{end}", max(milliseconds(warm)), "ms", max(milliseconds(bare))),
+        Row(f"open_cold_ms/{end}", float(np.median(milliseconds(cold))), "ms, journal not in the page cache", alone),
+        Row("start_ms", float(np.median(milliseconds(warm, "imports"))), "ms, interpreter and imports, not in open"),
+        at_most(f"recovery_ms/{end}", max(milliseconds(killed)), f"ms, worst of {opens} kills", RECOVERY_MS if with_targets else None, alone),
+        Row(f"recovery_learned_ms/{end}", max(milliseconds(killed, "caught_up")), "ms, until labels that waited are learned"),
+        *[Row(f"{name}_ms/{end}", 1e3 * seconds, _what(name, undone)) for name, seconds in undone.items() if not name.endswith("/rows")],
+        Row(f"state_mib/{end}", grown["bytes"] / 2**20, "MiB", grown["evidence"].get("learned", 0) * 2 * DIM / 2**20),
+        Row(f"grow_ms/{end}", 1e3 * grown["seconds"] / (rows / 64), "ms for 64 labels, durable and learned"),
+    ]  # fmt: skip
+
+
+def _what(name: str, undone: Mapping[str, Any]) -> str:
+    removed = undone.get(f"{name}/rows")
+    return "ms" if removed is None else f"ms, {removed} rows"
+
+
+def run_soak(data: str | None, say: Say, *, quick: bool = False) -> list[Row]:
+    """The two streams and the large state.
+
+    Args:
+        data: see ``bench.material.load_material``. quick: a hundredth of the observations and rows, without targets.
+    """
+    from edgeadapt_bench.datasets.material import load_material
+
+    if quick:
+        observations, images, rows, classes = OBSERVATIONS // 100, IMAGES // 150, ROWS // 100, CLASSES // 10
+    else:
+        observations, images, rows, classes = OBSERVATIONS, IMAGES, ROWS, CLASSES
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        say("soak: exporting a bundle for vectors")
+        bundle = str(vector_bundle(scratch / "vectors.edge", DIM, FACTORY_CLASSES, CLASS_SLOTS))
+        say(f"soak: {observations} vectors")
+        result = stream_rows("vectors", in_child(__name__, "vectors", bundle=bundle, observations=observations, classes=classes), not quick)
+        test = load_material(data).test
+        np.savez(scratch / "images.npz", x=test.x, y=test.y, names=np.array(test.classes))
+        say(f"soak: {images} images")
+        found = in_child(__name__, "images", bundle=str(bundle_path()), images=str(scratch / "images.npz"), observations=images)
+        result += stream_rows("images", found, not quick)
+        say(f"soak: a state of {rows} rows")
+        return result + state_rows(bundle, scratch, rows, classes, 2 if quick else OPENS, not quick, say)
+
+
+JOBS = {"vectors": soak_vectors, "images": soak_images}
+
+if __name__ == "__main__":
+    answer(JOBS)

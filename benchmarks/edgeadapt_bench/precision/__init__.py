@@ -1,0 +1,1 @@
+"""The encoder in other precisions and places, and networks by name compared with the originals."""

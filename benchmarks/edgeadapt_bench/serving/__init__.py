@@ -1,0 +1,1 @@
+"""The learner and the daemon beside a bare loop."""

@@ -1,0 +1,1 @@
+"""Label-free adaptation and the detection of shift, beside published methods."""

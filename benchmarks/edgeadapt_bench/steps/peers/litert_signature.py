@@ -1,0 +1,37 @@
+"""The adaptor step in LiteRT: the ``train`` signature of a model whose parameters are resource variables."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from step_protocol import Material, serve
+from ai_edge_litert.interpreter import Interpreter
+
+
+class LiteRt:
+    def __init__(self, material: Material) -> None:
+        self.facts: dict[str, Any] = {"ai-edge-litert": version("ai-edge-litert")}
+        self.start = {name.replace(".", "_"): value for name, value in material.start.items()}
+        self.names = {name.replace(".", "_"): name for name in material.start}
+        self.interpreter = Interpreter(model_path=str(material.folder / "litert.tflite"), num_threads=1)
+        self.interpreter.allocate_tensors()
+        self.train, self.restore, self.save = (self.interpreter.get_signature_runner(name) for name in ("train", "restore", "save"))
+        self.inputs = [material.at(index) for index in range(material.count)]
+        for given in self.inputs:
+            given["y"] = given["y"].astype(np.int32)
+        self.reset()
+
+    def reset(self) -> None:
+        self.restore(**self.start)
+
+    def step(self, index: int) -> float:
+        return float(self.train(**self.inputs[index % len(self.inputs)])["loss"])
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        return {self.names[name]: value.copy() for name, value in self.save().items()}
+
+
+if __name__ == "__main__":
+    serve(LiteRt)

@@ -1,0 +1,1 @@
+"""Heads on streams of classes and domains."""
