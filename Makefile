@@ -57,7 +57,7 @@ test-slow: host
 	$(QUIET) $(BIN)/python -m pytest -m slow
 
 bundle: host
-	$(QUIET) $(BIN)/python -m edgeadapt.demo.make $(if $(DATA),--data "$(DATA)")
+	$(QUIET) $(BIN)/python tools/make_demo_bundle.py $(if $(DATA),--data "$(DATA)")
 
 lint: host
 	$(BIN)/ruff check .

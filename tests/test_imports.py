@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "edgeadapt"
 DEVICE_SIDE = ("bundle", "dataset", "device", "placement", "daemon", "demo", "doctor", "exporters", "scenarios")
-HOST_TOOLS = {"edgeadapt/demo/make.py", "edgeadapt/sklearn.py"}  # for the host only, by name
+HOST_TOOLS = {"edgeadapt/sklearn.py"}  # for the host only, by name
 FORBIDDEN = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "faiss", "edgeadapt.host", "edgeadapt_bench")
 
 

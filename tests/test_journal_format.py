@@ -6,11 +6,12 @@ import json
 import sqlite3
 from pathlib import Path
 
+from journal_schema import journal_schema_text
+
 from edgeadapt.device.journal import Journal
-from edgeadapt.device.journal_format import journal_schema_text
 
 COMMITTED = Path(__file__).parents[1] / "docs" / "format" / "journal.schema.json"
-REGENERATE = "python -m edgeadapt.device.journal_format > docs/format/journal.schema.json"
+REGENERATE = "python tools/journal_schema.py > docs/format/journal.schema.json"
 
 
 def test_the_committed_description_has_not_drifted() -> None:

@@ -1,6 +1,6 @@
 """The settings of the daemon: one TOML file, checked to the last key, as frozen structs.
 
-``docs/daemon_settings.md`` is written from the descriptions here: ``python -m edgeadapt.daemon.reference > docs/daemon_settings.md``.
+``docs/daemon_settings.md`` is written from the descriptions here: ``python tools/daemon_settings_reference.py > docs/daemon_settings.md``.
 
 ```toml
 bundle = "screws.edge"

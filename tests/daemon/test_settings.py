@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import daemon_settings_reference as reference
 import msgspec
 import pytest
 
-from edgeadapt.daemon import reference
 from edgeadapt.daemon.settings import (
     BudgetSection,
     FolderSource,
@@ -220,7 +220,7 @@ def test_a_secret_is_one_line_and_is_never_shown(tmp_path: Path) -> None:
 
 
 def test_the_reference_is_that_of_the_settings() -> None:
-    assert PAGE.read_text(encoding="utf-8") == reference.render(), "python -m edgeadapt.daemon.reference > docs/daemon_settings.md"
+    assert PAGE.read_text(encoding="utf-8") == reference.render(), "python tools/daemon_settings_reference.py > docs/daemon_settings.md"
 
 
 def test_the_reference_has_a_meaning_for_every_key_of_every_section() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from firmware_tables import jetpacks, modules
 
 from edgeadapt.doctor.boards import JETPACKS, MODULES, Mark
-from edgeadapt.doctor.notes import jetpacks, modules
 
 NOTES = Path(__file__).parents[2] / "firmware_notes"
 PAGES = sorted(NOTES.glob("*.md"))
@@ -66,8 +66,8 @@ def test_a_claim_without_one_of_them_is_found(row: str) -> None:
 
 
 def test_the_tables_of_releases_and_modules_are_the_doctors() -> None:
-    assert jetpacks() in (NOTES / "jetpack.md").read_text(), "python -m edgeadapt.doctor.notes jetpacks"
-    assert modules() in (NOTES / "modules.md").read_text(), "python -m edgeadapt.doctor.notes modules"
+    assert jetpacks() in (NOTES / "jetpack.md").read_text(), "python tools/firmware_tables.py jetpacks"
+    assert modules() in (NOTES / "modules.md").read_text(), "python tools/firmware_tables.py modules"
     assert len(list(rows(jetpacks()))) == len(JETPACKS) and len(list(rows(modules()))) == len(MODULES)
 
 

@@ -57,8 +57,8 @@ def by_name(found: list[GpuRow]) -> dict[str, GpuRow]:
 @pytest.mark.parametrize("batch", [1, 8])
 def test_the_reference_is_torchs_float64_step_by_step(tmp_path: Path, batch: int) -> None:
     torch = pytest.importorskip("torch")
-    from edgeadapt_bench.steps.peers.step_protocol import Material
     from edgeadapt_bench.steps._step_worker_torch import Eager
+    from edgeadapt_bench.steps.peers.step_protocol import Material
 
     reference = gpu_reference.write(tmp_path, batch)
     material = Material(tmp_path)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeadapt_bench.gpu.gpu_child import NotHere
-from edgeadapt_bench.steps.peers.step_protocol import Material, serve
 from edgeadapt_bench.steps._step_worker_torch import Adaptor
+from edgeadapt_bench.steps.peers.step_protocol import Material, serve
 
 
 class Eager:

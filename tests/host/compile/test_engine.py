@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tensorrt_operators as operators
 from edgeadapt_bench.steps import adaptor_step, entropy_step
 from gallery import GALLERY
 from keep_gallery import folder_of
@@ -23,7 +24,7 @@ from edgeadapt import cli
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.errors import CompileError, InputError, RuntimeUnavailable
-from edgeadapt.host.compile import compile_graph, engine, operators
+from edgeadapt.host.compile import compile_graph, engine
 from edgeadapt.host.compile.engine import DEFAULT_TARGETS, Limits, build
 from edgeadapt.host.compile.lint import operator_table
 from edgeadapt.onnx_file import OnnxFile

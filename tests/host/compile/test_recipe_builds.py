@@ -16,11 +16,11 @@ from recipe_choices import options, uncovered
 from recipe_encoders import SOURCES
 from recipe_page import head_text, with_tables
 from recipe_table import RECIPES, Recipe, graphs_of
+from tensorrt_operators import operators
 
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.host.compile import engine
-from edgeadapt.host.compile.operators import operators
 from edgeadapt.host.methods.novelty import Cosine
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.host.settings import NOVELTY, Settings

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from step_protocol import Material, serve
 from executorch.extension.training import _load_for_executorch_for_training_from_buffer, get_sgd_optimizer
+from step_protocol import Material, serve
 
 
 class ExecuTorch:

@@ -6,8 +6,8 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from step_protocol import Material, serve
 from ai_edge_litert.interpreter import Interpreter
+from step_protocol import Material, serve
 
 
 class LiteRt:

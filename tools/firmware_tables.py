@@ -1,7 +1,7 @@
 """The tables that `firmware_notes/` has of the same facts:
 
-    python -m edgeadapt.doctor.notes jetpacks
-    python -m edgeadapt.doctor.notes modules
+    python tools/firmware_tables.py jetpacks
+    python tools/firmware_tables.py modules
 """
 
 from __future__ import annotations

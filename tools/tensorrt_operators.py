@@ -1,4 +1,4 @@
-"""Which TensorRT versions document the operators of a graph: ``python -m edgeadapt.host.compile.operators SOURCE ...``.
+"""Which TensorRT versions document the operators of a graph: ``python tools/tensorrt_operators.py SOURCE ...``.
 
 A source is a bundle ``F.edge``, a model ``F.onnx``, an operator's name, or a page ``F.md`` whose rows are kept. Prints the table of
 docs/tensorrt.md from the data that lint uses, ``trt_ops.json``.

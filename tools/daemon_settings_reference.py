@@ -1,4 +1,4 @@
-"""The reference of the settings, written from their structs: ``python -m edgeadapt.daemon.reference > docs/daemon_settings.md``."""
+"""The reference of the settings, written from their structs: ``python tools/daemon_settings_reference.py > docs/daemon_settings.md``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ kind = "jsonl"
 path = "answers.jsonl"
 ```
 
-This page is written from the settings themselves: `python -m edgeadapt.daemon.reference > docs/daemon_settings.md`.
+This page is written from the settings themselves: `python tools/daemon_settings_reference.py > docs/daemon_settings.md`.
 """
 
 

@@ -1,4 +1,4 @@
-"""Make what ships with the demo: ``python -m edgeadapt.demo.make [--data DIR] [--out FOLDER]``. Runs on the host, with the host extra.
+"""Make what ships with the demo: ``python tools/make_demo_bundle.py [--data DIR] [--out FOLDER]``. Runs on the host, with the host extra.
 
 Trains the encoder of ``recipe.toml`` on the known classes of Fashion-MNIST, exports ``fashion.edge``, and packs ``sample.bin`` from
 the test images. The same recipe gives the same bundle up to training's rounding on another processor.
@@ -15,13 +15,13 @@ import numpy as np
 
 from edgeadapt.demo.sample import CLASSES, bundle_path, pack_sample
 
-RECIPE = Path(__file__).with_name("recipe.toml")
+RECIPE = bundle_path().parents[1] / "recipe.toml"
 PER_CLASS = 400
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m edgeadapt.demo.make", description="Train and export the demo's bundle, and pack its sample."
+        prog="python tools/make_demo_bundle.py", description="Train and export the demo's bundle, and pack its sample."
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with the four Fashion-MNIST files")
     parser.add_argument("--out", type=Path, default=bundle_path().parent, metavar="FOLDER", help="default: the package's own data folder")

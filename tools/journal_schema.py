@@ -1,6 +1,6 @@
 """The tables of ``learner.db`` as JSON: what other languages read. Committed as ``docs/format/journal.schema.json``.
 
-Regenerate it with ``python -m edgeadapt.device.journal_format > docs/format/journal.schema.json``.
+Regenerate it with ``python tools/journal_schema.py > docs/format/journal.schema.json``.
 """
 
 from __future__ import annotations
