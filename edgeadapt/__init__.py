@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "open": "edgeadapt.device.learner", "Learner": "edgeadapt.device.learner", "Policy": "edgeadapt.device.policy", "Keep": "edgeadapt.device.policy",
-    "Budget": "edgeadapt.device.budget", "prepare": "edgeadapt._prepare", "Prediction": "edgeadapt.results", "Observation": "edgeadapt.results",
+    "open": "edgeadapt.device.learner", "Learner": "edgeadapt.device.learner", "Policy": "edgeadapt.device.detection.policy", "Keep": "edgeadapt.device.detection.policy",
+    "Budget": "edgeadapt.device.resources.budget", "prepare": "edgeadapt._prepare", "Prediction": "edgeadapt.results", "Observation": "edgeadapt.results",
     "Question": "edgeadapt.results", "Reading": "edgeadapt.results", "Receipt": "edgeadapt.results", "read_bundle": "edgeadapt.bundle",
-    "migrate": "edgeadapt.device.migrate", "MigrationReport": "edgeadapt.device.migration_report",
+    "migrate": "edgeadapt.device.recovery.migrate", "MigrationReport": "edgeadapt.device.recovery.migration_report",
     "EdgeadaptError": "edgeadapt.errors",
 }  # fmt: skip
 __all__ = [
@@ -31,12 +31,12 @@ __all__ = [
 if TYPE_CHECKING:
     from edgeadapt._prepare import prepare
     from edgeadapt.bundle import read_bundle
-    from edgeadapt.device.budget import Budget
+    from edgeadapt.device.detection.policy import Keep, Policy
     from edgeadapt.device.learner import Learner
     from edgeadapt.device.learner import open as open
-    from edgeadapt.device.migrate import migrate as migrate
-    from edgeadapt.device.migration_report import MigrationReport
-    from edgeadapt.device.policy import Keep, Policy
+    from edgeadapt.device.recovery.migrate import migrate as migrate
+    from edgeadapt.device.recovery.migration_report import MigrationReport
+    from edgeadapt.device.resources.budget import Budget
     from edgeadapt.errors import EdgeadaptError
     from edgeadapt.results import Observation, Prediction, Question, Reading, Receipt
 

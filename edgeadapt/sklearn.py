@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.budget import Budget
+from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.policy import Policy
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import InputError, RuntimeUnavailable
 
 try:

@@ -17,8 +17,8 @@ FLOORS = {  # lines of functions that the quick form must reach, in a hundred; w
     "edgeadapt.bundle._describe": 90,
     "edgeadapt.bundle._consistency": 50, "edgeadapt.bundle.archive": 60, "edgeadapt.host.recipe": 45, "edgeadapt._toml": 70, "edgeadapt._saved_graph": 70,
     "edgeadapt.inputs": 70,
-    "edgeadapt.commands.reading": 75, "edgeadapt._sample_files": 75, "edgeadapt.device.database": 60,
-    "edgeadapt.device.evidence_table": 60, "edgeadapt.device.commit_table": 60,
+    "edgeadapt.commands.reading": 75, "edgeadapt._sample_files": 75, "edgeadapt.device.storage.database": 60,
+    "edgeadapt.device.storage.evidence_table": 60, "edgeadapt.device.storage.commit_table": 60,
 }  # fmt: skip
 
 

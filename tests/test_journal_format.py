@@ -8,7 +8,7 @@ from pathlib import Path
 
 from journal_schema import journal_schema_text
 
-from edgeadapt.device.journal import Journal
+from edgeadapt.device.storage.journal import Journal
 
 COMMITTED = Path(__file__).parents[1] / "docs" / "format" / "journal.schema.json"
 REGENERATE = "python tools/journal_schema.py > docs/format/journal.schema.json"

@@ -10,8 +10,8 @@ import re
 import sqlite3
 from typing import Any
 
-from edgeadapt.device.folder import FILE_NAME, LOCK_NAME
-from edgeadapt.device.journal_schema import SCHEMA, VERSION
+from edgeadapt.device.storage.folder import FILE_NAME, LOCK_NAME
+from edgeadapt.device.storage.schema import SCHEMA, VERSION
 
 _COMMENT = re.compile(r"^\s*(\w+) [A-Z]+.*?--\s*(.+)$", re.MULTILINE)
 

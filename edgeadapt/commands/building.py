@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeadapt.bundle import Bundle, read_bundle
-from edgeadapt.device.building import Request, Result, build_ahead, lost, requests
+from edgeadapt.device.inference.prebuild import Request, Result, build_ahead, lost, requests
 from edgeadapt.errors import InputError
 from edgeadapt.runtime import BuildsAhead, Runtime, open_runtime
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeadapt.bundle import Bundle, describe, read_bundle, stress_table
 from edgeadapt.bundle.schema import GraphSpec, PortSpec
-from edgeadapt.device.program import Program
+from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import BundleError, InputError
 from edgeadapt.runtime import Runtime, Tensors, open_runtime
 

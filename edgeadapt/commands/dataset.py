@@ -9,10 +9,10 @@ from pathlib import Path
 
 from edgeadapt.dataset import export_dataset
 from edgeadapt.dataset.importing import Files, counted, import_files, read_files
-from edgeadapt.device.budget import Budget
-from edgeadapt.device.folder import FILE_NAME
+from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.policy import Keep, Policy
+from edgeadapt.device.resources.budget import Budget
+from edgeadapt.device.storage.folder import FILE_NAME
 
 _SHOWN = 20  # refused rows that are named one by one
 _UNLIMITED_MIB = 1e9  # an import is asked for: a day's writes do not end it in the middle

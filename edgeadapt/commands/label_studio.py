@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.policy import Keep, Policy
 from edgeadapt.errors import InputError
 from edgeadapt.exporters.label_studio import Backend, Server
 

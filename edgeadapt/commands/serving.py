@@ -102,7 +102,7 @@ def _runtime(name: str) -> str:
 
 def _state(folder: Path, is_running: bool) -> str:
     """Writable, ours or empty, and free. Nothing is made, and no lock is kept."""
-    from edgeadapt.device.folder import FILE_NAME, holder
+    from edgeadapt.device.storage.folder import FILE_NAME, holder
 
     place = folder if os.path.exists(folder) else folder.parent
     if not os.path.isdir(place):

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.commands.reading import open_source
-from edgeadapt.device.bisect import Fall, Labelled, course, own_judges, search
-from edgeadapt.device.copying import copied
-from edgeadapt.device.journal import Journal
-from edgeadapt.device.migrate import migrate as migrate_state
-from edgeadapt.device.program import Program
-from edgeadapt.device.replay import last_commit, reachable_start
-from edgeadapt.device.replay import replay as replay_state
-from edgeadapt.device.resume import rebuild
+from edgeadapt.device.inference.program import Program
+from edgeadapt.device.recovery.bisect import Fall, Labelled, course, own_judges, search
+from edgeadapt.device.recovery.migrate import migrate as migrate_state
+from edgeadapt.device.recovery.rebuild import rebuild
+from edgeadapt.device.recovery.replay import last_commit, reachable_start
+from edgeadapt.device.recovery.replay import replay as replay_state
+from edgeadapt.device.storage.journal import Journal
+from edgeadapt.device.storage.snapshot_copy import copied
 from edgeadapt.errors import InputError, StateError
 from edgeadapt.inputs import check_batch, check_features
 from edgeadapt.runtime import Runtime, open_runtime

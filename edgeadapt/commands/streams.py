@@ -9,9 +9,9 @@ from typing import Any
 
 from edgeadapt.bundle import read_bundle
 from edgeadapt.commands.reading import Source, open_source, read_labels
+from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.policy import Policy
 from edgeadapt.errors import InputError
 from edgeadapt.inputs import chunks
 from edgeadapt.results import Observation, Question

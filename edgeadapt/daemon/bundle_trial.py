@@ -81,7 +81,7 @@ def _said(ours: socket.socket, name: str, is_stopping: Callable[[], bool]) -> by
 
 # -- in the child ---------------------------------------------------------------------------------
 def _trial(path: Path, sha256: str, engine: str, precision: Precision) -> bytes:
-    from edgeadapt.device.trust import run_once
+    from edgeadapt.device.recovery.trust import run_once
 
     try:
         bundle = read_bundle(path)

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from edgeadapt._durable import replace_file
-from edgeadapt.device.writes import Writes
+from edgeadapt.device.resources.write_meter import Writes
 
 log = logging.getLogger("edgeadapt.daemon")
 FILE_NAME = "learner.folders"

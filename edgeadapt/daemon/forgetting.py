@@ -8,7 +8,7 @@ from dataclasses import replace
 from edgeadapt.daemon.arrival import LabelArrival
 from edgeadapt.daemon.naming import AN_ID
 from edgeadapt.daemon.running import Running
-from edgeadapt.device.forgetting import Selection
+from edgeadapt.device.recovery.label_selection import Selection
 from edgeadapt.results import Receipt
 
 

@@ -17,9 +17,9 @@ from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.daemon.arrival import Arrival
 from edgeadapt.daemon.loop import stacked
 from edgeadapt.daemon.settings import Settings
-from edgeadapt.device.budget import Budget
+from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.policy import Keep, Policy
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import BundleError, InputError
 from edgeadapt.runtime import Runtime, open_runtime
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgeadapt.device.vitals import hottest, total_power
+from edgeadapt.device.resources.sensors import hottest, total_power
 from edgeadapt.errors import InputError
 
 _LONGEST = 1 << 14  # characters; real lines have less than 1000

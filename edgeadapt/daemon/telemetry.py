@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeadapt.daemon.tegrastats import Tegrastats, parse
-from edgeadapt.device.vitals import Sensors, hottest, total_power
+from edgeadapt.device.resources.sensors import Sensors, hottest, total_power
 from edgeadapt.errors import InputError
 
 _TAIL = 1 << 14  # bytes; a line has less than 1000

@@ -19,12 +19,12 @@ from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.dataset import class_folders, coco, csv_table, label_studio, side_file
 from edgeadapt.dataset.pictures import is_whole, written
 from edgeadapt.dataset.sample import FORMS, Form, Sample
-from edgeadapt.device.copying import copied
-from edgeadapt.device.journal import Journal
-from edgeadapt.device.journal_rows import EvidenceRow
-from edgeadapt.device.program import Program
-from edgeadapt.device.resume import rebuild
-from edgeadapt.device.serving import Serving
+from edgeadapt.device.inference.predictor import Serving
+from edgeadapt.device.inference.program import Program
+from edgeadapt.device.recovery.rebuild import rebuild
+from edgeadapt.device.storage.journal import Journal
+from edgeadapt.device.storage.rows import EvidenceRow
+from edgeadapt.device.storage.snapshot_copy import copied
 from edgeadapt.errors import InputError, StateError
 from edgeadapt.inputs import chunks
 from edgeadapt.paths import check_path

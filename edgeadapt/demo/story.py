@@ -20,10 +20,10 @@ import edgeadapt
 from edgeadapt.demo import picture, report
 from edgeadapt.demo.recorder import Recorder, now, rss_mib
 from edgeadapt.demo.sample import CLASSES, KNOWN, NEW, Sample, bundle_path, load_sample
-from edgeadapt.device.budget import Budget
+from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.policy import Policy
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import StateError
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt.scenarios.orders import Order, arrange, batches

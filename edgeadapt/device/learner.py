@@ -18,43 +18,40 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.bundle.schema import AdaptMode, Manifest, Precision
-from edgeadapt.device.budget import Budget, Meter, WriteRoom
-from edgeadapt.device.conditions import Conditions
-from edgeadapt.device.correlation import Smoothing
-from edgeadapt.device.evidence import (
-    Ids,
-    Pending,
-    PendingBatch,
-    Questions,
-    as_stored,
-    check_storable,
-)
-from edgeadapt.device.field_quality import ANSWERS, FieldQuality
-from edgeadapt.device.fitting import Growth
-from edgeadapt.device.forgetting import Selection
-from edgeadapt.device.head_choice import HeadChoices
-from edgeadapt.device.health import distance_from
-from edgeadapt.device.housekeeping import Housekeeping
-from edgeadapt.device.journal_rows import EvidenceRow
-from edgeadapt.device.labelling import Labelling
-from edgeadapt.device.learning import Learning
-from edgeadapt.device.likeness import chained
-from edgeadapt.device.log_erasure import LogErasure
-from edgeadapt.device.memory import SOURCE, Memory
-from edgeadapt.device.opening import Opened, open_state
-from edgeadapt.device.placed import placement_report
-from edgeadapt.device.policy import Keep, Policy
-from edgeadapt.device.quiet import QuietQuestions
-from edgeadapt.device.receiving import Receiving
-from edgeadapt.device.restoring import LabelledSample, rows_of
-from edgeadapt.device.resume import factory_memory, state_digest, tables_at
-from edgeadapt.device.serving import Serving
-from edgeadapt.device.streams import Streams
-from edgeadapt.device.transaction import Transactions
-from edgeadapt.device.trust import Remembered, Trust, check_offer
-from edgeadapt.device.undoing import Undoing, reasons_for
-from edgeadapt.device.vitals import Sensors
-from edgeadapt.device.worker import Worker
+from edgeadapt.device.adaptation.domain_manager import Conditions
+from edgeadapt.device.adaptation.health import distance_from
+from edgeadapt.device.adaptation.temporal_correlation import Smoothing
+from edgeadapt.device.adaptors.trainer import Growth
+from edgeadapt.device.commits.evidence_sums import factory_memory
+from edgeadapt.device.commits.head_choice import HeadChoices
+from edgeadapt.device.commits.serialization import state_digest
+from edgeadapt.device.commits.transactions import Transactions
+from edgeadapt.device.detection.policy import Keep, Policy
+from edgeadapt.device.inference.placement import placement_report
+from edgeadapt.device.inference.predictor import Serving
+from edgeadapt.device.inference.state import SOURCE, Memory
+from edgeadapt.device.pipeline.evidence_builder import Labelling
+from edgeadapt.device.pipeline.label_intake import Receiving
+from edgeadapt.device.pipeline.label_worker import Learning
+from edgeadapt.device.pipeline.maintenance import Housekeeping
+from edgeadapt.device.pipeline.restoring import LabelledSample, rows_of
+from edgeadapt.device.pipeline.window_queue import Streams
+from edgeadapt.device.quality.field_quality import ANSWERS, FieldQuality
+from edgeadapt.device.querying.likeness import chained
+from edgeadapt.device.querying.pending import Ids, Pending, PendingBatch
+from edgeadapt.device.querying.questions import Questions
+from edgeadapt.device.querying.quiet_questions import QuietQuestions
+from edgeadapt.device.recovery.label_selection import Selection
+from edgeadapt.device.recovery.rebuild import tables_at
+from edgeadapt.device.recovery.rollback import Undoing, reasons_for
+from edgeadapt.device.recovery.startup import Opened, open_state
+from edgeadapt.device.recovery.trust import Remembered, Trust, check_offer
+from edgeadapt.device.resources.budget import Budget, Meter, WriteRoom
+from edgeadapt.device.resources.sensors import Sensors
+from edgeadapt.device.resources.worker import Worker
+from edgeadapt.device.storage.features import as_stored, check_storable
+from edgeadapt.device.storage.log_erasure import LogErasure
+from edgeadapt.device.storage.rows import EvidenceRow
 from edgeadapt.errors import InputError, StateError
 from edgeadapt.inputs import check_count, check_name, check_number, check_text, check_texts
 from edgeadapt.paths import check_path
@@ -221,7 +218,7 @@ class Learner:
         self._erasure.request()
 
     def offer(self, bundle: str | os.PathLike[str] | Bundle, *, trust: Trust | None = None, allow_older: bool = False, precision: Precision | None = None) -> Bundle:
-        """Check a bundle that is to replace this one, without disturbing anything; see ``edgeadapt.device.trust.check_offer``.
+        """Check a bundle that is to replace this one, without disturbing anything; see ``edgeadapt.device.recovery.trust.check_offer``.
 
         Args:
             bundle: path of a ``.edge`` file, or a bundle already read. trust: public keys; by default those this learner was opened with.

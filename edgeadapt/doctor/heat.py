@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeadapt.device.vitals import hottest, read_is_throttled, read_temperatures
+from edgeadapt.device.resources.sensors import hottest, read_is_throttled, read_temperatures
 from edgeadapt.doctor.finding import Finding
 from edgeadapt.doctor.machine import Machine
 

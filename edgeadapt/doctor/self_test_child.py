@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
+from edgeadapt.device.detection.policy import Policy
+from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.policy import Policy
-from edgeadapt.device.program import Program
 from edgeadapt.doctor.report import Latency, Run, Step
 from edgeadapt.runtime import Runtime, open_runtime
 

@@ -1,5 +1,5 @@
 """What a device needs to estimate its accuracy without labels: see
-``edgeadapt.device.accuracy``."""
+``edgeadapt.device.detection.accuracy_estimate``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import AccuracyPolicy
-from edgeadapt.device.accuracy import chance_limit, margins_of
+from edgeadapt.device.detection.accuracy_estimate import chance_limit, margins_of
 
 _STREAMS = 200  # simulated, of held-out samples sorted by class
 _LONGEST = 2048  # samples of each

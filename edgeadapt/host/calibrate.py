@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeadapt.bundle.schema import NoveltyPolicy, NumericSpec, ShiftPolicy
-from edgeadapt.device.linalg import NUMERICS
-from edgeadapt.device.sense import shift_ratio_of_mean
+from edgeadapt.device.detection.window import shift_ratio_of_mean
+from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.errors import InputError
 from edgeadapt.host.methods.base import Arrays, Derives, FactoryData, Head, Scores
 from edgeadapt.host.methods.residual_shift import ResidualShift

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeadapt.device.linalg import NUMERICS
+from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.errors import InputError
 from edgeadapt.host.methods.base import FactoryData, Head
 from edgeadapt.host.methods.slda import StreamingLDA

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeadapt.device.linalg import NUMERICS
+from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.errors import InputError
 from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, GivesReceipts, Head
 from edgeadapt.host.methods.key_value import KeyValueBottleneck

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.bundle._stress_table import row_line
-from edgeadapt.device.budget import Budget
+from edgeadapt.device.detection.policy import Policy
+from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.policy import Policy
-from edgeadapt.device.program import Program
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.host.stress_long import long_run, ports_of, row_of
 from edgeadapt.host.stress_streams import BATCH, EncodedPool, Pool, StressStream, constants, pool_of, streams
 from edgeadapt.host.stress_verdict import StressCard, StressRow, verdict

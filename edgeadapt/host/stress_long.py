@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import Bundle
-from edgeadapt.device.budget import Budget
-from edgeadapt.device.evidence import LARGEST_PENDING
+from edgeadapt.device.detection.policy import Keep, Policy
+from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.policy import Keep, Policy
-from edgeadapt.device.program import Program
+from edgeadapt.device.querying.pending import LARGEST_PENDING
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.host.stress_streams import CLEAN, COLUMN_SHIFTS, Columns, EncodedPool, Pool
 from edgeadapt.host.stress_verdict import LongRun, StressRow
 from edgeadapt.runtime import open_runtime

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.linalg import NUMERICS
+from edgeadapt.device.numerics.linalg import NUMERICS
 
 
 class RefittedHead:

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.device.linalg import NUMERICS
+from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.host.methods.base import Dims
 from edgeadapt.testing._subject import FUNCTIONS, Subject, expect, has
 from edgeadapt.testing._toy import Toy

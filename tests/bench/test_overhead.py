@@ -15,7 +15,7 @@ from edgeadapt_bench.serving import overhead
 from edgeadapt_bench.streams import heads
 
 from edgeadapt.bundle import read_bundle
-from edgeadapt.device.program import Program
+from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import InputError, RuntimeUnavailable
 from edgeadapt.host.methods.nearest_mean import NearestMean
 from edgeadapt.host.methods.ridge import Ridge

@@ -12,7 +12,7 @@ from edgeadapt_bench.labels.question_streams import Asked, allowing
 from edgeadapt_bench.labels.questions import run_questions, with_new_classes
 
 from edgeadapt.demo.sample import KNOWN
-from edgeadapt.device.asking import Candidates, Rule
+from edgeadapt.device.querying.strategy import Candidates, Rule
 
 
 def window(size: int, count: int, asked: int = 0) -> Candidates:

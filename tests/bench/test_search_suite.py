@@ -10,7 +10,7 @@ from edgeadapt_bench.adaptors.search_streams import Source, quick
 from edgeadapt_bench.adaptors.search_summary import BOTH, NONE, REFITTED, SHARED, UPDATED, Trial, kendall, left_out, ranks, spearman
 from edgeadapt_bench.adaptors.search_tuning import grid
 
-from edgeadapt.device.search import SCORES
+from edgeadapt.device.adaptors.search import SCORES
 
 SECONDS = {**dict.fromkeys(SCORES, 0.1), "training": 2.0}
 

@@ -6,7 +6,7 @@ import numpy as np
 from edgeadapt_bench.coreset.selection import run_selection
 from edgeadapt_bench.coreset.selection_settings import SETTINGS
 
-from edgeadapt.device.selection import DEFAULT, SELECTORS
+from edgeadapt.device.coreset import DEFAULT, SELECTORS
 
 
 def test_the_quick_form_measures_every_selector_in_every_setting() -> None:

@@ -33,9 +33,9 @@ from edgeadapt.daemon.arrival import Answer
 from edgeadapt.daemon.pictures import png_of
 from edgeadapt.daemon.series import Past, Series, Window
 from edgeadapt.demo.sample import bundle_path, load_sample
-from edgeadapt.device.budget import Budget
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import (
     BudgetError,
     BundleError,

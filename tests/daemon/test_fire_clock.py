@@ -22,7 +22,7 @@ from process import Daemon
 from edgeadapt.daemon.arrival import Arrival
 from edgeadapt.daemon.series import Series
 from edgeadapt.demo.sample import CLASSES, Sample
-from edgeadapt.device.evidence import Questions
+from edgeadapt.device.querying.questions import Questions
 from edgeadapt.results import Question
 
 Made = Callable[..., Any]

@@ -21,7 +21,7 @@ from process import Daemon  # noqa: E402
 
 from edgeadapt.daemon.settings import LoopSection  # noqa: E402
 from edgeadapt.demo.sample import CLASSES, Sample  # noqa: E402
-from edgeadapt.device.sense import StreamWindow  # noqa: E402
+from edgeadapt.device.detection.window import StreamWindow  # noqa: E402
 
 EXTRA = """
 [policy]

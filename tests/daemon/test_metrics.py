@@ -16,8 +16,8 @@ from test_control import Kiosk, Metrics, ask, images, serving
 
 from edgeadapt import __version__
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.device.budget import Budget
 from edgeadapt.device.learner import open as open_learner
+from edgeadapt.device.resources.budget import Budget
 
 parser = pytest.importorskip("prometheus_client.parser")
 UNITS = ("_seconds", "_bytes", "_ratio", "_celsius", "_watts", "_samples", "_tasks", "_labels", "_requests", "_events", "_info")

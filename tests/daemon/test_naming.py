@@ -15,9 +15,9 @@ from edgeadapt.daemon.arrival import LabelArrival
 from edgeadapt.daemon.labels import Labels
 from edgeadapt.daemon.naming import Naming
 from edgeadapt.demo.sample import CLASSES, Sample, bundle_path
-from edgeadapt.device.budget import Budget
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import BudgetError, InputError, StateError, UnknownClassError
 from edgeadapt.runtime import Runtime
 

@@ -27,7 +27,7 @@ from edgeadapt.bundle.signing import write_keypair
 from edgeadapt.daemon.service import Service
 from edgeadapt.daemon.settings_file import load_settings
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.device.folder import FolderLock
+from edgeadapt.device.storage.folder import FolderLock
 
 HAS_DAEMON = all(importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "prometheus_client"))
 needs_daemon = pytest.mark.skipif(not HAS_DAEMON, reason="needs the daemon extra (starlette, uvicorn, prometheus-client, psutil)")

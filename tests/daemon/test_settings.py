@@ -24,8 +24,8 @@ from edgeadapt.daemon.settings import (
     read_secret,
 )  # fmt: skip
 from edgeadapt.daemon.settings_file import load_settings
-from edgeadapt.device.budget import Budget
-from edgeadapt.device.policy import Keep, Policy
+from edgeadapt.device.detection.policy import Keep, Policy
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import RecipeError
 
 PAGE = Path(__file__).parents[2] / "docs" / "daemon_settings.md"

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from edgeadapt.daemon.telemetry import Telemetry
-from edgeadapt.device.vitals import Sensors, Vitals
+from edgeadapt.device.resources.sensors import Sensors, Vitals
 
 
 class Clock:

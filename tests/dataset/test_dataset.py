@@ -18,8 +18,8 @@ import edgeadapt
 from edgeadapt import cli
 from edgeadapt.dataset import FORMS, export_dataset, import_dataset
 from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
-from edgeadapt.device.copying import copied
-from edgeadapt.device.journal import Journal
+from edgeadapt.device.storage.journal import Journal
+from edgeadapt.device.storage.snapshot_copy import copied
 from edgeadapt.errors import InputError, StateError
 
 BUNDLE = str(bundle_path())

@@ -11,9 +11,9 @@ from unmigrated import RAW, teach
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.device.budget import Budget
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.runtime import Runtime, open_runtime
 
 

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from edgeadapt.bundle import read_bundle
-from edgeadapt.device.migrate import Migration
-from edgeadapt.device.program import Program
+from edgeadapt.device.inference.program import Program
+from edgeadapt.device.recovery.migrate import Migration
 from edgeadapt.runtime import open_runtime
 
 STEPS = (("begun", 1), ("classes", 1), ("carried", 1), ("carried", 2), ("built", 1), ("whole", 1), ("kept", 1), ("renamed", 1), ("cleared", 1))

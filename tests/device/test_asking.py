@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import AskPolicy, LearnPolicy, NoveltyPolicy, PolicySpec
-from edgeadapt.device.asking import FLOOR, NOVEL, Asking, Candidates, choose_questions, doubts, newness_of
-from edgeadapt.device.conditions import _drawn
+from edgeadapt.device.adaptation.domain_manager import _drawn
+from edgeadapt.device.querying.strategy import FLOOR, NOVEL, Asking, Candidates, choose_questions, doubts, newness_of
 
 POLICY = PolicySpec(learn=LearnPolicy(temperature=0.2), novelty=NoveltyPolicy(threshold=0.0, rate=0.05), ask=AskPolicy(per_condition=20, per_batch=10))
 HOMES = 3.0 * np.eye(4, 6, dtype=np.float32)  # four classes, each on an axis of its own

@@ -25,10 +25,10 @@ from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_
 from edgeadapt.bundle.schema import FORMAT, PLAIN_FORMAT
 from edgeadapt.bundle.signing import generate_key
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.device.budget import Budget
+from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.policy import Policy
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import BudgetError, BundleError, CapacityError, InputError, RuntimeUnavailable, StateError, UnknownClassError
 
 X, NAMES = images(40, seed=9)

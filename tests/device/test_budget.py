@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from clothes import BATCH, Opener, images, watch
 
-from edgeadapt.device import vitals
-from edgeadapt.device.budget import Budget, Meter
-from edgeadapt.device.steadiness import Look
-from edgeadapt.device.vitals import Vitals
+from edgeadapt.device.detection.steadiness import Look
+from edgeadapt.device.resources import sensors as vitals
+from edgeadapt.device.resources.budget import Budget, Meter
+from edgeadapt.device.resources.sensors import Vitals
 from edgeadapt.errors import BudgetError, InputWarning
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from clothes import BATCH, KNOWN, Opener, images
 
+from edgeadapt.device.inference.state import Memory
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.memory import Memory
 
 
 def in_threads(*tasks: Callable[[], Any]) -> None:

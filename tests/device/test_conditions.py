@@ -14,12 +14,12 @@ from clothes import BATCH, KNOWN, NEW, Opener, accuracy, images, sample, watch
 
 from edgeadapt.bundle.schema import AccuracyPolicy, PolicySpec
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.device import conditions as conditions_module
-from edgeadapt.device.domains import open_domain
-from edgeadapt.device.field_accuracy import FieldAccuracy
-from edgeadapt.device.health import HEALTHY, distance_from
+from edgeadapt.device.adaptation import domain_manager as conditions_module
+from edgeadapt.device.adaptation.health import HEALTHY, distance_from
+from edgeadapt.device.detection.domain_router import open_domain
+from edgeadapt.device.detection.field_accuracy import FieldAccuracy
+from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.policy import Policy
 from edgeadapt.scenarios.orders import arrange
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeadapt.device.contradiction import Belief, agrees_with_its_class, copies, learned_from, odds
+from edgeadapt.device.commits.label_noise_odds import Belief, agrees_with_its_class, copies, learned_from, odds
 
 K = 6
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from clothes import BATCH, Opener, images
 
+from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.policy import Keep, Policy
 
 
 def through(learner: Learner, conditions: tuple[str, ...], windows: int = 5) -> list[str]:

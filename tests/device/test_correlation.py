@@ -14,10 +14,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import Bundle
-from edgeadapt.device.correlation import PAIRS, Correlation, _expected
+from edgeadapt.device.adaptation.temporal_correlation import PAIRS, Correlation, _expected
+from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.program import Program
 from edgeadapt.errors import BundleError, InputError
 from edgeadapt.runtime import Runtime
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeadapt.device.journal import FILE_NAME, EvidenceRow, Journal
-from edgeadapt.device.log_check import check_log
+from edgeadapt.device.storage.journal import FILE_NAME, EvidenceRow, Journal
+from edgeadapt.device.storage.log_check import check_log
 from edgeadapt.errors import StateError
 
 LOG = f"{FILE_NAME}-wal"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from laid_out import DRIVER, HAS_COMPILER, NAMES, NANO_MODES, RUNTIME, compile_library, lay_out
 
-from edgeadapt.device import vitals
+from edgeadapt.device.resources import sensors as vitals
 from edgeadapt.doctor import accelerator, board, clock, heat, power, storage, system
 from edgeadapt.doctor.boards import JETPACKS, MODULES, chip_of, jetpack_of, l4t_release, module_of
 from edgeadapt.doctor.finding import Finding

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from edgeadapt.bundle.schema import AccuracyPolicy, PolicySpec
-from edgeadapt.device.field_accuracy import Answers, FieldAccuracy
-from edgeadapt.device.quiet import QuietQuestions
+from edgeadapt.device.detection.field_accuracy import Answers, FieldAccuracy
+from edgeadapt.device.querying.quiet_questions import QuietQuestions
 
 POLICY = PolicySpec(accuracy=AccuracyPolicy(accuracy=0.9, samples=500))
 

@@ -10,11 +10,11 @@ import pytest
 
 import edgeadapt
 from edgeadapt.demo.sample import CLASSES, bundle_path, load_sample
-from edgeadapt.device.accuracy import wilson
-from edgeadapt.device.field_quality import grouped, weighted
-from edgeadapt.device.journal_rows import FieldAnswer
+from edgeadapt.device.detection.accuracy_estimate import wilson
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.learning_curve import CHOSEN, Curve, expected_gain, fitted_gain, measured_curve
+from edgeadapt.device.quality.field_quality import grouped, weighted
+from edgeadapt.device.quality.learning_curve import CHOSEN, Curve, expected_gain, fitted_gain, measured_curve
+from edgeadapt.device.storage.rows import FieldAnswer
 from edgeadapt.results import RightAnswers
 from edgeadapt.scenarios.corruptions import corrupt
 

@@ -11,8 +11,8 @@ import pytest
 
 from edgeadapt._toml import to_struct
 from edgeadapt.daemon.settings import BudgetSection, KeepSection, PolicySection
-from edgeadapt.device.budget import Budget
-from edgeadapt.device.policy import Keep, Policy
+from edgeadapt.device.detection.policy import Keep, Policy
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import BudgetError, InputError, RecipeError
 
 SECTIONS = {Policy: PolicySection, Keep: KeepSection, Budget: BudgetSection}

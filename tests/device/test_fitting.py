@@ -16,9 +16,9 @@ import edgeadapt
 from edgeadapt import Budget, Policy
 from edgeadapt.bundle import read_bundle
 from edgeadapt.bundle.schema import decode_manifest, encode_manifest
-from edgeadapt.device.journal import Journal
-from edgeadapt.device.program import Program
-from edgeadapt.device.replay import replay
+from edgeadapt.device.inference.program import Program
+from edgeadapt.device.recovery.replay import replay
+from edgeadapt.device.storage.journal import Journal
 from edgeadapt.errors import BundleError
 from edgeadapt.runtime import open_runtime
 

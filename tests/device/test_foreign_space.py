@@ -12,11 +12,11 @@ from clothes import CLASSES, Opener, images, watch
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.device import evidence
-from edgeadapt.device.evidence import as_stored
-from edgeadapt.device.journal_rows import EvidenceRow
+from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.policy import Policy
+from edgeadapt.device.querying import pending as evidence
+from edgeadapt.device.storage.features import as_stored
+from edgeadapt.device.storage.rows import EvidenceRow
 from edgeadapt.errors import InputError
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeadapt.bundle.schema import AdaptorSpec, GrowthPolicy
-from edgeadapt.device.drift import Trail
-from edgeadapt.device.growth import SIGNIFICANCE, Standing, doubt, halves_apart, why_not
+from edgeadapt.device.adaptors.criteria import SIGNIFICANCE, Standing, doubt, halves_apart, why_not
+from edgeadapt.device.detection.gradual_drift import Trail
 
 POLICY = GrowthPolicy(candidates=(AdaptorSpec(name="a", tensors=("a.x",), learning_rate=0.1, steps=1, batch=1),))
 READY = Standing("condition", labels=60, classes=4, considered=0, gap=0.05)

@@ -11,8 +11,9 @@ from clothes import KNOWN, NEW, Opener, images, wrong
 from edgeadapt_bench.labels.guard_power import verdict_of
 
 from edgeadapt.bundle.schema import GuardPolicy
-from edgeadapt.device.domains import open_domain
-from edgeadapt.device.guard import bound_problem, decline, judge, out_of_bounds, sign_test, upper_tail
+from edgeadapt.device.commits.guard import bound_problem, decline, judge, out_of_bounds
+from edgeadapt.device.detection.domain_router import open_domain
+from edgeadapt.device.numerics.statistics import sign_test, upper_tail
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgeadapt.device.health import (
+from edgeadapt.device.adaptation.health import (
     CROWDED,
     DISPUTED,
     FEWEST_SURE,

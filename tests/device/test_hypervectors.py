@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeadapt.device.hypervectors import binary_cosine, factors, hadamard, packed, project, signs
+from edgeadapt.device.numerics.hypervectors import binary_cosine, factors, hadamard, packed, project, signs
 from edgeadapt.errors import InputError
 
 

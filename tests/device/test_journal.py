@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.device.journal import DECISIONS_KEPT, FILE_NAME, LOCK_NAME, CommitRow, EvidenceRow, Journal, Moves
+from edgeadapt.device.storage.journal import DECISIONS_KEPT, FILE_NAME, LOCK_NAME, CommitRow, EvidenceRow, Journal, Moves
 from edgeadapt.errors import StateError
 
 
@@ -167,7 +167,7 @@ def test_decisions_are_bounded_and_newest_first(state: Path) -> None:
 
 
 def test_the_lock_names_its_holder_and_dies_with_it(state: Path) -> None:
-    script = "import sys; from edgeadapt.device.journal import Journal; j = Journal(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+    script = "import sys; from edgeadapt.device.storage.journal import Journal; j = Journal(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
     holder = subprocess.Popen([sys.executable, "-c", script, str(state)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout and holder.stdout.readline() == b"held\n"
     assert (state / LOCK_NAME).read_text() == f"{holder.pid}\n"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from clothes import BATCH, KNOWN, Opener, accuracy, assert_same, images, tensors, watch, wrong
 
+from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.policy import Keep, Policy
 from edgeadapt.errors import InputError, StateError, UnknownClassError
 
 

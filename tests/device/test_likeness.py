@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeadapt.device.likeness import MOST, chained
+from edgeadapt.device.querying.likeness import MOST, chained
 
 
 def test_clusters_come_out_whole_and_each_as_a_group() -> None:

@@ -15,13 +15,13 @@ from clothes import tensors
 from vectors import samples
 
 from edgeadapt.bundle import Bundle, read_bundle
-from edgeadapt.device import learning as learning_room
-from edgeadapt.device.budget import Budget, WriteRoom
-from edgeadapt.device.journal import Journal
+from edgeadapt.device.detection.policy import Keep
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.policy import Keep
-from edgeadapt.device.writes import Writes
+from edgeadapt.device.pipeline import label_worker as learning_room
+from edgeadapt.device.resources.budget import Budget, WriteRoom
+from edgeadapt.device.resources.write_meter import Writes
+from edgeadapt.device.storage.journal import Journal
 from edgeadapt.errors import BudgetError, StateError, StorageError
 
 GOLDEN = Path(__file__).parent / "golden"

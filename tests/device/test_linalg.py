@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.device.linalg import FEWEST, NUMERICS, balanced_ridge, cholesky_solve, class_mean, nearest_mean
+from edgeadapt.device.numerics.linalg import FEWEST, NUMERICS, balanced_ridge, cholesky_solve, class_mean, nearest_mean
 
 WIDTH, SLOTS = 20, 6
 CENTRES = 2.0 * np.random.default_rng(1).standard_normal((SLOTS, WIDTH))

@@ -12,9 +12,9 @@ import pytest
 from vectors import samples
 
 from edgeadapt.bundle import Bundle, read_bundle
-from edgeadapt.device.journal import FILE_NAME
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
+from edgeadapt.device.storage.journal import FILE_NAME
 
 GOLDEN = Path(__file__).parent / "golden"
 SECRET = "nobody-may-read-this"

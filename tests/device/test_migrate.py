@@ -16,9 +16,9 @@ from unmigrated import GOLDEN, LEARNED, RAW, SEEN_BY_SECOND, digest, images, tea
 from vectors import samples
 
 from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.migrate import migrate
-from edgeadapt.device.program import Program
+from edgeadapt.device.recovery.migrate import migrate
 from edgeadapt.errors import BundleError, CapacityError, InputError, StateError
 from edgeadapt.runtime import Runtime
 from edgeadapt.scenarios.corruptions import corrupt
@@ -223,8 +223,8 @@ def test_conditions_are_named_as_lost(old: Path, bundle: Bundle, second: Bundle,
 
 
 def test_the_new_state_replays_with_the_same_digests(old: Path, second: Bundle, runtime: Runtime) -> None:
-    from edgeadapt.device.journal import Journal
-    from edgeadapt.device.replay import replay
+    from edgeadapt.device.recovery.replay import replay
+    from edgeadapt.device.storage.journal import Journal
 
     migrate(old, second, runtime=runtime)
     journal = Journal(old)

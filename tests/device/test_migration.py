@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.device import journal_schema
-from edgeadapt.device.journal import FILE_NAME, SCHEMA_VERSION, Journal
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
+from edgeadapt.device.storage import schema as journal_schema
+from edgeadapt.device.storage.journal import FILE_NAME, SCHEMA_VERSION, Journal
 
 GOLDEN = Path(__file__).parent / "golden"
 BUNDLE = GOLDEN / "vectors.edge"

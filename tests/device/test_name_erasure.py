@@ -11,7 +11,7 @@ from vectors import samples
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.replay import replay
+from edgeadapt.device.recovery.replay import replay
 
 GOLDEN = Path(__file__).parent / "golden"
 NAME = "Ada O'Byron"

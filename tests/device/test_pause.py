@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from clothes import BATCH, Opener, images
 
-from edgeadapt.device.worker import Worker
+from edgeadapt.device.resources.worker import Worker
 from edgeadapt.errors import StateError
 
 

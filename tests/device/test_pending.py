@@ -12,7 +12,8 @@ import pytest
 from clothes import Opener, images
 
 from edgeadapt.bundle import Bundle
-from edgeadapt.device.evidence import Ids, Pending, PendingBatch, as_stored
+from edgeadapt.device.querying.pending import Ids, Pending, PendingBatch
+from edgeadapt.device.storage.features import as_stored
 
 RNG = np.random.default_rng(0)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from edgeadapt.bundle.schema import AdaptPolicy, AskPolicy, NoveltyPolicy, PolicySpec, ShiftPolicy
-from edgeadapt.device.memory import SOURCE, Domain, Signature
-from edgeadapt.device.policy import NOVEL as NOVEL_TOPIC
-from edgeadapt.device.policy import QUIET, UNCERTAIN, Policy, StreamState, WindowReading, decide, judge_answers
+from edgeadapt.device.detection.policy import NOVEL as NOVEL_TOPIC
+from edgeadapt.device.detection.policy import QUIET, UNCERTAIN, Policy, StreamState, WindowReading, decide, judge_answers
+from edgeadapt.device.inference.state import SOURCE, Domain, Signature
 
 POLICY = PolicySpec(
     shift=ShiftPolicy(confirm_windows=2, clear_windows=3, route_distance=0.1), novelty=NoveltyPolicy(window_share=0.5), ask=AskPolicy(per_condition=20, per_batch=8)

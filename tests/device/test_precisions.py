@@ -15,9 +15,9 @@ from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_
 from edgeadapt.bundle.schema import Manifest, decode_manifest, encode_manifest, encoder_tensors, space_of
 from edgeadapt.cli import main
 from edgeadapt.demo.sample import bundle_path
+from edgeadapt.device.inference.precision_check import probe_features, probe_inputs
+from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.probing import probe_features, probe_inputs
-from edgeadapt.device.program import Program
 from edgeadapt.errors import BundleError, InputError, RuntimeUnavailable
 from edgeadapt.runtime import Runtime
 

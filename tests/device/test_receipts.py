@@ -11,9 +11,9 @@ from clothes import tensors
 from vectors import samples
 
 from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.device.detection.policy import Keep
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.policy import Keep
 from edgeadapt.errors import InputError, StateError
 
 GOLDEN = Path(__file__).parent / "golden"

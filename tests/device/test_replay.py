@@ -15,15 +15,16 @@ from unguarded import unguarded
 from vectors import NAMES, samples
 
 from edgeadapt.bundle import Bundle, read_bundle
-from edgeadapt.device.bisect import Fall, Labelled, accuracy, course, own_judges, search
-from edgeadapt.device.copying import copied
-from edgeadapt.device.journal import Journal
+from edgeadapt.device.commits.serialization import snapshot_of
+from edgeadapt.device.detection.policy import Keep
+from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.policy import Keep
-from edgeadapt.device.program import Program
-from edgeadapt.device.replay import Replayed, difference, reachable_start, replay, walk
-from edgeadapt.device.resume import rebuild, snapshot_of
+from edgeadapt.device.recovery.bisect import Fall, Labelled, accuracy, course, own_judges, search
+from edgeadapt.device.recovery.rebuild import rebuild
+from edgeadapt.device.recovery.replay import Replayed, difference, reachable_start, replay, walk
+from edgeadapt.device.storage.journal import Journal
+from edgeadapt.device.storage.snapshot_copy import copied
 from edgeadapt.errors import StateError
 from edgeadapt.runtime import Runtime
 

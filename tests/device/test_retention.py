@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.device.retention import BalancedMemory
+from edgeadapt.device.adaptation.replay_buffer import BalancedMemory
 
 
 def offer(memory: BalancedMemory, slots: Any, first: int = 0) -> None:

@@ -7,8 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeadapt.device.memory import Signature
-from edgeadapt.device.routing import ConditionBundle, MergeCandidate, merge_candidates, merged_signature, route, similarity_of
+from edgeadapt.device.detection.hypervector_bundles import (
+    ConditionBundle,
+    MergeCandidate,
+    merge_candidates,
+    merged_signature,
+    route,
+    similarity_of,
+)
+from edgeadapt.device.inference.state import Signature
 from edgeadapt.errors import InputError
 
 SLOTS, WIDTH = 4, 32

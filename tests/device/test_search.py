@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeadapt.device.search import SCORES, Candidate, choose, naswot, ridge, spectral
+from edgeadapt.device.adaptors.search import SCORES, Candidate, choose, naswot, ridge, spectral
 from edgeadapt.errors import InputError
 
 NONE = -1e9

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeadapt.device.selection.choice import bin_entropy, choose_experts, standardised
-from edgeadapt.device.selection.clusters import k_means, skill_clusters
-from edgeadapt.device.selection.experts import EXPERTS, grand, grounding, scores
-from edgeadapt.device.selection.gradients import (
+from edgeadapt.device.coreset.choice import bin_entropy, choose_experts, standardised
+from edgeadapt.device.coreset.clusters import k_means, skill_clusters
+from edgeadapt.device.coreset.experts import EXPERTS, grand, grounding, scores
+from edgeadapt.device.coreset.gradients import (
     gradient_kernel,
     gradient_mean,
     gradient_norms,
@@ -18,8 +18,8 @@ from edgeadapt.device.selection.gradients import (
     gradient_sketch,
     residuals,
 )
-from edgeadapt.device.selection.readout import fit, probabilities
-from edgeadapt.device.selection.samples import Samples
+from edgeadapt.device.coreset.readout import fit, probabilities
+from edgeadapt.device.coreset.samples import Samples
 from edgeadapt.errors import InputError
 
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeadapt.device.selection import DEFAULT, SELECTORS, Samples, SelectedMemory, choose
-from edgeadapt.device.selection.adaptive import Adaptive
-from edgeadapt.device.selection.agreement import agreeing_rows, is_noisy
-from edgeadapt.device.selection.budgets import class_quotas, water_fill
-from edgeadapt.device.selection.coverage import Coverage, coverage_rows
-from edgeadapt.device.selection.duplicates import distinct_rows, redundancy
-from edgeadapt.device.selection.herding import Herding
-from edgeadapt.device.selection.matched import Matched
+from edgeadapt.device.coreset import DEFAULT, SELECTORS, Samples, SelectedMemory, choose
+from edgeadapt.device.coreset.adaptive import Adaptive
+from edgeadapt.device.coreset.agreement import agreeing_rows, is_noisy
+from edgeadapt.device.coreset.budgets import class_quotas, water_fill
+from edgeadapt.device.coreset.coverage import Coverage, coverage_rows
+from edgeadapt.device.coreset.duplicates import distinct_rows, redundancy
+from edgeadapt.device.coreset.herding import Herding
+from edgeadapt.device.coreset.matched import Matched
 from edgeadapt.errors import InputError
 
 WITH_QUOTAS = tuple(name for name in SELECTORS if name != "reservoir")

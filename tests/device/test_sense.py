@@ -9,8 +9,8 @@ import pytest
 from clothes import BATCH, KNOWN, NEW, Opener, images, watch
 
 from edgeadapt.bundle.schema import NoveltyPolicy, ShiftPolicy
-from edgeadapt.device.policy import Policy
-from edgeadapt.device.sense import StreamWindow, shift_ratio
+from edgeadapt.device.detection.policy import Policy
+from edgeadapt.device.detection.window import StreamWindow, shift_ratio
 from edgeadapt.scenarios.orders import arrange
 
 SHIFT = ShiftPolicy(window=8, groups=(3, 2), thresholds=(2.0, 0.5))

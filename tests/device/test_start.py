@@ -12,9 +12,9 @@ import pytest
 
 import edgeadapt
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.device import program as programs
-from edgeadapt.device.late_graph import LateGraph
-from edgeadapt.device.program import Program
+from edgeadapt.device.inference import program as programs
+from edgeadapt.device.inference.late_graph import LateGraph
+from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import BundleError
 from edgeadapt.runtime import GraphFile, open_runtime
 
@@ -22,7 +22,7 @@ UNUSED = {
     "cryptography", "email.mime", "http", "asyncio", "subprocess", "multiprocessing", "urllib.request",
     "edgeadapt_onnxruntime._gpu", "edgeadapt_onnxruntime._device_executable",
     "edgeadapt_onnxruntime._provider_child", "edgeadapt.placement.placing", "edgeadapt.placement.trials",
-    "edgeadapt.daemon", "edgeadapt_bench", "edgeadapt.commands", "edgeadapt.device.migrate",
+    "edgeadapt.daemon", "edgeadapt_bench", "edgeadapt.commands", "edgeadapt.device.recovery.migrate",
 }  # fmt: skip
 _START = """
 import json, sys

@@ -11,7 +11,7 @@ from vectors import samples
 
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_bundle
 from edgeadapt.bundle.schema import decode_manifest, encode_manifest
-from edgeadapt.device.program import Program
+from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import BundleError
 from edgeadapt.runtime import open_runtime
 

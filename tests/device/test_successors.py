@@ -21,11 +21,11 @@ from edgeadapt.bundle._container import member_order, pack, read_directory, read
 from edgeadapt.bundle.schema import encoder_tensors, space_of
 from edgeadapt.bundle.signing import encode_signature, generate_key, key_id, sign
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.device.budget import Budget
-from edgeadapt.device.journal import Journal
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.trust import Remembered, check_offer, check_successor
+from edgeadapt.device.recovery.trust import Remembered, check_offer, check_successor
+from edgeadapt.device.resources.budget import Budget
+from edgeadapt.device.storage.journal import Journal
 from edgeadapt.errors import BudgetError, BundleError, StateError
 from edgeadapt.runtime import Runtime
 

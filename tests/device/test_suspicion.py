@@ -13,10 +13,10 @@ from edgeadapt_bench.datasets.poison import AT_THE_FACTORY, burst
 from vectors import NAMES, samples
 
 from edgeadapt.demo.sample import CLASSES
+from edgeadapt.device.commits.label_noise import COPIES, FEWEST_SHIFTED
+from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.policy import Policy
-from edgeadapt.device.suspicion import COPIES, FEWEST_SHIFTED
 from edgeadapt.host.datasets import ImageData
 from edgeadapt.scenarios.corruptions import corrupt
 

@@ -16,9 +16,9 @@ from migrating import STEPS
 from unmigrated import GOLDEN, RAW, digest
 
 from edgeadapt.bundle import Bundle
+from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.migrate import Migration, migrate
-from edgeadapt.device.program import Program
+from edgeadapt.device.recovery.migrate import Migration, migrate
 from edgeadapt.errors import StateError
 from edgeadapt.runtime import Runtime
 

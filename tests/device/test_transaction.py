@@ -16,8 +16,8 @@ from clothes import KNOWN, NEW, Opener, assert_same, images, tensors, watch, wro
 from dying import CHANGES, STEPS, prepare
 
 from edgeadapt.demo.sample import bundle_path
+from edgeadapt.device.commits.evidence_sums import apply_rows
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.resume import apply_rows
 from edgeadapt.errors import StateError
 
 X, NAMES = images(200, seed=21)

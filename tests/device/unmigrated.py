@@ -10,9 +10,9 @@ import numpy as np
 from clothes import CLASSES, KNOWN, sample
 
 from edgeadapt.bundle import Bundle
+from edgeadapt.device.detection.policy import Keep
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.policy import Keep
 from edgeadapt.runtime import Runtime
 from edgeadapt.scenarios.corruptions import corrupt
 

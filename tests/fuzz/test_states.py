@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.device.journal import FILE_NAME
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
+from edgeadapt.device.storage.journal import FILE_NAME
 from edgeadapt.errors import BundleError, EdgeadaptError, InputError, StateError
 from fuzz import shipped
 from fuzz.limits import within

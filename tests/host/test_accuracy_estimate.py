@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeadapt.bundle.schema import AccuracyPolicy
-from edgeadapt.device.accuracy import RecentAccuracy, margins_of, tally, wilson
+from edgeadapt.device.detection.accuracy_estimate import RecentAccuracy, margins_of, tally, wilson
 from edgeadapt.host.accuracy_estimate import accuracy_policy
 
 K = 6

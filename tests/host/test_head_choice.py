@@ -12,12 +12,12 @@ import pytest
 import edgeadapt
 from edgeadapt import host
 from edgeadapt.bundle import read_bundle
-from edgeadapt.device.factory_samples import FactorySamples
-from edgeadapt.device.head_choice import climbed
-from edgeadapt.device.logistic_head import LogisticHead
-from edgeadapt.device.memory import AS_SHIPPED, HeadChoice
-from edgeadapt.device.policy import UNCERTAIN, Policy
-from edgeadapt.device.program import Program
+from edgeadapt.device.commits.factory_samples import FactorySamples
+from edgeadapt.device.commits.head_choice import climbed
+from edgeadapt.device.commits.logistic_head import LogisticHead
+from edgeadapt.device.detection.policy import UNCERTAIN, Policy
+from edgeadapt.device.inference.program import Program
+from edgeadapt.device.inference.state import AS_SHIPPED, HeadChoice
 from edgeadapt.runtime import open_runtime
 
 NAMES = ["a", "b", "c", "d"]

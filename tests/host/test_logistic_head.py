@@ -10,12 +10,12 @@ import pytest
 
 import edgeadapt
 from edgeadapt import host
-from edgeadapt.device import head_choice, logistic_head
-from edgeadapt.device.guard import GuardSet
-from edgeadapt.device.logistic import logistic
-from edgeadapt.device.logistic_head import LogisticHead
-from edgeadapt.device.memory import Domain, Memory, Signature
-from edgeadapt.device.policy import Policy
+from edgeadapt.device.commits import head_choice, logistic_head
+from edgeadapt.device.commits.guard import GuardSet
+from edgeadapt.device.commits.logistic_head import LogisticHead
+from edgeadapt.device.detection.policy import Policy
+from edgeadapt.device.inference.state import Domain, Memory, Signature
+from edgeadapt.device.numerics.logistic_regression import logistic
 from edgeadapt.runtime import Tensors
 
 DIM, NAMES = 12, ("a", "b", "c")

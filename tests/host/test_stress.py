@@ -16,7 +16,7 @@ from edgeadapt import host
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, stress_table, write_bundle
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.cli import main
-from edgeadapt.device import corrections
+from edgeadapt.device.adaptation import corrections
 from edgeadapt.errors import InputError
 from edgeadapt.host import _export, composition
 from edgeadapt.host.compile import compile_graph

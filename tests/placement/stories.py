@@ -10,9 +10,9 @@ import numpy as np
 
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
-from edgeadapt.device.budget import Budget
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.runtime import Runtime
 
 

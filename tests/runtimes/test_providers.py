@@ -18,7 +18,7 @@ from edgeadapt_onnxruntime._providers import CPU, CUDA, KNOWN, REFUSED, TENSORRT
 import edgeadapt
 from edgeadapt.demo.sample import KNOWN as SHIPPED
 from edgeadapt.demo.sample import bundle_path, load_sample
-from edgeadapt.device.policy import Policy
+from edgeadapt.device.detection.policy import Policy
 from edgeadapt.errors import BundleError, InputError, RuntimeUnavailable
 from edgeadapt.onnx_file import OnnxFile
 from edgeadapt.runtime import GraphFile, Tensors

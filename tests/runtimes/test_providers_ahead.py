@@ -19,8 +19,8 @@ import edgeadapt
 from edgeadapt import cli
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.device.budget import Budget
-from edgeadapt.device.building import Result, build_ahead, requests
+from edgeadapt.device.inference.prebuild import Result, build_ahead, requests
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt.onnx_file import OnnxFile
 from edgeadapt.runtime import BuildsAhead, GraphFile

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from journal_life import JournalLife
 
-from edgeadapt.device.journal import Journal
+from edgeadapt.device.storage.journal import Journal
 
 
 class Unsynced(JournalLife):

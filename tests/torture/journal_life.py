@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from stored import Stored, difference, stored_in
 
-from edgeadapt.device.journal import Journal
-from edgeadapt.device.journal_rows import CommitRow, EvidenceRow, Moves
-from edgeadapt.device.name_erasure import Names
+from edgeadapt.device.storage.journal import Journal
+from edgeadapt.device.storage.name_erasure import Names
+from edgeadapt.device.storage.rows import CommitRow, EvidenceRow, Moves
 
 
 def row(number: int, source: str = "line 1") -> EvidenceRow:

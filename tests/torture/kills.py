@@ -33,9 +33,9 @@ from typing import Any
 import source
 from warm import learner, samples, warm_up
 
-from edgeadapt.device import transaction
-from edgeadapt.device.journal import Journal
+from edgeadapt.device.commits import transactions as transaction
 from edgeadapt.device.learner import Learner
+from edgeadapt.device.storage.journal import Journal
 
 LIFE_S = 0.1  # a kill comes within so many seconds of opening
 EARLY = 0.15  # share of kills that do not wait for that

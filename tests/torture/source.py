@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from warm import NAMES, samples
 
-from edgeadapt.device.journal_rows import EvidenceRow
 from edgeadapt.device.learner import Learner
+from edgeadapt.device.storage.rows import EvidenceRow
 
 WINDOW = 32
 NEW = ("crack", "hole")

@@ -12,9 +12,9 @@ sys.path.append(str(DEVICE))
 from vectors import NAMES, samples  # noqa: E402  what the small golden bundle was made from
 
 from edgeadapt.bundle import Bundle, read_bundle  # noqa: E402
-from edgeadapt.device.budget import Budget  # noqa: E402
 from edgeadapt.device.learner import Learner  # noqa: E402
 from edgeadapt.device.learner import open as open_learner  # noqa: E402
+from edgeadapt.device.resources.budget import Budget  # noqa: E402
 from edgeadapt.runtime import Runtime, open_runtime  # noqa: E402
 
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.demo.sample import KNOWN
+from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.program import Program
 from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt_bench.datasets import mirror

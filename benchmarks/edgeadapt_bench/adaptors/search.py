@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.search import SCORES, Candidate, choose
+from edgeadapt.device.adaptors.search import SCORES, Candidate, choose
 from edgeadapt.errors import InputError, RuntimeUnavailable
 from edgeadapt_bench.adaptors.search_rows import draw, means, summary
 from edgeadapt_bench.adaptors.search_summary import BOTH, DRAWS, NONE, REFITTED, SHARED, UPDATED, Trial

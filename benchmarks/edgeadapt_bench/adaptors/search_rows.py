@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeadapt.device.search import SCORES
+from edgeadapt.device.adaptors.search import SCORES
 from edgeadapt_bench.adaptors.search_summary import (
     BOTH,
     DRAWS,

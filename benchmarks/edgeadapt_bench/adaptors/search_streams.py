@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeadapt.device.linalg import NUMERICS
+from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.host.cross_fitting import log_loss
 from edgeadapt.host.methods.base import Dims, FactoryData
 from edgeadapt.host.methods.ridge import Ridge

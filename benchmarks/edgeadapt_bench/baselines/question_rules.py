@@ -1,4 +1,4 @@
-"""What one could ask about instead: rules beside ``edgeadapt.device.asking.choose_questions``, on the same windows."""
+"""What one could ask about instead: rules beside ``edgeadapt.device.querying.strategy.choose_questions``, on the same windows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.asking import Candidates, Rule, choose_questions
+from edgeadapt.device.querying.strategy import Candidates, Rule, choose_questions
 
 
 def random_rule(seed: int) -> Rule:

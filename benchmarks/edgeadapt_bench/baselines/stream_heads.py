@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeadapt.device.linalg import NUMERICS
+from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.host.methods.base import Dims, FactoryData
 from edgeadapt_bench.baselines.stream_plan import Plan, least
 from edgeadapt_bench.datasets.pools import Pool

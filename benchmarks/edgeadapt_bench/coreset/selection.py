@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.linalg import one_thread
-from edgeadapt.device.selection import DEFAULT, DEFAULT_RETAINED, SELECTORS, Samples, SelectedMemory
-from edgeadapt.device.selection.clusters import skill_clusters
-from edgeadapt.device.selection.herding import unit
-from edgeadapt.device.selection.matched import WIDTH, projected
-from edgeadapt.device.selection.readout import probabilities
+from edgeadapt.device.coreset import DEFAULT, DEFAULT_RETAINED, SELECTORS, Samples, SelectedMemory
+from edgeadapt.device.coreset.clusters import skill_clusters
+from edgeadapt.device.coreset.herding import unit
+from edgeadapt.device.coreset.matched import WIDTH, projected
+from edgeadapt.device.coreset.readout import probabilities
+from edgeadapt.device.numerics.linalg import one_thread
 from edgeadapt.errors import EdgeadaptError
 from edgeadapt_bench.coreset.selection_heads import BATCH, by_gradient, replay, ridge
 from edgeadapt_bench.coreset.selection_settings import SETTINGS

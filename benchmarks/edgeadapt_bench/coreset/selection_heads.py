@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.selection import Samples, Selector
+from edgeadapt.device.coreset import Samples, Selector
 from edgeadapt_bench.datasets.pools import Pool
 
 F32 = NDArray[np.float32]

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
-from edgeadapt.device.budget import Budget
+from edgeadapt.device.detection.policy import Policy
+from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.policy import Policy
-from edgeadapt.device.program import Program
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import InputError
 from edgeadapt.host.datasets import ImageData, fashion_mnist
 from edgeadapt.runtime import open_runtime

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
-from edgeadapt.device.budget import Budget
+from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.policy import Policy
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.runtime import Runtime
 from edgeadapt_bench.gpu.gpu_child import answer
 from edgeadapt_bench.gpu.gpu_result import GpuRow, checked, measured

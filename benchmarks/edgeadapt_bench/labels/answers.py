@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.demo.sample import KNOWN
+from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.policy import Policy
 from edgeadapt.host.datasets import ImageData
 from edgeadapt.scenarios.orders import batches, stream_rows
 from edgeadapt.scenarios.refitted_head import RefittedHead, recovery

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.demo.sample import CLASSES, KNOWN, NEW
+from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.linalg import NUMERICS
-from edgeadapt.device.program import Program
+from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.scenarios.refitted_head import RefittedHead
 from edgeadapt_bench.datasets.material import Material, Say, bar, load_material, names_of, open_quick, spread
 from edgeadapt_bench.harness.measure import Row

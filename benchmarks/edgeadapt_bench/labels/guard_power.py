@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgeadapt.bundle.schema import GuardPolicy
-from edgeadapt.device.evidence import as_stored
-from edgeadapt.device.guard import sign_test
-from edgeadapt.device.journal_rows import EvidenceRow
 from edgeadapt.device.learner import Learner
+from edgeadapt.device.numerics.statistics import sign_test
+from edgeadapt.device.storage.features import as_stored
+from edgeadapt.device.storage.rows import EvidenceRow
 from edgeadapt.host.datasets import ImageData
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt.scenarios.orders import batches

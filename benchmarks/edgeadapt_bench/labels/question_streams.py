@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.demo.sample import CLASSES, KNOWN
-from edgeadapt.device.asking import Asking, Candidates, Rule
+from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.policy import Policy
+from edgeadapt.device.querying.strategy import Asking, Candidates, Rule
 from edgeadapt.scenarios.orders import batches
 from edgeadapt_bench.datasets.material import BATCH, Material, open_quick, right
 from edgeadapt_bench.labels.answers import Showing

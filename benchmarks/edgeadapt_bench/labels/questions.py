@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.demo.sample import KNOWN, NEW
-from edgeadapt.device.asking import choose_questions
-from edgeadapt.device.policy import Policy
+from edgeadapt.device.detection.policy import Policy
+from edgeadapt.device.querying.strategy import choose_questions
 from edgeadapt.host.datasets import ImageData
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt.scenarios.refitted_head import RefittedHead, recovery

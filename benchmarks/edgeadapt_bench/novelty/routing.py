@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import GUARD
-from edgeadapt.device.domains import Places
-from edgeadapt.device.hypervectors import project
-from edgeadapt.device.memory import Memory, Signature
-from edgeadapt.device.program import Program
-from edgeadapt.device.resume import factory_memory
-from edgeadapt.device.routing import ClassSums, ConditionBundle, similarity_of
+from edgeadapt.device.commits.evidence_sums import factory_memory
+from edgeadapt.device.detection.domain_router import Places
+from edgeadapt.device.detection.hypervector_bundles import ClassSums, ConditionBundle, similarity_of
+from edgeadapt.device.inference.program import Program
+from edgeadapt.device.inference.state import Memory, Signature
+from edgeadapt.device.numerics.hypervectors import project
 from edgeadapt.runtime import Executable
 from edgeadapt.scenarios.corruptions import REPORTING, TUNING, corrupt
 from edgeadapt_bench.datasets.material import CONDITIONS, SEVERITY, Material

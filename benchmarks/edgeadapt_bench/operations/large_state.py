@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from edgeadapt.bundle import read_bundle
-from edgeadapt.device.budget import Budget
+from edgeadapt.device.detection.policy import Keep
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.policy import Keep
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import InputError
 from edgeadapt.results import Receipt
 from edgeadapt_bench.datasets.vectors import Crowd

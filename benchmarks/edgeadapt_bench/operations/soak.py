@@ -20,10 +20,10 @@ import numpy as np
 
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path
+from edgeadapt.device.detection.policy import Policy
+from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.policy import Policy
-from edgeadapt.device.program import Program
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt.scenarios.environment import resident_mib
 from edgeadapt_bench.datasets.vectors import Crowd, vector_bundle

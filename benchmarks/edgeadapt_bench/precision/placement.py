@@ -16,7 +16,7 @@ import numpy as np
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.bundle.schema import GraphSpec, PortSpec
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.device.program import Program
+from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import EdgeadaptError
 from edgeadapt.placement import Rules
 from edgeadapt.placement.agreement import compare

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.bundle.schema import Precision
 from edgeadapt.demo.sample import KNOWN, NEW
-from edgeadapt.device.memory import Memory
-from edgeadapt.device.program import Program
-from edgeadapt.device.resume import factory_memory
-from edgeadapt.device.sense import shift_ratio
+from edgeadapt.device.commits.evidence_sums import factory_memory
+from edgeadapt.device.detection.window import shift_ratio
+from edgeadapt.device.inference.program import Program
+from edgeadapt.device.inference.state import Memory
 from edgeadapt.errors import InputError
 from edgeadapt.host.datasets import ImageData
 from edgeadapt.host.novelty_choice import auroc

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
-from edgeadapt.device.program import Program
+from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt.runtime import open_runtime
 from edgeadapt_bench.datasets.lite0 import LITE0_TAPS, lite0, upscaled

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import ShiftPolicy
 from edgeadapt.demo.sample import KNOWN, NEW
-from edgeadapt.device.program import Program
-from edgeadapt.device.resume import factory_memory
-from edgeadapt.device.sense import shift_ratio, shift_ratio_of_mean
+from edgeadapt.device.commits.evidence_sums import factory_memory
+from edgeadapt.device.detection.window import shift_ratio, shift_ratio_of_mean
+from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt.runtime import open_runtime
 from edgeadapt.scenarios.corruptions import REPORTING, corrupt

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import AccuracyPolicy, ShiftPolicy
-from edgeadapt.device.accuracy import RecentAccuracy, tally
-from edgeadapt.device.sense import shift_ratio
+from edgeadapt.device.detection.accuracy_estimate import RecentAccuracy, tally
+from edgeadapt.device.detection.window import shift_ratio
 from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt.host import calibrate
 from edgeadapt.host.accuracy_estimate import accuracy_policy

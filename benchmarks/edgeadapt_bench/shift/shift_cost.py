@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.device.detection.policy import Policy
+from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.policy import Policy
-from edgeadapt.device.program import Program
 from edgeadapt.runtime import open_runtime
 from edgeadapt.scenarios.environment import resident_mib
 from edgeadapt.scenarios.orders import batches

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import edgeadapt
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_bundle
 from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
-from edgeadapt.device.program import Program
+from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import InputError
 from edgeadapt.host import export
 from edgeadapt.host.datasets import ImageData, fashion_mnist

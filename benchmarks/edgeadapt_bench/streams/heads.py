@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.linalg import NUMERICS
+from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt_bench.datasets.lite0 import lite0, upscaled
 from edgeadapt_bench.harness.measure import Row, Say, at_most, near
 

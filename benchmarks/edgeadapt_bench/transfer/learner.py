@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 import edgeadapt
 from edgeadapt.bundle import Bundle
-from edgeadapt.device.budget import Budget
+from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.policy import Policy
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt_bench.transfer.transfers import F32, I64, Part, Transfer
 
 BATCH = 32

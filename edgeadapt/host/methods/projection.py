@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.device.back_projection import DIGITS_PER_BYTE
+from edgeadapt.device.numerics.back_projection import DIGITS_PER_BYTE
 from edgeadapt.errors import InputError
 from edgeadapt.host.methods.base import Arrays, FactoryData, Values, frozen
 from edgeadapt.host.methods.whole_bytes import byte_tensor, from_bytes, to_bytes

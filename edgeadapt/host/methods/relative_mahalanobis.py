@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.device.linalg import FEWEST
+from edgeadapt.device.numerics.linalg import FEWEST
 from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Values, accumulate, class_moment, evidence, frozen
 
 F64 = NDArray[np.float64]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.device.back_projection import BYTE_ZERO
+from edgeadapt.device.numerics.back_projection import BYTE_ZERO
 
 
 def byte_tensor(name: str, shape: tuple[int, ...]) -> TensorSpec:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edgeadapt.bundle.schema import InputSpec, NoveltyPolicy, Parity, PrecisionReport, PrecisionSpec, ShiftPolicy, Variant
-from edgeadapt.device.guard import sign_test
-from edgeadapt.device.probing import LEAST_TOLERANCE, compared, distance_between, probe_features, probe_inputs
+from edgeadapt.device.inference.precision_check import LEAST_TOLERANCE, compared, distance_between, probe_features, probe_inputs
+from edgeadapt.device.numerics.statistics import sign_test
 from edgeadapt.errors import CompileError
 from edgeadapt.host import calibrate
 from edgeadapt.host.compile.lint import lint

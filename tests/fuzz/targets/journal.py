@@ -12,8 +12,8 @@ from random import Random
 import numpy as np
 from safetensors import SafetensorError
 
-from edgeadapt.device.journal import FILE_NAME, EvidenceRow, Journal
 from edgeadapt.device.learner import Learner
+from edgeadapt.device.storage.journal import FILE_NAME, EvidenceRow, Journal
 from edgeadapt.errors import StateError
 from fuzz import shipped
 from fuzz.edits import sql
@@ -120,7 +120,7 @@ def is_past_header(error: Exception) -> bool:
 
 
 _MODULES = (
-    "edgeadapt.device.journal", "edgeadapt.device.database", "edgeadapt.device.evidence_table", "edgeadapt.device.commit_table",
-    "edgeadapt.device.journal_rows", "edgeadapt.device.journal_schema", "edgeadapt.device.folder",
+    "edgeadapt.device.storage.journal", "edgeadapt.device.storage.database", "edgeadapt.device.storage.evidence_table", "edgeadapt.device.storage.commit_table",
+    "edgeadapt.device.storage.rows", "edgeadapt.device.storage.schema", "edgeadapt.device.storage.folder",
 )  # fmt: skip
 TARGET = Target("journal", seeds, mutate, prepare, (StateError,), is_past_header, _MODULES, share=20, seconds=10.0)

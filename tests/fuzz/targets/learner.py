@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.policy import Policy
 from edgeadapt.errors import BudgetError, CapacityError, InputError, StateError, UnknownClassError
 from fuzz import shipped
 from fuzz.edits import tree
@@ -121,5 +121,5 @@ def is_past_header(error: Exception) -> bool:
     return False
 
 
-_MODULES = ("edgeadapt.device.learner", "edgeadapt.device.labelling", "edgeadapt.device.serving", "edgeadapt.inputs")
+_MODULES = ("edgeadapt.device.learner", "edgeadapt.device.pipeline.evidence_builder", "edgeadapt.device.inference.predictor", "edgeadapt.inputs")
 TARGET = Target("learner", seeds, mutate, prepare, _REFUSALS, is_past_header, _MODULES, share=4, memory_mib=512, seconds=30.0)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeadapt.device.journal import FILE_NAME
 from edgeadapt.device.learner import Learner
+from edgeadapt.device.storage.journal import FILE_NAME
 from edgeadapt.errors import EdgeadaptError, StateError
 from fuzz import shipped
 from fuzz.target import Execute, Target
@@ -59,8 +59,8 @@ def _close(learner: Learner) -> None:
 
 
 _MODULES = (
-    "edgeadapt.device.resume", "edgeadapt.device.database", "edgeadapt.device.evidence_table", "edgeadapt.device.commit_table", "edgeadapt.device.journal_rows", "edgeadapt.device.held_out",
-    "edgeadapt.device.undoing", "edgeadapt.device.forgetting", "edgeadapt.device.transaction",
+    "edgeadapt.device.recovery.rebuild", "edgeadapt.device.storage.database", "edgeadapt.device.storage.evidence_table", "edgeadapt.device.storage.commit_table", "edgeadapt.device.storage.rows", "edgeadapt.device.commits.holdout",
+    "edgeadapt.device.recovery.rollback", "edgeadapt.device.recovery.label_selection", "edgeadapt.device.commits.transactions",
     "edgeadapt.device.learner",
 )  # fmt: skip
 TARGET = Target(

@@ -10,8 +10,8 @@ from random import Random
 import numpy as np
 
 from edgeadapt.bundle._container import read_directory, read_entry
-from edgeadapt.device.budget import Budget
 from edgeadapt.device.learner import open as open_learner
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import EdgeadaptError
 from fuzz import shipped
 from fuzz.edits import raw, safetensors, tree
@@ -82,5 +82,5 @@ def is_past_header(error: Exception) -> bool:
     return "manifest.json: " not in str(error)
 
 
-_MODULES = ("edgeadapt.device.program", "edgeadapt.bundle._consistency")
+_MODULES = ("edgeadapt.device.inference.program", "edgeadapt.bundle._consistency")
 TARGET = Target("stranger", seeds, mutate, prepare, (EdgeadaptError,), is_past_header, _MODULES, share=2, memory_mib=512, seconds=30.0)

@@ -24,7 +24,7 @@ from edgeadapt_tensorrt._store import Store
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import Bundle
-from edgeadapt.device.program import Program
+from edgeadapt.device.inference.program import Program
 from edgeadapt.onnx_file import OnnxFile, Value
 from edgeadapt.runtime import Executable, GraphFile
 

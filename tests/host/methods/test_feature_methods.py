@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle import Bundle
-from edgeadapt.device.budget import Budget
 from edgeadapt.device.learner import open as open_learner
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.host import Identity, export
 from edgeadapt.host.methods._prototypes import source_prototypes
 from edgeadapt.host.methods.adaptations import FEATURE_SPACE

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeadapt.device.hypervectors import binary_cosine, packed, project
-from edgeadapt.device.linalg import class_direction
+from edgeadapt.device.numerics.hypervectors import binary_cosine, packed, project
+from edgeadapt.device.numerics.linalg import class_direction
 from edgeadapt.errors import InputError
 from edgeadapt.host.methods.base import Dims, FactoryData
 from edgeadapt.host.methods.hypervector import Hypervector

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeadapt import host
+from edgeadapt.device.detection.policy import Keep
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.linalg import NUMERICS
-from edgeadapt.device.policy import Keep
+from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.errors import InputError
 from edgeadapt.host.methods.base import FactoryData, GivesReceipts, Head
 from edgeadapt.host.methods.key_value import KeyValueBottleneck, stored_bytes

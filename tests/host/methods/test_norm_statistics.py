@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.device.program import Program
+from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import InputError
 from edgeadapt.host import export
 from edgeadapt.host.methods.norm_statistics import NormStatistics

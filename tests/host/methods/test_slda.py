@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeadapt.device.linalg import NUMERICS, slda
+from edgeadapt.device.numerics.linalg import NUMERICS, slda
 from edgeadapt.errors import InputError
 from edgeadapt.host.compile import compile_graph
 from edgeadapt.host.methods.base import Dims, FactoryData

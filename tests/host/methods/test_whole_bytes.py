@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 
-from edgeadapt.device.back_projection import projected_matrix
+from edgeadapt.device.numerics.back_projection import projected_matrix
 from edgeadapt.host.compile import compile_inference
 from edgeadapt.host.methods.base import Dims
 from edgeadapt.host.methods.hypervector import Hypervector

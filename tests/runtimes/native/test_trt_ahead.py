@@ -20,11 +20,11 @@ from tiny_models import predict_graph
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.device.budget import Budget
-from edgeadapt.device.building import Result, build_ahead, lost, requests
+from edgeadapt.device.inference.prebuild import Result, build_ahead, lost, requests
+from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.program import Program
-from edgeadapt.device.trust import check_offer
+from edgeadapt.device.recovery.trust import check_offer
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import BundleError, RuntimeUnavailable
 from edgeadapt.runtime import BuildsAhead, GraphFile, open_runtime
 

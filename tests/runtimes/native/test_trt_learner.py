@@ -15,8 +15,8 @@ from fake_tensorrt import VERSIONS
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.demo.sample import CLASSES, bundle_path
-from edgeadapt.device.budget import Budget
 from edgeadapt.device.learner import open as open_learner
+from edgeadapt.device.resources.budget import Budget
 from edgeadapt.runtime import Runtime
 
 

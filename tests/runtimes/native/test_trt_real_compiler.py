@@ -18,7 +18,7 @@ from tiny_models import build
 
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.device.building import build_ahead, requests
+from edgeadapt.device.inference.prebuild import build_ahead, requests
 from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt.onnx_file import OnnxFile
 

@@ -1,0 +1,1 @@
+"""When a condition trains an adaptor of its own, which one, and how."""

@@ -1,0 +1,1 @@
+"""Graphs bound to a runtime, the immutable state, and a prediction."""

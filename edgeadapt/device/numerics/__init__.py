@@ -1,0 +1,1 @@
+"""numpy only: solvers, statistics, hashes. Knows nothing of learners."""

@@ -1,0 +1,84 @@
+"""Labelled samples that another state, or another tool, had: with their ids, sources and times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.device.inference.program import Program
+from edgeadapt.device.inference.state import SOURCE
+from edgeadapt.device.pipeline.evidence_builder import Labelling
+from edgeadapt.device.storage.features import check_storable
+from edgeadapt.device.storage.rows import EvidenceRow, Met
+from edgeadapt.errors import InputError
+from edgeadapt.inputs import check_text
+
+_LONGEST_ID = 200
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledSample:
+    """One sample with its label.
+
+    Attributes:
+        id, label, source, stream: as in the journal. time: when it was met, in seconds since the
+            epoch.
+        features: (D + T,) float16. met: ``factory``, ``shifted`` or ``adapted``.
+        trusted: a person vouches for it. status: ``received``, to be learned; or ``held``,
+            ``vetoed``, ``withdrawn``: it teaches nothing and is only kept.
+        raw: the input as the encoder takes it, if there is one.
+    """
+
+    id: str
+    label: str
+    source: str
+    stream: str
+    time: float
+    features: NDArray[np.float16]
+    met: str = "factory"
+    trusted: bool = False
+    status: str = "received"
+    raw: NDArray[Any] | None = None
+
+
+def rows_of(
+    samples: Sequence[LabelledSample], program: Program, labelling: Labelling,
+    is_new: Callable[[str], bool],
+) -> list[EvidenceRow]:  # fmt: skip
+    """Evidence rows; their conditions are not known here, so all count for the source condition.
+
+    Raises:
+        InputError: an id that is given twice, or features that are not this bundle's.
+        UnknownClassError, CapacityError: as for labels.
+    """
+    if len({s.id for s in samples}) != len(samples):
+        raise InputError("an id is given twice")
+    manifest = program.manifest
+    width = manifest.feature_dim + manifest.tap_dim
+    for s in samples:
+        if not 0 < len(check_text(s.id, "an id")) <= _LONGEST_ID:
+            raise InputError(f"an id has 1 to {_LONGEST_ID} characters, got {s.id[:40]!r}")
+        check_text(s.source, "a source")
+        check_text(s.stream, "a stream")
+        if s.features.shape != (width,) or s.features.dtype != np.float16:
+            raise InputError(f"sample {s.id!r} has features {s.features.shape}, not ({width},)")
+        check_storable(s.features)
+    teaching = [s.label for s in samples if s.status == "received"]
+    if teaching:
+        labelling.names(teaching, len(teaching))
+    weight = manifest.policy.learn.field_weight
+    return [
+        EvidenceRow(
+            s.id, s.source, s.stream, SOURCE, s.time, s.label, weight, manifest.space,
+            s.met == "factory" or (s.met == "shifted" and is_new(s.label)), s.features,
+            status=s.status, met=cast(Met, s.met), trusted=s.trusted,
+        )
+        for s in samples
+    ]  # fmt: skip
+
+
+__all__ = ["LabelledSample", "rows_of"]

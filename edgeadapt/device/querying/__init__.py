@@ -1,0 +1,1 @@
+"""Which samples to ask about, and which can still be answered."""

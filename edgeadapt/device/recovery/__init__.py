@@ -1,0 +1,1 @@
+"""From the journal to a state: start, replay, roll back, forget, migrate."""

@@ -1,0 +1,1 @@
+"""Time, heat, power and bytes, and the one worker thread."""

@@ -1,0 +1,1 @@
+"""One SQLite file in a state folder, and nothing of what its rows mean."""

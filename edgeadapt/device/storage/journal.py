@@ -1,0 +1,62 @@
+"""The state folder: one SQLite file that holds what was learned, decided and can be undone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from edgeadapt.device.storage.commit_table import CommitTable
+from edgeadapt.device.storage.corruption import reads
+from edgeadapt.device.storage.evidence_table import EvidenceTable
+from edgeadapt.device.storage.folder import FILE_NAME, LOCK_NAME, FolderLock
+from edgeadapt.device.storage.rows import ANSWER, CommitRow, EvidenceRow, FieldAnswer, Moves, RawInput
+from edgeadapt.device.storage.schema import VERSION as SCHEMA_VERSION
+
+DECISIONS_KEPT = 20_000
+
+
+class Journal(EvidenceTable, CommitTable):
+    """The one door to ``learner.db``. Thread-safe; every method that writes is one transaction."""
+
+    def decide(self, decisions: Sequence[tuple[float, str, str, str, str]]) -> None:
+        """Record decisions (time, stream, kind, domain, why); the oldest fall out beyond a fixed number."""
+        if not decisions:
+            return
+        with self._transaction() as db:
+            db.executemany("INSERT INTO decisions VALUES (?, ?, ?, ?, ?)", decisions)
+            db.execute("DELETE FROM decisions WHERE rowid <= (SELECT max(rowid) FROM decisions) - ?", (DECISIONS_KEPT,))
+
+    @reads
+    def decisions(self, limit: int = 100) -> list[tuple[float, str, str, str, str]]:
+        with self._reading():
+            return self._db.execute(
+                "SELECT * FROM decisions WHERE kind != ? ORDER BY rowid DESC LIMIT ?", (ANSWER, limit)
+            ).fetchall()
+
+    @reads
+    def field_answers(self, limit: int) -> list[FieldAnswer]:
+        """The last answers to questions whose labels stand, oldest first, each sample once.
+
+        A label that was corrected counts as it reads now; one that is held or vetoed is an answer
+        all the same, or accuracy would be told too good.
+        """
+        with self._reading():
+            found = self._db.execute(
+                "SELECT d.stream, d.domain, d.why, e.label, e.status FROM decisions d"
+                " JOIN evidence e ON e.id = json_extract(d.why, '$.id') WHERE d.kind = ?"
+                " AND e.seq = (SELECT max(seq) FROM evidence WHERE id = e.id)"
+                " ORDER BY d.rowid DESC LIMIT ?",
+                (ANSWER, limit),
+            ).fetchall()
+        answers: dict[str, FieldAnswer] = {}
+        for stream, domain, text, label, status in found:
+            told = json.loads(text)
+            if status != "withdrawn":
+                answers.setdefault(
+                    str(told["id"]),
+                    FieldAnswer(stream, domain, str(told["predicted"]), label, bool(told["random"])),
+                )
+        return list(answers.values())[::-1]
+
+
+__all__ = ["DECISIONS_KEPT", "FILE_NAME", "LOCK_NAME", "SCHEMA_VERSION", "CommitRow", "EvidenceRow", "FolderLock", "Journal", "Moves", "RawInput"]
