@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec import inspect as mi
 
 from edgeadapt._toml import allowed
-from edgeadapt.daemon import settings
+from edgeadapt.daemon.config import schema as settings
 
 _HEAD = """# Settings of the daemon
 

@@ -17,12 +17,12 @@ from edgeadapt.errors import EdgeadaptError, InputError, RecipeError, StateError
 
 if TYPE_CHECKING:
     from edgeadapt.bundle import Manifest
-    from edgeadapt.daemon.settings import AnySink, AnySource, Settings
+    from edgeadapt.daemon.config.schema import AnySink, AnySource, Settings
 
 
 def serve(args: argparse.Namespace) -> int:
     """Run the daemon until it is told to stop; with ``--check`` only say whether it could."""
-    from edgeadapt.daemon.settings_file import load_settings
+    from edgeadapt.daemon.config.loader import load_settings
 
     def load() -> Settings:
         found = load_settings(args.config)
@@ -72,7 +72,7 @@ def _checks(settings: Settings, is_running: bool) -> Iterator[tuple[str, Callabl
 
 def _packages(settings: Settings) -> str:
     """Those of the control interface; what a source or a sink needs is looked for on its own line."""
-    from edgeadapt.daemon import needs
+    from edgeadapt.daemon.config import dependencies as needs
 
     modules = needs.of_control(settings)
     needs.require(modules)
@@ -125,11 +125,11 @@ def _state(folder: Path, is_running: bool) -> str:
 
 def _control(settings: Settings, is_running: bool) -> str:
     """The port is taken for a moment; a unix socket is asked: to take it would make a file."""
-    from edgeadapt.daemon.addresses import bound, is_answered
-    from edgeadapt.daemon.certificate import Certificate
-    from edgeadapt.daemon.secrecy import exposure_of, weakness_of
-    from edgeadapt.daemon.settings import read_secret
-    from edgeadapt.daemon.users import Users
+    from edgeadapt.daemon.config.addresses import bound, is_answered
+    from edgeadapt.daemon.config.schema import read_secret
+    from edgeadapt.daemon.config.secrecy import exposure_of, weakness_of
+    from edgeadapt.daemon.config.users import Users
+    from edgeadapt.daemon.http.certificate import Certificate
 
     control = settings.control
     if not control.is_on:
@@ -166,8 +166,8 @@ def _control(settings: Settings, is_running: bool) -> str:
 
 def _source(source: AnySource, found: list[Manifest]) -> str:
     """What it reads is there, and fits the bundle. Nothing is read or connected: that is for the daemon, which tries again."""
-    from edgeadapt.daemon import needs
-    from edgeadapt.daemon.sources import open_source
+    from edgeadapt.daemon.config import dependencies as needs
+    from edgeadapt.daemon.io.sources import open_source
 
     needs.require(needs.of_source(source))
     place = _place(source)
@@ -177,12 +177,12 @@ def _source(source: AnySource, found: list[Manifest]) -> str:
 
 
 def _place(source: AnySource) -> str:
-    from edgeadapt.daemon.settings import FolderSource, MqttSource, SequenceSource, VideoSource
+    from edgeadapt.daemon.config.schema import FolderSource, MqttSource, SequenceSource, VideoSource
 
     if isinstance(source, MqttSource):
         return _broker(source)
     if isinstance(source, VideoSource):
-        from edgeadapt.daemon.sources.readers import camera_of
+        from edgeadapt.daemon.io.sources.video_readers import camera_of
 
         if source.file is None:
             return "a network stream" if source.url else "a GStreamer pipeline"
@@ -200,9 +200,9 @@ def _place(source: AnySource) -> str:
 
 
 def _sink(sink: AnySink) -> str:
-    from edgeadapt.daemon import needs
-    from edgeadapt.daemon.settings import MqttSink
-    from edgeadapt.daemon.sinks import open_sink
+    from edgeadapt.daemon.config import dependencies as needs
+    from edgeadapt.daemon.config.schema import MqttSink
+    from edgeadapt.daemon.io.sinks import open_sink
 
     needs.require(needs.of_sink(sink))
     if isinstance(sink, MqttSink):
@@ -217,7 +217,7 @@ def _sink(sink: AnySink) -> str:
 
 
 def _broker(section: Any) -> str:
-    from edgeadapt.daemon.settings import read_secret
+    from edgeadapt.daemon.config.schema import read_secret
 
     if section.password_file is not None:
         read_secret(section.password_file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from edgeadapt.daemon.users import Users, add_user, remove_user
+from edgeadapt.daemon.config.users import Users, add_user, remove_user
 
 
 def users(args: argparse.Namespace) -> int:

@@ -14,34 +14,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import Manifest
-from edgeadapt.daemon import answering, forgetting, looking, supervised
-from edgeadapt.daemon.arrival import Answer, Arrival, Inbox, LabelArrival, Sink, Source, refused
-from edgeadapt.daemon.aside import aside
-from edgeadapt.daemon.changing import Changing
-from edgeadapt.daemon.checkpoints import Checkpoints
-from edgeadapt.daemon.folders import FolderMemory
-from edgeadapt.daemon.holds import Holds
-from edgeadapt.daemon.labels import Labels
-from edgeadapt.daemon.lending import Lending, open_learner, warm
-from edgeadapt.daemon.loop import Loop
-from edgeadapt.daemon.naming import Naming
-from edgeadapt.daemon.needs import require_packages
-from edgeadapt.daemon.notify import Notify
-from edgeadapt.daemon.pace import Pace
-from edgeadapt.daemon.parts import certificate_of, control_of, feeder_of, metrics_of, sink_of, source_of, users_of
-from edgeadapt.daemon.picture_reader import READER
-from edgeadapt.daemon.pictures import as_picture
-from edgeadapt.daemon.running import Running
-from edgeadapt.daemon.series import Past, Series, Window, watch
-from edgeadapt.daemon.settings import Settings
-from edgeadapt.daemon.telemetry import Telemetry
+from edgeadapt.daemon.config.dependencies import require_packages
+from edgeadapt.daemon.config.schema import Settings
+from edgeadapt.daemon.decoding.images import as_picture
+from edgeadapt.daemon.decoding.picture_reader import READER
+from edgeadapt.daemon.engine import answering
+from edgeadapt.daemon.engine import forget as forgetting
+from edgeadapt.daemon.engine.background_thread import aside
+from edgeadapt.daemon.engine.checkpoints import Checkpoints
+from edgeadapt.daemon.engine.context import Running
+from edgeadapt.daemon.engine.label_queue import Labels
+from edgeadapt.daemon.engine.latency_governor import Pace
+from edgeadapt.daemon.engine.learner_lease import Lending, open_learner, warm
+from edgeadapt.daemon.engine.loop import Loop
+from edgeadapt.daemon.engine.pause_reasons import Holds
+from edgeadapt.daemon.engine.sample_registry import Naming
+from edgeadapt.daemon.io.folder_ledger import FolderMemory
+from edgeadapt.daemon.lifecycle import signals as supervised
+from edgeadapt.daemon.lifecycle import status as looking
+from edgeadapt.daemon.lifecycle.factory import certificate_of, control_of, feeder_of, metrics_of, sink_of, source_of, users_of
+from edgeadapt.daemon.lifecycle.reload import Changing
+from edgeadapt.daemon.messages import Answer, Arrival, Inbox, LabelArrival, Sink, Source, refused
+from edgeadapt.daemon.monitoring.systemd_notify import Notify
+from edgeadapt.daemon.monitoring.telemetry import Telemetry
+from edgeadapt.daemon.monitoring.time_series import Past, Series, Window, watch
 from edgeadapt.device.learner import DEFAULT_STREAM, Learner
 from edgeadapt.errors import StateError
 from edgeadapt.results import Commit, Quality, Question, Receipt
 from edgeadapt.runtime import open_runtime
 
 if TYPE_CHECKING:
-    from edgeadapt.daemon.control import Control
+    from edgeadapt.daemon.http.server import Control
 
 log = logging.getLogger("edgeadapt.daemon")
 _STOPPING_S = 1.7  # for everything; if the last checkpoint does not fit, the one before it and the journal stand
@@ -51,7 +54,7 @@ class Service:
     """Answers, learns and can be watched from ``start`` to ``stop``; ``run`` does both, with signals in between.
 
     Args:
-        settings: see ``edgeadapt.daemon.settings``. reread: gives them anew, for ``reload``.
+        settings: see ``edgeadapt.daemon.config.schema``. reread: gives them anew, for ``reload``.
         sources, sinks: beside those of the settings. notify: the supervisor.
 
     Raises:

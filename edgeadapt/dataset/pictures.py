@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from edgeadapt._sample_files import check_regular
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.daemon.picture_reader import read_picture
-from edgeadapt.daemon.pictures import as_picture, png_of
+from edgeadapt.daemon.decoding.images import as_picture, png_of
+from edgeadapt.daemon.decoding.picture_reader import read_picture
 from edgeadapt.errors import InputError
 
 

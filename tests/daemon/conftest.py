@@ -16,9 +16,9 @@ import pytest
 
 from edgeadapt.bundle._container import member_order, pack, read_directory, read_entry
 from edgeadapt.bundle.signing import encode_signature, sign
-from edgeadapt.daemon.arrival import Arrival, Deliver, LabelArrival
+from edgeadapt.daemon.config.schema import ControlSection, Settings
+from edgeadapt.daemon.messages import Arrival, Deliver, LabelArrival
 from edgeadapt.daemon.service import Service
-from edgeadapt.daemon.settings import ControlSection, Settings
 from edgeadapt.demo.sample import Sample, bundle_path, load_sample
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner

@@ -24,10 +24,10 @@ _ahead_s = 0.0
 _time, _monotonic = time.time, time.monotonic
 time.time, time.monotonic = lambda: _time() + _ahead_s, lambda: _monotonic() + _ahead_s
 
-from edgeadapt.daemon import series  # noqa: E402
-from edgeadapt.daemon.arrival import Arrival, LabelArrival  # noqa: E402
+from edgeadapt.daemon.config.schema import BudgetSection, ControlSection, JsonlSink, KeepSection, LoopSection, PolicySection, Settings  # noqa: E402
+from edgeadapt.daemon.messages import Arrival, LabelArrival  # noqa: E402
+from edgeadapt.daemon.monitoring import time_series as series  # noqa: E402
 from edgeadapt.daemon.service import Service  # noqa: E402
-from edgeadapt.daemon.settings import BudgetSection, ControlSection, JsonlSink, KeepSection, LoopSection, PolicySection, Settings  # noqa: E402
 from edgeadapt.demo.sample import CLASSES, bundle_path, load_sample  # noqa: E402
 from edgeadapt.errors import BudgetError, EdgeadaptError  # noqa: E402
 

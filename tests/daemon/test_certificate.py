@@ -19,13 +19,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from shell import Shell
 
-from edgeadapt.daemon.certificate import Certificate
+from edgeadapt.daemon.config.loader import load_settings
+from edgeadapt.daemon.config.schema import ControlSection, Settings
+from edgeadapt.daemon.http.certificate import Certificate
 from edgeadapt.daemon.service import Service
-from edgeadapt.daemon.settings import ControlSection, Settings
-from edgeadapt.daemon.settings_file import load_settings
 from edgeadapt.errors import RecipeError
 
-pytest.importorskip("edgeadapt.daemon.control")  # with starlette and uvicorn
+pytest.importorskip("edgeadapt.daemon.http.server")  # with starlette and uvicorn
 TOKEN = "a token of the tests"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from edgeadapt.daemon.peers import KNOWN, NEW, NEW_OF_ONE, Peers, address_of
+from edgeadapt.daemon.http.connection_shares import KNOWN, NEW, NEW_OF_ONE, Peers, address_of
 
 
 class Visitor:

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from edgeadapt import prepare
 from edgeadapt.bundle import read_bundle
 from edgeadapt.bundle.schema import Manifest
-from edgeadapt.daemon import api
-from edgeadapt.daemon.arrival import Answer
-from edgeadapt.daemon.pictures import png_of
-from edgeadapt.daemon.series import Past, Series, Window
+from edgeadapt.daemon.decoding.images import png_of
+from edgeadapt.daemon.http import routes as api
+from edgeadapt.daemon.messages import Answer
+from edgeadapt.daemon.monitoring.time_series import Past, Series, Window
 from edgeadapt.demo.sample import bundle_path, load_sample
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
@@ -49,8 +49,8 @@ from edgeadapt.errors import (
 )
 from edgeadapt.results import Commit, Prediction, Question, Receipt
 
-Control = pytest.importorskip("edgeadapt.daemon.control").Control  # with starlette and uvicorn
-Metrics = pytest.importorskip("edgeadapt.daemon.metrics").Metrics  # with prometheus_client
+Control = pytest.importorskip("edgeadapt.daemon.http.server").Control  # with starlette and uvicorn
+Metrics = pytest.importorskip("edgeadapt.daemon.monitoring.metrics").Metrics  # with prometheus_client
 TOKEN = "a token of the tests"
 
 
@@ -531,7 +531,7 @@ def test_an_address_that_is_none_is_refused(listen: str, kiosk: Kiosk) -> None:
 
 
 def test_with_a_token_every_path_needs_it(kiosk: Kiosk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeadapt.daemon.peers._LONGEST_WAIT_S", 0.0)
+    monkeypatch.setattr("edgeadapt.daemon.http.connection_shares._LONGEST_WAIT_S", 0.0)
     with serving(kiosk, "0.0.0.0:0", token=TOKEN) as url:
         near = url.replace("0.0.0.0", "127.0.0.1")
         for route in api.ROUTES:
@@ -698,7 +698,7 @@ def test_the_connection_of_one_who_has_shown_the_token_stays_open_while_another_
 
 
 def test_headers_have_to_come_within_seconds_however_long_a_request_may_take(kiosk: Kiosk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeadapt.daemon.connections.HEADERS_S", 0.2)
+    monkeypatch.setattr("edgeadapt.daemon.http.connections.HEADERS_S", 0.2)
     with serving(kiosk, timeout_s=60.0) as url:
         silent, slow = idling(url, 1)[0], idling(url, 1, said=b"GET /healthz HTTP/1.1\r\nHost: loc")[0]
         assert closed(silent) and closed(slow)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeadapt.daemon.settings_file import load_settings
+from edgeadapt.daemon.config.loader import load_settings
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "daemon.md"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edgeadapt.daemon import bundle_trial
+from edgeadapt.daemon.lifecycle import bundle_trial
 from edgeadapt.demo.sample import Sample
 from edgeadapt.errors import BundleError, StateError
 

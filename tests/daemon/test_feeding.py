@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from edgeadapt.daemon.arrival import Arrival, LabelArrival
-from edgeadapt.daemon.feeding import Feeder
+from edgeadapt.daemon.io.source_thread import Feeder
+from edgeadapt.daemon.messages import Arrival, LabelArrival
 
 
 def feeder(source: Any, *, takes: bool = True, **waits: float) -> tuple[Feeder, list[Arrival | LabelArrival]]:

@@ -21,7 +21,7 @@ paho = pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installe
 from mosquitto import MISSING, Mosquitto  # noqa: E402
 from test_mqtt import Publisher  # noqa: E402
 
-from edgeadapt.daemon.settings import LoopSection, MqttSink, MqttSource  # noqa: E402
+from edgeadapt.daemon.config.schema import LoopSection, MqttSink, MqttSource  # noqa: E402
 from edgeadapt.demo.sample import CLASSES, Sample  # noqa: E402
 
 pytestmark = pytest.mark.skipif(MISSING, reason="mosquitto is not installed: apt-get install mosquitto")

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("edgeadapt.daemon.control")  # with starlette and uvicorn
+pytest.importorskip("edgeadapt.daemon.http.server")  # with starlette and uvicorn
 
 from process import Daemon
 
-from edgeadapt.daemon.arrival import Arrival
-from edgeadapt.daemon.series import Series
+from edgeadapt.daemon.messages import Arrival
+from edgeadapt.daemon.monitoring.time_series import Series
 from edgeadapt.demo.sample import CLASSES, Sample
 from edgeadapt.device.querying.questions import Questions
 from edgeadapt.results import Question

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("edgeadapt.daemon.control")  # with starlette and uvicorn
+pytest.importorskip("edgeadapt.daemon.http.server")  # with starlette and uvicorn
 
 SCRIPT = Path(__file__).with_name("simulated_day.py")
 WRITE_MIB_PER_DAY = 8.0

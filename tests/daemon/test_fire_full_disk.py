@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("edgeadapt.daemon.control")  # with starlette and uvicorn
+pytest.importorskip("edgeadapt.daemon.http.server")  # with starlette and uvicorn
 
-from edgeadapt.daemon.arrival import Arrival, LabelArrival
+from edgeadapt.daemon.config.schema import LoopSection, PolicySection
+from edgeadapt.daemon.io.sinks.jsonl import JsonLines
+from edgeadapt.daemon.messages import Arrival, LabelArrival
 from edgeadapt.daemon.service import Service
-from edgeadapt.daemon.settings import LoopSection, PolicySection
-from edgeadapt.daemon.sinks.jsonl import JsonLines
 from edgeadapt.demo.sample import CLASSES, Sample
 from edgeadapt.errors import StorageError
 

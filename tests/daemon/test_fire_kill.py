@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("edgeadapt.daemon.control")  # with starlette and uvicorn
+pytest.importorskip("edgeadapt.daemon.http.server")  # with starlette and uvicorn
 
 from process import Daemon
 

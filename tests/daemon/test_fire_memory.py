@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("edgeadapt.daemon.control")  # with starlette and uvicorn
+pytest.importorskip("edgeadapt.daemon.http.server")  # with starlette and uvicorn
 psutil = pytest.importorskip("psutil")
 
 from process import Daemon  # noqa: E402
 
-from edgeadapt.daemon.settings import LoopSection  # noqa: E402
+from edgeadapt.daemon.config.schema import LoopSection  # noqa: E402
 from edgeadapt.demo.sample import CLASSES, Sample  # noqa: E402
 from edgeadapt.device.detection.window import StreamWindow  # noqa: E402
 

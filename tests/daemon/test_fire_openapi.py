@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: pip install 'edgeadapt[dev]'")
-pytest.importorskip("edgeadapt.daemon.control")  # with starlette and uvicorn
-pytest.importorskip("edgeadapt.daemon.metrics")  # with prometheus_client
+pytest.importorskip("edgeadapt.daemon.http.server")  # with starlette and uvicorn
+pytest.importorskip("edgeadapt.daemon.monitoring.metrics")  # with prometheus_client
 
 from process import Daemon  # noqa: E402
 from schemathesis.checks import not_a_server_error  # noqa: E402

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("edgeadapt.daemon.control")  # with starlette and uvicorn
+pytest.importorskip("edgeadapt.daemon.http.server")  # with starlette and uvicorn
 
 from test_fire_full_disk import ask
 
-from edgeadapt.daemon.settings import LoopSection
+from edgeadapt.daemon.config.schema import LoopSection
 from edgeadapt.demo.sample import Sample
 from edgeadapt.errors import StateError, StorageError
 

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.daemon.arrival import Answer, Arrival, refused
-from edgeadapt.daemon.folders import FILE_NAME, FolderMemory, Taken, _decoded
-from edgeadapt.daemon.needs import require_packages
+from edgeadapt.daemon.config.dependencies import require_packages
+from edgeadapt.daemon.config.loader import load_settings
+from edgeadapt.daemon.config.schema import FolderSource
+from edgeadapt.daemon.io.folder_ledger import FILE_NAME, FolderMemory, Taken, _decoded
+from edgeadapt.daemon.io.sources.folder import FolderWatch
+from edgeadapt.daemon.messages import Answer, Arrival, refused
 from edgeadapt.daemon.service import Service
-from edgeadapt.daemon.settings import FolderSource
-from edgeadapt.daemon.settings_file import load_settings
-from edgeadapt.daemon.sources.folder import FolderWatch
 from edgeadapt.demo.sample import CLASSES, Sample, bundle_path
 from edgeadapt.device.learner import Learner
 

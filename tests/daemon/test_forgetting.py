@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.daemon.arrival import LabelArrival
+from edgeadapt.daemon.config.schema import BudgetSection
+from edgeadapt.daemon.messages import LabelArrival
 from edgeadapt.daemon.service import Service
-from edgeadapt.daemon.settings import BudgetSection
 from edgeadapt.demo.sample import CLASSES, Sample
 from edgeadapt.errors import InputError
 

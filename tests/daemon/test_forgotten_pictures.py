@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("edgeadapt.daemon.control")  # with starlette and uvicorn
+pytest.importorskip("edgeadapt.daemon.http.server")  # with starlette and uvicorn
 
 from test_control import ask
 
-from edgeadapt.daemon.arrival import LabelArrival
+from edgeadapt.daemon.messages import LabelArrival
 from edgeadapt.daemon.service import Service
 from edgeadapt.demo.sample import Sample
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.daemon.arrival import OTHER_STREAMS, Answer, Arrival, Drop, Inbox
+from edgeadapt.daemon.messages import OTHER_STREAMS, Answer, Arrival, Drop, Inbox
 
 
 def frame(number: int, stream: str = "a", **more: Any) -> Arrival:

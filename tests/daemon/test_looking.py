@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.daemon.arrival import Arrival
-from edgeadapt.daemon.folders import FolderMemory
+from edgeadapt.daemon.config.loader import load_settings
+from edgeadapt.daemon.config.schema import BudgetSection, FolderSource, JsonlSink, LoopSection, NpzSource, PolicySection, SequenceSource
+from edgeadapt.daemon.io.folder_ledger import FolderMemory
+from edgeadapt.daemon.messages import Arrival
 from edgeadapt.daemon.service import Service
-from edgeadapt.daemon.settings import BudgetSection, FolderSource, JsonlSink, LoopSection, NpzSource, PolicySection, SequenceSource
-from edgeadapt.daemon.settings_file import load_settings
 from edgeadapt.demo.sample import CLASSES, Sample, bundle_path
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import InputError

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.daemon.arrival import Answer, Arrival, Inbox
-from edgeadapt.daemon.labels import Labels
-from edgeadapt.daemon.loop import Loop
-from edgeadapt.daemon.naming import Naming
-from edgeadapt.daemon.pace import Pace
+from edgeadapt.daemon.engine.label_queue import Labels
+from edgeadapt.daemon.engine.latency_governor import Pace
+from edgeadapt.daemon.engine.loop import Loop
+from edgeadapt.daemon.engine.sample_registry import Naming
+from edgeadapt.daemon.messages import Answer, Arrival, Inbox
 from edgeadapt.demo.sample import CLASSES, Sample
 from edgeadapt.device.learner import Learner
 from edgeadapt.scenarios.corruptions import corrupt

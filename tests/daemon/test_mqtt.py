@@ -24,14 +24,14 @@ from mosquitto import MISSING, Mosquitto  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from edgeadapt.bundle.schema import InputSpec  # noqa: E402
-from edgeadapt.daemon import settings  # noqa: E402
-from edgeadapt.daemon.arrival import Arrival, LabelArrival  # noqa: E402
-from edgeadapt.daemon.broker import Link  # noqa: E402
-from edgeadapt.daemon.feeding import Feeder  # noqa: E402
-from edgeadapt.daemon.sinks import open_sink  # noqa: E402
-from edgeadapt.daemon.sinks.mqtt import MqttEvents  # noqa: E402
-from edgeadapt.daemon.sources import open_source  # noqa: E402
-from edgeadapt.daemon.sources.mqtt import MqttMessages  # noqa: E402
+from edgeadapt.daemon.config import schema as settings  # noqa: E402
+from edgeadapt.daemon.io.mqtt_connection import Link  # noqa: E402
+from edgeadapt.daemon.io.sinks import open_sink  # noqa: E402
+from edgeadapt.daemon.io.sinks.mqtt import MqttEvents  # noqa: E402
+from edgeadapt.daemon.io.source_thread import Feeder  # noqa: E402
+from edgeadapt.daemon.io.sources import open_source  # noqa: E402
+from edgeadapt.daemon.io.sources.mqtt import MqttMessages  # noqa: E402
+from edgeadapt.daemon.messages import Arrival, LabelArrival  # noqa: E402
 from edgeadapt.errors import InputError  # noqa: E402
 
 pytestmark = pytest.mark.skipif(MISSING, reason="mosquitto is not installed: apt-get install mosquitto")
@@ -268,7 +268,7 @@ def test_a_flood_that_nobody_waits_for_is_cut_counted_and_leaves_the_newest(brok
 
 
 def test_a_broker_that_is_not_there_refuses_or_falls_silent_is_said_and_tried_again(tmp_path: Path, until: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeadapt.daemon.broker._KEEPALIVE_S", 1)
+    monkeypatch.setattr("edgeadapt.daemon.io.mqtt_connection._KEEPALIVE_S", 1)
     (tmp_path / "passwords").write_text("")
     with Mosquitto(tmp_path / "broker", f"password_file {tmp_path / 'passwords'}", is_open=False) as closed, taking(closed) as run:
         until(lambda: run.feeder.failures >= 2)
@@ -450,7 +450,7 @@ def test_the_broker_says_offline_when_the_daemon_is_killed(broker: Mosquitto, pu
     script = f"""
 import time
 from edgeadapt.daemon import settings
-from edgeadapt.daemon.sinks import open_sink
+from edgeadapt.daemon.io.sinks import open_sink
 sink = open_sink(settings.MqttSink(name="m", host="127.0.0.1", port={broker.port}, topic="edge/answers"))
 time.sleep(60)
 """
@@ -497,7 +497,7 @@ def test_a_topic_with_another_name_in_braces_is_refused_and_so_is_a_bundle_witho
 def test_a_daemon_answers_what_comes_over_mqtt_over_mqtt(
     broker: Mosquitto, publisher: Publisher, until: Callable[..., None], serve: Callable[..., Any], settings: Callable[..., Any], sample: Any
 ) -> None:
-    from edgeadapt.daemon.settings import MqttSink, MqttSource
+    from edgeadapt.daemon.config.schema import MqttSink, MqttSource
 
     publisher.hears("out/#")
     there: dict[str, Any] = {"host": "127.0.0.1", "port": broker.port}

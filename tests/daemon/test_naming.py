@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.daemon.arrival import LabelArrival
-from edgeadapt.daemon.labels import Labels
-from edgeadapt.daemon.naming import Naming
+from edgeadapt.daemon.engine.label_queue import Labels
+from edgeadapt.daemon.engine.sample_registry import Naming
+from edgeadapt.daemon.messages import LabelArrival
 from edgeadapt.demo.sample import CLASSES, Sample, bundle_path
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner

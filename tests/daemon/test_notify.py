@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeadapt.daemon.notify import Notify
+from edgeadapt.daemon.monitoring.systemd_notify import Notify
 
 
 @pytest.fixture(params=["named", "abstract"])
@@ -86,6 +86,6 @@ def test_a_supervisor_that_does_not_read_does_not_hold_the_loop_up(systemd: tupl
 
 def test_the_environment_of_the_process_is_read_by_default(systemd: tuple[socket.socket, str]) -> None:
     heard, name = systemd
-    code = "from edgeadapt.daemon.notify import Notify; Notify().ready('up')"
+    code = "from edgeadapt.daemon.monitoring.systemd_notify import Notify; Notify().ready('up')"
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "NOTIFY_SOCKET": name}, check=True, timeout=60)
     assert heard.recv(4096) == b"READY=1\nSTATUS=up"

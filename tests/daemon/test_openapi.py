@@ -13,13 +13,13 @@ import pytest
 from schema_meaning import meaning
 from test_control import Kiosk, ask, images, serving
 
-from edgeadapt.daemon import api
-from edgeadapt.daemon.openapi import document, document_text
+from edgeadapt.daemon.http import routes as api
+from edgeadapt.daemon.http.openapi import document, document_text
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.learner import open as open_learner
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "format" / "daemon.openapi.json"
-REGENERATE = "python -m edgeadapt.daemon.openapi > docs/format/daemon.openapi.json"
+REGENERATE = "python -m edgeadapt.daemon.http.openapi > docs/format/daemon.openapi.json"
 
 
 @pytest.fixture(scope="module")

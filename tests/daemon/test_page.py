@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.daemon.arrival import Arrival, Deliver
-from edgeadapt.daemon.series import POINTS, STEP_S, STREAMS, Series
+from edgeadapt.daemon.config.schema import ControlSection, LoopSection, PolicySection, Settings
+from edgeadapt.daemon.config.users import ROLES, add_user
+from edgeadapt.daemon.messages import Arrival, Deliver
+from edgeadapt.daemon.monitoring.time_series import POINTS, STEP_S, STREAMS, Series
 from edgeadapt.daemon.service import Service
-from edgeadapt.daemon.settings import ControlSection, LoopSection, PolicySection, Settings
-from edgeadapt.daemon.users import ROLES, add_user
 from edgeadapt.demo.sample import CLASSES, bundle_path, load_sample
 from edgeadapt.results import Commit
 from edgeadapt.scenarios.corruptions import corrupt
@@ -26,7 +26,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 from browser import Browser, Tab, chromium
 
-from edgeadapt.daemon import page
+from edgeadapt.daemon.http import page
 
 needs_chromium = pytest.mark.skipif(chromium() is None, reason="there is no chromium on this machine (or set CHROMIUM to where it is)")
 SCHEMES = ("light", "dark")

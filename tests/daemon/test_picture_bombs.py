@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from edgeadapt._sample_files import read_image
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.daemon import picture_reader
-from edgeadapt.daemon.picture_cost import is_light
-from edgeadapt.daemon.picture_reader import READER, PictureReader
-from edgeadapt.daemon.settings import ControlSection, FolderSource
+from edgeadapt.daemon.config.schema import ControlSection, FolderSource
+from edgeadapt.daemon.decoding import picture_reader
+from edgeadapt.daemon.decoding.picture_cost import is_light
+from edgeadapt.daemon.decoding.picture_reader import READER, PictureReader
 from edgeadapt.demo.sample import Sample
 from edgeadapt.errors import InputError
 

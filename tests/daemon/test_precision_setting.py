@@ -12,8 +12,8 @@ import pytest
 
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, read_bundle, write_bundle
 from edgeadapt.cli import main
+from edgeadapt.daemon.config.loader import load_settings
 from edgeadapt.daemon.service import Service
-from edgeadapt.daemon.settings_file import load_settings
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.errors import BundleError, RecipeError
 

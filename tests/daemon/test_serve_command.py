@@ -24,8 +24,8 @@ from shell import Shell
 from edgeadapt import cli
 from edgeadapt.bundle import read_bundle, write_bundle
 from edgeadapt.bundle.signing import write_keypair
+from edgeadapt.daemon.config.loader import load_settings
 from edgeadapt.daemon.service import Service
-from edgeadapt.daemon.settings_file import load_settings
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.storage.folder import FolderLock
 
@@ -157,7 +157,7 @@ def test_check_tries_the_port_and_the_lock_unless_the_daemon_that_holds_them_is_
 @needs_daemon
 @pytest.mark.parametrize(("listen", "says"), [("127.0.0.1:0", "the page: http://127.0.0.1:{}/"), ("0.0.0.0:0", "the page: http://HOST:{}/"), ("unix:s.sock", "ctl --socket")])
 def test_a_control_interface_says_where_its_page_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listen: str, says: str) -> None:
-    from edgeadapt.daemon.control import Control
+    from edgeadapt.daemon.http.server import Control
 
     class Nothing:
         metrics = None

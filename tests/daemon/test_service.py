@@ -22,11 +22,11 @@ import pytest
 
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.bundle.signing import generate_key
-from edgeadapt.daemon.arrival import Arrival, LabelArrival
-from edgeadapt.daemon.pictures import as_picture
+from edgeadapt.daemon.config.loader import load_settings
+from edgeadapt.daemon.config.schema import LoopSection, PolicySection
+from edgeadapt.daemon.decoding.images import as_picture
+from edgeadapt.daemon.messages import Arrival, LabelArrival
 from edgeadapt.daemon.service import Service
-from edgeadapt.daemon.settings import LoopSection, PolicySection
-from edgeadapt.daemon.settings_file import load_settings
 from edgeadapt.demo.sample import CLASSES, Sample, bundle_path
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.errors import BundleError, InputError, StateError, StorageError, UnknownClassError
@@ -445,7 +445,7 @@ def test_without_a_file_there_is_nothing_to_reload(serve: Made) -> None:
 RUN = """
 import sys
 from edgeadapt.daemon.service import Service
-from edgeadapt.daemon.settings_file import load_settings
+from edgeadapt.daemon.config.loader import load_settings
 sys.exit(Service(load_settings(sys.argv[1]), reread=lambda: load_settings(sys.argv[1])).run())
 """
 

@@ -9,7 +9,8 @@ import daemon_settings_reference as reference
 import msgspec
 import pytest
 
-from edgeadapt.daemon.settings import (
+from edgeadapt.daemon.config.loader import load_settings
+from edgeadapt.daemon.config.schema import (
     BudgetSection,
     FolderSource,
     JsonlSink,
@@ -23,7 +24,6 @@ from edgeadapt.daemon.settings import (
     kind_of,
     read_secret,
 )  # fmt: skip
-from edgeadapt.daemon.settings_file import load_settings
 from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import RecipeError

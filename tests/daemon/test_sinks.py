@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.daemon import settings
-from edgeadapt.daemon.sinks import open_sink
-from edgeadapt.daemon.sinks.jsonl import JsonLines
-from edgeadapt.daemon.sinks.line_file import LineFile
+from edgeadapt.daemon.config import schema as settings
+from edgeadapt.daemon.io.sinks import open_sink
+from edgeadapt.daemon.io.sinks.jsonl import JsonLines
+from edgeadapt.daemon.io.sinks.rotating_file import LineFile
 
 
 def read(path: Path) -> list[Any]:
@@ -198,7 +198,7 @@ def test_after_a_kill_all_lines_but_the_last_are_whole_and_the_next_start_goes_o
     script = f"""
 import itertools
 from pathlib import Path
-from edgeadapt.daemon.sinks.jsonl import JsonLines
+from edgeadapt.daemon.io.sinks.jsonl import JsonLines
 sink = JsonLines("log", Path({str(path)!r}))
 for n in itertools.count():
     sink.take({{"n": n, "text": "x" * 1000}})

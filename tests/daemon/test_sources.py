@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.daemon import settings
-from edgeadapt.daemon.arrival import Arrival, LabelArrival, Source
-from edgeadapt.daemon.sources import open_source
-from edgeadapt.daemon.sources.beat import Beat
-from edgeadapt.daemon.sources.folder import FolderWatch
+from edgeadapt.daemon.config import schema as settings
+from edgeadapt.daemon.io.sources import open_source
+from edgeadapt.daemon.io.sources.folder import FolderWatch
+from edgeadapt.daemon.io.sources.rate_timer import Beat
+from edgeadapt.daemon.messages import Arrival, LabelArrival, Source
 from edgeadapt.errors import InputError
 
 GRAY = InputSpec(layout="NHW", dtype="uint8", shape=(8, 8), colour="gray", resize="bilinear")
@@ -291,7 +291,7 @@ def test_pictures_of_another_size_are_brought_into_the_form_of_the_bundle_and_fe
 
 
 def test_labels_come_with_their_samples_if_that_is_asked_for(tmp_path: Path) -> None:
-    from edgeadapt.daemon.sources.npz import ArrayReplay
+    from edgeadapt.daemon.io.sources.npz import ArrayReplay
 
     def labels(y: Any) -> tuple[list[str | None], str]:
         np.savez(tmp_path / "x.npz", x=np.zeros((2, 3), np.float32), y=y)

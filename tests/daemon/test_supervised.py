@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from edgeadapt.daemon import supervised
+from edgeadapt.daemon.lifecycle import signals as supervised
 
 
 class Slow:

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgeadapt.daemon.telemetry import Telemetry
+from edgeadapt.daemon.monitoring.telemetry import Telemetry
 from edgeadapt.device.resources.sensors import Sensors, Vitals
 
 

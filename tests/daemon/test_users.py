@@ -13,16 +13,17 @@ from typing import Any
 import pytest
 from shell import Shell
 
-pytest.importorskip("edgeadapt.daemon.control")  # with starlette and uvicorn
+pytest.importorskip("edgeadapt.daemon.http.server")  # with starlette and uvicorn
 
 from test_control import TOKEN, ask, kiosk, serving  # noqa: F401
 
-from edgeadapt.daemon import api, page
-from edgeadapt.daemon.control import Control
+from edgeadapt.daemon.config.loader import load_settings
+from edgeadapt.daemon.config.schema import ControlSection, Settings
+from edgeadapt.daemon.config.users import ROLES, Users, add_user, digest_of, remove_user
+from edgeadapt.daemon.http import page
+from edgeadapt.daemon.http import routes as api
+from edgeadapt.daemon.http.server import Control
 from edgeadapt.daemon.service import Service
-from edgeadapt.daemon.settings import ControlSection, Settings
-from edgeadapt.daemon.settings_file import load_settings
-from edgeadapt.daemon.users import ROLES, Users, add_user, digest_of, remove_user
 from edgeadapt.demo.sample import Sample
 from edgeadapt.errors import InputError, RecipeError
 
@@ -65,7 +66,7 @@ def test_every_route_has_the_role_that_is_written_down_here_and_none_has_no_role
 def test_every_route_is_401_without_a_user_403_under_its_role_and_answered_from_it_on(
     kiosk: Any, tokens: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
 ) -> None:
-    monkeypatch.setattr("edgeadapt.daemon.peers._LONGEST_WAIT_S", 0.0)
+    monkeypatch.setattr("edgeadapt.daemon.http.connection_shares._LONGEST_WAIT_S", 0.0)
     reached: list[str] = []
     monkeypatch.setattr(api, "answer", lambda route, *given: reached.append(route.path) or api.Reply(b"{}"))
     with serving(kiosk, "0.0.0.0:0", users=Users(tmp_path / "users")) as url:
@@ -208,7 +209,7 @@ def test_a_reload_lets_the_new_in_and_the_removed_out_even_where_the_settings_ar
 def test_a_file_that_everyone_can_read_is_warned_of(
     settings: Callable[..., Settings], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from edgeadapt.daemon.parts import users_of
+    from edgeadapt.daemon.lifecycle.factory import users_of
 
     add_user(tmp_path / "users", "anna", "view")
     (tmp_path / "users").chmod(0o644)

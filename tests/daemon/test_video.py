@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.daemon import settings
-from edgeadapt.daemon.arrival import Answer, Arrival, LabelArrival
-from edgeadapt.daemon.feeding import Feeder
-from edgeadapt.daemon.sources import open_source
-from edgeadapt.daemon.sources.readers import camera_of
-from edgeadapt.daemon.sources.video import VideoFrames
+from edgeadapt.daemon.config import schema as settings
+from edgeadapt.daemon.io.source_thread import Feeder
+from edgeadapt.daemon.io.sources import open_source
+from edgeadapt.daemon.io.sources.video import VideoFrames
+from edgeadapt.daemon.io.sources.video_readers import camera_of
+from edgeadapt.daemon.messages import Answer, Arrival, LabelArrival
 from edgeadapt.errors import InputError
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'edgeadapt[video]'")
@@ -287,7 +287,7 @@ def test_what_a_pipeline_complains_of_is_in_the_error(text: str, said: str, unti
 def test_a_pipeline_that_stalls_or_is_killed_is_started_again(until: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     import signal
 
-    monkeypatch.setattr("edgeadapt.daemon.sources.readers._STALLED_S", 0.6)
+    monkeypatch.setattr("edgeadapt.daemon.io.sources.video_readers._STALLED_S", 0.6)
     run = Watching(opened(pipeline="videotestsrc is-live=true ! video/x-raw,framerate=50/1,width=32,height=32"))
     until(lambda: len(run.seen) >= 5)
     os.kill(children()[0], signal.SIGSTOP)
@@ -322,7 +322,7 @@ def test_what_cannot_be_is_refused_when_it_is_opened(monkeypatch: pytest.MonkeyP
 
 
 def test_a_daemon_answers_a_film_without_losing_a_frame(film: Path, serve: Callable[..., Any], settings: Callable[..., Any], listening: Any, until: Callable[..., None]) -> None:
-    from edgeadapt.daemon.settings import LoopSection, VideoSource
+    from edgeadapt.daemon.config.schema import LoopSection, VideoSource
 
     source = VideoSource(name="film", stream="film", file=film)
     serve(settings(source=(source,), loop=LoopSection(queue=32, drop="oldest")), sinks=[listening])

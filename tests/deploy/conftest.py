@@ -24,7 +24,7 @@ EVERYTHING: dict[str, Any] = {
 @pytest.fixture(scope="session")
 def samples() -> dict[str, tuple[str, set[str]]]:
     """Name of every sample -> its type, and the names of its labels."""
-    metrics = pytest.importorskip("edgeadapt.daemon.metrics").Metrics()
+    metrics = pytest.importorskip("edgeadapt.daemon.monitoring.metrics").Metrics()
     parser = pytest.importorskip("prometheus_client.parser")
     metrics.observe_batch("door", 8, 0.004)
     metrics.requested("/v1/predict", 200, 0.002)

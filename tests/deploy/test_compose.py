@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from edgeadapt.cli import _parser
-from edgeadapt.daemon.settings_file import load_settings
+from edgeadapt.daemon.config.loader import load_settings
 
 yaml = pytest.importorskip("yaml")
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from urllib.request import urlopen
 import pytest
 from promql import metrics_of, unknown
 
-from edgeadapt.daemon.settings import BudgetSection
+from edgeadapt.daemon.config.schema import BudgetSection
 from edgeadapt.demo.sample import bundle_path
 
 yaml = pytest.importorskip("yaml")

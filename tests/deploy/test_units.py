@@ -20,8 +20,8 @@ import pytest
 from confined import allowed_calls, directives
 
 from edgeadapt.cli import _parser
-from edgeadapt.daemon.settings import Settings
-from edgeadapt.daemon.settings_file import load_settings
+from edgeadapt.daemon.config.loader import load_settings
+from edgeadapt.daemon.config.schema import Settings
 from edgeadapt.demo.sample import bundle_path
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgeadapt._toml import to_struct
-from edgeadapt.daemon.settings import BudgetSection, KeepSection, PolicySection
+from edgeadapt.daemon.config.schema import BudgetSection, KeepSection, PolicySection
 from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import BudgetError, InputError, RecipeError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeadapt._durable import replace_file
-from edgeadapt.daemon.sinks.jsonl import JsonLines
+from edgeadapt.daemon.io.sinks.jsonl import JsonLines
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.errors import EdgeadaptError

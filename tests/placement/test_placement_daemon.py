@@ -22,8 +22,8 @@ from edgeadapt.placement import Placing
 @pytest.fixture
 def service(register: Callable[..., None], tmp_path: Path, slow_cpu: dict[str, Any]) -> Any:
     pytest.importorskip("prometheus_client")
+    from edgeadapt.daemon.config.schema import ControlSection, Settings
     from edgeadapt.daemon.service import Service
-    from edgeadapt.daemon.settings import ControlSection, Settings
 
     register(MadeUp)
     slow_cpu["by_graph"]["graphs/encode.onnx"] = 25.0
@@ -48,7 +48,7 @@ def test_a_daemon_shows_where_roles_run_and_what_it_copied(service: Any) -> None
 
 
 def test_a_daemon_whose_device_took_tensors_with_it_is_not_well_and_ends(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgeadapt.daemon import supervised
+    from edgeadapt.daemon.lifecycle import signals as supervised
 
     monkeypatch.setattr(supervised, "run", lambda one, has_failed: has_failed())
     assert service.ready() == (True, "") and service.health()["ok"] and not service.run()

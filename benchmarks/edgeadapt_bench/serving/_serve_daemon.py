@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeadapt.daemon.arrival import Answer, Arrival, Deliver, LabelArrival
+from edgeadapt.daemon.config.schema import BudgetSection, ControlSection, JsonlSink, KeepSection, LoopSection, Settings
+from edgeadapt.daemon.messages import Answer, Arrival, Deliver, LabelArrival
 from edgeadapt.daemon.service import Service
-from edgeadapt.daemon.settings import BudgetSection, ControlSection, JsonlSink, KeepSection, LoopSection, Settings
 from edgeadapt.errors import StateError
 from edgeadapt.scenarios.environment import resident_mib
 from edgeadapt_bench.harness._serve_turns import take_turns

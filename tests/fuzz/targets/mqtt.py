@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.daemon.arrival import Arrival, LabelArrival
-from edgeadapt.daemon.pictures import png_of
-from edgeadapt.daemon.settings import MqttSource
+from edgeadapt.daemon.config.schema import MqttSource
+from edgeadapt.daemon.decoding.images import png_of
+from edgeadapt.daemon.messages import Arrival, LabelArrival
 from edgeadapt.errors import InputError
 from fuzz.edits import raw
 from fuzz.target import Execute, Target
@@ -108,7 +108,7 @@ class _Sent(SimpleNamespace):
 
 
 def prepare(scratch: Path) -> Execute:
-    from edgeadapt.daemon.sources.mqtt import MqttMessages
+    from edgeadapt.daemon.io.sources.mqtt import MqttMessages
 
     sources = [
         MqttMessages(
@@ -149,5 +149,5 @@ def is_past_header(error: Exception) -> bool:
 
 TARGET = Target(
     "mqtt", seeds, mutate, prepare, (InputError,), is_past_header,
-    ("edgeadapt.daemon.sources.mqtt",), share=50, memory_mib=128,
+    ("edgeadapt.daemon.io.sources.mqtt",), share=50, memory_mib=128,
 )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Bytes from outside become values: JSON, pictures with limits, and the child process that reads the costly ones."""

@@ -1,0 +1,73 @@
+"""What a daemon consists of while it runs. ``Service`` puts it together, ``Changing`` exchanges parts of it, ``looking`` reads it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgeadapt.bundle.schema import Manifest
+from edgeadapt.daemon.config.schema import Settings
+from edgeadapt.daemon.config.users import Users
+from edgeadapt.daemon.engine.label_queue import Labels
+from edgeadapt.daemon.engine.latency_governor import Pace
+from edgeadapt.daemon.engine.learner_lease import Lending
+from edgeadapt.daemon.engine.loop import Loop
+from edgeadapt.daemon.engine.pause_reasons import Holds
+from edgeadapt.daemon.http.certificate import Certificate
+from edgeadapt.daemon.io.folder_ledger import FolderMemory
+from edgeadapt.daemon.io.source_thread import Feeder
+from edgeadapt.daemon.messages import Deliver, Inbox, Sink
+from edgeadapt.daemon.monitoring.telemetry import Telemetry
+from edgeadapt.daemon.monitoring.time_series import Series
+from edgeadapt.runtime import Runtime
+
+
+@dataclass(eq=False)
+class Running:
+    """The parts, and what went wrong with them.
+
+    Attributes:
+        manifest: of the bundle that answers. folders: what folder sources remember over restarts.
+        feeders, sinks: by their section of the settings, or by identity where a caller brought them. sink_errors: events that a sink
+            raised at, by its name.
+        certificate: of the control interface; None without https. users: who may speak there; None without a file of them.
+        fatal: why no learner is open any more; the process ends for it. swapped: the bundle that a swap put in the place of the settings'.
+        trying: the name of a bundle that is run once before it may take over, and since when, in monotonic seconds. swap_error: why the
+            last one was not taken.
+        checkpoint_error, work_error, reload_error: of the last try; empty if it went well. checkpointed_at: seconds since the epoch.
+    """
+
+    settings: Settings
+    manifest: Manifest
+    runtime: Runtime
+    lending: Lending
+    holds: Holds
+    inbox: Inbox
+    pace: Pace
+    labels: Labels
+    loop: Loop
+    series: Series
+    deliver: Deliver
+    folders: FolderMemory
+    telemetry: Telemetry
+    feeders: dict[Any, Feeder] = field(default_factory=dict)
+    sinks: dict[Any, Sink] = field(default_factory=dict)
+    certificate: Certificate | None = None
+    users: Users | None = None
+    sink_errors: dict[str, int] = field(default_factory=dict)
+    started_at: float = field(default_factory=time.time)
+    is_ready: bool = False
+    is_stopping: bool = False
+    is_frozen: bool = False
+    fatal: str = ""
+    swapped: str = ""
+    trying: tuple[str, float] | None = None
+    swap_error: str = ""
+    checkpoint_error: str = ""
+    work_error: str = ""
+    reload_error: str = ""
+    checkpointed_at: float = 0.0
+
+
+__all__ = ["Running"]

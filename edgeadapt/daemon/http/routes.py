@@ -1,0 +1,414 @@
+"""What can be asked over HTTP: one table of routes, and how the service is called for each.
+
+Nothing here knows a socket: ``answer`` takes the bytes of a request and returns those of an answer, or raises ``Refused``. What a request may hold is
+checked here, once, so that whatever enters the inbox fits the bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Struct, UnsetType
+from numpy.typing import NDArray
+
+from edgeadapt.bundle.schema import Manifest
+from edgeadapt.daemon.config.users import ADMIN, Role, User
+from edgeadapt.daemon.decoding.codec import JPEG, JSON, MAX_JSON_BYTES, NPY, PNG, TEXT, Refused, decoded, encode
+from edgeadapt.daemon.decoding.images import png_of
+from edgeadapt.daemon.http.request_bodies import batch_of
+from edgeadapt.daemon.http.schemas import (
+    Answers,
+    AskedSample,
+    Asking,
+    AtCommit,
+    AtMost50,
+    AtMost100,
+    Change,
+    Classes,
+    Decision,
+    Decisions,
+    Facts,
+    Failure,
+    Forget,
+    Forgotten,
+    Freeze,
+    History,
+    InStream,
+    InStreamNamed,
+    InWindow,
+    Labels,
+    LabelsTold,
+    Me,
+    NamedSamples,
+    NewClass,
+    NoQuery,
+    OfStream,
+    Pause,
+    Questions,
+    Ready,
+    Samples,
+    Swap,
+    Target,
+    Withdraw,
+    Withdrawn,
+)
+from edgeadapt.daemon.messages import Answer
+from edgeadapt.daemon.monitoring.time_series import Past, Window
+from edgeadapt.errors import BudgetError, CapacityError, EdgeadaptError, InputError, RuntimeUnavailable, StateError, StorageError
+from edgeadapt.results import Commit, Quality, Question, Receipt
+
+if TYPE_CHECKING:
+    from edgeadapt.daemon.monitoring.metrics import Metrics
+
+
+
+class Served(Protocol):
+    """What HTTP needs of the daemon. Methods are called from several threads at once, and may take as long as the time-out of a request."""
+
+    @property
+    def metrics(self) -> Metrics | None: ...
+    @property
+    def manifest(self) -> Manifest: ...
+    def predict(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = "default") -> Sequence[Answer]: ...
+    def observe(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = "default", names: Sequence[str] = ()) -> Sequence[Answer]: ...  # fmt: skip
+    def label(self, items: Sequence[tuple[str, str]], source: str = "") -> Mapping[str, Any]: ...
+    def forget(self, samples: Sequence[str] | None = None, *, source: str | None = None, classes: Sequence[str] | None = None, before: float | None = None, after: float | None = None) -> Receipt: ...  # fmt: skip
+    def withdraw(self, samples: Sequence[str]) -> int: ...
+    def quality(self) -> Quality: ...
+    def questions(self, limit: int = 5) -> Sequence[Question]: ...
+    def alike(self, samples: Sequence[str]) -> Mapping[str, int]: ...
+    def frame_of(self, question: str) -> NDArray[np.uint8] | None: ...
+    def picture_of(self, stream: str, sample: str = "") -> NDArray[np.uint8] | None: ...
+    def series(self, window: Window = "minutes") -> Past: ...
+    def classes(self) -> Sequence[str]: ...
+    def add_class(self, name: str) -> None: ...
+    def remove_class(self, name: str) -> None: ...
+    def history(self, limit: int = 50) -> Sequence[Commit]: ...
+    def decisions(self, limit: int = 100) -> Sequence[tuple[float, str, str, str, str]]: ...
+    def rollback(self, to: int | None = None) -> int: ...
+    def freeze(self, frozen: bool) -> None: ...
+    def pause(self, paused: bool) -> None: ...
+    def checkpoint(self) -> int: ...
+    def swap(self, path: str) -> Mapping[str, Any]: ...
+    def health(self) -> Mapping[str, Any]: ...
+    def ready(self) -> tuple[bool, str]: ...
+    def status(self) -> Mapping[str, Any]: ...
+
+
+# -- the routes ---------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Asked:
+    """A request after its form was checked. ``body``: a struct of the route, or the bytes of another type. ``key``: what stands in the path. ``user``: who asks."""
+
+    query: Any
+    body: Any = None
+    media: str = ""
+    key: str = ""
+    user: User = ADMIN
+
+
+@dataclass(frozen=True)
+class Reply:
+    body: bytes
+    media: str = JSON
+    status: int = 200
+
+
+@dataclass(frozen=True)
+class Route:
+    """One thing that can be asked.
+
+    Attributes:
+        role: the least that may ask. run: calls the service; its docstring is the summary. answer: the type of what it returns, or a media type, or both by status.
+        media: types of a body other than JSON. refusals: statuses of its own, beside those that every route has.
+        is_probe: answered even while all workers wait. is_slow: may take ten times the time-out.
+    """
+
+    method: str
+    path: str
+    role: Role
+    run: Callable[[Served, Asked], Any]
+    answer: Any
+    query: type[Struct] = NoQuery
+    body: type[Struct] | None = None
+    media: tuple[str, ...] = ()
+    refusals: tuple[int, ...] = ()
+    is_probe: bool = False
+    is_slow: bool = False
+
+    @property
+    def summary(self) -> str:
+        return (self.run.__doc__ or "").strip().split("\n")[0]
+
+
+def _predict(service: Served, asked: Asked) -> Answers:
+    """Answer a batch and change nothing."""
+    x, features, _ = batch_of(asked.media, asked.body, service.manifest)
+    return Answers(answers=tuple(service.predict(x, features=features, stream=_stream_of(asked))))
+
+
+def _observe(service: Served, asked: Asked) -> Answers:
+    """Answer a batch of a stream, and let the learner learn from how it looks."""
+    x, features, count = batch_of(asked.media, asked.body, service.manifest)
+    names = (asked.body.names if asked.media == JSON else ()) or ((asked.query.name,) if asked.query.name else ())
+    if names and len(names) != count:
+        raise InputError(f"{count} samples have {count} names, got {len(names)}")
+    answers = tuple(service.observe(x, features=features, stream=_stream_of(asked), names=names))
+    if answers and all(answer.error for answer in answers):
+        raise Refused(503, "Dropped", answers[0].error, retry_s=1)
+    return Answers(answers=answers)
+
+
+def _stream_of(asked: Asked) -> str:
+    stream = asked.body.stream if asked.media == JSON else UNSET
+    return asked.query.stream if isinstance(stream, UnsetType) else str(stream)
+
+
+def _label(service: Served, asked: Asked) -> LabelsTold:
+    """Label samples by id or by your own name for them; a label may come before its sample."""
+    source = asked.user.name or asked.body.source  # what somebody calls himself is no proof
+    told = service.label([(item.sample, item.label) for item in asked.body.labels], source)
+    return msgspec.convert(told, LabelsTold)
+
+
+def _forget(service: Served, asked: Asked) -> Forgotten:
+    """Remove labelled samples as if they had never been."""
+    what = asked.body
+    receipt = service.forget(what.samples, source=what.source, classes=what.classes, before=what.before, after=what.after)
+    return Forgotten(
+        removed=receipt.removed, subtracted=receipt.subtracted, snapshots=receipt.snapshots, moved=receipt.moved, exact=tuple(receipt.exact),
+        unreachable=tuple(receipt.unreachable),
+    )  # fmt: skip
+
+
+def _questions(service: Served, asked: Asked) -> Questions:
+    """What the learner wants to know, oldest first or like beside like; answer with a label."""
+    found = list(service.questions(asked.query.limit))
+    groups = service.alike([q.id for q in found]) if asked.query.alike and found else {}
+    place = {sample: number for number, sample in enumerate(groups)}
+    found.sort(key=lambda q: place.get(q.id, len(place)))
+    return Questions(questions=tuple(_asked_sample(q, groups.get(q.id, UNSET)) for q in found))
+
+
+def _asked_sample(q: Question, group: int | UnsetType) -> AskedSample:
+    return AskedSample(
+        id=q.id, stream=q.stream, why=q.why, predicted=q.predicted, confidence=float(q.confidence),
+        novelty=float(q.novelty), asked_at=q.asked_at, image=f"/v1/questions/{q.id}/image",
+        group=group,
+    )  # fmt: skip
+
+
+def _withdraw(service: Served, asked: Asked) -> Withdrawn:
+    """Take labels back without forgetting their samples."""
+    return Withdrawn(withdrawn=service.withdraw(asked.body.samples))
+
+
+def _quality(service: Served, asked: Asked) -> Quality:
+    """How good the answers are in the field, and what the next ten labels are expected to bring."""
+    return service.quality()
+
+
+def _image(service: Served, asked: Asked) -> Reply:
+    """The picture of a question."""
+    frame = service.frame_of(asked.key)
+    if frame is None:
+        raise Refused(404, "NotFound", f"no picture of {asked.key[:100]!r}: it was answered, was let go, or never was a picture")
+    return Reply(png_of(frame), PNG)
+
+
+def _classes(service: Served, asked: Asked) -> Classes:
+    """The names of the known classes."""
+    return Classes(classes=tuple(service.classes()))
+
+
+def _add_class(service: Served, asked: Asked) -> Classes:
+    """Make room for a class; a known one changes nothing."""
+    service.add_class(asked.body.name)
+    return _classes(service, asked)
+
+
+def _remove_class(service: Served, asked: Asked) -> Classes:
+    """Take a class out of the answers, and its labels out of what was learned."""
+    service.remove_class(asked.key)
+    return _classes(service, asked)
+
+
+def _history(service: Served, asked: Asked) -> History:
+    """Changes, newest first."""
+    found = service.history(asked.query.limit)
+    return History(
+        history=tuple(Change(number=c.number, time=c.time, kind=c.kind, outcome=c.outcome, detail=dict(c.detail)) for c in found)
+    )
+
+
+def _decisions(service: Served, asked: Asked) -> Decisions:
+    """What was decided about windows, newest first."""
+    rows = service.decisions(asked.query.limit)
+    return Decisions(
+        decisions=tuple(Decision(time=at, stream=stream, kind=kind, domain=domain, why=why) for at, stream, kind, domain, why in rows)
+    )
+
+
+def _rollback(service: Served, asked: Asked) -> AtCommit:
+    """Go back to a commit; labels that were learned since are withdrawn."""
+    return AtCommit(commit=service.rollback(asked.body.to))
+
+
+def _freeze(service: Served, asked: Asked) -> Freeze:
+    """Serve and measure, but learn nothing, until it is taken back."""
+    service.freeze(asked.body.frozen)
+    return Freeze(frozen=asked.body.frozen)
+
+
+def _pause(service: Served, asked: Asked) -> Pause:
+    """Hold the work in the background, until it is taken back."""
+    service.pause(asked.body.paused)
+    return Pause(paused=asked.body.paused)
+
+
+def _checkpoint(service: Served, asked: Asked) -> AtCommit:
+    """Finish queued work and make it durable."""
+    return AtCommit(commit=service.checkpoint())
+
+
+def _swap(service: Served, asked: Asked) -> Facts:
+    """Load another bundle, verify, warm and compare it, and switch to it; the old one serves until then."""
+    return dict(service.swap(asked.body.bundle))
+
+
+def _status(service: Served, asked: Asked) -> Facts:
+    """Everything that a status page shows."""
+    return dict(service.status())
+
+
+def _series(service: Served, asked: Asked) -> Past:
+    """What a status page draws over time."""
+    return service.series(asked.query.window)
+
+
+def _picture(service: Served, asked: Asked) -> Reply:
+    """The picture of an answer that the status shows."""
+    frame = service.picture_of(asked.query.stream, asked.query.id)
+    if frame is None:
+        raise Refused(404, "NotFound", f"no picture of stream {asked.query.stream[:100]!r}")
+    return Reply(png_of(frame), PNG)
+
+
+def _me(service: Served, asked: Asked) -> Me:
+    """Who asks, and the role; the name is empty where the single token was shown, or none is needed."""
+    return Me(name=asked.user.name, role=asked.user.role)
+
+
+def _healthz(service: Served, asked: Asked) -> Reply:
+    """200 while the loop moves."""
+    health = dict(service.health())
+    return Reply(encode(health), status=200 if health.get("ok") else 503)
+
+
+def _readyz(service: Served, asked: Asked) -> Reply:
+    """200 once samples are answered."""
+    ready, reason = service.ready()
+    return Reply(encode(Ready(ready=bool(ready), reason=str(reason))), status=200 if ready else 503)
+
+
+def _metrics(service: Served, asked: Asked) -> Reply:
+    """Numbers in the text format of Prometheus."""
+    if service.metrics is None:
+        raise Refused(404, "NotFound", "metrics are switched off: metrics.enabled")
+    try:
+        return Reply(service.metrics.exposition(service.status), TEXT)
+    except TimeoutError as error:
+        raise Refused(503, "Busy", str(error), retry_s=1) from None
+
+
+def _document(service: Served, asked: Asked) -> Reply:
+    """This description, as OpenAPI 3.1."""
+    from edgeadapt.daemon.http.openapi import document_text  # written from this table
+
+    return Reply(document_text().encode())
+
+
+_BATCHES = (NPY, PNG, JPEG)
+ROUTES: tuple[Route, ...] = (
+    Route("POST", "/v1/predict", "view", _predict, Answers, InStream, Samples, _BATCHES),
+    Route("POST", "/v1/observe", "label", _observe, Answers, InStreamNamed, NamedSamples, _BATCHES),
+    Route("POST", "/v1/labels", "label", _label, LabelsTold, body=Labels, refusals=(429, 507)),
+    Route("POST", "/v1/forget", "admin", _forget, Forgotten, body=Forget, refusals=(429, 507), is_slow=True),
+    Route(
+        "POST", "/v1/withdraw", "label", _withdraw, Withdrawn, body=Withdraw, refusals=(429, 507),
+        is_slow=True,
+    ),
+    Route("GET", "/v1/quality", "view", _quality, Quality),
+    Route("GET", "/v1/questions", "view", _questions, Questions, Asking),
+    Route("GET", "/v1/questions/{id}/image", "view", _image, PNG, refusals=(404,)),
+    Route("GET", "/v1/classes", "view", _classes, Classes),
+    Route("POST", "/v1/classes", "admin", _add_class, Classes, body=NewClass, refusals=(429, 507)),
+    Route("DELETE", "/v1/classes/{name}", "admin", _remove_class, Classes, refusals=(404, 429, 507)),
+    Route("GET", "/v1/history", "view", _history, History, AtMost50),
+    Route("GET", "/v1/decisions", "view", _decisions, Decisions, AtMost100),
+    Route("GET", "/v1/status", "view", _status, Facts),
+    Route("GET", "/v1/series", "view", _series, Past, InWindow),
+    Route("GET", "/v1/latest/image", "view", _picture, PNG, OfStream, refusals=(404,)),
+    Route("POST", "/v1/rollback", "admin", _rollback, AtCommit, body=Target, refusals=(429, 507), is_slow=True),
+    Route("POST", "/v1/freeze", "admin", _freeze, Freeze, body=Freeze),
+    Route("POST", "/v1/pause", "admin", _pause, Pause, body=Pause),
+    Route("POST", "/v1/checkpoint", "admin", _checkpoint, AtCommit, refusals=(429, 507), is_slow=True),
+    Route("POST", "/v1/swap", "admin", _swap, Facts, body=Swap, refusals=(429, 507), is_slow=True),
+    Route("GET", "/v1/me", "view", _me, Me),
+    Route("GET", "/healthz", "view", _healthz, Facts, is_probe=True),
+    Route("GET", "/readyz", "view", _readyz, Ready, is_probe=True),
+    Route("GET", "/metrics", "view", _metrics, TEXT, refusals=(404,), is_probe=True),
+    Route("GET", "/openapi.json", "view", _document, Facts, is_probe=True),
+)
+
+
+# -- from bytes to a call, and back -------------------------------------------------------------------
+_STATUS: tuple[tuple[type[EdgeadaptError], int, int | None], ...] = (
+    (StorageError, 507, None), (StateError, 409, None), (BudgetError, 429, 60), (CapacityError, 409, None), (RuntimeUnavailable, 503, 10),
+    (EdgeadaptError, 422, None),
+)  # fmt: skip
+
+
+def answer(route: Route, service: Served, query: Sequence[tuple[str, str]], media: str, body: bytes, key: str = "", user: User = ADMIN) -> Reply:
+    """Check a request, call the service, and write its answer. Whether ``user`` may ask was checked before.
+
+    Args:
+        query: pairs after the question mark. media: the content type, without parameters. key: what stands in the path.
+
+    Raises:
+        Refused: with the status that fits. Anything else is a fault of the daemon.
+    """
+    try:
+        said = route.run(service, _asked(route, query, media, body, key, user))
+        return said if isinstance(said, Reply) else Reply(encode(said))
+    except EdgeadaptError as error:
+        status, retry_s = next((status, retry_s) for kind, status, retry_s in _STATUS if isinstance(error, kind))
+        raise Refused(status, type(error).__name__, str(error), retry_s) from error
+
+
+def _asked(route: Route, query: Sequence[tuple[str, str]], media: str, body: bytes, key: str, user: User) -> Asked:
+    given = dict(query)
+    if len(given) != len(query):
+        raise InputError("a name stands twice after the question mark")
+    try:
+        asked = msgspec.convert(given, route.query, strict=False)
+    except msgspec.ValidationError as error:
+        raise InputError(f"after the question mark: {error}") from None
+    if route.body is None:
+        return Asked(asked, key=key, user=user)
+    if media not in (JSON, *route.media):
+        raise Refused(
+            415, "UnsupportedMediaType", f"a body of type {', '.join((JSON, *route.media))} is taken here, got {media[:100] or 'none'!r}"
+        )
+    if media != JSON:
+        return Asked(asked, body, media, key, user)
+    if len(body) > MAX_JSON_BYTES:
+        raise Refused(413, "TooLarge", f"JSON of at most {MAX_JSON_BYTES} bytes is read, got {len(body)}; send {NPY}")
+    return Asked(asked, decoded(body, route.body), media, key, user)
+
+
+__all__ = ["JSON", "MAX_JSON_BYTES", "ROUTES", "Failure", "Refused", "Reply", "Route", "Served", "answer", "encode"]

@@ -1,0 +1,1 @@
+"""Sources that bring samples, sinks that take answers, and the broker between machines."""

@@ -1,0 +1,68 @@
+"""A signal from a file, cut into windows that come when a sensor would have brought them.
+
+    window_k = signal[k hop : k hop + window],   due (k hop + window) / rate_hz s after the start
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.bundle.schema import InputSpec
+from edgeadapt.daemon.io.sources.rate_timer import Beat
+from edgeadapt.daemon.io.sources.signal_file import read_signal
+from edgeadapt.daemon.messages import Arrival, Deliver
+from edgeadapt.errors import InputError
+
+
+class SensorWindows:
+    """Windows are called by the reading they begin with: ``0``, ``hop``, ``2 hop``, ... Readings at the end that fill no window are left.
+
+    Args:
+        window, hop: readings. rate_hz: readings a second.
+
+    Raises:
+        InputError: the bundle takes something else than signals or vectors of that length.
+    """
+
+    def __init__(self, name: str, stream: str, path: Path, spec: InputSpec, window: int, hop: int, rate_hz: float) -> None:
+        self.name, self.stream, self.path = name, stream, path
+        if spec.layout != "NC" or spec.dtype != "float32" or (window not in spec.shape and window != 1):
+            raise InputError(f"source {name!r} brings windows of {window} readings, and the bundle takes {spec.dtype} {spec.layout} of shape {spec.shape}")
+        self._spec, self._window, self._hop, self._rate_hz = spec, window, hop, rate_hz
+        self._next = 0
+
+    def run(self, deliver: Deliver, stop: threading.Event) -> None:
+        """Play; when it is run again, from where it was.
+
+        Raises:
+            InputError: the file cannot be read, or its channels do not fit the bundle.
+        """
+        signal = read_signal(self.path, stop)
+        if stop.is_set():
+            return
+        self._shaped(signal[: self._window])
+        beat, ahead = Beat(self._rate_hz, stop), self._window
+        while self._next + self._window <= len(signal):
+            if not beat.wait(ahead):
+                return
+            x = self._shaped(signal[self._next : self._next + self._window])
+            deliver(Arrival(self.stream, self.name, x, name=str(self._next)))
+            self._next, ahead = self._next + self._hop, self._hop
+
+    def _shaped(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(window, C) as the bundle takes it: (C, window), (window, C), or a vector where one of the two is 1."""
+        length, channels = window.shape
+        if length < self._window:
+            raise InputError(f"{self.path}: holds {length} readings, less than a window of {self._window}")
+        if self._spec.shape == (channels, length):
+            return np.ascontiguousarray(window.T)
+        if self._spec.shape == (length, channels) or (1 in window.shape and self._spec.shape == (window.size,)):
+            return window.reshape(self._spec.shape)
+        raise InputError(f"{self.path}: windows are {length} readings of {channels} channels, and the bundle takes {self._spec.layout} of shape {self._spec.shape}")
+
+
+__all__ = ["SensorWindows"]

@@ -1,0 +1,1 @@
+"""What a daemon tells about itself: metrics, time series, heat and power, systemd."""
