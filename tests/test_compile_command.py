@@ -49,7 +49,7 @@ def values():
 
 def module(classes=3):
     from edgeadapt.host import gradient_step
-    from edgeadapt.host.optimisers import SGD
+    from edgeadapt.host.steps.optimisers import SGD
 
     torch.manual_seed(0)
     loss = lambda out, ports: nn.functional.cross_entropy(out, ports["y"], reduction="none")

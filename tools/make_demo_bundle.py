@@ -33,7 +33,7 @@ def main() -> None:
 
 def make_sample(out: Path, data: Path | None) -> None:
     """Draw ``PER_CLASS`` test images of every class, known classes first."""
-    from edgeadapt.host.datasets import fashion_mnist
+    from edgeadapt.host.data.images import fashion_mnist
 
     test = fashion_mnist(data)[1]
     rng = np.random.default_rng(0)

@@ -15,7 +15,7 @@ import msgspec
 from edgeadapt.errors import EdgeadaptError, InputError
 
 if TYPE_CHECKING:
-    from edgeadapt.host.labelled import Labelled
+    from edgeadapt.host.data.labelled import Labelled
     from edgeadapt.host.recipe import Recipe
 
 CALIBRATION = 0.1  # of each class of the training samples; training never sees it
@@ -84,7 +84,7 @@ def export_recipe(
         The bundle.
     """
     from edgeadapt.host import export as export_bundle
-    from edgeadapt.host.named_networks import headless
+    from edgeadapt.host.encoders.named_networks import headless
 
     fit, calibration, validation = split_data(recipe)
     _say_groups(fit, calibration, say)
@@ -111,7 +111,7 @@ def export_recipe(
 
 def _say_plain_pixels(file: Path, say: Callable[[str], None]) -> None:
     """A model that was trained on normalised images must not get others without a word."""
-    from edgeadapt.host.onnx_input import takes_plain_pixels
+    from edgeadapt.host.encoders.onnx_input import takes_plain_pixels
 
     if takes_plain_pixels(file):
         say(f"encoder: {file.name} gets pixel values from 0 to 255; if it was trained on others, say so in [encoder.input]")
@@ -138,7 +138,7 @@ def train_network(
     recipe: Recipe, fit: Labelled, validation: Labelled, say: Callable[[str], None], **files: Any
 ) -> tuple[Any, float]:
     """The recipe's network, trained, and its accuracy on the validation samples; ``files`` are checkpoint, resume and log."""
-    from edgeadapt.host.train import train as fit_network
+    from edgeadapt.host.training.train import train as fit_network
 
     network = _network(recipe, fit, recipe.encoder.pretrained)
     result = fit_network(network, fit, validation, seed=recipe.seed, progress=say, **msgspec.structs.asdict(recipe.train), **files)
@@ -150,7 +150,7 @@ def finished_encoder(recipe: Recipe, fit: Labelled) -> Any:
     given = recipe.encoder
     if given.file:
         return _exported_program(given.file) if given.file.endswith(".pt2") else _onnx_file(given)
-    from edgeadapt.host.named_networks import HAVE_WEIGHTS, headless, named_encoder, source_of
+    from edgeadapt.host.encoders.named_networks import HAVE_WEIGHTS, headless, named_encoder, source_of
 
     has_weights = source_of(given.network) in HAVE_WEIGHTS
     if not given.weights and (given.pretrained or has_weights):
@@ -160,7 +160,7 @@ def finished_encoder(recipe: Recipe, fit: Labelled) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from edgeadapt.host.networks import Normalised
+    from edgeadapt.host.encoders.networks import Normalised
 
     channels = 3 if given.pretrained or has_weights else fit.channels
     network = Normalised(_network(recipe, fit, ""), [0.0] * channels, [1.0] * channels)
@@ -175,8 +175,8 @@ def finished_encoder(recipe: Recipe, fit: Labelled) -> Any:
 
 def _network(recipe: Recipe, fit: Labelled, pretrained: str) -> Any:
     """The recipe's network with a classifier for these classes: with these trained weights, or random ones."""
-    from edgeadapt.host.named_networks import pretrained_network
-    from edgeadapt.host.networks import build_network
+    from edgeadapt.host.encoders.named_networks import pretrained_network
+    from edgeadapt.host.encoders.networks import build_network
 
     given, count = recipe.encoder, len(fit.classes)
     options = {**_size_option(recipe, fit), **given.options}
@@ -187,7 +187,7 @@ def _network(recipe: Recipe, fit: Labelled, pretrained: str) -> Any:
 
 
 def _size_option(recipe: Recipe, fit: Labelled) -> dict[str, Any]:
-    from edgeadapt.host.named_networks import size_option
+    from edgeadapt.host.encoders.named_networks import size_option
 
     height, width = (*fit.x.shape[1:3], 0, 0)[:2]
     return size_option(recipe.encoder.network, (height, width)) if fit.x.ndim > 2 else {}
@@ -196,7 +196,7 @@ def _size_option(recipe: Recipe, fit: Labelled) -> dict[str, Any]:
 def _onnx_file(given: Any) -> Any:
     if given.input is None:
         return given.file
-    from edgeadapt.host.onnx_input import OnnxFile, PixelInput
+    from edgeadapt.host.encoders.onnx_input import OnnxFile, PixelInput
 
     said = msgspec.structs.asdict(given.input)
     del said["size"]

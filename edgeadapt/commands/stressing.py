@@ -10,10 +10,10 @@ from edgeadapt.errors import InputError
 
 def stress(args: argparse.Namespace) -> int:
     """Run a stress card, and write the bundle with what it allows."""
-    from edgeadapt.host.datasets import load_folder, load_npz
-    from edgeadapt.host.labelled import Labelled
-    from edgeadapt.host.sensor_data import load_sensors
-    from edgeadapt.host.stress_again import stress_again
+    from edgeadapt.host.data.images import load_folder, load_npz
+    from edgeadapt.host.data.labelled import Labelled
+    from edgeadapt.host.data.sensors import load_sensors
+    from edgeadapt.host.stress.again import stress_again
 
     bundle = read_bundle(args.bundle)
     takes = bundle.manifest.input

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_HOMES = {"export": "edgeadapt.host._export", "Settings": "edgeadapt.host.settings", "Identity": "edgeadapt.host.encoders", "as_encoder": "edgeadapt.host.encoders", "gradient_step": "edgeadapt.host._gradient_step", "named_encoder": "edgeadapt.host.named_networks", "OnnxFile": "edgeadapt.host.onnx_input", "PixelInput": "edgeadapt.host.onnx_input"}
+_HOMES = {"export": "edgeadapt.host.exporting.bundle_builder", "Settings": "edgeadapt.host.exporting.settings", "Identity": "edgeadapt.host.encoders.dispatch", "as_encoder": "edgeadapt.host.encoders.dispatch", "gradient_step": "edgeadapt.host.steps.gradient_step", "named_encoder": "edgeadapt.host.encoders.named_networks", "OnnxFile": "edgeadapt.host.encoders.onnx_input", "PixelInput": "edgeadapt.host.encoders.onnx_input"}
 __all__ = ["Identity", "Settings", "as_encoder", "export", "gradient_step", "named_encoder"]
 
 

@@ -25,9 +25,9 @@ from msgspec import Meta, Struct
 
 from edgeadapt._toml import read_table, to_struct
 from edgeadapt.errors import RecipeError
-from edgeadapt.host.augment import Augment
-from edgeadapt.host.named_networks import HAVE_WEIGHTS, HUBS, input_config, source_of
+from edgeadapt.host.encoders.named_networks import HAVE_WEIGHTS, HUBS, input_config, source_of
 from edgeadapt.host.recipe_data import FOLDER_SIZE, load_data
+from edgeadapt.host.training.augmentation import Augment
 from edgeadapt.host.training.settings import DeviceName, OptimiserName, PrecisionName, rate_and_decay
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -105,7 +105,7 @@ class DataSection(_Section, frozen=True, kw_only=True):
 
 
 class TrainSection(_Section, frozen=True, kw_only=True):
-    """The settings of ``edgeadapt.host.train.train``, with the same defaults; those of ``lr`` and ``weight_decay`` go with the optimiser."""
+    """The settings of ``edgeadapt.host.training.train.train``, with the same defaults; those of ``lr`` and ``weight_decay`` go with the optimiser."""
 
     epochs: Positive = 3
     batch: Annotated[int, Meta(ge=2)] = 128
@@ -200,7 +200,7 @@ def _own_size(encoder: EncoderSection) -> tuple[int, int]:
     if encoder.input is not None and encoder.input.size:
         return encoder.input.size
     if encoder.file.endswith(".onnx") and Path(encoder.file).is_file():
-        from edgeadapt.host.onnx_input import own_size  # late: onnx, which other recipes do not need
+        from edgeadapt.host.encoders.onnx_input import own_size  # late: onnx, which other recipes do not need
 
         return own_size(Path(encoder.file)) or FOLDER_SIZE
     is_made_for_one = not encoder.file and (encoder.pretrained or source_of(encoder.network) in ("timm", *HAVE_WEIGHTS))

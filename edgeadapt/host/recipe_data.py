@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeadapt.errors import EdgeadaptError, InputError
-from edgeadapt.host.datasets import fashion_mnist, load_folder, load_npz
-from edgeadapt.host.labelled import Labelled
-from edgeadapt.host.map_style import load_dataset_factory
-from edgeadapt.host.sensor_data import load_sensors
-from edgeadapt.host.torchvision_data import load_torchvision
+from edgeadapt.host.data.images import fashion_mnist, load_folder, load_npz
+from edgeadapt.host.data.labelled import Labelled
+from edgeadapt.host.data.map_style import load_dataset_factory
+from edgeadapt.host.data.sensors import load_sensors
+from edgeadapt.host.data.torchvision_sets import load_torchvision
 
 if TYPE_CHECKING:
     from edgeadapt.host.recipe import DataSection, Recipe

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeadapt.bundle.schema import TensorSpec
 from edgeadapt.device.numerics.linalg import NUMERICS
-from edgeadapt.host.methods.base import Dims
+from edgeadapt.host.contracts import Dims
 from edgeadapt.testing._subject import FUNCTIONS, Subject, expect, has
 from edgeadapt.testing._toy import Toy
 

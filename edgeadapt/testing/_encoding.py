@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeadapt.host.encoding import example_input
+from edgeadapt.host.encoders.base import example_input
 from edgeadapt.testing._correcting import check_adapt_outputs, check_idle, check_same
 from edgeadapt.testing._subject import State, Subject, expect, has
 

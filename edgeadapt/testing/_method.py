@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgeadapt.host.methods.base import Method
+    from edgeadapt.host.contracts import Method
 
 
 def check_method(method: Method, *, features: int = 24, taps: int = 6, slots: int = 5) -> None:

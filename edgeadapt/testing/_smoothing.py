@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edgeadapt.host.methods.base import INACTIVE, one_hot
+from edgeadapt.host.contracts import INACTIVE, one_hot
 from edgeadapt.testing._subject import Subject, expect
 from edgeadapt.testing._toy import Rows
 

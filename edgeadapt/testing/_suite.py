@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeadapt.host.methods.base import Dims
+from edgeadapt.host.contracts import Dims
 from edgeadapt.testing._compiling import check_compiles
 from edgeadapt.testing._correcting import check_adapt, check_adjust, check_correct, check_fit
 from edgeadapt.testing._declarations import check_derived, check_factory, check_name, check_numerics, check_specs

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeadapt.errors import InputError
-from edgeadapt.host.methods.base import Dims, FactoryData
+from edgeadapt.host.contracts import Dims, FactoryData
 
 FACTORY_ROWS = 80  # per class
 _FACTORY_COUNT = 25.0

@@ -8,8 +8,8 @@ from edgeadapt_bench.harness.measure import report
 from edgeadapt_bench.novelty import novelty
 from edgeadapt_bench.novelty.novelty_material import Seen, per_class
 
-from edgeadapt.host.novelty_choice import auroc
-from edgeadapt.host.settings import NOVELTY
+from edgeadapt.host.assembly.novelty_choice import auroc
+from edgeadapt.host.exporting.settings import NOVELTY
 
 
 def test_the_quick_form_scores_every_candidate_and_routes_every_router() -> None:

@@ -14,7 +14,7 @@ from edgeadapt_bench.precision import precision
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.errors import InputError
-from edgeadapt.host.datasets import ImageData
+from edgeadapt.host.data.images import ImageData
 
 PRECISE = Path(__file__).parents[1] / "device" / "golden" / "precise.edge"
 CLASSES = ("down", "right", "saddle")  # in another order than the bundle's

@@ -17,7 +17,7 @@ from edgeadapt.device.commits.label_noise import COPIES, FEWEST_SHIFTED
 from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.host.datasets import ImageData
+from edgeadapt.host.data.images import ImageData
 from edgeadapt.scenarios.corruptions import corrupt
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from edgeadapt.bundle.schema import AccuracyPolicy
 from edgeadapt.device.detection.accuracy_estimate import RecentAccuracy, margins_of, tally, wilson
-from edgeadapt.host.accuracy_estimate import accuracy_policy
+from edgeadapt.host.exporting.accuracy_estimate import accuracy_policy
 
 K = 6
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeadapt.host.augment import augmented
+from edgeadapt.host.training.augmentation import augmented
 
 
 def drawn(x: Tensor, kind: str, seed: int = 0) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 from edgeadapt import host
 from edgeadapt.bundle import read_bundle
 from edgeadapt.errors import InputError
-from edgeadapt.host.settings import Settings
+from edgeadapt.host.exporting.settings import Settings
 
 
 def test_the_version_that_a_maker_gives_is_in_the_bundle(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from edgeadapt import host
 from edgeadapt.errors import InputError, UnknownClassError
-from edgeadapt.host.class_numbers import class_names, class_numbers
-from edgeadapt.host.datasets import ImageData, load_npz
+from edgeadapt.host.data.class_numbers import class_names, class_numbers
+from edgeadapt.host.data.images import ImageData, load_npz
 
 NAMES = ["ok", "scratch", "dent"]
 
@@ -73,7 +73,7 @@ def test_an_export_takes_names_as_their_numbers(
 
         def write(self, path: Path, key: object) -> None: ...
 
-    monkeypatch.setattr("edgeadapt.host._export._Maker", Maker)
+    monkeypatch.setattr("edgeadapt.host.exporting.bundle_builder._Maker", Maker)
     x, y = np.zeros((20, 8), np.float32), 5 * ["ok", "scratch", "ok", "dent"]
     host.export(tmp_path / "a.edge", host.Identity(8), (x, y))
     host.export(tmp_path / "a.edge", host.Identity(8), (x, y), NAMES)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edgeadapt.errors import InputError
-from edgeadapt.host.cross_fitting import (
+from edgeadapt.host.contracts import FactoryData
+from edgeadapt.host.exporting.cross_fitting import (
     calibration_error,
     choose_slda,
     cross_fitted,
@@ -14,7 +15,6 @@ from edgeadapt.host.cross_fitting import (
     folds_of,
     log_loss,
 )
-from edgeadapt.host.methods.base import FactoryData
 from edgeadapt.host.methods.nearest_mean import NearestMean
 from edgeadapt.host.methods.slda import StreamingLDA
 

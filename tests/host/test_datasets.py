@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 from edgeadapt.errors import InputError, UnknownClassError
-from edgeadapt.host import datasets, labelled
-from edgeadapt.host.datasets import ImageData, fashion_mnist, load_fashion_mnist, load_folder, load_npz, read_idx
-from edgeadapt.host.map_style import collect, load_dataset_factory
-from edgeadapt.host.sensor_data import SensorData, load_sensors
-from edgeadapt.host.torchvision_data import load_torchvision
+from edgeadapt.host.data import images as datasets
+from edgeadapt.host.data import labelled
+from edgeadapt.host.data.images import ImageData, fashion_mnist, load_fashion_mnist, load_folder, load_npz, read_idx
+from edgeadapt.host.data.map_style import collect, load_dataset_factory
+from edgeadapt.host.data.sensors import SensorData, load_sensors
+from edgeadapt.host.data.torchvision_sets import load_torchvision
 
 
 def write_idx(path: Path, array: np.ndarray, code: int, dtype: str) -> None:

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from edgeadapt.bundle.schema import TensorSpec
 from edgeadapt.errors import CompileError, InputError
 from edgeadapt.host.compile import CompiledGraph, compile_graph
-from edgeadapt.host.encoders import Identity, as_encoder
-from edgeadapt.host.encoding import Encoder, example_input
+from edgeadapt.host.encoders.base import Encoder, example_input
+from edgeadapt.host.encoders.dispatch import Identity, as_encoder
+from edgeadapt.host.encoders.networks import Normalised, SmallResidual, build_network
+from edgeadapt.host.encoders.onnx_file import OnnxEncoder
+from edgeadapt.host.encoders.torch_module import ModuleEncoder
 from edgeadapt.host.methods.norm_statistics import NormStatistics
-from edgeadapt.host.module_encoder import ModuleEncoder
-from edgeadapt.host.networks import Normalised, SmallResidual, build_network
-from edgeadapt.host.onnx_encoder import OnnxEncoder
 from edgeadapt.runtime import GraphFile, Tensors
 
 GRAY = np.random.default_rng(0).integers(0, 256, (8, 28, 28), dtype=np.uint8)

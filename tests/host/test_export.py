@@ -18,7 +18,7 @@ from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_
 from edgeadapt.bundle.packed_gram import packed_width
 from edgeadapt.bundle.signing import generate_key
 from edgeadapt.errors import BundleError, InputError
-from edgeadapt.host import calibrate
+from edgeadapt.host.assembly import calibration as calibrate
 
 
 def blobs(count: int, dim: int = 24, classes: int = 4, seed: int = 0, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

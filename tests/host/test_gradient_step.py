@@ -12,7 +12,7 @@ from torch import nn
 from edgeadapt.errors import CompileError
 from edgeadapt.host import gradient_step
 from edgeadapt.host.compile import compile_step
-from edgeadapt.host.optimisers import SGD, Adam, AdamW, Momentum
+from edgeadapt.host.steps.optimisers import SGD, Adam, AdamW, Momentum
 
 
 class Plain:
@@ -201,7 +201,7 @@ PARAMETERS = [nn.Parameter(torch.zeros(1))]
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (torch.optim.SGD(PARAMETERS, lr=0.1, momentum=0.9), r"write Momentum\(0.9\) of edgeadapt.host.optimisers, and learning_rate=0.1"),
+        (torch.optim.SGD(PARAMETERS, lr=0.1, momentum=0.9), r"write Momentum\(0.9\) of edgeadapt.host.steps.optimisers, and learning_rate=0.1"),
         (torch.optim.SGD(PARAMETERS, lr=0.5), r"write SGD\(\) of .* learning_rate=0.5"),
         (torch.optim.SGD(PARAMETERS, 0.1, weight_decay=0.1), "without weight_decay, which has no counterpart"),
         (torch.optim.Adam(PARAMETERS), r"write Adam\(\*\(0.9, 0.999\)\)"),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from edgeadapt.errors import InputError
-from edgeadapt.host.datasets import ImageData
-from edgeadapt.host.group_split import held_out_rows
-from edgeadapt.host.sensor_data import SensorData
+from edgeadapt.host.data.group_split import held_out_rows
+from edgeadapt.host.data.images import ImageData
+from edgeadapt.host.data.sensors import SensorData
 
 
 def test_a_tenth_of_every_class_is_held_out_in_whole_groups() -> None:

@@ -13,11 +13,11 @@ import torch
 
 from edgeadapt.commands.making import _network, finished_encoder
 from edgeadapt.errors import InputError, RecipeError
-from edgeadapt.host.composition import compile_encoder
-from edgeadapt.host.datasets import ImageData
-from edgeadapt.host.encoders import as_encoder
-from edgeadapt.host.hugging_face_networks import folder_config
-from edgeadapt.host.named_networks import headless, named_encoder
+from edgeadapt.host.assembly.composition import compile_encoder
+from edgeadapt.host.data.images import ImageData
+from edgeadapt.host.encoders.dispatch import as_encoder
+from edgeadapt.host.encoders.hugging_face_networks import folder_config
+from edgeadapt.host.encoders.named_networks import headless, named_encoder
 from edgeadapt.host.recipe import load_recipe
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from edgeadapt.errors import InputError
-from edgeadapt.host.ladder import Candidate, candidates, choose_head, head_bytes
-from edgeadapt.host.methods.base import Dims, FactoryData
+from edgeadapt.host.contracts import Dims, FactoryData
+from edgeadapt.host.exporting.head_search import Candidate, candidates, choose_head, head_bytes
+from edgeadapt.host.exporting.settings import Settings
 from edgeadapt.host.methods.key_value import KeyValueBottleneck
 from edgeadapt.host.methods.nearest_mean import NearestMean
 from edgeadapt.host.methods.projection import HadamardProjection, PrincipalProjection
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.host.methods.slda import StreamingLDA
-from edgeadapt.host.settings import Settings
 
 FEATURES, CLASSES, SLOTS = 96, 6, 10
 _RNG = np.random.default_rng(5)

@@ -17,10 +17,10 @@ from torch import nn
 from edgeadapt.commands.making import _network, finished_encoder
 from edgeadapt.errors import InputError, RecipeError, RuntimeUnavailable
 from edgeadapt.host import named_encoder
-from edgeadapt.host.datasets import ImageData
-from edgeadapt.host.encoders import as_encoder
-from edgeadapt.host.named_networks import headless, input_config, pretrained_network
-from edgeadapt.host.networks import Normalised, build_network
+from edgeadapt.host.data.images import ImageData
+from edgeadapt.host.encoders.dispatch import as_encoder
+from edgeadapt.host.encoders.named_networks import headless, input_config, pretrained_network
+from edgeadapt.host.encoders.networks import Normalised, build_network
 from edgeadapt.host.recipe import load_recipe
 
 SPEC = "torchvision:mobilenet_v3_small"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from edgeadapt.errors import InputError, RuntimeUnavailable
-from edgeadapt.host.networks import NETWORKS, Normalised, build_network, channel_moments, normalised, require_classifier, to_nchw
+from edgeadapt.host.encoders.networks import NETWORKS, Normalised, build_network, channel_moments, normalised, require_classifier, to_nchw
 
 DRAW = np.random.default_rng(0)
 SIGNALS = (DRAW.standard_normal((50, 3, 20)) * [[2.0], [0.5], [1.0]] + [[0.0], [100.0], [-4.0]]).astype(np.float32)

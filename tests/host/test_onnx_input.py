@@ -17,7 +17,7 @@ from edgeadapt.errors import InputError, RecipeError
 from edgeadapt.host import OnnxFile, PixelInput
 from edgeadapt.host.compile.emit import Emitted
 from edgeadapt.host.compile.session import open_session
-from edgeadapt.host.encoders import as_encoder
+from edgeadapt.host.encoders.dispatch import as_encoder
 from edgeadapt.host.recipe import load_recipe
 
 RNG = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from torch import nn
 
 from edgeadapt.host import gradient_step
 from edgeadapt.host.compile import compile_step
-from edgeadapt.host.optimisers import LAMB, SGD, Adam, AdamW, Momentum
+from edgeadapt.host.steps.optimisers import LAMB, SGD, Adam, AdamW, Momentum
 from edgeadapt.host.training.lamb import Lamb
 
 STEPS, RATE = 20, 0.05

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeadapt.errors import InputError
-from edgeadapt.host.encoders import as_encoder
+from edgeadapt.host.encoders.dispatch import as_encoder
+from edgeadapt.host.encoders.torch_module import ModuleEncoder
 from edgeadapt.host.methods.batch_statistics import BatchStatisticsPass
-from edgeadapt.host.module_encoder import ModuleEncoder
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
 IMAGES = torch.from_numpy(PIXELS).float().permute(0, 3, 1, 2)

@@ -10,10 +10,10 @@ import pytest
 
 import edgeadapt.demo
 from edgeadapt.errors import InputError, RecipeError
-from edgeadapt.host.datasets import ImageData
+from edgeadapt.host.data.images import ImageData
+from edgeadapt.host.data.sensors import SensorData
 from edgeadapt.host.recipe import DataSection, EncoderSection, TrainSection, load_data, load_recipe
-from edgeadapt.host.sensor_data import SensorData
-from edgeadapt.host.train import train
+from edgeadapt.host.training.train import train
 
 MINIMAL = '[data]\nkind = "fashion-mnist"\n[export]\nname = "x"\n'
 FOLDER = '[data]\nkind = "folder"\npath = "p"\n{}\n[export]\nname = "x"\n'

@@ -14,13 +14,13 @@ import edgeadapt
 from edgeadapt import host
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, read_bundle, write_bundle
 from edgeadapt.errors import InputError
-from edgeadapt.host.augment import augmented
-from edgeadapt.host.encoders import as_encoder
-from edgeadapt.host.encoding import example_input
+from edgeadapt.host.data.sensors import SensorData
+from edgeadapt.host.encoders.base import example_input
+from edgeadapt.host.encoders.dispatch import as_encoder
+from edgeadapt.host.encoders.networks import Normalised, build_network, normalised
+from edgeadapt.host.encoders.torch_module import ModuleEncoder
 from edgeadapt.host.methods.norm_statistics import NormStatistics
-from edgeadapt.host.module_encoder import ModuleEncoder
-from edgeadapt.host.networks import Normalised, build_network, normalised
-from edgeadapt.host.sensor_data import SensorData
+from edgeadapt.host.training.augmentation import augmented
 
 CLASSES = ("idle", "slow", "fast", "knock")
 QUICK = {"novelty": "cosine", "random_features": 0, "class_slots": 8}

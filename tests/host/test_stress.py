@@ -18,15 +18,16 @@ from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.cli import main
 from edgeadapt.device.adaptation import corrections
 from edgeadapt.errors import InputError
-from edgeadapt.host import _export, composition
+from edgeadapt.host.assembly import composition
 from edgeadapt.host.compile import compile_graph
+from edgeadapt.host.exporting import bundle_builder as _export
 from edgeadapt.host.methods import adaptations
 from edgeadapt.host.methods.feature_shift import FeatureShift
-from edgeadapt.host.stress import LENGTHS, Lengths, StressCard, stress_card
-from edgeadapt.host.stress_again import stress_again
-from edgeadapt.host.stress_streams import CLEAN, COLUMN_SHIFTS, Columns, constants, pool_of, streams
-from edgeadapt.host.stress_strengths import Trial, best, card_of, tried
-from edgeadapt.host.stress_verdict import LongRun, StressRow, verdict
+from edgeadapt.host.stress.again import stress_again
+from edgeadapt.host.stress.card import LENGTHS, Lengths, StressCard, stress_card
+from edgeadapt.host.stress.streams import CLEAN, COLUMN_SHIFTS, Columns, constants, pool_of, streams
+from edgeadapt.host.stress.strengths import Trial, best, card_of, tried
+from edgeadapt.host.stress.verdict import LongRun, StressRow, verdict
 from edgeadapt.scenarios.corruptions import TUNING
 
 SHIFTS = ("fog", "snow")

@@ -14,11 +14,11 @@ from torch import nn
 from toy_training import interrupt_at, network, run, same, stripes
 
 from edgeadapt.errors import InputError, StateError
-from edgeadapt.host.augment import augmented
-from edgeadapt.host.datasets import ImageData
-from edgeadapt.host.networks import Normalised, SmallResidual, build_network, channel_moments, to_nchw
-from edgeadapt.host.train import DivergenceError, evaluate, one_cycle, train
+from edgeadapt.host.data.images import ImageData
+from edgeadapt.host.encoders.networks import Normalised, SmallResidual, build_network, channel_moments, to_nchw
+from edgeadapt.host.training.augmentation import augmented
 from edgeadapt.host.training.progress import Meter
+from edgeadapt.host.training.train import DivergenceError, evaluate, one_cycle, train
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def test_an_interruption_inside_an_epoch_repeats_that_epoch(tmp_path: Path, monk
         return augmented(x, kind)
 
     with monkeypatch.context() as patch:
-        patch.setattr("edgeadapt.host.train.augmented", interrupting)
+        patch.setattr("edgeadapt.host.training.train.augmented", interrupting)
         with pytest.raises(KeyboardInterrupt):
             run(network(), checkpoint=path)
     assert same(run(network()).network, run(network(), checkpoint=path, resume=True).network)
@@ -205,7 +205,7 @@ def test_the_schedule_spans_all_epochs_once(monkeypatch: pytest.MonkeyPatch) -> 
         asked.append((step, total, peak))
         return one_cycle(step, total, peak)
 
-    monkeypatch.setattr("edgeadapt.host.train.one_cycle", recorded)
+    monkeypatch.setattr("edgeadapt.host.training.train.one_cycle", recorded)
     run(network(), epochs=3)
     assert asked == [(step, 18, 0.1) for step in range(18)]
 
@@ -238,7 +238,7 @@ def test_build_network_is_seeded_and_takes_other_sources() -> None:
     assert not same(build_network("small-residual", 3, seed=1), build_network("small-residual", 3, seed=2))
     resnet = build_network("torchvision:resnet18", 7, 1).eval()
     assert resnet(torch.zeros(1, 1, 32, 32)).shape == (1, 7)
-    user = build_network("edgeadapt.host.networks:SmallResidual", 4, 3, widths=(4, 4, 4)).eval()
+    user = build_network("edgeadapt.host.encoders.networks:SmallResidual", 4, 3, widths=(4, 4, 4)).eval()
     assert user(torch.zeros(1, 3, 8, 8)).shape == (1, 4)
 
 

@@ -10,7 +10,7 @@ import pytest
 from toy_training import interrupt_at, network, run
 
 from edgeadapt.errors import StateError
-from edgeadapt.host.train import one_cycle
+from edgeadapt.host.training.train import one_cycle
 
 
 def table(folder: Path) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ import torch
 from toy_training import WithoutNorm, network, run
 
 from edgeadapt.errors import BudgetError, InputError
-from edgeadapt.host.train import TrainingMemoryError
+from edgeadapt.host.training.train import TrainingMemoryError
 
 MORE_THAN_ANY_MACHINE = 2**57
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from toy_training import WithoutNorm, network, run, same, stripes
 
-from edgeadapt.host.networks import build_network
-from edgeadapt.host.train import train
+from edgeadapt.host.encoders.networks import build_network
 from edgeadapt.host.training.precision import MixedPrecision, choose_device, choose_precision
+from edgeadapt.host.training.train import train
 
 CPU = torch.device("cpu")
 

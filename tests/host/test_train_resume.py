@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from toy_training import interrupt_at, network, run, same, stripes, tones
 
 from edgeadapt.errors import InputError, StateError
-from edgeadapt.host.networks import build_network
-from edgeadapt.host.train import TrainResult, train
+from edgeadapt.host.encoders.networks import build_network
+from edgeadapt.host.training.train import TrainResult, train
 
 KINDS = {
     "sgd": {},

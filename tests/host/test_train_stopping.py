@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from toy_training import interrupt_at, network, run, same, stripes
 
-from edgeadapt.host.train import EpochRecord, TrainResult, evaluate
 from edgeadapt.host.training.early_stop import BestWeights, best_epoch
+from edgeadapt.host.training.train import EpochRecord, TrainResult, evaluate
 
 
 def records(*accuracies: float) -> list[EpochRecord]:

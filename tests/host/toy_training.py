@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeadapt.host.datasets import ImageData
-from edgeadapt.host.networks import SmallResidual
-from edgeadapt.host.sensor_data import SensorData
-from edgeadapt.host.train import TrainResult, train
+from edgeadapt.host.data.images import ImageData
+from edgeadapt.host.data.sensors import SensorData
+from edgeadapt.host.encoders.networks import SmallResidual
+from edgeadapt.host.training.train import TrainResult, train
 
 
 def stripes(count: int = 96, seed: int = 0) -> ImageData:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeadapt.device.numerics.linalg import NUMERICS
-from edgeadapt.host.cross_fitting import log_loss
-from edgeadapt.host.methods.base import Dims, FactoryData
+from edgeadapt.host.contracts import Dims, FactoryData
+from edgeadapt.host.exporting.cross_fitting import log_loss
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.scenarios.corruptions import TUNING, corrupt
 from edgeadapt_bench.datasets.material import CONDITIONS, SAMPLE, SEVERITY, load_material
@@ -123,7 +123,7 @@ def shipped(data: str | None, say: Say, *, tuning: bool = False, count: int = _S
 
 def lite0(data: str | None, say: Say, *, tuning: bool = False) -> Iterator[Stream]:
     """EfficientNet-Lite0 on all classes of Fashion-MNIST."""
-    from edgeadapt.host.datasets import load_fashion_mnist
+    from edgeadapt.host.data.images import load_fashion_mnist
     from edgeadapt_bench.downloads.fetch import place_of
 
     pool = load_pool("fashion", data, say)

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgeadapt.host.contracts import FactoryData
 from edgeadapt.host.methods.adaptors import Training
-from edgeadapt.host.methods.base import FactoryData
 from edgeadapt.host.methods.trained_adaptor import TrainedAdaptor
 from edgeadapt_bench.adaptors.search_streams import Source
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeadapt.device.numerics.linalg import NUMERICS
-from edgeadapt.host.methods.base import Dims, FactoryData
+from edgeadapt.host.contracts import Dims, FactoryData
 from edgeadapt_bench.baselines.stream_plan import Plan, least
 from edgeadapt_bench.datasets.pools import Pool
 

@@ -71,7 +71,7 @@ def lite0_bundle(material: Material, folder: Path, say: Say) -> Bundle:
         RuntimeUnavailable: torch or the two efficientnet packages are not installed.
     """
     module = lite0()  # first: it says what is missing
-    from edgeadapt.host._export import export
+    from edgeadapt.host.exporting.bundle_builder import export
 
     held = material.calibration
     rows = np.concatenate([np.flatnonzero(held.y == slot)[:PER_CLASS] for slot in range(len(KNOWN))])

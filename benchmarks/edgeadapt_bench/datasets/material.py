@@ -17,7 +17,7 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import InputError
-from edgeadapt.host.datasets import ImageData, fashion_mnist
+from edgeadapt.host.data.images import ImageData, fashion_mnist
 from edgeadapt.runtime import open_runtime
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt.scenarios.orders import batches

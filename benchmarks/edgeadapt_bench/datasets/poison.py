@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.demo.sample import CLASSES, KNOWN
-from edgeadapt.host.datasets import ImageData
+from edgeadapt.host.data.images import ImageData
 from edgeadapt_bench.datasets.material import names_of
 
 UNDER_SHIFT = "_under_shift"

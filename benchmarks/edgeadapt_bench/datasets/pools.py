@@ -129,7 +129,7 @@ def load_pool(name: str, data: str | os.PathLike[str] | None, say: Say) -> Pool:
 
 
 def _fashion(folder: str | os.PathLike[str] | None, say: Say) -> Pool:
-    from edgeadapt.host.datasets import FASHION_MNIST_CLASSES, FASHION_MNIST_DIRECTORY
+    from edgeadapt.host.data.images import FASHION_MNIST_CLASSES, FASHION_MNIST_DIRECTORY
     from edgeadapt_bench.streams.heads import lite0_features
 
     fetched = data.data_folder() / "fashion"

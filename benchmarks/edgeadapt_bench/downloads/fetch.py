@@ -80,7 +80,7 @@ def _converted(name: str, files: list[Path], scratch: Path, folder: Path) -> Pat
 
 
 def _fashion(package: Path, scratch: Path, folder: Path) -> Path:
-    from edgeadapt.host.datasets import load_fashion_mnist
+    from edgeadapt.host.data.images import load_fashion_mnist
 
     source = unpacked_deb(package, scratch / "unpacked") / INSTALLED_FASHION.relative_to("/")
     complete = scratch / "fashion"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgeadapt.demo.sample import KNOWN
 from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
-from edgeadapt.host.datasets import ImageData
+from edgeadapt.host.data.images import ImageData
 from edgeadapt.scenarios.orders import batches, stream_rows
 from edgeadapt.scenarios.refitted_head import RefittedHead, recovery
 from edgeadapt_bench.datasets.material import (

@@ -15,7 +15,7 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.device.numerics.statistics import sign_test
 from edgeadapt.device.storage.features import as_stored
 from edgeadapt.device.storage.rows import EvidenceRow
-from edgeadapt.host.datasets import ImageData
+from edgeadapt.host.data.images import ImageData
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt.scenarios.orders import batches
 from edgeadapt_bench.datasets.material import CONDITIONS, SEVERITY, Material, Say, bar, open_quick

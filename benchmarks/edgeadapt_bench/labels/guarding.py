@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.demo.sample import CLASSES, KNOWN, NEW
 from edgeadapt.device.learner import Learner
-from edgeadapt.host.datasets import ImageData
+from edgeadapt.host.data.images import ImageData
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt.scenarios.orders import batches
 from edgeadapt_bench.datasets.material import (

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from edgeadapt.demo.sample import KNOWN, NEW
 from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.querying.strategy import choose_questions
-from edgeadapt.host.datasets import ImageData
+from edgeadapt.host.data.images import ImageData
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt.scenarios.refitted_head import RefittedHead, recovery
 from edgeadapt_bench.baselines.question_rules import RIVALS, least_margin, paced, previous, random_rule

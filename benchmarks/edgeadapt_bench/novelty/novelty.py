@@ -27,8 +27,8 @@ from edgeadapt_bench.novelty.novelty_material import Case, Lite0WithTaps, Seen, 
 from edgeadapt_bench.novelty.routing import run_routing
 
 if TYPE_CHECKING:
-    from edgeadapt.host.calibrate import Fitted
-    from edgeadapt.host.methods.base import FactoryData, Scores
+    from edgeadapt.host.assembly.calibration import Fitted
+    from edgeadapt.host.contracts import FactoryData, Scores
 
 SPLITS = 3
 SHIFTS = ("fog", "gaussian_noise")
@@ -51,9 +51,9 @@ class Mark:
 
 def comparisons(quick: bool = False) -> dict[str, Scores]:
     """Every candidate of the exporter, and unless ``quick`` variants of the hyperdimensional gate and scores of the logits alone."""
+    from edgeadapt.host.exporting.settings import NOVELTY
     from edgeadapt.host.methods.hypervector import Hypervector
     from edgeadapt.host.methods.logit_scores import Energy, MaxLogit, MaxSoftmax
-    from edgeadapt.host.settings import NOVELTY
 
     candidates = {name: make() for name, make in NOVELTY.items()}
     if quick:
@@ -106,7 +106,7 @@ def _shipped(material: Material, quick: bool) -> Case:
         z, taps = program.encode(x)
         return Seen(z.astype(stored).astype(np.float32), taps.astype(stored).astype(np.float32), y)
 
-    from edgeadapt.host.novelty_choice import unseen_images
+    from edgeadapt.host.assembly.novelty_choice import unseen_images
 
     held = material.calibration
     fit, judge = np.array_split(np.random.default_rng(0).permutation(len(held)), 2)
@@ -178,7 +178,7 @@ def _far(encoder: Lite0WithTaps, material: Material, say: Say) -> list[Case]:
 
 def _unseen(encoder: Lite0WithTaps, x: NDArray[np.uint8]) -> Seen:
     """Some judging images turned, inverted, swapped and averaged: the exporter's second mark."""
-    from edgeadapt.host.novelty_choice import unseen_images
+    from edgeadapt.host.assembly.novelty_choice import unseen_images
 
     turned = unseen_images(x[np.random.default_rng(0).permutation(len(x))[:_UNSEEN]], 0)
     return encoder.see("unseen", turned, np.full(len(turned), -1))
@@ -186,18 +186,19 @@ def _unseen(encoder: Lite0WithTaps, x: NDArray[np.uint8]) -> Seen:
 
 # -- measuring ----------------------------------------------------------------------------------------
 def _data(seen: Seen) -> FactoryData:
-    from edgeadapt.host.calibrate import factory_weights
-    from edgeadapt.host.methods.base import FactoryData
+    from edgeadapt.host.assembly.calibration import factory_weights
+    from edgeadapt.host.contracts import FactoryData
 
     return FactoryData(seen.z, seen.taps, seen.y, factory_weights(seen.y, 25.0), _SLOTS)
 
 
 def _measure(name: str, cases: Sequence[Case], scores: dict[str, Scores], say: Say, rounds: int, plots: str | None) -> list[Row]:
     """Rows of one kind of novelty, the baseline of each being the cosine to raw prototypes in the same run."""
-    from edgeadapt.host import calibrate, novelty_choice
+    from edgeadapt.host.assembly import calibration as calibrate
+    from edgeadapt.host.assembly import novelty_choice
+    from edgeadapt.host.exporting.settings import Settings
     from edgeadapt.host.methods.residual_shift import ResidualShift
     from edgeadapt.host.methods.ridge import Ridge
-    from edgeadapt.host.settings import Settings
 
     head, sense = Ridge(penalty=Settings().penalty, balance=Settings().balance), ResidualShift()
     marks: dict[str, dict[str, list[Mark]]] = {}
@@ -252,7 +253,7 @@ def _mark(known: NDArray[np.float32], novel: NDArray[np.float32], rounds: int) -
 
 
 def _auroc_fpr(known: NDArray[np.float32], novel: NDArray[np.float32]) -> tuple[float, float]:
-    from edgeadapt.host.novelty_choice import auroc
+    from edgeadapt.host.assembly.novelty_choice import auroc
 
     return auroc(known, novel), float((novel <= np.quantile(known, 0.95)).mean())
 

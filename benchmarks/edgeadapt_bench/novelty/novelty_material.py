@@ -100,7 +100,7 @@ def _export_with_taps(path: Path) -> None:
     import torch
     from torch import Tensor
 
-    from edgeadapt.host.encoding import TAP_LIMIT
+    from edgeadapt.host.encoders.base import TAP_LIMIT
 
     network = lite0()
 

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from edgeadapt.errors import EdgeadaptError
-from edgeadapt.host.composition import compile_encoder
-from edgeadapt.host.encoders import as_encoder
-from edgeadapt.host.module_encoder import ModuleEncoder
-from edgeadapt.host.named_networks import input_config, size_option
-from edgeadapt.host.networks import Normalised, build_network
+from edgeadapt.host.assembly.composition import compile_encoder
+from edgeadapt.host.encoders.dispatch import as_encoder
+from edgeadapt.host.encoders.named_networks import input_config, size_option
+from edgeadapt.host.encoders.networks import Normalised, build_network
+from edgeadapt.host.encoders.torch_module import ModuleEncoder
 
 SIDE = 96
 TOLERANCE = 1e-4  # of the largest value of a feature

@@ -23,8 +23,8 @@ from edgeadapt.device.detection.window import shift_ratio
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.inference.state import Memory
 from edgeadapt.errors import InputError
-from edgeadapt.host.datasets import ImageData
-from edgeadapt.host.novelty_choice import auroc
+from edgeadapt.host.assembly.novelty_choice import auroc
+from edgeadapt.host.data.images import ImageData
 from edgeadapt.runtime import open_runtime
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt_bench.datasets.material import SAMPLE, SEVERITY, Material, load_material

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edgeadapt.errors import RuntimeUnavailable
-from edgeadapt.host.composition import compile_encoder
-from edgeadapt.host.encoders import as_encoder
-from edgeadapt.host.networks import build_network, normalised
+from edgeadapt.host.assembly.composition import compile_encoder
+from edgeadapt.host.encoders.dispatch import as_encoder
+from edgeadapt.host.encoders.networks import build_network, normalised
 from edgeadapt.host.precision.float16 import halved
 from edgeadapt.host.precision.int8 import quantised
 from edgeadapt.runtime import Executable, GraphFile, Tensors, open_runtime

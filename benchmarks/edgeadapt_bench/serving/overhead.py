@@ -202,7 +202,7 @@ def lite0_subject(folder: Path, data: str | None, say: Say) -> Subject:
     """
     module = lite0()
     from edgeadapt.host import export
-    from edgeadapt.host.datasets import fashion_mnist
+    from edgeadapt.host.data.images import fashion_mnist
 
     training, test = fashion_mnist(data)
     rows = np.concatenate([np.flatnonzero(training.y == k)[:PER_CLASS] for k in range(len(training.classes))])

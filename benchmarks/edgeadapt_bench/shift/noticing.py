@@ -23,12 +23,12 @@ from edgeadapt.bundle.schema import AccuracyPolicy, ShiftPolicy
 from edgeadapt.device.detection.accuracy_estimate import RecentAccuracy, tally
 from edgeadapt.device.detection.window import shift_ratio
 from edgeadapt.errors import RuntimeUnavailable
-from edgeadapt.host import calibrate
-from edgeadapt.host.accuracy_estimate import accuracy_policy
-from edgeadapt.host.cross_fitting import FOLDS, choose_slda, folds_of
-from edgeadapt.host.methods.base import FactoryData
+from edgeadapt.host.assembly import calibration as calibrate
+from edgeadapt.host.contracts import FactoryData
+from edgeadapt.host.exporting.accuracy_estimate import accuracy_policy
+from edgeadapt.host.exporting.cross_fitting import FOLDS, choose_slda, folds_of
+from edgeadapt.host.exporting.settings import Settings
 from edgeadapt.host.methods.residual_shift import ResidualShift
-from edgeadapt.host.settings import Settings
 from edgeadapt_bench.datasets.pools import Pool, lite0_of, load_pool
 from edgeadapt_bench.downloads import folder
 from edgeadapt_bench.harness.measure import Row, Say, at_least, at_most

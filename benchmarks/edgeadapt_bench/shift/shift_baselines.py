@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeadapt.host.networks import to_nchw
+from edgeadapt.host.encoders.networks import to_nchw
 from edgeadapt.scenarios.orders import batches
 from edgeadapt_bench.shift.shift_feature_baselines import FAST, PUBLISHED_BATCH, SLOW, FeatureMoments, Lame, T3a
 from edgeadapt_bench.shift.shift_material import Basis, LinearHead

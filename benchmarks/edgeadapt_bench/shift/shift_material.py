@@ -29,9 +29,9 @@ from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
 from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import InputError
 from edgeadapt.host import export
-from edgeadapt.host.datasets import ImageData, fashion_mnist
-from edgeadapt.host.networks import BUILT_IN, Normalised, build_network
-from edgeadapt.host.train import train
+from edgeadapt.host.data.images import ImageData, fashion_mnist
+from edgeadapt.host.encoders.networks import BUILT_IN, Normalised, build_network
+from edgeadapt.host.training.train import train
 from edgeadapt.runtime import open_runtime
 from edgeadapt_bench.datasets.lite0 import lite0, upscaled
 from edgeadapt_bench.datasets.material import SAMPLE, Say

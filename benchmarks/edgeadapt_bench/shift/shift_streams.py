@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.host.datasets import ImageData
+from edgeadapt.host.data.images import ImageData
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt.scenarios.orders import batches
 

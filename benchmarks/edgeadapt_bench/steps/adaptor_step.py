@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeadapt.host.compile import MakePorts, Step
-from edgeadapt.host.flat import Flat
-from edgeadapt.host.optimisers import Momentum
+from edgeadapt.host.steps.flat_parameters import Flat
+from edgeadapt.host.steps.optimisers import Momentum
 
 WIDTH, BOTTLENECK, CLASSES = 1280, 64, 20
 LEARNING_RATE, BETA = 0.01, 0.9

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeadapt.host.compile import MakePorts, Step
-from edgeadapt.host.optimisers import Momentum
+from edgeadapt.host.steps.optimisers import Momentum
 from edgeadapt_bench.datasets.lite0 import PIXELS, lite0
 
 CLASSES = 20

@@ -82,7 +82,7 @@ class Features:
 
 def lite0_features(data: str | None, say: Say, cache: Path | None = None) -> Features:
     """Lite0 features of all of Fashion-MNIST at 64 px; kept in a cache folder under the hash of model and images."""
-    from edgeadapt.host.datasets import load_fashion_mnist
+    from edgeadapt.host.data.images import load_fashion_mnist
     from edgeadapt_bench.downloads.fetch import place_of
 
     x, y, test_x, test_y = load_fashion_mnist(data if data is not None else place_of("fashion"))
@@ -107,7 +107,7 @@ def stream_in(method: Any, z: F32, y: I64, order: Sequence[int]) -> dict[str, F3
     """Evidence of a head after it has met the classes task by task, in batches of one task, each image once."""
     import torch
 
-    from edgeadapt.host.methods.base import Dims
+    from edgeadapt.host.contracts import Dims
 
     dims = Dims(z.shape[1], 0, CLASSES)
     state = {spec.name: torch.zeros(spec.shape) for spec in method.tensors(dims) if spec.kind == "evidence"}

@@ -108,7 +108,7 @@ def _differences(pool: Pool, budget: int, right: dict[str, list[Right]]) -> list
 
 # -- families -----------------------------------------------------------------------------------------
 def _head(head: Any, dim: int, classes: int) -> Choice:
-    from edgeadapt.host.methods.base import Dims
+    from edgeadapt.host.contracts import Dims
 
     specs = [spec for spec in head.tensors(Dims(dim, 0, classes)) if spec.kind != "derived" and spec.name not in _LEFT_OUT]
     size = sum(int(np.prod(spec.shape, dtype=np.int64)) * np.dtype(spec.dtype).itemsize for spec in specs)
@@ -119,7 +119,7 @@ def head_answers(head: Any, pool: Pool, seed: int) -> Right:
     """Which test rows a head answers rightly that has learned the training rows by its own functions, each once."""
     import torch
 
-    from edgeadapt.host.methods.base import FactoryData
+    from edgeadapt.host.contracts import FactoryData
     from edgeadapt_bench.baselines.stream_heads import derive, predict
 
     seeded = replace(head, seed=seed) if hasattr(head, "seed") else head

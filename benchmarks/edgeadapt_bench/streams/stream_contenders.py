@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.host.ladder import candidates, choose_head
-from edgeadapt.host.methods.base import FactoryData
+from edgeadapt.host.contracts import FactoryData
+from edgeadapt.host.exporting.head_search import candidates, choose_head
 from edgeadapt.host.methods.key_value import KeyValueBottleneck
 from edgeadapt.host.methods.nearest_mean import NearestMean
 from edgeadapt.host.methods.projection import HadamardProjection, PrincipalProjection, SignProjection

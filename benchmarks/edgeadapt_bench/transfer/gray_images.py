@@ -120,7 +120,7 @@ def _sklearn_digits() -> tuple[NDArray[np.uint8], I64]:
 @cache
 def _clothes(kinds: tuple[str, ...]) -> tuple[NDArray[np.uint8], I64, NDArray[np.bool_]]:
     """Images of some kinds, their labels, and which of them are of the data set's own test part."""
-    from edgeadapt.host.datasets import (
+    from edgeadapt.host.data.images import (
         FASHION_MNIST_CLASSES,
         FASHION_MNIST_DIRECTORY,
         load_fashion_mnist,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edgeadapt.host.methods.base import Values
+from edgeadapt.host.contracts import Values
 
 _SMALL = 1e-12
 

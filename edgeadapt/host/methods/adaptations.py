@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.errors import InputError
+from edgeadapt.host.contracts import AdaptsEncoder, AdaptsFeatures, Head
+from edgeadapt.host.encoders.torch_module import ModuleEncoder
 from edgeadapt.host.methods.adjusted_prototypes import AdjustedPrototypes
-from edgeadapt.host.methods.base import AdaptsEncoder, AdaptsFeatures, Head
 from edgeadapt.host.methods.class_matched_statistics import ClassMatchedStatistics
 from edgeadapt.host.methods.entropy import GuardedEntropy, Tent
 from edgeadapt.host.methods.feature_shift import FeatureShift
@@ -25,7 +26,6 @@ from edgeadapt.host.methods.hebbian_prototypes import HebbianPrototypes
 from edgeadapt.host.methods.mean_std import MeanStd
 from edgeadapt.host.methods.norm_statistics import NormStatistics
 from edgeadapt.host.methods.soft_hebbian import SoftHebbian
-from edgeadapt.host.module_encoder import ModuleEncoder
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgeadapt.errors import InputError
-from edgeadapt.host.methods.base import Dims
+from edgeadapt.host.contracts import Dims
 from edgeadapt.host.methods.bottleneck import Bottleneck
 from edgeadapt.host.methods.linear_adaptor import LinearAdaptor
 from edgeadapt.host.methods.low_rank import LowRank

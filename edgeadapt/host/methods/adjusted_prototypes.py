@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Head, Values, frozen, one_hot
 from edgeadapt.host.methods._prototypes import posterior, source_prototypes, unit
-from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Head, Values, frozen, one_hot
 
 _EMPTY = 1e3  # entropy of a place without a support
 _SAME = 1e-5  # squared distance of two directions that are one sample

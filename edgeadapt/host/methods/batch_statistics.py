@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from edgeadapt.host.batch_norm import folded, replace_module
-from edgeadapt.host.encoding import NormLayer
-from edgeadapt.host.methods.base import Values
-from edgeadapt.host.module_encoder import ModuleEncoder, run_module
+from edgeadapt.host.contracts import Values
+from edgeadapt.host.encoders.base import NormLayer
+from edgeadapt.host.encoders.batch_norm import folded, replace_module
+from edgeadapt.host.encoders.torch_module import ModuleEncoder, run_module
 
 
 class Passed(NamedTuple):

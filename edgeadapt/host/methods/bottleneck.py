@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgeadapt.host.methods.base import Arrays, Dims, Values
+from edgeadapt.host.contracts import Arrays, Dims, Values
 from edgeadapt.host.methods.trained_adaptor import TrainedAdaptor
 
 

@@ -27,12 +27,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeadapt.host.batch_norm import replace_module
-from edgeadapt.host.encoding import NormLayer
-from edgeadapt.host.methods.base import Head, Values, one_hot
+from edgeadapt.host.contracts import Head, Values, one_hot
+from edgeadapt.host.encoders.base import NormLayer
+from edgeadapt.host.encoders.batch_norm import replace_module
+from edgeadapt.host.encoders.torch_module import ModuleEncoder
 from edgeadapt.host.methods.batch_statistics import BatchStatisticsPass, _BatchStatistics, _Collector
 from edgeadapt.host.methods.norm_statistics import NormStatistics
-from edgeadapt.host.module_encoder import ModuleEncoder
 
 _WIDENED = 0.03  # q: share of the source's variance by which both sides of the ratio are widened; a class that is silent in a channel says little there
 _TYPICAL = 0.99  # quantile of the source's distances from the nearest class mean

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Head, Values
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Head, Values
+from edgeadapt.host.encoders.torch_module import ModuleEncoder
 from edgeadapt.host.methods.batch_statistics import BatchStatisticsPass, Passed
 from edgeadapt.host.methods.norm_statistics import moved_statistics, statistics_factory, statistics_tensors
 from edgeadapt.host.methods.predictive_entropy import entropy_of, has_sunk, most, moved_below, reliability, require_gradient, soft_step
-from edgeadapt.host.module_encoder import ModuleEncoder
-from edgeadapt.host.optimisers import Adam, Momentum, Optimiser
+from edgeadapt.host.steps.optimisers import Adam, Momentum, Optimiser
 
 GAIN, OFFSET = "norm.gain", "norm.offset"
 

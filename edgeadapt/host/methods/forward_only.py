@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Head, Values
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Head, Values
+from edgeadapt.host.encoders.torch_module import ModuleEncoder
 from edgeadapt.host.methods.batch_statistics import Passed
 from edgeadapt.host.methods.hebbian_modulator import GAIN, OFFSET, Modulated
 from edgeadapt.host.methods.predictive_entropy import entropy_of, has_sunk, most, moved_below
 from edgeadapt.host.methods.soft_hebbian import SoftHebbian, stem_input
-from edgeadapt.host.module_encoder import ModuleEncoder
 
 
 class ForwardOnly:

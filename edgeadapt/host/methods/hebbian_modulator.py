@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Head, Values
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Head, Values
+from edgeadapt.host.encoders.torch_module import ModuleEncoder
 from edgeadapt.host.methods.batch_statistics import BatchStatisticsPass, Passed
 from edgeadapt.host.methods.norm_statistics import moved_statistics, statistics_factory, statistics_tensors
 from edgeadapt.host.methods.predictive_entropy import entropy_of, has_sunk, most, moved_below, reliability, require_gradient
 from edgeadapt.host.methods.soft_hebbian import SoftHebbian, stem_input, stem_of
-from edgeadapt.host.module_encoder import ModuleEncoder
 
 GAIN, OFFSET = "modulator.gain", "modulator.offset"
 

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
+from edgeadapt.host.contracts import INACTIVE, Arrays, Dims, FactoryData, Head, Values, frozen
 from edgeadapt.host.methods._prototypes import posterior, source_prototypes, unit
-from edgeadapt.host.methods.base import INACTIVE, Arrays, Dims, FactoryData, Head, Values, frozen
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from torch import Tensor
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
 from edgeadapt.device.numerics.hypervectors import factors, hadamard, power_of_two, signs, transform_width
 from edgeadapt.device.numerics.linalg import FEWEST
-from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Values, accumulate, evidence, frozen, one_hot
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, accumulate, evidence, frozen, one_hot
 from edgeadapt.host.methods.whole_bytes import byte_tensor, from_bytes, to_bytes
 
 Bits = Literal[1, 8, 32]

@@ -30,7 +30,7 @@ from torch import Tensor
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
 from edgeadapt.device.numerics.log_likelihood import STEP
 from edgeadapt.errors import InputError
-from edgeadapt.host.methods.base import INACTIVE, Arrays, Dims, FactoryData, Values, evidence, frozen, one_hot
+from edgeadapt.host.contracts import INACTIVE, Arrays, Dims, FactoryData, Values, evidence, frozen, one_hot
 from edgeadapt.host.methods.key_value_keys import Start, moving_average_keys
 from edgeadapt.host.methods.key_value_split import (
     Split,

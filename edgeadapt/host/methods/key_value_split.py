@@ -20,7 +20,7 @@ from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
 from edgeadapt.errors import InputError
-from edgeadapt.host.methods.base import Arrays, FactoryData, Values, frozen
+from edgeadapt.host.contracts import Arrays, FactoryData, Values, frozen
 from edgeadapt.host.methods.projection import walsh_hadamard
 from edgeadapt.host.methods.whole_bytes import byte_tensor, from_bytes, to_bytes
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, frozen
 from edgeadapt.host.methods._prototypes import unit
-from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Values, frozen
 
 
 @dataclass(frozen=True)

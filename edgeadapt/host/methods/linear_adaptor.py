@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from edgeadapt.host.methods.base import Dims, Values
+from edgeadapt.host.contracts import Dims, Values
 from edgeadapt.host.methods.trained_adaptor import TrainedAdaptor
 
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from edgeadapt.host.methods.base import Arrays, Dims, Values
+from edgeadapt.host.contracts import Arrays, Dims, Values
 from edgeadapt.host.methods.trained_adaptor import TrainedAdaptor
 
 

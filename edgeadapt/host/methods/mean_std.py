@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Values, frozen
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, frozen
 
 _FLOOR = 1e-3  # of the mean deviation: columns that are constant on the source have no scale of their own
 

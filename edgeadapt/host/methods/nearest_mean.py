@@ -12,7 +12,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
-from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Values, class_moment, evidence, head_tensors, linear_logits, sum_evidence
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, class_moment, evidence, head_tensors, linear_logits, sum_evidence
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
 from edgeadapt.errors import InputError
-from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Values
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values
+from edgeadapt.host.encoders.torch_module import ModuleEncoder
 from edgeadapt.host.methods.batch_statistics import BatchStatisticsPass, Passed
-from edgeadapt.host.module_encoder import ModuleEncoder
 
 
 class NormStatistics:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Values, frozen
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, frozen
 from edgeadapt.host.methods.residual_shift import ResidualShift
 
 _FAR = 1e6

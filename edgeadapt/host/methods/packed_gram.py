@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgeadapt.bundle.packed_gram import mirrored, packed_runs, packed_size, packed_width
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.host.methods.base import Arrays, evidence
+from edgeadapt.host.contracts import Arrays, evidence
 
 
 def gram_evidence(name: str, width: int, *, packed: bool) -> TensorSpec:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from edgeadapt.errors import InputError
-from edgeadapt.host.methods.base import GivesReceipts, Head, Values
+from edgeadapt.host.contracts import GivesReceipts, Head, Values
 
 MARGIN = 0.4
 _EDGE = 0.05  # of ln K

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
-from edgeadapt.host.methods.base import Dims, Values, class_moment, evidence, head_tensors
+from edgeadapt.host.contracts import Dims, Values, class_moment, evidence, head_tensors
 from edgeadapt.host.methods.projection import Projection
 
 MOMENT = "mean.moment"

@@ -24,7 +24,7 @@ from torch import Tensor
 from edgeadapt.bundle.schema import TensorSpec
 from edgeadapt.device.numerics.back_projection import DIGITS_PER_BYTE
 from edgeadapt.errors import InputError
-from edgeadapt.host.methods.base import Arrays, FactoryData, Values, frozen
+from edgeadapt.host.contracts import Arrays, FactoryData, Values, frozen
 from edgeadapt.host.methods.whole_bytes import byte_tensor, from_bytes, to_bytes
 
 _CUT = 0.8  # entries below this share of the root mean square of their eigenvector become 0

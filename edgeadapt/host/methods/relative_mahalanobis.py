@@ -23,7 +23,7 @@ from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
 from edgeadapt.device.numerics.linalg import FEWEST
-from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Values, accumulate, class_moment, evidence, frozen
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, accumulate, class_moment, evidence, frozen
 
 F64 = NDArray[np.float64]
 _FAR = 1e6

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
 from edgeadapt.device.numerics.linalg import class_mean
-from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Values, frozen
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, frozen
 from edgeadapt.host.methods.novelty import nearest_prototype
 from edgeadapt.host.methods.residual_shift import ResidualShift
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
-from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Values, accumulate, class_moment, evidence, frozen, one_hot
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, accumulate, class_moment, evidence, frozen, one_hot
 
 
 @dataclass(frozen=True)

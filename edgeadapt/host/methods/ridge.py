@@ -25,7 +25,7 @@ from torch import Tensor
 
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
 from edgeadapt.errors import InputError
-from edgeadapt.host.methods.base import (
+from edgeadapt.host.contracts import (
     Arrays,
     Dims,
     FactoryData,

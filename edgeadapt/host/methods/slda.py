@@ -18,7 +18,7 @@ from torch import Tensor
 
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
 from edgeadapt.errors import InputError
-from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Values, accumulate, class_moment, evidence, linear_logits, with_one
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, accumulate, class_moment, evidence, linear_logits, with_one
 from edgeadapt.host.methods.packed_gram import added_gram, gram_evidence, with_symmetric
 from edgeadapt.host.methods.projected_means import added_means, mean_numerics, mean_tensors
 from edgeadapt.host.methods.projection import Projection

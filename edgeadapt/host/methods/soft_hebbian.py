@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from edgeadapt.errors import InputError
-from edgeadapt.host.encoding import example_input, to_images
-from edgeadapt.host.methods.base import Values
-from edgeadapt.host.module_encoder import ModuleEncoder, run_module
+from edgeadapt.host.contracts import Values
+from edgeadapt.host.encoders.base import example_input, to_images
+from edgeadapt.host.encoders.torch_module import ModuleEncoder, run_module
 
 _DEAD = 1e-4  # of the mean squared norm: a filter that a network pruned away has no direction to learn
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
 from edgeadapt.errors import InputError
-from edgeadapt.host.methods.base import Arrays, FactoryData, Values, frozen, with_one
+from edgeadapt.host.contracts import Arrays, FactoryData, Values, frozen, with_one
 
 _CENTRE, _SCALE = "projection.centre", "projection.scale"
 _DEAD = 1e-6  # of the mean square of a column: less variance than this is rounding, and it is left as it is

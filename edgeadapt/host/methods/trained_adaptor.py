@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Values, linear_logits, one_hot
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, linear_logits, one_hot
 
 Predict = Callable[[Values, Tensor], Tensor]
 _TINY = 1e-12

@@ -17,12 +17,12 @@ from edgeadapt.bundle.schema import InputSpec, NoveltyPolicy, Parity, PrecisionR
 from edgeadapt.device.inference.precision_check import LEAST_TOLERANCE, compared, distance_between, probe_features, probe_inputs
 from edgeadapt.device.numerics.statistics import sign_test
 from edgeadapt.errors import CompileError
-from edgeadapt.host import calibrate
+from edgeadapt.host.assembly import calibration as calibrate
+from edgeadapt.host.assembly.composition import RoleGraph
+from edgeadapt.host.assembly.novelty_choice import choose_novelty
 from edgeadapt.host.compile.lint import lint
 from edgeadapt.host.compile.session import VERSION
-from edgeadapt.host.composition import RoleGraph
-from edgeadapt.host.methods.base import FactoryData, Scores
-from edgeadapt.host.novelty_choice import choose_novelty
+from edgeadapt.host.contracts import FactoryData, Scores
 from edgeadapt.host.precision.float16 import halved
 from edgeadapt.host.precision.int8 import quantised
 from edgeadapt.host.precision.ranges import open_session

@@ -1,4 +1,4 @@
-"""The rooms of the trainer; :func:`edgeadapt.host.train.train` puts them together.
+"""The rooms of the trainer; :func:`edgeadapt.host.training.train.train` puts them together.
 
     settings       what a run was asked for, checked, with the defaults of each optimiser
     records        what an epoch and a row of the log say

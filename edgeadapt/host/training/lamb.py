@@ -6,7 +6,7 @@
 
 Source: You et al., ICLR 2020, arXiv 1904.00962, algorithm 2. As in the authors' BERT runs, tensors of fewer than two dimensions (biases,
 the weights of a norm) take Adam's step with neither trust ratio nor decay. The ratio is 1 where either norm is 0: without that a tensor
-of zeros never leaves zero, and one without gradient becomes NaN. The same rule as a pure function is ``edgeadapt.host.optimisers.LAMB``.
+of zeros never leaves zero, and one without gradient becomes NaN. The same rule as a pure function is ``edgeadapt.host.steps.optimisers.LAMB``.
 """
 
 from __future__ import annotations

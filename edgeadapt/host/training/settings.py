@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from edgeadapt.errors import InputError
-from edgeadapt.host.augment import Augment
+from edgeadapt.host.training.augmentation import Augment
 
 OptimiserName = Literal["sgd", "adamw", "lamb"]
 PrecisionName = Literal["auto", "float32", "bfloat16", "float16"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
-from edgeadapt.host.methods.base import Arrays, Dims, FactoryData, Values, class_moment, evidence, frozen, head_tensors, one_hot
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, class_moment, evidence, frozen, head_tensors, one_hot
 
 
 @dataclass(frozen=True)

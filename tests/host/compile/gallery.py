@@ -18,8 +18,8 @@ from torch.func import functional_call, grad, grad_and_value
 from torchvision.models import VisionTransformer
 
 from edgeadapt.host.compile import CompiledGraph, MakePorts, Step, compile_inference, compile_step
-from edgeadapt.host.networks import build_network
-from edgeadapt.host.optimisers import SGD, Adam, AdamW, Momentum, Optimiser
+from edgeadapt.host.encoders.networks import build_network
+from edgeadapt.host.steps.optimisers import SGD, Adam, AdamW, Momentum, Optimiser
 
 Values = dict[str, Tensor]
 CLASSES = 4

@@ -16,14 +16,15 @@ from recipe_encoders import source
 from recipe_table import RECIPES, Recipe
 
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.host import encoders, ladder
+from edgeadapt.host.contracts import Dims
+from edgeadapt.host.encoders import dispatch as encoders
+from edgeadapt.host.encoders.networks import NETWORKS
+from edgeadapt.host.exporting import head_search as ladder
+from edgeadapt.host.exporting.settings import NOVELTY, SMOOTHERS
 from edgeadapt.host.methods import projection, standardisation
 from edgeadapt.host.methods.adaptations import NAMES
 from edgeadapt.host.methods.adaptors import TRAINING
-from edgeadapt.host.methods.base import Dims
 from edgeadapt.host.methods.slda import StreamingLDA
-from edgeadapt.host.networks import NETWORKS
-from edgeadapt.host.settings import NOVELTY, SMOOTHERS
 
 _LADDER_DIMS = Dims(64, 0, 6)
 _PROJECTIONS = tuple(kind for kind in vars(projection).values() if isinstance(kind, type) and hasattr(kind, "names") and kind.__name__.endswith("Projection") and kind is not projection.Projection)

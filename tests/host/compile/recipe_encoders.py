@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from edgeadapt.host import Identity
-from edgeadapt.host.networks import SmallResidual
-from edgeadapt.host.sensor_networks import SensorCnn, SensorMlp
+from edgeadapt.host.encoders.networks import SmallResidual
+from edgeadapt.host.encoders.sensor_networks import SensorCnn, SensorMlp
 
 CLASSES = ("ash", "birch", "cedar", "elm")
 _ROWS = 80

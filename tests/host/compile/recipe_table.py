@@ -14,8 +14,8 @@ from recipe_encoders import CLASSES, labels, source
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.host import export
+from edgeadapt.host.contracts import GivesReceipts, Head
 from edgeadapt.host.methods.adaptations import ENCODER_SPACE
-from edgeadapt.host.methods.base import GivesReceipts, Head
 from edgeadapt.host.methods.bottleneck import Bottleneck
 from edgeadapt.host.methods.key_value import KeyValueBottleneck
 from edgeadapt.host.methods.linear_adaptor import LinearAdaptor

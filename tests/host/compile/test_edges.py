@@ -13,8 +13,8 @@ from edgeadapt.errors import CompileError, InputError
 from edgeadapt.host import gradient_step
 from edgeadapt.host.compile import CompiledGraph, compile_graph, compile_step
 from edgeadapt.host.compile.session import array
-from edgeadapt.host.flat import Flat
-from edgeadapt.host.optimisers import SGD
+from edgeadapt.host.steps.flat_parameters import Flat
+from edgeadapt.host.steps.optimisers import SGD
 from edgeadapt.runtime import GraphFile, open_runtime
 
 

@@ -21,7 +21,7 @@ from edgeadapt.host.compile import compile_step
 from edgeadapt.host.compile import graph as graph_module
 from edgeadapt.host.compile import trace as trace_module
 from edgeadapt.host.compile.decompose import decompositions
-from edgeadapt.host.optimisers import SGD, Adam, Momentum, Optimiser
+from edgeadapt.host.steps.optimisers import SGD, Adam, Momentum, Optimiser
 
 aten = torch.ops.aten
 CAUGHT = r"differs from torch|finite in one of|from ONNX Runtime,|changes by|does not change|depends on rows|no effect"

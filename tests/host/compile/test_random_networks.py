@@ -24,7 +24,7 @@ from torch import Tensor
 
 from edgeadapt.errors import CompileError
 from edgeadapt.host.compile import compile_step
-from edgeadapt.host.optimisers import SGD, Adam, AdamW, Momentum, Optimiser
+from edgeadapt.host.steps.optimisers import SGD, Adam, AdamW, Momentum, Optimiser
 
 TOLERANCE = 1e-4  # of the largest change in a tensor
 MOVES = 4.0  # an error may also be this many times that of eager float32, or what rounding of everything that is read moves

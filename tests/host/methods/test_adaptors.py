@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeadapt.errors import InputError
+from edgeadapt.host.contracts import Dims, FactoryData
 from edgeadapt.host.methods.adaptors import TRAINING, Training, family, training
-from edgeadapt.host.methods.base import Dims, FactoryData
 from edgeadapt.host.methods.bottleneck import Bottleneck
 from edgeadapt.host.methods.linear_adaptor import LinearAdaptor
 from edgeadapt.host.methods.low_rank import LowRank

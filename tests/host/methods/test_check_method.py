@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from edgeadapt.bundle.schema import NumericSpec
-from edgeadapt.host.methods.base import class_moment, one_hot
+from edgeadapt.host.contracts import class_moment, one_hot
 from edgeadapt.host.methods.bottleneck import Bottleneck
 from edgeadapt.host.methods.feature_shift import FeatureShift
 from edgeadapt.host.methods.nearest_mean import NearestMean

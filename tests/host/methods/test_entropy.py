@@ -13,7 +13,7 @@ from edgeadapt.host.methods.entropy import GuardedEntropy, Tent
 from edgeadapt.host.methods.key_value import KeyValueBottleneck
 from edgeadapt.host.methods.predictive_entropy import entropy_of, reliability
 from edgeadapt.host.methods.ridge import Ridge
-from edgeadapt.host.optimisers import SGD
+from edgeadapt.host.steps.optimisers import SGD
 
 
 def mean_entropy(method: Tent, state: dict[str, torch.Tensor], x: torch.Tensor) -> float:

@@ -16,10 +16,10 @@ from edgeadapt.bundle import Bundle
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.resources.budget import Budget
 from edgeadapt.host import Identity, export
+from edgeadapt.host.contracts import Dims
 from edgeadapt.host.methods._prototypes import source_prototypes
 from edgeadapt.host.methods.adaptations import FEATURE_SPACE
 from edgeadapt.host.methods.adjusted_prototypes import AdjustedPrototypes
-from edgeadapt.host.methods.base import Dims
 from edgeadapt.host.methods.feature_shift import FeatureShift
 from edgeadapt.host.methods.hebbian_prototypes import HebbianPrototypes
 from edgeadapt.host.methods.lame import Lame

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edgeadapt.device.numerics.hypervectors import binary_cosine, packed, project
 from edgeadapt.device.numerics.linalg import class_direction
 from edgeadapt.errors import InputError
-from edgeadapt.host.methods.base import Dims, FactoryData
+from edgeadapt.host.contracts import Dims, FactoryData
 from edgeadapt.host.methods.hypervector import Hypervector
 from edgeadapt.testing import check_identity_stub, check_method
 

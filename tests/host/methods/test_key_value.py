@@ -17,7 +17,7 @@ from edgeadapt.device.detection.policy import Keep
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.errors import InputError
-from edgeadapt.host.methods.base import FactoryData, GivesReceipts, Head
+from edgeadapt.host.contracts import FactoryData, GivesReceipts, Head
 from edgeadapt.host.methods.key_value import KeyValueBottleneck, stored_bytes
 from edgeadapt.host.methods.projection import HadamardProjection, PrincipalProjection
 from edgeadapt.testing import check_identity_stub

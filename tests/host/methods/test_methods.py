@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from edgeadapt.bundle.schema import InputSpec
+from edgeadapt.host.contracts import Method
+from edgeadapt.host.encoders.torch_module import ModuleEncoder
 from edgeadapt.host.methods.adjusted_prototypes import AdjustedPrototypes
-from edgeadapt.host.methods.base import Method
 from edgeadapt.host.methods.bottleneck import Bottleneck
 from edgeadapt.host.methods.class_matched_statistics import ClassMatchedStatistics
 from edgeadapt.host.methods.entropy import GuardedEntropy, Tent
@@ -25,7 +26,6 @@ from edgeadapt.host.methods.novelty import CANDIDATES, Cosine, Mahalanobis, Near
 from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.host.methods.soft_hebbian import SoftHebbian
-from edgeadapt.host.module_encoder import ModuleEncoder
 from edgeadapt.testing import check_identity_stub, check_method
 
 

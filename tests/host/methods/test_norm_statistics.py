@@ -14,8 +14,8 @@ from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import InputError
 from edgeadapt.host import export
+from edgeadapt.host.encoders.torch_module import ModuleEncoder
 from edgeadapt.host.methods.norm_statistics import NormStatistics
-from edgeadapt.host.module_encoder import ModuleEncoder
 from edgeadapt.runtime import Tensors, open_runtime
 
 ROWS = 48

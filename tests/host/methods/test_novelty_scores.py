@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from edgeadapt.errors import InputError
-from edgeadapt.host.calibrate import Fitted, Part, factory_weights, novelty_policy
-from edgeadapt.host.methods.base import Dims, FactoryData, Scores
+from edgeadapt.host.assembly.calibration import Fitted, Part, factory_weights, novelty_policy
+from edgeadapt.host.assembly.novelty_choice import auroc, choose_novelty, score_bytes
+from edgeadapt.host.contracts import Dims, FactoryData, Scores
+from edgeadapt.host.exporting.settings import NOVELTY
 from edgeadapt.host.methods.hypervector import Hypervector
 from edgeadapt.host.methods.logit_scores import Energy, MaxLogit, MaxSoftmax
 from edgeadapt.host.methods.novelty import Cosine, NearestNeighbours, VirtualLogit
@@ -16,8 +18,6 @@ from edgeadapt.host.methods.relative_mahalanobis import RelativeMahalanobis
 from edgeadapt.host.methods.relative_residual import RelativeResidual
 from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.methods.ridge import Ridge
-from edgeadapt.host.novelty_choice import auroc, choose_novelty, score_bytes
-from edgeadapt.host.settings import NOVELTY
 from edgeadapt.testing import check_identity_stub, check_method
 
 LEARN = {"learn changes nothing", "learn ignores sample_weight", "learn decays what was learned before"}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgeadapt.bundle.packed_gram import packed_size, unpacked
 from edgeadapt.device.numerics.back_projection import back_projection, projected_matrix
 from edgeadapt.errors import InputError
-from edgeadapt.host.methods.base import FactoryData
+from edgeadapt.host.contracts import FactoryData
 from edgeadapt.host.methods.packed_gram import added_gram
 from edgeadapt.host.methods.projection import (
     HadamardProjection,

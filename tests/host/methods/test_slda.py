@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from edgeadapt.device.numerics.linalg import NUMERICS, slda
 from edgeadapt.errors import InputError
 from edgeadapt.host.compile import compile_graph
-from edgeadapt.host.methods.base import Dims, FactoryData
+from edgeadapt.host.contracts import Dims, FactoryData
 from edgeadapt.host.methods.projection import HadamardProjection, PrincipalProjection, SignProjection
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.host.methods.slda import StreamingLDA

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.errors import InputError
+from edgeadapt.host.encoders.torch_module import ModuleEncoder
 from edgeadapt.host.methods.entropy import Tent
 from edgeadapt.host.methods.hebbian_modulator import Hebbian, NeuroHebbian, ThreeFactorHebbian
 from edgeadapt.host.methods.key_value import KeyValueBottleneck
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.host.methods.soft_hebbian import SoftHebbian, stem_of
-from edgeadapt.host.module_encoder import ModuleEncoder
 
 
 def filters(norms: Tensor) -> tuple[nn.Conv2d, Tensor]:

@@ -10,7 +10,7 @@ from edgeadapt.bundle._packing import packed, unpacked
 from edgeadapt.bundle.packed_gram import mirrored
 from edgeadapt.bundle.packed_gram import unpacked as square_of
 from edgeadapt.device.numerics.linalg import NUMERICS
-from edgeadapt.host.methods.base import FactoryData, accumulate
+from edgeadapt.host.contracts import FactoryData, accumulate
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.host.methods.slda import StreamingLDA
 

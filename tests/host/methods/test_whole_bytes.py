@@ -9,7 +9,7 @@ import torch
 
 from edgeadapt.device.numerics.back_projection import projected_matrix
 from edgeadapt.host.compile import compile_inference
-from edgeadapt.host.methods.base import Dims
+from edgeadapt.host.contracts import Dims
 from edgeadapt.host.methods.hypervector import Hypervector
 from edgeadapt.host.methods.key_value import KeyValueBottleneck
 from edgeadapt.host.methods.projection import HadamardProjection, walsh_hadamard

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.host.methods.base import Dims
-from edgeadapt.host.module_encoder import ModuleEncoder
+from edgeadapt.host.contracts import Dims
+from edgeadapt.host.encoders.torch_module import ModuleEncoder
 
 CLASSES, SLOTS = 3, 5
 

@@ -15,14 +15,15 @@ import edgeadapt
 from edgeadapt import host
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.errors import CompileError, InputError
-from edgeadapt.host import calibrate
+from edgeadapt.host.assembly import calibration as calibrate
+from edgeadapt.host.assembly.composition import RoleGraph
+from edgeadapt.host.assembly.novelty_choice import unseen_images
 from edgeadapt.host.compile.graph import CompiledGraph
-from edgeadapt.host.composition import RoleGraph
-from edgeadapt.host.methods.base import FactoryData
+from edgeadapt.host.contracts import FactoryData
+from edgeadapt.host.encoders.base import InputSpec
 from edgeadapt.host.methods.novelty import Cosine
 from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.methods.ridge import Ridge
-from edgeadapt.host.novelty_choice import unseen_images
 from edgeadapt.host.precision import Beside, make_variant
 from edgeadapt.host.precision.variants import extremes, relative_errors
 from edgeadapt.runtime import Executable, GraphFile, Runtime, Tensors, open_runtime
@@ -118,7 +119,7 @@ def test_a_loss_that_chance_explains_is_no_reason(beside: Beside) -> None:
 
 
 def test_extremes_of_inputs_with_units_of_their_own_are_far_from_the_mean() -> None:
-    spec = host.encoding.InputSpec(layout="NC", dtype="float32", shape=(2, 5), mean=(1.0, -3.0), std=(0.5, 2.0))
+    spec = InputSpec(layout="NC", dtype="float32", shape=(2, 5), mean=(1.0, -3.0), std=(0.5, 2.0))
     x = extremes(spec, 0)
     assert x.dtype == np.float32 and np.allclose(x[0, :, 0], [1 - 15, -3 - 60]) and np.allclose(x[1, :, 0], [1 + 15, -3 + 60])
 

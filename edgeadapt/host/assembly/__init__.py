@@ -1,0 +1,1 @@
+"""Methods become the graphs of a bundle, and calibration data their numbers."""

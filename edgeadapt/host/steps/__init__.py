@@ -1,0 +1,1 @@
+"""A module, a loss and an optimiser become a learning step as a graph."""
