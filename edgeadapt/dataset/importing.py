@@ -18,7 +18,7 @@ from edgeadapt.dataset.side_file import SideFile
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.restoring import LabelledSample
 from edgeadapt.errors import EdgeadaptError, InputError
-from edgeadapt.inputs import check_batch, check_text, chunks, unknown_class_message
+from edgeadapt.inputs import check_batch, check_name, check_text, chunks, unknown_class_message
 from edgeadapt.paths import check_path
 
 _AT_ONCE = 64
@@ -133,12 +133,14 @@ class _Reading:
     def __init__(self, learner: Learner, report: ImportReport, said_by: str) -> None:
         self._learner, self.report, self._said_by = learner, report, said_by
         self._manifest = learner.bundle.manifest
+        self._continues = False  # an export of a state of this bundle: its answers were ours
 
     # -- what the file says -----------------------------------------------------------------------
     def merged(
         self, entries: Sequence[Entry], side: SideFile | None, names_sources: bool
     ) -> list[Sample]:
         """Samples of the side file as the file has them now, in their order, then foreign ones."""
+        self._continues = side is not None and side.header.bundle == self._manifest.name
         known = {s.id: s for s in side.samples} if side else {}
         by_name = {s.name: s for s in side.samples} if side else {}
         told: dict[str, Sample] = {}
@@ -220,6 +222,7 @@ class _Reading:
             texts = {"a label": s.label, "a source": s.source, "a stream": s.stream}
             for what, text in texts.items():
                 check_text(text, what)
+            check_name(s.predicted, "a prediction")
             if not s.label.strip():
                 raise InputError("the label is empty")
             if not 0 <= s.time <= time.time() + _DAY_S:
@@ -293,7 +296,7 @@ class _Reading:
         there = self._learner.newest_labels([s.id for s in samples])
         new = [s for s in samples if s.id not in there]
         if new:
-            self._learner.restore([_labelled(s) for s in new])
+            self._learner.restore([self._labelled(s) for s in new])
         self.report.new = len(new)
         taken = [s.id for s in new]
         for s in samples:
@@ -311,12 +314,13 @@ class _Reading:
                 self.report.bad[s.where] = str(error)
         self.report.samples = tuple(taken)
 
-
-def _labelled(s: Sample) -> LabelledSample:
-    return LabelledSample(
-        s.id, s.label, s.source, s.stream, s.time, s.features, s.met, s.trusted,
-        s.status if not s.counts else "received", s.raw,
-    )  # fmt: skip
+    def _labelled(self, s: Sample) -> LabelledSample:
+        was_asked = s.predicted_when == "met" and self._continues
+        return LabelledSample(
+            s.id, s.label, s.source, s.stream, s.time, s.features, s.met, s.trusted,
+            s.status if not s.counts else "received", s.raw,
+            s.predicted if was_asked else None, s.is_random,
+        )  # fmt: skip
 
 
 def _id_of(features: NDArray[Any], x: NDArray[Any]) -> str:

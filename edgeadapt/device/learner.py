@@ -46,7 +46,7 @@ from edgeadapt.device.placed import placement_report
 from edgeadapt.device.policy import Keep, Policy
 from edgeadapt.device.quiet import QuietQuestions
 from edgeadapt.device.receiving import Receiving
-from edgeadapt.device.restoring import LabelledSample, rows_of
+from edgeadapt.device.restoring import LabelledSample, asked_of, rows_of
 from edgeadapt.device.resume import factory_memory, state_digest, tables_at
 from edgeadapt.device.serving import Serving
 from edgeadapt.device.streams import Streams
@@ -409,7 +409,7 @@ class Learner:
         self._here()
         rows = rows_of(samples, self._program, self._labelling, self._labelling.is_new)
         if rows:
-            self._receiving.restore(rows, [sample.raw for sample in samples])
+            self._receiving.restore(rows, [sample.raw for sample in samples], asked_of(samples))
 
     def stored_features(self, x: Any) -> NDArray[np.float16]:
         """(N, D + T) features of (N, *input) as the factory encoder gives them and the journal keeps them.

@@ -66,12 +66,12 @@ class Receiving:
         self._learning.request()
         return ids
 
-    def restore(self, rows: Sequence[EvidenceRow], raw: Sequence[Any]) -> None:
+    def restore(self, rows: Sequence[EvidenceRow], raw: Sequence[Any], asked: Sequence[AskedSample] = ()) -> None:
         """Rows of samples that another state or tool had, all of them or none."""
         with self._lock, self.writing:
             if there := self._journal.newest_of([row.id for row in rows]):
                 raise InputError(f"sample {next(iter(there))!r} is there already: label(id, name) corrects it")
-            self._receive(rows, raw if self._raw_per_class else [])
+            self._receive(rows, raw if self._raw_per_class else [], asked)
         self._learning.request()
 
     def _found(self, samples: Sequence[str]) -> list[Found]:

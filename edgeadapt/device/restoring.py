@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.device.evidence import check_storable
-from edgeadapt.device.journal_rows import EvidenceRow, Met
+from edgeadapt.device.journal_rows import AskedSample, EvidenceRow, Met
 from edgeadapt.device.labelling import Labelling
 from edgeadapt.device.memory import SOURCE
 from edgeadapt.device.program import Program
 from edgeadapt.errors import InputError
-from edgeadapt.inputs import check_text
+from edgeadapt.inputs import check_name, check_text
 
 _LONGEST_ID = 200
 
@@ -31,6 +31,8 @@ class LabelledSample:
         trusted: a person vouches for it. status: ``received``, to be learned; or ``held``,
             ``vetoed``, ``withdrawn``: it teaches nothing and is only kept.
         raw: the input as the encoder takes it, if there is one.
+        predicted: what was answered when a question about it was asked; None if none was.
+        is_random: that question was drawn, not chosen.
     """
 
     id: str
@@ -43,6 +45,8 @@ class LabelledSample:
     trusted: bool = False
     status: str = "received"
     raw: NDArray[Any] | None = None
+    predicted: str | None = None
+    is_random: bool = False
 
 
 def rows_of(
@@ -64,6 +68,7 @@ def rows_of(
             raise InputError(f"an id has 1 to {_LONGEST_ID} characters, got {s.id[:40]!r}")
         check_text(s.source, "a source")
         check_text(s.stream, "a stream")
+        check_name(s.predicted or "", "a prediction")
         if s.features.shape != (width,) or s.features.dtype != np.float16:
             raise InputError(f"sample {s.id!r} has features {s.features.shape}, not ({width},)")
         check_storable(s.features)
@@ -81,4 +86,12 @@ def rows_of(
     ]  # fmt: skip
 
 
-__all__ = ["LabelledSample", "rows_of"]
+def asked_of(samples: Sequence[LabelledSample]) -> list[AskedSample]:
+    """The questions that they answered, for the journal."""
+    return [
+        AskedSample(s.id, s.stream, SOURCE, s.predicted, s.is_random)
+        for s in samples if s.predicted is not None
+    ]  # fmt: skip
+
+
+__all__ = ["LabelledSample", "asked_of", "rows_of"]

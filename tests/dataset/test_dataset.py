@@ -185,6 +185,45 @@ def test_the_table_says_what_the_state_answers_who_said_what_and_when(
         assert picture.format == "PNG" and picture.size == (28, 28)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_what_was_answered_when_a_sample_was_met_is_written_and_comes_back(
+    tmp_path: Path, form: Any
+) -> None:
+    keep = edgeadapt.Keep(raw_per_class=9)
+    with edgeadapt.open(BUNDLE, state=tmp_path / "state", keep=keep) as learner:
+        seen = learner.observe(load_sample().x[:6])
+        answered = dict(zip(seen.ids, seen.prediction.labels, strict=True))
+        for number, (id, predicted) in enumerate(answered.items()):
+            field = learner._conditions.field_accuracy
+            field.asked(id, "default", "source", predicted, is_random=number < 3)
+        wrong = [next(name for name in KNOWN if name != label) for label in answered.values()]
+        learner.label(list(answered), wrong, source="foreman", trusted=True)
+        learner.learn(images(KNOWN[0], 0, 4), [KNOWN[0]] * 4, source="line 1")
+        learner.settle()
+        quality = learner.quality()
+    export_dataset(tmp_path / "state", tmp_path / "out", form, bundle=BUNDLE)
+    rows_out = side_rows(tmp_path / "out")
+    met = {id: row["predicted"] for id, row in rows_out.items() if row["predicted_when"] == "met"}
+    today = [row for row in rows_out.values() if row["predicted_when"] == "today"]
+    assert met == answered and len(today) == 4 and all(row["confidence"] for row in today)
+    into(tmp_path / "new", tmp_path / "out", form)
+    export_dataset(tmp_path / "new", tmp_path / "again", form)
+    again = side_rows(tmp_path / "again")
+    for id, row in rows_out.items():
+        when = ("met", row["predicted"], row["random"]) if id in met else ("", "", False)
+        assert (again[id]["predicted_when"], again[id]["predicted"], again[id]["random"]) == when
+    with edgeadapt.open(BUNDLE, state=tmp_path / "new") as learner:
+        told = learner.quality()
+    assert (told.accuracy, told.chosen) == (quality.accuracy, quality.chosen) and told.answers == 6
+    assert set(told.confusion) == set(quality.confusion)
+
+
+def side_rows(out: Path) -> dict[str, Any]:
+    """Rows of the side file by id."""
+    lines = (out / "edgeadapt.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    return {row["id"]: row for row in map(json.loads, lines)}
+
+
 def pictures(folder: Path, name: str, count: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"a {n}.png" for n in range(count)]
