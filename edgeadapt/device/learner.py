@@ -46,7 +46,7 @@ from edgeadapt.device.placed import placement_report
 from edgeadapt.device.policy import Keep, Policy
 from edgeadapt.device.quiet import QuietQuestions
 from edgeadapt.device.receiving import Receiving
-from edgeadapt.device.restoring import LabelledSample, asked_of, rows_of
+from edgeadapt.device.restoring import Correction, LabelledSample, asked_of, rows_of
 from edgeadapt.device.resume import factory_memory, state_digest, tables_at
 from edgeadapt.device.serving import Serving
 from edgeadapt.device.streams import Streams
@@ -399,17 +399,24 @@ class Learner:
         inputs, z, taps = self._serving.features(x, features, self._live, domain if self._program.preserves_space else SOURCE)
         return self._receiving.learn(inputs, z, taps, y, source, stream, domain, is_raw=features is None, is_trusted=bool(trusted))
 
-    def restore(self, samples: Sequence[LabelledSample]) -> None:
-        """Take in samples that another state or tool had, with their ids, sources and times. Durable when it returns; all of them or none.
+    def restore(
+        self, samples: Sequence[LabelledSample], corrections: Sequence[Correction] = ()
+    ) -> dict[str, str]:
+        """Take in samples that another state or tool had, with their ids, sources and times, and correct the labels of others.
+
+        One transaction: durable when it returns, all of them or none. Classes that the policy adds for them are added before.
+
+        Returns:
+            sample -> why its label cannot be corrected. The others are.
 
         Raises:
             InputError: an id that is there already, or features that are not this bundle's. UnknownClassError, CapacityError, BudgetError,
                 StorageError: as for ``learn``.
         """
         self._here()
-        rows = rows_of(samples, self._program, self._labelling, self._labelling.is_new)
-        if rows:
-            self._receiving.restore(rows, [sample.raw for sample in samples], asked_of(samples))
+        rows = rows_of(samples, self._program, self._labelling, self._labelling.is_new, corrections)
+        raw, asked = [sample.raw for sample in samples], asked_of(samples)
+        return self._receiving.restore(rows, raw, asked, corrections) if rows or corrections else {}
 
     def stored_features(self, x: Any) -> NDArray[np.float16]:
         """(N, D + T) features of (N, *input) as the factory encoder gives them and the journal keeps them.

@@ -49,11 +49,20 @@ class LabelledSample:
     is_random: bool = False
 
 
+@dataclass(frozen=True)
+class Correction:
+    """Another label of a sample that is there, and who says so."""
+
+    sample: str
+    label: str
+    source: str
+
+
 def rows_of(
     samples: Sequence[LabelledSample], program: Program, labelling: Labelling,
-    is_new: Callable[[str], bool],
+    is_new: Callable[[str], bool], corrections: Sequence[Correction] = (),
 ) -> list[EvidenceRow]:  # fmt: skip
-    """Evidence rows; their conditions are not known here, so all count for the source condition.
+    """Evidence rows, once all classes are there, those of corrections too; their conditions are not known here, so all count for the source condition.
 
     Raises:
         InputError: an id that is given twice, or features that are not this bundle's.
@@ -73,6 +82,7 @@ def rows_of(
             raise InputError(f"sample {s.id!r} has features {s.features.shape}, not ({width},)")
         check_storable(s.features)
     teaching = [s.label for s in samples if s.status == "received"]
+    teaching += [one.label for one in corrections]
     if teaching:
         labelling.names(teaching, len(teaching))
     weight = manifest.policy.learn.field_weight
@@ -94,4 +104,4 @@ def asked_of(samples: Sequence[LabelledSample]) -> list[AskedSample]:
     ]  # fmt: skip
 
 
-__all__ = ["LabelledSample", "asked_of", "rows_of"]
+__all__ = ["Correction", "LabelledSample", "asked_of", "rows_of"]

@@ -6,6 +6,7 @@ import base64
 import csv
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -381,6 +382,30 @@ def test_an_import_that_fails_while_it_is_written_leaves_no_row(
         with pytest.raises(edgeadapt.EdgeadaptError, match="write_mib_per_day"):
             import_dataset(learner, tmp_path / "out", "csv")
         assert learner.counters()["evidence"] == {}
+
+
+def test_new_samples_and_corrections_are_written_all_or_none(taught: Path, tmp_path: Path) -> None:
+    state, out = Path(shutil.copytree(taught, tmp_path / "state")), tmp_path / "out"
+    export_dataset(state, out, "csv")
+    sample = relabelled(out, "csv", BAG, KNOWN[2])
+    with edgeadapt.open(BUNDLE, state=state) as learner:
+        forgotten = learner.forget(source="line 1").removed
+        learner.settle()
+        before, journal = rows(state), learner._journal
+        corrected = f"SELECT count(*) FROM evidence WHERE id = '{sample}' AND label = '{KNOWN[2]}'"
+
+        def fails(point: str) -> None:
+            if point == "before_commit" and journal._db.execute(corrected).fetchone()[0]:
+                raise sqlite3.OperationalError("database or disk is full")
+
+        journal.at = fails
+        with pytest.raises(edgeadapt.EdgeadaptError, match="disk is full"):
+            import_dataset(learner, out, "csv")
+        journal.at = lambda point: None
+        assert rows(state) == before
+        report = import_dataset(learner, out, "csv")
+        assert (report.new, report.corrected, report.bad) == (forgotten, 1, {})
+        assert sample in report.samples and len(report.samples) == 38
 
 
 def test_the_page_on_data_in_and_out(
