@@ -347,16 +347,20 @@ def test_a_state_in_use_can_be_exported_and_takes_no_import(taught: Path, tmp_pa
         export_dataset(tmp_path / "out", tmp_path / "no", "csv")
 
 
-@pytest.mark.parametrize("name", ["labels.csv", "edgeadapt.jsonl"])
+@pytest.mark.parametrize("form, name", [
+    ("csv", "labels.csv"), ("csv", "edgeadapt.jsonl"), ("coco", "annotations.json"),
+    ("label-studio", "tasks.json"), ("label-studio", "edgeadapt.jsonl"),
+])  # fmt: skip
 def test_a_file_of_any_size_is_not_read_into_memory(
-    taught: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    taught: Path, tmp_path: Path, form: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export_dataset(taught, tmp_path / "out", "csv")
+    export_dataset(taught, tmp_path / "out", form)
     monkeypatch.setattr("edgeadapt.dataset.reading._MOST_BYTES", 1 << 16)
     with open(tmp_path / "out" / name, "ab") as file:
         file.truncate(1 << 17)
-    with edgeadapt.open(BUNDLE) as learner, pytest.raises(InputError, match=f"{name}: 131072 bytes"):
-        import_dataset(learner, tmp_path / "out", "csv")
+    why = f"{name}: 131072 bytes, a file of labels has at most 65536: split it"
+    with edgeadapt.open(BUNDLE) as learner, pytest.raises(InputError, match=why):
+        import_dataset(learner, tmp_path / "out", form)
 
 
 def test_an_import_that_fails_while_it_is_written_leaves_no_row(
