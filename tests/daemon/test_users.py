@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,6 +140,42 @@ def test_the_file_keeps_no_token_and_its_owner_alone_can_read_it(tmp_path: Path)
     assert users.find(token) is not None
     users.renew()
     assert users.find(token) is None and [user.name for user in users] == ["bert"]
+
+
+_ADD = """
+import sys
+from pathlib import Path
+from edgeadapt.daemon.users import add_user, remove_user
+for number in range(20):
+    add_user(Path(sys.argv[1]), f"{sys.argv[2]}-{number}", "view")
+remove_user(Path(sys.argv[1]), f"{sys.argv[2]}-7")
+"""
+
+
+def test_two_processes_that_change_the_file_at_once_lose_no_change(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    both = [subprocess.Popen([sys.executable, "-c", _ADD, str(file), name]) for name in ("a", "b")]
+    assert [one.wait(60) for one in both] == [0, 0]
+    left = {f"{name}-{number}" for name in "ab" for number in range(20) if number != 7}
+    assert {user.name for user in Users(file)} == left
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_change_does_not_wait_for_ever_for_another_and_follows_no_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, lock = tmp_path / "users", tmp_path / ".users.lock"
+    monkeypatch.setattr("edgeadapt.daemon.users._PATIENCE_S", 0.05)
+    add_user(file, "anna", "view")
+    with open(lock) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another process changes it"):
+            remove_user(file, "anna")
+    lock.unlink()
+    lock.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"\.users\.lock: cannot be locked"):
+        add_user(file, "bert", "view")
+    assert not (tmp_path / "elsewhere").exists() and [user.name for user in Users(file)] == ["anna"]
 
 
 @pytest.mark.parametrize("text, why", [
