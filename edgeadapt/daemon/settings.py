@@ -307,6 +307,11 @@ class Settings(_Section, frozen=True, kw_only=True):
     source: tuple[AnySource, ...] = ()
     sink: tuple[AnySink, ...] = ()
 
+    @property
+    def source_names(self) -> frozenset[str]:
+        """What labels of sources are under."""
+        return frozenset(source.name for source in self.source)
+
 
 def read_secret(path: Path) -> str:
     """The token or password in a file, without the line's end.

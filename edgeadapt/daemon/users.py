@@ -52,8 +52,8 @@ class Users:
     """The users of a file, which may change while the daemon runs.
 
     Args:
-        taken: names that label by themselves, such as those of sources: what they said is
-            forgotten apart from what a user said.
+        taken: names of sources, which label by themselves: what they said is forgotten apart from
+            what a user said.
 
     Raises:
         RecipeError: the file cannot be read, others may write it, a line is not as above, or a
@@ -61,26 +61,23 @@ class Users:
     """
 
     def __init__(self, path: Path, taken: frozenset[str] = frozenset()) -> None:
-        self.path, self._taken = path, taken | _ANONYMOUS
-        self._by_digest = self._read()
+        self.path = path
+        self.renew(taken)
 
-    def renew(self) -> None:
+    def renew(self, taken: frozenset[str] = frozenset()) -> None:
         """Read the file again: whoever is no longer in it is not answered any more.
 
         Raises:
             RecipeError: as above; who was known stays known.
         """
-        self._by_digest = self._read()
-
-    def _read(self) -> dict[str, User]:
         found = _read(self.path)
         for user in found.values():
-            if user.name in self._taken:
+            if user.name in taken | _ANONYMOUS:
                 raise RecipeError(
                     f"{self.path}: {user.name!r} is what labels of a source or program are under; "
-                    "allowed: a name of the user's own"
+                    "allowed: a name of the user's own; rename the user or the source"
                 )
-        return found
+        self._by_digest = found
 
     def find(self, token: str) -> User | None:
         """Whose token it is. Every digest is compared, in constant time."""
@@ -97,8 +94,11 @@ class Users:
         return len(self._by_digest)
 
 
-def add_user(path: Path, name: str, role: Role) -> str:
+def add_user(path: Path, name: str, role: Role, taken: frozenset[str] = frozenset()) -> str:
     """Write a user into the file, which is made where it is missing.
+
+    Args:
+        taken: names of sources, as for ``Users``.
 
     Returns:
         the token; it is kept nowhere.
@@ -113,6 +113,8 @@ def add_user(path: Path, name: str, role: Role) -> str:
         )
     if name in _ANONYMOUS:
         raise InputError(f"{name!r} is what labels without a name are under; take another")
+    if name in taken:
+        raise InputError(f"{name!r} is what labels of a source are under; take another")
     with _alone(path):
         known = _read(path) if os.path.lexists(path) else {}
         if any(user.name == name for user in known.values()):

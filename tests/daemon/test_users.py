@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from shell import Shell
 
 pytest.importorskip("edgeadapt.daemon.control")  # with starlette and uvicorn
@@ -23,7 +24,7 @@ from test_control import TOKEN, ask, kiosk, serving  # noqa: F401
 from edgeadapt.daemon import api, page
 from edgeadapt.daemon.control import Control
 from edgeadapt.daemon.service import Service
-from edgeadapt.daemon.settings import ControlSection, Settings
+from edgeadapt.daemon.settings import ControlSection, FolderSource, Settings
 from edgeadapt.daemon.settings_file import load_settings
 from edgeadapt.daemon.users import ROLES, Users, add_user, digest_of, remove_user
 from edgeadapt.demo.sample import Sample
@@ -244,6 +245,36 @@ def test_a_reload_lets_the_new_in_and_the_removed_out_even_where_the_settings_ar
     assert ask(url, "GET", "/v1/me", None, bearer(bert)).status == 200
 
 
+def test_no_user_is_called_like_a_source_whichever_of_the_two_is_new_at_a_reload(
+    serve: Callable[..., Service], settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    file = tmp_path / "users"
+    anna, bert = add_user(file, "anna", "admin"), add_user(file, "bert", "view")
+    (tmp_path / "in").mkdir()
+    bare = settings(control=ControlSection(listen="127.0.0.1:0", users_file=file))
+
+    def with_source(name: str) -> Settings:
+        return replace(bare, source=(FolderSource(name=name, stream=name, path=tmp_path / "in"),))
+
+    read = [with_source("anna")]
+    service = serve(bare, reread=lambda: read[0])
+
+    def may(token: str) -> bool:
+        return ask(service._control.url, "GET", "/v1/me", None, bearer(token)).status == 200
+
+    remove_user(file, "bert")
+    assert "'anna' is what labels of a source" in service.reload()["why"]
+    assert "'anna' is what labels of a source" in service.health()["problems"][0]
+    assert may(anna) and not may(bert) and not service.settings.source  # who was removed is out
+    read[0] = with_source("belt")
+    assert service.reload()["ok"] and service.settings.source
+    belt = add_user(file, "belt", "label")
+    assert "'belt' is what labels of a source" in service.reload()["why"]
+    assert may(anna) and not may(belt)
+    read[0] = with_source("door")  # the source gives the name away
+    assert service.reload()["ok"] and may(belt) and not service.health()["problems"]
+
+
 def test_a_file_that_everyone_can_read_is_warned_of(
     settings: Callable[..., Settings], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -278,6 +309,13 @@ def test_users_are_made_by_a_command_checked_by_serve_and_work_with_ctl(
     ctl("bert", "freeze", code=2)
     assert "bert has the role label, and this needs admin" in shell.error
     assert json.loads(ctl("carl", "forget", "--source", "bert"))["removed"] == 1
+    (tmp_path / "in").mkdir()
+    (tmp_path / "edge.toml").write_text(
+        'bundle = "b.edge"\nstate = "state"\nunsigned = "accept"\n'
+        '[[source]]\nkind = "folder"\nname = "belt"\npath = "in"\n'
+    )
+    shell("users", file, "--add", "belt", "--settings", tmp_path / "edge.toml", code=2)
+    assert "'belt' is what labels of a source are under" in shell.error
     shell("users", file, "--remove", "bert")
     assert "SIGHUP" in shell.error and shell("users", file).split() == ["anna", "view", "carl", "admin"]
 
