@@ -549,11 +549,14 @@ class Learner:
 
         return self._worker.call(run)
 
-    def withdraw(self, ids: str | Sequence[str]) -> Receipt:
+    def withdraw(self, ids: str | Sequence[str], *, source: str | None = None) -> Receipt:
         """Take labels back, as if they had never been given. Unlike ``forget`` it keeps the samples: ``label`` can name them again.
 
+        Args:
+            source: take back only what it said; None for whoever said it.
+
         Raises:
-            InputError: an id without a label. StorageError: the disk is full or fails; nothing was changed.
+            InputError: an id without a label, or with one of another source. StorageError: the disk is full or fails; nothing was changed.
         """
         self._here()
         samples = Selection(ids=[ids] if isinstance(ids, str) else ids).ids or ()
@@ -564,6 +567,9 @@ class Learner:
             for sample in samples:
                 if sample not in labelled:
                     raise InputError(f"sample {sample!r} has no label that could be withdrawn")
+            for row in {row.id: row for row in rows}.values():  # the newest: an earlier one was corrected
+                if source is not None and row.source != source:
+                    raise InputError(f"the label of sample {row.id!r} is not {source!r}'s, and none was withdrawn: whoever gave it, or an admin, takes it back")
             receipt = self._undoing.withdraw(rows)
             self._learning.offer_patient_work()
             return receipt

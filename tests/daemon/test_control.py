@@ -98,8 +98,8 @@ class Kiosk:
     def alike(self, samples: Sequence[str]) -> dict[str, int]:
         return self.learner.alike(samples)
 
-    def withdraw(self, samples: Sequence[str]) -> int:
-        return self.learner.withdraw(samples).removed
+    def withdraw(self, samples: Sequence[str], source: str | None = None) -> int:
+        return self.learner.withdraw(samples, source=source).removed
 
     def quality(self) -> Any:
         return self.learner.quality()

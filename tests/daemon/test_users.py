@@ -125,6 +125,34 @@ def test_a_label_is_kept_under_the_users_name_whatever_the_client_claims(
     assert service.forget(source="anna").removed == 2
 
 
+def test_labels_are_taken_back_by_who_gave_them_or_by_an_admin(
+    serve: Callable[..., Service], settings: Callable[..., Settings], sample: Sample, tmp_path: Path
+) -> None:
+    file = tmp_path / "users"
+    anna, bert, carl = (
+        bearer(add_user(file, name, role))
+        for name, role in (("anna", "label"), ("bert", "label"), ("carl", "admin"))
+    )
+    service = serve(settings(control=ControlSection(listen="127.0.0.1:0", users_file=file)))
+    url = service._control.url
+    ids = [answer.id for answer in service.observe(sample.x[:3])]
+    for number, who in enumerate((anna, bert, anna)):
+        given = {"labels": [{"sample": ids[number], "label": "Coat"}]}
+        assert ask(url, "POST", "/v1/labels", given, who).json["received"] == 1
+
+    def withdraw(who: dict[str, str], *samples: str) -> Any:
+        return ask(url, "POST", "/v1/withdraw", {"samples": samples}, who)
+
+    refused = withdraw(anna, ids[0], ids[1])
+    assert refused.status == 422 and f"{ids[1]!r} is not 'anna'" in refused.json["error"]
+    assert service.status()["learner"]["evidence"].get("withdrawn", 0) == 0
+    assert withdraw(anna, ids[0]).json == {"withdrawn": 1}
+    said = {"labels": [{"sample": ids[2], "label": "Pullover"}]}  # the last word counts, and is bert's
+    assert ask(url, "POST", "/v1/labels", said, bert).json["received"] == 1
+    assert withdraw(anna, ids[2]).status == 422 and withdraw(bert, ids[2]).status == 200
+    assert withdraw(carl, ids[1]).json == {"withdrawn": 1}
+
+
 # -- the file -----------------------------------------------------------------------------------------
 def test_the_file_keeps_no_token_and_its_owner_alone_can_read_it(tmp_path: Path) -> None:
     file = tmp_path / "users"
