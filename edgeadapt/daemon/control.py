@@ -350,7 +350,16 @@ class _Desk:
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         key = next(iter(request.path_params.values()), "")
         workers = self._probes if route.is_probe else self._pictures if is_costly(media, body) else self._calls
-        reply: api.Reply = await workers.run(lambda: api.answer(route, self._service, query, media, body, key, request.scope[_USER]))
+        given = [body]
+        del body
+
+        def work() -> api.Reply:
+            return api.answer(route, self._service, query, media, given.pop(), key, request.scope[_USER])
+
+        try:
+            reply: api.Reply = await workers.run(work)
+        finally:
+            given.clear()  # what still waits for a worker when its time is up holds no body, as none is counted for it
         return reply
 
 
