@@ -354,12 +354,13 @@ class _Desk:
         del body
 
         def work() -> api.Reply:
-            return api.answer(route, self._service, query, media, given.pop(), key, request.scope[_USER])
+            user: User = request.scope[_USER]
+            return api.answer(route, self._service, query, media, given.pop(), key, user)
 
         try:
             reply: api.Reply = await workers.run(work)
         finally:
-            given.clear()  # what still waits for a worker when its time is up holds no body, as none is counted for it
+            given.clear()  # a request whose time is up may still wait, and its body is not counted
         return reply
 
 

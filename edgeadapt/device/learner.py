@@ -402,9 +402,11 @@ class Learner:
     def restore(
         self, samples: Sequence[LabelledSample], corrections: Sequence[Correction] = ()
     ) -> dict[str, str]:
-        """Take in samples that another state or tool had, with their ids, sources and times, and correct the labels of others.
+        """Take in samples that another state or tool had, with their ids, sources and times, and
+        correct the labels of others.
 
-        One transaction: durable when it returns, all of them or none. Classes that the policy adds for them are added before.
+        One transaction: durable when it returns, all of them or none. Classes that the policy adds
+        for them are added before.
 
         Returns:
             sample -> why its label cannot be corrected. The others are.
@@ -567,9 +569,12 @@ class Learner:
             for sample in samples:
                 if sample not in labelled:
                     raise InputError(f"sample {sample!r} has no label that could be withdrawn")
-            for row in {row.id: row for row in rows}.values():  # the newest: an earlier one was corrected
+            for row in {row.id: row for row in rows}.values():  # the newest of each sample
                 if source is not None and row.source != source:
-                    raise InputError(f"the label of sample {row.id!r} is not {source!r}'s, and none was withdrawn: whoever gave it, or an admin, takes it back")
+                    raise InputError(
+                        f"the label of sample {row.id!r} is not {source!r}'s, and none was "
+                        "withdrawn: whoever gave it, or an admin, takes it back"
+                    )
             receipt = self._undoing.withdraw(rows)
             self._learning.offer_patient_work()
             return receipt

@@ -89,7 +89,7 @@ class Receiving:
         self, rows: Sequence[EvidenceRow], raw: Sequence[Any], asked: Sequence[AskedSample] = (),
         corrections: Sequence[Correction] = (),
     ) -> dict[str, str]:  # fmt: skip
-        """Rows of samples that another state or tool had, and corrections of others, all of them or none.
+        """Rows of samples that another state or tool had, and corrections of others, all or none.
 
         Returns:
             sample -> why its label cannot be corrected; the others are.

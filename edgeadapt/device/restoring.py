@@ -62,7 +62,8 @@ def rows_of(
     samples: Sequence[LabelledSample], program: Program, labelling: Labelling,
     is_new: Callable[[str], bool], corrections: Sequence[Correction] = (),
 ) -> list[EvidenceRow]:  # fmt: skip
-    """Evidence rows, once all classes are there, those of corrections too; their conditions are not known here, so all count for the source condition.
+    """Evidence rows, once all classes are there, those of corrections too; the rows' conditions are
+    not known here, so all count for the source condition.
 
     Raises:
         InputError: an id that is given twice, or features that are not this bundle's.
