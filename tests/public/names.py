@@ -16,8 +16,9 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 _DOTTED = re.compile(r"\bedgeadapt(?:_onnxruntime|_tensorrt)?(?:\.[A-Za-z_]\w*)+")
 _CLASSES = (
-    "Learner Policy Keep Budget Prediction Observation Reading Question Receipt MigrationReport"
-).split()
+    "Learner", "Policy", "Keep", "Budget", "Prediction", "Observation", "Reading", "Question",
+    "Receipt", "MigrationReport",
+)  # fmt: skip
 
 
 # -- Python ----------------------------------------------------------------------------------------
