@@ -404,6 +404,10 @@ def _host_commands(command: Any) -> None:
         "--role", choices=("view", "label", "admin"), default="view",
         help="of --add: view looks, label also observes and labels, admin everything (default: view)",
     )  # fmt: skip
+    users.add_argument(
+        "--settings", type=Path, metavar="F.toml",
+        help="of --add: the daemon's, whose sources' names no user may have",
+    )
 
     keygen = command("keygen", "making:keygen", "write a new signing key to PATH and its public key to PATH.pub")
     keygen.add_argument("path", type=Path, metavar="PATH")

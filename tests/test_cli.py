@@ -86,6 +86,11 @@ def test_inspect_shows_what_is_inside(edgeadapt: Shell) -> None:
     assert found["classes"] == list(KNOWN) and set(found["roles"]) >= {"encode", "predict", "learn"}
 
 
+def test_verify_runs_the_graphs_of_adaptors_with_their_own_tensors(edgeadapt: Shell) -> None:
+    growing = Path(__file__).parent / "device" / "golden" / "growing.edge"
+    assert "graphs/read_low_rank_4.onnx: opens" in edgeadapt("verify", growing)
+
+
 def test_verify_runs_every_graph_at_every_batch(edgeadapt: Shell) -> None:
     assert re.search(r"graphs/learn.onnx: opens in [\d.]+ ms and runs in onnxruntime at batch 1, 8, 32", edgeadapt("verify", BUNDLE))
     found = json.loads(edgeadapt("verify", BUNDLE, "--json"))

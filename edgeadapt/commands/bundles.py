@@ -12,6 +12,7 @@ import numpy as np
 
 from edgeadapt.bundle import Bundle, describe, read_bundle, stress_table
 from edgeadapt.bundle.schema import GraphSpec, PortSpec
+from edgeadapt.device.inference.adaptor_family import adaptor_of
 from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import BundleError, InputError
 from edgeadapt.runtime import Runtime, Tensors, open_runtime
@@ -127,7 +128,12 @@ def run_graphs(bundle: Bundle, runtime: Runtime) -> dict[str, list[int]]:
     program = Program(bundle, runtime)
     tensors = program.factory_domain().over(program.factory())
     rng = np.random.default_rng(0)
-    return {spec.file: _run_graph(bundle, spec, runtime, tensors, rng) for spec in bundle.manifest.graphs}
+    ran = {}
+    for spec in bundle.manifest.graphs:
+        adaptor = adaptor_of(spec, bundle.manifest)
+        given = program.adaptors.fresh(adaptor).over(tensors) if adaptor else tensors
+        ran[spec.file] = _run_graph(bundle, spec, runtime, given, rng)
+    return ran
 
 
 def _run_graph(bundle: Bundle, spec: GraphSpec, runtime: Runtime, tensors: Tensors, rng: np.random.Generator) -> list[int]:

@@ -142,7 +142,7 @@ def _control(settings: Settings, is_running: bool) -> str:
         doubts = [f"the token {weak}"] if weak else []
         doubts += [exposed] if (exposed := exposure_of(control.token_file)) else []
     if control.users_file is not None:
-        users = Users(control.users_file, frozenset(source.name for source in settings.source))
+        users = Users(control.users_file, settings.source_names)
         doubts += [exposed] if (exposed := exposure_of(control.users_file)) else []
         if not len(users):
             doubts.append(f"{control.users_file} has no user yet")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
+from edgeadapt.daemon.config.loader import load_settings
 from edgeadapt.daemon.config.users import Users, add_user, remove_user
 
 
 def users(args: argparse.Namespace) -> int:
     """List the users of a file, or change them. The token of a new one goes to stdout, alone."""
     if args.add is not None:
-        print(add_user(args.file, args.add, args.role))
+        taken = load_settings(args.settings).source_names if args.settings else frozenset()
+        print(add_user(args.file, args.add, args.role, taken))
         said = f"{args.add} has the role {args.role}; the token is kept nowhere else."
         print(f"{said} SIGHUP makes a running daemon read {args.file} again", file=sys.stderr)
     elif args.remove is not None:

@@ -250,10 +250,10 @@ class Service:
         with self._running.lending.lend() as learner:
             return learner.alike(samples)
 
-    def withdraw(self, samples: Sequence[str]) -> int:
-        """Take labels of these ids back; how many."""
+    def withdraw(self, samples: Sequence[str], source: str | None = None) -> int:
+        """Take labels of these ids back, all of them ``source``'s if one is given; how many."""
         with self._running.lending.lend() as learner:
-            learner.withdraw(samples)
+            learner.withdraw(samples, source=source)
         return len(set(samples))
 
     def quality(self) -> Quality:

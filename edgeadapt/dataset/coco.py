@@ -29,7 +29,10 @@ def write(folder: Path, samples: Sequence[Sample], pictures: Mapping[str, bytes]
         s.file = f"{PICTURES}/{s.name}.png"
         (folder / s.file).write_bytes(pictures[s.id])
         width, height = _size(pictures[s.id])
-        about = {"edgeadapt_id": s.id, "predicted": s.predicted, "confidence": s.confidence}
+        about = {
+            "edgeadapt_id": s.id, "predicted": s.predicted, "predicted_when": s.predicted_when,
+            "confidence": s.confidence,
+        }  # fmt: skip
         images.append({
             "id": number, "file_name": s.file, "width": width, "height": height,
             "date_captured": moment(s.time), **about,

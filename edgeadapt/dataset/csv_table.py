@@ -14,8 +14,8 @@ from edgeadapt.errors import InputError
 
 NAME, PICTURES = "labels.csv", "pictures"
 _COLUMNS = (
-    "file", "label", "source", "time", "stream", "status", "trusted", "predicted", "confidence",
-    "id",
+    "file", "label", "source", "time", "stream", "status", "trusted", "predicted",
+    "predicted_when", "confidence", "id",
 )  # fmt: skip
 _FILE = ("file", "filename", "file_name", "image", "path", "picture", "sample")
 _LABEL = ("label", "class", "category", "target", "answer")
@@ -34,7 +34,7 @@ def write(folder: Path, samples: Sequence[Sample], pictures: Mapping[str, bytes]
             sure = "" if s.confidence is None else f"{s.confidence:.6f}"
             table.writerow([
                 s.file, s.label, s.source, moment(s.time), s.stream, s.status, int(s.trusted),
-                s.predicted, sure, s.id,
+                s.predicted, s.predicted_when, sure, s.id,
             ])  # fmt: skip
             s.file = s.file or NAME  # the table has the row: one that is deleted there is left out
 

@@ -23,7 +23,7 @@ from edgeadapt.device.inference.predictor import Serving
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.recovery.rebuild import rebuild
 from edgeadapt.device.storage.journal import Journal
-from edgeadapt.device.storage.rows import EvidenceRow
+from edgeadapt.device.storage.rows import AskedSample, EvidenceRow
 from edgeadapt.device.storage.snapshot_copy import copied
 from edgeadapt.errors import InputError, StateError
 from edgeadapt.inputs import chunks
@@ -73,8 +73,9 @@ def export_dataset(
         state: the folder, which may be in use. out: a folder that is empty or not there; it appears
             when it is whole, readable by its owner only.
         form: one of ``FORMS``. What it cannot hold goes into a side file.
-        bundle: that the state belongs to; with it, what the state answers for each sample today
-            is written too. What was answered when a sample was met is not kept by a state.
+        bundle: that the state belongs to; with it, what the state answers today is written of
+            samples that nobody was asked about. Of the others it is what was answered when they
+            were met, with or without ``bundle``.
 
     Raises:
         InputError: ``out`` holds something, or no such form. StateError: no state folder, or it was
@@ -112,27 +113,31 @@ def _collected(journal: Journal) -> list[Sample]:
     """In order of arrival, each with its newest label."""
     newest = {row.id: row for row in journal.evidence()}
     rows = sorted(newest.values(), key=lambda row: row.seq)
-    return [_sample(row, journal) for row in rows]
+    asked = journal.asked_samples()
+    return [_sample(row, journal, asked.get(row.id)) for row in rows]
 
 
-def _sample(row: EvidenceRow, journal: Journal) -> Sample:
+def _sample(row: EvidenceRow, journal: Journal, asked: AskedSample | None) -> Sample:
     is_a_name = _A_NAME.fullmatch(row.id) and not _TAKEN.fullmatch(row.id)
     return Sample(
         row.id, row.label, row.source, row.stream, row.domain, row.time, row.status, row.met,
         row.trusted, row.space, row.features, journal.raw_of(row.seq),
+        predicted=asked.predicted if asked else "", predicted_when="met" if asked else "",
+        is_random=bool(asked and asked.is_random),
         name=row.id if is_a_name else f"row-{row.seq}",
     )  # fmt: skip
 
 
 def _predict(journal: Journal, bundle: Bundle, samples: Sequence[Sample], folder: Path) -> None:
-    """What the state answers today for the features that it keeps."""
+    """What the state answers today for the features that it keeps, where nobody was asked."""
     manifest = bundle.manifest
     if journal.meta("space") != manifest.space:
         raise StateError(f"{folder} was learned in another feature space than {manifest.name!r}'s")
     program = Program(bundle, open_runtime("onnxruntime"))
     memory = rebuild(journal, program)
     serving = Serving(program, memory.classes)
-    known = [s for s in samples if s.features.size == manifest.feature_dim + manifest.tap_dim]
+    width = manifest.feature_dim + manifest.tap_dim
+    known = [s for s in samples if s.features.size == width and not s.predicted_when]
     for domain in dict.fromkeys(s.domain for s in known):
         there = [s for s in known if s.domain == domain]
         for part in chunks(len(there), _AT_ONCE):
@@ -141,7 +146,7 @@ def _predict(journal: Journal, bundle: Bundle, samples: Sequence[Sample], folder
             taps = np.ascontiguousarray(stored[:, manifest.feature_dim :])
             found = serving.prediction(program.read(z, taps, memory.tensors_in(domain)), memory)
             for s, label, shares in zip(there[part], found.labels, found.probs, strict=True):
-                s.predicted, s.confidence = label, float(shares.max())
+                s.predicted, s.confidence, s.predicted_when = label, float(shares.max()), "today"
 
 
 def _write(

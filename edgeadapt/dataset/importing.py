@@ -16,10 +16,11 @@ from edgeadapt.dataset.pictures import read
 from edgeadapt.dataset.sample import COUNTING, FORMS, Entry, Form, Sample
 from edgeadapt.dataset.side_file import SideFile
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.pipeline.restoring import LabelledSample
+from edgeadapt.device.pipeline.restoring import Correction, LabelledSample
 from edgeadapt.errors import EdgeadaptError, InputError
-from edgeadapt.inputs import check_batch, check_text, chunks, unknown_class_message
+from edgeadapt.inputs import check_batch, check_name, check_text, chunks, unknown_class_message
 from edgeadapt.paths import check_path
+from edgeadapt.results import LabelState
 
 _AT_ONCE = 64
 _DAY_S = 86_400.0
@@ -78,9 +79,8 @@ def import_dataset(
     Raises:
         InputError: the file as a whole cannot be read, or names a file elsewhere.
         CapacityError: too few class slots. BudgetError: the day's writes are used up.
-        StorageError: the disk is full or fails. New samples are there all or not at all;
-            corrections are made one by one, and those before the error stay. Importing again goes
-            on from there.
+        StorageError: the disk is full or fails. New samples and corrections are there all or not
+            at all; classes that were added for them may stay, without a label.
     """
     return import_files(learner, read_files(path, form, pictures), source=source)
 
@@ -133,12 +133,14 @@ class _Reading:
     def __init__(self, learner: Learner, report: ImportReport, said_by: str) -> None:
         self._learner, self.report, self._said_by = learner, report, said_by
         self._manifest = learner.bundle.manifest
+        self._continues = False  # an export of a state of this bundle: its answers were ours
 
     # -- what the file says -----------------------------------------------------------------------
     def merged(
         self, entries: Sequence[Entry], side: SideFile | None, names_sources: bool
     ) -> list[Sample]:
         """Samples of the side file as the file has them now, in their order, then foreign ones."""
+        self._continues = side is not None and side.header.bundle == self._manifest.name
         known = {s.id: s for s in side.samples} if side else {}
         by_name = {s.name: s for s in side.samples} if side else {}
         told: dict[str, Sample] = {}
@@ -220,6 +222,7 @@ class _Reading:
             texts = {"a label": s.label, "a source": s.source, "a stream": s.stream}
             for what, text in texts.items():
                 check_text(text, what)
+            check_name(s.predicted, "a prediction")
             if not s.label.strip():
                 raise InputError("the label is empty")
             if not 0 <= s.time <= time.time() + _DAY_S:
@@ -289,34 +292,31 @@ class _Reading:
 
     # -- writing ----------------------------------------------------------------------------------
     def write(self, samples: Sequence[Sample]) -> None:
-        """New samples in one transaction, then what the file corrects."""
+        """New samples, and what the file corrects, in one transaction."""
         there = self._learner.newest_labels([s.id for s in samples])
         new = [s for s in samples if s.id not in there]
-        if new:
-            self._learner.restore([_labelled(s) for s in new])
-        self.report.new = len(new)
-        taken = [s.id for s in new]
-        for s in samples:
-            if s.id not in there:
-                continue
-            is_said = there[s.id].label == s.label and there[s.id].status in COUNTING
-            try:
-                if s.edited and s.counts and not is_said:
-                    self._learner.label(s.id, s.label, source=s.source)
-                    self.report.corrected += 1
-                else:
-                    self.report.present += 1
-                taken.append(s.id)
-            except InputError as error:
-                self.report.bad[s.where] = str(error)
-        self.report.samples = tuple(taken)
+        corrected = [s for s in samples if s.id in there and _corrects(s, there[s.id])]
+        refused = self._learner.restore(
+            [self._labelled(s) for s in new],
+            [Correction(s.id, s.label, s.source) for s in corrected],
+        )
+        self.report.bad |= {s.where: refused[s.id] for s in corrected if s.id in refused}
+        self.report.new, self.report.corrected = len(new), len(corrected) - len(refused)
+        self.report.present = len(samples) - len(new) - len(corrected)
+        taken = [s.id for s in (*new, *(s for s in samples if s.id in there))]
+        self.report.samples = tuple(id for id in taken if id not in refused)
+
+    def _labelled(self, s: Sample) -> LabelledSample:
+        was_asked = s.predicted_when == "met" and self._continues
+        return LabelledSample(
+            s.id, s.label, s.source, s.stream, s.time, s.features, s.met, s.trusted,
+            s.status if not s.counts else "received", s.raw,
+            s.predicted if was_asked else None, s.is_random,
+        )  # fmt: skip
 
 
-def _labelled(s: Sample) -> LabelledSample:
-    return LabelledSample(
-        s.id, s.label, s.source, s.stream, s.time, s.features, s.met, s.trusted,
-        s.status if not s.counts else "received", s.raw,
-    )  # fmt: skip
+def _corrects(s: Sample, now: LabelState) -> bool:
+    return s.edited and s.counts and (now.label != s.label or now.status not in COUNTING)
 
 
 def _id_of(features: NDArray[Any], x: NDArray[Any]) -> str:

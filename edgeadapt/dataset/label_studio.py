@@ -54,9 +54,10 @@ def write(
         if s.counts:
             task["annotations"].append({"result": [choice(s.label)]})
         if s.predicted:
-            task["predictions"].append(
-                {"model_version": version, "score": s.confidence, "result": [choice(s.predicted)]}
-            )
+            answer = {"model_version": version, "result": [choice(s.predicted)]}
+            sure = {} if s.confidence is None else {"score": s.confidence}
+            task["predictions"].append(answer | sure)
+            data["predicted_when"] = s.predicted_when
         tasks.append(task)
     (folder / NAME).write_text(json.dumps(tasks), encoding="utf-8")
     classes = sorted({s.label for s in samples if s.counts})

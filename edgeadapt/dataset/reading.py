@@ -40,9 +40,14 @@ def bytes_of(path: Path) -> bytes:
     check_regular(path)
     if not path.exists():
         raise InputError(f"{path}: there is no such file")
-    if path.stat().st_size > _MOST_BYTES:
-        raise InputError(f"{path}: {path.stat().st_size} bytes, the limit is {_MOST_BYTES}")
-    return path.read_bytes()
+    with open(path, "rb") as file:
+        data = file.read(_MOST_BYTES + 1) if path.stat().st_size <= _MOST_BYTES else None
+    if data is None or len(data) > _MOST_BYTES:
+        raise InputError(
+            f"{path}: {path.stat().st_size} bytes, a file of labels has at most {_MOST_BYTES}: "
+            "split it into files of fewer rows, and import one after the other"
+        )
+    return data
 
 
 def json_of(path: Path) -> Any:

@@ -13,6 +13,7 @@ Form = Literal["folder", "csv", "coco", "label-studio"]
 FORMS: tuple[str, ...] = get_args(Form)
 COUNTING = ("received", "learned", "held_out")
 """Statuses of labels that teach, judge, or wait to."""
+PREDICTED_WHEN = ("", "met", "today")
 TAKEN_BACK = ("held", "vetoed", "withdrawn")
 """Statuses of labels that teach nothing: put aside, refused by the guard, taken back."""
 
@@ -30,7 +31,9 @@ class Sample:
         status, met: as in the journal. features: (D + T,) float16 of the feature space ``space``,
             or (0,) once they have expired.
         raw: the input as the encoder took it, where it is kept.
-        predicted, confidence: what the exported state answers, "" and None if it was not asked.
+        predicted: what was answered, "" if nobody asked. predicted_when: ``met``, when a question
+            about the sample was asked, ``today`` when it was exported, or "". is_random: that
+            question was drawn, not chosen. confidence: of ``today``'s, else None.
         name: of its picture, without folder and suffix. file: of it, "" if the form has none.
         edited: the file says something else than the state that it came from.
         picture: a foreign one, as a file or as its bytes. where: for messages.
@@ -50,6 +53,8 @@ class Sample:
     raw: NDArray[Any] | None = None
     predicted: str = ""
     confidence: float | None = None
+    predicted_when: str = ""
+    is_random: bool = False
     name: str = ""
     file: str = ""
     edited: bool = False
@@ -81,4 +86,4 @@ class Entry:
     problem: str = ""
 
 
-__all__ = ["COUNTING", "FORMS", "TAKEN_BACK", "Entry", "Form", "Sample"]
+__all__ = ["COUNTING", "FORMS", "PREDICTED_WHEN", "TAKEN_BACK", "Entry", "Form", "Sample"]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgeadapt._sample_files import check_regular, read_arrays
 from edgeadapt.dataset.reading import bytes_of
-from edgeadapt.dataset.sample import COUNTING, TAKEN_BACK, Sample
+from edgeadapt.dataset.sample import COUNTING, PREDICTED_WHEN, TAKEN_BACK, Sample
 from edgeadapt.errors import InputError
 
 ROWS, ARRAYS, VERSION = "edgeadapt.jsonl", "edgeadapt.npz", 1
@@ -42,6 +42,8 @@ class _Row(msgspec.Struct, forbid_unknown_fields=True):
     file: str
     predicted: str = ""
     confidence: float | None = None
+    predicted_when: str = ""
+    random: bool = False
     features: int | None = None
     input: bool = False
 
@@ -77,7 +79,7 @@ def write(folder: Path, header: Header, samples: Sequence[Sample], whole: set[st
             arrays[f"input_{number}"] = s.raw
         row = _Row(
             s.id, s.label, s.source, s.stream, s.domain, s.time, s.status, s.met, s.trusted, s.name,
-            s.file, s.predicted, s.confidence, at, has_input,
+            s.file, s.predicted, s.confidence, s.predicted_when, s.is_random, at, has_input,
         )  # fmt: skip
         lines.append(msgspec.json.encode(row))
     arrays["features"] = np.stack(kept) if kept else np.zeros((0, 0), np.float16)
@@ -113,6 +115,8 @@ def _row(line: bytes, where: str) -> _Row:
         raise InputError(f"{where}: there is no status {row.status[:40]!r}")
     if row.met not in ("factory", "shifted", "adapted"):
         raise InputError(f"{where}: no sample is met as {row.met[:40]!r}")
+    if row.predicted_when not in PREDICTED_WHEN:
+        raise InputError(f"{where}: nothing is predicted when {row.predicted_when[:40]!r}")
     if not math.isfinite(row.time) or row.time < 0:
         raise InputError(f"{where}: the time {row.time} is no moment")
     return row
@@ -151,7 +155,8 @@ def _sample(
     return Sample(
         row.id, row.label, row.source, row.stream, row.domain, row.time, row.status, row.met,
         row.trusted, header.space, features, arrays.get(f"input_{at}"), row.predicted,
-        row.confidence, row.name, row.file, where=f"{folder / ROWS}, line {at + 2}",
+        row.confidence, row.predicted_when, row.random, row.name, row.file,
+        where=f"{folder / ROWS}, line {at + 2}",
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ from edgeadapt.device.pipeline.evidence_builder import Labelling
 from edgeadapt.device.pipeline.label_intake import Receiving
 from edgeadapt.device.pipeline.label_worker import Learning
 from edgeadapt.device.pipeline.maintenance import Housekeeping
-from edgeadapt.device.pipeline.restoring import LabelledSample, rows_of
+from edgeadapt.device.pipeline.restoring import Correction, LabelledSample, asked_of, rows_of
 from edgeadapt.device.pipeline.window_queue import Streams
 from edgeadapt.device.quality.field_quality import ANSWERS, FieldQuality
 from edgeadapt.device.querying.likeness import chained
@@ -396,17 +396,26 @@ class Learner:
         inputs, z, taps = self._serving.features(x, features, self._live, domain if self._program.preserves_space else SOURCE)
         return self._receiving.learn(inputs, z, taps, y, source, stream, domain, is_raw=features is None, is_trusted=bool(trusted))
 
-    def restore(self, samples: Sequence[LabelledSample]) -> None:
-        """Take in samples that another state or tool had, with their ids, sources and times. Durable when it returns; all of them or none.
+    def restore(
+        self, samples: Sequence[LabelledSample], corrections: Sequence[Correction] = ()
+    ) -> dict[str, str]:
+        """Take in samples that another state or tool had, with their ids, sources and times, and
+        correct the labels of others.
+
+        One transaction: durable when it returns, all of them or none. Classes that the policy adds
+        for them are added before.
+
+        Returns:
+            sample -> why its label cannot be corrected. The others are.
 
         Raises:
             InputError: an id that is there already, or features that are not this bundle's. UnknownClassError, CapacityError, BudgetError,
                 StorageError: as for ``learn``.
         """
         self._here()
-        rows = rows_of(samples, self._program, self._labelling, self._labelling.is_new)
-        if rows:
-            self._receiving.restore(rows, [sample.raw for sample in samples])
+        rows = rows_of(samples, self._program, self._labelling, self._labelling.is_new, corrections)
+        raw, asked = [sample.raw for sample in samples], asked_of(samples)
+        return self._receiving.restore(rows, raw, asked, corrections) if rows or corrections else {}
 
     def stored_features(self, x: Any) -> NDArray[np.float16]:
         """(N, D + T) features of (N, *input) as the factory encoder gives them and the journal keeps them.
@@ -539,11 +548,14 @@ class Learner:
 
         return self._worker.call(run)
 
-    def withdraw(self, ids: str | Sequence[str]) -> Receipt:
+    def withdraw(self, ids: str | Sequence[str], *, source: str | None = None) -> Receipt:
         """Take labels back, as if they had never been given. Unlike ``forget`` it keeps the samples: ``label`` can name them again.
 
+        Args:
+            source: take back only what it said; None for whoever said it.
+
         Raises:
-            InputError: an id without a label. StorageError: the disk is full or fails; nothing was changed.
+            InputError: an id without a label, or with one of another source. StorageError: the disk is full or fails; nothing was changed.
         """
         self._here()
         samples = Selection(ids=[ids] if isinstance(ids, str) else ids).ids or ()
@@ -554,6 +566,12 @@ class Learner:
             for sample in samples:
                 if sample not in labelled:
                     raise InputError(f"sample {sample!r} has no label that could be withdrawn")
+            for row in {row.id: row for row in rows}.values():  # the newest of each sample
+                if source is not None and row.source != source:
+                    raise InputError(
+                        f"the label of sample {row.id!r} is not {source!r}'s, and none was "
+                        "withdrawn: whoever gave it, or an admin, takes it back"
+                    )
             receipt = self._undoing.withdraw(rows)
             self._learning.offer_patient_work()
             return receipt

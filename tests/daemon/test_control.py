@@ -12,8 +12,10 @@ import stat
 import struct
 import threading
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -98,8 +100,8 @@ class Kiosk:
     def alike(self, samples: Sequence[str]) -> dict[str, int]:
         return self.learner.alike(samples)
 
-    def withdraw(self, samples: Sequence[str]) -> int:
-        return self.learner.withdraw(samples).removed
+    def withdraw(self, samples: Sequence[str], source: str | None = None) -> int:
+        return self.learner.withdraw(samples, source=source).removed
 
     def quality(self) -> Any:
         return self.learner.quality()
@@ -604,6 +606,27 @@ def test_a_call_that_hangs_is_given_up_and_probes_are_still_answered(kiosk: Kios
         stuck.free.set()
         time.sleep(0.1)
         assert ask(url, "GET", "/v1/classes").status == 200
+
+
+def test_requests_whose_time_was_up_keep_no_body_while_they_wait_for_a_worker(
+    kiosk: Kiosk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeadapt.daemon.http.server._GRACE_S", 0.05)
+    stuck, body = Stuck(kiosk.learner), b"x" * 2_000_000
+    control = Control(stuck, "127.0.0.1:0", max_body_mib=2.0, timeout_s=0.3)
+    control.start()
+    try:
+        with ThreadPoolExecutor(8) as eight:
+            list(eight.map(lambda _: ask(control.url, "GET", "/v1/classes"), range(8)))
+        tracemalloc.start()
+        with ThreadPoolExecutor(3) as three:
+            said = list(three.map(lambda _: ask(control.url, "POST", "/v1/predict", body, NPY), range(9)))
+        assert {one.status for one in said} == {503} and control._calls._waiting.qsize() == 9
+        assert tracemalloc.get_traced_memory()[0] < 2 * len(body)
+    finally:
+        tracemalloc.stop()
+        stuck.free.set()
+        control.stop()
 
 
 def test_it_stops_within_a_second_whatever_hangs(kiosk: Kiosk, tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from shell import Shell
 
 pytest.importorskip("edgeadapt.daemon.http.server")  # with starlette and uvicorn
@@ -18,7 +22,7 @@ pytest.importorskip("edgeadapt.daemon.http.server")  # with starlette and uvicor
 from test_control import TOKEN, ask, kiosk, serving  # noqa: F401
 
 from edgeadapt.daemon.config.loader import load_settings
-from edgeadapt.daemon.config.schema import ControlSection, Settings
+from edgeadapt.daemon.config.schema import ControlSection, FolderSource, Settings
 from edgeadapt.daemon.config.users import ROLES, Users, add_user, digest_of, remove_user
 from edgeadapt.daemon.http import page
 from edgeadapt.daemon.http import routes as api
@@ -122,6 +126,34 @@ def test_a_label_is_kept_under_the_users_name_whatever_the_client_claims(
     assert service.forget(source="anna").removed == 2
 
 
+def test_labels_are_taken_back_by_who_gave_them_or_by_an_admin(
+    serve: Callable[..., Service], settings: Callable[..., Settings], sample: Sample, tmp_path: Path
+) -> None:
+    file = tmp_path / "users"
+    anna, bert, carl = (
+        bearer(add_user(file, name, role))
+        for name, role in (("anna", "label"), ("bert", "label"), ("carl", "admin"))
+    )
+    service = serve(settings(control=ControlSection(listen="127.0.0.1:0", users_file=file)))
+    url = service._control.url
+    ids = [answer.id for answer in service.observe(sample.x[:3])]
+    for number, who in enumerate((anna, bert, anna)):
+        given = {"labels": [{"sample": ids[number], "label": "Coat"}]}
+        assert ask(url, "POST", "/v1/labels", given, who).json["received"] == 1
+
+    def withdraw(who: dict[str, str], *samples: str) -> Any:
+        return ask(url, "POST", "/v1/withdraw", {"samples": samples}, who)
+
+    refused = withdraw(anna, ids[0], ids[1])
+    assert refused.status == 422 and f"{ids[1]!r} is not 'anna'" in refused.json["error"]
+    assert service.status()["learner"]["evidence"].get("withdrawn", 0) == 0
+    assert withdraw(anna, ids[0]).json == {"withdrawn": 1}
+    said = {"labels": [{"sample": ids[2], "label": "Pullover"}]}  # the last word counts, and is bert's
+    assert ask(url, "POST", "/v1/labels", said, bert).json["received"] == 1
+    assert withdraw(anna, ids[2]).status == 422 and withdraw(bert, ids[2]).status == 200
+    assert withdraw(carl, ids[1]).json == {"withdrawn": 1}
+
+
 # -- the file -----------------------------------------------------------------------------------------
 def test_the_file_keeps_no_token_and_its_owner_alone_can_read_it(tmp_path: Path) -> None:
     file = tmp_path / "users"
@@ -138,6 +170,42 @@ def test_the_file_keeps_no_token_and_its_owner_alone_can_read_it(tmp_path: Path)
     assert users.find(token) is not None
     users.renew()
     assert users.find(token) is None and [user.name for user in users] == ["bert"]
+
+
+_ADD = """
+import sys
+from pathlib import Path
+from edgeadapt.daemon.config.users import add_user, remove_user
+for number in range(20):
+    add_user(Path(sys.argv[1]), f"{sys.argv[2]}-{number}", "view")
+remove_user(Path(sys.argv[1]), f"{sys.argv[2]}-7")
+"""
+
+
+def test_two_processes_that_change_the_file_at_once_lose_no_change(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    both = [subprocess.Popen([sys.executable, "-c", _ADD, str(file), name]) for name in ("a", "b")]
+    assert [one.wait(60) for one in both] == [0, 0]
+    left = {f"{name}-{number}" for name in "ab" for number in range(20) if number != 7}
+    assert {user.name for user in Users(file)} == left
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_change_does_not_wait_for_ever_for_another_and_follows_no_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, lock = tmp_path / "users", tmp_path / ".users.lock"
+    monkeypatch.setattr("edgeadapt.daemon.config.users._PATIENCE_S", 0.05)
+    add_user(file, "anna", "view")
+    with open(lock) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another process changes it"):
+            remove_user(file, "anna")
+    lock.unlink()
+    lock.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"\.users\.lock: cannot be locked"):
+        add_user(file, "bert", "view")
+    assert not (tmp_path / "elsewhere").exists() and [user.name for user in Users(file)] == ["anna"]
 
 
 @pytest.mark.parametrize("text, why", [
@@ -206,6 +274,36 @@ def test_a_reload_lets_the_new_in_and_the_removed_out_even_where_the_settings_ar
     assert ask(url, "GET", "/v1/me", None, bearer(bert)).status == 200
 
 
+def test_no_user_is_called_like_a_source_whichever_of_the_two_is_new_at_a_reload(
+    serve: Callable[..., Service], settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    file = tmp_path / "users"
+    anna, bert = add_user(file, "anna", "admin"), add_user(file, "bert", "view")
+    (tmp_path / "in").mkdir()
+    bare = settings(control=ControlSection(listen="127.0.0.1:0", users_file=file))
+
+    def with_source(name: str) -> Settings:
+        return replace(bare, source=(FolderSource(name=name, stream=name, path=tmp_path / "in"),))
+
+    read = [with_source("anna")]
+    service = serve(bare, reread=lambda: read[0])
+
+    def may(token: str) -> bool:
+        return ask(service._control.url, "GET", "/v1/me", None, bearer(token)).status == 200
+
+    remove_user(file, "bert")
+    assert "'anna' is what labels of a source" in service.reload()["why"]
+    assert "'anna' is what labels of a source" in service.health()["problems"][0]
+    assert may(anna) and not may(bert) and not service.settings.source  # who was removed is out
+    read[0] = with_source("belt")
+    assert service.reload()["ok"] and service.settings.source
+    belt = add_user(file, "belt", "label")
+    assert "'belt' is what labels of a source" in service.reload()["why"]
+    assert may(anna) and not may(belt)
+    read[0] = with_source("door")  # the source gives the name away
+    assert service.reload()["ok"] and may(belt) and not service.health()["problems"]
+
+
 def test_a_file_that_everyone_can_read_is_warned_of(
     settings: Callable[..., Settings], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -240,6 +338,13 @@ def test_users_are_made_by_a_command_checked_by_serve_and_work_with_ctl(
     ctl("bert", "freeze", code=2)
     assert "bert has the role label, and this needs admin" in shell.error
     assert json.loads(ctl("carl", "forget", "--source", "bert"))["removed"] == 1
+    (tmp_path / "in").mkdir()
+    (tmp_path / "edge.toml").write_text(
+        'bundle = "b.edge"\nstate = "state"\nunsigned = "accept"\n'
+        '[[source]]\nkind = "folder"\nname = "belt"\npath = "in"\n'
+    )
+    shell("users", file, "--add", "belt", "--settings", tmp_path / "edge.toml", code=2)
+    assert "'belt' is what labels of a source are under" in shell.error
     shell("users", file, "--remove", "bert")
     assert "SIGHUP" in shell.error and shell("users", file).split() == ["anna", "view", "carl", "admin"]
 

@@ -6,6 +6,7 @@ import base64
 import csv
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,45 @@ def test_the_table_says_what_the_state_answers_who_said_what_and_when(
         assert picture.format == "PNG" and picture.size == (28, 28)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_what_was_answered_when_a_sample_was_met_is_written_and_comes_back(
+    tmp_path: Path, form: Any
+) -> None:
+    keep = edgeadapt.Keep(raw_per_class=9)
+    with edgeadapt.open(BUNDLE, state=tmp_path / "state", keep=keep) as learner:
+        seen = learner.observe(load_sample().x[:6])
+        answered = dict(zip(seen.ids, seen.prediction.labels, strict=True))
+        for number, (id, predicted) in enumerate(answered.items()):
+            field = learner._conditions.field_accuracy
+            field.asked(id, "default", "source", predicted, is_random=number < 3)
+        wrong = [next(name for name in KNOWN if name != label) for label in answered.values()]
+        learner.label(list(answered), wrong, source="foreman", trusted=True)
+        learner.learn(images(KNOWN[0], 0, 4), [KNOWN[0]] * 4, source="line 1")
+        learner.settle()
+        quality = learner.quality()
+    export_dataset(tmp_path / "state", tmp_path / "out", form, bundle=BUNDLE)
+    rows_out = side_rows(tmp_path / "out")
+    met = {id: row["predicted"] for id, row in rows_out.items() if row["predicted_when"] == "met"}
+    today = [row for row in rows_out.values() if row["predicted_when"] == "today"]
+    assert met == answered and len(today) == 4 and all(row["confidence"] for row in today)
+    into(tmp_path / "new", tmp_path / "out", form)
+    export_dataset(tmp_path / "new", tmp_path / "again", form)
+    again = side_rows(tmp_path / "again")
+    for id, row in rows_out.items():
+        when = ("met", row["predicted"], row["random"]) if id in met else ("", "", False)
+        assert (again[id]["predicted_when"], again[id]["predicted"], again[id]["random"]) == when
+    with edgeadapt.open(BUNDLE, state=tmp_path / "new") as learner:
+        told = learner.quality()
+    assert (told.accuracy, told.chosen) == (quality.accuracy, quality.chosen) and told.answers == 6
+    assert set(told.confusion) == set(quality.confusion)
+
+
+def side_rows(out: Path) -> dict[str, Any]:
+    """Rows of the side file by id."""
+    lines = (out / "edgeadapt.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    return {row["id"]: row for row in map(json.loads, lines)}
+
+
 def pictures(folder: Path, name: str, count: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"a {n}.png" for n in range(count)]
@@ -307,16 +347,20 @@ def test_a_state_in_use_can_be_exported_and_takes_no_import(taught: Path, tmp_pa
         export_dataset(tmp_path / "out", tmp_path / "no", "csv")
 
 
-@pytest.mark.parametrize("name", ["labels.csv", "edgeadapt.jsonl"])
+@pytest.mark.parametrize("form, name", [
+    ("csv", "labels.csv"), ("csv", "edgeadapt.jsonl"), ("coco", "annotations.json"),
+    ("label-studio", "tasks.json"), ("label-studio", "edgeadapt.jsonl"),
+])  # fmt: skip
 def test_a_file_of_any_size_is_not_read_into_memory(
-    taught: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    taught: Path, tmp_path: Path, form: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export_dataset(taught, tmp_path / "out", "csv")
+    export_dataset(taught, tmp_path / "out", form)
     monkeypatch.setattr("edgeadapt.dataset.reading._MOST_BYTES", 1 << 16)
     with open(tmp_path / "out" / name, "ab") as file:
         file.truncate(1 << 17)
-    with edgeadapt.open(BUNDLE) as learner, pytest.raises(InputError, match=f"{name}: 131072 bytes"):
-        import_dataset(learner, tmp_path / "out", "csv")
+    why = f"{name}: 131072 bytes, a file of labels has at most 65536: split it"
+    with edgeadapt.open(BUNDLE) as learner, pytest.raises(InputError, match=why):
+        import_dataset(learner, tmp_path / "out", form)
 
 
 def test_an_import_that_fails_while_it_is_written_leaves_no_row(
@@ -342,6 +386,30 @@ def test_an_import_that_fails_while_it_is_written_leaves_no_row(
         with pytest.raises(edgeadapt.EdgeadaptError, match="write_mib_per_day"):
             import_dataset(learner, tmp_path / "out", "csv")
         assert learner.counters()["evidence"] == {}
+
+
+def test_new_samples_and_corrections_are_written_all_or_none(taught: Path, tmp_path: Path) -> None:
+    state, out = Path(shutil.copytree(taught, tmp_path / "state")), tmp_path / "out"
+    export_dataset(state, out, "csv")
+    sample = relabelled(out, "csv", BAG, KNOWN[2])
+    with edgeadapt.open(BUNDLE, state=state) as learner:
+        forgotten = learner.forget(source="line 1").removed
+        learner.settle()
+        before, journal = rows(state), learner._journal
+        corrected = f"SELECT count(*) FROM evidence WHERE id = '{sample}' AND label = '{KNOWN[2]}'"
+
+        def fails(point: str) -> None:
+            if point == "before_commit" and journal._db.execute(corrected).fetchone()[0]:
+                raise sqlite3.OperationalError("database or disk is full")
+
+        journal.at = fails
+        with pytest.raises(edgeadapt.EdgeadaptError, match="disk is full"):
+            import_dataset(learner, out, "csv")
+        journal.at = lambda point: None
+        assert rows(state) == before
+        report = import_dataset(learner, out, "csv")
+        assert (report.new, report.corrected, report.bad) == (forgotten, 1, {})
+        assert sample in report.samples and len(report.samples) == 38
 
 
 def test_the_page_on_data_in_and_out(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import edgeadapt
 from edgeadapt import host
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, stress_table, write_bundle
 from edgeadapt.bundle.schema import InputSpec
@@ -24,8 +25,8 @@ from edgeadapt.host.exporting import bundle_builder as _export
 from edgeadapt.host.methods import adaptations
 from edgeadapt.host.methods.feature_shift import FeatureShift
 from edgeadapt.host.stress.again import stress_again
-from edgeadapt.host.stress.card import LENGTHS, Lengths, StressCard, stress_card
-from edgeadapt.host.stress.streams import CLEAN, COLUMN_SHIFTS, Columns, constants, pool_of, streams
+from edgeadapt.host.stress.card import LENGTHS, Lengths, StressCard, Twin, pool_for, stress_card
+from edgeadapt.host.stress.streams import CLEAN, COLUMN_SHIFTS, Columns, EncodedPool, constants, pool_of, streams
 from edgeadapt.host.stress.strengths import Trial, best, card_of, tried
 from edgeadapt.host.stress.verdict import LongRun, StressRow, verdict
 from edgeadapt.scenarios.corruptions import TUNING
@@ -373,6 +374,25 @@ def blobs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     centres = np.random.default_rng(99).standard_normal((3, 12)) * 1.2
     y = np.arange(count) % 3
     return (centres[y] + rng.standard_normal((count, 12))).astype(np.float32), y.astype(np.int64)
+
+
+def test_features_as_wide_as_inputs_are_not_encoded_once_more(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+    x, y = blobs(400, 1)
+    bundle = host.export(
+        tmp_path / "wide.edge", net, (x, y), ["a", "b", "c"], stress=False, random_features=0,
+        novelty="cosine", class_slots=8,
+    )  # fmt: skip
+    assert bundle.manifest.input.shape == (bundle.manifest.feature_dim,) == (12,)
+    pool = pool_for(bundle, x, y, 0)
+    assert isinstance(pool, EncodedPool)
+    inputs, (features, labels) = pool_of(x, y, bundle.manifest.input, 0), pool.shuffled(CLEAN, 64)
+    with edgeadapt.open(bundle) as frozen:
+        said = frozen.predict(inputs.shuffled(CLEAN, 64)[0]).labels
+        right = Twin(bundle, frozen, is_encoded=True).right(features, labels)
+    assert list(right) == list(np.array(said) == np.array(["a", "b", "c"])[labels])
+    assert right.mean() > 0.6
 
 
 def test_a_harmful_method_may_not_act(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """The settings of the daemon: one TOML file, checked to the last key, as frozen structs.
 
-``docs/daemon_settings.md`` is written from the descriptions here: ``python tools/daemon_settings_reference.py > docs/daemon_settings.md``.
+``docs/daemon_settings.md`` is written from the descriptions here: ``python -m tools.daemon_settings_reference > docs/daemon_settings.md``.
 
 ```toml
 bundle = "screws.edge"
@@ -306,6 +306,11 @@ class Settings(_Section, frozen=True, kw_only=True):
     telemetry: TelemetrySection = TelemetrySection()
     source: tuple[AnySource, ...] = ()
     sink: tuple[AnySink, ...] = ()
+
+    @property
+    def source_names(self) -> frozenset[str]:
+        """What labels of sources are under."""
+        return frozenset(source.name for source in self.source)
 
 
 def read_secret(path: Path) -> str:

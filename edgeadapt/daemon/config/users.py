@@ -7,13 +7,16 @@ token to read in the file.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -25,6 +28,7 @@ Role = Literal["view", "label", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 """The least first; each may do what those before it may."""
 _TOKEN_BYTES, _MOST, _LARGEST = 24, 1000, 1 << 20
+_PATIENCE_S = 10.0  # for another process that changes the file
 _ANONYMOUS = frozenset({"http", "page", "ctl"})  # who labels without a name
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -48,8 +52,8 @@ class Users:
     """The users of a file, which may change while the daemon runs.
 
     Args:
-        taken: names that label by themselves, such as those of sources: what they said is
-            forgotten apart from what a user said.
+        taken: names of sources, which label by themselves: what they said is forgotten apart from
+            what a user said.
 
     Raises:
         RecipeError: the file cannot be read, others may write it, a line is not as above, or a
@@ -57,26 +61,23 @@ class Users:
     """
 
     def __init__(self, path: Path, taken: frozenset[str] = frozenset()) -> None:
-        self.path, self._taken = path, taken | _ANONYMOUS
-        self._by_digest = self._read()
+        self.path = path
+        self.renew(taken)
 
-    def renew(self) -> None:
+    def renew(self, taken: frozenset[str] = frozenset()) -> None:
         """Read the file again: whoever is no longer in it is not answered any more.
 
         Raises:
             RecipeError: as above; who was known stays known.
         """
-        self._by_digest = self._read()
-
-    def _read(self) -> dict[str, User]:
         found = _read(self.path)
         for user in found.values():
-            if user.name in self._taken:
+            if user.name in taken | _ANONYMOUS:
                 raise RecipeError(
                     f"{self.path}: {user.name!r} is what labels of a source or program are under; "
-                    "allowed: a name of the user's own"
+                    "allowed: a name of the user's own; rename the user or the source"
                 )
-        return found
+        self._by_digest = found
 
     def find(self, token: str) -> User | None:
         """Whose token it is. Every digest is compared, in constant time."""
@@ -93,14 +94,18 @@ class Users:
         return len(self._by_digest)
 
 
-def add_user(path: Path, name: str, role: Role) -> str:
+def add_user(path: Path, name: str, role: Role, taken: frozenset[str] = frozenset()) -> str:
     """Write a user into the file, which is made where it is missing.
+
+    Args:
+        taken: names of sources, as for ``Users``.
 
     Returns:
         the token; it is kept nowhere.
 
     Raises:
-        InputError: the name is taken, or is none. RecipeError: the file is not in order.
+        InputError: the name is taken, or is none; or somebody else changes the file and does not
+            end. RecipeError: the file is not in order.
     """
     if not _NAME.fullmatch(name):
         raise InputError(
@@ -108,23 +113,60 @@ def add_user(path: Path, name: str, role: Role) -> str:
         )
     if name in _ANONYMOUS:
         raise InputError(f"{name!r} is what labels without a name are under; take another")
-    known = _read(path) if os.path.lexists(path) else {}
-    if any(user.name == name for user in known.values()):
-        raise InputError(f"{path}: there is a user {name!r} already; remove it first")
-    if len(known) >= _MOST:
-        raise InputError(f"{path}: there are {_MOST} users, and no more are taken")
-    token = secrets.token_urlsafe(_TOKEN_BYTES)
-    _write(path, known | {digest_of(token): User(name, role)})
-    return token
+    if name in taken:
+        raise InputError(f"{name!r} is what labels of a source are under; take another")
+    with _alone(path):
+        known = _read(path) if os.path.lexists(path) else {}
+        if any(user.name == name for user in known.values()):
+            raise InputError(f"{path}: there is a user {name!r} already; remove it first")
+        if len(known) >= _MOST:
+            raise InputError(f"{path}: there are {_MOST} users, and no more are taken")
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        _write(path, known | {digest_of(token): User(name, role)})
+        return token
 
 
 def remove_user(path: Path, name: str) -> None:
     """Raises: InputError: nobody is called so. RecipeError: the file is not in order."""
-    known = _read(path)
-    kept = {digest: user for digest, user in known.items() if user.name != name}
-    if len(kept) == len(known):
-        raise InputError(f"{path}: no user {name[:100]!r}")
-    _write(path, kept)
+    _read(path)  # a lock is left beside a file that is there, and beside no other
+    with _alone(path):
+        known = _read(path)
+        kept = {digest: user for digest, user in known.items() if user.name != name}
+        if len(kept) == len(known):
+            raise InputError(f"{path}: no user {name[:100]!r}")
+        _write(path, kept)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One change of the file at a time. The lock is a file beside it, which stays: the file itself
+    is another one after every change.
+
+    Raises:
+        InputError: somebody else changes it and does not end, or there can be no lock.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        raise InputError(f"{lock}: cannot be locked: {error.strerror}") from None
+    try:
+        until = time.monotonic() + _PATIENCE_S
+        while not _is_locked(handle):
+            if time.monotonic() >= until:
+                raise InputError(f"{path}: another process changes it, since {_PATIENCE_S:g} s")
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _is_locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def digest_of(token: str) -> str:

@@ -77,7 +77,7 @@ class Served(Protocol):
     def observe(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = "default", names: Sequence[str] = ()) -> Sequence[Answer]: ...  # fmt: skip
     def label(self, items: Sequence[tuple[str, str]], source: str = "") -> Mapping[str, Any]: ...
     def forget(self, samples: Sequence[str] | None = None, *, source: str | None = None, classes: Sequence[str] | None = None, before: float | None = None, after: float | None = None) -> Receipt: ...  # fmt: skip
-    def withdraw(self, samples: Sequence[str]) -> int: ...
+    def withdraw(self, samples: Sequence[str], source: str | None = None) -> int: ...
     def quality(self) -> Quality: ...
     def questions(self, limit: int = 5) -> Sequence[Question]: ...
     def alike(self, samples: Sequence[str]) -> Mapping[str, int]: ...
@@ -203,8 +203,9 @@ def _asked_sample(q: Question, group: int | UnsetType) -> AskedSample:
 
 
 def _withdraw(service: Served, asked: Asked) -> Withdrawn:
-    """Take labels back without forgetting their samples."""
-    return Withdrawn(withdrawn=service.withdraw(asked.body.samples))
+    """Take labels back without forgetting their samples: your own, or as an admin anybody's."""
+    source = None if asked.user.may("admin") else asked.user.name
+    return Withdrawn(withdrawn=service.withdraw(asked.body.samples, source))
 
 
 def _quality(service: Served, asked: Asked) -> Quality:

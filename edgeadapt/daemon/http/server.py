@@ -351,7 +351,17 @@ class _Desk:
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         key = next(iter(request.path_params.values()), "")
         workers = self._probes if route.is_probe else self._pictures if is_costly(media, body) else self._calls
-        reply: api.Reply = await workers.run(lambda: api.answer(route, self._service, query, media, body, key, request.scope[_USER]))
+        given = [body]
+        del body
+
+        def work() -> api.Reply:
+            user: User = request.scope[_USER]
+            return api.answer(route, self._service, query, media, given.pop(), key, user)
+
+        try:
+            reply: api.Reply = await workers.run(work)
+        finally:
+            given.clear()  # a request whose time is up may still wait, and its body is not counted
         return reply
 
 

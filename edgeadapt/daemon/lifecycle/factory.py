@@ -67,7 +67,7 @@ def users_of(settings: Settings) -> Users | None:
     path = settings.control.users_file
     if not settings.control.is_on or path is None:
         return None
-    users = Users(path, frozenset(source.name for source in settings.source))
+    users = Users(path, settings.source_names)
     if exposed := exposure_of(path):
         log.warning("%s", exposed)
     if not len(users) and settings.control.token_file is None:

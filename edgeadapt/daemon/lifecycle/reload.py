@@ -22,7 +22,7 @@ from edgeadapt.daemon.lifecycle.bundle_trial import LONGEST_S, try_out
 from edgeadapt.daemon.lifecycle.factory import feeder_of, sink_of, source_of
 from edgeadapt.daemon.messages import Sink, Source
 from edgeadapt.device.learner import Learner
-from edgeadapt.errors import BundleError, EdgeadaptError, StateError
+from edgeadapt.errors import BundleError, EdgeadaptError, RecipeError, StateError
 
 log = logging.getLogger("edgeadapt.daemon")
 _REOPENED = ("bundle", "trust", "unsigned", "policy", "budget", "keep", "precision")  # settings that a learner is opened with
@@ -156,11 +156,11 @@ class Changing:
         """
         try:
             with self._alone():
-                if self._running.users is not None:
-                    self._running.users.renew()  # first: who was removed is out, whatever else is not in order
-                if self._reread is None:
-                    raise StateError("this daemon was not started from a settings file")
-                needs_restart = self._apply(self._reread())
+                new = self._read_again()
+                self._renew_users(new if isinstance(new, Settings) else None)
+                if isinstance(new, Exception):
+                    raise new
+                needs_restart = self._apply(new)
             self._running.reload_error = ""
         except Exception as error:
             self._running.reload_error = f"settings not taken: {error}"
@@ -169,6 +169,33 @@ class Changing:
         if needs_restart:
             log.warning("changed, but only from the next start on: %s", ", ".join(needs_restart))
         return {"ok": True, "why": "", "restart": needs_restart}
+
+    def _read_again(self) -> Settings | Exception:
+        """The settings, or why there are none."""
+        if self._reread is None:
+            return StateError("this daemon was not started from a settings file")
+        try:
+            return self._reread()
+        except Exception as error:  # raised once the users are read
+            return error
+
+    def _renew_users(self, new: Settings | None) -> None:
+        """Before anything else, so that who was removed is out, whatever else is not in order.
+
+        Raises:
+            RecipeError: the file is not in order, or a user is called like a source of the new
+                settings, or of the running ones where those cannot be read. Where the source is
+                the new one, the users of the file hold; else those that were known.
+        """
+        users, running = self._running.users, self._running.settings.source_names
+        if users is None:
+            return
+        try:
+            users.renew(running if new is None else new.source_names)
+        except RecipeError:
+            if new is not None:
+                users.renew(running)
+            raise
 
     def _apply(self, new: Settings) -> list[str]:
         """Open everything that is new before anything old goes."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgeadapt.device.inference.program import F32
 from edgeadapt.device.pipeline.evidence_builder import Labelling
 from edgeadapt.device.pipeline.label_worker import Learning
+from edgeadapt.device.pipeline.restoring import Correction
 from edgeadapt.device.querying.pending import Pending, PendingBatch, new_ids
 from edgeadapt.device.querying.questions import Questions
 from edgeadapt.device.resources.budget import WriteRoom
@@ -22,6 +23,16 @@ from edgeadapt.inputs import check_name
 _OVERHEAD = 512  # bytes of a row beside its features
 Found = tuple[PendingBatch, int] | EvidenceRow
 """Where a sample's features are: still pending, or in the evidence row of the label it has."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Said:
+    """Labels of samples, where their features are, and the rows that these become."""
+
+    samples: list[str]
+    places: list[Found]
+    rows: list[EvidenceRow]
+    is_new: list[bool]
 
 
 class Receiving:
@@ -42,18 +53,26 @@ class Receiving:
         if len(set(samples)) != len(samples):
             raise InputError("an id is given twice")
         with self._lock:
-            found = self._labelling.at_home(samples, self._found(samples), self._pending.input_of)
-            check_storable([given.features if isinstance(given, EvidenceRow) else given[0].features[given[1]] for given in found])
-            names = self._labelling.names(labels, len(samples))
-            said = [(sample, given, name) for sample, given, name in zip(samples, found, names, strict=True) if not _says_so(given, name, source)]
-            rows = self._labelling.rows_of([s for s, _, _ in said], [g for _, g, _ in said], [n for _, _, n in said], source, is_trusted)
-            is_new = [self._labelling.is_new(name) for _, _, name in said]
+            said = self._said(samples, labels, source, is_trusted)
             with self.writing:
                 self._found(samples)  # again: one may have been forgotten meanwhile
-                self._receive(rows, [self._raw_of(sample, given) for sample, given, _ in said], self._asked([s for s, _, _ in said]))
+                self._receive(said.rows, self._raws_of(said), self._asked(said.samples))
                 self._pending.drop(samples)
         self._questions.close(samples)
-        self._learning.answered([s for s, _, _ in said], rows, is_new)
+        self._learning.answered(said.samples, said.rows, said.is_new)
+
+    def _said(self, samples: Sequence[str], labels: Any, source: str, is_trusted: bool) -> _Said:
+        """What is not there already."""
+        found = self._labelling.at_home(samples, self._found(samples), self._pending.input_of)
+        check_storable([given.features if isinstance(given, EvidenceRow) else given[0].features[given[1]] for given in found])
+        names = self._labelling.names(labels, len(samples))
+        said = [(sample, given, name) for sample, given, name in zip(samples, found, names, strict=True) if not _says_so(given, name, source)]
+        ids, places = [s for s, _, _ in said], [g for _, g, _ in said]
+        rows = self._labelling.rows_of(ids, places, [n for _, _, n in said], source, is_trusted)
+        return _Said(ids, places, rows, [self._labelling.is_new(name) for _, _, name in said])
+
+    def _raws_of(self, said: _Said) -> list[Any]:
+        return [self._raw_of(*one) for one in zip(said.samples, said.places, strict=True)]
 
     def learn(self, inputs: Any, z: F32, taps: F32, labels: Any, source: str, stream: str, domain: str, *, is_raw: bool, is_trusted: bool = False) -> tuple[str, ...]:
         """Labelled data in hand; see ``Learner.learn``. ``is_raw``: the inputs went through the encoder."""
@@ -68,13 +87,39 @@ class Receiving:
         self._learning.request()
         return ids
 
-    def restore(self, rows: Sequence[EvidenceRow], raw: Sequence[Any]) -> None:
-        """Rows of samples that another state or tool had, all of them or none."""
-        with self._lock, self.writing:
-            if there := self._journal.newest_of([row.id for row in rows]):
-                raise InputError(f"sample {next(iter(there))!r} is there already: label(id, name) corrects it")
-            self._receive(rows, raw if self._raw_per_class else [])
-        self._learning.request()
+    def restore(
+        self, rows: Sequence[EvidenceRow], raw: Sequence[Any], asked: Sequence[AskedSample] = (),
+        corrections: Sequence[Correction] = (),
+    ) -> dict[str, str]:  # fmt: skip
+        """Rows of samples that another state or tool had, and corrections of others, all or none.
+
+        Returns:
+            sample -> why its label cannot be corrected; the others are.
+        """
+        refused: dict[str, str] = {}
+        given: list[_Said] = []
+        with self._lock:
+            for one in corrections:
+                try:
+                    given.append(self._said([one.sample], one.label, one.source, False))
+                except InputError as error:
+                    refused[one.sample] = str(error)
+            samples = [sample for said in given for sample in said.samples]
+            corrected = [row for said in given for row in said.rows]
+            with self.writing:
+                if there := self._journal.newest_of([row.id for row in rows]):
+                    raise InputError(f"sample {next(iter(there))!r} is there already: label(id, name) corrects it")
+                self._found(samples)  # again: one may have been forgotten meanwhile
+                raws = list(raw) if self._raw_per_class else [None] * len(rows)
+                raws += [kept for said in given for kept in self._raws_of(said)]
+                self._receive([*rows, *corrected], raws, [*asked, *self._asked(samples)])
+                self._pending.drop(samples)
+        self._questions.close(samples)
+        if samples:
+            self._learning.answered(samples, corrected, [new for said in given for new in said.is_new])
+        if rows:
+            self._learning.request()
+        return refused
 
     def _found(self, samples: Sequence[str]) -> list[Found]:
         pending = {sample: self._pending.find(sample) for sample in samples}

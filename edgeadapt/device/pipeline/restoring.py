@@ -13,9 +13,9 @@ from edgeadapt.device.inference.program import Program
 from edgeadapt.device.inference.state import SOURCE
 from edgeadapt.device.pipeline.evidence_builder import Labelling
 from edgeadapt.device.storage.features import check_storable
-from edgeadapt.device.storage.rows import EvidenceRow, Met
+from edgeadapt.device.storage.rows import AskedSample, EvidenceRow, Met
 from edgeadapt.errors import InputError
-from edgeadapt.inputs import check_text
+from edgeadapt.inputs import check_name, check_text
 
 _LONGEST_ID = 200
 
@@ -31,6 +31,8 @@ class LabelledSample:
         trusted: a person vouches for it. status: ``received``, to be learned; or ``held``,
             ``vetoed``, ``withdrawn``: it teaches nothing and is only kept.
         raw: the input as the encoder takes it, if there is one.
+        predicted: what was answered when a question about it was asked; None if none was.
+        is_random: that question was drawn, not chosen.
     """
 
     id: str
@@ -43,13 +45,25 @@ class LabelledSample:
     trusted: bool = False
     status: str = "received"
     raw: NDArray[Any] | None = None
+    predicted: str | None = None
+    is_random: bool = False
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Another label of a sample that is there, and who says so."""
+
+    sample: str
+    label: str
+    source: str
 
 
 def rows_of(
     samples: Sequence[LabelledSample], program: Program, labelling: Labelling,
-    is_new: Callable[[str], bool],
+    is_new: Callable[[str], bool], corrections: Sequence[Correction] = (),
 ) -> list[EvidenceRow]:  # fmt: skip
-    """Evidence rows; their conditions are not known here, so all count for the source condition.
+    """Evidence rows, once all classes are there, those of corrections too; the rows' conditions are
+    not known here, so all count for the source condition.
 
     Raises:
         InputError: an id that is given twice, or features that are not this bundle's.
@@ -64,10 +78,12 @@ def rows_of(
             raise InputError(f"an id has 1 to {_LONGEST_ID} characters, got {s.id[:40]!r}")
         check_text(s.source, "a source")
         check_text(s.stream, "a stream")
+        check_name(s.predicted or "", "a prediction")
         if s.features.shape != (width,) or s.features.dtype != np.float16:
             raise InputError(f"sample {s.id!r} has features {s.features.shape}, not ({width},)")
         check_storable(s.features)
     teaching = [s.label for s in samples if s.status == "received"]
+    teaching += [one.label for one in corrections]
     if teaching:
         labelling.names(teaching, len(teaching))
     weight = manifest.policy.learn.field_weight
@@ -81,4 +97,12 @@ def rows_of(
     ]  # fmt: skip
 
 
-__all__ = ["LabelledSample", "rows_of"]
+def asked_of(samples: Sequence[LabelledSample]) -> list[AskedSample]:
+    """The questions that they answered, for the journal."""
+    return [
+        AskedSample(s.id, s.stream, SOURCE, s.predicted, s.is_random)
+        for s in samples if s.predicted is not None
+    ]  # fmt: skip
+
+
+__all__ = ["Correction", "LabelledSample", "asked_of", "rows_of"]

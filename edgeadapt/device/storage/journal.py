@@ -9,7 +9,7 @@ from edgeadapt.device.storage.commit_table import CommitTable
 from edgeadapt.device.storage.corruption import reads
 from edgeadapt.device.storage.evidence_table import EvidenceTable
 from edgeadapt.device.storage.folder import FILE_NAME, LOCK_NAME, FolderLock
-from edgeadapt.device.storage.rows import ANSWER, CommitRow, EvidenceRow, FieldAnswer, Moves, RawInput
+from edgeadapt.device.storage.rows import ANSWER, AskedSample, CommitRow, EvidenceRow, FieldAnswer, Moves, RawInput
 from edgeadapt.device.storage.schema import VERSION as SCHEMA_VERSION
 
 DECISIONS_KEPT = 20_000
@@ -57,6 +57,22 @@ class Journal(EvidenceTable, CommitTable):
                     FieldAnswer(stream, domain, str(told["predicted"]), label, bool(told["random"])),
                 )
         return list(answers.values())[::-1]
+
+    @reads
+    def asked_samples(self) -> dict[str, AskedSample]:
+        """By id, the last question about each sample that was answered, and is still known."""
+        with self._reading():
+            found = self._db.execute(
+                "SELECT stream, domain, why FROM decisions WHERE kind = ? ORDER BY rowid", (ANSWER,)
+            ).fetchall()
+        asked: dict[str, AskedSample] = {}
+        for stream, domain, text in found:
+            told = json.loads(text)
+            one = AskedSample(
+                str(told["id"]), stream, domain, str(told["predicted"]), bool(told["random"])
+            )
+            asked[one.sample] = one
+        return asked
 
 
 __all__ = ["DECISIONS_KEPT", "FILE_NAME", "LOCK_NAME", "SCHEMA_VERSION", "CommitRow", "EvidenceRow", "FolderLock", "Journal", "Moves", "RawInput"]

@@ -68,7 +68,7 @@ def stress_card(
         say(f"stress: {line}   about {left:.0f} s left")
 
     with open_learner(bundle, runtime=engine, budget=_BUDGET, policy=Policy(adapt="off")) as frozen:
-        twin = Twin(bundle, frozen)
+        twin = Twin(bundle, frozen, is_encoded=isinstance(pool, EncodedPool))
         for stream in streams(pool, chosen.samples, singles):
             run(stream, twin)
         for stream in constants(pool, chosen.samples, twin.right):
@@ -91,7 +91,7 @@ def run_stream(bundle: Bundle, twin: Twin, stream: StressStream, runtime: Runtim
     with open_learner(bundle, runtime=runtime or open_runtime(), budget=_BUDGET) as learner:
         names = np.array(bundle.manifest.classes)
         for rows in batches(len(stream.x), stream.batch):
-            seen = learner.observe(**_given(bundle, stream.x[rows]))
+            seen = learner.observe(**twin.given(stream.x[rows]))
             right.append(np.array(seen.prediction.labels) == names[stream.y[rows]])
             if seen.queued:
                 learner.settle()
@@ -108,21 +108,21 @@ def pool_for(bundle: Bundle, x: NDArray[Any], y: NDArray[np.int64], seed: int) -
     return EncodedPool(pool.x, pool.y, pool.shifts, pool.shift, pool.seed, encode=lambda some: np.concatenate(program.encode(some), axis=1))
 
 
-def _given(bundle: Bundle, x: NDArray[Any]) -> dict[str, Any]:
-    """What a learner is called with: inputs, or the features of an ``EncodedPool``."""
-    return {"x": x} if x.shape[1:] == bundle.manifest.input.shape else {"features": ports_of(x, bundle)}
-
-
 class Twin:
     """The frozen learner beside those that adapt. It sees each sample once: streams are orders of the same ones.
 
     Args:
-        bundle: of both. frozen: a learner of it that never adapts.
+        bundle: of both. frozen: a learner of it that never adapts. is_encoded: the samples are
+            features of an ``EncodedPool``; their shape does not say so, where inputs are as wide.
     """
 
-    def __init__(self, bundle: Bundle, frozen: Learner) -> None:
-        self._bundle, self._frozen = bundle, frozen
+    def __init__(self, bundle: Bundle, frozen: Learner, *, is_encoded: bool) -> None:
+        self._bundle, self._frozen, self._is_encoded = bundle, frozen, is_encoded
         self._labels: dict[bytes, str] = {}
+
+    def given(self, x: NDArray[Any]) -> dict[str, Any]:
+        """What a learner is called with: inputs, or features."""
+        return {"features": ports_of(x, self._bundle)} if self._is_encoded else {"x": x}
 
     def right(self, x: NDArray[Any], y: NDArray[np.int64], batch: int = BATCH) -> NDArray[np.bool_]:
         """(N,) which samples it gets right; asked in batches of ``batch``, where it was not asked before."""
@@ -130,7 +130,7 @@ class Twin:
         unseen = [place for key, place in {key: place for place, key in enumerate(keys)}.items() if key not in self._labels]
         for rows in batches(len(unseen), batch):
             some = np.asarray(unseen)[rows]
-            labels = self._frozen.predict(**_given(self._bundle, x[some])).labels
+            labels = self._frozen.predict(**self.given(x[some])).labels
             self._labels |= {keys[place]: label for place, label in zip(some, labels, strict=True)}
         names = np.array(self._frozen.classes)
         return np.array([self._labels[key] for key in keys]) == names[y]

@@ -1,0 +1,1 @@
+"""The benches are a distribution of their own, ``edgeadapt-bench``; this is what programs imported from here."""
