@@ -145,13 +145,20 @@ print(time.perf_counter() - started)
 
 # -- fresh processes --------------------------------------------------------------------------------------
 def _child(*arguments: str, bytecode: str = "") -> str:
-    """Standard output of a Python process with one thread; ``bytecode``: a folder to keep compiled modules in.
+    """Standard output of a Python process with one thread.
+
+    Args:
+        bytecode: a folder to keep compiled modules in.
 
     Raises:
         RuntimeUnavailable: it failed; the message has its last line.
     """
-    kept = {"PYTHONPYCACHEPREFIX": bytecode, "PYTHONDONTWRITEBYTECODE": ""} if bytecode else {}  # empty: as if it were not set
-    done = subprocess.run([sys.executable, *arguments], env={**os.environ, **ONE_THREAD, **kept}, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **ONE_THREAD}
+    if bytecode:  # an empty value counts as not set
+        environment |= {"PYTHONPYCACHEPREFIX": bytecode, "PYTHONDONTWRITEBYTECODE": ""}
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise RuntimeUnavailable(f"a measuring process failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
     return done.stdout
@@ -164,14 +171,17 @@ def in_child(job: str, subject: Subject, **arguments: int) -> dict[str, Any]:
 
 
 def start_times(subject: Subject, count: int = STARTS) -> tuple[list[float], list[float]]:
-    """Seconds from import to first answer: ours, and ONNX Runtime with the plain encoder alone, in turn.
+    """Seconds from import to first answer: ours, and the plain encoder in ONNX Runtime, in turn.
 
     Modules are compiled once, as an installer does: not the first pair counts.
     """
     bundle, onnx, _ = map(str, subject)
     with tempfile.TemporaryDirectory() as folder:
         pairs = [
-            (float(_child("-c", _START, bundle, bytecode=folder)), float(_child("-c", _BARE, onnx, bytecode=folder)))
+            (
+                float(_child("-c", _START, bundle, bytecode=folder)),
+                float(_child("-c", _BARE, onnx, bytecode=folder)),
+            )
             for _ in range(count + 1)
         ]
     return [ours for ours, _ in pairs[1:]], [bare for _, bare in pairs[1:]]
