@@ -64,9 +64,8 @@ def _one_table() -> Iterator[None]:
     Where a version of torch keeps one elsewhere, it builds its own, which costs time alone.
     """
     registry = getattr(importlib.import_module(_REGISTRATION), "ONNXRegistry", None)
-    with _built_once(registry, "from_torchlib", _operators):
-        with _built_once(importlib.import_module(_DECOMPOSITION), _PARTS, _parts):
-            yield
+    with _built_once(registry, "from_torchlib", _operators), _built_once(importlib.import_module(_DECOMPOSITION), _PARTS, _parts):
+        yield
 
 
 @contextmanager
