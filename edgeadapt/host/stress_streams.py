@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgeadapt.bench.corruptions import TUNING, corrupt
 from edgeadapt.bench.orders import arrange
 from edgeadapt.bundle.schema import InputSpec
+from edgeadapt.host.stress_features import Rows
 
 Order = Literal["shuffled", "sorted", "single", "mixed", "constant"]
 ORDERS: tuple[Order, ...] = ("shuffled", "sorted", "single", "mixed", "constant")
@@ -46,6 +47,7 @@ class Pool:
     shifts: tuple[str, ...]
     shift: Callable[[NDArray[Any], str, int], NDArray[Any]]
     seed: int
+    encoded: dict[str, Rows] = field(default_factory=dict, kw_only=True)  # for every bundle that is tried on it
     _made: dict[tuple[str, int], tuple[NDArray[Any], NDArray[np.int64]]] = field(default_factory=dict)
 
     def shuffled(self, condition: str, count: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
