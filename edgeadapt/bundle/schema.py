@@ -104,7 +104,7 @@ class GraphSpec(_Strict, frozen=True, kw_only=True):
 class NumericSpec(_Strict, frozen=True, kw_only=True):
     """A derived tensor computed by a named numeric of ``device/linalg.py`` instead of a graph."""
 
-    numeric: Literal["balanced_ridge", "nearest_mean", "class_mean", "class_direction", "slda", "back_projection", "log_frequency"]
+    numeric: Literal["balanced_ridge", "nearest_mean", "class_mean", "class_direction", "class_residual", "slda", "back_projection", "log_frequency"]
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     arguments: dict[str, float] = {}

@@ -87,9 +87,10 @@ def _along(x: _Float, kernel: _Float, axis: int) -> _Float:
     pad[axis] = (radius, len(kernel) - 1 - radius)
     wide = np.pad(x, pad, mode="edge")
     size = x.shape[axis]
-    out = np.zeros_like(x)
+    out, part = np.zeros_like(x), np.empty_like(x)
+    before = (slice(None),) * axis
     for i, weight in enumerate(kernel):
-        out += weight * np.take(wide, range(i, i + size), axis=axis)
+        out += np.multiply(wide[(*before, slice(i, i + size))], weight, out=part)
     return out
 
 

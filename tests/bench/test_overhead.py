@@ -54,11 +54,13 @@ def test_labels_are_learned_and_the_call_itself_is_short(demo: overhead.Subject)
     assert all(0 < cpu <= usable for cpu, usable in zip(times["cpu"], times["usable"], strict=True))
 
 
-def test_memory_and_start_are_those_of_fresh_processes(demo: overhead.Subject) -> None:
+def test_memory_and_start_are_those_of_fresh_processes(demo: overhead.Subject, tmp_path: Path) -> None:
     ours, plain = (overhead.in_child(job, demo)["mib"] for job in ("memory_of_ours", "memory_of_plain"))
     assert 20 < plain < ours < 200
-    whole, bare = overhead.start_times(demo[0], count=1)
+    whole, bare = overhead.start_times(demo, count=1)
     assert 0 < bare[0] < whole[0] < 30
+    with pytest.raises(RuntimeUnavailable, match="missing"):  # the baseline is the encoder loaded and run, not an import
+        overhead.start_times((demo[0], tmp_path / "missing.onnx", demo[2]), count=0)
 
 
 def test_a_process_that_fails_says_why(demo: overhead.Subject, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from threadpoolctl import ThreadpoolController
 
 from edgeadapt.bundle.packed_gram import unpacked
 from edgeadapt.device.numerics.back_projection import back_projection
+from edgeadapt.device.numerics.class_residual import class_residual
 from edgeadapt.device.numerics.log_likelihood import log_frequency
 
 Array = NDArray[Any]
@@ -243,6 +244,7 @@ NUMERICS: dict[str, Callable[..., tuple[Array, ...]]] = {
     "nearest_mean": nearest_mean,
     "class_mean": class_mean,
     "class_direction": class_direction,
+    "class_residual": class_residual,
     "slda": slda,
     "back_projection": back_projection,
     "log_frequency": log_frequency,

@@ -107,7 +107,8 @@ class Part:
 def _derived(known: Mapping[str, Tensor], values: Arrays, numerics: Sequence[NumericSpec]) -> dict[str, Tensor]:
     """Known tensors, new values, and what the numerics derive from the new values, in order."""
     for numeric in numerics:
-        results = NUMERICS[numeric.numeric](*(values[name] for name in numeric.reads), **numeric.arguments)
+        given = (values[name] if name in values else known[name].numpy() for name in numeric.reads)
+        results = NUMERICS[numeric.numeric](*given, **numeric.arguments)
         values = values | dict(zip(numeric.writes, results, strict=True))
     return {**known, **{name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in values.items()}}
 

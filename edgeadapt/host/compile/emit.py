@@ -24,6 +24,7 @@ from onnx import TensorProto
 from edgeadapt.errors import CompileError
 from edgeadapt.host.compile.exporter import to_onnx
 from edgeadapt.host.compile.origin import META, where
+from edgeadapt.host.compile.program import as_program
 from edgeadapt.host.compile.rewrite import rewrite
 from edgeadapt.host.compile.trace import Traced
 from edgeadapt.host.compile.way_out import way_out
@@ -112,7 +113,9 @@ def _export(traced: Traced) -> onnx_ir.Model:
     batch = torch.export.Dim("batch")
     shapes = (tuple({0: batch} if name in traced.batched else {} for name in traced.inputs),) if traced.batched else None
     try:
-        captured = torch.export.export(_Shell(traced.module), traced.arguments, dynamic_shapes=shapes, strict=False)
+        captured = as_program(traced.module, traced.arguments)
+        if captured is None:
+            captured = torch.export.export(_Shell(traced.module), traced.arguments, dynamic_shapes=shapes, strict=False)
         return to_onnx(captured, traced.inputs, traced.outputs)
     except Exception as error:
         raise CompileError(f"{traced.name}: {_reason(traced, error)}") from error

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,8 @@ import torch
 
 OPSET = 18
 _REGISTRATION = "torch.onnx._internal.exporter._registration"
+_DECOMPOSITION = "torch.onnx._internal.exporter._decomp"
+_PARTS = "create_onnx_friendly_decomposition_table"
 
 
 def to_onnx(
@@ -56,26 +58,43 @@ def _needs_it(node: torch.fx.Node, table: dict[Any, Callable[..., Any]]) -> bool
 
 @contextmanager
 def _one_table() -> Iterator[None]:
-    """While active, torch gets the table of operators that was built first, for each opset.
+    """While active, torch gets the tables that were built first: of operators, for each opset, and
+    of what the exporter takes apart, for each set of operators.
 
-    Where a version of torch keeps it elsewhere, it builds its own, which costs time alone.
+    Where a version of torch keeps one elsewhere, it builds its own, which costs time alone.
     """
     registry = getattr(importlib.import_module(_REGISTRATION), "ONNXRegistry", None)
-    build = getattr(registry, "from_torchlib", None)
+    with _built_once(registry, "from_torchlib", _operators), _built_once(importlib.import_module(_DECOMPOSITION), _PARTS, _parts):
+        yield
+
+
+@contextmanager
+def _built_once(owner: Any, name: str, kept: Callable[..., Any]) -> Iterator[None]:
+    """While active, ``owner.name(...)`` is ``kept(owner.name, ...)``; nothing where there is no such."""
+    build = getattr(owner, name, None)
     if build is None:
         yield
         return
-    original = registry.__dict__["from_torchlib"]  # type: ignore[union-attr]
-    registry.from_torchlib = functools.partial(_table, build)  # type: ignore[union-attr]
+    original = vars(owner)[name]
+    setattr(owner, name, functools.partial(kept, build))
     try:
         yield
     finally:
-        registry.from_torchlib = original  # type: ignore[union-attr]
+        setattr(owner, name, original)
 
 
 @functools.cache
-def _table(build: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+def _operators(build: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     return build(*arguments, **options)
+
+
+def _parts(build: Callable[..., Any], operators: Iterable[Any]) -> dict[Any, Any]:
+    return dict(_parts_of(build, frozenset(operators)))  # a copy: torch takes entries out
+
+
+@functools.cache
+def _parts_of(build: Callable[..., Any], operators: frozenset[Any]) -> dict[Any, Any]:
+    return build(set(operators))
 
 
 __all__ = ["OPSET", "to_onnx"]

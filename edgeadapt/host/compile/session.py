@@ -52,6 +52,7 @@ def open_session(name: str, graph: Emitted, tensors: Mapping[str, Tensor], *, op
     options.graph_optimization_level = _LEVELS[optimised]
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
+    options.enable_cpu_mem_arena = False  # an arena keeps the activations of the largest case
     if graph.frozen:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array(tensors[name])) for name in graph.frozen]
         options.add_external_initializers(list(graph.frozen), values)

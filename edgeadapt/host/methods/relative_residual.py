@@ -8,7 +8,9 @@
 s are deviations over factory samples. ``inside`` is RMDS (Ren et al., arXiv 2106.09022): since S_total = S_within + S_between, it
 lives in the K - 1 discriminant directions, so it tells classes apart that lie close together and misses what lies off in all other
 directions. ``outside`` is the residual of ViM (Wang et al., CVPR 2022, eq. 5) outside the T-span, the leading principal axes, and is
-the reverse. Where we differ: both read one shared projection instead of a covariance of 6.6 MB and a subspace of 1.3 MB; the
+the reverse. What depends on the head alone is derived once per label, not per batch (``device/class_residual.py``): with Q = M T and
+R = Q T^T, |rest(z) - rest(m_k)|^2 = |rest(z)|^2 + (|m_k - mu|^2 - |Q_k|^2) - 2 ((z - mu) (m_k - mu) - c R_k).
+Where we differ: both read one shared projection instead of a covariance of 6.6 MB and a subspace of 1.3 MB; the
 residual may start from a class mean, so a learned class stops being novel; the sum of the two is ours. No paper is reproduced.
 """
 
@@ -21,7 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeadapt.bundle.schema import TensorSpec
+from edgeadapt.bundle.schema import NumericSpec, TensorSpec
+from edgeadapt.device.numerics.class_residual import class_residual
 from edgeadapt.device.numerics.linalg import class_mean
 from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, frozen
 from edgeadapt.host.methods.novelty import nearest_prototype
@@ -29,11 +32,14 @@ from edgeadapt.host.methods.residual_shift import ResidualShift
 
 F64 = NDArray[np.float64]
 _FAR = 1e6
+_DERIVED = ("relative.inner", "relative.offset")
 
 
 @dataclass(frozen=True)
 class RelativeResidual:
     """State (frozen): E ``relative.between`` (d, R), T ``relative.span`` (d, w), ``relative.scale`` (3,). No evidence of its own.
+
+    Derived from the class means: ``relative.inner`` (K, d), ``relative.offset`` (K, 2).
 
     Args:
         discriminants: R, at most this many; those beyond the factory's K - 1 are zero.
@@ -56,7 +62,18 @@ class RelativeResidual:
 
     def tensors(self, dims: Dims) -> list[TensorSpec]:
         columns, between, span = self._sizes(dims)
-        return [frozen("relative.between", (columns, between)), frozen("relative.span", (columns, span)), frozen("relative.scale", (3,))]
+        widths = (columns, 2)
+        return [
+            frozen("relative.between", (columns, between)), frozen("relative.span", (columns, span)), frozen("relative.scale", (3,)),
+            *(
+                TensorSpec(name=name, dtype="float32", shape=(dims.slots, width), kind="derived", class_axis=0, bound=1e9, persist="never")
+                for name, width in zip(_DERIVED, widths, strict=True)
+            ),
+        ]  # fmt: skip
+
+    def numerics(self) -> list[NumericSpec]:
+        reads = ("head.mean", "shift.mean", "shift.centre", "relative.span")
+        return [NumericSpec(numeric="class_residual", reads=reads, writes=_DERIVED)]
 
     def factory(self, data: FactoryData) -> Arrays:
         width, span = self._sizes(data.dims)[1:]
@@ -72,25 +89,26 @@ class RelativeResidual:
             "head.mean": data.class_means(data.z).astype(np.float32), "head.active": np.isin(np.arange(data.slots), data.classes).astype(np.float32),
             "shift.mean": class_mean(sensed["shift.moment"])[0],
         }  # fmt: skip
-        t = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in {**sensed, **known, **fixed}.items()}
+        derived = class_residual(known["head.mean"], known["shift.mean"], sensed["shift.centre"], fixed["relative.span"])
+        given = {**sensed, **known, **fixed, **dict(zip(_DERIVED, derived, strict=True))}
+        t = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in given.items()}
         spreads = np.array([float(part.std()) for part in self._parts(t, torch.from_numpy(data.z))])
         fixed["relative.scale"] = (np.array([1.0, self.weight, self.angle]) / np.maximum(spreads, 1e-9)).astype(np.float32)
         return fixed
 
     def _parts(self, t: Values, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B,) each: relative distance inside, residual outside, angle to the nearest prototype."""
-        inactive = (1.0 - t["head.active"]) * _FAR
-        centred, centres = z - t["shift.centre"], t["head.mean"] - t["shift.centre"]
+        inactive = (1.0 - t["head.active"]) * _FAR  # not in the offsets: a condition's own head has classes of its own
+        centred = z - t["shift.centre"]
         c = centred @ t["shift.projection"]
-        means = t["shift.mean"][:, : c.shape[1]]
-        to_means = (means * means).sum(dim=1)[None, :] - 2.0 * c @ means.T
-        between = c @ t["relative.between"]
+        offset = t["relative.offset"].T
+        to_means = offset[:1] - 2.0 * c @ t["shift.mean"][:, : c.shape[1]].T
+        between, spanned = c @ t["relative.between"], c @ t["relative.span"]
         inside = torch.amin(to_means + inactive, dim=1) + (between * between).sum(dim=1)
-        spanned, spanned_means = c @ t["relative.span"], means @ t["relative.span"]
         from_centre = (centred * centred).sum(dim=1) - (spanned * spanned).sum(dim=1)
-        of_means = (centres * centres).sum(dim=1) - (spanned_means * spanned_means).sum(dim=1)
-        from_means = from_centre[:, None] + of_means[None, :] - 2.0 * (centred @ centres.T - spanned @ spanned_means.T)
-        outside = torch.minimum(from_centre, torch.amin(from_means + inactive, dim=1))
+        shared = centred @ t["head.mean"].T - c @ t["relative.inner"].T
+        nearest = torch.amin(offset[1:] - 2.0 * shared + inactive, dim=1) + 2.0 * (centred @ t["shift.centre"])
+        outside = from_centre + torch.clamp(nearest, max=0.0)
         return inside, torch.sqrt(torch.clamp(outside, min=0.0) + 1e-12), 1.0 - nearest_prototype(t, z)
 
     def novelty(self, t: Values, z: Tensor, taps: Tensor, logits: Tensor) -> Tensor:

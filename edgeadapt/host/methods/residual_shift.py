@@ -70,8 +70,7 @@ class ResidualShift:
         covariance = within.T @ within / len(within)
         covariance = (1 - self.shrinkage) * covariance + self.shrinkage * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
         if d < data.dims.features:
-            total = np.cov(z, rowvar=False)
-            basis = np.linalg.eigh(total)[1][:, ::-1][:, :d]
+            basis = _widest(z, d)
         else:
             basis = np.eye(data.dims.features)
         values, vectors = np.linalg.eigh(basis.T @ covariance @ basis)
@@ -94,3 +93,11 @@ class ResidualShift:
 
     def numerics(self) -> list[NumericSpec]:
         return [NumericSpec(numeric="class_mean", reads=("shift.moment",), writes=("shift.mean",))]
+
+
+def _widest(z: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """(D, count) directions of largest variance of z (N, D), largest first."""
+    if count < len(z) <= z.shape[1]:  # fewer samples than columns: their differences span it all
+        return np.linalg.svd(z - z.mean(axis=0), full_matrices=False)[2][:count].T
+    directions: NDArray[np.float64] = np.linalg.eigh(np.cov(z, rowvar=False))[1]
+    return directions[:, ::-1][:, :count]

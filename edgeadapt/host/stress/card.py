@@ -22,6 +22,7 @@ from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.resources.budget import Budget
+from edgeadapt.host.stress.features import RemembersFeatures
 from edgeadapt.host.stress.long_run import long_run, ports_of, row_of
 from edgeadapt.host.stress.streams import BATCH, EncodedPool, Pool, StressStream, constants, pool_of, streams
 from edgeadapt.host.stress.verdict import StressCard, StressRow, verdict
@@ -55,7 +56,7 @@ def stress_card(
     """
     chosen, pool = lengths or LENGTHS[kind], pool or pool_for(bundle, x, y, seed)
     rows: list[StressRow] = []
-    started, engine = time.perf_counter(), open_runtime()  # one for all streams, so that each graph is loaded once
+    started, engine = time.perf_counter(), engine_of(bundle, pool)  # one for all streams, so that each graph is loaded once
 
     shifts = len(pool.shifts)
     singles = kind == "full" or isinstance(pool, EncodedPool) or bundle.manifest.input.dtype != "uint8"
@@ -73,10 +74,16 @@ def stress_card(
             run(stream, twin)
         for stream in constants(pool, chosen.samples, twin.right):
             run(stream, twin)
-    long = long_run(bundle, pool, chosen.batches, say)
+    long = long_run(bundle, pool, chosen.batches, say, engine)
     say(f"stress: {row_line(long.row.name, long.row.learner, long.row.frozen, long.row.refreshes)}")
     say(f"stress: {sum(row.samples for row in (*rows, long.row))} samples in {time.perf_counter() - started:.0f} s")
     return verdict(rows, long, kind=kind, distinct=len(y))
+
+
+def engine_of(bundle: Bundle, pool: Pool) -> Runtime:
+    """A runtime that encodes each sample of the pool once for as long as nothing corrects the encoder."""
+    engine, encoder = open_runtime(), bundle.manifest.encoder()
+    return engine if encoder is None else RemembersFeatures(engine, encoder.file, pool.encoded)
 
 
 def run_stream(bundle: Bundle, twin: Twin, stream: StressStream, runtime: Runtime | None = None) -> StressRow:

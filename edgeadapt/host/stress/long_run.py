@@ -23,7 +23,7 @@ from edgeadapt.device.querying.pending import LARGEST_PENDING
 from edgeadapt.device.resources.budget import Budget
 from edgeadapt.host.stress.streams import CLEAN, COLUMN_SHIFTS, Columns, EncodedPool, Pool
 from edgeadapt.host.stress.verdict import LongRun, StressRow
-from edgeadapt.runtime import open_runtime
+from edgeadapt.runtime import Runtime, open_runtime
 from edgeadapt.scenarios.environment import resident_mib
 
 _LARGEST_POOL = 1000  # different samples
@@ -41,13 +41,13 @@ class Features:
     is_right: NDArray[np.bool_]
 
 
-def conditions_of(bundle: Bundle, pool: Pool) -> dict[str, Features]:
+def conditions_of(bundle: Bundle, pool: Pool, engine: Runtime) -> dict[str, Features]:
     """What the phases are made of, the clean condition first."""
-    program, count = Program(bundle, open_runtime()), min(_LARGEST_POOL, len(pool.y))
+    program, count = Program(bundle, engine), min(_LARGEST_POOL, len(pool.y))
     x, y = pool.shuffled(CLEAN, count)
     clean = x if isinstance(pool, EncodedPool) else np.concatenate(program.encode(x), axis=1)
     columns = Columns.of(clean)
-    with open_learner(bundle, budget=_FRESH, policy=Policy(adapt="off")) as twin:
+    with open_learner(bundle, runtime=engine, budget=_FRESH, policy=Policy(adapt="off")) as twin:
         found = {}
         names = (CLEAN, *(pool.shifts if program.adapts_encoder else COLUMN_SHIFTS))
         for name in names:
@@ -81,9 +81,10 @@ class _Watch:
         self.most = {name: max(most, int(counters[name])) for name, most in self.most.items()}
 
 
-def long_run(bundle: Bundle, pool: Pool, batches: int, say: Callable[[str], None]) -> LongRun:
+def long_run(bundle: Bundle, pool: Pool, batches: int, say: Callable[[str], None], engine: Runtime | None = None) -> LongRun:
     """``batches`` feature vectors, one at a time; the worker is waited for whenever it has work, so that the result repeats."""
-    conditions = conditions_of(bundle, pool)
+    engine = engine or open_runtime()
+    conditions = conditions_of(bundle, pool, engine)
     shifts = [name for name in conditions if name != CLEAN]
     cycle = [name for shift in shifts for name in (CLEAN, shift)]
     length = max(1, batches // (2 * len(cycle)))
@@ -93,7 +94,7 @@ def long_run(bundle: Bundle, pool: Pool, batches: int, say: Callable[[str], None
     phases: list[StressRow] = []
     everything: list[StressRow] = []
     warm = 0.0
-    with open_learner(bundle, budget=_FRESH, keep=_SOON) as learner:
+    with open_learner(bundle, runtime=engine, budget=_FRESH, keep=_SOON) as learner:
         watch = _Watch(learner)
         for number, name in enumerate(cycle * 2):
             if number == 3 * len(cycle) // 2:
@@ -116,7 +117,7 @@ def long_run(bundle: Bundle, pool: Pool, batches: int, say: Callable[[str], None
         watch.look()
         grown = resident_mib() - warm
     return LongRun(
-        _total(everything), tuple(phases), watch.most["tensor_bytes"], _declared(bundle), watch.most["pending"], LARGEST_PENDING, watch.most["backlog"],
+        _total(everything), tuple(phases), watch.most["tensor_bytes"], _declared(bundle, engine), watch.most["pending"], LARGEST_PENDING, watch.most["backlog"],
         watch.most["conditions"], bundle.manifest.domain_slots, warm, max(0.0, grown),
     )  # fmt: skip
 
@@ -140,7 +141,7 @@ def _total(phases: list[StressRow]) -> StressRow:
     return StressRow("features", "long", samples, learner, frozen, gained, lost, refreshes)
 
 
-def _declared(bundle: Bundle) -> int:
+def _declared(bundle: Bundle, engine: Runtime) -> int:
     """Bytes of global tensors and of a full set of conditions, and of the factory's, which lies underneath; frozen ones do not change."""
-    program = Program(bundle, open_runtime())
+    program = Program(bundle, engine)
     return sum(size for kind, size in program.nbytes().items() if kind != "frozen") + program.factory_domain().nbytes

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import InputSpec
+from edgeadapt.host.stress.features import Rows
 from edgeadapt.scenarios.corruptions import TUNING, corrupt
 from edgeadapt.scenarios.orders import arrange
 
@@ -46,6 +47,7 @@ class Pool:
     shifts: tuple[str, ...]
     shift: Callable[[NDArray[Any], str, int], NDArray[Any]]
     seed: int
+    encoded: dict[str, Rows] = field(default_factory=dict, kw_only=True)  # for every bundle that is tried on it
     _made: dict[tuple[str, int], tuple[NDArray[Any], NDArray[np.int64]]] = field(default_factory=dict)
 
     def shuffled(self, condition: str, count: int) -> tuple[NDArray[Any], NDArray[np.int64]]:

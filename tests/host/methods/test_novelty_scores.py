@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from edgeadapt.errors import InputError
 from edgeadapt.host.assembly.calibration import Fitted, Part, factory_weights, novelty_policy
 from edgeadapt.host.assembly.novelty_choice import auroc, choose_novelty, score_bytes
+from edgeadapt.host.compile import compile_graph
 from edgeadapt.host.contracts import Dims, FactoryData, Scores
 from edgeadapt.host.exporting.settings import NOVELTY
 from edgeadapt.host.methods.hypervector import Hypervector
@@ -204,3 +206,41 @@ class Slow(Renamed):
         for _ in range(300):
             score = Cosine().novelty(t, z, taps, logits)
         return score
+
+
+def test_the_relative_residual_is_what_its_definition_gives_for_classes_learned_later() -> None:
+    factory, other = drawn(5, 60), drawn(8, 6, seed=2)
+    fitted = Fitted.of(Ridge(), ResidualShift(), factory).with_score(RelativeResidual(), factory)
+    t = {name: value.double() for name, value in fitted.values.items()}
+    centre, span, known = t["shift.centre"], t["relative.span"], t["head.active"] > 0
+    z = torch.from_numpy(other.z).double() - centre
+    means, columns = (t["head.mean"] - centre)[known], t["shift.mean"][known][:, : len(span)]
+    c = z @ t["shift.projection"]
+    inside = ((c[:, None] - columns) ** 2).sum(dim=2).amin(dim=1) - (c**2).sum(dim=1) + ((c @ t["relative.between"]) ** 2).sum(dim=1)
+    rest = (z**2).sum(dim=1) - ((c @ span) ** 2).sum(dim=1)
+    moved = ((z[:, None] - means) ** 2).sum(dim=2) - (((c[:, None] - columns) @ span) ** 2).sum(dim=2)
+    outside = torch.minimum(rest, moved.amin(dim=1)).clamp(min=0).sqrt()
+    expected = (inside * t["relative.scale"][0] + outside * t["relative.scale"][1]).numpy()
+    score = fitted.novelty(RelativeResidual(), other.z, other.taps)
+    assert np.allclose(score, expected, atol=2e-4 * np.abs(expected).max())
+    assert (moved.amin(dim=1) < rest).any()  # else the second half of the residual was not tried
+
+
+def test_what_follows_from_the_class_means_alone_is_no_work_of_the_read_graph() -> None:
+    factory = drawn(5, 60)
+    fitted = Fitted.of(Ridge(), ResidualShift(), factory).with_score(RelativeResidual(), factory)
+    frozen = tuple(spec.name for spec in RelativeResidual().tensors(factory.dims) if spec.kind == "frozen")
+
+    def draw(generator: torch.Generator, batch: int) -> dict[str, torch.Tensor]:
+        return {"z": torch.from_numpy(factory.z[torch.randint(0, 300, (batch,), generator=generator).numpy()])}
+
+    graph = compile_graph("score", lambda p, t: ({"score": RelativeResidual().novelty(t, p["z"], p["z"], p["z"])}, {}), draw, fitted.values,
+                          frozen=(*frozen, "shift.centre", "shift.projection"), check=False)  # fmt: skip
+    assert set(graph.reads) == {"head.mean", "head.active", "shift.mean", "relative.inner", "relative.offset"}
+    nodes = onnx.load_model_from_string(graph.model).graph.node
+    alone = {"head.mean", "shift.mean", "relative.inner", "relative.offset", "relative.span", "shift.centre"}
+    for node in nodes:  # views of the class means are free, arithmetic on them alone is not
+        if set(node.input) & alone and node.op_type in ("Slice", "Transpose", "Unsqueeze", "Gather"):
+            alone.update(node.output)
+    work = [node.op_type for node in nodes if node.op_type in ("Mul", "Sub", "MatMul", "Gemm") and set(node.input[:2]) <= alone]
+    assert work == []
