@@ -61,6 +61,7 @@ bundle: host
 
 lint: host
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: host

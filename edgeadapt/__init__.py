@@ -17,16 +17,38 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "open": "edgeadapt.device.learner", "Learner": "edgeadapt.device.learner", "Policy": "edgeadapt.device.detection.policy", "Keep": "edgeadapt.device.detection.policy",
-    "Budget": "edgeadapt.device.resources.budget", "prepare": "edgeadapt._prepare", "Prediction": "edgeadapt.results", "Observation": "edgeadapt.results",
-    "Question": "edgeadapt.results", "Reading": "edgeadapt.results", "Receipt": "edgeadapt.results", "read_bundle": "edgeadapt.bundle",
-    "migrate": "edgeadapt.device.recovery.migrate", "MigrationReport": "edgeadapt.device.recovery.migration_report",
+    "open": "edgeadapt.device.learner",
+    "Learner": "edgeadapt.device.learner",
+    "Policy": "edgeadapt.device.detection.policy",
+    "Keep": "edgeadapt.device.detection.policy",
+    "Budget": "edgeadapt.device.resources.budget",
+    "prepare": "edgeadapt._prepare",
+    "Prediction": "edgeadapt.results",
+    "Observation": "edgeadapt.results",
+    "Question": "edgeadapt.results",
+    "Reading": "edgeadapt.results",
+    "Receipt": "edgeadapt.results",
+    "read_bundle": "edgeadapt.bundle",
+    "migrate": "edgeadapt.device.recovery.migrate",
+    "MigrationReport": "edgeadapt.device.recovery.migration_report",
     "EdgeadaptError": "edgeadapt.errors",
-}  # fmt: skip
+}
 __all__ = [
-    "Budget", "EdgeadaptError", "Keep", "Learner", "MigrationReport", "Observation", "Policy",
-    "Prediction", "Question", "Reading", "Receipt", "migrate", "prepare", "read_bundle",
-]  # fmt: skip
+    "Budget",
+    "EdgeadaptError",
+    "Keep",
+    "Learner",
+    "MigrationReport",
+    "Observation",
+    "Policy",
+    "Prediction",
+    "Question",
+    "Reading",
+    "Receipt",
+    "migrate",
+    "prepare",
+    "read_bundle",
+]
 
 if TYPE_CHECKING:
     from edgeadapt._prepare import prepare

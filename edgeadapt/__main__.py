@@ -1,4 +1,6 @@
-"""``python -m edgeadapt`` is the command ``edgeadapt``; ``torchrun -m edgeadapt`` is that command in several processes."""
+"""``python -m edgeadapt`` is the command ``edgeadapt``; ``torchrun -m edgeadapt`` is that command
+in several processes.
+"""
 
 import sys
 

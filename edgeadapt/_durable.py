@@ -1,4 +1,6 @@
-"""Files that are whole whatever happens: a crash or a power cut leaves the old file or the new one."""
+"""Files that are whole whatever happens: a crash or a power cut leaves the old file or the new
+one.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,7 @@ import tempfile
 from pathlib import Path
 
 
-def replace_file(
-    path: Path, data: bytes, *, mode: int = 0o644, keep_owner: bool = False
-) -> None:
+def replace_file(path: Path, data: bytes, *, mode: int = 0o644, keep_owner: bool = False) -> None:
     """Write next to ``path``, make it durable, then rename.
 
     Args:

@@ -1,8 +1,10 @@
-"""Settings that a user gives in Python are held to their declared types, as those of a TOML file are.
+"""Settings that a user gives in Python are held to their declared types, as those of a TOML file
+are.
 
-A field says what it allows in its annotation, ``Annotated[int, Meta(ge=100)]`` or ``Literal["refuse", "add"]``, and nowhere else. What is
-refused is what the daemon refuses: a word that is not one of those listed, a number outside its range, NaN, a bool where a number
-is meant, a whole number with a fraction. NumPy's scalars count as Python's.
+A field says what it allows in its annotation, ``Annotated[int, Meta(ge=100)]`` or
+``Literal["refuse", "add"]``, and nowhere else. What is refused is what the daemon refuses: a word
+that is not one of those listed, a number outside its range, NaN, a bool where a number is meant, a
+whole number with a fraction. NumPy's scalars count as Python's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""From a camera frame to a model input: the one implementation, used by calibration, demo, bench and daemon."""
+"""From a camera frame to a model input: the one implementation, used by calibration, demo, bench
+and daemon.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ def prepare(frame: Any, spec: InputSpec, *, colour: str | None = None) -> NDArra
     """Bring one frame into the form a bundle's encoder takes.
 
     Args:
-        frame: (H, W), (H, W, 1) or (H, W, 3) array, uint8 in 0..255 or float in 0..1, or a Pillow image.
-        spec: the bundle's ``manifest.input``.
-        colour: order of the frame's channels, ``"rgb"`` (the default) or ``"bgr"``, as OpenCV has it.
+        frame: (H, W), (H, W, 1) or (H, W, 3) array, uint8 in 0..255 or float in 0..1, or a Pillow
+        image. spec: the bundle's ``manifest.input``. colour: order of the frame's channels,
+        ``"rgb"`` (the default) or ``"bgr"``, as OpenCV has it.
 
     Returns:
         One sample of shape ``spec.shape`` and dtype ``spec.dtype``, without a batch axis.
@@ -26,13 +28,17 @@ def prepare(frame: Any, spec: InputSpec, *, colour: str | None = None) -> NDArra
         InputError: the frame is not an image or cannot be converted.
     """
     if spec.layout in ("NC", "features"):
-        raise InputError(f"this bundle takes {spec.layout} vectors of shape {spec.shape}, not frames")
+        raise InputError(
+            f"this bundle takes {spec.layout} vectors of shape {spec.shape}, not frames"
+        )
     if colour not in (None, "rgb", "bgr"):
         raise InputError(f"colour is 'rgb' or 'bgr', got {colour!r}")
     try:
         image = np.asarray(frame)
     except ValueError as error:
-        raise InputError(f"a frame is (H, W), (H, W, 1) or (H, W, 3), got no array: {error}") from error
+        raise InputError(
+            f"a frame is (H, W), (H, W, 1) or (H, W, 3), got no array: {error}"
+        ) from error
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
@@ -47,10 +53,16 @@ def prepare(frame: Any, spec: InputSpec, *, colour: str | None = None) -> NDArra
     height, width = _size(spec)
     if image.shape[:2] != (height, width):
         if spec.resize == "none":
-            raise InputError(f"this bundle takes {height} x {width} frames and does not resize, got {image.shape[0]} x {image.shape[1]}")
+            raise InputError(
+                f"this bundle takes {height} x {width} frames and does not resize, got"
+                f" {image.shape[0]} x {image.shape[1]}"
+            )
         image = resize_bilinear(image, height, width)
     if image.shape[2] != _channels(spec):
-        raise InputError(f"this bundle takes {_channels(spec)} channels without a colour order, got a frame of {image.shape[2]}")
+        raise InputError(
+            f"this bundle takes {_channels(spec)} channels without a colour order, got a frame of"
+            f" {image.shape[2]}"
+        )
     sample = image if spec.dtype == "uint8" else _to_range(image, spec)
     if spec.layout == "NHW":
         return np.ascontiguousarray(sample[..., 0])
@@ -78,7 +90,9 @@ def _to_bytes(image: NDArray[Any]) -> NDArray[np.uint8]:
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InputError("the frame has values that are not finite")
     if low < 0.0 or high > 1.0:
-        raise InputError(f"a float frame lies in 0..1, got {low:g}..{high:g}; divide by 255 or pass uint8")
+        raise InputError(
+            f"a float frame lies in 0..1, got {low:g}..{high:g}; divide by 255 or pass uint8"
+        )
     rounded: NDArray[np.uint8] = np.round(image * 255.0).astype(np.uint8)
     return rounded
 
@@ -97,14 +111,22 @@ def _to_colour(image: NDArray[np.uint8], colour: str) -> NDArray[np.uint8]:
 
 def _to_range(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
     low, high = spec.range if spec.range is not None else (0.0, 255.0)
-    scaled: NDArray[np.float32] = (image.astype(np.float32) * ((high - low) / 255.0) + low).astype(np.float32)
+    scaled: NDArray[np.float32] = (image.astype(np.float32) * ((high - low) / 255.0) + low).astype(
+        np.float32
+    )
     return scaled
 
 
 def resize_bilinear(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Resize (H, W, C) uint8 with half-pixel centres; shrinking averages over the footprint first (no aliasing)."""
-    step = max(1, _BLOCK // (image.shape[0] * image.shape[2]))  # columns: as float32 a whole picture takes four times its memory
-    blocks = [_resize_axis(image[:, at : at + step].astype(np.float32), height, 0) for at in range(0, image.shape[1], step)]
+    """Resize (H, W, C) uint8 with half-pixel centres; shrinking averages over the footprint first
+    (no aliasing).
+    """
+    # columns: as float32 a whole picture takes four times its memory
+    step = max(1, _BLOCK // (image.shape[0] * image.shape[2]))
+    blocks = [
+        _resize_axis(image[:, at : at + step].astype(np.float32), height, 0)
+        for at in range(0, image.shape[1], step)
+    ]
     x = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
     x = _resize_axis(x, width, 1)
     result: NDArray[np.uint8] = np.clip(np.round(x), 0, 255).astype(np.uint8)
@@ -115,7 +137,9 @@ _BLOCK = 1 << 22  # values
 
 
 def _resize_axis(x: NDArray[np.float32], size: int, axis: int) -> NDArray[np.float32]:
-    """A triangle filter whose support widens with the shrink factor: linear interpolation when growing."""
+    """A triangle filter whose support widens with the shrink factor: linear interpolation when
+    growing.
+    """
     old = x.shape[axis]
     if old == size:
         return x

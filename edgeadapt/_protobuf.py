@@ -1,4 +1,5 @@
-"""The protobuf wire format: the fields of a message one by one, and a field made of bytes. What the fields mean, the reader knows.
+"""The protobuf wire format: the fields of a message one by one, and a field made of bytes. What the
+fields mean, the reader knows.
 
 https://protobuf.dev/programming-guides/encoding
 """
@@ -13,7 +14,8 @@ class Malformed(ValueError):
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(number, value): an integer, or a view of a nested message, text or packed list. Nothing is copied; numbers of fixed width are left out.
+    """(number, value): an integer, or a view of a nested message, text or packed list. Nothing is
+    copied; numbers of fixed width are left out.
 
     Raises:
         Malformed: at the first field that cannot be.
@@ -24,11 +26,14 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def raw_fields(message: memoryview) -> Iterator[tuple[int, int | memoryview | None, memoryview]]:
-    """(number, value, the whole field's own bytes); the value is None where it is a number of fixed width."""
+    """(number, value, the whole field's own bytes); the value is None where it is a number of fixed
+    width.
+    """
     at, end = 0, len(message)
     while at < end:
         start = at
-        key = message[at]  # nearly every key and size is one byte: a call for each took half the time
+        # nearly every key and size is one byte: a call for each took half the time
+        key = message[at]
         if key < 0x80:
             at += 1
         else:

@@ -1,7 +1,9 @@
-"""A graph outside a bundle: two files, and an object that runs one and holds its state. No torch, no onnx.
+"""A graph outside a bundle: two files, and an object that runs one and holds its state. No torch,
+no onnx.
 
-``NAME.onnx`` is the model. ``NAME.safetensors`` has the first value of every tensor the graph reads or writes and of every frozen one;
-its header describes the graph as JSON under the key ``edgeadapt.graph`` and names the model by its SHA-256.
+``NAME.onnx`` is the model. ``NAME.safetensors`` has the first value of every tensor the graph reads
+or writes and of every frozen one; its header describes the graph as JSON under the key
+``edgeadapt.graph`` and names the model by its SHA-256.
 """
 
 from __future__ import annotations
@@ -21,7 +23,16 @@ from safetensors.numpy import load, save
 from edgeadapt._durable import replace_file
 from edgeadapt.bundle.schema import Parity, PortSpec
 from edgeadapt.errors import BundleError, InputError, StateError
-from edgeadapt.runtime import ArrayLike, Executable, GraphFile, Port, Runtime, Signature, Tensors, open_runtime
+from edgeadapt.runtime import (
+    ArrayLike,
+    Executable,
+    GraphFile,
+    Port,
+    Runtime,
+    Signature,
+    Tensors,
+    open_runtime,
+)
 
 Arrays = dict[str, NDArray[Any]]
 FORMAT = 1
@@ -49,7 +60,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatefulGraph:
-    """A graph and the tensors it learns. Calls are thread-safe: steps take turns, and a graph that writes nothing waits for no one.
+    """A graph and the tensors it learns. Calls are thread-safe: steps take turns, and a graph that
+    writes nothing waits for no one.
 
     Not made directly; see :func:`edgeadapt.runtime.read_graph`.
     """
@@ -77,18 +89,22 @@ class StatefulGraph:
         """Run once; what is written is the state of the next call.
 
         Args:
-            ports: an array for each port, of its dtype and shape; a Python number where the port is one.
+            ports: an array for each port, of its dtype and shape; a Python number where the port is
+            one.
 
         Returns:
             The outputs, as arrays the caller owns.
 
         Raises:
-            InputError: a port is missing, unknown, of another dtype or shape, or not finite. The state is then as before.
+            InputError: a port is missing, unknown, of another dtype or shape, or not finite. The
+            state is then as before.
         """
         for name, value in ports.items():
             array = np.asarray(value)
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise InputError(f"graph {self.name!r}: port {name!r} has values that are not finite")
+                raise InputError(
+                    f"graph {self.name!r}: port {name!r} has values that are not finite"
+                )
         if not self.description.writes:
             return self._executable(ports, self._held.tensors)[0]
         with self._held.turn:
@@ -97,23 +113,34 @@ class StatefulGraph:
         return outputs
 
     def save_state(self, path: str | Path) -> None:
-        """Write the state to a safetensors file; whatever happens meanwhile, the file is the old one or the new one.
+        """Write the state to a safetensors file; whatever happens meanwhile, the file is the old
+        one or the new one.
 
         Raises:
-            StateError: a tensor is not finite (the step diverged), or the file cannot be written. The old file is untouched.
+            StateError: a tensor is not finite (the step diverged), or the file cannot be written.
+            The old file is untouched.
         """
         state = self.state
         for name, value in state.items():
             if not _is_finite(value):
-                raise StateError(f"{path}: not written: {name} has values that are not finite; a step of {self.name!r} diverged")
+                raise StateError(
+                    f"{path}: not written: {name} has values that are not finite; a step of"
+                    f" {self.name!r} diverged"
+                )
         try:
             replace_file(Path(path), save(dict(sorted(state.items())), {KEY: self.name}))
         except OSError as error:
-            raise StateError(f"{path}: the state cannot be written: {error.strerror or error}") from error
+            raise StateError(
+                f"{path}: the state cannot be written: {error.strerror or error}"
+            ) from error
 
     def __repr__(self) -> str:
-        ports = ", ".join(_label(port.name, port.dtype, port.shape) for port in self.signature.ports)
-        return f"StatefulGraph({self.name}: {ports}; {len(self.description.writes)} tensors written)"
+        ports = ", ".join(
+            _label(port.name, port.dtype, port.shape) for port in self.signature.ports
+        )
+        return (
+            f"StatefulGraph({self.name}: {ports}; {len(self.description.writes)} tensors written)"
+        )
 
 
 class _Held:
@@ -125,16 +152,23 @@ class _Held:
         self.turn = threading.Lock()
 
 
-def open_graph(path: Path, state: str | Path | StatefulGraph | None, runtime: Runtime | None) -> StatefulGraph:
+def open_graph(
+    path: Path, state: str | Path | StatefulGraph | None, runtime: Runtime | None
+) -> StatefulGraph:
     """See :func:`edgeadapt.runtime.read_graph`."""
     model, description, values = _read(path)
     shared = state._held if isinstance(state, StatefulGraph) else None
     engine = shared.runtime if shared else runtime or open_runtime()
-    executable = engine.load(GraphFile(description.name, model, {name: values[name] for name in description.frozen}))
+    executable = engine.load(
+        GraphFile(description.name, model, {name: values[name] for name in description.frozen})
+    )
     signature = executable.signature
     specs = {port.name: port for port in (*signature.writes, *signature.reads)}
     if different := sorted(set(specs) ^ set(description.state)):
-        raise BundleError(f"{path}: the model and the description beside it differ about the tensor {different[0]!r}")
+        raise BundleError(
+            f"{path}: the model and the description beside it differ about the tensor"
+            f" {different[0]!r}"
+        )
     mine = {name: values[name] for name in description.state}
     if shared is None:
         if isinstance(state, (str, Path)):
@@ -147,13 +181,19 @@ def open_graph(path: Path, state: str | Path | StatefulGraph | None, runtime: Ru
         for name, port in specs.items():
             if name in shared.tensors and (fault := _fault(port, shared.tensors[name])):
                 raise InputError(f"{path}: cannot share the state of the other graph: {fault}")
-        shared.tensors = shared.tensors.over(engine.upload({name: value for name, value in mine.items() if name not in shared.tensors}))
+        shared.tensors = shared.tensors.over(
+            engine.upload(
+                {name: value for name, value in mine.items() if name not in shared.tensors}
+            )
+        )
     return StatefulGraph(description, executable, shared)
 
 
 def _read(path: Path) -> tuple[bytes, Description, Arrays]:
     if path.suffix != ".onnx":
-        raise InputError(f"{path}: a saved graph is opened by its NAME.onnx; NAME.safetensors lies beside it")
+        raise InputError(
+            f"{path}: a saved graph is opened by its NAME.onnx; NAME.safetensors lies beside it"
+        )
     weights = path.with_suffix(".safetensors")
     model, data = _bytes(path), _bytes(weights)
     values, metadata = _safetensors(weights, data)
@@ -162,9 +202,14 @@ def _read(path: Path) -> tuple[bytes, Description, Arrays]:
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{weights}: its header does not describe a graph: {error}") from None
     if description.format != FORMAT:
-        raise BundleError(f"{weights}: format {description.format}; this version reads format {FORMAT}")
+        raise BundleError(
+            f"{weights}: format {description.format}; this version reads format {FORMAT}"
+        )
     if hashlib.sha256(model).hexdigest() != description.model_sha256:
-        raise BundleError(f"{path}: is not the model that {weights.name} belongs to; copy both files of one compilation")
+        raise BundleError(
+            f"{path}: is not the model that {weights.name} belongs to; copy both files of one"
+            " compilation"
+        )
     for name in (*description.state, *description.frozen):
         if name not in values:
             raise BundleError(f"{weights}: has no value for {name}")
@@ -201,8 +246,12 @@ def _safetensors(path: Path, data: bytes) -> tuple[Arrays, dict[str, str]]:
     try:
         values: Arrays = load(data)
         length = int.from_bytes(data[:8], "little")
-        header = msgspec.json.decode(data[8 : 8 + min(length, _MAX_HEADER_BYTES)], type=dict[str, msgspec.Raw])
-        metadata = msgspec.json.decode(header.get("__metadata__", msgspec.Raw(b"{}")), type=dict[str, str])
+        header = msgspec.json.decode(
+            data[8 : 8 + min(length, _MAX_HEADER_BYTES)], type=dict[str, msgspec.Raw]
+        )
+        metadata = msgspec.json.decode(
+            header.get("__metadata__", msgspec.Raw(b"{}")), type=dict[str, str]
+        )
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise BundleError(f"{path}: not a safetensors file: {error}") from None
     return values, metadata
@@ -212,7 +261,10 @@ def _fault(port: Port, value: Any) -> str | None:
     """What is wrong with the dtype or shape of a tensor."""
     if str(value.dtype) == port.dtype and tuple(value.shape) == port.shape:
         return None
-    return f"{port.name} is {_label('', str(value.dtype), value.shape)}, the graph takes {_label('', port.dtype, port.shape)}"
+    return (
+        f"{port.name} is {_label('', str(value.dtype), value.shape)}, the graph takes"
+        f" {_label('', port.dtype, port.shape)}"
+    )
 
 
 def _is_finite(value: NDArray[Any]) -> bool:

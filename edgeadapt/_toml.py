@@ -1,7 +1,9 @@
-"""A TOML file becomes a frozen msgspec struct, and every refusal is one line: file, full key, the value, and what is allowed.
+"""A TOML file becomes a frozen msgspec struct, and every refusal is one line: file, full key, the
+value, and what is allowed.
 
-Keys are written as a reader finds them: ``train.epochs``, and ``source[1].path`` in the second section headed ``[[source]]``. A list of
-sections may hold several kinds of struct, told apart by their tag (``kind = "folder"``).
+Keys are written as a reader finds them: ``train.epochs``, and ``source[1].path`` in the second
+section headed ``[[source]]``. A list of sections may hold several kinds of struct, told apart by
+their tag (``kind = "folder"``).
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_MAX_BYTES, _MAX_DOTS = 1 << 18, 200  # the time to parse a dotted key grows with the square of its parts
+# the time to parse a dotted key grows with the square of its parts
+_MAX_BYTES, _MAX_DOTS = 1 << 18, 200
 _S = TypeVar("_S", bound=Struct)
 
 
@@ -41,18 +44,34 @@ def read_table(path: Path, what: str) -> dict[str, Any]:
         if len(data) > _MAX_BYTES:
             raise RecipeError(f"{path}: more than {_MAX_BYTES} bytes; {what} is a page of text")
         text = data.decode("utf-8").replace("\r\n", "\n")
-        crowded = next((number for number, line in enumerate(text.split("\n"), 1) if line.count(".") > _MAX_DOTS), None)
+        crowded = next(
+            (
+                number
+                for number, line in enumerate(text.split("\n"), 1)
+                if line.count(".") > _MAX_DOTS
+            ),
+            None,
+        )
         if crowded is not None:
-            raise RecipeError(f"{path}: line {crowded} has more than {_MAX_DOTS} dots; put one value on a line")
+            raise RecipeError(
+                f"{path}: line {crowded} has more than {_MAX_DOTS} dots; put one value on a line"
+            )
         return tomllib.loads(text)
     except RecipeError:
         raise
-    except (OSError, ValueError, RecursionError) as error:  # also numbers of thousands of digits, and brackets nested as deep
+    # also numbers of thousands of digits, and brackets nested as deep
+    except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: cannot be read as TOML: {error}") from error
 
 
-def to_struct(path: Path, table: dict[str, Any], struct: type[_S], dec_hook: Callable[[type, Any], Any] | None = None) -> _S:
-    """Check and convert; ``path`` is only named. ``dec_hook`` is msgspec's: it makes the values of types that TOML does not have.
+def to_struct(
+    path: Path,
+    table: dict[str, Any],
+    struct: type[_S],
+    dec_hook: Callable[[type, Any], Any] | None = None,
+) -> _S:
+    """Check and convert; ``path`` is only named. ``dec_hook`` is msgspec's: it makes the values of
+    types that TOML does not have.
 
     Raises:
         RecipeError: a key is unknown or missing, or a value is not allowed.
@@ -65,7 +84,8 @@ def to_struct(path: Path, table: dict[str, Any], struct: type[_S], dec_hook: Cal
 
 
 def check_keys(path: Path, table: dict[str, Any], struct: type[Struct]) -> None:
-    """Refuse a key that no struct has, and a section of an unknown kind, at any depth; a near miss is offered.
+    """Refuse a key that no struct has, and a section of an unknown kind, at any depth; a near miss
+    is offered.
 
     Raises:
         RecipeError: with the allowed keys or kinds.
@@ -90,10 +110,15 @@ def _check_value(path: Path, value: Any, kind: mi.Type, where: str) -> None:
         if key in fields:
             _check_value(path, inner, fields[key], full)
         elif key not in tag:
-            raise RecipeError(f"{path}: unknown key {full}; {_near(key, fields)}allowed: {', '.join((*tag, *fields))}")
+            raise RecipeError(
+                f"{path}: unknown key {full}; {_near(key, fields)}allowed:"
+                f" {', '.join((*tag, *fields))}"
+            )
 
 
-def _chosen(path: Path, value: dict[str, Any], structs: list[mi.StructType], where: str) -> mi.StructType:
+def _chosen(
+    path: Path, value: dict[str, Any], structs: list[mi.StructType], where: str
+) -> mi.StructType:
     """The struct whose tag the section has."""
     tag_field = structs[0].tag_field
     if tag_field is None:
@@ -103,11 +128,15 @@ def _chosen(path: Path, value: dict[str, Any], structs: list[mi.StructType], whe
     if isinstance(given, str) and given in by_tag:
         return by_tag[given]
     told = f"= {given!r}" if tag_field in value else "is missing"
-    raise RecipeError(f"{path}: {where}.{tag_field} {told}; {_near(str(given), by_tag)}allowed: {_one_of(by_tag)}")
+    raise RecipeError(
+        f"{path}: {where}.{tag_field} {told}; {_near(str(given), by_tag)}allowed: {_one_of(by_tag)}"
+    )
 
 
 def explain(path: Path, table: dict[str, Any], struct: type[Struct], message: str) -> str:
-    """One line with the key, the value that was given and the allowed ones, from msgspec's message and its ``$.a[0].b`` path."""
+    """One line with the key, the value that was given and the allowed ones, from msgspec's message
+    and its ``$.a[0].b`` path.
+    """
     missing = re.search(r"missing required field `(\w+)`(?: - at `\$\.(.*)`)?", message)
     place = re.search(r"at `\$\.?(.*)`", message)
     where = place.group(1) if place else ""
@@ -129,9 +158,13 @@ def explain(path: Path, table: dict[str, Any], struct: type[Struct], message: st
 
 def _field(kind: mi.Type, value: Any, name: str) -> mi.Type:
     for struct in _structs(kind):
-        is_chosen = struct.tag_field is None or (isinstance(value, dict) and value.get(struct.tag_field) == struct.tag)
+        is_chosen = struct.tag_field is None or (
+            isinstance(value, dict) and value.get(struct.tag_field) == struct.tag
+        )
         if is_chosen:
-            return next((_bare(field.type) for field in struct.fields if field.encode_name == name), kind)
+            return next(
+                (_bare(field.type) for field in struct.fields if field.encode_name == name), kind
+            )
     return kind
 
 
@@ -144,11 +177,15 @@ def allowed(kind: mi.Type) -> str:
     if structs and structs[0].tag_field is not None:
         return f"a section of kind {_one_of(str(struct.tag) for struct in structs)}"
     if isinstance(kind, mi.UnionType):
-        return " or ".join(allowed(inner) for inner in kind.types if not isinstance(inner, mi.NoneType))
+        return " or ".join(
+            allowed(inner) for inner in kind.types if not isinstance(inner, mi.NoneType)
+        )
     if isinstance(kind, (mi.IntType, mi.FloatType)):
         limits = ((">=", kind.ge), (">", kind.gt), ("<=", kind.le), ("<", kind.lt))
         bounds = [f"{sign} {limit}" for sign, limit in limits if limit is not None]
-        return " ".join(["a whole number" if isinstance(kind, mi.IntType) else "a number", " and ".join(bounds)]).strip()
+        return " ".join(
+            ["a whole number" if isinstance(kind, mi.IntType) else "a number", " and ".join(bounds)]
+        ).strip()
     if isinstance(kind, mi.StrType):
         return f"a text that matches {kind.pattern}" if kind.pattern else "a text"
     if isinstance(kind, mi.BoolType):
@@ -179,7 +216,11 @@ def _bare(kind: mi.Type) -> mi.Type:
 
 def _structs(kind: mi.Type) -> list[mi.StructType]:
     kind = _bare(kind)
-    return [inner for inner in map(_bare, kind.types if isinstance(kind, mi.UnionType) else (kind,)) if isinstance(inner, mi.StructType)]
+    return [
+        inner
+        for inner in map(_bare, kind.types if isinstance(kind, mi.UnionType) else (kind,))
+        if isinstance(inner, mi.StructType)
+    ]
 
 
 def _near(given: str, known: Iterable[str]) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 class EdgeadaptError(Exception):
-    """Base of every error that edgeadapt raises on purpose. The command line prints it as one line."""
+    """Base of every error that edgeadapt raises on purpose. The command line prints it as one
+    line.
+    """
 
 
 class BundleError(EdgeadaptError):
@@ -15,7 +17,9 @@ class BundleError(EdgeadaptError):
 
 
 class InputError(EdgeadaptError, ValueError):
-    """An input was refused at the door: wrong shape, dtype, range, or values that are not finite."""
+    """An input was refused at the door: wrong shape, dtype, range, or values that are not
+    finite.
+    """
 
 
 class UnknownClassError(EdgeadaptError, KeyError):
@@ -34,15 +38,21 @@ class BudgetError(EdgeadaptError):
 
 
 class StateError(EdgeadaptError):
-    """The state folder is locked, foreign, damaged, read-only or full, or belongs to another feature space."""
+    """The state folder is locked, foreign, damaged, read-only or full, or belongs to another
+    feature space.
+    """
 
 
 class StorageError(StateError):
-    """The disk of the state folder is full or failing. Nothing was changed; predictions go on, and labels are taken again once it recovers."""
+    """The disk of the state folder is full or failing. Nothing was changed; predictions go on, and
+    labels are taken again once it recovers.
+    """
 
 
 class CompileError(EdgeadaptError):
-    """A torch function could not be turned into a checked graph; the message names the op and a way out."""
+    """A torch function could not be turned into a checked graph; the message names the op and a way
+    out.
+    """
 
 
 class RuntimeUnavailable(EdgeadaptError):
@@ -50,7 +60,9 @@ class RuntimeUnavailable(EdgeadaptError):
 
 
 class DeviceError(RuntimeUnavailable):
-    """A device failed or has no room, whatever the call was; ``code`` is its driver's, 0 where there is none."""
+    """A device failed or has no room, whatever the call was; ``code`` is its driver's, 0 where
+    there is none.
+    """
 
     def __init__(self, message: str, code: int = 0) -> None:
         super().__init__(message)
@@ -62,7 +74,9 @@ class RecipeError(EdgeadaptError, ValueError):
 
 
 class InputWarning(UserWarning):
-    """Inputs are accepted but look wrong: for example they fit calibration better after a channel swap."""
+    """Inputs are accepted but look wrong: for example they fit calibration better after a channel
+    swap.
+    """
 
 
 class CompileWarning(UserWarning):

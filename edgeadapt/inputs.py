@@ -23,14 +23,19 @@ _LONGEST_NAME = 100  # characters of a class name that are compared and shown
 
 
 def to_numpy(value: Any) -> NDArray[Any]:
-    """Take numpy arrays, sequences, and anything with ``__dlpack__`` (a torch or CuPy array on the host)."""
+    """Take numpy arrays, sequences, and anything with ``__dlpack__`` (a torch or CuPy array on the
+    host).
+    """
     if isinstance(value, np.ndarray):
         return value
     if hasattr(value, "__dlpack__"):
         try:
             return np.from_dlpack(value)
         except (TypeError, RuntimeError, BufferError) as error:
-            raise InputError(f"cannot take {type(value).__name__} through DLPack: {error}; move it to the host first") from error
+            raise InputError(
+                f"cannot take {type(value).__name__} through DLPack: {error}; move it to the host"
+                " first"
+            ) from error
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -50,20 +55,28 @@ def check_batch(value: Any, spec: InputSpec) -> NDArray[Any]:
     if x.shape == wanted:
         x = x[None]
     elif x.shape[1:] != wanted:
-        raise InputError(f"an input batch has shape (N, {', '.join(map(str, wanted))}), layout {spec.layout}; got {x.shape}{_layout_hint(x.shape, spec)}")
+        raise InputError(
+            f"an input batch has shape (N, {', '.join(map(str, wanted))}), layout {spec.layout};"
+            f" got {x.shape}{_layout_hint(x.shape, spec)}"
+        )
     if not len(x):
         raise InputError(f"the batch is empty: shape {x.shape}")
     if x.dtype != _DTYPES[spec.dtype]:
         if spec.dtype == "float32" and x.dtype in (np.float64, np.float16):
             x = x.astype(np.float32)
         else:
-            raise InputError(f"inputs are {spec.dtype}, got {x.dtype}; edgeadapt.prepare(frame, spec) converts a frame")
+            raise InputError(
+                f"inputs are {spec.dtype}, got {x.dtype}; edgeadapt.prepare(frame, spec) converts a"
+                " frame"
+            )
     if spec.dtype == "float32":
         check_finite(x, "input")
         if spec.range is not None:
             low, high = float(x.min()), float(x.max())
             if low < spec.range[0] or high > spec.range[1]:
-                raise InputError(f"inputs lie in {spec.range[0]:g}..{spec.range[1]:g}, got {low:g}..{high:g}")
+                raise InputError(
+                    f"inputs lie in {spec.range[0]:g}..{spec.range[1]:g}, got {low:g}..{high:g}"
+                )
     return np.ascontiguousarray(x)
 
 
@@ -75,8 +88,12 @@ def _layout_hint(shape: tuple[int, ...], spec: InputSpec) -> str:
     return ""
 
 
-def check_features(features: Mapping[str, Any], dim: int, tap_dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Features computed elsewhere: ``{"z": (N, dim)}`` and, where the bundle has taps, ``"taps": (N, tap_dim)``."""
+def check_features(
+    features: Mapping[str, Any], dim: int, tap_dim: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Features computed elsewhere: ``{"z": (N, dim)}`` and, where the bundle has taps, ``"taps":
+    (N, tap_dim)``.
+    """
     if not isinstance(features, Mapping) or "z" not in features:
         raise InputError(f"features are a mapping with the key 'z', got {describe(features)}")
     unknown = sorted(set(features) - {"z", "taps"})
@@ -115,8 +132,11 @@ def check_finite(array: NDArray[Any], what: str) -> None:
         raise InputError(f"{what} has the value {array[where]} at {where}")
 
 
-def check_labels(labels: Any, count: int, classes: Mapping[str, int], *, refuse_unknown: bool = True) -> tuple[str, ...]:
-    """Class names for a batch: strings, or class ids of the learner. Unknown names pass only without ``refuse_unknown``.
+def check_labels(
+    labels: Any, count: int, classes: Mapping[str, int], *, refuse_unknown: bool = True
+) -> tuple[str, ...]:
+    """Class names for a batch: strings, or class ids of the learner. Unknown names pass only
+    without ``refuse_unknown``.
 
     Raises:
         InputError: not one label per input.
@@ -124,7 +144,10 @@ def check_labels(labels: Any, count: int, classes: Mapping[str, int], *, refuse_
     """
     names = _listed(labels, count)
     if len(names) != count:
-        raise InputError(f"{count} inputs need {count} labels, got {len(names)}{' or more' if len(names) > count else ''}")
+        raise InputError(
+            f"{count} inputs need {count} labels, got"
+            f" {len(names)}{' or more' if len(names) > count else ''}"
+        )
     by_slot = {slot: name for name, slot in classes.items()}
     result = []
     for name in names:
@@ -133,7 +156,11 @@ def check_labels(labels: Any, count: int, classes: Mapping[str, int], *, refuse_
         if not isinstance(name, str):
             slot = int(name)
             if slot not in by_slot:
-                raise UnknownClassError(f"no class has the id {slot}; ids are {min(by_slot)}..{max(by_slot)}" if by_slot else f"no class has the id {slot}")
+                raise UnknownClassError(
+                    f"no class has the id {slot}; ids are {min(by_slot)}..{max(by_slot)}"
+                    if by_slot
+                    else f"no class has the id {slot}"
+                )
             name = by_slot[slot]
         elif refuse_unknown and name not in classes:
             raise UnknownClassError(unknown_class_message(name, classes))
@@ -142,13 +169,17 @@ def check_labels(labels: Any, count: int, classes: Mapping[str, int], *, refuse_
 
 
 def _listed(labels: Any, count: int) -> list[Any]:
-    """The labels in their order, at most one too many; what has no order, or would be taken for numbers, is refused."""
+    """The labels in their order, at most one too many; what has no order, or would be taken for
+    numbers, is refused.
+    """
     if isinstance(labels, (str, int, np.integer)):
         return [labels]
     if isinstance(labels, np.ndarray):
         listed = labels.tolist()
         return listed if isinstance(listed, list) else [listed]
-    if isinstance(labels, (bytes, bytearray, memoryview, Mapping, Set)) or not isinstance(labels, Iterable):
+    if isinstance(labels, (bytes, bytearray, memoryview, Mapping, Set)) or not isinstance(
+        labels, Iterable
+    ):
         raise InputError(f"labels are a list of class names or class ids, got {describe(labels)}")
     return list(islice(labels, count + 1))
 
@@ -157,7 +188,8 @@ def check_text(value: Any, what: str) -> str:
     """A text that can be stored: class names, ids, sources and streams.
 
     Raises:
-        InputError: not a text, or one with half a character in it (a lone surrogate), which UTF-8 cannot hold.
+        InputError: not a text, or one with half a character in it (a lone surrogate), which UTF-8
+        cannot hold.
     """
     if not isinstance(value, str):
         raise InputError(f"{what} is a text, got {describe(value)}")
@@ -186,7 +218,9 @@ def check_texts(values: Any, what: str) -> list[str]:
     """One text or a list of them, such as sample ids; each as :func:`check_text` takes it."""
     if isinstance(values, str):
         return [check_text(values, what)]
-    if isinstance(values, (bytes, bytearray, memoryview, Mapping, Set)) or not isinstance(values, Iterable):
+    if isinstance(values, (bytes, bytearray, memoryview, Mapping, Set)) or not isinstance(
+        values, Iterable
+    ):
         raise InputError(f"{what} is a text or a list of texts, got {describe(values)}")
     return [check_text(value, what) for value in values]
 
@@ -197,7 +231,11 @@ def check_count(value: Any, what: str) -> int:
     Raises:
         InputError: another type, negative or larger.
     """
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or not 0 <= value <= 1 << 53:
+    if (
+        isinstance(value, (bool, np.bool_))
+        or not isinstance(value, (int, np.integer))
+        or not 0 <= value <= 1 << 53
+    ):
         raise InputError(f"{what} is a whole number from 0 on, got {value!r:.80}")
     return int(value)
 
@@ -208,7 +246,11 @@ def check_number(value: Any, what: str) -> float:
     Raises:
         InputError: another type, or not a number.
     """
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)) or value != value:
+    if (
+        isinstance(value, (bool, np.bool_))
+        or not isinstance(value, (int, float, np.integer, np.floating))
+        or value != value
+    ):
         raise InputError(f"{what} is a number, got {value!r:.80}")
     try:
         return float(value)
@@ -217,7 +259,10 @@ def check_number(value: Any, what: str) -> float:
 
 
 def unknown_class_message(name: str, classes: Sequence[str] | Mapping[str, int]) -> str:
-    close = difflib.get_close_matches(name[:_LONGEST_NAME], [known[:_LONGEST_NAME] for known in classes], n=1, cutoff=0.4)  # time grows with the square of lengths
+    # time grows with the square of lengths
+    close = difflib.get_close_matches(
+        name[:_LONGEST_NAME], [known[:_LONGEST_NAME] for known in classes], n=1, cutoff=0.4
+    )
     hint = f"closest: {close[0]!r}; " if close else ""
     shown = repr(name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "...")
     return f"unknown class {shown}; {hint}learner.add_class({shown}) adds it"
@@ -230,7 +275,9 @@ def chunks(count: int, size: int) -> Iterator[slice]:
 
 
 class FirstFrames:
-    """Compares the first inputs with the calibration moments and names a swapped channel order or a missing factor."""
+    """Compares the first inputs with the calibration moments and names a swapped channel order or a
+    missing factor.
+    """
 
     def __init__(self, spec: InputSpec, frames: int = 64) -> None:
         self._spec = spec
@@ -254,14 +301,19 @@ class FirstFrames:
         mean, wanted = self._sum / self._count, np.array(self._spec.mean)
         spread = np.maximum(np.array(self._spec.std), 1e-6)
         plain = float(np.abs((mean - wanted) / spread).mean())
-        suspects = {"multiply the inputs by 255": mean * 255.0, "divide the inputs by 255": mean / 255.0}
+        suspects = {
+            "multiply the inputs by 255": mean * 255.0,
+            "divide the inputs by 255": mean / 255.0,
+        }
         if len(wanted) == 3:
             suspects["swap the colour channels (rgb <-> bgr)"] = mean[::-1]
         for advice, candidate in suspects.items():
             if plain > 0.3 and float(np.abs((candidate - wanted) / spread).mean()) < 0.4 * plain:
                 warnings.warn(
-                    f"the first {self._count} inputs have channel means {np.round(mean, 3).tolist()}, calibration had "
-                    f"{np.round(wanted, 3).tolist()}; they would fit better after: {advice}",
-                    InputWarning, stacklevel=4,
+                    f"the first {self._count} inputs have channel means"
+                    f" {np.round(mean, 3).tolist()}, calibration had"
+                    f" {np.round(wanted, 3).tolist()}; they would fit better after: {advice}",
+                    InputWarning,
+                    stacklevel=4,
                 )
                 return

@@ -1,10 +1,13 @@
-"""What a runtime has to know of an ONNX file before an engine sees it, without the ``onnx`` package.
+"""What a runtime has to know of an ONNX file before an engine sees it, without the ``onnx``
+package.
 
-Engines report a missing or misshapen external tensor without its name, or as a path problem, and would follow a location into the file system: here
-the one location is ``bundle:``. Some want one self-contained message: the initialisers there get their values, or become inputs, and everything
+Engines report a missing or misshapen external tensor without its name, or as a path problem, and
+would follow a location into the file system: here the one location is ``bundle:``. Some want one
+self-contained message: the initialisers there get their values, or become inputs, and everything
 else is copied byte for byte. The protobuf fields: ``ModelProto.graph = 7``;
-``GraphProto.initializer = 5, input = 11, output = 12``; ``TensorProto.dims = 1, data_type = 2, name = 8, raw_data = 9, external_data = 13
-(key = 1, value = 2), data_location = 14``; ``ValueInfoProto.name = 1, type = 2``; ``TypeProto.tensor_type = 1 (elem_type = 1, shape = 2)``;
+``GraphProto.initializer = 5, input = 11, output = 12``; ``TensorProto.dims = 1, data_type = 2, name
+= 8, raw_data = 9, external_data = 13 (key = 1, value = 2), data_location = 14``;
+``ValueInfoProto.name = 1, type = 2``; ``TypeProto.tensor_type = 1 (elem_type = 1, shape = 2)``;
 ``TensorShapeProto.dim = 1 (dim_value = 1, dim_param = 2)``.
 """
 
@@ -22,9 +25,19 @@ from edgeadapt.errors import BundleError
 
 LOCATION = "bundle:"
 _DTYPES = {
-    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64",
-    9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64",
-}  # fmt: skip
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    4: "uint16",
+    5: "int16",
+    6: "int32",
+    7: "int64",
+    9: "bool",
+    10: "float16",
+    11: "float64",
+    12: "uint32",
+    13: "uint64",
+}
 _NUMBERS = {name: number for number, name in _DTYPES.items()}
 
 
@@ -37,7 +50,9 @@ class Value:
     shape: tuple[int | str | None, ...]
 
     def __str__(self) -> str:
-        return f"{self.dtype}[{', '.join('any' if dim is None else str(dim) for dim in self.shape)}]"
+        return (
+            f"{self.dtype}[{', '.join('any' if dim is None else str(dim) for dim in self.shape)}]"
+        )
 
 
 @dataclass
@@ -45,7 +60,8 @@ class OnnxFile:
     """What a serialised ``ModelProto`` says about its boundary.
 
     Raises:
-        BundleError: the bytes are not a protobuf message, or a tensor points anywhere but ``bundle:``.
+        BundleError: the bytes are not a protobuf message, or a tensor points anywhere but
+        ``bundle:``.
     """
 
     name: str
@@ -60,9 +76,13 @@ class OnnxFile:
                 if number == 7:
                     self._read_graph(nested(part))
         except ValueError as error:  # not protobuf, or a name that is no text
-            raise BundleError(f"graph {self.name!r} is not a readable ONNX model: {error}") from error
+            raise BundleError(
+                f"graph {self.name!r} is not a readable ONNX model: {error}"
+            ) from error
         if not self.outputs:
-            raise BundleError(f"graph {self.name!r} is not a readable ONNX model: it has no outputs")
+            raise BundleError(
+                f"graph {self.name!r} is not a readable ONNX model: it has no outputs"
+            )
 
     def _read_graph(self, graph: memoryview) -> None:
         inside = set()
@@ -72,7 +92,10 @@ class OnnxFile:
                 inside.add(tensor.name)
                 if location is not None:
                     if location != LOCATION:
-                        raise BundleError(f"graph {self.name!r}: tensor {tensor.name!r} points to {location!r}; only {LOCATION!r} is accepted")
+                        raise BundleError(
+                            f"graph {self.name!r}: tensor {tensor.name!r} points to {location!r};"
+                            f" only {LOCATION!r} is accepted"
+                        )
                     self.external[tensor.name] = tensor
             elif number in (11, 12):
                 (self.inputs if number == 11 else self.outputs).append(_value(nested(part)))
@@ -81,33 +104,51 @@ class OnnxFile:
     @property
     def free_inputs(self) -> dict[str, tuple[int | None, ...]]:
         """Shapes of the inputs that have a free dimension, which is None."""
-        shapes = {value.name: tuple(dim if isinstance(dim, int) else None for dim in value.shape) for value in self.inputs}
+        shapes = {
+            value.name: tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+            for value in self.inputs
+        }
         return {name: shape for name, shape in shapes.items() if None in shape}
 
     def frozen(self, given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The value of every external initialiser, C-contiguous.
 
         Raises:
-            BundleError: a value is missing, or has another dtype or shape; the message names the tensor.
+            BundleError: a value is missing, or has another dtype or shape; the message names the
+            tensor.
         """
         values = {}
         for name, wanted in self.external.items():
             if name not in given:
-                raise BundleError(f"graph {self.name!r}: no value for frozen tensor {name!r}; the bundle supplies: {', '.join(sorted(given)[:8]) or 'none'}")
+                raise BundleError(
+                    f"graph {self.name!r}: no value for frozen tensor {name!r}; the bundle"
+                    f" supplies: {', '.join(sorted(given)[:8]) or 'none'}"
+                )
             value = np.asarray(given[name], order="C")
             if str(value.dtype) != wanted.dtype or value.shape != wanted.shape:
-                raise BundleError(f"graph {self.name!r}: frozen tensor {name!r} must be {wanted}, got {value.dtype}{list(value.shape)}")
+                raise BundleError(
+                    f"graph {self.name!r}: frozen tensor {name!r} must be {wanted}, got"
+                    f" {value.dtype}{list(value.shape)}"
+                )
             values[name] = value
         return values
 
-    def complete(self, values: Mapping[str, NDArray[Any]], as_inputs: Collection[str] = ()) -> bytes:
+    def complete(
+        self, values: Mapping[str, NDArray[Any]], as_inputs: Collection[str] = ()
+    ) -> bytes:
         """The model with these values inside it, except for the initialisers that become inputs."""
         parts = []
         for number, part, raw in raw_fields(memoryview(self.model)):
-            parts.append(enclose(7, self._complete_graph(nested(part), values, as_inputs)) if number == 7 else bytes(raw))
+            parts.append(
+                enclose(7, self._complete_graph(nested(part), values, as_inputs))
+                if number == 7
+                else bytes(raw)
+            )
         return b"".join(parts)
 
-    def _complete_graph(self, graph: memoryview, values: Mapping[str, NDArray[Any]], as_inputs: Collection[str]) -> bytes:
+    def _complete_graph(
+        self, graph: memoryview, values: Mapping[str, NDArray[Any]], as_inputs: Collection[str]
+    ) -> bytes:
         parts = []
         for number, part, raw in raw_fields(graph):
             tensor = _tensor(nested(part))[0] if number == 5 else None
@@ -135,7 +176,9 @@ def _tensor(message: memoryview) -> tuple[Value, str | None]:
         elif number == 13:
             entry = {key: str(nested(value), "utf-8") for key, value in fields(nested(part))}
             location = entry.get(2, "") if entry.get(1) == "location" else location
-    return Value(name, _DTYPES.get(kind, f"ONNX type {kind}"), tuple(dims)), location if is_external else None
+    return Value(name, _DTYPES.get(kind, f"ONNX type {kind}"), tuple(dims)), (
+        location if is_external else None
+    )
 
 
 def _value(message: memoryview) -> Value:
@@ -149,7 +192,11 @@ def _value(message: memoryview) -> Value:
                     if inner == 1 and isinstance(content, int):
                         kind = content
                     elif inner == 2:
-                        dims = [_dimension(nested(dim)) for is_dim, dim in fields(nested(content)) if is_dim == 1]
+                        dims = [
+                            _dimension(nested(dim))
+                            for is_dim, dim in fields(nested(content))
+                            if is_dim == 1
+                        ]
     return Value(name, _DTYPES.get(kind, f"ONNX type {kind}"), tuple(dims))
 
 

@@ -1,4 +1,6 @@
-"""What the learner hands back: frozen values that a human can read. Those made for every batch are structs: made in a third of a dataclass's time."""
+"""What the learner hands back: frozen values that a human can read. Those made for every batch are
+structs: made in a third of a dataclass's time.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,16 @@ class Prediction(Struct, frozen=True, eq=False):
         return len(self.labels)
 
     def __repr__(self) -> str:
-        head = ", ".join(f"{label} {p:.2f}" for label, p in zip(self.labels[:4], self.probs.max(axis=1)[:4], strict=False))
+        head = ", ".join(
+            f"{label} {p:.2f}"
+            for label, p in zip(self.labels[:4], self.probs.max(axis=1)[:4], strict=False)
+        )
         return f"Prediction({head}{', ...' if len(self) > 4 else ''})"
 
 
 class AccuracyEstimate(Struct, frozen=True):
-    """An accuracy that was estimated, with its 95% interval: without labels from margins, or from the answers to random questions.
+    """An accuracy that was estimated, with its 95% interval: without labels from margins, or from
+    the answers to random questions.
 
     Attributes:
         value, low, high: shares, 0 to 1.
@@ -86,7 +92,9 @@ class ExpectedGain(Struct, frozen=True):
 
 
 class Confusion(Struct, frozen=True):
-    """How often a sample that was predicted as one class was given the label of another, or the same."""
+    """How often a sample that was predicted as one class was given the label of another, or the
+    same.
+    """
 
     predicted: str
     label: str
@@ -94,7 +102,8 @@ class Confusion(Struct, frozen=True):
 
 
 class Quality(Struct, frozen=True):
-    """How good the predictions in the field are, by what people answered, and whether more answers would help.
+    """How good the predictions in the field are, by what people answered, and whether more answers
+    would help.
 
     Attributes:
         accuracy: right answers to questions that were drawn at random, conditions weighted by the
@@ -124,13 +133,15 @@ class Reading(Struct, frozen=True):
     """What the window of one stream says: the numbers behind every decision.
 
     Attributes:
-        axis: the summary: ``warming`` until a window is full, ``stuck`` when its frames do not differ, ``uncertain`` where no other
+        axis: the summary: ``warming`` until a window is full, ``stuck`` when its frames do not
+        differ, ``uncertain`` where no other
             statistic moved and accuracy seems to have fallen, by its estimate or by answers.
-        shift: window statistic divided by its threshold; above 1 the conditions differ from calibration.
-        novel_share: share of the window above the novelty threshold; None while shifted, when it means nothing.
-        window: samples in the window.
-        domain: the condition the stream is in; ``"source"`` too where it is about to leave one, reads clear, and nothing is corrected.
-        accuracy: an estimate, without labels, over the last windows that were looked at; None before the first, and for a bundle without it.
+        shift: window statistic divided by its threshold; above 1 the conditions differ from
+        calibration. novel_share: share of the window above the novelty threshold; None while
+        shifted, when it means nothing. window: samples in the window. domain: the condition the
+        stream is in; ``"source"`` too where it is about to leave one, reads clear, and nothing is
+        corrected. accuracy: an estimate, without labels, over the last windows that were looked at;
+        None before the first, and for a bundle without it.
     """
 
     axis: Axis
@@ -145,7 +156,18 @@ class Reading(Struct, frozen=True):
         return self.axis == "shifted"
 
 
-ActionKind = Literal["ask", "adapt", "probe", "open_domain", "route", "close_domain", "learn", "hold", "suspend", "merge"]
+ActionKind = Literal[
+    "ask",
+    "adapt",
+    "probe",
+    "open_domain",
+    "route",
+    "close_domain",
+    "learn",
+    "hold",
+    "suspend",
+    "merge",
+]
 
 
 @dataclass(frozen=True)
@@ -186,7 +208,8 @@ class Question:
     confidence: float
     novelty: float
     asked_at: float  # seconds since the epoch
-    frame: Any = field(default=None, repr=False, compare=False)  # the input, while it is kept in memory
+    # the input, while it is kept in memory
+    frame: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -212,10 +235,13 @@ class LabelState:
     """What became of a label.
 
     Attributes:
-        id: of the sample. label, source: what it was called, and by whom.
-        status: ``received``: waits to be learned. ``learned``: teaches. ``held_out``: accepted, and judges. ``held``: put aside because it
-            contradicts what is known; looked at again as evidence grows. ``vetoed``: it would have cost too much accuracy. ``withdrawn``.
-        why: the reason, where there is one. commit: the change in ``history()`` that made it so; None while it waits.
+        id: of the sample. label, source: what it was called, and by whom. status: ``received``:
+        waits to be learned. ``learned``: teaches. ``held_out``: accepted, and judges. ``held``: put
+        aside because it
+            contradicts what is known; looked at again as evidence grows. ``vetoed``: it would have
+            cost too much accuracy. ``withdrawn``.
+        why: the reason, where there is one. commit: the change in ``history()`` that made it so;
+        None while it waits.
     """
 
     id: str
@@ -231,14 +257,16 @@ class Receipt:
     """What ``forget`` or ``withdraw`` did and what it could not reach.
 
     Attributes:
-        removed: evidence rows and pending samples deleted.
-        subtracted: rows whose contribution was subtracted from the live tensors.
-        snapshots: retained snapshots that were rewritten.
-        moved: other labels that changed sides between teaching and judging, so that a fifth of every class still judges.
-        exact: tensors that are now, bit for bit, what they would be without these rows. In float32 sums the counts are; the rest is to
+        removed: evidence rows and pending samples deleted. subtracted: rows whose contribution was
+        subtracted from the live tensors. snapshots: retained snapshots that were rewritten. moved:
+        other labels that changed sides between teaching and judging, so that a fifth of every class
+        still judges. exact: tensors that are now, bit for bit, what they would be without these
+        rows. In float32 sums the counts are; the rest is to
             float tolerance.
-        unreachable: why something could not be undone, one line each; of a factory class, that the bundle's own samples still answer for it.
-            What waits is named too: deleted rows that a reader of another connection keeps in the write-ahead log.
+        unreachable: why something could not be undone, one line each; of a factory class, that the
+        bundle's own samples still answer for it.
+            What waits is named too: deleted rows that a reader of another connection keeps in the
+            write-ahead log.
     """
 
     removed: int

@@ -1,8 +1,8 @@
 """What a runtime must offer, and how one is found. Nothing here knows a method or an engine.
 
-A graph is a pure function ``(ports, tensors) -> (outputs, new tensors)``. Names tell the two kinds of
-input apart: a *tensor* has a dot in its name (``ridge.gram``), a *port* has none (``sample_weight``).
-A graph that writes a tensor has an output called ``<tensor>.next``.
+A graph is a pure function ``(ports, tensors) -> (outputs, new tensors)``. Names tell the two kinds
+of input apart: a *tensor* has a dot in its name (``ridge.gram``), a *port* has none
+(``sample_weight``). A graph that writes a tensor has an output called ``<tensor>.next``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ NEXT = ".next"
 
 
 class Buffer(Protocol):
-    """One immutable block of memory owned by a runtime. It returns to its pool when the last holder lets go."""
+    """One immutable block of memory owned by a runtime. It returns to its pool when the last holder
+    lets go.
+    """
 
     @property
     def dtype(self) -> np.dtype[Any]: ...
@@ -62,7 +64,9 @@ class Tensors(Mapping[str, Buffer]):
         return len(self._buffers)
 
     def over(self, base: Tensors) -> Tensors:
-        """These buffers laid over ``base``: a step's result over the old state, a domain over the global tensors."""
+        """These buffers laid over ``base``: a step's result over the old state, a domain over the
+        global tensors.
+        """
         if not self._buffers:
             return base
         if not base._buffers:
@@ -78,7 +82,9 @@ class Tensors(Mapping[str, Buffer]):
         return sum(buffer.nbytes for buffer in self._buffers.values())
 
     def __repr__(self) -> str:
-        inside = ", ".join(f"{name} {buffer.dtype}{list(buffer.shape)}" for name, buffer in self._buffers.items())
+        inside = ", ".join(
+            f"{name} {buffer.dtype}{list(buffer.shape)}" for name, buffer in self._buffers.items()
+        )
         return f"Tensors({inside})"
 
 
@@ -93,7 +99,9 @@ class Port:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a graph takes and gives: ports and outputs by value, tensors it reads, tensors it writes."""
+    """What a graph takes and gives: ports and outputs by value, tensors it reads, tensors it
+    writes.
+    """
 
     ports: tuple[Port, ...]
     reads: tuple[Port, ...]
@@ -105,11 +113,13 @@ class Signature:
 class GraphFile:
     """An ONNX model and the frozen tensors it refers to.
 
-    Frozen weights are stored once per bundle. In the model they are initialisers marked external with
-    the reserved location ``bundle:``; ``frozen`` supplies their values by name. ``is_rare`` says that it runs now and then only: a runtime may
-    give its working memory back after each run. ``batches`` are the sizes that a free axis usually has, and none is above the largest; empty if that
-    is not known. A runtime that compiles takes its profile from them, else from settings of its own. ``precision`` (``float32``, ``float16``, ``int8``) says what it
-    computes in: kernels of two machines agree less in a lower one. None of these is part of ``sha256``.
+    Frozen weights are stored once per bundle. In the model they are initialisers marked external
+    with the reserved location ``bundle:``; ``frozen`` supplies their values by name. ``is_rare``
+    says that it runs now and then only: a runtime may give its working memory back after each run.
+    ``batches`` are the sizes that a free axis usually has, and none is above the largest; empty if
+    that is not known. A runtime that compiles takes its profile from them, else from settings of
+    its own. ``precision`` (``float32``, ``float16``, ``int8``) says what it computes in: kernels of
+    two machines agree less in a lower one. None of these is part of ``sha256``.
     """
 
     name: str
@@ -131,7 +141,9 @@ class GraphFile:
 
 
 Watch = Callable[[str, int, int], bool]
-"""Is told the phase of a build, its steps that are done and their number; False cancels the build. It may be called on any thread."""
+"""Is told the phase of a build, its steps that are done and their number; False cancels the build.
+It may be called on any thread.
+"""
 
 
 @dataclass(frozen=True)
@@ -139,9 +151,8 @@ class Built:
     """What a runtime that compiles keeps for a graph.
 
     Attributes:
-        was_kept: it was there already.
-        files: that hold it; none if the runtime compiles nothing for this graph, and ``note`` says why.
-        nbytes: of the engines in them.
+        was_kept: it was there already. files: that hold it; none if the runtime compiles nothing
+        for this graph, and ``note`` says why. nbytes: of the engines in them.
     """
 
     was_kept: bool
@@ -152,18 +163,27 @@ class Built:
 
 @runtime_checkable
 class BuildsAhead(Protocol):
-    """What a runtime has besides :class:`Runtime` if it compiles graphs and keeps what comes out."""
+    """What a runtime has besides :class:`Runtime` if it compiles graphs and keeps what comes
+    out.
+    """
 
     @property
     def cache(self) -> Path | None:
         """The folder; None if nothing is kept."""
         ...
 
-    def build(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None, watch: Watch | None = None) -> Built:
-        """Compile what ``load`` with the same arguments needs, and keep it; what is kept already is not compiled again.
+    def build(
+        self,
+        graph: GraphFile,
+        constants: Mapping[str, NDArray[Any]] | None = None,
+        watch: Watch | None = None,
+    ) -> Built:
+        """Compile what ``load`` with the same arguments needs, and keep it; what is kept already is
+        not compiled again.
 
         Raises:
-            RuntimeUnavailable: it does not compile, cannot be kept, or was cancelled; the message names the graph.
+            RuntimeUnavailable: it does not compile, cannot be kept, or was cancelled; the message
+            names the graph.
         """
         ...
 
@@ -187,26 +207,31 @@ class Executable(Protocol):
             The outputs as arrays the caller owns, and a ``Tensors`` with only what was written.
 
         Raises:
-            InputError: a port or a tensor is not what the graph takes.
-            DeviceError: the device failed or has no room, whatever the call was. RuntimeUnavailable: this call failed.
+            InputError: a port or a tensor is not what the graph takes. DeviceError: the device
+            failed or has no room, whatever the call was. RuntimeUnavailable: this call failed.
         """
         ...
 
 
 @runtime_checkable
 class Runtime(Protocol):
-    """An engine that runs graphs. One object owns threads, memory pools and the cache of executables.
+    """An engine that runs graphs. One object owns threads, memory pools and the cache of
+    executables.
 
-    It may have ``runs_where_called``: True says that a call computes on the thread that makes it, whose CPU time is then what work has cost. It
-    may have ``spent``, a function that says so itself: seconds of work of the calling thread, of which only differences mean something; or None.
-    And it may have ``refolds_by_input``: True says that constants which replace frozen tensors become inputs of an engine, so that one in int8
-    cannot be re-folded; the float32 encoder is, then.
+    It may have ``runs_where_called``: True says that a call computes on the thread that makes it,
+    whose CPU time is then what work has cost. It may have ``spent``, a function that says so
+    itself: seconds of work of the calling thread, of which only differences mean something; or
+    None. And it may have ``refolds_by_input``: True says that constants which replace frozen
+    tensors become inputs of an engine, so that one in int8 cannot be re-folded; the float32 encoder
+    is, then.
     """
 
     @property
     def name(self) -> str: ...
 
-    def load(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None) -> Executable:
+    def load(
+        self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None
+    ) -> Executable:
         """Make a graph runnable; cached by the hash of graph and constants.
 
         Args:
@@ -217,7 +242,9 @@ class Runtime(Protocol):
 
     def upload(self, values: Mapping[str, NDArray[Any]]) -> Tensors: ...
 
-    def download(self, tensors: Tensors, names: Iterable[str] | None = None) -> dict[str, NDArray[Any]]: ...
+    def download(
+        self, tensors: Tensors, names: Iterable[str] | None = None
+    ) -> dict[str, NDArray[Any]]: ...
 
 
 @dataclass(frozen=True)
@@ -230,7 +257,9 @@ class RuntimeStatus:
 
 
 def registered_runtimes() -> dict[str, EntryPoint]:
-    """Every registered runtime by name (entry-point group ``edgeadapt.runtimes``); nothing is imported."""
+    """Every registered runtime by name (entry-point group ``edgeadapt.runtimes``); nothing is
+    imported.
+    """
     return {entry.name: entry for entry in entry_points(group="edgeadapt.runtimes")}
 
 
@@ -250,9 +279,12 @@ def open_runtime(name: str = "onnxruntime", **options: Any) -> Runtime:
     """The runtime called ``name``.
 
     Args:
-        name: of a registered runtime. ``"auto"``: every graph where its round trip is least, from the first moment on ONNX Runtime on the CPU
-            (docs/placement.md); where nothing but the CPU could run, that is the plain ``"onnxruntime"``.
-        options: of the runtime; of ``"auto"``: ``candidates`` (names of runtimes to be tried), ``rules`` (``edgeadapt.placement.Rules``) and those of ``"onnxruntime"``.
+        name: of a registered runtime. ``"auto"``: every graph where its round trip is least, from
+        the first moment on ONNX Runtime on the CPU
+            (docs/placement.md); where nothing but the CPU could run, that is the plain
+            ``"onnxruntime"``.
+        options: of the runtime; of ``"auto"``: ``candidates`` (names of runtimes to be tried),
+        ``rules`` (``edgeadapt.placement.Rules``) and those of ``"onnxruntime"``.
 
     Raises:
         RuntimeUnavailable: no runtime of that name is registered, or it cannot run here.
@@ -265,13 +297,17 @@ def open_runtime(name: str = "onnxruntime", **options: Any) -> Runtime:
 
 
 def open_registered(registered: Mapping[str, EntryPoint], name: str, **options: Any) -> Runtime:
-    """As ``open_runtime``, of runtimes that were looked up already: on a full disk that takes as long as an import.
+    """As ``open_runtime``, of runtimes that were looked up already: on a full disk that takes as
+    long as an import.
 
     Raises:
         RuntimeUnavailable: none of that name is among them, or it cannot run here.
     """
     if name not in registered:
-        raise RuntimeUnavailable(f"no runtime called {name!r}; registered here: {', '.join(sorted(registered)) or 'none'}")
+        raise RuntimeUnavailable(
+            f"no runtime called {name!r}; registered here:"
+            f" {', '.join(sorted(registered)) or 'none'}"
+        )
     try:
         factory = registered[name].load()
         factory.probe()
@@ -281,19 +317,27 @@ def open_registered(registered: Mapping[str, EntryPoint], name: str, **options: 
     return runtime
 
 
-def read_graph(path: str | Path, *, state: str | Path | StatefulGraph | None = None, runtime: Runtime | None = None) -> StatefulGraph:
-    """Open a graph that ``CompiledGraph.save`` wrote: ``step = read_graph("own.onnx"); outputs = step(x=x, y=y)``.
+def read_graph(
+    path: str | Path,
+    *,
+    state: str | Path | StatefulGraph | None = None,
+    runtime: Runtime | None = None,
+) -> StatefulGraph:
+    """Open a graph that ``CompiledGraph.save`` wrote: ``step = read_graph("own.onnx"); outputs =
+    step(x=x, y=y)``.
 
     Args:
-        path: ``NAME.onnx``; ``NAME.safetensors`` lies beside it.
-        state: where to start instead of the values that were saved with it: a file that ``save_state`` wrote, or another open graph, whose
-            tensors this one then shares (what a step learns, the graph that predicts sees at its next call).
+        path: ``NAME.onnx``; ``NAME.safetensors`` lies beside it. state: where to start instead of
+        the values that were saved with it: a file that ``save_state`` wrote, or another open graph,
+        whose
+            tensors this one then shares (what a step learns, the graph that predicts sees at its
+            next call).
         runtime: by default a new ONNX Runtime on one thread.
 
     Raises:
-        BundleError: a file is missing or damaged, or the two do not belong together.
-        StateError: ``state`` belongs to another graph, or is missing or damaged.
-        InputError: ``path`` does not end in ``.onnx``, or the graph whose state is shared has a tensor of another shape.
+        BundleError: a file is missing or damaged, or the two do not belong together. StateError:
+        ``state`` belongs to another graph, or is missing or damaged. InputError: ``path`` does not
+        end in ``.onnx``, or the graph whose state is shared has a tensor of another shape.
         RuntimeUnavailable: there is no runtime here.
     """
     from edgeadapt._saved_graph import open_graph

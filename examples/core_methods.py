@@ -8,6 +8,7 @@ from edgeadapt import host
 
 rng, CLASSES = np.random.default_rng(0), ["rows", "columns", "plain"]
 
+
 def images(count):
     """Stripes across, stripes down, none: (N, 16, 16) uint8, and classes (N,)."""
     y, x = np.arange(count) % 3, rng.integers(0, 60, (count, 16, 16))
@@ -15,8 +16,16 @@ def images(count):
     x[y == 1, :, ::4] += 70
     return x.astype(np.uint8), y
 
-net = nn.Sequential(nn.Conv2d(1, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2),
-                    nn.ReLU(), nn.AvgPool2d(3), nn.Flatten()).eval()  # fmt: skip
+
+net = nn.Sequential(
+    nn.Conv2d(1, 16, 3, 2),
+    nn.BatchNorm2d(16),
+    nn.ReLU(),
+    nn.Conv2d(16, 32, 3, 2),
+    nn.ReLU(),
+    nn.AvgPool2d(3),
+    nn.Flatten(),
+).eval()
 policy = edgeadapt.Policy(routing="hypervector")
 keep = edgeadapt.Keep(rows=200, selection="adaptive")
 for keys in ({"head": "key_value"}, {"novelty": "hypervector", "adapt": "neuro_hebbian"}):

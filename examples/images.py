@@ -1,4 +1,6 @@
-"""The bundle that ships with the demo meets fog: it notices, corrects itself, asks, and learns from the answers. No torch."""
+"""The bundle that ships with the demo meets fog: it notices, corrects itself, asks, and learns from
+the answers. No torch.
+"""
 
 import numpy as np
 
@@ -8,7 +10,8 @@ from edgeadapt.scenarios.corruptions import corrupt
 
 sample = load_sample()
 rows = sample.rows(KNOWN, np.random.default_rng(0))[:960]
-frames, truth = corrupt(sample.x[rows], "fog", severity=3, seed=0), [CLASSES[k] for k in sample.y[rows]]
+frames = corrupt(sample.x[rows], "fog", severity=3, seed=0)
+truth = [CLASSES[k] for k in sample.y[rows]]
 
 frozen = edgeadapt.open(bundle_path(), policy=edgeadapt.Policy(adapt="off"))
 with edgeadapt.open(bundle_path(), state="images-state") as learner:
@@ -18,11 +21,18 @@ with edgeadapt.open(bundle_path(), state="images-state") as learner:
         seen = learner.observe(batch, stream="cam-1")
         names.update(zip(seen.ids, answers, strict=True))
         right["learner"] += [a == b for a, b in zip(seen.prediction.labels, answers, strict=True)]
-        right["frozen"] += [a == b for a, b in zip(frozen.predict(batch).labels, answers, strict=True)]
-        learner.settle()  # a camera would not wait; the example does, so that it prints the same everywhere
+        right["frozen"] += [
+            a == b for a, b in zip(frozen.predict(batch).labels, answers, strict=True)
+        ]
+        # a camera would not wait; the example does, so that it prints the same everywhere
+        learner.settle()
         for question in learner.questions():
-            print(f"{question.why}: is this {question.predicted}? ({question.confidence:.0%}) -> {names[question.id]}")
+            print(
+                f"{question.why}: is this {question.predicted}? ({question.confidence:.0%}) ->"
+                f" {names[question.id]}"
+            )
             learner.label(question.id, names[question.id], source="operator")
     print(
-        f"in {learner.domain('cam-1')}: {np.mean(right['learner'][320:]):.1%} right, the frozen model {np.mean(right['frozen'][320:]):.1%}"
+        f"in {learner.domain('cam-1')}: {np.mean(right['learner'][320:]):.1%} right, the frozen"
+        f" model {np.mean(right['frozen'][320:]):.1%}"
     )

@@ -14,8 +14,15 @@ def meaning(schema: Any) -> Any:
     descriptions; the order of lists that are sets.
     """
     if isinstance(schema, dict):
-        kept = {key: meaning(value) for key, value in schema.items() if not _is_empty_default(key, value)}
-        return {key: sorted(value, key=repr) if key in _UNORDERED and isinstance(value, list) else value for key, value in kept.items()}
+        kept = {
+            key: meaning(value)
+            for key, value in schema.items()
+            if not _is_empty_default(key, value)
+        }
+        return {
+            key: sorted(value, key=repr) if key in _UNORDERED and isinstance(value, list) else value
+            for key, value in kept.items()
+        }
     if isinstance(schema, list):
         return [meaning(one) for one in schema]
     return " ".join(schema.split()) if isinstance(schema, str) else schema

@@ -26,5 +26,7 @@ class Shell:
         assert found == code, (found, self.error)
         if code > 1 and "usage:" not in self.error:
             assert self.error.count("\n") == 1 and self.error.startswith("edgeadapt: error: ")
-        assert "Traceback" not in self.error and ("usage:" in self.error or self.error.count("\n") <= 1)
+        assert "Traceback" not in self.error and (
+            "usage:" in self.error or self.error.count("\n") <= 1
+        )
         return out

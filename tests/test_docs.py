@@ -1,4 +1,6 @@
-"""The pages of the documentation run: python and shell blocks in order, and what they are said to print is printed."""
+"""The pages of the documentation run: python and shell blocks in order, and what they are said to
+print is printed.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ import pytest
 from edgeadapt import cli
 
 DOCS = Path(__file__).parents[1] / "docs"
-needs_host = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the host extra (torch)")
+needs_host = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="needs the host extra (torch)"
+)
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str, int]]:
@@ -31,8 +35,8 @@ def masked(text: str) -> str:
 def run_page(page: Path, capture: pytest.CaptureFixture[str]) -> int:
     """Run every block in one namespace.
 
-    A python block whose first line is a comment with a file name is that file. A ``text`` block has lines that the block before it
-    prints, in this order.
+    A python block whose first line is a comment with a file name is that file. A ``text`` block has
+    lines that the block before it prints, in this order.
 
     Returns:
         The number of blocks.
@@ -64,7 +68,9 @@ def run_page(page: Path, capture: pytest.CaptureFixture[str]) -> int:
 
 
 @needs_host
-def test_compile_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compile_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_page(DOCS / "compile.md", capsys) >= 10
 

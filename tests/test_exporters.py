@@ -91,11 +91,14 @@ def test_mlflow_gets_a_bundle_and_what_a_learner_made_of_it(
     ]
 
 
-@pytest.mark.parametrize(("tell", "says"), [
-    (lambda learner: otel.watch(learner), r"pip install 'edgeadapt\[otel\]'"),
-    (lambda learner: tracking.log_learner(learner), r"pip install 'edgeadapt\[mlflow\]'"),
-    (lambda learner: tracking.log_bundle(bundle_path()), r"pip install 'edgeadapt\[mlflow\]'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("tell", "says"),
+    [
+        (lambda learner: otel.watch(learner), r"pip install 'edgeadapt\[otel\]'"),
+        (lambda learner: tracking.log_learner(learner), r"pip install 'edgeadapt\[mlflow\]'"),
+        (lambda learner: tracking.log_bundle(bundle_path()), r"pip install 'edgeadapt\[mlflow\]'"),
+    ],
+)
 def test_without_its_package_an_exporter_names_its_extra(
     learner: Learner, monkeypatch: pytest.MonkeyPatch, tell: Any, says: str
 ) -> None:

@@ -10,10 +10,34 @@ import pytest
 
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.errors import InputError, InputWarning, UnknownClassError
-from edgeadapt.inputs import FirstFrames, check_batch, check_features, check_finite, check_labels, chunks, to_numpy, unknown_class_message
+from edgeadapt.inputs import (
+    FirstFrames,
+    check_batch,
+    check_features,
+    check_finite,
+    check_labels,
+    chunks,
+    to_numpy,
+    unknown_class_message,
+)
 
-RGB = InputSpec(layout="NHWC", dtype="uint8", shape=(8, 8, 3), colour="rgb", mean=(120.0, 100.0, 60.0), std=(30.0, 30.0, 30.0))
-FLOAT = InputSpec(layout="NCHW", dtype="float32", shape=(3, 8, 8), range=(0.0, 1.0), colour="rgb", mean=(0.5, 0.4, 0.2), std=(0.1, 0.1, 0.1))
+RGB = InputSpec(
+    layout="NHWC",
+    dtype="uint8",
+    shape=(8, 8, 3),
+    colour="rgb",
+    mean=(120.0, 100.0, 60.0),
+    std=(30.0, 30.0, 30.0),
+)
+FLOAT = InputSpec(
+    layout="NCHW",
+    dtype="float32",
+    shape=(3, 8, 8),
+    range=(0.0, 1.0),
+    colour="rgb",
+    mean=(0.5, 0.4, 0.2),
+    std=(0.1, 0.1, 0.1),
+)
 CLASSES = {"cat": 0, "dog": 2, "doe": 5}
 
 
@@ -43,14 +67,22 @@ def test_frames_like_calibration_pass_in_silence_and_it_stops_looking() -> None:
 
 def test_swapped_channels_are_named() -> None:
     told = warned(RGB, frames(64)[..., ::-1])
-    assert "the first 64 inputs have channel means" in told and told.endswith("swap the colour channels (rgb <-> bgr)")
+    assert "the first 64 inputs have channel means" in told and told.endswith(
+        "swap the colour channels (rgb <-> bgr)"
+    )
 
 
 def test_a_missing_and_a_superfluous_factor_of_255_are_named() -> None:
     low = frames(64).transpose(0, 3, 1, 2).astype(np.float32) / 255
     over = InputSpec(layout="NCHW", dtype="float32", shape=(3, 8, 8), mean=RGB.mean, std=RGB.std)
     assert warned(over, low).endswith("multiply the inputs by 255")
-    under = InputSpec(layout="NCHW", dtype="float32", shape=(3, 8, 8), mean=tuple(m / 255 for m in RGB.mean), std=tuple(s / 255 for s in RGB.std))
+    under = InputSpec(
+        layout="NCHW",
+        dtype="float32",
+        shape=(3, 8, 8),
+        mean=tuple(m / 255 for m in RGB.mean),
+        std=tuple(s / 255 for s in RGB.std),
+    )
     assert warned(under, low * 255).endswith("divide the inputs by 255")
 
 
@@ -61,7 +93,9 @@ def test_darkness_is_not_a_swapped_channel() -> None:
 def test_gray_and_vector_inputs_are_looked_at_without_channels_or_not_at_all() -> None:
     gray = InputSpec(layout="NHW", dtype="uint8", shape=(8, 8), mean=(100.0,), std=(30.0,))
     assert warned(gray, np.full((64, 8, 8), 110, np.uint8)) == ""
-    assert not FirstFrames(InputSpec(layout="NC", dtype="float32", shape=(3,), mean=(0.0,), std=(1.0,))).is_looking
+    assert not FirstFrames(
+        InputSpec(layout="NC", dtype="float32", shape=(3,), mean=(0.0,), std=(1.0,))
+    ).is_looking
     assert not FirstFrames(InputSpec(layout="NHWC", dtype="uint8", shape=(8, 8, 3))).is_looking
 
 
@@ -126,7 +160,10 @@ def test_anything_with_dlpack_is_taken() -> None:
         def __dlpack__(self, **settings: Any) -> Any:
             raise BufferError("it lies on a GPU")
 
-    with pytest.raises(InputError, match="cannot take Elsewhere through DLPack: it lies on a GPU; move it to the host first"):
+    with pytest.raises(
+        InputError,
+        match="cannot take Elsewhere through DLPack: it lies on a GPU; move it to the host first",
+    ):
         to_numpy(Elsewhere(frames(2)))
 
 
@@ -135,7 +172,18 @@ def test_one_feature_vector_is_a_batch_of_one() -> None:
     assert z.shape == (1, 4) and z.dtype == np.float32 and taps.shape == (1, 0)
 
 
-@pytest.mark.parametrize("labels", [["cat", "doe"], ("cat", "doe"), np.array(["cat", "doe"]), [0, 5], np.array([0, 5]), [np.int64(0), np.str_("doe")]], ids=repr)
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["cat", "doe"],
+        ("cat", "doe"),
+        np.array(["cat", "doe"]),
+        [0, 5],
+        np.array([0, 5]),
+        [np.int64(0), np.str_("doe")],
+    ],
+    ids=repr,
+)
 def test_labels_are_names_or_ids(labels: Any) -> None:
     assert check_labels(labels, 2, CLASSES) == ("cat", "doe")
 
@@ -154,12 +202,17 @@ def test_what_is_neither_is_refused(label: Any) -> None:
 def test_unknown_labels_are_told_what_is_closest_and_which_ids_there_are() -> None:
     with pytest.raises(UnknownClassError) as told:
         check_labels("dgo", 1, CLASSES)
-    assert str(told.value) == "unknown class 'dgo'; closest: 'dog'; learner.add_class('dgo') adds it"
+    assert (
+        str(told.value) == "unknown class 'dgo'; closest: 'dog'; learner.add_class('dgo') adds it"
+    )
     with pytest.raises(UnknownClassError, match=r"no class has the id 1; ids are 0\.\.5"):
         check_labels([1], 1, CLASSES)
     with pytest.raises(UnknownClassError, match="no class has the id -1"):
         check_labels([-1], 1, CLASSES)
-    assert unknown_class_message("zebra", []) == "unknown class 'zebra'; learner.add_class('zebra') adds it"
+    assert (
+        unknown_class_message("zebra", [])
+        == "unknown class 'zebra'; learner.add_class('zebra') adds it"
+    )
     assert check_labels(["cat", "zebra"], 2, CLASSES, refuse_unknown=False) == ("cat", "zebra")
 
 

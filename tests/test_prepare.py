@@ -51,7 +51,9 @@ def test_gray_is_the_luma_of_colour_and_colour_repeats_gray() -> None:
 
 
 def test_an_alpha_channel_is_left_out() -> None:
-    np.testing.assert_array_equal(edgeadapt.prepare(frame(channels=4), RGB), frame(channels=4)[..., :3])
+    np.testing.assert_array_equal(
+        edgeadapt.prepare(frame(channels=4), RGB), frame(channels=4)[..., :3]
+    )
 
 
 def test_floats_in_0_to_1_are_bytes_over_255() -> None:
@@ -65,20 +67,41 @@ def test_channels_first_and_the_range_of_the_model() -> None:
     x = edgeadapt.prepare(frame(), FIRST)
     assert x.shape == (3, 6, 8) and x.dtype == np.float32 and x.flags.c_contiguous
     np.testing.assert_allclose(x, frame().transpose(2, 0, 1) / 255, atol=1e-6)
-    symmetric = InputSpec(layout="NHWC", dtype="float32", shape=(6, 8, 3), range=(-1.0, 1.0), colour="rgb")
-    np.testing.assert_allclose(edgeadapt.prepare(frame(), symmetric), frame() / 127.5 - 1, atol=1e-5)
+    symmetric = InputSpec(
+        layout="NHWC", dtype="float32", shape=(6, 8, 3), range=(-1.0, 1.0), colour="rgb"
+    )
+    np.testing.assert_allclose(
+        edgeadapt.prepare(frame(), symmetric), frame() / 127.5 - 1, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
     ("bad", "match"),
     [
-        (np.zeros((6, 8, 2), np.uint8), r"got shape \(6, 8, 2\)"), (np.zeros((1, 6, 8, 3), np.uint8), r"got shape \(1, 6, 8, 3\)"),
-        (np.zeros((0, 8, 3), np.uint8), r"got shape \(0, 8, 3\)"), ("photo.png", r"got shape \(\)"), (None, r"got shape \(\)"),
-        (np.zeros((6, 8, 3), np.int32), "got dtype int32"), (np.full((6, 8, 3), 2.0), r"lies in 0\.\.1, got 2\.\.2; divide by 255"),
-        (np.full((6, 8, 3), -0.1), "lies in 0"), (np.full((6, 8, 3), np.nan), "not finite"), (np.full((6, 8, 3), np.inf), "not finite"),
+        (np.zeros((6, 8, 2), np.uint8), r"got shape \(6, 8, 2\)"),
+        (np.zeros((1, 6, 8, 3), np.uint8), r"got shape \(1, 6, 8, 3\)"),
+        (np.zeros((0, 8, 3), np.uint8), r"got shape \(0, 8, 3\)"),
+        ("photo.png", r"got shape \(\)"),
+        (None, r"got shape \(\)"),
+        (np.zeros((6, 8, 3), np.int32), "got dtype int32"),
+        (np.full((6, 8, 3), 2.0), r"lies in 0\.\.1, got 2\.\.2; divide by 255"),
+        (np.full((6, 8, 3), -0.1), "lies in 0"),
+        (np.full((6, 8, 3), np.nan), "not finite"),
+        (np.full((6, 8, 3), np.inf), "not finite"),
     ],
-    ids=["two channels", "batch", "empty", "path", "nothing", "integers", "over 1", "below 0", "nan", "inf"],
-)  # fmt: skip
+    ids=[
+        "two channels",
+        "batch",
+        "empty",
+        "path",
+        "nothing",
+        "integers",
+        "over 1",
+        "below 0",
+        "nan",
+        "inf",
+    ],
+)
 def test_what_is_no_frame_is_refused(bad: Any, match: str) -> None:
     with pytest.raises(InputError, match=match):
         edgeadapt.prepare(bad, RGB)
@@ -96,13 +119,19 @@ def test_a_bundle_of_vectors_takes_no_frames() -> None:
 
 def test_channels_are_never_dropped_in_silence() -> None:
     plain = InputSpec(layout="NHW", dtype="uint8", shape=(6, 8))
-    np.testing.assert_array_equal(edgeadapt.prepare(frame(channels=1), plain), frame(channels=1)[..., 0])
-    with pytest.raises(InputError, match="takes 1 channels without a colour order, got a frame of 3"):
+    np.testing.assert_array_equal(
+        edgeadapt.prepare(frame(channels=1), plain), frame(channels=1)[..., 0]
+    )
+    with pytest.raises(
+        InputError, match="takes 1 channels without a colour order, got a frame of 3"
+    ):
         edgeadapt.prepare(frame(), plain)
 
 
 def triangle(x: Any, size: int) -> Any:
-    """Resize the first axis by the textbook: a triangle of the shrink factor's width around each half-pixel centre."""
+    """Resize the first axis by the textbook: a triangle of the shrink factor's width around each
+    half-pixel centre.
+    """
     scale = len(x) / size
     out = np.zeros((size, *x.shape[1:]))
     for i in range(size):
@@ -118,7 +147,11 @@ def triangle(x: Any, size: int) -> Any:
 @pytest.mark.parametrize("size", [(3, 4), (12, 16), (7, 5), (1, 1), (6, 8), (13, 3)], ids=str)
 def test_resizing_is_the_textbooks_triangle_filter(size: tuple[int, int]) -> None:
     given = frame().astype(float)
-    expected = np.clip(np.round(triangle(triangle(given, size[0]).transpose(1, 0, 2), size[1]).transpose(1, 0, 2)), 0, 255)
+    expected = np.clip(
+        np.round(triangle(triangle(given, size[0]).transpose(1, 0, 2), size[1]).transpose(1, 0, 2)),
+        0,
+        255,
+    )
     np.testing.assert_allclose(resize_bilinear(frame(), *size), expected, atol=1)
 
 

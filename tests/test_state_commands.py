@@ -1,4 +1,6 @@
-"""``edgeadapt migrate`` and ``edgeadapt replay``: exit codes, what they print, and JSON that parses."""
+"""``edgeadapt migrate`` and ``edgeadapt replay``: exit codes, what they print, and JSON that
+parses.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Shell:
 
 def images(names: tuple[str, ...], first: int, last: int) -> tuple[Any, list[str]]:
     sample = load_sample()
-    rows = np.concatenate([np.flatnonzero(sample.y == CLASSES.index(name))[first:last] for name in names])
+    rows = np.concatenate(
+        [np.flatnonzero(sample.y == CLASSES.index(name))[first:last] for name in names]
+    )
     return sample.x[rows], [CLASSES[i] for i in sample.y[rows]]
 
 
@@ -68,11 +72,16 @@ def test_migrate_prints_what_became_of_every_class(run: Shell, state: Path) -> N
     out = run("migrate", state, SECOND)
     assert "'fashion' (space " in out and "-> 'second' (space " in out
     assert "Bag: 15 of 20 labels carried over, 5 could not be, held-out 0% -> " in out
-    assert "the old state is kept as" in out and "what could not be carried over has no raw input" in out
+    assert (
+        "the old state is kept as" in out
+        and "what could not be carried over has no raw input" in out
+    )
     assert "nothing to do" in run("migrate", state, SECOND)
 
 
-def test_migrate_speaks_json_and_leaves_the_old_state_alone_with_out(run: Shell, state: Path, tmp_path: Path) -> None:
+def test_migrate_speaks_json_and_leaves_the_old_state_alone_with_out(
+    run: Shell, state: Path, tmp_path: Path
+) -> None:
     found = json.loads(run("migrate", state, SECOND, "--out", tmp_path / "new", "--json"))
     assert (found["outcome"], found["by"], found["kept"]) == ("migrated", "raw inputs", "")
     assert {c["name"]: (c["carried"], c["lost"]) for c in found["classes"]}["Bag"] == (15, 5)
@@ -93,9 +102,17 @@ def test_what_migrate_refuses_has_its_exit_code(run: Shell, state: Path, tmp_pat
 def test_replay_says_where_with_what_and_whether_it_is_equal(run: Shell, state: Path) -> None:
     out = run("replay", state, "--bundle", BUNDLE)
     assert "runtime onnxruntime" in out and f"edgeadapt {edgeadapt.__version__}" in out
-    assert "from the factory, commit by commit: 4 of 4 recorded digests equal" in out and out.endswith("  equal\n")
+    assert (
+        "from the factory, commit by commit: 4 of 4 recorded digests equal" in out
+        and out.endswith("  equal\n")
+    )
     found = json.loads(run("replay", state, "--bundle", BUNDLE, "--json", "--to", "2"))
-    assert (found["verdict"], found["upto"], found["difference"], found["first_different"]) == ("equal", 2, 0.0, None)
+    assert (found["verdict"], found["upto"], found["difference"], found["first_different"]) == (
+        "equal",
+        2,
+        0.0,
+        None,
+    )
     assert found["machine"]["architecture"] and found["versions"]["onnxruntime"]
 
 
@@ -114,11 +131,31 @@ def test_bisect_by_data_of_your_own(run: Shell, state: Path, tmp_path: Path) -> 
     with edgeadapt.open(BUNDLE, state=state) as learner:
         learner.remove_class("Trouser")  # a seventh of the answers
         learner.add_class("Sneaker")
-    found = json.loads(run("replay", state, "--bundle", BUNDLE, "--bisect", "--data", tmp_path / "judge.npz", "--good", "4", "--json"))
+    found = json.loads(
+        run(
+            "replay",
+            state,
+            "--bundle",
+            BUNDLE,
+            "--bisect",
+            "--data",
+            tmp_path / "judge.npz",
+            "--good",
+            "4",
+            "--json",
+        )
+    )
     assert (found["culprit"], found["kind"], found["samples"]) == (5, "remove_class", 280)
-    assert found["before"] - found["after"] > 0.1 and found["advice"] == ["learner.rollback(to=4) goes back to before it; later labels are withdrawn"]
-    course = run("replay", state, "--bundle", BUNDLE, "--bisect", "--data", tmp_path / "judge.npz", "--all")
-    assert all(f"  commit {number}: " in course for number in range(7)) and "commit 5 (remove_class: removed" in course
+    assert found["before"] - found["after"] > 0.1 and found["advice"] == [
+        "learner.rollback(to=4) goes back to before it; later labels are withdrawn"
+    ]
+    course = run(
+        "replay", state, "--bundle", BUNDLE, "--bisect", "--data", tmp_path / "judge.npz", "--all"
+    )
+    assert (
+        all(f"  commit {number}: " in course for number in range(7))
+        and "commit 5 (remove_class: removed" in course
+    )
 
 
 def test_bisect_without_a_fall_says_so(run: Shell, state: Path) -> None:
@@ -132,6 +169,8 @@ def test_options_of_bisect_need_it(run: Shell, state: Path) -> None:
     run("replay", state, "--bundle", BUNDLE, "--bisect", "--data", state, code=2)
 
 
-def test_the_page_about_the_state_folder_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_about_the_state_folder_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_page(DOCS / "state.md", capsys) == 5

@@ -11,12 +11,16 @@ from __future__ import annotations
 import re
 from importlib.metadata import distributions
 
-_LEFT_OUT = re.compile(r"torch|torchvision|triton|nvidia-.*|cuda-.*|tensorrt.*|edgeadapt.*|pip|setuptools")
+_LEFT_OUT = re.compile(
+    r"torch|torchvision|triton|nvidia-.*|cuda-.*|tensorrt.*|edgeadapt.*|pip|setuptools"
+)
 _OLDEST = (3, 10)
 
 
 def constraint(name: str, version: str, needs: str) -> str:
-    """One line, with a marker if the version needs a newer Python than the oldest that is supported."""
+    """One line, with a marker if the version needs a newer Python than the oldest that is
+    supported.
+    """
     found = re.search(r">=?\s*3\.(\d+)", needs)
     minor = int(found.group(1)) if found else 0
     marker = f' ; python_version >= "3.{minor}"' if minor > _OLDEST[1] else ""
@@ -29,7 +33,10 @@ def main() -> None:
         name = re.sub(r"[-_.]+", "-", one.metadata["Name"]).lower()
         if not _LEFT_OUT.fullmatch(name):
             found[name] = constraint(name, one.version, one.metadata.get("Requires-Python") or "")
-    print("# Versions that were tested; make demo and make test install these. Written by tools/constraints.py.")
+    print(
+        "# Versions that were tested; make demo and make test install these. Written by"
+        " tools/constraints.py."
+    )
     print("\n".join(found[name] for name in sorted(found)))
 
 

@@ -1,4 +1,6 @@
-"""The reference of the settings, written from their structs: ``python tools/daemon_settings_reference.py > docs/daemon_settings.md``."""
+"""The reference of the settings, written from their structs: ``python
+tools/daemon_settings_reference.py > docs/daemon_settings.md``.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,20 @@ path = "answers.jsonl"
 ```
 
 This page is written from the settings themselves: `python tools/daemon_settings_reference.py > docs/daemon_settings.md`.
-"""
+"""  # noqa: E501
 
 
 def render() -> str:
     """The whole page, as Markdown."""
-    return "\n".join([_HEAD, *_top(), *_sections(), *_kinds("source", settings.AnySource), *_kinds("sink", settings.AnySink)])
+    return "\n".join(
+        [
+            _HEAD,
+            *_top(),
+            *_sections(),
+            *_kinds("source", settings.AnySource),
+            *_kinds("sink", settings.AnySink),
+        ]
+    )
 
 
 def _top() -> Iterator[str]:
@@ -55,7 +65,11 @@ def _sections() -> Iterator[str]:
 
 def _kinds(name: str, union: Any) -> Iterator[str]:
     for struct in union.__args__:
-        yield from (f"## [[{name}]] kind = \"{struct.__struct_config__.tag}\"\n", f"{_doc(struct)}\n", *_table(struct))
+        yield from (
+            f'## [[{name}]] kind = "{struct.__struct_config__.tag}"\n',
+            f"{_doc(struct)}\n",
+            *_table(struct),
+        )
 
 
 def _table(struct: type[Struct]) -> Iterator[str]:
@@ -66,13 +80,20 @@ def _table(struct: type[Struct]) -> Iterator[str]:
     yield "| Key | Value | Default | Meaning |\n|---|---|---|---|"
     for field in sorted(fields, key=lambda field: not field.required):
         assert isinstance(field.type, mi.Metadata) and field.type.extra_json_schema
-        cells = (f"`{field.encode_name}`", _value(field.type), _default(field), f"{field.type.extra_json_schema['description']}.")
+        cells = (
+            f"`{field.encode_name}`",
+            _value(field.type),
+            _default(field),
+            f"{field.type.extra_json_schema['description']}.",
+        )
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
     yield ""
 
 
 def _value(kind: mi.Metadata) -> str:
-    """The type in words, without patterns: the meaning, or the head of the page, says what they do."""
+    """The type in words, without patterns: the meaning, or the head of the page, says what they
+    do.
+    """
     return allowed(kind).partition(" that matches ")[0]
 
 
@@ -84,7 +105,13 @@ def _default(field: mi.Field) -> str:
         return ""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    return f'`"{value}"`' if isinstance(value, (str, Path)) else f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+    return (
+        f'`"{value}"`'
+        if isinstance(value, (str, Path))
+        else f"`{value:g}`"
+        if isinstance(value, float)
+        else f"`{value}`"
+    )
 
 
 def _doc(struct: type[Struct]) -> str:

@@ -1,4 +1,5 @@
-"""The tables of ``learner.db`` as JSON: what other languages read. Committed as ``docs/format/journal.schema.json``.
+"""The tables of ``learner.db`` as JSON: what other languages read. Committed as
+``docs/format/journal.schema.json``.
 
 Regenerate it with ``python tools/journal_schema.py > docs/format/journal.schema.json``.
 """
@@ -17,11 +18,17 @@ _COMMENT = re.compile(r"^\s*(\w+) [A-Z]+.*?--\s*(.+)$", re.MULTILINE)
 
 
 def journal_schema() -> dict[str, Any]:
-    """Version, files and tables; a column has its SQLite type, whether it may be NULL, and what it holds."""
+    """Version, files and tables; a column has its SQLite type, whether it may be NULL, and what it
+    holds.
+    """
     with sqlite3.connect(":memory:") as db:
         db.executescript(SCHEMA)
         names = [
-            row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name")
+            row[0]
+            for row in db.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+                " ORDER BY name"
+            )
         ]
         tables = {name: _table(db, name) for name in names}
     return {
@@ -37,7 +44,10 @@ def journal_schema() -> dict[str, Any]:
 def _table(db: sqlite3.Connection, table: str) -> dict[str, Any]:
     sql = str(db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()[0])
     about = dict(_COMMENT.findall(sql))
-    allowed = {name: re.findall(r"'([^']*)'", values) for name, values in re.findall(r"CHECK \((\w+) IN \(([^)]*)\)", sql)}
+    allowed = {
+        name: re.findall(r"'([^']*)'", values)
+        for name, values in re.findall(r"CHECK \((\w+) IN \(([^)]*)\)", sql)
+    }
     columns = {}
     for _, name, kind, is_required, _, is_key in db.execute(f"PRAGMA table_info({table})"):
         columns[name] = {"type": kind, "nullable": not (is_required or is_key)}

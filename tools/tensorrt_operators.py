@@ -1,7 +1,8 @@
-"""Which TensorRT versions document the operators of a graph: ``python tools/tensorrt_operators.py SOURCE ...``.
+"""Which TensorRT versions document the operators of a graph: ``python tools/tensorrt_operators.py
+SOURCE ...``.
 
-A source is a bundle ``F.edge``, a model ``F.onnx``, an operator's name, or a page ``F.md`` whose rows are kept. Prints the table of
-docs/tensorrt.md from the data that lint uses, ``trt_ops.json``.
+A source is a bundle ``F.edge``, a model ``F.onnx``, an operator's name, or a page ``F.md`` whose
+rows are kept. Prints the table of docs/tensorrt.md from the data that lint uses, ``trt_ops.json``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ def operators(model: bytes) -> set[str]:
 
 
 def table(names: Iterable[str]) -> str:
-    """Markdown: one row per operator, with the versions that support it and the types they take in 11.1."""
+    """Markdown: one row per operator, with the versions that support it and the types they take in
+    11.1.
+    """
     return "\n".join(_rows(names))
 
 
@@ -36,11 +39,16 @@ def _rows(names: Iterable[str]) -> Iterator[str]:
     for name in sorted(set(names)):
         row = operator_table().get(name, {"dtypes": []})
         answers = ("yes" if row.get(key) else "**no**" for key in _VERSIONS.values())
-        yield f"| {name} | {' | '.join(answers)} | {', '.join(kind for kind in _OURS if kind in row['dtypes']) or 'any'} |"
+        yield (
+            f"| {name} | {' | '.join(answers)} |"
+            f" {', '.join(kind for kind in _OURS if kind in row['dtypes']) or 'any'} |"
+        )
 
 
 def main(sources: Sequence[str]) -> None:
-    """Print the table for bundles, models, the rows that a page has already, and operators by name."""
+    """Print the table for bundles, models, the rows that a page has already, and operators by
+    name.
+    """
     print(table(name for source in sources for name in _names(Path(source))))
 
 
@@ -48,7 +56,11 @@ def _names(source: Path) -> set[str]:
     if source.suffix == ".onnx":
         return operators(source.read_bytes())
     if source.suffix == ".md":
-        return set(re.findall(r"^\| (\w+) \| (?:yes|\*\*no)", source.read_text(encoding="utf-8"), re.MULTILINE))
+        return set(
+            re.findall(
+                r"^\| (\w+) \| (?:yes|\*\*no)", source.read_text(encoding="utf-8"), re.MULTILINE
+            )
+        )
     if not source.suffix:
         return {source.name}
     bundle = read_bundle(source)

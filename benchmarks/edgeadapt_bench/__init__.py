@@ -1,1 +1,3 @@
-"""Measures edgeadapt beside what one could pick instead: ``edgeadapt bench`` and ``edgeadapt data``. No device needs it."""
+"""Measures edgeadapt beside what one could pick instead: ``edgeadapt bench`` and ``edgeadapt
+data``. No device needs it.
+"""

@@ -1,4 +1,6 @@
-"""``edgeadapt data``: public data sets for the benches, listed with their licences and fetched on demand."""
+"""``edgeadapt data``: public data sets for the benches, listed with their licences and fetched on
+demand.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to do with which data sets."""
     parser.add_argument("action", choices=("list", "fetch"))
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to fetch, or all")
-    parser.add_argument("--to", type=Path, metavar="DIR", help="where they are kept (default: $EDGEADAPT_DATA, else the user's cache folder)")
+    parser.add_argument(
+        "--to",
+        type=Path,
+        metavar="DIR",
+        help="where they are kept (default: $EDGEADAPT_DATA, else the user's cache folder)",
+    )
     parser.add_argument("--json", action="store_true")
 
 
@@ -40,10 +47,15 @@ def _list(args: argparse.Namespace) -> int:
         lacking = [reason for package in entry.packages if (reason := missing(package))]
         rows.append(
             {
-                "name": entry.name, "summary": entry.summary, "licence": entry.licence, "mebibytes": round(entry.mebibytes, 1), "place": place and str(place),
-                "packages": [f"{p.client} {p.name} {p.version}".strip() for p in entry.packages], "missing": lacking[0] if lacking and not place else None,
+                "name": entry.name,
+                "summary": entry.summary,
+                "licence": entry.licence,
+                "mebibytes": round(entry.mebibytes, 1),
+                "place": place and str(place),
+                "packages": [f"{p.client} {p.name} {p.version}".strip() for p in entry.packages],
+                "missing": lacking[0] if lacking and not place else None,
             }
-        )  # fmt: skip
+        )
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
@@ -51,7 +63,10 @@ def _list(args: argparse.Namespace) -> int:
         print(f"{row['name']:<11} {row['summary']}")
         print(f"{'':<11} {row['mebibytes']} MiB: {', '.join(row['packages'])}")
         print(f"{'':<11} licence: {row['licence']}")
-        print(f"{'':<11} {'here: ' + row['place'] if row['place'] else row['missing'] or 'not here: edgeadapt data fetch ' + row['name']}")
+        print(
+            f"{'':<11}"
+            f" {'here: ' + row['place'] if row['place'] else row['missing'] or 'not here: edgeadapt data fetch ' + row['name']}"  # noqa: E501
+        )
     return 0
 
 
@@ -61,13 +76,19 @@ def _fetch(args: argparse.Namespace) -> int:
     if not names:
         raise InputError(f"data fetch needs at least one name, or all: {', '.join(CATALOGUE)}")
     if unknown := [name for name in names if name not in CATALOGUE]:
-        raise InputError(f"no data set called {unknown[0]!r}; there are: {', '.join(CATALOGUE)}, and all")
+        raise InputError(
+            f"no data set called {unknown[0]!r}; there are: {', '.join(CATALOGUE)}, and all"
+        )
     failed: EdgeadaptError | None = None
     places = {}
     for name in names:
         try:
             if name == "emoji" and not can_draw_svg():
-                print(f"emoji: only {STYLES[0]} and {STYLES[1]}; to draw the other two styles: pip install resvg-py, before it is fetched", file=sys.stderr)
+                print(
+                    f"emoji: only {STYLES[0]} and {STYLES[1]}; to draw the other two styles: pip"
+                    " install resvg-py, before it is fetched",
+                    file=sys.stderr,
+                )
             places[name] = str(fetch(name, args.to, lambda line: print(line, file=sys.stderr)))
         except EdgeadaptError as error:
             if len(names) == 1:

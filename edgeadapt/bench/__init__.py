@@ -1,1 +1,3 @@
-"""The benches are a distribution of their own, ``edgeadapt-bench``; this is what programs imported from here."""
+"""The benches are a distribution of their own, ``edgeadapt-bench``; this is what programs imported
+from here.
+"""

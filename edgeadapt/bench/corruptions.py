@@ -5,5 +5,7 @@ import warnings
 from edgeadapt.scenarios.corruptions import *  # noqa: F403
 
 warnings.warn(
-    "edgeadapt.bench.corruptions is edgeadapt.scenarios.corruptions now", DeprecationWarning, stacklevel=2
+    "edgeadapt.bench.corruptions is edgeadapt.scenarios.corruptions now",
+    DeprecationWarning,
+    stacklevel=2,
 )

@@ -1,4 +1,6 @@
-"""How many rows a learner brings to a graph at once: what a compiler has to know before it chooses kernels."""
+"""How many rows a learner brings to a graph at once: what a compiler has to know before it chooses
+kernels.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,12 @@ from edgeadapt.bundle.schema import GraphSpec, Manifest
 
 
 def usual_batches(spec: GraphSpec, manifest: Manifest) -> tuple[int, ...]:
-    """The sizes that a free axis of this graph usually has, ascending; a learner brings none above the last.
+    """The sizes that a free axis of this graph usually has, ascending; a learner brings none above
+    the last.
 
-    A graph with a fixed batch has its own. Most calls come in chunks of the manifest's ladder. Three roles take more at once: ``adapt`` the whole
-    memory of recent inputs, ``fit`` a training batch of its adaptor, ``probe`` all samples that an adaptor is trained on.
+    A graph with a fixed batch has its own. Most calls come in chunks of the manifest's ladder.
+    Three roles take more at once: ``adapt`` the whole memory of recent inputs, ``fit`` a training
+    batch of its adaptor, ``probe`` all samples that an adaptor is trained on.
     """
     if spec.batch is not None:
         return (spec.batch,)
@@ -19,13 +23,18 @@ def usual_batches(spec: GraphSpec, manifest: Manifest) -> tuple[int, ...]:
     if "adapt" in spec.roles:
         sizes |= {policy.adapt.min_memory, policy.adapt.memory}
     if "fit" in spec.roles:
-        sizes |= {candidate.batch for candidate in policy.growth.candidates if candidate.name in spec.methods}
+        sizes |= {
+            candidate.batch
+            for candidate in policy.growth.candidates
+            if candidate.name in spec.methods
+        }
     if "probe" in spec.roles:
         sizes |= {policy.growth.fewest_labels, policy.growth.samples}
     sizes.discard(0)
     if not sizes or not set(spec.roles) <= {"adapt", "fit", "probe"}:
         return tuple(sorted(sizes | set(manifest.batches)))
-    return tuple(sorted(sizes | {max(manifest.batches)}))  # the ladder's largest: what a check of the whole bundle brings
+    # the ladder's largest: what a check of the whole bundle brings
+    return tuple(sorted(sizes | {max(manifest.batches)}))
 
 
 __all__ = ["usual_batches"]

@@ -1,8 +1,10 @@
-"""The zip container of a bundle: written byte for byte the same way, read with nothing left to interpretation.
+"""The zip container of a bundle: written byte for byte the same way, read with nothing left to
+interpretation.
 
-A general zip reader must guess: two directories, gaps, comments, data after the end, headers that disagree.
-Here the entries tile the file from offset 0 to the central directory, which ends at the end record, which
-ends the file; so every zip tool sees the members that were checked. Layout: PKWARE APPNOTE 6.3.10, 4.3.
+A general zip reader must guess: two directories, gaps, comments, data after the end, headers that
+disagree. Here the entries tile the file from offset 0 to the central directory, which ends at the
+end record, which ends the file; so every zip tool sees the members that were checked. Layout:
+PKWARE APPNOTE 6.3.10, 4.3.
 """
 
 from __future__ import annotations
@@ -21,13 +23,17 @@ MAX_ARCHIVE_BYTES = 2 << 30
 MAX_MEMBERS = 4096
 _MAX_NAME = 255
 
-_LOCAL, _CENTRAL, _END = struct.Struct("<4s5H3I2H"), struct.Struct("<4s6H3I5H2I"), struct.Struct("<4s4H2IH")
+_LOCAL = struct.Struct("<4s5H3I2H")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_END = struct.Struct("<4s4H2IH")
 _VERSION = 20  # 2.0: no zip64, no encryption
 _UNIX_FILE = (3 << 8) | _VERSION
 _MODE = 0o100644 << 16
 _DATE = 0x21  # 1980-01-01, the first date a zip can hold
 _CHUNK = 1 << 20
-_FOLDED = re.compile(r"graphs/[A-Za-z0-9_][A-Za-z0-9_.-]*\.onnx|weights/[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
+_FOLDED = re.compile(
+    r"graphs/[A-Za-z0-9_][A-Za-z0-9_.-]*\.onnx|weights/[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors"
+)
 _RANKS = {MANIFEST: 0, CARD: 2, SIGNATURE: 3}
 
 
@@ -59,7 +65,10 @@ def check_name(name: str) -> None:
     if ".." in name.split("/"):
         raise BundleError(f"{name!r}: a member name that leaves the archive is refused")
     if name not in _RANKS and not _FOLDED.fullmatch(name):
-        raise BundleError(f"{name!r}: not one of manifest.json, graphs/*.onnx, weights/*.safetensors, card.json, manifest.sig")
+        raise BundleError(
+            f"{name!r}: not one of manifest.json, graphs/*.onnx, weights/*.safetensors, card.json,"
+            " manifest.sig"
+        )
 
 
 def pack(members: Iterable[tuple[str, bytes]]) -> bytes:
@@ -73,11 +82,14 @@ def pack(members: Iterable[tuple[str, bytes]]) -> bytes:
         count += 1
         if len(body) + len(directory) > MAX_ARCHIVE_BYTES - _END.size:
             raise BundleError(f"{name}: the archive would exceed {MAX_ARCHIVE_BYTES} bytes")
-    return bytes(body + directory + _END.pack(b"PK\5\6", 0, 0, count, count, len(directory), len(body), 0))
+    return bytes(
+        body + directory + _END.pack(b"PK\5\6", 0, 0, count, count, len(directory), len(body), 0)
+    )
 
 
 def read_directory(file: BinaryIO, size: int) -> dict[str, Entry]:
-    """Check the container of an archive of ``size`` bytes and say where its members lie, in file order.
+    """Check the container of an archive of ``size`` bytes and say where its members lie, in file
+    order.
 
     Raises:
         BundleError: not a zip, truncated, or anything that two zip readers could read in two ways.
@@ -88,20 +100,33 @@ def read_directory(file: BinaryIO, size: int) -> dict[str, Entry]:
         raise BundleError("archive: not a zip file")
     if size < _LOCAL.size + _END.size:
         raise BundleError("archive: truncated")
-    end, disk, start_disk, here, count, length, start, comment = _END.unpack(_at(file, size - _END.size, _END.size))
+    end, disk, start_disk, here, count, length, start, comment = _END.unpack(
+        _at(file, size - _END.size, _END.size)
+    )
     if end != b"PK\5\6" or comment:
-        raise BundleError("archive: the end record is not the end of the file; it is truncated, or data was appended")
+        raise BundleError(
+            "archive: the end record is not the end of the file; it is truncated, or data was"
+            " appended"
+        )
     if disk or start_disk or here != count or start + length != size - _END.size:
-        raise BundleError("archive: the end record disagrees with the file (zip64, several disks, or bytes in between)")
+        raise BundleError(
+            "archive: the end record disagrees with the file (zip64, several disks, or bytes in"
+            " between)"
+        )
     if not 0 < count <= MAX_MEMBERS or length > MAX_MEMBERS * (_CENTRAL.size + _MAX_NAME):
-        raise BundleError(f"archive: {count} members, the limit is {MAX_MEMBERS} with names of {_MAX_NAME}")
+        raise BundleError(
+            f"archive: {count} members, the limit is {MAX_MEMBERS} with names of {_MAX_NAME}"
+        )
     entries: dict[str, Entry] = {}
     offset = 0
     for name, header, at in _central(_at(file, start, length), count):
         if name in entries:
             raise BundleError(f"{name}: in the archive twice")
         if at != offset:
-            raise BundleError(f"{name}: starts at byte {at}, expected {offset}; overlapping or hidden data is refused")
+            raise BundleError(
+                f"{name}: starts at byte {at}, expected {offset}; overlapping or hidden data is"
+                " refused"
+            )
         _check_local(file, name, header, at)
         crc, packed = header[5], header[6]
         entries[name] = Entry(name, at + _LOCAL.size + len(name), packed, crc)
@@ -109,11 +134,15 @@ def read_directory(file: BinaryIO, size: int) -> dict[str, Entry]:
         if offset > start:
             raise BundleError(f"{name}: reaches into the central directory")
     if offset != start:
-        raise BundleError("archive: bytes between the last member and the central directory are refused")
+        raise BundleError(
+            "archive: bytes between the last member and the central directory are refused"
+        )
     if next(iter(entries)) != MANIFEST:
         raise BundleError(f"{next(iter(entries))}: the first member must be {MANIFEST}")
     if list(entries) != sorted(entries, key=member_order):
-        raise BundleError("archive: members are not in the order manifest, graphs, weights, card, signature")
+        raise BundleError(
+            "archive: members are not in the order manifest, graphs, weights, card, signature"
+        )
     return entries
 
 
@@ -152,7 +181,10 @@ def _central(directory: bytes, count: int) -> Iterator[tuple[str, tuple[int, ...
     """Name, the ten fields shared with the local header, and the offset of each entry."""
     position = 0
     for index in range(count):
-        if position + _CENTRAL.size > len(directory) or directory[position : position + 4] != b"PK\1\2":
+        if (
+            position + _CENTRAL.size > len(directory)
+            or directory[position : position + 4] != b"PK\1\2"
+        ):
             raise BundleError(f"archive: entry {index} of the central directory is damaged")
         fields = _CENTRAL.unpack_from(directory, position)
         shared: tuple[int, ...] = fields[2:12]
@@ -168,15 +200,21 @@ def _central(directory: bytes, count: int) -> Iterator[tuple[str, tuple[int, ...
         if flags:
             raise BundleError(f"{name}: zip flags {flags:#06x} are refused")
         if method or packed != unpacked:
-            raise BundleError(f"{name}: compressed (method {method}); a bundle stores its members as they are")
+            raise BundleError(
+                f"{name}: compressed (method {method}); a bundle stores its members as they are"
+            )
         if extra or comment or disk or max(packed, offset) > MAX_ARCHIVE_BYTES:
-            raise BundleError(f"{name}: zip64, extra fields, comments and several disks are refused")
+            raise BundleError(
+                f"{name}: zip64, extra fields, comments and several disks are refused"
+            )
         if attributes >> 28 not in (0, 0o10):
             raise BundleError(f"{name}: not a regular file")
         position += _CENTRAL.size + len(raw)
         yield name, shared, offset
     if position != len(directory):
-        raise BundleError("archive: bytes after the last entry of the central directory are refused")
+        raise BundleError(
+            "archive: bytes after the last entry of the central directory are refused"
+        )
 
 
 def _check_local(file: BinaryIO, name: str, shared: tuple[int, ...], offset: int) -> None:

@@ -12,7 +12,9 @@ from edgeadapt.bundle.roles import ROLE_NAMES
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """Everything worth knowing about a bundle as builtins; sizes in bytes, shared weights counted once."""
+    """Everything worth knowing about a bundle as builtins; sizes in bytes, shared weights counted
+    once.
+    """
     manifest = bundle.manifest
     weights = [spec for spec in manifest.tensors if spec.kind == "frozen"]
     found = {
@@ -32,7 +34,11 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "space": manifest.space,
         "input": manifest.input,
         "batches": manifest.batches,
-        "roles": {role: [graph.file for graph in manifest.graphs_for(role)] for role in ROLE_NAMES if manifest.graphs_for(role)},
+        "roles": {
+            role: [graph.file for graph in manifest.graphs_for(role)]
+            for role in ROLE_NAMES
+            if manifest.graphs_for(role)
+        },
         "graphs": {
             graph.file: {
                 "bytes": manifest.members[graph.file].bytes,
@@ -49,14 +55,27 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         },
         "parity": {graph.file: graph.parity for graph in manifest.graphs},
         "shared_weight_bytes": sum(map(tensor_bytes, weights)),
-        "weights": {name: member.bytes for name, member in sorted(manifest.members.items()) if name.startswith("weights/")},
+        "weights": {
+            name: member.bytes
+            for name, member in sorted(manifest.members.items())
+            if name.startswith("weights/")
+        },
         "tensors": {
-            spec.name: {"kind": spec.kind, "scope": spec.scope, "dtype": spec.dtype, "shape": spec.shape, "bytes": tensor_bytes(spec)}
+            spec.name: {
+                "kind": spec.kind,
+                "scope": spec.scope,
+                "dtype": spec.dtype,
+                "shape": spec.shape,
+                "bytes": tensor_bytes(spec),
+            }
             for spec in manifest.tensors
         },
         "triggers": manifest.triggers,
         "policy": manifest.policy,
-        "precisions": {spec.precision: {"report": spec.report, "shift": spec.shift, "novelty": spec.novelty} for spec in manifest.precisions},
+        "precisions": {
+            spec.precision: {"report": spec.report, "shift": spec.shift, "novelty": spec.novelty}
+            for spec in manifest.precisions
+        },
         "provenance": manifest.provenance,
         "stress": bundle.card.get("stress"),
     }

@@ -1,8 +1,9 @@
 """Where an ONNX model keeps its tensors, read without the ``onnx`` package.
 
-An initialiser may name a file of the device (``external_data`` with ``location: /etc/passwd``) or, in ONNX
-Runtime, an address of its memory. A bundle may only say ``bundle:``, which the loader replaces. This walks
-the protobuf wire format along the fields that can hold a tensor, everywhere a tensor can be.
+An initialiser may name a file of the device (``external_data`` with ``location: /etc/passwd``) or,
+in ONNX Runtime, an address of its memory. A bundle may only say ``bundle:``, which the loader
+replaces. This walks the protobuf wire format along the fields that can hold a tensor, everywhere a
+tensor can be.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from edgeadapt.errors import BundleError
 from edgeadapt.onnx_file import LOCATION
 
 _MAX_DEPTH = 64
-_MAX_FIELDS = 1 << 20  # a graph of 50,000 nodes has some 600,000; two gigabytes of empty ones would take an hour to walk
+# a graph of 50,000 nodes has some 600,000; two gigabytes of empty ones would take an hour to walk
+_MAX_FIELDS = 1 << 20
 _EXTERNAL = 1
 
-# message -> field number -> message: every path from a model to a tensor (onnx.proto, IR version 12)
+# message -> field number -> message: every path from a model to a tensor (onnx.proto, IR version
+# 12)
 _CHILDREN: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
@@ -28,7 +31,8 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
 }
-_ONCE = {("attribute", 5), ("attribute", 22), ("sparse", 1), ("sparse", 2)}  # a second one would be merged into the first: another name
+# a second one would be merged into the first: another name
+_ONCE = {("attribute", 5), ("attribute", 22), ("sparse", 1), ("sparse", 2)}
 _NAME, _ENTRY, _DATA_LOCATION = 8, 13, 14  # of TensorProto
 
 
@@ -47,17 +51,27 @@ def check_external_data(member: str, model: bytes, frozen: Iterable[str]) -> Non
     try:
         for name, location in external_tensors(model):
             if location != LOCATION:
-                raise BundleError(f"{member}: tensor {name!r} has external data at {location!r}; only {LOCATION!r} is allowed")
+                raise BundleError(
+                    f"{member}: tensor {name!r} has external data at {location!r}; only"
+                    f" {LOCATION!r} is allowed"
+                )
             if name not in allowed:
-                raise BundleError(f"{member}: tensor {name!r} is external, but the manifest does not list it as frozen for this graph")
+                raise BundleError(
+                    f"{member}: tensor {name!r} is external, but the manifest does not list it as"
+                    " frozen for this graph"
+                )
     except Malformed as error:
         raise BundleError(f"{member}: not an ONNX model: {error}") from None
 
 
 def external_tensors(model: bytes) -> Iterator[tuple[str, str]]:
-    """Name and location of every tensor marked external or carrying external entries; ``""`` for no location."""
+    """Name and location of every tensor marked external or carrying external entries; ``""`` for no
+    location.
+    """
     count = itertools.count(1)
-    open_messages: list[tuple[str, Iterator[tuple[int, int | memoryview]], set[int]]] = [("model", _fields(memoryview(model), count), set())]
+    open_messages: list[tuple[str, Iterator[tuple[int, int | memoryview]], set[int]]] = [
+        ("model", _fields(memoryview(model), count), set())
+    ]
     has_graph = False
     while open_messages:
         message, fields, seen = open_messages[-1]
@@ -91,7 +105,11 @@ def _locations(tensor: memoryview, count: Iterator[int]) -> Iterator[tuple[str, 
             name = _text(value)
         elif field == _ENTRY and isinstance(value, memoryview):
             is_external = True
-            pair = {number: _text(part) for number, part in _fields(value, count) if isinstance(part, memoryview)}
+            pair = {
+                number: _text(part)
+                for number, part in _fields(value, count)
+                if isinstance(part, memoryview)
+            }
             if pair.get(1, "") == "location":
                 found.append(pair.get(2, ""))
     if is_external:

@@ -1,9 +1,10 @@
-"""A feature space is named by the hash of its encoder; here the name is held against the encoder that a bundle really has.
+"""A feature space is named by the hash of its encoder; here the name is held against the encoder
+that a bundle really has.
 
     space = sha256(sha256(encode graph) || sha256(tensor) for the encoder's tensors by name)
 
-Without this check a stranger could put another encoder into a bundle, and a state folder, bound to a space, would take it
-for the one whose features it has learned.
+Without this check a stranger could put another encoder into a bundle, and a state folder, bound to
+a space, would take it for the one whose features it has learned.
 """
 
 from __future__ import annotations
@@ -35,22 +36,30 @@ def check_space(manifest: Manifest, encoder: TensorHashes) -> None:
         encoder: from :func:`watch_encoder`, after the last block.
 
     Raises:
-        BundleError: the encoder is another one. A bundle that is given features has none, and nothing to hold against its space.
+        BundleError: the encoder is another one. A bundle that is given features has none, and
+        nothing to hold against its space.
     """
-    graphs = [bytes.fromhex(manifest.members[graph.file].sha256) for graph in manifest.graphs_for("encode")]
+    graphs = [
+        bytes.fromhex(manifest.members[graph.file].sha256)
+        for graph in manifest.graphs_for("encode")
+    ]
     if not graphs:
         return
     digests = encoder.result()
     found = space_of_digests([*graphs, *(digests[name] for name in _tensors(manifest))])
     if found != manifest.space:
         raise BundleError(
-            f"manifest.json: the encoder is not the one that the feature space names (space {manifest.space[:12]}, this encoder "
-            f"{found[:12]}); it was swapped, or the bundle was not written by an export"
+            "manifest.json: the encoder is not the one that the feature space names (space"
+            f" {manifest.space[:12]}, this encoder {found[:12]}); it was swapped, or the bundle was"
+            " not written by an export"
         )
 
 
 def _tensors(manifest: Manifest) -> list[str]:
-    return encoder_tensors((spec.name for spec in manifest.tensors if spec.kind == "frozen"), manifest.graphs_for("encode"))
+    return encoder_tensors(
+        (spec.name for spec in manifest.tensors if spec.kind == "frozen"),
+        manifest.graphs_for("encode"),
+    )
 
 
 class _Placed(msgspec.Struct, frozen=True):
@@ -58,7 +67,8 @@ class _Placed(msgspec.Struct, frozen=True):
 
 
 class TensorHashes:
-    """SHA-256 of some tensors of a safetensors file, from its bytes as they pass by in blocks: every byte is read once.
+    """SHA-256 of some tensors of a safetensors file, from its bytes as they pass by in blocks:
+    every byte is read once.
 
     Args:
         names: the tensors wanted.
@@ -74,7 +84,9 @@ class TensorHashes:
         self._fault = ""
 
     def update(self, block: bytes) -> None:
-        """Take the next block. What is wrong with it is said by :meth:`result`, when the whole file has been hashed."""
+        """Take the next block. What is wrong with it is said by :meth:`result`, when the whole file
+        has been hashed.
+        """
         values = memoryview(block)
         if self._start is not None:
             begun = self._start + block if self._start else block
@@ -98,25 +110,36 @@ class TensorHashes:
         """The hashes by name, after the last block.
 
         Raises:
-            BundleError: the header cannot be read, lacks a tensor, places two in the same bytes, or reaches beyond the file.
+            BundleError: the header cannot be read, lacks a tensor, places two in the same bytes, or
+            reaches beyond the file.
         """
         missing = sorted(self._names - set(self._digests))
         if self._fault or missing:
-            raise BundleError(f"{FROZEN}: not a safetensors file: {self._fault or f'{missing[0]} is cut off'}")
+            raise BundleError(
+                f"{FROZEN}: not a safetensors file: {self._fault or f'{missing[0]} is cut off'}"
+            )
         return self._digests
 
     def _plan(self, header: bytes) -> None:
         try:
             listed = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
-            places = [(*msgspec.json.decode(listed[name], type=_Placed).data_offsets, name) for name in sorted(self._names & listed.keys())]
+            places = [
+                (*msgspec.json.decode(listed[name], type=_Placed).data_offsets, name)
+                for name in sorted(self._names & listed.keys())
+            ]
         except (ValueError, RecursionError) as error:
             self._fault = str(error)
             return
         reached = 0
         for first, last, name in sorted(places):
             if not reached <= first <= last:
-                self._fault = f"{name} lies at bytes {first} to {last}, but the tensor before it ends at {reached}"
+                self._fault = (
+                    f"{name} lies at bytes {first} to {last}, but the tensor before it ends at"
+                    f" {reached}"
+                )
                 return
             reached = last
-        self._digests = {name: hashlib.sha256().digest() for first, last, name in places if first == last}
+        self._digests = {
+            name: hashlib.sha256().digest() for first, last, name in places if first == last
+        }
         self._ranges = sorted((place for place in places if place[0] < place[1]), reverse=True)

@@ -1,4 +1,6 @@
-"""The stress card as a table for people: what ``edgeadapt inspect`` prints, and the exporter's progress lines."""
+"""The stress card as a table for people: what ``edgeadapt inspect`` prints, and the exporter's
+progress lines.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,18 @@ _HEAD = f"{'stream':<26} {'learner':>8} {'frozen':>7} {'change':>7} {'refreshes'
 
 def row_line(name: str, learner: float, frozen: float, refreshes: int) -> str:
     """One stream: accuracies in percent, the change in points."""
-    return f"{name:<26} {learner:>8.1%} {frozen:>7.1%} {100 * (learner - frozen):>+7.1f} {refreshes:>9}"
+    return (
+        f"{name:<26} {learner:>8.1%} {frozen:>7.1%} {100 * (learner - frozen):>+7.1f}"
+        f" {refreshes:>9}"
+    )
 
 
 def stress_table(card: Mapping[str, Any]) -> list[str]:
     """The lines of a bundle's table of stress streams; none if it was not stress-tested.
 
     Args:
-        card: ``bundle.card``. One of another version, or that says something else, gets one line that says so.
+        card: ``bundle.card``. One of another version, or that says something else, gets one line
+        that says so.
     """
     stress = card.get("stress")
     if stress is None:
@@ -27,26 +33,40 @@ def stress_table(card: Mapping[str, Any]) -> list[str]:
     try:
         return _lines(stress)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-        return ["the stress card is not one that this version can show; inspect --json prints it as it is"]
+        return [
+            "the stress card is not one that this version can show; inspect --json prints it as"
+            " it is"
+        ]
 
 
 def _lines(stress: Mapping[str, Any]) -> list[str]:
     lines = [_HEAD]
     for row in stress["rows"]:
-        lines.append(row_line(_name(row), float(row["learner"]), float(row["frozen"]), int(row["refreshes"])))
+        lines.append(
+            row_line(_name(row), float(row["learner"]), float(row["frozen"]), int(row["refreshes"]))
+        )
     if long := stress.get("long"):
         row = long["row"]
-        lines.append(row_line(_name(row), float(row["learner"]), float(row["frozen"]), int(row["refreshes"])))
-        phases = [100 * (float(phase["learner"]) - float(phase["frozen"])) for phase in long["phases"]]
         lines.append(
-            f"long run: {int(row['samples'])} feature vectors one at a time, worst of {len(phases)} phases {min(phases):+.1f}; at most "
-            f"{int(long['tensor_bytes']) / 1024:.0f} of {int(long['tensor_bytes_declared']) / 1024:.0f} KiB of tensors, {int(long['pending'])} samples kept, "
-            f"{int(long['conditions'])} conditions; resident memory {float(long['resident_growth_mib']):+.1f} MiB in the last quarter"
+            row_line(_name(row), float(row["learner"]), float(row["frozen"]), int(row["refreshes"]))
+        )
+        phases = [
+            100 * (float(phase["learner"]) - float(phase["frozen"])) for phase in long["phases"]
+        ]
+        lines.append(
+            f"long run: {int(row['samples'])} feature vectors one at a time, worst of {len(phases)}"
+            f" phases {min(phases):+.1f}; at most {int(long['tensor_bytes']) / 1024:.0f} of"
+            f" {int(long['tensor_bytes_declared']) / 1024:.0f} KiB of tensors,"
+            f" {int(long['pending'])} samples kept, {int(long['conditions'])} conditions; resident"
+            f" memory {float(long['resident_growth_mib']):+.1f} MiB in the last quarter"
         )
     kind, distinct = stress.get("kind", "full"), stress.get("distinct")
     drawn = f", streams of {int(distinct)} different held-out samples" if distinct else ""
     for trial in stress.get("trials", ()):
-        head = f"tried {trial['method']} at strength {float(trial['strength']):g}: {100 * float(trial['gain']):+.1f} under shift, {trial['mode']}: "
+        head = (
+            f"tried {trial['method']} at strength {float(trial['strength']):g}:"
+            f" {100 * float(trial['gain']):+.1f} under shift, {trial['mode']}: "
+        )
         lines += textwrap.wrap(head + str(trial["reason"]), _WIDTH, subsequent_indent="  ")
     lines += textwrap.wrap(f"{kind} card{drawn}: {stress['mode']}: {stress['reason']}", _WIDTH)
     return lines

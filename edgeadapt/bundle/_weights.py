@@ -1,7 +1,8 @@
 """The three weight files of a bundle, as arrays checked against the manifest.
 
-``frozen`` never changes after export, ``factory`` has the initial values of everything else, ``guard`` the
-labelled factory features that judge later changes. A file keeps a tensor in fewer bytes where nothing is lost (``_packing``).
+``frozen`` never changes after export, ``factory`` has the initial values of everything else,
+``guard`` the labelled factory features that judge later changes. A file keeps a tensor in fewer
+bytes where nothing is lost (``_packing``).
 """
 
 from __future__ import annotations
@@ -21,10 +22,20 @@ from edgeadapt.bundle._packing import forms, packed, unpacked
 from edgeadapt.bundle.schema import PLAIN_FORMAT, Manifest, TensorSpec, encoder_tensors
 from edgeadapt.errors import BundleError
 
-FROZEN, FACTORY, GUARD = "weights/frozen.safetensors", "weights/factory.safetensors", "weights/guard.safetensors"
+FROZEN = "weights/frozen.safetensors"
+FACTORY = "weights/factory.safetensors"
+GUARD = "weights/guard.safetensors"
 Arrays = dict[str, NDArray[Any]]
 
-_DTYPES = {"F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
+_DTYPES = {
+    "F32": "float32",
+    "F16": "float16",
+    "I64": "int64",
+    "I32": "int32",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
 _MAX_HEADER_BYTES = 4 << 20
 
 
@@ -34,7 +45,8 @@ class _Listed(msgspec.Struct, frozen=True):
 
 
 def encode_weights(manifest: Manifest, member: str, values: Mapping[str, NDArray[Any]]) -> bytes:
-    """Safetensors bytes of one weight file; equal values give equal bytes, each in its smallest form.
+    """Safetensors bytes of one weight file; equal values give equal bytes, each in its smallest
+    form.
 
     Raises:
         BundleError: as for :func:`decode_weights`.
@@ -43,23 +55,33 @@ def encode_weights(manifest: Manifest, member: str, values: Mapping[str, NDArray
     for name in sorted(values):
         array = np.asarray(values[name])
         arrays[name] = np.require(array, array.dtype.newbyteorder("<"), "C")
-    _check_listed(manifest, member, {name: (array.dtype.name, array.shape) for name, array in arrays.items()})
+    _check_listed(
+        manifest, member, {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
+    )
     _check_values(manifest, member, arrays)
     specs = _packable(manifest, member)
-    return save({name: packed(specs[name], len(manifest.classes), array) if name in specs else array for name, array in arrays.items()})
+    return save(
+        {
+            name: packed(specs[name], len(manifest.classes), array) if name in specs else array
+            for name, array in arrays.items()
+        }
+    )
 
 
 def decode_weights(manifest: Manifest, member: str, data: bytes) -> Arrays:
     """Read-only arrays of one weight file.
 
     Raises:
-        BundleError: malformed, a tensor the manifest does not place in this file, another dtype or shape, or values that are not finite.
+        BundleError: malformed, a tensor the manifest does not place in this file, another dtype or
+        shape, or values that are not finite.
     """
     try:
         arrays: Arrays = load(data)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise BundleError(f"{member}: not a safetensors file: {error}") from None
-    _check_listed(manifest, member, {name: (array.dtype.name, array.shape) for name, array in arrays.items()})
+    _check_listed(
+        manifest, member, {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
+    )
     for name, spec in _packable(manifest, member).items():
         if name in arrays:
             arrays[name] = unpacked(spec, arrays[name])
@@ -70,7 +92,8 @@ def decode_weights(manifest: Manifest, member: str, data: bytes) -> Arrays:
 
 
 def check_header(manifest: Manifest, member: str, start: bytes) -> set[str]:
-    """Check names, dtypes and shapes from the first bytes of a weight file, without loading a value.
+    """Check names, dtypes and shapes from the first bytes of a weight file, without loading a
+    value.
 
     Args:
         manifest: what the file must agree with.
@@ -82,14 +105,21 @@ def check_header(manifest: Manifest, member: str, start: bytes) -> set[str]:
     """
     length = int.from_bytes(start[:8], "little")
     if len(start) < 8 or length > len(start) - 8:
-        raise BundleError(f"{member}: not a safetensors file: its header is cut off or above {_MAX_HEADER_BYTES} bytes")
+        raise BundleError(
+            f"{member}: not a safetensors file: its header is cut off or above {_MAX_HEADER_BYTES}"
+            " bytes"
+        )
     try:
         header = msgspec.json.decode(start[8 : 8 + length], type=dict[str, msgspec.Raw])
         header.pop("__metadata__", None)
         listed = {name: msgspec.json.decode(raw, type=_Listed) for name, raw in header.items()}
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{member}: not a safetensors file: {error}") from None
-    _check_listed(manifest, member, {name: (_DTYPES.get(spec.dtype, spec.dtype), spec.shape) for name, spec in listed.items()})
+    _check_listed(
+        manifest,
+        member,
+        {name: (_DTYPES.get(spec.dtype, spec.dtype), spec.shape) for name, spec in listed.items()},
+    )
     return set(listed)
 
 
@@ -97,7 +127,8 @@ HEADER_BYTES = 8 + _MAX_HEADER_BYTES
 
 
 def check_complete(manifest: Manifest, present: set[str]) -> None:
-    """Every tensor must have a value that is neither derived nor starts at zero (parameters that are never kept: a momentum).
+    """Every tensor must have a value that is neither derived nor starts at zero (parameters that
+    are never kept: a momentum).
 
     Raises:
         BundleError: names the first tensor without one.
@@ -105,7 +136,10 @@ def check_complete(manifest: Manifest, present: set[str]) -> None:
     for spec in manifest.tensors:
         starts_at_zero = spec.kind == "parameter" and spec.persist == "never"
         if spec.kind != "derived" and not starts_at_zero and spec.name not in present:
-            raise BundleError(f"{_home(spec)}: no value for {spec.name}, which the manifest declares as {spec.kind}")
+            raise BundleError(
+                f"{_home(spec)}: no value for {spec.name}, which the manifest declares as"
+                f" {spec.kind}"
+            )
 
 
 def tensor_bytes(spec: TensorSpec) -> int:
@@ -118,16 +152,23 @@ def _home(spec: TensorSpec) -> str:
 
 
 def _packable(manifest: Manifest, member: str) -> dict[str, TensorSpec]:
-    """Tensors that a weight file may keep in fewer bytes; those of the encoder are hashed as they lie there."""
+    """Tensors that a weight file may keep in fewer bytes; those of the encoder are hashed as they
+    lie there.
+    """
     if member == GUARD or manifest.format <= PLAIN_FORMAT:
         return {}
     specs = {spec.name: spec for spec in manifest.tensors if _home(spec) == member}
-    for name in encoder_tensors([spec.name for spec in specs.values() if spec.kind == "frozen"], manifest.graphs_for("encode")):
+    for name in encoder_tensors(
+        [spec.name for spec in specs.values() if spec.kind == "frozen"],
+        manifest.graphs_for("encode"),
+    ):
         specs.pop(name, None)
     return specs
 
 
-def _check_listed(manifest: Manifest, member: str, listed: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+def _check_listed(
+    manifest: Manifest, member: str, listed: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> None:
     if member == GUARD:
         return _check_guard(manifest, listed)
     if member not in (FROZEN, FACTORY):
@@ -136,7 +177,9 @@ def _check_listed(manifest: Manifest, member: str, listed: Mapping[str, tuple[st
     packable = _packable(manifest, member)
     whole = sum(tensor_bytes(specs[name]) for name in listed if name in specs)
     if whole > MAX_ARCHIVE_BYTES:  # slots that are left out cost a file nothing
-        raise BundleError(f"{member}: its tensors take {whole} bytes, the limit is {MAX_ARCHIVE_BYTES}")
+        raise BundleError(
+            f"{member}: its tensors take {whole} bytes, the limit is {MAX_ARCHIVE_BYTES}"
+        )
     for name, (dtype, shape) in listed.items():
         spec = specs.get(name)
         if spec is None:
@@ -144,17 +187,24 @@ def _check_listed(manifest: Manifest, member: str, listed: Mapping[str, tuple[st
         if _home(spec) != member:
             raise BundleError(f"{member}: {name} is {spec.kind} and belongs in {_home(spec)}")
         is_plain = (dtype, shape) == (spec.dtype, spec.shape)
-        if not is_plain and not (name in packable and (dtype, shape) in forms(spec, len(manifest.classes))):
-            raise BundleError(f"{member}: {name} is {dtype}{list(shape)}, the manifest says {spec.dtype}{list(spec.shape)}")
+        if not is_plain and not (
+            name in packable and (dtype, shape) in forms(spec, len(manifest.classes))
+        ):
+            raise BundleError(
+                f"{member}: {name} is {dtype}{list(shape)}, the manifest says"
+                f" {spec.dtype}{list(spec.shape)}"
+            )
 
 
 def _check_guard(manifest: Manifest, listed: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
     """z (N, D) and taps (N, T) floating point, y (N,) int64; taps only where the encoder has any.
 
-    ``own`` (N, factory classes) and ``weight`` (N,), in bundles whose head learned these samples too: what each adds to its own
-    logits, and how much it weighed.
+    ``own`` (N, factory classes) and ``weight`` (N,), in bundles whose head learned these samples
+    too: what each adds to its own logits, and how much it weighed.
     """
-    widths = {"z": (manifest.feature_dim,), "y": ()} | ({"taps": (manifest.tap_dim,)} if manifest.tap_dim else {})
+    widths = {"z": (manifest.feature_dim,), "y": ()} | (
+        {"taps": (manifest.tap_dim,)} if manifest.tap_dim else {}
+    )
     if "own" in listed:
         widths |= {"own": (len(manifest.classes),), "weight": ()}
     if set(listed) != set(widths):
@@ -163,7 +213,10 @@ def _check_guard(manifest: Manifest, listed: Mapping[str, tuple[str, tuple[int, 
     for name, (dtype, shape) in listed.items():
         allowed = ("int64",) if name == "y" else ("float32", "float16")
         if dtype not in allowed or shape != count + widths[name]:
-            raise BundleError(f"{GUARD}: {name} is {dtype}{list(shape)}, expected {allowed[0]}{list(count + widths[name])}")
+            raise BundleError(
+                f"{GUARD}: {name} is {dtype}{list(shape)}, expected"
+                f" {allowed[0]}{list(count + widths[name])}"
+            )
 
 
 def _check_values(manifest: Manifest, member: str, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -173,4 +226,7 @@ def _check_values(manifest: Manifest, member: str, arrays: Mapping[str, NDArray[
     if member == GUARD and manifest.task == "classify":
         y = arrays["y"]
         if y.size and not 0 <= y.min() <= y.max() < len(manifest.classes):
-            raise BundleError(f"{member}: y has labels {y.min()} to {y.max()}, the manifest has {len(manifest.classes)} classes")
+            raise BundleError(
+                f"{member}: y has labels {y.min()} to {y.max()}, the manifest has"
+                f" {len(manifest.classes)} classes"
+            )

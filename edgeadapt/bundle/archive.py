@@ -1,7 +1,8 @@
-"""Write and read a bundle: one uncompressed zip, ``NAME.edge``, checked before anything in it is parsed.
+"""Write and read a bundle: one uncompressed zip, ``NAME.edge``, checked before anything in it is
+parsed.
 
-The manifest holds size and sha256 of every member but itself and the signature; the signature covers the
-manifest. Equal content gives an equal file.
+The manifest holds size and sha256 of every member but itself and the signature; the signature
+covers the manifest. Equal content gives an equal file.
 """
 
 from __future__ import annotations
@@ -41,13 +42,17 @@ _MAX_CARD_BYTES = 16 << 20
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A bundle that passed every check. Members are read from the file when asked for, and hashed again then."""
+    """A bundle that passed every check. Members are read from the file when asked for, and hashed
+    again then.
+    """
 
     path: Path
     manifest: Manifest
     card: dict[str, Any]
     signed_by: str | None
-    """Key id of the signer; without ``trust`` it says that the file is undamaged, not who made it."""
+    """Key id of the signer; without ``trust`` it says that the file is undamaged, not who made
+    it.
+    """
     sha256: str
     """Of the bytes of the manifest: the identity of the bundle."""
     bytes: int
@@ -61,7 +66,8 @@ class Bundle:
         """Read-only arrays of one weight file, :data:`FROZEN`, :data:`FACTORY` or :data:`GUARD`.
 
         Raises:
-            BundleError: no such member, it changed since the bundle was opened, or a value is not finite.
+            BundleError: no such member, it changed since the bundle was opened, or a value is not
+            finite.
         """
         data = self._read(member)
         with _naming(self.path):
@@ -73,9 +79,17 @@ class Bundle:
         return self.weights(FROZEN) if FROZEN in self.manifest.members else {}
 
     def graph_file(self, spec: GraphSpec) -> GraphFile:
-        """What a runtime loads: the model, the frozen arrays it names, the batches that a learner brings to it, and what it computes in."""
+        """What a runtime loads: the model, the frozen arrays it names, the batches that a learner
+        brings to it, and what it computes in.
+        """
         frozen = {name: self.frozen[name] for name in spec.frozen}
-        return GraphFile(spec.file, self.graph(spec.file), frozen, batches=usual_batches(spec, self.manifest), precision=spec.precision)
+        return GraphFile(
+            spec.file,
+            self.graph(spec.file),
+            frozen,
+            batches=usual_batches(spec, self.manifest),
+            precision=spec.precision,
+        )
 
     def _read(self, name: str) -> builtins.bytes:
         with _naming(self.path), open(self.path, "rb") as file:
@@ -96,45 +110,63 @@ def write_bundle(
     card: Mapping[str, Any],
     private_key: bytes | None = None,
 ) -> Bundle:
-    """Write a bundle; the file appears whole or not at all, and only if :func:`read_bundle` accepts it.
+    """Write a bundle; the file appears whole or not at all, and only if :func:`read_bundle` accepts
+    it.
 
     Args:
-        path: where to, usually ``NAME.edge``; an existing file is replaced.
-        manifest: its ``members`` are filled in here.
-        graphs: serialised ONNX models, by the ``file`` of their :class:`GraphSpec` (``graphs/*.onnx``).
-        weights: arrays by tensor name, by weight file (:data:`FROZEN`, :data:`FACTORY`, :data:`GUARD`).
-        card: the stress card; anything JSON can hold.
-        private_key: PEM of an ed25519 key; without it the bundle is unsigned.
+        path: where to, usually ``NAME.edge``; an existing file is replaced. manifest: its
+        ``members`` are filled in here. graphs: serialised ONNX models, by the ``file`` of their
+        :class:`GraphSpec` (``graphs/*.onnx``). weights: arrays by tensor name, by weight file
+        (:data:`FROZEN`, :data:`FACTORY`, :data:`GUARD`). card: the stress card; anything JSON can
+        hold. private_key: PEM of an ed25519 key; without it the bundle is unsigned.
 
     Raises:
         BundleError: names the member that is wrong, or says why the file cannot be written.
     """
     path = Path(path)
     with _naming(path):
-        contents = dict(graphs) | {name: weight_files.encode_weights(manifest, name, values) for name, values in weights.items()}
+        contents = dict(graphs) | {
+            name: weight_files.encode_weights(manifest, name, values)
+            for name, values in weights.items()
+        }
         try:
-            contents[CARD] = msgspec.json.format(msgspec.json.encode(card, order="sorted"), indent=2)
+            contents[CARD] = msgspec.json.format(
+                msgspec.json.encode(card, order="sorted"), indent=2
+            )
         except (TypeError, ValueError, RecursionError) as error:
             raise BundleError(f"{CARD}: {error}") from None
         for name in contents:
             container.check_name(name)
-        members = {name: Member(bytes=len(data), sha256=hashlib.sha256(data).hexdigest()) for name, data in contents.items()}
+        members = {
+            name: Member(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+            for name, data in contents.items()
+        }
         contents[MANIFEST] = encode_manifest(msgspec.structs.replace(manifest, members=members))
         if private_key is not None:
-            contents[SIGNATURE] = signing.encode_signature(signing.sign(contents[MANIFEST], private_key))
-        archive = container.pack((name, contents[name]) for name in sorted(contents, key=container.member_order))
+            contents[SIGNATURE] = signing.encode_signature(
+                signing.sign(contents[MANIFEST], private_key)
+            )
+        archive = container.pack(
+            (name, contents[name]) for name in sorted(contents, key=container.member_order)
+        )
         bundle = _open(BytesIO(archive), len(archive), path, (), False)
         replace_file(path, archive)
     return bundle
 
 
-def read_bundle(path: str | Path, *, trust: str | Path | Sequence[str | Path] = (), require_signature: bool = False) -> Bundle:
-    """Open a bundle: container, signature, manifest, sizes and hashes first, then graphs, weights, feature space and card.
+def read_bundle(
+    path: str | Path,
+    *,
+    trust: str | Path | Sequence[str | Path] = (),
+    require_signature: bool = False,
+) -> Bundle:
+    """Open a bundle: container, signature, manifest, sizes and hashes first, then graphs, weights,
+    feature space and card.
 
     Args:
-        path: the file.
-        trust: public keys, as text or paths; one, or several. When given, the bundle must be signed by one of them.
-        require_signature: refuse an unsigned bundle also without ``trust``; any signer will do then.
+        path: the file. trust: public keys, as text or paths; one, or several. When given, the
+        bundle must be signed by one of them. require_signature: refuse an unsigned bundle also
+        without ``trust``; any signer will do then.
 
     Raises:
         BundleError: names the file, the member and the reason. InputError: not a path.
@@ -145,10 +177,14 @@ def read_bundle(path: str | Path, *, trust: str | Path | Sequence[str | Path] = 
             raise BundleError("archive: not a regular file")
         with open(path, "rb") as file:
             keys = (trust,) if isinstance(trust, (str, Path)) else trust
-            return _open(file, os.fstat(file.fileno()).st_size, path, keys, require_signature or bool(keys))
+            return _open(
+                file, os.fstat(file.fileno()).st_size, path, keys, require_signature or bool(keys)
+            )
 
 
-def _open(file: BinaryIO, size: int, path: Path, trust: Sequence[str | Path], require_signature: bool) -> Bundle:
+def _open(
+    file: BinaryIO, size: int, path: Path, trust: Sequence[str | Path], require_signature: bool
+) -> Bundle:
     entries = container.read_directory(file, size)
     raw = _small(file, entries[MANIFEST], MAX_MANIFEST_BYTES)
     signed_by = None
@@ -171,25 +207,49 @@ def _open(file: BinaryIO, size: int, path: Path, trust: Sequence[str | Path], re
             raise BundleError(f"{MANIFEST}: the graph {graph.file!r} is not one of graphs/*.onnx")
         for name in graph.frozen:
             if kinds[name] != "frozen":
-                raise BundleError(f"{graph.file}: takes {name} as frozen, but its kind is {kinds[name]}")
-        check_external_data(graph.file, _verified(file, entries[graph.file], manifest.members[graph.file]), graph.frozen)
+                raise BundleError(
+                    f"{graph.file}: takes {name} as frozen, but its kind is {kinds[name]}"
+                )
+        check_external_data(
+            graph.file,
+            _verified(file, entries[graph.file], manifest.members[graph.file]),
+            graph.frozen,
+        )
     weight_files.check_complete(manifest, _check_weights(file, entries, manifest))
     check_space(manifest, encoder)
     card = _card(_small(file, entries[CARD], _MAX_CARD_BYTES))
     return Bundle(path, manifest, card, signed_by, hashlib.sha256(raw).hexdigest(), size)
 
 
-def _check_members(file: BinaryIO, entries: Mapping[str, Entry], manifest: Manifest, encoder: TensorHashes) -> None:
-    """The archive has exactly the members of the manifest, with their sizes and hashes, and a use for each; ``encoder`` sees the weights."""
+def _check_members(
+    file: BinaryIO, entries: Mapping[str, Entry], manifest: Manifest, encoder: TensorHashes
+) -> None:
+    """The archive has exactly the members of the manifest, with their sizes and hashes, and a use
+    for each; ``encoder`` sees the weights.
+    """
     present = set(entries) - {MANIFEST, SIGNATURE}
     for name in sorted(present ^ set(manifest.members)):
-        raise BundleError(f"{name}: " + ("not listed in the manifest" if name in present else "listed in the manifest but absent"))
-    expected = {CARD} | {graph.file for graph in manifest.graphs} | ({FROZEN, FACTORY, GUARD} & present)
+        raise BundleError(
+            f"{name}: "
+            + (
+                "not listed in the manifest"
+                if name in present
+                else "listed in the manifest but absent"
+            )
+        )
+    expected = (
+        {CARD} | {graph.file for graph in manifest.graphs} | ({FROZEN, FACTORY, GUARD} & present)
+    )
     for name in sorted(present ^ expected):
-        raise BundleError(f"{name}: " + ("no graph of the manifest and no known weight file" if name in present else "absent"))
+        raise BundleError(
+            f"{name}: "
+            + ("no graph of the manifest and no known weight file" if name in present else "absent")
+        )
     for name, member in manifest.members.items():
         if entries[name].size != member.bytes:
-            raise BundleError(f"{name}: has {entries[name].size} bytes, the manifest says {member.bytes}")
+            raise BundleError(
+                f"{name}: has {entries[name].size} bytes, the manifest says {member.bytes}"
+            )
         digest = hashlib.sha256()
         for block in container.read_chunks(file, entries[name]):
             digest.update(block)
@@ -206,14 +266,22 @@ def _check_weights(file: BinaryIO, entries: Mapping[str, Entry], manifest: Manif
             entry = entries[name]
             file.seek(entry.offset)
             start = file.read(min(entry.size, 8))
-            start += file.read(min(entry.size - len(start), weight_files.HEADER_BYTES - 8, int.from_bytes(start, "little")))
+            start += file.read(
+                min(
+                    entry.size - len(start),
+                    weight_files.HEADER_BYTES - 8,
+                    int.from_bytes(start, "little"),
+                )
+            )
             found = weight_files.check_header(manifest, name, start)
             present |= found if name != GUARD else set()
     return present
 
 
 def _verified(file: BinaryIO, entry: Entry, listed: Member) -> bytes:
-    """The bytes of a member, hashed as they were read: the file may change at any time after it was opened."""
+    """The bytes of a member, hashed as they were read: the file may change at any time after it was
+    opened.
+    """
     data = container.read_entry(file, entry)
     if hashlib.sha256(data).hexdigest() != listed.sha256:
         raise BundleError(f"{entry.name}: changed since the bundle was opened")
@@ -235,7 +303,9 @@ def _card(data: bytes) -> dict[str, Any]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Put the name of the file in front of every refusal, and turn what the system says into one."""
+    """Put the name of the file in front of every refusal, and turn what the system says into
+    one.
+    """
     try:
         yield
     except BundleError as error:

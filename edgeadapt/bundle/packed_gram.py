@@ -1,7 +1,9 @@
-"""Half of a symmetric matrix of sums: the square without the blocks below its diagonal, as a vector that adds and merges like the square.
+"""Half of a symmetric matrix of sums: the square without the blocks below its diagonal, as a vector
+that adds and merges like the square.
 
-The columns are cut into eight runs; of the rows of a run, the columns from its first one on are kept, one run after the other: 9/16 of the
-square. Blocks on the diagonal are kept whole, because a true triangle would need one product per row where it is summed.
+The columns are cut into eight runs; of the rows of a run, the columns from its first one on are
+kept, one run after the other: 9/16 of the square. Blocks on the diagonal are kept whole, because a
+true triangle would need one product per row where it is summed.
 
 >>> packed_size(16), unpacked(np.arange(3), 2).tolist()
 (144, [[0.0, 1.0], [1.0, 2.0]])
@@ -21,7 +23,9 @@ _RUNS = 8
 
 
 def packed_runs(width: int) -> list[tuple[int, int]]:
-    """The runs of columns in which a symmetric matrix (width, width) is packed: eight, or as many as there are columns."""
+    """The runs of columns in which a symmetric matrix (width, width) is packed: eight, or as many
+    as there are columns.
+    """
     step = -(-width // _RUNS)
     return [(start, min(start + step, width)) for start in range(0, width, step)]
 
@@ -33,8 +37,11 @@ def packed_size(width: int) -> int:
 
 def packed_width(size: int) -> int:
     """The width of a packed matrix of so many numbers; 0 if none has as many."""
-    most = math.isqrt(16 * size // 9)  # of a square at least 9/16 is left, and at most half a row more
-    return next((width for width in (most, most - 1) if width > 0 and packed_size(width) == size), 0)
+    # of a square at least 9/16 is left, and at most half a row more
+    most = math.isqrt(16 * size // 9)
+    return next(
+        (width for width in (most, most - 1) if width > 0 and packed_size(width) == size), 0
+    )
 
 
 def mirrored(square: Array) -> Array:
@@ -46,14 +53,18 @@ def mirrored(square: Array) -> Array:
 
 
 def unpacked(gram: Array, width: int) -> F64:
-    """The square (width, width) of a Gram matrix that may be packed: rows of each run, from the run's first column on, one run after the other."""
+    """The square (width, width) of a Gram matrix that may be packed: rows of each run, from the
+    run's first column on, one run after the other.
+    """
     if np.ndim(gram) == 2:
         return np.asarray(gram, np.float64)
     square = np.zeros((width, width))
     at = 0
     for start, end in packed_runs(width):
         size = (end - start) * (width - start)
-        square[start:end, start:] = np.asarray(gram[at : at + size], np.float64).reshape(end - start, width - start)
+        square[start:end, start:] = np.asarray(gram[at : at + size], np.float64).reshape(
+            end - start, width - start
+        )
         square[start:, start:end] = square[start:end, start:].T
         at += size
     return square

@@ -15,9 +15,11 @@ from edgeadapt.bundle.roles import RoleName
 from edgeadapt.errors import BundleError
 
 FORMAT = 2
-"""Version of the manifest. A reader refuses a newer one and names the package version that wrote it.
+"""Version of the manifest. A reader refuses a newer one and names the package version that wrote
+it.
 
-Since 2, weight files may keep tensors in fewer bytes (``_packing``); bundles of format 1 are read as they were.
+Since 2, weight files may keep tensors in fewer bytes (``_packing``); bundles of format 1 are read
+as they were.
 """
 PLAIN_FORMAT = 1
 """The last version whose weight files keep every tensor as the manifest declares it."""
@@ -35,7 +37,8 @@ Variant = Literal["float16", "int8"]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
-Slots = Annotated[int, Meta(ge=1, le=1 << 16)]  # memory is taken for each before anything is computed
+# memory is taken for each before anything is computed
+Slots = Annotated[int, Meta(ge=1, le=1 << 16)]
 
 
 class _Strict(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -45,8 +48,8 @@ class _Strict(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class TensorSpec(_Strict, frozen=True, kw_only=True):
     """What the core must know about a tensor so that it need not know the method.
 
-    *Evidence* is additive and canonical; *derived* is recomputed from it and never stored; *statistic*
-    describes inputs; *parameter* is trained; *frozen* never changes after export.
+    *Evidence* is additive and canonical; *derived* is recomputed from it and never stored;
+    *statistic* describes inputs; *parameter* is trained; *frozen* never changes after export.
     """
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9_]+(\.[A-Za-z0-9_]+)+$")]
@@ -54,14 +57,16 @@ class TensorSpec(_Strict, frozen=True, kw_only=True):
     shape: tuple[Size, ...]
     kind: Kind
     scope: Scope = "global"
-    space: str = ""  # hash of the feature space the values are valid in; "" while it is valid in any
+    # hash of the feature space the values are valid in; "" while it is valid in any
+    space: str = ""
     merge: Merge = "refuse"
     class_axis: int | None = None  # grows and is cleared with a class
     bound: float | None = None  # values must be finite and within +-bound to be published
     persist: Persist = "checkpoint"
     receipt: bool = False
-    """Evidence only: its part of a labelled sample can be told from the receipt that ``learn`` returns, so that forgetting
-    needs no stored feature. A graph with the role ``redeem`` writes it."""
+    """Evidence only: its part of a labelled sample can be told from the receipt that ``learn``
+    returns, so that forgetting needs no stored feature. A graph with the role ``redeem`` writes it.
+    """
 
 
 class PortSpec(_Strict, frozen=True, kw_only=True):
@@ -84,7 +89,9 @@ class Parity(_Strict, frozen=True, kw_only=True):
 
 
 class GraphSpec(_Strict, frozen=True, kw_only=True):
-    """One graph: the roles it answers (several when they were fused), its ports and the tensors it touches."""
+    """One graph: the roles it answers (several when they were fused), its ports and the tensors it
+    touches.
+    """
 
     file: str
     roles: tuple[RoleName, ...]
@@ -98,13 +105,24 @@ class GraphSpec(_Strict, frozen=True, kw_only=True):
     nodes: Positive
     parity: Parity
     precision: Precision = "float32"
-    """Of an encoder's inner values. Others than ``float32`` are variants of the encoder, see :class:`PrecisionSpec`; ports are float32 in each."""
+    """Of an encoder's inner values. Others than ``float32`` are variants of the encoder, see
+    :class:`PrecisionSpec`; ports are float32 in each.
+    """
 
 
 class NumericSpec(_Strict, frozen=True, kw_only=True):
     """A derived tensor computed by a named numeric of ``device/linalg.py`` instead of a graph."""
 
-    numeric: Literal["balanced_ridge", "nearest_mean", "class_mean", "class_direction", "class_residual", "slda", "back_projection", "log_frequency"]
+    numeric: Literal[
+        "balanced_ridge",
+        "nearest_mean",
+        "class_mean",
+        "class_direction",
+        "class_residual",
+        "slda",
+        "back_projection",
+        "log_frequency",
+    ]
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     arguments: dict[str, float] = {}
@@ -140,8 +158,10 @@ class ShiftPolicy(_Strict, frozen=True, kw_only=True):
     confirm_windows: Positive = 2  # consecutive windows above the threshold before anything acts
     strong: float = 4.0  # times the threshold: such a window needs no second one
     clear_windows: Positive = 2  # consecutive windows below it before the condition counts as over
-    signature: tuple[Size, Size] = (0, 0)  # columns of the residual space that tell conditions apart
-    route_distance: float = 0.1  # relative squared distance below which two signatures are the same condition
+    # columns of the residual space that tell conditions apart
+    signature: tuple[Size, Size] = (0, 0)
+    # relative squared distance below which two signatures are the same condition
+    route_distance: float = 0.1
 
 
 class NoveltyPolicy(_Strict, frozen=True, kw_only=True):
@@ -149,12 +169,16 @@ class NoveltyPolicy(_Strict, frozen=True, kw_only=True):
     threshold: float = 0.0  # of the per-sample score
     rate: float = 0.05  # share of known clean samples above the threshold at calibration
     window_share: float = 0.5  # share of novel samples in a window that reads as novel
-    auroc: float | None = None  # the lower of two: classes held out of the head, and images that no training showed; None: not judged
+    # the lower of two: classes held out of the head, and images that no training showed; None: not
+    # judged
+    auroc: float | None = None
     alternatives: dict[str, float] = {}
 
     @property
     def judgement(self) -> str:
-        """The mark in words; a bundle from before marks were optional has one of .5 and no alternatives where none was made."""
+        """The mark in words; a bundle from before marks were optional has one of .5 and no
+        alternatives where none was made.
+        """
         if self.auroc is None or not self.alternatives:
             return "not judged: no class could be held out"
         return f"AUROC {self.auroc:.3f} on what it did not know"
@@ -165,10 +189,15 @@ class AdaptPolicy(_Strict, frozen=True, kw_only=True):
 
     mode: AdaptMode = "off"
     method: str = ""
-    strength: Annotated[float, Meta(gt=0, le=1)] = 1.0  # share of the way from the factory's statistics to a condition's that a correction goes
-    steps: Positive = 1  # calls of the graph per refresh, each from the tensors that the one before left
-    preserves_space: bool = True  # an adapted encoder's features mean what the factory's do: labels may be learned from them
-    home: float = 0.85  # share of their distance from the classes that corrected inputs may keep, else the correction is not used
+    # share of the way from the factory's statistics to a condition's that a correction goes
+    strength: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    # calls of the graph per refresh, each from the tensors that the one before left
+    steps: Positive = 1
+    # an adapted encoder's features mean what the factory's do: labels may be learned from them
+    preserves_space: bool = True
+    # share of their distance from the classes that corrected inputs may keep, else the correction
+    # is not used
+    home: float = 0.85
     memory: Size = 64  # recent inputs, in memory only
     min_memory: Size = 32  # samples before the first correction
     refresh_samples: Positive = 64  # between two refreshes
@@ -178,11 +207,14 @@ class AdaptPolicy(_Strict, frozen=True, kw_only=True):
 class LearnPolicy(_Strict, frozen=True, kw_only=True):
     method: str = ""
     field_weight: float = 1.0  # sample_weight of a label from the field
-    factory_count: float = 25.0  # all factory samples of a class together weigh as much as this many labels
+    # all factory samples of a class together weigh as much as this many labels
+    factory_count: float = 25.0
     held_out_every: Positive = 5
     temperature: float = 1.0  # softmax temperature of the logits
-    weighted: tuple[str, ...] = ()  # evidence of which the factory's share may count more or less: the head's sums
-    factory_weights: tuple[float, ...] = (0.04, 0.2, 1.0, 4.0, 16.0)  # of that share, to choose from; 1 is ``factory_count`` labels a class
+    # evidence of which the factory's share may count more or less: the head's sums
+    weighted: tuple[str, ...] = ()
+    # of that share, to choose from; 1 is ``factory_count`` labels a class
+    factory_weights: tuple[float, ...] = (0.04, 0.2, 1.0, 4.0, 16.0)
     shrinkages: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)  # times the bundle's own, to choose from
     judged: Positive = 256  # newest labels of a condition that choose
 
@@ -190,10 +222,12 @@ class LearnPolicy(_Strict, frozen=True, kw_only=True):
 class GuardPolicy(_Strict, frozen=True, kw_only=True):
     margin: float = 0.01  # accuracy a candidate may lose
     significance: float = 0.05  # one-sided paired sign test
-    worst: float = 0.05  # accuracy on factory samples that all labels together may cost, however small each step is
+    # accuracy on factory samples that all labels together may cost, however small each step is
+    worst: float = 0.05
     factory_samples: Size = 0
     source_error: float = 0.1  # share of clean held-out samples the factory head gets wrong
-    source_significance: float = 1e-4  # a source whose labels contradict the head less likely than this is held
+    # a source whose labels contradict the head less likely than this is held
+    source_significance: float = 1e-4
 
 
 class AskPolicy(_Strict, frozen=True, kw_only=True):
@@ -204,24 +238,34 @@ class AskPolicy(_Strict, frozen=True, kw_only=True):
 
 
 class AccuracyPolicy(_Strict, frozen=True, kw_only=True):
-    """The label-free estimate of accuracy, from held-out calibration samples: see ``device/accuracy.py``."""
+    """The label-free estimate of accuracy, from held-out calibration samples: see
+    ``device/accuracy.py``.
+    """
 
-    threshold: float = 0.0  # of the margin between the two largest logits: the share below it is the estimated error
+    # of the margin between the two largest logits: the share below it is the estimated error
+    threshold: float = 0.0
     accuracy: Annotated[float, Meta(ge=0, le=1)] = 1.0  # of the head on the held-out samples
     samples: Size = 0  # how many these were; 0: the bundle was exported without an estimate
-    class_rates: tuple[float, ...] = ()  # share below the threshold among held-out samples taken for a class
+    # share below the threshold among held-out samples taken for a class
+    class_rates: tuple[float, ...] = ()
     margin: float = 0.05  # accuracy that may be lost before it counts
     deviations: float = 2.5  # standard deviations beyond the margin that chance is given
-    horizons: Annotated[tuple[Positive, ...], Meta(min_length=1)] = (4, 8, 16)  # windows over which the excess is looked at
-    concentrations: tuple[float, ...] = ()  # per horizon: sum of squared shares of the predicted classes from which on ...
-    allowances: tuple[float, ...] = ()  # ... so much excess is that of difficult classes which come one after the other
+    # windows over which the excess is looked at
+    horizons: Annotated[tuple[Positive, ...], Meta(min_length=1)] = (4, 8, 16)
+    # per horizon: sum of squared shares of the predicted classes from which on ...
+    concentrations: tuple[float, ...] = ()
+    # ... so much excess is that of difficult classes which come one after the other
+    allowances: tuple[float, ...] = ()
 
 
 class AdaptorSpec(_Strict, frozen=True, kw_only=True):
-    """One adaptor that a condition may grow, and how it is trained. Its graphs (read, fit, probe) name it among their methods."""
+    """One adaptor that a condition may grow, and how it is trained. Its graphs (read, fit, probe)
+    name it among their methods.
+    """
 
     name: Annotated[str, Meta(pattern="^[a-z0-9_]+$")]
-    tensors: Annotated[tuple[str, ...], Meta(min_length=1)]  # of a domain, read in predictions; what only training needs is not listed
+    # of a domain, read in predictions; what only training needs is not listed
+    tensors: Annotated[tuple[str, ...], Meta(min_length=1)]
     learning_rate: float
     steps: Positive
     batch: Positive
@@ -234,19 +278,25 @@ class GrowthPolicy(_Strict, frozen=True, kw_only=True):
     candidates: tuple[AdaptorSpec, ...] = ()
     fewest_labels: Positive = 40  # learned labels of the condition
     again: float = 1.5  # looked at again when the labels have grown by this factor
-    coherent: float = 0.15  # relative squared distance between the earlier and the later half of its labelled samples
+    # relative squared distance between the earlier and the later half of its labelled samples
+    coherent: float = 0.15
     samples: Positive = 256  # labelled samples it is trained on, at most
-    score: Literal["ridge", "spectral", "naswot"] = "ridge"  # by which candidates are ranked without training
+    # by which candidates are ranked without training
+    score: Literal["ridge", "spectral", "naswot"] = "ridge"
     margin: float = 0.01  # accuracy that it must win in cross-validation
     adaptor_kib: float = 1024.0  # of one condition
-    adaptor_ms: float = 1.0  # that a sample may take in what an adaptor reads, measured on the device
+    # that a sample may take in what an adaptor reads, measured on the device
+    adaptor_ms: float = 1.0
 
 
 class SmoothPolicy(_Strict, frozen=True, kw_only=True):
-    """Whether answers of a batch speak for each other where a stream shows one class after the other. Predictions alone read it."""
+    """Whether answers of a batch speak for each other where a stream shows one class after the
+    other. Predictions alone read it.
+    """
 
     method: str = ""  # "" for a bundle without one
-    threshold: float = 3.0  # standard deviations above what a stream without order shows, see ``device/correlation.py``
+    # standard deviations above what a stream without order shows, see ``device/correlation.py``
+    threshold: float = 3.0
     fewest: Slots = 8  # samples of a batch; smaller ones are left alone
 
 
@@ -265,7 +315,9 @@ class PolicySpec(_Strict, frozen=True, kw_only=True):
 
 
 class PrecisionReport(_Strict, frozen=True, kw_only=True):
-    """What a variant of the encoder costs, on held-out samples, beside the float32 encoder on the same ones."""
+    """What a variant of the encoder costs, on held-out samples, beside the float32 encoder on the
+    same ones.
+    """
 
     samples: Positive
     accuracy: float
@@ -275,21 +327,28 @@ class PrecisionReport(_Strict, frozen=True, kw_only=True):
     worst_error: float
     auroc: float | None  # of the novelty score, as ``NoveltyPolicy.auroc``
     float32_auroc: float | None
-    false_alarms: float  # share of clean windows above the shift thresholds, of windows of one class, of two and of all
+    # share of clean windows above the shift thresholds, of windows of one class, of two and of all
+    false_alarms: float
     float32_false_alarms: float
 
 
 class PrecisionSpec(_Strict, frozen=True, kw_only=True):
-    """A variant of the encoder: thresholds from its own features, and what it costs. Its graph has the role ``encode`` and this precision."""
+    """A variant of the encoder: thresholds from its own features, and what it costs. Its graph has
+    the role ``encode`` and this precision.
+    """
 
     precision: Variant
     shift: ShiftPolicy
     novelty: NoveltyPolicy
     report: PrecisionReport
     probe: Annotated[tuple[float, ...], Meta(min_length=1, max_length=1024)]
-    """Features of ``device.probing.probe_inputs`` where it was exported: a device whose kernels compute something else must not serve it."""
+    """Features of ``device.probing.probe_inputs`` where it was exported: a device whose kernels
+    compute something else must not serve it.
+    """
     probe_tolerance: Annotated[float, Meta(ge=0, le=1)]
-    """How far off they may be, as a share of their size: what rounding in another order may cost."""
+    """How far off they may be, as a share of their size: what rounding in another order may
+    cost.
+    """
 
 
 class Provenance(_Strict, frozen=True, kw_only=True):
@@ -311,12 +370,16 @@ class Member(_Strict, frozen=True, kw_only=True):
 
 
 class Manifest(_Strict, frozen=True, kw_only=True):
-    """The first member of a bundle; its signature covers every other member through their hashes."""
+    """The first member of a bundle; its signature covers every other member through their
+    hashes.
+    """
 
     format: Positive = FORMAT
     name: str
     version: Positive = 1
-    """The maker's own number of the bundle called ``name``; it only grows. A state folder refuses one older than it has seen."""
+    """The maker's own number of the bundle called ``name``; it only grows. A state folder refuses
+    one older than it has seen.
+    """
     task: Literal["classify", "regress", "embed"] = "classify"
     classes: tuple[str, ...]
     class_slots: Slots
@@ -343,11 +406,16 @@ class Manifest(_Strict, frozen=True, kw_only=True):
         raise BundleError(f"manifest.json: no tensor called {name!r}")
 
     def graphs_for(self, role: RoleName) -> tuple[GraphSpec, ...]:
-        """Every float32 graph that answers a role; several are candidates or rungs of the batch ladder. Variants: :meth:`encoder`."""
-        return tuple(graph for graph in self.graphs if role in graph.roles and graph.precision == "float32")
+        """Every float32 graph that answers a role; several are candidates or rungs of the batch
+        ladder. Variants: :meth:`encoder`.
+        """
+        return tuple(
+            graph for graph in self.graphs if role in graph.roles and graph.precision == "float32"
+        )
 
     def encoder(self, precision: Precision = "float32") -> GraphSpec | None:
-        """The graph that turns inputs into features in this precision; None in a bundle that is given features.
+        """The graph that turns inputs into features in this precision; None in a bundle that is
+        given features.
 
         Raises:
             BundleError: the bundle has no encoder of this precision; the message lists what it has.
@@ -358,10 +426,14 @@ class Manifest(_Strict, frozen=True, kw_only=True):
         if precision == "float32":
             return None
         held = ", ".join(("float32", *(spec.precision for spec in self.precisions)))
-        raise BundleError(f"{self.name} version {self.version} has no {precision} encoder; it has {held}. Ask for one of these, or export it with precisions")
+        raise BundleError(
+            f"{self.name} version {self.version} has no {precision} encoder; it has {held}. Ask for"
+            " one of these, or export it with precisions"
+        )
 
     def at(self, precision: Precision = "float32") -> Manifest:
-        """The same with the thresholds of a variant of the encoder in ``policy``: what a device reads that serves this variant.
+        """The same with the thresholds of a variant of the encoder in ``policy``: what a device
+        reads that serves this variant.
 
         Raises:
             BundleError: as :meth:`encoder`.
@@ -370,11 +442,16 @@ class Manifest(_Strict, frozen=True, kw_only=True):
             return self
         self.encoder(precision)
         spec = next(spec for spec in self.precisions if spec.precision == precision)
-        return msgspec.structs.replace(self, policy=msgspec.structs.replace(self.policy, shift=spec.shift, novelty=spec.novelty))
+        return msgspec.structs.replace(
+            self,
+            policy=msgspec.structs.replace(self.policy, shift=spec.shift, novelty=spec.novelty),
+        )
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """Canonical bytes: sorted keys and two-space indent, so that equal manifests have equal signatures."""
+    """Canonical bytes: sorted keys and two-space indent, so that equal manifests have equal
+    signatures.
+    """
     return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=2)
 
 
@@ -389,8 +466,15 @@ def decode_manifest(data: bytes) -> Manifest:
         written = peek.get("format") if isinstance(peek, dict) else None
         if isinstance(written, int) and written > FORMAT:
             origin = peek.get("provenance")
-            by = origin.get("edgeadapt", "a newer version") if isinstance(origin, dict) else "a newer version"
-            raise BundleError(f"manifest.json: format {written} is newer than {FORMAT}, which this version reads; written by edgeadapt {by}")
+            by = (
+                origin.get("edgeadapt", "a newer version")
+                if isinstance(origin, dict)
+                else "a newer version"
+            )
+            raise BundleError(
+                f"manifest.json: format {written} is newer than {FORMAT}, which this version reads;"
+                f" written by edgeadapt {by}"
+            )
         manifest = msgspec.json.decode(data, type=Manifest)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise BundleError(f"manifest.json: {error}") from error
@@ -399,23 +483,30 @@ def decode_manifest(data: bytes) -> Manifest:
 
 
 def encoder_tensors(frozen: Iterable[str], encoders: Iterable[GraphSpec]) -> list[str]:
-    """Frozen tensors of the encoder, in the order in which the space hashes them; none in a bundle that is given features.
+    """Frozen tensors of the encoder, in the order in which the space hashes them; none in a bundle
+    that is given features.
 
-    Those that its graphs take, and those that came with it unread, such as the classifier of a network: their names begin
-    with ``encoder.``.
+    Those that its graphs take, and those that came with it unread, such as the classifier of a
+    network: their names begin with ``encoder.``.
 
     Args:
         frozen: names of all frozen tensors.
         encoders: graphs with the role ``encode``.
     """
     taken = [graph.frozen for graph in encoders]
-    return sorted({name for name in frozen if name.startswith("encoder.")}.union(*taken)) if taken else []
+    return (
+        sorted({name for name in frozen if name.startswith("encoder.")}.union(*taken))
+        if taken
+        else []
+    )
 
 
 def space_of(*parts: bytes) -> str:
-    """Hash of what produces a feature: the bytes of the graphs of the role ``encode``, then those of the encoder's frozen tensors by name.
+    """Hash of what produces a feature: the bytes of the graphs of the role ``encode``, then those
+    of the encoder's frozen tensors by name.
 
-    A bundle without such a graph is given features; its space is the hash of a name for whatever makes them.
+    A bundle without such a graph is given features; its space is the hash of a name for whatever
+    makes them.
     """
     return space_of_digests(hashlib.sha256(part).digest() for part in parts)
 
@@ -432,7 +523,36 @@ def json_schema() -> dict[str, Any]:
 
 
 __all__ = [
-    "FORMAT", "PLAIN_FORMAT", "AccuracyPolicy", "AdaptPolicy", "AdaptorSpec", "AskPolicy", "GraphSpec", "GrowthPolicy", "GuardPolicy", "InputSpec", "LearnPolicy", "Manifest", "Member",
-    "NoveltyPolicy", "NumericSpec", "Parity", "PolicySpec", "PortSpec", "Precision", "PrecisionReport", "PrecisionSpec", "Provenance", "ShiftPolicy", "SmoothPolicy", "TensorSpec",
-    "TriggerSpec", "decode_manifest", "encode_manifest", "encoder_tensors", "json_schema", "space_of", "space_of_digests",
-]  # fmt: skip
+    "FORMAT",
+    "PLAIN_FORMAT",
+    "AccuracyPolicy",
+    "AdaptPolicy",
+    "AdaptorSpec",
+    "AskPolicy",
+    "GraphSpec",
+    "GrowthPolicy",
+    "GuardPolicy",
+    "InputSpec",
+    "LearnPolicy",
+    "Manifest",
+    "Member",
+    "NoveltyPolicy",
+    "NumericSpec",
+    "Parity",
+    "PolicySpec",
+    "PortSpec",
+    "Precision",
+    "PrecisionReport",
+    "PrecisionSpec",
+    "Provenance",
+    "ShiftPolicy",
+    "SmoothPolicy",
+    "TensorSpec",
+    "TriggerSpec",
+    "decode_manifest",
+    "encode_manifest",
+    "encoder_tensors",
+    "json_schema",
+    "space_of",
+    "space_of_digests",
+]

@@ -1,9 +1,12 @@
-"""Who made a bundle: an ed25519 signature over the bytes of its manifest, which holds the hash of every other member.
+"""Who made a bundle: an ed25519 signature over the bytes of its manifest, which holds the hash of
+every other member.
 
-A public key is written as one line, ``ed25519:`` and the base64 of its 32 bytes, so that it fits into a
-configuration file; a private key is an unencrypted PKCS 8 PEM, so that ``openssl`` reads it too.
+A public key is written as one line, ``ed25519:`` and the base64 of its 32 bytes, so that it fits
+into a configuration file; a private key is an unencrypted PKCS 8 PEM, so that ``openssl`` reads it
+too.
 
-``cryptography`` is imported where a key is used: an unsigned bundle opens without it, some 15 ms earlier.
+``cryptography`` is imported where a key is used: an unsigned bundle opens without it, some 15 ms
+earlier.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ KeyId = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 
 
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The content of ``manifest.sig``. Its own public key makes damage visible; only a trusted key says who signed."""
+    """The content of ``manifest.sig``. Its own public key makes damage visible; only a trusted key
+    says who signed.
+    """
 
     algorithm: Literal["ed25519"] = "ed25519"
     key_id: KeyId  # first 16 hexadecimal digits of the sha256 of the raw public key
@@ -47,7 +52,9 @@ def generate_key() -> tuple[bytes, str]:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     return private, _PREFIX + base64.b64encode(key.public_key().public_bytes_raw()).decode()
 
 
@@ -67,7 +74,10 @@ def write_keypair(path: str | Path) -> str:
         raise BundleError(f"{public_path}: exists; a key is never overwritten, choose another name")
     made: list[Path] = []
     try:
-        for target, content, mode in ((path, private, 0o600), (public_path, public.encode() + b"\n", 0o644)):
+        for target, content, mode in (
+            (path, private, 0o600),
+            (public_path, public.encode() + b"\n", 0o644),
+        ):
             with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
                 made.append(target)
                 file.write(content)
@@ -76,11 +86,15 @@ def write_keypair(path: str | Path) -> str:
     except FileExistsError as error:
         for target in made:
             target.unlink(missing_ok=True)
-        raise BundleError(f"{error.filename}: exists; a key is never overwritten, choose another name") from None
+        raise BundleError(
+            f"{error.filename}: exists; a key is never overwritten, choose another name"
+        ) from None
     except OSError as error:
         for target in made:  # half a key is none, and would keep the name from being used again
             target.unlink(missing_ok=True)
-        raise BundleError(f"{path}: the key cannot be written: {error.strerror}; nothing was left") from error
+        raise BundleError(
+            f"{path}: the key cannot be written: {error.strerror}; nothing was left"
+        ) from error
     return public
 
 
@@ -99,7 +113,9 @@ def load_public_key(text_or_path: str | Path) -> str:
             text = Path(text_or_path).read_text("ascii").strip()
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or "it is not ASCII"
-            raise BundleError(f"{where}: neither a public key ('ed25519:...') nor a readable file with one: {why}") from None
+            raise BundleError(
+                f"{where}: neither a public key ('ed25519:...') nor a readable file with one: {why}"
+            ) from None
     if _bytes_of(text) is None:
         raise BundleError(f"{where}: {_what_is(text)}")
     return text
@@ -108,7 +124,10 @@ def load_public_key(text_or_path: str | Path) -> str:
 def _what_is(text: str) -> str:
     """Of a text that is no public key, what to do. It may be a secret, so none of it is shown."""
     if _PRIVATE in text:
-        return "this is a private key, which stays where it was made; pass the public one, the file beside it that ends in .pub"
+        return (
+            "this is a private key, which stays where it was made; pass the public one, the file"
+            " beside it that ends in .pub"
+        )
     return f"not a public key; expected '{_PREFIX}' and the base64 of 32 bytes"
 
 
@@ -132,18 +151,24 @@ def sign(manifest: bytes, private_pem: bytes) -> Signature:
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise BundleError(f"{_MEMBER}: the private key cannot be read: {error}") from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise BundleError(f"{_MEMBER}: the private key is not ed25519; make one with 'edgeadapt keygen'")
+        raise BundleError(
+            f"{_MEMBER}: the private key is not ed25519; make one with 'edgeadapt keygen'"
+        )
     public = base64.b64encode(key.public_key().public_bytes_raw()).decode()
-    return Signature(key_id=key_id(_PREFIX + public), public_key=public, signature=base64.b64encode(key.sign(manifest)).decode())
+    return Signature(
+        key_id=key_id(_PREFIX + public),
+        public_key=public,
+        signature=base64.b64encode(key.sign(manifest)).decode(),
+    )
 
 
 def verify(manifest: bytes, signature: Signature, trusted_keys: Sequence[str | Path] = ()) -> str:
     """Check a signature.
 
     Args:
-        manifest: the bytes of ``manifest.json``.
-        signature: the content of ``manifest.sig``.
-        trusted_keys: public keys, as text or paths. Empty: any signer is accepted, only damage is found.
+        manifest: the bytes of ``manifest.json``. signature: the content of ``manifest.sig``.
+        trusted_keys: public keys, as text or paths. Empty: any signer is accepted, only damage is
+        found.
 
     Returns:
         The key id of the signer.
@@ -156,14 +181,21 @@ def verify(manifest: bytes, signature: Signature, trusted_keys: Sequence[str | P
         raise BundleError(f"{_MEMBER}: its key id {signature.key_id} is not that of its public key")
     trusted = [load_public_key(key) for key in trusted_keys]
     if trusted and public not in trusted:
-        raise BundleError(f"{_MEMBER}: signed by the unknown key {signature.key_id}; trusted: {', '.join(map(key_id, trusted))}")
+        raise BundleError(
+            f"{_MEMBER}: signed by the unknown key {signature.key_id}; trusted:"
+            f" {', '.join(map(key_id, trusted))}"
+        )
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
-        Ed25519PublicKey.from_public_bytes(_raw(public)).verify(base64.b64decode(signature.signature), manifest)
+        Ed25519PublicKey.from_public_bytes(_raw(public)).verify(
+            base64.b64decode(signature.signature), manifest
+        )
     except (InvalidSignature, ValueError):
-        raise BundleError(f"{_MEMBER}: the signature of key {signature.key_id} does not match manifest.json") from None
+        raise BundleError(
+            f"{_MEMBER}: the signature of key {signature.key_id} does not match manifest.json"
+        ) from None
     return signature.key_id
 
 
@@ -207,6 +239,14 @@ def _bytes_of(public: str) -> bytes | None:
 
 
 __all__ = [
-    "Signature", "decode_signature", "encode_signature", "generate_key", "key_id", "load_public_key", "sign", "signature_schema",
-    "verify", "write_keypair",
+    "Signature",
+    "decode_signature",
+    "encode_signature",
+    "generate_key",
+    "key_id",
+    "load_public_key",
+    "sign",
+    "signature_schema",
+    "verify",
+    "write_keypair",
 ]

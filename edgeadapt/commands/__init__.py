@@ -1,1 +1,3 @@
-"""What ``edgeadapt COMMAND`` does, one file per group; ``edgeadapt.cli`` imports a file only when its command is called."""
+"""What ``edgeadapt COMMAND`` does, one file per group; ``edgeadapt.cli`` imports a file only when
+its command is called.
+"""

@@ -1,7 +1,9 @@
-"""A step in a Python file: ``STEP.py:NAME``, and what lies beside it under the names ``make_ports``, ``tensors`` and ``frozen``.
+"""A step in a Python file: ``STEP.py:NAME``, and what lies beside it under the names
+``make_ports``, ``tensors`` and ``frozen``.
 
-NAME is the step itself, ``(ports, tensors) -> (outputs, new tensors)``; or ``(fn, tensors, frozen)``, as ``edgeadapt.host.gradient_step``
-gives it; or a function without arguments that returns such a triple.
+NAME is the step itself, ``(ports, tensors) -> (outputs, new tensors)``; or ``(fn, tensors,
+frozen)``, as ``edgeadapt.host.gradient_step`` gives it; or a function without arguments that
+returns such a triple.
 """
 
 from __future__ import annotations
@@ -32,14 +34,15 @@ class StepFile:
     frozen: tuple[str, ...] | None  # None where neither the file nor the caller says
 
 
-def read_step(step: str, *, example: str | None = None, tensors: str | None = None, frozen: str | None = None) -> StepFile:
+def read_step(
+    step: str, *, example: str | None = None, tensors: str | None = None, frozen: str | None = None
+) -> StepFile:
     """Run the file and collect the parts; an argument wins over what the file has.
 
     Args:
-        step: ``FILE.py:NAME``.
-        example: ``[FILE.py:]NAME`` of a function ``(generator, batch) -> ports``.
-        tensors: ``[FILE.py:]NAME`` of a dict or of a function that gives one, or a ``.safetensors`` file.
-        frozen: names and patterns with commas between them.
+        step: ``FILE.py:NAME``. example: ``[FILE.py:]NAME`` of a function ``(generator, batch) ->
+        ports``. tensors: ``[FILE.py:]NAME`` of a dict or of a function that gives one, or a
+        ``.safetensors`` file. frozen: names and patterns with commas between them.
 
     Raises:
         InputError: names the file, and what is missing or of another kind.
@@ -52,8 +55,13 @@ def read_step(step: str, *, example: str | None = None, tensors: str | None = No
         fixed = [pattern for pattern in frozen.split(",") if pattern]
     ports = _Place.of(example, place) if example else place.beside(*_EXAMPLES)
     if ports is None:
-        raise InputError(f"{place.file}: has no example ports; write make_ports(generator, batch) there, or name a function with --example")
-    return StepFile(place.name, fn, _example(ports), held, None if fixed is None else _matching(held, fixed))
+        raise InputError(
+            f"{place.file}: has no example ports; write make_ports(generator, batch) there, or name"
+            " a function with --example"
+        )
+    return StepFile(
+        place.name, fn, _example(ports), held, None if fixed is None else _matching(held, fixed)
+    )
 
 
 @dataclass(frozen=True)
@@ -75,13 +83,23 @@ class _Place:
         else:
             raise InputError(f"{text!r} is not FILE.py:NAME")
         if not hasattr(found.module, name):
-            own = [key for key, value in vars(found.module).items() if not key.startswith("_") and not isinstance(value, ModuleType)]
-            raise InputError(f"{found.file}: has nothing called {name!r}; it has: {', '.join(sorted(own)[:12]) or 'nothing'}")
+            own = [
+                key
+                for key, value in vars(found.module).items()
+                if not key.startswith("_") and not isinstance(value, ModuleType)
+            ]
+            raise InputError(
+                f"{found.file}: has nothing called {name!r}; it has:"
+                f" {', '.join(sorted(own)[:12]) or 'nothing'}"
+            )
         return found
 
     def beside(self, *names: str) -> _Place | None:
         """The first of these names that the file has."""
-        return next((_Place(self.file, name, self.module) for name in names if hasattr(self.module, name)), None)
+        return next(
+            (_Place(self.file, name, self.module) for name in names if hasattr(self.module, name)),
+            None,
+        )
 
     @property
     def value(self) -> Any:
@@ -101,7 +119,9 @@ class _Place:
 
 
 def _run(path: Path) -> ModuleType:
-    """Run a file as a module; it can import what lies beside it, now and when its functions are called."""
+    """Run a file as a module; it can import what lies beside it, now and when its functions are
+    called.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     name, folder = f"edgeadapt_step_{path.stem}", str(path.resolve().parent)
@@ -120,21 +140,37 @@ def _run(path: Path) -> ModuleType:
     return module
 
 
-def _parts(place: _Place) -> tuple[Callable[..., Any], Mapping[str, Any] | None, Iterable[str] | None]:
-    """``(fn, tensors, frozen)``; tensors are None where the name is a step itself, frozen where nothing says it."""
+def _parts(
+    place: _Place,
+) -> tuple[Callable[..., Any], Mapping[str, Any] | None, Iterable[str] | None]:
+    """``(fn, tensors, frozen)``; tensors are None where the name is a step itself, frozen where
+    nothing says it.
+    """
     value = place.value
     if callable(value):
         count = sum(
-            p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in inspect.signature(value).parameters.values()
+            p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+            for p in inspect.signature(value).parameters.values()
         )
         if count == 2:
             fixed = place.beside("frozen")
             return value, None, fixed.value if fixed else None
         if count:
-            raise InputError(f"{place}: takes {count} arguments; a step takes two, (ports, tensors), and a function that makes one takes none")
+            raise InputError(
+                f"{place}: takes {count} arguments; a step takes two, (ports, tensors), and a"
+                " function that makes one takes none"
+            )
         value = place.call()
-    if not isinstance(value, tuple) or len(value) != 3 or not callable(value[0]) or not isinstance(value[1], Mapping):
-        raise InputError(f"{place}: gives a {type(value).__name__}; a step is a function (ports, tensors), or a triple (fn, tensors, frozen)")
+    if (
+        not isinstance(value, tuple)
+        or len(value) != 3
+        or not callable(value[0])
+        or not isinstance(value[1], Mapping)
+    ):
+        raise InputError(
+            f"{place}: gives a {type(value).__name__}; a step is a function (ports, tensors), or a"
+            " triple (fn, tensors, frozen)"
+        )
     return value
 
 
@@ -162,12 +198,18 @@ def _read_safetensors(file: str) -> Mapping[str, Any]:
 
 def _example(place: _Place) -> Callable[..., Any]:
     if not callable(place.value):
-        raise InputError(f"{place}: is a {type(place.value).__name__}, not a function (generator, batch) -> ports")
+        raise InputError(
+            f"{place}: is a {type(place.value).__name__}, not a function (generator, batch) ->"
+            " ports"
+        )
 
     def make_ports(generator: Any, batch: int) -> Any:
         ports = place.call(generator, batch)
         if not isinstance(ports, dict):
-            raise InputError(f"{place}: gives a {type(ports).__name__} at batch {batch}, not a dict of tensors by name")
+            raise InputError(
+                f"{place}: gives a {type(ports).__name__} at batch {batch}, not a dict of tensors"
+                " by name"
+            )
         return ports
 
     return make_ports
@@ -178,6 +220,9 @@ def _matching(tensors: Mapping[str, Any], patterns: Iterable[str]) -> tuple[str,
     for pattern in patterns:
         found = {name for name in tensors if fnmatchcase(name, pattern)}
         if not found:
-            raise InputError(f"no tensor is called {pattern!r}, so none can be frozen; there are: {', '.join(sorted(tensors)) or 'none'}")
+            raise InputError(
+                f"no tensor is called {pattern!r}, so none can be frozen; there are:"
+                f" {', '.join(sorted(tensors)) or 'none'}"
+            )
         chosen |= found
     return tuple(name for name in tensors if name in chosen)

@@ -29,9 +29,15 @@ def build(args: argparse.Namespace) -> int:
         1 if a graph did not build, or does not stay kept.
     """
     if args.cache is not None and ":" in str(args.cache):
-        raise InputError(f"--cache {args.cache}: a folder with a colon in its name is two folders to a service (CacheDirectory)")
+        raise InputError(
+            f"--cache {args.cache}: a folder with a colon in its name is two folders to a service"
+            " (CacheDirectory)"
+        )
     if args.runtime == "auto":
-        raise InputError("auto tries several runtimes: name the one to build for (--runtime tensorrt, or onnxruntime-tensorrt); what is kept, auto finds too")
+        raise InputError(
+            "auto tries several runtimes: name the one to build for (--runtime tensorrt, or"
+            " onnxruntime-tensorrt); what is kept, auto finds too"
+        )
     bundle = read_bundle(args.bundle, trust=args.trust)
     with _service_cache(args.cache):
         runtime = open_runtime(args.runtime)
@@ -57,7 +63,9 @@ def build(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _service_cache(folder: Path | None) -> Iterator[None]:
-    """Open a runtime as a service with this ``CacheDirectory`` opens it: it then has the same folder below, whatever that is."""
+    """Open a runtime as a service with this ``CacheDirectory`` opens it: it then has the same
+    folder below, whatever that is.
+    """
     if folder is None:
         yield
         return
@@ -100,11 +108,17 @@ class _Lines(_Report):
         self._is_watched, self._width = sys.stderr.isatty(), 0
 
     def nothing(self, bundle: Bundle, runtime: Runtime) -> None:
-        print(f"{bundle.path}: {runtime.name} compiles nothing that could be kept; it opens the bundle as it is")
+        print(
+            f"{bundle.path}: {runtime.name} compiles nothing that could be kept; it opens the"
+            " bundle as it is"
+        )
 
     def begin(self, bundle: Bundle, runtime: Any, asked: list[Request]) -> None:
         self.total = len(asked)
-        print(f"{bundle.path}: {self.total} graphs for {runtime.name}, kept in {runtime.cache}", flush=True)
+        print(
+            f"{bundle.path}: {self.total} graphs for {runtime.name}, kept in {runtime.cache}",
+            flush=True,
+        )
 
     def step(self, phase: str, step: int, of: int) -> None:
         if self._is_watched and self.is_due():
@@ -124,19 +138,43 @@ class _Lines(_Report):
 
     def result(self, result: Result) -> None:
         self._clear()
-        found = {"built": f"built in {result.seconds:.1f} s", "kept": f"kept, looked at in {result.seconds:.1f} s", "none": result.note, "failed": f"FAILED  {result.note}"}[result.outcome]
+        found = {
+            "built": f"built in {result.seconds:.1f} s",
+            "kept": f"kept, looked at in {result.seconds:.1f} s",
+            "none": result.note,
+            "failed": f"FAILED  {result.note}",
+        }[result.outcome]
         size = f"  {result.nbytes >> 10} KiB" if result.files else ""
         print(f"  {self.at} of {self.total}  {result.name:<40} {found}{size}", flush=True)
 
-    def end(self, results: list[Result], dropped: list[str], seconds: float, is_interrupted: bool = False) -> None:
+    def end(
+        self,
+        results: list[Result],
+        dropped: list[str],
+        seconds: float,
+        is_interrupted: bool = False,
+    ) -> None:
         self._clear()
         for name in dropped:
-            print(f"  {name} was kept and has been dropped again: all together are more than the folder may have")
-        count = {outcome: sum(result.outcome == outcome for result in results) for outcome in _OUTCOMES}
+            print(
+                f"  {name} was kept and has been dropped again: all together are more than the"
+                " folder may have"
+            )
+        count = {
+            outcome: sum(result.outcome == outcome for result in results) for outcome in _OUTCOMES
+        }
         without = f", {count['none']} without an engine" if count["none"] else ""
         failed = f", {count['failed']} did not build" if count["failed"] else ""
-        rest = f"; {self.total - len(results)} are left, and the same command goes on with them" if is_interrupted else ""
-        print(f"{count['built']} built in {seconds:.1f} s, {count['kept']} kept from before{without}{failed}{rest}", flush=True)
+        rest = (
+            f"; {self.total - len(results)} are left, and the same command goes on with them"
+            if is_interrupted
+            else ""
+        )
+        print(
+            f"{count['built']} built in {seconds:.1f} s, {count['kept']} kept from"
+            f" before{without}{failed}{rest}",
+            flush=True,
+        )
 
 
 class _Events(_Report):
@@ -146,24 +184,62 @@ class _Events(_Report):
         super().__init__(_EVENT_S)
 
     def nothing(self, bundle: Bundle, runtime: Runtime) -> None:
-        self._say("begin", bundle=str(bundle.path), sha256=bundle.sha256, runtime=runtime.name, cache=None, total=0)
+        self._say(
+            "begin",
+            bundle=str(bundle.path),
+            sha256=bundle.sha256,
+            runtime=runtime.name,
+            cache=None,
+            total=0,
+        )
         self.end([], [], 0.0)
 
     def begin(self, bundle: Bundle, runtime: Any, asked: list[Request]) -> None:
         self.total = len(asked)
-        self._say("begin", bundle=str(bundle.path), sha256=bundle.sha256, runtime=runtime.name, cache=str(runtime.cache), total=self.total)
+        self._say(
+            "begin",
+            bundle=str(bundle.path),
+            sha256=bundle.sha256,
+            runtime=runtime.name,
+            cache=str(runtime.cache),
+            total=self.total,
+        )
 
     def step(self, phase: str, step: int, of: int) -> None:
         if self.is_due():
             self._say("step", index=self.at, graph=self.request, phase=phase, step=step, of=of)
 
     def result(self, result: Result) -> None:
-        self._say("graph", index=self.at, graph=result.name, outcome=result.outcome, seconds=round(result.seconds, 3), bytes=result.nbytes, note=result.note)
+        self._say(
+            "graph",
+            index=self.at,
+            graph=result.name,
+            outcome=result.outcome,
+            seconds=round(result.seconds, 3),
+            bytes=result.nbytes,
+            note=result.note,
+        )
 
-    def end(self, results: list[Result], dropped: list[str], seconds: float, is_interrupted: bool = False) -> None:
-        count = {outcome: sum(result.outcome == outcome for result in results) for outcome in _OUTCOMES}
+    def end(
+        self,
+        results: list[Result],
+        dropped: list[str],
+        seconds: float,
+        is_interrupted: bool = False,
+    ) -> None:
+        count = {
+            outcome: sum(result.outcome == outcome for result in results) for outcome in _OUTCOMES
+        }
         size = sum(result.nbytes for result in results)
-        self._say("summary", total=self.total, **count, dropped=dropped, interrupted=is_interrupted, seconds=round(seconds, 3), bytes=size)
+        self._say(
+            "summary",
+            total=self.total,
+            **count,
+            dropped=dropped,
+            interrupted=is_interrupted,
+            seconds=round(seconds, 3),
+            bytes=size,
+        )
 
     @staticmethod
     def _say(event: str, **values: Any) -> None:

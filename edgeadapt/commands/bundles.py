@@ -27,11 +27,26 @@ def inspect(args: argparse.Namespace) -> int:
         return 0
     policy, takes, novelty = found["policy"], found["input"], bundle.manifest.policy.novelty
     shape = "x".join(map(str, takes["shape"]))
-    print(f"{found['name']} version {found['version']}: {found['bytes'] / 2**20:.2f} MiB, {found['task']}, format {found['format']}, {_signed(found['signed_by'])}")
-    print(f"  takes     {takes['layout']} {takes['dtype']} {shape} {takes['colour'].replace('none', '')}".rstrip())
-    print(f"  knows     {', '.join(found['classes'])} ({len(found['classes'])} of {found['class_slots']} slots)")
-    print(f"  features  {found['feature_dim']}, taps {found['tap_dim']}, conditions kept {found['domain_slots']}")
-    print(f"  learns    {policy['learn']['method']}; novelty by {novelty.method} ({novelty.judgement})")
+    print(
+        f"{found['name']} version {found['version']}: {found['bytes'] / 2**20:.2f} MiB,"
+        f" {found['task']}, format {found['format']}, {_signed(found['signed_by'])}"
+    )
+    print(
+        f"  takes     {takes['layout']} {takes['dtype']} {shape}"
+        f" {takes['colour'].replace('none', '')}".rstrip()
+    )
+    print(
+        f"  knows     {', '.join(found['classes'])} ({len(found['classes'])} of"
+        f" {found['class_slots']} slots)"
+    )
+    print(
+        f"  features  {found['feature_dim']}, taps {found['tap_dim']}, conditions kept"
+        f" {found['domain_slots']}"
+    )
+    print(
+        f"  learns    {policy['learn']['method']}; novelty by {novelty.method}"
+        f" ({novelty.judgement})"
+    )
     for line in _precisions(found["precisions"]):
         print(f"  {line}")
     print(f"  adapts    {policy['adapt']['mode']}: {policy['adapt']['reason']}")
@@ -39,8 +54,9 @@ def inspect(args: argparse.Namespace) -> int:
     for file, graph in found["graphs"].items():
         parity = found["parity"][file]
         print(
-            f"  graph     {file:<{width}} {', '.join(graph['roles']):<32} {graph['nodes']:>4} nodes {graph['bytes'] / 1024:7.0f} KiB"
-            f"  parity {parity['worst_error']:.1e} over {parity['cases']} cases"
+            f"  graph     {file:<{width}} {', '.join(graph['roles']):<32} {graph['nodes']:>4} nodes"
+            f" {graph['bytes'] / 1024:7.0f} KiB  parity {parity['worst_error']:.1e} over"
+            f" {parity['cases']} cases"
         )
     made = found["provenance"]
     versions = f"edgeadapt {made['edgeadapt']}, torch {made['torch']}, onnx {made['onnx']}"
@@ -53,13 +69,17 @@ def inspect(args: argparse.Namespace) -> int:
 
 
 def _precisions(found: dict[str, Any]) -> Iterator[str]:
-    """A line for each variant of the encoder: what it costs beside float32, on the same held-out samples."""
+    """A line for each variant of the encoder: what it costs beside float32, on the same held-out
+    samples.
+    """
     for name, spec in found.items():
         cost = spec["report"]
         yield (
-            f"{name:<9} accuracy {cost['accuracy']:.3f} (float32 {cost['float32_accuracy']:.3f}), equal answers {cost['agreement']:.3f} of {cost['samples']}, feature error "
-            f"{cost['median_error']:.2g} (worst {cost['worst_error']:.2g}), AUROC {_mark(cost['auroc'])} ({_mark(cost['float32_auroc'])}), false alarms "
-            f"{cost['false_alarms']:.2%} ({cost['float32_false_alarms']:.2%})"
+            f"{name:<9} accuracy {cost['accuracy']:.3f} (float32 {cost['float32_accuracy']:.3f}),"
+            f" equal answers {cost['agreement']:.3f} of {cost['samples']}, feature error"
+            f" {cost['median_error']:.2g} (worst {cost['worst_error']:.2g}), AUROC"
+            f" {_mark(cost['auroc'])} ({_mark(cost['float32_auroc'])}), false alarms"
+            f" {cost['false_alarms']:.2%} ({cost['float32_false_alarms']:.2%})"
         )
 
 
@@ -72,7 +92,9 @@ def _signed(signer: str | None) -> str:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Read with every check, run every graph at every batch size of the ladder and every variant of the encoder on its probe; or build it with ``--engine``."""
+    """Read with every check, run every graph at every batch size of the ladder and every variant of
+    the encoder on its probe; or build it with ``--engine``.
+    """
     if args.engine:
         from edgeadapt.commands import engine
 
@@ -80,7 +102,8 @@ def verify(args: argparse.Namespace) -> int:
     if args.target or args.markdown:
         raise InputError("--target and --markdown belong to --engine tensorrt-rtx")
     bundle = read_bundle(args.bundle, trust=args.trust)
-    runtime = open_runtime("onnxruntime" if args.runtime == "auto" else args.runtime)  # one at a time: a graph that may move proves nothing of either
+    # one at a time: a graph that may move proves nothing of either
+    runtime = open_runtime("onnxruntime" if args.runtime == "auto" else args.runtime)
     open_ms = open_graphs(bundle, runtime)
     graphs = run_graphs(bundle, runtime)
     for variant in bundle.manifest.precisions:
@@ -99,7 +122,10 @@ def verify(args: argparse.Namespace) -> int:
             )
         )
         return 0
-    print(f"{args.bundle}: {len(bundle.manifest.members)} members match the manifest, {_signed(bundle.signed_by)}")
+    print(
+        f"{args.bundle}: {len(bundle.manifest.members)} members match the manifest,"
+        f" {_signed(bundle.signed_by)}"
+    )
     for file, batches in graphs.items():
         sizes = f" at batch {', '.join(map(str, batches))}" if batches else ""
         print(f"  {file}: opens in {open_ms[file]:.1f} ms and runs in {runtime.name}{sizes}")
@@ -136,15 +162,26 @@ def run_graphs(bundle: Bundle, runtime: Runtime) -> dict[str, list[int]]:
     return ran
 
 
-def _run_graph(bundle: Bundle, spec: GraphSpec, runtime: Runtime, tensors: Tensors, rng: np.random.Generator) -> list[int]:
+def _run_graph(
+    bundle: Bundle, spec: GraphSpec, runtime: Runtime, tensors: Tensors, rng: np.random.Generator
+) -> list[int]:
     graph = runtime.load(bundle.graph_file(spec))
     is_batched = any(None in port.shape for port in spec.ports)
     sizes = [spec.batch] if spec.batch else list(bundle.manifest.batches) if is_batched else []
     for size in sizes or [1]:
-        outputs, written = graph({port.name: _random(port, size, len(bundle.manifest.classes), rng) for port in spec.ports}, tensors)
+        outputs, written = graph(
+            {
+                port.name: _random(port, size, len(bundle.manifest.classes), rng)
+                for port in spec.ports
+            },
+            tensors,
+        )
         for name, value in (outputs | runtime.download(written)).items():
             if value.dtype.kind == "f" and not np.isfinite(value).all():
-                raise BundleError(f"{bundle.path.name}: {spec.file}: {name} is not finite on a random batch of {size}")
+                raise BundleError(
+                    f"{bundle.path.name}: {spec.file}: {name} is not finite on a random batch of"
+                    f" {size}"
+                )
     return sizes
 
 

@@ -1,4 +1,6 @@
-"""``compile``: a step in a Python file becomes a checked graph. torch loads here, when the command is called."""
+"""``compile``: a step in a Python file becomes a checked graph. torch loads here, when the command
+is called.
+"""
 
 from __future__ import annotations
 
@@ -53,14 +55,19 @@ def compile_file(args: argparse.Namespace) -> int:
 def _require_place(out: Path) -> None:
     """Refuse before the work what would fail after it."""
     if out.suffix != ".onnx":
-        raise InputError(f"--out {out}: give a path that ends in .onnx; the values are written beside it as .safetensors")
+        raise InputError(
+            f"--out {out}: give a path that ends in .onnx; the values are written beside it as"
+            " .safetensors"
+        )
     if not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: the folder {out.absolute().parent} does not exist")
 
 
 @dataclass(frozen=True)
 class _Report:
-    """What ``--json`` prints. Bytes are of the model file, of the tensors that change, and of those that do not."""
+    """What ``--json`` prints. Bytes are of the model file, of the tensors that change, and of those
+    that do not.
+    """
 
     name: str
     nodes: int
@@ -83,21 +90,37 @@ class _Report:
         frozen_bytes = sum(sizes[name] for name in graph.frozen)
         signature, open_ms = _open(graph)
         return cls(
-            name=graph.name, nodes=graph.nodes, model_bytes=len(graph.model), state_bytes=sum(sizes.values()) - frozen_bytes,
-            frozen_bytes=frozen_bytes, ports=signature.ports, outputs=signature.outputs, reads=signature.reads, writes=signature.writes,
-            frozen=graph.frozen, parity=msgspec.to_builtins(graph.parity), compile_s=round(seconds, 3), open_ms=round(open_ms, 3),
+            name=graph.name,
+            nodes=graph.nodes,
+            model_bytes=len(graph.model),
+            state_bytes=sum(sizes.values()) - frozen_bytes,
+            frozen_bytes=frozen_bytes,
+            ports=signature.ports,
+            outputs=signature.outputs,
+            reads=signature.reads,
+            writes=signature.writes,
+            frozen=graph.frozen,
+            parity=msgspec.to_builtins(graph.parity),
+            compile_s=round(seconds, 3),
+            open_ms=round(open_ms, 3),
             file=str(out) if out else None,
-        )  # fmt: skip
+        )
 
     def lines(self) -> Iterator[str]:
-        yield f"{self.name}: {self.nodes} nodes, compiled in {self.compile_s:.1f} s; a device opens it in {self.open_ms:.1f} ms"
+        yield (
+            f"{self.name}: {self.nodes} nodes, compiled in {self.compile_s:.1f} s; a device opens"
+            f" it in {self.open_ms:.1f} ms"
+        )
         for label in ("ports", "outputs", "reads", "writes"):
             for index, port in enumerate(getattr(self, label)):
                 shape = ", ".join("batch" if size is None else str(size) for size in port.shape)
                 yield f"  {'' if index else label:<9}{port.name} {port.dtype}[{shape}]"
         for index, name in enumerate(self.frozen):
             yield f"  {'' if index else 'frozen':<9}{name}"
-        yield f"  bytes    model {self.model_bytes:,}, state {self.state_bytes:,}, frozen {self.frozen_bytes:,}"
+        yield (
+            f"  bytes    model {self.model_bytes:,}, state {self.state_bytes:,}, frozen"
+            f" {self.frozen_bytes:,}"
+        )
         parity = self.parity
         yield (
             f"  parity   ok: {parity['cases']} cases against {parity['arbiter']} in onnxruntime "
@@ -122,7 +145,9 @@ def _open(graph: CompiledGraph) -> tuple[Signature, float]:
     """The graph as a device sees it, and the median milliseconds that opening it takes here."""
     from edgeadapt.host.compile.session import array
 
-    file = GraphFile(graph.name, graph.model, {name: array(graph.values[name]) for name in graph.frozen})
+    file = GraphFile(
+        graph.name, graph.model, {name: array(graph.values[name]) for name in graph.frozen}
+    )
     taken = []
     for _ in range(_OPENED):
         runtime = open_runtime()  # a new one each time: a runtime remembers what it loaded

@@ -24,7 +24,9 @@ _LONGEST_NAME = 64  # of a class, in a message; the time for the closest grows w
 
 
 def ctl(args: argparse.Namespace) -> int:
-    """Ask a running daemon, or tell it something; 1 if none answers, or if ``health`` finds it unwell."""
+    """Ask a running daemon, or tell it something; 1 if none answers, or if ``health`` finds it
+    unwell.
+    """
     daemon = _Daemon(args.url, args.socket, args.token_file, args.ca_file)
     try:
         return int(_ASKED[args.action](daemon, args))
@@ -51,11 +53,17 @@ class _UnixConnection(http.client.HTTPConnection):
 class _Daemon:
     """One daemon, by the address of its control interface; a connection a request."""
 
-    def __init__(self, url: str, path: Path | None, token_file: Path | None, ca_file: Path | None) -> None:
+    def __init__(
+        self, url: str, path: Path | None, token_file: Path | None, ca_file: Path | None
+    ) -> None:
         self._path, self.where = path, f"unix:{path}" if path else url
         try:
             self._url = urlsplit(url)
-            is_usable = self._url.scheme in ("http", "https") and bool(self._url.hostname) and self._url.port != 0
+            is_usable = (
+                self._url.scheme in ("http", "https")
+                and bool(self._url.hostname)
+                and self._url.port != 0
+            )
         except ValueError:
             is_usable = False
         if not is_usable:
@@ -67,11 +75,14 @@ class _Daemon:
 
             self._headers["authorization"] = f"Bearer {read_secret(token_file)}"
 
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None, **query: int | None) -> Any:
+    def ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, **query: int | None
+    ) -> Any:
         """What it answers: JSON as Python's values, or text.
 
         Raises:
-            EdgeadaptError: the daemon's own, as it was raised there. _NoAnswer: nobody answers, or a fault of the daemon.
+            EdgeadaptError: the daemon's own, as it was raised there. _NoAnswer: nobody answers, or
+            a fault of the daemon.
         """
         status, answer = self.exchange(method, path, body, **query)
         if status < 300:
@@ -82,13 +93,20 @@ class _Daemon:
         if isinstance(kind, type) and issubclass(kind, EdgeadaptError):
             raise kind(why)
         if 400 <= status < 500:
-            raise InputError(f"{why}{'; pass --token-file' if status == 401 and 'authorization' not in self._headers else ''}")
-        raise _NoAnswer(f"{self.where}: {why}{' (request ' + _printable(str(told['request'])) + ' in its log)' if told.get('request') else ''}")
+            raise InputError(
+                f"{why}{'; pass --token-file' if status == 401 and 'authorization' not in self._headers else ''}"  # noqa: E501
+            )
+        raise _NoAnswer(
+            f"{self.where}:"
+            f" {why}{' (request ' + _printable(str(told['request'])) + ' in its log)' if told.get('request') else ''}"  # noqa: E501
+        )
 
-    def exchange(self, method: str, path: str, body: dict[str, Any] | None = None, **query: int | None) -> tuple[int, Any]:
+    def exchange(
+        self, method: str, path: str, body: dict[str, Any] | None = None, **query: int | None
+    ) -> tuple[int, Any]:
         """Status and answer, whatever it is."""
         given = {key: value for key, value in query.items() if value is not None}
-        target = f"{'' if self._path else self._url.path.rstrip('/')}{path}{'?' + urlencode(given) if given else ''}"
+        target = f"{'' if self._path else self._url.path.rstrip('/')}{path}{'?' + urlencode(given) if given else ''}"  # noqa: E501
         data = None if body is None else json.dumps(body).encode()
         headers = self._headers | ({} if data is None else {"content-type": "application/json"})
         connection = self._connection()
@@ -103,10 +121,15 @@ class _Daemon:
             is_json = response.headers.get_content_type() == "application/json"
             return response.status, json.loads(raw) if is_json else raw.decode("utf-8", "replace")
         except ssl.SSLCertVerificationError as error:
-            raise _NoAnswer(f"{self.where}: not trusted: {error.verify_message}; pass --ca-file with its authority's certificate") from error
+            raise _NoAnswer(
+                f"{self.where}: not trusted: {error.verify_message}; pass --ca-file with its"
+                " authority's certificate"
+            ) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = _printable(getattr(error, "strerror", None) or str(error) or type(error).__name__)
-            raise _NoAnswer(f"{self.where}: no daemon answers there: {why}; 'edgeadapt serve' starts one") from error
+            raise _NoAnswer(
+                f"{self.where}: no daemon answers there: {why}; 'edgeadapt serve' starts one"
+            ) from error
         finally:
             connection.close()
 
@@ -115,7 +138,9 @@ class _Daemon:
             return _UnixConnection(self._path, _CONNECT_S)
         host, port = self._url.hostname or "", self._url.port
         if self._context is not None:
-            return http.client.HTTPSConnection(host, port, timeout=_CONNECT_S, context=self._context)
+            return http.client.HTTPSConnection(
+                host, port, timeout=_CONNECT_S, context=self._context
+            )
         return http.client.HTTPConnection(host, port, timeout=_CONNECT_S)
 
 
@@ -124,7 +149,11 @@ def _trusting(ca_file: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ValueError) as error:
-        why = "no certificate in PEM" if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None) or error
+        why = (
+            "no certificate in PEM"
+            if isinstance(error, ssl.SSLError)
+            else getattr(error, "strerror", None) or error
+        )
         raise InputError(f"--ca-file {ca_file}: {why}") from None
 
 
@@ -137,7 +166,9 @@ def _list(path: str) -> Callable[[_Daemon, argparse.Namespace], int]:
     return lambda daemon, args: _say(daemon.ask("GET", path, limit=args.limit), args)
 
 
-def _post(path: str, body: Callable[[argparse.Namespace], dict[str, Any] | None]) -> Callable[[_Daemon, argparse.Namespace], int]:
+def _post(
+    path: str, body: Callable[[argparse.Namespace], dict[str, Any] | None]
+) -> Callable[[_Daemon, argparse.Namespace], int]:
     return lambda daemon, args: _say(daemon.ask("POST", path, body(args)), args)
 
 
@@ -167,7 +198,7 @@ def _label(daemon: _Daemon, args: argparse.Namespace) -> int:
         what = f"no class {_printable(name)!r} yet{closest}"
         if not (sys.stdin.isatty() and _agrees(f"There is {what}. Add it? [y/N] ")):
             raise UnknownClassError(
-                f"{what}: --new adds it, if the daemon's policy.new_classes is \"add\"; "
+                f'{what}: --new adds it, if the daemon\'s policy.new_classes is "add"; '
                 "nothing was labelled"
             )
     given = {"labels": [{"sample": args.sample, "label": args.label}], "source": args.source}
@@ -208,7 +239,16 @@ _ASKED: dict[str, Callable[[_Daemon, argparse.Namespace], int]] = {
     "decisions": _list("/v1/decisions"),
     "classes": _classes,
     "label": _label,
-    "forget": _post("/v1/forget", lambda args: _given(samples=args.samples, source=args.source, classes=args.classes, before=args.before, after=args.after)),
+    "forget": _post(
+        "/v1/forget",
+        lambda args: _given(
+            samples=args.samples,
+            source=args.source,
+            classes=args.classes,
+            before=args.before,
+            after=args.after,
+        ),
+    ),
     "rollback": _post("/v1/rollback", lambda args: {"to": args.to}),
     "freeze": _post("/v1/freeze", lambda args: {"frozen": True}),
     "unfreeze": _post("/v1/freeze", lambda args: {"frozen": False}),
@@ -221,8 +261,14 @@ _ASKED: dict[str, Callable[[_Daemon, argparse.Namespace], int]] = {
 
 def _lines(answer: Any) -> list[str]:
     """One list: a line an item. Anything else: a line a value, under its dotted key."""
-    if isinstance(answer, dict) and len(answer) == 1 and isinstance(only := next(iter(answer.values())), list):
-        return [_row(item) if isinstance(item, dict) else _word(item) for item in only] or [f"no {next(iter(answer))}"]
+    if (
+        isinstance(answer, dict)
+        and len(answer) == 1
+        and isinstance(only := next(iter(answer.values())), list)
+    ):
+        return [_row(item) if isinstance(item, dict) else _word(item) for item in only] or [
+            f"no {next(iter(answer))}"
+        ]
     return [f"{key:<32} {value}" for key, value in _flat(answer, "")]
 
 
@@ -234,11 +280,18 @@ def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
         for index, inner in enumerate(value):
             yield f"{key}[{index}]", _row(inner) if isinstance(inner, dict) else _word(inner)
     else:
-        yield key or "answer", ", ".join(map(_word, value)) if isinstance(value, list) else _word(value)
+        yield (
+            key or "answer",
+            ", ".join(map(_word, value)) if isinstance(value, list) else _word(value),
+        )
 
 
 def _row(item: dict[str, Any]) -> str:
-    return " ".join(f"{key}={_word(_dated(key, value))}" for key, value in item.items() if value not in ("", None))
+    return " ".join(
+        f"{key}={_word(_dated(key, value))}"
+        for key, value in item.items()
+        if value not in ("", None)
+    )
 
 
 def _dated(key: str, value: Any) -> Any:

@@ -34,9 +34,13 @@ def _import(args: argparse.Namespace) -> int:
     files = read_files(args.path, args.form, args.pictures)  # before a state folder is made
     keep = Keep(raw_per_class=_kept(files, args.state) if args.keep is None else args.keep)
     with open_learner(
-        args.bundle, args.state, policy=Policy(new_classes=args.new_classes), keep=keep,
-        budget=Budget(write_mib_per_day=_UNLIMITED_MIB), trust=args.trust,
-    ) as learner:  # fmt: skip
+        args.bundle,
+        args.state,
+        policy=Policy(new_classes=args.new_classes),
+        keep=keep,
+        budget=Budget(write_mib_per_day=_UNLIMITED_MIB),
+        trust=args.trust,
+    ) as learner:
         report = import_files(learner, files, source=args.source)
         learner.settle()
         evidence = learner.counters()["evidence"]

@@ -1,4 +1,6 @@
-"""``doctor``: what this machine has and lacks, and, with ``--self-test``, whether everything works on it."""
+"""``doctor``: what this machine has and lacks, and, with ``--self-test``, whether everything works
+on it.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,14 @@ from edgeadapt.doctor.text import page
 
 
 def doctor(args: argparse.Namespace) -> int:
-    """Examine, and test if asked to; 1 if something that is needed is missing, or a runtime failed."""
+    """Examine, and test if asked to; 1 if something that is needed is missing, or a runtime
+    failed.
+    """
     machine = Machine(state=str(args.state.absolute()) if args.state else STATE)
     is_quiet = args.json == "-"
     if args.json and not is_quiet:
-        open(args.json, "a").close()  # a self-test may take minutes: a place that cannot be written is said before
+        # a self-test may take minutes: a place that cannot be written is said before
+        open(args.json, "a").close()
     sections = examine(machine)
     if not is_quiet:
         print(page(sections))

@@ -26,12 +26,20 @@ class Row:
 
     def line(self) -> str:
         """For people."""
-        found = f"{self.seconds:6.2f} s  {self.plan_kib:7d} KiB  {self.layers:5d} layers" if not self.error else f"FAILED  {self.error}"
+        found = (
+            f"{self.seconds:6.2f} s  {self.plan_kib:7d} KiB  {self.layers:5d} layers"
+            if not self.error
+            else f"FAILED  {self.error}"
+        )
         return f"  {self.graph:<20} {self.target:<7} {found}"
 
     def cells(self) -> str:
         """For a table in a document."""
-        found = f"{self.layers} | {self.plan_kib} | {self.seconds:.2f}" if not self.error else f"– | – | {self.error}"
+        found = (
+            f"{self.layers} | {self.plan_kib} | {self.seconds:.2f}"
+            if not self.error
+            else f"– | – | {self.error}"
+        )
         return f"| `{self.graph}` | {self.target} | {found} |"
 
 
@@ -48,7 +56,9 @@ def verify(args: argparse.Namespace) -> int:
     bundle = read_bundle(args.bundle, trust=args.trust)
     rows = []
     if args.markdown:
-        print("| graph | target | layers | plan KiB | seconds |\n|---|---|---:|---:|---:|", flush=True)
+        print(
+            "| graph | target | layers | plan KiB | seconds |\n|---|---|---:|---:|---:|", flush=True
+        )
     elif not args.json:
         print(f"{args.bundle}: builds with {args.engine}; nothing is run", flush=True)
     for row in build_graphs(bundle, targets):
@@ -57,7 +67,16 @@ def verify(args: argparse.Namespace) -> int:
             print(row.cells() if args.markdown else row.line(), flush=True)
     failed = sum(bool(row.error) for row in rows)
     if args.json:
-        print(json.dumps({"bundle": str(args.bundle), "sha256": bundle.sha256, "engine": args.engine, "builds": [vars(row) for row in rows]}))
+        print(
+            json.dumps(
+                {
+                    "bundle": str(args.bundle),
+                    "sha256": bundle.sha256,
+                    "engine": args.engine,
+                    "builds": [vars(row) for row in rows],
+                }
+            )
+        )
     elif not args.markdown:
         print(f"{len(rows) - failed} of {len(rows)} builds succeeded")
     return 1 if failed else 0
@@ -81,8 +100,26 @@ def build_graphs(bundle: Bundle, targets: Sequence[str], **options: Any) -> Iter
         file = bundle.graph_file(spec)
         for target in targets:
             try:
-                built = build(spec.file, file.model, file.frozen, target=target, batches=bundle.manifest.batches, **options)
+                built = build(
+                    spec.file,
+                    file.model,
+                    file.frozen,
+                    target=target,
+                    batches=bundle.manifest.batches,
+                    **options,
+                )
             except CompileError as error:
-                yield Row(spec.file, target, error=" ".join(str(error).removeprefix(f"{spec.file}: ").split()))
+                yield Row(
+                    spec.file,
+                    target,
+                    error=" ".join(str(error).removeprefix(f"{spec.file}: ").split()),
+                )
             else:
-                yield Row(spec.file, target, built.seconds, built.layers, len(built.plan) >> 10, round(built.peak_memory_mib))
+                yield Row(
+                    spec.file,
+                    target,
+                    built.seconds,
+                    built.layers,
+                    len(built.plan) >> 10,
+                    round(built.peak_memory_mib),
+                )

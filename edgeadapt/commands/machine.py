@@ -10,11 +10,16 @@ from edgeadapt.runtime import available_runtimes
 
 
 def runtimes(args: argparse.Namespace) -> int:
-    """List the registered runtimes; exit code 5 if none can run. One on a GPU is available only if it has just computed something there."""
+    """List the registered runtimes; exit code 5 if none can run. One on a GPU is available only if
+    it has just computed something there.
+    """
     found = available_runtimes()
     if args.json:
         print(json.dumps([asdict(status) for status in found], indent=2))
     else:
         for status in found:
-            print(f"{status.name:<20} {'ok' if status.is_available else 'not available':<13}  {status.detail.removeprefix('RuntimeUnavailable: ')}")
+            print(
+                f"{status.name:<20} {'ok' if status.is_available else 'not available':<13} "
+                f" {status.detail.removeprefix('RuntimeUnavailable: ')}"
+            )
     return 0 if any(status.is_available for status in found) else 5

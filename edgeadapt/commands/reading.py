@@ -15,13 +15,16 @@ from edgeadapt._sample_files import IMAGES, check_regular, is_image, read_image,
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.errors import InputError
 
-_SAMPLE = ("sample", "filename", "file", "name", "image", "path", "index", "id", "row", "")  # in a header
+# in a header
+_SAMPLE = ("sample", "filename", "file", "name", "image", "path", "index", "id", "row", "")
 _LABEL = ("label", "labels", "class", "category", "target", "y", "answer")
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Samples in order: how each is called, how to read some, and their true classes where known."""
+    """Samples in order: how each is called, how to read some, and their true classes where
+    known.
+    """
 
     names: tuple[str, ...]
     files: tuple[Path, ...]
@@ -29,12 +32,18 @@ class Source:
     y: tuple[str | int, ...]
 
     def read(self, rows: slice, spec: InputSpec) -> NDArray[Any]:
-        return self.x[rows] if self.x is not None else np.stack([read_image(file, spec) for file in self.files[rows]])
+        return (
+            self.x[rows]
+            if self.x is not None
+            else np.stack([read_image(file, spec) for file in self.files[rows]])
+        )
 
     def read_whole(
         self, rows: slice, spec: InputSpec
     ) -> tuple[list[int], NDArray[Any] | None, dict[str, str]]:
-        """Which rows can be read, their values, None if none can, and why the others cannot, by name."""
+        """Which rows can be read, their values, None if none can, and why the others cannot, by
+        name.
+        """
         if self.x is not None:
             return list(range(rows.start, rows.stop)), self.x[rows], {}
         found: dict[int, NDArray[Any]] = {}
@@ -49,9 +58,13 @@ class Source:
     def right(
         self, labels: tuple[str, ...], rows: list[int], classes: tuple[str, ...]
     ) -> list[bool]:
-        """Which predictions equal the truth; empty if it is not known. A whole number in ``y`` is a class id."""
+        """Which predictions equal the truth; empty if it is not known. A whole number in ``y`` is a
+        class id.
+        """
         truth = [self.y[row] for row in rows] if self.y else []
-        names = [classes[t] if isinstance(t, int) and 0 <= t < len(classes) else str(t) for t in truth]
+        names = [
+            classes[t] if isinstance(t, int) and 0 <= t < len(classes) else str(t) for t in truth
+        ]
         return [label == name for label, name in zip(labels, names, strict=True)] if truth else []
 
 
@@ -73,7 +86,8 @@ def read_labels(path: Path, source: Source) -> dict[int, str]:
     """Row -> label. A first line ``filename,label`` is a header, unless a sample is called so.
 
     Raises:
-        InputError: a line is not ``index-or-filename,label``, or names no sample; the message has its number.
+        InputError: a line is not ``index-or-filename,label``, or names no sample; the message has
+        its number.
     """
     by_name = {name: row for row, name in enumerate(source.names)}
     lines = list(_lines(path))
@@ -96,14 +110,26 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{path}: cannot be read as CSV: {error}") from error
 
 
-def _label_line(path: Path, number: int, fields: list[str], by_name: dict[str, int]) -> tuple[int, str]:
+def _label_line(
+    path: Path, number: int, fields: list[str], by_name: dict[str, int]
+) -> tuple[int, str]:
     if len(fields) != 2 or not fields[1]:
-        raise InputError(f"{path}, line {number}: expected index-or-filename,label; got {','.join(fields)[:200]!r}")
+        raise InputError(
+            f"{path}, line {number}: expected index-or-filename,label; got"
+            f" {','.join(fields)[:200]!r}"
+        )
     row = by_name.get(fields[0])
-    if row is None and fields[0].isdecimal() and len(fields[0]) < 20 and int(fields[0]) < len(by_name):
+    if (
+        row is None
+        and fields[0].isdecimal()
+        and len(fields[0]) < 20
+        and int(fields[0]) < len(by_name)
+    ):
         row = int(fields[0])
     if row is None:
-        raise InputError(f"{path}, line {number}: no sample {fields[0][:200]!r} in the source of {len(by_name)}")
+        raise InputError(
+            f"{path}, line {number}: no sample {fields[0][:200]!r} in the source of {len(by_name)}"
+        )
     return row, fields[1]
 
 

@@ -26,7 +26,11 @@ def serve(args: argparse.Namespace) -> int:
 
     def load() -> Settings:
         found = load_settings(args.config)
-        return found if args.precision is None else msgspec.structs.replace(found, precision=args.precision)
+        return (
+            found
+            if args.precision is None
+            else msgspec.structs.replace(found, precision=args.precision)
+        )
 
     settings = load()
     if args.check:
@@ -37,14 +41,18 @@ def serve(args: argparse.Namespace) -> int:
         )
     from edgeadapt.daemon.service import Service
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     return Service(settings, reread=load).run()
 
 
 def _check(config: Path, settings: Settings, is_running: bool) -> int:
     """One line a check. All are made; the first that fails gives the exit code."""
     failed: list[EdgeadaptError] = []
-    print(f"ok       settings: {config}: sources {len(settings.source)}, sinks {len(settings.sink)}")
+    print(
+        f"ok       settings: {config}: sources {len(settings.source)}, sinks {len(settings.sink)}"
+    )
     for name, check in _checks(settings, is_running):
         try:
             print(f"ok       {name}: {check()}")
@@ -71,7 +79,9 @@ def _checks(settings: Settings, is_running: bool) -> Iterator[tuple[str, Callabl
 
 
 def _packages(settings: Settings) -> str:
-    """Those of the control interface; what a source or a sink needs is looked for on its own line."""
+    """Those of the control interface; what a source or a sink needs is looked for on its own
+    line.
+    """
     from edgeadapt.daemon.config import dependencies as needs
 
     modules = needs.of_control(settings)
@@ -86,7 +96,10 @@ def _bundle(settings: Settings, found: list[Manifest]) -> str:
     bundle = read_bundle(settings.bundle, trust=settings.trust)
     found.append(bundle.manifest.at(settings.precision))
     signer = f"signed by {bundle.signed_by}" if bundle.signed_by else "unsigned"
-    return f"{settings.bundle}: {bundle.manifest.name} version {bundle.manifest.version}, {signer}{'' if settings.precision == 'float32' else f', encoder in {settings.precision}'}"
+    return (
+        f"{settings.bundle}: {bundle.manifest.name} version {bundle.manifest.version},"
+        f" {signer}{'' if settings.precision == 'float32' else f', encoder in {settings.precision}'}"  # noqa: E501
+    )
 
 
 def _runtime(name: str) -> str:
@@ -109,9 +122,16 @@ def _state(folder: Path, is_running: bool) -> str:
         raise StateError(f"{folder} is a file; a state folder is a directory")
     if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
         raise StateError(f"{place} is not writable by this user")
-    strangers = sorted(p.name for p in folder.iterdir() if not p.name.startswith("learner.")) if place == folder else []
+    strangers = (
+        sorted(p.name for p in folder.iterdir() if not p.name.startswith("learner."))
+        if place == folder
+        else []
+    )
     if strangers and not os.path.exists(folder / FILE_NAME):
-        raise StateError(f"{folder} is not a state folder: it has no {FILE_NAME} but holds {strangers[0]!r}; use an empty folder")
+        raise StateError(
+            f"{folder} is not a state folder: it has no {FILE_NAME} but holds {strangers[0]!r}; use"
+            " an empty folder"
+        )
     pid = holder(folder)
     if pid and not is_running:
         raise StateError(
@@ -151,21 +171,34 @@ def _control(settings: Settings, is_running: bool) -> str:
         doubts += [certificate.warning] if certificate.warning else []
         doubts += [exposed] if (exposed := exposure_of(control.key)) else []
     place = control.socket
-    if place is not None and not (os.path.isdir(place.parent) and os.access(place.parent, os.W_OK | os.X_OK)):
-        raise InputError(f"{place.parent}: no folder that this user can write, for the socket {place.name}")
+    if place is not None and not (
+        os.path.isdir(place.parent) and os.access(place.parent, os.W_OK | os.X_OK)
+    ):
+        raise InputError(
+            f"{place.parent}: no folder that this user can write, for the socket {place.name}"
+        )
     if not is_running and place is None:
         bound(control.listen).close()
     if not is_running and place is not None and is_answered(place):
         raise InputError(
             f"{place}: a daemon answers there already; --reload if it runs on these settings"
         )
-    tokens = [f"with {counted}" for counted, is_so in (("a token", control.token_file), ("users", control.users_file)) if is_so]
-    said = f"{control.listen}, {'https, ' if control.certificate else ''}{' and '.join(tokens) or 'without a token'}"
+    tokens = [
+        f"with {counted}"
+        for counted, is_so in (("a token", control.token_file), ("users", control.users_file))
+        if is_so
+    ]
+    said = (
+        f"{control.listen},"
+        f" {'https, ' if control.certificate else ''}{' and '.join(tokens) or 'without a token'}"
+    )
     return "; but ".join([said, *doubts])
 
 
 def _source(source: AnySource, found: list[Manifest]) -> str:
-    """What it reads is there, and fits the bundle. Nothing is read or connected: that is for the daemon, which tries again."""
+    """What it reads is there, and fits the bundle. Nothing is read or connected: that is for the
+    daemon, which tries again.
+    """
     from edgeadapt.daemon.config import dependencies as needs
     from edgeadapt.daemon.io.sources import open_source
 
@@ -191,7 +224,9 @@ def _place(source: AnySource) -> str:
     if isinstance(source, (FolderSource, SequenceSource)):
         if not os.path.isdir(source.path) or not os.access(source.path, os.R_OK | os.X_OK):
             raise InputError(f"{source.path}: no folder that this user can read")
-        if isinstance(source, SequenceSource) and not any(fnmatch(name, source.pattern) for name in os.listdir(source.path)):
+        if isinstance(source, SequenceSource) and not any(
+            fnmatch(name, source.pattern) for name in os.listdir(source.path)
+        ):
             raise InputError(f"{source.path}: no file is called {source.pattern!r}")
         return str(source.path)
     if os.path.exists(source.path) and not os.path.isfile(source.path):
@@ -211,7 +246,9 @@ def _sink(sink: AnySink) -> str:
     folder = sink.path.parent
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{folder}: no folder that this user can write, for {sink.path.name}")
-    if os.path.exists(sink.path) and not (os.path.isfile(sink.path) and os.access(sink.path, os.W_OK)):
+    if os.path.exists(sink.path) and not (
+        os.path.isfile(sink.path) and os.access(sink.path, os.W_OK)
+    ):
         raise InputError(f"{sink.path}: no regular file that this user can write")
     return str(sink.path)
 
@@ -233,7 +270,9 @@ def _device(path: Path) -> str:
 
 def _readable(path: Path) -> str:
     if not os.access(path, os.R_OK):
-        raise InputError(f"{path}: {'cannot be read by this user' if os.path.exists(path) else 'is not there'}")
+        raise InputError(
+            f"{path}: {'cannot be read by this user' if os.path.exists(path) else 'is not there'}"
+        )
     return str(path)
 
 

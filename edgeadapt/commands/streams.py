@@ -27,7 +27,11 @@ def demo(args: argparse.Namespace) -> int:
 
     report = Story(args.out, args.seed, say=lambda line: print(line, flush=True)).tell()
     facts = [(act["title"], fact) for act in report["acts"] for fact in act["facts"]]
-    failed = [f"{title}: {fact['label']} = {fact['value']}" for title, fact in facts if fact["holds"] is False]
+    failed = [
+        f"{title}: {fact['label']} = {fact['value']}"
+        for title, fact in facts
+        if fact["holds"] is False
+    ]
     for line in failed:
         print(f"does not hold: {line}", file=sys.stderr)
     return 1 if failed else 0
@@ -43,7 +47,15 @@ def run(args: argparse.Namespace) -> int:
     labels = read_labels(args.labels, source) if args.labels else {}
     say = _say_json if args.json else _say_line
     policy = Policy(new_classes=args.new_classes)
-    with open_learner(bundle, args.state, args.runtime, policy, trust=args.trust, allow_older=args.allow_older, precision=args.precision) as learner:
+    with open_learner(
+        bundle,
+        args.state,
+        args.runtime,
+        policy,
+        trust=args.trust,
+        allow_older=args.allow_older,
+        precision=args.precision,
+    ) as learner:
         stream = _Pass(learner, source, labels)
         for rows in chunks(len(source.names), args.batch):
             say(stream.batch(rows))
@@ -58,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Pass:
-    """One pass over a source. The worker is waited for after every batch, so the result does not depend on the machine's speed."""
+    """One pass over a source. The worker is waited for after every batch, so the result does not
+    depend on the machine's speed.
+    """
 
     def __init__(self, learner: Learner, source: Source, labels: dict[int, str]) -> None:
         self._learner, self._source, self._labels = learner, source, labels
@@ -96,14 +110,27 @@ class _Pass:
         learner = self._learner
         broken = {"broken": len(self.broken)} if self.broken else {}
         read = len(self._source.names) - len(self.broken)
-        counts = {"samples": read, **broken, "classes": learner.classes, "conditions": learner.domains()}
+        counts = {
+            "samples": read,
+            **broken,
+            "classes": learner.classes,
+            "conditions": learner.domains(),
+        }
         summary = {**counts, "evidence": learner.counters()["evidence"], **_accuracy(self._right)}
         summary |= {"precision": learner.precision, "placement": learner.placement_report()}
-        return {"summary": summary, "questions": [self._question(q) for q in learner.questions(_ALL)]}
+        return {
+            "summary": summary,
+            "questions": [self._question(q) for q in learner.questions(_ALL)],
+        }
 
     def _question(self, q: Question) -> dict[str, Any]:
         numbers = {"confidence": round(q.confidence, 4), "novelty": round(q.novelty, 4)}
-        return {"sample": self._names.get(q.id, q.id), "predicted": q.predicted, **numbers, "why": q.why}
+        return {
+            "sample": self._names.get(q.id, q.id),
+            "predicted": q.predicted,
+            **numbers,
+            "why": q.why,
+        }
 
 
 def _outcome(seen: Observation) -> dict[str, Any]:
@@ -137,7 +164,9 @@ def _batch_lines(fields: dict[str, Any]) -> list[str]:
     broken = [f"  {name}: not read: {why}" for name, why in fields.get("broken", {}).items()]
     if not fields["samples"]:
         return broken
-    answers = zip(*(fields[key] for key in ("samples", "labels", "confidence", "abstained")), strict=True)
+    answers = zip(
+        *(fields[key] for key in ("samples", "labels", "confidence", "abstained")), strict=True
+    )
     said = [
         f"  {name}: {label} {sure:.0%}{' (abstained)' if unsure else ''}"
         for name, label, sure, unsure in answers
@@ -167,8 +196,13 @@ def _summary_lines(fields: dict[str, Any]) -> list[str]:
         f"conditions: {', '.join(summary['conditions']) or 'none'}; labels: {evidence or 'none'}"
     ]
     lines += _placement_lines(summary["placement"])
-    lines += [f"  question: {q['sample']} (taken for {q['predicted']}, {q['confidence']:.0%}): {q['why']}" for q in questions]
-    return [*lines, "  answer with --labels FILE, one 'sample,label' a line"] if questions else lines
+    lines += [
+        f"  question: {q['sample']} (taken for {q['predicted']}, {q['confidence']:.0%}): {q['why']}"
+        for q in questions
+    ]
+    return (
+        [*lines, "  answer with --labels FILE, one 'sample,label' a line"] if questions else lines
+    )
 
 
 def _placement_lines(placement: dict[str, Any]) -> list[str]:
@@ -178,5 +212,11 @@ def _placement_lines(placement: dict[str, Any]) -> list[str]:
     served: dict[str, list[str]] = {}
     for role, name in placement["roles"].items():
         served.setdefault(name, []).append(role)
-    left_out = [f"{name} not: {about['why']}" for name, about in placement["runtimes"].items() if about["state"] == "unavailable"]
-    return [f"  ran in {name}: {', '.join(roles)}" for name, roles in served.items()] + [f"  {line}" for line in left_out]
+    left_out = [
+        f"{name} not: {about['why']}"
+        for name, about in placement["runtimes"].items()
+        if about["state"] == "unavailable"
+    ]
+    return [f"  ran in {name}: {', '.join(roles)}" for name, roles in served.items()] + [
+        f"  {line}" for line in left_out
+    ]

@@ -1,4 +1,6 @@
-"""What comes in, what goes out, and the one bounded queue between the threads that bring samples and the loop that answers them."""
+"""What comes in, what goes out, and the one bounded queue between the threads that bring samples
+and the loop that answers them.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,19 @@ from numpy.typing import NDArray
 OTHER_STREAMS = "other"
 _STREAMS = 256
 Drop = Literal["oldest", "newest", "wait"]
-"""What a full inbox does: forget the sample that waited longest, refuse the one that comes, or let its source wait."""
+"""What a full inbox does: forget the sample that waited longest, refuse the one that comes, or let
+its source wait.
+"""
 
 
 class Answer(Struct, frozen=True):
     """What the daemon says about one sample: flat, so that a line of JSON holds it.
 
     Attributes:
-        id: the learner's, for labels. name: the source's own, if it has one. at: seconds since the epoch, when the sample came.
-        confidence: of ``label``, in (0, 1]. shift: window statistic / threshold. axis: see ``edgeadapt.results.Reading``.
-        waited_ms: in the inbox. took_ms: of the batch it was answered in. error: why there is no answer; the other fields are empty then.
+        id: the learner's, for labels. name: the source's own, if it has one. at: seconds since the
+        epoch, when the sample came. confidence: of ``label``, in (0, 1]. shift: window statistic /
+        threshold. axis: see ``edgeadapt.results.Reading``. waited_ms: in the inbox. took_ms: of the
+        batch it was answered in. error: why there is no answer; the other fields are empty then.
     """
 
     stream: str
@@ -45,11 +50,13 @@ class Answer(Struct, frozen=True):
 
 
 class Arrival(Struct, frozen=True, eq=False):
-    """One sample. Exactly one of ``x`` (an input of the bundle, without batch axis) and ``features`` (``{"z": (D,)[, "taps": (T,)]}``) is there.
+    """One sample. Exactly one of ``x`` (an input of the bundle, without batch axis) and
+    ``features`` (``{"z": (D,)[, "taps": (T,)]}``) is there.
 
     Attributes:
-        name: how the source calls it; unique within the source for as long as labels may come. label: a label that came with it.
-        reply: called once, on the loop's thread, with the answer or the error; it must not block. came: monotonic seconds.
+        name: how the source calls it; unique within the source for as long as labels may come.
+        label: a label that came with it. reply: called once, on the loop's thread, with the answer
+        or the error; it must not block. came: monotonic seconds.
     """
 
     stream: str
@@ -65,7 +72,9 @@ class Arrival(Struct, frozen=True, eq=False):
 
 @dataclass(frozen=True)
 class LabelArrival:
-    """A label for a sample that came, or is still to come: by the learner's id or by its source's name for it."""
+    """A label for a sample that came, or is still to come: by the learner's id or by its source's
+    name for it.
+    """
 
     sample: str
     label: str
@@ -73,11 +82,15 @@ class LabelArrival:
 
 
 Deliver = Callable[["Arrival | LabelArrival"], bool]
-"""Hand over; False if it was dropped. With ``wait`` it blocks until there is room or the daemon stops."""
+"""Hand over; False if it was dropped. With ``wait`` it blocks until there is room or the daemon
+stops.
+"""
 
 
 class Source(Protocol):
-    """Brings samples. ``run`` returns when it has no more (a replay that ended) or ``stop`` is set, and raises if it cannot go on."""
+    """Brings samples. ``run`` returns when it has no more (a replay that ended) or ``stop`` is set,
+    and raises if it cannot go on.
+    """
 
     name: str
     stream: str
@@ -86,7 +99,9 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """Takes what the loop says. ``take`` is called on the loop's thread and must not block; ``close`` flushes."""
+    """Takes what the loop says. ``take`` is called on the loop's thread and must not block;
+    ``close`` flushes.
+    """
 
     name: str
     dropped: int
@@ -108,7 +123,8 @@ class Inbox:
         self.dropped: dict[str, int] = {}
         """Samples that were forgotten or refused, by stream; beyond 256 streams together."""
         self._waiting: deque[Arrival] = deque()
-        self._lock = threading.Lock()  # taken by itself on the way to an answer: a condition's own way in and out is Python
+        # taken by itself on the way to an answer: a condition's own way in and out is Python
+        self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._is_closed = False
 
@@ -124,7 +140,12 @@ class Inbox:
         forgotten = None
         with self._lock:
             if self.drop == "wait":
-                self._changed.wait_for(lambda: self._is_closed or self.drop != "wait" or len(self._waiting) < self.size, timeout_s)
+                self._changed.wait_for(
+                    lambda: (
+                        self._is_closed or self.drop != "wait" or len(self._waiting) < self.size
+                    ),
+                    timeout_s,
+                )
             if self._is_closed:
                 return False
             if len(self._waiting) >= self.size:
@@ -151,7 +172,9 @@ class Inbox:
         self.dropped[stream] = self.dropped.get(stream, 0) + 1
 
     def take(self, most: int, timeout_s: float) -> list[Arrival]:
-        """Up to ``most`` samples of the stream that waited longest, all with frames or all with features; empty after ``timeout_s``."""
+        """Up to ``most`` samples of the stream that waited longest, all with frames or all with
+        features; empty after ``timeout_s``.
+        """
         with self._lock:
             if not self._waiting:
                 self._changed.wait_for(lambda: self._waiting or self._is_closed, timeout_s)
@@ -182,4 +205,15 @@ def refused(arrival: Arrival, why: str) -> Answer:
     return Answer(arrival.stream, arrival.source, arrival.at, name=arrival.name, error=why)
 
 
-__all__ = ["OTHER_STREAMS", "Answer", "Arrival", "Deliver", "Drop", "Inbox", "LabelArrival", "Sink", "Source", "refused"]
+__all__ = [
+    "OTHER_STREAMS",
+    "Answer",
+    "Arrival",
+    "Deliver",
+    "Drop",
+    "Inbox",
+    "LabelArrival",
+    "Sink",
+    "Source",
+    "refused",
+]

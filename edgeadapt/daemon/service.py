@@ -1,4 +1,6 @@
-"""The daemon as one object: it owns the learner, the inbox, the loop, the sources and the sinks; HTTP, ``ctl`` and signals are faces over it."""
+"""The daemon as one object: it owns the learner, the inbox, the loop, the sources and the sinks;
+HTTP, ``ctl`` and signals are faces over it.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,15 @@ from edgeadapt.daemon.engine.sample_registry import Naming
 from edgeadapt.daemon.io.folder_ledger import FolderMemory
 from edgeadapt.daemon.lifecycle import signals as supervised
 from edgeadapt.daemon.lifecycle import status as looking
-from edgeadapt.daemon.lifecycle.factory import certificate_of, control_of, feeder_of, metrics_of, sink_of, source_of, users_of
+from edgeadapt.daemon.lifecycle.factory import (
+    certificate_of,
+    control_of,
+    feeder_of,
+    metrics_of,
+    sink_of,
+    source_of,
+    users_of,
+)
 from edgeadapt.daemon.lifecycle.reload import Changing
 from edgeadapt.daemon.messages import Answer, Arrival, Inbox, LabelArrival, Sink, Source, refused
 from edgeadapt.daemon.monitoring.systemd_notify import Notify
@@ -47,25 +57,33 @@ if TYPE_CHECKING:
     from edgeadapt.daemon.http.server import Control
 
 log = logging.getLogger("edgeadapt.daemon")
-_STOPPING_S = 1.7  # for everything; if the last checkpoint does not fit, the one before it and the journal stand
+# for everything; if the last checkpoint does not fit, the one before it and the journal stand
+_STOPPING_S = 1.7
 
 
 class Service:
-    """Answers, learns and can be watched from ``start`` to ``stop``; ``run`` does both, with signals in between.
+    """Answers, learns and can be watched from ``start`` to ``stop``; ``run`` does both, with
+    signals in between.
 
     Args:
         settings: see ``edgeadapt.daemon.config.schema``. reread: gives them anew, for ``reload``.
         sources, sinks: beside those of the settings. notify: the supervisor.
 
     Raises:
-        BundleError, StateError, BudgetError: as ``open_learner``. RuntimeUnavailable: as that, or a package that the settings need is not
+        BundleError, StateError, BudgetError: as ``open_learner``. RuntimeUnavailable: as that, or a
+        package that the settings need is not
             installed. InputError: a source or a sink cannot be opened.
     """
 
     def __init__(
-        self, settings: Settings, *, reread: Callable[[], Settings] | None = None, sources: Sequence[Source] = (), sinks: Sequence[Sink] = (),
+        self,
+        settings: Settings,
+        *,
+        reread: Callable[[], Settings] | None = None,
+        sources: Sequence[Source] = (),
+        sinks: Sequence[Sink] = (),
         notify: Notify | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         require_packages(settings)
         certificate, users = certificate_of(settings), users_of(settings)
         self._notify = notify or Notify()
@@ -81,16 +99,37 @@ class Service:
                 manifest = learner.bundle.manifest
             holds, inbox = Holds(lending), Inbox(settings.loop.queue, settings.loop.drop)
             labels = Labels(Naming(), lending.lend)
-            pace = Pace(lambda paused: holds.hold("latency", paused, self._notify.beat), settings.budget.p99_ratio)
+            pace = Pace(
+                lambda paused: holds.hold("latency", paused, self._notify.beat),
+                settings.budget.p99_ratio,
+            )
             self._running = Running(
-                settings, manifest, runtime, lending, holds, inbox, pace, labels, self._loop_of(settings, lending, inbox, labels, pace), Series(), self._deliver,
-                FolderMemory(settings.state), Telemetry(settings.telemetry.tegrastats), sinks=opened,
-                certificate=certificate, users=users,
-            )  # fmt: skip
+                settings,
+                manifest,
+                runtime,
+                lending,
+                holds,
+                inbox,
+                pace,
+                labels,
+                self._loop_of(settings, lending, inbox, labels, pace),
+                Series(),
+                self._deliver,
+                FolderMemory(settings.state),
+                Telemetry(settings.telemetry.tegrastats),
+                sinks=opened,
+                certificate=certificate,
+                users=users,
+            )
             for section in settings.sink:
                 opened[section] = sink_of(section)
-            brought = {section: source_of(section, manifest, self._running.folders) for section in settings.source} | {id(source): source for source in sources}
-            self._running.feeders = {key: feeder_of(source, self._deliver) for key, source in brought.items()}
+            brought = {
+                section: source_of(section, manifest, self._running.folders)
+                for section in settings.source
+            } | {id(source): source for source in sources}
+            self._running.feeders = {
+                key: feeder_of(source, self._deliver) for key, source in brought.items()
+            }
         except BaseException:
             for sink in opened.values():
                 sink.close()
@@ -99,14 +138,27 @@ class Service:
         self._checkpoints = Checkpoints(self._running)
         self._changing = Changing(self._running, reread)
 
-    def _loop_of(self, settings: Settings, lending: Lending, inbox: Inbox, labels: Labels, pace: Pace) -> Loop:
+    def _loop_of(
+        self, settings: Settings, lending: Lending, inbox: Inbox, labels: Labels, pace: Pace
+    ) -> Loop:
         return Loop(
-            lending.lend, inbox, labels, pace, emit=self._emit, beat=self._notify.beat, batch=settings.loop.batch,
-            rate_hz=settings.loop.rate_hz or 0.0, observed=None if self.metrics is None else self.metrics.observe_batch,
-        )  # fmt: skip
+            lending.lend,
+            inbox,
+            labels,
+            pace,
+            emit=self._emit,
+            beat=self._notify.beat,
+            batch=settings.loop.batch,
+            rate_hz=settings.loop.rate_hz or 0.0,
+            observed=None if self.metrics is None else self.metrics.observe_batch,
+        )
 
     def _deliver(self, what: Arrival | LabelArrival) -> bool:
-        return self._running.labels.put(what) if isinstance(what, LabelArrival) else self._running.inbox.put(what)
+        return (
+            self._running.labels.put(what)
+            if isinstance(what, LabelArrival)
+            else self._running.inbox.put(what)
+        )
 
     def _emit(self, event: Mapping[str, Any]) -> None:
         running = self._running
@@ -119,9 +171,11 @@ class Service:
                 if running.sink_errors[sink.name] == 1:  # the rest are counted
                     log.error("sink %s: %s: %s", sink.name, type(error).__name__, error)
 
-    # -- life -----------------------------------------------------------------------------------------
+    # -- life --------------------------------------------------------------------------------------
     def start(self) -> None:
-        """Warm the encoder, start the loop, the sources and the control interface, and tell the supervisor."""
+        """Warm the encoder, start the loop, the sources and the control interface, and tell the
+        supervisor.
+        """
         running = self._running
         with running.lending.lend() as learner:
             warm(learner, running.settings.loop.batch)
@@ -129,8 +183,18 @@ class Service:
         running.loop.start()
         for feeder in running.feeders.values():
             feeder.start()
-        threading.Thread(target=self._checkpoints.now_and_then, args=(self._ended,), name="checkpoints", daemon=True).start()
-        threading.Thread(target=watch, args=(running.series, self.status, self.history, self._ended), name="series", daemon=True).start()
+        threading.Thread(
+            target=self._checkpoints.now_and_then,
+            args=(self._ended,),
+            name="checkpoints",
+            daemon=True,
+        ).start()
+        threading.Thread(
+            target=watch,
+            args=(running.series, self.status, self.history, self._ended),
+            name="series",
+            daemon=True,
+        ).start()
         self._control = control_of(self, running.settings, running.certificate, running.users)
         if self._control is not None:
             self._control.start()
@@ -142,7 +206,8 @@ class Service:
         """Finish the batch, stop the sources, checkpoint, close.
 
         Returns:
-            False if the last checkpoint took too long (the one before it stands), or something is being built for a GPU, which cannot be interrupted.
+            False if the last checkpoint took too long (the one before it stands), or something is
+            being built for a GPU, which cannot be interrupted.
         """
         running = self._running
         with self._stopping:
@@ -169,17 +234,25 @@ class Service:
                 log.warning("%s did not end in time", thread.name)
         for feeder in running.feeders.values():
             feeder.join(max(0.0, end - time.monotonic()))
-        end_trials = getattr(running.runtime, "close", None)  # what places graphs has a thread that tries them
+        # what places graphs has a thread that tries them
+        end_trials = getattr(running.runtime, "close", None)
         has_ended = end_trials is None or end_trials(max(0.1, end - time.monotonic()))
         return has_ended and not learner.is_alive()
 
     def _let_go_of_labels(self) -> list[threading.Thread]:
-        """Where some are lost, what folder sources have taken since the last checkpoint is not written: it comes again, labels and all."""
+        """Where some are lost, what folder sources have taken since the last checkpoint is not
+        written: it comes again, labels and all.
+        """
         labels = self._running.labels
         lost = labels.close(0.3)
         held = labels.naming.counters()["held"]
         if lost or held:
-            log.warning("%d labels were not given to the learner, and %d waited for samples that did not come", lost, held)
+            log.warning(
+                "%d labels were not given to the learner, and %d waited for samples that did not"
+                " come",
+                lost,
+                held,
+            )
         return [] if lost else [aside(self._checkpoints.write_folders, "folders")]
 
     def run(self) -> int:
@@ -188,7 +261,9 @@ class Service:
         Returns:
             The exit code: 0, or 1 if a swap left no learner, or a device took tensors with it.
         """
-        return supervised.run(self, lambda: bool(self._running.fatal or looking.lost(self._running)))
+        return supervised.run(
+            self, lambda: bool(self._running.fatal or looking.lost(self._running))
+        )
 
     def hang_up(self) -> None:
         """Reload, and tell the supervisor how it went."""
@@ -197,7 +272,7 @@ class Service:
         if not self._running.is_stopping:
             self._notify.ready(self._running.reload_error or "settings read again")
 
-    # -- answering ------------------------------------------------------------------------------------
+    # -- answering ---------------------------------------------------------------------------------
     @property
     def settings(self) -> Settings:
         return self._running.settings
@@ -207,39 +282,71 @@ class Service:
         """Of the bundle that answers."""
         return self._running.manifest
 
-    def predict(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = DEFAULT_STREAM) -> list[Answer]:
+    def predict(
+        self,
+        x: Any = None,
+        *,
+        features: Mapping[str, Any] | None = None,
+        stream: str = DEFAULT_STREAM,
+    ) -> list[Answer]:
         """Answer a batch on the caller's thread and change nothing; see ``Learner.predict``."""
         return answering.predict(self._running, x, features=features, stream=stream)
 
     def observe(
-        self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = DEFAULT_STREAM, names: Sequence[str] = (), source: str = "http",
-    ) -> list[Answer]:  # fmt: skip
+        self,
+        x: Any = None,
+        *,
+        features: Mapping[str, Any] | None = None,
+        stream: str = DEFAULT_STREAM,
+        names: Sequence[str] = (),
+        source: str = "http",
+    ) -> list[Answer]:
         """Answer a batch in turn with what the sources bring; see ``answering.observe``."""
-        return answering.observe(self._running, x, features=features, stream=stream, names=names, source=source)
+        return answering.observe(
+            self._running, x, features=features, stream=stream, names=names, source=source
+        )
 
-    # -- labels and questions -------------------------------------------------------------------------
+    # -- labels and questions ----------------------------------------------------------------------
     def label(self, items: Sequence[tuple[str, str]], source: str = "") -> dict[str, Any]:
         """Label samples by id or name. What was received is durable.
 
         Returns:
-            ``labels``: one ``{sample, outcome, why, id}`` for each item, ``outcome`` being received, waiting (for its sample) or refused;
-            and how many there are of each.
+            ``labels``: one ``{sample, outcome, why, id}`` for each item, ``outcome`` being
+            received, waiting (for its sample) or refused; and how many there are of each.
 
         Raises:
             the error of the first, if every label was refused.
         """
-        told = self._running.labels.give([LabelArrival(sample, label, source) for sample, label in items], self.settings.control.timeout_s)
+        told = self._running.labels.give(
+            [LabelArrival(sample, label, source) for sample, label in items],
+            self.settings.control.timeout_s,
+        )
         if told and all(one.outcome == "refused" for one in told):
             raise told[0].error or StateError(told[0].why)
-        rows = [{"sample": one.sample, "outcome": one.outcome, "why": one.why, "id": one.id} for one in told]
-        return {"labels": rows} | {outcome: sum(one.outcome == outcome for one in told) for outcome in ("received", "waiting", "refused")}
+        rows = [
+            {"sample": one.sample, "outcome": one.outcome, "why": one.why, "id": one.id}
+            for one in told
+        ]
+        return {"labels": rows} | {
+            outcome: sum(one.outcome == outcome for one in told)
+            for outcome in ("received", "waiting", "refused")
+        }
 
     def forget(
-        self, samples: Sequence[str] | None = None, *, source: str | None = None, classes: Sequence[str] | None = None,
-        before: float | None = None, after: float | None = None,
-    ) -> Receipt:  # fmt: skip
-        """Remove labelled samples as if they had never been; see ``forgetting.forget``. Labels that still wait for their sample are no part of it."""
-        return forgetting.forget(self._running, samples, source=source, classes=classes, before=before, after=after)
+        self,
+        samples: Sequence[str] | None = None,
+        *,
+        source: str | None = None,
+        classes: Sequence[str] | None = None,
+        before: float | None = None,
+        after: float | None = None,
+    ) -> Receipt:
+        """Remove labelled samples as if they had never been; see ``forgetting.forget``. Labels that
+        still wait for their sample are no part of it.
+        """
+        return forgetting.forget(
+            self._running, samples, source=source, classes=classes, before=before, after=after
+        )
 
     def questions(self, limit: int = 5) -> list[Question]:
         with self._running.lending.lend() as learner:
@@ -262,17 +369,23 @@ class Service:
             return learner.quality()
 
     def frame_of(self, question: str) -> NDArray[np.uint8] | None:
-        """(H, W) or (H, W, 3) uint8, RGB, of an open question; None if it is not open, or about no picture."""
+        """(H, W) or (H, W, 3) uint8, RGB, of an open question; None if it is not open, or about no
+        picture.
+        """
         with self._running.lending.lend() as learner:
-            frame = next((one.frame for one in learner.questions(1 << 20) if one.id == question), None)
+            frame = next(
+                (one.frame for one in learner.questions(1 << 20) if one.id == question), None
+            )
         return None if frame is None else as_picture(np.asarray(frame), self.manifest.input)
 
     def picture_of(self, stream: str, sample: str = "") -> NDArray[np.uint8] | None:
-        """As ``frame_of``, of the answer that the status shows of a stream, or showed lately under this id."""
+        """As ``frame_of``, of the answer that the status shows of a stream, or showed lately under
+        this id.
+        """
         x = self._running.series.input_of(stream, sample)
         return None if x is None else as_picture(x, self.manifest.input)
 
-    # -- what is known, and what was done -------------------------------------------------------------
+    # -- what is known, and what was done ----------------------------------------------------------
     def classes(self) -> tuple[str, ...]:
         with self._running.lending.lend() as learner:
             return learner.classes
@@ -311,7 +424,7 @@ class Service:
         """Make what was learned durable; see ``Checkpoints.take``."""
         return self._checkpoints.take()
 
-    # -- changing what runs, and looking inside -------------------------------------------------------
+    # -- changing what runs, and looking inside ----------------------------------------------------
     def swap(self, path: str | Path) -> dict[str, Any]:
         """Let another bundle take over; see ``Changing.swap``."""
         return self._changing.swap(path)
@@ -337,7 +450,8 @@ class Service:
 def _close(lending: Lending) -> None:
     def close(learner: Learner) -> Learner:
         with suppress(StateError):  # it was closed by a swap that failed
-            learner.pause(True)  # what is queued is not waited for: labels are durable, and learned at the next start
+            # what is queued is not waited for: labels are durable, and learned at the next start
+            learner.pause(True)
         learner.close()
         return learner
 

@@ -1,6 +1,8 @@
-"""One line of NVIDIA's ``tegrastats`` as numbers. The form changes from release to release; what a line does not say is None or left out.
+"""One line of NVIDIA's ``tegrastats`` as numbers. The form changes from release to release; what a
+line does not say is None or left out.
 
-Written from lines that devices printed: Orin Nano with JetPack 6, AGX Orin with JetPack 5 and 7.2, AGX Thor with R38.
+Written from lines that devices printed: Orin Nano with JetPack 6, AGX Orin with JetPack 5 and 7.2,
+AGX Thor with R38.
 """
 
 from __future__ import annotations
@@ -17,9 +19,16 @@ _MEMORY = r"(?<!\S){} ([0-9]{{1,9}})/([0-9]{{1,9}})MB(?!\S)"
 _RAM, _SWAP = re.compile(_MEMORY.format("RAM")), re.compile(_MEMORY.format("SWAP"))
 _CPU = re.compile(r"(?<!\S)CPU \[([^\]]{0,4096})\]")
 _CORE = re.compile(r"([0-9]{1,3})%(?:@[0-9]{1,9})?\Z")  # or "off"
-_GPU = re.compile(r"(?<!\S)GR3D_FREQ ([0-9]{1,3})%")  # "12%@[1300,1300]", "0%@[305]", "35%"; "@[314,314]" has no load
-_TEMPERATURE = re.compile(r"(?<!\S)([A-Za-z][A-Za-z0-9_-]{0,63})@(-?[0-9]{1,6}(?:\.[0-9]{1,6})?)C(?:/-?[0-9.]{1,12}C)?(?!\S)")  # now, or now/average
-_POWER = re.compile(r"(?<!\S)([A-Z][A-Z0-9_]{0,63}) ([0-9]{1,9})(?:(?:mW)(?:/[0-9]{1,9}mW){0,2}|/[0-9]{1,9})(?!\S)")  # now/average, on R39 three; Nano and TX2 without unit
+# "12%@[1300,1300]", "0%@[305]", "35%"; "@[314,314]" has no load
+_GPU = re.compile(r"(?<!\S)GR3D_FREQ ([0-9]{1,3})%")
+# now, or now/average
+_TEMPERATURE = re.compile(
+    r"(?<!\S)([A-Za-z][A-Za-z0-9_-]{0,63})@(-?[0-9]{1,6}(?:\.[0-9]{1,6})?)C(?:/-?[0-9.]{1,12}C)?(?!\S)"
+)
+# now/average, on R39 three; Nano and TX2 without unit
+_POWER = re.compile(
+    r"(?<!\S)([A-Z][A-Z0-9_]{0,63}) ([0-9]{1,9})(?:(?:mW)(?:/[0-9]{1,9}mW){0,2}|/[0-9]{1,9})(?!\S)"
+)
 _OFF_C = -100.0  # -256: the zone has no power
 
 
@@ -28,8 +37,10 @@ class Tegrastats:
     """What a line says.
 
     Attributes:
-        cpu_loads: of each core, 0..1; None: it is off. gpu_load: 0..1, or None. temperatures: degrees Celsius by zone; zones that are off
-            are left out. power_mw: at that moment, by rail. total_power_w: of the rail that feeds the module, or the sum of all rails.
+        cpu_loads: of each core, 0..1; None: it is off. gpu_load: 0..1, or None. temperatures:
+        degrees Celsius by zone; zones that are off
+            are left out. power_mw: at that moment, by rail. total_power_w: of the rail that feeds
+            the module, or the sum of all rails.
     """
 
     ram_used_mib: int
@@ -57,14 +68,21 @@ def parse(line: str) -> Tegrastats:
     if len(line) > _LONGEST or ram is None:
         raise InputError(f"not a line of tegrastats: {line[:80]!r}")
     swap, cores, gpu = _SWAP.search(line), _CPU.search(line), _GPU.search(line)
-    temperatures = {name: float(value) for name, value in _TEMPERATURE.findall(line) if float(value) > _OFF_C}
+    temperatures = {
+        name: float(value) for name, value in _TEMPERATURE.findall(line) if float(value) > _OFF_C
+    }
     rails = {name: int(value) for name, value in _POWER.findall(line) if name != "NC"}
     return Tegrastats(
-        ram_used_mib=int(ram[1]), ram_total_mib=int(ram[2]),
-        swap_used_mib=int(swap[1]) if swap else None, swap_total_mib=int(swap[2]) if swap else None,
-        cpu_loads=tuple(_load(core) for core in cores[1].split(",")) if cores and cores[1] else (), gpu_load=int(gpu[1]) / 100 if gpu else None,
-        temperatures=temperatures, power_mw=rails, total_power_w=total_power({name: value / 1000 for name, value in rails.items()}),
-    )  # fmt: skip
+        ram_used_mib=int(ram[1]),
+        ram_total_mib=int(ram[2]),
+        swap_used_mib=int(swap[1]) if swap else None,
+        swap_total_mib=int(swap[2]) if swap else None,
+        cpu_loads=tuple(_load(core) for core in cores[1].split(",")) if cores and cores[1] else (),
+        gpu_load=int(gpu[1]) / 100 if gpu else None,
+        temperatures=temperatures,
+        power_mw=rails,
+        total_power_w=total_power({name: value / 1000 for name, value in rails.items()}),
+    )
 
 
 def _load(core: str) -> float | None:

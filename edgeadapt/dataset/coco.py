@@ -30,23 +30,39 @@ def write(folder: Path, samples: Sequence[Sample], pictures: Mapping[str, bytes]
         (folder / s.file).write_bytes(pictures[s.id])
         width, height = _size(pictures[s.id])
         about = {
-            "edgeadapt_id": s.id, "predicted": s.predicted, "predicted_when": s.predicted_when,
+            "edgeadapt_id": s.id,
+            "predicted": s.predicted,
+            "predicted_when": s.predicted_when,
             "confidence": s.confidence,
-        }  # fmt: skip
-        images.append({
-            "id": number, "file_name": s.file, "width": width, "height": height,
-            "date_captured": moment(s.time), **about,
-        })  # fmt: skip
+        }
+        images.append(
+            {
+                "id": number,
+                "file_name": s.file,
+                "width": width,
+                "height": height,
+                "date_captured": moment(s.time),
+                **about,
+            }
+        )
         if s.counts:
-            annotations.append({
-                "id": number, "image_id": number, "category_id": numbers[s.label],
-                "bbox": [0, 0, width, height], "area": width * height, "iscrowd": 0,
-                "segmentation": [], "source": s.source,
-            })  # fmt: skip
+            annotations.append(
+                {
+                    "id": number,
+                    "image_id": number,
+                    "category_id": numbers[s.label],
+                    "bbox": [0, 0, width, height],
+                    "area": width * height,
+                    "iscrowd": 0,
+                    "segmentation": [],
+                    "source": s.source,
+                }
+            )
     found = {
-        "images": images, "annotations": annotations,
+        "images": images,
+        "annotations": annotations,
         "categories": [{"id": n, "name": label} for label, n in numbers.items()],
-    }  # fmt: skip
+    }
     (folder / NAME).write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
@@ -73,8 +89,9 @@ def read(path: Path) -> list[Entry]:
     known = {image.get("id") for image in images if isinstance(image.get("id"), (int, str))}
     entries += [
         Entry(f"{path}, annotation of image {image!r:.40}", problem="there is no such image")
-        for image in by_image if image not in known
-    ]  # fmt: skip
+        for image in by_image
+        if image not in known
+    ]
     return entries
 
 
@@ -83,9 +100,12 @@ def _list(found: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
 
 
 def _entry(
-    path: Path, number: int, image: dict[str, Any], by_image: Mapping[Any, list[dict[str, Any]]],
+    path: Path,
+    number: int,
+    image: dict[str, Any],
+    by_image: Mapping[Any, list[dict[str, Any]]],
     names: Mapping[Any, Any],
-) -> Entry:  # fmt: skip
+) -> Entry:
     where = f"{path}, image {number}"
     name, image_id = image.get("file_name"), image.get("id")
     if not isinstance(name, str) or not isinstance(image_id, (int, str)):

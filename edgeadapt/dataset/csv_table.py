@@ -14,9 +14,18 @@ from edgeadapt.errors import InputError
 
 NAME, PICTURES = "labels.csv", "pictures"
 _COLUMNS = (
-    "file", "label", "source", "time", "stream", "status", "trusted", "predicted",
-    "predicted_when", "confidence", "id",
-)  # fmt: skip
+    "file",
+    "label",
+    "source",
+    "time",
+    "stream",
+    "status",
+    "trusted",
+    "predicted",
+    "predicted_when",
+    "confidence",
+    "id",
+)
 _FILE = ("file", "filename", "file_name", "image", "path", "picture", "sample")
 _LABEL = ("label", "class", "category", "target", "answer")
 
@@ -32,10 +41,21 @@ def write(folder: Path, samples: Sequence[Sample], pictures: Mapping[str, bytes]
                 s.file = f"{PICTURES}/{s.name}.png"
                 (folder / s.file).write_bytes(pictures[s.id])
             sure = "" if s.confidence is None else f"{s.confidence:.6f}"
-            table.writerow([
-                s.file, s.label, s.source, moment(s.time), s.stream, s.status, int(s.trusted),
-                s.predicted, s.predicted_when, sure, s.id,
-            ])  # fmt: skip
+            table.writerow(
+                [
+                    s.file,
+                    s.label,
+                    s.source,
+                    moment(s.time),
+                    s.stream,
+                    s.status,
+                    int(s.trusted),
+                    s.predicted,
+                    s.predicted_when,
+                    sure,
+                    s.id,
+                ]
+            )
             s.file = s.file or NAME  # the table has the row: one that is deleted there is left out
 
 

@@ -64,9 +64,13 @@ class ExportReport:
 
 
 def export_dataset(
-    state: str | os.PathLike[str], out: str | os.PathLike[str], form: Form, *,
-    bundle: str | os.PathLike[str] | Bundle | None = None, trust: Any = (),
-) -> ExportReport:  # fmt: skip
+    state: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    form: Form,
+    *,
+    bundle: str | os.PathLike[str] | Bundle | None = None,
+    trust: Any = (),
+) -> ExportReport:
     """Write the newest label of every sample: pictures, features, labels, who, when, predictions.
 
     Args:
@@ -99,9 +103,11 @@ def export_dataset(
             known = journal.meta("input")
             spec = msgspec.json.decode(known, type=InputSpec) if known else None
             header = side_file.Header(
-                side_file.VERSION, str(journal.meta("space")), str(journal.meta("bundle")),
+                side_file.VERSION,
+                str(journal.meta("space")),
+                str(journal.meta("bundle")),
                 int(journal.meta("raw_per_class") or 0),
-            )  # fmt: skip
+            )
         finally:
             journal.close()
     count = _write(target, form, samples, spec, header)
@@ -120,12 +126,23 @@ def _collected(journal: Journal) -> list[Sample]:
 def _sample(row: EvidenceRow, journal: Journal, asked: AskedSample | None) -> Sample:
     is_a_name = _A_NAME.fullmatch(row.id) and not _TAKEN.fullmatch(row.id)
     return Sample(
-        row.id, row.label, row.source, row.stream, row.domain, row.time, row.status, row.met,
-        row.trusted, row.space, row.features, journal.raw_of(row.seq),
-        predicted=asked.predicted if asked else "", predicted_when="met" if asked else "",
+        row.id,
+        row.label,
+        row.source,
+        row.stream,
+        row.domain,
+        row.time,
+        row.status,
+        row.met,
+        row.trusted,
+        row.space,
+        row.features,
+        journal.raw_of(row.seq),
+        predicted=asked.predicted if asked else "",
+        predicted_when="met" if asked else "",
         is_random=bool(asked and asked.is_random),
         name=row.id if is_a_name else f"row-{row.seq}",
-    )  # fmt: skip
+    )
 
 
 def _predict(journal: Journal, bundle: Bundle, samples: Sequence[Sample], folder: Path) -> None:

@@ -53,18 +53,26 @@ class ImportReport:
 
     def lines(self) -> list[str]:
         counts = {
-            "new": self.new, "corrected": self.corrected, "there already": self.present,
-            "the same picture once more": self.repeated, "without a label": self.unlabelled,
-            "no longer in the file": self.left_out, "refused": len(self.bad),
-        }  # fmt: skip
+            "new": self.new,
+            "corrected": self.corrected,
+            "there already": self.present,
+            "the same picture once more": self.repeated,
+            "without a label": self.unlabelled,
+            "no longer in the file": self.left_out,
+            "refused": len(self.bad),
+        }
         said = [f"{count} {what}" for what, count in counts.items() if count]
         return [", ".join(said) or "nothing"]
 
 
 def import_dataset(
-    learner: Learner, path: str | os.PathLike[str], form: Form, *, source: str | None = None,
+    learner: Learner,
+    path: str | os.PathLike[str],
+    form: Form,
+    *,
+    source: str | None = None,
     pictures: str | os.PathLike[str] | None = None,
-) -> ImportReport:  # fmt: skip
+) -> ImportReport:
     """Learn the labels of a file. Durable when it returns; ``learner.settle()`` waits for the rest.
 
     With the side file of an export beside it, samples keep id, source, time and features, and only
@@ -185,7 +193,9 @@ class _Reading:
             if before.counts:
                 self.report.unlabelled += 1
                 return None
-            self.report.bad[entry.where] = "its status says that no label counts, and its label was changed"
+            self.report.bad[entry.where] = (
+                "its status says that no label counts, and its label was changed"
+            )
             return before
         by = self._said_by if entry.source is None else entry.source
         return replace(
@@ -197,10 +207,15 @@ class _Reading:
         at = time.time() if entry.time is None else entry.time
         is_known = bool(entry.key) and entry.key in self._learner.newest_labels([entry.key])
         return Sample(
-            entry.key if is_known else "", label, source, time=at,
-            status="received" if entry.counts else "held", picture=entry.picture,
-            where=entry.where, edited=True,
-        )  # fmt: skip
+            entry.key if is_known else "",
+            label,
+            source,
+            time=at,
+            status="received" if entry.counts else "held",
+            picture=entry.picture,
+            where=entry.where,
+            edited=True,
+        )
 
     # -- what the learner can take ----------------------------------------------------------------
     def ready(self, samples: Sequence[Sample]) -> list[Sample]:
@@ -309,10 +324,19 @@ class _Reading:
     def _labelled(self, s: Sample) -> LabelledSample:
         was_asked = s.predicted_when == "met" and self._continues
         return LabelledSample(
-            s.id, s.label, s.source, s.stream, s.time, s.features, s.met, s.trusted,
-            s.status if not s.counts else "received", s.raw,
-            s.predicted if was_asked else None, s.is_random,
-        )  # fmt: skip
+            s.id,
+            s.label,
+            s.source,
+            s.stream,
+            s.time,
+            s.features,
+            s.met,
+            s.trusted,
+            s.status if not s.counts else "received",
+            s.raw,
+            s.predicted if was_asked else None,
+            s.is_random,
+        )
 
 
 def _corrects(s: Sample, now: LabelState) -> bool:

@@ -29,7 +29,7 @@ def label_config(classes: Sequence[str]) -> str:
     """The labelling interface that the tasks are for: one choice of the classes for an image."""
     choices = "".join(f"\n    <Choice value={quoteattr(name)}/>" for name in classes)
     return (
-        f'<View>\n  <Image name="image" value="$image"/>\n'
+        '<View>\n  <Image name="image" value="$image"/>\n'
         f'  <Choices name="label" toName="image" choice="single">{choices}\n  </Choices>\n</View>\n'
     )
 

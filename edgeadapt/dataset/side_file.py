@@ -78,9 +78,24 @@ def write(folder: Path, header: Header, samples: Sequence[Sample], whole: set[st
         if s.raw is not None and has_input:
             arrays[f"input_{number}"] = s.raw
         row = _Row(
-            s.id, s.label, s.source, s.stream, s.domain, s.time, s.status, s.met, s.trusted, s.name,
-            s.file, s.predicted, s.confidence, s.predicted_when, s.is_random, at, has_input,
-        )  # fmt: skip
+            s.id,
+            s.label,
+            s.source,
+            s.stream,
+            s.domain,
+            s.time,
+            s.status,
+            s.met,
+            s.trusted,
+            s.name,
+            s.file,
+            s.predicted,
+            s.confidence,
+            s.predicted_when,
+            s.is_random,
+            at,
+            has_input,
+        )
         lines.append(msgspec.json.encode(row))
     arrays["features"] = np.stack(kept) if kept else np.zeros((0, 0), np.float16)
     (folder / ROWS).write_bytes(b"\n".join(lines) + b"\n")
@@ -153,11 +168,26 @@ def _sample(
             raise InputError(f"{where}: there are no features number {row.features}")
         features = arrays["features"][row.features]
     return Sample(
-        row.id, row.label, row.source, row.stream, row.domain, row.time, row.status, row.met,
-        row.trusted, header.space, features, arrays.get(f"input_{at}"), row.predicted,
-        row.confidence, row.predicted_when, row.random, row.name, row.file,
+        row.id,
+        row.label,
+        row.source,
+        row.stream,
+        row.domain,
+        row.time,
+        row.status,
+        row.met,
+        row.trusted,
+        header.space,
+        features,
+        arrays.get(f"input_{at}"),
+        row.predicted,
+        row.confidence,
+        row.predicted_when,
+        row.random,
+        row.name,
+        row.file,
         where=f"{folder / ROWS}, line {at + 2}",
-    )  # fmt: skip
+    )
 
 
 __all__ = ["ARRAYS", "ROWS", "VERSION", "Header", "SideFile", "read", "write"]

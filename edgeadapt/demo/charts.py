@@ -1,7 +1,9 @@
-"""The drawings of the demo's report, written by hand as SVG. Colour and type come from `report.css`, by class.
+"""The drawings of the demo's report, written by hand as SVG. Colour and type come from
+`report.css`, by class.
 
-`Timeline` is the picture: accuracy of the learner, its frozen twin and the labelled oracle over the stream, and beneath it, on the same
-axis, what the learner sensed, asked, learned and refused. `overview` and `spark` are the same curves, small.
+`Timeline` is the picture: accuracy of the learner, its frozen twin and the labelled oracle over the
+stream, and beneath it, on the same axis, what the learner sensed, asked, learned and refused.
+`overview` and `spark` are the same curves, small.
 """
 
 from __future__ import annotations
@@ -19,14 +21,18 @@ if TYPE_CHECKING:
 
 Series = list[float | None]
 
-WIDTH, GUTTER, END = 944.0, 96.0, 120.0  # the plot, the names left of it, the names of the lines right of it
+# the plot, the names left of it, the names of the lines right of it
+WIDTH, GUTTER, END = 944.0, 96.0, 120.0
 ACTS_Y, RIBBON_Y, ACCURACY_Y, ACCURACY_H = 12.0, 58.0, 88.0, 302.0
 SHIFT_Y, SHIFT_H, NOVEL_Y, NOVEL_H, DOMAIN_Y = 420.0, 66.0, 510.0, 36.0, 570.0
 LANES_Y, LANE_H = 604.0, 28.0
 RIBBON_H = 17.0
 SHIFT_LOW = 0.25  # below a quarter of the threshold the stream is simply quiet
-SMOOTH_BATCHES = 3.5  # standard deviation of the Gaussian that smooths the curves, never across a change of act or condition
-CALM = frozenset({"clean", "source"})  # these carry no tint: colour means that something is different
+# standard deviation of the Gaussian that smooths the curves, never across a change of act or
+# condition
+SMOOTH_BATCHES = 3.5
+# these carry no tint: colour means that something is different
+CALM = frozenset({"clean", "source"})
 TINTS = 7
 
 LANES = ("senses", "asks", "learns", "grows", "guards")
@@ -39,40 +45,61 @@ class Glyph:
     path: str  # centred on (0, 0), about 10 wide
     is_open: bool = False  # an outline rather than a filled shape
     is_named: bool = False  # its label stands beside it wherever there is room
-    drop: float = 0.0  # how far below the middle of its lane it hangs: two kinds that come in pairs share a lane
+    # how far below the middle of its lane it hangs: two kinds that come in pairs share a lane
+    drop: float = 0.0
 
 
 def _circle(radius: float) -> str:
-    return f"M{-radius} 0a{radius} {radius} 0 1 1 {2 * radius} 0a{radius} {radius} 0 1 1 {-2 * radius} 0z"
+    return (
+        f"M{-radius} 0a{radius} {radius} 0 1 1 {2 * radius} 0a{radius} {radius} 0 1 1"
+        f" {-2 * radius} 0z"
+    )
 
 
 GLYPHS = {
     "shift_on": Glyph("senses", "shift begins", "M0-5 5 4H-5z", is_named=True),
     "shift_off": Glyph("senses", "shift ends", "M0 4.5 4.5-3.5h-9z", is_open=True, is_named=True),
-    "novel": Glyph("senses", "something unknown", "M0-6 1.5-1.5 6 0 1.5 1.5 0 6-1.5 1.5-6 0-1.5-1.5z"),
+    "novel": Glyph(
+        "senses", "something unknown", "M0-6 1.5-1.5 6 0 1.5 1.5 0 6-1.5 1.5-6 0-1.5-1.5z"
+    ),
     "question": Glyph("asks", "question asked", _circle(3.8), is_open=True, drop=-6),
     "answer": Glyph("asks", "answer received", _circle(3.4), drop=6),
     "adapt": Glyph("learns", "corrected without labels", "M-.8-5h1.6v10h-1.6z", drop=-2.5),
     "learned": Glyph("learns", "learned from answers", "M-2-2h4v4h-4z", drop=7),
     "domain_opened": Glyph("grows", "domain opened", "M0-5.5 5.5 0 0 5.5-5.5 0z", is_named=True),
-    "domain_found": Glyph("grows", "domain found again", "M0-5 5 0 0 5-5 0z", is_open=True, is_named=True),
-    "class_added": Glyph("grows", "class added", "M-1.5-5.5h3v4h4v3h-4v4h-3v-4h-4v-3h4z", is_named=True),
-    "vetoed": Glyph("guards", "vetoed", "M-4.5-4.5 4.5 4.5M4.5-4.5-4.5 4.5", is_open=True, is_named=True),
+    "domain_found": Glyph(
+        "grows", "domain found again", "M0-5 5 0 0 5-5 0z", is_open=True, is_named=True
+    ),
+    "class_added": Glyph(
+        "grows", "class added", "M-1.5-5.5h3v4h4v3h-4v4h-3v-4h-4v-3h4z", is_named=True
+    ),
+    "vetoed": Glyph(
+        "guards", "vetoed", "M-4.5-4.5 4.5 4.5M4.5-4.5-4.5 4.5", is_open=True, is_named=True
+    ),
     "held": Glyph("guards", "held back", "M-4-4.5h2.8v9h-2.8zM1.2-4.5h2.8v9H1.2z", is_named=True),
-    "forgotten": Glyph("guards", "forgotten", _circle(4.6) + "M3.2-3.2-3.2 3.2", is_open=True, is_named=True),
+    "forgotten": Glyph(
+        "guards", "forgotten", _circle(4.6) + "M3.2-3.2-3.2 3.2", is_open=True, is_named=True
+    ),
     "rolled_back": Glyph("guards", "rolled back", "M0-4.5v9L-6 0zM6-4.5v9L0 0z", is_named=True),
     "killed": Glyph("guards", "killed", "M1.5-6.5-4.5 1h3.7l-.7 5.5L4.5-1.5H.8z", is_named=True),
     "resumed": Glyph("guards", "resumed", "M-3.5-5 5 0-3.5 5z", is_named=True),
 }
 OTHER = Glyph("guards", "other", "M-3-3h6v6h-6z")
-_LANDMARKS = frozenset({"domain_opened", "domain_found", "class_added", "forgotten", "rolled_back", "killed"})
+_LANDMARKS = frozenset(
+    {"domain_opened", "domain_found", "class_added", "forgotten", "rolled_back", "killed"}
+)
 
 
 def escape(value: object) -> str:
     """`value` as text that is safe in HTML and in XML, between tags and inside quotes."""
     known = str(value).encode("utf-8", "replace").decode("utf-8")
     return html.escape(
-        "".join(c for c in known if c in "\t\n" or (ord(c) >= 32 and not 127 <= ord(c) < 160 and ord(c) not in (0xFFFE, 0xFFFF)))
+        "".join(
+            c
+            for c in known
+            if c in "\t\n"
+            or (ord(c) >= 32 and not 127 <= ord(c) < 160 and ord(c) not in (0xFFFE, 0xFFFF))
+        )
     )
 
 
@@ -99,12 +126,18 @@ def series(batches: Sequence[Batch], key: str) -> Series:
 
 
 def smooth(values: Series, starts: Sequence[int]) -> Series:
-    """Gaussian mean of the neighbours inside one run; `starts` are the positions where a run begins."""
+    """Gaussian mean of the neighbours inside one run; `starts` are the positions where a run
+    begins.
+    """
     smoothed: Series = []
     reach = math.ceil(3 * SMOOTH_BATCHES)
     for start, stop in pairwise([*starts, len(values)]):
         for i in range(start, stop):
-            near = [(j, value) for j in range(max(start, i - reach), min(stop, i + reach + 1)) if (value := values[j]) is not None]
+            near = [
+                (j, value)
+                for j in range(max(start, i - reach), min(stop, i + reach + 1))
+                if (value := values[j]) is not None
+            ]
             weights = [math.exp(-0.5 * ((j - i) / SMOOTH_BATCHES) ** 2) for j, _ in near]
             total = sum(weight * value for weight, (_, value) in zip(weights, near, strict=True))
             smoothed.append(total / sum(weights) if near and values[i] is not None else None)
@@ -112,7 +145,9 @@ def smooth(values: Series, starts: Sequence[int]) -> Series:
 
 
 def fit(words: str, width: float, size: float, lines: int = 1) -> list[str]:
-    """Breaks `words` into at most `lines` lines of about `width` pixels; what does not fit ends in an ellipsis, or is left out."""
+    """Breaks `words` into at most `lines` lines of about `width` pixels; what does not fit ends in
+    an ellipsis, or is left out.
+    """
     room = int(width / (0.55 * size))
     if room < 3:
         return []
@@ -137,15 +172,23 @@ def _unbroken(*curves: Series) -> Iterator[list[int]]:
 
 
 def line(curve: Series, x: Callable[[int], float], y: Callable[[float], float]) -> str:
-    points = [[f"{number(x(i))} {number(y(curve[i] or 0.0))}" for i in run] for run in _unbroken(curve)]
+    points = [
+        [f"{number(x(i))} {number(y(curve[i] or 0.0))}" for i in run] for run in _unbroken(curve)
+    ]
     return "".join("M" + "L".join(run if len(run) > 1 else run * 2) for run in points)
 
 
 def dots(curve: Series, x: Callable[[int], float], y: Callable[[float], float]) -> str:
-    return "".join(f"M{number(x(i))} {number(y(value))}h0" for i, value in enumerate(curve) if value is not None)
+    return "".join(
+        f"M{number(x(i))} {number(y(value))}h0"
+        for i, value in enumerate(curve)
+        if value is not None
+    )
 
 
-def area(upper: Series, lower: Series, x: Callable[[int], float], y: Callable[[float], float]) -> str:
+def area(
+    upper: Series, lower: Series, x: Callable[[int], float], y: Callable[[float], float]
+) -> str:
     """The surface between two curves, where `upper` is the higher one."""
     shapes = []
     for run in _unbroken(upper, lower):
@@ -164,10 +207,18 @@ def label(x: float, y: float, words: str, kind: str = "", anchor: str = "") -> s
     return f'<text x="{number(x)}" y="{number(y)}" class="{kind}"{where}>{escape(words)}</text>'
 
 
-def svg(width: float, height: float, body: str, kind: str, name: str = "", is_stretched: bool = False) -> str:
-    """An SVG element; one with a `name` is an image to assistive technology, one without is decoration."""
+def svg(
+    width: float, height: float, body: str, kind: str, name: str = "", is_stretched: bool = False
+) -> str:
+    """An SVG element; one with a `name` is an image to assistive technology, one without is
+    decoration.
+    """
     stretch = ' preserveAspectRatio="none"' if is_stretched else ""
-    role = f'role="img" aria-label="{escape(name)}"' if name else 'aria-hidden="true" focusable="false"'
+    role = (
+        f'role="img" aria-label="{escape(name)}"'
+        if name
+        else 'aria-hidden="true" focusable="false"'
+    )
     box = f'viewBox="0 0 {number(width)} {number(height)}"{stretch}'
     return f'<svg xmlns="http://www.w3.org/2000/svg" class="{kind}" {box} {role}>{body}</svg>'
 
@@ -181,28 +232,41 @@ class Run:
 
 
 class Curves:
-    """The stream by position: the three accuracies, raw and smoothed, and the tint of every condition and domain."""
+    """The stream by position: the three accuracies, raw and smoothed, and the tint of every
+    condition and domain.
+    """
 
     def __init__(self, batches: Sequence[Batch], acts: Sequence[Act]) -> None:
         self.batches, self.acts = batches, acts
         self.indices = [batch["index"] for batch in batches]
-        self.conditions = self._runs(lambda b: (str(b["act"]), b["condition"], b.get("order") == "sorted"))
+        self.conditions = self._runs(
+            lambda b: (str(b["act"]), b["condition"], b.get("order") == "sorted")
+        )
         self.domains = self._runs(lambda b: ("", b.get("domain") or "", False))
-        self.raw = {name: series(batches, key) for name, key in (("learner", "accuracy"), ("frozen", "frozen"), ("oracle", "oracle"))}
+        self.raw = {
+            name: series(batches, key)
+            for name, key in (("learner", "accuracy"), ("frozen", "frozen"), ("oracle", "oracle"))
+        }
         starts = [run.start for run in self.conditions]
         self.smooth = {name: smooth(curve, starts) for name, curve in self.raw.items()}
-        names = dict.fromkeys(run.name for run in [*self.conditions, *self.domains] if run.name.lower() not in CALM)
+        names = dict.fromkeys(
+            run.name for run in [*self.conditions, *self.domains] if run.name.lower() not in CALM
+        )
         self.tints = {name: f"t{i % TINTS}" for i, name in enumerate(names)}
 
     def _runs(self, key: Callable[[Batch], tuple[str, str, bool]]) -> list[Run]:
         runs: list[Run] = []
-        for (_, name, is_sorted), group in groupby(enumerate(self.batches), key=lambda pair: key(pair[1])):
+        for (_, name, is_sorted), group in groupby(
+            enumerate(self.batches), key=lambda pair: key(pair[1])
+        ):
             positions = [i for i, _ in group]
             runs.append(Run(positions[0], positions[-1] + 1, name, is_sorted))
         return runs
 
     def position(self, batch: int) -> int:
-        """Where batch number `batch` stands on the axis; a number that was not recorded takes the next one's place."""
+        """Where batch number `batch` stands on the axis; a number that was not recorded takes the
+        next one's place.
+        """
         return min(bisect_left(self.indices, batch), len(self.indices) - 1)
 
     def span(self, act: Act) -> tuple[int, int]:
@@ -214,12 +278,18 @@ class Curves:
     def lines(self, x: Callable[[int], float], y: Callable[[float], float]) -> str:
         """Gain, frozen, oracle and learner, in the order in which they cover each other."""
         drawn = path("gain", area(self.smooth["learner"], self.smooth["frozen"], x, y))
-        return drawn + "".join(path(f"line {name}", line(self.smooth[name], x, y)) for name in ("frozen", "oracle", "learner"))
+        return drawn + "".join(
+            path(f"line {name}", line(self.smooth[name], x, y))
+            for name in ("frozen", "oracle", "learner")
+        )
 
 
 def legend_glyph(kind: str) -> str:
     shape = GLYPHS.get(kind, OTHER)
-    body = f'<g class="glyph {shape.lane}{" open" if shape.is_open else ""}" transform="translate(8 8)"><path d="{shape.path}"/></g>'
+    body = (
+        f'<g class="glyph {shape.lane}{" open" if shape.is_open else ""}" transform="translate(8'
+        f' 8)"><path d="{shape.path}"/></g>'
+    )
     return svg(16, 18, body, "key")
 
 
@@ -235,17 +305,21 @@ def overview(curves: Curves, name: str) -> str:
         return top + height * (1 - value)
 
     drawn = [
-        f'<rect class="band {curves.tint(run.name)}" x="{number(left + run.start * step)}" y="{top}" '
-        f'width="{number((run.stop - run.start) * step)}" height="{height}"/>'
+        f'<rect class="band {curves.tint(run.name)}" x="{number(left + run.start * step)}"'
+        f' y="{top}" width="{number((run.stop - run.start) * step)}" height="{height}"/>'
         for run in curves.conditions
     ]
     for tick in (0, 0.5, 1):
         drawn.append(
-            f'<path class="grid" d="M{left} {number(y(tick))}H{width}"/>' + label(left - 4, y(tick) + 4, f"{100 * tick:.0f}", "tick", "end")
+            f'<path class="grid" d="M{left} {number(y(tick))}H{width}"/>'
+            + label(left - 4, y(tick) + 4, f"{100 * tick:.0f}", "tick", "end")
         )
     for order, act in enumerate(curves.acts, 1):
         edge = left + curves.span(act)[0] * step
-        drawn.append(f'<path class="act-line" d="M{number(edge)} 8V{top + height}"/>' + label(edge + 5, 20, str(order), "act-number"))
+        drawn.append(
+            f'<path class="act-line" d="M{number(edge)} 8V{top + height}"/>'
+            + label(edge + 5, 20, str(order), "act-number")
+        )
     for run in curves.conditions:
         if fit(run.name, (run.stop - run.start) * step - 2, 11) == [run.name]:
             drawn.append(label(left + run.start * step + 3, top + height + 14, run.name, "tick"))
@@ -266,8 +340,8 @@ def spark(curves: Curves, act: Act) -> str:
 
     part = Curves(curves.batches[start:stop], ())
     bands = "".join(
-        f'<rect class="band {curves.tint(run.name)}" x="{number(run.start * step)}" y="0" width="{number((run.stop - run.start) * step)}" '
-        f'height="{height}"/>'
+        f'<rect class="band {curves.tint(run.name)}" x="{number(run.start * step)}" y="0"'
+        f' width="{number((run.stop - run.start) * step)}" height="{height}"/>'
         for run in part.conditions
     )
     base = f'<path class="grid" d="M0 {number(y(0))}H{width}M0 {number(y(1))}H{width}"/>'
@@ -277,17 +351,22 @@ def spark(curves: Curves, act: Act) -> str:
 
 
 def bars(rows: Sequence[tuple[str, float | None]], name: str, mark: float | None = None) -> str:
-    """Thin horizontal bars on one scale from 0 to 1: `rows` are (class of the bar, value). `mark` is a hairline across them."""
+    """Thin horizontal bars on one scale from 0 to 1: `rows` are (class of the bar, value). `mark`
+    is a hairline across them.
+    """
     height = 9.0 * len(rows) + 3
     drawn = []
     for i, (kind, value) in enumerate(rows):
         drawn.append(f'<rect class="track" x="0" y="{number(3 + 9 * i)}" width="240" height="6"/>')
         if value is not None and is_number(value):
             drawn.append(
-                f'<rect class="bar {kind}" x="0" y="{number(3 + 9 * i)}" width="{number(240 * min(max(value, 0.0), 1.0))}" height="6"/>'
+                f'<rect class="bar {kind}" x="0" y="{number(3 + 9 * i)}"'
+                f' width="{number(240 * min(max(value, 0.0), 1.0))}" height="6"/>'
             )
     if mark is not None and is_number(mark):
-        drawn.append(f'<path class="mark" d="M{number(240 * min(max(mark, 0.0), 1.0))} 0V{number(height)}"/>')
+        drawn.append(
+            f'<path class="mark" d="M{number(240 * min(max(mark, 0.0), 1.0))} 0V{number(height)}"/>'
+        )
     return svg(240, height, "".join(drawn), "bars", name, is_stretched=True)
 
 
@@ -300,9 +379,14 @@ def slope(before: float | None, after: float | None) -> str:
     told = f"Old classes among the old ones: {percent(before)} before, {percent(after)} after"
     drawn = [f'<path class="grid" d="M90 {number(y(tick))}H230"/>' for tick in (0, 0.5, 1)]
     drawn += [label(160, y(tick) - 4, percent(tick), "tick", "middle") for tick in (0, 1)]
-    drawn += [label(90, 160, "before", "tick", "middle"), label(230, 160, "after", "tick", "middle")]
+    drawn += [
+        label(90, 160, "before", "tick", "middle"),
+        label(230, 160, "after", "tick", "middle"),
+    ]
     if before is not None and after is not None:
-        drawn.append(f'<path class="line learner" d="M90 {number(y(before))}L230 {number(y(after))}"/>')
+        drawn.append(
+            f'<path class="line learner" d="M90 {number(y(before))}L230 {number(y(after))}"/>'
+        )
     for x, value, anchor, offset in ((90.0, before, "end", -12.0), (230.0, after, "start", 12.0)):
         if value is not None:
             drawn.append(
@@ -319,8 +403,8 @@ def stacked(parts: Sequence[tuple[str, float]]) -> str:
     for i, (name, value) in enumerate(parts):
         width = 1000 * value / total if total else 0.0
         drawn.append(
-            f'<rect class="part p{i}" x="{number(x)}" y="0" width="{number(max(width - 2, 0.5))}" height="34">'
-            f"<title>{escape(name)} {value:.2f} ms</title></rect>"
+            f'<rect class="part p{i}" x="{number(x)}" y="0" width="{number(max(width - 2, 0.5))}"'
+            f' height="34"><title>{escape(name)} {value:.2f} ms</title></rect>'
         )
         x += width
     told = "Median time per batch: " + ", ".join(f"{name} {value:.2f} ms" for name, value in parts)

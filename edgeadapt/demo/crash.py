@@ -1,7 +1,9 @@
-"""A process that dies inside a transaction: ``python -m edgeadapt.demo.crash BUNDLE STATE`` never returns.
+"""A process that dies inside a transaction: ``python -m edgeadapt.demo.crash BUNDLE STATE`` never
+returns.
 
-It reads labelled features from standard input (one JSON line), prints the digest of the last commit, starts to learn, and sends
-itself SIGKILL after its rows are written and before the transaction commits.
+It reads labelled features from standard input (one JSON line), prints the digest of the last
+commit, starts to learn, and sends itself SIGKILL after its rows are written and before the
+transaction commits.
 """
 
 from __future__ import annotations
@@ -21,7 +23,12 @@ def main() -> None:
     given = json.loads(sys.stdin.readline())
     x = np.array(given["x"], np.uint8)
     learner = open_learner(bundle, state=state)
-    print(json.dumps({"pid": os.getpid(), "digest": learner.digest(), "commit": learner.history(1)[0].number}), flush=True)
+    print(
+        json.dumps(
+            {"pid": os.getpid(), "digest": learner.digest(), "commit": learner.history(1)[0].number}
+        ),
+        flush=True,
+    )
 
     def die(step: str) -> None:
         if step == "rows":

@@ -15,7 +15,9 @@ from edgeadapt.demo.report import Report
 
 
 def write_report(report: Report, directory: Path) -> Path:
-    """Writes `report.json` (keys sorted, what is not finite as null) and `report.html` into `directory`; returns the page's path."""
+    """Writes `report.json` (keys sorted, what is not finite as null) and `report.html` into
+    `directory`; returns the page's path.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(sections.finite(report), indent=1, sort_keys=True, allow_nan=False)
     (directory / "report.json").write_text(text + "\n", encoding="utf-8")
@@ -25,13 +27,32 @@ def write_report(report: Report, directory: Path) -> Path:
 
 
 def render(report: Report) -> str:
-    """The page: HTML, CSS, drawings and a little script in one text. All that it says is escaped; absent parts are left out."""
-    held = cast(Report, {"product": {}, "headline": {}, "classes": {}, "cost": {}, **{k: v for k, v in report.items() if v is not None}})
+    """The page: HTML, CSS, drawings and a little script in one text. All that it says is escaped;
+    absent parts are left out.
+    """
+    held = cast(
+        Report,
+        {
+            "product": {},
+            "headline": {},
+            "classes": {},
+            "cost": {},
+            **{k: v for k, v in report.items() if v is not None},
+        },
+    )
     curves = Curves(held["batches"], held.get("acts", [])) if held.get("batches") else None
-    style, script = (files("edgeadapt.demo").joinpath(name).read_text("utf-8") for name in ("report.css", "report.js"))
+    style, script = (
+        files("edgeadapt.demo").joinpath(name).read_text("utf-8")
+        for name in ("report.css", "report.js")
+    )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    frozen, learner = (percent(sections.figure(held["headline"], key)) for key in ("frozen", "learner"))
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src"
+        f" 'sha256-{digest}'"
+    )
+    frozen, learner = (
+        percent(sections.figure(held["headline"], key)) for key in ("frozen", "learner")
+    )
     parts = [
         sections.headline(held),
         sections.picture(held, curves),
@@ -63,4 +84,4 @@ def render(report: Report) -> str:
 <script>{script}</script>
 </body>
 </html>
-"""
+"""  # noqa: E501

@@ -1,4 +1,6 @@
-"""Runs the learner beside a frozen twin and a labelled oracle, and writes down what a report needs."""
+"""Runs the learner beside a frozen twin and a labelled oracle, and writes down what a report
+needs.
+"""
 
 from __future__ import annotations
 
@@ -47,12 +49,21 @@ class Recorder:
     _names: dict[str, str] = field(default_factory=dict)
 
     def event(self, kind: report.EventKind, text: str, count: int = 1) -> None:
-        self.events.append({"batch": max(0, len(self.batches) - 1), "kind": kind, "text": text, "count": count})
+        self.events.append(
+            {"batch": max(0, len(self.batches) - 1), "kind": kind, "text": text, "count": count}
+        )
 
     def batch(
-        self, x: NDArray[np.uint8], y: NDArray[np.int64], *, act: str, condition: str, order: Literal["shuffled", "sorted"] = "shuffled",
-        oracle: RefittedHead | None = None, answer: bool = True,
-    ) -> Observation:  # fmt: skip
+        self,
+        x: NDArray[np.uint8],
+        y: NDArray[np.int64],
+        *,
+        act: str,
+        condition: str,
+        order: Literal["shuffled", "sorted"] = "shuffled",
+        oracle: RefittedHead | None = None,
+        answer: bool = True,
+    ) -> Observation:
         """Show one batch to everyone, let the learner ask, answer, wait until it has learned."""
         before = self.learner.timings()
         seen = self.learner.observe(x)
@@ -63,17 +74,34 @@ class Recorder:
         index = len(self.batches)
         self.batches.append(
             {
-                "index": index, "act": act, "condition": condition, "order": order, "size": len(y),
-                "accuracy": _share(seen.prediction.labels, names), "frozen": _share(frozen.labels, names),
-                "oracle": None if oracle is None else float((oracle.predict(frozen.embedding) == y).mean()),
-                "shift": float(seen.reading.shift), "is_shifted": seen.reading.is_shifted, "novel_share": seen.reading.novel_share,
-                "domain": self._named(seen.reading.domain, condition), "encode_ms": 0.0, "sense_ms": 0.0, "learn_ms": 0.0, "record_ms": 0.0,
+                "index": index,
+                "act": act,
+                "condition": condition,
+                "order": order,
+                "size": len(y),
+                "accuracy": _share(seen.prediction.labels, names),
+                "frozen": _share(frozen.labels, names),
+                "oracle": (
+                    None
+                    if oracle is None
+                    else float((oracle.predict(frozen.embedding) == y).mean())
+                ),
+                "shift": float(seen.reading.shift),
+                "is_shifted": seen.reading.is_shifted,
+                "novel_share": seen.reading.novel_share,
+                "domain": self._named(seen.reading.domain, condition),
+                "encode_ms": 0.0,
+                "sense_ms": 0.0,
+                "learn_ms": 0.0,
+                "record_ms": 0.0,
             }
-        )  # fmt: skip
+        )
         if answer:
             self.answer(x, seen)
         after = self.learner.timings()
-        self.batches[index].update(cast(Any, {f"{step}_ms": 1000 * (after[step] - before[step]) for step in STEPS}))
+        self.batches[index].update(
+            cast(Any, {f"{step}_ms": 1000 * (after[step] - before[step]) for step in STEPS})
+        )
         self._note_changes(seen, condition)
         return seen
 
@@ -95,12 +123,20 @@ class Recorder:
             if len(self.questions) < 400:
                 frame = question.frame if question.frame is not None else x[rows[question.id]]
                 self.questions.append(
-                    {"batch": len(self.batches) - 1, "why": question.why, "image": png(frame), "predicted": question.predicted, "answer": name,
-                     "novelty": question.novelty}
-                )  # fmt: skip
+                    {
+                        "batch": len(self.batches) - 1,
+                        "why": question.why,
+                        "image": png(frame),
+                        "predicted": question.predicted,
+                        "answer": name,
+                        "novelty": question.novelty,
+                    }
+                )
         if asked:
             self.event("question", f"asks {len(asked)}: {asked[0].why}", len(asked))
-            self.learner.label([q.id for q in asked], [self.truth[q.id] for q in asked], source="operator")
+            self.learner.label(
+                [q.id for q in asked], [self.truth[q.id] for q in asked], source="operator"
+            )
             self.answers += len(asked)
             self.event("answer", f"{len(asked)} answers", len(asked))
             self.learner.settle()
@@ -108,12 +144,19 @@ class Recorder:
     def _note_changes(self, seen: Observation, condition: str) -> None:
         reading = seen.reading
         if reading.is_shifted != self._was_shifted and reading.axis != "warming":
-            self.event("shift_on" if reading.is_shifted else "shift_off", f"shift reads {reading.shift:.1f} x threshold")
+            self.event(
+                "shift_on" if reading.is_shifted else "shift_off",
+                f"shift reads {reading.shift:.1f} x threshold",
+            )
             self._was_shifted = reading.is_shifted
         counters = self.learner.counters()
         if counters["refreshes"] > self._refreshes:
             if self._refreshes == 0 or self._domain != self.learner.domain():
-                self.event("adapt", "label-free correction is active", counters["refreshes"] - self._refreshes)
+                self.event(
+                    "adapt",
+                    "label-free correction is active",
+                    counters["refreshes"] - self._refreshes,
+                )
             self._refreshes = counters["refreshes"]
         domain = self.learner.domain()
         if domain != self._domain:
@@ -129,11 +172,22 @@ class Recorder:
             detail = dict(commit.detail)
             if commit.kind == "domain":
                 name = self._names.get(str(detail.get("domain")), condition)
-                self.event("domain_opened" if commit.outcome == "opened" else "novel", f"{name}: {commit.outcome}")
+                self.event(
+                    "domain_opened" if commit.outcome == "opened" else "novel",
+                    f"{name}: {commit.outcome}",
+                )
             elif commit.kind == "learn" and commit.outcome == "learned":
-                self.event("learned", f"learned {detail['learned']}, held {detail['held_out']} out to judge", int(detail["learned"]))
+                self.event(
+                    "learned",
+                    f"learned {detail['learned']}, held {detail['held_out']} out to judge",
+                    int(detail["learned"]),
+                )
             elif commit.kind == "learn":
-                self.event(cast(report.EventKind, commit.outcome), str(detail.get("why", "")), int(detail.get("labels", 1)))
+                self.event(
+                    cast(report.EventKind, commit.outcome),
+                    str(detail.get("why", "")),
+                    int(detail.get("labels", 1)),
+                )
 
 
 def _share(labels: Any, names: list[str]) -> float:
@@ -146,9 +200,16 @@ def png(image: NDArray[np.uint8]) -> str:
     raw = b"".join(b"\0" + row.tobytes() for row in image)
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(raw, 9)) + chunk(b"IEND", b"")
+    data = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(raw, 9))
+        + chunk(b"IEND", b"")
+    )
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 

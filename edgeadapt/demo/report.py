@@ -1,14 +1,32 @@
-"""What the demo records: ``report.json`` holds exactly a ``Report``, and the page shows nothing else.
+"""What the demo records: ``report.json`` holds exactly a ``Report``, and the page shows nothing
+else.
 
-Accuracies and shares run from 0 to 1; times are milliseconds per batch; ``None`` means that a value was not measured or is not known.
+Accuracies and shares run from 0 to 1; times are milliseconds per batch; ``None`` means that a value
+was not measured or is not known.
 """
 
 from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-EventKind = Literal["shift_on", "shift_off", "question", "answer", "adapt", "domain_opened", "domain_found", "class_added",
-                    "vetoed", "held", "forgotten", "rolled_back", "killed", "resumed", "learned", "novel"]  # fmt: skip
+EventKind = Literal[
+    "shift_on",
+    "shift_off",
+    "question",
+    "answer",
+    "adapt",
+    "domain_opened",
+    "domain_found",
+    "class_added",
+    "vetoed",
+    "held",
+    "forgotten",
+    "rolled_back",
+    "killed",
+    "resumed",
+    "learned",
+    "novel",
+]
 
 
 class Product(TypedDict):

@@ -1,4 +1,6 @@
-"""The images that ship with the demo: a sample of Fashion-MNIST's test set (MIT, licence beside it)."""
+"""The images that ship with the demo: a sample of Fashion-MNIST's test set (MIT, licence beside
+it).
+"""
 
 from __future__ import annotations
 
@@ -49,6 +51,14 @@ def load_sample() -> Sample:
 
 
 def pack_sample(x: NDArray[np.uint8], y: NDArray[np.int64]) -> bytes:
-    """The inverse of ``load_sample``: one line of JSON, then labels and pixels compressed together, smaller than single PNGs."""
-    head = json.dumps({"count": len(x), "from": "Fashion-MNIST test set", "licence": "MIT"}).encode()
-    return head + b"\n" + lzma.compress(y.astype(np.uint8).tobytes() + x.tobytes(), preset=9 | lzma.PRESET_EXTREME)
+    """The inverse of ``load_sample``: one line of JSON, then labels and pixels compressed together,
+    smaller than single PNGs.
+    """
+    head = json.dumps(
+        {"count": len(x), "from": "Fashion-MNIST test set", "licence": "MIT"}
+    ).encode()
+    return (
+        head
+        + b"\n"
+        + lzma.compress(y.astype(np.uint8).tobytes() + x.tobytes(), preset=9 | lzma.PRESET_EXTREME)
+    )

@@ -1,4 +1,6 @@
-"""The sections of the report page, top to bottom, as HTML. All that they say is escaped; absent parts are left out."""
+"""The sections of the report page, top to bottom, as HTML. All that they say is escaped; absent
+parts are left out.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ _COST_PARTS = ("encode", "sense", "learn", "record")
 _IMAGE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
 _QUESTIONS_SHOWN = 24
 _LEDE = (
-    "A model ships as one signed file. On the device it notices that the world has changed, asks a few good questions, "
-    "learns from the answers at once, corrects what it can without labels, and takes back whatever made it worse."
+    "A model ships as one signed file. On the device it notices that the world has changed, asks a"
+    " few good questions, learns from the answers at once, corrects what it can without labels, and"
+    " takes back whatever made it worse."
 )
 
 
@@ -46,49 +49,77 @@ def _section(name: str, title: str, lede: str, body: str) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> str:
-    """A table whose rows become blocks on a phone; the roles keep it a table for assistive technology. Cells are HTML already."""
+    """A table whose rows become blocks on a phone; the roles keep it a table for assistive
+    technology. Cells are HTML already.
+    """
     head = "".join(f'<th role="columnheader" scope="col">{name}</th>' for name in heads)
     body = "".join(
         '<tr role="row">'
         + f'<th role="rowheader" scope="row">{first}</th>'
-        + "".join(f'<td role="cell" data-head="{name}">{cell}</td>' for name, cell in zip(heads[1:], rest, strict=True))
+        + "".join(
+            f'<td role="cell" data-head="{name}">{cell}</td>'
+            for name, cell in zip(heads[1:], rest, strict=True)
+        )
         + "</tr>"
         for first, *rest in rows
     )
     return (
-        f'<table role="table" class="{kind}"><thead role="rowgroup"><tr role="row">{head}</tr></thead>'
-        f'<tbody role="rowgroup">{body}</tbody></table>'
+        f'<table role="table" class="{kind}"><thead role="rowgroup"><tr'
+        f' role="row">{head}</tr></thead><tbody role="rowgroup">{body}</tbody></table>'
     )
 
 
 def headline(report: Report) -> str:
     frozen, learner, oracle, questions, seconds = (
-        figure(report["headline"], key) for key in ("frozen", "learner", "oracle", "questions", "seconds")
+        figure(report["headline"], key)
+        for key in ("frozen", "learner", "oracle", "questions", "seconds")
     )
     if frozen is None or learner is None:
         words = "Models that keep learning after they ship."
     else:
         verdict = "." if learner > frozen else ": here, learning did not help."
         words = (
-            f'When conditions changed, the frozen model was right <b class="figure frozen">{percent(frozen)}</b> of the time. '
-            f'The one that kept learning, <b class="figure learner">{percent(learner)}</b>{verdict}'
+            'When conditions changed, the frozen model was right <b class="figure'
+            f' frozen">{percent(frozen)}</b> of the time. The one that kept learning, <b'
+            f' class="figure learner">{percent(learner)}</b>{verdict}'
         )
     stats = []
     if questions is not None:
         stats.append((_decimal(questions), "questions asked"))
-    if frozen is not None and learner is not None and oracle is not None and oracle > frozen and learner > frozen:
+    if (
+        frozen is not None
+        and learner is not None
+        and oracle is not None
+        and oracle > frozen
+        and learner > frozen
+    ):
         share = (learner - frozen) / (oracle - frozen)
-        stats.append((percent(share), f"of the way from frozen to an oracle given every label ({percent(oracle)})"))
+        stats.append(
+            (
+                percent(share),
+                f"of the way from frozen to an oracle given every label ({percent(oracle)})",
+            )
+        )
     if seconds is not None:
         machine = report["product"].get("machine")
-        stats.append((_decimal(round(seconds), " s"), f"on {escape(machine)}" if machine else "from the first image to the last"))
+        stats.append(
+            (
+                _decimal(round(seconds), " s"),
+                f"on {escape(machine)}" if machine else "from the first image to the last",
+            )
+        )
     figures = "".join(f"<div><dt>{words}</dt><dd>{figure}</dd></div>" for figure, words in stats)
-    return f'<section class="hero"><h1>{words}</h1><p class="lede">{_LEDE}</p>{f"<dl>{figures}</dl>" if figures else ""}</section>\n'
+    return (
+        f'<section class="hero"><h1>{words}</h1><p'
+        f' class="lede">{_LEDE}</p>{f"<dl>{figures}</dl>" if figures else ""}</section>\n'
+    )
 
 
 def picture(report: Report, curves: Curves | None) -> str:
     if curves is None:
-        return _section("picture", "The stream", "No batches were recorded, so there is nothing to draw.", "")
+        return _section(
+            "picture", "The stream", "No batches were recorded, so there is nothing to draw.", ""
+        )
     events = report.get("events", [])
     drawn = Timeline(curves, events)
     count = len(curves.batches)
@@ -102,7 +133,7 @@ def picture(report: Report, curves: Curves | None) -> str:
     for event in events:
         kinds[event["kind"]] += event.get("count") or 1
     keys = "".join(
-        f"<li>{charts.legend_glyph(kind)}<span>{escape(charts.GLYPHS[kind].label if kind in charts.GLYPHS else kind)}</span>"
+        f"<li>{charts.legend_glyph(kind)}<span>{escape(charts.GLYPHS[kind].label if kind in charts.GLYPHS else kind)}</span>"  # noqa: E501
         f'<span class="count">{seen}</span></li>'
         for kind, seen in kinds.items()
         if seen
@@ -112,13 +143,20 @@ def picture(report: Report, curves: Curves | None) -> str:
             batch["index"],
             batch["condition"],
             batch.get("order", ""),
-            *(figure(batch, key) for key in ("accuracy", "frozen", "oracle", "shift", "novel_share")),
+            *(
+                figure(batch, key)
+                for key in ("accuracy", "frozen", "oracle", "shift", "novel_share")
+            ),
             batch.get("domain") or "",
             batch.get("size", 0),
         ]
         for batch in curves.batches
     ]
-    data = json.dumps(finite({"width": charts.WIDTH, "rows": rows}), separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
+    data = (
+        json.dumps(finite({"width": charts.WIDTH, "rows": rows}), separators=(",", ":"))
+        .replace("<", "\\u003c")
+        .replace("&", "\\u0026")
+    )
     sizes = Counter(batch.get("size", 0) for batch in curves.batches).most_common(1)
     body = f"""<figure class="picture" data-live>
 <p class="lines">{" ".join(_swatch(*name) for name in names)}</p>
@@ -134,12 +172,12 @@ def picture(report: Report, curves: Curves | None) -> str:
 {f'<ul class="keys" aria-label="Events">{keys}</ul>' if keys else ""}
 <details><summary>The picture as a table</summary>{_acts_table(report, curves)}</details>
 <script type="application/json" class="rows">{data}</script>
-</figure>"""
+</figure>"""  # noqa: E501
     return _section(
         "picture",
         "What happened",
-        f"{count} batches of {sizes[0][0]} images, one after the other. Above, how often each model was right; "
-        "below, what the learner sensed, believed and did about it.",
+        f"{count} batches of {sizes[0][0]} images, one after the other. Above, how often each model"
+        " was right; below, what the learner sensed, believed and did about it.",
         body,
     )
 
@@ -148,12 +186,25 @@ def _acts_table(report: Report, curves: Curves) -> str:
     rows = []
     for act in curves.acts:
         start, stop = curves.span(act)
-        shifts = [value for value in charts.series(curves.batches[start:stop], "shift") if value is not None]
+        shifts = [
+            value
+            for value in charts.series(curves.batches[start:stop], "shift")
+            if value is not None
+        ]
         seen = Counter[str]()
         for event in report.get("events", []):
             if act["first_batch"] <= event["batch"] <= act["last_batch"]:
-                seen[charts.GLYPHS[event["kind"]].label if event["kind"] in charts.GLYPHS else event["kind"]] += event.get("count") or 1
-        means = [percent(charts.mean(curves.raw[name][start:stop])) for name in ("learner", "frozen", "oracle")]
+                seen[
+                    (
+                        charts.GLYPHS[event["kind"]].label
+                        if event["kind"] in charts.GLYPHS
+                        else event["kind"]
+                    )
+                ] += event.get("count") or 1
+        means = [
+            percent(charts.mean(curves.raw[name][start:stop]))
+            for name in ("learner", "frozen", "oracle")
+        ]
         rows.append(
             [
                 escape(act["title"]),
@@ -163,7 +214,9 @@ def _acts_table(report: Report, curves: Curves) -> str:
                 escape(", ".join(f"{name} {count}" for name, count in seen.items())) or "–",
             ]
         )
-    return _table(("act", "batches", "learner", "frozen", "oracle", "highest shift", "events"), rows, "plain")
+    return _table(
+        ("act", "batches", "learner", "frozen", "oracle", "highest shift", "events"), rows, "plain"
+    )
 
 
 def acts(report: Report, curves: Curves | None) -> str:
@@ -176,12 +229,14 @@ def acts(report: Report, curves: Curves | None) -> str:
             if curves is None
             else '<p class="means">'
             + " ".join(
-                _swatch(name, f"{name} <b>{percent(charts.mean(curves.raw[name][start:stop]))}</b>") for name in ("learner", "frozen")
+                _swatch(name, f"{name} <b>{percent(charts.mean(curves.raw[name][start:stop]))}</b>")
+                for name in ("learner", "frozen")
             )
             + "</p>"
         )
         cards.append(
-            f'<li class="card"><h3><span class="order" aria-hidden="true">{order}</span>{escape(act["title"])}</h3>'
+            '<li class="card"><h3><span class="order"'
+            f' aria-hidden="true">{order}</span>{escape(act["title"])}</h3>'
             f"{charts.spark(curves, act) if curves else ''}{means}"
             f"<p>{escape(act['sentence'])}</p>{f'<ul>{facts}</ul>' if facts else ''}</li>"
         )
@@ -190,21 +245,34 @@ def acts(report: Report, curves: Curves | None) -> str:
     return _section(
         "acts",
         f"{_count(len(cards))} acts",
-        "Each act is a thing that happens to models after they ship, and a check of what this one did.",
+        "Each act is a thing that happens to models after they ship, and a check of what this one"
+        " did.",
         f'<ol class="cards">{"".join(cards)}</ol>',
     )
 
 
 def _count(count: int) -> str:
-    return ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight")[count] if count < 9 else str(count)
+    return (
+        ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight")[count]
+        if count < 9
+        else str(count)
+    )
 
 
 def _fact(fact: Fact) -> str:
     holds = fact.get("holds")
-    mark, said, kind = ("·", "", "neutral") if holds is None else ("✓", "holds", "yes") if holds else ("✗", "does not hold", "no")
+    mark, said, kind = (
+        ("·", "", "neutral")
+        if holds is None
+        else ("✓", "holds", "yes")
+        if holds
+        else ("✗", "does not hold", "no")
+    )
     said = f'<span class="unseen">{said}: </span>' if said else ""
     words = f"<span>{escape(fact['label'])}</span> <b>{escape(fact['value'])}</b>"
-    return f'<li class="{kind}"><span class="tick" aria-hidden="true">{mark}</span>{said}{words}</li>'
+    return (
+        f'<li class="{kind}"><span class="tick" aria-hidden="true">{mark}</span>{said}{words}</li>'
+    )
 
 
 def conditions(report: Report) -> str:
@@ -221,12 +289,19 @@ def conditions(report: Report) -> str:
         gained = (
             "–"
             if gain is None
-            else f'<span class="{"up" if gain > 0 else "down" if gain < 0 else "even"}">{f"{gain:+d}".replace("-", "−")}</span>'
+            else (
+                "<span"
+                f' class="{"up" if gain > 0 else "down" if gain < 0 else "even"}">{f"{gain:+d}".replace("-", "−")}</span>'  # noqa: E501
+            )
         )
         rows.append(
             [
                 escape(row["name"]) + order,
-                charts.bars([(key, values[key]) for key in ("frozen", "learner", "oracle")], told, values["clean"]),
+                charts.bars(
+                    [(key, values[key]) for key in ("frozen", "learner", "oracle")],
+                    told,
+                    values["clean"],
+                ),
                 percent(values["frozen"]),
                 f"<b>{percent(values['learner'])}</b>",
                 gained,
@@ -239,9 +314,14 @@ def conditions(report: Report) -> str:
     return _section(
         "conditions",
         "Condition by condition",
-        f"Accuracy of the {_swatch('frozen', 'frozen model')}, the {_swatch('learner', 'learner')} and an "
-        f"{_swatch('oracle', 'oracle')} given every label. The hairline is the accuracy on clean images; gain is in points.",
-        _table(("condition", "0 to 100%", "frozen", "learner", "gain", "oracle", "clean"), rows, "conditions"),
+        f"Accuracy of the {_swatch('frozen', 'frozen model')}, the {_swatch('learner', 'learner')}"
+        f" and an {_swatch('oracle', 'oracle')} given every label. The hairline is the accuracy on"
+        " clean images; gain is in points.",
+        _table(
+            ("condition", "0 to 100%", "frozen", "learner", "gain", "oracle", "clean"),
+            rows,
+            "conditions",
+        ),
     )
 
 
@@ -251,7 +331,10 @@ def classes(report: Report) -> str:
     before, after = pair if len(pair) == 2 else (None, None)
     figures = "".join(
         f"<div><dt>{words}</dt><dd>{percent(figure(classes, key))}</dd></div>"
-        for key, words in (("new_in_ten", "right on the new classes, chosen among all"), ("all", "right on all classes together"))
+        for key, words in (
+            ("new_in_ten", "right on the new classes, chosen among all"),
+            ("all", "right on all classes together"),
+        )
         if figure(classes, key) is not None
     )
     known = charts.slope(before, after) if before is not None or after is not None else ""
@@ -270,12 +353,17 @@ def classes(report: Report) -> str:
         )
     if not (known or figures or rows):
         return ""
-    left = f"<div>{f'<h3>Old classes, among the old ones</h3>{known}' if known else ''}{f'<dl>{figures}</dl>' if figures else ''}</div>"
-    right = f"<div>{_table(('class', '0 to 100%', 'frozen', 'learner'), rows, 'classes')}</div>" if rows else ""
+    left = f"<div>{f'<h3>Old classes, among the old ones</h3>{known}' if known else ''}{f'<dl>{figures}</dl>' if figures else ''}</div>"  # noqa: E501
+    right = (
+        f"<div>{_table(('class', '0 to 100%', 'frozen', 'learner'), rows, 'classes')}</div>"
+        if rows
+        else ""
+    )
     return _section(
         "forgetting",
         "What it kept, what it gained",
-        "Learning something new must not cost what was known. The frozen model cannot name a class that it has never met.",
+        "Learning something new must not cost what was known. The frozen model cannot name a class"
+        " that it has never met.",
         f'<div class="halves">{left}{right}</div>',
     )
 
@@ -286,7 +374,8 @@ def questions(report: Report) -> str:
     for row in asked:
         is_right = row["predicted"] == row["answer"]
         picture = (
-            f'<img src="{row["image"]}" width="28" height="28" alt="An image that the model asked about">'
+            f'<img src="{row["image"]}" width="28" height="28" alt="An image that the model asked'
+            ' about">'
             if _IMAGE.fullmatch(row["image"])
             else '<span class="no-image">no image</span>'
         )
@@ -294,11 +383,16 @@ def questions(report: Report) -> str:
             f'<span class="guess right">{escape(row["predicted"])}</span>'
             if is_right
             else (
-                f'<span class="guess wrong"><span class="unseen">guessed </span><s>{escape(row["predicted"])}</s></span>'
-                f'<span class="answer"><span class="unseen">answer </span>{escape(row["answer"])}</span>'
+                '<span class="guess wrong"><span class="unseen">guessed'
+                f' </span><s>{escape(row["predicted"])}</s></span><span class="answer"><span'
+                f' class="unseen">answer </span>{escape(row["answer"])}</span>'
             )
         )
-        novelty = f" · novelty {_decimal(figure(row, 'novelty'))}" if figure(row, "novelty") is not None else ""
+        novelty = (
+            f" · novelty {_decimal(figure(row, 'novelty'))}"
+            if figure(row, "novelty") is not None
+            else ""
+        )
         tiles.append(
             f'<li><figure>{picture}<figcaption>{guess}<span class="why">{escape(row["why"])}</span>'
             f'<span class="when">batch {row["batch"]}{novelty}</span></figcaption></figure></li>'
@@ -306,7 +400,11 @@ def questions(report: Report) -> str:
     if not tiles:
         return _section("questions", "What it asked", "It asked nothing in this run.", "")
     total = figure(report["headline"], "questions")
-    shown = f"{len(tiles)} of {total:.0f} questions" if total and total > len(tiles) else f"{len(tiles)} questions"
+    shown = (
+        f"{len(tiles)} of {total:.0f} questions"
+        if total and total > len(tiles)
+        else f"{len(tiles)} questions"
+    )
     return _section(
         "questions",
         "What it asked",
@@ -316,7 +414,10 @@ def questions(report: Report) -> str:
 
 
 def safety(report: Report) -> str:
-    rows = [[escape(row["what"]), f"<b>{escape(row['outcome'])}</b>", escape(row["detail"])] for row in report.get("safety", [])]
+    rows = [
+        [escape(row["what"]), f"<b>{escape(row['outcome'])}</b>", escape(row["detail"])]
+        for row in report.get("safety", [])
+    ]
     if not rows:
         return ""
     return _section(
@@ -329,7 +430,9 @@ def safety(report: Report) -> str:
 
 def cost(report: Report) -> str:
     cost = report["cost"]
-    parts = [(name, value) for name in _COST_PARTS if (value := figure(cost, f"{name}_ms")) is not None]
+    parts = [
+        (name, value) for name in _COST_PARTS if (value := figure(cost, f"{name}_ms")) is not None
+    ]
     sizes = [
         (_decimal(figure(cost, key), unit), words)
         for key, unit, words in (
@@ -344,7 +447,11 @@ def cost(report: Report) -> str:
         return ""
     total = sum(value for _, value in parts)
     encode = dict(parts).get("encode")
-    more = f" Everything beyond encoding adds {percent((total - encode) / encode)}." if encode and total > encode else ""
+    more = (
+        f" Everything beyond encoding adds {percent((total - encode) / encode)}."
+        if encode and total > encode
+        else ""
+    )
     names = "".join(
         f'<li><span class="chip p{i}"></span>{name} <b>{_decimal(value, " ms")}</b> '
         f"<span>{percent(value / total) if total else '–'}</span></li>"
@@ -354,8 +461,13 @@ def cost(report: Report) -> str:
     return _section(
         "cost",
         "What it costs",
-        f"Median time for a batch of 32 images: {_decimal(total, ' ms')}.{more}" if parts else "Memory and storage.",
-        (f'{charts.stacked(parts)}<ul class="parts">{names}</ul>' if parts else "") + (f"<dl>{figures}</dl>" if figures else ""),
+        (
+            f"Median time for a batch of 32 images: {_decimal(total, ' ms')}.{more}"
+            if parts
+            else "Memory and storage."
+        ),
+        (f'{charts.stacked(parts)}<ul class="parts">{names}</ul>' if parts else "")
+        + (f"<dl>{figures}</dl>" if figures else ""),
     )
 
 
@@ -375,8 +487,9 @@ def footer(report: Report) -> str:
     )
     seed = f" --seed {escape(product['seed'])}" if product.get("seed") is not None else ""
     return (
-        f"<footer>{f'<dl>{rows}</dl>' if rows else ''}<p>Run it again: <code>edgeadapt demo{seed}</code></p>"
-        '<p>Every figure on this page is in <a href="report.json">report.json</a>.</p></footer>'
+        f"<footer>{f'<dl>{rows}</dl>' if rows else ''}<p>Run it again: <code>edgeadapt"
+        f" demo{seed}</code></p><p>Every figure on this page is in <a"
+        ' href="report.json">report.json</a>.</p></footer>'
     )
 
 

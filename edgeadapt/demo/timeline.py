@@ -1,4 +1,6 @@
-"""The large picture: accuracy over time, and beneath it what was sensed, believed and done, on one axis."""
+"""The large picture: accuracy over time, and beneath it what was sensed, believed and done, on one
+axis.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ from edgeadapt.demo.charts import (
     percent,
     series,
     svg,
-)  # fmt: skip
+)
 from edgeadapt.demo.report import Event
 
 if TYPE_CHECKING:
@@ -49,7 +51,9 @@ if TYPE_CHECKING:
 
 
 class Timeline:
-    """The picture. `gutter` holds the names of the rows and stays in view while `plot` scrolls on a narrow screen."""
+    """The picture. `gutter` holds the names of the rows and stays in view while `plot` scrolls on a
+    narrow screen.
+    """
 
     def __init__(self, curves: Curves, events: Sequence[Event]) -> None:
         self.curves = curves
@@ -59,7 +63,8 @@ class Timeline:
         self.marks = [
             (self.curves.position(at), kind, list(group))
             for (at, kind), group in groupby(
-                sorted(events, key=lambda e: (e["batch"], _rank(e["kind"]), e["kind"])), key=lambda e: (e["batch"], e["kind"])
+                sorted(events, key=lambda e: (e["batch"], _rank(e["kind"]), e["kind"])),
+                key=lambda e: (e["batch"], e["kind"]),
             )
         ]
         self.shifts = series(curves.batches, "shift")
@@ -77,7 +82,9 @@ class Timeline:
         return ACCURACY_Y + ACCURACY_H * (1 - value)
 
     def shift_y(self, value: float) -> float:
-        share = math.log(min(max(value, SHIFT_LOW), self.shift_high) / SHIFT_LOW) / math.log(self.shift_high / SHIFT_LOW)
+        share = math.log(min(max(value, SHIFT_LOW), self.shift_high) / SHIFT_LOW) / math.log(
+            self.shift_high / SHIFT_LOW
+        )
         return SHIFT_Y + SHIFT_H * (1 - share)
 
     def plot(self, name: str) -> str:
@@ -97,7 +104,10 @@ class Timeline:
 
     def gutter(self) -> str:
         right = GUTTER - 10
-        rows = [label(right, self.accuracy_y(tick) + 4, percent(tick), "tick", "end") for tick in (0, 0.25, 0.5, 0.75, 1)]
+        rows = [
+            label(right, self.accuracy_y(tick) + 4, percent(tick), "tick", "end")
+            for tick in (0, 0.25, 0.5, 0.75, 1)
+        ]
         rows += [
             label(0, y, words, "row")
             for y, words in (
@@ -112,36 +122,49 @@ class Timeline:
             label(right, self.shift_y(1) + 4, "threshold", "tick", "end"),
             label(right, SHIFT_Y + 4, f"{self.shift_high:.0f}×", "tick", "end"),
         ]
-        rows += [label(right, NOVEL_Y + 4, "100%", "tick", "end"), label(right, NOVEL_Y + NOVEL_H + 4, "0", "tick", "end")]
-        rows += [label(0, LANES_Y + LANE_H * (i + 0.5) + 4, lane, f"row {lane}") for i, lane in enumerate(LANES)]
+        rows += [
+            label(right, NOVEL_Y + 4, "100%", "tick", "end"),
+            label(right, NOVEL_Y + NOVEL_H + 4, "0", "tick", "end"),
+        ]
+        rows += [
+            label(0, LANES_Y + LANE_H * (i + 0.5) + 4, lane, f"row {lane}")
+            for i, lane in enumerate(LANES)
+        ]
         rows.append(label(0, self.bottom + 22, "batch", "row"))
         return svg(GUTTER, self.height, "".join(rows), "gutter")
 
     @staticmethod
     def _hatch() -> str:
         return (
-            '<defs><pattern id="hatch" width="5" height="5" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-            '<path class="hatch" d="M0 0V5"/></pattern></defs>'
+            '<defs><pattern id="hatch" width="5" height="5" patternUnits="userSpaceOnUse"'
+            ' patternTransform="rotate(45)"><path class="hatch" d="M0 0V5"/></pattern></defs>'
         )
 
     def _rect(self, run: Run, y: float, height: float, kind: str, title: str = "") -> str:
         inner = f"<title>{escape(title)}</title>" if title else ""
         return (
-            f'<rect class="{kind}" x="{number(self.edge(run.start))}" y="{number(y)}" '
-            f'width="{number(self.edge(run.stop) - self.edge(run.start))}" height="{number(height)}">{inner}</rect>'
+            f'<rect class="{kind}" x="{number(self.edge(run.start))}" y="{number(y)}"'
+            f' width="{number(self.edge(run.stop) - self.edge(run.start))}"'
+            f' height="{number(height)}">{inner}</rect>'
         )
 
     def _ribbon(self, run: Run, y: float, words: str) -> str:
         drawn = self._rect(run, y, RIBBON_H, f"ribbon {self.curves.tint(run.name)}", words)
         drawn += self._rect(run, y, RIBBON_H, "sorted") if run.is_sorted else ""
         shown = fit(words, self.edge(run.stop) - self.edge(run.start) - 8, 11)
-        return drawn + (label(self.edge(run.start) + 6, y + 12.5, shown[0], "ribbon-name") if shown else "")
+        return drawn + (
+            label(self.edge(run.start) + 6, y + 12.5, shown[0], "ribbon-name") if shown else ""
+        )
 
     def _bands(self) -> str:
         tall = self.bottom - RIBBON_Y - RIBBON_H
-        bands = "".join(self._rect(run, RIBBON_Y + RIBBON_H, tall, f"band {self.curves.tint(run.name)}") for run in self.curves.conditions)
+        bands = "".join(
+            self._rect(run, RIBBON_Y + RIBBON_H, tall, f"band {self.curves.tint(run.name)}")
+            for run in self.curves.conditions
+        )
         return bands + "".join(
-            self._ribbon(run, RIBBON_Y, run.name + (" · sorted" if run.is_sorted else "")) for run in self.curves.conditions
+            self._ribbon(run, RIBBON_Y, run.name + (" · sorted" if run.is_sorted else ""))
+            for run in self.curves.conditions
         )
 
     def _acts(self) -> str:
@@ -150,7 +173,8 @@ class Timeline:
             start, stop = self.curves.span(act)
             left, room = self.edge(start), self.edge(stop) - self.edge(start)
             drawn.append(
-                f'<g class="act"><title>{escape(act["title"])}</title>' + path("act-line", f"M{number(left)} {ACTS_Y - 9}V{self.bottom}")
+                f'<g class="act"><title>{escape(act["title"])}</title>'
+                + path("act-line", f"M{number(left)} {ACTS_Y - 9}V{self.bottom}")
             )
             drawn.append(label(left + 7, ACTS_Y + 4, str(order), "act-number"))
             drawn += [
@@ -161,16 +185,31 @@ class Timeline:
         return "".join(drawn)
 
     def _accuracy(self) -> str:
-        grid = "".join(f'<path class="grid" d="M0 {number(self.accuracy_y(tick))}H{WIDTH}"/>' for tick in (0, 0.25, 0.5, 0.75, 1))
-        raw = "".join(
-            path(f"dots {name}", dots(self.curves.raw[name], self.x, self.accuracy_y)) for name in ("oracle", "frozen", "learner")
+        grid = "".join(
+            f'<path class="grid" d="M0 {number(self.accuracy_y(tick))}H{WIDTH}"/>'
+            for tick in (0, 0.25, 0.5, 0.75, 1)
         )
-        return f'<g id="accuracy">{grid}{raw}{self.curves.lines(self.x, self.accuracy_y)}{self._line_names()}</g>'
+        raw = "".join(
+            path(f"dots {name}", dots(self.curves.raw[name], self.x, self.accuracy_y))
+            for name in ("oracle", "frozen", "learner")
+        )
+        return f'<g id="accuracy">{grid}{raw}{self.curves.lines(self.x, self.accuracy_y)}{self._line_names()}</g>'  # noqa: E501
 
     def _line_names(self) -> str:
         ends = []
-        for name, words in (("learner", "learner"), ("frozen", "frozen twin"), ("oracle", "labelled oracle")):
-            last = next((i for i in reversed(range(len(self.curves.batches))) if self.curves.smooth[name][i] is not None), None)
+        for name, words in (
+            ("learner", "learner"),
+            ("frozen", "frozen twin"),
+            ("oracle", "labelled oracle"),
+        ):
+            last = next(
+                (
+                    i
+                    for i in reversed(range(len(self.curves.batches)))
+                    if self.curves.smooth[name][i] is not None
+                ),
+                None,
+            )
             if last is not None:
                 value = self.curves.smooth[name][last] or 0.0
                 ends.append((self.accuracy_y(value), name, f"{words} {percent(value)}"))
@@ -179,7 +218,10 @@ class Timeline:
         for y, _, _ in ends:
             spread.append(max(y, spread[-1] + 16) if spread else y)
         overrun = max(0.0, spread[-1] - ACCURACY_Y - ACCURACY_H) if spread else 0.0
-        return "".join(label(WIDTH + 8, y - overrun + 4, words, f"end {name}") for y, (_, name, words) in zip(spread, ends, strict=True))
+        return "".join(
+            label(WIDTH + 8, y - overrun + 4, words, f"end {name}")
+            for y, (_, name, words) in zip(spread, ends, strict=True)
+        )
 
     def _shift(self) -> str:
         threshold = self.shift_y(1)
@@ -191,9 +233,9 @@ class Timeline:
             if b["is_shifted"]
         )
         return (
-            f'<g id="shift">{path("excess", area(above, ones, self.x, self.shift_y))}{path("threshold", f"M0 {number(threshold)}H{WIDTH}")}'
+            f'<g id="shift">{path("excess", area(above, ones, self.x, self.shift_y))}{path("threshold", f"M0 {number(threshold)}H{WIDTH}")}'  # noqa: E501
             f"{path('line shift', line(self.shifts, self.x, self.shift_y))}{path('flag', flags)}"
-            f"{label(WIDTH + 8, SHIFT_Y + SHIFT_H + 8, 'reads “shifted”', 'note senses') if flags else ''}</g>"
+            f"{label(WIDTH + 8, SHIFT_Y + SHIFT_H + 8, 'reads “shifted”', 'note senses') if flags else ''}</g>"  # noqa: E501
         )
 
     def _novel(self) -> str:
@@ -208,25 +250,61 @@ class Timeline:
         for _, group in groupby(enumerate(unknown), key=lambda pair: pair[1] - pair[0]):
             where = [i for _, i in group]
             run = Run(where[0], where[-1] + 1, "unknown")
-            drawn.append(self._rect(run, NOVEL_Y, NOVEL_H, "unknown", "under shift everything looks novel: the share reads unknown"))
+            drawn.append(
+                self._rect(
+                    run,
+                    NOVEL_Y,
+                    NOVEL_H,
+                    "unknown",
+                    "under shift everything looks novel: the share reads unknown",
+                )
+            )
             if shown := fit("unknown", self.edge(run.stop) - self.edge(run.start) - 10, 11):
-                drawn.append(label(self.edge(run.start) + 6, NOVEL_Y + NOVEL_H / 2 + 4, shown[0], "note haloed"))
-        drawn.append(path("novel-area", area(shares, zeros, self.x, y)) + path("line novel", line(shares, self.x, y)))
+                drawn.append(
+                    label(
+                        self.edge(run.start) + 6, NOVEL_Y + NOVEL_H / 2 + 4, shown[0], "note haloed"
+                    )
+                )
+        drawn.append(
+            path("novel-area", area(shares, zeros, self.x, y))
+            + path("line novel", line(shares, self.x, y))
+        )
         return f'<g id="novel">{"".join(drawn)}</g>'
 
     def _domains(self) -> str:
-        return f'<g id="domains">{"".join(self._ribbon(run, DOMAIN_Y, run.name) for run in self.curves.domains if run.name)}</g>'
+        return f'<g id="domains">{"".join(self._ribbon(run, DOMAIN_Y, run.name) for run in self.curves.domains if run.name)}</g>'  # noqa: E501
 
     def _axis(self) -> str:
         count = len(self.curves.batches)
-        every = next(step for step in (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, count) if count / step <= 12)
+        every = next(
+            step for step in (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, count) if count / step <= 12
+        )
         ticks = [i for i in range(count) if i % every == 0]
-        return "".join(label(self.x(i), self.bottom + 22, str(self.curves.indices[i]), "tick", "middle" if i else "start") for i in ticks)
+        return "".join(
+            label(
+                self.x(i),
+                self.bottom + 22,
+                str(self.curves.indices[i]),
+                "tick",
+                "middle" if i else "start",
+            )
+            for i in ticks
+        )
 
     def _lanes(self) -> str:
-        rules = "".join(f'<path class="grid" d="M0 {number(LANES_Y + LANE_H * i)}H{WIDTH}"/>' for i in range(len(LANES) + 1))
-        landmarks = "".join(f"M{number(self.x(at))} {ACCURACY_Y}V{self.bottom}" for at, kind, _ in self.marks if kind in _LANDMARKS)
-        return f'{path("landmark", landmarks)}<g id="events">{rules}{"".join(self._lane(i, lane) for i, lane in enumerate(LANES))}</g>'
+        rules = "".join(
+            f'<path class="grid" d="M0 {number(LANES_Y + LANE_H * i)}H{WIDTH}"/>'
+            for i in range(len(LANES) + 1)
+        )
+        landmarks = "".join(
+            f"M{number(self.x(at))} {ACCURACY_Y}V{self.bottom}"
+            for at, kind, _ in self.marks
+            if kind in _LANDMARKS
+        )
+        return (
+            f"{path('landmark', landmarks)}<g"
+            f' id="events">{rules}{"".join(self._lane(i, lane) for i, lane in enumerate(LANES))}</g>'  # noqa: E501
+        )
 
     def _lane(self, order: int, lane: str) -> str:
         marks = [mark for mark in self.marks if GLYPHS.get(mark[1], OTHER).lane == lane]
@@ -238,12 +316,14 @@ class Timeline:
             size = min(1.5, 1 + 0.16 * math.log2(max(count, 1)))
             grown = f" scale({size:.2f})" if size > 1 else ""
             told = escape(
-                f"{shape.label}{f' ×{count}' if count > 1 else ''}: " + "; ".join(dict.fromkeys(e["text"] for e in events if e.get("text")))
+                f"{shape.label}{f' ×{count}' if count > 1 else ''}: "
+                + "; ".join(dict.fromkeys(e["text"] for e in events if e.get("text")))
             )
             place_at = f"translate({number(self.x(at))} {number(y + shape.drop)}){grown}"
             drawn.append(
-                f'<g class="glyph {lane}{" open" if shape.is_open else ""}" data-kind="{escape(kind)}" data-at="{at}" '
-                f'transform="{place_at}"><title>{told}</title><path d="{shape.path}"/></g>'
+                f'<g class="glyph {lane}{" open" if shape.is_open else ""}"'
+                f' data-kind="{escape(kind)}" data-at="{at}"'
+                f' transform="{place_at}"><title>{told}</title><path d="{shape.path}"/></g>'
             )
             following = self.x(marks[place + 1][0]) - 8 if place + 1 < len(marks) else WIDTH + END
             if shape.is_named and self.x(at) + 11 + 6 * len(shape.label) < following:

@@ -55,12 +55,24 @@ from edgeadapt.device.storage.rows import EvidenceRow
 from edgeadapt.errors import InputError, StateError
 from edgeadapt.inputs import check_count, check_name, check_number, check_text, check_texts
 from edgeadapt.paths import check_path
-from edgeadapt.results import AccuracyEstimate, Action, Commit, LabelState, LabelStatus, Observation, Prediction, Quality, Question, Receipt
+from edgeadapt.results import (
+    AccuracyEstimate,
+    Action,
+    Commit,
+    LabelState,
+    LabelStatus,
+    Observation,
+    Prediction,
+    Quality,
+    Question,
+    Receipt,
+)
 from edgeadapt.runtime import Runtime, open_runtime
 
 DEFAULT_STREAM = "default"
 PRECISIONS: tuple[str, ...] = get_args(Precision)
-_READER_S = 0.2  # how long a caller waits for a reader of another connection that keeps the log from being emptied
+# how long a caller waits for a reader of another connection that keeps the log from being emptied
+_READER_S = 0.2
 _EVERY = 1 << 20  # more questions than are ever open
 
 
@@ -79,24 +91,27 @@ def open(
     """Open a bundle and start learning where the state folder left off.
 
     Args:
-        bundle: path of a ``.edge`` file, or a bundle already read.
-        state: folder of ``learner.db``; created if missing. None keeps everything in memory.
-        runtime: ``"auto"`` (each graph where its round trip is least, docs/placement.md), a name from ``edgeadapt runtimes``, or a runtime object
+        bundle: path of a ``.edge`` file, or a bundle already read. state: folder of ``learner.db``;
+        created if missing. None keeps everything in memory. runtime: ``"auto"`` (each graph where
+        its round trip is least, docs/placement.md), a name from ``edgeadapt runtimes``, or a
+        runtime object
             (two learners may share one).
-        policy, budget, keep: what may happen, what it may cost, how long things stay.
-        trust: public keys (text or paths). If given, the bundle must be signed by one of them, and the state folder is bound to that
+        policy, budget, keep: what may happen, what it may cost, how long things stay. trust: public
+        keys (text or paths). If given, the bundle must be signed by one of them, and the state
+        folder is bound to that
             signer: it accepts no other from then on, unless it is trusted here.
-        precision: of the encoder: ``float16`` and ``int8`` where the bundle has them (``docs/precision.md``). A state folder may be opened with
+        precision: of the encoder: ``float16`` and ``int8`` where the bundle has them
+        (``docs/precision.md``). A state folder may be opened with
             another one each time; learning and adapting compute in float32.
         freeze: open as after ``learner.freeze()``: labels that wait are not learned yet.
 
     Raises:
-        InputError: an argument of another kind.
-        BundleError: the bundle is damaged, newer, not trusted, or an older version than the state folder has seen, or has no encoder of this
+        InputError: an argument of another kind. BundleError: the bundle is damaged, newer, not
+        trusted, or an older version than the state folder has seen, or has no encoder of this
             precision.
-        StateError: the folder is in use, foreign, not writable, or belongs to another feature space.
-        BudgetError: the bundle declares more memory than the budget has.
-        RuntimeUnavailable: the runtime cannot run here, or computes something else in this precision than the host did.
+        StateError: the folder is in use, foreign, not writable, or belongs to another feature
+        space. BudgetError: the bundle declares more memory than the budget has. RuntimeUnavailable:
+        the runtime cannot run here, or computes something else in this precision than the host did.
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision is one of {', '.join(PRECISIONS)}, got {precision!r:.80}")
@@ -104,7 +119,18 @@ def open(
     opened = bundle if isinstance(bundle, Bundle) else read_bundle(bundle, trust=trust)  # type: ignore[arg-type]
     engine = open_runtime(runtime) if isinstance(runtime, str) else runtime
     try:
-        learner = Learner(opened, engine, state, policy or Policy(), budget or Budget(), keep or Keep(), freeze, trust, allow_older, precision)
+        learner = Learner(
+            opened,
+            engine,
+            state,
+            policy or Policy(),
+            budget or Budget(),
+            keep or Keep(),
+            freeze,
+            trust,
+            allow_older,
+            precision,
+        )
     except BaseException:
         if engine is not runtime:
             _let_go(engine)
@@ -113,7 +139,9 @@ def open(
     return learner
 
 
-def _check_settings(state: Any, runtime: Any, policy: Any, budget: Any, keep: Any, trust: Any) -> None:
+def _check_settings(
+    state: Any, runtime: Any, policy: Any, budget: Any, keep: Any, trust: Any
+) -> None:
     """Refuse arguments of ``open`` of another kind, before anything is made or read."""
     if state is not None:
         check_path(state, "state")
@@ -122,9 +150,18 @@ def _check_settings(state: Any, runtime: Any, policy: Any, budget: Any, keep: An
         if value is not None and not isinstance(value, kind):
             raise InputError(f"{name} is an edgeadapt.{kind.__name__} or None, got {value!r:.80}")
     if not isinstance(runtime, str) and not hasattr(runtime, "load"):
-        raise InputError(f"runtime is a name from 'edgeadapt runtimes' or a runtime, got {runtime!r:.80}")
+        raise InputError(
+            f"runtime is a name from 'edgeadapt runtimes' or a runtime, got {runtime!r:.80}"
+        )
     if not isinstance(trust, (str, Path)):
-        check_texts([str(key) if isinstance(key, Path) else key for key in trust] if isinstance(trust, Sequence) else trust, "trust")
+        check_texts(
+            (
+                [str(key) if isinstance(key, Path) else key for key in trust]
+                if isinstance(trust, Sequence)
+                else trust
+            ),
+            "trust",
+        )
 
 
 def _let_go(runtime: Runtime | None) -> None:
@@ -137,16 +174,30 @@ def _let_go(runtime: Runtime | None) -> None:
 class Learner:
     """A model that keeps learning. Use ``edgeadapt.open`` to make one.
 
-    ``predict`` is pure; ``predict``, ``observe`` and ``label`` may be called from any thread. One worker thread makes all
-    changes, one at a time. A learner belongs to the process that opened it.
+    ``predict`` is pure; ``predict``, ``observe`` and ``label`` may be called from any thread. One
+    worker thread makes all changes, one at a time. A learner belongs to the process that opened it.
     """
 
-    def __init__(self, bundle: Bundle, runtime: Runtime, state: str | os.PathLike[str] | None, policy: Policy, budget: Budget, keep: Keep, freeze: bool = False, trust: Trust = (), allow_older: bool = False, precision: Precision = "float32") -> None:  # fmt: skip
+    def __init__(
+        self,
+        bundle: Bundle,
+        runtime: Runtime,
+        state: str | os.PathLike[str] | None,
+        policy: Policy,
+        budget: Budget,
+        keep: Keep,
+        freeze: bool = False,
+        trust: Trust = (),
+        allow_older: bool = False,
+        precision: Precision = "float32",
+    ) -> None:
         self._pid = os.getpid()
         self._policy, self._budget, self._trust = policy, budget, trust
         opened = open_state(state, bundle, runtime, budget, keep, trust, allow_older, precision)
         self._manifest = opened.program.manifest  # with the thresholds of this precision
-        self._journal, self._program, self._held_out = opened.journal, opened.program, opened.held_out
+        self._journal = opened.journal
+        self._program = opened.program
+        self._held_out = opened.held_out
         self._live: Memory = opened.memory
         self._frozen, self._closed = freeze, False
         self._opened_runtime: Runtime | None = None  # with this learner, and let go with it
@@ -168,17 +219,35 @@ class Learner:
         def is_frozen() -> bool:
             return self._frozen
 
-        def is_resting() -> bool:  # a pause is met between two commits, not at the end of a thousand
+        # a pause is met between two commits, not at the end of a thousand
+        def is_resting() -> bool:
             return self._frozen or self._worker.is_paused
 
         self._ids, self._pending = Ids(), Pending(keep.pending_s)
-        self._questions = Questions(policy.questions_per_day if policy.questions_per_day is not None else self._manifest.policy.ask.per_day)
+        self._questions = Questions(
+            policy.questions_per_day
+            if policy.questions_per_day is not None
+            else self._manifest.policy.ask.per_day
+        )
         runtime = self._program.runtime
-        is_here = getattr(runtime, "runs_where_called", False)  # else the work is done by threads, or a GPU, that nobody asks
-        spent = getattr(runtime, "spent", None) or (time.thread_time if is_here else time.perf_counter)
-        self._meter = Meter(budget, vitals=Sensors().read if budget.needs_vitals else None, spent=spent)
+        # else the work is done by threads, or a GPU, that nobody asks
+        is_here = getattr(runtime, "runs_where_called", False)
+        spent = getattr(runtime, "spent", None) or (
+            time.thread_time if is_here else time.perf_counter
+        )
+        self._meter = Meter(
+            budget, vitals=Sensors().read if budget.needs_vitals else None, spent=spent
+        )
         self._room = WriteRoom(budget, self._journal.writes)
-        self._transactions = Transactions(self._program, self._journal, self._held_out, live, self._publish, self._room, opened.replay_s)
+        self._transactions = Transactions(
+            self._program,
+            self._journal,
+            self._held_out,
+            live,
+            self._publish,
+            self._room,
+            opened.replay_s,
+        )
         self._undoing = Undoing(self._transactions)
         self._erasure = LogErasure(self._journal, self._worker)
         growth = Growth(self._transactions, self._meter, live, is_resting, keep.selection)
@@ -191,50 +260,112 @@ class Learner:
         self._transactions.taken_back = taken_back
         quiet = QuietQuestions(policy.quiet_questions_per_day)
         self._conditions = Conditions(
-            self._program, self._transactions, self._questions, self._pending, self._meter, live, self._publish, self._adapt_mode, quiet, policy.routing,
+            self._program,
+            self._transactions,
+            self._questions,
+            self._pending,
+            self._meter,
+            live,
+            self._publish,
+            self._adapt_mode,
+            quiet,
+            policy.routing,
             self._journal.field_answers(ANSWERS),
         )
         self._streams = Streams(self._manifest.policy, self._conditions, self._worker, self._meter)
-        self._house = Housekeeping(self._journal, self._transactions, self._undoing, self._conditions, self._room, keep, opened.raw_per_class, is_frozen)
-        labelling = Labelling(self._program, policy, self._held_out, live, lambda names: self._worker.call(lambda: self._transactions.add_classes(names)))
+        self._house = Housekeeping(
+            self._journal,
+            self._transactions,
+            self._undoing,
+            self._conditions,
+            self._room,
+            keep,
+            opened.raw_per_class,
+            is_frozen,
+        )
+        labelling = Labelling(
+            self._program,
+            policy,
+            self._held_out,
+            live,
+            lambda names: self._worker.call(lambda: self._transactions.add_classes(names)),
+        )
         self._labelling = labelling
         self._learning = Learning(
-            self._transactions, self._journal, self._conditions, self._meter, self._worker, self._streams.found, is_resting, growth, choices, self._house.run_if_due
+            self._transactions,
+            self._journal,
+            self._conditions,
+            self._meter,
+            self._worker,
+            self._streams.found,
+            is_resting,
+            growth,
+            choices,
+            self._house.run_if_due,
         )
         self._receiving = Receiving(
-            self._journal, self._pending, self._questions, labelling, self._learning, self._room, opened.raw_per_class, keep.pending_s,
+            self._journal,
+            self._pending,
+            self._questions,
+            labelling,
+            self._learning,
+            self._room,
+            opened.raw_per_class,
+            keep.pending_s,
             self._conditions.field_accuracy.open_among,
         )
-        self._quality = FieldQuality(self._program, self._journal, self._conditions, self._streams.found, live)
+        self._quality = FieldQuality(
+            self._program, self._journal, self._conditions, self._streams.found, live
+        )
         self._keeps_raw = opened.raw_per_class > 0
         self._serving = Serving(self._program, self._live.classes)
         self._smoothing = Smoothing(self._program) if self._manifest.policy.smooth.method else None
         self._spent = {"encode": 0.0, "sense": 0.0}
         self._observed = self._answered = 0
-        if self._journal.count_evidence().get("received"):  # labels that were durable but not yet learned when the process stopped
+        # labels that were durable but not yet learned when the process stopped
+        if self._journal.count_evidence().get("received"):
             self._learning.request()
         else:
             self._learning.offer_patient_work()
         self._erasure.request()
 
-    def offer(self, bundle: str | os.PathLike[str] | Bundle, *, trust: Trust | None = None, allow_older: bool = False, precision: Precision | None = None) -> Bundle:
-        """Check a bundle that is to replace this one, without disturbing anything; see ``edgeadapt.device.recovery.trust.check_offer``.
+    def offer(
+        self,
+        bundle: str | os.PathLike[str] | Bundle,
+        *,
+        trust: Trust | None = None,
+        allow_older: bool = False,
+        precision: Precision | None = None,
+    ) -> Bundle:
+        """Check a bundle that is to replace this one, without disturbing anything; see
+        ``edgeadapt.device.recovery.trust.check_offer``.
 
         Args:
-            bundle: path of a ``.edge`` file, or a bundle already read. trust: public keys; by default those this learner was opened with.
-            allow_older: go back to an older version on purpose. precision: that it is to serve in; by default the one that serves now.
+            bundle: path of a ``.edge`` file, or a bundle already read. trust: public keys; by
+            default those this learner was opened with. allow_older: go back to an older version on
+            purpose. precision: that it is to serve in; by default the one that serves now.
 
         Returns:
             The bundle, to be opened after this learner was closed.
 
         Raises:
-            BundleError: damaged, not trusted, older, without an encoder in that precision, or a graph does not load or run here. BudgetError: too
-                large for the budget. RuntimeUnavailable: its encoder computes something else in that precision here than on the host.
+            BundleError: damaged, not trusted, older, without an encoder in that precision, or a
+            graph does not load or run here. BudgetError: too
+                large for the budget. RuntimeUnavailable: its encoder computes something else in
+                that precision here than on the host.
             StateError: what was learned has to be carried over first: ``edgeadapt migrate``.
         """
         self._here()
         keys = self._trust if trust is None else trust
-        return check_offer(bundle, self._program, Remembered.read(self._journal.meta), trust=keys, allow_older=allow_older, budget=self._budget, precision=precision)
+        return check_offer(
+            bundle,
+            self._program,
+            Remembered.read(self._journal.meta),
+            trust=keys,
+            allow_older=allow_older,
+            budget=self._budget,
+            precision=precision,
+        )
 
     def _publish(self, memory: Memory) -> None:
         self._live = memory
@@ -246,9 +377,12 @@ class Learner:
         if self._closed:
             raise StateError("the learner is closed")
         if os.getpid() != self._pid:
-            raise StateError(f"this learner was opened by the process with pid {self._pid}; after a fork, open it again in the child (pid {os.getpid()})")
+            raise StateError(
+                f"this learner was opened by the process with pid {self._pid}; after a fork, open"
+                f" it again in the child (pid {os.getpid()})"
+            )
 
-    # -- predicting -----------------------------------------------------------------------------------
+    # -- predicting --------------------------------------------------------------------------------
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the known classes, in slot order."""
@@ -268,12 +402,18 @@ class Learner:
         """That of the bundle, with the thresholds of this precision."""
         return self._manifest
 
-    def predict(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = DEFAULT_STREAM) -> Prediction:
+    def predict(
+        self,
+        x: Any = None,
+        *,
+        features: Mapping[str, Any] | None = None,
+        stream: str = DEFAULT_STREAM,
+    ) -> Prediction:
         """Answer a batch and change nothing.
 
         Args:
-            x: (N, *input) batch, or one input. features: ``{"z": (N, D)[, "taps": (N, T)]}`` instead, from your own encoder.
-            stream: whose condition applies.
+            x: (N, *input) batch, or one input. features: ``{"z": (N, D)[, "taps": (N, T)]}``
+            instead, from your own encoder. stream: whose condition applies.
 
         Raises:
             InputError: the batch does not fit the bundle's input contract.
@@ -282,10 +422,18 @@ class Learner:
         memory = self._live
         domain = self._streams.domain_of(stream)
         _, z, taps = self._serving.features(x, features, memory, domain)
-        return self._serving.prediction(self._program.read(z, taps, memory.tensors_in(domain)), memory)
+        return self._serving.prediction(
+            self._program.read(z, taps, memory.tensors_in(domain)), memory
+        )
 
-    # -- observing ------------------------------------------------------------------------------------
-    def observe(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = DEFAULT_STREAM) -> Observation:
+    # -- observing ---------------------------------------------------------------------------------
+    def observe(
+        self,
+        x: Any = None,
+        *,
+        features: Mapping[str, Any] | None = None,
+        stream: str = DEFAULT_STREAM,
+    ) -> Observation:
         """Predict a batch of a stream, update its window, and queue what should be done about it.
 
         Returns after the prediction; adapting and learning happen on the worker.
@@ -310,21 +458,55 @@ class Learner:
         far = None if active is None else distance_from(read.embedding, memory.prototypes)
         queued: tuple[Action, ...] = ()
         with found.lock:
-            if found.state.domain == domain:  # else the worker moved on: these residuals belong to the past
-                found.window.push(read.residual, slots, read.score, inputs, ids, far, None if active is None else active.tensors, read.logits)
-            reading = found.window.reading(domain, memory.class_counts, is_factory_path, found.accuracy)
-            if domain != SOURCE and is_factory_path and not reading.is_shifted and self._adapt_mode() != "act":
-                reading = msgspec.structs.replace(reading, domain=SOURCE)  # nothing is corrected, and nothing shows the condition any more
+            # else the worker moved on: these residuals belong to the past
+            if found.state.domain == domain:
+                found.window.push(
+                    read.residual,
+                    slots,
+                    read.score,
+                    inputs,
+                    ids,
+                    far,
+                    None if active is None else active.tensors,
+                    read.logits,
+                )
+            reading = found.window.reading(
+                domain, memory.class_counts, is_factory_path, found.accuracy
+            )
+            if (
+                domain != SOURCE
+                and is_factory_path
+                and not reading.is_shifted
+                and self._adapt_mode() != "act"
+            ):
+                # nothing is corrected, and nothing shows the condition any more
+                reading = msgspec.structs.replace(reading, domain=SOURCE)
             is_foreign = not (is_factory_path or self._program.preserves_space) and features is None
-            kept, late = (z, taps) if self._serving.is_encoded(features) else (as_stored(z, taps), None)  # the caller may use its features again
-            batch = PendingBatch(ids, stream, domain, reading.is_shifted, kept, time.monotonic(), is_foreign=is_foreign, taps=late)
+            # the caller may use its features again
+            kept, late = (
+                (z, taps) if self._serving.is_encoded(features) else (as_stored(z, taps), None)
+            )
+            batch = PendingBatch(
+                ids,
+                stream,
+                domain,
+                reading.is_shifted,
+                kept,
+                time.monotonic(),
+                is_foreign=is_foreign,
+                taps=late,
+            )
             self._pending.add(batch)  # before a question names them
             if (self._keeps_raw or is_foreign) and features is None:
                 self._pending.keep_inputs(ids, inputs)
             if found.window.is_full and found.window.fresh >= self._manifest.policy.shift.window:
                 queued = (self._streams.queue_window(found, is_factory_path),)
         abstained = self._serving.abstained(read, reading)
-        answer = read if self._smoothing is None or self._adapt_mode() != "act" else self._smoothing.of(found, read, slots, reading, memory)
+        answer = (
+            read
+            if self._smoothing is None or self._adapt_mode() != "act"
+            else self._smoothing.of(found, read, slots, reading, memory)
+        )
         prediction = self._serving.prediction(answer, memory)
         self._observed += len(z)
         self._spent["encode"] += encoded - started
@@ -336,65 +518,107 @@ class Learner:
         return check_text(sample, "an id") in self._pending
 
     def questions(self, limit: int = 5) -> list[Question]:
-        """What the learner wants to know, oldest first. Answer with ``label(question.id, name)``."""
+        """What the learner wants to know, oldest first. Answer with ``label(question.id,
+        name)``.
+        """
         self._here()
         return self._questions.next(check_count(limit, "a limit"), self.is_pending)
 
     def alike(self, ids: str | Sequence[str]) -> dict[str, int]:
-        """Pending samples in an order in which like stands beside like, each with the number of its group; others are left out."""
+        """Pending samples in an order in which like stands beside like, each with the number of its
+        group; others are left out.
+        """
         self._here()
         found = {sample: self._pending.find(sample) for sample in check_texts(ids, "an id")}
-        there = {sample: given[0].features[given[1]] for sample, given in found.items() if given is not None}
+        there = {
+            sample: given[0].features[given[1]]
+            for sample, given in found.items()
+            if given is not None
+        }
         if not there:
             return {}
         samples, width = list(there), self._manifest.feature_dim
         order, groups = chained(np.stack([row[:width] for row in there.values()]))
         return {samples[row]: group for row, group in zip(order, groups, strict=True)}
 
-    # -- learning -------------------------------------------------------------------------------------
-    def label(self, ids: str | Sequence[str], labels: str | int | Sequence[str | int], *, source: str = "", trusted: bool = False) -> None:
+    # -- learning ----------------------------------------------------------------------------------
+    def label(
+        self,
+        ids: str | Sequence[str],
+        labels: str | int | Sequence[str | int],
+        *,
+        source: str = "",
+        trusted: bool = False,
+    ) -> None:
         """Label observed samples. Durable when it returns; learned by the worker soon after.
 
-        A sample that has a label gets another: what the old one taught is taken back, and the new one counts as if it had been right on
-        time. ``withdraw`` takes a label back without giving another.
+        A sample that has a label gets another: what the old one taught is taken back, and the new
+        one counts as if it had been right on time. ``withdraw`` takes a label back without giving
+        another.
 
         Args:
-            ids: from ``Observation.ids`` or ``Question.id``. labels: one class name (or class id) each.
-            source: who says so; ``forget(source=...)`` can take it all back.
-            trusted: a person vouches for them: they are not held for contradicting the head, nor taken back with others of the source. The
-                paired tests that protect accuracy still judge them. A held label is overridden by giving it again, trusted.
+            ids: from ``Observation.ids`` or ``Question.id``. labels: one class name (or class id)
+            each. source: who says so; ``forget(source=...)`` can take it all back. trusted: a
+            person vouches for them: they are not held for contradicting the head, nor taken back
+            with others of the source. The
+                paired tests that protect accuracy still judge them. A held label is overridden by
+                giving it again, trusted.
 
         Raises:
-            InputError: an id that is neither pending nor labelled. UnknownClassError: an unknown name, if the policy refuses them.
-            BudgetError: the day's writes are used up. StorageError: the disk is full or fails. Nothing was changed.
+            InputError: an id that is neither pending nor labelled. UnknownClassError: an unknown
+            name, if the policy refuses them. BudgetError: the day's writes are used up.
+            StorageError: the disk is full or fails. Nothing was changed.
         """
         self._here()
         samples = [check_name(sample, "an id") for sample in check_texts(ids, "an id")]
         asked = {question.id for question in self.questions(_EVERY)}
-        self._receiving.label(samples, labels, check_name(source, "a source"), is_trusted=bool(trusted))
+        self._receiving.label(
+            samples, labels, check_name(source, "a source"), is_trusted=bool(trusted)
+        )
         self._answered += len(asked.intersection(samples))
 
     def learn(
-        self, x: Any, y: str | int | Sequence[str | int], *, source: str = "", stream: str = DEFAULT_STREAM, features: Mapping[str, Any] | None = None,
+        self,
+        x: Any,
+        y: str | int | Sequence[str | int],
+        *,
+        source: str = "",
+        stream: str = DEFAULT_STREAM,
+        features: Mapping[str, Any] | None = None,
         trusted: bool = False,
-    ) -> tuple[str, ...]:  # fmt: skip
-        """Learn labelled data in hand, met under the stream's present condition. Durable when it returns.
+    ) -> tuple[str, ...]:
+        """Learn labelled data in hand, met under the stream's present condition. Durable when it
+        returns.
 
         Args:
             x: (N, *input), or None with ``features``. y: one label each. trusted: as for ``label``.
 
         Returns:
-            The ids of the new evidence rows. They are received, not learned yet: ``label_states(ids)`` says what became of them, and
-            ``held()`` what is put aside and why.
+            The ids of the new evidence rows. They are received, not learned yet:
+            ``label_states(ids)`` says what became of them, and ``held()`` what is put aside and
+            why.
 
         Raises:
-            InputError: the batch does not fit. UnknownClassError: an unknown name, if the policy refuses them.
-            BudgetError: the day's writes are used up. StorageError: the disk is full or fails. Nothing was changed.
+            InputError: the batch does not fit. UnknownClassError: an unknown name, if the policy
+            refuses them. BudgetError: the day's writes are used up. StorageError: the disk is full
+            or fails. Nothing was changed.
         """
         self._here()
         domain = self._streams.domain_of(stream)
-        inputs, z, taps = self._serving.features(x, features, self._live, domain if self._program.preserves_space else SOURCE)
-        return self._receiving.learn(inputs, z, taps, y, source, stream, domain, is_raw=features is None, is_trusted=bool(trusted))
+        inputs, z, taps = self._serving.features(
+            x, features, self._live, domain if self._program.preserves_space else SOURCE
+        )
+        return self._receiving.learn(
+            inputs,
+            z,
+            taps,
+            y,
+            source,
+            stream,
+            domain,
+            is_raw=features is None,
+            is_trusted=bool(trusted),
+        )
 
     def restore(
         self, samples: Sequence[LabelledSample], corrections: Sequence[Correction] = ()
@@ -409,7 +633,8 @@ class Learner:
             sample -> why its label cannot be corrected. The others are.
 
         Raises:
-            InputError: an id that is there already, or features that are not this bundle's. UnknownClassError, CapacityError, BudgetError,
+            InputError: an id that is there already, or features that are not this bundle's.
+            UnknownClassError, CapacityError, BudgetError,
                 StorageError: as for ``learn``.
         """
         self._here()
@@ -418,7 +643,8 @@ class Learner:
         return self._receiving.restore(rows, raw, asked, corrections) if rows or corrections else {}
 
     def stored_features(self, x: Any) -> NDArray[np.float16]:
-        """(N, D + T) features of (N, *input) as the factory encoder gives them and the journal keeps them.
+        """(N, D + T) features of (N, *input) as the factory encoder gives them and the journal
+        keeps them.
 
         Raises:
             InputError: the batch does not fit, or a feature does not fit into float16.
@@ -432,7 +658,12 @@ class Learner:
     def newest_labels(self, ids: Sequence[str]) -> dict[str, LabelState]:
         """What became of the last label of each of these samples that has one."""
         self._here()
-        return {state.id: state for state in self._states(list(self._journal.newest_of(check_texts(ids, "an id")).values()))}
+        return {
+            state.id: state
+            for state in self._states(
+                list(self._journal.newest_of(check_texts(ids, "an id")).values())
+            )
+        }
 
     @property
     def keeps_inputs(self) -> bool:
@@ -459,15 +690,33 @@ class Learner:
         return self._states([newest[sample] for sample in samples])
 
     def held(self, limit: int = 50) -> list[LabelState]:
-        """Labels that are put aside, newest first, each with the reason. ``label(id, name, trusted=True)`` overrides it."""
+        """Labels that are put aside, newest first, each with the reason. ``label(id, name,
+        trusted=True)`` overrides it.
+        """
         self._here()
-        where = "status = 'held' AND NOT EXISTS (SELECT 1 FROM evidence AS later WHERE later.id = evidence.id AND later.seq > evidence.seq)"
-        return self._states(self._journal.evidence(where=where, limit=check_count(limit, "a limit"), newest_first=True, narrow=True))
+        where = (
+            "status = 'held' AND NOT EXISTS (SELECT 1 FROM evidence AS later WHERE later.id ="
+            " evidence.id AND later.seq > evidence.seq)"
+        )
+        return self._states(
+            self._journal.evidence(
+                where=where, limit=check_count(limit, "a limit"), newest_first=True, narrow=True
+            )
+        )
 
     def _states(self, rows: Sequence[EvidenceRow]) -> list[LabelState]:
-        told = self._journal.details({row.commit_number for row in rows if row.commit_number is not None})
+        told = self._journal.details(
+            {row.commit_number for row in rows if row.commit_number is not None}
+        )
         return [
-            LabelState(row.id, row.label, row.source, cast(LabelStatus, row.status), str(told.get(row.commit_number or 0, {}).get("why", "")), row.commit_number)
+            LabelState(
+                row.id,
+                row.label,
+                row.source,
+                cast(LabelStatus, row.status),
+                str(told.get(row.commit_number or 0, {}).get("why", "")),
+                row.commit_number,
+            )
             for row in rows
         ]
 
@@ -483,7 +732,8 @@ class Learner:
     def remove_class(self, name: str) -> None:
         """Take a class out of the answer set and its field labels out of the evidence.
 
-        What the factory knew of it stays in shared sums (a Gram matrix cannot tell whose it was); it no longer answers.
+        What the factory knew of it stays in shared sums (a Gram matrix cannot tell whose it was);
+        it no longer answers.
 
         Raises:
             UnknownClassError: no such class.
@@ -497,39 +747,57 @@ class Learner:
 
         self._worker.call(run)
 
-    # -- undoing --------------------------------------------------------------------------------------
+    # -- undoing -----------------------------------------------------------------------------------
     def forget(
-        self, ids: Sequence[str] | None = None, *, source: str | None = None, classes: Sequence[str] | None = None,
-        before: float | None = None, after: float | None = None,
-    ) -> Receipt:  # fmt: skip
-        """Remove labelled samples, as if they had never been, from live tensors, journal, snapshots and kept raw inputs.
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        source: str | None = None,
+        classes: Sequence[str] | None = None,
+        before: float | None = None,
+        after: float | None = None,
+    ) -> Receipt:
+        """Remove labelled samples, as if they had never been, from live tensors, journal, snapshots
+        and kept raw inputs.
 
-        The history loses the name of a source or class with its last label; of a class once ``remove_class`` has freed its slot, in either
-        order, and never of one that the bundle brought.
+        The history loses the name of a source or class with its last label; of a class once
+        ``remove_class`` has freed its slot, in either order, and never of one that the bundle
+        brought.
 
         Args:
-            ids, source, classes: what to forget; conditions are joined by *and*. before, after: when the sample was met, seconds since
+            ids, source, classes: what to forget; conditions are joined by *and*. before, after:
+            when the sample was met, seconds since
                 the epoch.
 
         Returns:
-            A receipt: rows removed and subtracted, snapshots rewritten, and what could not be reached. A reader of another connection
-            keeps the write-ahead log as it is: the receipt says so, and it is tried again until it is empty.
+            A receipt: rows removed and subtracted, snapshots rewritten, and what could not be
+            reached. A reader of another connection keeps the write-ahead log as it is: the receipt
+            says so, and it is tried again until it is empty.
 
         Raises:
-            InputError: no condition was given. StorageError: the disk is full or fails; nothing was changed.
+            InputError: no condition was given. StorageError: the disk is full or fails; nothing was
+            changed.
         """
         self._here()
         selection = Selection(ids, source, classes, before, after)
 
         def run() -> Receipt:
-            with self._receiving.writing:  # a label that is on its way is either seen here or refused
+            # a label that is on its way is either seen here or refused
+            with self._receiving.writing:
                 receipt = forget()
-                reasons = [*self._undoing.factory_reasons(selection.whole_classes), *filter(None, [self._journal.unerased])]
+                reasons = [
+                    *self._undoing.factory_reasons(selection.whole_classes),
+                    *filter(None, [self._journal.unerased]),
+                ]
                 self._erasure.request()
                 return replace(receipt, unreachable=(*receipt.unreachable, *reasons))
 
         def forget() -> Receipt:
-            rows = [row for clause, values in selection.clauses() for row in self._journal.evidence(where=clause, values=values)]
+            rows = [
+                row
+                for clause, values in selection.clauses()
+                for row in self._journal.evidence(where=clause, values=values)
+            ]
             named = list(selection.ids or ())
             others = [value for value in (source, classes, before, after) if value is not None]
             pending = self._pending.drop(named) if named and not others else 0
@@ -538,7 +806,9 @@ class Learner:
             names = self._undoing.named_by(rows, source, selection.classes or ())
             if not rows and not self._journal.only_in_history(names):
                 return Receipt(pending, 0, 0, unreachable=tuple(reasons))
-            remembered = [name for name, stream in list(self._streams.found.items()) if stream.memories]
+            remembered = [
+                name for name, stream in list(self._streams.found.items()) if stream.memories
+            ]
             reasons += reasons_for(rows, self._live, self._transactions, remembered)
             for name in {row.stream for row in rows} & set(self._streams.found):
                 self._streams.found[name].asking.forget()
@@ -549,19 +819,25 @@ class Learner:
         return self._worker.call(run)
 
     def withdraw(self, ids: str | Sequence[str], *, source: str | None = None) -> Receipt:
-        """Take labels back, as if they had never been given. Unlike ``forget`` it keeps the samples: ``label`` can name them again.
+        """Take labels back, as if they had never been given. Unlike ``forget`` it keeps the
+        samples: ``label`` can name them again.
 
         Args:
             source: take back only what it said; None for whoever said it.
 
         Raises:
-            InputError: an id without a label, or with one of another source. StorageError: the disk is full or fails; nothing was changed.
+            InputError: an id without a label, or with one of another source. StorageError: the disk
+            is full or fails; nothing was changed.
         """
         self._here()
         samples = Selection(ids=[ids] if isinstance(ids, str) else ids).ids or ()
 
         def run() -> Receipt:
-            rows = [row for row in self._journal.rows_of(list(samples)) if row.status in ("received", "held", "learned", "held_out")]
+            rows = [
+                row
+                for row in self._journal.rows_of(list(samples))
+                if row.status in ("received", "held", "learned", "held_out")
+            ]
             labelled = {row.id for row in rows}
             for sample in samples:
                 if sample not in labelled:
@@ -579,7 +855,8 @@ class Learner:
         return self._worker.call(run)
 
     def rollback(self, to: int | None = None) -> int:
-        """Back to the state after commit ``to``; by default to before the last change. Labels learned later are withdrawn; those that wait still wait.
+        """Back to the state after commit ``to``; by default to before the last change. Labels
+        learned later are withdrawn; those that wait still wait.
 
         Returns:
             The commit it went back to.
@@ -590,6 +867,7 @@ class Learner:
         self._here()
         if to is not None and (isinstance(to, bool) or not isinstance(to, int)):
             raise InputError(f"a commit is a number from history(), got {to!r:.80}")
+
         def run() -> int:
             target = self._undoing.rollback(to)
             self._learning.went_back()
@@ -598,7 +876,9 @@ class Learner:
         return self._worker.call(run)
 
     def checkpoint(self) -> int:
-        """Finish queued work (not while paused), then make session state durable. Returns the number of the last commit."""
+        """Finish queued work (not while paused), then make session state durable. Returns the
+        number of the last commit.
+        """
         self._here()
         self._worker.settle_unless_paused()
 
@@ -616,29 +896,36 @@ class Learner:
         return self._journal.history(check_count(limit, "a limit"))
 
     def decisions(self, limit: int = 100) -> list[tuple[float, str, str, str, str]]:
-        """What was decided about windows, newest first: (time, stream, kind, domain, why). Reading writes nothing: the next checkpoint does."""
+        """What was decided about windows, newest first: (time, stream, kind, domain, why). Reading
+        writes nothing: the next checkpoint does.
+        """
         self._here()
         most = check_count(limit, "a limit")
 
-        def run() -> list[tuple[float, str, str, str, str]]:  # on the worker, so that none moves from memory to disk meanwhile
+        # on the worker, so that none moves from memory to disk meanwhile
+        def run() -> list[tuple[float, str, str, str, str]]:
             waiting = list(self._conditions.decisions)[::-1]
             return [*waiting, *self._journal.decisions(most)][:most]
 
         return self._worker.call(run)
 
     def freeze(self, frozen: bool = True) -> None:
-        """Serve and measure, change nothing from the batch on that is being learned now. Labels are still received, and learned after ``freeze(False)``."""
+        """Serve and measure, change nothing from the batch on that is being learned now. Labels are
+        still received, and learned after ``freeze(False)``.
+        """
         self._here()
         self._frozen = frozen
         if not frozen:
             self._learning.request()
 
     def pause(self, paused: bool = True) -> None:
-        """Let predictions have the machine to themselves: no queued work starts, and what runs stops at its next commit, until ``pause(False)``.
+        """Let predictions have the machine to themselves: no queued work starts, and what runs
+        stops at its next commit, until ``pause(False)``.
 
-        Unlike ``freeze`` it only puts off: windows and labels wait in their queues, and nothing of them is lost. What somebody waits for
-        (``rollback``, ``forget``, ``checkpoint``, ``close``) is done all the same. Labels that still wait at ``close`` are learned after
-        the next opening; windows that wait are dropped.
+        Unlike ``freeze`` it only puts off: windows and labels wait in their queues, and nothing of
+        them is lost. What somebody waits for (``rollback``, ``forget``, ``checkpoint``, ``close``)
+        is done all the same. Labels that still wait at ``close`` are learned after the next
+        opening; windows that wait are dropped.
         """
         self._here()
         self._worker.pause(paused, rest=self._learning.learn_received)
@@ -649,24 +936,29 @@ class Learner:
     def is_paused(self) -> bool:
         return self._worker.is_paused
 
-    # -- looking inside -------------------------------------------------------------------------------
+    # -- looking inside ----------------------------------------------------------------------------
     @property
     def is_working(self) -> bool:
         """Whether the worker is at something right now."""
         return self._worker.is_busy
 
     def placement(self) -> dict[str, str]:
-        """Which runtime serves which role now; names joined by ``+`` where batches of different sizes run in different ones."""
+        """Which runtime serves which role now; names joined by ``+`` where batches of different
+        sizes run in different ones.
+        """
         return self._program.placement()
 
     def placement_report(self) -> dict[str, Any]:
         """Where every graph runs, and why, as plain values.
 
         Returns:
-            ``roles`` (as ``placement``), ``runtimes`` (state and why not), ``graphs`` (rows by graph and range of batches: where, why, calls, and
-            of every runtime that was tried both round trips in ms, the largest relative difference and how many calls agreed), ``copies`` of
-            tensors between runtimes, ``notes``, ``doing`` (what is built or tried now), and ``lost`` (why tensors cannot be read any more, and
-            what to do; empty while all is well). With a runtime that places nothing, ``graphs``, ``copies`` and ``notes`` are empty.
+            ``roles`` (as ``placement``), ``runtimes`` (state and why not), ``graphs`` (rows by
+            graph and range of batches: where, why, calls, and of every runtime that was tried both
+            round trips in ms, the largest relative difference and how many calls agreed),
+            ``copies`` of tensors between runtimes, ``notes``, ``doing`` (what is built or tried
+            now), and ``lost`` (why tensors cannot be read any more, and what to do; empty while all
+            is well). With a runtime that places nothing, ``graphs``, ``copies`` and ``notes`` are
+            empty.
         """
         return placement_report(self._program.placement(), self._program.runtime)
 
@@ -680,16 +972,19 @@ class Learner:
         self._program.load_all()
 
     def settle(self, timeout_s: float | None = None) -> bool:
-        """Wait until queued work is done; False on time-out. While paused, work that is queued waits for ``pause(False)``.
+        """Wait until queued work is done; False on time-out. While paused, work that is queued
+        waits for ``pause(False)``.
 
-        What ``forget`` could not take out of the write-ahead log, because another connection reads the database, is taken out now; False
-        if that still reads.
+        What ``forget`` could not take out of the write-ahead log, because another connection reads
+        the database, is taken out now; False if that still reads.
 
         Raises:
             the error of background work that failed since the last call.
         """
         self._here()
-        done = self._worker.settle(None if timeout_s is None else check_number(timeout_s, "a time-out"))
+        done = self._worker.settle(
+            None if timeout_s is None else check_number(timeout_s, "a time-out")
+        )
         failure, self._worker.failure = self._worker.failure, None
         if failure is not None:
             raise failure
@@ -698,20 +993,30 @@ class Learner:
         return done
 
     def digest(self) -> str:
-        """SHA-256 of everything durable: evidence, tables, checkpointed tensors. Equal digests, equal learners."""
+        """SHA-256 of everything durable: evidence, tables, checkpointed tensors. Equal digests,
+        equal learners.
+        """
         self._here()
 
         def run() -> str:
             sha = hashlib.sha256()
             for r in self._journal.evidence(where="status != 'received'"):
-                sha.update(f"{r.id}{r.label}{r.weight}{r.status}".encode() + r.features.tobytes() + r.receipt)
-            tables = tables_at(self._journal, self._live.commit) or json.loads(factory_memory(self._program).tables())
+                sha.update(
+                    f"{r.id}{r.label}{r.weight}{r.status}".encode()
+                    + r.features.tobytes()
+                    + r.receipt
+                )
+            tables = tables_at(self._journal, self._live.commit) or json.loads(
+                factory_memory(self._program).tables()
+            )
             return state_digest(self._program, self._live, tables, sha.digest())
 
         return self._worker.call(run)
 
     def labelled(self) -> dict[str, int]:
-        """Labels of each known class that the learner goes by: those that teach it, and the fifth that judges it."""
+        """Labels of each known class that the learner goes by: those that teach it, and the fifth
+        that judges it.
+        """
         return {name: self._held_out.count(name) for name in self.classes}
 
     def domains(self) -> dict[str, str]:
@@ -723,18 +1028,21 @@ class Learner:
         return self._streams.domain_of(stream)
 
     def accuracy(self) -> dict[str, AccuracyEstimate]:
-        """Accuracy in the field, per condition: the share of right predictions among the last answers to questions that were drawn at random.
+        """Accuracy in the field, per condition: the share of right predictions among the last
+        answers to questions that were drawn at random.
 
-        Unlike the estimate in a reading it needs answers, and unlike other answers these are no harder than the stream.
-        Conditions in which no such question was answered are left out.
+        Unlike the estimate in a reading it needs answers, and unlike other answers these are no
+        harder than the stream. Conditions in which no such question was answered are left out.
         """
         return self._conditions.field_accuracy.measured()
 
     def quality(self) -> Quality:
-        """How good the predictions in the field are, by what was answered, and what the next ten labels are expected to bring.
+        """How good the predictions in the field are, by what was answered, and what the next ten
+        labels are expected to bring.
 
-        From the last 1,000 answers in the state folder, so that it outlives a restart. On demand: a few milliseconds, and up to a
-        few hundred where labels came since the last call, on the caller's thread. See docs/quality.md.
+        From the last 1,000 answers in the state folder, so that it outlives a restart. On demand: a
+        few milliseconds, and up to a few hundred where labels came since the last call, on the
+        caller's thread. See docs/quality.md.
         """
         self._here()
         return self._quality.now()
@@ -746,18 +1054,34 @@ class Learner:
         return {**self._spent, "learn": max(0.0, self._worker.busy_s - record), "record": record}
 
     def counters(self) -> dict[str, Any]:
-        """Numbers for a status line: labels by status, refreshes, deferred work, bytes, questions that were answered."""
+        """Numbers for a status line: labels by status, refreshes, deferred work, bytes, questions
+        that were answered.
+        """
         self._here()
         return {
-            "evidence": self._journal.count_evidence(), "refreshes": self._conditions.corrections.refreshes, "deferred": self._meter.deferred + self._streams.deferred,
-            "overruns": self._meter.overruns, "pending": len(self._pending), "state_bytes": self._journal.nbytes,
-            "written_bytes_last_day": self._room.used, "writes_deferred": self._room.deferred,
-            "tensor_bytes": self._live.tensors.nbytes + sum(d.tensors.nbytes for d in self._live.domains.values()), "backlog": self._worker.backlog, "too_hot": self._meter.too_hot,
-            "encoded": self._program.encoded, "observed": self._observed, "answered": self._answered,
-        }  # fmt: skip
+            "evidence": self._journal.count_evidence(),
+            "refreshes": self._conditions.corrections.refreshes,
+            "deferred": self._meter.deferred + self._streams.deferred,
+            "overruns": self._meter.overruns,
+            "pending": len(self._pending),
+            "state_bytes": self._journal.nbytes,
+            "written_bytes_last_day": self._room.used,
+            "writes_deferred": self._room.deferred,
+            "tensor_bytes": (
+                self._live.tensors.nbytes
+                + sum(d.tensors.nbytes for d in self._live.domains.values())
+            ),
+            "backlog": self._worker.backlog,
+            "too_hot": self._meter.too_hot,
+            "encoded": self._program.encoded,
+            "observed": self._observed,
+            "answered": self._answered,
+        }
 
     def close(self) -> None:
-        """Finish queued work (not while paused), checkpoint, release the state folder. Closing twice is harmless."""
+        """Finish queued work (not while paused), checkpoint, release the state folder. Closing
+        twice is harmless.
+        """
         if self._closed or os.getpid() != self._pid:
             return
         try:
@@ -771,7 +1095,12 @@ class Learner:
     def __enter__(self) -> Learner:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 

@@ -1,4 +1,6 @@
-"""NVIDIA's driver, the CUDA runtime and TensorRT, in this order: TensorRT is not touched before a driver has answered."""
+"""NVIDIA's driver, the CUDA runtime and TensorRT, in this order: TensorRT is not touched before a
+driver has answered.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,15 @@ DRIVER, CUDART, TENSORRT = "libcuda.so.1", "libcudart.so", "libnvinfer.so"
 _ON_CPU = "Not needed: everything runs on the CPU without it."
 _FLAGS = "docker run --runtime nvidia --gpus all ..."
 _CODES = {
-    3: "not initialised", 34: "it is the stub that compilers link with", 35: "the driver is older than CUDA", 100: "no device", 101: "no valid device",
-    803: "driver and library are of different versions", 804: "this card cannot run a newer CUDA than its driver", 999: "unknown error",
-}  # fmt: skip
+    3: "not initialised",
+    34: "it is the stub that compilers link with",
+    35: "the driver is older than CUDA",
+    100: "no device",
+    101: "no valid device",
+    803: "driver and library are of different versions",
+    804: "this card cannot run a newer CUDA than its driver",
+    999: "unknown error",
+}
 
 
 @dataclass(frozen=True)
@@ -34,30 +42,87 @@ def accelerators(machine: Machine) -> list[Finding]:
     """Driver, CUDA runtime and TensorRT."""
     board = read_board(machine)
     answered, findings = driver(machine, board)
-    return [*findings, *cuda(machine, board, answered is not None), *tensorrt(machine, board, answered is not None)]
+    return [
+        *findings,
+        *cuda(machine, board, answered is not None),
+        *tensorrt(machine, board, answered is not None),
+    ]
 
 
 def driver(machine: Machine, board: Board) -> tuple[Gpu | None, list[Finding]]:
-    """The GPU, if a driver answers, and what to say. Asked in a child process: a driver that crashes is a finding."""
+    """The GPU, if a driver answers, and what to say. Asked in a child process: a driver that
+    crashes is a finding.
+    """
     places = machine.library(DRIVER)
-    todo = _FLAGS if machine.is_container else "sudo apt-get install nvidia-jetpack" if board.is_jetson else "Install NVIDIA's driver, if there is a card."
+    todo = (
+        _FLAGS
+        if machine.is_container
+        else (
+            "sudo apt-get install nvidia-jetpack"
+            if board.is_jetson
+            else "Install NVIDIA's driver, if there is a card."
+        )
+    )
     answer = machine.ask("cuda_child", "driver", *places)
     said = answer.said
     if answer.failure:
-        return None, [Finding("driver", "broken", f"{DRIVER}: {answer.failure}", f"Asking for a GPU ends the process. {_ON_CPU}", "Install the driver that belongs to this kernel, and restart.")]
+        return None, [
+            Finding(
+                "driver",
+                "broken",
+                f"{DRIVER}: {answer.failure}",
+                f"Asking for a GPU ends the process. {_ON_CPU}",
+                "Install the driver that belongs to this kernel, and restart.",
+            )
+        ]
     if "error" in said:
         if any(place != DRIVER for place in places):
-            return None, [Finding("driver", "broken", str(said["error"]), f"It is here and does not load. {_ON_CPU}", todo)]
-        return None, [Finding("driver", "missing" if board.is_jetson else "note", f"no {DRIVER}", _ON_CPU, todo)]
+            return None, [
+                Finding(
+                    "driver",
+                    "broken",
+                    str(said["error"]),
+                    f"It is here and does not load. {_ON_CPU}",
+                    todo,
+                )
+            ]
+        return None, [
+            Finding(
+                "driver", "missing" if board.is_jetson else "note", f"no {DRIVER}", _ON_CPU, todo
+            )
+        ]
     if said["code"] or not said["devices"]:
         why = _CODES.get(said["code"], "") if said["code"] else "no device"
-        return None, [Finding("driver", "broken", f"{DRIVER} is here; cuInit says {said['code']}{f': {why}' if why else ''}", _ON_CPU, _FLAGS if machine.is_container else "nvidia-smi says more; a restart after an update of the driver.")]
+        return None, [
+            Finding(
+                "driver",
+                "broken",
+                f"{DRIVER} is here; cuInit says {said['code']}{f': {why}' if why else ''}",
+                _ON_CPU,
+                (
+                    _FLAGS
+                    if machine.is_container
+                    else "nvidia-smi says more; a restart after an update of the driver."
+                ),
+            )
+        ]
     gpu = Gpu(**said["devices"][0])
     memory = "shared memory" if gpu.is_integrated else f"{gpu.memory_mib / 1024:.0f} GiB"
-    found = f"CUDA {_version(said['version'])}: {gpu.name}, compute capability {gpu.capability}, {gpu.processors} multiprocessors, {memory}"
+    found = (
+        f"CUDA {_version(said['version'])}: {gpu.name}, compute capability {gpu.capability},"
+        f" {gpu.processors} multiprocessors, {memory}"
+    )
     expected = board.module.capability if board.module else gpu.capability
     if gpu.capability != expected:
-        return gpu, [Finding("driver", "note", found, f"Our table says {expected} of this module.", "Send us what edgeadapt doctor --json writes.")]
+        return gpu, [
+            Finding(
+                "driver",
+                "note",
+                found,
+                f"Our table says {expected} of this module.",
+                "Send us what edgeadapt doctor --json writes.",
+            )
+        ]
     return gpu, [Finding("driver", "ok", found)]
 
 
@@ -66,16 +131,44 @@ def cuda(machine: Machine, board: Board, has_driver: bool) -> list[Finding]:
     places = [place for number in (13, 12, 11) for place in machine.library(f"{CUDART}.{number}")]
     answer = machine.ask("cuda_child", "runtime", *places)
     if answer.failure:
-        return [Finding("cuda", "broken", f"{CUDART}: {answer.failure}", "TensorRT and ONNX Runtime's CUDA provider load it.", "Install CUDA again.")]
+        return [
+            Finding(
+                "cuda",
+                "broken",
+                f"{CUDART}: {answer.failure}",
+                "TensorRT and ONNX Runtime's CUDA provider load it.",
+                "Install CUDA again.",
+            )
+        ]
     if "error" in answer.said:
         if not has_driver:
             return []  # the driver's line says enough
-        todo = "sudo apt-get install nvidia-jetpack" if board.is_jetson else "pip install nvidia-cuda-runtime"
-        return [Finding("cuda", "missing", f"no {CUDART}", "TensorRT and ONNX Runtime's CUDA provider load it. The CPU does not need it.", todo)]
+        todo = (
+            "sudo apt-get install nvidia-jetpack"
+            if board.is_jetson
+            else "pip install nvidia-cuda-runtime"
+        )
+        return [
+            Finding(
+                "cuda",
+                "missing",
+                f"no {CUDART}",
+                "TensorRT and ONNX Runtime's CUDA provider load it. The CPU does not need it.",
+                todo,
+            )
+        ]
     found = _version(answer.said["version"])
     wanted = board.jetpack.cuda.rstrip("?") if board.jetpack else found
     if found != wanted:
-        return [Finding("cuda", "note", f"{found}; JetPack {board.jetpack.name if board.jetpack else ''} brings {wanted}", "A board's driver serves its own CUDA; another may not start.", "sudo apt-get install nvidia-jetpack")]
+        return [
+            Finding(
+                "cuda",
+                "note",
+                f"{found}; JetPack {board.jetpack.name if board.jetpack else ''} brings {wanted}",
+                "A board's driver serves its own CUDA; another may not start.",
+                "sudo apt-get install nvidia-jetpack",
+            )
+        ]
     return [Finding("cuda", "ok", found)]
 
 
@@ -85,37 +178,100 @@ def tensorrt(machine: Machine, board: Board, has_driver: bool) -> list[Finding]:
         version = on_disk or (installed("tensorrt") if machine.is_here else None)
         if version is None:
             return []
-        return [Finding("tensorrt", "note", f"{version} is here and was not loaded", "Without a driver loading it may end the process.", "First what is said of the driver.")]
+        return [
+            Finding(
+                "tensorrt",
+                "note",
+                f"{version} is here and was not loaded",
+                "Without a driver loading it may end the process.",
+                "First what is said of the driver.",
+            )
+        ]
     answer = machine.ask("tensorrt_child")
     if answer.failure:
-        return [Finding("tensorrt", "broken", f"importing it: {answer.failure}", "Native engines cannot run; ONNX Runtime can.", "Reinstall the TensorRT that belongs to this driver.")]
+        return [
+            Finding(
+                "tensorrt",
+                "broken",
+                f"importing it: {answer.failure}",
+                "Native engines cannot run; ONNX Runtime can.",
+                "Reinstall the TensorRT that belongs to this driver.",
+            )
+        ]
     if "error" in answer.said:
-        return [_not_importable(board, on_disk, str(answer.said["error"]), bool(answer.said["is_installed"]))]
+        return [
+            _not_importable(
+                board, on_disk, str(answer.said["error"]), bool(answer.said["is_installed"])
+            )
+        ]
     found = str(answer.said["version"])
-    lean = "" if answer.said["has_builder"] else ", the lean runtime: it runs engines and builds none"
+    lean = (
+        "" if answer.said["has_builder"] else ", the lean runtime: it runs engines and builds none"
+    )
     for mismatch in (_beside_jetpack(board, found), _beside_library(on_disk, found)):
         if mismatch:
-            return [Finding("tensorrt", "note", f"{found}{lean}; {mismatch}", "Two versions side by side read each other's engines only by luck.", "Keep one: JetPack's, from apt.")]
+            return [
+                Finding(
+                    "tensorrt",
+                    "note",
+                    f"{found}{lean}; {mismatch}",
+                    "Two versions side by side read each other's engines only by luck.",
+                    "Keep one: JetPack's, from apt.",
+                )
+            ]
     return [Finding("tensorrt", "ok", f"{found}{lean}")]
 
 
 def _not_importable(board: Board, on_disk: str, error: str, is_installed: bool) -> Finding:
     if is_installed:
-        return Finding("tensorrt", "broken", error, "Its Python part is here, and a library of it is not.", "Install the libraries of the same version.")
+        return Finding(
+            "tensorrt",
+            "broken",
+            error,
+            "Its Python part is here, and a library of it is not.",
+            "Install the libraries of the same version.",
+        )
     if on_disk:
-        why = f"TensorRT {on_disk} is installed, and this Python does not see it: a virtual environment hides the system's packages."
-        return Finding("tensorrt", "missing", error, why, "/usr/bin/python3 -m venv --system-site-packages /opt/edgeadapt")
-    todo = "sudo apt-get install tensorrt python3-libnvinfer" if board.is_jetson else "pip install tensorrt"
-    return Finding("tensorrt", "missing" if board.is_jetson else "note", "not installed", "Only native engines need it.", todo)
+        why = (
+            f"TensorRT {on_disk} is installed, and this Python does not see it: a virtual"
+            " environment hides the system's packages."
+        )
+        return Finding(
+            "tensorrt",
+            "missing",
+            error,
+            why,
+            "/usr/bin/python3 -m venv --system-site-packages /opt/edgeadapt",
+        )
+    todo = (
+        "sudo apt-get install tensorrt python3-libnvinfer"
+        if board.is_jetson
+        else "pip install tensorrt"
+    )
+    return Finding(
+        "tensorrt",
+        "missing" if board.is_jetson else "note",
+        "not installed",
+        "Only native engines need it.",
+        todo,
+    )
 
 
 def _beside_jetpack(board: Board, found: str) -> str:
     wanted = board.jetpack.tensorrt.rstrip("?") if board.jetpack else ""
-    return f"JetPack {board.jetpack.name} brings {wanted}" if board.jetpack and not _begins(found, wanted) else ""
+    return (
+        f"JetPack {board.jetpack.name} brings {wanted}"
+        if board.jetpack and not _begins(found, wanted)
+        else ""
+    )
 
 
 def _beside_library(on_disk: str, found: str) -> str:
-    return f"the system's library is {on_disk}" if on_disk and not _begins(found, ".".join(on_disk.split(".")[:2])) else ""
+    return (
+        f"the system's library is {on_disk}"
+        if on_disk and not _begins(found, ".".join(on_disk.split(".")[:2]))
+        else ""
+    )
 
 
 def _begins(version: str, start: str) -> bool:
@@ -124,8 +280,13 @@ def _begins(version: str, start: str) -> bool:
 
 
 def _on_disk(machine: Machine) -> str:
-    """``10.3.0`` of ``libnvinfer.so.10.3.0``; empty if the library is not in the system's folders."""
-    names = (re.search(r"libnvinfer\.so\.([0-9]+(?:\.[0-9]+){1,3})$", place) for place in machine.library(f"{TENSORRT}.*"))
+    """``10.3.0`` of ``libnvinfer.so.10.3.0``; empty if the library is not in the system's
+    folders.
+    """
+    names = (
+        re.search(r"libnvinfer\.so\.([0-9]+(?:\.[0-9]+){1,3})$", place)
+        for place in machine.library(f"{TENSORRT}.*")
+    )
     return max((name[1] for name in names if name), key=_order, default="")
 
 

@@ -22,7 +22,8 @@ class Answer:
     """What came back.
 
     Attributes:
-        said: the child's object; empty if it gave none. failure: why it gave none, in words. errors: what it wrote to standard error.
+        said: the child's object; empty if it gave none. failure: why it gave none, in words.
+        errors: what it wrote to standard error.
     """
 
     said: Mapping[str, Any] = field(default_factory=dict)
@@ -30,13 +31,27 @@ class Answer:
     errors: str = ""
 
 
-def ask(interpreter: str, module: str, arguments: Sequence[str], environment: Mapping[str, str], limit_s: float) -> Answer:
-    """Run ``interpreter -m module arguments`` for at most ``limit_s`` seconds; never raises for what the child does."""
+def ask(
+    interpreter: str,
+    module: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    limit_s: float,
+) -> Answer:
+    """Run ``interpreter -m module arguments`` for at most ``limit_s`` seconds; never raises for
+    what the child does.
+    """
     command = [interpreter, "-m", module, *arguments]
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment},
-        text=True, errors="replace", start_new_session=True,
-    ) as child:  # fmt: skip
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as child:
         try:
             out, errors = child.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
@@ -59,7 +74,11 @@ def _read(code: int, out: str, errors: str) -> Answer:
         said = json.loads(out.strip().rpartition("\n")[2])
     except ValueError:
         said = None
-    return Answer(said, errors=errors) if isinstance(said, dict) else Answer(failure="it printed no JSON", errors=errors)
+    return (
+        Answer(said, errors=errors)
+        if isinstance(said, dict)
+        else Answer(failure="it printed no JSON", errors=errors)
+    )
 
 
 __all__ = ["Answer", "ask"]

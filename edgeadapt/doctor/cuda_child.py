@@ -1,7 +1,7 @@
 """Runs in a child process: loads NVIDIA's driver, or the CUDA runtime, and prints what it says.
 
-    python -m edgeadapt.doctor.cuda_child driver PATH...      the first that loads is asked
-    python -m edgeadapt.doctor.cuda_child runtime PATH...
+python -m edgeadapt.doctor.cuda_child driver PATH...      the first that loads is asked
+python -m edgeadapt.doctor.cuda_child runtime PATH...
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ def driver(places: Sequence[str]) -> dict[str, Any]:
     cuda.cuDriverGetVersion(ctypes.byref(version))
     count = ctypes.c_int()
     cuda.cuDeviceGetCount(ctypes.byref(count))
-    return {"code": 0, "version": version.value, "devices": [_device(cuda, number) for number in range(count.value)]}
+    return {
+        "code": 0,
+        "version": version.value,
+        "devices": [_device(cuda, number) for number in range(count.value)],
+    }
 
 
 def _device(cuda: ctypes.CDLL, number: int) -> dict[str, Any]:
@@ -52,9 +56,12 @@ def _device(cuda: ctypes.CDLL, number: int) -> dict[str, Any]:
         return value.value
 
     return {
-        "name": name.value.decode("utf-8", "replace"), "capability": f"{attribute(_MAJOR)}.{attribute(_MINOR)}", "memory_mib": memory.value >> 20,
-        "processors": attribute(_PROCESSORS), "is_integrated": bool(attribute(_INTEGRATED)),
-    }  # fmt: skip
+        "name": name.value.decode("utf-8", "replace"),
+        "capability": f"{attribute(_MAJOR)}.{attribute(_MINOR)}",
+        "memory_mib": memory.value >> 20,
+        "processors": attribute(_PROCESSORS),
+        "is_integrated": bool(attribute(_INTEGRATED)),
+    }
 
 
 def runtime(places: Sequence[str]) -> dict[str, Any]:

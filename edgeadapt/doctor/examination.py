@@ -6,7 +6,17 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from edgeadapt.doctor import accelerator, board, clock, engine, heat, packages, power, storage, system
+from edgeadapt.doctor import (
+    accelerator,
+    board,
+    clock,
+    engine,
+    heat,
+    packages,
+    power,
+    storage,
+    system,
+)
 from edgeadapt.doctor.finding import Finding
 from edgeadapt.doctor.machine import Machine
 
@@ -22,10 +32,32 @@ class Group:
 
 
 GROUPS = (
-    Group("Machine", (system.system, board.board, board.jetpack, system.cpu, system.memory, system.swap, storage.state, storage.disk)),
+    Group(
+        "Machine",
+        (
+            system.system,
+            board.board,
+            board.jetpack,
+            system.cpu,
+            system.memory,
+            system.swap,
+            storage.state,
+            storage.disk,
+        ),
+    ),
     Group("Condition", (power.power_mode, power.clocks, heat.heat, clock.clock, clock.watchdog)),
     Group("GPU", (accelerator.accelerators,)),
-    Group("Python", (system.python, system.sqlite, packages.core, engine.onnxruntime, engine.runtimes, engine.bundle)),
+    Group(
+        "Python",
+        (
+            system.python,
+            system.sqlite,
+            packages.core,
+            engine.onnxruntime,
+            engine.runtimes,
+            engine.bundle,
+        ),
+    ),
     Group("Extras", (packages.extras, engine.data)),
 )
 
@@ -40,12 +72,18 @@ class Section:
 
 def examine(machine: Machine, groups: Sequence[Group] = GROUPS) -> list[Section]:
     """Run all probes; groups in which nothing was found are left out."""
-    sections = [Section(group.title, [finding for probe in group.probes for finding in within(probe, machine)]) for group in groups]
+    sections = [
+        Section(
+            group.title, [finding for probe in group.probes for finding in within(probe, machine)]
+        )
+        for group in groups
+    ]
     return [section for section in sections if section.findings]
 
 
 def within(probe: Probe, machine: Machine) -> list[Finding]:
-    """What the probe finds. One that cannot read (OSError) or does not end in time is a finding itself.
+    """What the probe finds. One that cannot read (OSError) or does not end in time is a finding
+    itself.
 
     A probe may ask three children in turn, so it gets four times as long as one child.
     """
@@ -64,9 +102,25 @@ def within(probe: Probe, machine: Machine) -> list[Finding]:
     thread.join(limit_s)
     name = probe.__name__.replace("_", " ")
     if thread.is_alive():
-        return [Finding(name, "broken", f"no answer within {limit_s:g} s", "Something here hangs when it is read: a disk, a share or a driver.", "dmesg | tail")]
+        return [
+            Finding(
+                name,
+                "broken",
+                f"no answer within {limit_s:g} s",
+                "Something here hangs when it is read: a disk, a share or a driver.",
+                "dmesg | tail",
+            )
+        ]
     if failed and isinstance(failed[0], OSError):
-        return [Finding(name, "broken", f"{type(failed[0]).__name__}: {failed[0].strerror}", "It cannot be read.", "Look at its permissions, and at dmesg.")]
+        return [
+            Finding(
+                name,
+                "broken",
+                f"{type(failed[0]).__name__}: {failed[0].strerror}",
+                "It cannot be read.",
+                "Look at its permissions, and at dmesg.",
+            )
+        ]
     if failed:
         raise failed[0]
     return done[0]

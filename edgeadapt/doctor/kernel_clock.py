@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 
 _UNSYNCHRONISED = 0x40  # STA_UNSYNC
-_STATUS_AT = 40  # bytes into struct timex on 64-bit Linux: modes, padding, offset, freq, maxerror, esterror (five words of 8)
+# bytes into struct timex on 64-bit Linux: modes, padding, offset, freq, maxerror, esterror (five
+# words of 8)
+_STATUS_AT = 40
 _ROOM = 512  # bytes, more than the struct has
 
 

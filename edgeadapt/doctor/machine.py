@@ -1,4 +1,6 @@
-"""The machine that is looked at: one root for all files, so that a board can be laid out in a folder."""
+"""The machine that is looked at: one root for all files, so that a board can be laid out in a
+folder.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,14 @@ from edgeadapt.doctor.kernel_clock import is_synchronised
 STATE = "/var/lib/edgeadapt/state"
 _LONGEST = 1 << 18  # bytes of one file
 _LIBRARIES = (
-    "usr/lib/{arch}-linux-gnu/nvidia", "usr/lib/{arch}-linux-gnu/tegra", "usr/lib/{arch}-linux-gnu", "usr/local/cuda/lib64",
-    "usr/local/cuda/targets/*/lib", "usr/lib64", "usr/lib/wsl/lib",
-)  # fmt: skip
+    "usr/lib/{arch}-linux-gnu/nvidia",
+    "usr/lib/{arch}-linux-gnu/tegra",
+    "usr/lib/{arch}-linux-gnu",
+    "usr/local/cuda/lib64",
+    "usr/local/cuda/targets/*/lib",
+    "usr/lib64",
+    "usr/lib/wsl/lib",
+)
 
 
 @dataclass(frozen=True)
@@ -26,9 +33,10 @@ class Machine:
     """Where to look, and what cannot be read from a file.
 
     Attributes:
-        root: above ``/proc``, ``/sys`` and ``/etc``. state: the state folder, as a path of that machine.
-        environment: added to that of child processes. child_s: seconds that a child may take.
-        clock_is_set: whether the kernel calls its clock synchronised; None if it does not say.
+        root: above ``/proc``, ``/sys`` and ``/etc``. state: the state folder, as a path of that
+        machine. environment: added to that of child processes. child_s: seconds that a child may
+        take. clock_is_set: whether the kernel calls its clock synchronised; None if it does not
+        say.
     """
 
     root: Path = Path("/")
@@ -63,11 +71,15 @@ class Machine:
         return os.path.lexists(self.path(name))
 
     def text(self, name: str | os.PathLike[str]) -> str:
-        """Contents of a file, NULs as line ends; empty if it cannot be read now. Nothing is waited for."""
+        """Contents of a file, NULs as line ends; empty if it cannot be read now. Nothing is waited
+        for.
+        """
         try:
             file = os.open(self.path(name), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
-                return os.read(file, _LONGEST).decode("utf-8", "replace").replace("\0", "\n").strip()
+                return (
+                    os.read(file, _LONGEST).decode("utf-8", "replace").replace("\0", "\n").strip()
+                )
             finally:
                 os.close(file)
         except OSError:
@@ -81,17 +93,30 @@ class Machine:
 
     def matches(self, pattern: str) -> list[str]:
         """Names below the root that match, in order: ``/sys/class/thermal/thermal_zone*``."""
-        return [f"/{path.relative_to(self.root)}" for path in sorted(self.root.glob(pattern.lstrip("/")))]
+        return [
+            f"/{path.relative_to(self.root)}"
+            for path in sorted(self.root.glob(pattern.lstrip("/")))
+        ]
 
     def library(self, name: str) -> list[str]:
         """Where a shared library may be loaded from; the loader's own search comes first."""
         folders = [folder.format(arch=self.architecture) for folder in _LIBRARIES]
-        found = [str(self.path(place)) for folder in folders for place in self.matches(f"{folder}/{name}")]
+        found = [
+            str(self.path(place))
+            for folder in folders
+            for place in self.matches(f"{folder}/{name}")
+        ]
         return [name, *found] if self.is_here and "*" not in name else found
 
     def ask(self, module: str, *arguments: str) -> Answer:
         """Run a module of this package in a child process."""
-        return ask(self.interpreter, f"edgeadapt.doctor.{module}", arguments, self.environment, self.child_s)
+        return ask(
+            self.interpreter,
+            f"edgeadapt.doctor.{module}",
+            arguments,
+            self.environment,
+            self.child_s,
+        )
 
 
 __all__ = ["STATE", "Machine"]

@@ -1,6 +1,8 @@
-"""Runs in a child process: imports ONNX Runtime and runs one addition on every provider that it lists.
+"""Runs in a child process: imports ONNX Runtime and runs one addition on every provider that it
+lists.
 
-A provider that is listed may not load: ONNX Runtime then says so on standard error and goes on without it.
+A provider that is listed may not load: ONNX Runtime then says so on standard error and goes on
+without it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ def say() -> dict[str, Any]:
         try:
             session = onnxruntime.InferenceSession(ADDITION, providers=[provider])
             (sum_,) = session.run(None, {"x": np.array([1, 2], np.float32)})
-        except Exception as error:  # onnxruntime raises its own kinds and pybind11's; each is what this provider says
+        # onnxruntime raises its own kinds and pybind11's; each is what this provider says
+        except Exception as error:
             found[provider] = f"{type(error).__name__}: {error}"
             continue
         ran = session.get_providers()[0]
@@ -35,13 +38,23 @@ def say() -> dict[str, Any]:
             found[provider] = f"1 + 1, 2 + 2 = {sum_.tolist()}"
         else:
             found[provider] = "" if ran == provider else "it is listed and does not load"
-    return {"version": onnxruntime.__version__, "providers": found, "wants": _wanted_tensorrt(Path(onnxruntime.__file__).parent)}
+    return {
+        "version": onnxruntime.__version__,
+        "providers": found,
+        "wants": _wanted_tensorrt(Path(onnxruntime.__file__).parent),
+    }
 
 
 def _wanted_tensorrt(package: Path) -> str:
-    """``libnvinfer.so.10``, which the TensorRT provider of this build is linked with; empty if there is none."""
+    """``libnvinfer.so.10``, which the TensorRT provider of this build is linked with; empty if
+    there is none.
+    """
     provider = package / "capi" / "libonnxruntime_providers_tensorrt.so"
-    named = re.search(rb"libnvinfer\.so\.[0-9]{1,3}", provider.read_bytes()) if provider.is_file() else None
+    named = (
+        re.search(rb"libnvinfer\.so\.[0-9]{1,3}", provider.read_bytes())
+        if provider.is_file()
+        else None
+    )
     return named[0].decode() if named else ""
 
 

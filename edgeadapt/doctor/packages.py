@@ -1,4 +1,6 @@
-"""Python packages: the core, and what each extra is for. The list is that of the installed package's own metadata."""
+"""Python packages: the core, and what each extra is for. The list is that of the installed
+package's own metadata.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,31 @@ from edgeadapt.doctor.finding import Finding
 from edgeadapt.doctor.machine import Machine
 
 PURPOSES = {
-    "images": "to read image files", "daemon": "for edgeadapt serve: HTTP, metrics, MQTT", "video": "for cameras and video files",
+    "images": "to read image files",
+    "daemon": "for edgeadapt serve: HTTP, metrics, MQTT",
+    "video": "for cameras and video files",
     "host": "to train, export and compile",
-}  # fmt: skip
-_MODULES = {"pillow": "PIL", "opencv-python-headless": "cv2", "paho-mqtt": "paho", "faiss-cpu": "faiss"}  # may come from the system without metadata
+}
+# may come from the system without metadata
+_MODULES = {
+    "pillow": "PIL",
+    "opencv-python-headless": "cv2",
+    "paho-mqtt": "paho",
+    "faiss-cpu": "faiss",
+}
 _SHOWN = ("numpy", "msgspec", "safetensors", "cryptography")  # onnxruntime has a line of its own
-_LEADING = {"images": "pillow", "daemon": "starlette", "video": "opencv-python-headless", "host": "torch"}
+_LEADING = {
+    "images": "pillow",
+    "daemon": "starlette",
+    "video": "opencv-python-headless",
+    "host": "torch",
+}
 
 
 def requirements(extra: str = "") -> list[str]:
-    """Names of what the package, or one of its extras, wants here; markers about other Pythons are left out."""
+    """Names of what the package, or one of its extras, wants here; markers about other Pythons are
+    left out.
+    """
     found = []
     for line in requires("edgeadapt") or ():
         wanted, _, marker = line.partition(";")
@@ -42,14 +59,40 @@ def core(machine: Machine) -> list[Finding]:
     try:
         wanted = requirements()
     except PackageNotFoundError:
-        return [Finding("packages", "broken", "edgeadapt runs from a folder and is not installed", "Its runtimes are found by the metadata of an installation.", "pip install .", True)]
+        return [
+            Finding(
+                "packages",
+                "broken",
+                "edgeadapt runs from a folder and is not installed",
+                "Its runtimes are found by the metadata of an installation.",
+                "pip install .",
+                True,
+            )
+        ]
     versions = {name: installed(name) for name in wanted}
-    if versions.get("onnxruntime") is None:  # a build for a GPU has another name and brings the same module
+    # a build for a GPU has another name and brings the same module
+    if versions.get("onnxruntime") is None:
         versions["onnxruntime"] = installed("onnxruntime-gpu")
     missing = [name for name, found in versions.items() if found is None]
     if missing:
-        return [Finding("packages", "missing", f"without {', '.join(missing)}", "The core cannot do without.", f"pip install {' '.join(missing)}", True)]
-    return [Finding("packages", "ok", ", ".join(f"{name} {versions[name]}" for name in _SHOWN if name in versions), is_needed=True)]
+        return [
+            Finding(
+                "packages",
+                "missing",
+                f"without {', '.join(missing)}",
+                "The core cannot do without.",
+                f"pip install {' '.join(missing)}",
+                True,
+            )
+        ]
+    return [
+        Finding(
+            "packages",
+            "ok",
+            ", ".join(f"{name} {versions[name]}" for name in _SHOWN if name in versions),
+            is_needed=True,
+        )
+    ]
 
 
 def extras(machine: Machine) -> list[Finding]:
@@ -61,9 +104,19 @@ def extras(machine: Machine) -> list[Finding]:
             return []  # said by core()
         missing = [name for name, number in versions.items() if number is None]
         if missing:
-            found.append(Finding(extra, "note", f"without {', '.join(missing)}", f"Needed {purpose}; for nothing else.", f"pip install 'edgeadapt[{extra}]'"))
+            found.append(
+                Finding(
+                    extra,
+                    "note",
+                    f"without {', '.join(missing)}",
+                    f"Needed {purpose}; for nothing else.",
+                    f"pip install 'edgeadapt[{extra}]'",
+                )
+            )
         else:
-            found.append(Finding(extra, "ok", f"{purpose} ({_LEADING[extra]} {versions[_LEADING[extra]]})"))
+            found.append(
+                Finding(extra, "ok", f"{purpose} ({_LEADING[extra]} {versions[_LEADING[extra]]})")
+            )
     return found
 
 

@@ -1,7 +1,7 @@
 """Runs in a child process, since a runtime may bring an engine that crashes:
 
-    python -m edgeadapt.doctor.product_child runtimes     which are registered, and why one cannot run
-    python -m edgeadapt.doctor.product_child bundle       the bundle that ships opens and predicts
+python -m edgeadapt.doctor.product_child runtimes     which are registered, and why one cannot run
+python -m edgeadapt.doctor.product_child bundle       the bundle that ships opens and predicts
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What ``edgeadapt doctor --json`` writes. The committed schema is ``docs/format/doctor.schema.json``:
+"""What ``edgeadapt doctor --json`` writes. The committed schema is
+``docs/format/doctor.schema.json``:
 
     python -m edgeadapt.doctor.report > docs/format/doctor.schema.json
 """
@@ -41,7 +42,9 @@ class Check:
 
 @dataclass(frozen=True)
 class BoardFacts:
-    """What is looked at; empty: not told. Numbers that tell one machine from another of its kind are not read."""
+    """What is looked at; empty: not told. Numbers that tell one machine from another of its kind
+    are not read.
+    """
 
     model: str
     module: str
@@ -76,8 +79,8 @@ class Run:
     """The self-test on one runtime.
 
     Attributes:
-        result: ``not run`` has its reason in ``reason``. latency: ``encode``, ``predict``, ``observe``, ``label``.
-        probs: of the first samples (N, classes), to compare machines by.
+        result: ``not run`` has its reason in ``reason``. latency: ``encode``, ``predict``,
+        ``observe``, ``label``. probs: of the first samples (N, classes), to compare machines by.
     """
 
     runtime: str
@@ -91,7 +94,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Report:
-    """The whole file. ``ok``: nothing that is needed is missing, and no run of the self-test failed."""
+    """The whole file. ``ok``: nothing that is needed is missing, and no run of the self-test
+    failed.
+    """
 
     schema: Literal["edgeadapt.doctor/1"]
     ok: bool
@@ -102,23 +107,46 @@ class Report:
     self_test: list[Run] | None = None
 
 
-def report(machine: Machine, sections: Sequence[Section], runs: Sequence[Run] | None = None) -> Report:
+def report(
+    machine: Machine, sections: Sequence[Section], runs: Sequence[Run] | None = None
+) -> Report:
     """Findings and, if it ran, the self-test; without the places where things lie."""
     checks = [
-        Check(section.title, one.name, one.state, not one.stops, one.is_needed, *map(without_places, (one.found, one.why, one.todo)))
-        for section in sections for one in section.findings
-    ]  # fmt: skip
+        Check(
+            section.title,
+            one.name,
+            one.state,
+            not one.stops,
+            one.is_needed,
+            *map(without_places, (one.found, one.why, one.todo)),
+        )
+        for section in sections
+        for one in section.findings
+    ]
     has_passed = all(run.result != "failed" for run in runs or ())
     found, versions = read_board(machine), {name: installed(name) for name in _PACKAGES}
     return Report(
-        schema=SCHEMA, ok=has_passed and is_well(one for section in sections for one in section.findings), date=time.strftime("%Y-%m-%d", time.gmtime(machine.now())),
-        versions={"edgeadapt": edgeadapt.__version__, "python": ".".join(map(str, machine.python)), **{name: number for name, number in versions.items() if number}},
+        schema=SCHEMA,
+        ok=has_passed and is_well(one for section in sections for one in section.findings),
+        date=time.strftime("%Y-%m-%d", time.gmtime(machine.now())),
+        versions={
+            "edgeadapt": edgeadapt.__version__,
+            "python": ".".join(map(str, machine.python)),
+            **{name: number for name, number in versions.items() if number},
+        },
         board=BoardFacts(
-            found.model, found.module.name if found.module else "", found.module.part if found.module else "", found.l4t,
-            found.jetpack.name if found.jetpack and found.l4t in found.jetpack.l4t else "", machine.architecture, machine.kernel, machine.cores,
+            found.model,
+            found.module.name if found.module else "",
+            found.module.part if found.module else "",
+            found.l4t,
+            found.jetpack.name if found.jetpack and found.l4t in found.jetpack.l4t else "",
+            machine.architecture,
+            machine.kernel,
+            machine.cores,
         ),
-        checks=checks, self_test=None if runs is None else list(runs),
-    )  # fmt: skip
+        checks=checks,
+        self_test=None if runs is None else list(runs),
+    )
 
 
 def to_json(made: Report) -> str:

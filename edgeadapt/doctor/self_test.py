@@ -1,4 +1,6 @@
-"""``edgeadapt doctor --self-test``: everything that a learner does, on every runtime that can run here, each in a process of its own."""
+"""``edgeadapt doctor --self-test``: everything that a learner does, on every runtime that can run
+here, each in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -30,20 +32,29 @@ def self_test(machine: Machine) -> Iterator[Run]:
             name = f"{CPU}:{provider}"
             yield Run(name, "not run", reason) if reason else _run(quiet, name, provider, *like)
         for name, reason in _others(machine):
-            yield Run(name, "not run", without_places(reason)) if reason else _run(quiet, name, *like)
+            yield (
+                Run(name, "not run", without_places(reason)) if reason else _run(quiet, name, *like)
+            )
 
 
 def _providers(machine: Machine) -> Iterator[tuple[str, str]]:
     """ONNX Runtime's providers beside the CPU's, and why one cannot run; empty: it can."""
     answer = machine.ask("onnxruntime_child")
     listed = dict(answer.said.get("providers", {}))
-    for provider in sorted({*PROVIDERS, *listed} - {"CPUExecutionProvider", "AzureExecutionProvider"}):
+    for provider in sorted(
+        {*PROVIDERS, *listed} - {"CPUExecutionProvider", "AzureExecutionProvider"}
+    ):
         yield provider, listed.get(provider, "this build of ONNX Runtime does not have it")
 
 
 def _others(machine: Machine) -> Iterator[tuple[str, str]]:
     answer = machine.ask("product_child", "runtimes")
-    found = {str(one["name"]): "" if one["is_available"] else str(one["detail"]).removeprefix("RuntimeUnavailable: ") for one in answer.said.get("runtimes", ())}
+    found = {
+        str(one["name"]): (
+            "" if one["is_available"] else str(one["detail"]).removeprefix("RuntimeUnavailable: ")
+        )
+        for one in answer.said.get("runtimes", ())
+    }
     for name in sorted({*_ENGINES, *found} - {CPU}):
         yield name, found.get(name, answer.failure or "no runtime of that name is installed")
 
@@ -51,7 +62,11 @@ def _others(machine: Machine) -> Iterator[tuple[str, str]]:
 def _run(machine: Machine, name: str, *arguments: str) -> Run:
     """One child; a crash or a hang is a failed run."""
     answer = machine.ask("self_test_child", name.partition(":")[0], *arguments)
-    return _read(dict(answer.said)) if not answer.failure else Run(name, "failed", without_places(answer.failure))
+    return (
+        _read(dict(answer.said))
+        if not answer.failure
+        else Run(name, "failed", without_places(answer.failure))
+    )
 
 
 def _read(said: dict[str, Any]) -> Run:
@@ -67,8 +82,15 @@ def lines(run: Run) -> list[str]:
     if run.reason:
         return [first, f"{'':11}{run.reason}"]
     times = ", ".join(f"{name} {one.median_ms:.2f} ms" for name, one in run.latency.items())
-    steps = [f"{'':11}{'ok' if step.ok else 'FAILED':<7} {step.name:<13} {step.found}" for step in run.steps]
-    return [first, *steps, f"{'':11}{'':<7} {'time':<13} opened in {run.open_ms:.0f} ms; one sample, median: {times}"]
+    steps = [
+        f"{'':11}{'ok' if step.ok else 'FAILED':<7} {step.name:<13} {step.found}"
+        for step in run.steps
+    ]
+    return [
+        first,
+        *steps,
+        f"{'':11}{'':<7} {'time':<13} opened in {run.open_ms:.0f} ms; one sample, median: {times}",
+    ]
 
 
 __all__ = ["CPU", "PROVIDERS", "lines", "self_test"]

@@ -2,7 +2,8 @@
 
     python -m edgeadapt.doctor.self_test_child onnxruntime [PROVIDER] [--like F.npy]
 
-With ``--like`` embeddings are held against those of the CPU, which ``--keep F.npy`` wrote. A bundle carries no vectors to compare with.
+With ``--like`` embeddings are held against those of the CPU, which ``--keep F.npy`` wrote. A bundle
+carries no vectors to compare with.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from edgeadapt.runtime import Runtime, open_runtime
 
 NEW = "Bag"  # a class that the bundle does not know
 _CHECKED, _LABELS, _SHOWN = 256, 12, 4
-_ACCURATE, _LEARNED = 0.85, 0.5  # of known samples; of samples of the new class after a dozen labels
+# of known samples; of samples of the new class after a dozen labels
+_ACCURATE, _LEARNED = 0.85, 0.5
 _CLOSE = 1e-3  # largest difference of embeddings from the CPU's, as a share of their largest value
 _CALLS, _WARM, _BATCH = 60, 10, 1
 
@@ -48,7 +50,12 @@ class SelfTest:
         with self._open() as learner:
             open_ms = 1000 * (time.perf_counter() - started)
             seen = learner.predict(self._x)
-            steps = [Step("open", True, f"{len(learner.classes)} classes"), self._predict(seen), self._learn(learner), self._roll_back(learner, seen)]
+            steps = [
+                Step("open", True, f"{len(learner.classes)} classes"),
+                self._predict(seen),
+                self._learn(learner),
+                self._roll_back(learner, seen),
+            ]
             self._learn(learner)
             digest, after = learner.digest(), learner.predict(self._exam).probs
         steps.append(self._restart(digest, after))
@@ -61,12 +68,20 @@ class SelfTest:
         return Run(name, result, "", round(open_ms, 3), steps, self._latency(), probs)
 
     def _open(self) -> Learner:
-        return open_learner(bundle_path(), self._folder, runtime=self._runtime, policy=Policy(new_classes="add"))
+        return open_learner(
+            bundle_path(), self._folder, runtime=self._runtime, policy=Policy(new_classes="add")
+        )
 
     def _predict(self, seen: Any) -> Step:
         accuracy = float(np.mean(np.array(seen.labels) == self._names))
-        is_sound = bool(np.isfinite(seen.probs).all() and np.allclose(seen.probs.sum(axis=1), 1, atol=1e-4))
-        return Step("predict", is_sound and accuracy >= _ACCURATE, f"{accuracy:.3f} of {len(self._x)} right, {_ACCURATE} expected")
+        is_sound = bool(
+            np.isfinite(seen.probs).all() and np.allclose(seen.probs.sum(axis=1), 1, atol=1e-4)
+        )
+        return Step(
+            "predict",
+            is_sound and accuracy >= _ACCURATE,
+            f"{accuracy:.3f} of {len(self._x)} right, {_ACCURATE} expected",
+        )
 
     def _learn(self, learner: Learner) -> Step:
         before = _share(learner, self._exam)
@@ -74,21 +89,38 @@ class SelfTest:
             learner.label(sample, NEW)
         learner.settle()
         share = _share(learner, self._exam)
-        return Step("learn", before < _LEARNED <= share, f"a class of {_LABELS} labels: {before:.2f} of others like it known before, {share:.2f} after")
+        return Step(
+            "learn",
+            before < _LEARNED <= share,
+            f"a class of {_LABELS} labels: {before:.2f} of others like it known before, {share:.2f}"
+            " after",
+        )
 
     def _roll_back(self, learner: Learner, first: Any) -> Step:
         learner.rollback(0)
         now = learner.predict(self._x)
         is_back = now.classes == first.classes and bool(np.array_equal(now.probs, first.probs))
-        return Step("roll back", is_back, "the same probabilities as at first" if is_back else "not what it was")
+        return Step(
+            "roll back",
+            is_back,
+            "the same probabilities as at first" if is_back else "not what it was",
+        )
 
     def _restart(self, digest: str, probs: Any) -> Step:
         with self._open() as learner:
-            is_same = learner.digest() == digest and bool(np.array_equal(learner.predict(self._exam).probs, probs))
-        return Step("restart", is_same, "the same state and the same answers" if is_same else "not what was left")
+            is_same = learner.digest() == digest and bool(
+                np.array_equal(learner.predict(self._exam).probs, probs)
+            )
+        return Step(
+            "restart",
+            is_same,
+            "the same state and the same answers" if is_same else "not what was left",
+        )
 
     def _latency(self) -> dict[str, Latency]:
-        """Of single samples; labels become durable in the folder for temporary files, which may be memory."""
+        """Of single samples; labels become durable in the folder for temporary files, which may be
+        memory.
+        """
         frames = [self._x[i : i + _BATCH] for i in range(_WARM + _CALLS)]
         with self._open() as learner:
             program = Program(learner.bundle, self._runtime)
@@ -97,7 +129,11 @@ class SelfTest:
             def observe(frame: Any) -> None:
                 ids.extend(learner.observe(frame).ids)
 
-            timed = {"encode": _median(program.encode, frames), "predict": _median(learner.predict, frames), "observe": _median(observe, frames)}
+            timed = {
+                "encode": _median(program.encode, frames),
+                "predict": _median(learner.predict, frames),
+                "observe": _median(observe, frames),
+            }
             names = dict(zip(ids, self._names.tolist(), strict=False))
             timed["label"] = _median(lambda sample: learner.label(sample, names[sample]), ids)
             learner.settle()
@@ -110,7 +146,11 @@ def _share(learner: Learner, x: Any) -> float:
 
 def _same_numbers(found: Any, wanted: Any) -> Step:
     error = float(np.abs(found - wanted).max() / np.abs(wanted).max())
-    return Step("same numbers", error <= _CLOSE, f"embeddings differ from the CPU's by {error:.1e} of the largest, {_CLOSE:.0e} allowed")
+    return Step(
+        "same numbers",
+        error <= _CLOSE,
+        f"embeddings differ from the CPU's by {error:.1e} of the largest, {_CLOSE:.0e} allowed",
+    )
 
 
 def _median(call: Callable[[Any], object], values: list[Any]) -> Latency:
@@ -133,7 +173,9 @@ def main() -> None:
     options = {"providers": (args.provider, "CPUExecutionProvider")} if args.provider else {}
     name = f"{args.runtime}:{args.provider}" if args.provider else args.runtime
     with tempfile.TemporaryDirectory(prefix="edgeadapt-doctor-") as folder:
-        run = SelfTest(open_runtime(args.runtime, **options), Path(folder) / "state").run(name, args.keep, args.like)
+        run = SelfTest(open_runtime(args.runtime, **options), Path(folder) / "state").run(
+            name, args.keep, args.like
+        )
     print(json.dumps(asdict(run)))
 
 

@@ -16,7 +16,15 @@ _STATE, _NAME = 7, 12
 def page(sections: Sequence[Section], width: int = 120) -> str:
     """All sections and a last line with the verdict."""
     findings = [finding for section in sections for finding in section.findings]
-    parts = ["\n".join([section.title, *(line for finding in section.findings for line in lines(finding, width))]) for section in sections]
+    parts = [
+        "\n".join(
+            [
+                section.title,
+                *(line for finding in section.findings for line in lines(finding, width)),
+            ]
+        )
+        for section in sections
+    ]
     return "\n\n".join([*parts, verdict(findings)])
 
 
@@ -28,7 +36,8 @@ def lines(finding: Finding, width: int) -> list[str]:
     out = _wrapped(first, margin, finding.found, width)
     if finding.state != "ok":
         out += _wrapped(margin, margin, finding.why, width) if finding.why else []
-        out += [f"{margin}-> {finding.todo}"] if finding.todo else []  # never broken: it may be a command
+        # never broken: it may be a command
+        out += [f"{margin}-> {finding.todo}"] if finding.todo else []
     return out
 
 
@@ -42,7 +51,14 @@ def verdict(findings: Sequence[Finding]) -> str:
 
 
 def _wrapped(first: str, then: str, text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=then, break_long_words=False, break_on_hyphens=False) or [first.rstrip()]
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=then,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [first.rstrip()]
 
 
 __all__ = ["lines", "page", "verdict"]

@@ -138,9 +138,10 @@ class Backend:
             named = {s for id, s in self._samples.items() if id not in ids}  # by other annotations
             there = self._learner.newest_labels(known)
             counting = [
-                s for s in dict.fromkeys(known)
+                s
+                for s in dict.fromkeys(known)
                 if s not in named and s in there and there[s].status in (*COUNTING, "held")
-            ]  # fmt: skip
+            ]
             if counting:
                 self._learner.withdraw(counting)
             for id in ids:  # only now: what failed is tried again

@@ -35,14 +35,15 @@ def log_bundle(bundle: str | os.PathLike[str] | Bundle) -> None:
     }
     mlflow.log_params(
         {
-            "edgeadapt.name": manifest.name, "edgeadapt.version": manifest.version,
+            "edgeadapt.name": manifest.name,
+            "edgeadapt.version": manifest.version,
             "edgeadapt.classes": len(manifest.classes),
             "edgeadapt.class_slots": manifest.class_slots,
             "edgeadapt.feature_dim": manifest.feature_dim,
             "edgeadapt.adapts": policy.adapt.mode,
             **{name: ", ".join(used)[:500] for name, used in methods.items()},
         }
-    )  # fmt: skip
+    )
     figures = {
         f"edgeadapt.{name}": float(found.card[name])
         for name in ("held_out_accuracy", "calibration_error")

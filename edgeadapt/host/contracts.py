@@ -1,8 +1,9 @@
 """What a method file provides, and the sizes it is written against.
 
-A method is a frozen dataclass. It declares its tensors, fills in their factory values from calibration data,
-and gives one pure torch function per role it answers: torch in, torch out, no side effects. The compiler turns
-the functions into graphs; the device runs them without knowing the method.
+A method is a frozen dataclass. It declares its tensors, fills in their factory values from
+calibration data, and gives one pure torch function per role it answers: torch in, torch out, no
+side effects. The compiler turns the functions into graphs; the device runs them without knowing the
+method.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class FactoryData:
 
     def rows(self, keep: NDArray[Any]) -> FactoryData:
         """Some rows, by a mask or by numbers."""
-        return FactoryData(self.z[keep], self.taps[keep], self.y[keep], self.sample_weight[keep], self.slots)
+        return FactoryData(
+            self.z[keep], self.taps[keep], self.y[keep], self.sample_weight[keep], self.slots
+        )
 
     def only(self, slots: NDArray[np.int64]) -> FactoryData:
         return self.rows(np.isin(self.y, slots))
@@ -89,7 +92,9 @@ class Method(Protocol):
 class Learns(Method, Protocol):
     """Role ``learn``: additive evidence, so a negative weight forgets."""
 
-    def learn(self, t: Values, z: Tensor, taps: Tensor, y: Tensor, sample_weight: Tensor) -> dict[str, Tensor]: ...
+    def learn(
+        self, t: Values, z: Tensor, taps: Tensor, y: Tensor, sample_weight: Tensor
+    ) -> dict[str, Tensor]: ...
 
 
 @runtime_checkable
@@ -108,16 +113,22 @@ class Head(Learns, Derives, Protocol):
 
 @runtime_checkable
 class GivesReceipts(Learns, Protocol):
-    """Roles ``learn`` and ``redeem`` of tensors that count: forgetting needs where a sample was counted, not its features.
+    """Roles ``learn`` and ``redeem`` of tensors that count: forgetting needs where a sample was
+    counted, not its features.
 
-    ``redeem(t, receipt(t, z), y, w)`` is what ``learn(t, z, taps, y, w)`` does to the tensors whose spec has ``receipt=True``, bit for bit.
+    ``redeem(t, receipt(t, z), y, w)`` is what ``learn(t, z, taps, y, w)`` does to the tensors whose
+    spec has ``receipt=True``, bit for bit.
     """
 
     def receipt(self, t: Values, z: Tensor) -> Tensor:
-        """(B, C) uint8 or int32: where each sample is counted. It depends on frozen tensors alone, so that it stays valid."""
+        """(B, C) uint8 or int32: where each sample is counted. It depends on frozen tensors alone,
+        so that it stays valid.
+        """
         ...
 
-    def redeem(self, t: Values, receipt: Tensor, y: Tensor, sample_weight: Tensor) -> dict[str, Tensor]: ...
+    def redeem(
+        self, t: Values, receipt: Tensor, y: Tensor, sample_weight: Tensor
+    ) -> dict[str, Tensor]: ...
 
 
 @runtime_checkable
@@ -129,65 +140,91 @@ class Corrects(Method, Protocol):
 
 @runtime_checkable
 class AdaptsFeatures(Method, Protocol):
-    """Role ``adapt`` on features, beside ``correct`` or ``adjust`` or both: a label-free method of a condition that leaves the encoder alone.
+    """Role ``adapt`` on features, beside ``correct`` or ``adjust`` or both: a label-free method of
+    a condition that leaves the encoder alone.
 
-    Its ``domain`` tensors are what the correction reads; in their factory state ``correct`` and ``adjust`` change nothing.
-    ``steps`` (default 1) says how often ``adapt`` is called per refresh.
+    Its ``domain`` tensors are what the correction reads; in their factory state ``correct`` and
+    ``adjust`` change nothing. ``steps`` (default 1) says how often ``adapt`` is called per refresh.
     """
 
-    def adapt(self, t: Values, z: Tensor, sample_weight: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Outputs ``used`` (B,) and ``wants_reset`` (), and new domain tensors; rows of weight 0 change nothing."""
+    def adapt(
+        self, t: Values, z: Tensor, sample_weight: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Outputs ``used`` (B,) and ``wants_reset`` (), and new domain tensors; rows of weight 0
+        change nothing.
+        """
         ...
 
 
 @runtime_checkable
 class Adjusts(Method, Protocol):
-    """The part of a label-free method that changes answers: logits (B, K) of corrected features (B, D) to logits (B, K)."""
+    """The part of a label-free method that changes answers: logits (B, K) of corrected features (B,
+    D) to logits (B, K).
+    """
 
     def adjust(self, t: Values, z: Tensor, logits: Tensor) -> Tensor: ...
 
 
 @runtime_checkable
 class AdaptsEncoder(Method, Protocol):
-    """Roles ``adapt`` on inputs and ``derive`` (``refold``): a label-free method of a condition that changes the encoder's constants.
+    """Roles ``adapt`` on inputs and ``derive`` (``refold``): a label-free method of a condition
+    that changes the encoder's constants.
 
-    Ports are ``x`` (B, *input), ``sample_weight`` (B,) and, for a method with ``noise_width`` above 0, ``noise`` (noise_width,) standard
-    normal. ``steps`` (default 1) says how often ``adapt`` is called per refresh, each time from what the call before wrote. ``preserves_space``
-    (default True) is False if an adapted encoder's features mean something else than the factory's; labels are then learned from the factory
-    encoder's. ``home`` (default 0.85): see ``AdaptPolicy.home``. ``can_shrink`` (default
-    False): its statistics may be moved part of the way back to the factory's, ``AdaptPolicy.strength``, and correct that much less.
+    Ports are ``x`` (B, *input), ``sample_weight`` (B,) and, for a method with ``noise_width`` above
+    0, ``noise`` (noise_width,) standard normal. ``steps`` (default 1) says how often ``adapt`` is
+    called per refresh, each time from what the call before wrote. ``preserves_space`` (default
+    True) is False if an adapted encoder's features mean something else than the factory's; labels
+    are then learned from the factory encoder's. ``home`` (default 0.85): see ``AdaptPolicy.home``.
+    ``can_shrink`` (default False): its statistics may be moved part of the way back to the
+    factory's, ``AdaptPolicy.strength``, and correct that much less.
     """
 
     frozen: dict[str, Tensor]
     """Constants of its own, by name, beside the encoder's."""
 
     def adapt(self, ports: Values, t: Values) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Outputs ``used`` (B,) and ``wants_reset`` (), and new domain tensors; rows of weight 0 change nothing."""
+        """Outputs ``used`` (B,) and ``wants_reset`` (), and new domain tensors; rows of weight 0
+        change nothing.
+        """
         ...
 
     def refold(self, ports: Values, t: Values) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """No ports, no outputs; the encoder's constants that follow from the domain tensors, those of the factory from the factory's."""
+        """No ports, no outputs; the encoder's constants that follow from the domain tensors, those
+        of the factory from the factory's.
+        """
         ...
 
 
 @runtime_checkable
 class Adapts(Corrects, Protocol):
-    """Roles ``probe`` and ``fit`` beside ``correct``: an adaptor that one condition grows, trained by gradient steps on the device."""
+    """Roles ``probe`` and ``fit`` beside ``correct``: an adaptor that one condition grows, trained
+    by gradient steps on the device.
+    """
 
     def probe(self, t: Values, z: Tensor) -> Tensor:
         """(B, P) the features whose read-out it trains, at its factory values."""
         ...
 
     def fit(
-        self, t: Values, z: Tensor, y: Tensor, sample_weight: Tensor, learning_rate: Tensor, predict: Callable[[Values, Tensor], Tensor] = ...
+        self,
+        t: Values,
+        z: Tensor,
+        y: Tensor,
+        sample_weight: Tensor,
+        learning_rate: Tensor,
+        predict: Callable[[Values, Tensor], Tensor] = ...,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """One step; ``predict`` is the head's read-out. Returns the output ``loss`` () and new parameters."""
+        """One step; ``predict`` is the head's read-out. Returns the output ``loss`` () and new
+        parameters.
+        """
         ...
 
 
 @runtime_checkable
 class Scores(Method, Protocol):
-    """Role ``novelty``: larger is more novel. A score that learns keeps what it needs of the labels met under factory conditions."""
+    """Role ``novelty``: larger is more novel. A score that learns keeps what it needs of the labels
+    met under factory conditions.
+    """
 
     def novelty(self, t: Values, z: Tensor, taps: Tensor, logits: Tensor) -> Tensor: ...
 
@@ -205,7 +242,9 @@ def one_hot(y: Tensor, slots: int) -> Tensor:
 
 
 def with_one(z: Tensor) -> Tensor:
-    """(B, D) -> (B, D + 1), a constant 1 appended: its weights are the bias and its sums are the counts."""
+    """(B, D) -> (B, D + 1), a constant 1 appended: its weights are the bias and its sums are the
+    counts.
+    """
     return torch.cat([z, torch.ones_like(z[:, :1])], dim=1)
 
 
@@ -221,17 +260,51 @@ def linear_logits(t: Values, z: Tensor) -> Tensor:
 
 
 def head_tensors(width: int, dims: Dims) -> list[TensorSpec]:
-    """What every linear head derives: weights (width + 1, K), class means (K, D) and the mask (K,)."""
+    """What every linear head derives: weights (width + 1, K), class means (K, D) and the mask
+    (K,).
+    """
     return [
-        TensorSpec(name="head.weight", dtype="float32", shape=(width + 1, dims.slots), kind="derived", class_axis=1, bound=1e6, persist="never"),
-        TensorSpec(name="head.mean", dtype="float32", shape=(dims.slots, dims.features), kind="derived", class_axis=0, bound=1e6, persist="never"),
-        TensorSpec(name="head.active", dtype="float32", shape=(dims.slots,), kind="derived", class_axis=0, bound=1.0, persist="never"),
+        TensorSpec(
+            name="head.weight",
+            dtype="float32",
+            shape=(width + 1, dims.slots),
+            kind="derived",
+            class_axis=1,
+            bound=1e6,
+            persist="never",
+        ),
+        TensorSpec(
+            name="head.mean",
+            dtype="float32",
+            shape=(dims.slots, dims.features),
+            kind="derived",
+            class_axis=0,
+            bound=1e6,
+            persist="never",
+        ),
+        TensorSpec(
+            name="head.active",
+            dtype="float32",
+            shape=(dims.slots,),
+            kind="derived",
+            class_axis=0,
+            bound=1.0,
+            persist="never",
+        ),
     ]
 
 
 def evidence(name: str, shape: tuple[int, ...], class_axis: int | None) -> TensorSpec:
     """An additive sum over labelled samples."""
-    return TensorSpec(name=name, dtype="float32", shape=shape, kind="evidence", merge="add", class_axis=class_axis, bound=1e9)
+    return TensorSpec(
+        name=name,
+        dtype="float32",
+        shape=shape,
+        kind="evidence",
+        merge="add",
+        class_axis=class_axis,
+        bound=1e9,
+    )
 
 
 def frozen(name: str, shape: tuple[int, ...]) -> TensorSpec:
@@ -241,16 +314,23 @@ def frozen(name: str, shape: tuple[int, ...]) -> TensorSpec:
 def sum_evidence(method: Learns, data: FactoryData) -> Arrays:
     """Factory evidence: the method's own ``learn``, run over the calibration data from zero."""
     zero = {s.name: torch.zeros(s.shape) for s in method.tensors(data.dims) if s.kind == "evidence"}
-    frozen_values = {s.name: torch.zeros(s.shape) for s in method.tensors(data.dims) if s.kind == "frozen"}
+    frozen_values = {
+        s.name: torch.zeros(s.shape) for s in method.tensors(data.dims) if s.kind == "frozen"
+    }
     state = {**frozen_values, **zero}
     return accumulate(method, state, data, tuple(zero))
 
 
-def accumulate(method: Learns, state: dict[str, Tensor], data: FactoryData, names: tuple[str, ...]) -> Arrays:
+def accumulate(
+    method: Learns, state: dict[str, Tensor], data: FactoryData, names: tuple[str, ...]
+) -> Arrays:
     for start in range(0, len(data.y), 1024):
         rows = slice(start, start + 1024)
         state |= method.learn(
-            state, torch.from_numpy(data.z[rows]), torch.from_numpy(data.taps[rows]),
-            torch.from_numpy(data.y[rows]), torch.from_numpy(data.sample_weight[rows]),
-        )  # fmt: skip
+            state,
+            torch.from_numpy(data.z[rows]),
+            torch.from_numpy(data.taps[rows]),
+            torch.from_numpy(data.y[rows]),
+            torch.from_numpy(data.sample_weight[rows]),
+        )
     return {name: state[name].numpy() for name in names}

@@ -1,6 +1,8 @@
-"""Where each graph runs: on the CPU from the first moment, elsewhere once it has shown there that it is right and faster.
+"""Where each graph runs: on the CPU from the first moment, elsewhere once it has shown there that
+it is right and faster.
 
-``open_auto`` is what ``open_runtime("auto")`` returns; ``Placing`` is the runtime that it makes of others.
+``open_auto`` is what ``open_runtime("auto")`` returns; ``Placing`` is the runtime that it makes of
+others.
 """
 
 from __future__ import annotations

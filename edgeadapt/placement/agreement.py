@@ -1,4 +1,6 @@
-"""Do two runtimes say the same? Numbers relative to the size of the output, tensors relative to the size of the change."""
+"""Do two runtimes say the same? Numbers relative to the size of the output, tensors relative to the
+size of the change.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,9 @@ class Agreement:
     """What a comparison of one call came to.
 
     Attributes:
-        error: the largest difference, relative.
-        why: what does not agree; empty if all does.
-        is_tie: nothing can be said: whole numbers differ in so few places that a tie may have decided them, and all else agrees.
+        error: the largest difference, relative. why: what does not agree; empty if all does.
+        is_tie: nothing can be said: whole numbers differ in so few places that a tie may have
+        decided them, and all else agrees.
     """
 
     error: float
@@ -33,16 +35,21 @@ class Agreement:
 def compare(expected: Arrays, found: Arrays, before: Arrays, tolerance: float) -> Agreement:
     """Outputs and written tensors of one call.
 
-    Where the reference is not finite the other must not be, either, in the same way. A float array that holds whole numbers alone is a flag or a
-    count and compared as such. A tie excuses whole numbers alone: scores that decide a label nearly agree where the label is a matter of rounding.
+    Where the reference is not finite the other must not be, either, in the same way. A float array
+    that holds whole numbers alone is a flag or a count and compared as such. A tie excuses whole
+    numbers alone: scores that decide a label nearly agree where the label is a matter of rounding.
 
     Args:
-        expected, found: of the reference and of the other, by name.
-        before: old values of the tensors that are written, as far as they were read: what is compared is the change.
+        expected, found: of the reference and of the other, by name. before: old values of the
+        tensors that are written, as far as they were read: what is compared is the change.
         tolerance: relative difference that is rounding.
     """
     if expected.keys() != found.keys():
-        return Agreement(float("inf"), f"it gives {', '.join(sorted(found)) or 'nothing'} instead of {', '.join(sorted(expected)) or 'nothing'}")
+        return Agreement(
+            float("inf"),
+            f"it gives {', '.join(sorted(found)) or 'nothing'} instead of"
+            f" {', '.join(sorted(expected)) or 'nothing'}",
+        )
     worst, why, is_tie = 0.0, "", False
     for name, right in expected.items():
         one = _compare(name, right, found[name], before.get(name), tolerance)
@@ -52,16 +59,30 @@ def compare(expected: Arrays, found: Arrays, before: Arrays, tolerance: float) -
     return Agreement(worst, why, is_tie and not why)
 
 
-def _compare(name: str, right: NDArray[Any], other: NDArray[Any], before: NDArray[Any] | None, tolerance: float) -> Agreement:
+def _compare(
+    name: str,
+    right: NDArray[Any],
+    other: NDArray[Any],
+    before: NDArray[Any] | None,
+    tolerance: float,
+) -> Agreement:
     if right.shape != other.shape or right.dtype != other.dtype:
-        return Agreement(float("inf"), f"{name} is {other.dtype}{list(other.shape)} instead of {right.dtype}{list(right.shape)}")
+        return Agreement(
+            float("inf"),
+            f"{name} is {other.dtype}{list(other.shape)} instead of"
+            f" {right.dtype}{list(right.shape)}",
+        )
     if not right.size:
         return Agreement(0.0)
     if right.dtype.kind != "f":
         return _compare_whole(name, right, other)
     finite = np.isfinite(right)
     if not np.array_equal(finite, np.isfinite(other)):
-        return Agreement(float("inf"), f"{name} is not finite in other places than the reference ({int((~np.isfinite(other)).sum())} of {other.size})")
+        return Agreement(
+            float("inf"),
+            f"{name} is not finite in other places than the reference"
+            f" ({int((~np.isfinite(other)).sum())} of {other.size})",
+        )
     if not np.array_equal(right[~finite], other[~finite], equal_nan=True):
         return Agreement(float("inf"), f"{name} has other infinities than the reference")
     a, b = right[finite].astype(np.float64), other[finite].astype(np.float64)

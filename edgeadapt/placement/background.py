@@ -1,4 +1,6 @@
-"""The one thread that tries graphs elsewhere: it waits for a bell, holds nothing meanwhile, and ends with the runtime that it works for, or the process."""
+"""The one thread that tries graphs elsewhere: it waits for a bell, holds nothing meanwhile, and
+ends with the runtime that it works for, or the process.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary, ref
 
 log = logging.getLogger("edgeadapt")
-_END_S = 5.0  # that the end of the process waits for all of them; a build that nobody can cancel may take minutes
+# that the end of the process waits for all of them; a build that nobody can cancel may take minutes
+_END_S = 5.0
 
 
 class Trying(Protocol):
@@ -50,7 +53,9 @@ class Bell:
 
 def start(works_for: Trying, bell: Bell) -> threading.Thread:
     """A daemon thread."""
-    thread = threading.Thread(target=_try, args=(ref(works_for), bell), name="placement", daemon=True)
+    thread = threading.Thread(
+        target=_try, args=(ref(works_for), bell), name="placement", daemon=True
+    )
     _running[thread] = bell
     thread.start()
     return thread
@@ -61,9 +66,11 @@ _running: WeakKeyDictionary[threading.Thread, Bell] = WeakKeyDictionary()
 
 @atexit.register
 def _end() -> None:
-    """Python ends daemon threads where they come back from native code, and C++ answers that with ``abort``: they have to be over before.
+    """Python ends daemon threads where they come back from native code, and C++ answers that with
+    ``abort``: they have to be over before.
 
-    A stopped bell cancels the builds that can be cancelled. One that takes longer than the wait is left to end as it may.
+    A stopped bell cancels the builds that can be cancelled. One that takes longer than the wait is
+    left to end as it may.
     """
     running = list(_running.items())
     for _, bell in running:
@@ -72,7 +79,10 @@ def _end() -> None:
     for thread, _ in running:
         thread.join(max(0.0, end - time.monotonic()))
     if any(thread.is_alive() for thread, _ in running):
-        log.warning("placement: a build cannot be cancelled; if it comes back while Python ends, the process aborts. What was acknowledged is in the journal")
+        log.warning(
+            "placement: a build cannot be cancelled; if it comes back while Python ends, the"
+            " process aborts. What was acknowledged is in the journal"
+        )
 
 
 def _try(works_for: Callable[[], Any], bell: Bell) -> None:

@@ -1,7 +1,7 @@
 """Tensors that may lie in several runtimes at once, and the one place where they cross, counted.
 
-A buffer never changes, so a copy of it stays valid for as long as it lives. Copies go with the buffer, and are made when an executable that lives
-elsewhere first reads it.
+A buffer never changes, so a copy of it stays valid for as long as it lives. Copies go with the
+buffer, and are made when an executable that lives elsewhere first reads it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class PlacedBuffer:
         return self.exchange.download({"": self})[""]
 
     def __repr__(self) -> str:
-        return f"PlacedBuffer({self.dtype}{list(self.shape)} in {self.exchange.places[self.at].name})"
+        return (
+            f"PlacedBuffer({self.dtype}{list(self.shape)} in {self.exchange.places[self.at].name})"
+        )
 
 
 NO_COPIES: dict[int, Buffer] = {}
@@ -92,13 +94,15 @@ class Exchange:
         self.elsewhere = Elsewhere()
         self.lost = ""
         self._counting = threading.Lock()
-        self._arriving = [threading.Lock() for _ in places]  # by destination: who reads on the CPU does not wait for an upload elsewhere
+        # by destination: who reads on the CPU does not wait for an upload elsewhere
+        self._arriving = [threading.Lock() for _ in places]
 
     def bring(self, buffers: Mapping[str, PlacedBuffer], to: int) -> dict[str, Buffer]:
         """Each of these in a place, copied there once if it is not.
 
         Raises:
-            RuntimeUnavailable: the place takes no tensors; or the only copy lies where it cannot be read any more (``lost``).
+            RuntimeUnavailable: the place takes no tensors; or the only copy lies where it cannot be
+            read any more (``lost``).
         """
         with self._arriving[to]:
             missing = {name: buffer for name, buffer in buffers.items() if buffer.found(to) is None}
@@ -107,7 +111,8 @@ class Exchange:
         return {name: _present(buffer.found(to)) for name, buffer in buffers.items()}
 
     def borrow(self, buffers: Mapping[str, PlacedBuffer], to: int) -> tuple[Tensors, float]:
-        """The same for a trial: copies that are not kept, and the seconds that they took. What fails here has lost nothing.
+        """The same for a trial: copies that are not kept, and the seconds that they took. What
+        fails here has lost nothing.
 
         Raises:
             whatever a runtime raises.
@@ -116,7 +121,15 @@ class Exchange:
         missing = {name: buffer for name, buffer in buffers.items() if buffer.found(to) is None}
         copies = self._carry(missing, to, self.tried, self._read)
         took = time.perf_counter() - started if missing else 0.0
-        return Tensors({name: copies.get(name) or _present(buffer.found(to)) for name, buffer in buffers.items()}), took
+        return (
+            Tensors(
+                {
+                    name: copies.get(name) or _present(buffer.found(to))
+                    for name, buffer in buffers.items()
+                }
+            ),
+            took,
+        )
 
     def download(self, buffers: Mapping[str, PlacedBuffer]) -> dict[str, NDArray[Any]]:
         """Arrays on the host that the caller owns; from the CPU where a tensor lies there too.
@@ -130,10 +143,18 @@ class Exchange:
             found.update(self._read_surely(at, tensors))
         return {name: found[name] for name in buffers}
 
-    def _carry(self, buffers: Mapping[str, PlacedBuffer], to: int, counted: dict[tuple[str, str], Copies], read: _Read) -> dict[str, Buffer]:
+    def _carry(
+        self,
+        buffers: Mapping[str, PlacedBuffer],
+        to: int,
+        counted: dict[tuple[str, str], Copies],
+        read: _Read,
+    ) -> dict[str, Buffer]:
         arrived: dict[str, Buffer] = {}
         for at, group in self._by_place(buffers).items():
-            values = read(at, Tensors({name: _present(buffer.found(at)) for name, buffer in group.items()}))
+            values = read(
+                at, Tensors({name: _present(buffer.found(at)) for name, buffer in group.items()})
+            )
             with self.elsewhere.waiting():
                 arrived.update(self.places[to].opened.upload(values))
             self._count(counted, at, to, values.values())
@@ -161,17 +182,28 @@ class Exchange:
         try:
             return self._read(at, tensors)
         except Exception as error:
-            log.warning("placement: %s gave nothing back, and is asked again: %s", self.places[at].name, error)
+            log.warning(
+                "placement: %s gave nothing back, and is asked again: %s",
+                self.places[at].name,
+                error,
+            )
         try:
             return self._read(at, tensors)
         except Exception as error:
             self.lost = (
-                f"tensor {next(iter(tensors))!r} lies only in {self.places[at].name!r}, which does not give it back: {error}. Everything that was acknowledged is in "
-                "the journal of the state folder: end this process and start it again"
+                f"tensor {next(iter(tensors))!r} lies only in {self.places[at].name!r}, which does"
+                f" not give it back: {error}. Everything that was acknowledged is in the journal of"
+                " the state folder: end this process and start it again"
             )
             raise RuntimeUnavailable(self.lost) from error
 
-    def _count(self, counted: dict[tuple[str, str], Copies], at: int, to: int, values: Iterable[NDArray[Any]]) -> None:
+    def _count(
+        self,
+        counted: dict[tuple[str, str], Copies],
+        at: int,
+        to: int,
+        values: Iterable[NDArray[Any]],
+    ) -> None:
         sizes = [value.nbytes for value in values]
         with self._counting:
             tally = counted.setdefault((self.places[at].name, self.places[to].name), Copies())

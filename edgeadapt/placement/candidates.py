@@ -1,8 +1,11 @@
-"""Which registered runtimes could serve graphs here, found out without starting any of them: opening must not wait for a GPU.
+"""Which registered runtimes could serve graphs here, found out without starting any of them:
+opening must not wait for a GPU.
 
-What is cheap is asked at once: is there a driver, is there the package. What may take seconds, a child process or a build, happens on the thread of
-the trials, when the reference serves already. Of runtimes that are not NVIDIA's nothing is known but their ``probe``, which is asked while opening: where
-it fails for all, ``auto`` is the plain reference. So it has to answer at once, and leave what takes long to the constructor.
+What is cheap is asked at once: is there a driver, is there the package. What may take seconds, a
+child process or a build, happens on the thread of the trials, when the reference serves already. Of
+runtimes that are not NVIDIA's nothing is known but their ``probe``, which is asked while opening:
+where it fails for all, ``auto`` is the plain reference. So it has to answer at once, and leave what
+takes long to the constructor.
 """
 
 from __future__ import annotations
@@ -31,16 +34,19 @@ _DRIVER = "libcuda.so.1"
 _VARIABLE = "EDGEADAPT_LIBCUDA"  # path of another one
 
 
-def open_auto(candidates: Sequence[str] | None = None, rules: Rules | None = None, **options: Any) -> Runtime:
-    """ONNX Runtime on the CPU, alone where nothing else could run here, else with the others as candidates.
+def open_auto(
+    candidates: Sequence[str] | None = None, rules: Rules | None = None, **options: Any
+) -> Runtime:
+    """ONNX Runtime on the CPU, alone where nothing else could run here, else with the others as
+    candidates.
 
     Args:
-        candidates: names of registered runtimes, in the order in which they are tried; by default all: NVIDIA's first.
-        rules: when a graph may move.
-        options: of ONNX Runtime.
+        candidates: names of registered runtimes, in the order in which they are tried; by default
+        all: NVIDIA's first. rules: when a graph may move. options: of ONNX Runtime.
 
     Raises:
-        RuntimeUnavailable: ONNX Runtime does not run here; or a candidate that was named is not registered.
+        RuntimeUnavailable: ONNX Runtime does not run here; or a candidate that was named is not
+        registered.
     """
     registered = registered_runtimes()
     reference = open_registered(registered, REFERENCE_NAME, **options)
@@ -58,15 +64,25 @@ def possible(
     """Those that nothing speaks against so far, numbered from 1 on.
 
     Args:
-        names: in this order; by default all, NVIDIA's first. registered: looked up here if not given.
+        names: in this order; by default all, NVIDIA's first. registered: looked up here if not
+        given.
 
     Raises:
         RuntimeUnavailable: a name is not registered.
     """
     registered = registered_runtimes() if registered is None else registered
-    if unknown := [name for name in names or () if name not in registered or name == REFERENCE_NAME]:
-        raise RuntimeUnavailable(f"no candidate called {unknown[0]!r}; registered here: {', '.join(sorted(set(registered) - {REFERENCE_NAME})) or 'none'}")
-    ordered = names if names is not None else [*_NVIDIA, *sorted(set(registered) - {REFERENCE_NAME, *_NVIDIA})]
+    if unknown := [
+        name for name in names or () if name not in registered or name == REFERENCE_NAME
+    ]:
+        raise RuntimeUnavailable(
+            f"no candidate called {unknown[0]!r}; registered here:"
+            f" {', '.join(sorted(set(registered) - {REFERENCE_NAME})) or 'none'}"
+        )
+    ordered = (
+        names
+        if names is not None
+        else [*_NVIDIA, *sorted(set(registered) - {REFERENCE_NAME, *_NVIDIA})]
+    )
     fitting = [name for name in ordered if name in registered and _may_run(name, registered[name])]
     if not fitting:
         return []

@@ -1,4 +1,6 @@
-"""A graph that is placed: called like any other, it runs where its route says, and goes back to the reference when that fails."""
+"""A graph that is placed: called like any other, it runs where its route says, and goes back to the
+reference when that fails.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from edgeadapt.placement.routes import Live, Route, Trial, bounds
 from edgeadapt.runtime import ArrayLike, Buffer, Executable, GraphFile, Signature, Tensors
 
 AUDIT = 1024
-"""Calls of a route between two that are compared again, counted from its move; and of the first ones every power of two."""
+"""Calls of a route between two that are compared again, counted from its move; and of the first
+ones every power of two.
+"""
 _NOTHING = Tensors()
 _SIZES = 4096  # sizes of batches whose route is remembered
 Results = tuple[dict[str, NDArray[Any]], Tensors]
@@ -43,14 +47,27 @@ class PlacedExecutable:
     """
 
     def __init__(
-        self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None, signature: Signature, reference: Executable | None, places: tuple[Place, ...],
-        exchange: Exchange, family: Family, ring: Callable[[], None], note: Callable[[str], None],
-    ) -> None:  # fmt: skip
+        self,
+        graph: GraphFile,
+        constants: Mapping[str, NDArray[Any]] | None,
+        signature: Signature,
+        reference: Executable | None,
+        places: tuple[Place, ...],
+        exchange: Exchange,
+        family: Family,
+        ring: Callable[[], None],
+        note: Callable[[str], None],
+    ) -> None:
         self.graph, self.constants, self.family = graph, constants, family
         self.places, self.exchange = places, exchange
         self.loaded: dict[int, Executable] = {}
-        self.refused: dict[int, str] = {place.index: place.why_not for place in places if place.why_not} | family.not_loaded | family.refused
-        # what is re-folded is built when its calls show that the family does not know yet where they run best; others are built ahead, in one place
+        self.refused: dict[int, str] = (
+            {place.index: place.why_not for place in places if place.why_not}
+            | family.not_loaded
+            | family.refused
+        )
+        # what is re-folded is built when its calls show that the family does not know yet where
+        # they run best; others are built ahead, in one place
         ahead = [place for place in places[1:] if place.index not in self.refused]
         self.waiting = [] if constants else ahead[:1]
         self.change = threading.RLock()
@@ -59,12 +76,15 @@ class PlacedExecutable:
         self._reads = tuple(port.name for port in signature.reads)
         own = {port.name for port in signature.writes}
         self.comes = tuple(name for name in self._reads if name not in own)
-        self._sized = next((port.name for port in signature.ports if port.shape and port.shape[0] is None), "")
+        self._sized = next(
+            (port.name for port in signature.ports if port.shape and port.shape[0] is None), ""
+        )
         self._largest = max(graph.batches or (0,))
         self._routes: dict[int, Route] = {}  # by exact size: a call looks once
         self._ring, self._note = ring, note
         self._loading, self._is_kept = threading.Lock(), reference is not None
-        self._failed: dict[int, Route] = {}  # place -> the first batches of which a run has failed there
+        # place -> the first batches of which a run has failed there
+        self._failed: dict[int, Route] = {}
         family.members.add(self)
 
     @property
@@ -83,8 +103,8 @@ class PlacedExecutable:
             tensors: at least what the graph reads, from this runtime.
 
         Raises:
-            InputError: as of the reference.
-            RuntimeUnavailable: the reference failed, or a tensor lies only where it cannot be read any more.
+            InputError: as of the reference. RuntimeUnavailable: the reference failed, or a tensor
+            lies only where it cannot be read any more.
         """
         try:
             size = len(ports[self._sized])
@@ -99,11 +119,26 @@ class PlacedExecutable:
         live, trial = route.live, route.trial
         if trial is not None:
             return self._watched(trial, route, live, ports, tensors)
-        return self._run_here(ports, tensors) if live is None else self._run_there(route, live, ports, tensors)
+        return (
+            self._run_here(ports, tensors)
+            if live is None
+            else self._run_there(route, live, ports, tensors)
+        )
 
-    def _watched(self, trial: Trial, route: Route, live: Live | None, ports: Mapping[str, ArrayLike], tensors: Tensors) -> Results:
+    def _watched(
+        self,
+        trial: Trial,
+        route: Route,
+        live: Live | None,
+        ports: Mapping[str, ArrayLike],
+        tensors: Tensors,
+    ) -> Results:
         """A call while something is tried: the trial may run it again."""
-        results = self._run_here(ports, tensors) if live is None else self._run_there(route, live, ports, tensors)
+        results = (
+            self._run_here(ports, tensors)
+            if live is None
+            else self._run_there(route, live, ports, tensors)
+        )
         if trial.offer(ports, self._reads, tensors):
             self._ring()
         return results
@@ -114,7 +149,9 @@ class PlacedExecutable:
             self._is_kept = self._is_kept or is_kept
             loaded = self._reference
             if loaded is None:
-                loaded = self._reference = self.places[REFERENCE].opened.load(self.graph, self.constants)
+                loaded = self._reference = self.places[REFERENCE].opened.load(
+                    self.graph, self.constants
+                )
         return loaded
 
     @contextmanager
@@ -131,10 +168,14 @@ class PlacedExecutable:
         run = self._reference
         if run is None or not self._is_kept:
             run = self.reference()
-        outputs, written = run(ports, self._gathered(tensors, REFERENCE) if self._reads else _NOTHING)
+        outputs, written = run(
+            ports, self._gathered(tensors, REFERENCE) if self._reads else _NOTHING
+        )
         return outputs, self._wrapped(written, REFERENCE) if written else _NOTHING
 
-    def _run_there(self, route: Route, live: Live, ports: Mapping[str, ArrayLike], tensors: Tensors) -> Results:
+    def _run_there(
+        self, route: Route, live: Live, ports: Mapping[str, ArrayLike], tensors: Tensors
+    ) -> Results:
         place, run = live
         try:
             gathered = self._gathered(tensors, place.index)
@@ -145,10 +186,13 @@ class PlacedExecutable:
                 route.wants_audit = True
                 self._ring()
             return outputs, self._wrapped(written, place.index) if written else _NOTHING
-        except Exception as error:  # an engine of others may raise anything; what the reference refuses as well was the caller's
+        # an engine of others may raise anything; what the reference refuses as well was the
+        # caller's
+        except Exception as error:
             failure = error
         results = self._run_here(ports, tensors)
-        if isinstance(failure, InputError):  # it is stricter than the reference, with this batch perhaps
+        # it is stricter than the reference, with this batch perhaps
+        if isinstance(failure, InputError):
             self.leave(route, place, f"it refuses what the reference takes: {failure}")
         else:
             self.fails(route, place, failure)
@@ -177,20 +221,27 @@ class PlacedExecutable:
         return Tensors(found)
 
     def _refuse_foreign(self, name: str, buffer: Buffer) -> NoReturn:
-        raise InputError(f"graph {self.graph.name!r}: tensor {name!r} is a {type(buffer).__name__} of another runtime; upload it here first")
+        raise InputError(
+            f"graph {self.graph.name!r}: tensor {name!r} is a {type(buffer).__name__} of another"
+            " runtime; upload it here first"
+        )
 
     def _wrapped(self, written: Tensors, place: int) -> Tensors:
         exchange = self.exchange
-        return Tensors({name: PlacedBuffer(buffer, place, exchange) for name, buffer in written.items()})
+        return Tensors(
+            {name: PlacedBuffer(buffer, place, exchange) for name, buffer in written.items()}
+        )
 
-    # -- routes ---------------------------------------------------------------------------------------
+    # -- routes ------------------------------------------------------------------------------------
     @property
     def routes(self) -> list[Route]:
         with self.change:
             return list(self.own_routes.values())
 
     def _route_of(self, size: int) -> Route:
-        """The route of a size that was not met before; every place where the graph may run is tried for a new one."""
+        """The route of a size that was not met before; every place where the graph may run is tried
+        for a new one.
+        """
         key = bounds(size, self._largest)
         with self.change:
             route = self.own_routes.get(key)
@@ -204,10 +255,16 @@ class PlacedExecutable:
         return route
 
     def _start(self, route: Route) -> None:
-        """Where the family has shown that such batches do well, they go at once; elsewhere they are tried."""
+        """Where the family has shown that such batches do well, they go at once; elsewhere they are
+        tried.
+        """
         refused = {*self.refused, *self.family.refused}
         known = self.family.won.get(route.key)
-        if known is not None and known[0].index not in refused and (run := self.loaded.get(known[0].index)) is not None:
+        if (
+            known is not None
+            and known[0].index not in refused
+            and (run := self.loaded.get(known[0].index)) is not None
+        ):
             route.move(known[0], run, known[1])
             return
         without_gain = self.family.lost.get(route.key, set()) if self.constants else set()
@@ -216,17 +273,23 @@ class PlacedExecutable:
                 continue
             route.todo.append(place)
             if place.index not in self.loaded and place not in self.waiting:
-                self.waiting.append(place)  # it was let go because nothing ran there, or not loaded ahead
+                # it was let go because nothing ran there, or not loaded ahead
+                self.waiting.append(place)
         if without_gain and not route.todo:
             route.why = "with other constants nothing else did better"
 
     def refuse(self, place: Place, why: str, is_noted: bool = True) -> None:
-        """Nothing of this graph runs in a place any more, nor of those that differ in their constants alone."""
+        """Nothing of this graph runs in a place any more, nor of those that differ in their
+        constants alone.
+        """
         self.family.refuse(place, why)
         is_noted = is_noted and place.index not in self.refused
         went_back = [one._gives_up(place, why) for one in self.family.members]
         if is_noted or any(went_back):
-            self._note(f"graph {self.graph.name!r} runs in {self.places[REFERENCE].name}, not in {place.name}: {why}")
+            self._note(
+                f"graph {self.graph.name!r} runs in {self.places[REFERENCE].name}, not in"
+                f" {place.name}: {why}"
+            )
 
     def _gives_up(self, place: Place, why: str) -> bool:
         with self.change:
@@ -245,10 +308,15 @@ class PlacedExecutable:
                 route.why = f"{place.name}: {why}"
         self.family.leave(route.key, place)
         if went_back or is_tried:  # and not once more for each call that was under way
-            self._note(f"graph {self.graph.name!r}, batch {route.batches}, does not run in {place.name}: {why}")
+            self._note(
+                f"graph {self.graph.name!r}, batch {route.batches}, does not run in {place.name}:"
+                f" {why}"
+            )
 
     def fails(self, route: Route, place: Place, error: Exception) -> None:
-        """A run has failed: perhaps by its batch. If the device itself fails, or batches of another size do too, nothing of the graph runs there."""
+        """A run has failed: perhaps by its batch. If the device itself fails, or batches of another
+        size do too, nothing of the graph runs there.
+        """
         why = f"{type(error).__name__}: {error}"
         with self.change:
             first = self._failed.setdefault(place.index, route)
@@ -259,7 +327,9 @@ class PlacedExecutable:
 
     @contextmanager
     def standing_aside(self, place: Place) -> Iterator[None]:
-        """Run in the reference meanwhile: for a batch that it does not know an engine may be built, and calls of others would wait for it."""
+        """Run in the reference meanwhile: for a batch that it does not know an engine may be built,
+        and calls of others would wait for it.
+        """
         with self.change:
             for route in self.own_routes.values():
                 route.step_aside(place)
@@ -271,7 +341,9 @@ class PlacedExecutable:
                     route.step_in()
 
     def where(self) -> str:
-        """Names of the runtimes that serve it, joined by ``+`` where batches of different sizes run in different ones."""
+        """Names of the runtimes that serve it, joined by ``+`` where batches of different sizes run
+        in different ones.
+        """
         reference = self.places[REFERENCE].name
         names = {route.where(reference) for route in self.routes if route.calls}
         return "+".join(sorted(names)) or reference

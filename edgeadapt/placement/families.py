@@ -1,4 +1,6 @@
-"""Graphs with the same model and the same names of constants: what one re-folded encoder has shown holds for the next."""
+"""Graphs with the same model and the same names of constants: what one re-folded encoder has shown
+holds for the next.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,12 @@ class Family:
     """What was found of graphs that differ in the values of their constants alone.
 
     Attributes:
-        members: those that somebody holds.
-        refused: place -> why none of them runs there.
-        not_loaded: place -> why no others are loaded there; those that are stay.
-        won: range of batches -> where they run best, and why.
-        lost: range of batches -> places that gave no gain, or did not take them.
-        load_s: seconds that the reference took to load the newest of them.
-        uploads: places that take other constants as fast as the reference does: there a graph is loaded at once.
+        members: those that somebody holds. refused: place -> why none of them runs there.
+        not_loaded: place -> why no others are loaded there; those that are stay. won: range of
+        batches -> where they run best, and why. lost: range of batches -> places that gave no gain,
+        or did not take them. load_s: seconds that the reference took to load the newest of them.
+        uploads: places that take other constants as fast as the reference does: there a graph is
+        loaded at once.
     """
 
     members: Held[PlacedExecutable] = field(default_factory=Held)

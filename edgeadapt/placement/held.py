@@ -1,4 +1,6 @@
-"""What somebody else holds, looked through by the thread of the trials while others add to it and let go."""
+"""What somebody else holds, looked through by the thread of the trials while others add to it and
+let go.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ One = TypeVar("One")
 
 
 class Held(Generic[One]):
-    """Forgets what nobody else holds. A ``WeakSet`` raises where something is added while another thread looks through it."""
+    """Forgets what nobody else holds. A ``WeakSet`` raises where something is added while another
+    thread looks through it.
+    """
 
     def __init__(self) -> None:
         self._held: weakref.WeakValueDictionary[int, One] = weakref.WeakValueDictionary()
@@ -20,7 +24,8 @@ class Held(Generic[One]):
 
     def __iter__(self) -> Iterator[One]:
         """Those that are there now."""
-        return iter([one for ref in self._held.valuerefs() if (one := ref()) is not None])  # one step for other threads: a list of the references
+        # one step for other threads: a list of the references
+        return iter([one for ref in self._held.valuerefs() if (one := ref()) is not None])
 
 
 __all__ = ["Held"]

@@ -1,4 +1,6 @@
-"""``Placing``: a runtime made of others. Graphs start on the reference, are tried on the candidates with calls that really come, and move when they gain."""
+"""``Placing``: a runtime made of others. Graphs start on the reference, are tried on the candidates
+with calls that really come, and move when they gain.
+"""
 
 from __future__ import annotations
 
@@ -34,36 +36,54 @@ class Placing:
     """Runs every graph where its round trip is least; see ``docs/placement.md``.
 
     Args:
-        reference: serves every call until something else has shown that it is right and faster, and whenever something else fails.
-        candidates: opened and tried in this order, on a thread of its own.
-        rules: when a graph may move.
+        reference: serves every call until something else has shown that it is right and faster, and
+        whenever something else fails. candidates: opened and tried in this order, on a thread of
+        its own. rules: when a graph may move.
     """
 
     name = "auto"
 
-    def __init__(self, reference: Runtime, candidates: Sequence[Place], rules: Rules | None = None) -> None:
+    def __init__(
+        self, reference: Runtime, candidates: Sequence[Place], rules: Rules | None = None
+    ) -> None:
         rules = rules or Rules()
         self.places = (Place(REFERENCE, reference.name, runtime=reference), *candidates)
         if [place.index for place in self.places] != list(range(len(self.places))):
-            raise InputError(f"candidates are numbered from 1 on, got {[place.index for place in candidates]}")
+            raise InputError(
+                f"candidates are numbered from 1 on, got {[place.index for place in candidates]}"
+            )
         self.exchange = Exchange(self.places)
         self._reference, self._notes = reference, Notes()
         self._loaded: OrderedDict[str, PlacedExecutable] = OrderedDict()
-        self._refolded: weakref.WeakValueDictionary[tuple[str, str], PlacedExecutable] = weakref.WeakValueDictionary()
+        self._refolded: weakref.WeakValueDictionary[tuple[str, str], PlacedExecutable] = (
+            weakref.WeakValueDictionary()
+        )
         self._families: dict[tuple[str, tuple[str, ...]], Family] = {}
         self._executables: Held[PlacedExecutable] = Held()
         self._lock = threading.Lock()
         self._bell = background.Bell()
-        self._tries = Tries(self.places, self._executables, Judge(self.exchange, rules), Room(rules.sample_mib << 20), rules.gain, self._bell, self._notes)
+        self._tries = Tries(
+            self.places,
+            self._executables,
+            Judge(self.exchange, rules),
+            Room(rules.sample_mib << 20),
+            rules.gain,
+            self._bell,
+            self._notes,
+        )
         self._thread = background.start(self._tries, self._bell)
         weakref.finalize(self, self._bell.stop)
 
-    # -- the protocol of a runtime ----------------------------------------------------------------------
-    def load(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None) -> PlacedExecutable:
-        """A runnable graph, cached by its hash; the least recently used of 16 is let go. With constants it is shared for as long as somebody holds it.
+    # -- the protocol of a runtime -----------------------------------------------------------------
+    def load(
+        self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None
+    ) -> PlacedExecutable:
+        """A runnable graph, cached by its hash; the least recently used of 16 is let go. With
+        constants it is shared for as long as somebody holds it.
 
-        It runs on the reference from now on. Where others with the same names of constants have shown that a candidate is right and faster,
-        and takes constants as an upload, it is loaded there instead.
+        It runs on the reference from now on. Where others with the same names of constants have
+        shown that a candidate is right and faster, and takes constants as an upload, it is loaded
+        there instead.
 
         Raises:
             BundleError: as of the reference.
@@ -78,7 +98,9 @@ class Placing:
             loaded = self._loaded.get(graph.sha256)
             if loaded is None:
                 run = self._reference.load(graph)
-                loaded = self._loaded[graph.sha256] = self._placed(graph, None, run, self._family(graph, ()))
+                loaded = self._loaded[graph.sha256] = self._placed(
+                    graph, None, run, self._family(graph, ())
+                )
                 if len(self._loaded) > CACHED:
                     self._loaded.popitem(last=False)
             else:
@@ -86,14 +108,22 @@ class Placing:
         return loaded
 
     def upload(self, values: Mapping[str, NDArray[Any]]) -> Tensors:
-        """Copy arrays into buffers of the reference; where else they are read they come when they are.
+        """Copy arrays into buffers of the reference; where else they are read they come when they
+        are.
 
         Raises:
             InputError: a value has a dtype that no tensor can have.
         """
-        return Tensors({name: PlacedBuffer(buffer, REFERENCE, self.exchange) for name, buffer in self._reference.upload(values).items()})
+        return Tensors(
+            {
+                name: PlacedBuffer(buffer, REFERENCE, self.exchange)
+                for name, buffer in self._reference.upload(values).items()
+            }
+        )
 
-    def download(self, tensors: Tensors, names: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+    def download(
+        self, tensors: Tensors, names: Iterable[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
         """Copies on the host, of all tensors or of those named.
 
         Raises:
@@ -104,7 +134,10 @@ class Placing:
         buffers: dict[str, PlacedBuffer] = {}
         for name in wanted:
             if name not in tensors:
-                raise InputError(f"no tensor {name!r} to download; there are: {', '.join(sorted(tensors)[:8]) or 'none'}")
+                raise InputError(
+                    f"no tensor {name!r} to download; there are:"
+                    f" {', '.join(sorted(tensors)[:8]) or 'none'}"
+                )
             buffer = tensors[name]
             if not isinstance(buffer, PlacedBuffer) or buffer.exchange is not self.exchange:
                 raise InputError(f"tensor {name!r} is a {type(buffer).__name__} of another runtime")
@@ -114,16 +147,26 @@ class Placing:
 
     @property
     def runs_where_called(self) -> bool:
-        """True as long as the reference computes on the thread that calls, and nothing runs elsewhere. ``spent`` is right in either case."""
+        """True as long as the reference computes on the thread that calls, and nothing runs
+        elsewhere. ``spent`` is right in either case.
+        """
         is_here = bool(getattr(self._reference, "runs_where_called", False))
-        return is_here and not any(route.live is not None for one in list(self._executables) for route in one.routes)
+        return is_here and not any(
+            route.live is not None for one in list(self._executables) for route in one.routes
+        )
 
     @property
     def spent(self) -> Any:
-        """Seconds of work of the calling thread: its own, and what it waited for devices. None where the reference has threads of its own."""
-        return self.exchange.elsewhere.spent if getattr(self._reference, "runs_where_called", False) else None
+        """Seconds of work of the calling thread: its own, and what it waited for devices. None
+        where the reference has threads of its own.
+        """
+        return (
+            self.exchange.elsewhere.spent
+            if getattr(self._reference, "runs_where_called", False)
+            else None
+        )
 
-    # -- looking inside -------------------------------------------------------------------------------
+    # -- looking inside ----------------------------------------------------------------------------
     @property
     def lost(self) -> str:
         """Why tensors cannot be read any more, and what to do; empty as long as all can."""
@@ -131,11 +174,21 @@ class Placing:
 
     def where(self, executable: Executable | None) -> str:
         """Name of the runtime that serves a graph now; of the reference where it is not loaded."""
-        return executable.where() if isinstance(executable, PlacedExecutable) else self._reference.name
+        return (
+            executable.where() if isinstance(executable, PlacedExecutable) else self._reference.name
+        )
 
     def report(self) -> dict[str, Any]:
-        """As plain values: ``graphs``, ``runtimes``, ``copies``, ``notes``, ``doing``; see ``edgeadapt.placement.report``."""
-        return report_of(self.places, list(self._executables), self.exchange, self._notes.texts(), self._tries.doing)
+        """As plain values: ``graphs``, ``runtimes``, ``copies``, ``notes``, ``doing``; see
+        ``edgeadapt.placement.report``.
+        """
+        return report_of(
+            self.places,
+            list(self._executables),
+            self.exchange,
+            self._notes.texts(),
+            self._tries.doing,
+        )
 
     @property
     def is_settled(self) -> bool:
@@ -143,7 +196,9 @@ class Placing:
         return self._tries.is_settled
 
     def close(self, timeout_s: float = 1.0) -> bool:
-        """Try nothing any more; what is loaded goes on where it runs. False if the thread is in the middle of a build that did not end in time."""
+        """Try nothing any more; what is loaded goes on where it runs. False if the thread is in the
+        middle of a build that did not end in time.
+        """
         self._bell.stop()
         for executable in list(self._executables):
             for route in executable.routes:
@@ -152,12 +207,28 @@ class Placing:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    # -- loading --------------------------------------------------------------------------------------
+    # -- loading -----------------------------------------------------------------------------------
     def _family(self, graph: GraphFile, names: tuple[str, ...]) -> Family:
         return self._families.setdefault((graph.sha256, names), Family())
 
-    def _placed(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None, run: Executable, family: Family) -> PlacedExecutable:
-        made = PlacedExecutable(graph, constants, run.signature, run, self.places, self.exchange, family, self._bell.ring, self._notes.add)
+    def _placed(
+        self,
+        graph: GraphFile,
+        constants: Mapping[str, NDArray[Any]] | None,
+        run: Executable,
+        family: Family,
+    ) -> PlacedExecutable:
+        made = PlacedExecutable(
+            graph,
+            constants,
+            run.signature,
+            run,
+            self.places,
+            self.exchange,
+            family,
+            self._bell.ring,
+            self._notes.add,
+        )
         self._executables.add(made)
         self._bell.ring()
         return made
@@ -173,19 +244,36 @@ class Placing:
         family.load_s = time.perf_counter() - started
         return self._placed(graph, private, run, family)
 
-    def _straight(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]], family: Family, place: Place) -> PlacedExecutable | None:
+    def _straight(
+        self, graph: GraphFile, constants: Mapping[str, NDArray[Any]], family: Family, place: Place
+    ) -> PlacedExecutable | None:
         """Loaded in a candidate alone; None where that has to wait, or fails."""
-        if place.index in {*family.refused, *family.not_loaded} or not place.gate.acquire(blocking=False):  # something is being built there
+        # something is being built there
+        if place.index in {*family.refused, *family.not_loaded} or not place.gate.acquire(
+            blocking=False
+        ):
             return None
         try:
             run = place.opened.load(graph, constants)
         except Exception as error:
             family.not_loaded[place.index] = f"{type(error).__name__}: {error}"
-            self._notes.add(f"graph {graph.name!r}: {place.name} did not take other constants: {error}")
+            self._notes.add(
+                f"graph {graph.name!r}: {place.name} did not take other constants: {error}"
+            )
             return None
         finally:
             place.gate.release()
-        made = PlacedExecutable(graph, constants, run.signature, None, self.places, self.exchange, family, self._bell.ring, self._notes.add)
+        made = PlacedExecutable(
+            graph,
+            constants,
+            run.signature,
+            None,
+            self.places,
+            self.exchange,
+            family,
+            self._bell.ring,
+            self._notes.add,
+        )
         made.loaded[place.index] = run
         self._executables.add(made)
         return made

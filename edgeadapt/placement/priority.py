@@ -1,8 +1,10 @@
-"""Work that lets others go first: opening a runtime, building an engine. Linux has a priority per thread; elsewhere nothing changes.
+"""Work that lets others go first: opening a runtime, building an engine. Linux has a priority per
+thread; elsewhere nothing changes.
 
-What is measured runs at the priority of those who call: others that want the core would else be part of the figures. A thread that a runtime starts takes
-the priority of the one that starts it, so those that it keeps get their own back. Without the right to raise a priority (root, ``CAP_SYS_NICE``, or an
-``RLIMIT_NICE`` that allows it) that is refused, and they stay as they are.
+What is measured runs at the priority of those who call: others that want the core would else be
+part of the figures. A thread that a runtime starts takes the priority of the one that starts it, so
+those that it keeps get their own back. Without the right to raise a priority (root,
+``CAP_SYS_NICE``, or an ``RLIMIT_NICE`` that allows it) that is refused, and they stay as they are.
 """
 
 from __future__ import annotations
@@ -73,7 +75,10 @@ def _bring_back(threads: set[int], usual: int) -> None:
         except ProcessLookupError:  # it has ended
             continue
         except PermissionError:
-            log.info("placement: threads that a runtime has started keep a low priority: this process may not raise one (RLIMIT_NICE)")
+            log.info(
+                "placement: threads that a runtime has started keep a low priority: this process"
+                " may not raise one (RLIMIT_NICE)"
+            )
             return
 
 

@@ -1,4 +1,6 @@
-"""Batches of about one size of one graph: where they run now, what was measured, and the call that a trial waits for."""
+"""Batches of about one size of one graph: where they run now, what was measured, and the call that
+a trial waits for.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ Live = tuple[Place, Executable]
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A real call, to be run again: ports copied, for they are the caller's; tensors held, for they do not change."""
+    """A real call, to be run again: ports copied, for they are the caller's; tensors held, for they
+    do not change.
+    """
 
     ports: Mapping[str, Any]
     tensors: Mapping[str, PlacedBuffer]
@@ -46,7 +50,8 @@ class Room:
         return fits
 
     def give_back(self, nbytes: int) -> None:
-        self._back.append(nbytes)  # without the lock: the garbage collector may call this on the thread that holds it
+        # without the lock: the garbage collector may call this on the thread that holds it
+        self._back.append(nbytes)
 
     def _count(self) -> int:
         while self._back:
@@ -59,8 +64,9 @@ class Measured:
     """What a trial has found so far.
 
     Attributes:
-        error: largest relative difference. calls: that agreed. ties: that said nothing.
-        here, there: of every measurement on the reference and on the candidate: seconds of the call, and seconds for its tensors to come and go.
+        error: largest relative difference. calls: that agreed. ties: that said nothing. here,
+        there: of every measurement on the reference and on the candidate: seconds of the call, and
+        seconds for its tensors to come and go.
     """
 
     error: float = 0.0
@@ -100,18 +106,32 @@ class Trial:
         is_audit: the graph runs there already; one call is compared and nothing is timed.
     """
 
-    def __init__(self, place: Place, run: Executable, room: Room, comes: Sequence[str], is_audit: bool = False) -> None:
-        self.place, self.run, self.measured, self.comes, self.is_audit = place, run, Measured(), tuple(comes), is_audit
+    def __init__(
+        self,
+        place: Place,
+        run: Executable,
+        room: Room,
+        comes: Sequence[str],
+        is_audit: bool = False,
+    ) -> None:
+        self.place = place
+        self.run = run
+        self.measured = Measured()
+        self.comes = tuple(comes)
+        self.is_audit = is_audit
         self.is_warm = False
         self._room, self._lock, self._is_over = room, threading.Lock(), False
         self._sample: Sample | None = None
         self._let_go: Callable[[], Any] | None = None
-        self._last: tuple[weakref.ref[Any], ...] | None = None  # weak: a number is given to another buffer when one is let go
+        # weak: a number is given to another buffer when one is let go
+        self._last: tuple[weakref.ref[Any], ...] | None = None
         self._seen = self._changed = 0
 
     @property
     def fresh_share(self) -> float:
-        """Share of calls that came with other tensors of others than the call before: those for which tensors have to cross."""
+        """Share of calls that came with other tensors of others than the call before: those for
+        which tensors have to cross.
+        """
         return self._changed / self._seen if self._seen else 1.0
 
     @property
@@ -124,20 +144,33 @@ class Trial:
         return self._sample is not None
 
     def offer(self, ports: Mapping[str, ArrayLike], reads: Sequence[str], tensors: Tensors) -> bool:
-        """Look at a call that was just answered; True if it was taken as a sample, which the trial then runs again."""
+        """Look at a call that was just answered; True if it was taken as a sample, which the trial
+        then runs again.
+        """
         held, last = tuple([weakref.ref(tensors[name]) for name in self.comes]), self._last
         if last is not None:
-            self._seen, self._changed = self._seen + 1, self._changed + (held != last)  # a race costs a count
+            # a race costs a count
+            self._seen, self._changed = self._seen + 1, self._changed + (held != last)
         self._last = held
-        if self._sample is not None or self._is_over or not all(isinstance(value, (np.ndarray, np.generic, int, float)) for value in ports.values()):
+        if (
+            self._sample is not None
+            or self._is_over
+            or not all(
+                isinstance(value, (np.ndarray, np.generic, int, float)) for value in ports.values()
+            )
+        ):
             return False
         nbytes = sum(value.nbytes for value in ports.values() if isinstance(value, np.ndarray))
         with self._lock:
             if self._sample is not None or self._is_over or not self._room.take(nbytes):
                 return False
-            copies = {name: np.array(value, order="C") if isinstance(value, np.ndarray) else value for name, value in ports.items()}
+            copies = {
+                name: np.array(value, order="C") if isinstance(value, np.ndarray) else value
+                for name, value in ports.items()
+            }
             sample = Sample(copies, {name: _placed(tensors[name]) for name in reads})
-            self._let_go = given_back = weakref.finalize(sample, self._room.give_back, nbytes)  # once: by ``done``, or with a graph that nobody holds
+            # once: by ``done``, or with a graph that nobody holds
+            self._let_go = given_back = weakref.finalize(sample, self._room.give_back, nbytes)
             given_back.atexit = False
             self._sample = sample
         return True
@@ -165,18 +198,16 @@ def _placed(buffer: Any) -> PlacedBuffer:
 
 
 class Route:
-    """Calls whose free axis has between ``smallest`` and ``largest`` entries; 0 and 0 where no axis is free.
+    """Calls whose free axis has between ``smallest`` and ``largest`` entries; 0 and 0 where no axis
+    is free.
 
     Attributes:
-        live: where they run; None is the reference. Published by one assignment.
-        aside: where they will run again when what is built there has been built.
-        trial: that wants a call; None while there is none.
-        todo: places that are still to be tried.
-        measured: place -> what its trial has found.
-        why: why they run where they do.
-        calls: until now, about: threads may lose one.
-        served: of these, since they run where they do.
-        wants_audit: a call is to be compared again. audits: that were, and agreed. ties: that said nothing.
+        live: where they run; None is the reference. Published by one assignment. aside: where they
+        will run again when what is built there has been built. trial: that wants a call; None while
+        there is none. todo: places that are still to be tried. measured: place -> what its trial
+        has found. why: why they run where they do. calls: until now, about: threads may lose one.
+        served: of these, since they run where they do. wants_audit: a call is to be compared again.
+        audits: that were, and agreed. ties: that said nothing.
     """
 
     def __init__(self, smallest: int, largest: int) -> None:
@@ -201,7 +232,9 @@ class Route:
         self.live = (place, run)
 
     def take_back(self, place: Place, why: str) -> bool:
-        """They do not run in a place any more, nor are they tried there; True if they did run there."""
+        """They do not run in a place any more, nor are they tried there; True if they did run
+        there.
+        """
         self.todo = [one for one in self.todo if one is not place]
         if self.trial is not None and self.trial.place is place:
             self.end_trial()
@@ -245,11 +278,20 @@ class Route:
     @property
     def batches(self) -> str:
         """``9-16``; ``any`` where no axis is free."""
-        return "any" if not self.largest else str(self.largest) if self.smallest == self.largest else f"{self.smallest}-{self.largest}"
+        return (
+            "any"
+            if not self.largest
+            else (
+                str(self.largest)
+                if self.smallest == self.largest
+                else f"{self.smallest}-{self.largest}"
+            )
+        )
 
 
 def bounds(size: int, largest: int = 0) -> tuple[int, int]:
-    """The range of batches that a size belongs to: powers of two, as engines are built for; not above ``largest`` where that is known.
+    """The range of batches that a size belongs to: powers of two, as engines are built for; not
+    above ``largest`` where that is known.
 
     >>> bounds(1), bounds(9), bounds(32), bounds(20, 24), bounds(40, 24)
     ((1, 1), (9, 16), (17, 32), (17, 24), (33, 64))

@@ -13,11 +13,11 @@ class Rules:
     """What has to hold before batches of about one size leave the reference.
 
     Args:
-        tolerance: relative difference that is rounding in float32: of an output's size, of a tensor's change.
-        low_tolerance: the same in float16 and int8, where right kernels in another order differ by a few thousandths.
-        calls: real calls that have to agree.
-        gain: share of the round trip that has to be gained, over wherever they run now.
-        sample_mib: that copies of calls may take, MiB, while they wait to be run again.
+        tolerance: relative difference that is rounding in float32: of an output's size, of a
+        tensor's change. low_tolerance: the same in float16 and int8, where right kernels in another
+        order differ by a few thousandths. calls: real calls that have to agree. gain: share of the
+        round trip that has to be gained, over wherever they run now. sample_mib: that copies of
+        calls may take, MiB, while they wait to be run again.
 
     Raises:
         InputError: a value that means nothing.
@@ -41,7 +41,11 @@ class Rules:
 
     def tolerance_of(self, graph: GraphFile) -> float:
         """By what the graph computes in."""
-        return self.tolerance if graph.precision == "float32" else max(self.tolerance, self.low_tolerance)
+        return (
+            self.tolerance
+            if graph.precision == "float32"
+            else max(self.tolerance, self.low_tolerance)
+        )
 
 
 __all__ = ["Rules"]

@@ -1,4 +1,6 @@
-"""Trying graphs elsewhere, on the thread of its own: open a candidate, load a graph there, run samples again, and decide."""
+"""Trying graphs elsewhere, on the thread of its own: open a candidate, load a graph there, run
+samples again, and decide.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from edgeadapt.placement.trials import Judge, too_many
 from edgeadapt.runtime import BuildsAhead, Executable
 
 log = logging.getLogger("edgeadapt")
-_UPLOAD = 2.0  # times the reference's load: up to that, other constants are an upload and not a build
+# times the reference's load: up to that, other constants are an upload and not a build
+_UPLOAD = 2.0
 
 
 class Tries:
@@ -27,16 +30,30 @@ class Tries:
 
     Args:
         places: the reference, then the candidates in the order in which they are tried.
-        executables: those that somebody holds.
-        judge: runs samples. room: for samples. gain: share of the time that has to be gained to move.
-        bell: tells when to end.
+        executables: those that somebody holds. judge: runs samples. room: for samples. gain: share
+        of the time that has to be gained to move. bell: tells when to end.
 
     Attributes:
         doing: what is built or run at this moment; empty if nothing.
     """
 
-    def __init__(self, places: tuple[Place, ...], executables: Held[PlacedExecutable], judge: Judge, room: Room, gain: float, bell: Bell, notes: Notes) -> None:
-        self._places, self._executables, self._judge, self._room, self._gain, self._bell, self._notes = places, executables, judge, room, gain, bell, notes
+    def __init__(
+        self,
+        places: tuple[Place, ...],
+        executables: Held[PlacedExecutable],
+        judge: Judge,
+        room: Room,
+        gain: float,
+        bell: Bell,
+        notes: Notes,
+    ) -> None:
+        self._places = places
+        self._executables = executables
+        self._judge = judge
+        self._room = room
+        self._gain = gain
+        self._bell = bell
+        self._notes = notes
         self.doing = ""
 
     @property
@@ -44,10 +61,16 @@ class Tries:
         """True if nothing could go on before another call comes."""
         if self._bell.is_stopped:
             return not self.doing
-        return not self.doing and not self._bell.has_rung and not any(one.waiting or self._has_work(one) for one in list(self._executables))
+        return (
+            not self.doing
+            and not self._bell.has_rung
+            and not any(one.waiting or self._has_work(one) for one in list(self._executables))
+        )
 
     def try_next(self) -> bool:
-        """One piece of work, the quickest first: a sample, a trial to begin, a graph to load. False if there is none."""
+        """One piece of work, the quickest first: a sample, a trial to begin, a graph to load. False
+        if there is none.
+        """
         executables = list(self._executables)
         for executable in executables:
             for route in executable.routes:
@@ -102,7 +125,9 @@ class Tries:
             self.doing = ""
 
     def _built(self, executable: PlacedExecutable, place: Place) -> Executable | None:
-        """The graph loaded there; None if the end came first. Where engines are kept they are built before: that can be cancelled, loading cannot."""
+        """The graph loaded there; None if the end came first. Where engines are kept they are built
+        before: that can be cancelled, loading cannot.
+        """
         runtime, graph, constants = place.opened, executable.graph, executable.constants
         if constants and graph.precision == "int8" and getattr(runtime, "refolds_by_input", False):
             raise RuntimeUnavailable(f"{place.name} cannot quantise weights that are replaced")
@@ -110,19 +135,33 @@ class Tries:
             try:
                 runtime.build(graph, constants, lambda *_: not self._bell.is_stopped)
             except RuntimeUnavailable as error:
-                if not self._bell.is_stopped:  # it may load even so: with constants built in, or what cannot be kept
-                    log.info("placement: graph %r is not built ahead in %s: %s", graph.name, place.name, error)
+                # it may load even so: with constants built in, or what cannot be kept
+                if not self._bell.is_stopped:
+                    log.info(
+                        "placement: graph %r is not built ahead in %s: %s",
+                        graph.name,
+                        place.name,
+                        error,
+                    )
         return None if self._bell.is_stopped else runtime.load(graph, constants)
 
     def _leave_out(self, place: Place) -> None:
-        """It does not open: no graph is tried there. When none does, there is nothing left to do."""
+        """It does not open: no graph is tried there. When none does, there is nothing left to
+        do.
+        """
         for executable in list(self._executables):
             executable.refuse(place, place.why_not, is_noted=False)
         self._notes.add(f"nothing runs in {place.name}: {place.why_not}")
         if all(one.why_not for one in self._places[1:]):
             self._bell.stop()
 
-    def _try_sample(self, executable: PlacedExecutable, route: Route, trial: Trial, executables: list[PlacedExecutable]) -> None:
+    def _try_sample(
+        self,
+        executable: PlacedExecutable,
+        route: Route,
+        trial: Trial,
+        executables: list[PlacedExecutable],
+    ) -> None:
         sample = trial.sample()
         if sample is None:
             return
@@ -145,7 +184,9 @@ class Tries:
             trial.done()
             self.doing = ""
 
-    def _audit(self, executable: PlacedExecutable, route: Route, trial: Trial, sample: Sample) -> None:
+    def _audit(
+        self, executable: PlacedExecutable, route: Route, trial: Trial, sample: Sample
+    ) -> None:
         """Compare again. A tie says nothing, so the next call is compared, too."""
         found = self._judge.audit(executable, trial, sample)
         route.ties += found.is_tie
@@ -158,7 +199,10 @@ class Tries:
 
     def _decide(self, executable: PlacedExecutable, route: Route, trial: Trial) -> None:
         place, measured = trial.place, trial.measured
-        figures = f"{1e3 * measured.there_s:.3g} ms, {self._places[REFERENCE].name} {1e3 * measured.here_s:.3g} ms"
+        figures = (
+            f"{1e3 * measured.there_s:.3g} ms, {self._places[REFERENCE].name}"
+            f" {1e3 * measured.here_s:.3g} ms"
+        )
         if measured.ratio >= (1.0 - self._gain) * route.ratio():
             self._end(route, trial, "" if route.live else f"{place.name} is not faster: {figures}")
             executable.family.lost.setdefault(route.key, set()).add(place.index)
@@ -167,11 +211,19 @@ class Tries:
             if place.index in executable.refused or self._bell.is_stopped:
                 return
             place.has_served = True
-            route.move(place, trial.run, f"{place.name} is faster: {figures}; {measured.calls} calls agree to {measured.error:.1e}")
+            route.move(
+                place,
+                trial.run,
+                f"{place.name} is faster: {figures}; {measured.calls} calls agree to"
+                f" {measured.error:.1e}",
+            )
             self._end(route, trial, "")
         self._notes.add(f"graph {executable.graph.name!r}, batch {route.batches}: {route.why}")
         if executable.constants:
-            executable.family.won[route.key] = (place, f"as others with other constants: {route.why}")
+            executable.family.won[route.key] = (
+                place,
+                f"as others with other constants: {route.why}",
+            )
             self._ask_for_other_constants(executable, place)
 
     def _end(self, route: Route, trial: Trial, why: str) -> None:
@@ -180,37 +232,63 @@ class Tries:
             route.end_trial()
 
     def _ask_for_other_constants(self, executable: PlacedExecutable, place: Place) -> None:
-        """Is another set of constants an upload here, or a build? Found out with one that nobody uses."""
+        """Is another set of constants an upload here, or a build? Found out with one that nobody
+        uses.
+        """
         family = executable.family
         if place in family.uploads or executable.constants is None:
             return
-        other = {name: value * np.asarray(1.001, value.dtype) if value.dtype.kind == "f" else value for name, value in executable.constants.items()}
+        other = {
+            name: value * np.asarray(1.001, value.dtype) if value.dtype.kind == "f" else value
+            for name, value in executable.constants.items()
+        }
         started = time.perf_counter()
         try:
             with place.gate:
                 at_low_priority(lambda: place.opened.load(executable.graph, other))
         except Exception as error:
             family.not_loaded.setdefault(place.index, f"{type(error).__name__}: {error}")
-            self._notes.add(f"graph {executable.graph.name!r}: {place.name} does not take other constants: {error}")
+            self._notes.add(
+                f"graph {executable.graph.name!r}: {place.name} does not take other constants:"
+                f" {error}"
+            )
             return
         took = time.perf_counter() - started
         if took <= _UPLOAD * family.load_s:
             family.uploads.append(place)
         else:
-            family.not_loaded.setdefault(place.index, f"other constants take {1e3 * took:.3g} ms to load, {1e3 * family.load_s:.3g} ms in {self._places[REFERENCE].name}")
-            self._notes.add(f"graph {executable.graph.name!r}: {place.name}: {family.not_loaded[place.index]}")
+            family.not_loaded.setdefault(
+                place.index,
+                f"other constants take {1e3 * took:.3g} ms to load, {1e3 * family.load_s:.3g} ms in"
+                f" {self._places[REFERENCE].name}",
+            )
+            self._notes.add(
+                f"graph {executable.graph.name!r}: {place.name}: {family.not_loaded[place.index]}"
+            )
 
     def _has_work(self, executable: PlacedExecutable) -> bool:
-        return any((route.trial is not None and route.trial.has_sample) or (route.trial is None and (route.todo or route.wants_audit)) for route in executable.routes)
+        return any(
+            (route.trial is not None and route.trial.has_sample)
+            or (route.trial is None and (route.todo or route.wants_audit))
+            for route in executable.routes
+        )
 
     def _tidy(self, executable: PlacedExecutable) -> None:
-        """Let go of what was loaded for trials and serves nothing. Before the first call nothing is known."""
+        """Let go of what was loaded for trials and serves nothing. Before the first call nothing is
+        known.
+        """
         with executable.change:
             routes = list(executable.own_routes.values())
-            if not routes or executable.waiting or any(route.trial is not None or route.todo for route in routes):
+            if (
+                not routes
+                or executable.waiting
+                or any(route.trial is not None or route.todo for route in routes)
+            ):
                 return
             used = {route.live[0].index for route in routes if route.live is not None}
-            executable.loaded = {index: run for index, run in executable.loaded.items() if index in used}
+            executable.loaded = {
+                index: run for index, run in executable.loaded.items() if index in used
+            }
 
 
 __all__ = ["Tries"]

@@ -1,10 +1,11 @@
-"""Nineteen image corruptions at five severities, in numpy, seeded and independent of the image size.
+"""Nineteen image corruptions at five severities, in numpy, seeded and independent of the image
+size.
 
-Fifteen are for reporting and follow the families of Hendrycks and Dietterich (ICLR 2019, arXiv 1903.12261);
-four (``TUNING``) are for choosing settings and never appear in a report. The definitions are ours: spatial
-parameters are fractions of the image height, so the same severity means the same at 28 and at 96 pixels,
-and marks are not comparable with ImageNet-C. Severity 3 of noise, contrast, fog and brightness equals
-sigma .18, gain .25, field .9 + .25 and +.35.
+Fifteen are for reporting and follow the families of Hendrycks and Dietterich (ICLR 2019, arXiv
+1903.12261); four (``TUNING``) are for choosing settings and never appear in a report. The
+definitions are ours: spatial parameters are fractions of the image height, so the same severity
+means the same at 28 and at 96 pixels, and marks are not comparable with ImageNet-C. Severity 3 of
+noise, contrast, fog and brightness equals sigma .18, gain .25, field .9 + .25 and +.35.
 """
 
 from __future__ import annotations
@@ -120,14 +121,20 @@ def _sample(x: _Float, rows: _Float, columns: _Float) -> _Float:
 
 
 def _grid(x: _Float) -> tuple[_Float, _Float]:
-    rows, columns = np.meshgrid(np.arange(x.shape[1], dtype=np.float32), np.arange(x.shape[2], dtype=np.float32), indexing="ij")
+    rows, columns = np.meshgrid(
+        np.arange(x.shape[1], dtype=np.float32),
+        np.arange(x.shape[2], dtype=np.float32),
+        indexing="ij",
+    )
     return np.broadcast_to(rows, x.shape[:3]).copy(), np.broadcast_to(columns, x.shape[:3]).copy()
 
 
 def _zoom(x: _Float, factor: float) -> _Float:
     rows, columns = _grid(x)
     centre_r, centre_c = (x.shape[1] - 1) / 2, (x.shape[2] - 1) / 2
-    return _sample(x, centre_r + (rows - centre_r) / factor, centre_c + (columns - centre_c) / factor)
+    return _sample(
+        x, centre_r + (rows - centre_r) / factor, centre_c + (columns - centre_c) / factor
+    )
 
 
 def _gaussian_noise(x: _Float, sigma: float, rng: np.random.Generator) -> _Float:
@@ -140,7 +147,9 @@ def _shot_noise(x: _Float, photons: float, rng: np.random.Generator) -> _Float:
 
 def _impulse_noise(x: _Float, share: float, rng: np.random.Generator) -> _Float:
     draw = rng.random(x.shape[:3])[..., None]
-    return np.where(draw < share / 2, 0.0, np.where(draw > 1 - share / 2, 1.0, x)).astype(np.float32)
+    return np.where(draw < share / 2, 0.0, np.where(draw > 1 - share / 2, 1.0, x)).astype(
+        np.float32
+    )
 
 
 def _defocus_blur(x: _Float, radius: float, rng: np.random.Generator) -> _Float:
@@ -151,14 +160,20 @@ def _defocus_blur(x: _Float, radius: float, rng: np.random.Generator) -> _Float:
     wide = np.pad(x, [(0, 0), (reach, reach), (reach, reach), (0, 0)], mode="edge")
     out = np.zeros_like(x)
     for (i, j), weight in zip(offsets, cover, strict=True):
-        out += weight * wide[:, reach + i : reach + i + x.shape[1], reach + j : reach + j + x.shape[2]]
+        out += (
+            weight * wide[:, reach + i : reach + i + x.shape[1], reach + j : reach + j + x.shape[2]]
+        )
     return out / np.float32(sum(cover))
 
 
 def _glass_blur(x: _Float, reach: float, rng: np.random.Generator) -> _Float:
     rows, columns = _grid(x)
     pixels = max(reach * x.shape[1], 0.7)
-    moved = _sample(x, rows + rng.uniform(-pixels, pixels, rows.shape), columns + rng.uniform(-pixels, pixels, rows.shape))
+    moved = _sample(
+        x,
+        rows + rng.uniform(-pixels, pixels, rows.shape),
+        columns + rng.uniform(-pixels, pixels, rows.shape),
+    )
     return _blur(moved, 0.4)
 
 
@@ -194,7 +209,9 @@ def _frost(x: _Float, opacity: float, rng: np.random.Generator) -> _Float:
 def _fog(x: _Float, amplitude: float, rng: np.random.Generator) -> _Float:
     veil = amplitude * _smooth_field(x.shape[:3], 0.14 * x.shape[1], rng) + 0.25
     peak = x.max(axis=(1, 2, 3), keepdims=True)
-    return ((x + veil) * np.maximum(peak, 0.2) / (np.maximum(peak, 0.2) + amplitude + 0.25)).astype(np.float32)
+    return ((x + veil) * np.maximum(peak, 0.2) / (np.maximum(peak, 0.2) + amplitude + 0.25)).astype(
+        np.float32
+    )
 
 
 def _brightness(x: _Float, offset: float, rng: np.random.Generator) -> _Float:
@@ -209,7 +226,9 @@ def _contrast(x: _Float, gain: float, rng: np.random.Generator) -> _Float:
 def _elastic_transform(x: _Float, reach: float, rng: np.random.Generator) -> _Float:
     rows, columns = _grid(x)
     scale = 2 * reach * x.shape[1]
-    fields = [(_smooth_field(x.shape[:3], 0.1 * x.shape[1], rng)[..., 0] - 0.5) * scale for _ in range(2)]
+    fields = [
+        (_smooth_field(x.shape[:3], 0.1 * x.shape[1], rng)[..., 0] - 0.5) * scale for _ in range(2)
+    ]
     return _sample(x, rows + fields[0], columns + fields[1])
 
 
@@ -227,7 +246,9 @@ def _jpeg_compression(x: _Float, step: float, rng: np.random.Generator) -> _Floa
     height, width = x.shape[1:3]
     wide = np.pad(x, [(0, 0), (0, -height % 8), (0, -width % 8), (0, 0)], mode="edge")
     k = np.arange(8)
-    basis = np.sqrt(np.where(k == 0, 1, 2) / 8)[:, None] * np.cos(np.pi * (2 * k[None] + 1) * k[:, None] / 16)
+    basis = np.sqrt(np.where(k == 0, 1, 2) / 8)[:, None] * np.cos(
+        np.pi * (2 * k[None] + 1) * k[:, None] / 16
+    )
     blocks = wide.reshape(x.shape[0], wide.shape[1] // 8, 8, wide.shape[2] // 8, 8, x.shape[3])
     spectrum = np.einsum("ua,nhawbc,vb->nhuwvc", basis, blocks, basis)
     quantum = (step / 255.0 * (1 + 0.5 * (k[:, None] + k[None])))[None, None, :, None, :, None]
@@ -257,9 +278,23 @@ def _saturate(x: _Float, gain: float, rng: np.random.Generator) -> _Float:
 
 
 _CORRUPTIONS: dict[str, _Corruption] = {
-    "gaussian_noise": _gaussian_noise, "shot_noise": _shot_noise, "impulse_noise": _impulse_noise,
-    "defocus_blur": _defocus_blur, "glass_blur": _glass_blur, "motion_blur": _motion_blur, "zoom_blur": _zoom_blur,
-    "snow": _snow, "frost": _frost, "fog": _fog, "brightness": _brightness, "contrast": _contrast,
-    "elastic_transform": _elastic_transform, "pixelate": _pixelate, "jpeg_compression": _jpeg_compression,
-    "speckle_noise": _speckle_noise, "gaussian_blur": _gaussian_blur, "spatter": _spatter, "saturate": _saturate,
+    "gaussian_noise": _gaussian_noise,
+    "shot_noise": _shot_noise,
+    "impulse_noise": _impulse_noise,
+    "defocus_blur": _defocus_blur,
+    "glass_blur": _glass_blur,
+    "motion_blur": _motion_blur,
+    "zoom_blur": _zoom_blur,
+    "snow": _snow,
+    "frost": _frost,
+    "fog": _fog,
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "elastic_transform": _elastic_transform,
+    "pixelate": _pixelate,
+    "jpeg_compression": _jpeg_compression,
+    "speckle_noise": _speckle_noise,
+    "gaussian_blur": _gaussian_blur,
+    "spatter": _spatter,
+    "saturate": _saturate,
 }

@@ -14,9 +14,12 @@ _PACKAGES = ("edgeadapt", "numpy", "onnxruntime", "torch")
 def machine() -> dict[str, Any]:
     """The machine a report was measured on."""
     return {
-        "cpu": _cpu_model(), "cores": len(os.sched_getaffinity(0)), "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
-        "architecture": platform.machine(), "system": f"{platform.system()} {platform.release()}",
-    }  # fmt: skip
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
+        "architecture": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+    }
 
 
 def _cpu_model() -> str:
@@ -24,12 +27,16 @@ def _cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    names = [
+        line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))
+    ]
     return names[0] if names else platform.processor() or "unknown"
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages whose version changes a number; those that are not installed are left out."""
+    """Python and the packages whose version changes a number; those that are not installed are left
+    out.
+    """
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

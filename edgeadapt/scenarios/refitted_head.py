@@ -1,4 +1,6 @@
-"""What a user could pick instead, on the same features: a frozen head, and the same head refitted with labels."""
+"""What a user could pick instead, on the same features: a frozen head, and the same head refitted
+with labels.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,27 @@ from edgeadapt.device.numerics.linalg import NUMERICS
 
 
 class RefittedHead:
-    """The bundle's ridge head, fitted from scratch on labelled features of one condition: the oracle of a report.
+    """The bundle's ridge head, fitted from scratch on labelled features of one condition: the
+    oracle of a report.
 
     It sees the uncorrected features of the factory encoder and as many labels as it is given.
     """
 
-    def __init__(self, z: NDArray[np.float32], y: NDArray[np.int64], slots: int, *, penalty: float = 1e-3, balance: float = 1.0) -> None:
+    def __init__(
+        self,
+        z: NDArray[np.float32],
+        y: NDArray[np.int64],
+        slots: int,
+        *,
+        penalty: float = 1e-3,
+        balance: float = 1.0,
+    ) -> None:
         h = np.concatenate([z, np.ones((len(z), 1), np.float32)], axis=1).astype(np.float64)
         target = np.eye(slots)[y]
         moment = h.T @ target
-        weight, _, active = NUMERICS["balanced_ridge"](h.T @ h, moment, moment, penalty=penalty, balance=balance)
+        weight, _, active = NUMERICS["balanced_ridge"](
+            h.T @ h, moment, moment, penalty=penalty, balance=balance
+        )
         self._weight = np.asarray(weight, np.float64)
         self._active = np.asarray(active) > 0
 

@@ -1,4 +1,6 @@
-"""The two doors of the method suite. The rooms behind them import torch, so they are opened when they are called."""
+"""The two doors of the method suite. The rooms behind them import torch, so they are opened when
+they are called.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,13 @@ if TYPE_CHECKING:
 
 
 def check_method(method: Method, *, features: int = 24, taps: int = 6, slots: int = 5) -> None:
-    """Check that a method does what its roles promise, on a separable toy, and that every role function compiles.
+    """Check that a method does what its roles promise, on a separable toy, and that every role
+    function compiles.
 
-    A head is checked with its own logits; other methods read the class means, logits and residuals of ``Ridge`` and ``ResidualShift``,
-    which stand beside them as in a bundle. A method that adapts an encoder has an attribute ``encoder``; it is tried on
-    random images and ``features`` and ``taps`` are the encoder's.
+    A head is checked with its own logits; other methods read the class means, logits and residuals
+    of ``Ridge`` and ``ResidualShift``, which stand beside them as in a bundle. A method that adapts
+    an encoder has an attribute ``encoder``; it is tried on random images and ``features`` and
+    ``taps`` are the encoder's.
 
     =========  =========================================================================================================
     specs      names, shapes, kinds and class axes agree; ``factory`` fills exactly what is not derived, finite, always the same
@@ -31,29 +35,33 @@ def check_method(method: Method, *, features: int = 24, taps: int = 6, slots: in
     smooth     rows of weight 0 pull no other, a sure answer stays, an unsure one follows the samples that are like it
     =========  =========================================================================================================
 
-    Signatures, ``t`` being the tensors by name: ``learn(t, z, taps, y, sample_weight) -> new``, ``predict(t, z)``,
-    ``novelty(t, z, taps, logits)``, ``shift(t, z, taps, logits)``, ``correct(t, z)``, ``adjust(t, z, logits)``, ``smooth(t, z, logits, sample_weight)``,
-    ``adapt(t, z, sample_weight) -> (outputs, new)``,
-    ``fit(t, z, y, sample_weight, learning_rate) -> (outputs, new)``; with an encoder ``adapt(ports, t)`` and ``refold(ports, t)``.
+    Signatures, ``t`` being the tensors by name: ``learn(t, z, taps, y, sample_weight) -> new``,
+    ``predict(t, z)``, ``novelty(t, z, taps, logits)``, ``shift(t, z, taps, logits)``, ``correct(t,
+    z)``, ``adjust(t, z, logits)``, ``smooth(t, z, logits, sample_weight)``, ``adapt(t, z,
+    sample_weight) -> (outputs, new)``, ``fit(t, z, y, sample_weight, learning_rate) -> (outputs,
+    new)``; with an encoder ``adapt(ports, t)`` and ``refold(ports, t)``.
 
     Args:
-        method: an instance of a method class.
-        features: width D of the toy features. taps: width T of its taps, may be 0. slots: class slots K, at least 4 and at most D.
+        method: an instance of a method class. features: width D of the toy features. taps: width T
+        of its taps, may be 0. slots: class slots K, at least 4 and at most D.
 
     Raises:
         AssertionError: names the method, the function and the property that does not hold.
-    """
+    """  # noqa: E501
     from edgeadapt.testing._suite import run_suite
 
     run_suite(method, features=features, taps=taps, slots=slots)
 
 
-def check_identity_stub(method: Method, *, features: int = 24, taps: int = 6, slots: int = 5) -> tuple[str, ...]:
-    """Check that :func:`check_method` passes the method and fails it when a core function is replaced by a stub that does nothing.
+def check_identity_stub(
+    method: Method, *, features: int = 24, taps: int = 6, slots: int = 5
+) -> tuple[str, ...]:
+    """Check that :func:`check_method` passes the method and fails it when a core function is
+    replaced by a stub that does nothing.
 
-    A suite that a stub can pass checks nothing. Each of the functions of the table above that the method
-    has is replaced, one at a time, by stubs with the right shapes: one that changes nothing, returns its input or a constant, and
-    some that are wrong in a way that was seen in practice.
+    A suite that a stub can pass checks nothing. Each of the functions of the table above that the
+    method has is replaced, one at a time, by stubs with the right shapes: one that changes nothing,
+    returns its input or a constant, and some that are wrong in a way that was seen in practice.
 
     Returns:
         Function and stub, for every stub that was found out.

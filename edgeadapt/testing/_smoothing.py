@@ -1,4 +1,6 @@
-"""``smooth``: what is sure stays, what is unsure follows the samples that are like it, and what does not count pulls nothing."""
+"""``smooth``: what is sure stays, what is unsure follows the samples that are like it, and what
+does not count pulls nothing.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ def check_smooth(subject: Subject) -> None:
     smoothed = _smoothed(subject, rows.z, logits, rows.ones)
     expect(smoothed.shape == logits.shape, f"smooth: gives (B, K), got {tuple(smoothed.shape)}")
     expect(bool(smoothed.isfinite().all()), "smooth: logits are finite")
-    expect(torch.allclose(_smoothed(subject, rows.z[:1], logits[:1], rows.ones[:1]), logits[:1], atol=1e-3), "smooth: a sample alone stays as it is")
+    expect(
+        torch.allclose(
+            _smoothed(subject, rows.z[:1], logits[:1], rows.ones[:1]), logits[:1], atol=1e-3
+        ),
+        "smooth: a sample alone stays as it is",
+    )
     _check_sure(subject, rows)
     _check_unsure(subject, rows)
     _check_weight(subject, rows)
@@ -42,7 +49,12 @@ def _check_sure(subject: Subject, rows: Rows) -> None:
     lonely = int((rows.y == subject.toy.known[0]).nonzero()[0])
     said[lonely] = said[lonely].roll(1)  # alone against its whole class
     said[lonely, [subject.toy.novel, subject.toy.unused]] = INACTIVE
-    expect(bool((_smoothed(subject, rows.z, said, rows.ones).argmax(dim=1) == said.argmax(dim=1)).all()), "smooth: a sure answer stays, whatever the others say")
+    expect(
+        bool(
+            (_smoothed(subject, rows.z, said, rows.ones).argmax(dim=1) == said.argmax(dim=1)).all()
+        ),
+        "smooth: a sure answer stays, whatever the others say",
+    )
 
 
 def _check_unsure(subject: Subject, rows: Rows) -> None:
@@ -50,7 +62,11 @@ def _check_unsure(subject: Subject, rows: Rows) -> None:
     said[unsure] = torch.where(said[unsure] < 0, said[unsure], 0.0)  # every known class alike
     answers = _smoothed(subject, rows.z, said, rows.ones).argmax(dim=1)
     share = float((answers == rows.y)[unsure].to(torch.float32).mean())
-    expect(share >= _FOLLOW, f"smooth: unsure samples follow those that are like them: {_FOLLOW:.0%} of them, got {share:.0%}")
+    expect(
+        share >= _FOLLOW,
+        f"smooth: unsure samples follow those that are like them: {_FOLLOW:.0%} of them, got"
+        f" {share:.0%}",
+    )
 
 
 def _check_weight(subject: Subject, rows: Rows) -> None:
@@ -60,5 +76,10 @@ def _check_weight(subject: Subject, rows: Rows) -> None:
     live = weight > 0
     junk_z = torch.where(live[:, None], rows.z, rows.z.roll(1, dims=0))
     junk = torch.where(live[:, None], said, said.roll(1, dims=0))
-    one, two = (_smoothed(subject, z, given, weight)[live] for z, given in ((rows.z, said), (junk_z, junk)))
-    expect(torch.allclose(one, two, rtol=1e-4, atol=1e-4), "smooth: rows of weight 0 pull no other row, whatever they contain")
+    one, two = (
+        _smoothed(subject, z, given, weight)[live] for z, given in ((rows.z, said), (junk_z, junk))
+    )
+    expect(
+        torch.allclose(one, two, rtol=1e-4, atol=1e-4),
+        "smooth: rows of weight 0 pull no other row, whatever they contain",
+    )

@@ -44,7 +44,9 @@ def _learn_unweighted(method: Any) -> Any:
 
 
 def _learn_and_decay(method: Any) -> Any:
-    return lambda t, z, taps, y, w: {name: new - 0.1 * t[name] for name, new in method.learn(t, z, taps, y, w).items()}
+    return lambda t, z, taps, y, w: {
+        name: new - 0.1 * t[name] for name, new in method.learn(t, z, taps, y, w).items()
+    }
 
 
 def _adapt_nothing(method: Any) -> Any:
@@ -90,8 +92,12 @@ _STUBS: dict[str, dict[str, Callable[[Any], Any]]] = {
     },
     "shift": {
         "is constant": lambda m: lambda t, z, taps, logits: 0.0 * m.shift(t, z, taps, logits),
-        "returns its input": lambda m: lambda t, z, taps, logits: _columns(z, m.shift(t, z, taps, logits).shape[1]),
-        "ignores the class": lambda m: lambda t, z, taps, logits: m.shift(t, z, taps, torch.zeros_like(logits)),
+        "returns its input": lambda m: (
+            lambda t, z, taps, logits: _columns(z, m.shift(t, z, taps, logits).shape[1])
+        ),
+        "ignores the class": lambda m: (
+            lambda t, z, taps, logits: m.shift(t, z, taps, torch.zeros_like(logits))
+        ),
     },
     "correct": {"returns its input": lambda m: lambda t, z: z + 0.0},
     "adjust": {"returns its logits": lambda m: lambda t, z, logits: logits + 0.0},
@@ -100,8 +106,14 @@ _STUBS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "refold": {"returns the factory constants": _refold_nothing},
     "smooth": {
         "returns its logits": lambda m: lambda t, z, logits, w: logits + 0.0,
-        "is one answer for the batch": lambda m: lambda t, z, logits, w: logits.mean(dim=0, keepdim=True).expand_as(logits) + 0.0,
-        "ignores sample_weight": lambda m: lambda t, z, logits, w: m.smooth(t, z, logits, torch.ones_like(w)),
-        "ignores the features": lambda m: lambda t, z, logits, w: m.smooth(t, torch.ones_like(z), logits, w),
+        "is one answer for the batch": lambda m: (
+            lambda t, z, logits, w: logits.mean(dim=0, keepdim=True).expand_as(logits) + 0.0
+        ),
+        "ignores sample_weight": lambda m: (
+            lambda t, z, logits, w: m.smooth(t, z, logits, torch.ones_like(w))
+        ),
+        "ignores the features": lambda m: (
+            lambda t, z, logits, w: m.smooth(t, torch.ones_like(z), logits, w)
+        ),
     },
 }

@@ -16,7 +16,18 @@ from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.testing._toy import Rows, Toy
 
-FUNCTIONS = ("learn", "predict", "novelty", "shift", "correct", "adjust", "adapt", "fit", "refold", "smooth")
+FUNCTIONS = (
+    "learn",
+    "predict",
+    "novelty",
+    "shift",
+    "correct",
+    "adjust",
+    "adapt",
+    "fit",
+    "refold",
+    "smooth",
+)
 State = dict[str, Tensor]
 
 
@@ -30,13 +41,17 @@ def has(method: Any, function: str) -> bool:
 
 
 def adapts_encoder(method: Any) -> bool:
-    """Whether ``adapt`` and ``refold`` are functions of images: ``(ports, tensors)``, as a method with an ``encoder`` has them."""
+    """Whether ``adapt`` and ``refold`` are functions of images: ``(ports, tensors)``, as a method
+    with an ``encoder`` has them.
+    """
     return getattr(method, "encoder", None) is not None
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Head and residuals are the method's own where it has them; ``state`` holds every tensor's factory value, derived ones too."""
+    """Head and residuals are the method's own where it has them; ``state`` holds every tensor's
+    factory value, derived ones too.
+    """
 
     method: Any
     head: Any
@@ -71,33 +86,55 @@ class Subject:
 
     @property
     def numerics(self) -> list[NumericSpec]:
-        return [numeric for part in self.parts if has(part, "numerics") for numeric in part.numerics()]
+        return [
+            numeric for part in self.parts if has(part, "numerics") for numeric in part.numerics()
+        ]
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        return tuple(name for name in self.state if name not in self.specs or self.specs[name].kind == "frozen")
+        return tuple(
+            name
+            for name in self.state
+            if name not in self.specs or self.specs[name].kind == "frozen"
+        )
 
     @property
     def untaught(self) -> State:
         """The factory state without any evidence."""
-        empty = {name: torch.zeros_like(v) for name, v in self.state.items() if name in self.specs and self.specs[name].kind == "evidence"}
+        empty = {
+            name: torch.zeros_like(v)
+            for name, v in self.state.items()
+            if name in self.specs and self.specs[name].kind == "evidence"
+        }
         return self.derived({**self.state, **empty})
 
     def derived(self, state: State) -> State:
         """``state`` with everything recomputed that numerics derive from evidence."""
         for numeric in self.numerics:
-            values = NUMERICS[numeric.numeric](*(state[name].numpy() for name in numeric.reads), **numeric.arguments)
-            state = {**state, **{name: torch.from_numpy(value) for name, value in zip(numeric.writes, values, strict=True)}}
+            values = NUMERICS[numeric.numeric](
+                *(state[name].numpy() for name in numeric.reads), **numeric.arguments
+            )
+            state = {
+                **state,
+                **{
+                    name: torch.from_numpy(value)
+                    for name, value in zip(numeric.writes, values, strict=True)
+                },
+            }
         return state
 
     def taught(self, state: State, rows: Rows, weight: float = 1.0, batch: int = 16) -> State:
-        """``state`` after every part has learned the rows, batch by batch, and all that follows is derived."""
+        """``state`` after every part has learned the rows, batch by batch, and all that follows is
+        derived.
+        """
         for chosen in torch.split(torch.arange(len(rows)), batch):
             part_rows = rows.at(chosen)
             new: State = {}
             for part in self.parts:
                 if has(part, "learn"):
-                    new |= part.learn(state, part_rows.z, part_rows.taps, part_rows.y, weight * part_rows.ones)
+                    new |= part.learn(
+                        state, part_rows.z, part_rows.taps, part_rows.y, weight * part_rows.ones
+                    )
             state = {**state, **new}
         return self.derived(state)
 

@@ -1,4 +1,6 @@
-"""The method suite in order: what is declared, what it does, and that it compiles. The cheap checks come first."""
+"""The method suite in order: what is declared, what it does, and that it compiles. The cheap checks
+come first.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,13 @@ from typing import Any
 from edgeadapt.host.contracts import Dims
 from edgeadapt.testing._compiling import check_compiles
 from edgeadapt.testing._correcting import check_adapt, check_adjust, check_correct, check_fit
-from edgeadapt.testing._declarations import check_derived, check_factory, check_name, check_numerics, check_specs
+from edgeadapt.testing._declarations import (
+    check_derived,
+    check_factory,
+    check_name,
+    check_numerics,
+    check_specs,
+)
 from edgeadapt.testing._encoding import check_adapt_encoder
 from edgeadapt.testing._learning import check_learn, check_predict
 from edgeadapt.testing._sensing import check_novelty, check_shift
@@ -16,9 +24,14 @@ from edgeadapt.testing._subject import Subject, adapts_encoder, has
 from edgeadapt.testing._toy import Toy
 
 _CHECKS = {
-    "learn": check_learn, "predict": check_predict, "novelty": check_novelty, "shift": check_shift, "correct": check_correct, "adjust": check_adjust,
+    "learn": check_learn,
+    "predict": check_predict,
+    "novelty": check_novelty,
+    "shift": check_shift,
+    "correct": check_correct,
+    "adjust": check_adjust,
     "smooth": check_smooth,
-}  # fmt: skip
+}
 
 
 def run_suite(method: Any, *, features: int, taps: int, slots: int) -> None:
@@ -30,7 +43,9 @@ def run_suite(method: Any, *, features: int, taps: int, slots: int) -> None:
     try:
         _run(method, features, taps, slots)
     except AssertionError as error:
-        raise AssertionError(f"{getattr(method, 'name', type(method).__name__)}: {error}") from error
+        raise AssertionError(
+            f"{getattr(method, 'name', type(method).__name__)}: {error}"
+        ) from error
 
 
 def _run(method: Any, features: int, taps: int, slots: int) -> None:

@@ -1,4 +1,6 @@
-"""A separable toy: Gaussian classes in orthogonal directions, a novel class, an unused slot and a changed condition."""
+"""A separable toy: Gaussian classes in orthogonal directions, a novel class, an unused slot and a
+changed condition.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from edgeadapt.host.contracts import Dims, FactoryData
 
 FACTORY_ROWS = 80  # per class
 _FACTORY_COUNT = 25.0
-_APART, _NOISE, _TAP_NOISE = 4.0, 1.8, 0.5  # norms: of a class mean, of the noise of a sample; deviation of a tap
+# norms: of a class mean, of the noise of a sample; deviation of a tap
+_APART, _NOISE, _TAP_NOISE = 4.0, 1.8, 0.5
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,11 @@ class Rows:
         return self.at(torch.nonzero(self.y == k)[:, 0])
 
     def and_also(self, other: Rows) -> Rows:
-        return Rows(torch.cat([self.z, other.z]), torch.cat([self.taps, other.taps]), torch.cat([self.y, other.y]))
+        return Rows(
+            torch.cat([self.z, other.z]),
+            torch.cat([self.taps, other.taps]),
+            torch.cat([self.y, other.y]),
+        )
 
     @property
     def ones(self) -> Tensor:
@@ -48,10 +55,15 @@ class Toy:
 
     def __init__(self, dims: Dims) -> None:
         if not 4 <= dims.slots <= dims.features:
-            raise InputError(f"the toy needs 4 <= slots <= features, got slots = {dims.slots}, features = {dims.features}")
+            raise InputError(
+                f"the toy needs 4 <= slots <= features, got slots = {dims.slots}, features ="
+                f" {dims.features}"
+            )
         rng = np.random.default_rng(7)
         self.dims = dims
-        self.known, self.novel, self.unused = tuple(range(dims.slots - 2)), dims.slots - 2, dims.slots - 1
+        self.known = tuple(range(dims.slots - 2))
+        self.novel = dims.slots - 2
+        self.unused = dims.slots - 1
         directions = np.linalg.qr(rng.standard_normal((dims.features, dims.slots)))[0].T
         self._means = _tensor(_APART * directions + 1.0 / np.sqrt(dims.features))
         deviations = np.linspace(0.6, 1.4, dims.features)
@@ -63,10 +75,17 @@ class Toy:
     def rows(self, seed: int, per_class: int, classes: Iterable[int] | None = None) -> Rows:
         """``per_class`` samples of each class, the known ones by default, in random order."""
         generator = torch.Generator().manual_seed(seed)
-        y = torch.tensor([k for k in (self.known if classes is None else classes) for _ in range(per_class)])
+        y = torch.tensor(
+            [k for k in (self.known if classes is None else classes) for _ in range(per_class)]
+        )
         y = y[torch.randperm(len(y), generator=generator)]
-        z = self._means[y] + torch.randn(len(y), self.dims.features, generator=generator) * self._deviation
-        taps = self._tap_means[y] + _TAP_NOISE * torch.randn(len(y), self.dims.taps, generator=generator)
+        z = (
+            self._means[y]
+            + torch.randn(len(y), self.dims.features, generator=generator) * self._deviation
+        )
+        taps = self._tap_means[y] + _TAP_NOISE * torch.randn(
+            len(y), self.dims.taps, generator=generator
+        )
         return Rows(z, taps, y)
 
     def shifted(self, rows: Rows) -> Rows:
@@ -85,7 +104,9 @@ class Toy:
     def factory_data(self) -> FactoryData:
         rows = self.rows(1, FACTORY_ROWS)
         weight = np.full(len(rows), _FACTORY_COUNT / FACTORY_ROWS, np.float32)
-        return FactoryData(rows.z.numpy(), rows.taps.numpy(), rows.y.numpy(), weight, self.dims.slots)
+        return FactoryData(
+            rows.z.numpy(), rows.taps.numpy(), rows.y.numpy(), weight, self.dims.slots
+        )
 
 
 def _tensor(values: NDArray[np.float64]) -> Tensor:

@@ -1,4 +1,5 @@
-"""ONNX Runtime behind ``edgeadapt.runtime.Runtime``: the default engine, on a CPU; and with NVIDIA's providers on a GPU.
+"""ONNX Runtime behind ``edgeadapt.runtime.Runtime``: the default engine, on a CPU; and with
+NVIDIA's providers on a GPU.
 
 Imports numpy, onnxruntime and ``edgeadapt.runtime``; never ``onnx`` and never ``torch``.
 """

@@ -1,7 +1,8 @@
 """Buffers that lie on a device, and the count of every copy that crosses to it or back.
 
-A run has ended when it returns, on a GPU too: ONNX Runtime waits for its stream then, and its copies from and to numpy wait as well. So a buffer
-whose last holder lets go can be handed out again at once, as on the host.
+A run has ended when it returns, on a GPU too: ONNX Runtime waits for its stream then, and its
+copies from and to numpy wait as well. So a buffer whose last holder lets go can be handed out again
+at once, as on the host.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Tally:
 
 @dataclass(frozen=True)
 class Transfers:
-    """Ports and outputs cross at every call. Tensors cross when somebody uploads or reads them, and never between steps."""
+    """Ports and outputs cross at every call. Tensors cross when somebody uploads or reads them, and
+    never between steps.
+    """
 
     ports: Tally = field(default_factory=Tally)
     outputs: Tally = field(default_factory=Tally)
@@ -64,8 +67,8 @@ class DevicePool(Pool):
     """See ``Pool``; its values lie on one device.
 
     Args:
-        idle_limit: bytes of idle values kept.
-        device: ``cpu``, ``cuda`` or ``cuda:N``. On ``cpu`` everything happens as on a GPU, copies included: what a GPU would do is tested so.
+        idle_limit: bytes of idle values kept. device: ``cpu``, ``cuda`` or ``cuda:N``. On ``cpu``
+        everything happens as on a GPU, copies included: what a GPU would do is tested so.
 
     Raises:
         InputError: ``device`` is none of these.
@@ -89,7 +92,9 @@ class DevicePool(Pool):
             return DeviceBuffer(self._allocate(layout), layout, self)
 
     def put(self, array: NDArray[Any], tally: Tally) -> DeviceBuffer:
-        """A copy of a C-contiguous array on the device. Raises: RuntimeUnavailable where ``take`` does, or the copy fails."""
+        """A copy of a C-contiguous array on the device. Raises: RuntimeUnavailable where ``take``
+        does, or the copy fails.
+        """
         buffer = self.take(self.layout(array.dtype, array.shape))
         try:
             buffer.value.update_inplace(array)
@@ -101,9 +106,13 @@ class DevicePool(Pool):
     def _allocate(self, layout: Layout) -> Any:
         self._make_room()
         try:
-            return ort.OrtValue.ortvalue_from_shape_and_type(list(layout.shape), layout.dtype, self._ort_device)
+            return ort.OrtValue.ortvalue_from_shape_and_type(
+                list(layout.shape), layout.dtype, self._ort_device
+            )
         except Exception as error:
-            raise self.failure(f"gives no {layout.nbytes} bytes for {layout.dtype}{list(layout.shape)}", error) from error
+            raise self.failure(
+                f"gives no {layout.nbytes} bytes for {layout.dtype}{list(layout.shape)}", error
+            ) from error
 
     def failure(self, what: str, error: Exception) -> RuntimeUnavailable:
         """Our own error for what the device did not do; pybind11 raises kinds of its own."""
@@ -124,13 +133,18 @@ class DeviceBuffer(PooledBuffer):
         return self.read(self.pool.transfers.downloads)
 
     def read(self, tally: Tally) -> NDArray[Any]:
-        """A copy on the host that the caller owns, counted in ``tally``. Raises: RuntimeUnavailable: the device failed."""
+        """A copy on the host that the caller owns, counted in ``tally``. Raises:
+        RuntimeUnavailable: the device failed.
+        """
         try:
             array: NDArray[Any] = self.value.numpy()
         except Exception as error:
-            raise self.pool.failure(f"gives no {self.dtype}{list(self.shape)} back", error) from error
+            raise self.pool.failure(
+                f"gives no {self.dtype}{list(self.shape)} back", error
+            ) from error
         tally.add(self.nbytes)
-        return array if array.flags.owndata else np.array(array)  # of host memory ONNX Runtime gives a view
+        # of host memory ONNX Runtime gives a view
+        return array if array.flags.owndata else np.array(array)
 
     def __repr__(self) -> str:
         return f"DeviceBuffer({self.dtype}{list(self.shape)} on {self.pool.device})"

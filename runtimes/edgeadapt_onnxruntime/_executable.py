@@ -1,11 +1,12 @@
 """A loaded graph: ports by pointer in, fresh memory out, no lock and no state between calls.
 
-Every call hands ONNX Runtime one vector of inputs and one of outputs. Outputs are always memory that nobody else
-holds: a numpy array for the caller, or a buffer from the pool for a tensor that is written. Because nothing is bound to
-the session, any number of threads may call at once. Measured against the alternatives on one port, five tensors and four
-outputs (onnxruntime 1.32, x86-64): vectors 6.3 us, a cached ``IOBinding`` 5.3 us before the cost of looking it up and
-checking it out, ``session.run`` with numpy arrays 8.5 us. Results that ONNX Runtime allocates itself are not used where it can be
-helped: one of them keeps all results of its run alive.
+Every call hands ONNX Runtime one vector of inputs and one of outputs. Outputs are always memory
+that nobody else holds: a numpy array for the caller, or a buffer from the pool for a tensor that is
+written. Because nothing is bound to the session, any number of threads may call at once. Measured
+against the alternatives on one port, five tensors and four outputs (onnxruntime 1.32, x86-64):
+vectors 6.3 us, a cached ``IOBinding`` 5.3 us before the cost of looking it up and checking it out,
+``session.run`` with numpy arrays 8.5 us. Results that ONNX Runtime allocates itself are not used
+where it can be helped: one of them keeps all results of its run alive.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from edgeadapt_onnxruntime._denormals import flushed
 from edgeadapt_onnxruntime._pool import CPU, Layout, Pool, PooledBuffer
 
 _PLANS = 256  # batch shapes remembered per graph
-_DTYPES = {"float": "float32", "double": "float64"}  # ONNX Runtime's names that numpy does not share
+# ONNX Runtime's names that numpy does not share
+_DTYPES = {"float": "float32", "double": "float64"}
 
 _NOTHING = Tensors()
 Shapes = tuple[tuple[int, ...], ...]
@@ -34,7 +36,9 @@ Shapes = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class _Plan:
-    """What to allocate for one combination of port shapes; unsettled if output shapes do not follow from them."""
+    """What to allocate for one combination of port shapes; unsettled if output shapes do not follow
+    from them.
+    """
 
     is_settled: bool
     outputs: list[tuple[str, tuple[int, ...], np.dtype[Any]]] = field(default_factory=list)
@@ -52,7 +56,14 @@ class OnnxExecutable:
         is_rare: give the arena's memory back after each run.
     """
 
-    def __init__(self, name: str, session: onnxruntime.InferenceSession, pool: Pool, frozen: Mapping[str, NDArray[Any]], is_rare: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        session: onnxruntime.InferenceSession,
+        pool: Pool,
+        frozen: Mapping[str, NDArray[Any]],
+        is_rare: bool = False,
+    ) -> None:
         self._name = name
         self._session = session
         self._pool = pool
@@ -77,18 +88,25 @@ class OnnxExecutable:
         self._options = onnxruntime.RunOptions()
         if is_rare:
             self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        self._run = _flushing(session.run_with_ortvaluevector) if writes else session.run_with_ortvaluevector
+        self._run = (
+            _flushing(session.run_with_ortvaluevector)
+            if writes
+            else session.run_with_ortvaluevector
+        )
         self._plans: dict[Shapes, _Plan] = {}
 
     @property
     def signature(self) -> Signature:
         return self._signature
 
-    def __call__(self, ports: Mapping[str, ArrayLike], tensors: Tensors) -> tuple[dict[str, NDArray[Any]], Tensors]:
+    def __call__(
+        self, ports: Mapping[str, ArrayLike], tensors: Tensors
+    ) -> tuple[dict[str, NDArray[Any]], Tensors]:
         """Run once; thread-safe.
 
         Args:
-            ports: exactly one array per port. Shape and dtype as in ``signature``; an array that is not C-contiguous
+            ports: exactly one array per port. Shape and dtype as in ``signature``; an array that is
+            not C-contiguous
                 is copied first, a Python number is taken in the port's dtype.
             tensors: at least what the graph reads, from this kind of runtime.
 
@@ -105,7 +123,11 @@ class OnnxExecutable:
         arrays = []
         for name, dtype in self._ports:
             array = ports.get(name)
-            if type(array) is not np.ndarray or array.dtype is not dtype or not array.flags.c_contiguous:
+            if (
+                type(array) is not np.ndarray
+                or array.dtype is not dtype
+                or not array.flags.c_contiguous
+            ):
                 array = self._admit(name, dtype, array)
             arrays.append(array)
             feed(wrap(array, CPU))
@@ -113,7 +135,8 @@ class OnnxExecutable:
         plan = self._plans.get(shapes)
         if plan is None or len(ports) != len(arrays):
             plan = self._plan(shapes, ports)
-        # ``tensors`` and ``arrays`` stay referenced until this call returns, so nothing it reads can be reused meanwhile.
+        # ``tensors`` and ``arrays`` stay referenced until this call returns, so nothing it reads
+        # can be reused meanwhile.
         try:
             for name in self._reads:
                 feed(tensors[name].value)  # type: ignore[attr-defined]
@@ -133,16 +156,24 @@ class OnnxExecutable:
             written[name] = buffer = self._pool.take(layout)
             fetch(buffer.value)
         try:
-            self._run(self._options, self._feed_names, feeds, self._fetch_names, fetches, self._devices)
+            self._run(
+                self._options, self._feed_names, feeds, self._fetch_names, fetches, self._devices
+            )
         except Exception as error:
             self._refuse(tensors, error)
         return results, Tensors(written) if written else _NOTHING
 
-    def _run_unplanned(self, feeds: Any, tensors: Tensors) -> tuple[dict[str, NDArray[Any]], Tensors]:
-        """A graph whose output shapes do not follow from its ports: ONNX Runtime allocates, and one copy is made."""
+    def _run_unplanned(
+        self, feeds: Any, tensors: Tensors
+    ) -> tuple[dict[str, NDArray[Any]], Tensors]:
+        """A graph whose output shapes do not follow from its ports: ONNX Runtime allocates, and one
+        copy is made.
+        """
         fetches = ort.OrtValueVector()
         try:
-            self._run(self._options, self._feed_names, feeds, self._fetch_names, fetches, self._devices)
+            self._run(
+                self._options, self._feed_names, feeds, self._fetch_names, fetches, self._devices
+            )
         except Exception as error:
             self._refuse(tensors, error)
         arrays = {name: fetches[index].numpy() for index, name in enumerate(self._fetch_names)}
@@ -150,22 +181,32 @@ class OnnxExecutable:
         written = {}
         for port in self._signature.writes:
             array = arrays[port.name + NEXT]
-            written[port.name] = buffer = self._pool.take(self._pool.layout(array.dtype, array.shape))
+            written[port.name] = buffer = self._pool.take(
+                self._pool.layout(array.dtype, array.shape)
+            )
             buffer.value.update_inplace(np.array(array, order="C"))
         return results, Tensors(written)
 
     def _admit(self, name: str, dtype: np.dtype[Any], value: ArrayLike) -> NDArray[Any]:
-        """The off-path part of the door: what is not yet an array of exactly this dtype, C-contiguous."""
+        """The off-path part of the door: what is not yet an array of exactly this dtype,
+        C-contiguous.
+        """
         if value is None:
-            raise InputError(f"graph {self._name!r}: port {name!r} is missing; it takes {self._wanted(name)}")
+            raise InputError(
+                f"graph {self._name!r}: port {name!r} is missing; it takes {self._wanted(name)}"
+            )
         if isinstance(value, (bool, int, float)):
             return self._admit_number(name, dtype, value)
         if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
-            with contextlib.suppress(BufferError, RuntimeError, TypeError):  # not on the host: let asarray say it
+            # not on the host: let asarray say it
+            with contextlib.suppress(BufferError, RuntimeError, TypeError):
                 value = np.from_dlpack(value)
         array = np.asarray(value, order="C")
         if array.dtype != dtype:
-            raise InputError(f"graph {self._name!r}: port {name!r} takes {self._wanted(name)}, got {array.dtype}{list(array.shape)}")
+            raise InputError(
+                f"graph {self._name!r}: port {name!r} takes {self._wanted(name)}, got"
+                f" {array.dtype}{list(array.shape)}"
+            )
         return array
 
     def _admit_number(self, name: str, dtype: np.dtype[Any], value: float) -> NDArray[Any]:
@@ -176,7 +217,9 @@ class OnnxExecutable:
         except (ValueError, OverflowError):
             fits = False
         if not fits:
-            raise InputError(f"graph {self._name!r}: port {name!r} takes {self._wanted(name)}, got {value!r}")
+            raise InputError(
+                f"graph {self._name!r}: port {name!r} takes {self._wanted(name)}, got {value!r}"
+            )
         return array
 
     def _plan(self, shapes: Shapes, ports: Mapping[str, ArrayLike]) -> _Plan:
@@ -184,18 +227,26 @@ class OnnxExecutable:
         if len(ports) != len(self._ports):
             known = [name for name, _ in self._ports]
             unknown = sorted(set(ports) - set(known))
-            raise InputError(f"graph {self._name!r} has no port {unknown[0]!r}; its ports: {', '.join(known) or 'none'}")
+            raise InputError(
+                f"graph {self._name!r} has no port {unknown[0]!r}; its ports:"
+                f" {', '.join(known) or 'none'}"
+            )
         sizes: dict[str, int] = {}
         for (name, dtype), shape in zip(self._ports, shapes, strict=True):
             wanted = self._dims[name]
             agrees = len(shape) == len(wanted) and all(
-                size == dim if isinstance(dim, int) else dim is None or sizes.setdefault(dim, size) == size
+                (
+                    size == dim
+                    if isinstance(dim, int)
+                    else dim is None or sizes.setdefault(dim, size) == size
+                )
                 for size, dim in zip(shape, wanted, strict=True)
             )
             if not agrees:
                 known_sizes = "".join(f", {key} = {size}" for key, size in sizes.items())
                 raise InputError(
-                    f"graph {self._name!r}: port {name!r} takes {self._wanted(name)}, got {dtype}{list(shape)}{known_sizes}"
+                    f"graph {self._name!r}: port {name!r} takes {self._wanted(name)}, got"
+                    f" {dtype}{list(shape)}{known_sizes}"
                 )
         plan = self._settle(sizes)
         if len(self._plans) >= _PLANS:
@@ -212,8 +263,14 @@ class OnnxExecutable:
             fixed[name] = tuple(int(dim) for dim in dims if dim is not None)
         return _Plan(
             True,
-            [(port.name, fixed[port.name], np.dtype(port.dtype)) for port in self._signature.outputs],
-            [(port.name, self._pool.layout(np.dtype(port.dtype), fixed[port.name + NEXT])) for port in self._signature.writes],
+            [
+                (port.name, fixed[port.name], np.dtype(port.dtype))
+                for port in self._signature.outputs
+            ],
+            [
+                (port.name, self._pool.layout(np.dtype(port.dtype), fixed[port.name + NEXT]))
+                for port in self._signature.writes
+            ],
         )
 
     def _refuse(self, tensors: Tensors, error: Exception | None = None) -> NoReturn:
@@ -221,23 +278,33 @@ class OnnxExecutable:
         for port in self._signature.reads:
             if port.name not in tensors:
                 held = ", ".join(sorted(tensors)[:8]) or "none"
-                raise InputError(f"graph {self._name!r} reads tensor {port.name!r}, which was not given; given: {held}") from error
+                raise InputError(
+                    f"graph {self._name!r} reads tensor {port.name!r}, which was not given; given:"
+                    f" {held}"
+                ) from error
             buffer = tensors[port.name]
             if not isinstance(buffer, PooledBuffer):
                 raise InputError(
-                    f"graph {self._name!r}: tensor {port.name!r} is a {type(buffer).__name__} of another runtime; upload it here first"
+                    f"graph {self._name!r}: tensor {port.name!r} is a {type(buffer).__name__} of"
+                    " another runtime; upload it here first"
                 ) from error
             fits = len(buffer.shape) == len(port.shape) and all(
-                dim is None or dim == size for size, dim in zip(buffer.shape, port.shape, strict=True)
+                dim is None or dim == size
+                for size, dim in zip(buffer.shape, port.shape, strict=True)
             )
             if str(buffer.dtype) != port.dtype or not fits:
                 raise InputError(
-                    f"graph {self._name!r}: tensor {port.name!r} must be {self._wanted(port.name)}, got {buffer.dtype}{list(buffer.shape)}"
+                    f"graph {self._name!r}: tensor {port.name!r} must be {self._wanted(port.name)},"
+                    f" got {buffer.dtype}{list(buffer.shape)}"
                 ) from error
-        raise RuntimeUnavailable(f"graph {self._name!r} failed in ONNX Runtime {onnxruntime.__version__}: {error}") from error
+        raise RuntimeUnavailable(
+            f"graph {self._name!r} failed in ONNX Runtime {onnxruntime.__version__}: {error}"
+        ) from error
 
     def _wanted(self, name: str) -> str:
-        port = next(port for port in (*self._signature.ports, *self._signature.reads) if port.name == name)
+        port = next(
+            port for port in (*self._signature.ports, *self._signature.reads) if port.name == name
+        )
         dims = ", ".join("any" if dim is None else str(dim) for dim in self._dims[name])
         return f"{port.dtype}[{dims}]"
 
@@ -251,11 +318,15 @@ def _flushing(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _port(node: Any, suffix: str = "") -> Port:
-    """``NodeArg`` as a ``Port``: ``tensor(float)`` is float32; a named or unknown dimension is the batch."""
+    """``NodeArg`` as a ``Port``: ``tensor(float)`` is float32; a named or unknown dimension is the
+    batch.
+    """
     name = node.type.removeprefix("tensor(").removesuffix(")")
     try:
         dtype = np.dtype(_DTYPES.get(name, name)).name
     except TypeError as error:
-        raise RuntimeUnavailable(f"{node.name!r} has type {node.type}, which numpy cannot hold") from error
+        raise RuntimeUnavailable(
+            f"{node.name!r} has type {node.type}, which numpy cannot hold"
+        ) from error
     shape = tuple(dim if isinstance(dim, int) else None for dim in node.shape)
     return Port(node.name.removesuffix(suffix), dtype, shape)

@@ -1,10 +1,12 @@
 """Buffers that return to a pool when the last holder lets go.
 
-The pool holds raw ``OrtValue`` objects, by (dtype, shape). A ``PooledBuffer`` is the one owner of such a value;
-``Tensors`` and running calls hold buffers, so a value can be handed out again only when nobody can read it any more.
+The pool holds raw ``OrtValue`` objects, by (dtype, shape). A ``PooledBuffer`` is the one owner of
+such a value; ``Tensors`` and running calls hold buffers, so a value can be handed out again only
+when nobody can read it any more.
 
-Taking an idle value and putting one back are one operation on a list, which is atomic, so neither takes a lock: a step takes and
-returns every tensor it writes, and a finaliser may run at any point, in any thread, even inside ``take``. Only an allocation does.
+Taking an idle value and putting one back are one operation on a list, which is atomic, so neither
+takes a lock: a step takes and returns every tensor it writes, and a finaliser may run at any point,
+in any thread, even inside ``take``. Only an allocation does.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ class Layout:
 
 
 class Pool:
-    """Idle values: of each layout at most ``idle_limit`` bytes, and at most so many in all after an allocation; the others are freed."""
+    """Idle values: of each layout at most ``idle_limit`` bytes, and at most so many in all after an
+    allocation; the others are freed.
+    """
 
     def __init__(self, idle_limit: int) -> None:
         self.idle_limit = idle_limit
@@ -71,7 +75,8 @@ class Pool:
             self.allocation_count += 1
             excess = self.idle_bytes - self.idle_limit
             for kept in sorted(self._layouts.values(), key=lambda kept: -kept.nbytes):
-                with contextlib.suppress(IndexError):  # empty, perhaps because others take meanwhile
+                # empty, perhaps because others take meanwhile
+                with contextlib.suppress(IndexError):
                     while excess > 0:
                         kept.idle.pop()
                         excess -= kept.nbytes

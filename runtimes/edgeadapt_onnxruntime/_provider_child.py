@@ -1,8 +1,10 @@
-"""Runs in a child process: does a provider of ONNX Runtime load and add two numbers here? A driver may crash whoever asks.
+"""Runs in a child process: does a provider of ONNX Runtime load and add two numbers here? A driver
+may crash whoever asks.
 
     python _provider_child.py PROVIDER DEVICE
 
-Prints one JSON object as its last line; ``cause`` is empty if all is well, else a key of ``_probe.CAUSES``. It needs nothing but onnxruntime.
+Prints one JSON object as its last line; ``cause`` is empty if all is well, else a key of
+``_probe.CAUSES``. It needs nothing but onnxruntime.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ from typing import Any
 
 DRIVER = "libcuda.so.1"
 _SHARED = "libonnxruntime_providers_shared.so"
-_LIBRARY = {"CUDAExecutionProvider": "libonnxruntime_providers_cuda.so", "TensorrtExecutionProvider": "libonnxruntime_providers_tensorrt.so"}
+_LIBRARY = {
+    "CUDAExecutionProvider": "libonnxruntime_providers_cuda.so",
+    "TensorrtExecutionProvider": "libonnxruntime_providers_tensorrt.so",
+}
 _MAJOR, _MINOR = 75, 76  # CUdevice_attribute: of the compute capability
 _LONGEST = 300  # characters of what is quoted
 _ADDITION = bytes.fromhex(
@@ -38,7 +43,11 @@ def say(provider: str, device: int) -> Said:
     except ImportError as error:
         return {"cause": "import", "detail": str(error)}
     capi = Path(onnxruntime.__file__).parent / "capi"
-    said: Said = {"version": onnxruntime.__version__, "cuda": getattr(onnxruntime, "cuda_version", ""), "wants": wanted_tensorrt(capi)}
+    said: Said = {
+        "version": onnxruntime.__version__,
+        "cuda": getattr(onnxruntime, "cuda_version", ""),
+        "wants": wanted_tensorrt(capi),
+    }
     if provider not in onnxruntime.get_available_providers():
         return {**said, "cause": "overwritten" if _is_installed("onnxruntime-gpu") else "not built"}
     if (refused := _driver(device)) and "cause" in refused:
@@ -67,12 +76,18 @@ def _driver(device: int) -> Said:
 def wanted_tensorrt(capi: Path) -> str:
     """``libnvinfer.so.10``, which the TensorRT provider is linked with; empty if there is none."""
     library = capi / _LIBRARY["TensorrtExecutionProvider"]
-    named = re.search(rb"libnvinfer\.so\.[0-9]{1,3}", library.read_bytes()) if library.is_file() else None
+    named = (
+        re.search(rb"libnvinfer\.so\.[0-9]{1,3}", library.read_bytes())
+        if library.is_file()
+        else None
+    )
     return named[0].decode() if named else ""
 
 
 def preload(onnxruntime: Any, wants: str) -> None:
-    """Load what pip put beside ONNX Runtime: no loader looks there. What is missing is named when the provider is loaded."""
+    """Load what pip put beside ONNX Runtime: no loader looks there. What is missing is named when
+    the provider is loaded.
+    """
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
         getattr(onnxruntime, "preload_dlls", lambda: None)()
     for folder in _tensorrt_folders():
@@ -85,7 +100,7 @@ def preload(onnxruntime: Any, wants: str) -> None:
 
 def _tensorrt_folders() -> list[Path]:
     found = importlib.util.find_spec("tensorrt_libs")
-    return [Path(folder) for folder in (found.submodule_search_locations or [])] if found else []
+    return [Path(folder) for folder in found.submodule_search_locations or []] if found else []
 
 
 def _load(capi: Path, provider: str) -> Said:
@@ -100,13 +115,19 @@ def _load(capi: Path, provider: str) -> Said:
         if not missing[1].startswith(("libnvinfer", "libnvonnxparser")):
             return {"cause": "no library", "detail": Path(missing[1]).name}
         beside = _tensorrt_beside()
-        return {"cause": "other tensorrt" if beside else "no tensorrt", "detail": missing[1], "beside": beside}
+        return {
+            "cause": "other tensorrt" if beside else "no tensorrt",
+            "detail": missing[1],
+            "beside": beside,
+        }
     return {}
 
 
 def _tensorrt_beside() -> str:
     """A TensorRT that is here although the wanted one is not: the system's, else pip's."""
-    names = [place.name for folder in _tensorrt_folders() for place in folder.glob("libnvinfer.so.*")]
+    names = [
+        place.name for folder in _tensorrt_folders() for place in folder.glob("libnvinfer.so.*")
+    ]
     return ctypes.util.find_library("nvinfer") or next(iter(sorted(names)), "")
 
 
@@ -114,14 +135,23 @@ def _add(onnxruntime: Any, provider: str, device: int) -> Said:
     """Run one addition, and see who ran it."""
     numpy: Any = importlib.import_module("numpy")
     try:
-        session = onnxruntime.InferenceSession(_ADDITION, providers=[provider], provider_options=[{"device_id": str(device)}], enable_fallback=0)
+        session = onnxruntime.InferenceSession(
+            _ADDITION,
+            providers=[provider],
+            provider_options=[{"device_id": str(device)}],
+            enable_fallback=0,
+        )
         if session.get_providers()[0] != provider:
             return {"cause": "fell back", "detail": str(session.get_providers()[0])}
         (sums,) = session.run(None, {"x": numpy.array([1, 2], numpy.float32)})
-    except Exception as error:  # onnxruntime raises its own kinds and pybind11's; each is what this provider says
+    # onnxruntime raises its own kinds and pybind11's; each is what this provider says
+    except Exception as error:
         cause = "no kernel" if "no kernel image" in str(error) else "failed"
         return {"cause": cause, "detail": " ".join(str(error).split())[:_LONGEST]}
-    return {"cause": "" if sums.tolist() == [2.0, 4.0] else "wrong numbers", "detail": f"1 + 1, 2 + 2 = {sums.tolist()}"}
+    return {
+        "cause": "" if sums.tolist() == [2.0, 4.0] else "wrong numbers",
+        "detail": f"1 + 1, 2 + 2 = {sums.tolist()}",
+    }
 
 
 def _is_installed(package: str) -> bool:

@@ -1,4 +1,6 @@
-"""``OnnxRuntime``: one object owns the options, the pool of buffers and the cache of loaded graphs."""
+"""``OnnxRuntime``: one object owns the options, the pool of buffers and the cache of loaded
+graphs.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,10 @@ from edgeadapt_onnxruntime._providers import CPU, CUDA, TENSORRT, Given, Options
 OLDEST = (1, 23)
 CACHED = 16  # loaded graphs kept
 IDLE_LIMIT = 64 << 20  # bytes of idle buffers kept for reuse
-_LARGE_MODEL = 64 << 10  # bytes; from about 700 nodes on the memory pattern costs more memory than it saves time
-_OF_A_PROVIDER = ("provider option", "CUDA", "CUDNN", "CUBLAS", "TensorRT")  # words of errors that are not the graph's fault
+# bytes; from about 700 nodes on the memory pattern costs more memory than it saves time
+_LARGE_MODEL = 64 << 10
+# words of errors that are not the graph's fault
+_OF_A_PROVIDER = ("provider option", "CUDA", "CUDNN", "CUBLAS", "TensorRT")
 _UPLOADABLE = frozenset("?bBhHiIlLqQefd")
 
 
@@ -36,11 +40,14 @@ class OnnxRuntime:
     """Runs graphs in ONNX Runtime; thread-safe.
 
     Args:
-        intra_op_threads: threads inside one call. With 1, no thread is started: a call runs where it is made.
-        providers: ONNX Runtime execution providers, best first, each a name or a name with options. Options are laid over our defaults
+        intra_op_threads: threads inside one call. With 1, no thread is started: a call runs where
+        it is made. providers: ONNX Runtime execution providers, best first, each a name or a name
+        with options. Options are laid over our defaults
             (docs/onnxruntime_gpu.md). One that is left out when a graph is loaded is an error.
-        device: where tensors lie between steps: ``cpu``, ``cuda`` or ``cuda:N``. By default the GPU of a CUDA or TensorRT provider; with other
-            providers the host, where arrays are used as they are. ``cpu`` does on the CPU what a GPU would do, copies included.
+        device: where tensors lie between steps: ``cpu``, ``cuda`` or ``cuda:N``. By default the GPU
+        of a CUDA or TensorRT provider; with other
+            providers the host, where arrays are used as they are. ``cpu`` does on the CPU what a
+            GPU would do, copies included.
 
     Raises:
         RuntimeUnavailable: onnxruntime is too old, or a provider is not in this build.
@@ -49,14 +56,19 @@ class OnnxRuntime:
 
     name = "onnxruntime"
 
-    def __init__(self, intra_op_threads: int = 1, providers: Given = (CPU,), device: str | None = None) -> None:
+    def __init__(
+        self, intra_op_threads: int = 1, providers: Given = (CPU,), device: str | None = None
+    ) -> None:
         self.probe()
         self._given = given(providers)
         self.providers = tuple(name for name, _ in self._given)
-        missing = [name for name in self.providers if name not in onnxruntime.get_available_providers()]
+        missing = [
+            name for name in self.providers if name not in onnxruntime.get_available_providers()
+        ]
         if missing:
             raise RuntimeUnavailable(
-                f"onnxruntime {onnxruntime.__version__} has no {missing[0]}; it has {', '.join(onnxruntime.get_available_providers())}"
+                f"onnxruntime {onnxruntime.__version__} has no {missing[0]}; it has"
+                f" {', '.join(onnxruntime.get_available_providers())}"
             )
         self.intra_op_threads = intra_op_threads
         self.device = device or _gpu_of(self._given)
@@ -78,25 +90,35 @@ class OnnxRuntime:
 
     @classmethod
     def probe(cls) -> str:
-        """One line: version, and the providers that were compiled in. Whether one of a GPU loads, its own runtime says.
+        """One line: version, and the providers that were compiled in. Whether one of a GPU loads,
+        its own runtime says.
 
         Raises:
             RuntimeUnavailable: the installed onnxruntime is older than 1.23.
         """
         version = onnxruntime.__version__
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-            raise RuntimeUnavailable(f"onnxruntime {version} is too old; install {OLDEST[0]}.{OLDEST[1]} or newer")
-        return f"onnxruntime {version}, built with {', '.join(onnxruntime.get_available_providers())}"
+            raise RuntimeUnavailable(
+                f"onnxruntime {version} is too old; install {OLDEST[0]}.{OLDEST[1]} or newer"
+            )
+        return (
+            f"onnxruntime {version}, built with {', '.join(onnxruntime.get_available_providers())}"
+        )
 
-    def load(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None) -> OnnxExecutable:
-        """A runnable graph, cached by its hash; the least recently used of 16 is let go. With constants it is shared for as long as somebody holds it.
+    def load(
+        self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None
+    ) -> OnnxExecutable:
+        """A runnable graph, cached by its hash; the least recently used of 16 is let go. With
+        constants it is shared for as long as somebody holds it.
 
         Args:
             graph: the model and its frozen tensors. Those the model does not refer to are ignored.
-            constants: values that replace frozen tensors of the same name, dtype and shape. They are copied.
+            constants: values that replace frozen tensors of the same name, dtype and shape. They
+            are copied.
 
         Raises:
-            BundleError: a frozen tensor has no value, or one of another dtype or shape; a constant replaces nothing;
+            BundleError: a frozen tensor has no value, or one of another dtype or shape; a constant
+            replaces nothing;
                 or ONNX Runtime refuses the model.
         """
         with self._lock:
@@ -129,7 +151,9 @@ class OnnxRuntime:
             buffers[name] = self._put(array)
         return Tensors(buffers)
 
-    def download(self, tensors: Tensors, names: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+    def download(
+        self, tensors: Tensors, names: Iterable[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
         """Copies on the host, of all tensors or of those named.
 
         Raises:
@@ -138,7 +162,10 @@ class OnnxRuntime:
         wanted = list(tensors if names is None else names)
         for name in wanted:
             if name not in tensors:
-                raise InputError(f"no tensor {name!r} to download; there are: {', '.join(sorted(tensors)[:8]) or 'none'}")
+                raise InputError(
+                    f"no tensor {name!r} to download; there are:"
+                    f" {', '.join(sorted(tensors)[:8]) or 'none'}"
+                )
         return {name: tensors[name].numpy() for name in wanted}
 
     def _put(self, array: NDArray[Any]) -> PooledBuffer:
@@ -153,13 +180,17 @@ class OnnxRuntime:
         for name in constants:
             if name not in file.external:
                 known = ", ".join(sorted(file.external)[:8]) or "none"
-                raise BundleError(f"graph {graph.name!r} has no frozen tensor {name!r} to replace; it has: {known}")
+                raise BundleError(
+                    f"graph {graph.name!r} has no frozen tensor {name!r} to replace; it has:"
+                    f" {known}"
+                )
         private = {name: np.array(value, order="C") for name, value in constants.items()}
         frozen = file.frozen({**graph.frozen, **private})
         options = self._options()
         options.enable_mem_pattern = len(graph.model) <= _LARGE_MODEL
         if frozen:
-            # Not add_initializer: an optimised graph was seen to compute with zeros; 1.23.2 and 1.32 refuse the model instead.
+            # Not add_initializer: an optimised graph was seen to compute with zeros; 1.23.2 and
+            # 1.32 refuse the model instead.
             values = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in frozen.values()]
             options.add_external_initializers(list(frozen), values)
         try:
@@ -174,32 +205,54 @@ class OnnxRuntime:
         except EdgeadaptError:
             raise
         except Exception as error:
-            raise BundleError(f"ONNX Runtime {onnxruntime.__version__} refuses graph {graph.name!r}: {error}") from error
+            raise BundleError(
+                f"ONNX Runtime {onnxruntime.__version__} refuses graph {graph.name!r}: {error}"
+            ) from error
 
-    def _session(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]], options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-        """A session on every provider that was asked for: ONNX Runtime goes on without one that does not load, and that must not pass."""
+    def _session(
+        self,
+        graph: GraphFile,
+        constants: Mapping[str, NDArray[Any]],
+        options: onnxruntime.SessionOptions,
+    ) -> onnxruntime.InferenceSession:
+        """A session on every provider that was asked for: ONNX Runtime goes on without one that
+        does not load, and that must not pass.
+        """
         wanted = self._providers(graph, constants)
         names = [name for name, _ in wanted]
         try:
             session = onnxruntime.InferenceSession(
-                graph.model, options, names, [values for _, values in wanted], enable_fallback=0, disabled_optimizers=self._left_out(graph)
+                graph.model,
+                options,
+                names,
+                [values for _, values in wanted],
+                enable_fallback=0,
+                disabled_optimizers=self._left_out(graph),
             )
         except Exception as error:
             if any(sign in str(error) for sign in _OF_A_PROVIDER):
-                raise RuntimeUnavailable(f"graph {graph.name!r}: {names[0]} failed in ONNX Runtime {onnxruntime.__version__}: {error}") from error
+                raise RuntimeUnavailable(
+                    f"graph {graph.name!r}: {names[0]} failed in ONNX Runtime"
+                    f" {onnxruntime.__version__}: {error}"
+                ) from error
             raise
         if left_out := [name for name in names if name not in session.get_providers()]:
             raise RuntimeUnavailable(
-                f"graph {graph.name!r}: ONNX Runtime left {left_out[0]} out and would compute with {session.get_providers()[0]}; edgeadapt runtimes says why"
+                f"graph {graph.name!r}: ONNX Runtime left {left_out[0]} out and would compute with"
+                f" {session.get_providers()[0]}; edgeadapt runtimes says why"
             )
         return session
 
     def _left_out(self, graph: GraphFile) -> list[str] | None:
-        """Optimisers that stay off: on x86 a value has an int8 kernel for each of its readers only while each has a quantisation of its own."""
+        """Optimisers that stay off: on x86 a value has an int8 kernel for each of its readers only
+        while each has a quantisation of its own.
+        """
         is_quantised = b"QuantizeLinear" in graph.model and self.providers == (CPU,)
         return ["CommonSubexpressionElimination"] if is_quantised else None
 
-    def _providers(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]]) -> list[tuple[str, Options]]:
+    def _providers(
+        self, graph: GraphFile, constants: Mapping[str, NDArray[Any]]
+    ) -> list[tuple[str, Options]]:
         """With all options, for one graph."""
         return [(name, {**defaults(name), **options}) for name, options in self._given]
 
@@ -225,16 +278,24 @@ _arena_is_shared = False
 
 
 def _share_arena() -> None:
-    """One arena for the activations of all sessions of the process: a re-folded encoder does not bring its own.
+    """One arena for the activations of all sessions of the process: a re-folded encoder does not
+    bring its own.
 
-    Ten re-folded encoders kept 320 MB resident with an arena each, and less than half of it with one. It grows by steps that double from 1 to 16 MB: grown
-    by what is asked for, a step through EfficientNet-Lite0 at 8 images left it in pieces, 147 MB where 40 are in use at once, and now 101.
+    Ten re-folded encoders kept 320 MB resident with an arena each, and less than half of it with
+    one. It grows by steps that double from 1 to 16 MB: grown by what is asked for, a step through
+    EfficientNet-Lite0 at 8 images left it in pieces, 147 MB where 40 are in use at once, and now
+    101.
     """
     global _arena_is_shared
     with _arena_lock:
         if _arena_is_shared:
             return
-        memory = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)
+        memory = onnxruntime.OrtMemoryInfo(
+            "Cpu",
+            onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
+            0,
+            onnxruntime.OrtMemType.DEFAULT,
+        )
         growth = {
             "arena_extend_strategy": 0,  # the next power of two
             "initial_growth_chunk_size_bytes": 1 << 20,
@@ -245,18 +306,24 @@ def _share_arena() -> None:
             onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg(growth))
         except Exception as error:
             if "already" not in str(error):  # the application registered one: that one is shared
-                raise RuntimeUnavailable(f"onnxruntime {onnxruntime.__version__} cannot share an arena: {error}") from error
+                raise RuntimeUnavailable(
+                    f"onnxruntime {onnxruntime.__version__} cannot share an arena: {error}"
+                ) from error
         _arena_is_shared = True
 
 
 @cache
 def _malloc_trim() -> Callable[[int], int] | None:
-    """glibc's function of that name; other C libraries have none, and return memory by themselves or not at all."""
+    """glibc's function of that name; other C libraries have none, and return memory by themselves
+    or not at all.
+    """
     return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 def _return_freed_memory() -> None:
-    """Give back what ONNX Runtime needed to optimise a graph: 70 of 180 MB for a step through EfficientNet-Lite0."""
+    """Give back what ONNX Runtime needed to optimise a graph: 70 of 180 MB for a step through
+    EfficientNet-Lite0.
+    """
     trim = _malloc_trim()
     if trim is not None:
         trim(0)

@@ -1,7 +1,9 @@
-"""Memory of the device in large pieces, handed out in steps of 256 bytes: TensorRT wants every address aligned so.
+"""Memory of the device in large pieces, handed out in steps of 256 bytes: TensorRT wants every
+address aligned so.
 
-The lowest free place that fits is taken, and neighbours that are free become one. So sizes that repeat come back to the same places, and
-a CUDA graph that was recorded for these addresses can be used again.
+The lowest free place that fits is taken, and neighbours that are free become one. So sizes that
+repeat come back to the same places, and a CUDA graph that was recorded for these addresses can be
+used again.
 """
 
 from __future__ import annotations
@@ -74,8 +76,17 @@ class Arena:
         limit: bytes of all chunks together; 0 is no limit.
     """
 
-    def __init__(self, malloc: Callable[[int], int], free: Callable[[int], None], chunk_size: int, limit: int = 0) -> None:
-        self._malloc, self._free, self._chunk_size, self.limit = malloc, free, aligned(chunk_size), limit
+    def __init__(
+        self,
+        malloc: Callable[[int], int],
+        free: Callable[[int], None],
+        chunk_size: int,
+        limit: int = 0,
+    ) -> None:
+        self._malloc = malloc
+        self._free = free
+        self._chunk_size = aligned(chunk_size)
+        self.limit = limit
         self.chunks: list[Chunk] = []
 
     @property
@@ -98,7 +109,9 @@ class Arena:
         return None
 
     def grow(self, nbytes: int, is_tight: bool) -> bool:
-        """One chunk more that fits so many bytes, and no larger if memory is tight; False at the limit."""
+        """One chunk more that fits so many bytes, and no larger if memory is tight; False at the
+        limit.
+        """
         size = aligned(nbytes) if is_tight else max(aligned(nbytes), self._chunk_size)
         if self.limit and self.reserved + size > self.limit:
             return False

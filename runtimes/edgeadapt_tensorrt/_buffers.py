@@ -1,7 +1,9 @@
-"""Buffers on the device: values that return to the pool when the last holder lets go and every stream has done with them.
+"""Buffers on the device: values that return to the pool when the last holder lets go and every
+stream has done with them.
 
-A buffer knows the mark of the run that writes it; runs that the host did not wait for leave a mark on what they read. Whoever uses a buffer
-on another stream makes that stream wait for the writer. A finaliser may run at any point, in any thread: it appends to a deque and no more.
+A buffer knows the mark of the run that writes it; runs that the host did not wait for leave a mark
+on what they read. Whoever uses a buffer on another stream makes that stream wait for the writer. A
+finaliser may run at any point, in any thread: it appends to a deque and no more.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ _serials = count(1)
 
 
 class Events:
-    """Events that no mark holds. Marks hold this object, so it goes after the last of them, and the events with it."""
+    """Events that no mark holds. Marks hold this object, so it goes after the last of them, and the
+    events with it.
+    """
 
     def __init__(self, cuda: CudaRuntime) -> None:
         self.cuda, self.idle = cuda, deque[int]()
@@ -43,7 +47,9 @@ class Events:
 
 
 class Mark:
-    """A point in a stream: what was enqueued there before it. Its event is used again when nobody holds the mark."""
+    """A point in a stream: what was enqueued there before it. Its event is used again when nobody
+    holds the mark.
+    """
 
     __slots__ = ("_cuda", "_events", "_is_done", "doing", "event", "stream")
 
@@ -84,9 +90,21 @@ class Mark:
 class DeviceBuffer:
     """An immutable block of device memory; see ``edgeadapt.runtime.Buffer``."""
 
-    __slots__ = ("_block", "_pool", "address", "dtype", "nbytes", "serial", "shape", "uses", "written")
+    __slots__ = (
+        "_block",
+        "_pool",
+        "address",
+        "dtype",
+        "nbytes",
+        "serial",
+        "shape",
+        "uses",
+        "written",
+    )
 
-    def __init__(self, pool: Pool, block: Block, dtype: np.dtype[Any], shape: tuple[int, ...], nbytes: int) -> None:
+    def __init__(
+        self, pool: Pool, block: Block, dtype: np.dtype[Any], shape: tuple[int, ...], nbytes: int
+    ) -> None:
         self._pool, self._block = pool, block
         self.address, self.dtype, self.shape, self.nbytes = block.address, dtype, shape, nbytes
         self.serial = next(_serials)  # no other buffer has it, at the same address neither
@@ -131,7 +149,8 @@ class Pool:
         self._waiting: list[tuple[Block, Sequence[Mark]]] = []
         self._events = Events(cuda)
         self._lock = threading.Lock()
-        self.uses_lock = threading.Lock()  # two runs may read one buffer at once; never taken by a finaliser
+        # two runs may read one buffer at once; never taken by a finaliser
+        self.uses_lock = threading.Lock()
         weakref.finalize(self, _release, cuda, self.arena).atexit = False
 
     def mark(self, stream: int, doing: str) -> Mark:
@@ -142,7 +161,8 @@ class Pool:
         """A buffer that nobody else holds and no stream uses; its content is undefined.
 
         Raises:
-            OutOfDeviceMemory: there is no room, even after waiting for what is still in use. Nothing was changed.
+            OutOfDeviceMemory: there is no room, even after waiting for what is still in use.
+            Nothing was changed.
         """
         nbytes = math.prod(shape) * dtype.itemsize
         with self._lock:
@@ -169,13 +189,21 @@ class Pool:
             refusal = self._grow(nbytes, is_tight=True)
             block = self.arena.take(nbytes)
             if block is None:
-                raise OutOfDeviceMemory(self._shortage(nbytes), refusal.code if refusal else 0) from refusal
+                raise OutOfDeviceMemory(
+                    self._shortage(nbytes), refusal.code if refusal else 0
+                ) from refusal
         return block
 
     def _grow(self, nbytes: int, is_tight: bool) -> OutOfDeviceMemory | None:
-        """None if there is a chunk more; the device's refusal, or our own at the limit, otherwise."""
+        """None if there is a chunk more; the device's refusal, or our own at the limit,
+        otherwise.
+        """
         try:
-            return None if self.arena.grow(nbytes, is_tight) else OutOfDeviceMemory("the limit of the pool")
+            return (
+                None
+                if self.arena.grow(nbytes, is_tight)
+                else OutOfDeviceMemory("the limit of the pool")
+            )
         except OutOfDeviceMemory as refusal:
             return refusal
 
@@ -183,12 +211,15 @@ class Pool:
         free, total = self._cuda.memory()
         limit = f", its limit is {self.arena.limit >> 10} KiB" if self.arena.limit else ""
         return (
-            f"no room for {nbytes} bytes on the device: the pool holds {self.arena.reserved >> 10} KiB, {self.arena.used >> 10} KiB of them in use{limit}; "
-            f"the device has {free >> 20} of {total >> 20} MiB free. Let states go, use smaller batches, or raise memory_mib"
+            f"no room for {nbytes} bytes on the device: the pool holds {self.arena.reserved >> 10}"
+            f" KiB, {self.arena.used >> 10} KiB of them in use{limit}; the device has {free >> 20}"
+            f" of {total >> 20} MiB free. Let states go, use smaller batches, or raise memory_mib"
         )
 
     def _collect(self, is_patient: bool) -> None:
-        """Put back what no stream uses any more. What a failed device used stays out: its memory is not trusted again."""
+        """Put back what no stream uses any more. What a failed device used stays out: its memory is
+        not trusted again.
+        """
         while self.returned:
             self._waiting.append(self.returned.popleft())
         still = []
@@ -202,13 +233,15 @@ class Pool:
                 else:
                     still.append((block, marks))
             except DeviceError:
-                still.append((block, marks))  # whoever runs next on this device is told; here only memory is lost
+                # whoever runs next on this device is told; here only memory is lost
+                still.append((block, marks))
         self._waiting = still
 
 
 def _release(cuda: CudaRuntime, arena: Arena) -> None:
     """The pool is gone, so no buffer of it is held."""
-    with contextlib.suppress(DeviceError):  # a device that failed has nothing left to give back, and a finaliser nobody to tell
+    # a device that failed has nothing left to give back, and a finaliser nobody to tell
+    with contextlib.suppress(DeviceError):
         cuda.use()
         for chunk in arena.chunks:
             cuda.free(chunk.base)

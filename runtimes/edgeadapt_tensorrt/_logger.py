@@ -1,4 +1,6 @@
-"""One logger for the process. TensorRT keeps the first it is given and ignores every later one, so this one fans out to whoever listens."""
+"""One logger for the process. TensorRT keeps the first it is given and ignores every later one, so
+this one fans out to whoever listens.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def process_logger(trt: Any) -> Any:
 
 @contextmanager
 def listening() -> Iterator[deque[str]]:
-    """Lines of TensorRT from warnings up, of all threads, while the block runs: it builds with threads of its own."""
+    """Lines of TensorRT from warnings up, of all threads, while the block runs: it builds with
+    threads of its own.
+    """
     lines: deque[str] = deque(maxlen=_LINES)
     with _lock:
         _listeners.append(lines)
@@ -42,7 +46,14 @@ def listening() -> Iterator[deque[str]]:
 def last_words(lines: deque[str]) -> str:
     """The end of what TensorRT said, as part of a message."""
     text = "; ".join(lines)
-    return f" TensorRT said: {text[-_WORDS:]}" if text else " TensorRT said nothing; if another part of this process gave it a logger first, it said it there."
+    return (
+        f" TensorRT said: {text[-_WORDS:]}"
+        if text
+        else (
+            " TensorRT said nothing; if another part of this process gave it a logger first, it"
+            " said it there."
+        )
+    )
 
 
 def _make(trt: Any) -> Any:

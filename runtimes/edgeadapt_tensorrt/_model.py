@@ -1,4 +1,6 @@
-"""An engine with what every lane of it shares: names, sizes by shape, and the few calls that an execution context takes."""
+"""An engine with what every lane of it shares: names, sizes by shape, and the few calls that an
+execution context takes.
+"""
 
 from __future__ import annotations
 
@@ -62,19 +64,30 @@ class Model:
         shared: of the runtime.
     """
 
-    def __init__(self, name: str, engine: Any, inputs: list[Value], outputs: list[Value], shared: Shared) -> None:
+    def __init__(
+        self, name: str, engine: Any, inputs: list[Value], outputs: list[Value], shared: Shared
+    ) -> None:
         self.name, self.shared, self._engine = name, shared, engine
-        self._inputs, self._outputs = {value.name: value for value in inputs}, {value.name: value for value in outputs}
+        self._inputs = {value.name: value for value in inputs}
+        self._outputs = {value.name: value for value in outputs}
         self.bound = (*self._inputs, *self._outputs)
         self.reads = tuple(name for name in self._inputs if "." in name)
-        self.free = tuple(value.name for value in inputs if not all(isinstance(dim, int) for dim in value.shape))
-        self.copied = frozenset(name for name in self.reads if name not in self.free and _nbytes(self._inputs[name]) <= shared.copy_limit)
+        self.free = tuple(
+            value.name for value in inputs if not all(isinstance(dim, int) for dim in value.shape)
+        )
+        self.copied = frozenset(
+            name
+            for name in self.reads
+            if name not in self.free and _nbytes(self._inputs[name]) <= shared.copy_limit
+        )
         self._lock = threading.Lock()
         self._measure = self.context()
         self._sizes: dict[Any, Sizes] = {}
 
     def context(self) -> Any:
-        """An execution context without memory of its own; it needs :meth:`bind_scratch` before it runs."""
+        """An execution context without memory of its own; it needs :meth:`bind_scratch` before it
+        runs.
+        """
         strategy = self.shared.trt.ExecutionContextAllocationStrategy.USER_MANAGED
         with listening() as lines:
             context = self._engine.create_execution_context(strategy)
@@ -86,7 +99,9 @@ class Model:
 
     def scratch(self, context: Any) -> DeviceBuffer:
         """Memory for the activations of one run, given to the context."""
-        buffer = self.shared.pool.take(np.dtype(np.uint8), (int(self._engine.device_memory_size_v2),))
+        buffer = self.shared.pool.take(
+            np.dtype(np.uint8), (int(self._engine.device_memory_size_v2),)
+        )
         self.bind_scratch(context, buffer)
         return buffer
 
@@ -95,17 +110,28 @@ class Model:
         context.set_device_memory(buffer.address, buffer.nbytes)
 
     def bind(self, context: Any, shapes: Shapes, addresses: tuple[int, ...]) -> None:
-        """Tell a context its input shapes, if they changed, and its addresses in the order of ``bound``."""
+        """Tell a context its input shapes, if they changed, and its addresses in the order of
+        ``bound``.
+        """
         with listening() as lines:
             fits = all(context.set_input_shape(name, shape) for name, shape in shapes)
-            fits = fits and all(context.set_tensor_address(name, address) for name, address in zip(self.bound, addresses, strict=True))
+            fits = fits and all(
+                context.set_tensor_address(name, address)
+                for name, address in zip(self.bound, addresses, strict=True)
+            )
             if not fits or context.infer_shapes():
-                raise DeviceError(f"graph {self.name!r}: TensorRT does not take shapes {dict(shapes)} or an address.{last_words(lines)}")
+                raise DeviceError(
+                    f"graph {self.name!r}: TensorRT does not take shapes {dict(shapes)} or an"
+                    f" address.{last_words(lines)}"
+                )
 
     def enqueue(self, context: Any, stream: int) -> None:
         with listening() as lines:
             if not context.execute_async_v3(stream):
-                raise DeviceError(f"graph {self.name!r} failed in TensorRT {self.shared.trt.__version__}.{last_words(lines)}")
+                raise DeviceError(
+                    f"graph {self.name!r} failed in TensorRT"
+                    f" {self.shared.trt.__version__}.{last_words(lines)}"
+                )
 
     def sizes(self, shapes: Shapes, port_shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Sizes:
         """What these shapes need; remembered.
@@ -115,7 +141,8 @@ class Model:
             port_shapes: of all ports.
 
         Raises:
-            EngineError: the shape of an output depends on data, so its memory cannot be there before the run.
+            EngineError: the shape of an output depends on data, so its memory cannot be there
+            before the run.
         """
         with self._lock:
             found = self._sizes.get((shapes, port_shapes))
@@ -125,7 +152,9 @@ class Model:
                 found = self._sizes[shapes, port_shapes] = self._settle(shapes, port_shapes)
         return found
 
-    def _settle(self, shapes: Shapes, port_shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Sizes:
+    def _settle(
+        self, shapes: Shapes, port_shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    ) -> Sizes:
         self._shape(shapes)
         at, bytes_of = 0, {}
         ports, outputs, writes = [], [], []
@@ -135,23 +164,37 @@ class Model:
             ports.append((name, dtype, shape, at))
             at += aligned(bytes_of[name])
         for name, value in self._outputs.items():
-            shape, dtype = tuple(int(size) for size in self._measure.get_tensor_shape(name)), np.dtype(value.dtype)
+            shape, dtype = (
+                tuple(int(size) for size in self._measure.get_tensor_shape(name)),
+                np.dtype(value.dtype),
+            )
             if min(shape, default=0) < 0:
-                raise EngineError(f"graph {self.name!r}: the shape of {name!r} depends on data ({list(shape)}); TensorRT needs it before the run")
+                raise EngineError(
+                    f"graph {self.name!r}: the shape of {name!r} depends on data ({list(shape)});"
+                    " TensorRT needs it before the run"
+                )
             bytes_of[name] = math.prod(shape) * dtype.itemsize
             if name.endswith(NEXT):
                 writes.append((name.removesuffix(NEXT), dtype, shape))
             else:
                 outputs.append((name, dtype, shape, at))
                 at += aligned(bytes_of[name])
-        copied = tuple(name for name, _, _ in writes if bytes_of[name + NEXT] <= self.shared.copy_limit)
+        copied = tuple(
+            name for name, _, _ in writes if bytes_of[name + NEXT] <= self.shared.copy_limit
+        )
         return Sizes(shapes, tuple(ports), tuple(outputs), tuple(writes), copied, at, bytes_of)
 
     def _shape(self, shapes: Shapes) -> None:
         with listening() as lines:
             if not all(self._measure.set_input_shape(name, shape) for name, shape in shapes):
-                raise DeviceError(f"graph {self.name!r}: TensorRT does not take shapes {dict(shapes)}.{last_words(lines)}")
+                raise DeviceError(
+                    f"graph {self.name!r}: TensorRT does not take shapes"
+                    f" {dict(shapes)}.{last_words(lines)}"
+                )
 
 
 def _nbytes(value: Value) -> int:
-    return math.prod(dim for dim in value.shape if isinstance(dim, int)) * np.dtype(value.dtype).itemsize
+    return (
+        math.prod(dim for dim in value.shape if isinstance(dim, int))
+        * np.dtype(value.dtype).itemsize
+    )

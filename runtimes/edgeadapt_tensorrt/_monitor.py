@@ -1,4 +1,6 @@
-"""What TensorRT says while it builds, and the way to make it stop: ``IProgressMonitor``, which TensorRT has from 10.0 on."""
+"""What TensorRT says while it builds, and the way to make it stop: ``IProgressMonitor``, which
+TensorRT has from 10.0 on.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ class Cancellation:
         self.error: BaseException | None = None
 
     def goes_on(self, phase: str, step: int, of: int) -> bool:
-        """Tell whoever watches. TensorRT calls this on any of its threads and cannot pass an exception on, so that is kept, and cancels."""
+        """Tell whoever watches. TensorRT calls this on any of its threads and cannot pass an
+        exception on, so that is kept, and cancels.
+        """
         if self._watch is not None and not self.is_cancelled:
             try:
                 self.is_cancelled = not self._watch(phase, step, of)

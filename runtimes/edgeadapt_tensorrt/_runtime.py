@@ -1,4 +1,6 @@
-"""``TensorRT``: one object owns the device's memory, the compiler with its kept plans, and the cache of loaded graphs."""
+"""``TensorRT``: one object owns the device's memory, the compiler with its kept plans, and the
+cache of loaded graphs.
+"""
 
 from __future__ import annotations
 
@@ -31,37 +33,42 @@ OLDEST = (10, 3)
 CACHED = 16  # loaded graphs kept
 _NOTES = 100
 _UPLOADABLE = frozenset("?bBhHiIlLqQefd")
-_INSTALL = "on a Jetson 'apt install python3-libnvinfer' and a venv with --system-site-packages, elsewhere pip install 'edgeadapt[tensorrt]'"
+_INSTALL = (
+    "on a Jetson 'apt install python3-libnvinfer' and a venv with --system-site-packages, elsewhere"
+    " pip install 'edgeadapt[tensorrt]'"
+)
 
 
 class TensorRT:
     """Runs graphs as TensorRT engines; tensors stay on the GPU; thread-safe.
 
     Args:
-        device: ordinal of the GPU.
-        batches: sizes that a free axis usually has, for graphs that bring none of their own; those of a bundle do. Kernels are chosen for the middle one.
-        largest_batch: what a call may bring at most. Above the largest of a graph's batches an engine is built when it is first needed.
-        flags: what engines are built with.
-        cache: folder of plans and timings; None keeps none. By default systemd's ``CacheDirectory`` or the user's cache.
-        cache_mib: bytes that the folder may have.
-        memory_mib: that tensors and scratch memory may have on the device; 0 is no limit.
-        chunk_mib: that are allocated at once.
-        lanes: calls at once per graph; each has scratch memory of its own, others wait.
-        graphs: CUDA graphs kept per lane; 0 records none.
-        copy_limit: bytes up to which a tensor is copied into a place of the lane instead of being bound where it lies.
-        cudart, libcuda: paths of other libraries.
+        device: ordinal of the GPU. batches: sizes that a free axis usually has, for graphs that
+        bring none of their own; those of a bundle do. Kernels are chosen for the middle one.
+        largest_batch: what a call may bring at most. Above the largest of a graph's batches an
+        engine is built when it is first needed. flags: what engines are built with. cache: folder
+        of plans and timings; None keeps none. By default systemd's ``CacheDirectory`` or the user's
+        cache. cache_mib: bytes that the folder may have. memory_mib: that tensors and scratch
+        memory may have on the device; 0 is no limit. chunk_mib: that are allocated at once. lanes:
+        calls at once per graph; each has scratch memory of its own, others wait. graphs: CUDA
+        graphs kept per lane; 0 records none. copy_limit: bytes up to which a tensor is copied into
+        a place of the lane instead of being bound where it lies. cudart, libcuda: paths of other
+        libraries.
 
     Attributes:
-        cache: the folder of plans; None if nothing is kept.
-        notes: the newest of what is worth knowing and no error: plans that were built again, graphs that could not be recorded.
+        cache: the folder of plans; None if nothing is kept. notes: the newest of what is worth
+        knowing and no error: plans that were built again, graphs that could not be recorded.
 
     Raises:
-        RuntimeUnavailable: there is no driver, no GPU, no CUDA runtime library, or no TensorRT from 10.3 on with its builder.
+        RuntimeUnavailable: there is no driver, no GPU, no CUDA runtime library, or no TensorRT from
+        10.3 on with its builder.
     """
 
     name = "tensorrt"
     refolds_by_input = True
-    """Constants that are replaced become inputs: what they scale is not quantised, so a re-folded encoder is the float32 or float16 one."""
+    """Constants that are replaced become inputs: what they scale is not quantised, so a re-folded
+    encoder is the float32 or float16 one.
+    """
 
     def __init__(
         self,
@@ -81,21 +88,33 @@ class TensorRT:
         libcuda: str | None = None,
     ) -> None:
         if not batches or min(batches) < 1 or max(batches) > largest_batch or lanes < 1:
-            raise InputError(f"batches {list(batches)}, largest_batch {largest_batch}, lanes {lanes}: sizes and lanes are at least 1, and no batch is above the largest")
+            raise InputError(
+                f"batches {list(batches)}, largest_batch {largest_batch}, lanes {lanes}: sizes and"
+                " lanes are at least 1, and no batch is above the largest"
+            )
         found, cuda, trt = _find(device, cudart, libcuda)
         self.notes: deque[str] = deque(maxlen=_NOTES)
-        store = Store(default_folder() if cache == "auto" else Path(cache) if cache else None, cache_mib << 20, self._note)
+        store = Store(
+            default_folder() if cache == "auto" else Path(cache) if cache else None,
+            cache_mib << 20,
+            self._note,
+        )
         self.cache = store.folder
         self.compiler = Compiler(trt, found, flags or Flags(), store, self._note)
         cuda.use()
         self.pool = Pool(cuda, chunk_mib << 20, memory_mib << 20)
         self.pool.transfers = Transfers(cuda)
-        self._shared = Shared(cuda, self.pool, trt, self._note, cuda.reads_host_memory(), copy_limit, graphs)
+        self._shared = Shared(
+            cuda, self.pool, trt, self._note, cuda.reads_host_memory(), copy_limit, graphs
+        )
         self._guest = cuda.stream(is_urgent=True)
         self._batches, self._largest, self._lanes = tuple(batches), largest_batch, lanes
         self._loaded: OrderedDict[str, TensorRTExecutable] = OrderedDict()
-        self._open: OrderedDict[tuple[str, tuple[str, ...]], Engines] = OrderedDict()  # with weights as inputs
-        self._refolded: WeakValueDictionary[tuple[str, str], TensorRTExecutable] = WeakValueDictionary()
+        # with weights as inputs
+        self._open: OrderedDict[tuple[str, tuple[str, ...]], Engines] = OrderedDict()
+        self._refolded: WeakValueDictionary[tuple[str, str], TensorRTExecutable] = (
+            WeakValueDictionary()
+        )
         self._lock = threading.Lock()
 
     @property
@@ -113,19 +132,24 @@ class TensorRT:
         device, cuda, trt = _find(0, None, None)
         return f"TensorRT {trt.__version__}, CUDA {cuda.version()}, {device}"
 
-    def load(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None) -> TensorRTExecutable:
+    def load(
+        self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None
+    ) -> TensorRTExecutable:
         """A runnable graph, cached by its hash; the least recently used of 16 is let go.
 
-        With constants the weights that they replace become inputs of an engine that is built once, so another set of values is an upload
-        and not a build. Where TensorRT wants such a weight to be constant, they are built in, which takes a build each time.
+        With constants the weights that they replace become inputs of an engine that is built once,
+        so another set of values is an upload and not a build. Where TensorRT wants such a weight to
+        be constant, they are built in, which takes a build each time.
 
         Args:
             graph: the model and its frozen tensors. Those the model does not refer to are ignored.
-            constants: values that replace frozen tensors of the same name, dtype and shape. They are copied.
+            constants: values that replace frozen tensors of the same name, dtype and shape. They
+            are copied.
 
         Raises:
-            BundleError: a frozen tensor has no value, or one of another dtype or shape; or a constant replaces nothing.
-            EngineError: TensorRT does not take the graph; the message names the node.
+            BundleError: a frozen tensor has no value, or one of another dtype or shape; or a
+            constant replaces nothing. EngineError: TensorRT does not take the graph; the message
+            names the node.
         """
         self._shared.cuda.use()  # a build is for the device of the thread
         with self._lock:
@@ -143,12 +167,19 @@ class TensorRT:
                 _keep(self._loaded, graph.sha256, loaded)
         return loaded
 
-    def build(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None, watch: Watch | None = None) -> Built:
-        """Build the engine that :meth:`load` with the same graph and names of constants needs, and keep its plan; nothing is loaded for use.
+    def build(
+        self,
+        graph: GraphFile,
+        constants: Mapping[str, NDArray[Any]] | None = None,
+        watch: Watch | None = None,
+    ) -> Built:
+        """Build the engine that :meth:`load` with the same graph and names of constants needs, and
+        keep its plan; nothing is loaded for use.
 
         Args:
             graph, constants: as for :meth:`load`. Values of constants are no part of the engine.
-            watch: is told TensorRT's phases and steps on any thread, and may cancel the build; it is not asked by a TensorRT without ``IProgressMonitor``.
+            watch: is told TensorRT's phases and steps on any thread, and may cancel the build; it
+            is not asked by a TensorRT without ``IProgressMonitor``.
 
         Raises:
             BundleError: see :meth:`load`.
@@ -156,14 +187,24 @@ class TensorRT:
             RuntimeUnavailable: the plan cannot be kept, or the build was cancelled.
         """
         if self.cache is None:
-            raise RuntimeUnavailable(f"graph {graph.name!r} is not built ahead: no plans are kept. {' '.join(self.notes)}".rstrip())
+            raise RuntimeUnavailable(
+                f"graph {graph.name!r} is not built ahead: no plans are kept."
+                f" {' '.join(self.notes)}".rstrip()
+            )
         self._shared.cuda.use()
         file = OnnxFile(graph.name, graph.model)
         names = _replaced(file, constants or {})
         model = file.complete(file.frozen({**(constants or {}), **graph.frozen}), names)
         inputs = [*file.inputs, *(file.external[name] for name in names)]
         try:
-            return self.compiler.ahead(graph.name, model, inputs, file.outputs, Profile.of(graph.batches or self._batches), watch)
+            return self.compiler.ahead(
+                graph.name,
+                model,
+                inputs,
+                file.outputs,
+                Profile.of(graph.batches or self._batches),
+                watch,
+            )
         except EngineError as error:
             if not names:
                 raise
@@ -186,7 +227,9 @@ class TensorRT:
         self.pool.transfers.upload(pairs)
         return Tensors({name: buffer for name, (_, buffer) in zip(values, pairs, strict=True)})
 
-    def download(self, tensors: Tensors, names: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+    def download(
+        self, tensors: Tensors, names: Iterable[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
         """Copies on the host, of all tensors or of those named.
 
         Raises:
@@ -197,35 +240,52 @@ class TensorRT:
         buffers = []
         for name in wanted:
             if name not in tensors:
-                raise InputError(f"no tensor {name!r} to download; there are: {', '.join(sorted(tensors)[:8]) or 'none'}")
+                raise InputError(
+                    f"no tensor {name!r} to download; there are:"
+                    f" {', '.join(sorted(tensors)[:8]) or 'none'}"
+                )
             buffer = tensors[name]
             if not isinstance(buffer, DeviceBuffer) or not buffer.belongs_to(self.pool):
                 raise InputError(f"tensor {name!r} is a {type(buffer).__name__} of another runtime")
             buffers.append(buffer)
         return dict(zip(wanted, self.pool.transfers.download(buffers), strict=True))
 
-    def _refold(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]]) -> TensorRTExecutable:
+    def _refold(
+        self, graph: GraphFile, constants: Mapping[str, NDArray[Any]]
+    ) -> TensorRTExecutable:
         file = OnnxFile(graph.name, graph.model)
         names = _replaced(file, constants)
         values = file.frozen({**graph.frozen, **constants})
         key = (graph.sha256, names)
         engines = _recent(self._open, key)
         if engines is None:
-            fixed = file.frozen({**constants, **graph.frozen})  # a replaced value is no part of the engine
+            # a replaced value is no part of the engine
+            fixed = file.frozen({**constants, **graph.frozen})
             try:
                 engines = self._engines(file, file.complete(fixed, names), names, graph)
             except EngineError as error:
                 self._note(f"graph {graph.name!r}: {_as_inputs(names)}{error}")
-                return TensorRTExecutable(self._engines(file, file.complete(values), (), graph), (), self._guest)
+                return TensorRTExecutable(
+                    self._engines(file, file.complete(values), (), graph), (), self._guest
+                )
             _keep(self._open, key, engines)
         uploaded = self.upload({name: values[name] for name in names})
         return TensorRTExecutable(engines, [_ours(uploaded[name]) for name in names], self._guest)
 
-    def _engines(self, file: OnnxFile, model: bytes, constants: tuple[str, ...], graph: GraphFile) -> Engines:
+    def _engines(
+        self, file: OnnxFile, model: bytes, constants: tuple[str, ...], graph: GraphFile
+    ) -> Engines:
         return Engines(
-            file, model, constants, self.compiler, self._shared,
-            batches=graph.batches or self._batches, largest=self._largest, lanes=1 if graph.is_rare else self._lanes, is_rare=graph.is_rare,
-        )  # fmt: skip
+            file,
+            model,
+            constants,
+            self.compiler,
+            self._shared,
+            batches=graph.batches or self._batches,
+            largest=self._largest,
+            lanes=1 if graph.is_rare else self._lanes,
+            is_rare=graph.is_rare,
+        )
 
     def _note(self, text: str) -> None:
         log.warning("%s", text)
@@ -236,12 +296,18 @@ def _replaced(file: OnnxFile, constants: Mapping[str, NDArray[Any]]) -> tuple[st
     """Names of the weights that become inputs."""
     for name in constants:
         if name not in file.external:
-            raise BundleError(f"graph {file.name!r} has no frozen tensor {name!r} to replace; it has: {', '.join(sorted(file.external)[:8]) or 'none'}")
+            raise BundleError(
+                f"graph {file.name!r} has no frozen tensor {name!r} to replace; it has:"
+                f" {', '.join(sorted(file.external)[:8]) or 'none'}"
+            )
     return tuple(sorted(constants))
 
 
 def _as_inputs(names: Sequence[str]) -> str:
-    return f"with {', '.join(names[:3])} as inputs it does not build, so each set of values is a build of its own. "
+    return (
+        f"with {', '.join(names[:3])} as inputs it does not build, so each set of values is a build"
+        " of its own. "
+    )
 
 
 def _ours(buffer: Any) -> DeviceBuffer:
@@ -261,7 +327,9 @@ def _keep(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
         cache.popitem(last=False)
 
 
-def _find(device: int, cudart: str | None, libcuda: str | None) -> tuple[Device, CudaRuntime, ModuleType]:
+def _find(
+    device: int, cudart: str | None, libcuda: str | None
+) -> tuple[Device, CudaRuntime, ModuleType]:
     """Driver first: without one, TensorRT must not even be imported."""
     found = find_device(device, libcuda)
     cuda = CudaRuntime(cudart, device)
@@ -272,7 +340,13 @@ def _find(device: int, cudart: str | None, libcuda: str | None) -> tuple[Device,
     version = str(getattr(trt, "__version__", "unknown"))
     missing = [name for name in ("Builder", "OnnxParser", "Runtime") if not hasattr(trt, name)]
     if missing:
-        raise RuntimeUnavailable(f"this TensorRT ({version}) has no {missing[0]}; the full one is needed, not the lean or dispatch runtime: {_INSTALL}")
+        raise RuntimeUnavailable(
+            f"this TensorRT ({version}) has no {missing[0]}; the full one is needed, not the lean"
+            f" or dispatch runtime: {_INSTALL}"
+        )
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-        raise RuntimeUnavailable(f"TensorRT {version} is too old; {OLDEST[0]}.{OLDEST[1]} is the oldest, which JetPack 6.1 has")
+        raise RuntimeUnavailable(
+            f"TensorRT {version} is too old; {OLDEST[0]}.{OLDEST[1]} is the oldest, which JetPack"
+            " 6.1 has"
+        )
     return found, cuda, trt

@@ -1,7 +1,9 @@
-"""Plans and timings on disk. Everything a file depends on is in its key; what is damaged, foreign or too much is dropped and made again.
+"""Plans and timings on disk. Everything a file depends on is in its key; what is damaged, foreign
+or too much is dropped and made again.
 
-A file is a line of JSON (the key, and SHA-256 of the rest), then the content. It is written beside its place, synchronised and renamed, so a
-reader sees the old file, the new one, or none. A plan is a program: a folder that others may write to is not used.
+A file is a line of JSON (the key, and SHA-256 of the rest), then the content. It is written beside
+its place, synchronised and renamed, so a reader sees the old file, the new one, or none. A plan is
+a program: a folder that others may write to is not used.
 """
 
 from __future__ import annotations
@@ -27,16 +29,22 @@ Key = Mapping[str, Any]
 def default_folder() -> Path:
     """systemd's ``CacheDirectory`` where there is one, else the user's cache."""
     service = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
-    return Path(service or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeadapt") / "tensorrt"
+    return (
+        Path(
+            service
+            or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeadapt"
+        )
+        / "tensorrt"
+    )
 
 
 class Store:
     """Files by kind and key, bounded in bytes; the least recently used go first.
 
     Args:
-        folder: made when it is missing; None keeps nothing.
-        limit: bytes of all files together.
-        note: is told in a sentence what was dropped or could not be kept. None of it is an error: the engine is built again.
+        folder: made when it is missing; None keeps nothing. limit: bytes of all files together.
+        note: is told in a sentence what was dropped or could not be kept. None of it is an error:
+        the engine is built again.
     """
 
     def __init__(self, folder: Path | None, limit: int, note: Callable[[str], None]) -> None:
@@ -51,7 +59,10 @@ class Store:
             self._note(f"plans are not kept: {folder}: {error.strerror}")
             return False
         if found.st_mode & stat.S_IWOTH or found.st_uid not in (os.geteuid(), 0):
-            self._note(f"plans are not kept: others may write to {folder}, and a plan is a program; chmod 700 it, or name another folder")
+            self._note(
+                f"plans are not kept: others may write to {folder}, and a plan is a program; chmod"
+                " 700 it, or name another folder"
+            )
             return False
         return True
 
@@ -79,9 +90,17 @@ class Store:
         if self.folder is None:
             return "nothing is kept here"
         path = self._path(self.folder, kind, key)
-        head = json.dumps({"format": _FORMAT, "key": dict(key), "sha256": hashlib.sha256(content).hexdigest()}).encode() + b"\n"
+        head = (
+            json.dumps(
+                {"format": _FORMAT, "key": dict(key), "sha256": hashlib.sha256(content).hexdigest()}
+            ).encode()
+            + b"\n"
+        )
         if len(head) + len(content) > self._limit:
-            return self._told(f"{path.name} has {len(content) >> 20} MiB, more than the {self._limit >> 20} MiB that are kept; it is made at every start")
+            return self._told(
+                f"{path.name} has {len(content) >> 20} MiB, more than the {self._limit >> 20} MiB"
+                " that are kept; it is made at every start"
+            )
         with self._lock:
             try:
                 _replace(path, head + content)

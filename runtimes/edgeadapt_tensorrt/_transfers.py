@@ -1,4 +1,6 @@
-"""Copies between numpy arrays and device buffers, through pinned memory and a stream of their own. The host waits for each."""
+"""Copies between numpy arrays and device buffers, through pinned memory and a stream of their own.
+The host waits for each.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from edgeadapt_tensorrt._arena import aligned
 from edgeadapt_tensorrt._buffers import DeviceBuffer
 from edgeadapt_tensorrt._cudart import TO_DEVICE, TO_HOST, CudaRuntime
 
-_Move = Callable[[NDArray[np.uint8], int, int], Callable[[], None] | None]  # piece, device address, offset in the stage
+# piece, device address, offset in the stage
+_Move = Callable[[NDArray[np.uint8], int, int], Callable[[], None] | None]
 _STAGE = 4 << 20  # bytes of pinned memory; larger arrays go in pieces
 
 
@@ -31,7 +34,9 @@ class Pinned:
 
     def __init__(self, cuda: CudaRuntime, nbytes: int) -> None:
         self.address, self.nbytes = cuda.host_alloc(nbytes), nbytes
-        self.bytes: NDArray[np.uint8] = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(self.address))
+        self.bytes: NDArray[np.uint8] = np.ctypeslib.as_array(
+            (ctypes.c_uint8 * nbytes).from_address(self.address)
+        )
         self.device_address = cuda.device_address(self.address)
         weakref.finalize(self, _free_pinned, cuda, self.address).atexit = False
 
@@ -42,13 +47,16 @@ class Pinned:
 
 
 def _free_pinned(cuda: CudaRuntime, address: int) -> None:
-    with contextlib.suppress(DeviceError):  # a device that failed has nothing left to give back, and a finaliser nobody to tell
+    # a device that failed has nothing left to give back, and a finaliser nobody to tell
+    with contextlib.suppress(DeviceError):
         cuda.use()
         cuda.host_free(address)
 
 
 class Tally:
-    """Tensors that crossed in one direction: how many, and their bytes. Whoever counts holds the lock of the transfers."""
+    """Tensors that crossed in one direction: how many, and their bytes. Whoever counts holds the
+    lock of the transfers.
+    """
 
     __slots__ = ("count", "nbytes")
 
@@ -63,7 +71,8 @@ class Transfers:
     """Thread-safe; one copy at a time.
 
     Attributes:
-        uploads, downloads: of tensors, until now. Ports and outputs cross at every call and are not counted.
+        uploads, downloads: of tensors, until now. Ports and outputs cross at every call and are not
+        counted.
     """
 
     def __init__(self, cuda: CudaRuntime) -> None:
@@ -80,7 +89,9 @@ class Transfers:
             _count(self.uploads, pairs)
 
     def download(self, buffers: Sequence[DeviceBuffer]) -> list[NDArray[Any]]:
-        """Copies that the caller owns. Raises: DeviceError where the run that writes a buffer failed."""
+        """Copies that the caller owns. Raises: DeviceError where the run that writes a buffer
+        failed.
+        """
         arrays = [np.empty(buffer.shape, buffer.dtype) for buffer in buffers]
         self._cuda.use()
         with self._lock:
@@ -93,7 +104,9 @@ class Transfers:
         return arrays
 
     def _in_pieces(self, pairs: Sequence[tuple[NDArray[Any], DeviceBuffer]], move: _Move) -> None:
-        """Fill the stage, wait, empty it, until all is moved. After a failure nothing of it is under way any more."""
+        """Fill the stage, wait, empty it, until all is moved. After a failure nothing of it is
+        under way any more.
+        """
         self._cuda.use()
         at = 0
         after: list[Callable[[], None]] = []
@@ -139,6 +152,7 @@ def _count(tally: Tally, pairs: Sequence[tuple[NDArray[Any], DeviceBuffer]]) -> 
 
 
 def _destroy_stream(cuda: CudaRuntime, stream: int) -> None:
-    with contextlib.suppress(DeviceError):  # a device that failed has nothing left to give back, and a finaliser nobody to tell
+    # a device that failed has nothing left to give back, and a finaliser nobody to tell
+    with contextlib.suppress(DeviceError):
         cuda.use()
         cuda.destroy_stream(stream)

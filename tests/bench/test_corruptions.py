@@ -22,7 +22,9 @@ def test_fifteen_report_and_four_others_tune() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SEVERITIES))
-def test_a_corruption_changes_images_repeatably_and_more_at_severity_five(name: str, images: np.ndarray) -> None:
+def test_a_corruption_changes_images_repeatably_and_more_at_severity_five(
+    name: str, images: np.ndarray
+) -> None:
     mild, strong = corrupt(images, name, 1, 7), corrupt(images, name, 5, 7)
     assert mild.shape == images.shape
     assert mild.dtype == np.uint8

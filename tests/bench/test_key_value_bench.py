@@ -16,12 +16,18 @@ def test_the_quick_run_compares_every_family_within_the_budget() -> None:
     where = f"smartwatch_{BUDGETS[0] // 1000}kB"
     for family in FAMILIES:
         size, accuracy = rows[f"{family}/{where}/bytes"], rows[f"{family}/{where}"].value
-        assert size.value is not None and size.baseline is not None and 0 < size.value <= size.baseline
+        assert (
+            size.value is not None and size.baseline is not None and 0 < size.value <= size.baseline
+        )
         assert accuracy is not None and accuracy > 60.0
-    assert any("ahead_of" in name for name in rows) and sum("validation" in line for line in said) == len(FAMILIES)
+    assert any("ahead_of" in name for name in rows) and sum(
+        "validation" in line for line in said
+    ) == len(FAMILIES)
 
 
-def test_a_choice_is_made_on_training_rows_and_never_on_test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_choice_is_made_on_training_rows_and_never_on_test_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pool = drawn_pool("tiny", 4, 1, 8, 1, per_cell=30, test_per_cell=10)
     seen: list[NDArray[np.float32]] = []
 
@@ -30,6 +36,11 @@ def test_a_choice_is_made_on_training_rows_and_never_on_test_rows(monkeypatch: p
         return np.ones(len(p.test_y), bool)
 
     choices = [Choice("a", 50_000, answers), Choice("b", 60_000, answers)]
-    monkeypatch.setattr("edgeadapt_bench.streams.key_value.FAMILIES", {"key_value": lambda d, k: iter(choices), "other": lambda d, k: iter(choices)})
+    monkeypatch.setattr(
+        "edgeadapt_bench.streams.key_value.FAMILIES",
+        {"key_value": lambda d, k: iter(choices), "other": lambda d, k: iter(choices)},
+    )
     compare(pool, (100_000,), (0,), lambda line: None)
-    assert [len(z) for z in seen].count(len(pool.test_z)) == 2 and all(not np.array_equal(z, pool.test_z) for z in seen[:2])
+    assert [len(z) for z in seen].count(len(pool.test_z)) == 2 and all(
+        not np.array_equal(z, pool.test_z) for z in seen[:2]
+    )

@@ -18,19 +18,31 @@ def test_the_quick_form_scores_every_candidate_and_routes_every_router() -> None
     assert report("novelty", list(rows.values()))["suite"] == "novelty" and lines
     for score in NOVELTY:
         assert 0.0 <= rows[f"shipped/novel/{score}/auroc"].value <= 1.0
-        assert rows[f"shipped/novel/{score}/auroc"].baseline == rows["shipped/novel/cosine/auroc"].value
-        assert rows[f"shipped/fog/shifted_known_against_novel/{score}/auroc"].value < 0.6  # no score tells noise from novelty
-    assert rows["shipped/novel/pick/any_size"].target == pytest.approx(rows["shipped/novel/pick/any_size"].baseline - novelty.BEHIND)
+        assert (
+            rows[f"shipped/novel/{score}/auroc"].baseline
+            == rows["shipped/novel/cosine/auroc"].value
+        )
+        # no score tells noise from novelty
+        assert rows[f"shipped/fog/shifted_known_against_novel/{score}/auroc"].value < 0.6
+    assert rows["shipped/novel/pick/any_size"].target == pytest.approx(
+        rows["shipped/novel/pick/any_size"].baseline - novelty.BEHIND
+    )
     assert rows["routing_4/signature/random"].value > 0.9
     assert rows["merging/signature/same_merged"].value > 0.5
 
 
 def test_resamples_scatter_around_the_area_they_resample() -> None:
     rng = np.random.default_rng(0)
-    known, novel = np.round(rng.standard_normal(400), 1).astype(np.float32), np.round(rng.standard_normal(300) + 1, 1).astype(np.float32)  # with ties
+    # with ties
+    known, novel = (
+        np.round(rng.standard_normal(400), 1).astype(np.float32),
+        np.round(rng.standard_normal(300) + 1, 1).astype(np.float32),
+    )
     resampled = novelty._resampled(known, novel, 300)
     assert abs(resampled.mean() - auroc(known, novel)) < 0.005 and 0.01 < resampled.std() < 0.03
-    assert np.allclose(novelty._resampled(np.zeros(5, np.float32), np.zeros(4, np.float32), 10), 0.5)
+    assert np.allclose(
+        novelty._resampled(np.zeros(5, np.float32), np.zeros(4, np.float32), 10), 0.5
+    )
 
 
 def test_false_positives_are_counted_below_the_threshold_of_the_known() -> None:
@@ -44,7 +56,11 @@ def test_class_splits_halve_the_classes_without_overlap() -> None:
 
 
 def test_rows_of_chosen_classes_are_relabelled_in_the_order_given() -> None:
-    seen = Seen(np.arange(6, dtype=np.float32)[:, None], np.zeros((6, 0), np.float32), np.array([0, 1, 2, 0, 1, 2]))
+    seen = Seen(
+        np.arange(6, dtype=np.float32)[:, None],
+        np.zeros((6, 0), np.float32),
+        np.array([0, 1, 2, 0, 1, 2]),
+    )
     chosen = seen.of(np.array([2, 0]))
     assert chosen.z[:, 0].tolist() == [0, 2, 3, 5] and chosen.y.tolist() == [1, 0, 1, 0]
     assert sorted(seen.y[per_class(seen.y, 1, 0)].tolist()) == [0, 1, 2]

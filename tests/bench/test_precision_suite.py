@@ -1,4 +1,6 @@
-"""The precision suite on a small bundle: figures of each precision, float32 beside them, and what it refuses."""
+"""The precision suite on a small bundle: figures of each precision, float32 beside them, and what
+it refuses.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def bundle() -> Bundle:
 def images(count: int) -> ImageData:
     y = np.arange(count) % 3
     ramp = np.linspace(-1, 1, 12)
-    kinds = np.stack([np.tile(ramp[:, None], (1, 12)), np.tile(ramp, (12, 1)), 2 * ramp[None, :] * ramp[:, None]])
+    kinds = np.stack(
+        [np.tile(ramp[:, None], (1, 12)), np.tile(ramp, (12, 1)), 2 * ramp[None, :] * ramp[:, None]]
+    )
     x = 90 + 60 * np.random.default_rng(3).standard_normal((count, 12, 12)) + 50 * kinds[y]
     return ImageData(x.clip(0, 255).round().astype(np.uint8), y, CLASSES)
 
@@ -39,14 +43,27 @@ def test_every_precision_has_every_figure_and_float32_stands_beside_it(bundle: B
     found = precision._answers(bundle, known, strange, 0, True)
     assert list(found) == ["float32", "float16", "int8"] == list(precision.precisions_of(bundle))
     for figures in found.values():
-        assert figures["accuracy"] > 0.95 and figures["equal answers"] > 0.95 and figures["clean windows that alarm"] < 0.05
+        assert (
+            figures["accuracy"] > 0.95
+            and figures["equal answers"] > 0.95
+            and figures["clean windows that alarm"] < 0.05
+        )
     assert found["float32"]["equal answers"] == 1.0
     rows = {row.name: row for row in precision._answer_rows([found, found])}
-    assert rows["accuracy/int8"].baseline == found["float32"]["accuracy"] and "over 2 seeds" in rows["accuracy/int8"].unit
-    assert rows["accuracy/int8"].target == pytest.approx(found["float32"]["accuracy"] - precision.MARGIN) and rows["accuracy/int8"].holds
+    assert (
+        rows["accuracy/int8"].baseline == found["float32"]["accuracy"]
+        and "over 2 seeds" in rows["accuracy/int8"].unit
+    )
+    assert (
+        rows["accuracy/int8"].target
+        == pytest.approx(found["float32"]["accuracy"] - precision.MARGIN)
+        and rows["accuracy/int8"].holds
+    )
     assert rows["accuracy/float32"].baseline is None
     worse = {**found, "int8": {**found["int8"], "accuracy": found["float32"]["accuracy"] - 0.05}}
-    assert {row.name: row for row in precision._answer_rows([worse])}["accuracy/int8"].holds is False
+    assert {row.name: row for row in precision._answer_rows([worse])}[
+        "accuracy/int8"
+    ].holds is False
 
 
 def test_the_thresholds_are_those_of_the_precision(bundle: Bundle) -> None:
@@ -59,11 +76,22 @@ def test_the_thresholds_are_those_of_the_precision(bundle: Bundle) -> None:
 
 
 def test_sizes_and_times_are_of_this_bundle(bundle: Bundle) -> None:
-    rows = {row.name: row for row in precision._size_rows(bundle) + precision._time_rows(bundle, images(32).x, True)}
-    assert rows["graph of the encoder/int8"].value == pytest.approx(len(bundle.graph("graphs/encode_int8.onnx")) / 1024)
+    rows = {
+        row.name: row
+        for row in precision._size_rows(bundle) + precision._time_rows(bundle, images(32).x, True)
+    }
+    assert rows["graph of the encoder/int8"].value == pytest.approx(
+        len(bundle.graph("graphs/encode_int8.onnx")) / 1024
+    )
     assert rows["the bundle"].value == pytest.approx(PRECISE.stat().st_size / 1024)
-    assert {f"encode at batch {batch}/{name}" for batch in (1, 8, 32) for name in ("float16", "int8")} <= set(rows)
-    assert all(row.value > 0 and row.baseline > 0 for name, row in rows.items() if name.startswith("encode"))  # type: ignore[operator]
+    assert {
+        f"encode at batch {batch}/{name}" for batch in (1, 8, 32) for name in ("float16", "int8")
+    } <= set(rows)
+    assert all(
+        row.value > 0 and row.baseline > 0
+        for name, row in rows.items()
+        if name.startswith("encode")
+    )  # type: ignore[operator]
 
 
 def test_a_bundle_without_variants_or_with_other_images_is_refused() -> None:

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeadapt_bench.baselines.question_rules import RIVALS, k_centre, least_margin, most_novel, paced, previous
+from edgeadapt_bench.baselines.question_rules import (
+    RIVALS,
+    k_centre,
+    least_margin,
+    most_novel,
+    paced,
+    previous,
+)
 from edgeadapt_bench.datasets.material import SAMPLE, load_material
 from edgeadapt_bench.labels.question_streams import Asked, allowing
 from edgeadapt_bench.labels.questions import run_questions, with_new_classes
@@ -19,9 +26,15 @@ def window(size: int, count: int, asked: int = 0) -> Candidates:
     rng = np.random.default_rng(size)
     probability = rng.dirichlet(np.ones(3), size)
     return Candidates(
-        rng.normal(size=(size, 4)).astype(np.float32), probability, rng.normal(size=size).astype(np.float32), 1.0 - probability.max(axis=1),
-        np.zeros(size), rng.normal(size=(asked, 4)).astype(np.float32), 4.0, count,
-    )  # fmt: skip
+        rng.normal(size=(size, 4)).astype(np.float32),
+        probability,
+        rng.normal(size=size).astype(np.float32),
+        1.0 - probability.max(axis=1),
+        np.zeros(size),
+        rng.normal(size=(asked, 4)).astype(np.float32),
+        4.0,
+        count,
+    )
 
 
 @pytest.mark.slow
@@ -30,7 +43,10 @@ def test_the_quick_suite_asks_within_its_limits_and_better_than_chance() -> None
     for name in ("precision/20/ours", "precision_new_classes/clean/ours"):
         assert rows[name].target == 0.6 and rows[name].value is not None
         assert rows[name].value > rows[name].baseline
-    assert rows["questions_per_condition/most"].value <= 20 and rows["questions_per_condition/most"].holds
+    assert (
+        rows["questions_per_condition/most"].value <= 20
+        and rows["questions_per_condition/most"].holds
+    )
     assert rows["recovery/20/ours"].value > rows["recovery/20/no_questions"].value
     assert rows["recovery/10_per_class/ours"].holds is True
     assert rows["accuracy/oracle"].value > rows["accuracy/frozen"].value
@@ -39,7 +55,9 @@ def test_the_quick_suite_asks_within_its_limits_and_better_than_chance() -> None
 
 @pytest.mark.parametrize("name", sorted(RIVALS))
 @pytest.mark.parametrize(("size", "count", "asked"), [(1, 3, 0), (8, 3, 0), (8, 8, 2), (5, 9, 1)])
-def test_a_rule_takes_distinct_rows_and_as_many_as_it_may(name: str, size: int, count: int, asked: int) -> None:
+def test_a_rule_takes_distinct_rows_and_as_many_as_it_may(
+    name: str, size: int, count: int, asked: int
+) -> None:
     rows = RIVALS[name](0)(window(size, count, asked))
     assert len(rows) == len(set(rows)) == min(size, count) and all(0 <= row < size for row in rows)
 
@@ -51,7 +69,16 @@ def test_a_rule_that_draws_nothing_does_not_depend_on_a_seed(rule: Rule) -> None
 
 def test_k_centre_keeps_away_from_what_was_asked_before() -> None:
     seen = window(6, 1)
-    again = Candidates(seen.embedding, seen.probability, seen.novelty, seen.doubt, seen.newness, seen.embedding[:5], 4.0, 1)
+    again = Candidates(
+        seen.embedding,
+        seen.probability,
+        seen.novelty,
+        seen.doubt,
+        seen.newness,
+        seen.embedding[:5],
+        4.0,
+        1,
+    )
     assert k_centre(again) == [5]
 
 
@@ -78,8 +105,13 @@ def test_three_tenths_of_a_stream_are_of_new_classes() -> None:
 def test_only_the_number_of_questions_differs_in_the_bundle_for_sixty() -> None:
     bundle = load_material(SAMPLE).bundle
     more = allowing(bundle, 60)
-    assert more.manifest.policy.ask.per_condition == 60 and bundle.manifest.policy.ask.per_condition == 20
-    assert more.manifest.policy.shift == bundle.manifest.policy.shift and more.sha256 == bundle.sha256
+    assert (
+        more.manifest.policy.ask.per_condition == 60
+        and bundle.manifest.policy.ask.per_condition == 20
+    )
+    assert (
+        more.manifest.policy.shift == bundle.manifest.policy.shift and more.sha256 == bundle.sha256
+    )
 
 
 def test_pictures_are_drawn_into_the_folder(tmp_path: Path) -> None:
@@ -88,6 +120,17 @@ def test_pictures_are_drawn_into_the_folder(tmp_path: Path) -> None:
 
     found = questions._Streams(frozen=[0.5], oracle=[0.9])
     for arm in ("ours", "random", "none"):
-        found.add(arm, Asked(taught=[] if arm == "none" else [True, False], counts=[2], base=[0.2], right=np.array([True, False, True])))
+        found.add(
+            arm,
+            Asked(
+                taught=[] if arm == "none" else [True, False],
+                counts=[2],
+                base=[0.2],
+                right=np.array([True, False, True]),
+            ),
+        )
     questions._draw(found, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["questions_precision.png", "questions_recovery.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "questions_precision.png",
+        "questions_recovery.png",
+    ]

@@ -15,7 +15,9 @@ answers = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size
 
 @given(answers)
 @settings(max_examples=60, deadline=None)
-def test_the_difference_is_that_of_the_accuracies_and_changing_sides_changes_the_sign(pairs: list[tuple[bool, bool]]) -> None:
+def test_the_difference_is_that_of_the_accuracies_and_changing_sides_changes_the_sign(
+    pairs: list[tuple[bool, bool]],
+) -> None:
     a, b = np.array(pairs).T
     difference, low, high = paired_interval(a, b, rounds=200)
     assert difference == pytest.approx(a.mean() - b.mean())
@@ -41,7 +43,9 @@ def test_the_interval_covers_the_true_difference_about_as_often_as_it_says() -> 
     hits = 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
-        _, low, high = paired_interval(rng.random(300) < 0.75, rng.random(300) < 0.70, seed=seed, rounds=400)
+        _, low, high = paired_interval(
+            rng.random(300) < 0.75, rng.random(300) < 0.70, seed=seed, rounds=400
+        )
         hits += low <= 0.05 <= high
     assert 0.90 <= hits / 200 <= 0.99
 
@@ -49,7 +53,9 @@ def test_the_interval_covers_the_true_difference_about_as_often_as_it_says() -> 
 def test_pairing_makes_the_interval_narrow_when_two_methods_err_on_the_same_samples() -> None:
     u = np.random.default_rng(2).random(1000)
     _, low, high = paired_interval(u < 0.75, u < 0.70)
-    _, loose_low, loose_high = paired_interval(u < 0.75, np.random.default_rng(3).permutation(u) < 0.70)
+    _, loose_low, loose_high = paired_interval(
+        u < 0.75, np.random.default_rng(3).permutation(u) < 0.70
+    )
     assert high - low < 0.5 * (loose_high - loose_low)
 
 
@@ -60,10 +66,17 @@ def test_shares_of_orders_are_units_too() -> None:
 
 @pytest.mark.parametrize(
     ("a", "b", "named"),
-    [([], [], "N at least 1"), ([True], [True, False], r"\(1,\) and \(2,\)"), ([float("nan")], [1.0], "shares between"), ([2.0], [1.0], "shares between")],
+    [
+        ([], [], "N at least 1"),
+        ([True], [True, False], r"\(1,\) and \(2,\)"),
+        ([float("nan")], [1.0], "shares between"),
+        ([2.0], [1.0], "shares between"),
+    ],
     ids=["empty", "lengths", "nan", "range"],
 )
-def test_what_cannot_be_compared_is_refused_by_name(a: list[float], b: list[float], named: str) -> None:
+def test_what_cannot_be_compared_is_refused_by_name(
+    a: list[float], b: list[float], named: str
+) -> None:
     with pytest.raises(InputError, match=named):
         paired_interval(a, b)
 

@@ -1,4 +1,6 @@
-"""The spine's suites at toy size on the images that ship: rows and bars are there, and gains have the right sign."""
+"""The spine's suites at toy size on the images that ship: rows and bars are there, and gains have
+the right sign.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,10 @@ def test_every_suite_has_its_name() -> None:
 
 
 def test_the_spine_imports_neither_torch_nor_onnx() -> None:
-    code = "import sys, edgeadapt_bench.labels.spine; sys.exit(', '.join({'torch', 'onnx', 'torchvision'} & set(sys.modules)) or None)"
+    code = (
+        "import sys, edgeadapt_bench.labels.spine; sys.exit(', '.join({'torch', 'onnx',"
+        " 'torchvision'} & set(sys.modules)) or None)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -61,22 +66,43 @@ def test_windows_have_the_class_mix_they_are_named_after() -> None:
 
 
 def test_a_bar_holds_on_the_right_side() -> None:
-    held = [bar("a", 0.5, "share", **{side: 0.5}).holds for side in ("at_least", "at_most", "exactly")]
-    missed = [bar("a", value, "share", **{side: 0.5}).holds for side, value in (("at_least", 0.4), ("at_most", 0.6), ("exactly", 0.6))]
+    held = [
+        bar("a", 0.5, "share", **{side: 0.5}).holds for side in ("at_least", "at_most", "exactly")
+    ]
+    missed = [
+        bar("a", value, "share", **{side: 0.5}).holds
+        for side, value in (("at_least", 0.4), ("at_most", 0.6), ("exactly", 0.6))
+    ]
     assert held == [True] * 3 and missed == [False] * 3
     assert bar("a", 0.5, "share").holds is None
 
 
-def test_clean_windows_are_quiet_and_noise_is_found_where_the_class_free_statistic_misses_it() -> None:
-    rows = by_name(run_detection(SAMPLE, (0,), quiet, windows=40, conditions=("gaussian_noise",), lite0=False))
-    assert all(rows[f"false_alarms/{kind}"].value <= 0.1 and rows[f"false_alarms/{kind}"].target == 0.02 for kind in KINDS)
+def test_clean_windows_are_quiet_and_noise_is_found_where_the_class_free_statistic_misses_it() -> (
+    None
+):
+    rows = by_name(
+        run_detection(SAMPLE, (0,), quiet, windows=40, conditions=("gaussian_noise",), lite0=False)
+    )
+    assert all(
+        rows[f"false_alarms/{kind}"].value <= 0.1 and rows[f"false_alarms/{kind}"].target == 0.02
+        for kind in KINDS
+    )
     noise = rows["detection/gaussian_noise/one"]
-    assert noise.holds and noise.target == 0.95 and noise.baseline is not None and noise.value > noise.baseline
+    assert (
+        noise.holds
+        and noise.target == 0.95
+        and noise.baseline is not None
+        and noise.value > noise.baseline
+    )
     assert rows["new_classes_read_as_shift/random"].target is None
 
 
 def test_answers_recover_more_than_nothing_does() -> None:
-    rows = by_name(run_answers(SAMPLE, (0,), quiet, length=256, conditions=("contrast",), arms=("questions", "given")))
+    rows = by_name(
+        run_answers(
+            SAMPLE, (0,), quiet, length=256, conditions=("contrast",), arms=("questions", "given")
+        )
+    )
     given = rows["recovery/10_per_class"]
     assert given.target == 0.75 and given.value > 0.3
     assert 0 < rows["questions"].value <= 20

@@ -1,4 +1,6 @@
-"""The steps suite on few rounds: its rows and ratios are there, they follow from what was timed, and no unequal system is timed."""
+"""The steps suite on few rounds: its rows and ratios are there, they follow from what was timed,
+and no unequal system is timed.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ class Wrong(Ours):
         return {name: self.start[name] + factor * (value - self.start[name]) for name, value in now.items()}
 
 serve(Wrong)
-"""
+"""  # noqa: E501
 DYING = """
 import os
 from edgeadapt_bench.steps._step_worker_ours import Ours, serve
@@ -88,7 +90,9 @@ def script(folder: Path, text: str) -> str:
     return str(path)
 
 
-def test_a_quick_run_has_the_rows_and_the_ratios_are_those_of_its_times(quick: dict[str, Row]) -> None:
+def test_a_quick_run_has_the_rows_and_the_ratios_are_those_of_its_times(
+    quick: dict[str, Row],
+) -> None:
     check_rows(quick, 8)
 
 
@@ -100,64 +104,143 @@ def test_a_quick_run_has_the_rows_of_every_batch() -> None:
 
 
 def check_rows(quick: dict[str, Row], batch: int) -> None:
-    speedup, over_floor = quick[f"adaptor_step_speedup/b{batch}"], quick[f"adaptor_step_vs_floor/b{batch}"]
-    ours, eager, floor = (quick[f"adaptor_step_us/{name}/b{batch}"].value for name in ("edgeadapt", "torch_eager", "floor"))
+    speedup = quick[f"adaptor_step_speedup/b{batch}"]
+    over_floor = quick[f"adaptor_step_vs_floor/b{batch}"]
+    ours, eager, floor = (
+        quick[f"adaptor_step_us/{name}/b{batch}"].value
+        for name in ("edgeadapt", "torch_eager", "floor")
+    )
     assert ours and eager and floor and speedup.value and over_floor.value
-    assert speedup.value == pytest.approx(eager / ours, rel=0.3)  # a median of ratios beside a ratio of medians
+    # a median of ratios beside a ratio of medians
+    assert speedup.value == pytest.approx(eager / ours, rel=0.3)
     assert over_floor.value == pytest.approx(ours / floor, rel=0.3)
-    assert quick[f"adaptor_step_speedup_p10/b{batch}"].value <= speedup.value <= quick[f"adaptor_step_speedup_p90/b{batch}"].value
-    assert speedup.target == steps.SPEEDUP[batch] and speedup.holds is (speedup.value >= speedup.target)
+    assert (
+        quick[f"adaptor_step_speedup_p10/b{batch}"].value
+        <= speedup.value
+        <= quick[f"adaptor_step_speedup_p90/b{batch}"].value
+    )
+    assert speedup.target == steps.SPEEDUP[batch] and speedup.holds is (
+        speedup.value >= speedup.target
+    )
     assert 0 < quick[f"adaptor_step_distance/b{batch}"].value < material.ADAPTOR_TOLERANCE
-    assert 20 < quick[f"rss_mib/adaptor/edgeadapt/b{batch}"].value < quick[f"rss_mib/adaptor/torch_eager/b{batch}"].value
+    assert (
+        20
+        < quick[f"rss_mib/adaptor/edgeadapt/b{batch}"].value
+        < quick[f"rss_mib/adaptor/torch_eager/b{batch}"].value
+    )
 
 
 def test_what_a_quick_run_leaves_out_is_said(quick: dict[str, Row]) -> None:
-    for name in ("adaptor_step_vs_compile/b8", "entropy_step_speedup/b1", "entropy_step_rss_share/b8"):
-        assert quick[name].value is None and quick[name].unit == "absent: left out of a quick run" and quick[name].holds is None
+    for name in (
+        "adaptor_step_vs_compile/b8",
+        "entropy_step_speedup/b1",
+        "entropy_step_rss_share/b8",
+    ):
+        assert (
+            quick[name].value is None
+            and quick[name].unit == "absent: left out of a quick run"
+            and quick[name].holds is None
+        )
 
 
 def test_the_rest_of_the_cost_is_reported(quick: dict[str, Row]) -> None:
-    assert 0 < quick["cold_start_s/adaptor/edgeadapt"].value < quick["cold_start_s/adaptor/torch_eager"].value
+    assert (
+        0
+        < quick["cold_start_s/adaptor/edgeadapt"].value
+        < quick["cold_start_s/adaptor/torch_eager"].value
+    )
     assert 10 < quick["install_mib/edgeadapt"].value < quick["install_mib/torch_eager"].value
     assert quick["compile_s/adaptor"].value > 0 and quick["compile_s/adaptor"].target == 3.0
-    assert 1 < quick["graph_kib/adaptor/b8"].value < 100 and quick["session_ms/adaptor/b8"].value > 0
+    assert (
+        1 < quick["graph_kib/adaptor/b8"].value < 100 and quick["session_ms/adaptor/b8"].value > 0
+    )
 
 
 @pytest.mark.parametrize("fault", ["forgets its velocity", "goes too far"])
-def test_a_system_that_takes_another_step_is_refused_and_not_timed(prepared: material.Prepared, tmp_path: Path, fault: str) -> None:
+def test_a_system_that_takes_another_step_is_refused_and_not_timed(
+    prepared: material.Prepared, tmp_path: Path, fault: str
+) -> None:
     wrong = Entrant("wrong", (sys.executable, script(tmp_path, WRONG), fault), named=prepared.named)
     told: list[str] = []
-    results, missing = race([wrong, steps.ours(prepared)], prepared.folder, prepared.reference, rounds=1, block=8, say=told.append)
+    results, missing = race(
+        [wrong, steps.ours(prepared)],
+        prepared.folder,
+        prepared.reference,
+        rounds=1,
+        block=8,
+        say=told.append,
+    )
     assert list(results) == ["edgeadapt"] and len(results["edgeadapt"].medians) == 1
-    assert "wrong is not timed: after 6 steps" in missing["wrong"] and "does not take the same step" in missing["wrong"]
+    assert (
+        "wrong is not timed: after 6 steps" in missing["wrong"]
+        and "does not take the same step" in missing["wrong"]
+    )
     assert told == [f"absent: {missing['wrong']}"]
 
 
-def test_without_a_needed_system_there_is_no_report(prepared: material.Prepared, tmp_path: Path) -> None:
-    wrong = Entrant("edgeadapt", (sys.executable, script(tmp_path, WRONG), "goes too far"), named=prepared.named)
+def test_without_a_needed_system_there_is_no_report(
+    prepared: material.Prepared, tmp_path: Path
+) -> None:
+    wrong = Entrant(
+        "edgeadapt", (sys.executable, script(tmp_path, WRONG), "goes too far"), named=prepared.named
+    )
     with pytest.raises(InputError, match="edgeadapt is not timed"):
-        race([wrong], prepared.folder, prepared.reference, rounds=1, block=8, say=print, needed=["edgeadapt"])
+        race(
+            [wrong],
+            prepared.folder,
+            prepared.reference,
+            rounds=1,
+            block=8,
+            say=print,
+            needed=["edgeadapt"],
+        )
 
 
 def test_a_system_that_cannot_start_says_why(prepared: material.Prepared, tmp_path: Path) -> None:
     dead = Entrant("dead", (sys.executable, script(tmp_path, SILENT)))
-    _, missing = race([dead], prepared.folder, prepared.reference, rounds=1, block=8, say=lambda line: None)
+    _, missing = race(
+        [dead], prepared.folder, prepared.reference, rounds=1, block=8, say=lambda line: None
+    )
     assert missing == {"dead": "dead: ended with 3: no such library"}
     with pytest.raises(RuntimeUnavailable, match="no such library"):
-        race([dead], prepared.folder, prepared.reference, rounds=1, block=8, say=print, needed=["dead"])
+        race(
+            [dead],
+            prepared.folder,
+            prepared.reference,
+            rounds=1,
+            block=8,
+            say=print,
+            needed=["dead"],
+        )
 
 
-def test_a_system_that_dies_while_it_is_timed_is_left_out_and_the_others_go_on(prepared: material.Prepared, tmp_path: Path) -> None:
+def test_a_system_that_dies_while_it_is_timed_is_left_out_and_the_others_go_on(
+    prepared: material.Prepared, tmp_path: Path
+) -> None:
     dying = Entrant("dying", (sys.executable, script(tmp_path, DYING)), named=prepared.named)
-    results, missing = race([dying, steps.ours(prepared)], prepared.folder, prepared.reference, rounds=3, block=8, say=lambda line: None)
-    assert missing == {"dying": "dying: ended with 9: no message"} and len(results["edgeadapt"].medians) == 3 and "dying" not in results
+    results, missing = race(
+        [dying, steps.ours(prepared)],
+        prepared.folder,
+        prepared.reference,
+        rounds=3,
+        block=8,
+        say=lambda line: None,
+    )
+    assert (
+        missing == {"dying": "dying: ended with 9: no message"}
+        and len(results["edgeadapt"].medians) == 3
+        and "dying" not in results
+    )
 
 
 def test_the_distance_is_a_share_of_the_way_and_names_what_is_missing() -> None:
-    start, end = {"a": np.zeros(4, np.float32), "b": np.ones(2, np.float32)}, {"a": np.full(4, 2.0), "b": np.full(2, 1.5)}
+    start = {"a": np.zeros(4, np.float32), "b": np.ones(2, np.float32)}
+    end = {"a": np.full(4, 2.0), "b": np.full(2, 1.5)}
     halfway = {"a": np.full(4, 1.0, np.float32), "b": np.full(2, 1.5, np.float32)}
     assert distance(start, end, halfway) == pytest.approx(0.5, rel=1e-5)
-    assert distance(start, end, {name: value.astype(np.float32) for name, value in end.items()}) == 0.0
+    assert (
+        distance(start, end, {name: value.astype(np.float32) for name, value in end.items()}) == 0.0
+    )
     with pytest.raises(InputError, match="has the tensors a instead of a, b"):
         distance(start, end, {"a": halfway["a"]})
     with pytest.raises(InputError, match=r"b has shape \[1\] instead of \[2\]"):
@@ -169,43 +252,69 @@ def test_the_distance_is_a_share_of_the_way_and_names_what_is_missing() -> None:
 def test_a_step_that_the_compiler_refuses_misses_its_bar_and_an_absent_network_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for error, holds in ((CompileError("entropy: differs"), False), (RuntimeUnavailable("not installed"), None)):
+    for error, holds in (
+        (CompileError("entropy: differs"), False),
+        (RuntimeUnavailable("not installed"), None),
+    ):
 
         def refuse(folder: Path, batch: int, error: Exception = error) -> None:
             raise error
 
         monkeypatch.setattr(material, "entropy", refuse)
         rows = {row.name: row for row in steps.entropy_rows(tmp_path, lambda line: None)}
-        assert len(rows) == 4 and rows["entropy_step_speedup/b8"].holds is holds and str(error) in rows["entropy_step_rss_share/b1"].unit
+        assert (
+            len(rows) == 4
+            and rows["entropy_step_speedup/b8"].holds is holds
+            and str(error) in rows["entropy_step_rss_share/b1"].unit
+        )
 
 
 def test_a_pass_that_is_left_out_leaves_its_nodes() -> None:
     tensors = {"head.weight": torch.zeros(3, 5)}
 
-    def learn(ports: dict[str, torch.Tensor], values: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        slope = torch.func.grad(lambda weight: (ports["x"] @ weight.T).square().sum())(values["head.weight"] + 1)
+    def learn(
+        ports: dict[str, torch.Tensor], values: dict[str, torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        slope = torch.func.grad(lambda weight: (ports["x"] @ weight.T).square().sum())(
+            values["head.weight"] + 1
+        )
         return {}, {"head.weight": values["head.weight"] - 0.1 * slope}
 
     def nodes(*names: str) -> int:
         with without_passes(*names):
-            return compile_graph("step", learn, lambda g, batch: {"x": torch.randn(batch, 5, generator=g)}, tensors, check=False).nodes
+            return compile_graph(
+                "step",
+                learn,
+                lambda g, batch: {"x": torch.randn(batch, 5, generator=g)},
+                tensors,
+                check=False,
+            ).nodes
 
     assert "transpose flags" in PASSES
-    without, with_all = nodes("transpose flags"), nodes()  # in this order: the pass is back after the block
+    # in this order: the pass is back after the block
+    without, with_all = nodes("transpose flags"), nodes()
     assert with_all < without
     with pytest.raises(KeyError, match="no pass called 'magic'"), without_passes("magic"):
         raise AssertionError("the block is not entered")
 
 
 def test_the_table_of_passes_is_markdown_with_a_line_for_each() -> None:
-    nodes, gains = ({name: dict.fromkeys((1, 8, 32), value) for name in ("all", "layer norm", "none")} for value in (60, 1.25))
+    nodes, gains = (
+        {name: dict.fromkeys((1, 8, 32), value) for name in ("all", "layer norm", "none")}
+        for value in (60, 1.25)
+    )
     lines = markdown(nodes, gains).splitlines()
     assert lines[1].count("|") == lines[0].count("|") == 8 and len(lines) == 5
     assert lines[3] == "| layer norm | 60 | 1.250x | 60 | 1.250x | 60 | 1.250x |"
 
 
 def test_install_size_counts_what_a_package_requires() -> None:
-    assert installed_bytes("edgeadapt") > installed_bytes("onnxruntime") > installed_bytes("numpy") > 10 << 20
+    assert (
+        installed_bytes("edgeadapt")
+        > installed_bytes("onnxruntime")
+        > installed_bytes("numpy")
+        > 10 << 20
+    )
 
 
 @pytest.mark.parametrize(("value", "holds"), [(3.0, True), (2.99, False)])
@@ -214,7 +323,10 @@ def test_a_lower_bar_is_met_at_its_value(value: float, holds: bool) -> None:
 
 
 def test_an_absent_row_with_a_target_is_missed() -> None:
-    assert absent("a", "why", 1.0) == Row("a", None, "absent: why", None, 1.0, False) and absent("a", "why").holds is None
+    assert (
+        absent("a", "why", 1.0) == Row("a", None, "absent: why", None, 1.0, False)
+        and absent("a", "why").holds is None
+    )
 
 
 def test_another_suite_has_no_options() -> None:

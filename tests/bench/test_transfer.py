@@ -84,8 +84,8 @@ def test_neighbours_and_means_are_those_of_a_loop() -> None:
     z, y = _rows(count=30)
     other, _ = _rows(count=50, seed=1)
     means = np.stack([z[y == k].mean(axis=0) for k in range(3)])
-    (nearest,), = contenders.nearest_mean(z, y, np.ones(30), [other], [0.0])  # fmt: skip
-    (single,), = contenders.neighbours(z, y, np.ones(30), [other], [1.0])  # fmt: skip
+    ((nearest,),) = contenders.nearest_mean(z, y, np.ones(30), [other], [0.0])
+    ((single,),) = contenders.neighbours(z, y, np.ones(30), [other], [1.0])
     for row, by_mean, by_one in zip(other, nearest, single, strict=True):
         assert by_mean == np.linalg.norm(means - row, axis=1).argmin()
         assert by_one == y[(z @ row / np.linalg.norm(z, axis=1)).argmax()]
@@ -102,8 +102,8 @@ def test_a_weight_of_two_counts_as_the_row_twice() -> None:
         (contenders.nearest_mean, 0.0),
         (contenders.logistic, 1.0),
     ):
-        (weighted,), = method(z, y, weight, [other], [setting])  # fmt: skip
-        (repeated,), = method(z[twice], y[twice], np.ones(80), [other], [setting])  # fmt: skip
+        ((weighted,),) = method(z, y, weight, [other], [setting])
+        ((repeated,),) = method(z[twice], y[twice], np.ones(80), [other], [setting])
         assert (weighted == repeated).mean() >= 0.99
 
 

@@ -1,4 +1,6 @@
-"""Bundles with an encoder, and what an attacker makes of them: members changed, everything hashed again, signed again or not."""
+"""Bundles with an encoder, and what an attacker makes of them: members changed, everything hashed
+again, signed again or not.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,15 @@ from onnx import helper
 
 from edgeadapt.bundle import FROZEN
 from edgeadapt.bundle._container import member_order, pack
-from edgeadapt.bundle.schema import GraphSpec, Manifest, Member, Parity, PortSpec, TensorSpec, space_of
+from edgeadapt.bundle.schema import (
+    GraphSpec,
+    Manifest,
+    Member,
+    Parity,
+    PortSpec,
+    TensorSpec,
+    space_of,
+)
 from edgeadapt.bundle.signing import encode_signature, sign
 
 ENCODE, MANIFEST, SIGNATURE = "graphs/encode.onnx", "manifest.json", "manifest.sig"
@@ -32,34 +42,68 @@ def encoder_model(activation: str = "Relu") -> bytes:
         ],
         [tiny.values("x", "B", PIXELS)],
         [tiny.values("z", "B", tiny.DIM)],
-        [tiny.external("encoder.weight", (PIXELS, tiny.DIM)), tiny.external("taps.bias", (tiny.DIM,))],
+        [
+            tiny.external("encoder.weight", (PIXELS, tiny.DIM)),
+            tiny.external("taps.bias", (tiny.DIM,)),
+        ],
     ).SerializeToString()
 
 
 def encoder_values() -> dict[str, np.ndarray]:
-    """Two tensors that the graph takes, one that came with the encoder unread, and one without values."""
+    """Two tensors that the graph takes, one that came with the encoder unread, and one without
+    values.
+    """
     rng = np.random.default_rng(5)
-    shapes = {"encoder.weight": (PIXELS, tiny.DIM), "taps.bias": (tiny.DIM,), "encoder.head.weight": (1, tiny.DIM), "encoder.none": (0, 3)}
+    shapes = {
+        "encoder.weight": (PIXELS, tiny.DIM),
+        "taps.bias": (tiny.DIM,),
+        "encoder.head.weight": (1, tiny.DIM),
+        "encoder.none": (0, 3),
+    }
     return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def parts(**changes: Any) -> tuple[Manifest, dict[str, bytes], dict[str, dict[str, np.ndarray]]]:
-    """Manifest, graphs and weights of a tiny bundle whose encoder is the one that its space names."""
+    """Manifest, graphs and weights of a tiny bundle whose encoder is the one that its space
+    names.
+    """
     base, values = tiny.manifest(), encoder_values()
     encode = GraphSpec(
-        file=ENCODE, roles=("encode",), methods=("tiny",), batch=None, ports=(PortSpec(name="x", dtype="float32", shape=(None, PIXELS)),),
-        outputs=(PortSpec(name="z", dtype="float32", shape=(None, tiny.DIM)),), reads=(), writes=(), frozen=("encoder.weight", "taps.bias"),
-        nodes=3, parity=Parity(cases=8, tolerance=1e-5, median_error=0.0, worst_error=0.0),
-    )  # fmt: skip
-    tensors = tuple(TensorSpec(name=name, dtype="float32", shape=value.shape, kind="frozen", persist="never") for name, value in values.items())
+        file=ENCODE,
+        roles=("encode",),
+        methods=("tiny",),
+        batch=None,
+        ports=(PortSpec(name="x", dtype="float32", shape=(None, PIXELS)),),
+        outputs=(PortSpec(name="z", dtype="float32", shape=(None, tiny.DIM)),),
+        reads=(),
+        writes=(),
+        frozen=("encoder.weight", "taps.bias"),
+        nodes=3,
+        parity=Parity(cases=8, tolerance=1e-5, median_error=0.0, worst_error=0.0),
+    )
+    tensors = tuple(
+        TensorSpec(name=name, dtype="float32", shape=value.shape, kind="frozen", persist="never")
+        for name, value in values.items()
+    )
     space = space_of(encoder_model(), *(values[name].tobytes() for name in sorted(values)))
-    manifest = msgspec.structs.replace(base, tensors=base.tensors + tensors, graphs=(encode, *base.graphs), space=space)
+    manifest = msgspec.structs.replace(
+        base, tensors=base.tensors + tensors, graphs=(encode, *base.graphs), space=space
+    )
     weights = tiny.weights()
-    return msgspec.structs.replace(manifest, **changes), tiny.graphs() | {ENCODE: encoder_model()}, weights | {FROZEN: weights[FROZEN] | values}
+    return (
+        msgspec.structs.replace(manifest, **changes),
+        tiny.graphs() | {ENCODE: encoder_model()},
+        weights | {FROZEN: weights[FROZEN] | values},
+    )
 
 
 def forge(
-    path: Path, members: Mapping[str, bytes], *, key: bytes | None = None, manifest: Mapping[str, Any] | None = None, rehash: bool = True
+    path: Path,
+    members: Mapping[str, bytes],
+    *,
+    key: bytes | None = None,
+    manifest: Mapping[str, Any] | None = None,
+    rehash: bool = True,
 ) -> Path:
     """Write an archive of these members as an attacker would.
 
@@ -73,7 +117,11 @@ def forge(
     text = json.loads(kept[MANIFEST]) | dict(manifest or {})
     if rehash:
         text["members"] = {
-            name: msgspec.to_builtins(Member(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())) for name, data in kept.items() if name != MANIFEST
+            name: msgspec.to_builtins(
+                Member(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+            )
+            for name, data in kept.items()
+            if name != MANIFEST
         }
     kept[MANIFEST] = msgspec.json.format(msgspec.json.encode(text, order="sorted"), indent=2)
     if key is not None:

@@ -58,20 +58,26 @@ def subgraph_initialiser() -> onnx.ModelProto:
     model = tiny.predict_model()
     inner = helper.make_graph([], "inner", [], [], [evil()])
     for _ in range(5):
-        inner = helper.make_graph([helper.make_node("If", ["c"], ["o"], then_branch=inner)], "inner", [], [])
+        inner = helper.make_graph(
+            [helper.make_node("If", ["c"], ["o"], then_branch=inner)], "inner", [], []
+        )
     model.graph.node.append(helper.make_node("If", ["c"], ["o"], then_branch=inner))
     return model
 
 
 def function_body() -> onnx.ModelProto:
     model = tiny.predict_model()
-    model.functions.add(name="f", domain="d").node.append(helper.make_node("Constant", [], ["c"], value=evil()))
+    model.functions.add(name="f", domain="d").node.append(
+        helper.make_node("Constant", [], ["c"], value=evil())
+    )
     return model
 
 
 def function_default() -> onnx.ModelProto:
     model = tiny.predict_model()
-    model.functions.add(name="f", domain="d").attribute_proto.add(name="a", type=AttributeProto.TENSOR, t=evil())
+    model.functions.add(name="f", domain="d").attribute_proto.add(
+        name="a", type=AttributeProto.TENSOR, t=evil()
+    )
     return model
 
 
@@ -89,26 +95,55 @@ def entries_without_the_external_mark() -> onnx.ModelProto:
 
 def second_location() -> onnx.ModelProto:
     model = tiny.predict_model()
-    model.graph.initializer[0].external_data.append(StringStringEntryProto(key="location", value=EVIL))
+    model.graph.initializer[0].external_data.append(
+        StringStringEntryProto(key="location", value=EVIL)
+    )
     return model
 
 
 @pytest.mark.parametrize(
     "build",
     [
-        initialiser, node_attribute, tensor_list_attribute, sparse_initialiser("values"), sparse_initialiser("indices"), sparse_attribute,
-        subgraph_initialiser, function_body, function_default, training_info, entries_without_the_external_mark, second_location,
+        initialiser,
+        node_attribute,
+        tensor_list_attribute,
+        sparse_initialiser("values"),
+        sparse_initialiser("indices"),
+        sparse_attribute,
+        subgraph_initialiser,
+        function_body,
+        function_default,
+        training_info,
+        entries_without_the_external_mark,
+        second_location,
     ],
-)  # fmt: skip
-def test_a_file_of_the_device_is_refused_wherever_it_hides(build: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
+)
+def test_a_file_of_the_device_is_refused_wherever_it_hides(
+    build: Callable[[], onnx.ModelProto], tmp_path: Path
+) -> None:
     graphs = tiny.graphs() | {tiny.PREDICT: build().SerializeToString()}
-    with pytest.raises(BundleError, match=r"graphs/predict.onnx: tensor 'stem.whiten' has external data at '/etc/passwd'; only 'bundle:'"):
+    with pytest.raises(
+        BundleError,
+        match=(
+            r"graphs/predict.onnx: tensor 'stem.whiten' has external data at '/etc/passwd'; only"
+            r" 'bundle:'"
+        ),
+    ):
         write_bundle(tmp_path / "a.edge", tiny.manifest(), graphs, tiny.weights(), tiny.CARD)
 
 
 @pytest.mark.parametrize(
     "location",
-    ["", None, "bundle", "bundle:/x", "bundle:\0", "../w.bin", "*/_ORT_MEM_ADDR_/*", "weights/frozen.safetensors"],
+    [
+        "",
+        None,
+        "bundle",
+        "bundle:/x",
+        "bundle:\0",
+        "../w.bin",
+        "*/_ORT_MEM_ADDR_/*",
+        "weights/frozen.safetensors",
+    ],
 )
 def test_no_other_location_is_accepted(location: str | None) -> None:
     with pytest.raises(BundleError, match="has external data at"):
@@ -118,13 +153,18 @@ def test_no_other_location_is_accepted(location: str | None) -> None:
 def test_a_tensor_that_the_manifest_does_not_list_is_refused() -> None:
     data = tiny.predict_model().SerializeToString()
     check_external_data("g", data, ["stem.whiten", "other"])
-    with pytest.raises(BundleError, match=r"'stem.whiten' is external, but the manifest does not list it"):
+    with pytest.raises(
+        BundleError, match=r"'stem.whiten' is external, but the manifest does not list it"
+    ):
         check_external_data("g", data, ["other"])
 
 
 def test_parts_of_a_message_that_protobuf_would_merge_are_all_seen() -> None:
     data = tiny.predict_model().SerializeToString() + initialiser().SerializeToString()
-    assert {tensor.external_data[0].value for tensor in onnx.ModelProto.FromString(data).graph.initializer} == {"bundle:", EVIL}
+    assert {
+        tensor.external_data[0].value
+        for tensor in onnx.ModelProto.FromString(data).graph.initializer
+    } == {"bundle:", EVIL}
     assert {location for _, location in external_tensors(data)} == {"bundle:", EVIL}
 
 
@@ -136,7 +176,9 @@ def test_an_enum_of_more_than_32_bits_still_marks_a_tensor_external() -> None:
 
 def test_embedded_values_are_fine_and_large_ones_are_skipped_quickly() -> None:
     model = tiny.predict_model()
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1 << 20, np.float32), "big"))
+    model.graph.initializer.append(
+        onnx.numpy_helper.from_array(np.zeros(1 << 20, np.float32), "big")
+    )
     assert list(external_tensors(model.SerializeToString())) == [("stem.whiten", "bundle:")]
 
 
@@ -157,7 +199,10 @@ def test_embedded_values_are_fine_and_large_ones_are_skipped_quickly() -> None:
     ],
 )
 def test_malformed_protobuf_is_refused(data: bytes, reason: str) -> None:
-    with pytest.raises(BundleError, match=f"graphs/x.onnx: not an ONNX model: .*{'' if reason.startswith('not') else reason}"):
+    with pytest.raises(
+        BundleError,
+        match=f"graphs/x.onnx: not an ONNX model: .*{'' if reason.startswith('not') else reason}",
+    ):
         check_external_data("graphs/x.onnx", data, [])
 
 
@@ -197,7 +242,13 @@ def test_every_mutant_of_a_model_is_walked_or_refused() -> None:
         except Exception:
             continue
         parsed += 1
-        for tensor in [*model.graph.initializer, *(a.t for node in model.graph.node for a in node.attribute)]:
-            assert all(entry.key != "location" or entry.value == "bundle:" for entry in tensor.external_data)
+        for tensor in [
+            *model.graph.initializer,
+            *(a.t for node in model.graph.node for a in node.attribute),
+        ]:
+            assert all(
+                entry.key != "location" or entry.value == "bundle:"
+                for entry in tensor.external_data
+            )
             assert tensor.data_location != TensorProto.EXTERNAL or tensor.name == "stem.whiten"
     assert parsed > 300

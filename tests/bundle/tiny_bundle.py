@@ -12,21 +12,35 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD
 from edgeadapt.bundle._container import read_directory
-from edgeadapt.bundle.schema import GraphSpec, InputSpec, Manifest, Parity, PortSpec, Provenance, TensorSpec
+from edgeadapt.bundle.schema import (
+    GraphSpec,
+    InputSpec,
+    Manifest,
+    Parity,
+    PortSpec,
+    Provenance,
+    TensorSpec,
+)
 
 DIM, SLOTS = 16, 4
 PREDICT, LEARN = "graphs/predict.onnx", "graphs/learn.onnx"
 
 
-def external(name: str, shape: tuple[int, ...], location: str | None = "bundle:") -> onnx.TensorProto:
+def external(
+    name: str, shape: tuple[int, ...], location: str | None = "bundle:"
+) -> onnx.TensorProto:
     """A float32 tensor whose values are somewhere else."""
-    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
+    tensor = TensorProto(
+        name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL
+    )
     if location is not None:
         tensor.external_data.add(key="location", value=location)
     return tensor
 
 
-def model(nodes: list[Any], inputs: list[Any], outputs: list[Any], initialisers: list[Any]) -> onnx.ModelProto:
+def model(
+    nodes: list[Any], inputs: list[Any], outputs: list[Any], initialisers: list[Any]
+) -> onnx.ModelProto:
     graph = helper.make_graph(nodes, "g", inputs, outputs, initialisers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
@@ -41,7 +55,12 @@ def predict_model(location: str | None = "bundle:") -> onnx.ModelProto:
         [
             helper.make_node("MatMul", ["z", "stem.whiten"], ["white"]),
             helper.make_node("MatMul", ["white", "ridge.weight"], ["raw"]),
-            helper.make_node("Constant", [], ["half"], value=numpy_helper.from_array(np.float32(0.5), "half_value")),
+            helper.make_node(
+                "Constant",
+                [],
+                ["half"],
+                value=numpy_helper.from_array(np.float32(0.5), "half_value"),
+            ),
             helper.make_node("Add", ["raw", "half"], ["logits"]),
         ],
         [values("z", "B", DIM), values("ridge.weight", DIM, SLOTS)],
@@ -68,7 +87,14 @@ def learn_model() -> onnx.ModelProto:
 def manifest(**changes: Any) -> Manifest:
     parity = Parity(cases=8, tolerance=1e-5, median_error=1e-7, worst_error=3e-7)
     z = PortSpec(name="z", dtype="float32", shape=(None, DIM))
-    shared: dict[str, Any] = {"batch": None, "frozen": ("stem.whiten",), "nodes": 4, "parity": parity, "ports": (z,), "methods": ("ridge",)}
+    shared: dict[str, Any] = {
+        "batch": None,
+        "frozen": ("stem.whiten",),
+        "nodes": 4,
+        "parity": parity,
+        "ports": (z,),
+        "methods": ("ridge",),
+    }
     logits = PortSpec(name="logits", dtype="float32", shape=(None, SLOTS))
     fields: dict[str, Any] = {
         "name": "tiny",
@@ -80,16 +106,53 @@ def manifest(**changes: Any) -> Manifest:
         "space": "0" * 64,
         "input": InputSpec(layout="features", dtype="float32", shape=(DIM,)),
         "tensors": (
-            TensorSpec(name="stem.whiten", dtype="float32", shape=(DIM, DIM), kind="frozen", persist="never"),
-            TensorSpec(name="ridge.gram", dtype="float32", shape=(DIM, DIM), kind="evidence", merge="add"),
+            TensorSpec(
+                name="stem.whiten",
+                dtype="float32",
+                shape=(DIM, DIM),
+                kind="frozen",
+                persist="never",
+            ),
+            TensorSpec(
+                name="ridge.gram", dtype="float32", shape=(DIM, DIM), kind="evidence", merge="add"
+            ),
             TensorSpec(name="ridge.count", dtype="int64", shape=(), kind="evidence", merge="add"),
-            TensorSpec(name="ridge.weight", dtype="float32", shape=(DIM, SLOTS), kind="derived", class_axis=1, persist="never"),
+            TensorSpec(
+                name="ridge.weight",
+                dtype="float32",
+                shape=(DIM, SLOTS),
+                kind="derived",
+                class_axis=1,
+                persist="never",
+            ),
         ),
         "graphs": (
-            GraphSpec(file=PREDICT, roles=("predict",), outputs=(logits,), reads=("ridge.weight",), writes=(), **shared),
-            GraphSpec(file=LEARN, roles=("learn",), outputs=(), reads=("ridge.gram",), writes=("ridge.gram",), **shared),
+            GraphSpec(
+                file=PREDICT,
+                roles=("predict",),
+                outputs=(logits,),
+                reads=("ridge.weight",),
+                writes=(),
+                **shared,
+            ),
+            GraphSpec(
+                file=LEARN,
+                roles=("learn",),
+                outputs=(),
+                reads=("ridge.gram",),
+                writes=("ridge.gram",),
+                **shared,
+            ),
         ),
-        "provenance": Provenance(created="2025-01-01", edgeadapt="0.1.0", torch="2.13", onnx="1.23", seed=0, encoder="e", data="d"),
+        "provenance": Provenance(
+            created="2025-01-01",
+            edgeadapt="0.1.0",
+            torch="2.13",
+            onnx="1.23",
+            seed=0,
+            encoder="e",
+            data="d",
+        ),
     }
     return Manifest(**(fields | changes))
 
@@ -102,7 +165,10 @@ def weights() -> dict[str, dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
     return {
         FROZEN: {"stem.whiten": rng.standard_normal((DIM, DIM), np.float32)},
-        FACTORY: {"ridge.gram": np.eye(DIM, dtype=np.float32), "ridge.count": np.array(7, np.int64)},
+        FACTORY: {
+            "ridge.gram": np.eye(DIM, dtype=np.float32),
+            "ridge.count": np.array(7, np.int64),
+        },
         GUARD: {
             "z": rng.standard_normal((10, DIM), np.float32),
             "taps": rng.standard_normal((10, 3), np.float32),
@@ -116,7 +182,10 @@ CARD = {"verdict": "advise", "runs": [1, 2.5, None]}
 
 def members_of(data: bytes) -> dict[str, bytes]:
     """Every member of a sound archive, in order."""
-    return {name: data[e.offset : e.offset + e.size] for name, e in read_directory(io.BytesIO(data), len(data)).items()}
+    return {
+        name: data[e.offset : e.offset + e.size]
+        for name, e in read_directory(io.BytesIO(data), len(data)).items()
+    }
 
 
 def patch(data: bytes, offset: int, code: str, value: int) -> bytes:

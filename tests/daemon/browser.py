@@ -1,4 +1,6 @@
-"""A real browser for tests: Chromium without a window, driven over its debugging pipe with nothing but the standard library."""
+"""A real browser for tests: Chromium without a window, driven over its debugging pipe with nothing
+but the standard library.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +18,39 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome-headless-shell")
+_NAMES = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome-headless-shell",
+)
 _FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-extensions", "--disable-background-networking",
-    "--hide-scrollbars", "--force-color-profile=srgb", "--font-render-hinting=none", "--remote-debugging-pipe",
-)  # fmt: skip
-_ON_3_AND_4 = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-extensions",
+    "--disable-background-networking",
+    "--hide-scrollbars",
+    "--force-color-profile=srgb",
+    "--font-render-hinting=none",
+    "--remote-debugging-pipe",
+)
+_ON_3_AND_4 = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4);"
+    " os.execv(sys.argv[3], sys.argv[3:])"
+)
 _KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32}
 _SLOW_S = 60.0
 
 
 def chromium() -> str | None:
     """Where it is; None if there is none. ``CHROMIUM`` in the environment comes first."""
-    return os.environ.get("CHROMIUM") or next((path for path in map(shutil.which, _NAMES) if path), None)
+    return os.environ.get("CHROMIUM") or next(
+        (path for path in map(shutil.which, _NAMES) if path), None
+    )
 
 
 class Browser:
@@ -37,9 +59,25 @@ class Browser:
     def __init__(self, path: str) -> None:
         self._profile = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
         (to_read, self._write), (self._read, to_write) = os.pipe(), os.pipe()
-        ends = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (to_read, to_write)]  # out of the way of 3 and 4
-        command = [sys.executable, "-c", _ON_3_AND_4, *map(str, ends), path, *_FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
-        self._process = subprocess.Popen(command, pass_fds=ends, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # out of the way of 3 and 4
+        ends = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (to_read, to_write)]
+        command = [
+            sys.executable,
+            "-c",
+            _ON_3_AND_4,
+            *map(str, ends),
+            path,
+            *_FLAGS,
+            f"--user-data-dir={self._profile.name}",
+            "about:blank",
+        ]
+        self._process = subprocess.Popen(
+            command,
+            pass_fds=ends,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         for fd in (to_read, to_write, *ends):
             os.close(fd)
         self._number, self._answers, self._changed = 0, dict[int, Any](), threading.Condition()
@@ -63,17 +101,33 @@ class Browser:
         with self._changed:
             self._number += 1
             number = self._number
-            message = {"id": number, "method": method, "params": params} | ({"sessionId": session} if session else {})
+            message = {"id": number, "method": method, "params": params} | (
+                {"sessionId": session} if session else {}
+            )
             os.write(self._write, json.dumps(message).encode() + b"\0")
-            assert self._changed.wait_for(lambda: number in self._answers, _SLOW_S), f"the browser does not answer {method}"
+            assert self._changed.wait_for(lambda: number in self._answers, _SLOW_S), (
+                f"the browser does not answer {method}"
+            )
             answer = self._answers.pop(number)
         assert "error" not in answer, f"{method}: {answer['error']}"
         return answer["result"]
 
-    def open(self, url: str, width: int = 1440, height: int = 900, *, scheme: str = "light", is_calm: bool = True) -> Tab:
-        """A tab of its own, without cookies or storage of another. ``is_calm``: the reader wants no motion."""
+    def open(
+        self,
+        url: str,
+        width: int = 1440,
+        height: int = 900,
+        *,
+        scheme: str = "light",
+        is_calm: bool = True,
+    ) -> Tab:
+        """A tab of its own, without cookies or storage of another. ``is_calm``: the reader wants no
+        motion.
+        """
         context = self.call("Target.createBrowserContext")["browserContextId"]
-        target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
+        target = self.call("Target.createTarget", url="about:blank", browserContextId=context)[
+            "targetId"
+        ]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         tab = Tab(self, session)
         self._listeners[session] = tab.hear
@@ -105,8 +159,16 @@ class Tab:
         if method == "Runtime.exceptionThrown":
             details = params["exceptionDetails"]
             self.errors.append(details.get("exception", {}).get("description", details["text"]))
-        elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
-            self.errors.append(" ".join(str(one.get("value", one.get("description", ""))) for one in params["args"]))
+        elif method == "Runtime.consoleAPICalled" and params["type"] in (
+            "error",
+            "warning",
+            "assert",
+        ):
+            self.errors.append(
+                " ".join(
+                    str(one.get("value", one.get("description", ""))) for one in params["args"]
+                )
+            )
         elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.errors.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
 
@@ -115,21 +177,41 @@ class Tab:
 
     def look(self, width: int, height: int, *, scheme: str = "light", is_calm: bool = True) -> None:
         """The size of the window, and what its reader prefers."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
-        features = [{"name": "prefers-color-scheme", "value": scheme}, {"name": "prefers-reduced-motion", "value": "reduce" if is_calm else "no-preference"}]
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        features = [
+            {"name": "prefers-color-scheme", "value": scheme},
+            {"name": "prefers-reduced-motion", "value": "reduce" if is_calm else "no-preference"},
+        ]
         self.call("Emulation.setEmulatedMedia", features=features)
 
     def run(self, script: str) -> Any:
         """The value of an expression; one that is a promise is waited for."""
-        said = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in said, said["exceptionDetails"].get("exception", said["exceptionDetails"])
+        said = self.call(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+        )
+        assert "exceptionDetails" not in said, said["exceptionDetails"].get(
+            "exception", said["exceptionDetails"]
+        )
         return said["result"].get("value")
 
     def until(self, script: str, timeout_s: float = 30.0) -> Any:
-        """Wait for an expression to be true, and return it; what it asks of may not be there yet."""
+        """Wait for an expression to be true, and return it; what it asks of may not be there
+        yet.
+        """
         end = time.monotonic() + timeout_s
-        while not (value := self.run(f"(() => {{ try {{ return {script} }} catch {{ return null }} }})()")):
-            assert time.monotonic() < end, f"not in time: {script}; the page says: {self.run('document.body.innerText')[:600]}; {self.errors[:3]}"
+        while not (
+            value := self.run(f"(() => {{ try {{ return {script} }} catch {{ return null }} }})()")
+        ):
+            assert time.monotonic() < end, (
+                f"not in time: {script}; the page says:"
+                f" {self.run('document.body.innerText')[:600]}; {self.errors[:3]}"
+            )
             time.sleep(0.05)
         return value
 
@@ -143,23 +225,43 @@ class Tab:
             node.scrollIntoView({{ block: "center", behavior: "instant" }});
             const box = node.getBoundingClientRect(), x = box.x + box.width / 2, y = box.y + box.height / 2;
             return {{ x, y, isFree: node.contains(document.elementFromPoint(x, y)) }};
-        }})()""")
+        }})()""")  # noqa: E501
         assert place["isFree"], f"{selector} is covered"
         for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, x=place["x"], y=place["y"], button="left", clickCount=1)
+            self.call(
+                "Input.dispatchMouseEvent",
+                type=kind,
+                x=place["x"],
+                y=place["y"],
+                button="left",
+                clickCount=1,
+            )
 
     def press(self, key: str, *, shift: bool = False) -> None:
         code = _KEYS.get(key, ord(key.upper()) if len(key) == 1 else 0)
         text = {"text": "\r" if key == "Enter" else key} if len(key) == 1 or key == "Enter" else {}
         for kind, extra in (("keyDown", text), ("keyUp", {})):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, modifiers=8 if shift else 0, **extra)
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                windowsVirtualKeyCode=code,
+                modifiers=8 if shift else 0,
+                **extra,
+            )
 
     def type(self, text: str) -> None:
         self.call("Input.insertText", text=text)
 
     def picture(self, path: Path, *, is_whole: bool = False) -> None:
         """A screenshot as PNG. ``is_whole``: of the page, not of the window."""
-        Path(path).write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png", captureBeyondViewport=is_whole)["data"]))
+        Path(path).write_bytes(
+            base64.b64decode(
+                self.call("Page.captureScreenshot", format="png", captureBeyondViewport=is_whole)[
+                    "data"
+                ]
+            )
+        )
 
 
 __all__ = ["Browser", "Tab", "chromium"]

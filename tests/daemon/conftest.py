@@ -1,4 +1,6 @@
-"""The shipped bundle behind the daemon: settings, services that are stopped again, and sources that play what a test gives them."""
+"""The shipped bundle behind the daemon: settings, services that are stopped again, and sources that
+play what a test gives them.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,25 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.runtime import Runtime, open_runtime
 
-HAS_HTTP = all(importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "prometheus_client"))
+HAS_HTTP = all(
+    importlib.util.find_spec(name) is not None
+    for name in ("starlette", "uvicorn", "prometheus_client")
+)
 
 
 class Playing:
-    """A source that brings what it was given, then waits for its end; ``failing`` raises before anything is brought, so many times."""
+    """A source that brings what it was given, then waits for its end; ``failing`` raises before
+    anything is brought, so many times.
+    """
 
-    def __init__(self, name: str, what: Sequence[Arrival | LabelArrival] = (), *, failing: int = 0, ends: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        what: Sequence[Arrival | LabelArrival] = (),
+        *,
+        failing: int = 0,
+        ends: bool = True,
+    ) -> None:
         self.name = self.stream = name
         self.runs: list[float] = []
         self._what, self._failing, self._ends = what, failing, ends
@@ -84,11 +98,23 @@ def _successor(
     everything hashed, and signed if there is a key. ``edit``: of members, by name.
     """
     with bundle_path().open("rb") as file:
-        members = {name: read_entry(file, entry) for name, entry in read_directory(file, bundle_path().stat().st_size).items()}
-    kept = {name: data for name, data in members.items() if name not in ("manifest.json", "manifest.sig")}
+        members = {
+            name: read_entry(file, entry)
+            for name, entry in read_directory(file, bundle_path().stat().st_size).items()
+        }
+    kept = {
+        name: data
+        for name, data in members.items()
+        if name not in ("manifest.json", "manifest.sig")
+    }
     kept |= {name: change(kept[name]) for name, change in (edit or {}).items()}
-    listed = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in kept.items()}
-    manifest = msgspec.json.encode(json.loads(members["manifest.json"]) | {"members": listed} | fields, order="sorted")
+    listed = {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in kept.items()
+    }
+    manifest = msgspec.json.encode(
+        json.loads(members["manifest.json"]) | {"members": listed} | fields, order="sorted"
+    )
     kept["manifest.json"] = manifest
     if key is not None:
         kept["manifest.sig"] = encode_signature(sign(manifest, key))
@@ -134,11 +160,23 @@ def learner(runtime: Runtime, tmp_path: Path) -> Iterator[Learner]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Callable[..., Settings]:
-    """Makes settings: the shipped bundle, a new state folder, any port that is free, or no interface where its packages are missing."""
+    """Makes settings: the shipped bundle, a new state folder, any port that is free, or no
+    interface where its packages are missing.
+    """
 
     def made(**changes: Any) -> Settings:
         control = ControlSection(listen="127.0.0.1:0" if HAS_HTTP else "", timeout_s=20.0)
-        return Settings(**({"bundle": bundle_path(), "state": tmp_path / "state", "unsigned": "accept", "control": control} | changes))
+        return Settings(
+            **(
+                {
+                    "bundle": bundle_path(),
+                    "state": tmp_path / "state",
+                    "unsigned": "accept",
+                    "control": control,
+                }
+                | changes
+            )
+        )
 
     return made
 

@@ -1,4 +1,6 @@
-"""A real broker on a port of its own, with its own configuration and data; it is stopped, killed and started again by the tests."""
+"""A real broker on a port of its own, with its own configuration and data; it is stopped, killed
+and started again by the tests.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ MISSING = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbi
 
 
 class Mosquitto:
-    """Listens on loopback. What it holds for a client that is away survives ``stop``, and the start after it.
+    """Listens on loopback. What it holds for a client that is away survives ``stop``, and the start
+    after it.
 
     Args:
         extra: lines of its configuration.
@@ -27,9 +30,17 @@ class Mosquitto:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         lines = [
-            *(["user root"] if os.getuid() == 0 else []), f"allow_anonymous {str(is_open).lower()}", "persistence true", "set_tcp_nodelay true",
-            f"persistence_location {folder}/", "max_queued_messages 100000", f"log_dest file {folder}/log", "log_type all", f"listener {self.port} 127.0.0.1", *extra,
-        ]  # fmt: skip
+            *(["user root"] if os.getuid() == 0 else []),
+            f"allow_anonymous {str(is_open).lower()}",
+            "persistence true",
+            "set_tcp_nodelay true",
+            f"persistence_location {folder}/",
+            "max_queued_messages 100000",
+            f"log_dest file {folder}/log",
+            "log_type all",
+            f"listener {self.port} 127.0.0.1",
+            *extra,
+        ]
         self._folder, self._configuration = folder, folder / "mosquitto.conf"
         self._configuration.write_text("\n".join(lines) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
@@ -38,7 +49,12 @@ class Mosquitto:
     def __enter__(self) -> Mosquitto:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.stop()
 
     @property
@@ -48,14 +64,20 @@ class Mosquitto:
     def start(self) -> None:
         program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
         assert program is not None
-        self._process = subprocess.Popen([program, "-c", str(self._configuration)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            [program, "-c", str(self._configuration)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         until = time.monotonic() + 10.0
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1.0).close()
                 return
             except OSError:
-                assert self._process.poll() is None and time.monotonic() < until, f"the broker did not start: {self.log}"
+                assert self._process.poll() is None and time.monotonic() < until, (
+                    f"the broker did not start: {self.log}"
+                )
                 time.sleep(0.02)
 
     def stop(self, number: int = signal.SIGTERM) -> None:

@@ -1,4 +1,6 @@
-"""A daemon as a process of its own, started by ``edgeadapt serve``, asked over its port or unix socket, killed and started again."""
+"""A daemon as a process of its own, started by ``edgeadapt serve``, asked over its port or unix
+socket, killed and started again.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +29,30 @@ class Said(NamedTuple):
 
 
 class Daemon:
-    """Serves the shipped bundle from ``folder``, on a free port of loopback or on a unix socket, until it is stopped or killed.
+    """Serves the shipped bundle from ``folder``, on a free port of loopback or on a unix socket,
+    until it is stopped or killed.
 
     Args:
-        extra: lines of its settings, with sections. top: lines before them. control: lines of that section. token: what requests carry.
-        is_unix: whether it listens on ``folder/s``. environment: beside that of this process.
+        extra: lines of its settings, with sections. top: lines before them. control: lines of that
+        section. token: what requests carry. is_unix: whether it listens on ``folder/s``.
+        environment: beside that of this process.
     """
 
-    def __init__(self, folder: Path, extra: str = "", *, top: str = "", control: str = "", token: str = "", is_unix: bool = False, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        extra: str = "",
+        *,
+        top: str = "",
+        control: str = "",
+        token: str = "",
+        is_unix: bool = False,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self._token, self._environment = folder, token, {**os.environ, **(environment or {})}
+        self.folder = folder
+        self._token = token
+        self._environment = {**os.environ, **(environment or {})}
         if token:
             (folder / "token").write_text(f"{token}\n")
             control += 'token_file = "token"\n'
@@ -45,7 +61,10 @@ class Daemon:
             self.port: int = free.getsockname()[1]
         self._path = folder / "s" if is_unix else None
         listen = "unix:s" if is_unix else f"127.0.0.1:{self.port}"
-        settings = f'bundle = "{bundle_path()}"\nstate = "state"\nunsigned = "accept"\n{top}[control]\nlisten = "{listen}"\n{control}{extra}'
+        settings = (
+            f'bundle = "{bundle_path()}"\nstate = "state"\nunsigned ='
+            f' "accept"\n{top}[control]\nlisten = "{listen}"\n{control}{extra}'
+        )
         (folder / "serve.toml").write_text(settings)
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -53,7 +72,12 @@ class Daemon:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.kill()
 
     @property
@@ -67,7 +91,11 @@ class Daemon:
     def start(self, timeout_s: float = 60.0) -> None:
         """Returns once samples are answered."""
         with open(self.folder / "log", "ab") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", "edgeadapt", "serve", str(self.folder / "serve.toml")], stderr=log, env=self._environment)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "edgeadapt", "serve", str(self.folder / "serve.toml")],
+                stderr=log,
+                env=self._environment,
+            )
         until = time.monotonic() + timeout_s
         while True:
             try:
@@ -86,16 +114,35 @@ class Daemon:
         status, self.process = self.process.wait(20.0), None
         return status
 
-    def ask(self, method: str, path: str, body: Any = None, media: str = "application/json", *, timeout_s: float = 30.0) -> Said:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        media: str = "application/json",
+        *,
+        timeout_s: float = 30.0,
+    ) -> Said:
         """One request on a connection of its own.
 
         Raises:
             OSError, http.client.HTTPException: nobody answers, or the answer is torn.
         """
-        connection = _Unix(self._path, timeout_s) if self._path is not None else http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
-        headers = ({"content-type": media} if body is not None else {}) | ({"authorization": f"Bearer {self._token}"} if self._token else {})
+        connection = (
+            _Unix(self._path, timeout_s)
+            if self._path is not None
+            else http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        )
+        headers = ({"content-type": media} if body is not None else {}) | (
+            {"authorization": f"Bearer {self._token}"} if self._token else {}
+        )
         try:
-            connection.request(method, path, body if isinstance(body, bytes | None) else json.dumps(body).encode(), headers)
+            connection.request(
+                method,
+                path,
+                body if isinstance(body, bytes | None) else json.dumps(body).encode(),
+                headers,
+            )
             answer = connection.getresponse()
             return Said(answer.status, answer.read())
         finally:

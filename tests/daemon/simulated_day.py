@@ -1,8 +1,10 @@
-"""A day and a bit in the life of a daemon, in a process whose clocks the script moves on: ``python simulated_day.py FOLDER`` prints what was seen as JSON.
+"""A day and a bit in the life of a daemon, in a process whose clocks the script moves on: ``python
+simulated_day.py FOLDER`` prints what was seen as JSON.
 
-``time.time`` and ``time.monotonic`` are replaced before edgeadapt is imported, so that all of it reads the moved clocks, whether it calls them or keeps
-them as a default. What sleeps on the kernel (the thread that looks once a second, the one that takes checkpoints) sleeps in real time, and is put to sleep for good: the
-script looks once a step, and takes every second step a checkpoint.
+``time.time`` and ``time.monotonic`` are replaced before edgeadapt is imported, so that all of it
+reads the moved clocks, whether it calls them or keeps them as a default. What sleeps on the kernel
+(the thread that looks once a second, the one that takes checkpoints) sleeps in real time, and is
+put to sleep for good: the script looks once a step, and takes every second step a checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +26,15 @@ _ahead_s = 0.0
 _time, _monotonic = time.time, time.monotonic
 time.time, time.monotonic = lambda: _time() + _ahead_s, lambda: _monotonic() + _ahead_s
 
-from edgeadapt.daemon.config.schema import BudgetSection, ControlSection, JsonlSink, KeepSection, LoopSection, PolicySection, Settings  # noqa: E402
+from edgeadapt.daemon.config.schema import (  # noqa: E402
+    BudgetSection,
+    ControlSection,
+    JsonlSink,
+    KeepSection,
+    LoopSection,
+    PolicySection,
+    Settings,
+)
 from edgeadapt.daemon.messages import Arrival, LabelArrival  # noqa: E402
 from edgeadapt.daemon.monitoring import time_series as series  # noqa: E402
 from edgeadapt.daemon.service import Service  # noqa: E402
@@ -61,15 +71,27 @@ def live(folder: Path) -> dict[str, Any]:
     global _ahead_s
     sink = JsonlSink(name="out", path=folder / "out.jsonl", max_mib=0.25, keep=2)
     settings = Settings(
-        bundle=bundle_path(), state=folder / "state", unsigned="accept", control=ControlSection(listen="127.0.0.1:0"), sink=(sink,),
-        budget=BudgetSection(write_mib_per_day=float(sys.argv[2])), keep=KeepSection(pending_s=3600.0), policy=PolicySection(questions_per_day=6, quiet_questions_per_day=0),
+        bundle=bundle_path(),
+        state=folder / "state",
+        unsigned="accept",
+        control=ControlSection(listen="127.0.0.1:0"),
+        sink=(sink,),
+        budget=BudgetSection(write_mib_per_day=float(sys.argv[2])),
+        keep=KeepSection(pending_s=3600.0),
+        policy=PolicySection(questions_per_day=6, quiet_questions_per_day=0),
         loop=LoopSection(batch=8, checkpoint_s=1e6),
-    )  # fmt: skip
+    )
     camera, sample, process = Camera(), load_sample(), psutil.Process()
     service = Service(settings, sources=[camera])
     series._EVERY_S = 1e6
     service.start()
-    seen: dict[str, Any] = {"hours": [], "refused_at": [], "negative": [], "problems": [], "asked": {}}
+    seen: dict[str, Any] = {
+        "hours": [],
+        "refused_at": [],
+        "negative": [],
+        "problems": [],
+        "asked": {},
+    }
     order = np.random.default_rng(0).permutation(len(sample.y))
     began, at, received = time.time(), 0, 0
     for step in range(int(HOURS * 3600 / STEP_S)):
@@ -99,10 +121,16 @@ def live(folder: Path) -> dict[str, Any]:
             seen["asked"].setdefault(question.id, (time.time() - began) / 3600)
         if step % 20 == 19:
             seen["hours"].append(hour_of(service, status, process, folder, received))
-            seen["negative"] += negatives({key: value for key, value in status.items() if key != "telemetry"})
+            seen["negative"] += negatives(
+                {key: value for key, value in status.items() if key != "telemetry"}
+            )
             json.dumps(status)
     service._running.lending._learner.settle(5.0)
-    seen |= {"past": {window: past_of(service, window) for window in ("minutes", "hours", "day")}, "received": received, "questions_left": len(service.questions(1000))}
+    seen |= {
+        "past": {window: past_of(service, window) for window in ("minutes", "hours", "day")},
+        "received": received,
+        "questions_left": len(service.questions(1000)),
+    }
     seen["problems"] += service.health()["problems"]
     _ahead_s += 3700.0
     seen["questions_later"] = len(service.questions(1000))
@@ -113,18 +141,35 @@ def live(folder: Path) -> dict[str, Any]:
 
 def past_of(service: Service, window: Any) -> dict[str, Any]:
     past = service.series(window)
-    return {"rate_hz": past.streams["door"].rate_hz, "written_mib": past.written_mib, "busy": past.busy, "start": past.start - time.time(), "step_s": past.step_s}
+    return {
+        "rate_hz": past.streams["door"].rate_hz,
+        "written_mib": past.written_mib,
+        "busy": past.busy,
+        "start": past.start - time.time(),
+        "step_s": past.step_s,
+    }
 
 
-def hour_of(service: Service, status: dict[str, Any], process: psutil.Process, folder: Path, received: int) -> dict[str, Any]:
+def hour_of(
+    service: Service, status: dict[str, Any], process: psutil.Process, folder: Path, received: int
+) -> dict[str, Any]:
     with service._running.lending.lend() as learner:
         pending = len(learner._pending)
     labels = status["labels"]
     return {
-        "rss_mib": process.memory_info().rss / 2**20, "state_mib": sum(path.stat().st_size for path in (folder / "state").iterdir()) / 2**20, "pending": pending,
-        "domains": len(status["domains"]), "written_mib": status["learner"]["written_bytes_last_day"] / 2**20, "received": received, "held": labels["held"],
-        "expired": labels["expired"], "names": labels["names"], "queued": labels["queued"], "ok": status["ok"], "questions": status["questions"],
-    }  # fmt: skip
+        "rss_mib": process.memory_info().rss / 2**20,
+        "state_mib": sum(path.stat().st_size for path in (folder / "state").iterdir()) / 2**20,
+        "pending": pending,
+        "domains": len(status["domains"]),
+        "written_mib": status["learner"]["written_bytes_last_day"] / 2**20,
+        "received": received,
+        "held": labels["held"],
+        "expired": labels["expired"],
+        "names": labels["names"],
+        "queued": labels["queued"],
+        "ok": status["ok"],
+        "questions": status["questions"],
+    }
 
 
 if __name__ == "__main__":

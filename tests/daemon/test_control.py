@@ -52,12 +52,15 @@ from edgeadapt.errors import (
 from edgeadapt.results import Commit, Prediction, Question, Receipt
 
 Control = pytest.importorskip("edgeadapt.daemon.http.server").Control  # with starlette and uvicorn
-Metrics = pytest.importorskip("edgeadapt.daemon.monitoring.metrics").Metrics  # with prometheus_client
+# with prometheus_client
+Metrics = pytest.importorskip("edgeadapt.daemon.monitoring.metrics").Metrics
 TOKEN = "a token of the tests"
 
 
 class Kiosk:
-    """The service without an inbox: every call does its work on an open learner, on the caller's thread."""
+    """The service without an inbox: every call does its work on an open learner, on the caller's
+    thread.
+    """
 
     def __init__(self, learner: Learner) -> None:
         self.learner, self.metrics = learner, Metrics()
@@ -68,31 +71,58 @@ class Kiosk:
     def manifest(self) -> Manifest:
         return self.learner.bundle.manifest
 
-    def predict(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = "default") -> list[Answer]:
+    def predict(
+        self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = "default"
+    ) -> list[Answer]:
         return self._answers(self.learner.predict(x, features=features, stream=stream), stream)
 
-    def observe(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = "default", names: Sequence[str] = ()) -> list[Answer]:  # fmt: skip
+    def observe(
+        self,
+        x: Any = None,
+        *,
+        features: Mapping[str, Any] | None = None,
+        stream: str = "default",
+        names: Sequence[str] = (),
+    ) -> list[Answer]:
         seen = self.learner.observe(x, features=features, stream=stream)
         self.ids.update({name: id_ for name, id_ in zip(names, seen.ids, strict=False) if name})
         self.metrics.observe_batch(stream, len(seen.ids), 0.002)
         return self._answers(seen.prediction, stream, seen.ids, names)
 
-    def _answers(self, seen: Prediction, stream: str, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[Answer]:
+    def _answers(
+        self, seen: Prediction, stream: str, ids: Sequence[str] = (), names: Sequence[str] = ()
+    ) -> list[Answer]:
         return [
             Answer(
-                stream, "http", time.time(), id=ids[row] if ids else "", name=names[row] if names else "", label=seen.labels[row],
-                confidence=float(seen.probs[row].max()), novelty=float(seen.novelty[row]),
+                stream,
+                "http",
+                time.time(),
+                id=ids[row] if ids else "",
+                name=names[row] if names else "",
+                label=seen.labels[row],
+                confidence=float(seen.probs[row].max()),
+                novelty=float(seen.novelty[row]),
             )
             for row in range(len(seen))
-        ]  # fmt: skip
+        ]
 
     def label(self, items: Sequence[tuple[str, str]], source: str = "") -> dict[str, Any]:
-        self.learner.label([self.ids.get(sample, sample) for sample, _ in items], [label for _, label in items], source=source)
-        rows = [{"sample": sample, "outcome": "received", "why": "", "id": self.ids.get(sample, sample)} for sample, _ in items]
+        self.learner.label(
+            [self.ids.get(sample, sample) for sample, _ in items],
+            [label for _, label in items],
+            source=source,
+        )
+        rows = [
+            {"sample": sample, "outcome": "received", "why": "", "id": self.ids.get(sample, sample)}
+            for sample, _ in items
+        ]
         return {"labels": rows, "received": len(rows), "waiting": 0, "refused": 0}
 
     def forget(self, samples: Sequence[str] | None = None, **conditions: Any) -> Receipt:
-        return self.learner.forget(None if samples is None else [self.ids.get(sample, sample) for sample in samples], **conditions)
+        return self.learner.forget(
+            None if samples is None else [self.ids.get(sample, sample) for sample in samples],
+            **conditions,
+        )
 
     def questions(self, limit: int = 5) -> list[Question]:
         return self.learner.questions(limit)
@@ -107,7 +137,10 @@ class Kiosk:
         return self.learner.quality()
 
     def frame_of(self, question: str) -> Any:
-        return next((np.asarray(one.frame) for one in self.learner.questions(1000) if one.id == question), None)
+        return next(
+            (np.asarray(one.frame) for one in self.learner.questions(1000) if one.id == question),
+            None,
+        )
 
     def classes(self) -> tuple[str, ...]:
         return self.learner.classes
@@ -158,17 +191,25 @@ class Kiosk:
     def status(self) -> dict[str, Any]:
         bundle = self.learner.bundle
         return {
-            "bundle": {"name": bundle.manifest.name, "version": bundle.manifest.version}, "learner": self.learner.counters(),
-            "domains": self.learner.domains(), "questions": len(self.learner.questions(1000)), "is_frozen": self.is_frozen,
-            "is_paused": self.is_paused, "inbox": {"waiting": 0, "dropped": {}}, "streams": {}, "latency": {"ratio": None},
-        }  # fmt: skip
+            "bundle": {"name": bundle.manifest.name, "version": bundle.manifest.version},
+            "learner": self.learner.counters(),
+            "domains": self.learner.domains(),
+            "questions": len(self.learner.questions(1000)),
+            "is_frozen": self.is_frozen,
+            "is_paused": self.is_paused,
+            "inbox": {"waiting": 0, "dropped": {}},
+            "streams": {},
+            "latency": {"ratio": None},
+        }
 
 
 class Said:
     """An answer over HTTP."""
 
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        self.status, self.headers, self.body = status, {k.lower(): v for k, v in headers.items()}, body
+        self.status = status
+        self.headers = {k.lower(): v for k, v in headers.items()}
+        self.body = body
 
     @property
     def json(self) -> Any:
@@ -191,11 +232,15 @@ class Unix(http.client.HTTPConnection):
 
 def connected(url: str) -> http.client.HTTPConnection:
     return (
-        Unix(url[len("unix:") :], timeout=20) if url.startswith("unix:") else http.client.HTTPConnection(url[len("http://") :], timeout=20)
+        Unix(url[len("unix:") :], timeout=20)
+        if url.startswith("unix:")
+        else http.client.HTTPConnection(url[len("http://") :], timeout=20)
     )
 
 
-def ask(url: str, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Said:
+def ask(
+    url: str, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+) -> Said:
     """One request on a connection of its own; a body that is not bytes goes as JSON."""
     sent = dict(headers or {})
     if body is not None and not isinstance(body, (bytes, Iterator)):
@@ -252,25 +297,39 @@ def png_header(width: int, height: int) -> bytes:
     """The first chunk of a picture that claims to be large, and an empty end."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     rest = b"IDAT" + zlib.compress(b"\0")
-    chunks = [struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (header, rest, b"IEND")]
+    chunks = [
+        struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
+        for part in (header, rest, b"IEND")
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 NPY, PNG = {"Content-Type": "application/x-npy"}, {"Content-Type": "image/png"}
 
 
-# -- what can be asked --------------------------------------------------------------------------------
-def test_a_batch_is_answered_as_the_learner_answers_it_however_it_is_sent(kiosk: Kiosk, url: str) -> None:
+# -- what can be asked -----------------------------------------------------------------------------
+def test_a_batch_is_answered_as_the_learner_answers_it_however_it_is_sent(
+    kiosk: Kiosk, url: str
+) -> None:
     x = images(8)
     expected = kiosk.learner.predict(x)
     fortran, wide = np.asfortranarray(x), npy(x, (2, 0))
     for body, headers in (({"x": x.tolist()}, {}), (npy(x), NPY), (npy(fortran), NPY), (wide, NPY)):
         answers = ask(url, "POST", "/v1/predict", body, headers).json["answers"]
         assert [one["label"] for one in answers] == list(expected.labels)
-        np.testing.assert_allclose([one["confidence"] for one in answers], expected.probs.max(axis=1), rtol=1e-5)
+        np.testing.assert_allclose(
+            [one["confidence"] for one in answers], expected.probs.max(axis=1), rtol=1e-5
+        )
     features = {"z": expected.embedding, "taps": np.zeros((8, kiosk.manifest.tap_dim), np.float32)}
-    said = ask(url, "POST", "/v1/predict", {"features": {name: values.tolist() for name, values in features.items()}})
-    assert [one["label"] for one in said.json["answers"]] == list(kiosk.learner.predict(features=features).labels)
+    said = ask(
+        url,
+        "POST",
+        "/v1/predict",
+        {"features": {name: values.tolist() for name, values in features.items()}},
+    )
+    assert [one["label"] for one in said.json["answers"]] == list(
+        kiosk.learner.predict(features=features).labels
+    )
     one = ask(url, "POST", "/v1/predict", {"x": x[0].tolist()}).json["answers"]
     assert len(one) == 1 and one[0]["label"] == expected.labels[0]
 
@@ -285,7 +344,13 @@ def test_a_picture_is_prepared_as_everywhere_else(kind: str, kiosk: Kiosk, url: 
     file.seek(0)
     decoded = np.asarray(Image.open(file).convert("L"))
     expected = kiosk.learner.predict(prepare(decoded, kiosk.manifest.input))
-    said = ask(url, "POST", f"/v1/predict?stream=door%20{kind}", file.getvalue(), {"Content-Type": f"image/{kind}; q=1"})
+    said = ask(
+        url,
+        "POST",
+        f"/v1/predict?stream=door%20{kind}",
+        file.getvalue(),
+        {"Content-Type": f"image/{kind}; q=1"},
+    )
     (answer,) = said.json["answers"]
     assert answer["label"] == expected.labels[0] and answer["stream"] == f"door {kind}"
     assert abs(answer["confidence"] - expected.probs.max()) < 1e-5
@@ -294,14 +359,30 @@ def test_a_picture_is_prepared_as_everywhere_else(kind: str, kiosk: Kiosk, url: 
 def test_samples_are_observed_and_labelled_by_id_or_by_name(kiosk: Kiosk, url: str) -> None:
     x = images(3, 20)
     before = kiosk.learner.counters()["observed"]
-    seen = ask(url, "POST", "/v1/observe", {"x": x.tolist(), "names": ["a", "b", ""], "stream": "belt"}).json["answers"]
-    assert kiosk.learner.counters()["observed"] == before + 3 and [one["name"] for one in seen] == ["a", "b", ""]
+    seen = ask(
+        url, "POST", "/v1/observe", {"x": x.tolist(), "names": ["a", "b", ""], "stream": "belt"}
+    ).json["answers"]
+    assert kiosk.learner.counters()["observed"] == before + 3 and [one["name"] for one in seen] == [
+        "a",
+        "b",
+        "",
+    ]
     assert {one["stream"] for one in seen} == {"belt"} and all(one["id"] for one in seen)
-    named = ask(url, "POST", "/v1/observe?name=c&stream=belt", npy(images(1, 30)), NPY).json["answers"]
+    named = ask(url, "POST", "/v1/observe?name=c&stream=belt", npy(images(1, 30)), NPY).json[
+        "answers"
+    ]
     assert named[0]["name"] == "c"
-    labels = [{"sample": "a", "label": "Dress"}, {"sample": seen[2]["id"], "label": "Coat"}, {"sample": "c", "label": "Dress"}]
+    labels = [
+        {"sample": "a", "label": "Dress"},
+        {"sample": seen[2]["id"], "label": "Coat"},
+        {"sample": "c", "label": "Dress"},
+    ]
     told = ask(url, "POST", "/v1/labels", {"labels": labels, "source": "tests"})
-    assert told.status == 200 and told.json["received"] == 3 and told.json["labels"][0]["id"] == seen[0]["id"]
+    assert (
+        told.status == 200
+        and told.json["received"] == 3
+        and told.json["labels"][0]["id"] == seen[0]["id"]
+    )
     kiosk.learner.settle()
     assert sum(ask(url, "GET", "/v1/status").json["learner"]["evidence"].values()) == 3
     assert kiosk.learner.forget(source="tests").removed == 3
@@ -329,7 +410,9 @@ def test_a_picture_of_any_form_survives_being_written(shape: tuple[int, ...]) ->
     from PIL import Image
 
     frame = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png_of(frame)))), frame.squeeze())
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(io.BytesIO(png_of(frame)))), frame.squeeze()
+    )
 
 
 @pytest.mark.parametrize("name", ["Hat", "shoes/left", "été 100%", "a?b#c"])
@@ -337,7 +420,9 @@ def test_a_class_of_any_name_comes_and_goes(name: str, kiosk: Kiosk, url: str) -
     from urllib.parse import quote
 
     assert name in ask(url, "POST", "/v1/classes", {"name": name}).json["classes"]
-    assert name in kiosk.learner.classes and ask(url, "GET", "/v1/classes").json["classes"] == list(kiosk.learner.classes)
+    assert name in kiosk.learner.classes and ask(url, "GET", "/v1/classes").json["classes"] == list(
+        kiosk.learner.classes
+    )
     assert name not in ask(url, "DELETE", f"/v1/classes/{quote(name, safe='')}").json["classes"]
     again = ask(url, "DELETE", f"/v1/classes/{quote(name, safe='')}")
     assert again.status == 422 and again.kind == "UnknownClassError"
@@ -347,12 +432,21 @@ def test_changes_are_told_rolled_back_and_made_durable(kiosk: Kiosk, url: str) -
     start = ask(url, "POST", "/v1/checkpoint").json["commit"]
     assert ask(url, "POST", "/v1/classes", {"name": "Ball"}).status == 200
     history = ask(url, "GET", "/v1/history?limit=3").json["history"]
-    assert len(history) <= 3 and history[0]["number"] == kiosk.learner.history(1)[0].number and "class" in history[0]["kind"]
-    assert ask(url, "POST", "/v1/rollback", {"to": start}).json == {"commit": start} and "Ball" not in kiosk.learner.classes
+    assert (
+        len(history) <= 3
+        and history[0]["number"] == kiosk.learner.history(1)[0].number
+        and "class" in history[0]["kind"]
+    )
+    assert (
+        ask(url, "POST", "/v1/rollback", {"to": start}).json == {"commit": start}
+        and "Ball" not in kiosk.learner.classes
+    )
     assert isinstance(ask(url, "GET", "/v1/decisions").json["decisions"], list)
     for what in ("frozen", "paused"):
         for value in (True, False):
-            assert ask(url, "POST", f"/v1/{'freeze' if what == 'frozen' else 'pause'}", {what: value}).json == {what: value}
+            assert ask(
+                url, "POST", f"/v1/{'freeze' if what == 'frozen' else 'pause'}", {what: value}
+            ).json == {what: value}
             assert getattr(kiosk, f"is_{what}") is value
 
 
@@ -364,7 +458,9 @@ def test_an_unsigned_or_missing_bundle_is_refused(url: str, tmp_path: Path) -> N
         assert ask(url, "POST", "/v1/swap", {"bundle": str(bundle_path())}).kind == "BundleError"
 
 
-def test_probes_say_200_while_the_loop_moves_and_503_when_it_does_not(kiosk: Kiosk, url: str) -> None:
+def test_probes_say_200_while_the_loop_moves_and_503_when_it_does_not(
+    kiosk: Kiosk, url: str
+) -> None:
     assert [ask(url, "GET", path).status for path in ("/healthz", "/readyz")] == [200, 200]
     kiosk.is_moving = False
     try:
@@ -374,20 +470,60 @@ def test_probes_say_200_while_the_loop_moves_and_503_when_it_does_not(kiosk: Kio
         kiosk.is_moving = True
 
 
-# -- what is refused ----------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 ROW = [[0] * 28] * 28
 REFUSED: list[tuple[str, str, str, Any, Mapping[str, str], int, str]] = [
     ("nothing there", "GET", "/v2/predict", None, {}, 404, "NotFound"),
     ("a slash more", "GET", "/v1/status/", None, {}, 404, "NotFound"),
     ("wrong method", "GET", "/v1/predict", None, {}, 405, "MethodNotAllowed"),
     ("not JSON", "POST", "/v1/predict", b"{", {}, 400, "MalformedJSON"),
-    ("not UTF-8", "POST", "/v1/labels", b'{"labels":[{"sample":"\xff","label":"Coat"}]}', {}, 400, "MalformedJSON"),
-    ("half a character", "POST", "/v1/labels", b'{"labels":[{"sample":"\\ud800","label":"Coat"}]}', {}, 400, "MalformedJSON"),
-    ("deep JSON", "POST", "/v1/predict", b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", {}, 400, "MalformedJSON"),
-    ("deep lists", "POST", "/v1/predict", b'{"x":' + b"[" * 9 + b"1" + b"]" * 9 + b"}", {}, 422, "InputError"),
+    (
+        "not UTF-8",
+        "POST",
+        "/v1/labels",
+        b'{"labels":[{"sample":"\xff","label":"Coat"}]}',
+        {},
+        400,
+        "MalformedJSON",
+    ),
+    (
+        "half a character",
+        "POST",
+        "/v1/labels",
+        b'{"labels":[{"sample":"\\ud800","label":"Coat"}]}',
+        {},
+        400,
+        "MalformedJSON",
+    ),
+    (
+        "deep JSON",
+        "POST",
+        "/v1/predict",
+        b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        {},
+        400,
+        "MalformedJSON",
+    ),
+    (
+        "deep lists",
+        "POST",
+        "/v1/predict",
+        b'{"x":' + b"[" * 9 + b"1" + b"]" * 9 + b"}",
+        {},
+        422,
+        "InputError",
+    ),
     ("no body", "POST", "/v1/predict", b"", {}, 400, "MalformedJSON"),
     ("no type", "POST", "/v1/predict", b"{}", {"Content-Type": ""}, 415, "UnsupportedMediaType"),
-    ("a form", "POST", "/v1/freeze", b"frozen=true", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "UnsupportedMediaType"),
+    (
+        "a form",
+        "POST",
+        "/v1/freeze",
+        b"frozen=true",
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        415,
+        "UnsupportedMediaType",
+    ),
     ("a picture where none is read", "POST", "/v1/labels", b"", PNG, 415, "UnsupportedMediaType"),
     ("an unknown field", "POST", "/v1/predict", {"x": ROW, "steam": "a"}, {}, 422, "InputError"),
     ("an unknown parameter", "GET", "/v1/history?limits=3", None, {}, 422, "InputError"),
@@ -397,46 +533,233 @@ REFUSED: list[tuple[str, str, str, Any, Mapping[str, str], int, str]] = [
     ("a query that is none", "GET", "/v1/history?limit", None, {}, 400, "MalformedQuery"),
     ("a query not in UTF-8", "GET", "/v1/history?limit=%ff", None, {}, 400, "MalformedQuery"),
     ("neither x nor features", "POST", "/v1/predict", {}, {}, 422, "InputError"),
-    ("x and features", "POST", "/v1/predict", {"x": ROW, "features": {"z": [[0.0] * 96]}}, {}, 422, "InputError"),
+    (
+        "x and features",
+        "POST",
+        "/v1/predict",
+        {"x": ROW, "features": {"z": [[0.0] * 96]}},
+        {},
+        422,
+        "InputError",
+    ),
     ("x is text", "POST", "/v1/predict", {"x": "aaaa"}, {}, 422, "InputError"),
-    ("text among numbers", "POST", "/v1/predict", {"x": [*ROW[1:], [*ROW[0][1:], "1"]]}, {}, 422, "InputError"),
-    ("true among numbers", "POST", "/v1/predict", {"x": [*ROW[1:], [*ROW[0][1:], True]]}, {}, 422, "InputError"),
-    ("rows of other lengths", "POST", "/v1/predict", {"x": [*ROW[1:], ROW[0][1:]]}, {}, 422, "InputError"),
+    (
+        "text among numbers",
+        "POST",
+        "/v1/predict",
+        {"x": [*ROW[1:], [*ROW[0][1:], "1"]]},
+        {},
+        422,
+        "InputError",
+    ),
+    (
+        "true among numbers",
+        "POST",
+        "/v1/predict",
+        {"x": [*ROW[1:], [*ROW[0][1:], True]]},
+        {},
+        422,
+        "InputError",
+    ),
+    (
+        "rows of other lengths",
+        "POST",
+        "/v1/predict",
+        {"x": [*ROW[1:], ROW[0][1:]]},
+        {},
+        422,
+        "InputError",
+    ),
     ("another shape", "POST", "/v1/predict", {"x": ROW[1:]}, {}, 422, "InputError"),
-    ("out of range", "POST", "/v1/predict", {"x": [*ROW[1:], [*ROW[0][1:], 256]]}, {}, 422, "InputError"),
-    ("not whole", "POST", "/v1/predict", {"x": [*ROW[1:], [*ROW[0][1:], 0.5]]}, {}, 422, "InputError"),
-    ("infinite features", "POST", "/v1/predict", {"features": {"z": [1e39] * 96}}, {}, 422, "InputError"),
-    ("features of another width", "POST", "/v1/predict", {"features": {"z": [1.0] * 95}}, {}, 422, "InputError"),
-    ("names of another number", "POST", "/v1/observe", {"x": ROW, "names": ["a", "b"]}, {}, 422, "InputError"),
+    (
+        "out of range",
+        "POST",
+        "/v1/predict",
+        {"x": [*ROW[1:], [*ROW[0][1:], 256]]},
+        {},
+        422,
+        "InputError",
+    ),
+    (
+        "not whole",
+        "POST",
+        "/v1/predict",
+        {"x": [*ROW[1:], [*ROW[0][1:], 0.5]]},
+        {},
+        422,
+        "InputError",
+    ),
+    (
+        "infinite features",
+        "POST",
+        "/v1/predict",
+        {"features": {"z": [1e39] * 96}},
+        {},
+        422,
+        "InputError",
+    ),
+    (
+        "features of another width",
+        "POST",
+        "/v1/predict",
+        {"features": {"z": [1.0] * 95}},
+        {},
+        422,
+        "InputError",
+    ),
+    (
+        "names of another number",
+        "POST",
+        "/v1/observe",
+        {"x": ROW, "names": ["a", "b"]},
+        {},
+        422,
+        "InputError",
+    ),
     ("an empty stream", "POST", "/v1/predict", {"x": ROW, "stream": ""}, {}, 422, "InputError"),
-    ("a stream of two lines", "POST", "/v1/predict", {"x": ROW, "stream": "a\nb"}, {}, 422, "InputError"),
-    ("a long stream", "POST", "/v1/predict", {"x": ROW, "stream": "a" * 101}, {}, 422, "InputError"),
+    (
+        "a stream of two lines",
+        "POST",
+        "/v1/predict",
+        {"x": ROW, "stream": "a\nb"},
+        {},
+        422,
+        "InputError",
+    ),
+    (
+        "a long stream",
+        "POST",
+        "/v1/predict",
+        {"x": ROW, "stream": "a" * 101},
+        {},
+        422,
+        "InputError",
+    ),
     ("no labels", "POST", "/v1/labels", {"labels": []}, {}, 422, "InputError"),
-    ("a number for a label", "POST", "/v1/labels", {"labels": [{"sample": "a", "label": 1}]}, {}, 422, "InputError"),
-    ("an unknown sample", "POST", "/v1/labels", {"labels": [{"sample": "none", "label": "Coat"}]}, {}, 422, "InputError"),
+    (
+        "a number for a label",
+        "POST",
+        "/v1/labels",
+        {"labels": [{"sample": "a", "label": 1}]},
+        {},
+        422,
+        "InputError",
+    ),
+    (
+        "an unknown sample",
+        "POST",
+        "/v1/labels",
+        {"labels": [{"sample": "none", "label": "Coat"}]},
+        {},
+        422,
+        "InputError",
+    ),
     ("an unknown commit", "POST", "/v1/rollback", {"to": 1_000_000}, {}, 409, "StateError"),
     ("a commit before time", "POST", "/v1/rollback", {"to": -1}, {}, 422, "InputError"),
     ("a path of two lines", "POST", "/v1/swap", {"bundle": "a\0b"}, {}, 422, "InputError"),
     ("frozen is no boolean", "POST", "/v1/freeze", {"frozen": 1}, {}, 422, "InputError"),
-    ("an empty array", "POST", "/v1/predict", npy(np.zeros((0, 28, 28), np.uint8)), NPY, 422, "InputError"),
-    ("too many samples", "POST", "/v1/predict", npy(np.zeros((257, 28, 28), np.uint8)), NPY, 422, "InputError"),
-    ("another dtype", "POST", "/v1/predict", npy(np.zeros((1, 28, 28), np.int64)), NPY, 422, "InputError"),
-    ("objects", "POST", "/v1/predict", b"\x93NUMPY\x01\x00\x46\x00{'descr': '|O', 'fortran_order': False, 'shape': (1, 28, 28), }        \ngarbage", NPY, 422, "InputError"),
-    ("more promised than there is", "POST", "/v1/predict", npy(images(1))[:-1], NPY, 422, "InputError"),
+    (
+        "an empty array",
+        "POST",
+        "/v1/predict",
+        npy(np.zeros((0, 28, 28), np.uint8)),
+        NPY,
+        422,
+        "InputError",
+    ),
+    (
+        "too many samples",
+        "POST",
+        "/v1/predict",
+        npy(np.zeros((257, 28, 28), np.uint8)),
+        NPY,
+        422,
+        "InputError",
+    ),
+    (
+        "another dtype",
+        "POST",
+        "/v1/predict",
+        npy(np.zeros((1, 28, 28), np.int64)),
+        NPY,
+        422,
+        "InputError",
+    ),
+    (
+        "objects",
+        "POST",
+        "/v1/predict",
+        (
+            b"\x93NUMPY\x01\x00\x46\x00{'descr': '|O', 'fortran_order': False, 'shape': (1, 28,"
+            b" 28), }        \ngarbage"
+        ),
+        NPY,
+        422,
+        "InputError",
+    ),
+    (
+        "more promised than there is",
+        "POST",
+        "/v1/predict",
+        npy(images(1))[:-1],
+        NPY,
+        422,
+        "InputError",
+    ),
     ("more than promised", "POST", "/v1/predict", npy(images(1)) + b"\0", NPY, 422, "InputError"),
     ("no array", "POST", "/v1/predict", b"\x93NUMPY\x09\x00", NPY, 422, "InputError"),
     ("a huge picture", "POST", "/v1/predict", png_header(16_000, 16_000), PNG, 422, "InputError"),
     ("a long picture", "POST", "/v1/predict", png_header(20_000, 1), PNG, 422, "InputError"),
     ("half a picture", "POST", "/v1/predict", png_header(28, 28)[:40], PNG, 422, "InputError"),
-    ("a GIF that says PNG", "POST", "/v1/predict", b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;", PNG, 422, "InputError"),
+    (
+        "a GIF that says PNG",
+        "POST",
+        "/v1/predict",
+        b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;",
+        PNG,
+        422,
+        "InputError",
+    ),
     ("a large body", "POST", "/v1/predict", b"x" * ((1 << 20) + 1), NPY, 413, "TooLarge"),
     ("another host", "GET", "/v1/status", None, {"Host": "evil.example"}, 403, "ForeignHost"),
-    ("a host that starts well", "GET", "/v1/status", None, {"Host": "127.0.0.1.evil.example"}, 403, "ForeignHost"),
-    ("a page of another site", "POST", "/v1/freeze", {"frozen": True}, {"Origin": "https://evil.example"}, 403, "ForeignOrigin"),
-    ("a page of another port", "POST", "/v1/freeze", {"frozen": True}, {"Origin": "http://127.0.0.1:1"}, 403, "ForeignOrigin"),
+    (
+        "a host that starts well",
+        "GET",
+        "/v1/status",
+        None,
+        {"Host": "127.0.0.1.evil.example"},
+        403,
+        "ForeignHost",
+    ),
+    (
+        "a page of another site",
+        "POST",
+        "/v1/freeze",
+        {"frozen": True},
+        {"Origin": "https://evil.example"},
+        403,
+        "ForeignOrigin",
+    ),
+    (
+        "a page of another port",
+        "POST",
+        "/v1/freeze",
+        {"frozen": True},
+        {"Origin": "http://127.0.0.1:1"},
+        403,
+        "ForeignOrigin",
+    ),
     ("a page of nowhere", "GET", "/v1/status", None, {"Origin": "null"}, 403, "ForeignOrigin"),
-    ("an image of another site", "GET", "/v1/status", None, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403, "ForeignOrigin"),
-]  # fmt: skip
+    (
+        "an image of another site",
+        "GET",
+        "/v1/status",
+        None,
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+        403,
+        "ForeignOrigin",
+    ),
+]
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=[case[0].replace(" ", "-") for case in REFUSED])
@@ -445,8 +768,15 @@ def test_it_is_refused_with_the_status_that_fits(case: Any, kiosk: Kiosk, url: s
     before = kiosk.learner.counters()["observed"], len(kiosk.learner.history(1000)), kiosk.is_frozen
     said = ask(url, method, path, body, headers)
     assert (said.status, said.kind) == (status, kind), said.body
-    assert said.headers["content-type"] == "application/json" and said.headers["cache-control"] == "no-store"
-    assert (kiosk.learner.counters()["observed"], len(kiosk.learner.history(1000)), kiosk.is_frozen) == before
+    assert (
+        said.headers["content-type"] == "application/json"
+        and said.headers["cache-control"] == "no-store"
+    )
+    assert (
+        kiosk.learner.counters()["observed"],
+        len(kiosk.learner.history(1000)),
+        kiosk.is_frozen,
+    ) == before
 
 
 def test_a_method_that_is_not_allowed_names_those_that_are(url: str) -> None:
@@ -459,7 +789,10 @@ def test_a_method_that_is_not_allowed_names_those_that_are(url: str) -> None:
 def test_a_page_of_its_own_may_ask(url: str) -> None:
     origin = {"Origin": url, "Sec-Fetch-Site": "same-origin"}
     assert ask(url, "POST", "/v1/pause", {"paused": False}, origin).status == 200
-    assert ask(url, "GET", "/v1/status", None, {"Host": f"localhost:{url.rpartition(':')[2]}"}).status == 200
+    assert (
+        ask(url, "GET", "/v1/status", None, {"Host": f"localhost:{url.rpartition(':')[2]}"}).status
+        == 200
+    )
 
 
 def test_a_body_without_a_length_is_counted_while_it_comes(url: str) -> None:
@@ -470,24 +803,41 @@ def test_a_body_without_a_length_is_counted_while_it_comes(url: str) -> None:
             sent.append(1 << 15)
             yield b"x" * (1 << 15)
 
-    assert ask(url, "POST", "/v1/predict", blocks(), {**NPY, "Transfer-Encoding": "chunked"}).kind == "TooLarge"
+    assert (
+        ask(url, "POST", "/v1/predict", blocks(), {**NPY, "Transfer-Encoding": "chunked"}).kind
+        == "TooLarge"
+    )
 
 
 def test_long_json_is_refused_before_it_is_read_and_told_what_to_send(kiosk: Kiosk) -> None:
     with serving(kiosk, max_body_mib=8.0) as url:
-        said = ask(url, "POST", "/v1/predict", b'{"x":[' + b"[]," * (api.MAX_JSON_BYTES // 3) + b"[]]}")
-        assert (said.status, said.kind) == (413, "TooLarge") and "application/x-npy" in said.json["error"]
-        assert ask(url, "POST", "/v1/predict", b'{"x":[' + b"[]," * 1_000_000 + b"[]]}").status == 422
+        said = ask(
+            url, "POST", "/v1/predict", b'{"x":[' + b"[]," * (api.MAX_JSON_BYTES // 3) + b"[]]}"
+        )
+        assert (said.status, said.kind) == (413, "TooLarge") and "application/x-npy" in said.json[
+            "error"
+        ]
+        assert (
+            ask(url, "POST", "/v1/predict", b'{"x":[' + b"[]," * 1_000_000 + b"[]]}").status == 422
+        )
 
 
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (InputError, 422), (BundleError, 422), (StateError, 409), (CapacityError, 409), (StorageError, 507), (BudgetError, 429), (RuntimeUnavailable, 503),
+        (InputError, 422),
+        (BundleError, 422),
+        (StateError, 409),
+        (CapacityError, 409),
+        (StorageError, 507),
+        (BudgetError, 429),
+        (RuntimeUnavailable, 503),
         (EdgeadaptError, 422),
     ],
-)  # fmt: skip
-def test_each_named_error_has_its_status(error: type[EdgeadaptError], status: int, kiosk: Kiosk) -> None:
+)
+def test_each_named_error_has_its_status(
+    error: type[EdgeadaptError], status: int, kiosk: Kiosk
+) -> None:
     class Failing(Kiosk):
         def checkpoint(self) -> int:
             raise error("the disk, say")
@@ -498,15 +848,24 @@ def test_each_named_error_has_its_status(error: type[EdgeadaptError], status: in
     assert ("retry-after" in said.headers) == (status in (429, 503))
 
 
-def test_a_fault_has_a_number_that_the_log_has_too_and_says_nothing_else(kiosk: Kiosk, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_has_a_number_that_the_log_has_too_and_says_nothing_else(
+    kiosk: Kiosk, caplog: pytest.LogCaptureFixture
+) -> None:
     class Failing(Kiosk):
         def status(self) -> dict[str, Any]:
             raise ZeroDivisionError("a secret")
 
-    with serving(Failing(kiosk.learner)) as url, caplog.at_level(logging.ERROR, "edgeadapt.daemon.http"):
+    with (
+        serving(Failing(kiosk.learner)) as url,
+        caplog.at_level(logging.ERROR, "edgeadapt.daemon.http"),
+    ):
         said = ask(url, "GET", "/v1/status")
     assert (said.status, said.kind) == (500, "InternalError") and "secret" not in said.body.decode()
-    assert said.json["request"] in caplog.text and "ZeroDivisionError: a secret" in caplog.text and "Traceback" in caplog.text
+    assert (
+        said.json["request"] in caplog.text
+        and "ZeroDivisionError: a secret" in caplog.text
+        and "Traceback" in caplog.text
+    )
 
 
 def test_a_batch_that_nobody_had_time_for_may_be_sent_again(kiosk: Kiosk) -> None:
@@ -519,14 +878,16 @@ def test_a_batch_that_nobody_had_time_for_may_be_sent_again(kiosk: Kiosk) -> Non
     assert (said.status, said.kind, said.headers["retry-after"]) == (503, "Dropped", "1")
 
 
-# -- who may ask --------------------------------------------------------------------------------------
+# -- who may ask -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.0.2.1:80", "example.org:80"])
 def test_others_may_not_reach_it_without_a_token(listen: str, kiosk: Kiosk) -> None:
     with pytest.raises(RecipeError, match="token"):
         Control(kiosk, listen)
 
 
-@pytest.mark.parametrize("listen", ["", "127.0.0.1", "127.0.0.1:", "127.0.0.1:99999", ":80", "127.0.0.1:x"])
+@pytest.mark.parametrize(
+    "listen", ["", "127.0.0.1", "127.0.0.1:", "127.0.0.1:99999", ":80", "127.0.0.1:x"]
+)
 def test_an_address_that_is_none_is_refused(listen: str, kiosk: Kiosk) -> None:
     with pytest.raises(RecipeError, match=r"control\.listen"):
         Control(kiosk, listen)
@@ -537,16 +898,32 @@ def test_with_a_token_every_path_needs_it(kiosk: Kiosk, monkeypatch: pytest.Monk
     with serving(kiosk, "0.0.0.0:0", token=TOKEN) as url:
         near = url.replace("0.0.0.0", "127.0.0.1")
         for route in api.ROUTES:
-            for headers in ({}, {"Authorization": "Bearer another"}, {"Authorization": f"Basic {TOKEN}"}, {"Authorization": TOKEN}):
-                said = ask(near, route.method, route.path.replace("{", "").replace("}", ""), None, headers)
-                assert (said.status, said.kind, said.headers["www-authenticate"]) == (401, "Unauthorized", "Bearer")
+            for headers in (
+                {},
+                {"Authorization": "Bearer another"},
+                {"Authorization": f"Basic {TOKEN}"},
+                {"Authorization": TOKEN},
+            ):
+                said = ask(
+                    near, route.method, route.path.replace("{", "").replace("}", ""), None, headers
+                )
+                assert (said.status, said.kind, said.headers["www-authenticate"]) == (
+                    401,
+                    "Unauthorized",
+                    "Bearer",
+                )
         right = {"Authorization": f"bearer {TOKEN}", "Host": "edge-7.example"}
         assert ask(near, "GET", "/v1/status", None, right).status == 200
         assert ask(near, "GET", "/nowhere", None, right).status == 404
-        assert ask(near, "GET", "/v1/status", None, {**right, "Origin": "https://evil.example"}).status == 403
+        assert (
+            ask(near, "GET", "/v1/status", None, {**right, "Origin": "https://evil.example"}).status
+            == 403
+        )
 
 
-def test_a_unix_socket_is_for_owner_and_group_and_leaves_nothing(kiosk: Kiosk, tmp_path: Path) -> None:
+def test_a_unix_socket_is_for_owner_and_group_and_leaves_nothing(
+    kiosk: Kiosk, tmp_path: Path
+) -> None:
     path = tmp_path / "daemon.sock"
     with serving(kiosk, f"unix:{path}") as url:
         assert url == f"unix:{path}" and stat.S_IMODE(path.stat().st_mode) == 0o660
@@ -559,7 +936,9 @@ def test_a_unix_socket_is_for_owner_and_group_and_leaves_nothing(kiosk: Kiosk, t
     assert not path.exists()
 
 
-def test_a_unix_socket_that_a_killed_process_left_is_taken_over_and_a_file_is_not(kiosk: Kiosk, tmp_path: Path) -> None:
+def test_a_unix_socket_that_a_killed_process_left_is_taken_over_and_a_file_is_not(
+    kiosk: Kiosk, tmp_path: Path
+) -> None:
     path = tmp_path / "daemon.sock"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
@@ -576,7 +955,7 @@ def test_a_port_in_use_is_named(kiosk: Kiosk, url: str) -> None:
         Control(kiosk, url[len("http://") :]).start()
 
 
-# -- time and load ------------------------------------------------------------------------------------
+# -- time and load ---------------------------------------------------------------------------------
 class Stuck(Kiosk):
     """Its classes come when they are let go."""
 
@@ -593,16 +972,25 @@ def test_a_call_that_hangs_is_given_up_and_probes_are_still_answered(kiosk: Kios
     stuck = Stuck(kiosk.learner)
     with serving(stuck, timeout_s=0.3) as url:
         found: list[Said] = []
-        threads = [threading.Thread(target=lambda: found.append(ask(url, "GET", "/v1/classes"))) for _ in range(12)]
+        threads = [
+            threading.Thread(target=lambda: found.append(ask(url, "GET", "/v1/classes")))
+            for _ in range(12)
+        ]
         for thread in threads:
             thread.start()
         time.sleep(0.2)
         started = time.monotonic()
-        assert [ask(url, "GET", path).status for path in ("/healthz", "/readyz", "/metrics")] == [200, 200, 200]
+        assert [ask(url, "GET", path).status for path in ("/healthz", "/readyz", "/metrics")] == [
+            200,
+            200,
+            200,
+        ]
         assert time.monotonic() - started < 0.5
         for thread in threads:
             thread.join(10)
-        assert {(said.status, said.kind, said.headers["retry-after"]) for said in found} == {(503, "TimedOut", "1")} and len(found) == 12
+        assert {(said.status, said.kind, said.headers["retry-after"]) for said in found} == {
+            (503, "TimedOut", "1")
+        } and len(found) == 12
         stuck.free.set()
         time.sleep(0.1)
         assert ask(url, "GET", "/v1/classes").status == 200
@@ -620,7 +1008,9 @@ def test_requests_whose_time_was_up_keep_no_body_while_they_wait_for_a_worker(
             list(eight.map(lambda _: ask(control.url, "GET", "/v1/classes"), range(8)))
         tracemalloc.start()
         with ThreadPoolExecutor(3) as three:
-            said = list(three.map(lambda _: ask(control.url, "POST", "/v1/predict", body, NPY), range(9)))
+            said = list(
+                three.map(lambda _: ask(control.url, "POST", "/v1/predict", body, NPY), range(9))
+            )
         assert {one.status for one in said} == {503} and control._calls._waiting.qsize() == 9
         assert tracemalloc.get_traced_memory()[0] < 2 * len(body)
     finally:
@@ -635,7 +1025,10 @@ def test_it_stops_within_a_second_whatever_hangs(kiosk: Kiosk, tmp_path: Path) -
     control.start()
     url = control.url
     address = url[len("http://") :].rpartition(":")
-    with socket.create_connection((address[0], int(address[2]))) as idle, socket.create_connection((address[0], int(address[2]))) as half:
+    with (
+        socket.create_connection((address[0], int(address[2]))) as idle,
+        socket.create_connection((address[0], int(address[2]))) as half,
+    ):
         half.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{")
         hanging = connected(url)
         hanging.request("GET", "/v1/classes")
@@ -655,7 +1048,14 @@ def test_it_stops_within_a_second_whatever_hangs(kiosk: Kiosk, tmp_path: Path) -
     control.stop()
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: loc", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /heal"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /healthz HTTP/1.1\r\nHost: loc",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /heal",
+    ],
+)
 def test_a_connection_that_sends_no_whole_request_is_closed(sent: bytes, kiosk: Kiosk) -> None:
     with serving(kiosk, timeout_s=1.0) as url:
         host, _, port = url[len("http://") :].rpartition(":")
@@ -679,10 +1079,15 @@ def test_a_body_that_trickles_in_is_given_up(kiosk: Kiosk) -> None:
         connection.close()
 
 
-def idling(url: str, count: int, source: str = "127.0.0.1", said: bytes = b"") -> list[socket.socket]:
+def idling(
+    url: str, count: int, source: str = "127.0.0.1", said: bytes = b""
+) -> list[socket.socket]:
     """Connections that send ``said`` and nothing more."""
     host, _, port = url[len("http://") :].rpartition(":")
-    held = [socket.create_connection((host, int(port)), source_address=(source, 0)) for _ in range(count)]
+    held = [
+        socket.create_connection((host, int(port)), source_address=(source, 0))
+        for _ in range(count)
+    ]
     for one in held:
         one.sendall(said)
     return held
@@ -696,7 +1101,14 @@ def closed(one: socket.socket) -> bool:
         return True
 
 
-@pytest.mark.parametrize("said", [b"", b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nX-Slow: ", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+)
 def test_idle_connections_lock_nobody_out_and_are_bounded(kiosk: Kiosk, said: bytes) -> None:
     with serving(kiosk, token=TOKEN) as url:
         held = idling(url, 140, said=said)
@@ -708,7 +1120,9 @@ def test_idle_connections_lock_nobody_out_and_are_bounded(kiosk: Kiosk, said: by
             one.close()
 
 
-def test_the_connection_of_one_who_has_shown_the_token_stays_open_while_another_address_idles(kiosk: Kiosk) -> None:
+def test_the_connection_of_one_who_has_shown_the_token_stays_open_while_another_address_idles(
+    kiosk: Kiosk,
+) -> None:
     with serving(kiosk, token=TOKEN) as url:
         connection = connected(url)
         for _ in range(2):
@@ -720,10 +1134,13 @@ def test_the_connection_of_one_who_has_shown_the_token_stays_open_while_another_
             one.close()
 
 
-def test_headers_have_to_come_within_seconds_however_long_a_request_may_take(kiosk: Kiosk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_have_to_come_within_seconds_however_long_a_request_may_take(
+    kiosk: Kiosk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("edgeadapt.daemon.http.connections.HEADERS_S", 0.2)
     with serving(kiosk, timeout_s=60.0) as url:
-        silent, slow = idling(url, 1)[0], idling(url, 1, said=b"GET /healthz HTTP/1.1\r\nHost: loc")[0]
+        silent = idling(url, 1)[0]
+        slow = idling(url, 1, said=b"GET /healthz HTTP/1.1\r\nHost: loc")[0]
         assert closed(silent) and closed(slow)
         for one in (silent, slow):
             one.close()
@@ -750,10 +1167,14 @@ def test_many_clients_at_once_get_each_their_own_answer(kiosk: Kiosk, url: str) 
     assert not wrong and not any(thread.is_alive() for thread in threads)
 
 
-def test_a_wrong_token_is_told_later_and_later_and_so_is_a_right_one_from_there(kiosk: Kiosk) -> None:
+def test_a_wrong_token_is_told_later_and_later_and_so_is_a_right_one_from_there(
+    kiosk: Kiosk,
+) -> None:
     def took_s(url: str, token: str) -> float:
         started = time.monotonic()
-        assert ask(url, "GET", "/healthz", headers={"Authorization": f"Bearer {token}"}).status == (200 if token == TOKEN else 401)
+        assert ask(url, "GET", "/healthz", headers={"Authorization": f"Bearer {token}"}).status == (
+            200 if token == TOKEN else 401
+        )
         return time.monotonic() - started
 
     with serving(kiosk, token=TOKEN) as url:
@@ -762,7 +1183,14 @@ def test_a_wrong_token_is_told_later_and_later_and_so_is_a_right_one_from_there(
         assert took_s(url, "guess 8") > 0.35 and took_s(url, TOKEN) > 0.75
 
 
-@pytest.mark.parametrize("token, why", [("short", "has 5 characters"), ("aabbaabbabababab", "has 2 different"), ("password" * 2, "one piece, repeated")])
+@pytest.mark.parametrize(
+    "token, why",
+    [
+        ("short", "has 5 characters"),
+        ("aabbaabbabababab", "has 2 different"),
+        ("password" * 2, "one piece, repeated"),
+    ],
+)
 def test_a_token_that_can_be_guessed_is_refused_for_other_machines_and_warned_about_here(
     kiosk: Kiosk, token: str, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -773,17 +1201,31 @@ def test_a_token_that_can_be_guessed_is_refused_for_other_machines_and_warned_ab
     assert why in caplog.text and token not in caplog.text
 
 
-# -- hostile bodies -----------------------------------------------------------------------------------
+# -- hostile bodies --------------------------------------------------------------------------------
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats(allow_subnormal=False) | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(["x", "features", "z", "stream", "labels", "names", "to", "name"]) | st.text(max_size=5), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.floats(allow_subnormal=False)
+    | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=5)
+        | st.dictionaries(
+            st.sampled_from(["x", "features", "z", "stream", "labels", "names", "to", "name"])
+            | st.text(max_size=5),
+            inner,
+            max_size=4,
+        )
+    ),
     max_leaves=20,
-)  # fmt: skip
+)
 posts = [route for route in api.ROUTES if route.body is not None]
 
 
 def hostile(check: Callable[..., None]) -> Any:
-    calm = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    calm = settings(
+        max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
     return calm(check)
 
 
@@ -801,7 +1243,10 @@ def test_json_of_any_form_is_answered_or_refused(route: api.Route, value: Any, u
 
 @hostile
 @given(
-    data=st.binary(max_size=200), start=st.sampled_from([b"", b"\x93NUMPY\x01\x00", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b'{"x":[', b"{"])
+    data=st.binary(max_size=200),
+    start=st.sampled_from(
+        [b"", b"\x93NUMPY\x01\x00", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b'{"x":[', b"{"]
+    ),
 )
 def test_bytes_of_any_kind_are_answered_or_refused(data: bytes, start: bytes, url: str) -> None:
     for media in ("application/json", "application/x-npy", "image/png", "image/jpeg"):
@@ -818,18 +1263,35 @@ def test_a_damaged_array_is_answered_or_refused(where: int, byte: int, url: str)
 
 @hostile
 @given(
-    descr=st.sampled_from(["|O", "<U9999999", "|V8", "<f8", "|u1", "<c16", "|b1", "<M8[s]", "(9999999,)u1"]),
+    descr=st.sampled_from(
+        ["|O", "<U9999999", "|V8", "<f8", "|u1", "<c16", "|b1", "<M8[s]", "(9999999,)u1"]
+    ),
     shape=st.lists(st.integers(-3, 2**63), max_size=40),
 )
-def test_a_header_that_promises_anything_takes_no_memory(descr: str, shape: list[int], url: str) -> None:
+def test_a_header_that_promises_anything_takes_no_memory(
+    descr: str, shape: list[int], url: str
+) -> None:
     header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {tuple(shape)}, }}".encode()
     refused_or_answered(
-        ask(url, "POST", "/v1/predict", b"\x93NUMPY\x02\x00" + struct.pack("<I", len(header) + 1) + header + b"\n" + b"\0" * 784, NPY)
+        ask(
+            url,
+            "POST",
+            "/v1/predict",
+            b"\x93NUMPY\x02\x00"
+            + struct.pack("<I", len(header) + 1)
+            + header
+            + b"\n"
+            + b"\0" * 784,
+            NPY,
+        )
     )
 
 
 @hostile
-@given(path=st.text(st.characters(codec="utf-8"), max_size=30), query=st.text(st.characters(codec="utf-8"), max_size=30))
+@given(
+    path=st.text(st.characters(codec="utf-8"), max_size=30),
+    query=st.text(st.characters(codec="utf-8"), max_size=30),
+)
 def test_a_path_of_any_form_is_answered_or_refused(path: str, query: str, url: str) -> None:
     from urllib.parse import quote
 
@@ -840,4 +1302,6 @@ def test_a_path_of_any_form_is_answered_or_refused(path: str, query: str, url: s
 def test_after_all_that_it_still_serves(kiosk: Kiosk, url: str) -> None:
     assert ask(url, "GET", "/healthz").status == 200 and os.getpid() == kiosk.learner._pid
     x = images(4)
-    assert [one["label"] for one in ask(url, "POST", "/v1/predict", npy(x), NPY).json["answers"]] == list(kiosk.learner.predict(x).labels)
+    assert [
+        one["label"] for one in ask(url, "POST", "/v1/predict", npy(x), NPY).json["answers"]
+    ] == list(kiosk.learner.predict(x).labels)

@@ -17,7 +17,15 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def run(name: str, folder: Path, *arguments: str) -> str:
     command = [sys.executable, str(EXAMPLES / name), *arguments]
-    done = subprocess.run(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -27,15 +35,22 @@ def test_an_example_fits_on_a_screen(name: str) -> None:
     assert len((EXAMPLES / name).read_text().splitlines()) < 60
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cv2") is None, reason="needs the video extra (opencv)")
+@pytest.mark.skipif(
+    importlib.util.find_spec("cv2") is None, reason="needs the video extra (opencv)"
+)
 def test_a_camera_in_steam_gets_better(tmp_path: Path) -> None:
     out = run("camera.py", tmp_path)
-    clear, first, later = (float(re.search(rf"{when}[^\n]*?([\d.]+)%", out)[1]) for when in ("clear", "first in steam", "later"))  # type: ignore[index]
+    clear, first, later = (
+        float(re.search(rf"{when}[^\n]*?([\d.]+)%", out)[1])
+        for when in ("clear", "first in steam", "later")
+    )  # type: ignore[index]
     assert clear > 80 and later > first
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the host extra (torch)")
+@pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="needs the host extra (torch)"
+)
 def test_a_sensor_over_a_real_broker_learns_what_it_is_told(tmp_path: Path) -> None:
     with Mosquitto(tmp_path) as broker:
         out = run("mqtt_sensor.py", tmp_path, "127.0.0.1", str(broker.port))

@@ -1,4 +1,6 @@
-"""docs/daemon.md is true: its shell blocks run in one shell, from a clone, and print what they are said to; its settings can be loaded."""
+"""docs/daemon.md is true: its shell blocks run in one shell, from a clone, and print what they are
+said to; its settings can be loaded.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,14 @@ from edgeadapt.daemon.config.loader import load_settings
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "daemon.md"
-HAS_DAEMON = all(importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "prometheus_client", "PIL"))
-needs_daemon = pytest.mark.skipif(not HAS_DAEMON or shutil.which("curl") is None, reason="needs the daemon and images extras, and curl")
+HAS_DAEMON = all(
+    importlib.util.find_spec(name) is not None
+    for name in ("starlette", "uvicorn", "prometheus_client", "PIL")
+)
+needs_daemon = pytest.mark.skipif(
+    not HAS_DAEMON or shutil.which("curl") is None,
+    reason="needs the daemon and images extras, and curl",
+)
 _END = "-- end of block"
 PRELUDE = """
 set -u
@@ -31,18 +39,25 @@ edgeadapt() { # at the port of the test, and killed by its own number
   if [ "$1" = ctl ]; then shift; "$PYTHON" -m edgeadapt ctl --url "http://127.0.0.1:$PORT" "$@"; else exec "$PYTHON" -m edgeadapt "$@"; fi
 }
 check() { edgeadapt_code=$?; [ $edgeadapt_code = 0 ] || { echo "FAILED with $edgeadapt_code: $1" >&2; exit 1; }; }
-"""
+"""  # noqa: E501
 
 
 def blocks() -> Iterator[tuple[str, str]]:
     """``(language, text)`` of every fenced block."""
-    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+    for found in re.finditer(
+        r"^```(\w*)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    ):
         yield found.group(1), found.group(2)
 
 
 def masked(text: str) -> list[str]:
-    """Figures differ from run to run; words do not, nor how many labels of the page's own are forgotten."""
-    return [line if line.startswith("removed ") else re.sub(r"\d[\d,]*(\.\d+)?", "#", line) for line in text.splitlines()]
+    """Figures differ from run to run; words do not, nor how many labels of the page's own are
+    forgotten.
+    """
+    return [
+        line if line.startswith("removed ") else re.sub(r"\d[\d,]*(\.\d+)?", "#", line)
+        for line in text.splitlines()
+    ]
 
 
 @pytest.fixture
@@ -75,16 +90,33 @@ def test_every_command_of_the_page_runs_and_prints_what_it_says(clone: Path, por
     for language, text in blocks():
         if language == "sh":
             for line in text.splitlines():
-                command = line.replace("8420", str(port)).replace("edgeadapt serve deploy/try.toml --check --reload", "( edgeadapt serve deploy/try.toml --check --reload )")
+                command = line.replace("8420", str(port)).replace(
+                    "edgeadapt serve deploy/try.toml --check --reload",
+                    "( edgeadapt serve deploy/try.toml --check --reload )",
+                )
                 script += [command, "" if command.endswith("&") else f"check {len(script)}"]
             script.append(f"echo; echo '{_END}'")
             wanted.append([])
         elif language == "text":
             wanted[-1] += masked(text)
     (clone / "page.sh").write_text("\n".join(script))
-    environment = {**os.environ, "PYTHON": sys.executable, "PORT": str(port), "PYTHONPATH": os.pathsep.join(sys.path[1:]), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHON": sys.executable,
+        "PORT": str(port),
+        "PYTHONPATH": os.pathsep.join(sys.path[1:]),
+        "OMP_NUM_THREADS": "1",
+    }
     with (clone / "out").open("w") as out_file, (clone / "log").open("w") as log_file:
-        shell = subprocess.run(["bash", "page.sh"], cwd=clone, env=environment, stdout=out_file, stderr=log_file, timeout=240, check=False)
+        shell = subprocess.run(
+            ["bash", "page.sh"],
+            cwd=clone,
+            env=environment,
+            stdout=out_file,
+            stderr=log_file,
+            timeout=240,
+            check=False,
+        )
     out, log = (clone / "out").read_text(), (clone / "log").read_text()
     assert shell.returncode == 0, (out[-3000:], log[-3000:])
     printed = out.split(_END)[:-1]
@@ -95,7 +127,9 @@ def test_every_command_of_the_page_runs_and_prints_what_it_says(clone: Path, por
             assert line in left_lines, f"not printed: {line!r}; printed: {left_lines}"
             del left_lines[: left_lines.index(line) + 1]
     assert (clone / "installed").read_text() == "install .[daemon,images]\n"
-    before, after = (re.findall(r"evidence\.\w+ +\d+", part) for part in printed[-1].partition("ok  ")[::2])
+    before, after = (
+        re.findall(r"evidence\.\w+ +\d+", part) for part in printed[-1].partition("ok  ")[::2]
+    )
     assert before and after == before, printed[-1]  # the kill took no label
     assert (clone / "token").stat().st_mode & 0o777 == 0o600
 
@@ -116,7 +150,16 @@ def test_the_quick_start_has_five_lines() -> None:
 
 
 def test_extras_that_the_page_installs_exist() -> None:
-    extras = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0], re.MULTILINE))
+    extras = set(
+        re.findall(
+            r"^(\w+) = \[",
+            (ROOT / "pyproject.toml")
+            .read_text()
+            .partition("[project.optional-dependencies]")[2]
+            .partition("\n[")[0],
+            re.MULTILINE,
+        )
+    )
     assert {"daemon", "images", "video"} <= extras
 
 

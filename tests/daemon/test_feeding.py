@@ -10,7 +10,9 @@ from edgeadapt.daemon.io.source_thread import Feeder
 from edgeadapt.daemon.messages import Arrival, LabelArrival
 
 
-def feeder(source: Any, *, takes: bool = True, **waits: float) -> tuple[Feeder, list[Arrival | LabelArrival]]:
+def feeder(
+    source: Any, *, takes: bool = True, **waits: float
+) -> tuple[Feeder, list[Arrival | LabelArrival]]:
     came: list[Arrival | LabelArrival] = []
 
     def deliver(what: Arrival | LabelArrival) -> bool:
@@ -20,28 +22,50 @@ def feeder(source: Any, *, takes: bool = True, **waits: float) -> tuple[Feeder, 
     return Feeder(source, deliver, threading.Event(), **waits), came
 
 
-def test_what_a_source_brings_arrives_and_is_counted_and_a_source_without_more_has_finished(playing: Any) -> None:
-    source = playing("camera", [Arrival("camera", "camera"), LabelArrival("x", "Coat", "camera"), Arrival("camera", "camera")])
+def test_what_a_source_brings_arrives_and_is_counted_and_a_source_without_more_has_finished(
+    playing: Any,
+) -> None:
+    source = playing(
+        "camera",
+        [
+            Arrival("camera", "camera"),
+            LabelArrival("x", "Coat", "camera"),
+            Arrival("camera", "camera"),
+        ],
+    )
     fed, came = feeder(source)
     fed.start()
     assert fed.join(5.0)
     assert len(came) == 3 and len(source.runs) == 1
     assert fed.health() == {
-        "name": "camera", "stream": "camera", "state": "finished", "is_up": True, "delivered": 2, "refused": 0, "labels": 1, "failures": 0, "error": "",
+        "name": "camera",
+        "stream": "camera",
+        "state": "finished",
+        "is_up": True,
+        "delivered": 2,
+        "refused": 0,
+        "labels": 1,
+        "failures": 0,
+        "error": "",
         "failed_at": 0.0,
-    }  # fmt: skip
+    }
 
 
-def test_a_source_that_fails_is_run_again_after_waits_that_double_up_to_the_longest(playing: Any) -> None:
+def test_a_source_that_fails_is_run_again_after_waits_that_double_up_to_the_longest(
+    playing: Any,
+) -> None:
     source = playing("camera", [Arrival("camera", "camera")], failing=6)
     fed, came = feeder(source, first_s=0.05, longest_s=0.4)
     fed.start()
     assert fed.join(20.0)
     waits = [after - before for before, after in zip(source.runs, source.runs[1:], strict=False)]
     for wait, longest in zip(waits, (0.05, 0.1, 0.2, 0.4, 0.4, 0.4), strict=True):
-        assert 0.5 * longest <= wait < longest + 1.0  # jitter takes at most half; a busy machine adds
+        # jitter takes at most half; a busy machine adds
+        assert 0.5 * longest <= wait < longest + 1.0
     assert len(came) == 1 and fed.failures == 6
-    assert fed.state == "finished" and fed.error == "ConnectionError: failure 6" and fed.failed_at > 0
+    assert (
+        fed.state == "finished" and fed.error == "ConnectionError: failure 6" and fed.failed_at > 0
+    )
 
 
 def test_waits_start_over_after_a_run_that_was_long_enough(playing: Any) -> None:
@@ -52,7 +76,9 @@ def test_waits_start_over_after_a_run_that_was_long_enough(playing: Any) -> None
     assert len(source.runs) == 9
 
 
-def test_a_source_that_waits_to_be_tried_again_stops_at_once(playing: Any, until: Callable[..., None]) -> None:
+def test_a_source_that_waits_to_be_tried_again_stops_at_once(
+    playing: Any, until: Callable[..., None]
+) -> None:
     fed, _ = feeder(playing("camera", failing=100), first_s=60.0)
     fed.start()
     until(lambda: fed.state == "waiting")
@@ -75,7 +101,9 @@ class Camera:
         stop.wait()
 
 
-def test_a_source_that_failed_is_not_up_while_it_runs_and_brings_nothing(until: Callable[..., None]) -> None:
+def test_a_source_that_failed_is_not_up_while_it_runs_and_brings_nothing(
+    until: Callable[..., None],
+) -> None:
     camera = Camera()
     fed, _ = feeder(camera, first_s=0.02, longest_s=0.02)
     assert fed.is_up
@@ -98,7 +126,9 @@ def test_a_source_that_failed_and_then_came_to_its_end_is_up(playing: Any) -> No
     assert fed.join(5.0) and fed.failures == 1 and fed.is_up
 
 
-def test_a_source_that_failed_and_has_little_to_bring_is_up_after_a_good_run(until: Callable[..., None]) -> None:
+def test_a_source_that_failed_and_has_little_to_bring_is_up_after_a_good_run(
+    until: Callable[..., None],
+) -> None:
     class Folder:
         name = stream = "folder"
 

@@ -1,4 +1,6 @@
-"""A state folder whose file system is turns read-only under a running daemon, as after an error of the disk."""
+"""A state folder whose file system is turns read-only under a running daemon, as after an error of
+the disk.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     with image.open("wb") as file:
         file.truncate(32 << 20)
-    for command in (["mkfs.ext4", "-q", "-F", str(image)], ["mount", "-o", "loop,errors=remount-ro", str(image), str(folder)]):
+    for command in (
+        ["mkfs.ext4", "-q", "-F", str(image)],
+        ["mount", "-o", "loop,errors=remount-ro", str(image), str(folder)],
+    ):
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
@@ -39,7 +44,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_on_a_disk_that_turned_read_only_answers_go_on_labels_are_refused_by_name_and_a_start_after_it_has_all_of_them(
+def test_on_a_read_only_disk_answers_go_on_labels_are_refused_and_a_later_start_has_all(
     disk: Path, settings: Made, serve: Made, sample: Sample, until: Made
 ) -> None:
     service = serve(settings(state=disk / "state", loop=LoopSection(checkpoint_s=3600.0)))
@@ -48,12 +53,20 @@ def test_on_a_disk_that_turned_read_only_answers_go_on_labels_are_refused_by_nam
     assert ask(service, "/v1/labels", label)[1]["received"] == 1
     # as the kernel does it after an error of the disk: files that are open for writing stay open
     subprocess.run(["mount", "-o", "remount,abort", str(disk)], check=True)
-    for path, body in (("/v1/labels", {"labels": [{"sample": seen[1].id, "label": "Coat"}]}), ("/v1/forget", {"samples": [seen[0].id]}), ("/v1/classes", {"name": "Hat"})):
+    for path, body in (
+        ("/v1/labels", {"labels": [{"sample": seen[1].id, "label": "Coat"}]}),
+        ("/v1/forget", {"samples": [seen[0].id]}),
+        ("/v1/classes", {"name": "Hat"}),
+    ):
         status, said = ask(service, path, body)
         assert (status, said["kind"]) == (507, "StorageError"), said
         assert "its file system is read-only; nothing was changed: check the disk" in said["error"]
     assert all(answer.label and not answer.error for answer in service.observe(sample.x[8:40]))
-    until(lambda: any("its file system is read-only" in problem for problem in service.health()["problems"]))
+    until(
+        lambda: any(
+            "its file system is read-only" in problem for problem in service.health()["problems"]
+        )
+    )
     assert service.health()["ok"] and service.ready()[0] and "Hat" not in service.classes()
     before = time.monotonic()
     service.stop()
@@ -65,6 +78,11 @@ def test_on_a_disk_that_turned_read_only_answers_go_on_labels_are_refused_by_nam
     again = serve(settings(state=disk / "state"))
     assert sum(again.status()["learner"]["evidence"].values()) == 1
     seen = again.observe(sample.x[:1])
-    assert ask(again, "/v1/labels", {"labels": [{"sample": seen[0].id, "label": "Coat"}]})[1]["received"] == 1
+    assert (
+        ask(again, "/v1/labels", {"labels": [{"sample": seen[0].id, "label": "Coat"}]})[1][
+            "received"
+        ]
+        == 1
+    )
     assert again.health()["problems"] == []
     again.stop()

@@ -1,4 +1,6 @@
-"""A folder's files are taken once, over restarts and kills, and what remembers them stays small and is never in the way."""
+"""A folder's files are taken once, over restarts and kills, and what remembers them stays small and
+is never in the way.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,11 @@ def brought(source: FolderWatch, seconds: float = 0.4, error: str = "") -> list[
         assert isinstance(what, Arrival)
         names.append(what.name)
         if what.reply is not None:
-            what.reply(refused(what, error) if error else Answer(what.stream, what.source, what.at, id="1", label="Coat"))
+            what.reply(
+                refused(what, error)
+                if error
+                else Answer(what.stream, what.source, what.at, id="1", label="Coat")
+            )
         return True
 
     stop = threading.Event()
@@ -57,7 +63,13 @@ def brought(source: FolderWatch, seconds: float = 0.4, error: str = "") -> list[
 
 
 def watch(path: Path, memory: FolderMemory | None, **options: Any) -> FolderWatch:
-    return FolderWatch("inbox", "door", path, GRAY, **{"scan_s": 0.03, "taken": None if memory is None else memory.of("inbox")} | options)
+    return FolderWatch(
+        "inbox",
+        "door",
+        path,
+        GRAY,
+        **{"scan_s": 0.03, "taken": None if memory is None else memory.of("inbox")} | options,
+    )
 
 
 def written(state: Path, memory: FolderMemory) -> FolderMemory:
@@ -72,8 +84,10 @@ def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-# -- the source ---------------------------------------------------------------------------------------
-def test_after_a_restart_only_what_is_new_or_has_changed_is_taken(tmp_path: Path, state: Path) -> None:
+# -- the source ------------------------------------------------------------------------------------
+def test_after_a_restart_only_what_is_new_or_has_changed_is_taken(
+    tmp_path: Path, state: Path
+) -> None:
     folder = tmp_path / "in"
     for name in ("a.png", "deep/b.png", "odd \udcff.png"):
         picture(folder / name)
@@ -89,7 +103,9 @@ def test_after_a_restart_only_what_is_new_or_has_changed_is_taken(tmp_path: Path
     assert len(brought(watch(folder, None))) == 4  # existing = "take"
 
 
-def test_a_sample_that_got_no_answer_is_taken_after_the_restart(tmp_path: Path, state: Path) -> None:
+def test_a_sample_that_got_no_answer_is_taken_after_the_restart(
+    tmp_path: Path, state: Path
+) -> None:
     picture(tmp_path / "in" / "a.png")
     memory = FolderMemory(state)
     assert brought(watch(tmp_path / "in", memory), error="the daemon stops") == ["a.png"]
@@ -124,7 +140,9 @@ def test_a_folder_that_is_not_mounted_yet_is_not_forgotten(tmp_path: Path, state
     assert brought(watch(folder, memory)) == []
 
 
-def test_marks_are_bounded_and_those_of_files_that_lie_there_stay(tmp_path: Path, state: Path) -> None:
+def test_marks_are_bounded_and_those_of_files_that_lie_there_stay(
+    tmp_path: Path, state: Path
+) -> None:
     folder, taken = tmp_path / "in", Taken(most=20)
     picture(folder / "stays.png")
     source = FolderWatch("inbox", "door", folder, GRAY, scan_s=0.02, taken=taken, most=20)
@@ -139,14 +157,20 @@ def test_marks_are_bounded_and_those_of_files_that_lie_there_stay(tmp_path: Path
     assert len(taken) <= 20 and taken.has("stays.png", (stat.st_size, stat.st_mtime_ns))
 
 
-# -- the file -----------------------------------------------------------------------------------------
+# -- the file --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("damage", [b"", b"edgeadapt folders 2\n", b"flip", b"cut", b"half"])
-def test_a_damaged_file_is_named_and_begun_anew(state: Path, caplog: pytest.LogCaptureFixture, damage: bytes) -> None:
+def test_a_damaged_file_is_named_and_begun_anew(
+    state: Path, caplog: pytest.LogCaptureFixture, damage: bytes
+) -> None:
     memory = FolderMemory(state)
     memory.of("inbox").add("a.png", (1, 2))
     assert written(state, memory).of("inbox").has("a.png", (1, 2))
     data = (state / FILE_NAME).read_bytes()
-    (state / FILE_NAME).write_bytes({b"flip": data[:-1] + bytes([data[-1] ^ 1]), b"cut": data[:-3], b"half": data + b"x"}.get(damage, damage))
+    (state / FILE_NAME).write_bytes(
+        {b"flip": data[:-1] + bytes([data[-1] ^ 1]), b"cut": data[:-3], b"half": data + b"x"}.get(
+            damage, damage
+        )
+    )
     with caplog.at_level(logging.WARNING, "edgeadapt.daemon"):
         memory = FolderMemory(state)
     assert f"{state / FILE_NAME} is damaged" in caplog.text and len(memory.of("inbox")) == 0
@@ -154,7 +178,9 @@ def test_a_damaged_file_is_named_and_begun_anew(state: Path, caplog: pytest.LogC
     assert written(state, memory).of("inbox").has("b.png", (1, 2))
 
 
-def test_it_is_written_only_where_something_changed_and_within_its_share_of_the_budget(state: Path) -> None:
+def test_it_is_written_only_where_something_changed_and_within_its_share_of_the_budget(
+    state: Path,
+) -> None:
     memory = FolderMemory(state)
     for turn in range(50):
         for number in range(1000):
@@ -171,13 +197,18 @@ def test_it_is_written_only_where_something_changed_and_within_its_share_of_the_
     assert (state / FILE_NAME).stat().st_size < 8 * 50_000 + 200
 
 
-def test_a_disk_that_is_full_is_named_and_tried_again(state: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_disk_that_is_full_is_named_and_tried_again(
+    state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     memory = FolderMemory(state)
     memory.of("inbox").add("a.png", (1, 2))
     state.rename(state.with_name("gone"))
     for _ in range(3):
         memory.write(memory.table(["inbox"]), DAY)
-    assert memory.error == f"{FILE_NAME}: No such file or directory" and caplog.text.count("cannot be written") == 1
+    assert (
+        memory.error == f"{FILE_NAME}: No such file or directory"
+        and caplog.text.count("cannot be written") == 1
+    )
     state.with_name("gone").rename(state)
     assert written(state, memory).of("inbox").has("a.png", (1, 2)) and memory.error == ""
 
@@ -188,11 +219,15 @@ def test_what_a_kill_left_of_a_write_is_cleared_away(state: Path) -> None:
     assert list(state.iterdir()) == []
 
 
-# -- the daemon ---------------------------------------------------------------------------------------
+# -- the daemon ------------------------------------------------------------------------------------
 def inbox(folder: Path, sample: Sample, count: int) -> Path:
     """Labelled pictures of known classes: the folder is the label."""
     for row in np.flatnonzero(sample.y < 6)[:count]:
-        path = folder / CLASSES[sample.y[row]].replace("/", "-").replace("T-shirt-top", "Coat") / f"{row}.png"
+        path = (
+            folder
+            / CLASSES[sample.y[row]].replace("/", "-").replace("T-shirt-top", "Coat")
+            / f"{row}.png"
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(sample.x[row]).save(path)
     return folder
@@ -209,7 +244,9 @@ def marks(state: Path) -> int:
     return sum(map(len, _decoded((state / FILE_NAME).read_bytes()).values())) // 8
 
 
-def test_a_daemon_takes_a_file_once_over_restarts_and_forgets_no_label(serve: Made, settings: Made, sample: Sample, until: Made, tmp_path: Path) -> None:
+def test_a_daemon_takes_a_file_once_over_restarts_and_forgets_no_label(
+    serve: Made, settings: Made, sample: Sample, until: Made, tmp_path: Path
+) -> None:
     folder = inbox(tmp_path / "in", sample, 6)
     source = FolderSource(name="door", stream="door", path=folder, label_from="parent")
     service = serve(settings(source=(source,)))
@@ -221,12 +258,19 @@ def test_a_daemon_takes_a_file_once_over_restarts_and_forgets_no_label(serve: Ma
     picture(folder / "Coat" / "new.png")
     answered(service, until, 1)
     until(lambda: sum(service.status()["learner"]["evidence"].values()) == 7)
-    assert service.health()["problems"] == [] and service.status()["learner"]["written_bytes_last_day"] > 0
+    assert (
+        service.health()["problems"] == []
+        and service.status()["learner"]["written_bytes_last_day"] > 0
+    )
 
 
-def test_a_file_whose_label_found_no_place_comes_after_the_restart(serve: Made, settings: Made, sample: Sample, until: Made, tmp_path: Path) -> None:
+def test_a_file_whose_label_found_no_place_comes_after_the_restart(
+    serve: Made, settings: Made, sample: Sample, until: Made, tmp_path: Path
+) -> None:
     folder = inbox(tmp_path / "in", sample, 6)
-    made = settings(source=(FolderSource(name="door", stream="door", path=folder, label_from="parent"),))
+    made = settings(
+        source=(FolderSource(name="door", stream="door", path=folder, label_from="parent"),)
+    )
     service = Service(made)
     service._running.labels._most = 0
     service.start()
@@ -238,10 +282,17 @@ def test_a_file_whose_label_found_no_place_comes_after_the_restart(serve: Made, 
 
 
 def test_a_file_whose_label_was_under_way_when_the_daemon_stopped_comes_after_the_restart(
-    serve: Made, settings: Made, sample: Sample, until: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Made,
+    settings: Made,
+    sample: Sample,
+    until: Made,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder, goes_on = inbox(tmp_path / "in", sample, 1), threading.Event()
-    made = settings(source=(FolderSource(name="door", stream="door", path=folder, label_from="parent"),))
+    made = settings(
+        source=(FolderSource(name="door", stream="door", path=folder, label_from="parent"),)
+    )
 
     def hangs(*_: Any, **__: Any) -> None:
         goes_on.wait(30.0)
@@ -261,12 +312,17 @@ def test_a_file_whose_label_was_under_way_when_the_daemon_stopped_comes_after_th
     until(lambda: sum(service.status()["learner"]["evidence"].values()) == 1)
 
 
-def test_a_reload_that_changes_the_source_takes_nothing_twice(serve: Made, sample: Sample, until: Made, tmp_path: Path) -> None:
+def test_a_reload_that_changes_the_source_takes_nothing_twice(
+    serve: Made, sample: Sample, until: Made, tmp_path: Path
+) -> None:
     inbox(tmp_path / "in", sample, 4)
     path = tmp_path / "serve.toml"
 
     def toml(more: str) -> Path:
-        top = f'bundle = "{bundle_path()}"\nstate = "state"\nunsigned = "accept"\n[control]\nlisten = ""\n'
+        top = (
+            f'bundle = "{bundle_path()}"\nstate = "state"\nunsigned = "accept"\n[control]\nlisten ='
+            ' ""\n'
+        )
         path.write_text(f'{top}[[source]]\nkind = "folder"\nname = "door"\npath = "in"\n{more}')
         return path
 
@@ -277,15 +333,20 @@ def test_a_reload_that_changes_the_source_takes_nothing_twice(serve: Made, sampl
     answered(service, until, 4)
 
 
-def test_a_kill_loses_no_file_and_only_what_came_since_the_checkpoint_comes_twice(tmp_path: Path, sample: Sample, serve: Made, settings: Made, until: Made) -> None:
+def test_a_kill_loses_no_file_and_only_what_came_since_the_checkpoint_comes_twice(
+    tmp_path: Path, sample: Sample, serve: Made, settings: Made, until: Made
+) -> None:
     folder = inbox(tmp_path / "in", sample, 5)
     path = tmp_path / "serve.toml"
     path.write_text(
-        f'bundle = "{bundle_path()}"\nstate = "state"\nunsigned = "accept"\n[control]\nlisten = ""\n[loop]\ncheckpoint_s = 3\n'
-        '[[source]]\nkind = "folder"\nname = "door"\npath = "in"\n[[sink]]\nkind = "jsonl"\npath = "out.jsonl"\n'
+        f'bundle = "{bundle_path()}"\nstate = "state"\nunsigned = "accept"\n[control]\nlisten ='
+        ' ""\n[loop]\ncheckpoint_s = 3\n[[source]]\nkind = "folder"\nname = "door"\npath ='
+        ' "in"\n[[sink]]\nkind = "jsonl"\npath = "out.jsonl"\n'
     )
     with open(tmp_path / "log", "w") as log:
-        child = subprocess.Popen([sys.executable, "-m", "edgeadapt", "serve", str(path)], stderr=log)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "edgeadapt", "serve", str(path)], stderr=log
+        )
     out = tmp_path / "out.jsonl"
     try:
         until(lambda: (tmp_path / "state" / FILE_NAME).exists(), 60.0)
@@ -303,9 +364,14 @@ def test_a_kill_loses_no_file_and_only_what_came_since_the_checkpoint_comes_twic
     assert 5 <= kept <= 8
 
 
-def test_settings_without_such_a_source_write_no_such_file(serve: Made, settings: Made, tmp_path: Path) -> None:
+def test_settings_without_such_a_source_write_no_such_file(
+    serve: Made, settings: Made, tmp_path: Path
+) -> None:
     (tmp_path / "in").mkdir()
-    sections = tuple(FolderSource(name=how, stream=how, path=tmp_path / "in", existing=how) for how in ("take", "skip"))
+    sections = tuple(
+        FolderSource(name=how, stream=how, path=tmp_path / "in", existing=how)
+        for how in ("take", "skip")
+    )
     made = settings(source=sections)
     require_packages(made)
     service = serve(made)
@@ -313,7 +379,9 @@ def test_settings_without_such_a_source_write_no_such_file(serve: Made, settings
     assert service.stop() and not (tmp_path / "state" / FILE_NAME).exists()
 
 
-def test_the_last_folder_source_that_leaves_the_settings_is_forgotten_too(tmp_path: Path, serve: Made, settings: Made) -> None:
+def test_the_last_folder_source_that_leaves_the_settings_is_forgotten_too(
+    tmp_path: Path, serve: Made, settings: Made
+) -> None:
     (tmp_path / "in").mkdir()
     made = settings(source=(FolderSource(name="door", stream="door", path=tmp_path / "in"),))
     memory = FolderMemory(made.state)

@@ -1,4 +1,6 @@
-"""The one queue between sources and loop: bounded, in order, and what it lets go is counted and told."""
+"""The one queue between sources and loop: bounded, in order, and what it lets go is counted and
+told.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,16 @@ def numbers(arrivals: list[Arrival]) -> list[int]:
 def test_samples_leave_in_the_order_in_which_they_came() -> None:
     inbox = Inbox(8)
     assert all(inbox.put(frame(number)) for number in range(5))
-    assert numbers(inbox.take(3, 0)) == [0, 1, 2] and numbers(inbox.take(3, 0)) == [3, 4] and inbox.take(3, 0) == []
+    assert (
+        numbers(inbox.take(3, 0)) == [0, 1, 2]
+        and numbers(inbox.take(3, 0)) == [3, 4]
+        and inbox.take(3, 0) == []
+    )
 
 
-def test_a_batch_is_of_one_stream_the_one_that_waited_longest_and_the_others_keep_their_turn() -> None:
+def test_a_batch_is_of_one_stream_the_one_that_waited_longest_and_the_others_keep_their_turn() -> (
+    None
+):
     inbox = Inbox(8)
     for number, stream in enumerate("abab"):
         inbox.put(frame(number, stream))
@@ -72,7 +80,11 @@ def test_who_cannot_wait_for_ever_says_how_long() -> None:
     inbox.put(frame(0))
     started = time.monotonic()
     assert not inbox.put(frame(1), timeout_s=0.1)
-    assert 0.1 <= time.monotonic() - started < 2.0 and inbox.dropped == {"a": 1} and numbers(inbox.take(2, 0)) == [0]
+    assert (
+        0.1 <= time.monotonic() - started < 2.0
+        and inbox.dropped == {"a": 1}
+        and numbers(inbox.take(2, 0)) == [0]
+    )
 
 
 @pytest.mark.parametrize("drop", ["oldest", "newest", "wait"])
@@ -100,7 +112,11 @@ def test_however_many_streams_are_invented_what_they_lost_is_counted_in_bounded_
     inbox.put(Arrival("first", "s", features={}))
     for n in range(1000):
         assert not inbox.put(Arrival(f"stream {n}", "s", features={}))
-    assert sum(inbox.dropped.values()) == 1000 and len(inbox.dropped) == 257 and inbox.dropped[OTHER_STREAMS] == 744
+    assert (
+        sum(inbox.dropped.values()) == 1000
+        and len(inbox.dropped) == 257
+        and inbox.dropped[OTHER_STREAMS] == 744
+    )
 
 
 def test_an_inbox_that_grows_lets_in_who_waited() -> None:

@@ -1,4 +1,6 @@
-"""One thread answers: in batches, in turn, and whatever comes; learning beside it is measured, and waits when answers get slow."""
+"""One thread answers: in batches, in turn, and whatever comes; learning beside it is measured, and
+waits when answers get slow.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,15 @@ class Parts:
         self.inbox = Inbox(10_000, "wait")
         self.labels = Labels(Naming(), lambda: self.lend())
         self.pace = Pace(learner.pause)
-        self.loop = Loop(self.lend, self.inbox, self.labels, self.pace, emit=lambda event: self.heard.append(dict(event)), beat=self._beat, **settings)
+        self.loop = Loop(
+            self.lend,
+            self.inbox,
+            self.labels,
+            self.pace,
+            emit=lambda event: self.heard.append(dict(event)),
+            beat=self._beat,
+            **settings,
+        )
 
     def _beat(self) -> None:
         self.beats += 1
@@ -66,7 +76,10 @@ def around(learner: Learner) -> Iterator[Callable[..., Parts]]:
 
 def arrivals(sample: Sample, count: int, **more: Any) -> list[Arrival]:
     rows = np.flatnonzero(sample.y < 6)[:count]
-    return [Arrival("a", "camera", x=sample.x[row], name=f"{number}.png", **more) for number, row in enumerate(rows)]
+    return [
+        Arrival("a", "camera", x=sample.x[row], name=f"{number}.png", **more)
+        for number, row in enumerate(rows)
+    ]
 
 
 def test_every_sample_gets_its_answer_in_its_order_with_an_id_that_can_be_labelled(
@@ -77,17 +90,40 @@ def test_every_sample_gets_its_answer_in_its_order_with_an_id_that_can_be_labell
         parts.inbox.put(one)
     parts.start()
     until(lambda: len(parts.answers()) == 100)
-    assert [answer.name for answer in told] == [f"{number}.png" for number in range(100)] == [event["name"] for event in parts.answers()]
-    expected = learner.predict(np.stack([one.x for one in arrivals(sample, 100) if one.x is not None]))
+    assert (
+        [answer.name for answer in told]
+        == [f"{number}.png" for number in range(100)]
+        == [event["name"] for event in parts.answers()]
+    )
+    expected = learner.predict(
+        np.stack([one.x for one in arrivals(sample, 100) if one.x is not None])
+    )
     assert [answer.label for answer in told] == list(expected.labels)
-    np.testing.assert_allclose([answer.confidence for answer in told], expected.probs.max(axis=1), atol=1e-5)
-    assert all(learner.is_pending(answer.id) for answer in told) and len({answer.id for answer in told}) == 100
-    assert told[0].axis == "warming" and told[-1].axis in ("clear", "novel") and told[-1].domain == "source"
+    np.testing.assert_allclose(
+        [answer.confidence for answer in told], expected.probs.max(axis=1), atol=1e-5
+    )
+    assert (
+        all(learner.is_pending(answer.id) for answer in told)
+        and len({answer.id for answer in told}) == 100
+    )
+    assert (
+        told[0].axis == "warming"
+        and told[-1].axis in ("clear", "novel")
+        and told[-1].domain == "source"
+    )
     assert all(answer.took_ms > 0 and answer.waited_ms >= 0 and not answer.error for answer in told)
     assert parts.loop.batches == 13 and parts.loop.streams()["a"]["samples"] == 100
 
 
-@pytest.mark.parametrize("bad", [np.zeros((5, 5), np.uint8), np.zeros((28, 28), np.float32), np.full((28, 28), np.nan), np.zeros((1, 28, 28), np.uint8)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((5, 5), np.uint8),
+        np.zeros((28, 28), np.float32),
+        np.full((28, 28), np.nan),
+        np.zeros((1, 28, 28), np.uint8),
+    ],
+)
 def test_one_bad_sample_does_not_take_the_others_of_its_batch_with_it(
     around: Callable[..., Parts], sample: Sample, until: Callable[..., None], bad: Any
 ) -> None:
@@ -102,7 +138,9 @@ def test_one_bad_sample_does_not_take_the_others_of_its_batch_with_it(
     assert parts.loop.refused == 1 and parts.loop.answered == 7 and parts.loop.failures == 0
 
 
-def test_features_are_answered_as_frames_are(around: Callable[..., Parts], sample: Sample, learner: Learner, until: Callable[..., None]) -> None:
+def test_features_are_answered_as_frames_are(
+    around: Callable[..., Parts], sample: Sample, learner: Learner, until: Callable[..., None]
+) -> None:
     parts = around(batch=4)
     frames = np.stack([one.x for one in arrivals(sample, 8) if one.x is not None])
     z, taps = learner._program.encode(frames)
@@ -117,7 +155,9 @@ def test_features_are_answered_as_frames_are(around: Callable[..., Parts], sampl
     assert [bool(event["error"]) for event in parts.answers()] == [False] * 8 + [True] * 3
 
 
-def test_a_reply_that_fails_does_not_stop_the_loop(around: Callable[..., Parts], sample: Sample, until: Callable[..., None]) -> None:
+def test_a_reply_that_fails_does_not_stop_the_loop(
+    around: Callable[..., Parts], sample: Sample, until: Callable[..., None]
+) -> None:
     def fail(answer: Answer) -> None:
         raise OSError("the client is gone")
 
@@ -126,7 +166,11 @@ def test_a_reply_that_fails_does_not_stop_the_loop(around: Callable[..., Parts],
         parts.inbox.put(one)
     parts.start()
     until(lambda: len(parts.answers()) == 3)
-    assert parts.loop.failures == 3 and "the client is gone" in parts.loop.error and parts.loop.is_alive
+    assert (
+        parts.loop.failures == 3
+        and "the client is gone" in parts.loop.error
+        and parts.loop.is_alive
+    )
 
 
 def test_labels_that_came_with_samples_are_learned_and_novel_frames_become_questions_for_the_sinks(
@@ -145,11 +189,15 @@ def test_labels_that_came_with_samples_are_learned_and_novel_frames_become_quest
     assert sum(evidence.values()) == 64 and evidence.get("received", 0) == 0
     until(lambda: any(event["event"] == "question" for event in parts.heard))
     asked = [event for event in parts.heard if event["event"] == "question"]
-    assert {event["id"] for event in asked} <= {event["id"] for event in parts.answers()} and all(event["stream"] == "b" for event in asked)
+    assert {event["id"] for event in asked} <= {event["id"] for event in parts.answers()} and all(
+        event["stream"] == "b" for event in asked
+    )
     assert len({event["id"] for event in asked}) == len(asked)  # each is told once
 
 
-def test_whoever_brought_a_sample_whose_label_was_dropped_is_told_so(around: Callable[..., Parts], sample: Sample, until: Callable[..., None]) -> None:
+def test_whoever_brought_a_sample_whose_label_was_dropped_is_told_so(
+    around: Callable[..., Parts], sample: Sample, until: Callable[..., None]
+) -> None:
     parts, replies = around(), list[Any]()
     parts.labels._most = 0
     for label in (None, "Coat"):
@@ -157,7 +205,11 @@ def test_whoever_brought_a_sample_whose_label_was_dropped_is_told_so(around: Cal
     parts.start()
     until(lambda: len(replies) == 2)
     assert replies[0].error == "" and "its label was dropped" in replies[1].error
-    assert parts.labels.dropped == 1 and parts.loop.answered == 2 and [event["error"] for event in parts.answers()] == ["", ""]
+    assert (
+        parts.labels.dropped == 1
+        and parts.loop.answered == 2
+        and [event["error"] for event in parts.answers()] == ["", ""]
+    )
 
 
 def test_at_a_constant_rate_a_late_sample_is_answered_but_not_observed_unless_it_has_a_label(
@@ -179,7 +231,9 @@ def test_at_a_constant_rate_a_late_sample_is_answered_but_not_observed_unless_it
     assert learner.counters()["observed"] == 7
 
 
-def test_the_watchdog_hears_from_the_loop_whether_or_not_samples_come(around: Callable[..., Parts], sample: Sample, until: Callable[..., None]) -> None:
+def test_the_watchdog_hears_from_the_loop_whether_or_not_samples_come(
+    around: Callable[..., Parts], sample: Sample, until: Callable[..., None]
+) -> None:
     parts = around(batch=1)
     parts.start()
     until(lambda: parts.beats >= 3, 5.0)
@@ -191,7 +245,11 @@ def test_the_watchdog_hears_from_the_loop_whether_or_not_samples_come(around: Ca
 
 
 def test_an_engine_that_fails_is_answered_with_its_error_and_the_next_batch_is_fine(
-    around: Callable[..., Parts], sample: Sample, learner: Learner, monkeypatch: pytest.MonkeyPatch, until: Callable[..., None]
+    around: Callable[..., Parts],
+    sample: Sample,
+    learner: Learner,
+    monkeypatch: pytest.MonkeyPatch,
+    until: Callable[..., None],
 ) -> None:
     parts = around(batch=4)
     encode, calls = learner._program.encode, [0]
@@ -207,11 +265,13 @@ def test_an_engine_that_fails_is_answered_with_its_error_and_the_next_batch_is_f
         parts.inbox.put(one)
     parts.start()
     until(lambda: len(parts.answers()) == 8)
-    assert [event["error"] for event in parts.answers()] == ["MemoryError: no memory for the arena"] * 4 + [""] * 4
+    assert [event["error"] for event in parts.answers()] == [
+        "MemoryError: no memory for the arena"
+    ] * 4 + [""] * 4
     assert parts.loop.failures == 1 and parts.loop.refused == 4
 
 
-# -- pace ---------------------------------------------------------------------------------------------
+# -- pace ------------------------------------------------------------------------------------------
 class Clock:
     now = 100.0
 
@@ -230,7 +290,7 @@ def fill(pace: Pace, plain_ms: float, learning_ms: float, count: int = 60) -> No
         pace.record(1e-3 * learning_ms, is_learning=True)
 
 
-def test_answers_that_learning_makes_too_slow_pause_it_for_waits_that_double_up_to_half_a_minute() -> None:
+def test_answers_slowed_by_learning_pause_it_for_waits_that_double_up_to_half_a_minute() -> None:
     pace, told, clock = paced()
     waits = []
     for _ in range(7):
@@ -241,17 +301,31 @@ def test_answers_that_learning_makes_too_slow_pause_it_for_waits_that_double_up_
             clock.now += 0.25
             pace.tick()
         waits.append(clock.now - started)
-    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0] and told == [True, False] * 7 and pace.pauses == 7
+    assert (
+        waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+        and told == [True, False] * 7
+        and pace.pauses == 7
+    )
 
 
-@pytest.mark.parametrize(("share", "factor", "is_slower"), [(0.02, 1.0, False), (0.05, 1.0, False), (0.02, 2.0, True)])
-def test_learning_that_slows_nothing_is_hardly_ever_paused(share: float, factor: float, is_slower: bool) -> None:
-    """Answers of one distribution with a heavy tail, in bursts with and without learning: an order statistic of 200 says little."""
+@pytest.mark.parametrize(
+    ("share", "factor", "is_slower"), [(0.02, 1.0, False), (0.05, 1.0, False), (0.02, 2.0, True)]
+)
+def test_learning_that_slows_nothing_is_hardly_ever_paused(
+    share: float, factor: float, is_slower: bool
+) -> None:
+    """Answers of one distribution with a heavy tail, in bursts with and without learning: an order
+    statistic of 200 says little.
+    """
     pauses = 0
     for seed in range(10):
         rng, (pace, _, clock) = np.random.default_rng(seed), paced()
         for number in range(4000):
-            seconds = 0.002 * rng.lognormal(0.0, 0.1) * (1.0 + rng.pareto(2.5) if rng.random() < share else 1.0)
+            seconds = (
+                0.002
+                * rng.lognormal(0.0, 0.1)
+                * (1.0 + rng.pareto(2.5) if rng.random() < share else 1.0)
+            )
             is_learning = not pace.is_pausing and number // 40 % 2 == 0
             pace.record(factor * seconds if is_learning else seconds, is_learning=is_learning)
             clock.now += 0.005
@@ -283,7 +357,7 @@ def test_a_measurement_that_is_fine_starts_the_waits_over() -> None:
     assert pace.is_pausing and pace._until - clock.now == 1.0
 
 
-def test_a_learner_that_never_rests_is_paused_for_a_second_to_know_how_fast_answers_are_without_it() -> None:
+def test_a_learner_that_never_rests_is_paused_for_a_second_to_time_answers_without_it() -> None:
     pace, told, clock = paced()
     for _ in range(200):
         pace.record(0.002, is_learning=True)
@@ -318,7 +392,9 @@ def test_the_percentiles_are_those_of_the_last_two_hundred_of_each_kind() -> Non
         pace.record(2e-3 * number, is_learning=True)
     said = pace.latency()
     assert said["plain"] == pytest.approx({"batches": 200, "p50_ms": 100.0, "p99_ms": 198.0})
-    assert said["learning"] == pytest.approx({"batches": 200, "p50_ms": 200.0, "p99_ms": 396.0}) and said["ratio"] == pytest.approx(2.0)
+    assert said["learning"] == pytest.approx(
+        {"batches": 200, "p50_ms": 200.0, "p99_ms": 396.0}
+    ) and said["ratio"] == pytest.approx(2.0)
 
 
 def test_while_the_learner_is_paused_its_backlog_does_not_count_as_learning() -> None:
@@ -341,7 +417,14 @@ def test_a_real_learner_is_paused_when_it_slows_answers_beyond_the_limit_and_goe
     def play() -> None:
         row = 0
         while not stop.is_set():
-            parts.inbox.put(Arrival("a", "camera", x=shifted[row % len(shifted)], label=CLASSES[sample.y[row % len(shifted)]] if row % 7 == 0 else None))
+            parts.inbox.put(
+                Arrival(
+                    "a",
+                    "camera",
+                    x=shifted[row % len(shifted)],
+                    label=CLASSES[sample.y[row % len(shifted)]] if row % 7 == 0 else None,
+                )
+            )
             row += 1
 
     player = threading.Thread(target=play)
@@ -349,7 +432,8 @@ def test_a_real_learner_is_paused_when_it_slows_answers_beyond_the_limit_and_goe
     player.start()
     parts.start()
     try:
-        until(lambda: learner.is_paused, 60.0)  # it never rests: first for a second, to know how fast answers are without it
+        # it never rests: first for a second, to know how fast answers are without it
+        until(lambda: learner.is_paused, 60.0)
         until(lambda: parts.pace.pauses >= 1 and learner.is_paused, 60.0)
         until(lambda: not learner.is_paused, 60.0)
     finally:

@@ -1,4 +1,6 @@
-"""The status page, as a browser gets it and as somebody uses it: Chromium, mouse and keys on a real daemon whose conditions change."""
+"""The status page, as a browser gets it and as somebody uses it: Chromium, mouse and keys on a real
+daemon whose conditions change.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,14 @@ from browser import Browser, Tab, chromium
 
 from edgeadapt.daemon.http import page
 
-needs_chromium = pytest.mark.skipif(chromium() is None, reason="there is no chromium on this machine (or set CHROMIUM to where it is)")
+needs_chromium = pytest.mark.skipif(
+    chromium() is None,
+    reason="there is no chromium on this machine (or set CHROMIUM to where it is)",
+)
 SCHEMES = ("light", "dark")
 
 
-# -- a daemon with something to see ---------------------------------------------------------------------
+# -- a daemon with something to see ----------------------------------------------------------------
 class Camera:
     """Clean pictures of the known classes, then the same in fog; then it waits."""
 
@@ -51,10 +56,23 @@ class Camera:
             deliver(Arrival(self.stream, self.name, x=x[-1 - int(time.time() * 5) % 300]))
 
 
-def opened(state: Path, token_file: Path | None = None, port: int = 0, users_file: Path | None = None, **parts: Any) -> Service:
-    control = ControlSection(listen=f"127.0.0.1:{port}", timeout_s=20.0, token_file=token_file, users_file=users_file)
+def opened(
+    state: Path,
+    token_file: Path | None = None,
+    port: int = 0,
+    users_file: Path | None = None,
+    **parts: Any,
+) -> Service:
+    control = ControlSection(
+        listen=f"127.0.0.1:{port}", timeout_s=20.0, token_file=token_file, users_file=users_file
+    )
     settings = Settings(
-        bundle=bundle_path(), state=state, unsigned="accept", control=control, policy=PolicySection(new_classes="add"), loop=LoopSection(batch=8, drop="wait")
+        bundle=bundle_path(),
+        state=state,
+        unsigned="accept",
+        control=control,
+        policy=PolicySection(new_classes="add"),
+        loop=LoopSection(batch=8, drop="wait"),
     )
     service = Service(settings, **parts)
     service.start()
@@ -78,7 +96,9 @@ def until(is_so: Callable[[], Any], timeout_s: float = 60.0) -> Any:
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     service = opened(tmp_path_factory.mktemp("page") / "state", sources=[Camera()])
     try:
-        until(lambda: len(service.questions(100)) >= 6 and service.history(1) and service.decisions(1))
+        until(
+            lambda: len(service.questions(100)) >= 6 and service.history(1) and service.decisions(1)
+        )
         yield service
     finally:
         service.stop()
@@ -93,48 +113,93 @@ def browser() -> Iterator[Browser]:
     started.close()
 
 
-def looking(browser: Browser, service: Service, width: int = 1440, height: int = 900, **how: Any) -> Tab:
+def looking(
+    browser: Browser, service: Service, width: int = 1440, height: int = 900, **how: Any
+) -> Tab:
     """A tab in which everything has come."""
     tab = browser.open(f"{url_of(service)}/", width, height, **how)
-    tab.until("document.querySelectorAll('.band').length > 5 && !document.getElementById('asked').hidden && document.querySelectorAll('#history > li').length > 0")
-    tab.until("document.getElementById('asked-image').naturalWidth > 0 && document.querySelector('#now img').naturalWidth > 0")
+    tab.until(
+        "document.querySelectorAll('.band').length > 5 && !document.getElementById('asked').hidden"
+        " && document.querySelectorAll('#history > li').length > 0"
+    )
+    tab.until(
+        "document.getElementById('asked-image').naturalWidth > 0 && document.querySelector('#now"
+        " img').naturalWidth > 0"
+    )
     return tab
 
 
-def get(url: str, path: str, method: str = "GET", **headers: str) -> tuple[int, http.client.HTTPMessage, bytes]:
+def get(
+    url: str, path: str, method: str = "GET", **headers: str
+) -> tuple[int, http.client.HTTPMessage, bytes]:
     connection = http.client.HTTPConnection(*url.removeprefix("http://").split(":"), timeout=20)
-    connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    connection.request(
+        method, path, headers={name.replace("_", "-"): value for name, value in headers.items()}
+    )
     response = connection.getresponse()
     body = response.read()
     connection.close()
     return response.status, response.headers, body
 
 
-# -- the files ------------------------------------------------------------------------------------------
-def test_every_file_comes_with_a_tag_and_a_policy_that_runs_nothing_but_the_files(daemon: Service) -> None:
+# -- the files -------------------------------------------------------------------------------------
+def test_every_file_comes_with_a_tag_and_a_policy_that_runs_nothing_but_the_files(
+    daemon: Service,
+) -> None:
     for path in sorted(page.PATHS):
         status, headers, body = get(url_of(daemon), path)
         policy = headers["content-security-policy"]
-        assert status == 200 and body and "unsafe" not in policy and policy.startswith("default-src 'none'; script-src 'self';")
-        again, same, nothing = get(url_of(daemon), path, if_none_match=f'W/"other", {headers["etag"]}')
-        assert again == 304 and nothing == b"" and same["etag"] == headers["etag"] and same["content-security-policy"] == policy
-        assert get(url_of(daemon), path, if_none_match='"other"')[0] == 200 and get(url_of(daemon), path, "HEAD")[2] == b""
+        assert (
+            status == 200
+            and body
+            and "unsafe" not in policy
+            and policy.startswith("default-src 'none'; script-src 'self';")
+        )
+        again, same, nothing = get(
+            url_of(daemon), path, if_none_match=f'W/"other", {headers["etag"]}'
+        )
+        assert (
+            again == 304
+            and nothing == b""
+            and same["etag"] == headers["etag"]
+            and same["content-security-policy"] == policy
+        )
+        assert (
+            get(url_of(daemon), path, if_none_match='"other"')[0] == 200
+            and get(url_of(daemon), path, "HEAD")[2] == b""
+        )
         assert get(url_of(daemon), path, "POST")[0] == 405
 
 
 def test_no_file_beside_the_page_is_served(daemon: Service) -> None:
-    for path in ("/page/", "/page/__init__.py", "/page/..%2f__init__.py", "/page/../service.py", "/page/%2e%2e/service.py", "/favicon.ico"):
+    for path in (
+        "/page/",
+        "/page/__init__.py",
+        "/page/..%2f__init__.py",
+        "/page/../service.py",
+        "/page/%2e%2e/service.py",
+        "/favicon.ico",
+    ):
         assert get(url_of(daemon), path)[0] == 404, path
 
 
 def test_the_page_has_no_script_or_style_inside_and_names_no_other_host() -> None:
     folder = Path(page.__file__).parent
     html = (folder / "index.html").read_text()
-    assert html.count("<script") == 1 and 'style="' not in html and "<style" not in html and " on" + "click" not in html
+    assert (
+        html.count("<script") == 1
+        and 'style="' not in html
+        and "<style" not in html
+        and " on" + "click" not in html
+    )
     for file in folder.iterdir():
         if file.suffix in (".html", ".css", ".js"):
-            assert "//" not in file.read_text().replace("http://www.w3.org/2000/svg", "").replace("// ", ""), file.name
-    assert {f"/page/{file.name}" for file in folder.iterdir() if file.suffix in (".css", ".js", ".svg")} | {"/"} == page.PATHS
+            assert "//" not in file.read_text().replace("http://www.w3.org/2000/svg", "").replace(
+                "// ", ""
+            ), file.name
+    assert {
+        f"/page/{file.name}" for file in folder.iterdir() if file.suffix in (".css", ".js", ".svg")
+    } | {"/"} == page.PATHS
 
 
 def test_with_a_token_the_files_are_open_and_nothing_else_is(tmp_path: Path) -> None:
@@ -142,7 +207,14 @@ def test_with_a_token_the_files_are_open_and_nothing_else_is(tmp_path: Path) -> 
     service = opened(tmp_path / "state", tmp_path / "token")
     try:
         assert all(get(url_of(service), path)[0] == 200 for path in page.PATHS)
-        for path in ("/v1/status", "/v1/series", "/v1/latest/image", "/healthz", "/page/none", "/index.html"):
+        for path in (
+            "/v1/status",
+            "/v1/series",
+            "/v1/latest/image",
+            "/healthz",
+            "/page/none",
+            "/index.html",
+        ):
             assert get(url_of(service), path)[0] == 401, path
             assert get(url_of(service), path, authorization="Bearer of this test")[0] in (200, 404)
         assert get(url_of(service), "/", origin="http://elsewhere.example")[0] == 403
@@ -150,7 +222,7 @@ def test_with_a_token_the_files_are_open_and_nothing_else_is(tmp_path: Path) -> 
         service.stop()
 
 
-# -- what is drawn --------------------------------------------------------------------------------------
+# -- what is drawn ---------------------------------------------------------------------------------
 class Clock:
     now = 1000.0
 
@@ -159,12 +231,24 @@ class Clock:
 
 
 def a_status(second: int, streams: int = 1) -> dict[str, Any]:
-    reading = {"axis": "shifted", "shift": float(second), "novel_share": None, "samples": 10 * second}
+    reading = {
+        "axis": "shifted",
+        "shift": float(second),
+        "novel_share": None,
+        "samples": 10 * second,
+    }
     return {
-        "streams": {f"s{number}": reading for number in range(streams)}, "timings": {"learn": 0.25 * second, "record": 0.0},
-        "latency": {"ratio": None, "plain": {"p99_ms": 2.0}, "learning": {"p99_ms": None}}, "learner": {"written_bytes_last_day": second << 20},
-        "telemetry": {"temperature_c": {"cpu": 40.0, "gpu": 50.0}, "power_w": {}, "hottest_c": 50.0, "total_power_w": None},
-    }  # fmt: skip
+        "streams": {f"s{number}": reading for number in range(streams)},
+        "timings": {"learn": 0.25 * second, "record": 0.0},
+        "latency": {"ratio": None, "plain": {"p99_ms": 2.0}, "learning": {"p99_ms": None}},
+        "learner": {"written_bytes_last_day": second << 20},
+        "telemetry": {
+            "temperature_c": {"cpu": 40.0, "gpu": 50.0},
+            "power_w": {},
+            "hottest_c": 50.0,
+            "total_power_w": None,
+        },
+    }
 
 
 def test_the_past_is_bounded_and_keeps_what_was_largest() -> None:
@@ -178,11 +262,23 @@ def test_the_past_is_bounded_and_keeps_what_was_largest() -> None:
         series.sample(status)
     minutes, hours, day = (series.past(window) for window in ("minutes", "hours", "day"))
     for past in (minutes, hours, day):
-        assert len(past.busy) == POINTS and abs(past.start + POINTS * past.step_s - (clock.now + 1e9)) <= STEP_S[past.window]
+        assert (
+            len(past.busy) == POINTS
+            and abs(past.start + POINTS * past.step_s - (clock.now + 1e9)) <= STEP_S[past.window]
+        )
         assert max(value for value in past.streams["s0"].shift if value is not None) == 90_000
-        assert past.busy[-2] == pytest.approx(0.25) and past.temperature_c[-2] == 50.0 and past.power_w == past.latency_ratio == (None,) * POINTS
-        assert past.streams["s0"].rate_hz[-2] == pytest.approx(10.0) and past.streams["s0"].novel_share[-2] is None
-    assert all(value is not None for value in (*minutes.busy, *hours.busy)) and sum(value is not None for value in day.busy) == pytest.approx(20_000 / 360, abs=2)
+        assert (
+            past.busy[-2] == pytest.approx(0.25)
+            and past.temperature_c[-2] == 50.0
+            and past.power_w == past.latency_ratio == (None,) * POINTS
+        )
+        assert (
+            past.streams["s0"].rate_hz[-2] == pytest.approx(10.0)
+            and past.streams["s0"].novel_share[-2] is None
+        )
+    assert all(value is not None for value in (*minutes.busy, *hours.busy)) and sum(
+        value is not None for value in day.busy
+    ) == pytest.approx(20_000 / 360, abs=2)
 
 
 def test_of_many_streams_those_that_came_last_are_kept() -> None:
@@ -192,8 +288,22 @@ def test_of_many_streams_those_that_came_last_are_kept() -> None:
         clock.now += 1.0
         series.sample(a_status(second, streams=60))
         for number in range(60):
-            series.take({"event": "answer", "error": "", "stream": f"s{number}", "at": clock.now, "label": "Dress", "confidence": 0.5}, [])
-    assert len(series.past().streams) == len(series.view()["latest"]) == STREAMS and "s59" in series.past().streams and series.view()["answers"] == {"Dress": 180}
+            series.take(
+                {
+                    "event": "answer",
+                    "error": "",
+                    "stream": f"s{number}",
+                    "at": clock.now,
+                    "label": "Dress",
+                    "confidence": 0.5,
+                },
+                [],
+            )
+    assert (
+        len(series.past().streams) == len(series.view()["latest"]) == STREAMS
+        and "s59" in series.past().streams
+        and series.view()["answers"] == {"Dress": 180}
+    )
 
 
 def test_a_gap_stays_a_gap_and_a_replaced_learner_is_not_negative() -> None:
@@ -205,12 +315,24 @@ def test_a_gap_stays_a_gap_and_a_replaced_learner_is_not_negative() -> None:
     clock.now += 1.0
     series.sample(a_status(2))
     past = series.past()
-    assert past.streams["s0"].shift.count(None) == POINTS - 2 and min(value for value in past.busy if value is not None) >= 0.0
+    assert (
+        past.streams["s0"].shift.count(None) == POINTS - 2
+        and min(value for value in past.busy if value is not None) >= 0.0
+    )
 
 
 def test_what_judged_is_taken_from_the_history_once() -> None:
     series = Series()
-    history = [Commit(number, 50.0 + number, "learn", "learned", {"accuracy on factory samples": 0.9 + number / 100}) for number in (3, 2, 1)]
+    history = [
+        Commit(
+            number,
+            50.0 + number,
+            "learn",
+            "learned",
+            {"accuracy on factory samples": 0.9 + number / 100},
+        )
+        for number in (3, 2, 1)
+    ]
     series.learned(history)
     series.learned(history[:1])
     assert series.past().held_out == {"factory samples": ((51.0, 0.91), (52.0, 0.92), (53.0, 0.93))}
@@ -219,24 +341,41 @@ def test_what_judged_is_taken_from_the_history_once() -> None:
 def test_the_series_and_the_newest_picture_come_over_http(daemon: Service) -> None:
     until(lambda: daemon.series().streams)
     said = json.loads(get(url_of(daemon), "/v1/series?window=hours")[2])
-    assert said["window"] == "hours" and len(said["streams"]["door"]["shift"]) == POINTS and said["held_out"]["factory samples"]
+    assert (
+        said["window"] == "hours"
+        and len(said["streams"]["door"]["shift"]) == POINTS
+        and said["held_out"]["factory samples"]
+    )
     status, headers, body = get(url_of(daemon), "/v1/latest/image?stream=door")
     assert status == 200 and headers["content-type"] == "image/png" and body.startswith(b"\x89PNG")
-    assert get(url_of(daemon), "/v1/latest/image?stream=nobody")[0] == 404 and get(url_of(daemon), "/v1/series?window=year")[0] == 422
+    assert (
+        get(url_of(daemon), "/v1/latest/image?stream=nobody")[0] == 404
+        and get(url_of(daemon), "/v1/series?window=year")[0] == 422
+    )
 
 
-def test_the_picture_of_an_answer_is_that_of_its_sample_however_fast_they_come(tmp_path: Path) -> None:
+def test_the_picture_of_an_answer_is_that_of_its_sample_however_fast_they_come(
+    tmp_path: Path,
+) -> None:
     sample = load_sample()
-    frames = {name: sample.x[np.flatnonzero(sample.y == CLASSES.index(name))[0]] for name in ("Trouser", "Sandal")}
+    frames = {
+        name: sample.x[np.flatnonzero(sample.y == CLASSES.index(name))[0]]
+        for name in ("Trouser", "Sandal")
+    }
 
     class Quick:
         name = stream = "quick"
 
         def run(self, deliver: Deliver, stop: threading.Event) -> None:
-            draw = np.random.default_rng(0)  # not the clock's parity: a look every quarter second may keep step with it
+            # not the clock's parity: a look every quarter second may keep step with it
+            draw = np.random.default_rng(0)
             while not stop.wait(0.003):
                 name = ("Trouser", "Sandal")[draw.integers(2)]
-                deliver(Arrival(self.stream, self.name, x=frames[name], name=f"{name} {time.monotonic_ns()}"))
+                deliver(
+                    Arrival(
+                        self.stream, self.name, x=frames[name], name=f"{name} {time.monotonic_ns()}"
+                    )
+                )
 
     service = opened(tmp_path / "state", sources=[Quick()])
     try:
@@ -248,17 +387,25 @@ def test_the_picture_of_an_answer_is_that_of_its_sample_however_fast_they_come(t
             picture = service.picture_of("quick", shown["id"])
             seen.add(shown["name"].split()[0])
             assert picture is not None and (picture == frames[shown["name"].split()[0]]).all()
-        assert len(seen) == 2 and service.picture_of("quick", "none") is None and service.picture_of("quick") is not None
+        assert (
+            len(seen) == 2
+            and service.picture_of("quick", "none") is None
+            and service.picture_of("quick") is not None
+        )
     finally:
         service.stop()
 
 
-# -- in a browser ---------------------------------------------------------------------------------------
+# -- in a browser ----------------------------------------------------------------------------------
 @needs_chromium
-def test_a_question_is_answered_by_click_and_the_next_by_key_and_both_are_learned(daemon: Service, browser: Browser) -> None:
+def test_a_question_is_answered_by_click_and_the_next_by_key_and_both_are_learned(
+    daemon: Service, browser: Browser
+) -> None:
     tab = looking(browser, daemon)
     asked = [question.id for question in daemon.questions(3)]
-    assert [tab.text(f".choice:nth-child({place})").split("\n")[1] for place in (1, 2)] == list(daemon.classes()[:2])
+    assert [tab.text(f".choice:nth-child({place})").split("\n")[1] for place in (1, 2)] == list(
+        daemon.classes()[:2]
+    )
     first = tab.run("document.getElementById('asked-image').src")
     time.sleep(0.3)
     tab.click(".choice:nth-child(2)")
@@ -269,7 +416,10 @@ def test_a_question_is_answered_by_click_and_the_next_by_key_and_both_are_learne
     with daemon._running.lending.lend() as learner:
         learner.settle(20)
         rows = {row.id: (row.label, row.source) for row in learner._journal.rows_of(asked[:2])}
-    assert rows == {asked[0]: (daemon.classes()[1], "page"), asked[1]: (daemon.classes()[3], "page")}
+    assert rows == {
+        asked[0]: (daemon.classes()[1], "page"),
+        asked[1]: (daemon.classes()[3], "page"),
+    }
     tab.until("document.getElementById('news').textContent.includes('left')")
     assert tab.errors == []
 
@@ -278,7 +428,9 @@ GRID = "document.querySelectorAll('#grid-tiles [role=option]')"
 
 
 @needs_chromium
-def test_many_questions_are_labelled_by_keys_in_one_request_and_taken_back(daemon: Service, browser: Browser) -> None:
+def test_many_questions_are_labelled_by_keys_in_one_request_and_taken_back(
+    daemon: Service, browser: Browser
+) -> None:
     tab = looking(browser, daemon, 390, 844)
     tab.click("#grid-open")
     many = tab.until(f"{GRID}.length > 3 && {GRID}.length")
@@ -288,11 +440,16 @@ def test_many_questions_are_labelled_by_keys_in_one_request_and_taken_back(daemo
     tab.press(" ")
     tab.press("ArrowRight")  # to the second, which a range begins at
     tab.press("ArrowRight", shift=True)
-    assert tab.run(f"[...{GRID}].slice(0, 4).map((one) => one.getAttribute('aria-selected')).join()") == "true,true,true,false"
+    assert (
+        tab.run(f"[...{GRID}].slice(0, 4).map((one) => one.getAttribute('aria-selected')).join()")
+        == "true,true,true,false"
+    )
     assert tab.run(f"document.activeElement === {GRID}[2]")
     tab.press("2")
     name = daemon.classes()[1]
-    assert tab.text("#grid-give") == f"Label 3 as {name}" and tab.run("document.getElementById('queue-error').hidden")
+    assert tab.text("#grid-give") == f"Label 3 as {name}" and tab.run(
+        "document.getElementById('queue-error').hidden"
+    )
     chosen = tab.run(f"[...{GRID}].slice(0, 3).map((one) => one.dataset.key)")
     tab.press("Enter")
     tab.until(f"![...{GRID}].some((one) => one.dataset.key === '{chosen[0]}')")
@@ -300,7 +457,9 @@ def test_many_questions_are_labelled_by_keys_in_one_request_and_taken_back(daemo
     with daemon._running.lending.lend() as learner:
         assert [state.label for state in learner.label_states(chosen)] == [name] * 3
     tab.press("u")
-    tab.until(f"[...{GRID}].filter((one) => one.getAttribute('aria-selected') === 'true').length === 3")
+    tab.until(
+        f"[...{GRID}].filter((one) => one.getAttribute('aria-selected') === 'true').length === 3"
+    )
     with daemon._running.lending.lend() as learner:
         assert {state.status for state in learner.label_states(chosen)} == {"withdrawn"}
     assert many >= 4 and tab.run("document.documentElement.scrollWidth") <= 390 and not tab.errors
@@ -322,17 +481,24 @@ def test_a_tap_chooses_and_those_alike_come_with_it(daemon: Service, browser: Br
 
 
 @needs_chromium
-def test_the_page_says_how_good_the_answers_are_and_what_more_would_bring(daemon: Service, browser: Browser) -> None:
+def test_the_page_says_how_good_the_answers_are_and_what_more_would_bring(
+    daemon: Service, browser: Browser
+) -> None:
     quality = json.loads(get(url_of(daemon), "/v1/quality")[2])
     tab = looking(browser, daemon)
     tab.until("document.querySelectorAll('#figures > div').length >= 2")
     text = tab.text("#figures")
     assert "Ten labels more" in text and "Right in the field" in text
-    assert quality["gain"]["low"] <= quality["gain"]["value"] <= quality["gain"]["high"] and quality["gain"]["more"] == 10
+    assert (
+        quality["gain"]["low"] <= quality["gain"]["value"] <= quality["gain"]["high"]
+        and quality["gain"]["more"] == 10
+    )
 
 
 @needs_chromium
-def test_a_question_can_be_skipped_named_anew_and_corrected(daemon: Service, browser: Browser) -> None:
+def test_a_question_can_be_skipped_named_anew_and_corrected(
+    daemon: Service, browser: Browser
+) -> None:
     tab = looking(browser, daemon)
     first, second = (question.id for question in daemon.questions(2))
     time.sleep(0.3)
@@ -350,12 +516,16 @@ def test_a_question_can_be_skipped_named_anew_and_corrected(daemon: Service, bro
     tab.run("document.activeElement.blur()")
     tab.press("1")
     with daemon._running.lending.lend() as learner:
-        until(lambda: daemon.classes()[0] in [row.label for row in learner._journal.rows_of([second])])
+        until(
+            lambda: daemon.classes()[0] in [row.label for row in learner._journal.rows_of([second])]
+        )
     assert tab.errors == []
 
 
 @needs_chromium
-def test_a_second_click_that_comes_too_soon_answers_nothing(daemon: Service, browser: Browser) -> None:
+def test_a_second_click_that_comes_too_soon_answers_nothing(
+    daemon: Service, browser: Browser
+) -> None:
     tab = looking(browser, daemon)
     before = {question.id for question in daemon.questions(100)}
     time.sleep(0.3)
@@ -366,14 +536,18 @@ def test_a_second_click_that_comes_too_soon_answers_nothing(daemon: Service, bro
 
 
 @needs_chromium
-def test_a_change_is_rolled_back_after_it_was_asked_once_in_the_page(daemon: Service, browser: Browser) -> None:
+def test_a_change_is_rolled_back_after_it_was_asked_once_in_the_page(
+    daemon: Service, browser: Browser
+) -> None:
     tab = looking(browser, daemon)
     to = int(tab.run("document.querySelector('#history .back').dataset.to"))
     assert daemon.history(1)[0].kind != "rollback"
     tab.click("#history .back")
     assert tab.run("document.activeElement.innerText") == "Leave it"
     tab.press("Escape")
-    assert tab.run("document.activeElement.classList.contains('back') && !document.querySelector('.confirm')")
+    assert tab.run(
+        "document.activeElement.classList.contains('back') && !document.querySelector('.confirm')"
+    )
     tab.click("#history .back")
     tab.click("#history .confirm .strong")
     done = until(lambda: daemon.history(1)[0].kind == "rollback" and daemon.history(1)[0])
@@ -386,17 +560,25 @@ def test_a_change_is_rolled_back_after_it_was_asked_once_in_the_page(daemon: Ser
 def test_a_short_list_offers_nothing_more(daemon: Service, browser: Browser) -> None:
     tab = looking(browser, daemon)
     for name in ("history", "decisions"):
-        is_hidden, said = tab.run(f"(({{ hidden, textContent }}) => [hidden, textContent])(document.getElementById('{name}-more'))")
+        is_hidden, said = tab.run(
+            "(({ hidden, textContent }) => [hidden,"
+            f" textContent])(document.getElementById('{name}-more'))"
+        )
         assert "-" not in said and is_hidden == (said == "")
 
 
 @needs_chromium
-def test_a_note_of_the_daemon_is_shown_for_as_long_as_it_holds(daemon: Service, browser: Browser) -> None:
+def test_a_note_of_the_daemon_is_shown_for_as_long_as_it_holds(
+    daemon: Service, browser: Browser
+) -> None:
     tab = looking(browser, daemon)
     assert tab.run("document.getElementById('problems').innerText") == ""
     daemon._running.swapped = "/srv/other.edge"
     try:
-        tab.until("document.getElementById('problems').innerText.includes('/srv/other.edge answers: set bundle to it')")
+        tab.until(
+            "document.getElementById('problems').innerText.includes('/srv/other.edge answers: set"
+            " bundle to it')"
+        )
     finally:
         daemon._running.swapped = ""
     tab.until("document.getElementById('problems').innerText === ''")
@@ -405,10 +587,16 @@ def test_a_note_of_the_daemon_is_shown_for_as_long_as_it_holds(daemon: Service, 
 @needs_chromium
 def test_learning_is_paused_and_frozen_from_the_page(daemon: Service, browser: Browser) -> None:
     tab = looking(browser, daemon)
-    for name, flag, headline in (("pause", "is_paused", "Paused"), ("freeze", "is_frozen", "Frozen")):
+    for name, flag, headline in (
+        ("pause", "is_paused", "Paused"),
+        ("freeze", "is_frozen", "Frozen"),
+    ):
         tab.click(f"#{name}")
         until(lambda flag=flag: daemon.status()[flag])
-        tab.until(f"document.getElementById('headline').innerText.startsWith('{headline}') && document.getElementById('{name}').getAttribute('aria-pressed') === 'true'")
+        tab.until(
+            f"document.getElementById('headline').innerText.startsWith('{headline}') &&"
+            f" document.getElementById('{name}').getAttribute('aria-pressed') === 'true'"
+        )
         tab.click(f"#{name}")
         tab.until(f"document.getElementById('{name}').getAttribute('aria-pressed') === 'false'")
     assert not daemon.status()["is_frozen"] and tab.errors == []
@@ -419,22 +607,50 @@ def test_learning_is_paused_and_frozen_from_the_page(daemon: Service, browser: B
 def test_nothing_is_wider_than_the_window(daemon: Service, browser: Browser, width: int) -> None:
     tab = looking(browser, daemon, width, 800)
     assert tab.run("document.documentElement.scrollWidth") <= width
-    assert tab.run(f"[...document.querySelectorAll('main *:not(.unseen)')].filter((one) => one.getBoundingClientRect().right > {width} + 1 && !one.closest('svg, .unseen')).map((one) => one.outerHTML.slice(0, 80))") == []
+    assert (
+        tab.run(
+            "[...document.querySelectorAll('main *:not(.unseen)')].filter((one) =>"
+            f" one.getBoundingClientRect().right > {width} + 1 && !one.closest('svg,"
+            " .unseen')).map((one) => one.outerHTML.slice(0, 80))"
+        )
+        == []
+    )
     assert tab.errors == []
 
 
 @needs_chromium
-def test_every_control_is_reached_by_tab_and_shows_that_it_is(daemon: Service, browser: Browser) -> None:
+def test_every_control_is_reached_by_tab_and_shows_that_it_is(
+    daemon: Service, browser: Browser
+) -> None:
     tab = looking(browser, daemon)
-    tab.run("window.met = new Set(); window.hidden_focus = []; document.addEventListener('visibilitychange', () => {})")
-    controls = int(tab.run("[...document.querySelectorAll('a[href], button, input')].filter((one) => one.checkVisibility() && !one.disabled).length"))
+    tab.run(
+        "window.met = new Set(); window.hidden_focus = [];"
+        " document.addEventListener('visibilitychange', () => {})"
+    )
+    controls = int(
+        tab.run(
+            "[...document.querySelectorAll('a[href], button, input')].filter((one) =>"
+            " one.checkVisibility() && !one.disabled).length"
+        )
+    )
     for _ in range(controls + 12):
         tab.press("Tab")
-        tab.run("""(() => { const one = document.activeElement; if (one === document.body) return; met.add(one);
-            if (getComputedStyle(one).outlineStyle === 'none') hidden_focus.push(one.outerHTML.slice(0, 80)); })()""")
-    missed = tab.run("[...document.querySelectorAll('a[href], button, input')].filter((one) => one.checkVisibility() && !one.disabled && !met.has(one)).map((one) => one.outerHTML.slice(0, 100))")
+        tab.run(
+            """(() => { const one = document.activeElement; if (one === document.body) return; met.add(one);
+            if (getComputedStyle(one).outlineStyle === 'none') hidden_focus.push(one.outerHTML.slice(0, 80)); })()"""  # noqa: E501
+        )
+    missed = tab.run(
+        "[...document.querySelectorAll('a[href], button, input')].filter((one) =>"
+        " one.checkVisibility() && !one.disabled && !met.has(one)).map((one) =>"
+        " one.outerHTML.slice(0, 100))"
+    )
     assert missed == [] and tab.run("hidden_focus") == []
-    named = "[...document.querySelectorAll('button, input, img:not([hidden]), svg.plot:not([aria-hidden])')].filter((one) => one.checkVisibility()).filter((one) => !(one.innerText || one.alt || one.getAttribute('aria-label') || one.labels?.length)).map((one) => one.outerHTML.slice(0, 100))"
+    named = (
+        "[...document.querySelectorAll('button, input, img:not([hidden]),"
+        " svg.plot:not([aria-hidden])')].filter((one) => one.checkVisibility()).filter((one) =>"
+        " !(one.innerText || one.alt || one.getAttribute('aria-label') ||"
+        " one.labels?.length)).map((one) => one.outerHTML.slice(0, 100))"
+    )
     assert tab.run(named) == []
 
 
@@ -463,12 +679,14 @@ CONTRAST = """(() => {
     }
     for (const field of document.querySelectorAll('input[placeholder]')) if (field.checkVisibility()) check(field, field.placeholder, getComputedStyle(field, '::placeholder').color);
     return { count, poor };
-})()"""
+})()"""  # noqa: E501
 
 
 @needs_chromium
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_all_text_stands_out_by_at_least_4_5_to_1(daemon: Service, browser: Browser, scheme: str) -> None:
+def test_all_text_stands_out_by_at_least_4_5_to_1(
+    daemon: Service, browser: Browser, scheme: str
+) -> None:
     tab = looking(browser, daemon, scheme=scheme)
     tab.click("#history .back")
     found = tab.run(CONTRAST)
@@ -491,27 +709,53 @@ def test_a_token_is_asked_for_once_and_kept_for_the_tab(tmp_path: Path, browser:
         tab.until("document.getElementById('door').open")
         tab.type("something else")
         tab.press("Enter")
-        tab.until("document.getElementById('door').open && document.getElementById('door-error').innerText.includes('not its token')")
+        tab.until(
+            "document.getElementById('door').open &&"
+            " document.getElementById('door-error').innerText.includes('not its token')"
+        )
         tab.type("of this test")
         tab.press("Enter")
-        tab.until("document.getElementById('headline').innerText === 'Waiting for the first sample.'")
+        tab.until(
+            "document.getElementById('headline').innerText === 'Waiting for the first sample.'"
+        )
         tab.call("Page.reload")
-        tab.until("document.getElementById('headline').innerText === 'Waiting for the first sample.'")
-        assert not tab.run("document.getElementById('door').open") and "token" not in tab.run("location.href")
-        assert tab.text("#queue-empty").startswith("Nothing to ask") and tab.text("#history-empty").startswith("Nothing yet")
+        tab.until(
+            "document.getElementById('headline').innerText === 'Waiting for the first sample.'"
+        )
+        assert not tab.run("document.getElementById('door').open") and "token" not in tab.run(
+            "location.href"
+        )
+        assert tab.text("#queue-empty").startswith("Nothing to ask") and tab.text(
+            "#history-empty"
+        ).startswith("Nothing yet")
         assert all("401" in error for error in tab.errors)
     finally:
         service.stop()
 
 
 @needs_chromium
-def test_what_a_role_may_not_do_is_not_shown_and_the_page_says_so(tmp_path: Path, browser: Browser) -> None:
+def test_what_a_role_may_not_do_is_not_shown_and_the_page_says_so(
+    tmp_path: Path, browser: Browser
+) -> None:
     tokens = {role: add_user(tmp_path / "users", f"one-{role}", role) for role in ROLES}
     service = opened(tmp_path / "state", users_file=tmp_path / "users")
-    shown = "['choices', 'pause'].map((id) => getComputedStyle(document.getElementById(id).closest('.for-label, .for-admin')).display !== 'none')"
+    shown = (
+        "['choices', 'pause'].map((id) =>"
+        " getComputedStyle(document.getElementById(id).closest('.for-label, .for-admin')).display"
+        " !== 'none')"
+    )
     expected = {
-        "view": ([False, False], "one-view, role view: may look; answering questions needs the role label"),
-        "label": ([True, False], "one-label, role label: may look and answer questions; the switches and going back need the role admin"),
+        "view": (
+            [False, False],
+            "one-view, role view: may look; answering questions needs the role label",
+        ),
+        "label": (
+            [True, False],
+            (
+                "one-label, role label: may look and answer questions; the switches and going back"
+                " need the role admin"
+            ),
+        ),
         "admin": ([True, True], "one-admin, role admin: may do everything"),
     }
     try:
@@ -520,25 +764,38 @@ def test_what_a_role_may_not_do_is_not_shown_and_the_page_says_so(tmp_path: Path
             tab.until("document.getElementById('door').open")
             tab.type(token)
             tab.press("Enter")
-            tab.until("document.getElementById('headline').innerText === 'Waiting for the first sample.'")
-            assert (tab.run(shown), tab.text("#who").startswith(expected[role][1])) == (expected[role][0], True)
+            tab.until(
+                "document.getElementById('headline').innerText === 'Waiting for the first sample.'"
+            )
+            assert (tab.run(shown), tab.text("#who").startswith(expected[role][1])) == (
+                expected[role][0],
+                True,
+            )
             tab.run("sessionStorage.clear()")
     finally:
         service.stop()
 
 
 @needs_chromium
-def test_a_daemon_that_is_gone_is_said_to_be_and_is_found_again(tmp_path: Path, browser: Browser) -> None:
+def test_a_daemon_that_is_gone_is_said_to_be_and_is_found_again(
+    tmp_path: Path, browser: Browser
+) -> None:
     service = opened(tmp_path / "state")
     tab = browser.open(f"{url_of(service)}/")
     tab.until("document.getElementById('headline').innerText === 'Waiting for the first sample.'")
     port = int(url_of(service).rpartition(":")[2])
     service.stop()
-    tab.until("document.getElementById('headline').innerText === 'The daemon does not answer.' && !document.getElementById('gone').hidden && document.getElementById('pause').disabled")
+    tab.until(
+        "document.getElementById('headline').innerText === 'The daemon does not answer.' &&"
+        " !document.getElementById('gone').hidden && document.getElementById('pause').disabled"
+    )
     assert "Trying again" in tab.text("#gone")
     again = opened(tmp_path / "state", port=port)
     try:
-        tab.until("document.getElementById('headline').innerText === 'Waiting for the first sample.' && document.getElementById('gone').hidden")
+        tab.until(
+            "document.getElementById('headline').innerText === 'Waiting for the first sample.' &&"
+            " document.getElementById('gone').hidden"
+        )
     finally:
         again.stop()
 
@@ -551,8 +808,15 @@ def test_names_from_outside_are_shown_as_text(tmp_path: Path, browser: Browser) 
         service.add_class(evil)
         service.observe(load_sample().x[:2], stream=evil)
         tab = browser.open(f"{url_of(service)}/")
-        tab.until("document.querySelectorAll('#now > li').length === 1 && document.querySelectorAll('#classes tr').length === 7")
-        assert evil in tab.text("#now") and evil in tab.text("#classes") and tab.run("document.querySelectorAll('img[src=x]').length") == 0
+        tab.until(
+            "document.querySelectorAll('#now > li').length === 1 &&"
+            " document.querySelectorAll('#classes tr').length === 7"
+        )
+        assert (
+            evil in tab.text("#now")
+            and evil in tab.text("#classes")
+            and tab.run("document.querySelectorAll('img[src=x]').length") == 0
+        )
         tab.until("document.querySelector('#now img').naturalWidth > 0")
         assert tab.errors == []
     finally:
@@ -560,7 +824,9 @@ def test_names_from_outside_are_shown_as_text(tmp_path: Path, browser: Browser) 
 
 
 @needs_chromium
-def test_names_that_scripts_trip_over_that_turn_the_text_or_are_long_stay_names(tmp_path: Path, browser: Browser) -> None:
+def test_names_that_scripts_trip_over_that_turn_the_text_or_are_long_stay_names(
+    tmp_path: Path, browser: Browser
+) -> None:
     service = opened(tmp_path / "state", sources=[Camera()])
     names = ["constructor", "__proto__", "exe\u202egpj", "\u05d2\u05dc\u05d2\u05dc", "x" * 100]
     try:
@@ -570,22 +836,46 @@ def test_names_that_scripts_trip_over_that_turn_the_text_or_are_long_stay_names(
         service.observe(load_sample().x[:2], stream="y" * 60)
         until(lambda: len(service.questions(2)) == 2)
         tab = browser.open(f"{url_of(service)}/", 390, 844)
-        tab.until("document.querySelectorAll('#now > li').length >= 2 && !document.getElementById('asked').hidden")
-        rows = tab.run("[...document.querySelectorAll('#classes tr')].map((row) => [...row.children].map((cell) => cell.textContent))")
+        tab.until(
+            "document.querySelectorAll('#now > li').length >= 2 &&"
+            " !document.getElementById('asked').hidden"
+        )
+        rows = tab.run(
+            "[...document.querySelectorAll('#classes tr')].map((row) =>"
+            " [...row.children].map((cell) => cell.textContent))"
+        )
         shown = {name: numbers for name, *numbers in rows}
-        for name in ("constructornew", "__proto__new", "\u2068exe\u2039U+202E\u203agpj\u2069new", "\u2068\u05d2\u05dc\u05d2\u05dc\u2069new"):
+        for name in (
+            "constructornew",
+            "__proto__new",
+            "\u2068exe\u2039U+202E\u203agpj\u2069new",
+            "\u2068\u05d2\u05dc\u05d2\u05dc\u2069new",
+        ):
             assert shown[name] == ["0", "0"], shown
-        assert "undefined" not in tab.text("#now") and "NaN" not in tab.text("main") and "\u202e" not in tab.text("main")
+        assert (
+            "undefined" not in tab.text("#now")
+            and "NaN" not in tab.text("main")
+            and "\u202e" not in tab.text("main")
+        )
         tab.click("#grid-open")
         tab.until(f"{GRID}.length > 1")
-        given = tab.run("[...document.querySelectorAll('#grid-classes .choice-name')].map((one) => one.textContent)")
+        given = tab.run(
+            "[...document.querySelectorAll('#grid-classes .choice-name')].map((one) =>"
+            " one.textContent)"
+        )
         assert {"constructor", "__proto__", "\u2068exe\u2039U+202E\u203agpj\u2069"} < set(given)
-        tab.run("[...document.querySelectorAll('#grid-classes button')].find((one) => one.dataset.key === '__proto__').click()")
+        tab.run(
+            "[...document.querySelectorAll('#grid-classes button')].find((one) => one.dataset.key"
+            " === '__proto__').click()"
+        )
         assert tab.text("#grid-give").endswith("__proto__")
         for width in (390, 1440):
             tab.look(width, 844)
             assert tab.run("document.documentElement.scrollWidth") <= width
-            wide = "[...document.querySelectorAll('.choice, #classes th, .answer, .stream, .what')].filter((node) => node.scrollWidth > node.clientWidth + 1).length"
+            wide = (
+                "[...document.querySelectorAll('.choice, #classes th, .answer, .stream,"
+                " .what')].filter((node) => node.scrollWidth > node.clientWidth + 1).length"
+            )
             assert tab.run(wide) == 0, width
         assert tab.errors == []
     finally:

@@ -86,11 +86,9 @@ def test_jpegs_of_many_scans_block_no_honest_request(
 ) -> None:
     pytest.importorskip("uvicorn")
     service = serve(settings(control=ControlSection(listen="127.0.0.1:0", timeout_s=1.0)))
-    url, bomb, honest = (
-        service._control.url,
-        many_scans(scans, side),
-        encoded(Image.fromarray(sample.x[0]), "PNG"),
-    )
+    url = service._control.url
+    bomb = many_scans(scans, side)
+    honest = encoded(Image.fromarray(sample.x[0]), "PNG")
     json = b'{"x": ' + str(sample.x[0].tolist()).encode() + b"}"
     told: list[tuple[int, bytes]] = []
     attackers = [

@@ -37,7 +37,9 @@ def becomes(holds: Callable[[], bool], timeout_s: float = 5.0) -> bool:
 
 @contextmanager
 def full_disk(at_bytes: int) -> Iterator[None]:
-    """No file of this process may grow beyond: a write that does is cut short, the next one fails."""
+    """No file of this process may grow beyond: a write that does is cut short, the next one
+    fails.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (at_bytes, hard))
     try:
@@ -48,16 +50,24 @@ def full_disk(at_bytes: int) -> Iterator[None]:
 
 def test_every_event_is_a_line_in_its_order(tmp_path: Path) -> None:
     sink = open_sink(settings.JsonlSink(name="log", path=tmp_path / "deep" / "a.jsonl"))
-    events = [{"n": n, "text": "über\nzwei\tZeilen", "label": None, "shift": 0.25} for n in range(2000)]
+    events = [
+        {"n": n, "text": "über\nzwei\tZeilen", "label": None, "shift": 0.25} for n in range(2000)
+    ]
     for event in events:
         sink.take(event)
     sink.close()
-    assert read(tmp_path / "deep" / "a.jsonl") == events and sink.name == "log" and sink.dropped == 0
+    assert (
+        read(tmp_path / "deep" / "a.jsonl") == events and sink.name == "log" and sink.dropped == 0
+    )
 
 
-def test_its_thread_is_woken_after_a_pause_and_writes_what_comes_meanwhile_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_thread_is_woken_after_a_pause_and_writes_what_comes_meanwhile_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written, append = list[int](), LineFile.append
-    monkeypatch.setattr(LineFile, "append", lambda file, lines: written.append(len(lines)) or append(file, lines))
+    monkeypatch.setattr(
+        LineFile, "append", lambda file, lines: written.append(len(lines)) or append(file, lines)
+    )
     sink = JsonLines("log", tmp_path / "a.jsonl")
     for n in range(100):
         sink.take({"n": n})
@@ -69,15 +79,33 @@ def test_its_thread_is_woken_after_a_pause_and_writes_what_comes_meanwhile_toget
     sink.take({"n": 101})
     started = time.monotonic()
     sink.close()
-    assert time.monotonic() - started < 0.5 and [event["n"] for event in read(tmp_path / "a.jsonl")] == list(range(102)) and sink.dropped == 0
+    assert (
+        time.monotonic() - started < 0.5
+        and [event["n"] for event in read(tmp_path / "a.jsonl")] == list(range(102))
+        and sink.dropped == 0
+    )
 
 
-def test_numbers_of_numpy_are_numbers_and_what_has_no_form_in_json_is_dropped_and_counted(tmp_path: Path) -> None:
+def test_numbers_of_numpy_are_numbers_and_what_has_no_form_in_json_is_dropped_and_counted(
+    tmp_path: Path,
+) -> None:
     sink = JsonLines("log", tmp_path / "a.jsonl")
-    for value in (np.float32(0.5), np.bool_(True), np.arange(2), float("nan"), object(), "\ud800", 7):
+    for value in (
+        np.float32(0.5),
+        np.bool_(True),
+        np.arange(2),
+        float("nan"),
+        object(),
+        "\ud800",
+        7,
+    ):
         sink.take({"value": value})
     sink.close()
-    assert [event["value"] for event in read(tmp_path / "a.jsonl")] == [0.5, True, [0, 1], None, 7] and sink.dropped == 2 and sink.written == 5
+    assert (
+        [event["value"] for event in read(tmp_path / "a.jsonl")] == [0.5, True, [0, 1], None, 7]
+        and sink.dropped == 2
+        and sink.written == 5
+    )
 
 
 def test_it_goes_on_after_the_last_line_and_cuts_off_a_torn_one(tmp_path: Path) -> None:
@@ -90,7 +118,9 @@ def test_it_goes_on_after_the_last_line_and_cuts_off_a_torn_one(tmp_path: Path) 
 
 
 def test_full_files_are_renamed_and_the_oldest_go(tmp_path: Path) -> None:
-    sink = open_sink(settings.JsonlSink(name="log", path=tmp_path / "a.jsonl", max_mib=0.01, keep=2))
+    sink = open_sink(
+        settings.JsonlSink(name="log", path=tmp_path / "a.jsonl", max_mib=0.01, keep=2)
+    )
     for n in range(1000):
         sink.take({"n": n, "text": "x" * 90})
     sink.close()
@@ -101,12 +131,16 @@ def test_full_files_are_renamed_and_the_oldest_go(tmp_path: Path) -> None:
     assert kept == list(range(kept[0], 1000)) and len(kept) > 150 and sink.dropped == 0
 
 
-def test_none_is_kept_if_none_shall_be_and_a_line_larger_than_a_file_has_one_of_its_own(tmp_path: Path) -> None:
+def test_none_is_kept_if_none_shall_be_and_a_line_larger_than_a_file_has_one_of_its_own(
+    tmp_path: Path,
+) -> None:
     sink = JsonLines("log", tmp_path / "a.jsonl", max_mib=0.001, keep=0)
     for n in range(5):
         sink.take({"n": n, "text": "x" * 2000})
     sink.close()
-    assert [event["n"] for event in read(tmp_path / "a.jsonl")] == [4] and len(list(tmp_path.iterdir())) == 1
+    assert [event["n"] for event in read(tmp_path / "a.jsonl")] == [4] and len(
+        list(tmp_path.iterdir())
+    ) == 1
 
 
 def test_a_file_that_somebody_else_renames_or_removes_is_begun_anew(tmp_path: Path) -> None:
@@ -149,7 +183,9 @@ def test_whoever_reads_while_it_writes_and_rotates_finds_whole_lines(tmp_path: P
     assert seen and sink.written == 5000
 
 
-def test_a_full_disk_blocks_nobody_tears_no_line_and_is_written_to_again_when_it_has_room(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_blocks_nobody_tears_no_line_and_is_written_to_again_when_it_has_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "a.jsonl"
     sink = JsonLines("log", path, size=100)
     with full_disk(2000):
@@ -160,7 +196,8 @@ def test_a_full_disk_blocks_nobody_tears_no_line_and_is_written_to_again_when_it
             slowest = max(slowest, time.perf_counter() - started)
         assert becomes(lambda: sink.failures >= 2)
         assert slowest < 0.1 and sink.dropped > 2000 and sink.error
-        assert [event["n"] for event in read(path)] == list(range(len(read(path))))  # whole lines, and the first ones
+        # whole lines, and the first ones
+        assert [event["n"] for event in read(path)] == list(range(len(read(path))))
     assert becomes(lambda: sink.written + sink.dropped == 3000) and not sink.error
     sink.close()
     numbers = [event["n"] for event in read(path)]
@@ -193,7 +230,9 @@ def test_a_folder_that_cannot_be_made_is_tried_again(tmp_path: Path) -> None:
     assert read(tmp_path / "logs" / "a.jsonl") == [{"n": 0}]
 
 
-def test_after_a_kill_all_lines_but_the_last_are_whole_and_the_next_start_goes_on(tmp_path: Path) -> None:
+def test_after_a_kill_all_lines_but_the_last_are_whole_and_the_next_start_goes_on(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "a.jsonl"
     script = f"""
 import itertools
@@ -203,7 +242,9 @@ sink = JsonLines("log", Path({str(path)!r}))
 for n in itertools.count():
     sink.take({{"n": n, "text": "x" * 1000}})
 """
-    child = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    )
     assert becomes(lambda: path.exists() and path.stat().st_size > 100_000, 30.0)
     child.send_signal(signal.SIGKILL)
     child.wait()

@@ -1,4 +1,6 @@
-"""Named users: what each role may ask, under whose name labels are kept, and a file that changes."""
+"""Named users: what each role may ask, under whose name labels are kept, and a file that
+changes.
+"""
 
 from __future__ import annotations
 
@@ -41,23 +43,42 @@ def tokens(tmp_path: Path) -> dict[str, str]:
     return {role: add_user(tmp_path / "users", f"one-{role}", role) for role in ROLES}
 
 
-# -- what each role may ask ---------------------------------------------------------------------------
+# -- what each role may ask ------------------------------------------------------------------------
 MAY = {
     "view": {
-        "POST /v1/predict", "GET /v1/quality", "GET /v1/questions", "GET /v1/questions/{id}/image", "GET /v1/classes",
-        "GET /v1/history", "GET /v1/decisions", "GET /v1/status", "GET /v1/series",
-        "GET /v1/latest/image", "GET /v1/me", "GET /healthz", "GET /readyz", "GET /metrics",
+        "POST /v1/predict",
+        "GET /v1/quality",
+        "GET /v1/questions",
+        "GET /v1/questions/{id}/image",
+        "GET /v1/classes",
+        "GET /v1/history",
+        "GET /v1/decisions",
+        "GET /v1/status",
+        "GET /v1/series",
+        "GET /v1/latest/image",
+        "GET /v1/me",
+        "GET /healthz",
+        "GET /readyz",
+        "GET /metrics",
         "GET /openapi.json",
     },
     "label": {"POST /v1/observe", "POST /v1/labels", "POST /v1/withdraw"},
     "admin": {
-        "POST /v1/forget", "POST /v1/classes", "DELETE /v1/classes/{name}", "POST /v1/rollback",
-        "POST /v1/freeze", "POST /v1/pause", "POST /v1/checkpoint", "POST /v1/swap",
+        "POST /v1/forget",
+        "POST /v1/classes",
+        "DELETE /v1/classes/{name}",
+        "POST /v1/rollback",
+        "POST /v1/freeze",
+        "POST /v1/pause",
+        "POST /v1/checkpoint",
+        "POST /v1/swap",
     },
-}  # fmt: skip
+}
 
 
-def test_every_route_has_the_role_that_is_written_down_here_and_none_has_no_role(kiosk: Any) -> None:  # noqa: F811
+def test_every_route_has_the_role_that_is_written_down_here_and_none_has_no_role(
+    kiosk: Any,
+) -> None:
     table = {f"{route.method} {route.path}": route.role for route in api.ROUTES}
     assert table == {name: role for role, names in MAY.items() for name in names}
     with pytest.raises(TypeError):
@@ -68,11 +89,16 @@ def test_every_route_has_the_role_that_is_written_down_here_and_none_has_no_role
 
 
 def test_every_route_is_401_without_a_user_403_under_its_role_and_answered_from_it_on(
-    kiosk: Any, tokens: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    kiosk: Any,
+    tokens: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("edgeadapt.daemon.http.connection_shares._LONGEST_WAIT_S", 0.0)
     reached: list[str] = []
-    monkeypatch.setattr(api, "answer", lambda route, *given: reached.append(route.path) or api.Reply(b"{}"))
+    monkeypatch.setattr(
+        api, "answer", lambda route, *given: reached.append(route.path) or api.Reply(b"{}")
+    )
     with serving(kiosk, "0.0.0.0:0", users=Users(tmp_path / "users")) as url:
         near = url.replace("0.0.0.0", "127.0.0.1")
         for route in api.ROUTES:
@@ -86,12 +112,17 @@ def test_every_route_is_401_without_a_user_403_under_its_role_and_answered_from_
                     assert said.status == 200 and len(reached) == before + 1
                 else:
                     assert (said.status, said.kind) == (403, "Forbidden") and len(reached) == before
-                    assert f"one-{role} has the role {role}, and this needs {route.role}" in said.json["error"]
+                    assert (
+                        f"one-{role} has the role {role}, and this needs {route.role}"
+                        in said.json["error"]
+                    )
         assert ask(near, "HEAD", "/v1/status", None, bearer(tokens["view"])).status in (200, 405)
 
 
 def test_the_single_token_is_an_admin_beside_users_and_each_is_told_who_it_is(
-    kiosk: Any, tokens: dict[str, str], tmp_path: Path  # noqa: F811
+    kiosk: Any,
+    tokens: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     with serving(kiosk, token=TOKEN, users=Users(tmp_path / "users")) as url:
         assert ask(url, "GET", "/v1/me", None, bearer(TOKEN)).json == {"name": "", "role": "admin"}
@@ -104,23 +135,32 @@ def test_the_single_token_is_an_admin_beside_users_and_each_is_told_who_it_is(
 
 
 def test_a_user_who_may_not_is_refused_before_the_body_is_read(
-    kiosk: Any, tokens: dict[str, str], tmp_path: Path  # noqa: F811
+    kiosk: Any,
+    tokens: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     with serving(kiosk, max_body_mib=0.01, users=Users(tmp_path / "users")) as url:
         assert ask(url, "POST", "/v1/observe", b"x" * 20_000, bearer(tokens["view"])).status == 403
         assert ask(url, "POST", "/v1/observe", b"x" * 20_000, bearer(tokens["label"])).status == 413
 
 
-# -- who said so --------------------------------------------------------------------------------------
+# -- who said so -----------------------------------------------------------------------------------
 def test_a_label_is_kept_under_the_users_name_whatever_the_client_claims(
     serve: Callable[..., Service], settings: Callable[..., Settings], sample: Sample, tmp_path: Path
 ) -> None:
     token = add_user(tmp_path / "users", "anna", "label")
-    service = serve(settings(control=ControlSection(listen="127.0.0.1:0", users_file=tmp_path / "users")))
+    service = serve(
+        settings(control=ControlSection(listen="127.0.0.1:0", users_file=tmp_path / "users"))
+    )
     url = service._control.url
-    seen = ask(url, "POST", "/v1/observe", {"x": sample.x[:2].tolist(), "names": ["p", "q"]}, bearer(token)).json
+    seen = ask(
+        url, "POST", "/v1/observe", {"x": sample.x[:2].tolist(), "names": ["p", "q"]}, bearer(token)
+    ).json
     ids = [answer["id"] for answer in seen["answers"]]
-    given = {"labels": [{"sample": ids[0], "label": "Coat"}, {"sample": "q", "label": "Coat"}], "source": "boss"}
+    given = {
+        "labels": [{"sample": ids[0], "label": "Coat"}, {"sample": "q", "label": "Coat"}],
+        "source": "boss",
+    }
     assert ask(url, "POST", "/v1/labels", given, bearer(token)).json["received"] == 2
     assert service.forget(source="boss").removed == 0
     assert service.forget(source="anna").removed == 2
@@ -148,13 +188,14 @@ def test_labels_are_taken_back_by_who_gave_them_or_by_an_admin(
     assert refused.status == 422 and f"{ids[1]!r} is not 'anna'" in refused.json["error"]
     assert service.status()["learner"]["evidence"].get("withdrawn", 0) == 0
     assert withdraw(anna, ids[0]).json == {"withdrawn": 1}
-    said = {"labels": [{"sample": ids[2], "label": "Pullover"}]}  # the last word counts, and is bert's
+    # the last word counts, and is bert's
+    said = {"labels": [{"sample": ids[2], "label": "Pullover"}]}
     assert ask(url, "POST", "/v1/labels", said, bert).json["received"] == 1
     assert withdraw(anna, ids[2]).status == 422 and withdraw(bert, ids[2]).status == 200
     assert withdraw(carl, ids[1]).json == {"withdrawn": 1}
 
 
-# -- the file -----------------------------------------------------------------------------------------
+# -- the file --------------------------------------------------------------------------------------
 def test_the_file_keeps_no_token_and_its_owner_alone_can_read_it(tmp_path: Path) -> None:
     file = tmp_path / "users"
     token = add_user(file, "anna", "label")
@@ -165,7 +206,11 @@ def test_the_file_keeps_no_token_and_its_owner_alone_can_read_it(tmp_path: Path)
     assert add_user(file, "bert", "admin") != token
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
     users = Users(file)
-    assert users.find(token).name == "anna" and users.find(token[:-1]) is None and users.find("") is None
+    assert (
+        users.find(token).name == "anna"
+        and users.find(token[:-1]) is None
+        and users.find("") is None
+    )
     remove_user(file, "anna")
     assert users.find(token) is not None
     users.renew()
@@ -208,25 +253,35 @@ def test_a_change_does_not_wait_for_ever_for_another_and_follows_no_link(
     assert not (tmp_path / "elsewhere").exists() and [user.name for user in Users(file)] == ["anna"]
 
 
-@pytest.mark.parametrize("text, why", [
-    ("anna label\n", "line 1 is not NAME ROLE SHA256"),
-    (f"anna root {'0' * 64}\n", "the role 'root'; allowed: view, label, admin"),
-    (f"an/na view {'0' * 64}\n", "line 1 is not NAME"),
-    (f"# who\nanna view {'0' * 64}\nanna admin {'1' * 64}\n", "line 3: anna or its token stands there twice"),
-    (f"anna view {'0' * 64}\nbert admin {'0' * 64}\n", "bert or its token stands there twice"),
-    (f"belt label {'0' * 64}\n", "'belt' is what labels of a source"),
-    (f"page label {'0' * 64}\n", "'page' is what labels of a source"),
-    ("x" * (2 << 20), "over 1048576 bytes"),
-    (None, "No such file"),
-])  # fmt: skip
-def test_a_file_that_is_not_in_order_is_refused_by_its_line(text: str | None, why: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("anna label\n", "line 1 is not NAME ROLE SHA256"),
+        (f"anna root {'0' * 64}\n", "the role 'root'; allowed: view, label, admin"),
+        (f"an/na view {'0' * 64}\n", "line 1 is not NAME"),
+        (
+            f"# who\nanna view {'0' * 64}\nanna admin {'1' * 64}\n",
+            "line 3: anna or its token stands there twice",
+        ),
+        (f"anna view {'0' * 64}\nbert admin {'0' * 64}\n", "bert or its token stands there twice"),
+        (f"belt label {'0' * 64}\n", "'belt' is what labels of a source"),
+        (f"page label {'0' * 64}\n", "'page' is what labels of a source"),
+        ("x" * (2 << 20), "over 1048576 bytes"),
+        (None, "No such file"),
+    ],
+)
+def test_a_file_that_is_not_in_order_is_refused_by_its_line(
+    text: str | None, why: str, tmp_path: Path
+) -> None:
     if text is not None:
         (tmp_path / "users").write_text(text)
     with pytest.raises(RecipeError, match=why):
         Users(tmp_path / "users", frozenset({"belt"}))
 
 
-def test_a_file_that_others_may_write_or_a_fifo_in_its_place_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_file_that_others_may_write_or_a_fifo_in_its_place_is_refused_at_once(
+    tmp_path: Path,
+) -> None:
     add_user(tmp_path / "users", "anna", "admin")
     (tmp_path / "users").chmod(0o666)
     with pytest.raises(RecipeError, match="can add an admin; chmod o-w"):
@@ -238,14 +293,18 @@ def test_a_file_that_others_may_write_or_a_fifo_in_its_place_is_refused_at_once(
 
 def test_a_name_is_given_once_and_is_a_name(tmp_path: Path) -> None:
     add_user(tmp_path / "users", "anna", "view")
-    for name, why in (("anna", "there is a user 'anna' already"), ("a b", "1 to 64"), ("http", "take another")):
+    for name, why in (
+        ("anna", "there is a user 'anna' already"),
+        ("a b", "1 to 64"),
+        ("http", "take another"),
+    ):
         with pytest.raises(InputError, match=why):
             add_user(tmp_path / "users", name, "view")
     with pytest.raises(InputError, match="no user 'bert'"):
         remove_user(tmp_path / "users", "bert")
 
 
-# -- a daemon -----------------------------------------------------------------------------------------
+# -- a daemon --------------------------------------------------------------------------------------
 def test_a_reload_lets_the_new_in_and_the_removed_out_even_where_the_settings_are_broken(
     serve: Callable[..., Service], settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
@@ -264,13 +323,19 @@ def test_a_reload_lets_the_new_in_and_the_removed_out_even_where_the_settings_ar
     url = service._control.url
     bert = add_user(file, "bert", "view")
     assert ask(url, "GET", "/v1/me", None, bearer(bert)).status == 401
-    assert service.reload()["ok"] and ask(url, "GET", "/v1/me", None, bearer(bert)).json["role"] == "view"
+    assert (
+        service.reload()["ok"]
+        and ask(url, "GET", "/v1/me", None, bearer(bert)).json["role"] == "view"
+    )
     remove_user(file, "anna")
     is_broken.append(True)
     assert not service.reload()["ok"]
     assert ask(url, "GET", "/v1/me", None, bearer(anna)).status == 401
     file.write_text("nonsense\n")
-    assert "NAME ROLE SHA256" in service.reload()["why"] and "NAME ROLE SHA256" in service.health()["problems"][0]
+    assert (
+        "NAME ROLE SHA256" in service.reload()["why"]
+        and "NAME ROLE SHA256" in service.health()["problems"][0]
+    )
     assert ask(url, "GET", "/v1/me", None, bearer(bert)).status == 200
 
 
@@ -317,7 +382,11 @@ def test_a_file_that_everyone_can_read_is_warned_of(
 
 
 def test_users_are_made_by_a_command_checked_by_serve_and_work_with_ctl(
-    serve: Callable[..., Service], settings: Callable[..., Settings], sample: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    serve: Callable[..., Service],
+    settings: Callable[..., Settings],
+    sample: Sample,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     shell, file = Shell(capsys), tmp_path / "users"
     for name, role in (("anna", "view"), ("bert", "label"), ("carl", "admin")):
@@ -329,7 +398,16 @@ def test_users_are_made_by_a_command_checked_by_serve_and_work_with_ctl(
     id_ = service.observe(sample.x[:1])[0].id
 
     def ctl(name: str, *asked: str, code: int = 0) -> str:
-        return shell("ctl", "--url", service._control.url, "--token-file", tmp_path / name, "--json", *asked, code=code)
+        return shell(
+            "ctl",
+            "--url",
+            service._control.url,
+            "--token-file",
+            tmp_path / name,
+            "--json",
+            *asked,
+            code=code,
+        )
 
     assert json.loads(ctl("anna", "status"))["ready"] is True
     ctl("anna", "label", id_, "Coat", code=2)
@@ -346,7 +424,12 @@ def test_users_are_made_by_a_command_checked_by_serve_and_work_with_ctl(
     shell("users", file, "--add", "belt", "--settings", tmp_path / "edge.toml", code=2)
     assert "'belt' is what labels of a source are under" in shell.error
     shell("users", file, "--remove", "bert")
-    assert "SIGHUP" in shell.error and shell("users", file).split() == ["anna", "view", "carl", "admin"]
+    assert "SIGHUP" in shell.error and shell("users", file).split() == [
+        "anna",
+        "view",
+        "carl",
+        "admin",
+    ]
 
 
 def test_another_machine_is_answered_with_users_and_no_token(tmp_path: Path) -> None:

@@ -29,10 +29,11 @@ class Studio:
 
     def __call__(self, method: str, path: str, body: Any = None) -> Any:
         asked = urllib.request.Request(
-            f"{self.url}{path}", method=method,
+            f"{self.url}{path}",
+            method=method,
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Token {self._token}", "Content-Type": "application/json"},
-        )  # fmt: skip
+        )
         with urllib.request.urlopen(asked, timeout=_PATIENCE_S) as answer:
             text = answer.read()
         return json.loads(text) if text else None
@@ -49,9 +50,11 @@ def trial(studio: Studio, folder: Path) -> dict[str, Any]:
         learner.settle()
         learner.withdraw(ids[:2])
     export_dataset(state, folder / "out", "label-studio", bundle=bundle)
-    project = studio("POST", "/api/projects", {
-        "title": "edgeadapt", "label_config": (folder / "out" / "label_config.xml").read_text(),
-    })["id"]  # fmt: skip
+    project = studio(
+        "POST",
+        "/api/projects",
+        {"title": "edgeadapt", "label_config": (folder / "out" / "label_config.xml").read_text()},
+    )["id"]
     tasks = json.loads((folder / "out" / "tasks.json").read_text())
     studio("POST", f"/api/projects/{project}/import", tasks)
     found: dict[str, Any] = {"imported": _exported(studio, project)}

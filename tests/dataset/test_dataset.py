@@ -60,11 +60,20 @@ def rows(state: Path) -> list[Any]:
             journal.close()
     return sorted(
         (
-            r.id, r.label, r.source, r.stream, r.time, r.status, r.met, r.trusted, r.weight,
-            r.features.tobytes(), None if raws[r.id] is None else raws[r.id].tobytes(),
+            r.id,
+            r.label,
+            r.source,
+            r.stream,
+            r.time,
+            r.status,
+            r.met,
+            r.trusted,
+            r.weight,
+            r.features.tobytes(),
+            None if raws[r.id] is None else raws[r.id].tobytes(),
         )
         for r in newest.values()
-    )  # fmt: skip
+    )
 
 
 def command(*arguments: str | Path, code: int = 0) -> None:
@@ -287,21 +296,25 @@ def test_a_label_studio_export_gives_its_newest_annotation_and_who_made_it(tmp_p
     uri = "data:image/png;base64," + base64.b64encode(paths[3].read_bytes()).decode()
     who = {"id": 3, "email": "ann@example.com"}
     tasks: list[Any] = [
-        {"data": {"image": f"/data/upload/1/{paths[0].name.replace(' ', '%20')}"}, "annotations": [
-            {"result": [other], "updated_at": "2026-01-01", "completed_by": 1},
-            {"result": [region], "updated_at": "2026-02-01", "completed_by": who},
-            {"result": [other], "updated_at": "2026-03-01", "was_cancelled": True},
-        ]},
+        {
+            "data": {"image": f"/data/upload/1/{paths[0].name.replace(' ', '%20')}"},
+            "annotations": [
+                {"result": [other], "updated_at": "2026-01-01", "completed_by": 1},
+                {"result": [region], "updated_at": "2026-02-01", "completed_by": who},
+                {"result": [other], "updated_at": "2026-03-01", "was_cancelled": True},
+            ],
+        },
         {"data": {"image": "https://example.com/a.png"}, "annotations": [{"result": [region]}]},
         {"data": {"pic": f"/data/local-files/?d=upload/1/{paths[1].name}"}, "annotations": []},
         {"data": {"image": uri}, "annotations": [{"result": [region, other]}]},
         {"data": {"image": uri}, "annotations": [{"result": [region]}]},
-    ]  # fmt: skip
+    ]
     (tmp_path / "set" / "export.json").write_text(json.dumps(tasks))
     into(tmp_path / "state", tmp_path / "set" / "export.json", "label-studio", code=1)
     assert sorted(row[1:3] for row in rows(tmp_path / "state")) == [
-        (KNOWN[0], "label-studio"), (KNOWN[0], "label-studio ann@example.com"),
-    ]  # fmt: skip
+        (KNOWN[0], "label-studio"),
+        (KNOWN[0], "label-studio ann@example.com"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -347,10 +360,16 @@ def test_a_state_in_use_can_be_exported_and_takes_no_import(taught: Path, tmp_pa
         export_dataset(tmp_path / "out", tmp_path / "no", "csv")
 
 
-@pytest.mark.parametrize("form, name", [
-    ("csv", "labels.csv"), ("csv", "edgeadapt.jsonl"), ("coco", "annotations.json"),
-    ("label-studio", "tasks.json"), ("label-studio", "edgeadapt.jsonl"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "form, name",
+    [
+        ("csv", "labels.csv"),
+        ("csv", "edgeadapt.jsonl"),
+        ("coco", "annotations.json"),
+        ("label-studio", "tasks.json"),
+        ("label-studio", "edgeadapt.jsonl"),
+    ],
+)
 def test_a_file_of_any_size_is_not_read_into_memory(
     taught: Path, tmp_path: Path, form: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

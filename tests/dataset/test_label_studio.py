@@ -205,15 +205,28 @@ def studio(tmp_path: Path) -> Iterator[Studio]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = {
-        "LABEL_STUDIO_BASE_DATA_DIR": str(tmp_path / "studio"), "DJANGO_DB": "sqlite",
-        "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true", "ML_BLOCK_LOCAL_IP": "false",
-        "SSRF_PROTECTION_ENABLED": "false", "COLLECT_ANALYTICS": "false",
+        "LABEL_STUDIO_BASE_DATA_DIR": str(tmp_path / "studio"),
+        "DJANGO_DB": "sqlite",
+        "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
+        "ML_BLOCK_LOCAL_IP": "false",
+        "SSRF_PROTECTION_ENABLED": "false",
+        "COLLECT_ANALYTICS": "false",
         "LATEST_VERSION_CHECK": "false",
-    }  # fmt: skip
+    }
     arguments = [
-        "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port),
-        "--username", "trial@example.com", "--password", "trial-password-1", "--user-token", TOKEN,
-    ]  # fmt: skip
+        "start",
+        "--no-browser",
+        "--internal-host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--username",
+        "trial@example.com",
+        "--password",
+        "trial-password-1",
+        "--user-token",
+        TOKEN,
+    ]
     (tmp_path / "studio").mkdir()
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | settings
     with open(tmp_path / "log", "w") as log:

@@ -20,10 +20,12 @@ BYTES = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
 @pytest.mark.parametrize(
     ("layout", "colour", "x"),
     [
-        ("NHWC", "rgb", BYTES), ("NHWC", "bgr", BYTES), ("NHW", "gray", BYTES[..., 0]),
+        ("NHWC", "rgb", BYTES),
+        ("NHWC", "bgr", BYTES),
+        ("NHW", "gray", BYTES[..., 0]),
         ("NCHW", "rgb", np.ascontiguousarray(BYTES.transpose(2, 0, 1))),
     ],
-)  # fmt: skip
+)
 def test_bytes_in_any_layout_and_order_of_colours_come_back_from_their_png(
     layout: str, colour: str, x: np.ndarray
 ) -> None:

@@ -1,4 +1,6 @@
-"""The report page, checked on made-up runs. `python tests/demo/test_picture.py DIR` writes one to look at."""
+"""The report page, checked on made-up runs. `python tests/demo/test_picture.py DIR` writes one to
+look at.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ OLD = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt"]
 NEW = ["Sneaker", "Bag", "Ankle boot"]
 HOSTILE = "</script><img src=x onerror=alert(1)>&\"'\x00\ud800]]>"
 
-# title, sentence, [(condition, order, batches, frozen, learner at first, learner at last, oracle, domain)]
+# title, sentence, [(condition, order, batches, frozen, learner at first, learner at last, oracle,
+# domain)]
 ACTS: list[tuple[str, str, list[tuple[str, str, int, float, float, float, float, str]]]] = [
     (
         "It ships",
@@ -36,7 +39,10 @@ ACTS: list[tuple[str, str, list[tuple[str, str, int, float, float, float, float,
     ),
     (
         "Fog comes, it asks",
-        "Accuracy halves. The shift axis crosses its threshold, it opens a domain, asks, and corrects itself.",
+        (
+            "Accuracy halves. The shift axis crosses its threshold, it opens a domain, asks, and"
+            " corrects itself."
+        ),
         [("fog", "shuffled", 70, 0.33, 0.34, 0.77, 0.80, "fog")],
     ),
     (
@@ -47,7 +53,10 @@ ACTS: list[tuple[str, str, list[tuple[str, str, int, float, float, float, float,
     (
         "The fog returns",
         "It recognises where it has been and is as good at once as it was when it left.",
-        [("clean", "shuffled", 16, 0.88, 0.87, 0.88, 0.89, "source"), ("fog", "shuffled", 36, 0.33, 0.73, 0.78, 0.80, "fog")],
+        [
+            ("clean", "shuffled", 16, 0.88, 0.87, 0.88, 0.89, "source"),
+            ("fog", "shuffled", 36, 0.33, 0.73, 0.78, 0.80, "fog"),
+        ],
     ),
     (
         "Three things it never saw",
@@ -57,21 +66,29 @@ ACTS: list[tuple[str, str, list[tuple[str, str, int, float, float, float, float,
     (
         "Trouble",
         "Wrong answers, a power cut and a request to forget.",
-        [("clean", "shuffled", 30, 0.6, 0.84, 0.84, 0.87, "source"), ("contrast", "shuffled", 30, 0.25, 0.4, 0.71, 0.77, "contrast")],
+        [
+            ("clean", "shuffled", 30, 0.6, 0.84, 0.84, 0.87, "source"),
+            ("contrast", "shuffled", 30, 0.25, 0.4, 0.71, 0.77, "contrast"),
+        ],
     ),
 ]
 
 
 def grey_png(pixels: list[list[int]]) -> str:
     def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
 
     raw = b"".join(b"\0" + bytes(row) for row in pixels)
     header = struct.pack(">IIBBBBB", len(pixels[0]), len(pixels), 8, 0, 0, 0, 0)
     return (
         "data:image/png;base64,"
         + base64.b64encode(
-            b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", header)
+            + chunk(b"IDAT", zlib.compress(raw))
+            + chunk(b"IEND", b"")
         ).decode()
     )
 
@@ -81,7 +98,20 @@ def garment(rng: random.Random) -> str:
     return grey_png(
         [
             [
-                min(255, max(0, int(haze + (rng.gauss(150, 25) if abs(x - 13.5) < waist + (hem - waist) * y / 27 and 2 < y < 26 else 0))))
+                min(
+                    255,
+                    max(
+                        0,
+                        int(
+                            haze
+                            + (
+                                rng.gauss(150, 25)
+                                if abs(x - 13.5) < waist + (hem - waist) * y / 27 and 2 < y < 26
+                                else 0
+                            )
+                        ),
+                    ),
+                )
                 for x in range(28)
             ]
             for y in range(28)
@@ -96,9 +126,20 @@ def fake_report(seed: int = 7, batch_count: int | None = None) -> Report:
     events: list[dict[str, Any]] = []
 
     def event(kind: str, text: str, count: int = 1, batch: int | None = None) -> None:
-        events.append({"batch": len(batches) if batch is None else batch, "kind": kind, "text": text, "count": count})
+        events.append(
+            {
+                "batch": len(batches) if batch is None else batch,
+                "kind": kind,
+                "text": text,
+                "count": count,
+            }
+        )
 
-    stretch = 1.0 if batch_count is None else batch_count / sum(part[2] for _, _, parts in ACTS for part in parts)
+    stretch = (
+        1.0
+        if batch_count is None
+        else batch_count / sum(part[2] for _, _, parts in ACTS for part in parts)
+    )
     seen: set[str] = set()
     for number, (title, sentence, parts) in enumerate(ACTS, 1):
         first = len(batches)
@@ -119,8 +160,22 @@ def fake_report(seed: int = 7, batch_count: int | None = None) -> Report:
                 ):
                     event("question", "four images it is least sure about", 4)
                     event("answer", "answers: Coat, Shirt, Coat, Pullover", 4, len(batches) + 1)
-                    event("learned", "ridge head updated from 3 answers, 1 held out", 3, len(batches) + 1)
-                    event("held", "every fifth answer is held out and judges the domain", 1, len(batches) + 1) if i == 9 else None
+                    event(
+                        "learned",
+                        "ridge head updated from 3 answers, 1 held out",
+                        3,
+                        len(batches) + 1,
+                    )
+                    (
+                        event(
+                            "held",
+                            "every fifth answer is held out and judges the domain",
+                            1,
+                            len(batches) + 1,
+                        )
+                        if i == 9
+                        else None
+                    )
                 if is_degraded and i > 5 and rng.random() < 0.5:
                     event("adapt", "norm statistics from the balanced memory")
                 if condition == "new classes" and i in (2, 6, 11):
@@ -129,7 +184,11 @@ def fake_report(seed: int = 7, batch_count: int | None = None) -> Report:
                     event("class_added", f"class “{NEW[(6, 9, 14).index(i)]}” added")
                 if number == 6 and condition == "clean":
                     for at, kind, text in (
-                        (6, "vetoed", "24 poisoned answers made 11 of 60 factory samples worse (p = 0.001)"),
+                        (
+                            6,
+                            "vetoed",
+                            "24 poisoned answers made 11 of 60 factory samples worse (p = 0.001)",
+                        ),
                         (12, "rolled_back", "back to commit 41"),
                         (18, "killed", "kill -9 between blob and row"),
                         (20, "resumed", "state as before, 2 answers re-queued"),
@@ -139,7 +198,9 @@ def fake_report(seed: int = 7, batch_count: int | None = None) -> Report:
                             event(kind, text)
                 rise = 1 - math.exp(-i / (0.16 * length))
                 is_shifted = is_degraded and i >= 3
-                shift = (0.55 if not is_degraded else min(6.0, 0.7 + 1.2 * i) * (1 - 0.3 * rise)) * math.exp(rng.gauss(0, 0.14))
+                shift = (
+                    0.55 if not is_degraded else min(6.0, 0.7 + 1.2 * i) * (1 - 0.3 * rise)
+                ) * math.exp(rng.gauss(0, 0.14))
                 batches.append(
                     {
                         "index": len(batches),
@@ -149,12 +210,23 @@ def fake_report(seed: int = 7, batch_count: int | None = None) -> Report:
                         "size": 32,
                         "accuracy": min(1, max(0, rng.gauss(low + (high - low) * rise, 0.06))),
                         "frozen": min(1, max(0, rng.gauss(frozen, 0.06))),
-                        "oracle": None if number == 1 and i < 4 else min(1, max(0, rng.gauss(oracle, 0.05))),
+                        "oracle": (
+                            None
+                            if number == 1 and i < 4
+                            else min(1, max(0, rng.gauss(oracle, 0.05)))
+                        ),
                         "shift": shift,
                         "is_shifted": is_shifted,
-                        "novel_share": None
-                        if is_shifted
-                        else max(0.0, rng.gauss(0.3 - 0.26 * rise if condition == "new classes" else 0.03, 0.02)),
+                        "novel_share": (
+                            None
+                            if is_shifted
+                            else max(
+                                0.0,
+                                rng.gauss(
+                                    0.3 - 0.26 * rise if condition == "new classes" else 0.03, 0.02
+                                ),
+                            )
+                        ),
                         "domain": domain if is_shifted else "source",
                         "encode_ms": rng.gauss(9, 0.4),
                         "sense_ms": 0.8,
@@ -191,7 +263,13 @@ def fake_report(seed: int = 7, batch_count: int | None = None) -> Report:
             "seed": seed,
             "date": "2025-11-24",
         },
-        "headline": {"frozen": 0.31, "learner": 0.74, "oracle": 0.79, "questions": 71, "seconds": 62.0},
+        "headline": {
+            "frozen": 0.31,
+            "learner": 0.74,
+            "oracle": 0.79,
+            "questions": 71,
+            "seconds": 62.0,
+        },
         "acts": acts,
         "batches": batches,
         "events": events,
@@ -221,7 +299,13 @@ def fake_report(seed: int = 7, batch_count: int | None = None) -> Report:
         "questions": [
             {
                 "batch": 49 + 4 * i,
-                "why": rng.choice(["between Coat and Shirt", "unlike anything known", "is it fog, or a new class?"]),
+                "why": rng.choice(
+                    [
+                        "between Coat and Shirt",
+                        "unlike anything known",
+                        "is it fog, or a new class?",
+                    ]
+                ),
                 "image": garment(rng),
                 "predicted": rng.choice(OLD),
                 "answer": rng.choice(OLD + NEW),
@@ -319,7 +403,9 @@ def page(report: Report) -> str:
     return render(report)
 
 
-def test_every_event_kind_has_a_glyph_of_its_own_in_the_picture_and_in_the_legend(report: Report, page: str) -> None:
+def test_every_event_kind_has_a_glyph_of_its_own_in_the_picture_and_in_the_legend(
+    report: Report, page: str
+) -> None:
     kinds = set(get_args(EventKind))
     assert {event["kind"] for event in report["events"]} == kinds == set(GLYPHS)
     assert len({(glyph.path, glyph.is_open) for glyph in GLYPHS.values()}) == len(kinds)
@@ -330,7 +416,9 @@ def test_every_event_kind_has_a_glyph_of_its_own_in_the_picture_and_in_the_legen
     assert page.count('class="key"') == len(kinds)
 
 
-def test_the_curves_have_one_point_per_batch_and_break_where_there_is_no_oracle(report: Report, page: str) -> None:
+def test_the_curves_have_one_point_per_batch_and_break_where_there_is_no_oracle(
+    report: Report, page: str
+) -> None:
     plot, count = plot_of(page), len(report["batches"])
     for name in ("learner", "frozen", "oracle"):
         known = count - (4 if name == "oracle" else 0)
@@ -338,7 +426,9 @@ def test_the_curves_have_one_point_per_batch_and_break_where_there_is_no_oracle(
         assert raw.get("d", "").count("M") == known
         assert line.get("d", "").count("L") + line.get("d", "").count("M") == known
     assert (
-        of_class(plot, "line oracle")[0].get("d", "").startswith("M" + re.split("[ M]", of_class(plot, "dots oracle")[0].get("d", ""))[1])
+        of_class(plot, "line oracle")[0]
+        .get("d", "")
+        .startswith("M" + re.split("[ M]", of_class(plot, "dots oracle")[0].get("d", ""))[1])
     )
 
 
@@ -347,7 +437,9 @@ def test_a_better_learner_is_drawn_higher(report: Report) -> None:
         changed = copy.deepcopy(report)
         for batch in changed["batches"]:
             batch["accuracy"] *= scale
-        values = re.findall(r" ([\d.]+)", of_class(plot_of(render(changed)), "line learner")[0].get("d", ""))
+        values = re.findall(
+            r" ([\d.]+)", of_class(plot_of(render(changed)), "line learner")[0].get("d", "")
+        )
         return sum(map(float, values)) / len(values)
 
     assert mean_y(1.0) < mean_y(0.5) - 80
@@ -357,9 +449,13 @@ def test_acts_conditions_and_domains_stand_where_they_happened(report: Report, p
     plot = plot_of(page)
     assert len(of_class(plot, "act-line")) == len(report["acts"]) == page.count('class="card"') == 6
     fog = [node for node in plot.iter() if node.get("class") == "ribbon t0"]
-    assert {next(iter(node)).text for node in fog} == {"fog"} and len(fog) == 4, "twice as condition, twice as domain, in one colour"
+    assert {next(iter(node)).text for node in fog} == {"fog"} and len(fog) == 4, (
+        "twice as condition, twice as domain, in one colour"
+    )
     step = 944 / len(report["batches"])
-    assert float(fog[0].get("x", "")) == pytest.approx(report["acts"][1]["first_batch"] * step, abs=0.06)
+    assert float(fog[0].get("x", "")) == pytest.approx(
+        report["acts"][1]["first_batch"] * step, abs=0.06
+    )
     assert len(of_class(plot, "sorted")) == 1 and len(of_class(plot, "unknown")) == 4
 
 
@@ -388,9 +484,13 @@ def test_hostile_text_stays_text(report: Report) -> None:
     page = render(attacked)
     page.encode("utf-8")
     parser = parsed(page)
-    assert {tag for tag, _ in parser.tags if tag in ("script", "img", "iframe")} == {"script"}, "tampered images are not shown"
+    assert {tag for tag, _ in parser.tags if tag in ("script", "img", "iframe")} == {"script"}, (
+        "tampered images are not shown"
+    )
     assert sum(tag == "script" for tag, _ in parser.tags) == 2
-    assert not [name for _, attributes in parser.tags for name in attributes if name.startswith("on")]
+    assert not [
+        name for _, attributes in parser.tags for name in attributes if name.startswith("on")
+    ]
     assert pictures(page), "still well-formed"
     rows = json.loads(re.search(r'class="rows">(.*?)</script>', page, re.S).group(1))["rows"]  # type: ignore[union-attr]
     assert rows[0][1] == "clean" + HOSTILE
@@ -407,8 +507,16 @@ def test_the_page_reaches_for_nothing_outside_itself(page: str) -> None:
         r"(?:https?:)?//(?!www\.w3\.org/2000/svg)[a-z]",
         re.sub(r"data:image/png;base64,[^\"]*", "", page).replace("http://www.w3.org/2000/svg", ""),
     )
-    links = [value for _, attributes in parsed(page).tags for name in ("href", "src") if (value := attributes.get(name))]
-    assert {link for link in links if not link.startswith("data:image/png;base64,")} == {"#picture", "report.json"}
+    links = [
+        value
+        for _, attributes in parsed(page).tags
+        for name in ("href", "src")
+        if (value := attributes.get(name))
+    ]
+    assert {link for link in links if not link.startswith("data:image/png;base64,")} == {
+        "#picture",
+        "report.json",
+    }
     assert "@import" not in page and "default-src 'none'" in page
 
 
@@ -423,7 +531,10 @@ def test_every_drawing_is_well_formed_and_named_or_decoration(page: str) -> None
     parsed(page)
     drawn = pictures(page)
     assert len(drawn) == 3 + 16 + 6 + 4 + 1 + 10 + 1
-    assert all(node.get("aria-label") if node.get("role") == "img" else node.get("aria-hidden") == "true" for node in drawn)
+    assert all(
+        node.get("aria-label") if node.get("role") == "img" else node.get("aria-hidden") == "true"
+        for node in drawn
+    )
     assert "nan" not in "".join(node.get("d") or "" for tree in drawn for node in tree.iter())
 
 
@@ -435,12 +546,20 @@ def test_facts_say_whether_they_hold(report: Report) -> None:
         {"label": "c", "value": "3", "holds": None},
     ]
     card = render(changed).split('class="card"')[1]
-    assert re.findall(r'<li class="(\w+)"><span class="tick" aria-hidden="true">(.)', card) == [("yes", "✓"), ("no", "✗"), ("neutral", "·")]
+    assert re.findall(r'<li class="(\w+)"><span class="tick" aria-hidden="true">(.)', card) == [
+        ("yes", "✓"),
+        ("no", "✗"),
+        ("neutral", "·"),
+    ]
     assert "does not hold" in card
 
 
 def test_the_headline_does_not_boast_of_a_loss(report: Report, page: str) -> None:
-    assert '<b class="figure frozen">31%</b>' in page and '<b class="figure learner">74%</b>' in page and "90%" in page
+    assert (
+        '<b class="figure frozen">31%</b>' in page
+        and '<b class="figure learner">74%</b>' in page
+        and "90%" in page
+    )
     worse = copy.deepcopy(report)
     worse["headline"]["learner"] = 0.2
     told = render(worse).split("</h1>")[0]
@@ -448,9 +567,23 @@ def test_the_headline_does_not_boast_of_a_loss(report: Report, page: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "empty", ["acts", "batches", "events", "conditions", "questions", "safety", "classes", "cost", "product", "headline"]
+    "empty",
+    [
+        "acts",
+        "batches",
+        "events",
+        "conditions",
+        "questions",
+        "safety",
+        "classes",
+        "cost",
+        "product",
+        "headline",
+    ],
 )
-def test_a_part_that_is_empty_or_missing_leaves_a_page_that_makes_sense(report: Report, empty: str) -> None:
+def test_a_part_that_is_empty_or_missing_leaves_a_page_that_makes_sense(
+    report: Report, empty: str
+) -> None:
     for value in (type(report[empty])(), None):  # type: ignore[literal-required]
         page = render({**report, empty: value})  # type: ignore[misc]
         parsed(page)
@@ -473,7 +606,10 @@ def test_odd_values_are_drawn_as_gaps(report: Report) -> None:
     odd["batches"][4]["shift"] = 0.0
     odd["events"].append({"batch": 10**6, "kind": "mystery", "text": "later", "count": 0})  # type: ignore[typeddict-item]
     page = render(odd)
-    assert of_class(plot_of(page), "dots learner")[0].get("d", "").count("M") == len(odd["batches"]) - 1
+    assert (
+        of_class(plot_of(page), "dots learner")[0].get("d", "").count("M")
+        == len(odd["batches"]) - 1
+    )
     assert 'data-kind="mystery"' in page
 
 
@@ -483,7 +619,9 @@ def test_four_hundred_batches_stay_under_600_kb() -> None:
     assert len(render(large).encode()) < 600_000
 
 
-def test_write_report_writes_the_same_bytes_again_and_the_json_is_the_report(report: Report, tmp_path: Path) -> None:
+def test_write_report_writes_the_same_bytes_again_and_the_json_is_the_report(
+    report: Report, tmp_path: Path
+) -> None:
     target = write_report(report, tmp_path / "out")
     assert target == tmp_path / "out" / "report.html"
     written = (tmp_path / "out" / "report.json").read_text("utf-8")
@@ -496,9 +634,10 @@ def test_write_report_writes_the_same_bytes_again_and_the_json_is_the_report(rep
     broken["batches"][0]["shift"] = float("nan")
     write_report(broken, tmp_path / "nan")
     assert (
-        json.loads((tmp_path / "nan" / "report.json").read_text("utf-8"), parse_constant=lambda name: pytest.fail(name))["batches"][0][
-            "shift"
-        ]
+        json.loads(
+            (tmp_path / "nan" / "report.json").read_text("utf-8"),
+            parse_constant=lambda name: pytest.fail(name),
+        )["batches"][0]["shift"]
         is None
     )
 

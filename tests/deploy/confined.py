@@ -1,7 +1,9 @@
-"""Run a command under what a unit forbids: ``python confined.py UNIT COMMAND...``. No systemd has to run for it.
+"""Run a command under what a unit forbids: ``python confined.py UNIT COMMAND...``. No systemd has
+to run for it.
 
-``MemoryDenyWriteExecute``, ``SystemCallFilter``, ``RestrictAddressFamilies`` and ``NoNewPrivileges`` are read from the unit and set as systemd sets
-them, through prctl and libseccomp; so are ``Environment`` and ``UMask``.
+``MemoryDenyWriteExecute``, ``SystemCallFilter``, ``RestrictAddressFamilies`` and
+``NoNewPrivileges`` are read from the unit and set as systemd sets them, through prctl and
+libseccomp; so are ``Environment`` and ``UMask``.
 """
 
 from __future__ import annotations
@@ -23,7 +25,12 @@ REFUSE = 0x00050000 | errno.EPERM
 class Compare(ctypes.Structure):
     """``struct scmp_arg_cmp``."""
 
-    _fields_ = (("arg", ctypes.c_uint), ("op", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64))
+    _fields_ = (
+        ("arg", ctypes.c_uint),
+        ("op", ctypes.c_int),
+        ("a", ctypes.c_uint64),
+        ("b", ctypes.c_uint64),
+    )
 
 
 def directives(unit: Path) -> dict[str, list[str]]:
@@ -37,11 +44,20 @@ def directives(unit: Path) -> dict[str, list[str]]:
 
 
 def allowed_calls(filters: list[str]) -> set[str]:
-    """System calls that an allow list lets through, as ``systemd-analyze syscall-filter`` spells out its groups."""
+    """System calls that an allow list lets through, as ``systemd-analyze syscall-filter`` spells
+    out its groups.
+    """
     groups: dict[str, list[str]] = {}
     name = ""
-    quiet = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}  # it would say to the supervisor that it has ended
-    listed = subprocess.run(["systemd-analyze", "syscall-filter", "--no-pager"], capture_output=True, text=True, check=True, env=quiet).stdout
+    # it would say to the supervisor that it has ended
+    quiet = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
+    listed = subprocess.run(
+        ["systemd-analyze", "syscall-filter", "--no-pager"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=quiet,
+    ).stdout
     for line in listed.splitlines():
         if line.startswith("@"):
             name = line
@@ -65,7 +81,9 @@ def confine(unit: Path) -> None:
     seccomp.seccomp_init.restype = ctypes.c_void_p
     assert said["NoNewPrivileges"] == ["yes"] and libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
     if said.get("MemoryDenyWriteExecute") == ["yes"]:
-        assert libc.prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0) == 0, os.strerror(ctypes.get_errno())
+        assert libc.prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0) == 0, os.strerror(
+            ctypes.get_errno()
+        )
     context = ctypes.c_void_p(seccomp.seccomp_init(REFUSE))
     families = [int(getattr(socket, name)) for name in said["RestrictAddressFamilies"][0].split()]
     for name in sorted(allowed_calls(said["SystemCallFilter"])):
@@ -74,11 +92,18 @@ def confine(unit: Path) -> None:
             continue
         if name == "socket":
             for family in families:
-                assert seccomp.seccomp_rule_add(context, ALLOW, number, 1, Compare(0, EQUAL, family, 0)) == 0
+                assert (
+                    seccomp.seccomp_rule_add(
+                        context, ALLOW, number, 1, Compare(0, EQUAL, family, 0)
+                    )
+                    == 0
+                )
         else:
             seccomp.seccomp_rule_add(context, ALLOW, number, 0)
     assert seccomp.seccomp_load(context) == 0
-    os.environ.update(pair.split("=", 1) for value in said["Environment"] for pair in shlex.split(value))
+    os.environ.update(
+        pair.split("=", 1) for value in said["Environment"] for pair in shlex.split(value)
+    )
     os.umask(int(said["UMask"][0], 8))
 
 

@@ -22,10 +22,18 @@ def sample() -> Sample:
     return load_sample()
 
 
-def images(count: int, classes: Sequence[str] = KNOWN, seed: int = 0, condition: str = "clean", severity: int = 3) -> tuple[Any, list[str]]:
+def images(
+    count: int,
+    classes: Sequence[str] = KNOWN,
+    seed: int = 0,
+    condition: str = "clean",
+    severity: int = 3,
+) -> tuple[Any, list[str]]:
     """``count`` different images of these classes, shuffled, and their names."""
     rows = sample().rows(tuple(classes), np.random.default_rng(seed))[:count]
-    return corrupt(sample().x[rows], condition, severity, seed), [CLASSES[i] for i in sample().y[rows]]
+    return corrupt(sample().x[rows], condition, severity, seed), [
+        CLASSES[i] for i in sample().y[rows]
+    ]
 
 
 def wrong(names: Sequence[str], seed: int = 0, among: Sequence[str] = KNOWN) -> list[str]:
@@ -35,11 +43,17 @@ def wrong(names: Sequence[str], seed: int = 0, among: Sequence[str] = KNOWN) -> 
 
 
 def accuracy(learner: Learner, x: Any, names: Sequence[str], stream: str = "judge") -> float:
-    return float(np.mean([a == b for a, b in zip(learner.predict(x, stream=stream).labels, names, strict=True)]))
+    return float(
+        np.mean(
+            [a == b for a, b in zip(learner.predict(x, stream=stream).labels, names, strict=True)]
+        )
+    )
 
 
 def watch(learner: Learner, x: Any, stream: str = "default") -> list[Any]:
-    """Observe in batches, each handled by the worker before the next: what a camera with pauses sees."""
+    """Observe in batches, each handled by the worker before the next: what a camera with pauses
+    sees.
+    """
     seen = []
     for start in range(0, len(x), BATCH):
         seen.append(learner.observe(x[start : start + BATCH], stream=stream))
@@ -58,4 +72,16 @@ def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-__all__ = ["BATCH", "CLASSES", "KNOWN", "NEW", "accuracy", "assert_same", "images", "sample", "tensors", "watch", "wrong"]
+__all__ = [
+    "BATCH",
+    "CLASSES",
+    "KNOWN",
+    "NEW",
+    "accuracy",
+    "assert_same",
+    "images",
+    "sample",
+    "tensors",
+    "watch",
+    "wrong",
+]

@@ -40,7 +40,9 @@ def opened(bundle: Bundle, runtime: Runtime) -> Iterator[Opener]:
 
     def opener(state: Path | None = None, **settings: Any) -> Learner:
         settings.setdefault("budget", Budget(busy_fraction=1.0))
-        learners.append(open_learner(settings.pop("bundle", bundle), state=state, runtime=runtime, **settings))
+        learners.append(
+            open_learner(settings.pop("bundle", bundle), state=state, runtime=runtime, **settings)
+        )
         return learners[-1]
 
     yield opener
@@ -53,7 +55,7 @@ def learner(opened: Opener) -> Learner:
     return opened()
 
 
-# -- to be migrated -----------------------------------------------------------------------------------
+# -- to be migrated --------------------------------------------------------------------------------
 @pytest.fixture(scope="session")
 def second() -> Bundle:
     """Another encoder, which knows the same six classes."""

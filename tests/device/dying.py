@@ -1,7 +1,9 @@
-"""Processes that die where they are told: ``python dying.py BUNDLE`` reads one case per line and forks one child for each.
+"""Processes that die where they are told: ``python dying.py BUNDLE`` reads one case per line and
+forks one child for each.
 
-A case is {"state", "change", "step"}: open the state folder, make the change, and SIGKILL the process at that step of the
-journal's transaction. Nothing of the engine is loaded before the fork. It answers each case with the child's exit status.
+A case is {"state", "change", "step"}: open the state folder, make the change, and SIGKILL the
+process at that step of the journal's transaction. Nothing of the engine is loaded before the fork.
+It answers each case with the child's exit status.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ STEPS = ("begin", "rows", "before_commit", "after_commit")
 
 
 def prepare(learner: Learner) -> None:
-    """A state in which every change has something to do: three sources, a new class, a provisional condition, labels that wait."""
+    """A state in which every change has something to do: three sources, a new class, a provisional
+    condition, labels that wait.
+    """
     x, names = images(160)
     learner.learn(x[:60], names[:60], source="a")
     learner.learn(x[60:100], names[60:100], source="b")
@@ -42,7 +46,9 @@ CHANGES: dict[str, Callable[[Learner], object]] = {
     "rollback": lambda learner: learner.rollback(1),
     "add_class": lambda learner: learner.add_class("Sneaker"),
     "remove_class": lambda learner: learner.remove_class("Bag"),
-    "confirm": lambda learner: learner._worker.call(lambda: learner._conditions.answered([("", DOMAIN, False)] * 5, {})),
+    "confirm": lambda learner: learner._worker.call(
+        lambda: learner._conditions.answered([("", DOMAIN, False)] * 5, {})
+    ),
 }
 
 
@@ -55,7 +61,9 @@ def die_at(learner: Learner, step: str) -> None:
 
 
 def label_and_die(state: Path, bundle: str) -> None:
-    """Label one sample of a frozen learner; the process is gone as soon as ``label`` has returned."""
+    """Label one sample of a frozen learner; the process is gone as soon as ``label`` has
+    returned.
+    """
     x, names = images(1)
     learner = open_learner(bundle, state=state, freeze=True)
     learner.label(learner.observe(np.repeat(x, 3, axis=0)).ids[1], names[0], source="hand")

@@ -1,7 +1,9 @@
-"""Processes that die in the middle of a migration: ``python migrating.py BUNDLE`` reads one case per line and forks one child for each.
+"""Processes that die in the middle of a migration: ``python migrating.py BUNDLE`` reads one case
+per line and forks one child for each.
 
-A case is {"state", "step", "count"}: migrate the folder in place, and SIGKILL the process when it reaches that step for the ``count``-th
-time. Nothing of the engine is loaded before the fork. It answers each case with the child's exit status.
+A case is {"state", "step", "count"}: migrate the folder in place, and SIGKILL the process when it
+reaches that step for the ``count``-th time. Nothing of the engine is loaded before the fork. It
+answers each case with the child's exit status.
 """
 
 from __future__ import annotations
@@ -17,7 +19,17 @@ from edgeadapt.device.inference.program import Program
 from edgeadapt.device.recovery.migrate import Migration
 from edgeadapt.runtime import open_runtime
 
-STEPS = (("begun", 1), ("classes", 1), ("carried", 1), ("carried", 2), ("built", 1), ("whole", 1), ("kept", 1), ("renamed", 1), ("cleared", 1))
+STEPS = (
+    ("begun", 1),
+    ("classes", 1),
+    ("carried", 1),
+    ("carried", 2),
+    ("built", 1),
+    ("whole", 1),
+    ("kept", 1),
+    ("renamed", 1),
+    ("cleared", 1),
+)
 
 
 def migrate_and_die(state: Path, bundle: str, step: str, count: int) -> None:

@@ -14,9 +14,21 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import AskPolicy, LearnPolicy, NoveltyPolicy, PolicySpec
 from edgeadapt.device.adaptation.domain_manager import _drawn
-from edgeadapt.device.querying.strategy import FLOOR, NOVEL, Asking, Candidates, choose_questions, doubts, newness_of
+from edgeadapt.device.querying.strategy import (
+    FLOOR,
+    NOVEL,
+    Asking,
+    Candidates,
+    choose_questions,
+    doubts,
+    newness_of,
+)
 
-POLICY = PolicySpec(learn=LearnPolicy(temperature=0.2), novelty=NoveltyPolicy(threshold=0.0, rate=0.05), ask=AskPolicy(per_condition=20, per_batch=10))
+POLICY = PolicySpec(
+    learn=LearnPolicy(temperature=0.2),
+    novelty=NoveltyPolicy(threshold=0.0, rate=0.05),
+    ask=AskPolicy(per_condition=20, per_batch=10),
+)
 HOMES = 3.0 * np.eye(4, 6, dtype=np.float32)  # four classes, each on an axis of its own
 Arrays = NDArray[Any]
 
@@ -34,10 +46,14 @@ def head(z: Arrays) -> Head:
     z = np.asarray(z, np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
         distance = ((z[:, None, :] - HOMES[None]) ** 2).sum(axis=2)
-    return Head(z, (-distance / 10).astype(np.float32), (distance.min(axis=1) - 3.0).astype(np.float32))
+    return Head(
+        z, (-distance / 10).astype(np.float32), (distance.min(axis=1) - 3.0).astype(np.float32)
+    )
 
 
-def samples(count: int, seed: int, share: float = 1.0, spread: float = 0.3) -> tuple[Arrays, Arrays]:
+def samples(
+    count: int, seed: int, share: float = 1.0, spread: float = 0.3
+) -> tuple[Arrays, Arrays]:
     """Features around the class means and their classes; ``share`` of the classes take part."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, max(1, round(4 * share)), count)
@@ -48,20 +64,40 @@ def window(size: int = 32, seed: int = 0, **changes: Any) -> Candidates:
     rng = np.random.default_rng(seed)
     probability = rng.dirichlet(np.ones(4), size)
     plain = Candidates(
-        embedding=rng.normal(size=(size, 6)).astype(np.float32), probability=probability, novelty=rng.normal(size=size).astype(np.float32),
-        doubt=1.0 - probability.max(axis=1), newness=np.zeros(size), asked=np.zeros((0, 6), np.float32), spread=9.0, count=10,
-    )  # fmt: skip
+        embedding=rng.normal(size=(size, 6)).astype(np.float32),
+        probability=probability,
+        novelty=rng.normal(size=size).astype(np.float32),
+        doubt=1.0 - probability.max(axis=1),
+        newness=np.zeros(size),
+        asked=np.zeros((0, 6), np.float32),
+        spread=9.0,
+        count=10,
+    )
     return replace(plain, **changes)
 
 
 def shuffled(seen: Candidates, order: Arrays) -> Candidates:
-    return replace(seen, **{name: getattr(seen, name)[order] for name in ("embedding", "probability", "novelty", "doubt", "newness")})
+    return replace(
+        seen,
+        **{
+            name: getattr(seen, name)[order]
+            for name in ("embedding", "probability", "novelty", "doubt", "newness")
+        },
+    )
 
 
-# -- the choice ---------------------------------------------------------------------------------------
+# -- the choice ------------------------------------------------------------------------------------
 @settings(max_examples=25, deadline=None)
-@given(count=st.integers(1, 40), seed=st.integers(0, 999), wanted=st.integers(0, 12), least=st.integers(0, 12), copies=st.booleans())
-def test_the_choice_is_the_same_in_whatever_order_the_window_comes(count: int, seed: int, wanted: int, least: int, copies: bool) -> None:
+@given(
+    count=st.integers(1, 40),
+    seed=st.integers(0, 999),
+    wanted=st.integers(0, 12),
+    least=st.integers(0, 12),
+    copies=st.booleans(),
+)
+def test_the_choice_is_the_same_in_whatever_order_the_window_comes(
+    count: int, seed: int, wanted: int, least: int, copies: bool
+) -> None:
     seen = window(count, seed, count=wanted, least=least)
     if copies:
         seen = shuffled(seen, np.random.default_rng(seed).integers(0, count, count))
@@ -74,10 +110,15 @@ def test_the_choice_is_the_same_in_whatever_order_the_window_comes(count: int, s
 @settings(max_examples=25, deadline=None)
 @given(distinct=st.integers(1, 12), seed=st.integers(0, 999), wanted=st.integers(1, 12))
 def test_the_same_sample_is_asked_about_once(distinct: int, seed: int, wanted: int) -> None:
-    seen = shuffled(window(distinct, seed, count=wanted, least=wanted), np.random.default_rng(seed).integers(0, distinct, 32))
+    seen = shuffled(
+        window(distinct, seed, count=wanted, least=wanted),
+        np.random.default_rng(seed).integers(0, distinct, 32),
+    )
     chosen = choose_questions(seen)
     different = np.unique(seen.embedding, axis=0)
-    assert len(np.unique(seen.embedding[chosen], axis=0)) == len(chosen) <= min(wanted, len(different))
+    assert (
+        len(np.unique(seen.embedding[chosen], axis=0)) == len(chosen) <= min(wanted, len(different))
+    )
 
 
 def test_no_sample_is_left_out_while_questions_are_due_and_distinct_samples_exist() -> None:
@@ -87,9 +128,13 @@ def test_no_sample_is_left_out_while_questions_are_due_and_distinct_samples_exis
 
 
 def test_identical_frames_give_one_question() -> None:
-    alike = window(32, embedding=np.ones((32, 6), np.float32), doubt=np.full(32, 0.9), count=10, least=5)
+    alike = window(
+        32, embedding=np.ones((32, 6), np.float32), doubt=np.full(32, 0.9), count=10, least=5
+    )
     assert len(choose_questions(alike)) == 1
-    nearly = replace(alike, embedding=np.random.default_rng(0).normal(1.0, 1e-3, (32, 6)).astype(np.float32))
+    nearly = replace(
+        alike, embedding=np.random.default_rng(0).normal(1.0, 1e-3, (32, 6)).astype(np.float32)
+    )
     assert len(choose_questions(nearly)) == 1
 
 
@@ -121,17 +166,26 @@ def test_a_sample_that_is_not_finite_is_never_asked_about(broken: float) -> None
     seen = window(8, count=8, least=8)
     embedding, novelty = seen.embedding.copy(), seen.novelty.copy()
     embedding[2], novelty[5] = broken, broken
-    assert sorted(choose_questions(replace(seen, embedding=embedding, novelty=novelty))) == [0, 1, 3, 4, 6, 7]
+    assert sorted(choose_questions(replace(seen, embedding=embedding, novelty=novelty))) == [
+        0,
+        1,
+        3,
+        4,
+        6,
+        7,
+    ]
     assert choose_questions(replace(seen, embedding=np.full_like(embedding, broken))) == []
     assert len(choose_questions(replace(seen, doubt=np.full(8, np.nan)))) == 8
 
 
 def test_one_sample_and_no_question_left() -> None:
     assert choose_questions(window(1, least=1)) == [0]
-    assert choose_questions(window(4, count=0, least=0)) == [] == choose_questions(window(4, count=-3))
+    assert (
+        choose_questions(window(4, count=0, least=0)) == [] == choose_questions(window(4, count=-3))
+    )
 
 
-# -- doubt --------------------------------------------------------------------------------------------
+# -- doubt -----------------------------------------------------------------------------------------
 def test_doubt_is_a_chance_and_follows_the_margin() -> None:
     z = np.concatenate([HOMES, (HOMES[:1] + HOMES[1:2]) / 2])
     _, doubt = doubts(head, z, head(z), HOMES, np.ones(4, bool), 0.2)
@@ -140,7 +194,8 @@ def test_doubt_is_a_chance_and_follows_the_margin() -> None:
 
 def test_a_window_that_moved_together_is_doubted_where_it_crossed_the_border() -> None:
     z, y = samples(64, 1)
-    moved = z + np.array([3.3, 0, 0, 0, 0, 0], np.float32)  # towards the first class, and confidently so
+    # towards the first class, and confidently so
+    moved = z + np.array([3.3, 0, 0, 0, 0, 0], np.float32)
     probability, doubt = doubts(head, moved, head(moved), HOMES, np.ones(4, bool), 0.2)
     wrong = probability.argmax(axis=1) != y
     alone = 1.0 - probability.max(axis=1)
@@ -170,10 +225,11 @@ def test_broken_rows_have_no_doubt_and_do_not_change_that_of_others() -> None:
     assert not doubt[16:].any()
 
 
-# -- newness ------------------------------------------------------------------------------------------
+# -- newness ---------------------------------------------------------------------------------------
 def test_newness_needs_more_scores_above_the_threshold_than_known_samples_have() -> None:
     policy = NoveltyPolicy(threshold=1.0, rate=0.05)
-    few, many = np.where(np.arange(32) < 2, 3.0, 0.0).astype(np.float32), np.where(np.arange(32) < 10, 3.0, 0.0).astype(np.float32)
+    few = np.where(np.arange(32) < 2, 3.0, 0.0).astype(np.float32)
+    many = np.where(np.arange(32) < 10, 3.0, 0.0).astype(np.float32)
     assert not newness_of(few, policy, is_shifted=True).any()
     chance = newness_of(many, policy, is_shifted=True)
     assert chance[:10].min() > 0.5 and chance[10:].max() < 0.5
@@ -193,14 +249,32 @@ def test_scores_that_are_not_finite_are_not_new() -> None:
     assert not newness_of(np.full(4, np.nan, np.float32), policy, is_shifted=False).any()
 
 
-# -- over windows -------------------------------------------------------------------------------------
-def ask(asking: Asking, z: Arrays, topic: str = "condition-1", topics: tuple[str, ...] = ("condition-1",), is_settled: bool = False) -> list[int]:
-    return asking.choose(topic, head, z, head(z), HOMES, np.ones(4, bool), POLICY, is_settled=is_settled, topics=topics)
+# -- over windows ----------------------------------------------------------------------------------
+def ask(
+    asking: Asking,
+    z: Arrays,
+    topic: str = "condition-1",
+    topics: tuple[str, ...] = ("condition-1",),
+    is_settled: bool = False,
+) -> list[int]:
+    return asking.choose(
+        topic,
+        head,
+        z,
+        head(z),
+        HOMES,
+        np.ones(4, bool),
+        POLICY,
+        is_settled=is_settled,
+        topics=topics,
+    )
 
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 999), size=st.integers(1, 48), spread=st.floats(0.01, 5.0))
-def test_no_more_than_a_batch_at_once_and_no_more_than_a_condition_takes(seed: int, size: int, spread: float) -> None:
+def test_no_more_than_a_batch_at_once_and_no_more_than_a_condition_takes(
+    seed: int, size: int, spread: float
+) -> None:
     asking, asked = Asking(), 0
     for number in range(30):
         rows = ask(asking, samples(size, 100 * seed + number, spread=spread)[0])
@@ -243,7 +317,7 @@ def test_another_rule_takes_the_place_of_ours() -> None:
     assert ask(Asking(lambda seen: [3, 1]), samples(8, 9)[0]) == [3, 1]
 
 
-# -- on a device --------------------------------------------------------------------------------------
+# -- on a device -----------------------------------------------------------------------------------
 def test_under_a_condition_the_answers_teach_more_often_than_chance(opened: Opener) -> None:
     asked, taught, wrong = 0, 0, []
     for seed in (5, 6, 7):
@@ -266,9 +340,14 @@ def test_among_known_classes_it_asks_about_the_new_ones(opened: Opener) -> None:
     asked, shown = [], []
     for seed in (6, 7, 8):
         learner = opened()
-        old, new = images(8 * BATCH, classes=KNOWN, seed=seed)[0], images(8 * BATCH, classes=NEW, seed=seed)[0]
+        old = images(8 * BATCH, classes=KNOWN, seed=seed)[0]
+        new = images(8 * BATCH, classes=NEW, seed=seed)[0]
         is_new = np.random.default_rng(seed).random(len(old)) < 0.45
-        ids = [sample for seen in watch(learner, np.where(is_new[:, None, None], new, old)) for sample in seen.ids]
+        ids = [
+            sample
+            for seen in watch(learner, np.where(is_new[:, None, None], new, old))
+            for sample in seen.ids
+        ]
         asked += [is_new[ids.index(q.id)] for q in learner.questions(100)]
         shown += is_new.tolist()
     assert len(asked) >= 20 and np.mean(asked) > np.mean(shown) + 0.2
@@ -277,7 +356,10 @@ def test_among_known_classes_it_asks_about_the_new_ones(opened: Opener) -> None:
 def test_copies_of_a_frame_are_asked_about_at_random_as_often_as_they_come() -> None:
     rng = np.random.default_rng(0)
     copy = rng.standard_normal(8).astype(np.float32)
-    windows = [np.concatenate([np.tile(copy, (8, 1)), rng.standard_normal((24, 8)).astype(np.float32)]) for _ in range(400)]
+    windows = [
+        np.concatenate([np.tile(copy, (8, 1)), rng.standard_normal((24, 8)).astype(np.float32)])
+        for _ in range(400)
+    ]
     drawn = [_drawn(window, 1, ())[0] for window in windows]
     assert 0.17 < np.mean([row < 8 for row in drawn]) < 0.33
     assert drawn == [_drawn(window, 1, ())[0] for window in windows]

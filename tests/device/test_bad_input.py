@@ -1,4 +1,6 @@
-"""Everything the issue calls bad input: a named error or a documented outcome, and nothing is lost."""
+"""Everything the issue calls bad input: a named error or a documented outcome, and nothing is
+lost.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,15 @@ from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.resources.budget import Budget
-from edgeadapt.errors import BudgetError, BundleError, CapacityError, InputError, RuntimeUnavailable, StateError, UnknownClassError
+from edgeadapt.errors import (
+    BudgetError,
+    BundleError,
+    CapacityError,
+    InputError,
+    RuntimeUnavailable,
+    StateError,
+    UnknownClassError,
+)
 
 X, NAMES = images(40, seed=9)
 
@@ -58,9 +68,10 @@ def refuse(learner: Learner, match: str, x: Any = None, features: Any = None) ->
     with nothing_lost(learner):
         count = learner._streams.observed("kept").window.count
         for call in (
-            lambda: learner.predict(x, features=features), lambda: learner.observe(x, features=features, stream="kept"),
+            lambda: learner.predict(x, features=features),
+            lambda: learner.observe(x, features=features, stream="kept"),
             lambda: learner.learn(x, NAMES[:1], features=features),
-        ):  # fmt: skip
+        ):
             with pytest.raises(InputError, match=match):
                 call()
         assert learner._streams.observed("kept").window.count == count
@@ -84,22 +95,55 @@ def refuse(learner: Learner, match: str, x: Any = None, features: Any = None) ->
         ("photo.png", r"got \(\)"),
         (None, "either a batch x or features"),
     ],
-    ids=["width", "channel", "flat", "scalar", "float32", "int64", "bool", "complex", "objects", "no rows", "empty list", "ragged", "path", "nothing"],
-)  # fmt: skip
-def test_a_batch_of_the_wrong_shape_or_dtype_is_refused(learner: Learner, x: Any, match: str) -> None:
+    ids=[
+        "width",
+        "channel",
+        "flat",
+        "scalar",
+        "float32",
+        "int64",
+        "bool",
+        "complex",
+        "objects",
+        "no rows",
+        "empty list",
+        "ragged",
+        "path",
+        "nothing",
+    ],
+)
+def test_a_batch_of_the_wrong_shape_or_dtype_is_refused(
+    learner: Learner, x: Any, match: str
+) -> None:
     refuse(learner, match, x)
 
 
 @pytest.mark.parametrize(
     ("z", "taps", "match"),
     [
-        (np.full((1, 96), np.nan, np.float32), np.zeros((1, 96), np.float32), r"features\['z'\] has the value nan at \(0, 0\)"),
-        (np.zeros((1, 96), np.float32), np.full((1, 96), np.inf, np.float32), r"features\['taps'\] has the value inf"),
+        (
+            np.full((1, 96), np.nan, np.float32),
+            np.zeros((1, 96), np.float32),
+            r"features\['z'\] has the value nan at \(0, 0\)",
+        ),
+        (
+            np.zeros((1, 96), np.float32),
+            np.full((1, 96), np.inf, np.float32),
+            r"features\['taps'\] has the value inf",
+        ),
         (np.full((1, 96), 1e300), np.zeros((1, 96)), r"features\['z'\] has the value inf"),
-        (np.zeros((1, 95), np.float32), np.zeros((1, 96), np.float32), r"features\['z'\] has shape \(N, 96\), got \(1, 95\)"),
+        (
+            np.zeros((1, 95), np.float32),
+            np.zeros((1, 96), np.float32),
+            r"features\['z'\] has shape \(N, 96\), got \(1, 95\)",
+        ),
         (np.zeros((1, 96), np.int32), np.zeros((1, 96), np.float32), "is a float array, got int32"),
         (np.zeros((0, 96), np.float32), np.zeros((0, 96), np.float32), "is empty"),
-        (np.zeros((2, 96), np.float32), np.zeros((1, 96), np.float32), "'z' has 2 rows and 'taps' 1"),
+        (
+            np.zeros((2, 96), np.float32),
+            np.zeros((1, 96), np.float32),
+            "'z' has 2 rows and 'taps' 1",
+        ),
     ],
     ids=["nan", "inf", "too large for float32", "width", "integers", "empty", "rows"],
 )
@@ -110,14 +154,24 @@ def test_bad_features_are_refused(learner: Learner, z: Any, taps: Any, match: st
 
 @pytest.mark.parametrize(
     ("features", "match"),
-    [([1.0], "a mapping with the key 'z'"), ({"y": 1}, "a mapping with the key 'z'"), ({"z": np.zeros((1, 96))}, "also needs"), ({"z": 1, "mask": 2}, "unknown feature 'mask'")],
+    [
+        ([1.0], "a mapping with the key 'z'"),
+        ({"y": 1}, "a mapping with the key 'z'"),
+        ({"z": np.zeros((1, 96))}, "also needs"),
+        ({"z": 1, "mask": 2}, "unknown feature 'mask'"),
+    ],
 )
 def test_features_of_another_form_are_refused(learner: Learner, features: Any, match: str) -> None:
     refuse(learner, match, features=features)
 
 
 def test_a_batch_and_features_together_are_refused(learner: Learner) -> None:
-    refuse(learner, "either a batch x or features", X[:1], {"z": np.zeros((1, 96), np.float32), "taps": np.zeros((1, 96), np.float32)})
+    refuse(
+        learner,
+        "either a batch x or features",
+        X[:1],
+        {"z": np.zeros((1, 96), np.float32), "taps": np.zeros((1, 96), np.float32)},
+    )
 
 
 def test_features_too_large_for_float16_are_answered_but_not_learned(learner: Learner) -> None:
@@ -133,7 +187,14 @@ def test_features_too_large_for_float16_are_answered_but_not_learned(learner: Le
 
 
 def test_extreme_but_finite_features_do_not_stop_later_labels(learner: Learner) -> None:
-    learner.learn(None, ["Coat"] * 8, features={"z": np.full((8, 96), 6e4, np.float32), "taps": np.full((8, 96), -6e4, np.float32)})
+    learner.learn(
+        None,
+        ["Coat"] * 8,
+        features={
+            "z": np.full((8, 96), 6e4, np.float32),
+            "taps": np.full((8, 96), -6e4, np.float32),
+        },
+    )
     learner.settle()
     still_works(learner)
     assert np.isfinite(learner.predict(X).probs).all()
@@ -158,7 +219,10 @@ def test_ten_thousand_samples_in_one_batch_and_memory_stays_flat(learner: Learne
     ids = learner.learn(x, names)
     learner.settle()
     assert len(ids) == 10_000
-    assert sum(learner.counters()["evidence"].values()) == 10_000 and "received" not in learner.counters()["evidence"]
+    assert (
+        sum(learner.counters()["evidence"].values()) == 10_000
+        and "received" not in learner.counters()["evidence"]
+    )
 
 
 def test_the_callers_buffer_can_be_used_again(learner: Learner) -> None:
@@ -178,14 +242,26 @@ def test_the_callers_buffer_can_be_used_again(learner: Learner) -> None:
 def test_an_unknown_label_is_refused_with_the_closest_name(learner: Learner) -> None:
     ids = learner.observe(X).ids
     with nothing_lost(learner):
-        for call in (lambda: learner.label(ids[0], "Trousers"), lambda: learner.learn(X[:1], "Trousers"), lambda: learner.remove_class("Trousers")):
-            with pytest.raises(UnknownClassError, match=r"unknown class 'Trousers'; closest: 'Trouser'; learner\.add_class\('Trousers'\) adds it"):
+        for call in (
+            lambda: learner.label(ids[0], "Trousers"),
+            lambda: learner.learn(X[:1], "Trousers"),
+            lambda: learner.remove_class("Trousers"),
+        ):
+            with pytest.raises(
+                UnknownClassError,
+                match=(
+                    r"unknown class 'Trousers'; closest: 'Trouser';"
+                    r" learner\.add_class\('Trousers'\) adds it"
+                ),
+            ):
                 call()
         with pytest.raises(UnknownClassError, match=r"unknown class 'xyzzy'; learner\.add_class"):
             learner.learn(X[:1], "xyzzy")
 
 
-@pytest.mark.parametrize("label", [None, 1.0, True, np.bool_(True), b"Coat", ["Coat", "Coat"], [["Coat"]]], ids=repr)
+@pytest.mark.parametrize(
+    "label", [None, 1.0, True, np.bool_(True), b"Coat", ["Coat", "Coat"], [["Coat"]]], ids=repr
+)
 def test_what_is_no_label_is_refused(learner: Learner, label: Any) -> None:
     with nothing_lost(learner), pytest.raises((InputError, TypeError)):
         learner.learn(X[:1], label)
@@ -193,14 +269,26 @@ def test_what_is_no_label_is_refused(learner: Learner, label: Any) -> None:
 
 @pytest.mark.parametrize("name", ["", "  ", None, 3, b"Bag"], ids=repr)
 def test_what_is_no_class_name_is_refused(learner: Learner, name: Any) -> None:
-    with nothing_lost(learner), pytest.raises(InputError, match="a class name is a non-empty string"):
+    with (
+        nothing_lost(learner),
+        pytest.raises(InputError, match="a class name is a non-empty string"),
+    ):
         learner.add_class(name)
 
 
 def test_more_classes_than_slots_is_a_capacity_error_with_the_numbers(learner: Learner) -> None:
     for number in range(32 - len(KNOWN)):
         learner.add_class(f"class {number}")
-    with nothing_lost(learner), pytest.raises(CapacityError, match=r"32 of 32 class slots are used; export with class_slots = 64 or call learner\.remove_class"):
+    with (
+        nothing_lost(learner),
+        pytest.raises(
+            CapacityError,
+            match=(
+                r"32 of 32 class slots are used; export with class_slots = 64 or call"
+                r" learner\.remove_class"
+            ),
+        ),
+    ):
         learner.add_class("one more")
     learner.remove_class("class 3")
     learner.add_class("one more")
@@ -216,17 +304,25 @@ def test_new_names_beyond_the_slots_are_all_refused(opened: Opener) -> None:
 
 
 def test_more_memory_than_the_budget_is_refused_with_the_numbers(opened: Opener) -> None:
-    with pytest.raises(BudgetError, match=r"declares \d+\.\d MiB \(.*frozen .*\) and memory_mib is 0\.5"):
+    with pytest.raises(
+        BudgetError, match=r"declares \d+\.\d MiB \(.*frozen .*\) and memory_mib is 0\.5"
+    ):
         opened(budget=Budget(memory_mib=0.5))
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_constant_frames_are_stuck_and_abstained_and_teach_nothing(learner: Learner, level: int) -> None:
+def test_constant_frames_are_stuck_and_abstained_and_teach_nothing(
+    learner: Learner, level: int
+) -> None:
     before = learner.digest()
     seen = watch(learner, np.full((10 * BATCH, 28, 28), level, np.uint8))
     assert {o.reading.axis for o in seen} == {"stuck"}
     assert all(o.abstained.all() for o in seen)
-    assert learner.questions(100) == [] and learner.domains() == {} and learner.counters()["refreshes"] == 0
+    assert (
+        learner.questions(100) == []
+        and learner.domains() == {}
+        and learner.counters()["refreshes"] == 0
+    )
     assert learner.digest() == before
     assert {kind for _, _, kind, _, _ in learner.decisions()} == {"hold"}
     assert watch(learner, np.concatenate([X, X])[: 2 * BATCH])[-1].reading.axis != "stuck"
@@ -243,7 +339,7 @@ def test_constant_frames_inside_a_condition_leave_its_correction_alone(learner: 
     np.testing.assert_array_equal(learner.predict(x).probs, probs)
 
 
-# -- bundles ------------------------------------------------------------------------------------------
+# -- bundles ---------------------------------------------------------------------------------------
 def edited(path: Path, change: Callable[[bytearray], Any]) -> Path:
     data = bytearray(bundle_path().read_bytes())
     changed = change(data)
@@ -254,8 +350,18 @@ def edited(path: Path, change: Callable[[bytearray], Any]) -> Path:
 def rewritten(bundle: Bundle, path: Path, **changes: Any) -> Path:
     """The shipped bundle with another manifest."""
     manifest = msgspec.structs.replace(bundle.manifest, members={}, **changes)
-    weights = {name: bundle.weights(name) for name in (FROZEN, FACTORY, GUARD) if name in bundle.manifest.members}
-    write_bundle(path, manifest, {g.file: bundle.graph(g.file) for g in manifest.graphs}, weights, bundle.card)
+    weights = {
+        name: bundle.weights(name)
+        for name in (FROZEN, FACTORY, GUARD)
+        if name in bundle.manifest.members
+    }
+    write_bundle(
+        path,
+        manifest,
+        {g.file: bundle.graph(g.file) for g in manifest.graphs},
+        weights,
+        bundle.card,
+    )
     return path
 
 
@@ -264,20 +370,36 @@ def with_manifest(path: Path, old: str, new: str) -> Path:
     with zipfile.ZipFile(bundle_path()) as given, zipfile.ZipFile(path, "w") as made:
         for entry in given.infolist():
             data = given.read(entry)
-            made.writestr(entry, data.replace(old.encode(), new.encode()) if entry.filename == "manifest.json" else data)
+            made.writestr(
+                entry,
+                (
+                    data.replace(old.encode(), new.encode())
+                    if entry.filename == "manifest.json"
+                    else data
+                ),
+            )
     return path
 
 
 @pytest.mark.parametrize(
     ("old", "new", "match"),
     [
-        (f'"format": {PLAIN_FORMAT},', f'"format": {FORMAT + 1},', f"format {FORMAT + 1} is newer than {FORMAT}, which this version reads; written by edgeadapt"),
+        (
+            f'"format": {PLAIN_FORMAT},',
+            f'"format": {FORMAT + 1},',
+            (
+                f"format {FORMAT + 1} is newer than {FORMAT}, which this version reads; written by"
+                " edgeadapt"
+            ),
+        ),
         ('"name": "', '"title": "', "manifest"),
         ('"novelty"', '"novel"', "manifest"),
     ],
     ids=["newer", "unknown field", "unknown role"],
-)  # fmt: skip
-def test_a_newer_or_edited_manifest_is_refused(tmp_path: Path, state: Path, old: str, new: str, match: str) -> None:
+)
+def test_a_newer_or_edited_manifest_is_refused(
+    tmp_path: Path, state: Path, old: str, new: str, match: str
+) -> None:
     with pytest.raises(BundleError, match=match):
         open_learner(with_manifest(tmp_path / "new.edge", old, new), state=state)
     assert not state.exists()
@@ -289,13 +411,18 @@ def test_a_newer_or_edited_manifest_is_refused(tmp_path: Path, state: Path, old:
         (lambda data: data[:-1000], "archive"),
         (lambda data: data[: len(data) // 2], "archive"),
         (lambda data: b"", "archive"),
-        (lambda data: data.__setitem__(len(data) // 2, data[len(data) // 2] ^ 1), "damaged, its CRC-32"),
+        (
+            lambda data: data.__setitem__(len(data) // 2, data[len(data) // 2] ^ 1),
+            "damaged, its CRC-32",
+        ),
         (lambda data: data.replace(b'"feature_dim": 96', b'"feature_dim": 97'), "."),
         (lambda data: b"PK\x03\x04 a zip of something else", "archive"),
     ],
     ids=["last bytes cut", "half", "empty", "one bit", "manifest", "foreign"],
-)  # fmt: skip
-def test_a_damaged_or_foreign_bundle_is_refused_and_no_state_is_made(tmp_path: Path, state: Path, change: Any, match: str) -> None:
+)
+def test_a_damaged_or_foreign_bundle_is_refused_and_no_state_is_made(
+    tmp_path: Path, state: Path, change: Any, match: str
+) -> None:
     with pytest.raises(BundleError, match=match) as told:
         open_learner(edited(tmp_path / "cut.edge", change), state=state)
     assert str(told.value).startswith("cut.edge: ")
@@ -312,26 +439,46 @@ def test_an_untrusted_bundle_is_refused(tmp_path: Path) -> None:
         open_learner(bundle_path(), trust=[generate_key()[1]])
 
 
-def test_a_sound_bundle_without_the_tensors_of_a_learner_is_refused_by_name(bundle: Bundle, tmp_path: Path, state: Path) -> None:
+def test_a_sound_bundle_without_the_tensors_of_a_learner_is_refused_by_name(
+    bundle: Bundle, tmp_path: Path, state: Path
+) -> None:
     tensors = tuple(spec for spec in bundle.manifest.tensors if not spec.name.startswith("route."))
-    frozen = {name: value for name, value in bundle.weights(FROZEN).items() if not name.startswith("route.")}
+    frozen = {
+        name: value
+        for name, value in bundle.weights(FROZEN).items()
+        if not name.startswith("route.")
+    }
     manifest = msgspec.structs.replace(bundle.manifest, members={}, tensors=tensors)
     path = tmp_path / "other.edge"
     write_bundle(
-        path, manifest, {g.file: bundle.graph(g.file) for g in manifest.graphs},
-        {FROZEN: frozen, FACTORY: bundle.weights(FACTORY), GUARD: bundle.weights(GUARD)}, {},
-    )  # fmt: skip
-    with pytest.raises(BundleError, match=r"no tensor called 'route\.centre'; this is not a bundle that a learner can open"):
+        path,
+        manifest,
+        {g.file: bundle.graph(g.file) for g in manifest.graphs},
+        {FROZEN: frozen, FACTORY: bundle.weights(FACTORY), GUARD: bundle.weights(GUARD)},
+        {},
+    )
+    with pytest.raises(
+        BundleError,
+        match=r"no tensor called 'route\.centre'; this is not a bundle that a learner can open",
+    ):
         open_learner(path, state=state)
 
 
-def test_a_state_of_another_feature_space_is_refused_and_kept(opened: Opener, bundle: Bundle, tmp_path: Path, state: Path) -> None:
+def test_a_state_of_another_feature_space_is_refused_and_kept(
+    opened: Opener, bundle: Bundle, tmp_path: Path, state: Path
+) -> None:
     learner = opened(state)
     learner.learn(X, NAMES)
     digest = learner.settle() and learner.digest()
     learner.close()
     other = read_bundle(Path(__file__).parent / "golden" / "vectors.edge")
-    with pytest.raises(StateError, match=rf"another feature space.*'vectors', space {other.manifest.space[:12]}.*edgeadapt migrate OLD_STATE NEW\.edge"):
+    with pytest.raises(
+        StateError,
+        match=(
+            rf"another feature space.*'vectors', space {other.manifest.space[:12]}.*edgeadapt"
+            r" migrate OLD_STATE NEW\.edge"
+        ),
+    ):
         open_learner(other, state=state)
     fewer = rewritten(bundle, tmp_path / "fewer.edge", class_slots=31)
     with pytest.raises((StateError, BundleError)):
@@ -340,15 +487,23 @@ def test_a_state_of_another_feature_space_is_refused_and_kept(opened: Opener, bu
 
 
 def test_a_runtime_that_is_not_there_is_named() -> None:
-    with pytest.raises(RuntimeUnavailable, match=r"no runtime called 'abacus'; registered here: .*onnxruntime"):
+    with pytest.raises(
+        RuntimeUnavailable, match=r"no runtime called 'abacus'; registered here: .*onnxruntime"
+    ):
         open_learner(bundle_path(), runtime="abacus")
 
 
-# -- state folders ------------------------------------------------------------------------------------
+# -- state folders ---------------------------------------------------------------------------------
 def test_a_foreign_folder_is_refused_and_untouched(opened: Opener, state: Path) -> None:
     state.mkdir()
     (state / "thesis.tex").write_text("years of work")
-    with pytest.raises(StateError, match=r"is not a state folder: it has no learner\.db but holds 'thesis\.tex'; use an empty folder"):
+    with pytest.raises(
+        StateError,
+        match=(
+            r"is not a state folder: it has no learner\.db but holds 'thesis\.tex'; use an empty"
+            r" folder"
+        ),
+    ):
         opened(state)
     assert [p.name for p in state.iterdir()] == ["thesis.tex"]
 
@@ -361,7 +516,9 @@ def test_a_database_of_something_else_is_refused_and_untouched(opened: Opener, s
     db.close()
     with pytest.raises(StateError, match="is a database of something else"):
         opened(state)
-    assert sqlite3.connect(state / "learner.db").execute("SELECT * FROM songs").fetchall() == [("Ode",)]
+    assert sqlite3.connect(state / "learner.db").execute("SELECT * FROM songs").fetchall() == [
+        ("Ode",)
+    ]
 
 
 def test_a_file_that_is_no_database_is_refused_and_untouched(opened: Opener, state: Path) -> None:
@@ -406,18 +563,43 @@ except Exception as error:
 
 
 def in_own_mounts(script: str, python: str, *arguments: str, cwd: Path) -> str:
-    """Run shell lines, then Python, where mounts are private; skipped where the kernel does not allow that."""
-    shell = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--user", "--map-root-user"]), "sh", "-ec"]
-    if not shutil.which("unshare") or subprocess.run([*shell, "mount -t tmpfs none ."], cwd=cwd, capture_output=True).returncode:
+    """Run shell lines, then Python, where mounts are private; skipped where the kernel does not
+    allow that.
+    """
+    shell = [
+        "unshare",
+        "--mount",
+        *([] if os.getuid() == 0 else ["--user", "--map-root-user"]),
+        "sh",
+        "-ec",
+    ]
+    if (
+        not shutil.which("unshare")
+        or subprocess.run(
+            [*shell, "mount -t tmpfs none ."], cwd=cwd, capture_output=True
+        ).returncode
+    ):
         pytest.skip("this machine lets nobody mount anything")
-    run = subprocess.run([*shell, f'{script}; exec "$@"', "sh", sys.executable, "-c", python, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(
+        [*shell, f'{script}; exec "$@"', "sh", sys.executable, "-c", python, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout
 
 
 def test_a_read_only_state_folder_is_refused(opened: Opener, tmp_path: Path, state: Path) -> None:
     opened(state).close()
-    told = in_own_mounts("mount --bind state state; mount -o remount,bind,ro state", _READ_ONLY, str(bundle_path()), "state", cwd=tmp_path)
+    told = in_own_mounts(
+        "mount --bind state state; mount -o remount,bind,ro state",
+        _READ_ONLY,
+        str(bundle_path()),
+        "state",
+        cwd=tmp_path,
+    )
     assert told.startswith("StateError state folder state is not writable by this user")
     opened(state)
 
@@ -451,27 +633,41 @@ learner.learn(x[:5], names[:5]); learner.settle()
 print(json.dumps({"told": told, "served": served, "labelled": labelled, "predicted": predicted, "evidence": learner.counters()["evidence"]}))
 learner.close()
 print(json.dumps(sum(open(sys.argv[1], state="small").counters()["evidence"].values())))
-"""
+"""  # noqa: E501
 
 
-def test_on_a_disk_that_is_really_full_labels_are_refused_serving_goes_on_and_space_heals_it(tmp_path: Path) -> None:
+def test_on_a_disk_that_is_really_full_labels_are_refused_serving_goes_on_and_space_heals_it(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "small").mkdir()
     here = str(Path(__file__).parent)
-    told = in_own_mounts("mount -t tmpfs -o size=1m none small", _FULL, str(bundle_path()), here, cwd=tmp_path)
+    told = in_own_mounts(
+        "mount -t tmpfs -o size=1m none small", _FULL, str(bundle_path()), here, cwd=tmp_path
+    )
     first, reopened = (msgspec.json.decode(line) for line in told.splitlines())
-    assert "the state folder small cannot take the change" in first["told"] and "nothing was changed" in first["told"]
+    assert (
+        "the state folder small cannot take the change" in first["told"]
+        and "nothing was changed" in first["told"]
+    )
     assert first["labelled"] == 20 + first["served"] < 400 and first["predicted"] == 400
-    assert sum(first["evidence"].values()) == first["labelled"] + 5 == reopened and "received" not in first["evidence"]
+    assert (
+        sum(first["evidence"].values()) == first["labelled"] + 5 == reopened
+        and "received" not in first["evidence"]
+    )
 
 
 def limit_pages(learner: Learner, spare: int | None) -> None:
     """SQLite's own SQLITE_FULL: the database may grow by ``spare`` pages, or freely again."""
     with learner._journal._mutex:
         pages = learner._journal._db.execute("PRAGMA page_count").fetchone()[0]
-        learner._journal._db.execute(f"PRAGMA max_page_count = {2**30 if spare is None else pages + spare}")
+        learner._journal._db.execute(
+            f"PRAGMA max_page_count = {2**30 if spare is None else pages + spare}"
+        )
 
 
-def test_a_full_state_folder_refuses_labels_by_name_and_recovers(opened: Opener, state: Path) -> None:
+def test_a_full_state_folder_refuses_labels_by_name_and_recovers(
+    opened: Opener, state: Path
+) -> None:
     learner = opened(state)
     learner.learn(X, NAMES)
     learner.settle()
@@ -479,7 +675,10 @@ def test_a_full_state_folder_refuses_labels_by_name_and_recovers(opened: Opener,
     x, names = images(300, seed=5)
     ids = learner.observe(x).ids
     with nothing_full(learner):
-        with pytest.raises(StateError, match="cannot take the change: database or disk is full; nothing was changed"):
+        with pytest.raises(
+            StateError,
+            match="cannot take the change: database or disk is full; nothing was changed",
+        ):
             learner.label(ids, names)
         with pytest.raises(StateError, match="database or disk is full"):
             learner.learn(x, names)
@@ -501,7 +700,9 @@ def nothing_full(learner: Learner) -> Iterator[None]:
     assert len(learner.observe(X).ids) == len(X)
 
 
-def test_labels_received_before_the_disk_was_full_are_learned_when_it_has_space(opened: Opener, state: Path) -> None:
+def test_labels_received_before_the_disk_was_full_are_learned_when_it_has_space(
+    opened: Opener, state: Path
+) -> None:
     learner = opened(state, freeze=True)
     x, names = images(200)
     for i in range(0, 200, 2):
@@ -517,22 +718,35 @@ def test_labels_received_before_the_disk_was_full_are_learned_when_it_has_space(
     limit_pages(learner, None)
     learner.learn(X[:1], NAMES[:1])
     learner.settle()
-    assert sum(learner.counters()["evidence"].values()) == 201 and "received" not in learner.counters()["evidence"]
+    assert (
+        sum(learner.counters()["evidence"].values()) == 201
+        and "received" not in learner.counters()["evidence"]
+    )
     digest = learner.digest()
     learner.close()
     assert opened(state).digest() == digest
 
 
-def test_a_forget_that_finds_the_disk_full_keeps_its_held_out_judges(opened: Opener, state: Path) -> None:
+def test_a_forget_that_finds_the_disk_full_keeps_its_held_out_judges(
+    opened: Opener, state: Path
+) -> None:
     learner = opened(state)
     ids = learner.learn(*images(200))
     learner.settle()
     judges = {row.id for row in learner._journal.evidence(where="status = 'held_out'")}
     limit_pages(learner, 0)
-    for call in (lambda: learner.forget(ids=sorted(judges)[:3]), lambda: learner.rollback(), lambda: learner.remove_class("Coat")):
+    for call in (
+        lambda: learner.forget(ids=sorted(judges)[:3]),
+        lambda: learner.rollback(),
+        lambda: learner.remove_class("Coat"),
+    ):
         with pytest.raises(StateError, match="database or disk is full"):
             call()
-        assert sum(counts["held_out"] for counts in learner._held_out._counts.values()) == len(judges) > 10
+        assert (
+            sum(counts["held_out"] for counts in learner._held_out._counts.values())
+            == len(judges)
+            > 10
+        )
     limit_pages(learner, None)
     assert learner.forget(ids=ids).removed == 200
     assert learner._held_out.total == 0
@@ -547,7 +761,8 @@ def test_decisions_that_could_not_be_written_are_written_later(opened: Opener, s
             learner._journal.decide([(0.0, "filler", "hold", "source", "x" * 50)])
     with pytest.raises(StateError, match="database or disk is full"):
         learner.checkpoint()
-    assert sum(stream == "default" for _, stream, *_ in learner.decisions(10_000)) == 40  # reading needs no room
+    # reading needs no room
+    assert sum(stream == "default" for _, stream, *_ in learner.decisions(10_000)) == 40
     limit_pages(learner, None)
     learner.checkpoint()
     assert sum(stream == "default" for _, stream, *_ in learner._journal.decisions(10_000)) == 40
@@ -564,7 +779,12 @@ sys.stdin.readline()
 
 
 def test_a_second_process_is_refused_with_the_pid_of_the_first(opened: Opener, state: Path) -> None:
-    first = subprocess.Popen([sys.executable, "-c", _SECOND, str(bundle_path()), str(state)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        [sys.executable, "-c", _SECOND, str(bundle_path()), str(state)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert first.stdin and first.stdout
     pid = int(first.stdout.readline())
     assert first.stdout.readline() == "open\n" and pid == first.pid
@@ -609,27 +829,43 @@ os.waitpid(child, 0)
 learner.label(ids, names); learner.settle()
 say(f"parent {os.getpid()} {learner.counters()['evidence'].get('received', 0)}")
 learner.close()
-"""
+"""  # noqa: E501
 
 
 def forks(state: Path, how: str) -> list[str]:
-    arguments = [sys.executable, "-W", "ignore", "-c", _FORKS, str(bundle_path()), str(state), str(Path(__file__).parent), how]
+    arguments = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        _FORKS,
+        str(bundle_path()),
+        str(state),
+        str(Path(__file__).parent),
+        how,
+    ]
     return subprocess.run(arguments, capture_output=True, text=True, timeout=60).stdout.splitlines()
 
 
-def test_after_a_fork_the_child_is_refused_by_pid_and_the_parent_goes_on(opened: Opener, state: Path) -> None:
+def test_after_a_fork_the_child_is_refused_by_pid_and_the_parent_goes_on(
+    opened: Opener, state: Path
+) -> None:
     *child, parent = forks(state, "leave")
     _, pid, received = parent.split()
     assert len(child) == 4 and received == "0"
     for line in child:
-        assert line.startswith(f"StateError this learner was opened by the process with pid {pid}; after a fork, open it again in the child (pid ")
+        assert line.startswith(
+            f"StateError this learner was opened by the process with pid {pid}; after a fork, open"
+            " it again in the child (pid "
+        )
     assert sum(opened(state).counters()["evidence"].values()) == 20
 
 
-def test_a_child_that_outlives_its_parent_does_not_hold_the_folder(opened: Opener, state: Path) -> None:
+def test_a_child_that_outlives_its_parent_does_not_hold_the_folder(
+    opened: Opener, state: Path
+) -> None:
     child = next(int(line.split()[1]) for line in forks(state, "stay") if line.startswith("child"))
     try:
         still_works(opened(state))
     finally:
         os.kill(child, signal.SIGKILL)
-

@@ -29,7 +29,17 @@ def meter(busy_fraction: float = 0.2, window_s: float = 10.0) -> tuple[Meter, Cl
     return Meter(Budget(busy_fraction=busy_fraction, window_s=window_s), clock), clock
 
 
-@pytest.mark.parametrize("settings", [{"busy_fraction": 0.0}, {"busy_fraction": 1.1}, {"busy_fraction": -1}, {"memory_mib": 0}, {"window_s": 0}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"busy_fraction": 0.0},
+        {"busy_fraction": 1.1},
+        {"busy_fraction": -1},
+        {"memory_mib": 0},
+        {"window_s": 0},
+    ],
+    ids=str,
+)
 def test_a_budget_that_makes_no_sense_is_refused(settings: dict[str, float]) -> None:
     with pytest.raises(BudgetError, match="got"):
         Budget(**settings)
@@ -38,7 +48,9 @@ def test_a_budget_that_makes_no_sense_is_refused(settings: dict[str, float]) -> 
 def test_memory_that_fits_passes_and_what_does_not_is_refused_with_the_numbers() -> None:
     budget = Budget(memory_mib=3)
     budget.require_memory({"frozen": 2 << 20, "evidence": 1 << 20})
-    with pytest.raises(BudgetError, match=r"declares 3\.5 MiB \(frozen 2\.0, evidence 1\.5\) and memory_mib is 3"):
+    with pytest.raises(
+        BudgetError, match=r"declares 3\.5 MiB \(frozen 2\.0, evidence 1\.5\) and memory_mib is 3"
+    ):
         budget.require_memory({"evidence": 3 << 19, "frozen": 2 << 20})
 
 
@@ -99,7 +111,11 @@ def test_a_tight_budget_defers_adaptation_and_labels_are_learned_regardless(open
     learner.learn(x, names)
     learner.settle()
     assert learner.counters()["deferred"] > 0 and learner.counters()["refreshes"] <= 1
-    assert sum(learner.counters()["evidence"].values()) == len(x) and "received" not in learner.counters()["evidence"]
+    assert (
+        sum(learner.counters()["evidence"].values()) == len(x)
+        and "received" not in learner.counters()["evidence"]
+    )
+
 
 def test_a_kind_that_has_not_run_in_the_window_runs_once_whatever_else_there_is_to_do() -> None:
     m, clock = meter()
@@ -138,20 +154,24 @@ def test_a_thread_that_waits_for_its_turn_spends_nothing() -> None:
     assert m.cost("adapt") < 0.1
 
 
-def test_a_stream_under_a_condition_is_looked_at_as_often_as_its_share_allows_and_a_clean_one_always(opened: Opener) -> None:
+def test_a_stream_under_a_condition_is_sensed_as_its_share_allows_and_a_clean_one_always(
+    opened: Opener,
+) -> None:
     learner = opened(budget=Budget(busy_fraction=1e-5, window_s=600.0))
     x, _ = images(8 * BATCH, condition="fog")
     watch(learner, x)
     learner.settle()
     before = learner.counters()["deferred"]
-    assert learner.domain() != "source" and before > 0, "it took the first windows to notice, and the rest had no room"
+    assert learner.domain() != "source" and before > 0, (
+        "it took the first windows to notice, and the rest had no room"
+    )
     x, _ = images(8 * BATCH)
     watch(learner, x, stream="clean")
     learner.settle()
     assert learner.counters()["deferred"] == before
 
 
-# -- heat and power -----------------------------------------------------------------------------------
+# -- heat and power --------------------------------------------------------------------------------
 class Thermometer:
     hottest_c: float | None = 50.0
     power_w: float | None = 8.0
@@ -160,14 +180,20 @@ class Thermometer:
         return Vitals(hottest_c=self.hottest_c, power_w=self.power_w)
 
 
-@pytest.mark.parametrize("settings", [{"temperature_c": 0}, {"temperature_c": float("nan")}, {"power_w": -1.0}], ids=str)
-def test_a_limit_of_heat_or_power_that_makes_no_sense_is_refused(settings: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "settings", [{"temperature_c": 0}, {"temperature_c": float("nan")}, {"power_w": -1.0}], ids=str
+)
+def test_a_limit_of_heat_or_power_that_makes_no_sense_is_refused(
+    settings: dict[str, float],
+) -> None:
     with pytest.raises(BudgetError, match="or None, got"):
         Budget(**settings)
 
 
 @pytest.mark.parametrize("busy_fraction", [0.2, 1.0])
-def test_work_waits_while_it_is_too_hot_and_goes_on_three_degrees_below(busy_fraction: float) -> None:
+def test_work_waits_while_it_is_too_hot_and_goes_on_three_degrees_below(
+    busy_fraction: float,
+) -> None:
     sensed = Thermometer()
     m = Meter(Budget(busy_fraction=busy_fraction, temperature_c=80.0), Clock(), sensed)
     heard = []
@@ -222,7 +248,9 @@ def thermal_zone(sys: Path, degrees: float) -> None:
     (zone / "temp").write_text(f"{int(1000 * degrees)}\n")
 
 
-def test_a_learner_that_is_too_hot_adapts_to_nothing_and_learns_labels(opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_learner_that_is_too_hot_adapts_to_nothing_and_learns_labels(
+    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(vitals, "SYS", tmp_path)
     thermal_zone(tmp_path, 85.0)
     learner = opened(budget=Budget(busy_fraction=1.0, temperature_c=80.0))
@@ -231,14 +259,19 @@ def test_a_learner_that_is_too_hot_adapts_to_nothing_and_learns_labels(opened: O
     learner.learn(x[:BATCH], names[:BATCH])
     learner.settle()
     assert learner.counters()["deferred"] > 0 and learner.counters()["refreshes"] == 0
-    assert sum(learner.counters()["evidence"].values()) == BATCH and "received" not in learner.counters()["evidence"]
+    assert (
+        sum(learner.counters()["evidence"].values()) == BATCH
+        and "received" not in learner.counters()["evidence"]
+    )
     thermal_zone(tmp_path, 60.0)
     time.sleep(1.1)  # a reading is a second old at most
     watch(learner, x)
     assert learner.counters()["refreshes"] > 0
 
 
-def test_opening_where_no_sensor_is_warns_the_caller_once(opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_where_no_sensor_is_warns_the_caller_once(
+    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(vitals, "SYS", tmp_path)
     with pytest.warns(InputWarning, match="does not tell a temperature") as told:
         learner = opened(budget=Budget(busy_fraction=1.0, temperature_c=80.0))
@@ -249,7 +282,9 @@ def test_opening_where_no_sensor_is_warns_the_caller_once(opened: Opener, tmp_pa
     assert learner.counters()["refreshes"] > 0
 
 
-def test_however_hot_it_is_a_stream_leaves_a_condition_that_is_over(opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_however_hot_it_is_a_stream_leaves_a_condition_that_is_over(
+    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(vitals, "SYS", tmp_path)
     thermal_zone(tmp_path, 60.0)
     learner = opened(budget=Budget(busy_fraction=1.0, temperature_c=80.0))
@@ -261,8 +296,12 @@ def test_however_hot_it_is_a_stream_leaves_a_condition_that_is_over(opened: Open
     assert learner.domain() == "source"
 
 
-def test_however_little_it_may_spend_a_stream_leaves_a_condition_that_is_over(opened: Opener) -> None:
-    """A window that is unlike the one that was looked at last is looked at whatever it costs, and so is every window until the stream is settled."""
+def test_however_little_it_may_spend_a_stream_leaves_a_condition_that_is_over(
+    opened: Opener,
+) -> None:
+    """A window that is unlike the one that was looked at last is looked at whatever it costs, and
+    so is every window until the stream is settled.
+    """
     learner = opened(budget=Budget(busy_fraction=1e-5, window_s=600.0))
     watch(learner, images(12 * BATCH, condition="fog")[0])
     assert learner.domain() != "source" and learner.counters()["refreshes"] == 1
@@ -274,13 +313,20 @@ def test_however_little_it_may_spend_a_stream_leaves_a_condition_that_is_over(op
 
 
 @pytest.mark.parametrize("what", ["distances", "scores"])
-def test_windows_are_alike_under_one_correction_as_long_as_chance_explains_the_difference(what: str) -> None:
+def test_windows_are_alike_under_one_correction_as_long_as_chance_explains_the_difference(
+    what: str,
+) -> None:
     rng, correction = np.random.default_rng(0), object()
 
     def look(moved: float = 0.0, under: object = correction) -> Look:
-        drawn = {name: rng.normal(1.0 + (moved if name == what else 0.0), 0.2, 32).astype(np.float32) for name in ("distances", "scores")}
+        drawn = {
+            name: rng.normal(1.0 + (moved if name == what else 0.0), 0.2, 32).astype(np.float32)
+            for name in ("distances", "scores")
+        }
         return Look(under, **drawn)
 
     assert np.mean([look().resembles(look()) for _ in range(500)]) > 0.97
     assert not any(look(0.3).resembles(look()) or look(-0.3).resembles(look()) for _ in range(50))
-    assert not look().resembles(look(under=object())) and not look(under=None).resembles(look(under=None))
+    assert not look().resembles(look(under=object())) and not look(under=None).resembles(
+        look(under=None)
+    )

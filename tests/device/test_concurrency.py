@@ -44,7 +44,9 @@ def remember_published(learner: Learner) -> list[Memory]:
     return published
 
 
-def test_while_it_learns_every_prediction_matches_exactly_one_published_memory(opened: Opener) -> None:
+def test_while_it_learns_every_prediction_matches_exactly_one_published_memory(
+    opened: Opener,
+) -> None:
     learner = opened()
     published = remember_published(learner)
     probe, _ = images(8, seed=70)
@@ -71,12 +73,16 @@ def test_while_it_learns_every_prediction_matches_exactly_one_published_memory(o
             done.set()
 
     in_threads(predict, predict, teach)
-    possible = [learner._serving.prediction(learner._program.read(z, taps, memory.tensors), memory) for memory in published]
+    possible = [
+        learner._serving.prediction(learner._program.read(z, taps, memory.tensors), memory)
+        for memory in published
+    ]
     keys = {(p.classes, p.probs.tobytes()) for p in possible}
     torn = [p for p in seen if (p.classes, p.probs.tobytes()) not in keys]
     assert len(keys) > 25 and len(seen) > 100
     assert len(torn) == 0
-    assert len({(p.classes, p.probs.tobytes()) for p in seen}) > 10  # they really met different memories
+    # they really met different memories
+    assert len({(p.classes, p.probs.tobytes()) for p in seen}) > 10
 
 
 def test_conditions_and_labels_publish_without_losing_each_others_work(opened: Opener) -> None:
@@ -96,12 +102,18 @@ def test_conditions_and_labels_publish_without_losing_each_others_work(opened: O
     in_threads(lambda: watch(fog, "one"), lambda: watch(dark, "two"), teach)
     learner.settle()
     assert learner._live.labels == 160 == sum(learner.counters()["evidence"].values())
-    assert learner.domain("one") != learner.domain("two") and {learner.domain("one"), learner.domain("two")} <= set(learner.domains())
+    assert learner.domain("one") != learner.domain("two") and {
+        learner.domain("one"),
+        learner.domain("two"),
+    } <= set(learner.domains())
     labels = [memory.labels for memory in published]
     assert labels == sorted(labels)  # no publication took a label back
     serials = [memory.domain_serial for memory in published]
     assert serials == sorted(serials)
-    refreshes = {name: [m.domains[name].refreshes for m in published if name in m.domains] for name in learner.domains()}
+    refreshes = {
+        name: [m.domains[name].refreshes for m in published if name in m.domains]
+        for name in learner.domains()
+    }
     assert any(max(counts) > 0 for counts in refreshes.values())
 
 
@@ -165,7 +177,9 @@ def test_every_question_ever_shown_can_be_answered_at_once(opened: Opener) -> No
     assert len(answered) == len(set(answered)) >= 10
 
 
-def test_an_error_in_background_work_is_raised_by_settle_once_and_work_goes_on(opened: Opener) -> None:
+def test_an_error_in_background_work_is_raised_by_settle_once_and_work_goes_on(
+    opened: Opener,
+) -> None:
     learner = opened()
 
     def fail() -> None:

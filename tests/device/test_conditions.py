@@ -23,8 +23,17 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.scenarios.orders import arrange
 
 
-def stream_of(condition: str, windows: int, seed: int, order: Any = "shuffled", severity: int = 3, classes: tuple[str, ...] = KNOWN) -> tuple[Any, list[str]]:
-    x, names = images(windows * BATCH, classes=classes, seed=seed, condition=condition, severity=severity)
+def stream_of(
+    condition: str,
+    windows: int,
+    seed: int,
+    order: Any = "shuffled",
+    severity: int = 3,
+    classes: tuple[str, ...] = KNOWN,
+) -> tuple[Any, list[str]]:
+    x, names = images(
+        windows * BATCH, classes=classes, seed=seed, condition=condition, severity=severity
+    )
     rows = arrange(np.array([classes.index(n) for n in names]), order, len(x), seed)
     return x[rows], [names[i] for i in rows]
 
@@ -38,7 +47,15 @@ def answer_all(learner: Learner, ids: list[str], names: list[str]) -> int:
     return len(asked)
 
 
-def show(learner: Learner, condition: str, windows: int, seed: int, answers: bool = True, stream: str = "default", **settings: Any) -> float:
+def show(
+    learner: Learner,
+    condition: str,
+    windows: int,
+    seed: int,
+    answers: bool = True,
+    stream: str = "default",
+    **settings: Any,
+) -> float:
     """Watch a stream, answer what is asked; the accuracy on it."""
     x, names = stream_of(condition, windows, seed, **settings)
     ids, right = [], []
@@ -51,14 +68,18 @@ def show(learner: Learner, condition: str, windows: int, seed: int, answers: boo
     return float(np.mean(right))
 
 
-def frozen_accuracy(opened: Opener, condition: str, windows: int, seed: int, **settings: Any) -> float:
+def frozen_accuracy(
+    opened: Opener, condition: str, windows: int, seed: int, **settings: Any
+) -> float:
     x, names = stream_of(condition, windows, seed, **settings)
     return accuracy(opened(freeze=True), x, names)
 
 
 def test_label_free_adaptation_helps_under_noise(opened: Opener) -> None:
     learner = opened()
-    gained = show(learner, "gaussian_noise", 16, 1, answers=False) - frozen_accuracy(opened, "gaussian_noise", 16, 1)
+    gained = show(learner, "gaussian_noise", 16, 1, answers=False) - frozen_accuracy(
+        opened, "gaussian_noise", 16, 1
+    )
     assert learner.counters()["refreshes"] >= 2 and gained > 0.02
     assert learner.domains() == {"condition-1": "provisional"}  # nobody answered: it stays a guess
 
@@ -74,12 +95,17 @@ def test_two_conditions_take_turns_and_each_is_found_again(opened: Opener) -> No
     assert {"route", "open_domain"} <= {kind for _, _, kind, _, _ in learner.decisions(1000)}
 
 
-def test_a_condition_is_found_again_by_another_stream_sorted_and_after_a_restart(opened: Opener, state: Path) -> None:
+def test_a_condition_is_found_again_by_another_stream_sorted_and_after_a_restart(
+    opened: Opener, state: Path
+) -> None:
     learner = opened(state)
     show(learner, "fog", 12, 20)
     assert learner.domains() == {"condition-1": "condition"}
     show(learner, "fog", 8, 21, stream="another", order="sorted")
-    assert learner.domains() == {"condition-1": "condition"} and learner.domain("another") == "condition-1"
+    assert (
+        learner.domains() == {"condition-1": "condition"}
+        and learner.domain("another") == "condition-1"
+    )
     learner.close()
     learner = opened(state)
     assert learner.domain() == "source"
@@ -92,7 +118,9 @@ def test_when_conditions_clear_the_factory_answers_again(opened: Opener) -> None
     x, _ = images(64, seed=50)
     before = learner.predict(x).probs
     show(learner, "fog", 8, 30, answers=False)
-    assert learner.domain() == "condition-1" and not np.array_equal(learner.predict(x).probs, before)
+    assert learner.domain() == "condition-1" and not np.array_equal(
+        learner.predict(x).probs, before
+    )
     show(learner, "clean", 6, 31, answers=False)
     assert learner.domain() == "source"
     np.testing.assert_array_equal(learner.predict(x).probs, before)
@@ -113,7 +141,11 @@ def test_clean_streams_open_nothing_and_change_nothing(opened: Opener) -> None:
     digest = learner.digest()
     for order in ("shuffled", "sorted"):
         show(learner, "clean", 20, 33, order=order)
-    assert learner.domains() == {} and learner.domain() == "source" and learner.counters()["refreshes"] == 0
+    assert (
+        learner.domains() == {}
+        and learner.domain() == "source"
+        and learner.counters()["refreshes"] == 0
+    )
     assert learner.digest() == digest
 
 
@@ -122,12 +154,18 @@ def test_new_classes_that_are_answered_open_no_condition(opened: Opener) -> None
     show(learner, "clean", 8, 34, classes=NEW)
     assert "condition" not in learner.domains().values()
     assert set(learner.classes) & set(NEW)
-    assert all(not domain.tensors or np.array_equal(*_norms(learner, domain)) for domain in learner._live.domains.values())
+    assert all(
+        not domain.tensors or np.array_equal(*_norms(learner, domain))
+        for domain in learner._live.domains.values()
+    )
 
 
 def _norms(learner: Learner, domain: Any) -> tuple[Any, Any]:
     download = learner._program.runtime.download
-    return download(domain.tensors)["norm.mean"], download(learner._program.factory_domain())["norm.mean"]
+    return (
+        download(domain.tensors)["norm.mean"],
+        download(learner._program.factory_domain())["norm.mean"],
+    )
 
 
 def test_answers_make_a_condition_of_a_guess(opened: Opener) -> None:
@@ -142,10 +180,14 @@ def test_answers_make_a_condition_of_a_guess(opened: Opener) -> None:
     learner.label(first[4].id, names[ids.index(first[4].id)])
     learner.settle()
     assert learner.domains() == {"condition-1": "condition"}
-    assert [(c.kind, c.outcome) for c in learner.history() if c.kind == "domain"] == [("domain", "opened")]
+    assert [(c.kind, c.outcome) for c in learner.history() if c.kind == "domain"] == [
+        ("domain", "opened")
+    ]
 
 
-@pytest.mark.parametrize(("is_right", "known", "most"), [(True, 400, 20), (False, 0, 20), (False, 400, 100)])
+@pytest.mark.parametrize(
+    ("is_right", "known", "most"), [(True, 400, 20), (False, 0, 20), (False, 400, 100)]
+)
 def test_twenty_questions_are_asked_about_a_condition_and_more_only_where_answers_are_wrong(
     opened: Opener, monkeypatch: pytest.MonkeyPatch, is_right: bool, known: int, most: int
 ) -> None:
@@ -163,7 +205,14 @@ def test_twenty_questions_are_asked_about_a_condition_and_more_only_where_answer
     for start in range(0, len(x), BATCH):
         watch(learner, x[start : start + BATCH])
         for question in learner.questions(100):
-            learner.label(question.id, question.predicted if is_right else next(name for name in KNOWN if name != question.predicted))
+            learner.label(
+                question.id,
+                (
+                    question.predicted
+                    if is_right
+                    else next(name for name in KNOWN if name != question.predicted)
+                ),
+            )
             asked += 1
         learner.settle()
     assert 5 <= asked <= most and (most == 20 or asked > 20)
@@ -191,7 +240,8 @@ def test_sixty_samples_of_a_class_nobody_had_shown_are_asked_about(opened: Opene
     for seed, name in enumerate(("Sneaker", "Bag", "Ankle boot")):
         learner = opened()
         x, _ = images(60, classes=(name,), seed=seed)
-        for stream in ("first", "second"):  # the second finds what the first opened, and asks all the same
+        # the second finds what the first opened, and asks all the same
+        for stream in ("first", "second"):
             for start in range(0, 60, 10):
                 learner.observe(x[start : start + 10], stream=stream)
                 learner.settle()
@@ -212,7 +262,9 @@ def test_a_clear_reading_does_not_name_a_condition_that_nothing_corrects(opened:
         assert {reading.domain for reading in read if not reading.is_shifted} == {"source"}
 
 
-def test_in_quiet_times_a_few_questions_are_asked_and_random_ones_measure_accuracy(opened: Opener) -> None:
+def test_in_quiet_times_a_few_questions_are_asked_and_random_ones_measure_accuracy(
+    opened: Opener,
+) -> None:
     learner = opened()
     x, names = images(20 * BATCH, classes=KNOWN, seed=71)
     truth: dict[str, str] = {}
@@ -221,7 +273,8 @@ def test_in_quiet_times_a_few_questions_are_asked_and_random_ones_measure_accura
         truth |= dict(zip(seen.ids, names[start : start + BATCH], strict=True))
     asked = learner.questions(100)
     assert 2 <= len(asked) <= 3 and learner.accuracy() == {}  # half of six come early
-    right = [truth[question.id] == question.predicted for question in asked[::2]]  # every other one is random
+    # every other one is random
+    right = [truth[question.id] == question.predicted for question in asked[::2]]
     for question in asked:
         learner.label(question.id, truth[question.id])
     learner.settle()
@@ -244,7 +297,10 @@ def test_a_correction_that_does_not_bring_samples_home_is_dropped(opened: Opener
     domain = learner._live.domains.get(learner.domain())
     if domain is not None and domain.encode is None:
         np.testing.assert_array_equal(learner.predict(noise).probs, before)
-        assert "suspend" in {kind for _, _, kind, _, _ in learner.decisions(1000)} or not learner.counters()["refreshes"]
+        assert (
+            "suspend" in {kind for _, _, kind, _, _ in learner.decisions(1000)}
+            or not learner.counters()["refreshes"]
+        )
     else:
         kept = learner._streams.observed("default").memories[learner.domain()]
         distance = distance_from(learner.predict(kept.inputs()).embedding, learner._live.prototypes)
@@ -261,18 +317,31 @@ def test_inputs_kept_for_adaptation_never_touch_the_disk(opened: Opener, state: 
     learner.close()
     files = [path.read_bytes() for path in state.iterdir()]
     for frame in kept:
-        pieces = [frame.tobytes(), frame.astype(np.float32).tobytes(), (frame[10:14] / np.float32(255)).tobytes(), frame[12].tobytes()]
+        pieces = [
+            frame.tobytes(),
+            frame.astype(np.float32).tobytes(),
+            (frame[10:14] / np.float32(255)).tobytes(),
+            frame[12].tobytes(),
+        ]
         assert not any(piece in data for piece in pieces for data in files)
 
 
-def test_a_retired_condition_leaves_its_stream_in_good_order(opened: Opener, tmp_path: Path) -> None:
+def test_a_retired_condition_leaves_its_stream_in_good_order(
+    opened: Opener, tmp_path: Path
+) -> None:
     learner = opened(tmp_path / "live")
     slots = learner.bundle.manifest.domain_slots
     show(learner, "fog", 6, 40, stream="foggy")
     learner.checkpoint()
     for number in range(slots):  # noise of ever another kind, each on its own stream
-        x = np.clip(sample().x[: 3 * BATCH].astype(int) * (number % 3) // 2 + 30 * number, 0, 255).astype(np.uint8)
-        watch(learner, np.roll(x, 7 * number, axis=1) if number % 2 else 255 - x, stream=f"cam-{number}")
+        x = np.clip(
+            sample().x[: 3 * BATCH].astype(int) * (number % 3) // 2 + 30 * number, 0, 255
+        ).astype(np.uint8)
+        watch(
+            learner,
+            np.roll(x, 7 * number, axis=1) if number % 2 else 255 - x,
+            stream=f"cam-{number}",
+        )
     assert len(learner.domains()) <= slots
     for name in [*learner._live.domains][:-1]:
         learner._publish(learner._live.without_domain(name))
@@ -281,7 +350,9 @@ def test_a_retired_condition_leaves_its_stream_in_good_order(opened: Opener, tmp
     assert np.isfinite(learner.predict(sample().x[:64], stream="foggy").probs).all()
 
 
-def test_the_least_recently_used_guess_makes_room_first_and_retiring_is_durable(opened: Opener, tmp_path: Path) -> None:
+def test_the_least_recently_used_guess_makes_room_first_and_retiring_is_durable(
+    opened: Opener, tmp_path: Path
+) -> None:
     learner = opened(tmp_path / "live")
     x = sample().x
     for _ in range(learner.bundle.manifest.domain_slots):
@@ -290,14 +361,20 @@ def test_the_least_recently_used_guess_makes_room_first_and_retiring_is_durable(
     learner.checkpoint()
     learner._publish(learner._live.with_domain(learner._live.domains["condition-1"]))
     watch(learner, 255 - x[: 3 * BATCH])
-    assert "condition-1" not in learner.domains() and "condition-9" in learner.domains() and len(learner.domains()) == 8
+    assert (
+        "condition-1" not in learner.domains()
+        and "condition-9" in learner.domains()
+        and len(learner.domains()) == 8
+    )
     shutil.copytree(tmp_path / "live", tmp_path / "copy")
     resumed = opened(tmp_path / "copy", freeze=True)
     assert resumed.digest() == learner.digest()
     assert "condition-1" not in resumed.domains()
 
 
-def test_a_bundle_file_that_is_replaced_while_it_is_open_does_not_stop_adaptation(opened: Opener, tmp_path: Path) -> None:
+def test_a_bundle_file_that_is_replaced_while_it_is_open_does_not_stop_adaptation(
+    opened: Opener, tmp_path: Path
+) -> None:
     path = tmp_path / "model.edge"
     shutil.copy(bundle_path(), path)
     learner = opened(bundle=path)
@@ -317,27 +394,46 @@ def test_decisions_say_what_when_where_and_why(opened: Opener) -> None:
     assert learner.decisions(2) == found[:2]
 
 
-def test_a_correction_that_makes_one_class_of_everything_is_suspended_and_the_decision_says_so(opened: Opener) -> None:
+def test_a_correction_that_makes_one_class_of_everything_is_suspended_and_the_decision_says_so(
+    opened: Opener,
+) -> None:
     learner = opened()
     show(learner, "brightness", 8, 44, answers=False)
     conditions, memory = learner._conditions, learner._live
-    active, kept = memory.domains["condition-1"], learner._streams.observed("default").memories["condition-1"]
+    active = memory.domains["condition-1"]
+    kept = learner._streams.observed("default").memories["condition-1"]
     assert active.encode is not None
     read = conditions.corrections._read(active.encode, active, kept.inputs(), memory)
     same = conditions.corrections._health(read, memory)
     newest = kept.inputs()[:8]
-    assert conditions.corrections._healthiest(active, replace(active), same, kept, kept.inputs(), memory, newest).encode is active.encode
+    assert (
+        conditions.corrections._healthiest(
+            active, replace(active), same, kept, kept.inputs(), memory, newest
+        ).encode
+        is active.encode
+    )
     gathered = replace(same, slots=np.full(len(kept), 2), distance=np.zeros(len(kept), np.float32))
     never = replace(active, refreshes=0)  # without an earlier correction to fall back on
-    chosen = conditions.corrections._healthiest(never, replace(active, refreshes=1), gathered, kept, kept.inputs(), memory, newest)
+    chosen = conditions.corrections._healthiest(
+        never, replace(active, refreshes=1), gathered, kept, kept.inputs(), memory, newest
+    )
     assert chosen.encode is None and chosen.refreshes == 0
-    assert conditions.decisions[-1][2] == "suspend" and conditions.decisions[-1][4].startswith("100% of the inputs look like one class corrected")
+    assert conditions.decisions[-1][2] == "suspend" and conditions.decisions[-1][4].startswith(
+        "100% of the inputs look like one class corrected"
+    )
     plain = images(BATCH, seed=45)[0]  # good for the memory, not for what comes now
-    assert conditions.corrections._healthiest(active, replace(active), same, kept, kept.inputs(), memory, plain).encode is None
+    assert (
+        conditions.corrections._healthiest(
+            active, replace(active), same, kept, kept.inputs(), memory, plain
+        ).encode
+        is None
+    )
     assert conditions.decisions[-1][4].startswith("the newest inputs lie ")
 
 
-def test_classes_that_come_for_the_first_time_stay_in_the_condition_whose_correction_suits_them(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_that_come_for_the_first_time_stay_in_the_condition_whose_correction_suits_them(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def seen() -> tuple[dict[str, str], float]:
         learner = opened()
         right = show(learner, "gaussian_blur", 24, 0, answers=False, order="sorted")
@@ -349,7 +445,9 @@ def test_classes_that_come_for_the_first_time_stay_in_the_condition_whose_correc
     assert len(together) < len(apart) and gained > right + 0.05
 
 
-def test_a_correction_that_leads_the_newest_window_away_is_dropped_before_the_next_refresh(opened: Opener) -> None:
+def test_a_correction_that_leads_the_newest_window_away_is_dropped_before_the_next_refresh(
+    opened: Opener,
+) -> None:
     learner = opened()
     show(learner, "brightness", 8, 44, answers=False)
     conditions, active = learner._conditions, learner._live.domains["condition-1"]
@@ -357,17 +455,29 @@ def test_a_correction_that_leads_the_newest_window_away_is_dropped_before_the_ne
     assert active.refreshes and view.correction is active.tensors
     assert conditions.corrections.unless_it_harms(active, view, 2 * view.distances) is active
     dropped = conditions.corrections.unless_it_harms(active, view, 0.5 * view.distances)
-    assert dropped.encode is None and dropped.refreshes == 0 and conditions.decisions[-1][2] == "suspend"
+    assert (
+        dropped.encode is None
+        and dropped.refreshes == 0
+        and conditions.decisions[-1][2] == "suspend"
+    )
     late = replace(view, correction=object())  # it waited while the correction was replaced
     assert conditions.corrections.unless_it_harms(active, late, 0.5 * view.distances) is active
 
 
-def test_a_stream_whose_new_classes_stray_drops_its_correction_between_refreshes(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_whose_new_classes_stray_drops_its_correction_between_refreshes(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def dropped() -> int:
         learner = opened()
         show(learner, "motion_blur", 30, 0, answers=False, order="sorted")
-        return sum(why.startswith("the newest inputs lie ") for _, _, kind, _, why in learner.decisions(1000) if kind == "suspend")
+        return sum(
+            why.startswith("the newest inputs lie ")
+            for _, _, kind, _, why in learner.decisions(1000)
+            if kind == "suspend"
+        )
 
     with_it = dropped()
-    monkeypatch.setattr(conditions_module.Corrections, "unless_it_harms", lambda self, domain, view, bare: domain)
+    monkeypatch.setattr(
+        conditions_module.Corrections, "unless_it_harms", lambda self, domain, view, bare: domain
+    )
     assert with_it > dropped()

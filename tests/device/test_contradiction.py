@@ -1,17 +1,29 @@
-"""Odds against labels: honest ones stay below what their mean of 1 allows, false ones do not, whatever the mix of classes."""
+"""Odds against labels: honest ones stay below what their mean of 1 allows, false ones do not,
+whatever the mix of classes.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from edgeadapt.device.commits.label_noise_odds import Belief, agrees_with_its_class, copies, learned_from, odds
+from edgeadapt.device.commits.label_noise_odds import (
+    Belief,
+    agrees_with_its_class,
+    copies,
+    learned_from,
+    odds,
+)
 
 K = 6
 
 
-def drawn(count: int, seed: int, sharp: float = 4.0, classes: int = K) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (N, K) of a head that is right about its chances, and honest labels drawn from them."""
+def drawn(
+    count: int, seed: int, sharp: float = 4.0, classes: int = K
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (N, K) of a head that is right about its chances, and honest labels drawn from
+    them.
+    """
     rng = np.random.default_rng(seed)
     logits = (sharp * rng.standard_normal((count, classes))).astype(np.float32)
     p = Belief(1.0, 0.0).honest(logits)
@@ -24,7 +36,7 @@ def test_chances_add_up_and_slack_keeps_every_label_possible() -> None:
     assert p.min() >= 0.01 and p.max() < 1.0
 
 
-def test_the_mean_odds_of_honest_labels_are_at_most_one_and_a_hundred_to_one_is_as_rare_as_it_should_be() -> None:
+def test_mean_odds_of_honest_labels_are_at_most_one_and_a_hundred_to_one_is_rare_enough() -> None:
     found = []
     for seed in range(400):
         logits, y = drawn(24, seed)
@@ -53,7 +65,7 @@ def test_a_flipped_class_is_named_though_it_is_a_tenth_of_the_labels() -> None:
     assert named >= 40
 
 
-def test_a_batch_of_one_honest_class_is_no_flip_though_the_head_takes_a_third_of_it_for_another() -> None:
+def test_a_batch_of_one_honest_class_is_no_flip_though_the_head_mistakes_a_third_of_it() -> None:
     logits = np.full((30, K), -2.0, np.float32)
     logits[:, 0] = np.where(np.arange(30) < 10, 1.0, -2.0)
     logits[:, 1] = np.where(np.arange(30) < 10, 0.0, 1.0)
@@ -71,7 +83,11 @@ def test_belief_is_learned_from_labels_and_is_never_surer_than_it_was() -> None:
     sharp, y = drawn(2000, 1)
     assert learned_from(sharp, y, prior).temperature == 1.0  # the labels were drawn at 1
     assert learned_from(sharp, sharp.argmax(axis=1), prior).temperature == 0.5
-    loose = np.where(np.random.default_rng(0).random(2000) < 0.4, np.random.default_rng(1).integers(0, K, 2000), y)
+    loose = np.where(
+        np.random.default_rng(0).random(2000) < 0.4,
+        np.random.default_rng(1).integers(0, K, 2000),
+        y,
+    )
     assert learned_from(sharp, loose, prior).slack >= 0.1
     assert learned_from(sharp[:0], y[:0], prior) is prior
 
@@ -79,7 +95,8 @@ def test_belief_is_learned_from_labels_and_is_never_surer_than_it_was() -> None:
 def test_a_class_that_the_head_hardly_knows_makes_it_doubt_that_class_only() -> None:
     logits, _ = drawn(400, 2, sharp=8.0)
     taken_for = logits.argmax(axis=1)
-    y = np.where((taken_for == 0) & (np.arange(400) % 2 == 0), 5, taken_for)  # half of what is taken for 0 is of class 5
+    # half of what is taken for 0 is of class 5
+    y = np.where((taken_for == 0) & (np.arange(400) % 2 == 0), 5, taken_for)
     belief = learned_from(logits, y, Belief(1.0, 0.01))
     assert belief.temperature == 1.0 and belief.slack < 0.1
     p = belief.honest(logits)[taken_for == 0]
@@ -92,7 +109,9 @@ def test_labels_that_mean_something_lie_nearest_to_their_own_class_and_random_on
     embedding = (np.eye(4)[y] * 3 + rng.standard_normal((60, 4))).astype(np.float32)
     renamed = (y + 1) % 4  # consistent: nothing inside the batch speaks against it
     assert agrees_with_its_class(embedding, y).mean() > 0.85
-    np.testing.assert_array_equal(agrees_with_its_class(embedding, renamed), agrees_with_its_class(embedding, y))
+    np.testing.assert_array_equal(
+        agrees_with_its_class(embedding, renamed), agrees_with_its_class(embedding, y)
+    )
     assert agrees_with_its_class(embedding, rng.permutation(y)).mean() < 0.4
     assert not agrees_with_its_class(embedding[:4], np.arange(4)).any()  # each alone
 

@@ -37,11 +37,14 @@ def test_hypervectors_route_back_to_conditions_that_were_met(opened: Opener, sta
     assert router is not None and set(router._bundles) == {"condition-1", "condition-2"}
     learner.close()
     again = opened(state, policy=Policy(routing="hypervector"))
-    assert visits(through(again, ("gaussian_noise",)))[-1] == "condition-2"  # it has no bundles yet: by the signature
+    # it has no bundles yet: by the signature
+    assert visits(through(again, ("gaussian_noise",)))[-1] == "condition-2"
     assert opened()._conditions._router is None
 
 
-def test_adaptive_selection_keeps_a_class_that_age_alone_would_have_dropped(opened: Opener, state: Path, tmp_path: Path) -> None:
+def test_adaptive_selection_keeps_a_class_that_age_alone_would_have_dropped(
+    opened: Opener, state: Path, tmp_path: Path
+) -> None:
     left = {}
     for selection in ("oldest", "adaptive"):
         learner = opened(tmp_path / selection, keep=Keep(rows=100, selection=selection))
@@ -51,7 +54,8 @@ def test_adaptive_selection_keeps_a_class_that_age_alone_would_have_dropped(open
             learner.settle()
         before = learner.predict(x).probs
         learner.checkpoint()
-        np.testing.assert_allclose(learner.predict(x).probs, before, atol=1e-5)  # what was learned stays learned
+        # what was learned stays learned
+        np.testing.assert_allclose(learner.predict(x).probs, before, atol=1e-5)
         rows = learner._journal.evidence()
         assert len(rows) == 100
         left[selection] = sum(row.label == "Coat" for row in rows)

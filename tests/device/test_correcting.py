@@ -1,4 +1,6 @@
-"""Labels that come late, are corrected, withdrawn or forgotten leave what would be there if they had been right on time, or had never been."""
+"""Labels that come late, are corrected, withdrawn or forgotten leave what would be there if they
+had been right on time, or had never been.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def assert_equal_but_for_rounding(mine: Learner, other: Learner) -> None:
     assert accepted(mine) == accepted(other)
     a, b = tensors(mine), tensors(other)
     for name in a:
-        np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=2e-5 * np.abs(b[name]).max(), err_msg=name)
+        np.testing.assert_allclose(
+            a[name], b[name], rtol=1e-4, atol=2e-5 * np.abs(b[name]).max(), err_msg=name
+        )
     for name in ("ridge.moment", "mean.moment", "shift.moment"):
         np.testing.assert_array_equal(a[name][-1], b[name][-1], err_msg=name)
     np.testing.assert_allclose(mine.predict(X).probs, other.predict(X).probs, atol=2e-3)
@@ -73,7 +77,9 @@ def test_corrected_labels_leave_what_right_labels_leave(opened: Opener) -> None:
     assert_equal_but_for_rounding(corrected, right)
 
 
-def test_a_withdrawn_label_leaves_what_would_be_there_without_it_and_can_be_given_again(opened: Opener) -> None:
+def test_a_withdrawn_label_leaves_what_would_be_there_without_it_and_can_be_given_again(
+    opened: Opener,
+) -> None:
     without, withdrawn = opened(), opened()
     ids = observed(without)
     answer(without, ids[40:], NAMES[40:])
@@ -88,7 +94,9 @@ def test_a_withdrawn_label_leaves_what_would_be_there_without_it_and_can_be_give
 
 
 @pytest.mark.parametrize("first", ["kept", "gone"])
-def test_a_forgotten_source_leaves_what_would_be_there_without_it_whoever_came_first(opened: Opener, first: str) -> None:
+def test_a_forgotten_source_leaves_what_would_be_there_without_it_whoever_came_first(
+    opened: Opener, first: str
+) -> None:
     without, forgot = opened(), opened()
     without.learn(X[:100], NAMES[:100], source="kept")
     parts = {"kept": slice(0, 100), "gone": slice(100, 160)}
@@ -102,8 +110,18 @@ def test_a_forgotten_source_leaves_what_would_be_there_without_it_whoever_came_f
     assert not any("gone" in str(commit) for commit in forgot.history())
 
 
-@pytest.mark.parametrize("selection", [{"classes": ["Coat", "Bag"]}, {"classes": "Coat", "source": "b"}, {"after": 1.0, "source": "a"}, {"before": 1.0}])
-def test_forgetting_by_class_source_and_time_joins_its_conditions(opened: Opener, selection: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "selection",
+    [
+        {"classes": ["Coat", "Bag"]},
+        {"classes": "Coat", "source": "b"},
+        {"after": 1.0, "source": "a"},
+        {"before": 1.0},
+    ],
+)
+def test_forgetting_by_class_source_and_time_joins_its_conditions(
+    opened: Opener, selection: dict[str, Any]
+) -> None:
     learner = opened()
     for source, part in (("a", slice(0, 80)), ("b", slice(80, 160))):
         learner.learn(X[part], NAMES[part], source=source)
@@ -111,32 +129,43 @@ def test_forgetting_by_class_source_and_time_joins_its_conditions(opened: Opener
     classes = selection.get("classes", KNOWN)
     listed = [classes] if isinstance(classes, str) else classes
     expected = sum(
-        name in listed and selection.get("source", source) == source and "before" not in selection for source, name in zip(["a"] * 80 + ["b"] * 80, NAMES, strict=True)
+        name in listed and selection.get("source", source) == source and "before" not in selection
+        for source, name in zip(["a"] * 80 + ["b"] * 80, NAMES, strict=True)
     )
     assert learner.forget(**selection).removed == expected
     assert len(accepted(learner)) == 160 - expected
 
 
-def test_a_forgotten_factory_class_is_said_to_be_answered_by_the_factory_until_it_is_removed(opened: Opener) -> None:
+def test_a_forgotten_factory_class_is_said_to_be_answered_by_the_factory_until_it_is_removed(
+    opened: Opener,
+) -> None:
     learner = opened()
     learner.add_class("Hat")
     learner.learn(X[:60], ["Hat" if name == "Bag" else name for name in NAMES[:60]])
     learner.settle()
-    (reason,) = learner.forget(classes=["Coat", "Hat"]).unreachable  # of Hat there was nothing but labels
-    assert reason.startswith("'Coat': the factory's own samples") and "remove_class('Coat')" in reason
+    # of Hat there was nothing but labels
+    (reason,) = learner.forget(classes=["Coat", "Hat"]).unreachable
+    assert (
+        reason.startswith("'Coat': the factory's own samples") and "remove_class('Coat')" in reason
+    )
     assert "Coat" in learner.predict(X).labels
     assert learner.forget(classes=["Coat"]).unreachable == (reason,)  # also where no label was left
     assert learner.forget(classes=["Coat"], source="a").unreachable == ()  # the class was not meant
     before = learner.history()[0].number
     learner.remove_class("Coat")
-    assert learner.forget(classes=["Coat"]).unreachable == () and "Coat" not in learner.predict(X).labels
+    assert (
+        learner.forget(classes=["Coat"]).unreachable == ()
+        and "Coat" not in learner.predict(X).labels
+    )
     learner.add_class("Coat")
     assert learner.forget(classes=["Coat"]).unreachable == ()
     learner.rollback(to=before)
     assert learner.forget(classes=["Coat"]).unreachable == (reason,)
 
 
-def test_a_sample_is_forgotten_by_when_it_was_met_not_by_when_it_was_labelled(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_is_forgotten_by_when_it_was_met_not_by_when_it_was_labelled(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     learner = opened()
     monkeypatch.setattr("time.time", lambda: 1000.0)
     ids = learner.observe(X[:8]).ids
@@ -147,7 +176,9 @@ def test_a_sample_is_forgotten_by_when_it_was_met_not_by_when_it_was_labelled(op
     assert learner.forget(before=2000.0).removed == 8
 
 
-def test_a_correction_that_waits_when_the_process_stops_is_learned_at_the_next_start(opened: Opener, state: Path) -> None:
+def test_a_correction_that_waits_when_the_process_stops_is_learned_at_the_next_start(
+    opened: Opener, state: Path
+) -> None:
     learner = opened(state)
     ids = observed(learner)
     answer(learner, ids[:50], NAMES[:50])
@@ -157,7 +188,10 @@ def test_a_correction_that_waits_when_the_process_stops_is_learned_at_the_next_s
     again = opened(state)
     again.settle()
     rows = [row for row in again._journal.evidence() if row.id == ids[7]]
-    assert [(row.label, row.status in ("learned", "held_out")) for row in rows] == [(NAMES[7], False), (wrong(NAMES[7:8])[0], True)]
+    assert [(row.label, row.status in ("learned", "held_out")) for row in rows] == [
+        (NAMES[7], False),
+        (wrong(NAMES[7:8])[0], True),
+    ]
     assert again._live.labels == 50
 
 
@@ -173,7 +207,9 @@ def test_rollback_over_a_correction_brings_the_first_label_back(opened: Opener) 
     np.testing.assert_array_equal(learner.predict(X).probs, probs)
 
 
-def test_a_rollback_to_before_something_that_was_forgotten_since_is_as_if_it_had_never_been(opened: Opener) -> None:
+def test_a_rollback_to_before_something_that_was_forgotten_since_is_as_if_it_had_never_been(
+    opened: Opener,
+) -> None:
     learner, never = opened(), opened()
     never.learn(X[:60], NAMES[:60], source="kept")
     never.settle()
@@ -202,7 +238,18 @@ def test_what_has_no_label_cannot_be_withdrawn(opened: Opener) -> None:
         learner.withdraw(ids[0])
 
 
-@pytest.mark.parametrize("odd", [{"ids": 3}, {"ids": [1]}, {"source": 3}, {"classes": {"a": 1}}, {"before": float("nan")}, {"after": "yesterday"}, {}])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"ids": 3},
+        {"ids": [1]},
+        {"source": 3},
+        {"classes": {"a": 1}},
+        {"before": float("nan")},
+        {"after": "yesterday"},
+        {},
+    ],
+)
 def test_odd_selections_are_refused_by_name(opened: Opener, odd: dict[str, Any]) -> None:
     learner = opened()
     learner.learn(X[:5], NAMES[:5])
@@ -212,9 +259,13 @@ def test_odd_selections_are_refused_by_name(opened: Opener, odd: dict[str, Any])
     assert len(accepted(learner)) == 5
 
 
-# -- labels that wait -----------------------------------------------------------------------------------
+# -- labels that wait ------------------------------------------------------------------------------
 def in_force(learner: Learner, sample: str) -> list[str]:
-    return [row.label for row in learner._journal.rows_of([sample]) if row.status in ("learned", "held_out")]
+    return [
+        row.label
+        for row in learner._journal.rows_of([sample])
+        if row.status in ("learned", "held_out")
+    ]
 
 
 def test_of_labels_that_waited_the_last_one_counts_whoever_gave_it(opened: Opener) -> None:

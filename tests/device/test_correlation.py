@@ -1,4 +1,6 @@
-"""Whether a stream shows one class after the other, and what only then is done about answers: those of a batch speak for each other."""
+"""Whether a stream shows one class after the other, and what only then is done about answers: those
+of a batch speak for each other.
+"""
 
 from __future__ import annotations
 
@@ -32,19 +34,24 @@ def exported(path: Path, *data: Any, **settings: Any) -> Bundle:
     return export(path, Identity(DIM), *data, **settings)
 
 
-# -- the detector -----------------------------------------------------------------------------------------
+# -- the detector ----------------------------------------------------------------------------------
 @pytest.mark.parametrize("counts", [(3, 2, 2), (5, 1, 1), (4, 3), (1, 1, 1, 1, 2)])
 @pytest.mark.parametrize("pairs", [1, 3, 5])
 def test_mean_and_variance_are_those_of_all_orders(counts: tuple[int, ...], pairs: int) -> None:
     samples = [k for k, count in enumerate(counts) for _ in range(count)]
-    matches = [sum(a == b for a, b in itertools.pairwise(order[: pairs + 1])) for order in itertools.permutations(samples)]
+    matches = [
+        sum(a == b for a, b in itertools.pairwise(order[: pairs + 1]))
+        for order in itertools.permutations(samples)
+    ]
     mean, variance = _expected(np.array(counts, np.float64), pairs)
     assert mean == pytest.approx(np.mean(matches))
     assert variance == pytest.approx(np.var(matches))
 
 
 def fired(slots: NDArray[np.int64], batch: int) -> float:
-    """Share of batches at which a stream of these predictions reads as correlated, once it has enough."""
+    """Share of batches at which a stream of these predictions reads as correlated, once it has
+    enough.
+    """
     order, found = Correlation(), []
     for start in range(0, len(slots), batch):
         order.push(slots[start : start + batch])
@@ -62,14 +69,18 @@ SHARES = {
 
 @pytest.mark.parametrize("classes", [2, 6, 100, 1000])
 @pytest.mark.parametrize("shares", SHARES)
-def test_a_stream_without_order_fires_in_fewer_than_one_window_in_a_hundred(classes: int, shares: str) -> None:
+def test_a_stream_without_order_fires_in_fewer_than_one_window_in_a_hundred(
+    classes: int, shares: str
+) -> None:
     rng = np.random.default_rng(classes)
     slots = rng.choice(classes, size=64_000, p=SHARES[shares](classes))
     assert fired(slots, 64) < 0.01
 
 
 @pytest.mark.parametrize(("run", "least"), [(20, 0.6), (200, 0.6), (600, 0.35)])
-def test_runs_of_one_class_fire_although_half_of_the_predictions_are_wrong(run: int, least: float) -> None:
+def test_runs_of_one_class_fire_although_half_of_the_predictions_are_wrong(
+    run: int, least: float
+) -> None:
     rng = np.random.default_rng(run)
     y = np.repeat(np.arange(6_000 // run) % 10, run)
     slots = np.where(rng.random(len(y)) < 0.45, y, rng.integers(0, 10, len(y)))
@@ -106,12 +117,14 @@ def test_how_a_stream_is_cut_into_batches_does_not_matter(batch: int) -> None:
     assert whole.z() == cut.z() and len(whole) == len(cut)
 
 
-# -- a learner whose bundle carries it --------------------------------------------------------------------
+# -- a learner whose bundle carries it -------------------------------------------------------------
 CLASSES = tuple("abcdef")
 DIM = 16
 
 
-def overlapping(count: int, order: Literal["sorted", "shuffled"], seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def overlapping(
+    count: int, order: Literal["sorted", "shuffled"], seed: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Features of six classes that overlap, and their slots."""
     means = np.linalg.qr(np.random.default_rng(5).standard_normal((DIM, DIM)))[0][: len(CLASSES)]
     rng = np.random.default_rng(seed)
@@ -124,13 +137,24 @@ def overlapping(count: int, order: Literal["sorted", "shuffled"], seed: int = 0)
 @pytest.fixture(scope="module")
 def carrying(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     path = tmp_path_factory.mktemp("smooth") / "vectors.edge"
-    return exported(path, overlapping(1200, "shuffled", 1), CLASSES, adapt="feature_shift", smooth="lame", stress=False, novelty="cosine", random_features=0)
+    return exported(
+        path,
+        overlapping(1200, "shuffled", 1),
+        CLASSES,
+        adapt="feature_shift",
+        smooth="lame",
+        stress=False,
+        novelty="cosine",
+        random_features=0,
+    )
 
 
 def in_mode(bundle: Bundle, mode: str) -> Bundle:
     policy = bundle.manifest.policy
     policy = msgspec.structs.replace(policy, adapt=msgspec.structs.replace(policy.adapt, mode=mode))
-    return dataclasses.replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, policy=policy))
+    return dataclasses.replace(
+        bundle, manifest=msgspec.structs.replace(bundle.manifest, policy=policy)
+    )
 
 
 @pytest.fixture
@@ -139,7 +163,9 @@ def learner(carrying: Bundle, runtime: Runtime) -> Iterator[Learner]:
         yield opened
 
 
-def observed(learner: Learner, z: NDArray[np.float32], batch: int, **options: Any) -> NDArray[np.str_]:
+def observed(
+    learner: Learner, z: NDArray[np.float32], batch: int, **options: Any
+) -> NDArray[np.str_]:
     """What a stream is answered."""
     said: list[str] = []
     for start in range(0, len(z), batch):
@@ -155,7 +181,8 @@ def predicted(learner: Learner, z: NDArray[np.float32]) -> NDArray[np.str_]:
 def test_on_a_sorted_stream_of_overlapping_classes_more_answers_are_right(learner: Learner) -> None:
     z, y = overlapping(960, "sorted")
     truth = np.array(CLASSES)[y]
-    alone, together = (predicted(learner, z) == truth).mean(), (observed(learner, z, 32) == truth).mean()
+    alone = (predicted(learner, z) == truth).mean()
+    together = (observed(learner, z, 32) == truth).mean()
     assert 0.6 < alone < 0.9
     assert together > alone + 0.07
     assert learner._smoothing is not None and learner._smoothing.batches > 15
@@ -179,7 +206,9 @@ def test_small_batches_are_answered_as_if_it_were_not_there(learner: Learner, ba
     assert learner._smoothing.batches == acted
 
 
-def test_prediction_stays_pure_and_windows_read_what_was_not_smoothed(learner: Learner, carrying: Bundle, runtime: Runtime) -> None:
+def test_prediction_stays_pure_and_windows_read_what_was_not_smoothed(
+    learner: Learner, carrying: Bundle, runtime: Runtime
+) -> None:
     z, _ = overlapping(480, "sorted")
     before = learner.predict(z).probs
 
@@ -201,7 +230,9 @@ def test_smoothed_probabilities_are_those_of_the_labels_and_add_up(learner: Lear
     for start in range(0, 960, 32):
         prediction = learner.observe(z[start : start + 32]).prediction
         np.testing.assert_allclose(prediction.probs.sum(axis=1), 1.0, atol=1e-5)
-        assert prediction.labels == tuple(prediction.classes[i] for i in prediction.probs.argmax(axis=1))
+        assert prediction.labels == tuple(
+            prediction.classes[i] for i in prediction.probs.argmax(axis=1)
+        )
 
 
 @pytest.mark.parametrize("mode", ["advise", "off"])
@@ -221,10 +252,14 @@ def test_each_stream_has_an_order_of_its_own(learner: Learner) -> None:
     z, _ = overlapping(480, "sorted")
     mixed, _ = overlapping(320, "shuffled")
     assert (observed(learner, z, 32, stream="line") != predicted(learner, z)).any()
-    np.testing.assert_array_equal(observed(learner, mixed, 32, stream="mixed"), predicted(learner, mixed))
+    np.testing.assert_array_equal(
+        observed(learner, mixed, 32, stream="mixed"), predicted(learner, mixed)
+    )
 
 
-def test_a_batch_beyond_the_ladder_is_smoothed_in_chunks_and_its_small_rest_is_not(carrying: Bundle, runtime: Runtime) -> None:
+def test_a_batch_beyond_the_ladder_is_smoothed_in_chunks_and_its_small_rest_is_not(
+    carrying: Bundle, runtime: Runtime
+) -> None:
     program = Program(carrying, runtime)
     with open_learner(carrying, runtime=runtime) as opened:
         tensors = opened._live.tensors
@@ -232,16 +267,25 @@ def test_a_batch_beyond_the_ladder_is_smoothed_in_chunks_and_its_small_rest_is_n
     read = program.read(z, np.zeros((70, 0), np.float32), tensors)
     whole = program.smooth(read.logits, read.embedding, tensors)
     assert not np.allclose(whole[:64], read.logits[:64])
-    np.testing.assert_allclose(whole[32:64], program.smooth(read.logits[32:64], read.embedding[32:64], tensors), atol=1e-5)
+    np.testing.assert_allclose(
+        whole[32:64], program.smooth(read.logits[32:64], read.embedding[32:64], tensors), atol=1e-5
+    )
     np.testing.assert_array_equal(whole[64:], read.logits[64:])
 
 
 def test_a_bundle_without_it_has_no_graph_and_says_so(bundle: Bundle, runtime: Runtime) -> None:
     assert bundle.manifest.policy.smooth.method == "" and not bundle.manifest.graphs_for("smooth")
     with pytest.raises(BundleError, match="no graph for the role 'smooth'"):
-        Program(bundle, runtime).smooth(np.zeros((8, 4), np.float32), np.zeros((8, 4), np.float32), runtime.upload({}))
-    policy = msgspec.structs.replace(bundle.manifest.policy, smooth=msgspec.structs.replace(bundle.manifest.policy.smooth, method="lame"))
-    claiming = dataclasses.replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, policy=policy))
+        Program(bundle, runtime).smooth(
+            np.zeros((8, 4), np.float32), np.zeros((8, 4), np.float32), runtime.upload({})
+        )
+    policy = msgspec.structs.replace(
+        bundle.manifest.policy,
+        smooth=msgspec.structs.replace(bundle.manifest.policy.smooth, method="lame"),
+    )
+    claiming = dataclasses.replace(
+        bundle, manifest=msgspec.structs.replace(bundle.manifest, policy=policy)
+    )
     with pytest.raises(BundleError, match="no graph answers the role 'smooth'"):
         Program(claiming, runtime)
 

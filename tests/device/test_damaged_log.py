@@ -99,15 +99,15 @@ def test_one_flipped_bit_in_the_last_change_is_told_from_one_that_was_not_writte
         assert torn == whole or "last change in it cannot be read" in caplog.text
 
 
-def test_no_bit_of_the_last_frame_s_header_is_lost_without_a_word(
-    folder: Path
-) -> None:
+def test_no_bit_of_the_last_frame_s_header_is_lost_without_a_word(folder: Path) -> None:
     log = folder / LOG
     content = log.read_bytes()
     for place in range(len(content) - 4120, len(content) - 4096):
         for bit in range(8):
             flip(log, place, bit)
-            with pytest.raises(StateError, match=f"change {LABELS} of {LABELS} in it cannot be read"):
+            with pytest.raises(
+                StateError, match=f"change {LABELS} of {LABELS} in it cannot be read"
+            ):
                 check_log(log)
             log.write_bytes(content)
 

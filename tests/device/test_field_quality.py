@@ -13,13 +13,21 @@ from edgeadapt.demo.sample import CLASSES, bundle_path, load_sample
 from edgeadapt.device.detection.accuracy_estimate import wilson
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.quality.field_quality import grouped, weighted
-from edgeadapt.device.quality.learning_curve import CHOSEN, Curve, expected_gain, fitted_gain, measured_curve
+from edgeadapt.device.quality.learning_curve import (
+    CHOSEN,
+    Curve,
+    expected_gain,
+    fitted_gain,
+    measured_curve,
+)
 from edgeadapt.device.storage.rows import FieldAnswer
 from edgeadapt.results import RightAnswers
 from edgeadapt.scenarios.corruptions import corrupt
 
 
-def asked(learner: Learner, rights: list[bool], *, is_random: bool = True, label: str = "") -> list[str]:
+def asked(
+    learner: Learner, rights: list[bool], *, is_random: bool = True, label: str = ""
+) -> list[str]:
     """Samples that are asked about and answered; a wrong one is given another class."""
     known = load_sample().x[: len(rights)]
     seen = learner.observe(known, stream="door")

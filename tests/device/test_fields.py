@@ -20,7 +20,12 @@ BAD: list[tuple[type, str, Any, str]] = [
     (Policy, "new_classes", "ad", r"Policy.new_classes is 'add' or 'refuse', got 'ad'"),
     (Policy, "new_classes", True, "'add' or 'refuse', got True"),
     (Policy, "adapt", "Act", "Policy.adapt is 'act' or 'advise' or 'off' or None, got 'Act'"),
-    (Policy, "questions_per_day", -1, "Policy.questions_per_day is a whole number >= 0 or None, got -1"),
+    (
+        Policy,
+        "questions_per_day",
+        -1,
+        "Policy.questions_per_day is a whole number >= 0 or None, got -1",
+    ),
     (Policy, "questions_per_day", True, "whole number >= 0 or None, got True"),
     (Policy, "questions_per_day", 2.5, "whole number >= 0 or None, got 2.5"),
     (Policy, "questions_per_day", "3", "whole number >= 0 or None, got '3'"),
@@ -48,7 +53,9 @@ def test_a_value_is_refused_by_name_with_what_is_allowed_and_by_the_daemon_too(
 
 
 @pytest.mark.parametrize("kind", SECTIONS)
-def test_every_field_is_checked_and_the_sections_of_the_daemon_are_allowed_in_python(kind: type) -> None:
+def test_every_field_is_checked_and_the_sections_of_the_daemon_are_allowed_in_python(
+    kind: type,
+) -> None:
     for name in kind.__dataclass_fields__:  # type: ignore[attr-defined]
         with pytest.raises((BudgetError, InputError), match=f"{kind.__name__}.{name} is "):
             kind(**{name: object()})
@@ -57,6 +64,8 @@ def test_every_field_is_checked_and_the_sections_of_the_daemon_are_allowed_in_py
 
 
 def test_numpy_scalars_and_whole_numbers_for_fractions_are_taken() -> None:
-    kept = Keep(pending_s=np.float32(2), rows=np.int64(200), features_days=30, raw_per_class=np.uint8(3))
+    kept = Keep(
+        pending_s=np.float32(2), rows=np.int64(200), features_days=30, raw_per_class=np.uint8(3)
+    )
     assert (kept.rows, kept.pending_s, kept.raw_per_class) == (200, 2.0, 3)
     assert Budget(busy_fraction=1, memory_mib=float("inf")).busy_fraction == 1

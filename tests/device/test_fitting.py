@@ -1,4 +1,6 @@
-"""A condition that the head cannot learn grows an adaptor of its own: kept, undone and forgotten like everything else."""
+"""A condition that the head cannot learn grows an adaptor of its own: kept, undone and forgotten
+like everything else.
+"""
 
 from __future__ import annotations
 
@@ -39,26 +41,48 @@ def show(learner: Any, batch: tuple[Any, list[str]], labels: int = 0) -> tuple[f
     if given:
         learner.label(given, names[: len(given)], source="operator")
         learner.settle()
-    return float(np.mean([a == b for a, b in zip(seen.prediction.labels, names, strict=True)])), given
+    return (
+        float(np.mean([a == b for a, b in zip(seen.prediction.labels, names, strict=True)])),
+        given,
+    )
 
 
 def grow(learner: Any, windows: int = 8) -> list[str]:
     """The mirror, labelled from when it is noticed; returns the ids with a label."""
-    return [sample for seed in range(20, 20 + windows) for sample in show(learner, samples(32, seed, 1.0), 16)[1]]
+    return [
+        sample
+        for seed in range(20, 20 + windows)
+        for sample in show(learner, samples(32, seed, 1.0), 16)[1]
+    ]
 
 
 def grown(learner: Any) -> list[Any]:
-    return [commit for commit in learner.history(200) if commit.kind == "grow" and commit.outcome == "grown"]
+    return [
+        commit
+        for commit in learner.history(200)
+        if commit.kind == "grow" and commit.outcome == "grown"
+    ]
 
 
 def adaptor(learner: Any) -> str:
     memory = learner._live
-    return next((found for domain in memory.domains.values() if (found := learner._program.adaptors.held_in(domain.tensors))), "")
+    return next(
+        (
+            found
+            for domain in memory.domains.values()
+            if (found := learner._program.adaptors.held_in(domain.tensors))
+        ),
+        "",
+    )
 
 
 def accuracy(learner: Any, mirrored: float) -> float:
     x, names = samples(400, 99, mirrored)
-    return float(np.mean([a == b for a, b in zip(learner.predict(x, stream=STREAM).labels, names, strict=True)]))
+    return float(
+        np.mean(
+            [a == b for a, b in zip(learner.predict(x, stream=STREAM).labels, names, strict=True)]
+        )
+    )
 
 
 @pytest.fixture
@@ -67,7 +91,9 @@ def learner() -> Iterator[Any]:
         yield found
 
 
-def test_a_condition_that_no_linear_head_can_learn_beside_the_factorys_grows_an_adaptor(learner: Any) -> None:
+def test_a_condition_that_no_linear_head_can_learn_beside_the_factorys_grows_an_adaptor(
+    learner: Any,
+) -> None:
     first = show(learner, samples(32, 19, 1.0))[0]
     grow(learner)
     assert first < 0.1 and accuracy(learner, 1.0) > 0.9
@@ -77,11 +103,15 @@ def test_a_condition_that_no_linear_head_can_learn_beside_the_factorys_grows_an_
     assert after > before + 0.5
 
 
-def test_labels_that_would_cost_the_factory_too_much_are_kept_to_their_condition(learner: Any) -> None:
+def test_labels_that_would_cost_the_factory_too_much_are_kept_to_their_condition(
+    learner: Any,
+) -> None:
     clean = accuracy(learner, 0.0)
     grow(learner, windows=12)
     apart = [commit for commit in learner.history(200) if "kept to the condition" in commit.detail]
-    assert apart and all("at the factory" in commit.detail["kept to the condition"] for commit in apart)
+    assert apart and all(
+        "at the factory" in commit.detail["kept to the condition"] for commit in apart
+    )
     mirrored = accuracy(learner, 1.0)
     for seed in range(40, 44):
         show(learner, samples(32, seed))
@@ -99,7 +129,9 @@ def test_the_way_back_and_forth_finds_the_same_adaptor_again(learner: Any) -> No
     assert list(learner.domains()) == ["condition-1"]
 
 
-def test_growing_moves_no_answer_of_another_condition_by_a_bit(learner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growing_moves_no_answer_of_another_condition_by_a_bit(
+    learner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x, record, same = samples(64, 77)[0], learner._transactions.record, []
 
     def watched(kind: str, *given: Any, **more: Any) -> Any:
@@ -114,7 +146,9 @@ def test_growing_moves_no_answer_of_another_condition_by_a_bit(learner: Any, mon
     assert len(grown(learner)) >= 2 and len(same) >= 2 and all(same)
 
 
-def test_labels_of_a_grown_condition_leave_the_shared_head_alone_but_for_new_classes(learner: Any) -> None:
+def test_labels_of_a_grown_condition_leave_the_shared_head_alone_but_for_new_classes(
+    learner: Any,
+) -> None:
     earlier = set(grow(learner))
     given = set(show(learner, samples(32, 70, 1.0), 16)[1])
     learner.add_class("plus w")
@@ -123,7 +157,11 @@ def test_labels_of_a_grown_condition_leave_the_shared_head_alone_but_for_new_cla
     learner.settle()
     weights = {row.id: row.weight for row in learner._journal.evidence()}
     assert {weights[sample] for sample in given} == {0.0}
-    assert {weights[sample] for sample in seen.ids[:6]} == {1.0} == {weights[sample] for sample in earlier} - {0.0}
+    assert (
+        {weights[sample] for sample in seen.ids[:6]}
+        == {1.0}
+        == {weights[sample] for sample in earlier} - {0.0}
+    )
 
 
 def test_what_was_grown_is_there_after_a_restart_bit_for_bit(tmp_path: Path) -> None:
@@ -138,7 +176,9 @@ def test_what_was_grown_is_there_after_a_restart_bit_for_bit(tmp_path: Path) -> 
         assert np.array_equal(second.predict(x, stream=STREAM).probs, answers)
     journal = Journal(tmp_path / "state")
     try:
-        assert replay(journal, Program(read_bundle(BUNDLE), open_runtime("auto"))).verdict == "equal"
+        assert (
+            replay(journal, Program(read_bundle(BUNDLE), open_runtime("auto"))).verdict == "equal"
+        )
     finally:
         journal.close()
 
@@ -152,7 +192,9 @@ def test_rolling_back_to_before_the_growth_takes_the_adaptor_away(learner: Any) 
     assert adaptor(learner) == ""
 
 
-def test_what_is_forgotten_leaves_no_adaptor_that_was_trained_on_it_in_the_folder(tmp_path: Path) -> None:
+def test_what_is_forgotten_leaves_no_adaptor_that_was_trained_on_it_in_the_folder(
+    tmp_path: Path,
+) -> None:
     with opened(tmp_path / "state") as learner:
         given = grow(learner)
         learner.checkpoint()
@@ -162,13 +204,19 @@ def test_what_is_forgotten_leaves_no_adaptor_that_was_trained_on_it_in_the_folde
     journal = Journal(tmp_path / "state")
     try:
         stored = [name for _, tensors in journal.commit_tensors() for name in tensors]
-        stored += [name for number in journal.snapshot_numbers() for name in (journal.snapshot(number) or (0, {}))[1]]
+        stored += [
+            name
+            for number in journal.snapshot_numbers()
+            for name in (journal.snapshot(number) or (0, {}))[1]
+        ]
     finally:
         journal.close()
     assert stored and not [name for name in stored if "low_rank" in name or "bottleneck" in name]
 
 
-def test_an_adaptor_that_was_shed_stays_shed_after_a_restart_and_in_a_replay(tmp_path: Path) -> None:
+def test_an_adaptor_that_was_shed_stays_shed_after_a_restart_and_in_a_replay(
+    tmp_path: Path,
+) -> None:
     with opened(tmp_path / "state") as learner:
         grow(learner)
         learner.freeze()
@@ -177,17 +225,22 @@ def test_an_adaptor_that_was_shed_stays_shed_after_a_restart_and_in_a_replay(tmp
         marks = learner.digest()
     journal = Journal(tmp_path / "state")
     try:
-        assert replay(journal, Program(read_bundle(BUNDLE), open_runtime("auto"))).verdict == "equal"
+        assert (
+            replay(journal, Program(read_bundle(BUNDLE), open_runtime("auto"))).verdict == "equal"
+        )
     finally:
         journal.close()
     with opened(tmp_path / "state", freeze=True) as again:
         assert (again.digest(), adaptor(again)) == (marks, "")
-    with opened(tmp_path / "state") as third:  # nothing holds it back any more: it grows without being asked
+    # nothing holds it back any more: it grows without being asked
+    with opened(tmp_path / "state") as third:
         third.settle()
         assert adaptor(third)
 
 
-def test_what_was_withdrawn_and_then_forgotten_leaves_the_condition_with_an_adaptor(learner: Any) -> None:
+def test_what_was_withdrawn_and_then_forgotten_leaves_the_condition_with_an_adaptor(
+    learner: Any,
+) -> None:
     given = grow(learner, windows=10)
     learner.withdraw(given[0])
     learner.settle()
@@ -216,7 +269,12 @@ def test_a_label_of_a_new_class_does_not_keep_the_others_from_their_condition(le
         learner.settle()
         learner.label(list(seen.ids[:10]), [*names[:9], "plus w"], source="operator")
         learner.settle()
-    assert not [commit for commit in learner.history(200) if (commit.outcome, commit.kind) == ("vetoed", "learn") and commit.detail["domain"] != "source"]
+    assert not [
+        commit
+        for commit in learner.history(200)
+        if (commit.outcome, commit.kind) == ("vetoed", "learn")
+        and commit.detail["domain"] != "source"
+    ]
     weights = {(row.label == "plus w", row.weight) for row in learner._journal.evidence()}
     assert (True, 0.0) not in weights and (False, 0.0) in weights
 
@@ -234,7 +292,11 @@ def test_two_strengths_of_one_condition_are_not_merged(learner: Any) -> None:
     grow(learner)
     memory = learner._live
     first = memory.domains["condition-1"]
-    weak = replace(first, name="condition-9", signature=replace(first.signature, sums=0.4 * first.signature.sums))
+    weak = replace(
+        first,
+        name="condition-9",
+        signature=replace(first.signature, sums=0.4 * first.signature.sums),
+    )
     learner._worker.call(lambda: learner._publish(memory.with_domain(weak)))
     learner.checkpoint()
     assert len(learner.domains()) == 2
@@ -261,7 +323,10 @@ def test_nothing_grows_while_frozen_or_unanswered(learner: Any) -> None:
 
 
 def test_a_gradual_drift_opens_one_condition_and_grows_nothing(learner: Any) -> None:
-    right = [show(learner, drifted(32, 100 + i, share), 4)[0] for i, share in enumerate(np.linspace(0.0, 1.5, 40))]
+    right = [
+        show(learner, drifted(32, 100 + i, share), 4)[0]
+        for i, share in enumerate(np.linspace(0.0, 1.5, 40))
+    ]
     assert len(learner.domains()) <= 1 and not grown(learner)
     assert np.mean(right) > 0.9
 
@@ -297,7 +362,9 @@ def test_a_manifest_whose_candidates_have_no_graphs_or_foreign_tensors_is_refuse
     assert NAMES[0] in text
 
 
-def test_a_jump_from_clean_data_into_another_condition_does_not_lead_back_to_the_last_one(learner: Any) -> None:
+def test_a_jump_from_clean_data_into_another_condition_does_not_lead_back_to_the_last_one(
+    learner: Any,
+) -> None:
     for condition in (1.5, 0.0, -1.5):
         for seed in range(5):
             show(learner, drifted(32, 300 + seed, condition), 8)
@@ -305,7 +372,9 @@ def test_a_jump_from_clean_data_into_another_condition_does_not_lead_back_to_the
 
 
 def test_a_stream_that_hovers_about_the_threshold_stays_with_one_condition(learner: Any) -> None:
-    shares = np.r_[np.linspace(0.0, 0.5, 8), np.tile([0.32, 0.25, 0.18, 0.12, 0.18, 0.25, 0.32, 0.4], 5)]
+    shares = np.r_[
+        np.linspace(0.0, 0.5, 8), np.tile([0.32, 0.25, 0.18, 0.12, 0.18, 0.25, 0.32, 0.4], 5)
+    ]
     for i, share in enumerate(shares):
         show(learner, drifted(32, 400 + i, share), 4)
     assert len(learner.domains()) <= 1
@@ -316,18 +385,31 @@ def test_two_conditions_that_turn_out_to_be_one_become_one(tmp_path: Path) -> No
         grow(learner)
         program, memory = learner._program, learner._live
         first = memory.domains["condition-1"]
-        twin = replace(first, name="condition-9", tensors=program.factory_domain(), saved=program.factory_domain())
+        twin = replace(
+            first,
+            name="condition-9",
+            tensors=program.factory_domain(),
+            saved=program.factory_domain(),
+        )
         learner._worker.call(lambda: learner._publish(memory.with_domain(twin)))
         learner.checkpoint()
         assert list(learner.domains()) == ["condition-1"] and adaptor(learner)
-        assert learner._live.domains["condition-1"].signature.counts.sum() == 2 * first.signature.counts.sum()
+        assert (
+            learner._live.domains["condition-1"].signature.counts.sum()
+            == 2 * first.signature.counts.sum()
+        )
         marks = learner.digest()
     with opened(tmp_path / "state") as again:
         assert again.digest() == marks and list(again.domains()) == ["condition-1"]
 
 
-def test_a_condition_with_more_labels_than_an_adaptor_may_train_on_trains_on_a_selection(tmp_path: Path) -> None:
+def test_a_condition_with_more_labels_than_an_adaptor_may_train_on_trains_on_a_selection(
+    tmp_path: Path,
+) -> None:
     with opened() as learner:
         grow(learner, windows=24)
-        assert max(commit.detail["labels"] for commit in grown(learner)) > learner._program.manifest.policy.growth.samples
+        assert (
+            max(commit.detail["labels"] for commit in grown(learner))
+            > learner._program.manifest.policy.growth.samples
+        )
         assert accuracy(learner, 1.0) > 0.9

@@ -1,4 +1,6 @@
-"""A bundle whose method gives each condition a feature space of its own: labels are learned from the factory encoder's features, or refused by name."""
+"""A bundle whose method gives each condition a feature space of its own: labels are learned from
+the factory encoder's features, or refused by name.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,20 @@ def foreign() -> Bundle:
     bundle = read_bundle(bundle_path())
     policy = bundle.manifest.policy
     adapt = msgspec.structs.replace(policy.adapt, mode="act", preserves_space=False)
-    return replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, policy=msgspec.structs.replace(policy, adapt=adapt)))
+    return replace(
+        bundle,
+        manifest=msgspec.structs.replace(
+            bundle.manifest, policy=msgspec.structs.replace(policy, adapt=adapt)
+        ),
+    )
 
 
-def adapted(opened: Opener, bundle: Any, **settings: Any) -> tuple[Learner, tuple[str, ...], Any, list[str]]:
-    """A learner whose stream is in a condition with an encoder of its own, and the ids, frames and names of what that encoder saw last."""
+def adapted(
+    opened: Opener, bundle: Any, **settings: Any
+) -> tuple[Learner, tuple[str, ...], Any, list[str]]:
+    """A learner whose stream is in a condition with an encoder of its own, and the ids, frames and
+    names of what that encoder saw last.
+    """
     learner = opened(bundle=bundle, **settings)
     x, names = images(640, condition="fog")
     watch(learner, x[:-32], stream="cam")
@@ -42,7 +53,9 @@ def rows(learner: Learner) -> dict[str, EvidenceRow]:
     return {row.id: row for row in learner._journal.evidence()}
 
 
-def test_a_space_that_is_preserved_keeps_what_the_adapted_encoder_saw(opened: Opener, bundle: Bundle) -> None:
+def test_a_space_that_is_preserved_keeps_what_the_adapted_encoder_saw(
+    opened: Opener, bundle: Bundle
+) -> None:
     learner, ids, x, names = adapted(opened, bundle)
     own = np.stack([batch.features[row] for batch, row in map(learner._pending.find, ids)])  # type: ignore[misc]
     learner.label(ids, names)
@@ -53,36 +66,54 @@ def test_a_space_that_is_preserved_keeps_what_the_adapted_encoder_saw(opened: Op
     assert {row.met for row in rows(learner).values()} == {"adapted"}
 
 
-def test_a_label_is_learned_from_the_features_of_the_factory_encoder(opened: Opener, foreign: Bundle) -> None:
+def test_a_label_is_learned_from_the_features_of_the_factory_encoder(
+    opened: Opener, foreign: Bundle
+) -> None:
     learner, ids, x, names = adapted(opened, foreign)
     learner.label(ids, names)
     learner.settle()
     kept = rows(learner)
-    assert np.array_equal(np.stack([kept[i].features for i in ids]), as_stored(*learner._program.encode(x)))
+    assert np.array_equal(
+        np.stack([kept[i].features for i in ids]), as_stored(*learner._program.encode(x))
+    )
     assert {(row.met, row.space) for row in kept.values()} == {("shifted", foreign.manifest.space)}
     assert {row.status for row in kept.values()} <= {"learned", "held_out"}
-    assert len(learner._pending._raw) > 0 and not any(i in learner._pending._raw for i in ids), "an input goes with its sample"
+    assert len(learner._pending._raw) > 0 and not any(i in learner._pending._raw for i in ids), (
+        "an input goes with its sample"
+    )
     learner.label(ids[0], names[1])  # a correction finds the same features
     learner.settle()
-    corrected = [row.features for row in learner._journal.evidence() if (row.id, row.label) == (ids[0], names[1])]
+    corrected = [
+        row.features
+        for row in learner._journal.evidence()
+        if (row.id, row.label) == (ids[0], names[1])
+    ]
     assert corrected and np.array_equal(corrected[-1], kept[ids[0]].features)
 
 
-def test_a_question_is_answered_in_the_space_of_the_factory(opened: Opener, foreign: Bundle) -> None:
+def test_a_question_is_answered_in_the_space_of_the_factory(
+    opened: Opener, foreign: Bundle
+) -> None:
     learner, *_ = adapted(opened, foreign, policy=Policy(questions_per_day=100))
     questions = learner.questions(100)
     assert len(questions) >= 10
     learner.label([q.id for q in questions], [CLASSES[0]] * len(questions))
     learner.settle()
     expected = as_stored(*learner._program.encode(np.stack([q.frame for q in questions])))
-    assert np.allclose(np.stack([rows(learner)[q.id].features for q in questions]), expected, atol=0.01)
+    assert np.allclose(
+        np.stack([rows(learner)[q.id].features for q in questions]), expected, atol=0.01
+    )
 
 
-def test_labelled_data_in_hand_goes_through_the_factory_encoder(opened: Opener, foreign: Bundle) -> None:
+def test_labelled_data_in_hand_goes_through_the_factory_encoder(
+    opened: Opener, foreign: Bundle
+) -> None:
     learner, _, x, names = adapted(opened, foreign)
     ids = learner.learn(x, names, stream="cam")
     learner.settle()
-    assert np.array_equal(np.stack([rows(learner)[i].features for i in ids]), as_stored(*learner._program.encode(x)))
+    assert np.array_equal(
+        np.stack([rows(learner)[i].features for i in ids]), as_stored(*learner._program.encode(x))
+    )
 
 
 def test_a_sample_whose_input_is_gone_is_refused_by_name_and_nothing_is_lost(
@@ -91,9 +122,19 @@ def test_a_sample_whose_input_is_gone_is_refused_by_name_and_nothing_is_lost(
     monkeypatch.setattr(evidence, "_RAW_BYTES", 40 * 784)
     learner, ids, x, names = adapted(opened, foreign)
     old = next(iter(learner._pending._where))
-    gone = [i for i, (batch, _, _) in learner._pending._where.items() if batch.is_foreign and learner._pending.input_of(i) is None]
+    gone = [
+        i
+        for i, (batch, _, _) in learner._pending._where.items()
+        if batch.is_foreign and learner._pending.input_of(i) is None
+    ]
     assert gone and old not in gone, "the first samples were met by the factory encoder"
-    with pytest.raises(InputError, match=rf"sample '{gone[0]}' was met in .* its input is no longer kept .* learner.learn\(x, label\)"):
+    with pytest.raises(
+        InputError,
+        match=(
+            rf"sample '{gone[0]}' was met in .* its input is no longer kept .* learner.learn\(x,"
+            r" label\)"
+        ),
+    ):
         learner.label([ids[0], gone[0]], names[:2])
     assert rows(learner) == {} and learner.is_pending(ids[0]) and learner.is_pending(gone[0])
     learner.label([ids[0], old], names[:2])
@@ -102,9 +143,15 @@ def test_a_sample_whose_input_is_gone_is_refused_by_name_and_nothing_is_lost(
     assert len(rows(learner)) == 3
 
 
-def test_inputs_are_kept_in_memory_only_where_a_label_will_need_them(opened: Opener, foreign: Bundle, bundle: Bundle) -> None:
+def test_inputs_are_kept_in_memory_only_where_a_label_will_need_them(
+    opened: Opener, foreign: Bundle, bundle: Bundle
+) -> None:
     assert len(adapted(opened, bundle)[0]._pending._raw) == 0
     learner, ids, _, _ = adapted(opened, foreign)
     kept = set(learner._pending._raw)
-    assert set(ids) <= kept and {i for i, (batch, _, _) in learner._pending._where.items() if batch.is_foreign} <= kept and len(kept) < len(learner._pending._where)
+    assert (
+        set(ids) <= kept
+        and {i for i, (batch, _, _) in learner._pending._where.items() if batch.is_foreign} <= kept
+        and len(kept) < len(learner._pending._where)
+    )
     assert learner._journal.evidence() == [] and learner._journal.nbytes < 1 << 20

@@ -58,9 +58,7 @@ def test_the_bundle_is_of_the_format_that_it_stands_for(life: Life) -> None:
     assert edgeadapt.read_bundle(life.bundle).manifest.format == life.format
 
 
-def test_it_tells_the_same_story_gives_the_same_answers_and_has_the_same_digest(
-    life: Life,
-) -> None:
+def test_it_tells_the_same_story_gives_the_same_answers_and_has_the_same_digest(life: Life) -> None:
     with life.opened(freeze=True) as learner:
         told = story(learner)
         assert told == {name: life.expected[name] for name in told}

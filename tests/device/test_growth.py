@@ -12,7 +12,9 @@ from edgeadapt.bundle.schema import AdaptorSpec, GrowthPolicy
 from edgeadapt.device.adaptors.criteria import SIGNIFICANCE, Standing, doubt, halves_apart, why_not
 from edgeadapt.device.detection.gradual_drift import Trail
 
-POLICY = GrowthPolicy(candidates=(AdaptorSpec(name="a", tensors=("a.x",), learning_rate=0.1, steps=1, batch=1),))
+POLICY = GrowthPolicy(
+    candidates=(AdaptorSpec(name="a", tensors=("a.x",), learning_rate=0.1, steps=1, batch=1),)
+)
 READY = Standing("condition", labels=60, classes=4, considered=0, gap=0.05)
 
 
@@ -32,7 +34,9 @@ def test_a_condition_with_answers_at_one_place_grows() -> None:
     ],
     ids=["provisional", "novelty", "few", "one-class", "looked-at", "drifting"],
 )
-def test_what_keeps_a_condition_from_growing_is_named(change: dict[str, object], reason: str) -> None:
+def test_what_keeps_a_condition_from_growing_is_named(
+    change: dict[str, object], reason: str
+) -> None:
     fields = {name: getattr(READY, name) for name in Standing.__dataclass_fields__}
     assert reason in why_not(Standing(**{**fields, **change}), POLICY)
 
@@ -75,7 +79,9 @@ def test_an_adaptor_that_takes_the_place_of_another_must_only_not_lose() -> None
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=80))
-def test_nothing_grows_that_loses_as_many_samples_as_it_wins(pairs: list[tuple[bool, bool]]) -> None:
+def test_nothing_grows_that_loses_as_many_samples_as_it_wins(
+    pairs: list[tuple[bool, bool]],
+) -> None:
     before, after = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
     if int(after.sum()) <= int(before.sum()):
         assert doubt(before, after, 0.01, has_one=False)

@@ -1,4 +1,6 @@
-"""Health without labels: the same inputs, corrected against bare. Each kind of harm is found by its own test and by no stub."""
+"""Health without labels: the same inputs, corrected against bare. Each kind of harm is found by its
+own test and by no stub.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,15 @@ from edgeadapt.device.adaptation.health import (
     is_less_certain,
     not_home,
     strays,
-)  # fmt: skip
+)
 
 N = 64
 
 
 def health(distance: float = 1.0, entropy: float = 0.5, sure: int = 0) -> Health:
-    return Health(np.arange(N) % 6, np.full(N, entropy), np.full(N, distance, np.float32), np.arange(N) < sure)
+    return Health(
+        np.arange(N) % 6, np.full(N, entropy), np.full(N, distance, np.float32), np.arange(N) < sure
+    )
 
 
 def moved(slots: np.ndarray, count: int, to: int | None = None) -> np.ndarray:
@@ -41,15 +45,27 @@ def moved(slots: np.ndarray, count: int, to: int | None = None) -> np.ndarray:
     return result
 
 
-def test_what_the_head_reads_becomes_a_histogram_entropy_distance_and_the_answers_that_are_sure() -> None:
+def test_what_the_head_reads_becomes_a_histogram_entropy_distance_and_sure_answers() -> None:
     logits = np.array([[4.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 4.0]], np.float32)
     embedding = np.array([[2.0, 0.0], [1.0, 1.0], [0.0, -3.0]], np.float32)
-    found = health_of(logits, embedding, np.array([0.0, 0.0, 9.0], np.float32), np.eye(2, dtype=np.float32), 1.0, 1.0)
+    found = health_of(
+        logits,
+        embedding,
+        np.array([0.0, 0.0, 9.0], np.float32),
+        np.eye(2, dtype=np.float32),
+        1.0,
+        1.0,
+    )
     np.testing.assert_array_equal(found.histogram, [2, 0, 1])
-    assert found.entropy[1] == pytest.approx(np.log(3)) and found.entropy[0] == pytest.approx(0.178, abs=1e-3)
+    assert found.entropy[1] == pytest.approx(np.log(3)) and found.entropy[0] == pytest.approx(
+        0.178, abs=1e-3
+    )
     np.testing.assert_allclose(found.distance, [0.0, 1.0 - np.sqrt(0.5), 1.0], atol=1e-6)
-    np.testing.assert_array_equal(found.is_sure, [True, False, False])  # the last is as confident as the first, but looks new
-    np.testing.assert_allclose(distance_from(embedding, np.eye(2, dtype=np.float32)), found.distance)
+    # the last is as confident as the first, but looks new
+    np.testing.assert_array_equal(found.is_sure, [True, False, False])
+    np.testing.assert_allclose(
+        distance_from(embedding, np.eye(2, dtype=np.float32)), found.distance
+    )
     assert found.live == 2
 
 
@@ -58,7 +74,9 @@ def test_a_correction_that_brings_inputs_home_and_changes_little_is_healthy() ->
     assert harm(bare, replace(health(0.5, 0.3), slots=moved(bare.slots, 6))) == ""
 
 
-@pytest.mark.parametrize(("distance", "is_home"), [(HEALTHY - 0.01, True), (HEALTHY + 0.01, False), (3.0, False)])
+@pytest.mark.parametrize(
+    ("distance", "is_home"), [(HEALTHY - 0.01, True), (HEALTHY + 0.01, False), (3.0, False)]
+)
 def test_a_correction_must_come_home_by_the_margin(distance: float, is_home: bool) -> None:
     assert (not_home(health(), health(distance)) == "") is is_home
     assert (harm(health(), health(distance)) == "") is is_home
@@ -68,12 +86,14 @@ def test_everything_one_class_is_a_collapse_though_it_is_as_close_to_home_as_can
     bare = health()
     gathered = replace(health(0.0, 0.0), slots=np.full(N, 2))
     assert harm(bare, gathered) == "100% of the inputs look like one class corrected, 17% without"
-    assert collapse(bare, replace(gathered, slots=moved(bare.slots, 20, to=2))) == ""  # below the share that counts
+    # below the share that counts
+    assert collapse(bare, replace(gathered, slots=moved(bare.slots, 20, to=2))) == ""
 
 
 def test_a_run_of_one_class_that_was_seen_as_one_is_no_collapse() -> None:
     run = replace(health(), slots=np.where(np.arange(N) < int(0.95 * N), 3, 1))
-    assert collapse(run, replace(health(0.5), slots=np.full(N, 3))) == ""  # 4 inputs moved: not significant
+    # 4 inputs moved: not significant
+    assert collapse(run, replace(health(0.5), slots=np.full(N, 3))) == ""
     assert (np.bincount(run.slots).max() / N) > CROWDED
 
 
@@ -87,47 +107,80 @@ def test_entropy_must_rise_by_the_margin_and_on_significantly_many_inputs() -> N
 def test_rising_entropy_suspends_nothing_alone_and_halves_the_disputes_that_are_allowed() -> None:
     bare = health(sure=40)
     few = moved(bare.slots, 10)  # 10 of 40: P(>= 10 of 40 at a fifth) = .27, at a tenth .005
-    assert harm(bare, health(0.5, 2.0)) == "" and harm(bare, replace(health(0.5, 0.5), slots=few)) == ""
-    assert harm(bare, replace(health(0.5, 2.0), slots=few)).endswith("disputes 10 of them, while its entropy rises from 0.50 to 2.00")
+    assert (
+        harm(bare, health(0.5, 2.0)) == ""
+        and harm(bare, replace(health(0.5, 0.5), slots=few)) == ""
+    )
+    assert harm(bare, replace(health(0.5, 2.0), slots=few)).endswith(
+        "disputes 10 of them, while its entropy rises from 0.50 to 2.00"
+    )
 
 
 def test_the_frozen_twin_is_heard_where_it_is_sure_and_often_enough() -> None:
     bare = health(sure=40)
     disputed = replace(health(0.5), slots=moved(bare.slots, 20))
-    assert dispute(bare, disputed) == "the frozen model is sure of 40 inputs and the correction disputes 20 of them"
+    assert (
+        dispute(bare, disputed)
+        == "the frozen model is sure of 40 inputs and the correction disputes 20 of them"
+    )
     assert dispute(health(sure=0), disputed) == ""
-    assert dispute(health(sure=FEWEST_SURE - 1), replace(health(0.5), slots=moved(bare.slots, N))) == ""
+    assert (
+        dispute(health(sure=FEWEST_SURE - 1), replace(health(0.5), slots=moved(bare.slots, N)))
+        == ""
+    )
     assert dispute(bare, replace(health(0.5), slots=moved(bare.slots, int(DISPUTED * 40)))) == ""
 
 
-def test_the_margin_shrinks_where_most_classes_are_there_and_few_are_told_by_the_narrower_of_the_two() -> None:
-    assert eased(0.85, 0.4) == 0.85 and eased(0.85, 0.55) == pytest.approx(0.925) and eased(0.85, 0.7) == eased(0.85, 1.0) == 1.0
-    assert eased(1.01, 1.0) == eased(1.01, 0.0) == 1.01  # a method that leaves features where they are
+def test_the_margin_shrinks_where_most_classes_are_there_and_few_go_by_the_narrower() -> None:
+    assert (
+        eased(0.85, 0.4) == 0.85
+        and eased(0.85, 0.55) == pytest.approx(0.925)
+        and eased(0.85, 0.7) == eased(0.85, 1.0) == 1.0
+    )
+    # a method that leaves features where they are
+    assert eased(1.01, 1.0) == eased(1.01, 0.0) == 1.01
     wide, one = health(), replace(health(), slots=np.full(N, 2))
-    assert wide.classes == pytest.approx(6.0, rel=0.01) and one.classes == 1.0 and wide.breadth == 0.0
+    assert (
+        wide.classes == pytest.approx(6.0, rel=0.01) and one.classes == 1.0 and wide.breadth == 0.0
+    )
     wide, one = replace(wide, live=6), replace(one, live=6)
-    assert wide.breadth > 0.9 and one.breadth == 0.0 and replace(one, live=2).breadth == 0.0  # one of two classes is not half of them
+    # one of two classes is not half of them
+    assert wide.breadth > 0.9 and one.breadth == 0.0 and replace(one, live=2).breadth == 0.0
     near = replace(wide, distance=0.97 * wide.distance)
-    assert not_home(wide, near) == "" and not_home(one, near) and not_home(wide, replace(one, distance=near.distance))
-    assert healthiest([(near, "near")], 1.0, lambda: wide) == ("near", "") and healthiest([(near, "near")], 1.0, lambda: one)[0] is None
+    assert (
+        not_home(wide, near) == ""
+        and not_home(one, near)
+        and not_home(wide, replace(one, distance=near.distance))
+    )
+    assert (
+        healthiest([(near, "near")], 1.0, lambda: wide) == ("near", "")
+        and healthiest([(near, "near")], 1.0, lambda: one)[0] is None
+    )
 
 
 def test_the_newest_inputs_speak_against_what_takes_them_away_from_the_classes() -> None:
     bare = np.full(N, 0.4, np.float32)
     assert strays(bare, bare) == "" and strays(0.9 * bare, bare) == ""
-    assert strays(1.25 * bare, bare) == "the newest inputs lie 0.5 from the classes corrected, 0.4 without"
-    assert strays(1.005 * bare, bare, home=1.01) == "" and strays(1.02 * bare, bare, home=1.01)  # a method that leaves features where they are
-    assert strays(1.00001 * bare, bare) == "" and strays(1.001 * bare, bare)  # batches of another size round otherwise
-    assert strays(np.full(N, np.nan, np.float32), bare) and not_home(health(), replace(health(), distance=np.full(N, np.nan, np.float32)))
+    assert (
+        strays(1.25 * bare, bare)
+        == "the newest inputs lie 0.5 from the classes corrected, 0.4 without"
+    )
+    # a method that leaves features where they are
+    assert strays(1.005 * bare, bare, home=1.01) == "" and strays(1.02 * bare, bare, home=1.01)
+    # batches of another size round otherwise
+    assert strays(1.00001 * bare, bare) == "" and strays(1.001 * bare, bare)
+    assert strays(np.full(N, np.nan, np.float32), bare) and not_home(
+        health(), replace(health(), distance=np.full(N, np.nan, np.float32))
+    )
 
 
-def test_a_correction_that_brings_all_of_the_newest_inputs_home_by_the_margin_is_of_their_condition() -> None:
+def test_a_correction_that_brings_all_newest_inputs_home_is_of_their_condition() -> None:
     bare = np.full(N, 0.4, np.float32)
     assert brings_home(0.84 * bare, bare) and not brings_home(0.86 * bare, bare)
     assert not brings_home(np.full(N, np.nan, np.float32), bare)
 
 
-def test_the_closest_correction_that_does_no_harm_is_chosen_and_bare_is_read_only_where_it_matters() -> None:
+def test_the_closest_harmless_correction_is_chosen_and_bare_is_read_where_it_matters() -> None:
     asked: list[int] = []
 
     def bare() -> Health:
@@ -135,10 +188,18 @@ def test_the_closest_correction_that_does_no_harm_is_chosen_and_bare_is_read_onl
         return health()
 
     gathered = replace(health(0.0, 0.0), slots=np.full(N, 2))
-    assert healthiest([(health(0.9), "far"), (health(1.2), "farther")], 1.0, bare) == (None, "distance from the classes 0.9 corrected, 0.85 needed")
+    assert healthiest([(health(0.9), "far"), (health(1.2), "farther")], 1.0, bare) == (
+        None,
+        "distance from the classes 0.9 corrected, 0.85 needed",
+    )
     assert not asked
-    assert healthiest([(health(0.6), "good"), (health(0.4), "better"), (gathered, "collapsed")], 1.0, bare) == ("better", "")
-    assert healthiest([(gathered, "collapsed"), (health(0.9), "far")], 1.0, bare) == (None, "100% of the inputs look like one class corrected, 17% without")
+    assert healthiest(
+        [(health(0.6), "good"), (health(0.4), "better"), (gathered, "collapsed")], 1.0, bare
+    ) == ("better", "")
+    assert healthiest([(gathered, "collapsed"), (health(0.9), "far")], 1.0, bare) == (
+        None,
+        "100% of the inputs look like one class corrected, 17% without",
+    )
     assert len(asked) == 2
 
 
@@ -148,7 +209,15 @@ def test_inputs_that_change_by_chance_are_no_harm(seed: int) -> None:
     suspended = 0
     for _ in range(200):
         slots = rng.integers(0, 6, N)
-        bare = Health(slots, rng.gamma(2.0, 0.2, N), rng.random(N).astype(np.float32) + 0.5, rng.random(N) < 0.4)
+        bare = Health(
+            slots,
+            rng.gamma(2.0, 0.2, N),
+            rng.random(N).astype(np.float32) + 0.5,
+            rng.random(N) < 0.4,
+        )
         after = np.where(rng.random(N) < 0.1, rng.integers(0, 6, N), slots)
-        suspended += harm(bare, Health(after, rng.gamma(2.0, 0.2, N), 0.7 * bare.distance, bare.is_sure)) != ""
+        suspended += (
+            harm(bare, Health(after, rng.gamma(2.0, 0.2, N), 0.7 * bare.distance, bare.is_sure))
+            != ""
+        )
     assert suspended <= 2

@@ -1,4 +1,6 @@
-"""Projections without a stored matrix keep inner products, and one bit per entry keeps cosines nearly."""
+"""Projections without a stored matrix keep inner products, and one bit per entry keeps cosines
+nearly.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeadapt.device.numerics.hypervectors import binary_cosine, factors, hadamard, packed, project, signs
+from edgeadapt.device.numerics.hypervectors import (
+    binary_cosine,
+    factors,
+    hadamard,
+    packed,
+    project,
+    signs,
+)
 from edgeadapt.errors import InputError
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (a.astype(np.float64), b.astype(np.float64))]
+    unit = [
+        v / np.linalg.norm(v, axis=1, keepdims=True)
+        for v in (a.astype(np.float64), b.astype(np.float64))
+    ]
     return unit[0] @ unit[1].T
 
 
@@ -24,7 +36,9 @@ def test_the_transform_is_orthogonal_and_symmetric(size: int) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 100), st.integers(0, 2**31), st.integers(0, 50))
-def test_wide_enough_hypervectors_keep_every_inner_product(width: int, seed: int, data: int) -> None:
+def test_wide_enough_hypervectors_keep_every_inner_product(
+    width: int, seed: int, data: int
+) -> None:
     v = np.random.default_rng(data).standard_normal((5, width)).astype(np.float32)
     h = project(v, 128, seed)
     assert h.shape == (5, 128) and np.allclose(h @ h.T, v @ v.T, atol=1e-3)
@@ -34,10 +48,13 @@ def test_wide_enough_hypervectors_keep_every_inner_product(width: int, seed: int
 def test_a_sketch_keeps_cosines_within_three_over_the_root_of_its_width(width: int) -> None:
     error = []
     for seed in range(20):
-        v = np.random.default_rng(seed).standard_normal((12, 1408)) * np.geomspace(1, 30, 1408)  # a few columns carry most of the energy
+        # a few columns carry most of the energy
+        v = np.random.default_rng(seed).standard_normal((12, 1408)) * np.geomspace(1, 30, 1408)
         h = project(v.astype(np.float32), width, seed)
         error.append(np.abs(cosines(h, h) - cosines(v, v)))
-    assert (np.array(error) < 3 / np.sqrt(width)).mean() > 0.98 and np.max(error) < 5 / np.sqrt(width)
+    assert (np.array(error) < 3 / np.sqrt(width)).mean() > 0.98 and np.max(error) < 5 / np.sqrt(
+        width
+    )
 
 
 def test_the_projection_is_the_matrix_of_signs_and_transform() -> None:
@@ -49,8 +66,12 @@ def test_the_projection_is_the_matrix_of_signs_and_transform() -> None:
 
 
 def test_the_same_seed_gives_the_same_signs_for_ever() -> None:
-    assert np.array_equal(signs(5, 100), signs(5, 100)) and np.array_equal(signs(5, 100)[:40], signs(5, 40))
-    assert not np.array_equal(signs(5, 100), signs(6, 100)) and not np.array_equal(signs(5, 100), signs(5, 100, part=1))
+    assert np.array_equal(signs(5, 100), signs(5, 100)) and np.array_equal(
+        signs(5, 100)[:40], signs(5, 40)
+    )
+    assert not np.array_equal(signs(5, 100), signs(6, 100)) and not np.array_equal(
+        signs(5, 100), signs(5, 100, part=1)
+    )
     assert signs(0, 12).tolist() == SIGNS_OF_SEED_0
 
 
@@ -61,9 +82,14 @@ SIGNS_OF_SEED_0 = [1.0, -1.0, 1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0, 1.0, 1.0,
 @given(st.integers(0, 1000))
 def test_counting_differing_bits_is_the_cosine_of_signs(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    a, b = rng.standard_normal((4, 64)).astype(np.float32), rng.standard_normal((3, 64)).astype(np.float32)
+    a = rng.standard_normal((4, 64)).astype(np.float32)
+    b = rng.standard_normal((3, 64)).astype(np.float32)
     assert packed(a).nbytes == 4 * 8
-    assert np.allclose(binary_cosine(packed(a), packed(b)), cosines(np.where(a >= 0, 1, -1), np.where(b >= 0, 1, -1)), atol=1e-6)
+    assert np.allclose(
+        binary_cosine(packed(a), packed(b)),
+        cosines(np.where(a >= 0, 1, -1), np.where(b >= 0, 1, -1)),
+        atol=1e-6,
+    )
 
 
 def test_no_classes_give_no_cosines() -> None:

@@ -15,30 +15,69 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.device.storage.journal import DECISIONS_KEPT, FILE_NAME, LOCK_NAME, CommitRow, EvidenceRow, Journal, Moves
+from edgeadapt.device.storage.journal import (
+    DECISIONS_KEPT,
+    FILE_NAME,
+    LOCK_NAME,
+    CommitRow,
+    EvidenceRow,
+    Journal,
+    Moves,
+)
 from edgeadapt.errors import StateError
 
 
 def row(sample: str, status: str = "received", **changes: Any) -> EvidenceRow:
     settings: dict[str, Any] = {
-        "id": sample, "source": "me", "stream": "cam", "domain": "source", "time": 5.0, "label": "Coat", "weight": 1.0, "space": "s",
-        "is_factory": True, "features": np.arange(6, dtype=np.float16), "status": status,
-    }  # fmt: skip
+        "id": sample,
+        "source": "me",
+        "stream": "cam",
+        "domain": "source",
+        "time": 5.0,
+        "label": "Coat",
+        "weight": 1.0,
+        "space": "s",
+        "is_factory": True,
+        "features": np.arange(6, dtype=np.float16),
+        "status": status,
+    }
     return EvidenceRow(**settings | changes)
 
 
-def commit(number: int, rows: tuple[int, ...] = (), held_out: tuple[int, ...] = (), **tensors: Any) -> CommitRow:
-    return CommitRow(number, "learn", "learned", {"learned": len(rows)}, Moves(added=rows, held_out=held_out), json.dumps({"classes": []}), tensors)
+def commit(
+    number: int, rows: tuple[int, ...] = (), held_out: tuple[int, ...] = (), **tensors: Any
+) -> CommitRow:
+    return CommitRow(
+        number,
+        "learn",
+        "learned",
+        {"learned": len(rows)},
+        Moves(added=rows, held_out=held_out),
+        json.dumps({"classes": []}),
+        tensors,
+    )
 
 
 def test_a_row_comes_back_as_it_was_given(state: Path) -> None:
     journal = Journal(state)
-    given = row("a", source="Zoë's", label="T-shirt/top", features=np.array([1.5, -2, 65504, 6e-8, 0, -0.0], np.float16), is_factory=False)
+    given = row(
+        "a",
+        source="Zoë's",
+        label="T-shirt/top",
+        features=np.array([1.5, -2, 65504, 6e-8, 0, -0.0], np.float16),
+        is_factory=False,
+    )
     journal.receive([given, row("b")])
     journal.close()
     back, other = Journal(state).evidence()
     np.testing.assert_array_equal(back.features, given.features)
-    assert (back.id, back.source, back.label, back.status, back.is_factory) == ("a", "Zoë's", "T-shirt/top", "received", False)
+    assert (back.id, back.source, back.label, back.status, back.is_factory) == (
+        "a",
+        "Zoë's",
+        "T-shirt/top",
+        "received",
+        False,
+    )
     assert other.is_factory is True and back.commit_number is None
 
 
@@ -46,7 +85,12 @@ def test_the_schema_is_strict_and_versioned(state: Path) -> None:
     journal = Journal(state)
     assert journal.meta("schema") == "3" and journal.is_new
     db = journal._db
-    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")}
+    tables = {
+        name
+        for (name,) in db.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
+        )
+    }
     assert tables == {"meta", "evidence", "raw", "commits", "decisions", "snapshots"}
     with pytest.raises(sqlite3.IntegrityError):
         db.execute("UPDATE meta SET value = NULL")
@@ -61,7 +105,13 @@ def test_another_schema_is_refused_by_its_number_and_kept(state: Path, version: 
     journal.set_meta({"schema": version})
     journal.close()
     for _ in range(2):
-        with pytest.raises(StateError, match=f"journal schema {version}, this version reads 3; open it with the version that wrote it"):
+        with pytest.raises(
+            StateError,
+            match=(
+                f"journal schema {version}, this version reads 3; open it with the version that"
+                " wrote it"
+            ),
+        ):
             Journal(state)
     with sqlite3.connect(state / FILE_NAME) as db:
         assert db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() == (version,)
@@ -69,21 +119,30 @@ def test_another_schema_is_refused_by_its_number_and_kept(state: Path, version: 
 
 def test_what_is_deleted_is_overwritten_and_a_commit_is_synced(state: Path) -> None:
     db = Journal(state)._db
-    assert [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("secure_delete", "synchronous", "journal_mode")] == [1, 2, "wal"]
+    assert [
+        db.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("secure_delete", "synchronous", "journal_mode")
+    ] == [1, 2, "wal"]
 
 
 def test_folder_and_file_are_for_this_user_alone(state: Path) -> None:
     journal = Journal(state)
     journal.receive([row("a")])
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
-    assert {path.name: stat.S_IMODE(path.stat().st_mode) & 0o077 for path in state.iterdir()} == {path.name: 0 for path in state.iterdir()}
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) & 0o077 for path in state.iterdir()} == {
+        path.name: 0 for path in state.iterdir()
+    }
 
 
 def test_in_memory_nothing_is_written_and_everything_works() -> None:
     journal = Journal(None)
     journal.receive([row("a")])
     journal.commit(commit(1, (1,)))
-    assert journal.count_evidence() == {"learned": 1} and journal.nbytes == 0 and journal.folder is None
+    assert (
+        journal.count_evidence() == {"learned": 1}
+        and journal.nbytes == 0
+        and journal.folder is None
+    )
 
 
 def test_a_commit_sets_statuses_deletes_and_keeps_its_tensors(state: Path) -> None:
@@ -95,7 +154,9 @@ def test_a_commit_sets_statuses_deletes_and_keeps_its_tensors(state: Path) -> No
     (read,) = journal.commits()
     assert read.moves == Moves(added=(1,), held_out=(2,)) and read.detail == {"learned": 1}
     np.testing.assert_array_equal(read.tensors["norm.mean"], np.ones(3))
-    assert {sample: found.status for sample, found in journal.newest_of(["a", "b", "c"]).items()} == {"a": "learned", "b": "held_out"}
+    assert {
+        sample: found.status for sample, found in journal.newest_of(["a", "b", "c"]).items()
+    } == {"a": "learned", "b": "held_out"}
 
 
 def test_rows_are_found_by_number_in_the_order_asked_for(state: Path) -> None:
@@ -129,7 +190,11 @@ def test_a_fault_anywhere_in_a_transaction_changes_nothing(state: Path) -> None:
         journal.at = at
         with pytest.raises(OSError, match=step):
             journal.commit(commit(1, (1,)), deleted=[1], snapshot={"t": np.ones(1)})
-        assert journal.count_evidence() == {"received": 1} and journal.last_number() == 0 and journal.snapshot(9) is None
+        assert (
+            journal.count_evidence() == {"received": 1}
+            and journal.last_number() == 0
+            and journal.snapshot(9) is None
+        )
     journal.at = lambda step: None
     journal.commit(commit(1, (1,)))
     assert journal.last_number() == 1 and journal.count_evidence() == {"learned": 1}
@@ -160,15 +225,26 @@ def test_history_is_newest_first_and_cut(state: Path) -> None:
 def test_decisions_are_bounded_and_newest_first(state: Path) -> None:
     journal = Journal(state)
     for start in range(0, DECISIONS_KEPT + 3000, 1000):
-        journal.decide([(float(i), "cam", "hold", "source", "still") for i in range(start, start + 1000)])
+        journal.decide(
+            [(float(i), "cam", "hold", "source", "still") for i in range(start, start + 1000)]
+        )
     found = journal.decisions(DECISIONS_KEPT + 5000)
-    assert len(found) == DECISIONS_KEPT and found[0][0] == DECISIONS_KEPT + 2999 and found[-1][0] == 3000
+    assert (
+        len(found) == DECISIONS_KEPT
+        and found[0][0] == DECISIONS_KEPT + 2999
+        and found[-1][0] == 3000
+    )
     assert len(journal.decisions()) == 100
 
 
 def test_the_lock_names_its_holder_and_dies_with_it(state: Path) -> None:
-    script = "import sys; from edgeadapt.device.storage.journal import Journal; j = Journal(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
-    holder = subprocess.Popen([sys.executable, "-c", script, str(state)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    script = (
+        "import sys; from edgeadapt.device.storage.journal import Journal; j ="
+        " Journal(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(state)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert holder.stdout and holder.stdout.readline() == b"held\n"
     assert (state / LOCK_NAME).read_text() == f"{holder.pid}\n"
     with pytest.raises(StateError, match=f"is in use by the process with pid {holder.pid}"):

@@ -46,16 +46,29 @@ def test_fresh_rows_do_not_expire(tmp_path: Path) -> None:
         assert sum(learner.counters()["evidence"].values()) == 5
 
 
-@pytest.mark.parametrize(("values", "message"), [({"raw_per_class": -1}, "got -1"), ({"features_days": -1.0}, ">= 0"), ({"pending_s": -5.0}, "-5.0"), ({"rows": 99}, ">= 100"), ({"commits": 0}, "got 0")])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"raw_per_class": -1}, "got -1"),
+        ({"features_days": -1.0}, ">= 0"),
+        ({"pending_s": -5.0}, "-5.0"),
+        ({"rows": 99}, ">= 100"),
+        ({"commits": 0}, "got 0"),
+    ],
+)
 def test_what_cannot_be_kept_is_refused(values: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         edgeadapt.Keep(**values)
 
 
-def test_however_many_snapshots_follow_an_expiry_everything_after_it_can_be_reached(tmp_path: Path) -> None:
+def test_however_many_snapshots_follow_an_expiry_everything_after_it_can_be_reached(
+    tmp_path: Path,
+) -> None:
     sample = load_sample()
     x, names = sample.x[:60], [CLASSES[k] for k in sample.y[:60]]
-    with edgeadapt.open(bundle_path(), state=tmp_path / "s", keep=edgeadapt.Keep(features_days=0.0)) as learner:
+    with edgeadapt.open(
+        bundle_path(), state=tmp_path / "s", keep=edgeadapt.Keep(features_days=0.0)
+    ) as learner:
         learner.learn(x[:20], names[:20])
         learner.checkpoint()
     with edgeadapt.open(bundle_path(), state=tmp_path / "s") as learner:
@@ -73,7 +86,12 @@ def test_however_many_snapshots_follow_an_expiry_everything_after_it_can_be_reac
 def test_how_many_raw_inputs_are_kept_is_remembered_until_it_is_said_again(tmp_path: Path) -> None:
     x, names = images(60)
     counts = []
-    for keep in (edgeadapt.Keep(raw_per_class=3), edgeadapt.Keep(), edgeadapt.Keep(raw_per_class=0), edgeadapt.Keep()):
+    for keep in (
+        edgeadapt.Keep(raw_per_class=3),
+        edgeadapt.Keep(),
+        edgeadapt.Keep(raw_per_class=0),
+        edgeadapt.Keep(),
+    ):
         with edgeadapt.open(bundle_path(), state=tmp_path / "s", keep=keep) as learner:
             learner.learn(x, names, source="a")
             learner.checkpoint()
@@ -81,7 +99,9 @@ def test_how_many_raw_inputs_are_kept_is_remembered_until_it_is_said_again(tmp_p
     assert counts == [18, 18, 0, 0]
 
 
-def test_a_clock_that_jumps_ahead_for_a_moment_deletes_nothing_and_one_that_stays_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_jumps_ahead_for_a_moment_deletes_nothing_and_one_that_stays_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now, running = time.time(), [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: running[0])
     x, names = images(20)
@@ -129,10 +149,14 @@ def test_a_folder_that_never_noted_its_clock_goes_by_its_last_commit(
         assert sum(learner.counters()["evidence"].values()) == 20
 
 
-def test_labels_from_before_the_clock_was_set_are_as_old_as_those_around_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_from_before_the_clock_was_set_are_as_old_as_those_around_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x, names = images(30)
     now = time.time()
-    with edgeadapt.open(bundle_path(), state=tmp_path / "s", keep=edgeadapt.Keep(features_days=10.0)) as learner:
+    with edgeadapt.open(
+        bundle_path(), state=tmp_path / "s", keep=edgeadapt.Keep(features_days=10.0)
+    ) as learner:
         for met_at, part in ((50.0, slice(0, 10)), (now, slice(10, 20)), (60.0, slice(20, 30))):
             monkeypatch.setattr("time.time", lambda met_at=met_at: met_at)
             learner.learn(x[part], names[part])
@@ -141,17 +165,21 @@ def test_labels_from_before_the_clock_was_set_are_as_old_as_those_around_them(tm
         learner.checkpoint()
         assert len(learner._journal.evidence()) == 30
         old = learner._journal.older_than(now + 1.0, 100)
-        assert [row.seq for row in old] == list(range(1, 21))  # the last ten came after something that is not old yet
+        # the last ten came after something that is not old yet
+        assert [row.seq for row in old] == list(range(1, 21))
 
 
-def test_after_an_expiry_the_way_back_is_open_to_whatever_needs_no_row_that_is_gone(tmp_path: Path) -> None:
+def test_after_an_expiry_the_way_back_is_open_to_whatever_needs_no_row_that_is_gone(
+    tmp_path: Path,
+) -> None:
     x, names = images(120)
     with edgeadapt.open(bundle_path(), state=tmp_path / "s") as learner:
         learner.learn(x[:40], names[:40], source="old")
         learner.settle()
         learner.forget(source="nobody")
         learner.rollback(0)
-        learner.rollback(learner.history(1)[0].number - 1)  # takes a snapshot that holds the old labels
+        # takes a snapshot that holds the old labels
+        learner.rollback(learner.history(1)[0].number - 1)
         marks = {}
         for start in (40, 80):
             learner.learn(x[start : start + 40], names[start : start + 40], source="new")

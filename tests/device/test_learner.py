@@ -36,7 +36,10 @@ def test_predict_changes_nothing(learner: Learner) -> None:
     before = learner.digest()
     first = learner.predict(x)
     learner.predict(x)
-    assert_same({"p": first.probs, "n": first.novelty}, {"p": learner.predict(x).probs, "n": learner.predict(x).novelty})
+    assert_same(
+        {"p": first.probs, "n": first.novelty},
+        {"p": learner.predict(x).probs, "n": learner.predict(x).novelty},
+    )
     assert learner.digest() == before
     assert learner.domains() == {} and learner.questions() == [] and learner.history() == []
 
@@ -50,7 +53,9 @@ def test_one_input_is_a_batch_of_one(learner: Learner) -> None:
 def test_a_batch_does_not_depend_on_how_it_is_cut(learner: Learner) -> None:
     x, _ = images(70)
     whole = learner.predict(x).probs
-    parts = np.concatenate([learner.predict(x[rows]).probs for rows in (slice(0, 1), slice(1, 9), slice(9, 70))])
+    parts = np.concatenate(
+        [learner.predict(x[rows]).probs for rows in (slice(0, 1), slice(1, 9), slice(9, 70))]
+    )
     np.testing.assert_allclose(parts, whole, atol=1e-5)
 
 
@@ -66,7 +71,9 @@ def test_features_go_around_the_encoder(learner: Learner) -> None:
     assert sum(learner.counters()["evidence"].values()) == 128
 
 
-def test_a_stream_of_features_is_sensed_asked_about_and_never_meets_the_encoder(learner: Learner) -> None:
+def test_a_stream_of_features_is_sensed_asked_about_and_never_meets_the_encoder(
+    learner: Learner,
+) -> None:
     x, _ = images(6 * BATCH, condition="fog")
     z, taps = learner._program.encode(x)
     for rows in (slice(i, i + BATCH) for i in range(0, len(x), BATCH)):
@@ -88,10 +95,17 @@ def test_observe_predicts_what_predict_says_and_gives_fresh_ids(learner: Learner
 
 def test_labels_come_late_out_of_order_and_from_other_threads(learner: Learner) -> None:
     x, names = images(6 * BATCH)
-    seen = [learner.observe(x[i : i + BATCH], stream=f"cam-{i % 2}") for i in range(0, len(x), BATCH)]
-    todo = [(sample, names[i * BATCH + j]) for i, o in enumerate(seen) for j, sample in enumerate(o.ids)]
+    seen = [
+        learner.observe(x[i : i + BATCH], stream=f"cam-{i % 2}") for i in range(0, len(x), BATCH)
+    ]
+    todo = [
+        (sample, names[i * BATCH + j]) for i, o in enumerate(seen) for j, sample in enumerate(o.ids)
+    ]
     np.random.default_rng(0).shuffle(todo)
-    threads = [threading.Thread(target=lambda part=todo[i::4]: [learner.label(*pair) for pair in part]) for i in range(4)]
+    threads = [
+        threading.Thread(target=lambda part=todo[i::4]: [learner.label(*pair) for pair in part])
+        for i in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -174,7 +188,12 @@ def test_every_question_can_be_answered_and_disappears_then(learner: Learner) ->
     asked = learner.questions(100)
     assert 5 <= len(asked) <= 20 and len(learner.questions(3)) == 3
     first = asked[0]
-    assert first.stream == "default" and "shift" in first.why and 0.0 < first.confidence <= 1.0 and first.predicted in KNOWN
+    assert (
+        first.stream == "default"
+        and "shift" in first.why
+        and 0.0 < first.confidence <= 1.0
+        and first.predicted in KNOWN
+    )
     np.testing.assert_array_equal(first.frame, x[ids.index(first.id)])
     for q in asked:
         answer(learner, q.id, names[ids.index(q.id)])
@@ -211,7 +230,9 @@ def test_under_new_classes_add_an_unknown_name_becomes_a_class(opened: Opener) -
 
 
 @pytest.mark.parametrize("labels", [["Bag", 3.5], ["Bag", None], ["Bag"], ["Bag", "  "]])
-def test_under_new_classes_add_a_refused_label_adds_no_class(opened: Opener, labels: list[Any]) -> None:
+def test_under_new_classes_add_a_refused_label_adds_no_class(
+    opened: Opener, labels: list[Any]
+) -> None:
     learner = opened(policy=Policy(new_classes="add"))
     before = learner.digest()
     with pytest.raises(InputError):
@@ -252,7 +273,9 @@ def test_removing_a_class_uncounts_only_labels_that_counted(opened: Opener) -> N
     assert learner._live.labels == 40 - counted
 
 
-def test_after_a_factory_class_is_removed_its_slot_serves_another_and_honest_labels_pass(learner: Learner) -> None:
+def test_after_a_factory_class_is_removed_its_slot_serves_another_and_honest_labels_pass(
+    learner: Learner,
+) -> None:
     learner.remove_class("Trouser")
     learner.add_class("Bag")
     assert learner.classes == tuple("Bag" if name == "Trouser" else name for name in KNOWN)
@@ -266,7 +289,9 @@ def test_after_a_factory_class_is_removed_its_slot_serves_another_and_honest_lab
     assert accuracy(learner, x[30:], names[30:]) > 0.6
 
 
-def test_classes_that_do_not_exist_cannot_be_removed_and_the_last_one_stays(learner: Learner) -> None:
+def test_classes_that_do_not_exist_cannot_be_removed_and_the_last_one_stays(
+    learner: Learner,
+) -> None:
     with pytest.raises(UnknownClassError, match="closest: 'Dress'"):
         learner.remove_class("Dres")
     for name in KNOWN[1:]:
@@ -287,8 +312,12 @@ def test_forget_takes_conditions_joined_by_and(learner: Learner) -> None:
     assert learner.forget(source="a", after=middle).removed == 0
     assert learner.forget(source="b", before=middle, ids=ids[:3]).removed == 3
     assert learner.forget(ids=ids[3]).removed == 1
-    assert learner.forget(classes=[names[25]], source="b", after=middle).removed == names[20:].count(names[25])
-    assert learner.forget(after=0.0).removed == sum(1 for _ in range(30)) - 4 - names[20:].count(names[25])
+    assert learner.forget(classes=[names[25]], source="b", after=middle).removed == names[
+        20:
+    ].count(names[25])
+    assert learner.forget(after=0.0).removed == sum(1 for _ in range(30)) - 4 - names[20:].count(
+        names[25]
+    )
     with pytest.raises(InputError, match="say what to forget"):
         learner.forget()
 
@@ -315,8 +344,10 @@ def test_history_is_newest_first_and_reads_as_a_sentence(learner: Learner) -> No
     learner.add_class("Bag")
     learner.rollback()
     assert [(c.number, c.kind, c.outcome) for c in learner.history()] == [
-        (3, "rollback", "rolled back"), (2, "add_class", "added"), (1, "learn", "learned"),
-    ]  # fmt: skip
+        (3, "rollback", "rolled back"),
+        (2, "add_class", "added"),
+        (1, "learn", "learned"),
+    ]
     assert str(learner.history()[1]) == "#2 add_class: added (class Bag)"
     assert learner.history(1)[0].detail["to"] == 1
     assert abs(learner.history()[0].time - time.time()) < 60
@@ -350,7 +381,10 @@ def test_a_frozen_learner_receives_labels_and_learns_them_when_it_thaws(learner:
     assert learner.digest() == before
     learner.freeze(False)
     learner.settle()
-    assert sum(learner.counters()["evidence"].values()) == 40 and "received" not in learner.counters()["evidence"]
+    assert (
+        sum(learner.counters()["evidence"].values()) == 40
+        and "received" not in learner.counters()["evidence"]
+    )
     assert learner.digest() != before
 
 
@@ -379,7 +413,9 @@ def test_answers_given_while_frozen_are_heard_after_the_thaw(learner: Learner) -
     assert learner.domains() == {"condition-1": "condition"}
 
 
-def test_edgeadapt_freeze_stops_adaptation_whatever_the_policy_says(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edgeadapt_freeze_stops_adaptation_whatever_the_policy_says(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EDGEADAPT_FREEZE", "1")
     learner = opened(policy=Policy(adapt="act"))
     x, _ = images(8 * BATCH, condition="fog")
@@ -390,8 +426,12 @@ def test_edgeadapt_freeze_stops_adaptation_whatever_the_policy_says(opened: Open
     assert learner.counters()["refreshes"] > 0
 
 
-@pytest.mark.parametrize(("mine", "acts"), [(None, True), ("act", True), ("advise", False), ("off", False)])
-def test_the_policy_can_only_lower_what_the_bundle_earned(opened: Opener, mine: Any, acts: bool) -> None:
+@pytest.mark.parametrize(
+    ("mine", "acts"), [(None, True), ("act", True), ("advise", False), ("off", False)]
+)
+def test_the_policy_can_only_lower_what_the_bundle_earned(
+    opened: Opener, mine: Any, acts: bool
+) -> None:
     learner = opened(policy=Policy(adapt=mine))
     x, _ = images(6 * BATCH, condition="fog")
     frozen = opened(policy=Policy(adapt="off")).predict(x).probs
@@ -402,7 +442,8 @@ def test_the_policy_can_only_lower_what_the_bundle_earned(opened: Opener, mine: 
 
 def test_placement_says_who_serves_which_role(learner: Learner) -> None:
     assert learner.placement() == dict.fromkeys(
-        ("encode", "correct", "predict", "novelty", "shift", "learn", "adapt", "derive"), "onnxruntime"
+        ("encode", "correct", "predict", "novelty", "shift", "learn", "adapt", "derive"),
+        "onnxruntime",
     )
 
 
@@ -412,22 +453,44 @@ def test_the_status_line_counts(learner: Learner) -> None:
     learner.learn(x, names)
     learner.settle()
     counters = learner.counters()
-    assert counters["observed"] == BATCH and counters["encoded"] == 2 * BATCH and counters["pending"] == BATCH and counters["backlog"] == 0
-    assert all(seconds > 0 for name, seconds in learner.timings().items() if name != "learn") and learner.timings()["learn"] > 0
+    assert (
+        counters["observed"] == BATCH
+        and counters["encoded"] == 2 * BATCH
+        and counters["pending"] == BATCH
+        and counters["backlog"] == 0
+    )
+    assert (
+        all(seconds > 0 for name, seconds in learner.timings().items() if name != "learn")
+        and learner.timings()["learn"] > 0
+    )
 
 
-def test_a_closed_learner_refuses_by_name_and_closing_twice_is_harmless(opened: Opener, state: Path) -> None:
+def test_a_closed_learner_refuses_by_name_and_closing_twice_is_harmless(
+    opened: Opener, state: Path
+) -> None:
     learner = opened(state)
     x, names = images(4)
     ids = learner.observe(x).ids
     learner.close()
     learner.close()
     for call in (
-        lambda: learner.predict(x), lambda: learner.observe(x), lambda: learner.label(ids[0], names[0]), lambda: learner.learn(x, names),
-        lambda: learner.questions(), lambda: learner.add_class("Bag"), lambda: learner.remove_class("Coat"), lambda: learner.forget(source="a"),
-        lambda: learner.rollback(), lambda: learner.checkpoint(), lambda: learner.history(), lambda: learner.decisions(),
-        lambda: learner.freeze(), lambda: learner.digest(), lambda: learner.counters(), lambda: learner.settle(),
-    ):  # fmt: skip
+        lambda: learner.predict(x),
+        lambda: learner.observe(x),
+        lambda: learner.label(ids[0], names[0]),
+        lambda: learner.learn(x, names),
+        lambda: learner.questions(),
+        lambda: learner.add_class("Bag"),
+        lambda: learner.remove_class("Coat"),
+        lambda: learner.forget(source="a"),
+        lambda: learner.rollback(),
+        lambda: learner.checkpoint(),
+        lambda: learner.history(),
+        lambda: learner.decisions(),
+        lambda: learner.freeze(),
+        lambda: learner.digest(),
+        lambda: learner.counters(),
+        lambda: learner.settle(),
+    ):
         with pytest.raises(StateError, match="the learner is closed"):
             call()
 
@@ -437,7 +500,10 @@ def test_with_closes_and_what_was_queued_is_done(opened: Opener, state: Path) ->
     with opened(state) as learner:
         learner.learn(x, names)
     again = opened(state)
-    assert "received" not in again.counters()["evidence"] and sum(again.counters()["evidence"].values()) == 200
+    assert (
+        "received" not in again.counters()["evidence"]
+        and sum(again.counters()["evidence"].values()) == 200
+    )
 
 
 def test_two_learners_share_an_engine_and_nothing_else(opened: Opener) -> None:

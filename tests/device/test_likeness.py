@@ -15,7 +15,9 @@ def test_clusters_come_out_whole_and_each_as_a_group() -> None:
     assert sorted(order) == list(range(60))
     assert int((np.diff(kind[order]) != 0).sum()) == 3  # four runs
     assert group == sorted(group) and group[0] == 0
-    assert [len(set(kind[order][np.array(group) == g])) for g in set(group)] == [1] * len(set(group))
+    assert [len(set(kind[order][np.array(group) == g])) for g in set(group)] == [1] * len(
+        set(group)
+    )
     assert len(set(group)) <= 8
 
 

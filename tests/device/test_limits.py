@@ -56,8 +56,10 @@ def full_disk(learner: Learner) -> Iterator[None]:
             db.execute(f"PRAGMA max_page_count = {2**30}")
 
 
-# -- a full disk --------------------------------------------------------------------------------------
-def test_a_full_disk_refuses_labels_by_name_serves_on_and_recovers_by_itself(vectors: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# -- a full disk -----------------------------------------------------------------------------------
+def test_a_full_disk_refuses_labels_by_name_serves_on_and_recovers_by_itself(
+    vectors: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(learning_room, "_FIRST_RETRY_S", 0.05)
     with open_learner(vectors, state=tmp_path / "s") as learner:
         teach(learner, 30, 1)
@@ -74,7 +76,7 @@ def test_a_full_disk_refuses_labels_by_name_serves_on_and_recovers_by_itself(vec
         assert sum(learner.counters()["evidence"].values()) == 31
 
 
-def test_labels_that_were_taken_before_the_disk_was_full_are_learned_when_it_is_not_without_being_asked(
+def test_labels_taken_before_the_disk_was_full_are_learned_later_without_being_asked(
     vectors: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learning_room, "_FIRST_RETRY_S", 0.05)
@@ -91,16 +93,21 @@ def test_labels_that_were_taken_before_the_disk_was_full_are_learned_when_it_is_
         while learner._live.labels < 400 and time.monotonic() < deadline:
             time.sleep(0.05)
         learner.settle()  # and the failure is not reported any more
-        assert learner.counters()["evidence"].get("received") is None and learner._live.labels == 400
+        assert (
+            learner.counters()["evidence"].get("received") is None and learner._live.labels == 400
+        )
         digest = learner.digest()
     with open_learner(vectors, state=tmp_path / "s") as again:
         assert again.digest() == digest
 
 
-# -- bytes a day --------------------------------------------------------------------------------------
-def test_every_byte_of_the_log_and_of_the_database_is_counted(vectors: Bundle, tmp_path: Path) -> None:
+# -- bytes a day -----------------------------------------------------------------------------------
+def test_every_byte_of_the_log_and_of_the_database_is_counted(
+    vectors: Bundle, tmp_path: Path
+) -> None:
     with open_learner(vectors, state=tmp_path / "s") as learner:
-        made = (tmp_path / "s" / "learner.db").stat().st_size  # with its tables, before there is a log
+        # with its tables, before there is a log
+        made = (tmp_path / "s" / "learner.db").stat().st_size
         teach(learner, 64, 1)
         after = learner._journal.writes.total
         assert after - made == learner._journal._log_bytes() > 64 * 24 and made >= 4096
@@ -120,11 +127,18 @@ def test_the_count_survives_the_process(vectors: Bundle, tmp_path: Path) -> None
         assert total / 2 < again._journal.writes.total <= total + 2**20
 
 
-def test_a_used_up_budget_refuses_labels_with_the_numbers_and_a_day_later_takes_them(vectors: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_used_up_budget_refuses_labels_with_the_numbers_and_a_day_later_takes_them(
+    vectors: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now)
-    with open_learner(vectors, state=tmp_path / "s", budget=Budget(write_mib_per_day=0.5)) as learner:
-        with pytest.raises(BudgetError, match=r"has written 0\.\d MiB over the last 24 hours and write_mib_per_day is 0\.5"):
+    with open_learner(
+        vectors, state=tmp_path / "s", budget=Budget(write_mib_per_day=0.5)
+    ) as learner:
+        with pytest.raises(
+            BudgetError,
+            match=r"has written 0\.\d MiB over the last 24 hours and write_mib_per_day is 0\.5",
+        ):
             for seed in range(100):
                 teach(learner, 32, seed)
         assert 0.4 * 2**20 < learner.counters()["written_bytes_last_day"] < 0.75 * 2**20
@@ -164,8 +178,10 @@ def test_a_clock_that_jumps_makes_the_day_neither_endless_nor_free_of_charge(jum
     assert 240 <= writes.last_day <= 280
 
 
-# -- how long and how many ------------------------------------------------------------------------------
-def test_beyond_their_number_the_oldest_rows_go_and_what_they_taught_stays(vectors: Bundle, tmp_path: Path) -> None:
+# -- how long and how many -------------------------------------------------------------------------
+def test_beyond_their_number_the_oldest_rows_go_and_what_they_taught_stays(
+    vectors: Bundle, tmp_path: Path
+) -> None:
     with open_learner(vectors, state=tmp_path / "s", keep=Keep(rows=100)) as learner:
         for seed in range(5):
             teach(learner, 50, seed)
@@ -176,7 +192,9 @@ def test_beyond_their_number_the_oldest_rows_go_and_what_they_taught_stays(vecto
         assert {row.seq for row in learner._journal.evidence()} == set(range(151, 251))
 
 
-def test_old_commits_are_compacted_and_everything_after_can_still_be_reached(vectors: Bundle, tmp_path: Path) -> None:
+def test_old_commits_are_compacted_and_everything_after_can_still_be_reached(
+    vectors: Bundle, tmp_path: Path
+) -> None:
     marks = {}
     with open_learner(vectors, state=tmp_path / "s", keep=Keep(commits=100)) as learner:
         for seed in range(130):
@@ -203,10 +221,14 @@ def test_old_commits_are_compacted_and_everything_after_can_still_be_reached(vec
                 teach(never, 4, seed, source=f"s{seed % 3}")
         with open_learner(vectors, state=tmp_path / "s") as again:
             for name, value in tensors(never).items():
-                np.testing.assert_allclose(tensors(again)[name], value, rtol=1e-4, atol=1e-4 * np.abs(value).max())
+                np.testing.assert_allclose(
+                    tensors(again)[name], value, rtol=1e-4, atol=1e-4 * np.abs(value).max()
+                )
 
 
-def test_history_is_compacted_past_a_rollback_that_went_further_back(vectors: Bundle, tmp_path: Path) -> None:
+def test_history_is_compacted_past_a_rollback_that_went_further_back(
+    vectors: Bundle, tmp_path: Path
+) -> None:
     """Nothing that is kept may go back to what is not."""
     with open_learner(vectors, state=tmp_path / "s", keep=Keep(commits=100)) as learner:
         for seed in range(60):
@@ -229,7 +251,9 @@ def test_history_is_compacted_past_a_rollback_that_went_further_back(vectors: Bu
         assert again.digest() == digest
 
 
-def test_an_error_after_a_change_became_durable_delays_the_log_and_nothing_else(vectors: Bundle, tmp_path: Path) -> None:
+def test_an_error_after_a_change_became_durable_delays_the_log_and_nothing_else(
+    vectors: Bundle, tmp_path: Path
+) -> None:
     with open_learner(vectors, state=tmp_path / "s") as learner:
         teach(learner, 20, 1, "gone")
         teach(learner, 20, 2, "kept")
@@ -246,7 +270,10 @@ def test_an_error_after_a_change_became_durable_delays_the_log_and_nothing_else(
 
         learner._journal._db = Broken()  # type: ignore[assignment]
         assert learner.forget(source="gone").removed == 20
-        assert learner._journal.delayed == "disk I/O error" and learner._live.commit == learner._journal.last_number()
+        assert (
+            learner._journal.delayed == "disk I/O error"
+            and learner._live.commit == learner._journal.last_number()
+        )
         learner._journal._db = db
         teach(learner, 20, 3, "later")
         digest = learner.digest()
@@ -281,7 +308,7 @@ def test_snapshots_follow_the_cost_of_a_replay(vectors: Bundle) -> None:
         assert learner._journal.snapshot_numbers() == [2, 4]
 
 
-# -- raw inputs ---------------------------------------------------------------------------------------
+# -- raw inputs ------------------------------------------------------------------------------------
 def test_raw_inputs_are_kept_for_so_many_of_a_class_and_go_with_their_label(tmp_path: Path) -> None:
     from clothes import images
 
@@ -302,11 +329,18 @@ def test_raw_inputs_are_kept_for_so_many_of_a_class_and_go_with_their_label(tmp_
         assert set(per_class.values()) == {5} and len(per_class) == 6
         assert any(raw.seq > 80 for raw in kept)
         moved = next(raw.seq for raw in kept if raw.seq > 80)
-        learner.label(rows[moved].id, next(name for name in per_class if name != rows[moved].label), source="b")
+        learner.label(
+            rows[moved].id,
+            next(name for name in per_class if name != rows[moved].label),
+            source="b",
+        )
         learner.settle()
         assert (learner._journal.raw_of(121) == x[moved - 1]).all()
         learner.forget(source="b")
-        assert all(raw.seq <= 80 for raw in learner._journal.raw()) and learner._journal.raw_of(121) is None
+        assert (
+            all(raw.seq <= 80 for raw in learner._journal.raw())
+            and learner._journal.raw_of(121) is None
+        )
 
 
 def test_without_being_asked_no_raw_input_is_kept(tmp_path: Path) -> None:
@@ -319,6 +353,6 @@ def test_without_being_asked_no_raw_input_is_kept(tmp_path: Path) -> None:
         learner.learn(x, names)
         learner.settle()
         journal: Journal = learner._journal
-        assert journal.raw() == [] and not any(x[i].tobytes() in (tmp_path / "s" / "learner.db-wal").read_bytes() for i in range(10))
-
-
+        assert journal.raw() == [] and not any(
+            x[i].tobytes() in (tmp_path / "s" / "learner.db-wal").read_bytes() for i in range(10)
+        )

@@ -1,4 +1,6 @@
-"""The numerics against plain numpy, on matrices that evidence really gives: singular, unbalanced, with classes taken away."""
+"""The numerics against plain numpy, on matrices that evidence really gives: singular, unbalanced,
+with classes taken away.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.device.numerics.linalg import FEWEST, NUMERICS, balanced_ridge, cholesky_solve, class_mean, nearest_mean
+from edgeadapt.device.numerics.linalg import (
+    FEWEST,
+    NUMERICS,
+    balanced_ridge,
+    cholesky_solve,
+    class_mean,
+    nearest_mean,
+)
 
 WIDTH, SLOTS = 20, 6
 CENTRES = 2.0 * np.random.default_rng(1).standard_normal((SLOTS, WIDTH))
@@ -25,7 +34,9 @@ def sums(z: Any, y: Any, weight: Any = None) -> tuple[Any, Any]:
     """Gram matrix (D + 1, D + 1) and class sums (D + 1, K), float32 as evidence is."""
     h = np.c_[z, np.ones(len(z))]
     weight = np.ones(len(z)) if weight is None else weight
-    return (h.T @ (h * weight[:, None])).astype(np.float32), (h.T @ (np.eye(SLOTS)[y] * weight[:, None])).astype(np.float32)
+    return (h.T @ (h * weight[:, None])).astype(np.float32), (
+        h.T @ (np.eye(SLOTS)[y] * weight[:, None])
+    ).astype(np.float32)
 
 
 def plain_ridge(z: Any, y: Any, mass: Any, penalty: float) -> Any:
@@ -33,7 +44,10 @@ def plain_ridge(z: Any, y: Any, mass: Any, penalty: float) -> Any:
     share = (np.asarray(mass) / np.maximum(np.bincount(y, minlength=SLOTS), 1))[y]
     h = np.c_[z, np.ones(len(z))]
     gram = h.T @ (h * share[:, None])
-    return np.linalg.solve(gram + penalty * np.trace(gram) / len(gram) * np.eye(len(gram)), h.T @ (np.eye(SLOTS)[y] * share[:, None]))
+    return np.linalg.solve(
+        gram + penalty * np.trace(gram) / len(gram) * np.eye(len(gram)),
+        h.T @ (np.eye(SLOTS)[y] * share[:, None]),
+    )
 
 
 def accuracy(weight: Any, z: Any, y: Any, slots: Any) -> float:
@@ -61,7 +75,9 @@ def test_with_equal_counts_balance_does_not_matter_and_it_is_plain_ridge(balance
     z, y = samples([30] * SLOTS)
     gram, moment = sums(z, y)
     weight, mean, active = balanced_ridge(gram, moment, moment, penalty=1e-2, balance=balance)
-    np.testing.assert_allclose(weight, plain_ridge(z, y, np.full(SLOTS, 1 / SLOTS), 1e-2), atol=2e-5)
+    np.testing.assert_allclose(
+        weight, plain_ridge(z, y, np.full(SLOTS, 1 / SLOTS), 1e-2), atol=2e-5
+    )
     np.testing.assert_allclose(mean, [z[y == k].mean(axis=0) for k in range(SLOTS)], atol=1e-5)
     np.testing.assert_array_equal(active, np.ones(SLOTS))
     assert {weight.dtype, mean.dtype, active.dtype} == {np.dtype(np.float32)}
@@ -72,7 +88,9 @@ def test_balance_0_is_plain_ridge_at_any_counts() -> None:
     z, y = samples(counts)
     gram, moment = sums(z, y)
     weight, *_ = balanced_ridge(gram, moment, moment, penalty=1e-2, balance=0.0)
-    np.testing.assert_allclose(weight, plain_ridge(z, y, np.array(counts) / sum(counts), 1e-2), atol=2e-5)
+    np.testing.assert_allclose(
+        weight, plain_ridge(z, y, np.array(counts) / sum(counts), 1e-2), atol=2e-5
+    )
 
 
 def test_balance_1_gives_the_formula_solved_by_numpy() -> None:
@@ -100,7 +118,9 @@ def test_ten_labels_beside_thousands_are_not_drowned() -> None:
 
 @pytest.mark.parametrize("counts", [[50] * SLOTS, [400, 50, 50, 50, 50, 20]])
 @pytest.mark.parametrize("balance", [0.0, 1.0])
-def test_a_perfect_fit_reads_one_for_the_right_class_whatever_the_masses(counts: list[int], balance: float) -> None:
+def test_a_perfect_fit_reads_one_for_the_right_class_whatever_the_masses(
+    counts: list[int], balance: float
+) -> None:
     z, y = samples(counts)
     z = CENTRES[y] + 0.02 * (z - CENTRES[y])
     gram, moment = sums(z, y)
@@ -141,7 +161,9 @@ def test_a_class_that_was_forgotten_leaves_what_never_knew_it() -> None:
     of_five = y == 5
     minus_gram, minus_moment = sums(z[of_five], y[of_five], -np.ones(of_five.sum()))
     never = sums(z[~of_five], y[~of_five])
-    weight, mean, active = balanced_ridge(gram + minus_gram, moment + minus_moment, moment + minus_moment)
+    weight, mean, active = balanced_ridge(
+        gram + minus_gram, moment + minus_moment, moment + minus_moment
+    )
     expected = balanced_ridge(*never, never[1])
     for got, want in zip((weight, mean, active), expected, strict=True):
         np.testing.assert_allclose(got, want, atol=2e-4)
@@ -174,8 +196,13 @@ def test_residues_of_float32_sums_are_not_a_class() -> None:
 
 
 def test_no_evidence_gives_zeros() -> None:
-    gram, moment = np.zeros((WIDTH + 1, WIDTH + 1), np.float32), np.zeros((WIDTH + 1, SLOTS), np.float32)
-    for value in (*balanced_ridge(gram, moment, moment), *nearest_mean(moment), *class_mean(moment)):
+    gram = np.zeros((WIDTH + 1, WIDTH + 1), np.float32)
+    moment = np.zeros((WIDTH + 1, SLOTS), np.float32)
+    for value in (
+        *balanced_ridge(gram, moment, moment),
+        *nearest_mean(moment),
+        *class_mean(moment),
+    ):
         assert value.dtype == np.float32 and not value.any()
 
 
@@ -184,22 +211,37 @@ def test_nearest_mean_ranks_by_distance() -> None:
     _, moment = sums(z, y)
     weight, mean, _ = nearest_mean(moment)
     logits = z @ weight[:-1] + weight[-1]
-    np.testing.assert_allclose((z**2).sum(axis=1)[:, None] - logits, ((z[:, None] - mean) ** 2).sum(axis=2), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(
+        (z**2).sum(axis=1)[:, None] - logits,
+        ((z[:, None] - mean) ** 2).sum(axis=2),
+        rtol=1e-4,
+        atol=1e-3,
+    )
 
 
 def test_numerics_return_what_a_manifest_writes_in_order_and_leave_inputs_alone() -> None:
     z, y = samples([30] * SLOTS)
     gram, moment = sums(z, y)
-    for name, reads in {"balanced_ridge": (gram, moment, moment), "nearest_mean": (moment,), "class_mean": (moment,)}.items():
+    for name, reads in {
+        "balanced_ridge": (gram, moment, moment),
+        "nearest_mean": (moment,),
+        "class_mean": (moment,),
+    }.items():
         copies = [value.copy() for value in reads]
         shapes = [value.shape for value in NUMERICS[name](*reads)]
-        assert shapes == ([(SLOTS, WIDTH)] if name == "class_mean" else [(WIDTH + 1, SLOTS), (SLOTS, WIDTH), (SLOTS,)])
+        assert shapes == (
+            [(SLOTS, WIDTH)]
+            if name == "class_mean"
+            else [(WIDTH + 1, SLOTS), (SLOTS, WIDTH), (SLOTS,)]
+        )
         for value, copy in zip(reads, copies, strict=True):
             np.testing.assert_array_equal(value, copy)
 
 
 def test_ridge_of_a_wide_encoder_costs_no_more_than_a_few_general_solves() -> None:
-    """M = 1280 and K = 32, against one ``np.linalg.solve`` of that size in the same run: shared cores make absolute times useless here."""
+    """M = 1280 and K = 32, against one ``np.linalg.solve`` of that size in the same run: shared
+    cores make absolute times useless here.
+    """
     rng = np.random.default_rng(0)
     h = np.c_[rng.standard_normal((2000, 1280)), np.ones(2000)].astype(np.float32)
     moment = h.T @ np.eye(32, dtype=np.float32)[rng.integers(0, 32, 2000)]
@@ -212,7 +254,10 @@ def test_ridge_of_a_wide_encoder_costs_no_more_than_a_few_general_solves() -> No
         return time.perf_counter() - start
 
     pairs = [
-        (seconds(lambda: balanced_ridge(gram, moment, moment)), seconds(lambda: np.linalg.solve(general, moment.astype(np.float64))))
+        (
+            seconds(lambda: balanced_ridge(gram, moment, moment)),
+            seconds(lambda: np.linalg.solve(general, moment.astype(np.float64))),
+        )
         for _ in range(10)
     ]
     assert min(ours for ours, _ in pairs) < 4.0 * min(theirs for _, theirs in pairs)

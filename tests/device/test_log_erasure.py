@@ -105,5 +105,3 @@ def test_what_a_process_left_in_the_log_when_it_was_killed_is_taken_out_at_the_n
     assert is_stored(copy)
     with open_learner(vectors, state=copy) as learner:
         assert learner.settle() and not is_stored(copy)
-
-

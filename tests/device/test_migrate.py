@@ -1,4 +1,6 @@
-"""What was learned goes to a bundle with another encoder: by the raw inputs that were kept, and whole or not at all."""
+"""What was learned goes to a bundle with another encoder: by the raw inputs that were kept, and
+whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def query(state: Path, sql: str, *values: Any) -> list[Any]:
         return db.execute(sql, values).fetchall()
 
 
-def test_classes_known_from_raw_samples_alone_are_recognised_by_the_new_encoder(old: Path, second: Bundle, runtime: Runtime, opened: Opener) -> None:
+def test_classes_known_from_raw_samples_alone_are_recognised_by_the_new_encoder(
+    old: Path, second: Bundle, runtime: Runtime, opened: Opener
+) -> None:
     report = migrate(old, second, runtime=runtime)
     assert report.outcome == "migrated" and report.by == "raw inputs"
     learner, shipped = opened(old, bundle=second), opened(bundle=second)
@@ -41,29 +45,48 @@ def test_classes_known_from_raw_samples_alone_are_recognised_by_the_new_encoder(
     both, truth = images((*KNOWN, *LEARNED), 300, 400)
     assert accuracy(learner, both, truth) > accuracy(shipped, both, truth) + 0.06
     foggy = corrupt(images(KNOWN, 300, 400)[0], "fog", 3, 1)
-    assert accuracy(learner, foggy, images(KNOWN, 300, 400)[1]) > accuracy(shipped, foggy, images(KNOWN, 300, 400)[1]) + 0.03
+    assert (
+        accuracy(learner, foggy, images(KNOWN, 300, 400)[1])
+        > accuracy(shipped, foggy, images(KNOWN, 300, 400)[1]) + 0.03
+    )
 
 
-def test_the_report_counts_what_every_class_had_kept_carried_and_lost(old: Path, second: Bundle, runtime: Runtime) -> None:
+def test_the_report_counts_what_every_class_had_kept_carried_and_lost(
+    old: Path, second: Bundle, runtime: Runtime
+) -> None:
     report = migrate(old, second, runtime=runtime)
     by_name = {found.name: found for found in report.classes}
     assert list(by_name) == [*KNOWN, *LEARNED]
     bag, coat = by_name["Bag"], by_name["Coat"]
-    assert (bag.labels, bag.kept, bag.carried, bag.lost, bag.refused, bag.is_new) == (25, 20, 20, 5, 0, True)
+    assert (bag.labels, bag.kept, bag.carried, bag.lost, bag.refused, bag.is_new) == (
+        25,
+        20,
+        20,
+        5,
+        0,
+        True,
+    )
     assert (coat.labels, coat.kept, coat.carried, coat.lost, coat.is_new) == (20, 20, 20, 0, False)
     assert bag.judged == 4 and bag.before == 0.0
     assert by_name["Ankle boot"].after is not None and by_name["Ankle boot"].after >= 0.75
-    held_out = {name: (before, after) for name, before, after in report.accuracy}["held-out samples"]
+    held_out = {name: (before, after) for name, before, after in report.accuracy}[
+        "held-out samples"
+    ]
     assert held_out[1] > held_out[0] + 0.15
-    assert report.commits == 5 and json.loads(json.dumps(report.as_dict()))["classes"][6]["lost"] == 5
+    assert (
+        report.commits == 5 and json.loads(json.dumps(report.as_dict()))["classes"][6]["lost"] == 5
+    )
     assert "Bag: 20 of 25 labels carried over, 5 could not be" in "\n".join(report.lines())
 
 
-def test_samples_keep_their_id_source_stream_time_and_raw_input(old: Path, second: Bundle, bundle: Bundle, runtime: Runtime, opened: Opener) -> None:
+def test_samples_keep_their_id_source_stream_time_and_raw_input(
+    old: Path, second: Bundle, bundle: Bundle, runtime: Runtime, opened: Opener
+) -> None:
     kept = "SELECT id, source || stream || time || label FROM evidence JOIN raw USING (seq)"
     before = dict(query(old, kept))
     migrate(old, second, runtime=runtime)
-    after, met = dict(query(old, kept)), dict(query(old, "SELECT source || met, count(*) FROM evidence GROUP BY source, met"))
+    after = dict(query(old, kept))
+    met = dict(query(old, "SELECT source || met, count(*) FROM evidence GROUP BY source, met"))
     assert after == before and len(after) == 160
     assert met == {"line 1shifted": 40, "line 2factory": 60, "line 3shifted": 60}
     learner = opened(old, bundle=second, keep=RAW)
@@ -75,7 +98,9 @@ def test_samples_keep_their_id_source_stream_time_and_raw_input(old: Path, secon
     assert accuracy(opened(old), x, names) > 0.85
 
 
-def test_a_state_that_the_bundle_opens_needs_nothing(old: Path, bundle: Bundle, second: Bundle, runtime: Runtime) -> None:
+def test_a_state_that_the_bundle_opens_needs_nothing(
+    old: Path, bundle: Bundle, second: Bundle, runtime: Runtime
+) -> None:
     was = digest(old, bundle, runtime)
     report = migrate(old, bundle, runtime=runtime)
     assert report.outcome == "nothing to do" and "nothing to do" in report.lines()[1]
@@ -83,7 +108,9 @@ def test_a_state_that_the_bundle_opens_needs_nothing(old: Path, bundle: Bundle, 
     assert not list(old.glob("learner.?*.db"))
 
 
-def test_another_head_in_the_same_space_relearns_the_features(state: Path, runtime: Runtime, opened: Opener) -> None:
+def test_another_head_in_the_same_space_relearns_the_features(
+    state: Path, runtime: Runtime, opened: Opener
+) -> None:
     vectors, counting = read_bundle(GOLDEN / "vectors.edge"), read_bundle(GOLDEN / "counting.edge")
     assert vectors.manifest.space == counting.manifest.space
     with open_learner(vectors, state=state, runtime=runtime) as learner:
@@ -96,7 +123,9 @@ def test_another_head_in_the_same_space_relearns_the_features(state: Path, runti
         open_learner(counting, state=state, runtime=runtime)
     report = migrate(state, counting, runtime=runtime)
     assert report.by == "features"
-    assert sum(found.carried for found in report.classes) == 60 and not any(found.lost for found in report.classes)
+    assert sum(found.carried for found in report.classes) == 60 and not any(
+        found.lost for found in report.classes
+    )
     from_the_start = opened(bundle=counting)
     from_the_start.add_class("crack")
     from_the_start.learn(*samples(60, [0, 1, 2, 3, 4], 1), source="line 1")
@@ -106,20 +135,34 @@ def test_another_head_in_the_same_space_relearns_the_features(state: Path, runti
     assert np.array_equal(was.probs, now.probs) and "crack" in now.labels
 
 
-def test_without_raw_inputs_it_says_what_would_have_kept_them(state: Path, bundle: Bundle, second: Bundle, runtime: Runtime, opened: Opener) -> None:
+def test_without_raw_inputs_it_says_what_would_have_kept_them(
+    state: Path, bundle: Bundle, second: Bundle, runtime: Runtime, opened: Opener
+) -> None:
     with open_learner(bundle, state=state, runtime=runtime) as learner:
         teach(learner)
     was = digest(state, bundle, runtime)
-    with pytest.raises(StateError, match=r"none of its 170 labels has a raw input.*Keep\(raw_per_class=20\).*--without-samples"):
+    with pytest.raises(
+        StateError,
+        match=(
+            r"none of its 170 labels has a raw input.*Keep\(raw_per_class=20\).*--without-samples"
+        ),
+    ):
         migrate(state, second, runtime=runtime)
     assert digest(state, bundle, runtime) == was
     report = migrate(state, second, without_samples=True, runtime=runtime)
-    assert {found.name: found.carried for found in report.classes} == dict.fromkeys([*KNOWN, *LEARNED], 0)
-    assert "Bag: 0 of 25 labels carried over, 25 could not be, new to this bundle, unknown until it gets labels" in report.lines()[7]
+    assert {found.name: found.carried for found in report.classes} == dict.fromkeys(
+        [*KNOWN, *LEARNED], 0
+    )
+    assert (
+        "Bag: 0 of 25 labels carried over, 25 could not be, new to this bundle, unknown until it"
+        " gets labels" in report.lines()[7]
+    )
     assert set(opened(state, bundle=second).classes) == {*KNOWN, *LEARNED}
 
 
-def test_a_learner_that_is_given_features_keeps_no_raw_inputs(state: Path, second: Bundle, runtime: Runtime) -> None:
+def test_a_learner_that_is_given_features_keeps_no_raw_inputs(
+    state: Path, second: Bundle, runtime: Runtime
+) -> None:
     vectors = read_bundle(GOLDEN / "vectors.edge")
     with open_learner(vectors, state=state, runtime=runtime, keep=RAW) as learner:
         x, names = samples(20, [0, 1], 1)
@@ -128,32 +171,48 @@ def test_a_learner_that_is_given_features_keeps_no_raw_inputs(state: Path, secon
         migrate(state, second, runtime=runtime)
 
 
-def test_inputs_that_the_new_encoder_does_not_take_are_refused_and_nothing_changes(state: Path, second: Bundle, runtime: Runtime) -> None:
+def test_inputs_that_the_new_encoder_does_not_take_are_refused_and_nothing_changes(
+    state: Path, second: Bundle, runtime: Runtime
+) -> None:
     vectors = read_bundle(GOLDEN / "vectors.edge")
     with open_learner(vectors, state=state, runtime=runtime, keep=RAW) as learner:
         learner.learn(*samples(20, [0, 1], 1))
     was = digest(state, vectors, runtime)
-    with pytest.raises(InputError, match=r"is float32 \(12,\), and the encoder of 'second' takes uint8 \(28, 28\), layout NHW: only gray uint8 frames"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"is float32 \(12,\), and the encoder of 'second' takes uint8 \(28, 28\), layout NHW:"
+            r" only gray uint8 frames"
+        ),
+    ):
         migrate(state, second, runtime=runtime)
     assert digest(state, vectors, runtime) == was
     assert sorted(p.name for p in state.iterdir()) == ["learner.db", "learner.lock"]
 
 
-def test_images_cannot_become_features_of_a_bundle_without_an_encoder(old: Path, bundle: Bundle, runtime: Runtime) -> None:
+def test_images_cannot_become_features_of_a_bundle_without_an_encoder(
+    old: Path, bundle: Bundle, runtime: Runtime
+) -> None:
     with pytest.raises(InputError, match="has no encoder, it is given features"):
         migrate(old, read_bundle(GOLDEN / "vectors.edge"), runtime=runtime)
 
 
-def test_gray_frames_of_another_size_are_resized(old: Path, second: Bundle, runtime: Runtime, opened: Opener) -> None:
+def test_gray_frames_of_another_size_are_resized(
+    old: Path, second: Bundle, runtime: Runtime, opened: Opener
+) -> None:
     for seq, blob in query(old, "SELECT seq, input FROM raw"):
         large = np.kron(np.frombuffer(blob, np.uint8).reshape(28, 28), np.ones((2, 2), np.uint8))
-        query(old, "UPDATE raw SET shape = '[56, 56]', input = ? WHERE seq = ?", large.tobytes(), seq)
+        query(
+            old, "UPDATE raw SET shape = '[56, 56]', input = ? WHERE seq = ?", large.tobytes(), seq
+        )
     report = migrate(old, second, runtime=runtime)
     assert report.converted == 160
     assert accuracy(opened(old, bundle=second), *images(LEARNED, 100, 400)) > 0.6
 
 
-def test_labels_that_wait_wait_again(old: Path, bundle: Bundle, second: Bundle, runtime: Runtime, opened: Opener) -> None:
+def test_labels_that_wait_wait_again(
+    old: Path, bundle: Bundle, second: Bundle, runtime: Runtime, opened: Opener
+) -> None:
     with open_learner(bundle, state=old, runtime=runtime, keep=RAW, freeze=True) as learner:
         seen = learner.observe(images(("Bag",), 30, 36)[0])
         learner.label(seen.ids, ["Bag"] * 6, source="late")
@@ -162,14 +221,20 @@ def test_labels_that_wait_wait_again(old: Path, bundle: Bundle, second: Bundle, 
     report = migrate(old, second, runtime=runtime)
     by_name = {found.name: found for found in report.classes}
     assert (by_name["Bag"].labels, by_name["Bag"].carried, by_name["Bag"].waiting) == (31, 20, 6)
-    assert (by_name["Coat"].labels, by_name["Coat"].carried, by_name["Pullover"].waiting) == (19, 19, 1)
+    assert (by_name["Coat"].labels, by_name["Coat"].carried, by_name["Pullover"].waiting) == (
+        19,
+        19,
+        1,
+    )
     learner = opened(old, bundle=second, keep=RAW)
     learner.settle()
     assert "received" not in learner.counters()["evidence"]
     assert learner.forget(source="late").removed == 7
 
 
-def test_labels_that_the_guard_refuses_are_reported_and_not_forced(state: Path, bundle: Bundle, second: Bundle, runtime: Runtime, opened: Opener) -> None:
+def test_labels_that_the_guard_refuses_are_reported_and_not_forced(
+    state: Path, bundle: Bundle, second: Bundle, runtime: Runtime, opened: Opener
+) -> None:
     x, names = images(KNOWN, SEEN_BY_SECOND, SEEN_BY_SECOND + 10)
     with unguarded(bundle, state, runtime, keep=RAW) as learner:
         for name in LEARNED:
@@ -189,14 +254,21 @@ def test_labels_that_the_guard_refuses_are_reported_and_not_forced(state: Path, 
     assert accuracy(learner, x, names) > accuracy(shipped, x, names) - 0.1
 
 
-def test_a_state_bound_to_a_signer_takes_no_bundle_of_another(old: Path, bundle: Bundle, second: Bundle, runtime: Runtime) -> None:
+def test_a_state_bound_to_a_signer_takes_no_bundle_of_another(
+    old: Path, bundle: Bundle, second: Bundle, runtime: Runtime
+) -> None:
     query(old, "INSERT OR REPLACE INTO meta VALUES ('signed_by', 'a1b2c3')")
-    with pytest.raises(BundleError, match="is not signed, but this state folder was opened with trust in key a1b2c3"):
+    with pytest.raises(
+        BundleError,
+        match="is not signed, but this state folder was opened with trust in key a1b2c3",
+    ):
         migrate(old, second, runtime=runtime)
     assert sorted(p.name for p in old.iterdir()) == ["learner.db", "learner.lock"]
 
 
-def test_too_few_class_slots_are_refused_with_the_numbers(old: Path, bundle: Bundle, second: Bundle, runtime: Runtime, opened: Opener) -> None:
+def test_too_few_class_slots_are_refused_with_the_numbers(
+    old: Path, bundle: Bundle, second: Bundle, runtime: Runtime, opened: Opener
+) -> None:
     learner = opened(old, keep=RAW)
     for serial in range(10):
         learner.add_class(f"class {serial}")
@@ -207,13 +279,17 @@ def test_too_few_class_slots_are_refused_with_the_numbers(old: Path, bundle: Bun
     assert not (old / "learner.migrating").exists()
 
 
-def test_a_folder_without_a_state_is_not_made_one(tmp_path: Path, second: Bundle, runtime: Runtime) -> None:
+def test_a_folder_without_a_state_is_not_made_one(
+    tmp_path: Path, second: Bundle, runtime: Runtime
+) -> None:
     with pytest.raises(StateError, match="is not a state folder"):
         migrate(tmp_path / "typo", second, runtime=runtime)
     assert not (tmp_path / "typo").exists()
 
 
-def test_conditions_are_named_as_lost(old: Path, bundle: Bundle, second: Bundle, runtime: Runtime) -> None:
+def test_conditions_are_named_as_lost(
+    old: Path, bundle: Bundle, second: Bundle, runtime: Runtime
+) -> None:
     with open_learner(bundle, state=old, runtime=runtime, keep=RAW) as learner:
         watch(learner, corrupt(images(KNOWN, 0, 25)[0], "fog", 4, 0), stream="foggy")
         assert learner.domains()
@@ -222,7 +298,9 @@ def test_conditions_are_named_as_lost(old: Path, bundle: Bundle, second: Bundle,
     assert "conditions condition-1" in "\n".join(report.lines())
 
 
-def test_the_new_state_replays_with_the_same_digests(old: Path, second: Bundle, runtime: Runtime) -> None:
+def test_the_new_state_replays_with_the_same_digests(
+    old: Path, second: Bundle, runtime: Runtime
+) -> None:
     from edgeadapt.device.recovery.replay import replay
     from edgeadapt.device.storage.journal import Journal
 

@@ -27,7 +27,11 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, dict[str
     source = GOLDEN / str(request.param)
     (tmp_path / "state").mkdir()
     shutil.copy(source / FILE_NAME, tmp_path / "state")
-    return tmp_path / "state", json.loads((source / "expected.json").read_text()), np.load(source / "probe.npz")
+    return (
+        tmp_path / "state",
+        json.loads((source / "expected.json").read_text()),
+        np.load(source / "probe.npz"),
+    )
 
 
 def opened(folder: Path, **settings: Any) -> Learner:
@@ -38,14 +42,24 @@ def test_there_is_a_kept_folder_of_every_version() -> None:
     assert [f"v{number}" for number in range(1, SCHEMA_VERSION + 1)] == VERSIONS
 
 
-def test_it_opens_with_all_it_knew_and_predicts_as_it_did(kept: tuple[Path, dict[str, Any], Any]) -> None:
+def test_it_opens_with_all_it_knew_and_predicts_as_it_did(
+    kept: tuple[Path, dict[str, Any], Any],
+) -> None:
     folder, expected, probe = kept
     with opened(folder, freeze=True) as learner:
         assert learner._journal.meta("schema") == str(SCHEMA_VERSION)
-        assert list(learner.classes) == expected["classes"] and learner.counters()["evidence"] == expected["evidence"]
+        assert (
+            list(learner.classes) == expected["classes"]
+            and learner.counters()["evidence"] == expected["evidence"]
+        )
         assert learner.domains() == expected["domains"]
-        assert [[c.number, c.kind, c.outcome] for c in reversed(learner.history(100))] == expected["history"]
-        np.testing.assert_allclose(learner.predict(probe["x"]).probs, probe["probs"], rtol=1e-4, atol=1e-6)  # the folder was written on another machine
+        assert [[c.number, c.kind, c.outcome] for c in reversed(learner.history(100))] == expected[
+            "history"
+        ]
+        # the folder was written on another machine
+        np.testing.assert_allclose(
+            learner.predict(probe["x"]).probs, probe["probs"], rtol=1e-4, atol=1e-6
+        )
 
 
 def test_it_learns_on_goes_back_and_forgets(kept: tuple[Path, dict[str, Any], Any]) -> None:
@@ -67,7 +81,9 @@ def test_it_learns_on_goes_back_and_forgets(kept: tuple[Path, dict[str, Any], An
             assert again.rollback(target) == target
 
 
-def test_a_migration_that_is_stopped_leaves_the_earlier_version_which_the_next_start_migrates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_that_is_stopped_leaves_the_earlier_version_which_the_next_start_migrates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copy(GOLDEN / "v1" / FILE_NAME, tmp_path)
     migrate = journal_schema.migrate
 

@@ -32,7 +32,9 @@ def within(seconds: float, task: Callable[[], Any]) -> Any:
     return box[0]
 
 
-def test_while_paused_no_queued_task_starts_and_afterwards_all_do_in_their_order(worker: Worker) -> None:
+def test_while_paused_no_queued_task_starts_and_afterwards_all_do_in_their_order(
+    worker: Worker,
+) -> None:
     done: list[str] = []
     worker.pause()
     worker.submit(lambda: done.append("patient"))
@@ -57,11 +59,15 @@ def test_a_call_runs_while_paused_and_leaves_the_queue_as_it_is(worker: Worker) 
     assert worker.settle(5.0) and done == ["0", "1", "2"]
 
 
-def test_calls_get_through_however_many_threads_wait_for_the_end_of_the_pause(worker: Worker) -> None:
+def test_calls_get_through_however_many_threads_wait_for_the_end_of_the_pause(
+    worker: Worker,
+) -> None:
     worker.pause()
     worker.submit(lambda: None)
     settled: list[bool] = []
-    waiting = [threading.Thread(target=lambda: settled.append(worker.settle(10.0))) for _ in range(8)]
+    waiting = [
+        threading.Thread(target=lambda: settled.append(worker.settle(10.0))) for _ in range(8)
+    ]
     for thread in waiting:
         thread.start()
     for number in range(50):
@@ -73,7 +79,9 @@ def test_calls_get_through_however_many_threads_wait_for_the_end_of_the_pause(wo
     assert settled == [True] * 8
 
 
-def test_the_task_that_runs_goes_on_and_what_it_leaves_undone_is_first_afterwards(worker: Worker) -> None:
+def test_the_task_that_runs_goes_on_and_what_it_leaves_undone_is_first_afterwards(
+    worker: Worker,
+) -> None:
     done: list[str] = []
     started, go_on = threading.Event(), threading.Event()
 
@@ -113,8 +121,10 @@ def test_closing_a_paused_worker_does_not_hang_and_starts_nothing() -> None:
         worker.call(lambda: None)
 
 
-# -- the learner --------------------------------------------------------------------------------------
-def test_a_paused_learner_answers_and_takes_labels_and_learns_them_afterwards(opened: Opener) -> None:
+# -- the learner -----------------------------------------------------------------------------------
+def test_a_paused_learner_answers_and_takes_labels_and_learns_them_afterwards(
+    opened: Opener,
+) -> None:
     learner = opened()
     x, names = images(BATCH)
     learner.pause()
@@ -125,7 +135,9 @@ def test_a_paused_learner_answers_and_takes_labels_and_learns_them_afterwards(op
     assert learner.counters()["evidence"] == {"received": len(x)} and learner.history() == []
     learner.pause(False)
     assert learner.settle(30.0) and not learner.is_paused
-    assert "received" not in learner.counters()["evidence"] and sum(learner.counters()["evidence"].values()) == len(x)
+    assert "received" not in learner.counters()["evidence"] and sum(
+        learner.counters()["evidence"].values()
+    ) == len(x)
 
 
 def test_rollback_checkpoint_add_class_and_forget_do_not_hang_while_paused(opened: Opener) -> None:
@@ -167,7 +179,9 @@ def test_a_pause_in_the_middle_of_many_labels_is_met_at_the_next_commit(opened: 
     assert learner.settle(30.0) and "received" not in learner.counters()["evidence"]
 
 
-def test_closing_while_paused_keeps_the_labels_for_the_next_opening(opened: Opener, state: Path) -> None:
+def test_closing_while_paused_keeps_the_labels_for_the_next_opening(
+    opened: Opener, state: Path
+) -> None:
     learner = opened(state)
     x, names = images(BATCH)
     learner.pause()

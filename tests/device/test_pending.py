@@ -20,8 +20,19 @@ RNG = np.random.default_rng(0)
 
 def seen(number: int, samples: int = 1) -> PendingBatch:
     """A batch as an encoder has just made it; some of its numbers are too large for float16."""
-    z, taps = (RNG.normal(0.0, 10.0 ** (number % 6), (samples, width)).astype(np.float32) for width in (6, 3))
-    return PendingBatch(tuple(f"{number}-{row}" for row in range(samples)), "cam", "source", False, z, float(number), taps=taps)
+    z, taps = (
+        RNG.normal(0.0, 10.0 ** (number % 6), (samples, width)).astype(np.float32)
+        for width in (6, 3)
+    )
+    return PendingBatch(
+        tuple(f"{number}-{row}" for row in range(samples)),
+        "cam",
+        "source",
+        False,
+        z,
+        float(number),
+        taps=taps,
+    )
 
 
 def wait_unstored(pending: Pending) -> int:
@@ -39,10 +50,15 @@ def test_whenever_they_are_stored_the_features_are_those_that_were_observed(samp
         assert wait_unstored(pending) < 32
         if number % 7 == 0:  # the newest, at once
             found, row = pending.find(batch.ids[-1]) or pytest.fail("it was just added")
-            assert found.features.dtype == np.float16 and np.array_equal(found.features[row], wanted[batch.ids[-1]])
+            assert found.features.dtype == np.float16 and np.array_equal(
+                found.features[row], wanted[batch.ids[-1]]
+            )
     for sample, features in wanted.items():
         found, row = pending.find(sample) or pytest.fail(f"{sample} was added")
-        assert found.features.dtype == np.float16 and found.features[row].tobytes() == features.tobytes()
+        assert (
+            found.features.dtype == np.float16
+            and found.features[row].tobytes() == features.tobytes()
+        )
 
 
 def test_nothing_keeps_what_is_let_go_before_it_was_stored() -> None:
@@ -55,7 +71,9 @@ def test_nothing_keeps_what_is_let_go_before_it_was_stored() -> None:
     assert features() is None and not pending._unstored
 
 
-def test_who_overwrites_the_frame_or_the_features_it_gave_changes_nothing(opened: Opener, bundle: Bundle) -> None:
+def test_who_overwrites_the_frame_or_the_features_it_gave_changes_nothing(
+    opened: Opener, bundle: Bundle
+) -> None:
     learner, (x, _) = opened(bundle=bundle), images(2)
     z, taps = learner._program.encode(x)
     wanted = as_stored(z, taps)

@@ -1,4 +1,6 @@
-"""Files that somebody planted where a process of ours is going to write: nothing is written through them, and nothing waits."""
+"""Files that somebody planted where a process of ours is going to write: nothing is written through
+them, and nothing waits.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ def plant(what: str, place: Path, victim: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["symlink", "link", "fifo"])
-@pytest.mark.parametrize("name", ["learner.lock", "learner.new", "learner.db-wal", "learner.db-shm", "learner.new-journal"])
+@pytest.mark.parametrize(
+    "name",
+    ["learner.lock", "learner.new", "learner.db-wal", "learner.db-shm", "learner.new-journal"],
+)
 def test_a_planted_file_of_the_state_folder_is_refused_or_replaced_and_what_it_names_is_untouched(
     what: str, name: str, victim: Path, tmp_path: Path
 ) -> None:
@@ -46,7 +51,9 @@ def test_a_planted_file_of_the_state_folder_is_refused_or_replaced_and_what_it_n
 
 
 @pytest.mark.parametrize("what", ["symlink", "link", "fifo"])
-def test_a_file_is_replaced_beside_a_planted_one_and_never_through_it(what: str, victim: Path, tmp_path: Path) -> None:
+def test_a_file_is_replaced_beside_a_planted_one_and_never_through_it(
+    what: str, victim: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in ("file", ".file.", ".file.tmp", "file.tmp", "file.new"):
@@ -57,7 +64,9 @@ def test_a_file_is_replaced_beside_a_planted_one_and_never_through_it(what: str,
 
 
 @pytest.mark.parametrize("what", ["fifo", "link", "symlink"])
-def test_full_files_of_answers_are_renamed_over_what_was_planted(what: str, victim: Path, tmp_path: Path) -> None:
+def test_full_files_of_answers_are_renamed_over_what_was_planted(
+    what: str, victim: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "answers"
     folder.mkdir()
     plant(what, folder / "a.jsonl.1", victim)

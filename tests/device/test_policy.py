@@ -10,12 +10,22 @@ import pytest
 
 from edgeadapt.bundle.schema import AdaptPolicy, AskPolicy, NoveltyPolicy, PolicySpec, ShiftPolicy
 from edgeadapt.device.detection.policy import NOVEL as NOVEL_TOPIC
-from edgeadapt.device.detection.policy import QUIET, UNCERTAIN, Policy, StreamState, WindowReading, decide, judge_answers
+from edgeadapt.device.detection.policy import (
+    QUIET,
+    UNCERTAIN,
+    Policy,
+    StreamState,
+    WindowReading,
+    decide,
+    judge_answers,
+)
 from edgeadapt.device.inference.state import SOURCE, Domain, Signature
 
 POLICY = PolicySpec(
-    shift=ShiftPolicy(confirm_windows=2, clear_windows=3, route_distance=0.1), novelty=NoveltyPolicy(window_share=0.5), ask=AskPolicy(per_condition=20, per_batch=8)
-)  # fmt: skip
+    shift=ShiftPolicy(confirm_windows=2, clear_windows=3, route_distance=0.1),
+    novelty=NoveltyPolicy(window_share=0.5),
+    ask=AskPolicy(per_condition=20, per_batch=8),
+)
 CLEAR = WindowReading(shift=0.4, novel_share=0.05)
 NOVEL = WindowReading(shift=0.4, novel_share=0.6)
 SHIFTED = WindowReading(shift=3.0, novel_share=1.0)
@@ -28,7 +38,9 @@ def domain(kind: Any = "condition", name: str = "fog") -> Domain:
     return Domain(name, kind, Signature(np.zeros((1, 1)), np.zeros(1)))
 
 
-def play(windows: list[WindowReading], state: StreamState | None = None, active: Domain | None = None) -> tuple[StreamState, list[tuple[str, ...]]]:
+def play(
+    windows: list[WindowReading], state: StreamState | None = None, active: Domain | None = None
+) -> tuple[StreamState, list[tuple[str, ...]]]:
     """The kinds of actions that each window brings."""
     state, kinds = state or StreamState(), []
     for window in windows:
@@ -54,7 +66,9 @@ def test_a_window_far_beyond_the_threshold_needs_no_second_one() -> None:
     state, kinds = play([replace(SHIFTED, shift=4.0)])
     assert kinds == [("open_domain",)] and state.domain == ""
     assert play([replace(KNOWN_ONE, shift=50.0)])[1] == [("route",)]
-    inside, kinds = play([replace(SHIFTED, shift=50.0, active_distance=0.5)], StreamState(domain="fog"), domain())
+    inside, kinds = play(
+        [replace(SHIFTED, shift=50.0, active_distance=0.5)], StreamState(domain="fog"), domain()
+    )
     assert kinds == [()] and inside.away == 1  # leaving a condition for another still takes two
 
 
@@ -96,14 +110,24 @@ def test_a_domain_of_new_classes_is_left_alone() -> None:
 def test_away_from_the_active_domain_for_two_windows_it_moves_on() -> None:
     away = replace(SHIFTED, active_distance=0.3)
     state, kinds = play([away, away], StreamState(domain="fog"), domain())
-    assert kinds == [(), ("open_domain",)] and "0.30 away from fog" in decide(away, "cam", StreamState(domain="fog", away=1), domain(), POLICY)[1][0].why
-    state, kinds = play([away, replace(away, nearest="rain", nearest_distance=0.02)], StreamState(domain="fog"), domain())
+    assert (
+        kinds == [(), ("open_domain",)]
+        and "0.30 away from fog"
+        in decide(away, "cam", StreamState(domain="fog", away=1), domain(), POLICY)[1][0].why
+    )
+    state, kinds = play(
+        [away, replace(away, nearest="rain", nearest_distance=0.02)],
+        StreamState(domain="fog"),
+        domain(),
+    )
     assert kinds == [(), ("route",)] and state.domain == "rain"
 
 
 def test_one_window_away_is_forgiven() -> None:
     away = replace(SHIFTED, active_distance=0.3)
-    state, kinds = play([away, INSIDE, away, INSIDE], StreamState(domain="fog", asked={"fog": 20}), domain())
+    state, kinds = play(
+        [away, INSIDE, away, INSIDE], StreamState(domain="fog", asked={"fog": 20}), domain()
+    )
     assert kinds == [(), ("adapt",), (), ("adapt",)] and state.domain == "fog"
 
 
@@ -137,7 +161,9 @@ def test_frames_that_do_not_change_hold_everything_and_start_counting_anew() -> 
 
 def test_without_questions_it_still_adapts() -> None:
     policy = PolicySpec(ask=AskPolicy(per_condition=0))
-    assert [a.kind for a in decide(INSIDE, "cam", StreamState(domain="fog"), domain(), policy)[1]] == ["adapt"]
+    assert [
+        a.kind for a in decide(INSIDE, "cam", StreamState(domain="fog"), domain(), policy)[1]
+    ] == ["adapt"]
 
 
 def test_decide_changes_none_of_its_arguments() -> None:
@@ -149,10 +175,19 @@ def test_decide_changes_none_of_its_arguments() -> None:
 @pytest.mark.parametrize(
     ("known", "new", "kind"),
     [
-        (0, 0, "provisional"), (4, 0, "provisional"), (0, 2, "provisional"), (5, 0, "condition"), (4, 1, "condition"), (8, 2, "condition"),
-        (0, 3, "novelty"), (2, 1, "novelty"), (3, 1, "novelty"), (7, 2, "novelty"), (1, 1, "provisional"),
+        (0, 0, "provisional"),
+        (4, 0, "provisional"),
+        (0, 2, "provisional"),
+        (5, 0, "condition"),
+        (4, 1, "condition"),
+        (8, 2, "condition"),
+        (0, 3, "novelty"),
+        (2, 1, "novelty"),
+        (3, 1, "novelty"),
+        (7, 2, "novelty"),
+        (1, 1, "provisional"),
     ],
-)  # fmt: skip
+)
 def test_what_answers_make_of_a_domain(known: int, new: int, kind: str) -> None:
     assert judge_answers(known, new) == kind
 
@@ -171,11 +206,13 @@ def test_edgeadapt_freeze_is_off(monkeypatch: pytest.MonkeyPatch, value: str, mo
     assert Policy(adapt="act").adapt_mode(PolicySpec(adapt=AdaptPolicy(mode="act"))) == mode
 
 
-# -- accuracy, and quiet times ------------------------------------------------------------------------
+# -- accuracy, and quiet times ---------------------------------------------------------------------
 def test_accuracy_that_seems_to_have_fallen_is_asked_about_and_opens_no_domain() -> None:
     doubtful = replace(CLEAR, doubt="accuracy seems to be 60%")
     state, actions = decide(doubtful, "cam", StreamState(), None, POLICY)
-    assert [(a.kind, a.domain, a.why) for a in actions] == [("ask", UNCERTAIN, "accuracy seems to be 60%")]
+    assert [(a.kind, a.domain, a.why) for a in actions] == [
+        ("ask", UNCERTAIN, "accuracy seems to be 60%")
+    ]
     assert state.domain == SOURCE and state.asked == {UNCERTAIN: 8}
     asked = [kinds for kinds in play([doubtful] * 6)[1] if kinds]
     assert asked == [("ask",)] * 3  # 8, 8 and 4: twenty in all
@@ -185,7 +222,9 @@ def test_more_is_asked_where_answers_say_that_it_has_not_recovered() -> None:
     doubtful = replace(CLEAR, doubt="accuracy seems to be 60%", limit=100)
     state, kinds = play([doubtful] * 20)
     assert state.asked == {UNCERTAIN: 100} and sum(map(bool, kinds)) == 13
-    inside, kinds = play([replace(INSIDE, limit=100)], StreamState(domain="fog", asked={"fog": 20}), domain())
+    inside, kinds = play(
+        [replace(INSIDE, limit=100)], StreamState(domain="fog", asked={"fog": 20}), domain()
+    )
     assert kinds == [("ask", "adapt")] and inside.asked == {"fog": 28}
 
 
@@ -205,12 +244,15 @@ def test_a_quiet_turn_asks_only_where_nothing_else_does() -> None:
     assert [a.domain for a in actions] == [NOVEL_TOPIC]
     assert play([replace(STUCK, is_quiet_turn=True)])[1] == [("hold",)]
     closed = StreamState(domain="fog", asked={"fog": 20})
-    assert play([replace(INSIDE, is_quiet_turn=True)], closed, domain())[1] == [("adapt", "ask")]  # a condition that is done is still measured
+    # a condition that is done is still measured
+    assert play([replace(INSIDE, is_quiet_turn=True)], closed, domain())[1] == [("adapt", "ask")]
 
 
 def test_a_shifted_window_that_may_be_of_a_new_class_is_asked_about_at_once() -> None:
     alike = replace(SHIFTED, is_strange=True)
     state, actions = decide(alike, "cam", StreamState(), None, POLICY)
-    assert [(a.kind, a.domain) for a in actions] == [("ask", NOVEL_TOPIC)] and state.domain == SOURCE
+    assert [(a.kind, a.domain) for a in actions] == [
+        ("ask", NOVEL_TOPIC)
+    ] and state.domain == SOURCE
     _, kinds = play([replace(KNOWN_ONE, shift=9.0, is_strange=True)])
     assert kinds == [("route", "ask")]

@@ -38,10 +38,18 @@ def test_what_is_no_path_is_refused_by_name(bundle: Any, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "settings",
-    [{"state": 3}, {"state": ""}, {"policy": "act"}, {"budget": 3}, {"keep": {}}, {"trust": None},
-     {"trust": [3]}, {"runtime": None}],
+    [
+        {"state": 3},
+        {"state": ""},
+        {"policy": "act"},
+        {"budget": 3},
+        {"keep": {}},
+        {"trust": None},
+        {"trust": [3]},
+        {"runtime": None},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_arguments_of_another_kind_are_refused_by_name(
     vectors: Bundle, settings: dict[str, Any]
 ) -> None:

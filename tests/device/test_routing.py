@@ -1,4 +1,6 @@
-"""Conditions as bundles: order-free, mergeable, routed to where they belong; and which two are one."""
+"""Conditions as bundles: order-free, mergeable, routed to where they belong; and which two are
+one.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,12 @@ SLOTS, WIDTH = 4, 32
 def samples(condition: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Classes in directions of their own, moved by the condition."""
     rng = np.random.default_rng(seed)
-    centres, moved = np.random.default_rng(1).standard_normal((SLOTS, WIDTH)), np.random.default_rng([2, condition]).standard_normal(WIDTH)
+    centres = np.random.default_rng(1).standard_normal((SLOTS, WIDTH))
+    moved = np.random.default_rng([2, condition]).standard_normal(WIDTH)
     slots = rng.integers(0, SLOTS, count)
-    return (centres[slots] + 1.5 * moved + 0.3 * rng.standard_normal((count, WIDTH))).astype(np.float32), slots
+    return (centres[slots] + 1.5 * moved + 0.3 * rng.standard_normal((count, WIDTH))).astype(
+        np.float32
+    ), slots
 
 
 def met(condition: int, count: int = 64, seed: int = 0) -> ConditionBundle:
@@ -54,7 +59,9 @@ def test_nothing_known_routes_nowhere() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 100))
-def test_bundles_do_not_depend_on_the_order_and_merge_into_what_one_would_have_learned(first: int, second: int, seed: int) -> None:
+def test_bundles_do_not_depend_on_the_order_and_merge_into_what_one_would_have_learned(
+    first: int, second: int, seed: int
+) -> None:
     a, b = samples(0, first, seed), samples(1, second, seed + 1)
     empty = ConditionBundle.empty(SLOTS, WIDTH)
     apart = empty.extended(*a).merged(empty.extended(*b))
@@ -72,7 +79,11 @@ def test_a_sample_is_not_compared_with_itself() -> None:
 
 def test_one_sample_opens_a_condition_without_a_similarity_at_home() -> None:
     bundle = ConditionBundle.empty(SLOTS, WIDTH).extended(*samples(0, 1, 0))
-    assert bundle.counts.sum() == 1 and bundle.home[0] == 0 and bundle.standardised(samples(0, 4, 1)[0]) == float("-inf")
+    assert (
+        bundle.counts.sum() == 1
+        and bundle.home[0] == 0
+        and bundle.standardised(samples(0, 4, 1)[0]) == float("-inf")
+    )
 
 
 def test_equal_samples_neither_claim_nor_refuse_everything() -> None:
@@ -82,9 +93,18 @@ def test_equal_samples_neither_claim_nor_refuse_everything() -> None:
 
 
 def test_memories_of_one_condition_are_merge_candidates_and_others_are_not() -> None:
-    bundles = {"noise": met(0, seed=0), "noise again": met(0, seed=1), "fog": met(1, seed=2), "dark": met(2, seed=3)}
+    bundles = {
+        "noise": met(0, seed=0),
+        "noise again": met(0, seed=1),
+        "fog": met(1, seed=2),
+        "dark": met(2, seed=3),
+    }
     pairs = merge_candidates(bundles, threshold=0.95)
-    assert [(p.first, p.second) for p in pairs] == [("noise", "noise again")] and pairs[0].similarity > 0.95 and pairs[0].shared == SLOTS
+    assert (
+        [(p.first, p.second) for p in pairs] == [("noise", "noise again")]
+        and pairs[0].similarity > 0.95
+        and pairs[0].shared == SLOTS
+    )
 
 
 def test_a_condition_is_in_at_most_one_pair_the_most_alike_first() -> None:
@@ -97,16 +117,28 @@ def test_a_condition_is_in_at_most_one_pair_the_most_alike_first() -> None:
 
 def test_signatures_are_compared_and_merged_the_same_way() -> None:
     (h, slots), (other, other_slots) = samples(0, 40, 0), samples(0, 40, 1)
-    first, second = (Signature.empty(SLOTS, WIDTH).extended(*part) for part in ((h, slots), (other, other_slots)))
-    assert merge_candidates({"a": first, "b": second}) == [MergeCandidate("a", "b", *similarity_of(first, second))]
-    both = Signature.empty(SLOTS, WIDTH).extended(np.concatenate([h, other]), np.concatenate([slots, other_slots]))
+    first, second = (
+        Signature.empty(SLOTS, WIDTH).extended(*part) for part in ((h, slots), (other, other_slots))
+    )
+    assert merge_candidates({"a": first, "b": second}) == [
+        MergeCandidate("a", "b", *similarity_of(first, second))
+    ]
+    both = Signature.empty(SLOTS, WIDTH).extended(
+        np.concatenate([h, other]), np.concatenate([slots, other_slots])
+    )
     assert np.allclose(merged_signature(first, second).sums, both.sums)
 
 
 def test_conditions_without_shared_classes_are_never_one() -> None:
     h, slots = samples(0, 60, 0)
-    low, high = (Signature.empty(SLOTS, WIDTH).extended(h[chosen], slots[chosen]) for chosen in (slots < 2, slots >= 2))
-    assert similarity_of(low, high) == (0.0, 0) and merge_candidates({"a": low, "b": high}, threshold=-1.0) == []
+    low, high = (
+        Signature.empty(SLOTS, WIDTH).extended(h[chosen], slots[chosen])
+        for chosen in (slots < 2, slots >= 2)
+    )
+    assert (
+        similarity_of(low, high) == (0.0, 0)
+        and merge_candidates({"a": low, "b": high}, threshold=-1.0) == []
+    )
 
 
 def test_bad_hypervectors_are_refused_with_their_shape() -> None:

@@ -1,4 +1,6 @@
-"""Candidates are ranked without training: exact leave-one-out, scores that mean what they say, and a base that can win."""
+"""Candidates are ranked without training: exact leave-one-out, scores that mean what they say, and
+a base that can win.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return e / e.sum(axis=1, keepdims=True)
 
 
-def problem(seed: int, count: int, width: int, classes: int = 3, slots: int = 5, signal: float = 1.0):
+def problem(
+    seed: int, count: int, width: int, classes: int = 3, slots: int = 5, signal: float = 1.0
+):
     """Probe features that tell the class as far as ``signal``; logits that do not."""
     rng = np.random.default_rng(seed)
     y = np.arange(count) % classes
@@ -32,8 +36,12 @@ def problem(seed: int, count: int, width: int, classes: int = 3, slots: int = 5,
     return probe, logits, y
 
 
-def by_hand(probe: np.ndarray, logits: np.ndarray, y: np.ndarray, penalty: float) -> tuple[float, float]:
-    """N fits, each without one sample: ridge with an intercept that is not penalised, lambda fixed as of all samples."""
+def by_hand(
+    probe: np.ndarray, logits: np.ndarray, y: np.ndarray, penalty: float
+) -> tuple[float, float]:
+    """N fits, each without one sample: ridge with an intercept that is not penalised, lambda fixed
+    as of all samples.
+    """
     classes = logits[0] > -1e8
     shares = softmax(logits)[:, classes]
     target = np.eye(logits.shape[1])[y][:, classes]
@@ -87,7 +95,8 @@ def test_a_tied_correction_is_left_out_sample_by_sample_with_all_its_classes(see
 
 def test_one_number_per_column_wins_less_than_a_read_out_of_its_own() -> None:
     probe, logits, y = problem(8, 120, 40)
-    free, tied = ridge(probe, logits, y), ridge(probe, logits, y, read_out=np.random.default_rng(0).standard_normal((40, 5)))
+    free = ridge(probe, logits, y)
+    tied = ridge(probe, logits, y, read_out=np.random.default_rng(0).standard_normal((40, 5)))
     assert free.gain > 2 * tied.gain
     wide = np.random.default_rng(1).standard_normal((120, 500))
     assert np.isfinite(ridge(wide, logits, y, read_out=np.ones((500, 5))).loss)
@@ -96,7 +105,11 @@ def test_one_number_per_column_wins_less_than_a_read_out_of_its_own() -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 999), factor=st.sampled_from([1e-3, 7.0, 1e4]), width=st.sampled_from([5, 50]))
+@given(
+    seed=st.integers(0, 999),
+    factor=st.sampled_from([1e-3, 7.0, 1e4]),
+    width=st.sampled_from([5, 50]),
+)
 def test_scores_know_no_units_and_no_order(seed: int, factor: float, width: int) -> None:
     probe, logits, y = problem(seed, 24, width)
     order = np.random.default_rng(seed).permutation(24)
@@ -119,7 +132,8 @@ def test_features_that_tell_the_classes_beat_those_that_do_not() -> None:
 
 def test_spectral_is_the_effective_rank_times_the_ratio_of_scatters() -> None:
     y = np.array([0, 0, 1, 1])
-    probe = np.array([[3.0, 1.0], [3.0, -1.0], [-3.0, 1.0], [-3.0, -1.0]])  # eigenvalues 36 and 4; between 36, within 4
+    # eigenvalues 36 and 4; between 36, within 4
+    probe = np.array([[3.0, 1.0], [3.0, -1.0], [-3.0, 1.0], [-3.0, -1.0]])
     share = np.array([0.9, 0.1])
     assert spectral(probe, y) == pytest.approx(np.exp(-(share * np.log(share)).sum()) * 9.0)
 
@@ -137,15 +151,24 @@ def test_the_base_wins_unless_the_gain_reaches_the_margin() -> None:
     assert choose([Candidate("only", probe, 1)], logits, y, margin=gain + 0.01)[0].name == ""
     assert choose([Candidate("only", probe, 1)], logits, y, margin=gain - 0.01)[0].name == "only"
     sure = 20.0 * np.eye(5)[y]
-    assert choose([Candidate("only", probe, 1)], sure, y)[0].name == "", "nothing can be won over a base that is always right"
+    assert choose([Candidate("only", probe, 1)], sure, y)[0].name == "", (
+        "nothing can be won over a base that is always right"
+    )
 
 
 @pytest.mark.parametrize("score", list(SCORES))
 def test_what_is_over_budget_is_named_and_never_picked(score: str) -> None:
     probe, logits, y = problem(3, 60, 12)
-    candidates = [Candidate("large", probe, 5000, 0.1), Candidate("slow", probe, 10, 9.0), Candidate("fitting", probe[:, :6], 10, 0.1)]
+    candidates = [
+        Candidate("large", probe, 5000, 0.1),
+        Candidate("slow", probe, 10, 9.0),
+        Candidate("fitting", probe[:, :6], 10, 0.1),
+    ]
     ranking = choose(candidates, logits, y, budget_bytes=1000, latency_ms=1.0, score=score)
-    assert [r.name for r in ranking[:2]] == ["fitting", ""] and {r.name for r in ranking[2:]} == {"large", "slow"}
+    assert [r.name for r in ranking[:2]] == ["fitting", ""] and {r.name for r in ranking[2:]} == {
+        "large",
+        "slow",
+    }
     reasons = {r.name: r.reason for r in ranking}
     assert "5,000 bytes, the budget is 1,000" in reasons["large"] and "9 ms" in reasons["slow"]
     assert not any(r.fits for r in ranking[2:])
@@ -153,7 +176,14 @@ def test_what_is_over_budget_is_named_and_never_picked(score: str) -> None:
 
 def test_of_equal_scores_the_smaller_is_picked() -> None:
     probe, logits, y = problem(4, 60, 6)
-    assert choose([Candidate("b", probe, 20), Candidate("a", probe, 30), Candidate("c", probe, 10)], logits, y)[0].name == "c"
+    assert (
+        choose(
+            [Candidate("b", probe, 20), Candidate("a", probe, 30), Candidate("c", probe, 10)],
+            logits,
+            y,
+        )[0].name
+        == "c"
+    )
 
 
 def test_labels_of_one_class_are_an_argument_for_no_adaptor() -> None:
@@ -164,7 +194,8 @@ def test_labels_of_one_class_are_an_argument_for_no_adaptor() -> None:
 
 
 def test_a_repeated_sample_does_not_answer_for_its_twin() -> None:
-    probe, logits, y = problem(6, 40, 80, signal=0.0)  # more columns than samples: a twin would be remembered
+    # more columns than samples: a twin would be remembered
+    probe, logits, y = problem(6, 40, 80, signal=0.0)
     twice = ridge(np.tile(probe, (2, 1)), np.tile(logits, (2, 1)), np.tile(y, 2))
     assert twice == ridge(probe, logits, y) and twice.samples == 40
 
@@ -173,7 +204,9 @@ def test_a_repeated_sample_does_not_answer_for_its_twin() -> None:
 def test_features_without_variance_and_contradicting_labels_give_finite_scores(score: str) -> None:
     _, logits, y = problem(7, 20, 6)
     flat = Candidate("flat", np.ones((20, 6)), 1)
-    contradicting = Candidate("contradicting", np.repeat(np.random.default_rng(0).standard_normal((10, 6)), 2, axis=0), 1)
+    contradicting = Candidate(
+        "contradicting", np.repeat(np.random.default_rng(0).standard_normal((10, 6)), 2, axis=0), 1
+    )
     for candidate in (flat, contradicting):
         ranking = choose([candidate], np.repeat(logits[::2], 2, axis=0), y, score=score)
         assert all(np.isfinite(r.score) for r in ranking)
@@ -203,7 +236,14 @@ def test_all_samples_equal_leave_the_base() -> None:
     ],
 )
 def test_what_cannot_be_ranked_is_refused_with_the_reason(change: dict, message: str) -> None:
-    given = {"probe": np.ones((8, 4)), "logits": np.zeros((8, 3)), "y": np.arange(8) % 3, "names": ("a",), "scale": 1.0, "score": "ridge"} | change
+    given = {
+        "probe": np.ones((8, 4)),
+        "logits": np.zeros((8, 3)),
+        "y": np.arange(8) % 3,
+        "names": ("a",),
+        "scale": 1.0,
+        "score": "ridge",
+    } | change
     candidates = [Candidate(name, given["probe"], 1) for name in given["names"]]
     with pytest.raises(InputError, match=message):
         choose(candidates, given["logits"], given["y"], score=given["score"], scale=given["scale"])
@@ -213,7 +253,10 @@ def test_nine_candidates_at_full_width_take_less_than_two_seconds() -> None:
     rng = np.random.default_rng(0)
     logits, y = rng.standard_normal((256, 16)), rng.integers(0, 10, 256)
     widths = (1280, 4, 8, 8, 16, 16, 32, 32, 64)
-    candidates = [Candidate(f"c{i}", rng.standard_normal((256, width)), width) for i, width in enumerate(widths)]
+    candidates = [
+        Candidate(f"c{i}", rng.standard_normal((256, width)), width)
+        for i, width in enumerate(widths)
+    ]
     candidates[0] = replace(candidates[0], read_out=rng.standard_normal((1280, 16)))
     started = time.thread_time()
     assert len(choose(candidates, logits, y)) == 10

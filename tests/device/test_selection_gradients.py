@@ -26,7 +26,12 @@ from edgeadapt.errors import InputError
 def drawn(count: int = 40, dim: int = 6, classes: int = 4, seed: int = 0) -> Samples:
     rng = np.random.default_rng(seed)
     p = rng.dirichlet(np.ones(classes), count)
-    return Samples(rng.standard_normal((count, dim)).astype(np.float32), rng.integers(0, classes, count), p, blank=np.full(classes, 1 / classes))
+    return Samples(
+        rng.standard_normal((count, dim)).astype(np.float32),
+        rng.integers(0, classes, count),
+        p,
+        blank=np.full(classes, 1 / classes),
+    )
 
 
 def full(samples: Samples) -> np.ndarray:
@@ -60,7 +65,9 @@ def test_kernel_norms_means_and_products_equal_those_of_the_full_matrix() -> Non
     s = drawn()
     assert s.p is not None
     u, g, share = residuals(s.p, s.y), full(s), np.full(len(s), 1 / len(s))
-    np.testing.assert_allclose(gradient_kernel(u, s.z, u[:5], s.z[:5]), g @ g[:5].T, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        gradient_kernel(u, s.z, u[:5], s.z[:5]), g @ g[:5].T, rtol=1e-5, atol=1e-6
+    )
     np.testing.assert_allclose(gradient_norms(u, s.z), np.linalg.norm(g, axis=1), rtol=1e-6)
     mean = gradient_mean(u, s.z, share)
     np.testing.assert_allclose(mean.ravel(), g.mean(axis=0), atol=1e-6)
@@ -72,7 +79,9 @@ def test_a_wide_sketch_keeps_inner_products_and_a_narrow_one_scatters_around_the
     assert s.p is not None
     u = residuals(s.p, s.y)
     exact = gradient_kernel(u, s.z, u, s.z)
-    average = np.mean([(r := gradient_sketch(u, s.z, 64, seed)) @ r.T for seed in range(60)], axis=0)
+    average = np.mean(
+        [(r := gradient_sketch(u, s.z, 64, seed)) @ r.T for seed in range(60)], axis=0
+    )
     assert np.corrcoef(average.ravel(), exact.ravel())[0, 1] > 0.98
     narrow = gradient_sketch(u, s.z, 16, 0)
     assert 0.2 < np.corrcoef((narrow @ narrow.T).ravel(), exact.ravel())[0, 1] < 0.98
@@ -80,7 +89,9 @@ def test_a_wide_sketch_keeps_inner_products_and_a_narrow_one_scatters_around_the
 
 def test_k_means_finds_separate_groups_and_no_more_clusters_than_distinct_points() -> None:
     rng = np.random.default_rng(0)
-    points = np.repeat(np.eye(3, dtype=np.float32) * 50, 20, axis=0) + rng.standard_normal((60, 3)).astype(np.float32)
+    points = np.repeat(np.eye(3, dtype=np.float32) * 50, 20, axis=0) + rng.standard_normal(
+        (60, 3)
+    ).astype(np.float32)
     owner, centres = k_means(points, 3, 0)
     assert len(centres) == 3 and all(len(set(owner[i : i + 20].tolist())) == 1 for i in (0, 20, 40))
     assert len(k_means(np.ones((9, 2), np.float32), 5, 0)[1]) == 1
@@ -100,9 +111,17 @@ def test_clusters_hold_samples_whose_gradients_point_the_same_way() -> None:
 
 
 def test_experts_give_the_numbers_of_their_formulas() -> None:
-    s = Samples(np.array([[3.0, 4.0]]), np.array([0]), np.array([[0.5, 0.5]]), blank=np.array([0.25, 0.75]))
+    s = Samples(
+        np.array([[3.0, 4.0]]), np.array([0]), np.array([[0.5, 0.5]]), blank=np.array([0.25, 0.75])
+    )
     found = {name: float(value[0]) for name, value in scores(s).items()}
-    wanted = {"perplexity": 2.0, "entropy": np.log(2), "el2n": np.sqrt(0.5), "grand": np.sqrt(0.5 * 26), "grounding": 2.0}
+    wanted = {
+        "perplexity": 2.0,
+        "entropy": np.log(2),
+        "el2n": np.sqrt(0.5),
+        "grand": np.sqrt(0.5 * 26),
+        "grounding": 2.0,
+    }
     assert found == pytest.approx(wanted) and found.keys() == EXPERTS.keys()
 
 
@@ -115,17 +134,24 @@ def test_an_expert_says_what_it_is_missing() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.floats(1e-3, 1e3), st.floats(-100, 100, allow_subnormal=False))
-def test_the_choice_of_an_expert_does_not_depend_on_units(seed: int, scale: float, offset: float) -> None:
+def test_the_choice_of_an_expert_does_not_depend_on_units(
+    seed: int, scale: float, offset: float
+) -> None:
     rng = np.random.default_rng(seed)
     found = {"a": rng.standard_normal(200), "b": rng.gamma(1.0, 1.0, 200), "c": rng.random(200)}
     cluster = rng.integers(0, 3, 200)
     before = choose_experts(found, cluster)
     assert choose_experts({**found, "b": scale * found["b"] + offset}, cluster) == before
-    assert bin_entropy(standardised(scale * found["c"] + offset)) == pytest.approx(bin_entropy(standardised(found["c"])), abs=0.03)  # a value on an edge may move a bin
+    # a value on an edge may move a bin
+    assert bin_entropy(standardised(scale * found["c"] + offset)) == pytest.approx(
+        bin_entropy(standardised(found["c"])), abs=0.03
+    )
 
 
 def released_entropy(score: np.ndarray) -> float:
-    """The published code's form: standardised scores, but edges at four raw standard deviations, and what lies outside is dropped."""
+    """The published code's form: standardised scores, but edges at four raw standard deviations,
+    and what lies outside is dropped.
+    """
     standard, reach = (score - score.mean()) / score.std(), 4.0 * score.std()
     q = np.histogram(standard, bins=50, range=(-reach, reach))[0].astype(float)
     q = q[q > 0] / q.sum()
@@ -134,13 +160,21 @@ def released_entropy(score: np.ndarray) -> float:
 
 def test_the_released_edges_reward_small_units() -> None:
     score = np.random.default_rng(0).standard_normal(4000)
-    assert released_entropy(0.1 * score) > released_entropy(score) + 0.5 > released_entropy(10 * score) + 2.0
-    assert bin_entropy(standardised(0.1 * score)) == pytest.approx(bin_entropy(standardised(10 * score)), abs=1e-3)
+    assert (
+        released_entropy(0.1 * score)
+        > released_entropy(score) + 0.5
+        > released_entropy(10 * score) + 2.0
+    )
+    assert bin_entropy(standardised(0.1 * score)) == pytest.approx(
+        bin_entropy(standardised(10 * score)), abs=1e-3
+    )
 
 
 def test_a_constant_score_is_never_chosen_over_one_that_varies() -> None:
     rng = np.random.default_rng(0)
-    assert choose_experts({"constant": np.full(50, 0.3), "varies": rng.random(50)}, np.zeros(50, np.int64)) == {0: "varies"}
+    assert choose_experts(
+        {"constant": np.full(50, 0.3), "varies": rng.random(50)}, np.zeros(50, np.int64)
+    ) == {0: "varies"}
 
 
 def test_the_held_out_answer_is_that_of_a_fit_without_the_row() -> None:
@@ -156,11 +190,21 @@ def test_the_held_out_answer_is_that_of_a_fit_without_the_row() -> None:
         mean, target = w[rest] @ z[rest] / w[rest].sum(), np.eye(4)[s.y]
         centre = w[rest] @ target[rest] / w[rest].sum()
         zc = z[rest] - mean
-        weight = np.linalg.solve(zc.T @ (zc * w[rest, None]) + penalty * np.eye(12), zc.T @ ((target[rest] - centre) * w[rest, None]))
+        weight = np.linalg.solve(
+            zc.T @ (zc * w[rest, None]) + penalty * np.eye(12),
+            zc.T @ ((target[rest] - centre) * w[rest, None]),
+        )
         np.testing.assert_allclose(whole.held_out[3], (z[3] - mean) @ weight + centre, atol=2e-3)
 
 
 def test_a_read_out_of_one_class_or_one_row_is_constant() -> None:
-    for s in (Samples(np.ones((1, 3)), np.array([2])), Samples(np.ones((4, 3)), np.zeros(4, np.int64))):
+    for s in (
+        Samples(np.ones((1, 3)), np.array([2])),
+        Samples(np.ones((4, 3)), np.zeros(4, np.int64)),
+    ):
         p = probabilities(s)
-        assert p.shape == (len(s), s.slots) and np.isfinite(p).all() and (p.argmax(axis=1) == s.y).all()
+        assert (
+            p.shape == (len(s), s.slots)
+            and np.isfinite(p).all()
+            and (p.argmax(axis=1) == s.y).all()
+        )

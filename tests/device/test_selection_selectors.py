@@ -22,7 +22,9 @@ from edgeadapt.errors import InputError
 WITH_QUOTAS = tuple(name for name in SELECTORS if name != "reservoir")
 
 
-def pool(count: int, classes: int = 3, dim: int = 5, seed: int = 0, *, head: bool = True) -> Samples:
+def pool(
+    count: int, classes: int = 3, dim: int = 5, seed: int = 0, *, head: bool = True
+) -> Samples:
     rng = np.random.default_rng(seed)
     y = rng.integers(0, classes, count)
     z = (np.eye(classes, dim)[y] * 3 + rng.standard_normal((count, dim))).astype(np.float32)
@@ -31,24 +33,32 @@ def pool(count: int, classes: int = 3, dim: int = 5, seed: int = 0, *, head: boo
 
 @st.composite
 def pools(draw: Any) -> Samples:
-    """Small whole numbers: ties, copies, contradicting labels and classes of one sample are the rule."""
+    """Small whole numbers: ties, copies, contradicting labels and classes of one sample are the
+    rule.
+    """
     count, dim = draw(st.integers(1, 24)), draw(st.integers(1, 3))
     z = draw(st.lists(st.integers(-2, 2), min_size=count * dim, max_size=count * dim))
     y = draw(st.lists(st.integers(0, 4), min_size=count, max_size=count))
     return Samples(np.array(z, np.float32).reshape(count, dim), np.array(y))
 
 
-# -- budgets ------------------------------------------------------------------------------------------
+# -- budgets ---------------------------------------------------------------------------------------
 @given(st.lists(st.integers(0, 50), max_size=12), st.integers(0, 400))
-def test_a_budget_is_shared_to_the_last_row_and_small_groups_stay_whole(sizes: list[int], total: int) -> None:
+def test_a_budget_is_shared_to_the_last_row_and_small_groups_stay_whole(
+    sizes: list[int], total: int
+) -> None:
     budgets = water_fill(np.array(sizes, np.int64), total)
     assert budgets.sum() == min(total, sum(sizes)) and (budgets <= np.array(sizes, np.int64)).all()
     cut = [b for b, size in zip(budgets.tolist(), sizes, strict=True) if b < size]
-    assert all(b <= level + 1 for b in budgets.tolist() for level in cut) and (not cut or max(cut) - min(cut) <= 1)
+    assert all(b <= level + 1 for b in budgets.tolist() for level in cut) and (
+        not cut or max(cut) - min(cut) <= 1
+    )
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(1, 80))
-def test_no_class_starves_while_the_budget_reaches_the_classes(labels: list[int], budget: int) -> None:
+def test_no_class_starves_while_the_budget_reaches_the_classes(
+    labels: list[int], budget: int
+) -> None:
     quotas = class_quotas(np.array(labels), budget)
     assert set(quotas) == set(labels) and (budget < len(quotas) or min(quotas.values()) >= 1)
 
@@ -58,11 +68,13 @@ def test_a_negative_budget_is_refused() -> None:
         water_fill(np.array([1, 2]), -1)
 
 
-# -- every selector -----------------------------------------------------------------------------------
+# -- every selector --------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", list(SELECTORS))
 @settings(max_examples=25, deadline=None)
 @given(samples=pools(), budget=st.integers(1, 30), seed=st.integers(0, 5))
-def test_a_selection_is_distinct_ascending_and_exactly_as_large_as_it_can_be(name: str, samples: Samples, budget: int, seed: int) -> None:
+def test_a_selection_is_distinct_ascending_and_exactly_as_large_as_it_can_be(
+    name: str, samples: Samples, budget: int, seed: int
+) -> None:
     rows = choose(name, samples, budget, seed)
     assert rows.dtype == np.int64 and len(rows) == min(budget, len(samples))
     assert (np.diff(rows) > 0).all() and rows.min() >= 0 and rows.max() < len(samples)
@@ -74,12 +86,18 @@ def test_a_selection_is_distinct_ascending_and_exactly_as_large_as_it_can_be(nam
 @pytest.mark.parametrize("name", ["herding", "clean_herding", "matched"])
 @settings(max_examples=25, deadline=None)
 @given(samples=pools(), budget=st.integers(1, 20), seed=st.integers(0, 1000))
-def test_what_is_selected_does_not_depend_on_the_order_of_arrival(name: str, samples: Samples, budget: int, seed: int) -> None:
+def test_what_is_selected_does_not_depend_on_the_order_of_arrival(
+    name: str, samples: Samples, budget: int, seed: int
+) -> None:
     def content(of: Samples) -> list[tuple[float, ...]]:
         rows = choose(name, of, budget)
-        return sorted((*map(float, z), float(y)) for z, y in zip(of.z[rows], of.y[rows], strict=True))
+        return sorted(
+            (*map(float, z), float(y)) for z, y in zip(of.z[rows], of.y[rows], strict=True)
+        )
 
-    assert content(samples) == content(samples.take(np.random.default_rng(seed).permutation(len(samples))))
+    assert content(samples) == content(
+        samples.take(np.random.default_rng(seed).permutation(len(samples)))
+    )
 
 
 @pytest.mark.parametrize("name", list(SELECTORS))
@@ -91,17 +109,45 @@ def test_sparse_labels_one_class_one_sample_and_equal_samples_are_served(name: s
     assert len(choose(name, Samples(np.zeros((12, 2)), np.arange(12) % 2), 5)) == 5
 
 
-@pytest.mark.parametrize("given_, message", [
-    ({"z": np.zeros((0, 3)), "y": np.zeros(0, np.int64)}, "at least one row"),
-    ({"z": np.full((2, 3), np.nan), "y": np.array([0, 1])}, "2 of 2 rows have features that are not finite"),
-    ({"z": np.ones((2, 3)), "y": np.array([0, -1])}, "class slots"),
-    ({"z": np.ones((2, 3)), "y": np.array([0.0, 1.0])}, "class slots"),
-    ({"z": np.ones((2, 3)), "y": np.array([0, 1]), "p": np.full((2, 2), 0.7)}, "sum to 1"),
-    ({"z": np.ones((2, 3)), "y": np.array([0, 2]), "p": np.full((2, 2), 0.5)}, "y goes up to 2, p has 2 classes"),
-    ({"z": np.ones((2, 3)), "y": np.array([0, 1]), "p": np.full((2, 2), 0.5), "blank": np.ones(1)}, "blank has 1 classes, p has 2"),
-    ({"z": np.ones((2, 3)), "y": np.array([0, 1]), "weight": np.array([1.0, -1.0])}, "weight"),
-    ({"z": np.ones((2, 3)), "y": np.array([0, 1]), "weight": np.zeros(2)}, "not all 0"),
-], ids=["empty", "nan", "negative", "float", "no-probabilities", "label-beyond-p", "blank", "negative-weight", "no-weight"])  # fmt: skip
+@pytest.mark.parametrize(
+    "given_, message",
+    [
+        ({"z": np.zeros((0, 3)), "y": np.zeros(0, np.int64)}, "at least one row"),
+        (
+            {"z": np.full((2, 3), np.nan), "y": np.array([0, 1])},
+            "2 of 2 rows have features that are not finite",
+        ),
+        ({"z": np.ones((2, 3)), "y": np.array([0, -1])}, "class slots"),
+        ({"z": np.ones((2, 3)), "y": np.array([0.0, 1.0])}, "class slots"),
+        ({"z": np.ones((2, 3)), "y": np.array([0, 1]), "p": np.full((2, 2), 0.7)}, "sum to 1"),
+        (
+            {"z": np.ones((2, 3)), "y": np.array([0, 2]), "p": np.full((2, 2), 0.5)},
+            "y goes up to 2, p has 2 classes",
+        ),
+        (
+            {
+                "z": np.ones((2, 3)),
+                "y": np.array([0, 1]),
+                "p": np.full((2, 2), 0.5),
+                "blank": np.ones(1),
+            },
+            "blank has 1 classes, p has 2",
+        ),
+        ({"z": np.ones((2, 3)), "y": np.array([0, 1]), "weight": np.array([1.0, -1.0])}, "weight"),
+        ({"z": np.ones((2, 3)), "y": np.array([0, 1]), "weight": np.zeros(2)}, "not all 0"),
+    ],
+    ids=[
+        "empty",
+        "nan",
+        "negative",
+        "float",
+        "no-probabilities",
+        "label-beyond-p",
+        "blank",
+        "negative-weight",
+        "no-weight",
+    ],
+)
 def test_bad_samples_are_refused_at_the_door(given_: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Samples(**given_)
@@ -119,7 +165,7 @@ def test_an_unknown_selector_is_refused_with_the_names_there_are() -> None:
         choose("best", pool(5), 2)
 
 
-# -- coverage and the published recipe ----------------------------------------------------------------
+# -- coverage and the published recipe -------------------------------------------------------------
 def test_a_constant_score_is_sampled_uniformly() -> None:
     taken = np.zeros(20)
     for seed in range(2000):
@@ -135,7 +181,9 @@ def test_every_range_of_difficulty_is_covered_and_the_hardest_can_be_cut() -> No
 
 
 def test_without_quotas_the_published_recipe_leaves_a_rare_class_a_few_rows() -> None:
-    """900 rows of one class, 100 of another: most clusters are of the first, and the budget is shared between clusters."""
+    """900 rows of one class, 100 of another: most clusters are of the first, and the budget is
+    shared between clusters.
+    """
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1], [900, 100])
     right = np.where(y == 0, 0.99 + 0.005 * rng.random(1000), 0.02 + 0.9 * rng.random(1000))
@@ -146,7 +194,7 @@ def test_without_quotas_the_published_recipe_leaves_a_rare_class_a_few_rows() ->
     assert np.bincount(y[Coverage().select(samples, 50, 0)]).tolist() == [25, 25]
 
 
-# -- copies and contradicted labels -------------------------------------------------------------------
+# -- copies and contradicted labels ----------------------------------------------------------------
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 1000))
 def test_one_of_every_group_of_copies_stays(groups: int, copies: int, seed: int) -> None:
@@ -161,7 +209,8 @@ def test_one_of_every_group_of_copies_stays(groups: int, copies: int, seed: int)
 
 
 def test_every_row_that_goes_has_a_stand_in_that_stays() -> None:
-    z = np.arange(0, 30, 0.2, dtype=np.float32)[:, None]  # a chain: each is a near-duplicate of the next
+    # a chain: each is a near-duplicate of the next
+    z = np.arange(0, 30, 0.2, dtype=np.float32)[:, None]
     limit = 0.01 * 2 * float(z.var())
     stays = z[distinct_rows(z, 0.01)]
     assert ((z - stays.T) ** 2).min(axis=1).max() <= limit * 1.001 and 5 < len(stays) < 30
@@ -208,7 +257,9 @@ def test_the_default_spends_little_on_copies_and_wrong_labels(seed: int) -> None
 
 
 def test_what_was_cut_fills_the_quota_before_the_budget_is_left_unspent() -> None:
-    samples = Samples(np.ones((40, 3), np.float32) * (np.arange(40) % 2)[:, None], np.arange(40) % 2)
+    samples = Samples(
+        np.ones((40, 3), np.float32) * (np.arange(40) % 2)[:, None], np.arange(40) % 2
+    )
     assert np.bincount(samples.y[Matched().select(samples, 30)]).tolist() == [15, 15]
 
 
@@ -217,13 +268,23 @@ def test_herding_brings_the_mean_of_the_selection_closer_than_chance() -> None:
 
     def gap(rows: np.ndarray) -> float:
         units = samples.z / np.linalg.norm(samples.z, axis=1, keepdims=True)
-        return float(sum(np.linalg.norm(units[rows][samples.y[rows] == k].mean(axis=0) - units[samples.y == k].mean(axis=0)) for k in range(3)))
+        return float(
+            sum(
+                np.linalg.norm(
+                    units[rows][samples.y[rows] == k].mean(axis=0)
+                    - units[samples.y == k].mean(axis=0)
+                )
+                for k in range(3)
+            )
+        )
 
     assert gap(Herding().select(samples, 30)) < 0.35 * gap(choose("balanced", samples, 30))
 
 
 def test_a_reservoir_keeps_classes_as_the_stream_had_them() -> None:
-    """300 of each of four classes, one after another, into 40 rows that carry what they stand for."""
+    """300 of each of four classes, one after another, into 40 rows that carry what they stand
+    for.
+    """
     counts = np.zeros(4)
     for seed in range(60):
         memory = SelectedMemory(SELECTORS["reservoir"], 40, seed=seed)
@@ -237,16 +298,20 @@ def test_weights_say_how_many_samples_a_row_stands_for() -> None:
     z = np.array([[1.0, 0.0], [0.0, 1.0]])
     for heavy in (0, 1):
         weight = np.where(np.arange(2) == heavy, 9.0, 1.0)
-        assert Herding().select(Samples(z, np.zeros(2, np.int64), weight=weight), 1).tolist() == [heavy]
+        assert Herding().select(Samples(z, np.zeros(2, np.int64), weight=weight), 1).tolist() == [
+            heavy
+        ]
 
 
-# -- in bounded memory --------------------------------------------------------------------------------
+# -- in bounded memory -----------------------------------------------------------------------------
 @pytest.mark.parametrize("name", list(WITH_QUOTAS))
 def test_a_long_run_of_one_class_pushes_no_rare_class_out(name: str) -> None:
     memory = SelectedMemory(SELECTORS[name], 12)
     memory.offer(Samples(np.random.default_rng(0).standard_normal((3, 4)), np.array([1, 1, 2])))
     for seed in range(6):
-        memory.offer(Samples(np.random.default_rng(seed).standard_normal((40, 4)), np.zeros(40, np.int64)))
+        memory.offer(
+            Samples(np.random.default_rng(seed).standard_normal((40, 4)), np.zeros(40, np.int64))
+        )
         assert len(memory) <= 12
     assert np.bincount(memory.kept().y).tolist() == [9, 2, 1]
 

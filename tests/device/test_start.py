@@ -19,11 +19,23 @@ from edgeadapt.errors import BundleError
 from edgeadapt.runtime import GraphFile, open_runtime
 
 UNUSED = {
-    "cryptography", "email.mime", "http", "asyncio", "subprocess", "multiprocessing", "urllib.request",
-    "edgeadapt_onnxruntime._gpu", "edgeadapt_onnxruntime._device_executable",
-    "edgeadapt_onnxruntime._provider_child", "edgeadapt.placement.placing", "edgeadapt.placement.trials",
-    "edgeadapt.daemon", "edgeadapt_bench", "edgeadapt.commands", "edgeadapt.device.recovery.migrate",
-}  # fmt: skip
+    "cryptography",
+    "email.mime",
+    "http",
+    "asyncio",
+    "subprocess",
+    "multiprocessing",
+    "urllib.request",
+    "edgeadapt_onnxruntime._gpu",
+    "edgeadapt_onnxruntime._device_executable",
+    "edgeadapt_onnxruntime._provider_child",
+    "edgeadapt.placement.placing",
+    "edgeadapt.placement.trials",
+    "edgeadapt.daemon",
+    "edgeadapt_bench",
+    "edgeadapt.commands",
+    "edgeadapt.device.recovery.migrate",
+}
 _START = """
 import json, sys
 import onnxruntime
@@ -42,24 +54,33 @@ with edgeadapt.open(sys.argv[1]) as learner:
     learner.learn(numpy.zeros((2, *learner.bundle.manifest.input.shape), numpy.uint8), [learner.classes[0]] * 2)
     learner.settle()
     print(json.dumps([started, len(made), modules]))
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture(scope="module")
 def start() -> tuple[int, int, set[str]]:
-    """Sessions before the first answer, and once a label was learned; modules that the first answer brought."""
+    """Sessions before the first answer, and once a label was learned; modules that the first answer
+    brought.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", _START, str(bundle_path())], capture_output=True, text=True, check=True
+        [sys.executable, "-c", _START, str(bundle_path())],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     first, learned, modules = json.loads(done.stdout)
     return first, learned, set(modules)
 
 
-def test_an_answer_makes_two_sessions_and_a_label_one_more(start: tuple[int, int, set[str]]) -> None:
+def test_an_answer_makes_two_sessions_and_a_label_one_more(
+    start: tuple[int, int, set[str]],
+) -> None:
     assert start[:2] == (2, 3)
 
 
-def test_a_start_imports_nothing_of_keys_gpus_placement_or_the_daemon(start: tuple[int, int, set[str]]) -> None:
+def test_a_start_imports_nothing_of_keys_gpus_placement_or_the_daemon(
+    start: tuple[int, int, set[str]],
+) -> None:
     assert not UNUSED & start[2]
     assert {"edgeadapt.device.learner", "edgeadapt_onnxruntime._runtime"} <= start[2]
 
@@ -67,7 +88,11 @@ def test_a_start_imports_nothing_of_keys_gpus_placement_or_the_daemon(start: tup
 def test_opening_derives_the_factorys_head_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     for name, numeric in list(programs.NUMERICS.items()):
-        monkeypatch.setitem(programs.NUMERICS, name, lambda *a, _name=name, _run=numeric, **k: calls.append(_name) or _run(*a, **k))
+        monkeypatch.setitem(
+            programs.NUMERICS,
+            name,
+            lambda *a, _name=name, _run=numeric, **k: calls.append(_name) or _run(*a, **k),
+        )
     with edgeadapt.open(bundle_path()) as learner:
         assert calls == [numeric.numeric for numeric in learner.manifest.numerics]
 
@@ -80,18 +105,30 @@ def test_what_is_loaded_late_answers_as_what_is_loaded_at_once() -> None:
     z = rng.standard_normal((5, bundle.manifest.feature_dim)).astype(np.float32)
     taps = rng.standard_normal((5, bundle.manifest.tap_dim)).astype(np.float32)
     ones = np.ones(5, np.float32)
-    ports = {"z": z, "taps": taps, "y": np.zeros(5, np.int64), "sample_weight": ones, "is_factory": 0 * ones}
+    ports = {
+        "z": z,
+        "taps": taps,
+        "y": np.zeros(5, np.int64),
+        "sample_weight": ones,
+        "is_factory": 0 * ones,
+    }
     spec = bundle.manifest.graphs_for("learn")[0]
     wanted = {port.name for port in spec.ports}
-    _, written = runtime.load(bundle.graph_file(spec))({k: v for k, v in ports.items() if k in wanted}, tensors)
+    _, written = runtime.load(bundle.graph_file(spec))(
+        {k: v for k, v in ports.items() if k in wanted}, tensors
+    )
     late, _ = program.learn(tensors, z, taps, ports["y"], ones, 0 * ones)
     for name, value in runtime.download(written).items():
         np.testing.assert_array_equal(runtime.download(late, [name])[name], value)
     before = runtime.download(tensors, list(written))
-    assert any(not np.array_equal(value, before[name]) for name, value in runtime.download(written).items())
+    assert any(
+        not np.array_equal(value, before[name]) for name, value in runtime.download(written).items()
+    )
 
 
-def test_a_bundle_replaced_after_it_was_opened_learns_with_the_graphs_it_came_with(tmp_path: Path) -> None:
+def test_a_bundle_replaced_after_it_was_opened_learns_with_the_graphs_it_came_with(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "model.edge"
     path.write_bytes(bundle_path().read_bytes())
     with edgeadapt.open(path) as learner:
@@ -99,7 +136,11 @@ def test_a_bundle_replaced_after_it_was_opened_learns_with_the_graphs_it_came_wi
         x = np.zeros((2, *learner.bundle.manifest.input.shape), np.uint8)
         ids = learner.learn(x, [learner.classes[0]] * 2)
         learner.settle()
-        assert {state.status for state in learner.label_states(ids)} <= {"learned", "held_out", "held"}
+        assert {state.status for state in learner.label_states(ids)} <= {
+            "learned",
+            "held_out",
+            "held",
+        }
 
 
 def test_a_late_graph_that_is_refused_says_so_at_every_call() -> None:
@@ -117,7 +158,9 @@ def test_large_images_in_pieces_have_the_features_of_one_call(
     assert Program(edgeadapt.read_bundle(bundle_path()), open_runtime()).encode_chunk == 32
     monkeypatch.setattr(programs, "_LARGE", 28 * 28)
     program = Program(edgeadapt.read_bundle(bundle_path()), open_runtime("onnxruntime"))
-    x = np.random.default_rng(1).integers(0, 256, (count, *program.manifest.input.shape), dtype=np.uint8)
+    x = np.random.default_rng(1).integers(
+        0, 256, (count, *program.manifest.input.shape), dtype=np.uint8
+    )
     assert program.encode_chunk == 8 < program.chunk
     assert program._encode is not None
     whole, _ = program._encode({"x": x}, programs.NO_TENSORS)
@@ -127,7 +170,7 @@ def test_large_images_in_pieces_have_the_features_of_one_call(
 
 
 def test_an_engine_with_memory_of_its_own_keeps_the_large_batches(
-    monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(programs, "_LARGE", 28 * 28)
 

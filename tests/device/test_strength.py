@@ -1,4 +1,6 @@
-"""A correction of strength s goes that share of the way, and its average goes on as at full strength."""
+"""A correction of strength s goes that share of the way, and its average goes on as at full
+strength.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,13 @@ VECTORS = Path(__file__).parent / "golden" / "vectors.edge"
 def with_strength(bundle: Bundle, path: Path, strength: float) -> Bundle:
     policy = bundle.manifest.policy
     adapt = msgspec.structs.replace(policy.adapt, mode="act", strength=strength)
-    manifest = msgspec.structs.replace(bundle.manifest, policy=msgspec.structs.replace(policy, adapt=adapt), members={})
+    manifest = msgspec.structs.replace(
+        bundle.manifest, policy=msgspec.structs.replace(policy, adapt=adapt), members={}
+    )
     graphs = {graph.file: bundle.graph(graph.file) for graph in bundle.manifest.graphs}
-    return write_bundle(path, manifest, graphs, {m: dict(bundle.weights(m)) for m in (FROZEN, FACTORY, GUARD)}, {})
+    return write_bundle(
+        path, manifest, graphs, {m: dict(bundle.weights(m)) for m in (FROZEN, FACTORY, GUARD)}, {}
+    )
 
 
 def test_a_bundle_from_before_strengths_corrects_at_full_strength() -> None:
@@ -31,7 +37,9 @@ def test_a_bundle_from_before_strengths_corrects_at_full_strength() -> None:
 
 
 @pytest.mark.parametrize("strength", [0.5, 0.25])
-def test_after_many_refreshes_a_mild_correction_is_that_share_of_the_full_one(tmp_path: Path, strength: float) -> None:
+def test_after_many_refreshes_a_mild_correction_is_that_share_of_the_full_one(
+    tmp_path: Path, strength: float
+) -> None:
     bundle = read_bundle(VECTORS)
     means = {}
     for share in (1.0, strength):

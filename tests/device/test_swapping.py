@@ -23,17 +23,23 @@ from edgeadapt.errors import StateError
 from edgeadapt.runtime import Runtime
 
 
-def test_the_old_state_is_kept_beside_the_new_one_and_opens_as_it_was(old: Path, second: Bundle, bundle: Bundle, runtime: Runtime, tmp_path: Path) -> None:
+def test_the_old_state_is_kept_beside_the_new_one_and_opens_as_it_was(
+    old: Path, second: Bundle, bundle: Bundle, runtime: Runtime, tmp_path: Path
+) -> None:
     was = digest(old, bundle, runtime)
     report = migrate(old, second, runtime=runtime)
     assert Path(report.kept) == old / f"learner.{bundle.manifest.space[:12]}.db"
-    assert sorted(p.name for p in old.iterdir()) == sorted(["learner.db", "learner.lock", Path(report.kept).name])
+    assert sorted(p.name for p in old.iterdir()) == sorted(
+        ["learner.db", "learner.lock", Path(report.kept).name]
+    )
     (tmp_path / "kept").mkdir()
     shutil.copy(report.kept, tmp_path / "kept" / "learner.db")
     assert digest(tmp_path / "kept", bundle, runtime) == was
 
 
-def test_with_out_the_old_state_is_only_read_even_while_it_is_in_use(taught: Path, old: Path, second: Bundle, runtime: Runtime, opened: Opener, tmp_path: Path) -> None:
+def test_with_out_the_old_state_is_only_read_even_while_it_is_in_use(
+    taught: Path, old: Path, second: Bundle, runtime: Runtime, opened: Opener, tmp_path: Path
+) -> None:
     learner = opened(old, keep=RAW)
     with pytest.raises(StateError, match=f"in use by the process with pid {os.getpid()}"):
         migrate(old, second, runtime=runtime)
@@ -48,7 +54,9 @@ def test_with_out_the_old_state_is_only_read_even_while_it_is_in_use(taught: Pat
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
-def test_an_error_at_any_step_leaves_the_old_state_or_the_new_one_and_nothing_else(taught: Path, bundle: Bundle, second: Bundle, runtime: Runtime, tmp_path: Path) -> None:
+def test_an_error_at_any_step_leaves_the_old_state_or_the_new_one_and_nothing_else(
+    taught: Path, bundle: Bundle, second: Bundle, runtime: Runtime, tmp_path: Path
+) -> None:
     for step, _ in (STEPS[1], *STEPS[4:]):
         folder = Path(shutil.copytree(taught, tmp_path / step))
 
@@ -61,26 +69,46 @@ def test_an_error_at_any_step_leaves_the_old_state_or_the_new_one_and_nothing_el
         with pytest.raises((OSError, StateError), match="No space left"):
             migration.in_place(folder)
         assert not (folder / "learner.migrating").exists() and not list(folder.glob("*-wal"))
-        assert set(open_learner(second if step in ("renamed", "cleared") else bundle, state=folder, runtime=runtime, keep=RAW).classes) >= {"Bag"}
+        assert set(
+            open_learner(
+                second if step in ("renamed", "cleared") else bundle,
+                state=folder,
+                runtime=runtime,
+                keep=RAW,
+            ).classes
+        ) >= {"Bag"}
 
 
-def test_a_kill_at_any_step_leaves_the_old_state_or_the_new_one(taught: Path, bundle: Bundle, second: Bundle, runtime: Runtime, tmp_path: Path) -> None:
+def test_a_kill_at_any_step_leaves_the_old_state_or_the_new_one(
+    taught: Path, bundle: Bundle, second: Bundle, runtime: Runtime, tmp_path: Path
+) -> None:
     unkilled = Path(shutil.copytree(taught, tmp_path / "unkilled"))
     was = digest(unkilled, bundle, runtime)
     Migration(Program(second, runtime)).in_place(unkilled)
     will_be = digest(unkilled, second, runtime)
     folders = [Path(shutil.copytree(taught, tmp_path / f"{step}-{count}")) for step, count in STEPS]
-    cases = [{"state": str(folder), "step": step, "count": count} for folder, (step, count) in zip(folders, STEPS, strict=True)]
+    cases = [
+        {"state": str(folder), "step": step, "count": count}
+        for folder, (step, count) in zip(folders, STEPS, strict=True)
+    ]
     script = Path(__file__).with_name("migrating.py")
     answers = subprocess.run(
-        [sys.executable, str(script), str(GOLDEN / "second.edge")], input="".join(json.dumps(case) + "\n" for case in cases),
-        capture_output=True, text=True, check=True, timeout=120,
-    ).stdout.split()  # fmt: skip
+        [sys.executable, str(script), str(GOLDEN / "second.edge")],
+        input="".join(json.dumps(case) + "\n" for case in cases),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout.split()
     assert [int(answer) for answer in answers] == [-signal.SIGKILL] * len(STEPS)
     for folder, (step, _) in zip(folders, STEPS, strict=True):
         is_new = step in ("renamed", "cleared")
-        assert digest(folder, second if is_new else bundle, runtime) == (will_be if is_new else was), step
+        assert digest(folder, second if is_new else bundle, runtime) == (
+            will_be if is_new else was
+        ), step
         again = migrate(folder, second, runtime=runtime)
         assert again.outcome == ("nothing to do" if is_new else "migrated")
         assert digest(folder, second, runtime) == will_be, step
-        assert sorted(p.name for p in folder.iterdir()) == sorted(["learner.db", "learner.lock", f"learner.{bundle.manifest.space[:12]}.db"]), step
+        assert sorted(p.name for p in folder.iterdir()) == sorted(
+            ["learner.db", "learner.lock", f"learner.{bundle.manifest.space[:12]}.db"]
+        ), step

@@ -27,8 +27,11 @@ def killed(cases: list[dict[str, str]]) -> list[int]:
     """Exit statuses of one process per case."""
     run = subprocess.run(
         [sys.executable, str(Path(__file__).parent / "dying.py"), str(bundle_path())],
-        input="".join(json.dumps(case) + "\n" for case in cases), capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        input="".join(json.dumps(case) + "\n" for case in cases),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert run.returncode == 0, run.stderr
     return [int(line) for line in run.stdout.split()]
 
@@ -44,8 +47,10 @@ def statuses(learner: Learner) -> dict[str, int]:
     return found
 
 
-# -- killed -------------------------------------------------------------------------------------------
-def test_killed_at_any_step_of_any_change_the_state_is_the_one_before_or_the_one_after(opened: Opener, tmp_path: Path) -> None:
+# -- killed ----------------------------------------------------------------------------------------
+def test_killed_at_any_step_of_any_change_the_state_is_the_one_before_or_the_one_after(
+    opened: Opener, tmp_path: Path
+) -> None:
     base = tmp_path / "base"
     learner = opened(base)
     prepare(learner)
@@ -60,7 +65,11 @@ def test_killed_at_any_step_of_any_change_the_state_is_the_one_before_or_the_one
         after[change] = learner.digest()
         learner.close()
     assert len({before, *after.values()}) == 1 + len(CHANGES)
-    cases = [{"state": str(tmp_path / f"{change}-{step}"), "change": change, "step": step} for change in CHANGES for step in STEPS]
+    cases = [
+        {"state": str(tmp_path / f"{change}-{step}"), "change": change, "step": step}
+        for change in CHANGES
+        for step in STEPS
+    ]
     for case in cases:
         shutil.copytree(base, case["state"])
     assert killed(cases) == [-9] * len(cases)
@@ -68,7 +77,15 @@ def test_killed_at_any_step_of_any_change_the_state_is_the_one_before_or_the_one
     for case in cases:
         learner = opened(Path(case["state"]), freeze=True)
         digest = learner.digest()
-        found["before" if digest == before else "after" if digest == after[case["change"]] else f"neither: {case}"] += 1
+        found[
+            (
+                "before"
+                if digest == before
+                else "after"
+                if digest == after[case["change"]]
+                else f"neither: {case}"
+            )
+        ] += 1
         assert (digest == before) == (case["step"] != "after_commit")
         learner.close()
     assert found == {"before": 18, "after": 6}
@@ -85,7 +102,7 @@ def test_a_label_is_durable_when_label_returns(opened: Opener, state: Path) -> N
     assert (row.status, row.source, row.label) == ("learned", "hand", images(1)[1][0])
 
 
-# -- replayed -----------------------------------------------------------------------------------------
+# -- replayed --------------------------------------------------------------------------------------
 class Acts:
     """A seeded random life of a learner: what a user might do, in any order."""
 
@@ -93,12 +110,28 @@ class Acts:
         self.learner, self.rng, self.seed = learner, np.random.default_rng(seed), seed
 
     def act(self) -> None:
-        kinds = ("learn", "learn", "learn", "label", "correct", "withdraw", "add", "forget", "rollback", "remove", "observe", "checkpoint", "toggle")
+        kinds = (
+            "learn",
+            "learn",
+            "learn",
+            "label",
+            "correct",
+            "withdraw",
+            "add",
+            "forget",
+            "rollback",
+            "remove",
+            "observe",
+            "checkpoint",
+            "toggle",
+        )
         getattr(self, str(self.rng.choice(kinds)))()
 
     def some(self) -> tuple[Any, list[str]]:
         classes = self.learner.classes
-        return images(int(self.rng.integers(1, 40)), classes=classes, seed=int(self.rng.integers(1000)))
+        return images(
+            int(self.rng.integers(1, 40)), classes=classes, seed=int(self.rng.integers(1000))
+        )
 
     def learn(self) -> None:
         self.learner.learn(*self.some(), source=str(self.rng.choice(["a", "b", "c"])))
@@ -112,7 +145,11 @@ class Acts:
     def correct(self) -> None:
         ids = self.labelled()
         if ids:
-            self.learner.label(ids, [str(name) for name in self.rng.choice(self.learner.classes, len(ids))], source=str(self.rng.choice(["a", "hand"])))
+            self.learner.label(
+                ids,
+                [str(name) for name in self.rng.choice(self.learner.classes, len(ids))],
+                source=str(self.rng.choice(["a", "hand"])),
+            )
 
     def withdraw(self) -> None:
         ids = self.labelled()
@@ -121,8 +158,19 @@ class Acts:
 
     def labelled(self) -> list[str]:
         self.learner.settle()
-        rows = self.learner._journal.evidence(where="status IN ('learned', 'held_out', 'received')", narrow=True)
-        return [rows[i].id for i in self.rng.choice(len(rows), min(len(rows), int(self.rng.integers(1, 12))), replace=False)] if rows else []
+        rows = self.learner._journal.evidence(
+            where="status IN ('learned', 'held_out', 'received')", narrow=True
+        )
+        return (
+            [
+                rows[i].id
+                for i in self.rng.choice(
+                    len(rows), min(len(rows), int(self.rng.integers(1, 12))), replace=False
+                )
+            ]
+            if rows
+            else []
+        )
 
     def add(self) -> None:
         self.learner.add_class(str(self.rng.choice(NEW)))
@@ -134,7 +182,9 @@ class Acts:
         last = self.learner.history(1)
         if last:
             try:
-                self.learner.rollback(int(self.rng.integers(0, last[0].number)) if self.rng.random() < 0.6 else None)
+                self.learner.rollback(
+                    int(self.rng.integers(0, last[0].number)) if self.rng.random() < 0.6 else None
+                )
             except StateError as error:
                 assert "nothing was changed yet" in str(error)
 
@@ -145,7 +195,11 @@ class Acts:
 
     def observe(self) -> None:
         condition = str(self.rng.choice(["clean", "fog", "contrast"]))
-        watch(self.learner, images(96, seed=int(self.rng.integers(1000)), condition=condition)[0], stream=condition)
+        watch(
+            self.learner,
+            images(96, seed=int(self.rng.integers(1000)), condition=condition)[0],
+            stream=condition,
+        )
 
     def checkpoint(self) -> None:
         self.learner.checkpoint()
@@ -155,7 +209,9 @@ class Acts:
 
 
 @pytest.mark.parametrize("seed", range(16))
-def test_a_resumed_learner_is_bit_for_bit_the_one_that_was_killed(opened: Opener, tmp_path: Path, seed: int) -> None:
+def test_a_resumed_learner_is_bit_for_bit_the_one_that_was_killed(
+    opened: Opener, tmp_path: Path, seed: int
+) -> None:
     learner = opened(tmp_path / "live")
     acts = Acts(learner, seed)
     for life in range(2):
@@ -169,14 +225,24 @@ def test_a_resumed_learner_is_bit_for_bit_the_one_that_was_killed(opened: Opener
         assert resumed.digest() == learner.digest()
         assert resumed.classes == learner.classes
         assert_same(tensors(resumed), tensors(learner))
-        np.testing.assert_array_equal(resumed.predict(X, stream="new").probs, learner.predict(X, stream="new").probs)
-        assert resumed._live.labels == learner._live.labels == sum(statuses(learner).get(s, 0) for s in ("learned", "held_out"))
-        assert {k: v for k, v in resumed._held_out._counts.items() if any(v.values())} == {k: v for k, v in learner._held_out._counts.items() if any(v.values())}
+        np.testing.assert_array_equal(
+            resumed.predict(X, stream="new").probs, learner.predict(X, stream="new").probs
+        )
+        assert (
+            resumed._live.labels
+            == learner._live.labels
+            == sum(statuses(learner).get(s, 0) for s in ("learned", "held_out"))
+        )
+        assert {k: v for k, v in resumed._held_out._counts.items() if any(v.values())} == {
+            k: v for k, v in learner._held_out._counts.items() if any(v.values())
+        }
         resumed.close()
         learner.freeze(frozen)
 
 
-def test_a_provisional_condition_that_was_never_checkpointed_leaves_no_trace_in_the_digest(opened: Opener, tmp_path: Path) -> None:
+def test_a_provisional_condition_that_was_never_checkpointed_leaves_no_trace_in_the_digest(
+    opened: Opener, tmp_path: Path
+) -> None:
     learner = opened(tmp_path / "live")
     watch(learner, images(128, condition="fog")[0])
     teach(learner, X[:20], NAMES[:20])
@@ -185,7 +251,9 @@ def test_a_provisional_condition_that_was_never_checkpointed_leaves_no_trace_in_
     assert opened(tmp_path / "copy").digest() == learner.digest()
 
 
-def test_a_snapshot_taken_while_a_condition_is_provisional_can_be_opened(opened: Opener, tmp_path: Path) -> None:
+def test_a_snapshot_taken_while_a_condition_is_provisional_can_be_opened(
+    opened: Opener, tmp_path: Path
+) -> None:
     learner = opened(tmp_path / "live")
     teach(learner, X[:20], NAMES[:20], "a")
     watch(learner, images(128, condition="fog")[0])
@@ -195,7 +263,7 @@ def test_a_snapshot_taken_while_a_condition_is_provisional_can_be_opened(opened:
     assert resumed.domains() == {} and resumed.digest() == learner.digest()
 
 
-# -- forgotten ----------------------------------------------------------------------------------------
+# -- forgotten -------------------------------------------------------------------------------------
 def test_forgetting_a_source_is_never_having_seen_it(opened: Opener) -> None:
     learner, other = opened(), opened()
     teach(other, X[:60], NAMES[:60], "kept")
@@ -206,7 +274,9 @@ def test_forgetting_a_source_is_never_having_seen_it(opened: Opener) -> None:
     assert receipt.removed == 60 and 40 <= receipt.subtracted < 60 and receipt.unreachable == ()
     mine, never = tensors(learner), tensors(other)
     for name in mine:
-        np.testing.assert_allclose(mine[name], never[name], rtol=1e-4, atol=1e-4 * np.abs(never[name]).max(), err_msg=name)
+        np.testing.assert_allclose(
+            mine[name], never[name], rtol=1e-4, atol=1e-4 * np.abs(never[name]).max(), err_msg=name
+        )
     for name in ("ridge.moment", "mean.moment", "shift.moment"):
         np.testing.assert_array_equal(mine[name][-1], never[name][-1])  # counts are exact
     assert statuses(learner) == statuses(other)
@@ -245,7 +315,9 @@ def test_a_withdrawn_label_is_forgotten_in_old_snapshots_as_well(opened: Opener)
     assert found
     factory = learner._program.checkpoint(learner._program.factory())
     for name, value in factory.items():
-        np.testing.assert_allclose(found[1][name], value, atol=1e-4 * np.abs(value).max(), err_msg=name)
+        np.testing.assert_allclose(
+            found[1][name], value, atol=1e-4 * np.abs(value).max(), err_msg=name
+        )
 
 
 def test_what_is_forgotten_is_in_no_file_of_the_folder(opened: Opener, state: Path) -> None:
@@ -262,7 +334,9 @@ def test_what_is_forgotten_is_in_no_file_of_the_folder(opened: Opener, state: Pa
     assert found() == 0
 
 
-def test_a_forgotten_held_out_label_judges_no_more_and_another_takes_its_place(opened: Opener) -> None:
+def test_a_forgotten_held_out_label_judges_no_more_and_another_takes_its_place(
+    opened: Opener,
+) -> None:
     learner = opened()
     ids = teach(learner, X[:100], NAMES[:100])
     held = [row.id for row in learner._journal.evidence(where="status = 'held_out'")]
@@ -271,11 +345,15 @@ def test_a_forgotten_held_out_label_judges_no_more_and_another_takes_its_place(o
     assert receipt.removed == len(held) and receipt.subtracted == 0
     left = len(ids) - len(held)
     assert learner._held_out.total == left and sum(statuses(learner).values()) == left
-    assert {name: counts["held_out"] for name, counts in learner._held_out._counts.items()} == {name: learner._held_out.count(name) // 5 for name in KNOWN}
+    assert {name: counts["held_out"] for name, counts in learner._held_out._counts.items()} == {
+        name: learner._held_out.count(name) // 5 for name in KNOWN
+    }
 
 
-# -- taken back ---------------------------------------------------------------------------------------
-def test_rollback_restores_predictions_bit_for_bit_and_withdrawn_labels_stay_out(opened: Opener, state: Path) -> None:
+# -- taken back ------------------------------------------------------------------------------------
+def test_rollback_restores_predictions_bit_for_bit_and_withdrawn_labels_stay_out(
+    opened: Opener, state: Path
+) -> None:
     learner = opened(state)
     teach(learner, X[:50], NAMES[:50])
     probs, values, number = learner.predict(X).probs, tensors(learner), learner.history()[0].number
@@ -343,7 +421,9 @@ def test_rollback_to_where_there_is_nothing_is_refused(opened: Opener) -> None:
     assert len(learner.history()) == 1
 
 
-def test_the_way_back_goes_through_rollbacks_and_removed_classes_whose_snapshots_are_gone(opened: Opener) -> None:
+def test_the_way_back_goes_through_rollbacks_and_removed_classes_whose_snapshots_are_gone(
+    opened: Opener,
+) -> None:
     learner = opened()
     marks = {}
 
@@ -382,7 +462,9 @@ def test_a_condition_that_was_rolled_back_does_not_lend_its_name(opened: Opener)
     assert learner.domains() == {"condition-2": "provisional"} and learner.domain() == "condition-2"
 
 
-def test_a_label_that_waits_for_a_class_that_is_gone_is_vetoed_not_waited_for_forever(opened: Opener) -> None:
+def test_a_label_that_waits_for_a_class_that_is_gone_is_vetoed_not_waited_for_forever(
+    opened: Opener,
+) -> None:
     learner = opened()
     teach(learner, X[:10], NAMES[:10])
     learner.add_class("Bag")
@@ -397,17 +479,21 @@ def test_a_label_that_waits_for_a_class_that_is_gone_is_vetoed_not_waited_for_fo
     assert learner._live.labels == 15
 
 
-# -- held out and vetoed ------------------------------------------------------------------------------
+# -- held out and vetoed ---------------------------------------------------------------------------
 def test_every_fifth_label_of_a_class_is_held_out_and_never_trained_on(opened: Opener) -> None:
     learner, other = opened(), opened()
     x, names = images(120, seed=7)
     teach(learner, x, names)
     held = [row.label for row in learner._journal.evidence(where="status = 'held_out'")]
-    assert {name: held.count(name) for name in KNOWN} == {name: names.count(name) // 5 for name in KNOWN}
+    assert {name: held.count(name) for name in KNOWN} == {
+        name: names.count(name) // 5 for name in KNOWN
+    }
     rows = learner._journal.evidence(where="status = 'learned'")
     values, _ = apply_rows(other._program, other._live.tensors, rows, other._live.slots, {})
     for name, value in other._program.checkpoint(values).items():
-        np.testing.assert_allclose(tensors(learner)[name], value, rtol=1e-5, atol=1e-5 * np.abs(value).max(), err_msg=name)
+        np.testing.assert_allclose(
+            tensors(learner)[name], value, rtol=1e-5, atol=1e-5 * np.abs(value).max(), err_msg=name
+        )
 
 
 @pytest.mark.parametrize("seed", range(3))

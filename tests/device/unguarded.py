@@ -1,4 +1,6 @@
-"""A learner whose guard lets everything pass: how a poisoned commit comes into a state that is then to be found out."""
+"""A learner whose guard lets everything pass: how a poisoned commit comes into a state that is then
+to be found out.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,12 @@ def unguarded(bundle: Bundle, state: Path, runtime: Runtime, **settings: Any) ->
     """The bundle with a margin that nothing exceeds, and no doubt about any source."""
     policy = bundle.manifest.policy
     guard = msgspec.structs.replace(policy.guard, margin=1.0, worst=1.0)
-    manifest = msgspec.structs.replace(bundle.manifest, policy=msgspec.structs.replace(policy, guard=guard))
-    with open_learner(dataclasses.replace(bundle, manifest=manifest), state=state, runtime=runtime, **settings) as learner:
+    manifest = msgspec.structs.replace(
+        bundle.manifest, policy=msgspec.structs.replace(policy, guard=guard)
+    )
+    with open_learner(
+        dataclasses.replace(bundle, manifest=manifest), state=state, runtime=runtime, **settings
+    ) as learner:
         learner._transactions._suspicion.of = lambda live, rows: ""  # type: ignore[method-assign]
         yield learner
 

@@ -1,4 +1,6 @@
-"""A state of the shipped bundle to be migrated: two new classes, and known ones, clean and in fog. The images are new to ``second.edge``."""
+"""A state of the shipped bundle to be migrated: two new classes, and known ones, clean and in fog.
+The images are new to ``second.edge``.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ SEEN_BY_SECOND = 280  # images of a class that its encoder was trained and calib
 
 def images(classes: Sequence[str], first: int, last: int) -> tuple[Any, list[str]]:
     """Images ``first`` to ``last`` of each class, shuffled."""
-    rows = np.concatenate([np.flatnonzero(sample().y == CLASSES.index(name))[first:last] for name in classes])
+    rows = np.concatenate(
+        [np.flatnonzero(sample().y == CLASSES.index(name))[first:last] for name in classes]
+    )
     rows = np.random.default_rng(0).permutation(rows)
     return sample().x[rows], [CLASSES[i] for i in sample().y[rows]]
 

@@ -1,4 +1,6 @@
-"""Feature vectors of six classes, for the small bundles in ``golden/``: the factory knows the first four."""
+"""Feature vectors of six classes, for the small bundles in ``golden/``: the factory knows the first
+four.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,11 @@ WIDTH = 12
 MEANS = 3.0 * np.linalg.qr(np.random.default_rng(11).standard_normal((WIDTH, WIDTH)))[0][:6]
 
 
-def samples(count: int, classes: Sequence[int], seed: int, moved: float = 0.0) -> tuple[Any, list[str]]:
+def samples(
+    count: int, classes: Sequence[int], seed: int, moved: float = 0.0
+) -> tuple[Any, list[str]]:
     rng = np.random.default_rng(seed)
     y = rng.choice(list(classes), count)
-    return (MEANS[y] + 0.7 * rng.standard_normal((count, WIDTH)) + moved).astype(np.float32), [NAMES[k] for k in y]
+    return (MEANS[y] + 0.7 * rng.standard_normal((count, WIDTH)) + moved).astype(np.float32), [
+        NAMES[k] for k in y
+    ]

@@ -1,7 +1,9 @@
-"""Fuzzing of everything a device reads that somebody else may have written. ``python tests/fuzz --executions 1000000``
+"""Fuzzing of everything a device reads that somebody else may have written. ``python tests/fuzz
+--executions 1000000``
 
-A target says what it starts from, how to spoil it and what reads it; see ``target.py``. A campaign runs targets in child
-processes with bounded time and memory, and follows inputs that reach new lines.
+A target says what it starts from, how to spoil it and what reads it; see ``target.py``. A campaign
+runs targets in child processes with bounded time and memory, and follows inputs that reach new
+lines.
 """
 
 from __future__ import annotations

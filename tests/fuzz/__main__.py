@@ -1,4 +1,6 @@
-"""``python tests/fuzz [--executions N] [--targets a,b] [--seed N] [--json FILE]``, or ``--replay FILE...``; exit code 1 on findings."""
+"""``python tests/fuzz [--executions N] [--targets a,b] [--seed N] [--json FILE]``, or ``--replay
+FILE...``; exit code 1 on findings.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,28 @@ _SLOW_MS = 1000.0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python tests/fuzz", description="Spoilt inputs at every door of the device side.")
-    parser.add_argument("--executions", type=int, default=1_000_000, help="in all; each target has its share (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python tests/fuzz", description="Spoilt inputs at every door of the device side."
+    )
+    parser.add_argument(
+        "--executions",
+        type=int,
+        default=1_000_000,
+        help="in all; each target has its share (default: %(default)s)",
+    )
     parser.add_argument("--targets", help=f"comma-separated; default: {','.join(TARGETS)}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("fuzz-findings"), help="folder for reproducers (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("fuzz-findings"),
+        help="folder for reproducers (default: %(default)s)",
+    )
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    parser.add_argument("--replay", type=Path, nargs="+", metavar="FILE", help="execute reproducers, TARGET-*.bin")
+    parser.add_argument(
+        "--replay", type=Path, nargs="+", metavar="FILE", help="execute reproducers, TARGET-*.bin"
+    )
     args = parser.parse_args()
     if args.replay:
         return replay(args.replay)
@@ -38,13 +54,25 @@ def main() -> int:
     if missing := [name for name, target in loaded.items() if target is None]:
         print(f"left out, a package is missing: {', '.join(missing)}", file=sys.stderr)
     campaign = Campaign(
-        [t for t in loaded.values() if t], args.executions, args.seed, args.workers, lambda line: print(line, file=sys.stderr, flush=True)
+        [t for t in loaded.values() if t],
+        args.executions,
+        args.seed,
+        args.workers,
+        lambda line: print(line, file=sys.stderr, flush=True),
     )
     started = time.monotonic()
     campaign.run()
     print(as_text(campaign))
-    executions, busy = (sum(values) for values in zip(*((t.executions, t.seconds) for t in campaign.totals.values()), strict=True))
-    took = f"{time.monotonic() - started:.0f} s with {args.workers} processes, {busy:.0f} s of processor time"
+    executions, busy = (
+        sum(values)
+        for values in zip(
+            *((t.executions, t.seconds) for t in campaign.totals.values()), strict=True
+        )
+    )
+    took = (
+        f"{time.monotonic() - started:.0f} s with {args.workers} processes, {busy:.0f} s of"
+        " processor time"
+    )
     print(f"\n{executions} executions, seed {args.seed}: {took}")
     if args.json:
         args.json.write_text(json.dumps(as_json(campaign), indent=2) + "\n", encoding="utf-8")
@@ -52,9 +80,16 @@ def main() -> int:
         if total.slowest_ms > _SLOW_MS:
             args.out.mkdir(parents=True, exist_ok=True)
             (args.out / f"{name}-slowest.bin").write_bytes(total.slowest)
-            print(f"{name}: an execution took {total.slowest_ms:.0f} ms; it is kept as {args.out / name}-slowest.bin")
+            print(
+                f"{name}: an execution took {total.slowest_ms:.0f} ms; it is kept as"
+                f" {args.out / name}-slowest.bin"
+            )
     if campaign.findings.by_cause:
-        print("reproducers:", *(f"  python tests/fuzz --replay {path}" for path in campaign.findings.write(args.out)), sep="\n")
+        print(
+            "reproducers:",
+            *(f"  python tests/fuzz --replay {path}" for path in campaign.findings.write(args.out)),
+            sep="\n",
+        )
     return 1 if campaign.findings.by_cause else 0
 
 

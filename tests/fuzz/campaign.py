@@ -1,4 +1,6 @@
-"""Shares in child processes, at most two at a time: watched for hangs, replaced when they die, and added up."""
+"""Shares in child processes, at most two at a time: watched for hangs, replaced when they die, and
+added up.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,12 @@ class Campaign:
     """Runs targets and adds up. ``findings`` and ``totals`` are complete after :meth:`run`."""
 
     def __init__(
-        self, targets: Sequence[Target], executions: int, seed: int = 0, workers: int = 2, say: Callable[[str], None] = lambda line: None
+        self,
+        targets: Sequence[Target],
+        executions: int,
+        seed: int = 0,
+        workers: int = 2,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.totals = {target.name: Total(target) for target in targets}
         self.findings = Findings()
@@ -132,12 +139,24 @@ class Campaign:
     def _died(self, running: _Running, is_hanging: bool, status: int) -> None:
         """The input in hand is the finding; the share goes on with the next one."""
         share, board = running.share, running.board
-        told = (running.scratch / "stderr").read_text(errors="replace")[-4000:] if (running.scratch / "stderr").exists() else ""
-        how = f"signal {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else f"exit code {os.WEXITSTATUS(status)}"
-        kind, cause = ("hang", f"longer than {share.target.seconds:g} s") if is_hanging else ("crash", how)
+        told = (
+            (running.scratch / "stderr").read_text(errors="replace")[-4000:]
+            if (running.scratch / "stderr").exists()
+            else ""
+        )
+        how = (
+            f"signal {signal.Signals(os.WTERMSIG(status)).name}"
+            if os.WIFSIGNALED(status)
+            else f"exit code {os.WEXITSTATUS(status)}"
+        )
+        kind, cause = (
+            ("hang", f"longer than {share.target.seconds:g} s") if is_hanging else ("crash", how)
+        )
         if not board["started_ns"]:
             kind, cause = "crash", f"outside of an execution: {cause}"
-        self.findings.add(Finding(share.target.name, kind, cause, board.input, share.place(board["index"]), told))
+        self.findings.add(
+            Finding(share.target.name, kind, cause, board.input, share.place(board["index"]), told)
+        )
         self.totals[share.target.name].executions += 1
         self._say(f"{share.target.name}: {kind}: {cause}")
         rest = replace(share, start=board["index"] + 1)
@@ -150,11 +169,16 @@ class Campaign:
         for total in self.totals.values():
             for module, lines in total.reached.items():
                 reached.setdefault(module, set()).update(lines)
-        return {module: (len(lines & self._lines[module]), len(self._lines[module])) for module, lines in sorted(reached.items())}
+        return {
+            module: (len(lines & self._lines[module]), len(self._lines[module]))
+            for module, lines in sorted(reached.items())
+        }
 
 
 def _shares(targets: Sequence[Target], executions: int, seed: int, workers: int) -> list[Share]:
-    """Executions spread over targets by their share; every target in as many parts as there are workers."""
+    """Executions spread over targets by their share; every target in as many parts as there are
+    workers.
+    """
     whole = sum(target.share for target in targets)
     shares = []
     for target in targets:
@@ -165,7 +189,9 @@ def _shares(targets: Sequence[Target], executions: int, seed: int, workers: int)
 
 def _start(share: Share, deaths: int) -> _Running:
     board = Scoreboard()
-    scratch = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+    scratch = Path(
+        tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+    )
     began = time.monotonic()
     pid = os.fork()
     if pid == 0:

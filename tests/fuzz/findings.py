@@ -50,7 +50,8 @@ class Findings:
             path = folder / f"{found.name}.bin"
             path.write_bytes(found.data)
             path.with_suffix(".txt").write_text(
-                f"{found.target}: {found.kind}, {found.count} times\n{found.place}\n{found.cause}\n\n{found.report}\n",
+                f"{found.target}: {found.kind}, {found.count}"
+                f" times\n{found.place}\n{found.cause}\n\n{found.report}\n",
                 encoding="utf-8",
                 errors="backslashreplace",
             )
@@ -59,7 +60,9 @@ class Findings:
 
 
 def cause_of(error: BaseException) -> str:
-    """Type of an error and the innermost line of ours that it came through: one defect, one cause."""
+    """Type of an error and the innermost line of ours that it came through: one defect, one
+    cause.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if f"/{_PACKAGE}" in frame.filename] or frames
     last = ours[-1] if ours else None

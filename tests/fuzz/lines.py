@@ -1,7 +1,8 @@
 """Which lines of the targets' modules were reached, measured in the process itself.
 
-With ``sys.monitoring`` (Python 3.12) a line reports once and costs nothing afterwards, so every execution is watched. Before,
-``sys.settrace`` is used on every ``SAMPLED_EVERY``-th execution. Counted are the lines of functions; module and class bodies run at import.
+With ``sys.monitoring`` (Python 3.12) a line reports once and costs nothing afterwards, so every
+execution is watched. Before, ``sys.settrace`` is used on every ``SAMPLED_EVERY``-th execution.
+Counted are the lines of functions; module and class bodies run at import.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ def function_lines(module: str) -> set[int]:
     """Every line of the functions of a module that can execute."""
     file = str(importlib.import_module(module).__file__)
     with open(file, encoding="utf-8") as source:
-        return set().union(*(_own_lines(code) for code in _codes(compile(source.read(), file, "exec")) if code.co_flags & _OPTIMIZED))
+        return set().union(
+            *(
+                _own_lines(code)
+                for code in _codes(compile(source.read(), file, "exec"))
+                if code.co_flags & _OPTIMIZED
+            )
+        )
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -43,7 +50,8 @@ class Lines:
     def __init__(self, modules: Iterable[str]) -> None:
         self._module_of = {str(importlib.import_module(name).__file__): name for name in modules}
         self.reached: dict[str, set[int]] = {name: set() for name in self._module_of.values()}
-        self._left: dict[int, set[int]] = {}  # id of a code object -> its lines that were not reached
+        # id of a code object -> its lines that were not reached
+        self._left: dict[int, set[int]] = {}
         self._codes: list[CodeType] = []  # kept alive, so that an id stays what it was
         self._is_new = False
         if sys.version_info >= (3, 12):
@@ -99,7 +107,12 @@ class Lines:
 
         def line(code: CodeType, number: int) -> Any:
             module = self._module_of.get(code.co_filename)
-            if module is not None and code.co_flags & _OPTIMIZED and number != code.co_firstlineno and number not in self.reached[module]:
+            if (
+                module is not None
+                and code.co_flags & _OPTIMIZED
+                and number != code.co_firstlineno
+                and number not in self.reached[module]
+            ):
                 self.reached[module].add(number)
                 self._is_new = True
             return monitoring.DISABLE

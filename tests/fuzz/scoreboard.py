@@ -1,11 +1,22 @@
-"""Shared memory between a share and its parent: counts, and the input in hand, readable after the share has died."""
+"""Shared memory between a share and its parent: counts, and the input in hand, readable after the
+share has died.
+"""
 
 from __future__ import annotations
 
 import mmap
 import struct
 
-COUNTS = ("index", "started_ns", "executions", "past_header", "accepted", "refused", "slowest_ns", "input_size")
+COUNTS = (
+    "index",
+    "started_ns",
+    "executions",
+    "past_header",
+    "accepted",
+    "refused",
+    "slowest_ns",
+    "input_size",
+)
 _HEAD = struct.Struct(f"<{len(COUNTS)}q")
 _LARGEST_INPUT = 4 << 20
 

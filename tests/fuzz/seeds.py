@@ -27,8 +27,13 @@ def tiny_archive() -> bytes:
 def signed_archive() -> tuple[bytes, str]:
     """The archive and the key it is signed with, the same in every run."""
     key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return _written(private), "ed25519:" + base64.b64encode(key.public_key().public_bytes_raw()).decode()
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return (
+        _written(private),
+        "ed25519:" + base64.b64encode(key.public_key().public_bytes_raw()).decode(),
+    )
 
 
 @cache
@@ -44,7 +49,9 @@ def _written(private: bytes | None) -> bytes:
 
 
 def repaired(members: dict[str, bytes]) -> bytes:
-    """An unsigned archive whose manifest lists the members as they are now, if it can still be parsed."""
+    """An unsigned archive whose manifest lists the members as they are now, if it can still be
+    parsed.
+    """
     try:
         manifest = json.loads(members["manifest.json"])
         manifest["members"] = {

@@ -57,12 +57,17 @@ class Share:
         target = self.target
         execute, seeds = target.prepare(scratch), target.seeds()
         for seed in seeds:
-            execute(seed)  # what is sound is accepted, and what is made once is made before memory counts
+            # what is sound is accepted, and what is made once is made before memory counts
+            execute(seed)
         lines, outcome, corpus = Lines(target.modules), Outcome(), []
         allowed_mib = _limit_memory(target.memory_mib)
         for index in range(self.start, self.stop):
             rng = self.rng(index)
-            data = seeds[index] if index < len(seeds) else target.mutate(rng, _pick(rng, seeds, corpus), _pick(rng, seeds, corpus))
+            data = (
+                seeds[index]
+                if index < len(seeds)
+                else target.mutate(rng, _pick(rng, seeds, corpus), _pick(rng, seeds, corpus))
+            )
             board.input = data
             board["index"] = index
             is_watched = index % SAMPLED_EVERY == 0 or index < len(seeds)
@@ -78,13 +83,27 @@ class Share:
             if spent > board["slowest_ns"] and (SAMPLED_EVERY == 1 or not is_watched):
                 board["slowest_ns"], outcome.slowest = spent, data
             is_new_cause = self._judge(error, data, index, board, outcome)
-            if is_watched and lines.has_new() and index >= len(seeds) and len(data) <= _LARGEST and len(corpus) < _CORPUS:
+            if (
+                is_watched
+                and lines.has_new()
+                and index >= len(seeds)
+                and len(data) <= _LARGEST
+                and len(corpus) < _CORPUS
+            ):
                 corpus.append(data)
             if is_new_cause or index % _SAVED_EVERY == _SAVED_EVERY - 1 or index == self.stop - 1:
                 outcome.reached, outcome.peak_mib = lines.reached, _peak_mib() - allowed_mib
-                (scratch / "outcome").write_bytes(pickle.dumps(outcome))  # what a share knew outlives it
+                # what a share knew outlives it
+                (scratch / "outcome").write_bytes(pickle.dumps(outcome))
 
-    def _judge(self, error: BaseException | None, data: bytes, index: int, board: Scoreboard, outcome: Outcome) -> bool:
+    def _judge(
+        self,
+        error: BaseException | None,
+        data: bytes,
+        index: int,
+        board: Scoreboard,
+        outcome: Outcome,
+    ) -> bool:
         """Count; True if it is a finding of a new cause."""
         board.add("executions")
         if error is None:
@@ -98,7 +117,11 @@ class Share:
             board.add("past_header")
             report = "".join(traceback.format_exception(type(error), error, error.__traceback__))
             known = len(outcome.findings.by_cause)
-            outcome.findings.add(Finding(self.target.name, "raised", cause_of(error), data, self.place(index), report))
+            outcome.findings.add(
+                Finding(
+                    self.target.name, "raised", cause_of(error), data, self.place(index), report
+                )
+            )
             return len(outcome.findings.by_cause) > known
         return False
 
@@ -129,8 +152,14 @@ def _quieten(scratch: Path) -> None:
 
 
 def _limit_memory(spare_mib: int) -> float:
-    """Bound the address space to what it is now and ``spare_mib``; returns the resident MiB now, and starts the peak from there."""
-    size = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize:"))
+    """Bound the address space to what it is now and ``spare_mib``; returns the resident MiB now,
+    and starts the peak from there.
+    """
+    size = next(
+        int(line.split()[1])
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmSize:")
+    )
     limit = (size << 10) + (spare_mib << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from now
@@ -138,4 +167,11 @@ def _limit_memory(spare_mib: int) -> float:
 
 
 def _peak_mib() -> float:
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")) / 1024
+    return (
+        next(
+            int(line.split()[1])
+            for line in Path("/proc/self/status").read_text().splitlines()
+            if line.startswith("VmHWM:")
+        )
+        / 1024
+    )

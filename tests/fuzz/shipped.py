@@ -37,4 +37,6 @@ def fog() -> Any:
 
 
 def opened(state: Path | None = None, **settings: Any) -> Learner:
-    return open_learner(bundle(), state=state, runtime=runtime(), budget=Budget(busy_fraction=1.0), **settings)
+    return open_learner(
+        bundle(), state=state, runtime=runtime(), budget=Budget(busy_fraction=1.0), **settings
+    )

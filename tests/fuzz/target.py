@@ -13,9 +13,25 @@ Execute = Callable[[bytes], None]
 Mutate = Callable[[Random, bytes, bytes], bytes]
 
 TARGETS = (
-    "container", "bundle", "manifest", "signature", "card", "weights", "external_data", "recipe", "saved_graph", "stranger",
-    "journal", "state", "arguments", "labels_file", "archive_source", "image_folder", "learner", "mqtt",
-)  # fmt: skip
+    "container",
+    "bundle",
+    "manifest",
+    "signature",
+    "card",
+    "weights",
+    "external_data",
+    "recipe",
+    "saved_graph",
+    "stranger",
+    "journal",
+    "state",
+    "arguments",
+    "labels_file",
+    "archive_source",
+    "image_folder",
+    "learner",
+    "mqtt",
+)
 
 
 @dataclass(frozen=True)
@@ -23,16 +39,14 @@ class Target:
     """One door.
 
     Args:
-        name: of the module in ``targets``.
-        seeds: sound inputs, each of which is accepted.
-        mutate: (rng, input, another input) -> a spoilt input; the same for the same rng.
-        prepare: folder on tmpfs -> what takes one input: it returns if the input was accepted and could be used to the end.
-        named: the errors by which this door refuses. Anything else that is raised is a finding.
-        is_past_header: did this refusal come after the first structural check?
-        modules: whose lines are counted.
-        share: executions of this target in a thousand.
-        memory_mib: what one execution may need beyond what the process had before.
-        seconds: after which an execution counts as hanging.
+        name: of the module in ``targets``. seeds: sound inputs, each of which is accepted. mutate:
+        (rng, input, another input) -> a spoilt input; the same for the same rng. prepare: folder on
+        tmpfs -> what takes one input: it returns if the input was accepted and could be used to the
+        end. named: the errors by which this door refuses. Anything else that is raised is a
+        finding. is_past_header: did this refusal come after the first structural check? modules:
+        whose lines are counted. share: executions of this target in a thousand. memory_mib: what
+        one execution may need beyond what the process had before. seconds: after which an execution
+        counts as hanging.
     """
 
     name: str
@@ -54,7 +68,11 @@ def load_target(name: str) -> Target | None:
 
 
 def can_import(name: str) -> bool:
-    """Are the packages here that the target's first lines name in ``NEEDS``? Read from the text: importing it might need them."""
+    """Are the packages here that the target's first lines name in ``NEEDS``? Read from the text:
+    importing it might need them.
+    """
     text = (Path(__file__).parent / "targets" / f"{name}.py").read_text(encoding="utf-8")
-    needs = next((line.partition("=")[2] for line in text.splitlines() if line.startswith("NEEDS =")), "()")
+    needs = next(
+        (line.partition("=")[2] for line in text.splitlines() if line.startswith("NEEDS =")), "()"
+    )
     return all(importlib.util.find_spec(package) for package in eval(needs, {}))

@@ -1,4 +1,6 @@
-"""The small checks at the door of a learner: what they take comes back as a plain Python value, the rest is named."""
+"""The small checks at the door of a learner: what they take comes back as a plain Python value, the
+rest is named.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,14 @@ import numpy as np
 import pytest
 
 from edgeadapt.errors import InputError
-from edgeadapt.inputs import check_count, check_labels, check_number, check_text, check_texts, unknown_class_message
+from edgeadapt.inputs import (
+    check_count,
+    check_labels,
+    check_number,
+    check_text,
+    check_texts,
+    unknown_class_message,
+)
 from fuzz.limits import modestly
 
 
@@ -17,15 +26,22 @@ class _Text(str):
 
 
 def test_texts_are_taken_one_or_many_and_become_plain_ones() -> None:
-    assert check_text(_Text("é"), "a source") == "é" and type(check_text(_Text("é"), "a source")) is str
     assert (
-        check_texts("a", "an id") == ["a"] and check_texts(np.array(["a", "b"]), "an id") == ["a", "b"] and check_texts((), "an id") == []
+        check_text(_Text("é"), "a source") == "é"
+        and type(check_text(_Text("é"), "a source")) is str
+    )
+    assert (
+        check_texts("a", "an id") == ["a"]
+        and check_texts(np.array(["a", "b"]), "an id") == ["a", "b"]
+        and check_texts((), "an id") == []
     )
     assert check_texts((name for name in "ab"), "an id") == ["a", "b"]
 
 
 @pytest.mark.parametrize(
-    "value", [None, 3, 0.5, b"a", {"a": 1}, {"a"}, ["a", None], [["a"]], ["\udc80"], object()], ids=lambda value: type(value).__name__
+    "value",
+    [None, 3, 0.5, b"a", {"a": 1}, {"a"}, ["a", None], [["a"]], ["\udc80"], object()],
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_text_is_refused(value: Any) -> None:
     with pytest.raises(InputError, match="an id is a text"):
@@ -33,7 +49,10 @@ def test_what_is_no_text_is_refused(value: Any) -> None:
 
 
 def test_counts_and_numbers_become_plain_ones() -> None:
-    assert check_count(np.uint8(7), "a limit") == 7 and type(check_count(np.int64(7), "a limit")) is int
+    assert (
+        check_count(np.uint8(7), "a limit") == 7
+        and type(check_count(np.int64(7), "a limit")) is int
+    )
     assert (
         check_number(np.float32(0.5), "before") == 0.5
         and check_number(10**300, "before") == 1e300
@@ -42,21 +61,29 @@ def test_counts_and_numbers_become_plain_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [-1, 2**53 + 1, 0.5, True, np.True_, "3", None, [3], float("nan")], ids=lambda value: type(value).__name__
+    "value",
+    [-1, 2**53 + 1, 0.5, True, np.True_, "3", None, [3], float("nan")],
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_count_is_refused(value: Any) -> None:
     with pytest.raises(InputError, match="a limit is a whole number from 0 on"):
         check_count(value, "a limit")
 
 
-@pytest.mark.parametrize("value", ["3", None, True, [3], float("nan"), np.nan, 10**400, 1j], ids=lambda value: repr(value)[:9])
+@pytest.mark.parametrize(
+    "value",
+    ["3", None, True, [3], float("nan"), np.nan, 10**400, 1j],
+    ids=lambda value: repr(value)[:9],
+)
 def test_what_is_no_number_is_refused(value: Any) -> None:
     with pytest.raises(InputError, match="before is a number"):
         check_number(value, "before")
 
 
 @pytest.mark.parametrize(
-    "labels", [b"\0\2", bytearray(2), {"Coat": 1, "Bag": 2}, {"Coat", "Bag"}, 0.5, None, object()], ids=lambda value: type(value).__name__
+    "labels",
+    [b"\0\2", bytearray(2), {"Coat": 1, "Bag": 2}, {"Coat", "Bag"}, 0.5, None, object()],
+    ids=lambda value: type(value).__name__,
 )
 def test_labels_without_an_order_or_that_would_pass_for_numbers_are_refused(labels: Any) -> None:
     with pytest.raises(InputError, match="labels are a list of class names or class ids, got"):

@@ -1,4 +1,6 @@
-"""Graphs, headers and nested texts that ask for much: each is refused, and little is spent on it."""
+"""Graphs, headers and nested texts that ask for much: each is refused, and little is spent on
+it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ def test_a_model_of_endless_fields_is_given_up(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(external, "_MAX_FIELDS", 1000)
     name = b"\x42\x01w"  # of a tensor
     for fields in (b"\x0a\x00" * 600, name * 600):
-        inner = b"\x2a" + bytes([len(fields) & 0x7F | 0x80, len(fields) >> 7]) + fields  # a tensor of the graph
+        # a tensor of the graph
+        inner = b"\x2a" + bytes([len(fields) & 0x7F | 0x80, len(fields) >> 7]) + fields
         graph = b"\x3a" + bytes([len(inner) & 0x7F | 0x80, len(inner) >> 7]) + inner
         external.check_external_data("g", graph, [])
         with pytest.raises(BundleError, match="more than 1000 fields"):
@@ -32,7 +35,11 @@ def test_json_nested_without_end_is_refused_wherever_it_is_read(depth: int) -> N
 
     nested = b'{"a":' + b"[" * depth + b"]" * depth + b"}"
     header = len(nested).to_bytes(8, "little") + nested
-    for read in (decode_manifest, decode_signature, lambda data: check_header(None, FROZEN, header)):  # type: ignore[arg-type]
+    for read in (
+        decode_manifest,
+        decode_signature,
+        lambda data: check_header(None, FROZEN, header),
+    ):  # type: ignore[arg-type]
         with modestly(), pytest.raises(BundleError):
             read(nested)
 
@@ -44,14 +51,22 @@ def test_a_header_that_states_another_length_is_refused(length: int) -> None:
 
     from edgeadapt.bundle._weights import FROZEN, check_header, decode_weights
 
-    data = length.to_bytes(8, "little") + b'{"stem.whiten": {"dtype": "F32", "shape": [16, 16], "data_offsets": [0, 1024]}}' + bytes(1024)
+    data = (
+        length.to_bytes(8, "little")
+        + b'{"stem.whiten": {"dtype": "F32", "shape": [16, 16], "data_offsets": [0, 1024]}}'
+        + bytes(1024)
+    )
     for read in (check_header, decode_weights):
         with modestly(), pytest.raises(BundleError, match="not a safetensors file"):
             read(tiny.manifest(), FROZEN, data)
 
 
-@pytest.mark.parametrize("offsets", [[0, 2**63], [2**62, 2**62 + 1024], [-1024, 0], [0, 0], [1024, 0]])
-def test_tensors_that_lie_elsewhere_in_a_file_or_over_each_other_are_refused(offsets: list[int]) -> None:
+@pytest.mark.parametrize(
+    "offsets", [[0, 2**63], [2**62, 2**62 + 1024], [-1024, 0], [0, 0], [1024, 0]]
+)
+def test_tensors_that_lie_elsewhere_in_a_file_or_over_each_other_are_refused(
+    offsets: list[int],
+) -> None:
     pytest.importorskip("onnx")
     import tiny_bundle as tiny
 
@@ -60,7 +75,10 @@ def test_tensors_that_lie_elsewhere_in_a_file_or_over_each_other_are_refused(off
 
     gram = {"dtype": "F32", "shape": [16, 16], "data_offsets": [0, 1024]}
     count = {"dtype": "I64", "shape": [], "data_offsets": offsets}
-    for header in ({"ridge.gram": gram, "ridge.count": count}, {"ridge.gram": gram, "ridge.count": {**count, "data_offsets": [512, 520]}}):
+    for header in (
+        {"ridge.gram": gram, "ridge.count": count},
+        {"ridge.gram": gram, "ridge.count": {**count, "data_offsets": [512, 520]}},
+    ):
         with modestly(), pytest.raises(BundleError, match="not a safetensors file"):
             decode_weights(tiny.manifest(), FACTORY, assembled(header, bytes(1024)))
 
@@ -99,17 +117,27 @@ try:
     graph({"z": np.ones((2, 4), np.float32)}, Tensors())
 except EdgeadaptError as error:
     print(type(error).__name__)
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.parametrize(
     ("kind", "bits", "outcome"),
-    [("constant", 33, "RuntimeUnavailable"), ("expand", 45, "RuntimeUnavailable"), ("declared", 40, "BundleError")],
+    [
+        ("constant", 33, "RuntimeUnavailable"),
+        ("expand", 45, "RuntimeUnavailable"),
+        ("declared", 40, "BundleError"),
+    ],
 )
-def test_a_graph_of_absurd_shapes_costs_nothing_to_load_and_fails_by_name_when_it_runs(kind: str, bits: int, outcome: str) -> None:
-    """What a graph computes is a program: its memory is bounded by the process it runs in, not by the file."""
+def test_a_graph_of_absurd_shapes_costs_nothing_to_load_and_fails_by_name_when_it_runs(
+    kind: str, bits: int, outcome: str
+) -> None:
+    """What a graph computes is a program: its memory is bounded by the process it runs in, not by
+    the file.
+    """
     pytest.importorskip("onnx")
-    run = subprocess.run([sys.executable, "-c", _ABSURD, kind, str(bits)], capture_output=True, text=True, timeout=60)
+    run = subprocess.run(
+        [sys.executable, "-c", _ABSURD, kind, str(bits)], capture_output=True, text=True, timeout=60
+    )
     lines = run.stdout.split("\n")
     assert run.returncode == 0 and lines[-2] == outcome, run.stderr[-500:]
     assert outcome == "BundleError" or int(lines[0].split()[1]) < 64
@@ -124,7 +152,8 @@ def test_a_tensor_given_twice_which_protobuf_would_merge_under_another_name_is_r
     renamed = [(8, 2, b"other")]
 
     def model(*values: tuple[int, int, list[tuple[int, int, bytes]]]) -> bytes:
-        return serialise([(7, 2, [(1, 2, [(5, 2, [(1, 2, b"value"), *values])])])])  # graph, node, attribute
+        # graph, node, attribute
+        return serialise([(7, 2, [(1, 2, [(5, 2, [(1, 2, b"value"), *values])])])])
 
     check_external_data("g", model((5, 2, external)), ["known"])
     for values in (
@@ -133,6 +162,10 @@ def test_a_tensor_given_twice_which_protobuf_would_merge_under_another_name_is_r
         ((22, 2, [(2, 2, external), (2, 2, renamed)]),),
     ):
         merged = onnx.ModelProto.FromString(model(*values)).graph.node[0].attribute[0]
-        assert "other" in {merged.t.name, merged.sparse_tensor.values.name, merged.sparse_tensor.indices.name}
+        assert "other" in {
+            merged.t.name,
+            merged.sparse_tensor.values.name,
+            merged.sparse_tensor.indices.name,
+        }
         with pytest.raises(BundleError, match="can be given once, it is given twice"):
             check_external_data("g", model(*values), ["known", "other"])

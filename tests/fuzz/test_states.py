@@ -1,4 +1,6 @@
-"""A state folder that somebody edited: refused by name when it is opened or where it matters, and never waited for."""
+"""A state folder that somebody edited: refused by name when it is opened or where it matters, and
+never waited for.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ from fuzz import shipped
 from fuzz.limits import within
 from fuzz.targets.journal import shipped_states
 
-_ENDLESS = "AS WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x AS key, x AS value, x AS seq, x AS number FROM c"
+_ENDLESS = (
+    "AS WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x AS key, x AS"
+    " value, x AS seq, x AS number FROM c"
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +56,10 @@ def edit(folder: Path, *statements: str) -> None:
         ("CREATE TRIGGER t AFTER INSERT ON evidence BEGIN DELETE FROM commits; END",),
         ("CREATE TABLE extra (a)",),
         ("DROP TABLE decisions",),
-        ("DROP TABLE snapshots", "CREATE TABLE snapshots (commit_number INTEGER PRIMARY KEY, tensors)"),
+        (
+            "DROP TABLE snapshots",
+            "CREATE TABLE snapshots (commit_number INTEGER PRIMARY KEY, tensors)",
+        ),
         ("ALTER TABLE evidence ADD COLUMN extra INTEGER",),
         ("UPDATE meta SET value = '99' WHERE key = 'schema'",),
         ("UPDATE snapshots SET tensors = x'00'",),
@@ -73,7 +81,9 @@ def edit(folder: Path, *statements: str) -> None:
         "rows",
     ],
 )
-def test_an_edited_state_is_refused_when_it_is_opened_and_left_as_it_was(statements: tuple[str, ...], folder: Path) -> None:
+def test_an_edited_state_is_refused_when_it_is_opened_and_left_as_it_was(
+    statements: tuple[str, ...], folder: Path
+) -> None:
     edit(folder, *statements)
     for _ in range(2):
         with pytest.raises(StateError, match=r"damaged|journal schema|class slots|does not fit"):
@@ -84,11 +94,14 @@ def test_an_edited_state_is_refused_when_it_is_opened_and_left_as_it_was(stateme
 def calls() -> dict[str, Callable[[Learner], Any]]:
     x, names = shipped.clean()
     return {
-        "digest": lambda learner: learner.digest(), "history": lambda learner: learner.history(),
+        "digest": lambda learner: learner.digest(),
+        "history": lambda learner: learner.history(),
         "forget": lambda learner: learner.forget(source="ann"),
-        "learn": lambda learner: (learner.learn(x[:2], names[:2]), learner.settle()), "rollback": lambda learner: learner.rollback(),
-        "checkpoint": lambda learner: learner.checkpoint(), "remove": lambda learner: learner.remove_class("Coat"),
-    }  # fmt: skip
+        "learn": lambda learner: (learner.learn(x[:2], names[:2]), learner.settle()),
+        "rollback": lambda learner: learner.rollback(),
+        "checkpoint": lambda learner: learner.checkpoint(),
+        "remove": lambda learner: learner.remove_class("Coat"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -146,7 +159,19 @@ def learner() -> Iterator[Learner]:
         yield opened
 
 
-_ODD: list[Any] = [None, 3, 2**70, 0.5, b"a", ["a", 3], [["a"]], {"a": 1}, {"a"}, "\ud800", object()]
+_ODD: list[Any] = [
+    None,
+    3,
+    2**70,
+    0.5,
+    b"a",
+    ["a", 3],
+    [["a"]],
+    {"a": 1},
+    {"a"},
+    "\ud800",
+    object(),
+]
 
 
 @pytest.mark.parametrize("value", _ODD, ids=lambda value: type(value).__name__)
@@ -154,10 +179,16 @@ def test_what_is_no_id_source_stream_or_class_name_is_refused(value: Any, learne
     x, names = shipped.clean()
     sample = learner.observe(x[:1]).ids[0]
     refused = [
-        lambda: learner.label(value, names[:1]), lambda: learner.withdraw(value), lambda: learner.label(sample, "Coat", source=value), lambda: learner.learn(x[:1], "Coat", source=value),
-        lambda: learner.observe(x[:1], stream=value), lambda: learner.predict(x[:1], stream=value), lambda: learner.is_pending(value), lambda: learner.remove_class(value),
+        lambda: learner.label(value, names[:1]),
+        lambda: learner.withdraw(value),
+        lambda: learner.label(sample, "Coat", source=value),
+        lambda: learner.learn(x[:1], "Coat", source=value),
+        lambda: learner.observe(x[:1], stream=value),
+        lambda: learner.predict(x[:1], stream=value),
+        lambda: learner.is_pending(value),
+        lambda: learner.remove_class(value),
         lambda: learner.add_class(value),
-    ]  # fmt: skip
+    ]
     before = learner.counters()["evidence"]
     for call in refused:
         with pytest.raises((InputError, KeyError)):
@@ -165,7 +196,11 @@ def test_what_is_no_id_source_stream_or_class_name_is_refused(value: Any, learne
     assert learner.counters()["evidence"] == before and learner.is_pending(sample)
 
 
-@pytest.mark.parametrize("value", [-1, 0.5, 2**70, "x", [], {}, None, True, float("nan")], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value",
+    [-1, 0.5, 2**70, "x", [], {}, None, True, float("nan")],
+    ids=lambda value: type(value).__name__,
+)
 def test_what_is_no_limit_is_refused(value: Any, learner: Learner) -> None:
     for call in (learner.history, learner.decisions, learner.questions):
         with pytest.raises(InputError, match="a limit is a whole number"):

@@ -1,7 +1,9 @@
-"""Any Python value from a description in JSON, so that a call with odd arguments is an input like any other.
+"""Any Python value from a description in JSON, so that a call with odd arguments is an input like
+any other.
 
-``{"array": {"dtype": "<f4", "shape": [3, 4], "fill": "nan", "order": "F"}}``, ``{"float": "nan"}``, ``{"bytes": "x"}``, ``{"tuple": [...]}``, ...; a plain
-JSON value is itself. Every description gives a value: what cannot be made is given as its description.
+``{"array": {"dtype": "<f4", "shape": [3, 4], "fill": "nan", "order": "F"}}``, ``{"float": "nan"}``,
+``{"bytes": "x"}``, ``{"tuple": [...]}``, ...; a plain JSON value is itself. Every description gives
+a value: what cannot be made is given as its description.
 """
 
 from __future__ import annotations
@@ -15,13 +17,59 @@ import numpy as np
 
 _LARGEST = 1 << 18  # elements
 FILLS = ("zeros", "ones", "nan", "inf", "large", "ramp", "noise", "one nan")
-DTYPES = ("<f4", "<f8", "<f2", ">f4", "|u1", "|i1", "<i4", "<i8", "<u8", "|b1", "<c8", "<U3", "|S3", "|O", "<M8[s]", "|V4", "<f16")
+DTYPES = (
+    "<f4",
+    "<f8",
+    "<f2",
+    ">f4",
+    "|u1",
+    "|i1",
+    "<i4",
+    "<i8",
+    "<u8",
+    "|b1",
+    "<c8",
+    "<U3",
+    "|S3",
+    "|O",
+    "<M8[s]",
+    "|V4",
+    "<f16",
+)
 ORDERS = ("C", "F", "strided", "reversed", "read-only", "broadcast", "unaligned")
 KINDS = (
-    "array", "float", "bytes", "tuple", "set", "object", "dlpack", "scalar", "generator", "masked", "matrix", "range", "int", "repeat",
-    "surrogate", "subclass",
-)  # fmt: skip
-WORDS = (*FILLS, *DTYPES, *ORDERS, *KINDS, "nan", "inf", "-inf", "z", "taps", "Coat", "Bag", "gpu", "float32")
+    "array",
+    "float",
+    "bytes",
+    "tuple",
+    "set",
+    "object",
+    "dlpack",
+    "scalar",
+    "generator",
+    "masked",
+    "matrix",
+    "range",
+    "int",
+    "repeat",
+    "surrogate",
+    "subclass",
+)
+WORDS = (
+    *FILLS,
+    *DTYPES,
+    *ORDERS,
+    *KINDS,
+    "nan",
+    "inf",
+    "-inf",
+    "z",
+    "taps",
+    "Coat",
+    "Bag",
+    "gpu",
+    "float32",
+)
 
 
 class _Foreign:

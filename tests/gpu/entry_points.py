@@ -1,4 +1,5 @@
-"""Makes the runtimes of this checkout known to a Python in which edgeadapt is not installed, without installing anything:
+"""Makes the runtimes of this checkout known to a Python in which edgeadapt is not installed,
+without installing anything:
 
     python tests/gpu/entry_points.py FOLDER      and FOLDER in front of PYTHONPATH
 """
@@ -15,16 +16,30 @@ else:
 
 
 def write(folder: Path, pyproject: Path) -> Path:
-    """The metadata that an installation would have: name, version, requirements and entry points."""
+    """The metadata that an installation would have: name, version, requirements and entry
+    points.
+    """
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     made = folder / f"{project['name']}-{project['version']}.dist-info"
     made.mkdir(parents=True)
-    head = ["Metadata-Version: 2.1", f"Name: {project['name']}", f"Version: {project['version']}", *(f"Requires-Dist: {one}" for one in project["dependencies"])]
+    head = [
+        "Metadata-Version: 2.1",
+        f"Name: {project['name']}",
+        f"Version: {project['version']}",
+        *(f"Requires-Dist: {one}" for one in project["dependencies"]),
+    ]
     for extra, wanted in project["optional-dependencies"].items():
-        head += [f"Provides-Extra: {extra}", *(f"Requires-Dist: {_with_extra(one, extra)}" for one in wanted)]
+        head += [
+            f"Provides-Extra: {extra}",
+            *(f"Requires-Dist: {_with_extra(one, extra)}" for one in wanted),
+        ]
     (made / "METADATA").write_text("\n".join(head) + "\n", encoding="utf-8")
     groups = [(group, names) for group, names in project["entry-points"].items()]
-    lines = [line for group, names in groups for line in (f"[{group}]", *(f"{name} = {place}" for name, place in names.items()))]
+    lines = [
+        line
+        for group, names in groups
+        for line in (f"[{group}]", *(f"{name} = {place}" for name, place in names.items()))
+    ]
     (made / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return made
 

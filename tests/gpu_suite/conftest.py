@@ -1,4 +1,6 @@
-"""The GPU suite without a GPU: no driver at all, or the fake CUDA and TensorRT of ``tests/runtimes/native`` in the checks' own processes."""
+"""The GPU suite without a GPU: no driver at all, or the fake CUDA and TensorRT of
+``tests/runtimes/native`` in the checks' own processes.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ sys.modules[__name__] = make("10.16.2.10", FakeDevice(os.environ["EDGEADAPT_CUDA
 
 @pytest.fixture(scope="session")
 def build_fake(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Compile the fake CUDA library, with lines of it replaced where a test wants a device that is wrong."""
+    """Compile the fake CUDA library, with lines of it replaced where a test wants a device that is
+    wrong.
+    """
     if shutil.which("cc") is None:
         pytest.skip("no C compiler (cc): the fake CUDA library is built from fake_cudart.c")
 
@@ -34,7 +38,22 @@ def build_fake(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         folder = tmp_path_factory.mktemp("fake")
         source, library = folder / "fake.c", folder / "libfake_cudart.so"
         source.write_text(text)
-        subprocess.run(["cc", "-O1", "-w", "-shared", "-fPIC", "-fvisibility=hidden", "-o", library, source, "-lpthread"], check=True, timeout=60)
+        subprocess.run(
+            [
+                "cc",
+                "-O1",
+                "-w",
+                "-shared",
+                "-fPIC",
+                "-fvisibility=hidden",
+                "-o",
+                library,
+                source,
+                "-lpthread",
+            ],
+            check=True,
+            timeout=60,
+        )
         return library
 
     return build
@@ -55,7 +74,10 @@ def use_fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Path]
         (shim / "tensorrt.py").write_text(_SHIM)
         monkeypatch.setenv("EDGEADAPT_CUDART", str(library))
         monkeypatch.setenv("EDGEADAPT_LIBCUDA", str(library))
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(shim), str(NATIVE), os.environ.get("PYTHONPATH", "")]))
+        monkeypatch.setenv(
+            "PYTHONPATH",
+            os.pathsep.join([str(shim), str(NATIVE), os.environ.get("PYTHONPATH", "")]),
+        )
 
     return use
 

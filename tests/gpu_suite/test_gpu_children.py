@@ -1,4 +1,6 @@
-"""A check that crashes, hangs, babbles or raises costs its own row, and the row says what happened."""
+"""A check that crashes, hangs, babbles or raises costs its own row, and the row says what
+happened.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 from edgeadapt_bench.gpu.gpu_child import Clock, Task, descendants, end, run
 
-_CHECKS = '''
+_CHECKS = """
 import os, signal, sys, time
 from edgeadapt_bench.gpu.gpu_child import NotHere, answer
 from edgeadapt_bench.gpu.gpu_result import checked
@@ -29,27 +31,35 @@ def well():
     return [checked("t", "well", True, "/home/somebody/secret/file.so")]
 
 answer({"crash": crash, "hang": hang, "raises": raises, "absent": absent, "refused": refused, "well": well})
-'''
+"""  # noqa: E501
 
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "checks_that_end_badly.py").write_text(_CHECKS)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    )
     return "checks_that_end_badly"
 
 
 @pytest.mark.parametrize(
     ("check", "state", "reason"),
     [
-        ("crash", "failed", "killed by SIGSEGV"), ("hang", "failed", "no answer within 4 s"), ("raises", "failed", "ValueError: the sum is off"),
-        ("absent", "not run", "no such library; install it"), ("refused", "failed", "RuntimeUnavailable: the device failed"), ("unknown", "failed", "KeyError: 'unknown'"),
+        ("crash", "failed", "killed by SIGSEGV"),
+        ("hang", "failed", "no answer within 4 s"),
+        ("raises", "failed", "ValueError: the sum is off"),
+        ("absent", "not run", "no such library; install it"),
+        ("refused", "failed", "RuntimeUnavailable: the device failed"),
+        ("unknown", "failed", "KeyError: 'unknown'"),
     ],
-)  # fmt: skip
+)
 def test_what_a_check_does_is_one_row(module: str, check: str, state: str, reason: str) -> None:
     started = time.monotonic()
     rows = run(Task("t", "the row", module, check, 4.0), Clock.of(60))
-    assert [(row.part, row.name, row.state, row.reason, row.value) for row in rows] == [("t", "the row", state, reason, None)]
+    assert [(row.part, row.name, row.state, row.reason, row.value) for row in rows] == [
+        ("t", "the row", state, reason, None)
+    ]
     assert time.monotonic() - started < 15
 
 
@@ -64,8 +74,13 @@ def test_a_check_for_which_no_time_is_left_is_not_begun(module: str) -> None:
 
 
 def test_a_process_that_is_ended_takes_those_it_started_with_it() -> None:
-    code = "import subprocess, sys; p = subprocess.Popen(['sleep', '600'], start_new_session=True); print(p.pid, flush=True); p.wait()"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+    code = (
+        "import subprocess, sys; p = subprocess.Popen(['sleep', '600'], start_new_session=True);"
+        " print(p.pid, flush=True); p.wait()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         grandchild = int(json.loads(process.stdout.readline()))
         assert descendants(process.pid) == [grandchild]

@@ -17,7 +17,16 @@ def test_the_version_that_a_maker_gives_is_in_the_bundle(tmp_path: Path) -> None
     rng = np.random.default_rng(0)
     y = np.arange(120) % 2
     x = (rng.standard_normal((120, 8)) + 4.0 * y[:, None]).astype(np.float32)
-    host.export(tmp_path / "a.edge", host.Identity(8), (x, y), ["ok", "scratch"], name="lines", version=7, random_features=0, stress=False)
+    host.export(
+        tmp_path / "a.edge",
+        host.Identity(8),
+        (x, y),
+        ["ok", "scratch"],
+        name="lines",
+        version=7,
+        random_features=0,
+        stress=False,
+    )
     manifest = read_bundle(tmp_path / "a.edge").manifest
     assert (manifest.name, manifest.version) == ("lines", 7)
 

@@ -15,10 +15,17 @@ from edgeadapt.host.data.images import ImageData, load_npz
 NAMES = ["ok", "scratch", "dent"]
 
 
-@pytest.mark.parametrize("labels", [
-    ["dent", "ok", "scratch"], ("dent", "ok", "scratch"), np.array(["dent", "ok", "scratch"]),
-    np.array(["dent", "ok", "scratch"], object), [2, 0, 1], np.uint8([2, 0, 1]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["dent", "ok", "scratch"],
+        ("dent", "ok", "scratch"),
+        np.array(["dent", "ok", "scratch"]),
+        np.array(["dent", "ok", "scratch"], object),
+        [2, 0, 1],
+        np.uint8([2, 0, 1]),
+    ],
+)
 def test_names_and_numbers_are_the_same_labels(labels: object) -> None:
     found = class_numbers(labels, NAMES)
     assert found.dtype == np.int64 and found.tolist() == [2, 0, 1]

@@ -1,4 +1,6 @@
-"""Every row judges, none by a head that learned it, and what is chosen is what the rows outside a fold say."""
+"""Every row judges, none by a head that learned it, and what is chosen is what the rows outside a
+fold say.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from edgeadapt.host.methods.nearest_mean import NearestMean
 from edgeadapt.host.methods.slda import StreamingLDA
 
 
-def drawn(count: int, dim: int, classes: int = 4, seed: int = 0, spread: float = 1.0) -> FactoryData:
+def drawn(
+    count: int, dim: int, classes: int = 4, seed: int = 0, spread: float = 1.0
+) -> FactoryData:
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(99).standard_normal((classes, dim))
     y = np.arange(count) % classes
@@ -45,7 +49,9 @@ def test_classes_are_spread_evenly_over_folds_and_groups_stay_whole() -> None:
     assert table.max() - table.min() <= 1
     groups = np.repeat(np.arange(10), 20)
     fold = folds_of(y, groups, 2, 0)
-    assert all(len(set(fold[groups == g])) == 1 for g in range(10)) and np.bincount(fold).min() >= 80
+    assert (
+        all(len(set(fold[groups == g])) == 1 for g in range(10)) and np.bincount(fold).min() >= 80
+    )
 
 
 def test_one_group_that_is_everything_is_refused_and_two_make_two_folds() -> None:
@@ -56,7 +62,9 @@ def test_one_group_that_is_everything_is_refused_and_two_make_two_folds() -> Non
 
 
 def test_copies_in_one_group_do_not_vouch_for_each_other() -> None:
-    """Labels that mean nothing, each row four times: with rows as folds a copy knows the answer, with groups none does."""
+    """Labels that mean nothing, each row four times: with rows as folds a copy knows the answer,
+    with groups none does.
+    """
     rng = np.random.default_rng(0)
     z = np.repeat(rng.standard_normal((40, 64)), 4, axis=0).astype(np.float32)
     y = np.repeat(rng.permutation(np.arange(40) % 4), 4)
@@ -91,7 +99,10 @@ def test_noise_is_shrunk_more_than_signal_and_the_choice_is_near_the_best_on_new
         logits = head.predict(derived(head, head.factory(data)), torch.from_numpy(test.z)).numpy()
         return float((logits.argmax(axis=1) == test.y).mean())
 
-    tried = [accuracy(StreamingLDA(shrinkage=s, projection=chosen.head.projection)) for s in (0.003, 0.1, 1.0, 10.0)]
+    tried = [
+        accuracy(StreamingLDA(shrinkage=s, projection=chosen.head.projection))
+        for s in (0.003, 0.1, 1.0, 10.0)
+    ]
     assert accuracy(chosen.head) >= max(tried) - 0.03 and max(tried) - min(tried) > 0.03
 
 
@@ -102,4 +113,9 @@ def test_the_least_loss_is_calibrated_and_the_error_of_an_overconfident_head_is_
     y = (p.cumsum(axis=1) > rng.random((4000, 1))).argmax(axis=1)
     _, temperature = log_loss(5.0 * true, y, 3)
     assert temperature == pytest.approx(5.0, rel=0.15)
-    assert calibration_error(5.0 * true, y, 3, temperature) < 0.03 < 0.1 < calibration_error(5.0 * true, y, 3, 1.0)
+    assert (
+        calibration_error(5.0 * true, y, 3, temperature)
+        < 0.03
+        < 0.1
+        < calibration_error(5.0 * true, y, 3, 1.0)
+    )

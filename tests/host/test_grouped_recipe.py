@@ -129,7 +129,7 @@ def test_a_class_that_is_left_out_needs_no_groups(tmp_path: Path) -> None:
         (np.zeros(96), "", r"wrists\.npz: groups must be text or whole numbers"),
         (np.arange(96), 'groups = "day"', r"has no array 'day' for groups; it has x, y, groups"),
     ],
-)  # fmt: skip
+)
 def test_groups_that_cannot_be_used_are_named(
     tmp_path: Path, groups: np.ndarray, more: str, reason: str
 ) -> None:

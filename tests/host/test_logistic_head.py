@@ -1,4 +1,6 @@
-"""A logistic regression beside the head: what it solves, which features it sees, and when it is not there."""
+"""A logistic regression beside the head: what it solves, which features it sees, and when it is not
+there.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ DIM, NAMES = 12, ("a", "b", "c")
 def blobs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 3, count)
-    x = 1.5 * np.random.default_rng(5).standard_normal((3, DIM))[y] + rng.standard_normal((count, DIM))
+    x = 1.5 * np.random.default_rng(5).standard_normal((3, DIM))[y] + rng.standard_normal(
+        (count, DIM)
+    )
     return x.astype(np.float32), y
 
 
@@ -35,7 +39,9 @@ def test_no_step_in_any_direction_lowers_the_loss() -> None:
     centred = x - x.mean(axis=0, dtype=np.float64)
     length = np.sqrt((centred**2).sum(axis=1).mean())
     rows = np.hstack([centred / length, np.ones((80, 1))])
-    scaled = np.vstack([found[:-1] * length, found[-1:] + x.mean(axis=0, dtype=np.float64) @ found[:-1]])
+    scaled = np.vstack(
+        [found[:-1] * length, found[-1:] + x.mean(axis=0, dtype=np.float64) @ found[:-1]]
+    )
     p = np.exp(rows @ scaled)
     p /= p.sum(axis=1, keepdims=True)
     gradient = rows.T @ (weight[:, None] * (p - np.eye(3)[y])) + scaled / 10.0
@@ -46,9 +52,14 @@ def test_a_row_of_weight_two_is_two_rows() -> None:
     x, y = blobs(60, 2)
     twice, once = np.ones(60, np.float32), np.concatenate([np.arange(60), np.arange(20)])
     twice[:20] = 2.0
-    (weighted,), (repeated,) = logistic(x, y, twice, 3, [1e4]), logistic(x[once], y[once], np.ones(80, np.float32), 3, [1e4])
+    (weighted,), (repeated,) = (
+        logistic(x, y, twice, 3, [1e4]),
+        logistic(x[once], y[once], np.ones(80, np.float32), 3, [1e4]),
+    )
     a, b = x @ weighted[:-1] + weighted[-1], x @ repeated[:-1] + repeated[-1]
-    assert np.abs((a - a.mean(axis=1, keepdims=True)) - (b - b.mean(axis=1, keepdims=True))).max() < 0.05 * np.ptp(a)
+    assert np.abs(
+        (a - a.mean(axis=1, keepdims=True)) - (b - b.mean(axis=1, keepdims=True))
+    ).max() < 0.05 * np.ptp(a)
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +80,14 @@ def test_it_sees_what_the_head_sees_corrected_and_projected(bundle: Path) -> Non
         here = program.runtime.upload({"correct.mean": program.numbers("correct.source") + offset})
         moved = live.with_domain(Domain("moved", "condition", Signature.empty(3, 1), tensors=here))
         plain = features(program, z, moved, "source")
-        assert np.allclose(features(program, z + offset, moved, "moved"), plain, atol=2e-3 * np.abs(plain).max())
+        assert np.allclose(
+            features(program, z + offset, moved, "moved"), plain, atol=2e-3 * np.abs(plain).max()
+        )
         weight = program.runtime.download(live.tensors, ("head.weight",))["head.weight"]
         logits = program.read(z, np.zeros((40, 0), np.float32), live.tensors).logits[:, :3]
-        assert np.allclose(plain @ weight[:-1, :3] + weight[-1, :3], logits, atol=2e-3 * np.abs(logits).max())
+        assert np.allclose(
+            plain @ weight[:-1, :3] + weight[-1, :3], logits, atol=2e-3 * np.abs(logits).max()
+        )
 
 
 def test_a_class_of_which_no_row_is_left_leaves_the_head_alone(bundle: Path) -> None:
@@ -82,15 +97,24 @@ def test_a_class_of_which_no_row_is_left_leaves_the_head_alone(bundle: Path) -> 
         none = np.zeros((60, 0), np.float32)
 
         def beside(rows: np.ndarray) -> Tensors:
-            known = GuardSet("factory samples", z[rows], none[rows], y[rows], "source", np.arange(3), None)
+            known = GuardSet(
+                "factory samples", z[rows], none[rows], y[rows], "source", np.arange(3), None
+            )
             return LogisticHead(program).beside(live.tensors, live, [known], [])
 
         assert beside(y < 2) is live.tensors
-        both, alone = (program.read(z, none, tensors).logits[:, :3] for tensors in (beside(y < 3), live.tensors))
-        assert np.abs(both - alone).max() > 0.1 and np.mean(both.argmax(axis=1) == y) >= np.mean(alone.argmax(axis=1) == y)
+        both, alone = (
+            program.read(z, none, tensors).logits[:, :3]
+            for tensors in (beside(y < 3), live.tensors)
+        )
+        assert np.abs(both - alone).max() > 0.1 and np.mean(both.argmax(axis=1) == y) >= np.mean(
+            alone.argmax(axis=1) == y
+        )
 
 
-def test_samples_are_bounded_and_many_classes_leave_the_head_alone(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_are_bounded_and_many_classes_leave_the_head_alone(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[int] = []
 
     def counted(x: np.ndarray, *rest: object) -> list[np.ndarray]:
@@ -101,7 +125,9 @@ def test_samples_are_bounded_and_many_classes_leave_the_head_alone(bundle: Path,
     with edgeadapt.open(bundle) as learner:
         live, program = learner._live, learner._program
         z, y = blobs(900, 4)
-        known = GuardSet("factory samples", z, np.zeros((900, 0), np.float32), y, "source", np.arange(3), None)
+        known = GuardSet(
+            "factory samples", z, np.zeros((900, 0), np.float32), y, "source", np.arange(3), None
+        )
         assert LogisticHead(program).beside(live.tensors, live, [known], []) is not live.tensors
         assert max(seen) == 512
         monkeypatch.setattr(logistic_head, "_CLASSES", 2)
@@ -120,10 +146,22 @@ def test_a_label_that_does_not_count_teaches_nothing(bundle: Path) -> None:
         taught(learner, x, [NAMES[k] for k in y])
         live, program = learner._live, learner._program
         rows = learner._journal.evidence(where="status IN ('learned', 'held_out')")
-        wrong = [replace(row, label=NAMES[(NAMES.index(row.label) + 1) % 3], weight=0.0) for row in rows]
+        wrong = [
+            replace(row, label=NAMES[(NAMES.index(row.label) + 1) % 3], weight=0.0) for row in rows
+        ]
         with_them, without, counting = (
-            program.read(x, np.zeros((40, 0), np.float32), LogisticHead(program).beside(live.tensors, live, learner._transactions.factory_sets(live), given)).logits
-            for given in ([*rows, *wrong], rows, [*rows, *(replace(row, weight=1.0) for row in wrong)])
+            program.read(
+                x,
+                np.zeros((40, 0), np.float32),
+                LogisticHead(program).beside(
+                    live.tensors, live, learner._transactions.factory_sets(live), given
+                ),
+            ).logits
+            for given in (
+                [*rows, *wrong],
+                rows,
+                [*rows, *(replace(row, weight=1.0) for row in wrong)],
+            )
         )
         assert np.array_equal(with_them, without) and np.abs(counting - without).max() > 0.1
 
@@ -137,7 +175,9 @@ def test_labels_that_are_refused_turn_nothing_on(bundle: Path) -> None:
         assert not learner._live.heads
 
 
-def test_a_class_whose_labels_are_old_keeps_its_part(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_whose_labels_are_old_keeps_its_part(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(head_choice, "ROWS", 20)
     with edgeadapt.open(bundle, policy=Policy(new_classes="add")) as learner:
         far = (12.0 + np.random.default_rng(1).standard_normal((6, DIM))).astype(np.float32)
@@ -145,8 +185,13 @@ def test_a_class_whose_labels_are_old_keeps_its_part(bundle: Path, monkeypatch: 
         x, y = blobs(40, 8)
         taught(learner, x, [NAMES[k] for k in y])
         live = learner._live
-        judged, answering = (learner._program.read(x, np.zeros((40, 0), np.float32), tensors).logits for tensors in (live.tensors, live.tensors_in("source")))
-        newest = learner._journal.evidence(where="status IN ('learned', 'held_out')", limit=20, newest_first=True)
+        judged, answering = (
+            learner._program.read(x, np.zeros((40, 0), np.float32), tensors).logits
+            for tensors in (live.tensors, live.tensors_in("source"))
+        )
+        newest = learner._journal.evidence(
+            where="status IN ('learned', 'held_out')", limit=20, newest_first=True
+        )
         assert "new" not in {row.label for row in newest} and np.abs(answering - judged).max() > 0.5
         assert learner.predict(features={"z": far}).labels == ("new",) * 6
 

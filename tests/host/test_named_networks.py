@@ -173,9 +173,10 @@ def test_a_timm_network_has_the_size_and_moments_of_its_own_table(
     network = build_network("timm:vit_tiny_patch16_224", 3, 3, img_size=32)
     assert network.input_moments == ([127.5] * 3, [127.5] * 3)
     data = ImageData(IMAGES, np.arange(6) % 3, ("a", "b", "c"))
-    assert _network(found, data, "")(pixels(IMAGES)).shape == (6, 3), (
-        "the recipe makes it for 32 px"
-    )
+    assert _network(found, data, "")(pixels(IMAGES)).shape == (
+        6,
+        3,
+    ), "the recipe makes it for 32 px"
 
 
 def test_a_trained_timm_network_is_exported_without_its_classifier(timm: Any) -> None:

@@ -30,16 +30,21 @@ HEAD = [node("Conv", ["x", "kernel"], ["map"]), node("GlobalAveragePool", ["map"
 
 
 def written(
-    path: Path, shape: list[Any] = FIXED, before: list[Any] | None = None, kind: int = TensorProto.FLOAT,
-    said: dict[str, str] | None = None, nodes: list[Any] = HEAD,
-) -> Path:  # fmt: skip
+    path: Path,
+    shape: list[Any] = FIXED,
+    before: list[Any] | None = None,
+    kind: int = TensorProto.FLOAT,
+    said: dict[str, str] | None = None,
+    nodes: list[Any] = HEAD,
+) -> Path:
     constants = {"kernel": KERNEL, "mean": np.float32(120), "std": np.float32(60)}
     graph = helper.make_graph(
-        [*(before or []), *nodes], "g",
+        [*(before or []), *nodes],
+        "g",
         [helper.make_tensor_value_info("image" if before else "x", kind, shape)],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     helper.set_model_props(model, said or {})
     onnx.save(model, str(path))
@@ -66,21 +71,29 @@ def encoded(source: Any) -> np.ndarray:
 def unit(layout: str = "NCHW", colour: str = "rgb") -> np.ndarray:
     x = IMAGES[..., ::-1] if colour == "bgr" else IMAGES
     x = (x / 255 - np.array(MEAN)) / np.array(STD)
-    return np.ascontiguousarray(x.transpose(0, 3, 1, 2) if layout == "NCHW" else x).astype(np.float32)
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2) if layout == "NCHW" else x).astype(
+        np.float32
+    )
 
 
 @pytest.mark.parametrize("colour", ["rgb", "bgr"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_plain_images_give_what_the_model_gives_on_preprocessed_ones(tmp_path: Path, layout: str, colour: Any) -> None:
+def test_plain_images_give_what_the_model_gives_on_preprocessed_ones(
+    tmp_path: Path, layout: str, colour: Any
+) -> None:
     last = [node("Transpose", ["image"], ["x"], perm=[0, 3, 1, 2])]
     file = written(tmp_path / "net.onnx", FREE, last if layout == "NHWC" else None)
     got = encoded(OnnxFile(file, PixelInput(255, MEAN, STD, colour=colour)))
     want = original(file, unit(layout, colour))
     assert np.abs(got - want).max() < 1e-4 * np.abs(want).max()
-    assert np.abs(encoded(str(file)) - want).max() > np.abs(want).max(), "without it the feature is another"
+    assert np.abs(encoded(str(file)) - want).max() > np.abs(want).max(), (
+        "without it the feature is another"
+    )
 
 
-def test_a_layout_that_the_file_leaves_open_or_contradicts_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_layout_that_the_file_leaves_open_or_contradicts_is_refused_by_name(
+    tmp_path: Path,
+) -> None:
     flat = [node("Flatten", ["x"], ["out"])]
     file = written(tmp_path / "open.onnx", FREE, nodes=flat)
     with pytest.raises(InputError, match=r"where its channels are; give encoder\.input\.layout"):
@@ -88,7 +101,9 @@ def test_a_layout_that_the_file_leaves_open_or_contradicts_is_refused_by_name(tm
     got = encoded(OnnxFile(file, PixelInput(255, layout="NHWC")))
     assert np.allclose(got, IMAGES.reshape(3, -1) / 255, atol=1e-6)
     fixed = written(tmp_path / "fixed.onnx")
-    with pytest.raises(InputError, match=r"encoder\.input\.layout = 'NHWC' would be \(B, 16, 16, 3\)"):
+    with pytest.raises(
+        InputError, match=r"encoder\.input\.layout = 'NHWC' would be \(B, 16, 16, 3\)"
+    ):
         as_encoder(OnnxFile(fixed, PixelInput(255, layout="NHWC")), IMAGES)
 
 
@@ -103,9 +118,10 @@ def test_a_model_that_normalises_is_left_alone_and_not_normalised_twice(tmp_path
 
 def test_a_model_that_takes_bytes_and_casts_them_is_an_encoder(tmp_path: Path) -> None:
     own = [
-        node("Transpose", ["image"], ["t"], perm=[0, 3, 1, 2]), node("Cast", ["t"], ["c"], to=1),
+        node("Transpose", ["image"], ["t"], perm=[0, 3, 1, 2]),
+        node("Cast", ["t"], ["c"], to=1),
         node("Div", ["c", "std"], ["x"]),
-    ]  # fmt: skip
+    ]
     file = written(tmp_path / "bytes.onnx", ["n", 16, 16, 3], own, TensorProto.UINT8)
     want = original(file, IMAGES)
     assert np.allclose(encoded(str(file)), want, atol=1e-4 * np.abs(want).max())
@@ -127,7 +143,9 @@ def test_the_range_and_colour_that_the_metadata_name_are_taken(
 
 def test_metadata_or_values_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     said = {"Image.NominalPixelRange": "NominalRange_16_235"}
-    with pytest.raises(InputError, match=r"say 'NominalRange_16_235', which is not known; give encoder\.input"):
+    with pytest.raises(
+        InputError, match=r"say 'NominalRange_16_235', which is not known; give encoder\.input"
+    ):
         as_encoder(written(tmp_path / "net.onnx", said=said), IMAGES)
     file = written(tmp_path / "net.onnx")
     with pytest.raises(InputError, match=r"input\.mean has 2 values, images 3 channels"):
@@ -139,7 +157,9 @@ def test_metadata_or_values_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_images_have_the_size_that_a_file_fixes_and_plain_pixels_are_said(tmp_path: Path) -> None:
-    text = '[encoder]\nfile = "net.onnx"\n[data]\nkind = "folder"\npath = "p"\n[export]\nname = "x"\n'
+    text = (
+        '[encoder]\nfile = "net.onnx"\n[data]\nkind = "folder"\npath = "p"\n[export]\nname = "x"\n'
+    )
     (tmp_path / "r.toml").write_text(text)
     file = written(tmp_path / "net.onnx", ["n", 3, 20, 24])
     assert load_recipe(tmp_path / "r.toml").data.size == (20, 24)
@@ -155,7 +175,10 @@ def test_images_have_the_size_that_a_file_fixes_and_plain_pixels_are_said(tmp_pa
 
 def test_a_recipe_says_what_its_file_expects_and_has_its_size(tmp_path: Path) -> None:
     file = written(tmp_path / "net.onnx")
-    text = '[encoder]\nfile = "{}"\n[encoder.input]\nscale = 255\nmean = [0.485, 0.456, 0.406]\nsize = [16, 16]\n'
+    text = (
+        '[encoder]\nfile = "{}"\n[encoder.input]\nscale = 255\nmean = [0.485, 0.456, 0.406]\nsize ='
+        " [16, 16]\n"
+    )
     text += '[data]\nkind = "folder"\npath = "p"\n[export]\nname = "x"\n'
     (tmp_path / "r.toml").write_text(text.format("net.onnx"))
     recipe = load_recipe(tmp_path / "r.toml")

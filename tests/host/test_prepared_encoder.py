@@ -162,17 +162,13 @@ class Transformer(nn.Module):
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
-        self.cut, self.norm1, self.norm2 = (
-            nn.Conv2d(3, 12, 4, 4),
-            nn.LayerNorm(12),
-            nn.LayerNorm(12),
-        )
-        self.qkv, self.up, self.down, self.head = (
-            nn.Linear(12, 36),
-            nn.Linear(12, 24),
-            nn.Linear(24, 12),
-            head,
-        )
+        self.cut = nn.Conv2d(3, 12, 4, 4)
+        self.norm1 = nn.LayerNorm(12)
+        self.norm2 = nn.LayerNorm(12)
+        self.qkv = nn.Linear(12, 36)
+        self.up = nn.Linear(12, 24)
+        self.down = nn.Linear(24, 12)
+        self.head = head
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.cut(x / 255).flatten(2).transpose(1, 2)
@@ -287,11 +283,9 @@ def test_windows_of_a_map_are_not_tapped_as_if_each_were_an_input() -> None:
     class Squares(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.cut, self.inner, self.last = (
-                nn.Conv2d(3, 4, 4, 4),
-                nn.Identity(),
-                nn.Conv2d(4, 6, 2),
-            )
+            self.cut = nn.Conv2d(3, 4, 4, 4)
+            self.inner = nn.Identity()
+            self.last = nn.Conv2d(4, 6, 2)
 
         def forward(self, x: Tensor) -> Tensor:
             maps = self.cut(x / 255)

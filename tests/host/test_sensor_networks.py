@@ -1,4 +1,6 @@
-"""Sensor networks end to end: train, export, open, predict, learn; and norm statistics repair a sensor whose gain and offset drifted."""
+"""Sensor networks end to end: train, export, open, predict, learn; and norm statistics repair a
+sensor whose gain and offset drifted.
+"""
 
 from __future__ import annotations
 
@@ -28,18 +30,29 @@ UNITS = np.array([[9.8], [0.02], [300.0]], np.float32)  # of three unlike sensor
 
 
 def machine(count: int, seed: int) -> SensorData:
-    """Three sensors on a machine over 48 samples: noise alone, a slow wave, a fast wave, or a knock; random phase and strength."""
+    """Three sensors on a machine over 48 samples: noise alone, a slow wave, a fast wave, or a
+    knock; random phase and strength.
+    """
     draw = np.random.default_rng(seed)
     y = np.arange(count) % 4
     time, phase = np.arange(48) + 0.0, draw.uniform(0, 2 * np.pi, (count, 3, 1))
-    waves = [0 * phase + 0 * time, np.sin(time / 4 + phase), np.sin(time * 1.3 + phase), 3 * np.exp(-0.5 * (time - 48 * phase / 6.3) ** 2)]
-    clean = np.select([y[:, None, None] == k for k in range(4)], waves) * draw.uniform(0.6, 1.4, (count, 1, 1))
+    waves = [
+        0 * phase + 0 * time,
+        np.sin(time / 4 + phase),
+        np.sin(time * 1.3 + phase),
+        3 * np.exp(-0.5 * (time - 48 * phase / 6.3) ** 2),
+    ]
+    clean = np.select([y[:, None, None] == k for k in range(4)], waves) * draw.uniform(
+        0.6, 1.4, (count, 1, 1)
+    )
     x = clean + 0.4 * draw.standard_normal(clean.shape)
     return SensorData(((x + 1.0) * UNITS).astype(np.float32), y.astype(np.int64), CLASSES)
 
 
 def measurements(data: SensorData) -> SensorData:
-    """Eight numbers per window, as a small controller would send: level and variation per sensor, and of the differences of two."""
+    """Eight numbers per window, as a small controller would send: level and variation per sensor,
+    and of the differences of two.
+    """
     steps = np.diff(data.x, axis=2)
     x = np.concatenate([data.x.mean(2), data.x.std(2), steps[:, :2].std(2)], axis=1)
     return SensorData(x.astype(np.float32), data.y, data.classes)
@@ -52,7 +65,9 @@ def drifted(data: SensorData) -> SensorData:
 
 
 def trained(name: str, data: SensorData) -> Normalised:
-    network = normalised(build_network(name, 4, data.channels, seed=0, widths=(16, 32)), data.x).train()
+    network = normalised(
+        build_network(name, 4, data.channels, seed=0, widths=(16, 32)), data.x
+    ).train()
     optimiser = torch.optim.Adam(network.parameters(), 0.02)
     x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
     with torch.random.fork_rng(devices=[]):
@@ -60,7 +75,9 @@ def trained(name: str, data: SensorData) -> Normalised:
         for _ in range(4):
             for rows in torch.randperm(len(y)).split(64):
                 optimiser.zero_grad()
-                nn.functional.cross_entropy(network(augmented(x[rows], "plain")), y[rows]).backward()
+                nn.functional.cross_entropy(
+                    network(augmented(x[rows], "plain")), y[rows]
+                ).backward()
                 optimiser.step()
     return network.eval()
 
@@ -81,20 +98,33 @@ def accuracy(labels: object, data: SensorData) -> float:
     return float((np.array(labels) == np.array(CLASSES)[data.y]).mean())
 
 
-def test_a_signal_encoder_has_channels_over_time_as_taps_and_one_dimensional_norms(cnn: Normalised) -> None:
+def test_a_signal_encoder_has_channels_over_time_as_taps_and_one_dimensional_norms(
+    cnn: Normalised,
+) -> None:
     data = machine(8, 2)
     encoder = as_encoder(cnn, data.x)
-    assert isinstance(encoder, ModuleEncoder) and encoder.input.layout == "NC" and encoder.input.shape == (3, 48)
+    assert (
+        isinstance(encoder, ModuleEncoder)
+        and encoder.input.layout == "NC"
+        and encoder.input.shape == (3, 48)
+    )
     assert (encoder._taps, encoder.tap_dim, encoder.dim) == (("network.blocks.0",), 16, 32)
-    assert [(norm.path, norm.channels) for norm in encoder.norms] == [("network.blocks.0.1", 16), ("network.blocks.1.1", 32)]
+    assert [(norm.path, norm.channels) for norm in encoder.norms] == [
+        ("network.blocks.0.1", 16),
+        ("network.blocks.1.1", 32),
+    ]
     assert encoder.frozen["encoder.network.blocks.0.1.scale"].shape == (16, 1)
     x = torch.from_numpy(data.x)
     out = encoder.encode({"x": x}, encoder.frozen)
     with torch.no_grad():
         assert torch.allclose(out["z"], cnn.features(x), atol=1e-5)
-        assert torch.allclose(out["taps"], cnn.network.blocks[0](cnn.normalise(x)).mean(2), atol=1e-5)
+        assert torch.allclose(
+            out["taps"], cnn.network.blocks[0](cnn.normalise(x)).mean(2), atol=1e-5
+        )
     example = example_input(encoder.input, 4000, torch.Generator().manual_seed(0))
-    assert torch.allclose(example.mean((0, 2)), x.mean((0, 2)), rtol=0.2), "examples for checks are in the sensor's units"
+    assert torch.allclose(example.mean((0, 2)), x.mean((0, 2)), rtol=0.2), (
+        "examples for checks are in the sensor's units"
+    )
 
 
 class Tokens(nn.Module):
@@ -102,7 +132,9 @@ class Tokens(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.front, self.body, self.head = nn.Conv1d(3, 10, 3, 2, 1), nn.LayerNorm(10), nn.Linear(10, 2)
+        self.front = nn.Conv1d(3, 10, 3, 2, 1)
+        self.body = nn.LayerNorm(10)
+        self.head = nn.Linear(10, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(self.front(x).transpose(1, 2)).mean(1))  # type: ignore[no-any-return]
@@ -130,38 +162,75 @@ def test_a_vector_encoder_refolds_its_norms_to_what_torch_computes_in_training_m
     data = measurements(machine(200, 3))
     network = trained("sensor-mlp", data)
     encoder = as_encoder(network, data.x)
-    assert isinstance(encoder, ModuleEncoder) and (encoder.tap_dim, encoder.dim, len(encoder.norms)) == (0, 32, 2)
+    assert isinstance(encoder, ModuleEncoder) and (
+        encoder.tap_dim,
+        encoder.dim,
+        len(encoder.norms),
+    ) == (0, 32, 2)
     norms = NormStatistics(encoder)
-    values = {**encoder.frozen, **norms.frozen, **{k: torch.from_numpy(v) for k, v in norms.factory(None).items()}}  # type: ignore[arg-type]
+    values = {
+        **encoder.frozen,
+        **norms.frozen,
+        **{k: torch.from_numpy(v) for k, v in norms.factory(None).items()},
+    }  # type: ignore[arg-type]
     x = torch.from_numpy(data.x * 1.3)
     _, statistics = norms.adapt({"x": x, "sample_weight": torch.ones(len(x))}, values)
     _, constants = norms.refold({}, {**values, **statistics})
-    assert all(constants[name].shape == encoder.frozen[name].shape for name in constants) and len(constants) == 4
+    assert (
+        all(constants[name].shape == encoder.frozen[name].shape for name in constants)
+        and len(constants) == 4
+    )
     with torch.no_grad():
-        assert torch.allclose(encoder.encode({"x": x}, {**encoder.frozen, **constants})["z"], network.train().features(x), atol=1e-4)
+        assert torch.allclose(
+            encoder.encode({"x": x}, {**encoder.frozen, **constants})["z"],
+            network.train().features(x),
+            atol=1e-4,
+        )
     network.eval()
 
 
 def test_a_trained_sensor_cnn_becomes_a_bundle_that_predicts_and_learns(bundle: Path) -> None:
     test = machine(200, 4)
     with edgeadapt.open(bundle) as learner:
-        assert learner.bundle.manifest.input.layout == "NC" and learner.bundle.manifest.policy.adapt.method == "class_matched_statistics"
+        assert (
+            learner.bundle.manifest.input.layout == "NC"
+            and learner.bundle.manifest.policy.adapt.method == "class_matched_statistics"
+        )
         assert accuracy(learner.predict(test.x).labels, test) > 0.9
-        alarm = ((np.sign(np.sin(np.arange(48) / 2)) * 4 + 0.3 * np.random.default_rng(5).standard_normal((30, 3, 48)) + 1) * UNITS).astype(np.float32)
+        alarm = (
+            (
+                np.sign(np.sin(np.arange(48) / 2)) * 4
+                + 0.3 * np.random.default_rng(5).standard_normal((30, 3, 48))
+                + 1
+            )
+            * UNITS
+        ).astype(np.float32)
         learner.add_class("alarm")
         learner.learn(alarm[:20], ["alarm"] * 20)
         learner.settle()
-        assert set(learner.predict(alarm[20:]).labels) == {"alarm"} and accuracy(learner.predict(test.x).labels, test) > 0.85
+        assert (
+            set(learner.predict(alarm[20:]).labels) == {"alarm"}
+            and accuracy(learner.predict(test.x).labels, test) > 0.85
+        )
         with pytest.raises(InputError, match=r"shape \(N, 3, 48\)"):
             learner.predict(test.x[:, :, :40])
 
 
 def acting(path: Path, target: Path) -> Path:
     bundle = read_bundle(path)
-    policy = msgspec.structs.replace(bundle.manifest.policy, adapt=msgspec.structs.replace(bundle.manifest.policy.adapt, mode="act"))
+    policy = msgspec.structs.replace(
+        bundle.manifest.policy,
+        adapt=msgspec.structs.replace(bundle.manifest.policy.adapt, mode="act"),
+    )
     manifest = msgspec.structs.replace(bundle.manifest, policy=policy, members={})
     graphs = {graph.file: bundle.graph(graph.file) for graph in manifest.graphs}
-    write_bundle(target, manifest, graphs, {member: dict(bundle.weights(member)) for member in (FROZEN, FACTORY, GUARD)}, {})
+    write_bundle(
+        target,
+        manifest,
+        graphs,
+        {member: dict(bundle.weights(member)) for member in (FROZEN, FACTORY, GUARD)},
+        {},
+    )
     return target
 
 
@@ -191,7 +260,10 @@ def test_a_trained_sensor_mlp_becomes_a_bundle(tmp_path: Path) -> None:
     host.export(tmp_path / "m.edge", network, (held.x, held.y), CLASSES, stress=False, **QUICK)
     with edgeadapt.open(tmp_path / "m.edge") as learner:
         manifest = learner.bundle.manifest
-        assert manifest.tap_dim == 0 and manifest.policy.shift.signature == (0, 32), "conditions are told apart in the features"
+        assert manifest.tap_dim == 0 and manifest.policy.shift.signature == (
+            0,
+            32,
+        ), "conditions are told apart in the features"
         assert np.isfinite(learner.bundle.weights(FROZEN)["route.projection"]).all()
         assert accuracy(learner.predict(test.x).labels, test) > 0.9
         learner.learn(test.x[:8], [CLASSES[k] for k in test.y[:8]])

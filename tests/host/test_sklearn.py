@@ -23,9 +23,10 @@ def parts(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of three classes that lie apart, and their names."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 3, count)
-    return 4 * np.eye(3, 6, dtype=np.float32)[y] + rng.standard_normal((count, 6)).astype(
-        np.float32
-    ), np.array(NAMES)[y]
+    return (
+        4 * np.eye(3, 6, dtype=np.float32)[y] + rng.standard_normal((count, 6)).astype(np.float32),
+        np.array(NAMES)[y],
+    )
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,9 @@ from edgeadapt.errors import InputError
 WIDTH, NAMES = 96, ("a", "b", "c", "d")
 
 
-def samples(count: int, seed: int, classes: int = 4) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def samples(
+    count: int, seed: int, classes: int = 4
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     rng = np.random.default_rng(3)
     means = 2.0 * rng.standard_normal((5, 8)) @ np.linalg.qr(rng.standard_normal((WIDTH, 8)))[0].T
     rng = np.random.default_rng(seed)
@@ -27,20 +29,37 @@ def samples(count: int, seed: int, classes: int = 4) -> tuple[NDArray[np.float32
 def export(path: Path, state_kib: float, lines: list[str]) -> Bundle:
     x, y = samples(240, 1)
     return host.export(
-        path, host.Identity(WIDTH), calibration=(x, y), classes=NAMES, class_slots=8, guard_per_class=10, adapt="none", novelty="cosine", state_kib=state_kib,
+        path,
+        host.Identity(WIDTH),
+        calibration=(x, y),
+        classes=NAMES,
+        class_slots=8,
+        guard_per_class=10,
+        adapt="none",
+        novelty="cosine",
+        state_kib=state_kib,
         progress=lines.append,
-    )  # fmt: skip
+    )
 
 
-def test_a_small_budget_gives_a_small_head_that_learns_forgets_and_takes_new_classes(tmp_path: Path) -> None:
+def test_a_small_budget_gives_a_small_head_that_learns_forgets_and_takes_new_classes(
+    tmp_path: Path,
+) -> None:
     lines: list[str] = []
     bundle = export(tmp_path / "small.edge", 30, lines)
     assert any("heads within 30 KiB" in line for line in lines)
-    own = [s for s in bundle.manifest.tensors if s.name.startswith(("slda.", "ridge.", "mean.", "head.", "projection."))]
+    own = [
+        s
+        for s in bundle.manifest.tensors
+        if s.name.startswith(("slda.", "ridge.", "mean.", "head.", "projection."))
+    ]
     assert sum(int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize for s in own) <= 30 * 1024
     with edgeadapt.open(bundle, policy=Policy(new_classes="add")) as learner:
         x, y = samples(200, 2)
-        assert np.mean([a == NAMES[b] for a, b in zip(learner.predict(x).labels, y, strict=True)]) > 0.95
+        assert (
+            np.mean([a == NAMES[b] for a, b in zip(learner.predict(x).labels, y, strict=True)])
+            > 0.95
+        )
         new, _ = samples(400, 3, classes=5)
         new = new[samples(400, 3, classes=5)[1] == 4]
         before = learner.digest()

@@ -1,4 +1,6 @@
-"""The factory's encoder runs once for a sample of a stress card, a corrected one whenever it is asked."""
+"""The factory's encoder runs once for a sample of a stress card, a corrected one whenever it is
+asked.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class Doubling:
         self.rows = 0
 
     def load(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None) -> Any:
-        def run(ports: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, NDArray[Any]], Tensors]:
+        def run(
+            ports: Mapping[str, Any], tensors: Tensors
+        ) -> tuple[dict[str, NDArray[Any]], Tensors]:
             self.rows += len(ports["x"])
             return {"z": ports["x"] * 2.0, "taps": ports["x"].sum(axis=1)}, Tensors()
 
@@ -49,7 +53,10 @@ def test_each_sample_is_encoded_once_in_whatever_order_and_batch_it_comes() -> N
 def test_what_is_not_the_factorys_encoder_runs_each_time() -> None:
     inner = Doubling()
     runtime = RemembersFeatures(inner, "encode", {})
-    for run in (runtime.load(GraphFile("read", b"a")), runtime.load(GraphFile("encode", b"a"), {"norm.mean": X})):
+    for run in (
+        runtime.load(GraphFile("read", b"a")),
+        runtime.load(GraphFile("encode", b"a"), {"norm.mean": X}),
+    ):
         before = inner.rows
         run({"x": X}, Tensors())
         run({"x": X}, Tensors())

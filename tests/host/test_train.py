@@ -15,7 +15,13 @@ from toy_training import interrupt_at, network, run, same, stripes
 
 from edgeadapt.errors import InputError, StateError
 from edgeadapt.host.data.images import ImageData
-from edgeadapt.host.encoders.networks import Normalised, SmallResidual, build_network, channel_moments, to_nchw
+from edgeadapt.host.encoders.networks import (
+    Normalised,
+    SmallResidual,
+    build_network,
+    channel_moments,
+    to_nchw,
+)
 from edgeadapt.host.training.augmentation import augmented
 from edgeadapt.host.training.progress import Meter
 from edgeadapt.host.training.train import DivergenceError, evaluate, one_cycle, train
@@ -32,14 +38,30 @@ def one_thread() -> Iterator[None]:
 
 def test_small_residual_has_the_reference_size_and_names() -> None:
     net = SmallResidual(10)
-    assert sum(p.numel() for p in net.parameters()) == 174_466  # reference/trained_encoder_adaptation.md
-    assert [name for name, _ in net.named_children()] == ["stem", "block1", "block2", "block3", "head"]
+    # reference/trained_encoder_adaptation.md
+    assert sum(p.numel() for p in net.parameters()) == 174_466
+    assert [name for name, _ in net.named_children()] == [
+        "stem",
+        "block1",
+        "block2",
+        "block3",
+        "head",
+    ]
     assert net.features(torch.zeros(2, 1, 28, 28)).shape == (2, 96)
-    assert torch.allclose(net.eval().head(net.features(torch.ones(2, 1, 28, 28))), net(torch.ones(2, 1, 28, 28)))
+    assert torch.allclose(
+        net.eval().head(net.features(torch.ones(2, 1, 28, 28))), net(torch.ones(2, 1, 28, 28))
+    )
 
 
 def test_training_tells_stripes_apart() -> None:
-    result = train(build_network("small-residual", 2), stripes(256), stripes(128, 1), epochs=4, batch=32, progress=None)
+    result = train(
+        build_network("small-residual", 2),
+        stripes(256),
+        stripes(128, 1),
+        epochs=4,
+        batch=32,
+        progress=None,
+    )
     assert result.accuracy > 0.97
     assert result.accuracy == evaluate(result.network, stripes(128, 1))
     assert result.history[-1].loss < 0.5 * result.history[0].loss
@@ -54,16 +76,22 @@ def test_the_same_seed_repeats_and_another_does_not() -> None:
 def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     whole = run(network())
     path = tmp_path / "run.safetensors"
-    for stop in ("epoch 1 of 4  loss", "epoch 3 of 4  loss"):  # the checkpoint of that epoch is already written
+    # the checkpoint of that epoch is already written
+    for stop in ("epoch 1 of 4  loss", "epoch 3 of 4  loss"):
         with pytest.raises(KeyboardInterrupt):
             run(network(), checkpoint=path, resume=True, progress=interrupt_at(stop))
-    torch.manual_seed(999)  # neither the caller's random state nor the new network's weights may matter
+    # neither the caller's random state nor the new network's weights may matter
+    torch.manual_seed(999)
     resumed = run(network(seed=7), checkpoint=path, resume=True)
     assert same(whole.network, resumed.network)
-    assert [(r.epoch, r.loss, r.accuracy) for r in whole.history] == [(r.epoch, r.loss, r.accuracy) for r in resumed.history]
+    assert [(r.epoch, r.loss, r.accuracy) for r in whole.history] == [
+        (r.epoch, r.loss, r.accuracy) for r in resumed.history
+    ]
 
 
-def test_an_interruption_inside_an_epoch_repeats_that_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_inside_an_epoch_repeats_that_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, calls = tmp_path / "run.safetensors", 0
 
     def interrupting(x: torch.Tensor, kind: str) -> torch.Tensor:
@@ -99,8 +127,12 @@ def test_training_leaves_threads_and_random_state_as_they_were() -> None:
     assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == 1
 
 
-@pytest.mark.parametrize(("option", "value"), [("lr", 0.05), ("epochs", 5), ("augment", "plain"), ("seed", 6)])
-def test_a_checkpoint_of_other_settings_is_refused_by_name(tmp_path: Path, option: str, value: object) -> None:
+@pytest.mark.parametrize(
+    ("option", "value"), [("lr", 0.05), ("epochs", 5), ("augment", "plain"), ("seed", 6)]
+)
+def test_a_checkpoint_of_other_settings_is_refused_by_name(
+    tmp_path: Path, option: str, value: object
+) -> None:
     run(network(), checkpoint=tmp_path / "a", epochs=4)
     with pytest.raises(StateError, match=rf"{option} = .*, not {value}"):
         run(network(), checkpoint=tmp_path / "a", resume=True, **{option: value})
@@ -110,7 +142,18 @@ def test_a_checkpoint_of_other_data_or_network_or_a_damaged_one_is_refused(tmp_p
     path = tmp_path / "a"
     run(network(), checkpoint=path, epochs=1)
     with pytest.raises(StateError, match="data = "):
-        train(network(), stripes(96, 2), stripes(), epochs=1, batch=16, lr=0.1, augment="robust", seed=5, checkpoint=path, resume=True)
+        train(
+            network(),
+            stripes(96, 2),
+            stripes(),
+            epochs=1,
+            batch=16,
+            lr=0.1,
+            augment="robust",
+            seed=5,
+            checkpoint=path,
+            resume=True,
+        )
     with pytest.raises(StateError, match="another network"):
         run(SmallResidual(2), checkpoint=path, epochs=1, resume=True)
     path.write_bytes(path.read_bytes()[:-100])
@@ -123,7 +166,9 @@ def test_a_checkpoint_of_other_data_or_network_or_a_damaged_one_is_refused(tmp_p
         run(network(), checkpoint=tmp_path / "none" / "a")
 
 
-def test_a_failed_write_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a"
     run(network(), checkpoint=path, epochs=2)
     before = path.read_bytes()
@@ -185,7 +230,9 @@ def test_progress_speaks_at_once_and_after_every_epoch() -> None:
     assert [line for line in lines if "validation" in line][-1].startswith("train: epoch 2 of 2")
 
 
-def test_progress_names_the_time_left_after_a_second_and_then_every_five(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_names_the_time_left_after_a_second_and_then_every_five(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now, lines = [100.0], []
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     meter = Meter(lines.append, epochs=3, steps=10, first=10)  # resumed after the first epoch
@@ -193,7 +240,8 @@ def test_progress_names_the_time_left_after_a_second_and_then_every_five(monkeyp
         now[0] = seconds
         meter.step(1, step, 0.25)
     assert lines == [
-        "train: epoch 2 of 3  step 2 of 10  loss 0.250  about 9 s left",  # two steps in a second, 18 to go
+        # two steps in a second, 18 to go
+        "train: epoch 2 of 3  step 2 of 10  loss 0.250  about 9 s left",
         "train: epoch 2 of 3  step 6 of 10  loss 0.250  about 14 s left",
     ]
 
@@ -225,20 +273,33 @@ def test_colour_images_are_normalised_per_channel() -> None:
     data = ImageData(x, np.arange(64) % 2, ("a", "b"))
     result = train(SmallResidual(2, 3, (4, 4, 4)), data, 0.25, epochs=1, batch=16, progress=None)
     normalised = result.network.normalise(to_nchw(x).float())
-    assert normalised.mean((0, 2, 3)).abs().max() < 0.1 and (normalised.std((0, 2, 3)) - 1).abs().max() < 0.1
+    assert (
+        normalised.mean((0, 2, 3)).abs().max() < 0.1
+        and (normalised.std((0, 2, 3)) - 1).abs().max() < 0.1
+    )
 
 
 def test_a_trained_network_keeps_its_normalisation_when_trained_again() -> None:
-    again = train(Normalised(network(), [10.0], [50.0]), stripes(), 0.25, epochs=1, batch=16, progress=None)
-    assert again.network.normalise.mean.item() == 10.0 and again.network.normalise.std.item() == 50.0
+    again = train(
+        Normalised(network(), [10.0], [50.0]), stripes(), 0.25, epochs=1, batch=16, progress=None
+    )
+    assert (
+        again.network.normalise.mean.item() == 10.0 and again.network.normalise.std.item() == 50.0
+    )
 
 
 def test_build_network_is_seeded_and_takes_other_sources() -> None:
-    assert same(build_network("small-residual", 3, seed=1), build_network("small-residual", 3, seed=1))
-    assert not same(build_network("small-residual", 3, seed=1), build_network("small-residual", 3, seed=2))
+    assert same(
+        build_network("small-residual", 3, seed=1), build_network("small-residual", 3, seed=1)
+    )
+    assert not same(
+        build_network("small-residual", 3, seed=1), build_network("small-residual", 3, seed=2)
+    )
     resnet = build_network("torchvision:resnet18", 7, 1).eval()
     assert resnet(torch.zeros(1, 1, 32, 32)).shape == (1, 7)
-    user = build_network("edgeadapt.host.encoders.networks:SmallResidual", 4, 3, widths=(4, 4, 4)).eval()
+    user = build_network(
+        "edgeadapt.host.encoders.networks:SmallResidual", 4, 3, widths=(4, 4, 4)
+    ).eval()
     assert user(torch.zeros(1, 3, 8, 8)).shape == (1, 4)
 
 

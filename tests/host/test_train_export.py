@@ -38,9 +38,15 @@ def test_signals_are_trained_exported_and_recognised(tmp_path: Path) -> None:
     (tmp_path / "tones.toml").write_text(RECIPE, encoding="utf-8")
     lines: list[str] = []
     export_recipe(load_recipe(tmp_path / "tones.toml"), tmp_path / "tones.edge", say=lines.append)
-    assert any(line.startswith("train: 194 samples, 2 classes") and ", lamb, float32" in line for line in lines)
+    assert any(
+        line.startswith("train: 194 samples, 2 classes") and ", lamb, float32" in line
+        for line in lines
+    )
     fresh = tones(64, 9)
     with edgeadapt.open(tmp_path / "tones.edge") as learner:
         assert learner.classes == data.classes
         names = learner.predict(fresh.x).labels
-    assert np.mean([name == data.classes[label] for name, label in zip(names, fresh.y, strict=True)]) > 0.9
+    assert (
+        np.mean([name == data.classes[label] for name, label in zip(names, fresh.y, strict=True)])
+        > 0.9
+    )

@@ -36,9 +36,17 @@ class Raising(WithoutNorm):
         return super().forward(x)
 
 
-@pytest.mark.parametrize("always", [False, True], ids=["in the first step", "in the first look at the network"])
+@pytest.mark.parametrize(
+    "always", [False, True], ids=["in the first step", "in the first look at the network"]
+)
 def test_what_the_allocator_refuses_is_named_with_batch_and_shape(always: bool) -> None:
-    with pytest.raises(TrainingMemoryError, match=r"out of memory on cpu with train\.batch = 16 samples of shape \(12, 12\).*lower train\.batch") as caught:
+    with pytest.raises(
+        TrainingMemoryError,
+        match=(
+            r"out of memory on cpu with train\.batch = 16 samples of shape \(12, 12\).*lower"
+            r" train\.batch"
+        ),
+    ) as caught:
         run(Greedy(always), augment="none")
     assert isinstance(caught.value, BudgetError) and "allocate" in str(caught.value)
 
@@ -47,9 +55,15 @@ def test_what_the_allocator_refuses_is_named_with_batch_and_shape(always: bool) 
     "error",
     [
         MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 8.00 GiB"),
+        torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of"
+            " 8.00 GiB"
+        ),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:119] data. DefaultCPUAllocator: not enough memory: you tried to allocate 4 bytes."),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:119] data. DefaultCPUAllocator: not enough memory: you"
+            " tried to allocate 4 bytes."
+        ),
     ],
     ids=["python", "gpu", "cublas", "windows"],
 )

@@ -51,7 +51,7 @@ class Noisy(Plain):
             raise SystemExit("power cut")
         z = torch.relu(self.norm(self.convolution(x))).mean((2, 3))
         return self.head(nn.functional.dropout(z, 0.3, self.training))
-'''
+'''  # noqa: E501
 
 RECIPE = """seed = 3
 [encoder]
@@ -77,12 +77,24 @@ def folder(tmp_path: Path) -> Path:
     np.savez(tmp_path / "data.npz", x=data.x, y=data.y)
     (tmp_path / "own_network.py").write_text(OWN_NETWORK, encoding="utf-8")
     for network, augment in (("Plain", "none"), ("Noisy", "robust")):
-        (tmp_path / f"{network}.toml").write_text(RECIPE.replace("NETWORK", network).replace("AUGMENT", augment), encoding="utf-8")
+        (tmp_path / f"{network}.toml").write_text(
+            RECIPE.replace("NETWORK", network).replace("AUGMENT", augment), encoding="utf-8"
+        )
     return tmp_path
 
 
 def torchrun(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "--", "edgeadapt", *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "--",
+        "edgeadapt",
+        *map(str, arguments),
+    ]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(command, capture_output=True, text=True, timeout=240, env=settings)
 
@@ -93,25 +105,47 @@ def log(folder: Path) -> list[dict[str, str]]:
 
 
 def test_two_halves_of_a_batch_are_one_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = torchrun("train", folder / "Plain.toml", "--out", folder / "two.safetensors", "--log", folder / "two")
+    done = torchrun(
+        "train", folder / "Plain.toml", "--out", folder / "two.safetensors", "--log", folder / "two"
+    )
     assert done.returncode == 0 and "edgeadapt: warning" not in done.stderr, done.stderr
-    assert done.stdout.count("wrote ") == done.stdout.count("train: epoch 4 of 4  loss") == done.stdout.count(", 2 processes") == 1
+    assert (
+        done.stdout.count("wrote ")
+        == done.stdout.count("train: epoch 4 of 4  loss")
+        == done.stdout.count(", 2 processes")
+        == 1
+    )
     monkeypatch.setattr(sys, "path", list(sys.path))
-    assert cli.main(["train", str(folder / "Plain.toml"), "--out", str(folder / "one.safetensors"), "--log", str(folder / "one")]) == 0
+    assert (
+        cli.main(
+            [
+                "train",
+                str(folder / "Plain.toml"),
+                "--out",
+                str(folder / "one.safetensors"),
+                "--log",
+                str(folder / "one"),
+            ]
+        )
+        == 0
+    )
     two, one = load_file(folder / "two.safetensors"), load_file(folder / "one.safetensors")
     assert set(two) == set(one)
     for name, value in one.items():
         assert value.shape == two[name].shape
         torch.testing.assert_close(two[name], value, atol=2e-5, rtol=2e-5)
     for a, b in zip(log(folder / "two"), log(folder / "one"), strict=True):
-        assert a["validation_accuracy"] == b["validation_accuracy"] and float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-4)
+        assert a["validation_accuracy"] == b["validation_accuracy"] and float(
+            a["loss"]
+        ) == pytest.approx(float(b["loss"]), rel=1e-4)
     assert not list(folder.glob("*checkpoint*"))
 
 
 @pytest.mark.slow
 def test_processes_resume_bit_for_bit(folder: Path) -> None:
     """Four starts of torch in two processes each."""
-    recipe, outs = folder / "Noisy.toml", [folder / f"{name}.safetensors" for name in ("whole", "again", "resumed")]
+    recipe = folder / "Noisy.toml"
+    outs = [folder / f"{name}.safetensors" for name in ("whole", "again", "resumed")]
     for out in outs[:2]:
         assert torchrun("train", recipe, "--out", out).returncode == 0
     assert torchrun("train", recipe, "--out", outs[2], POWER_CUT="1").returncode != 0
@@ -124,7 +158,9 @@ def test_processes_resume_bit_for_bit(folder: Path) -> None:
         assert all(torch.equal(whole[name], other[name]) for name in whole)
 
 
-def test_export_refuses_several_processes(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_refuses_several_processes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main(["export", str(folder / "Plain.toml"), "-o", str(folder / "x.edge")]) == 2
     assert "export runs in one process" in capsys.readouterr().err
@@ -136,7 +172,8 @@ def test_every_sample_of_a_batch_belongs_to_one_process_and_the_order_to_all() -
     parts = [Ranks(rank, 3).part(orders[0][:12]) for rank in range(3)]
     assert torch.equal(torch.cat(parts), orders[0][:12])
     whole = Order(50, 7, Ranks(0, 3), done=0)
-    assert torch.equal([whole.of(epoch) for epoch in range(3)][2], orders[0])  # as if it had not been interrupted
+    # as if it had not been interrupted
+    assert torch.equal([whole.of(epoch) for epoch in range(3)][2], orders[0])
     draws = []
     for rank in range(3):
         Order(50, 7, Ranks(rank, 3), done=0).of(0)
@@ -179,11 +216,25 @@ with joined_ranks("cpu") as ranks:
 left = sorted(open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task"))
 assert not [name for name in left if "gloo" in name], left
 print("rank", ranks.rank, "done", flush=True)
-"""
+"""  # noqa: E501
 
 
 def test_gradients_become_their_mean_and_no_thread_outlives_the_group(tmp_path: Path) -> None:
     (tmp_path / "ranks.py").write_text(RANKS, encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "ranks.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0 and done.stdout.count("done") == 2, done.stderr  # both write to one pipe: their lines may run into each other
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(tmp_path / "ranks.py"),
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    # both write to one pipe: their lines may run into each other
+    assert done.returncode == 0 and done.stdout.count("done") == 2, done.stderr

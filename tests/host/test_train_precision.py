@@ -40,7 +40,17 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_and_validates_in_float32() -> N
 def test_bfloat16_learns_and_is_not_float32() -> None:
     def trained(precision: str):
         net = build_network("small-residual", 2, widths=(8, 12, 16), seed=1)
-        return train(net, stripes(256), stripes(128, 1), epochs=5, batch=32, progress=None, precision=precision, threads=1, device="cpu")
+        return train(
+            net,
+            stripes(256),
+            stripes(128, 1),
+            epochs=5,
+            batch=32,
+            progress=None,
+            precision=precision,
+            threads=1,
+            device="cpu",
+        )
 
     half, full = trained("bfloat16"), trained("float32")
     assert half.accuracy > 0.93 and not same(half.network, full.network)
@@ -49,7 +59,10 @@ def test_bfloat16_learns_and_is_not_float32() -> None:
 
 def test_auto_is_float32_on_a_cpu() -> None:
     assert choose_precision("auto", CPU) == "float32" and choose_device("cpu") == CPU
-    assert same(run(network(), epochs=1, device="cpu").network, run(network(), epochs=1, device="cpu", precision="float32").network)
+    assert same(
+        run(network(), epochs=1, device="cpu").network,
+        run(network(), epochs=1, device="cpu", precision="float32").network,
+    )
 
 
 def test_the_loss_is_scaled_for_float16_and_an_overflow_leaves_the_step_out() -> None:
@@ -58,7 +71,8 @@ def test_the_loss_is_scaled_for_float16_and_an_overflow_leaves_the_step_out() ->
     optimiser = torch.optim.SGD([weight], 0.5)
     scale = mixed.scaler.get_scale()
     mixed.step((weight * torch.tensor([1.0, 2.0])).sum(), optimiser)
-    torch.testing.assert_close(weight.detach(), torch.tensor([0.5, 0.0]))  # unscaled before the step
+    # unscaled before the step
+    torch.testing.assert_close(weight.detach(), torch.tensor([0.5, 0.0]))
     assert mixed.scaler.get_scale() == scale
     before = weight.detach().clone()
     optimiser.zero_grad()

@@ -1,4 +1,6 @@
-"""Small training tasks of images and signals, and a network that draws from the same generator as order and augmentation."""
+"""Small training tasks of images and signals, and a network that draws from the same generator as
+order and augmentation.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +17,38 @@ from edgeadapt.host.training.train import TrainResult, train
 
 
 def stripes(count: int = 96, seed: int = 0) -> ImageData:
-    """Two classes that no single pixel and no mean brightness tells apart: horizontal and vertical stripes in noise."""
+    """Two classes that no single pixel and no mean brightness tells apart: horizontal and vertical
+    stripes in noise.
+    """
     draw = np.random.default_rng(seed)
     y = np.arange(count, dtype=np.int64) % 2
     wave = 60.0 * np.sin(np.arange(12)[None] * np.pi / 2 + draw.uniform(0, 2 * np.pi, (count, 1)))
-    x = np.where(y[:, None, None] == 0, wave[:, :, None], wave[:, None, :]) + 128.0 + draw.normal(0, 25, (count, 12, 12))
+    x = (
+        np.where(y[:, None, None] == 0, wave[:, :, None], wave[:, None, :])
+        + 128.0
+        + draw.normal(0, 25, (count, 12, 12))
+    )
     return ImageData(x.clip(0, 255).astype(np.uint8), y, ("horizontal", "vertical"))
 
 
 def tones(count: int = 96, seed: int = 0) -> SensorData:
-    """Two classes of signals with two channels, in units far from 1: slow and fast waves of any phase."""
+    """Two classes of signals with two channels, in units far from 1: slow and fast waves of any
+    phase.
+    """
     draw = np.random.default_rng(seed)
     y = np.arange(count, dtype=np.int64) % 2
     phase = draw.uniform(0, 2 * np.pi, (count, 2, 1))
     wave = np.sin(np.arange(32) * np.where(y == 0, 0.4, 1.2)[:, None, None] + phase)
-    x = np.array([900.0, -0.02])[:, None] + np.array([50.0, 0.001])[:, None] * (wave + draw.normal(0, 0.3, wave.shape))
+    x = np.array([900.0, -0.02])[:, None] + np.array([50.0, 0.001])[:, None] * (
+        wave + draw.normal(0, 0.3, wave.shape)
+    )
     return SensorData(x.astype(np.float32), y, ("slow", "fast"))
 
 
 class WithDropout(SmallResidual):
-    """Dropout draws from the same generator as order and augmentation, which a resume must restore."""
+    """Dropout draws from the same generator as order and augmentation, which a resume must
+    restore.
+    """
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.dropout(super().features(x), 0.2, self.training)
@@ -58,12 +72,23 @@ def network(seed: int = 0) -> nn.Module:
 
 
 def run(net: nn.Module, **options: object) -> TrainResult:
-    settings: dict = {"epochs": 4, "batch": 16, "lr": 0.1, "progress": None, "threads": 1, "augment": "robust", "seed": 5}
+    settings: dict = {
+        "epochs": 4,
+        "batch": 16,
+        "lr": 0.1,
+        "progress": None,
+        "threads": 1,
+        "augment": "robust",
+        "seed": 5,
+    }
     return train(net, stripes(), stripes(64, 1), **(settings | options))
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 def interrupt_at(text: str) -> Callable[[str], None]:

@@ -25,10 +25,20 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Register these classes as the only runtimes beside ONNX Runtime on the CPU."""
 
     def put(*classes: Any) -> None:
-        ours = [entry for entry in entry_points(group="edgeadapt.runtimes") if entry.name == "onnxruntime"]
+        ours = [
+            entry
+            for entry in entry_points(group="edgeadapt.runtimes")
+            if entry.name == "onnxruntime"
+        ]
         for one in classes:
             one.opened = []
-        made_up = [SimpleNamespace(name=one.name if len(classes) == 1 else one.__name__.lower(), load=lambda one=one: one) for one in classes]
+        made_up = [
+            SimpleNamespace(
+                name=one.name if len(classes) == 1 else one.__name__.lower(),
+                load=lambda one=one: one,
+            )
+            for one in classes
+        ]
         monkeypatch.setattr(edgeadapt.runtime, "entry_points", lambda group: [*ours, *made_up])
 
     return put
@@ -47,19 +57,28 @@ def opened() -> Iterator[Callable[..., Placing]]:
 
     yield open_auto
     assert all(runtime.close() for runtime in made)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("placement") and thread.is_alive()]
+    assert not [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith("placement") and thread.is_alive()
+    ]
 
 
 @pytest.fixture
 def slow_cpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """ONNX Runtime on the CPU takes milliseconds longer: ``ms``, or by graph, and ``ms_per_row``. ``calls`` counts."""
+    """ONNX Runtime on the CPU takes milliseconds longer: ``ms``, or by graph, and ``ms_per_row``.
+    ``calls`` counts.
+    """
     setting: dict[str, Any] = {"ms": 3.0, "ms_per_row": 0.0, "by_graph": {}, "calls": 0}
     plain = OnnxExecutable.__call__
 
     def slowly(self: Any, ports: Any, tensors: Any) -> Any:
         rows = max((len(value) for value in ports.values() if getattr(value, "ndim", 0)), default=0)
         setting["calls"] += 1
-        time.sleep(1e-3 * (setting["by_graph"].get(self._name, setting["ms"]) + rows * setting["ms_per_row"]))
+        time.sleep(
+            1e-3
+            * (setting["by_graph"].get(self._name, setting["ms"]) + rows * setting["ms_per_row"])
+        )
         return plain(self, ports, tensors)
 
     monkeypatch.setattr(OnnxExecutable, "__call__", slowly)

@@ -1,4 +1,6 @@
-"""Runtimes that do not exist: ONNX Runtime with tensors of its own, and one thing that is wrong with it."""
+"""Runtimes that do not exist: ONNX Runtime with tensors of its own, and one thing that is wrong
+with it.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class Engine:
 
 
 class MadeUp(OnnxRuntime):
-    """Tensors lie on a device of their own, and cross by copies as on a GPU. Fast, right and in no way broken: the others differ."""
+    """Tensors lie on a device of their own, and cross by copies as on a GPU. Fast, right and in no
+    way broken: the others differ.
+    """
 
     name = "made-up"
     opened: list[MadeUp]
@@ -83,7 +87,9 @@ class MadeUp(OnnxRuntime):
     def changed(self, outputs: Any, written: Tensors, change: Callable[[Any], Any]) -> Any:
         """The results with every float array changed."""
         values = {name: buffer.numpy() for name, buffer in written.items()}
-        return {name: change(value) for name, value in outputs.items()}, OnnxRuntime.upload(self, {name: change(value) for name, value in values.items()})
+        return {name: change(value) for name, value in outputs.items()}, OnnxRuntime.upload(
+            self, {name: change(value) for name, value in values.items()}
+        )
 
 
 class Slow(MadeUp):
@@ -102,14 +108,20 @@ class Wrong(MadeUp):
     """By a hundredth of every number."""
 
     def after_call(self, name: str, outputs: Any, written: Tensors) -> Any:
-        return self.changed(outputs, written, lambda value: (value * np.float32(1.01)).astype(value.dtype))
+        return self.changed(
+            outputs, written, lambda value: (value * np.float32(1.01)).astype(value.dtype)
+        )
 
 
 class WrongLater(MadeUp):
     """The third call of a graph is wrong."""
 
     def after_call(self, name: str, outputs: Any, written: Tensors) -> Any:
-        return self.changed(outputs, written, lambda value: value + np.float32(1)) if self.calls > 15 else (outputs, written)
+        return (
+            self.changed(outputs, written, lambda value: value + np.float32(1))
+            if self.calls > 15
+            else (outputs, written)
+        )
 
 
 class WrongInTheEnd(MadeUp):
@@ -118,11 +130,17 @@ class WrongInTheEnd(MadeUp):
     is_wrong = False
 
     def after_call(self, name: str, outputs: Any, written: Tensors) -> Any:
-        return self.changed(outputs, written, lambda value: value * np.float32(1.05)) if self.is_wrong else (outputs, written)
+        return (
+            self.changed(outputs, written, lambda value: value * np.float32(1.05))
+            if self.is_wrong
+            else (outputs, written)
+        )
 
 
 class WrongChange(MadeUp):
-    """What it writes is right to a hundredth of a percent, and the change is wrong by a hundredth."""
+    """What it writes is right to a hundredth of a percent, and the change is wrong by a
+    hundredth.
+    """
 
     def after_call(self, name: str, outputs: Any, written: Tensors) -> Any:
         return outputs, self.changed({}, written, lambda value: value + np.float32(0.01))[1]
@@ -211,12 +229,17 @@ def learn_graph() -> GraphFile:
 
 def scale_graph() -> GraphFile:
     """y (B, 3) = x (B, 3) * k.scale, a frozen tensor."""
-    return GraphFile("check-scale", base64.b64decode(models._SCALE), {"k.scale": np.array([1, 2, 3], np.float32)})
+    return GraphFile(
+        "check-scale", base64.b64decode(models._SCALE), {"k.scale": np.array([1, 2, 3], np.float32)}
+    )
 
 
 def table(seed: int = 0, offset: float = 0.0) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
-    return {"w.table": (offset + rng.standard_normal((ROWS, COLUMNS))).astype(np.float32), "w.count": np.array(0, np.float32)}
+    return {
+        "w.table": (offset + rng.standard_normal((ROWS, COLUMNS))).astype(np.float32),
+        "w.count": np.array(0, np.float32),
+    }
 
 
 def batch(size: int, seed: int = 1) -> Any:

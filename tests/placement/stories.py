@@ -1,4 +1,6 @@
-"""A day of a device with the shipped bundle: a new class, labels, a shift that is corrected, a step back, a restart."""
+"""A day of a device with the shipped bundle: a new class, labels, a shift that is corrected, a step
+back, a restart.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from edgeadapt.device.resources.budget import Budget
 from edgeadapt.runtime import Runtime
 
 
-def images(count: int, classes: tuple[str, ...], seed: int, darker: float = 1.0) -> tuple[Any, list[str]]:
+def images(
+    count: int, classes: tuple[str, ...], seed: int, darker: float = 1.0
+) -> tuple[Any, list[str]]:
     sample = load_sample()
     rows = sample.rows(classes, np.random.default_rng(seed))[:count]
     return (sample.x[rows] * darker).astype(np.uint8), [CLASSES[k] for k in sample.y[rows]]
@@ -52,8 +56,12 @@ def day(learner: Learner, between: Callable[[], None]) -> dict[str, Any]:
     return told
 
 
-def days(runtime: Runtime | str, state: Path, between: Callable[[Learner], None]) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
-    """A day, and the morning after: what was predicted, the tensors that were learned, and the placement at night."""
+def days(
+    runtime: Runtime | str, state: Path, between: Callable[[Learner], None]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """A day, and the morning after: what was predicted, the tensors that were learned, and the
+    placement at night.
+    """
     bundle, budget = read_bundle(bundle_path()), Budget(busy_fraction=1.0)
     probe, _ = images(32, CLASSES, 9)
     with open_learner(bundle, state=state, runtime=runtime, budget=budget) as learner:

@@ -13,10 +13,17 @@ X = np.linspace(-2, 2, 400, dtype=np.float32)
 
 
 def said(right: Any, other: Any, before: Any = None) -> Any:
-    return compare({"y": np.asarray(right)}, {"y": np.asarray(other)}, {} if before is None else {"y": np.asarray(before)}, 1e-3)
+    return compare(
+        {"y": np.asarray(right)},
+        {"y": np.asarray(other)},
+        {} if before is None else {"y": np.asarray(before)},
+        1e-3,
+    )
 
 
-@pytest.mark.parametrize(("factor", "agrees"), [(1.0, True), (1.0005, True), (1.002, False), (-1.0, False)])
+@pytest.mark.parametrize(
+    ("factor", "agrees"), [(1.0, True), (1.0005, True), (1.002, False), (-1.0, False)]
+)
 def test_outputs_are_judged_by_their_largest_value(factor: float, agrees: bool) -> None:
     found = said(X, (X * factor).astype(np.float32))
     assert (found.why == "") is agrees and found.error == pytest.approx(abs(factor - 1), abs=1e-6)
@@ -31,7 +38,8 @@ def test_one_number_out_of_many_is_enough_to_disagree() -> None:
 def test_tensors_are_judged_by_the_change_with_room_for_rounding() -> None:
     old = np.full(10, 1e6, np.float32)
     new = old + np.float32(0.5)
-    assert not said(new, np.nextafter(new, np.float32(2e6), dtype=np.float32), old).why  # the next number above
+    # the next number above
+    assert not said(new, np.nextafter(new, np.float32(2e6), dtype=np.float32), old).why
     assert "of its change" in said(np.float32(100.5), np.float32(100.51), np.float32(100)).why
     assert "of its change" in said(old, old + np.float32(2), old).why  # nothing was to change
 
@@ -39,7 +47,12 @@ def test_tensors_are_judged_by_the_change_with_room_for_rounding() -> None:
 def test_what_is_not_finite_is_so_in_the_same_places() -> None:
     inf, nan = np.float32("inf"), np.float32("nan")
     assert not said([1, inf, nan, -inf], [1, inf, nan, -inf]).why
-    for other in ([1, nan, nan, -inf], [1, -inf, nan, -inf], [1, 2, nan, -inf], [nan, inf, nan, -inf]):
+    for other in (
+        [1, nan, nan, -inf],
+        [1, -inf, nan, -inf],
+        [1, 2, nan, -inf],
+        [nan, inf, nan, -inf],
+    ):
         assert said(np.array([1, inf, nan, -inf]), np.array(other)).why
 
 
@@ -58,17 +71,20 @@ def test_few_whole_numbers_that_differ_say_nothing_and_many_disagree() -> None:
 @pytest.mark.parametrize("order", [("label", "scores"), ("scores", "label")])
 def test_a_tie_excuses_whole_numbers_and_no_others(order: tuple[str, str]) -> None:
     scores = np.array([[0.6, 0.1]], np.float32)
-    right, nearly, wrong = (
-        {"scores": scores, "label": np.array([0])}, {"scores": scores * np.float32(1.0001), "label": np.array([1])},
-        {"scores": np.array([[-60.0, 99.0]], np.float32), "label": np.array([1])},
-    )  # fmt: skip
+    right = {"scores": scores, "label": np.array([0])}
+    nearly = {"scores": scores * np.float32(1.0001), "label": np.array([1])}
+    wrong = {"scores": np.array([[-60.0, 99.0]], np.float32), "label": np.array([1])}
     right = {name: right[name] for name in order}
     assert compare(right, nearly, {}, 1e-3).is_tie and not compare(right, nearly, {}, 1e-3).why
-    assert "scores differs by" in compare(right, wrong, {}, 1e-3).why and not compare(right, wrong, {}, 1e-3).is_tie
+    assert (
+        "scores differs by" in compare(right, wrong, {}, 1e-3).why
+        and not compare(right, wrong, {}, 1e-3).is_tie
+    )
 
 
 def test_a_tensor_that_differs_is_not_excused_by_a_tie() -> None:
-    right, other = {"label": np.array([1, 2]), "mean": X}, {"label": np.array([1, 3]), "mean": X * 2}
+    right = {"label": np.array([1, 2]), "mean": X}
+    other = {"label": np.array([1, 3]), "mean": X * 2}
     assert "mean differs by" in compare(right, other, {"mean": X * 0}, 1e-3).why
 
 

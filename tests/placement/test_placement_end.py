@@ -1,4 +1,6 @@
-"""How a process ends that never closed its runtime: with its own exit code, whatever is being built."""
+"""How a process ends that never closed its runtime: with its own exit code, whatever is being
+built.
+"""
 
 from __future__ import annotations
 
@@ -49,13 +51,18 @@ run, tensors = runtime.load(predict_graph()), runtime.upload(table())
 run({"x": batch(1)}, tensors)
 assert began.wait(30)
 print(time.monotonic(), flush=True)
-"""
+"""  # noqa: E501
 
 
 def ended(what: str) -> tuple[int, str, str, float]:
     """Exit code, output, errors and seconds from the last line of the main thread to the end."""
     done = subprocess.run(
-        [sys.executable, "-c", _CHILD, str(Path(__file__).parent), what], capture_output=True, text=True, timeout=100, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [sys.executable, "-c", _CHILD, str(Path(__file__).parent), what],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     end = time.monotonic()
     numbers = [float(line) for line in done.stdout.split() if line[0].isdigit()]

@@ -1,4 +1,6 @@
-"""Faults of one batch, one graph, one family or one device: what goes back to the CPU, and what stays."""
+"""Faults of one batch, one graph, one family or one device: what goes back to the CPU, and what
+stays.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeadapt_onnxruntime._executable import OnnxExecutable
-from made_up import BuildsConstants, Hangs, MadeUp, OutOfMemory, WrongInTheEnd, batch, learn_graph, predict_graph, scale_graph, table
+from made_up import (
+    BuildsConstants,
+    Hangs,
+    MadeUp,
+    OutOfMemory,
+    WrongInTheEnd,
+    batch,
+    learn_graph,
+    predict_graph,
+    scale_graph,
+    table,
+)
 from patience import drive, rows, settle
 
 from edgeadapt.errors import InputError, RuntimeUnavailable
@@ -33,7 +46,7 @@ def scale(run: Any, size: int) -> Any:
     return run({"x": np.ones((size, 3), np.float32)}, Tensors())[0]["y"]
 
 
-# -- one batch -----------------------------------------------------------------------------------------
+# -- one batch -------------------------------------------------------------------------------------
 class Profiled(MadeUp):
     """A batch above its profile is a failure like any other, as ONNX Runtime has it."""
 
@@ -45,7 +58,9 @@ class Profiled(MadeUp):
             raise RuntimeUnavailable("graph 'check-predict' failed: input shape out of profile")
 
 
-def test_a_batch_that_a_candidate_cannot_take_leaves_the_others_there(slow_cpu: dict[str, Any], register: Register, opened: Open) -> None:
+def test_a_batch_that_a_candidate_cannot_take_leaves_the_others_there(
+    slow_cpu: dict[str, Any], register: Register, opened: Open
+) -> None:
     register(Profiled)
     runtime = opened()
     tensors, run = runtime.upload(table()), runtime.load(predict_graph())
@@ -54,10 +69,16 @@ def test_a_batch_that_a_candidate_cannot_take_leaves_the_others_there(slow_cpu: 
     drive(runtime, lambda: run({"x": batch(40)}, tensors), 4)
     assert where(runtime) == {"1": "made-up", "5-8": "made-up", "33-64": "onnxruntime"}
     row = next(row for row in rows(runtime, "check-predict") if row["batch"] == "33-64")
-    assert "out of profile" in row["why"] and not row["refused"] and "batch 33-64, does not run in made-up" in runtime.report()["notes"][-1]
+    assert (
+        "out of profile" in row["why"]
+        and not row["refused"]
+        and "batch 33-64, does not run in made-up" in runtime.report()["notes"][-1]
+    )
 
 
-def test_a_range_that_fails_later_goes_back_alone_and_a_second_one_takes_the_graph_with_it(slow_cpu: dict[str, Any], register: Register, opened: Open) -> None:
+def test_a_range_that_fails_later_goes_back_alone_and_a_second_one_takes_the_graph_with_it(
+    slow_cpu: dict[str, Any], register: Register, opened: Open
+) -> None:
     register(Profiled)
     runtime = opened()
     tensors, run = runtime.upload(table()), runtime.load(predict_graph())
@@ -65,14 +86,21 @@ def test_a_range_that_fails_later_goes_back_alone_and_a_second_one_takes_the_gra
         drive(runtime, lambda: run({"x": batch(size)}, tensors))  # noqa: B023
     candidate = Profiled.opened[0]
     candidate.largest = 4
-    np.testing.assert_allclose(run({"x": batch(8)}, tensors)[0]["y"], batch(8) @ table()["w.table"], atol=1e-3)
+    np.testing.assert_allclose(
+        run({"x": batch(8)}, tensors)[0]["y"], batch(8) @ table()["w.table"], atol=1e-3
+    )
     assert where(runtime) == {"1": "made-up", "3-4": "made-up", "5-8": "onnxruntime"}
     candidate.largest = 2
     run({"x": batch(4)}, tensors)
-    assert set(where(runtime).values()) == {"onnxruntime"} and "out of profile" in rows(runtime, "check-predict")[0]["refused"]["made-up"]
+    assert (
+        set(where(runtime).values()) == {"onnxruntime"}
+        and "out of profile" in rows(runtime, "check-predict")[0]["refused"]["made-up"]
+    )
 
 
-def test_what_was_taken_back_while_it_stood_aside_stays_there(slow_cpu: dict[str, Any], register: Register, opened: Open) -> None:
+def test_what_was_taken_back_while_it_stood_aside_stays_there(
+    slow_cpu: dict[str, Any], register: Register, opened: Open
+) -> None:
     register(MadeUp)
     runtime = opened()
     tensors, run = runtime.upload(table()), runtime.load(predict_graph())
@@ -85,7 +113,9 @@ def test_what_was_taken_back_while_it_stood_aside_stays_there(slow_cpu: dict[str
     assert one.live is None and "under way" in one.why and eight.live is not None
 
 
-def test_a_batch_refused_when_it_is_compared_again_is_not_served_there(slow_cpu: dict[str, Any], register: Register, opened: Open) -> None:
+def test_a_batch_refused_when_it_is_compared_again_is_not_served_there(
+    slow_cpu: dict[str, Any], register: Register, opened: Open
+) -> None:
     class Strict(MadeUp):
         def before_call(self, name: str, ports: Mapping[str, Any]) -> None:
             if self.is_broken and threading.current_thread().name.startswith("placement"):
@@ -101,7 +131,7 @@ def test_a_batch_refused_when_it_is_compared_again_is_not_served_there(slow_cpu:
     assert row["where"] == "onnxruntime" and "not contiguous" in row["why"]
 
 
-# -- comparing again -------------------------------------------------------------------------------------
+# -- comparing again -------------------------------------------------------------------------------
 def test_what_is_wrong_from_its_first_calls_there_goes_back_after_a_few_however_many_the_cpu_served(
     slow_cpu: dict[str, Any], register: Register, opened: Open
 ) -> None:
@@ -126,7 +156,9 @@ def test_what_is_wrong_from_its_first_calls_there_goes_back_after_a_few_however_
     assert runtime.where(run) == "onnxruntime"
 
 
-def test_comparisons_that_only_ever_tie_send_the_graph_back(slow_cpu: dict[str, Any], register: Register, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparisons_that_only_ever_tie_send_the_graph_back(
+    slow_cpu: dict[str, Any], register: Register, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Flips(MadeUp):
         flips = False
 
@@ -154,16 +186,23 @@ def test_comparisons_that_only_ever_tie_send_the_graph_back(slow_cpu: dict[str, 
     drive(runtime, lambda: run({"x": batch(8)}, tensors), 3)
     assert runtime.where(run) == "made-up" and route.ties == 3  # one after the other: 17, 18, 19
     drive(runtime, lambda: run({"x": batch(8)}, tensors), 1)
-    assert runtime.where(run) == "onnxruntime" and "4 calls, which ties alone do not explain" in rows(runtime, "check-predict")[0]["refused"]["made-up"]
+    assert (
+        runtime.where(run) == "onnxruntime"
+        and "4 calls, which ties alone do not explain"
+        in rows(runtime, "check-predict")[0]["refused"]["made-up"]
+    )
 
 
-# -- one family ------------------------------------------------------------------------------------------
-def test_what_refutes_one_takes_back_all_that_differ_in_constants_alone(slow_cpu: dict[str, Any], register: Register, opened: Open) -> None:
+# -- one family ------------------------------------------------------------------------------------
+def test_what_refutes_one_takes_back_all_that_differ_in_constants_alone(
+    slow_cpu: dict[str, Any], register: Register, opened: Open
+) -> None:
     register(WrongInTheEnd)
     runtime = opened()
     load = runtime._reference.load
 
-    def slowly(*arguments: Any) -> Any:  # as a real encoder: other constants are an upload elsewhere, not here
+    # as a real encoder: other constants are an upload elsewhere, not here
+    def slowly(*arguments: Any) -> Any:
         time.sleep(0.05)
         return load(*arguments)
 
@@ -179,21 +218,28 @@ def test_what_refutes_one_takes_back_all_that_differ_in_constants_alone(slow_cpu
     assert runtime.where(first) == "onnxruntime"
     for run, k in ((second, 5), (third, 7)):
         for size in (1, 4):  # of a range that was met before, and of a new one
-            np.testing.assert_array_equal(scale(run, size), np.tile(np.float32([k, 2, 3]), (size, 1)))
+            np.testing.assert_array_equal(
+                scale(run, size), np.tile(np.float32([k, 2, 3]), (size, 1))
+            )
         assert runtime.where(run) == "onnxruntime"
 
 
-def test_what_runs_where_others_would_be_a_build_stays_there(slow_cpu: dict[str, Any], register: Register, opened: Open) -> None:
+def test_what_runs_where_others_would_be_a_build_stays_there(
+    slow_cpu: dict[str, Any], register: Register, opened: Open
+) -> None:
     register(BuildsConstants)
     runtime = opened()
     first = folded(runtime, 1)
     drive(runtime, lambda: scale(first, 4))
     folded(runtime, 5)
     drive(runtime, lambda: scale(first, 1))
-    assert {route.batches: route.where("onnxruntime") for route in first.routes} == {"3-4": "made-up", "1": "made-up"}
+    assert {route.batches: route.where("onnxruntime") for route in first.routes} == {
+        "3-4": "made-up",
+        "1": "made-up",
+    }
 
 
-# -- tensors ---------------------------------------------------------------------------------------------
+# -- tensors ---------------------------------------------------------------------------------------
 class FailsToDownload(MadeUp):
     """So many downloads fail, on the threads whose name starts like this."""
 
@@ -206,9 +252,17 @@ class FailsToDownload(MadeUp):
         return super().download(tensors, names)
 
 
-@pytest.mark.parametrize(("thread", "failures", "is_lost"), [("placement", 1, False), ("MainThread", 1, False), ("MainThread", 2, True)])
+@pytest.mark.parametrize(
+    ("thread", "failures", "is_lost"),
+    [("placement", 1, False), ("MainThread", 1, False), ("MainThread", 2, True)],
+)
 def test_a_download_that_fails_once_loses_nothing(
-    thread: str, failures: int, is_lost: bool, slow_cpu: dict[str, Any], register: Register, opened: Open
+    thread: str,
+    failures: int,
+    is_lost: bool,
+    slow_cpu: dict[str, Any],
+    register: Register,
+    opened: Open,
 ) -> None:
     register(FailsToDownload)
     runtime = opened()
@@ -229,10 +283,14 @@ def test_a_download_that_fails_once_loses_nothing(
             runtime.download(held[0])
     assert bool(runtime.lost) is is_lost
     steps = 25 if thread == "placement" else 9
-    np.testing.assert_allclose(runtime.download(held[0])["w.table"], table()["w.table"] + steps, atol=1e-4)
+    np.testing.assert_allclose(
+        runtime.download(held[0])["w.table"], table()["w.table"] + steps, atol=1e-4
+    )
 
 
-def test_what_a_graph_writes_itself_does_not_count_as_brought(slow_cpu: dict[str, Any], register: Register, opened: Open) -> None:
+def test_what_a_graph_writes_itself_does_not_count_as_brought(
+    slow_cpu: dict[str, Any], register: Register, opened: Open
+) -> None:
     """Its own table is new at each call and lies where it runs; the other tensor never changes."""
     onnx = pytest.importorskip("onnx")
     helper, number = onnx.helper, onnx.TensorProto.FLOAT
@@ -243,10 +301,14 @@ def test_what_a_graph_writes_itself_does_not_count_as_brought(slow_cpu: dict[str
 
     inputs = [("amount", []), ("w.table", [256, 64]), ("k.one", [1])]
     graph = helper.make_graph(
-        [helper.make_node("Add", ["w.table", "amount"], ["sum"]), helper.make_node("Mul", ["sum", "k.one"], ["w.table.next"])], "step",
+        [
+            helper.make_node("Add", ["w.table", "amount"], ["sum"]),
+            helper.make_node("Mul", ["sum", "k.one"], ["w.table.next"]),
+        ],
+        "step",
         [helper.make_tensor_value_info(name, number, shape) for name, shape in inputs],
         [helper.make_tensor_value_info("w.table.next", number, [256, 64])],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     slow_cpu["ms"] = 10.0
     register(SlowUploads)

@@ -62,7 +62,9 @@ def test_room_comes_back_even_on_the_thread_that_holds_its_lock() -> None:
     assert not thread.is_alive() and room.used == 0
 
 
-def test_a_reference_that_a_call_has_needed_outlives_a_comparison(slow_cpu: dict[str, Any], register: Register, opened: Open) -> None:
+def test_a_reference_that_a_call_has_needed_outlives_a_comparison(
+    slow_cpu: dict[str, Any], register: Register, opened: Open
+) -> None:
     register(MadeUp)
     runtime = opened()
     load = runtime._reference.load
@@ -85,7 +87,9 @@ def test_a_reference_that_a_call_has_needed_outlives_a_comparison(slow_cpu: dict
     assert len(loads) == 1
 
 
-def test_calls_elsewhere_do_not_wait_for_the_reference_to_load(slow_cpu: dict[str, Any], register: Register, opened: Open) -> None:
+def test_calls_elsewhere_do_not_wait_for_the_reference_to_load(
+    slow_cpu: dict[str, Any], register: Register, opened: Open
+) -> None:
     register(MadeUp)
     runtime = opened()
     load, began, let_go = runtime._reference.load, threading.Event(), threading.Event()
@@ -108,7 +112,8 @@ def test_calls_elsewhere_do_not_wait_for_the_reference_to_load(slow_cpu: dict[st
     waiting = threading.Thread(target=second.reference)
     waiting.start()
     answered: list[Any] = []
-    calling = threading.Thread(target=lambda: answered.append(scale(second, 3)), daemon=True)  # a new size, of a range that runs elsewhere
+    # a new size, of a range that runs elsewhere
+    calling = threading.Thread(target=lambda: answered.append(scale(second, 3)), daemon=True)
     try:
         assert began.wait(10)
         calling.start()

@@ -23,13 +23,20 @@ from edgeadapt.placement import Placing, Rules
 
 
 def same(told: dict[str, Any], right: dict[str, Any]) -> None:
-    assert told.keys() == right.keys() and right["domain"] and np.abs(right["worse"] - right["back"]).max() > 0.01
+    assert (
+        told.keys() == right.keys()
+        and right["domain"]
+        and np.abs(right["worse"] - right["back"]).max() > 0.01
+    )
     for name, value in right.items():
         np.testing.assert_allclose(told[name], value, atol=1e-4, err_msg=name)
 
 
 def test_a_learner_whose_graphs_move_is_the_learner_of_the_cpu(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing], tmp_path: Path
+    slow_cpu: dict[str, Any],
+    register: Callable[..., None],
+    opened: Callable[..., Placing],
+    tmp_path: Path,
 ) -> None:
     slow_cpu["ms"] = 0.0
     right, learned, _ = days(OnnxRuntime(), tmp_path / "cpu", lambda learner: None)
@@ -45,7 +52,8 @@ def test_a_learner_whose_graphs_move_is_the_learner_of_the_cpu(
     told, found, placement = days(runtime, tmp_path / "auto", between)
     same(told, right)
     assert found.keys() == learned.keys()
-    for name, value in learned.items():  # the made-up runtime computes with the same kernels: what was learned is the same, bit for bit
+    # the made-up runtime computes with the same kernels: what was learned is the same, bit for bit
+    for name, value in learned.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
     assert {"predict", "learn"} <= moved and "made-up" in "+".join(placement.values())
     refolded = [row for row in runtime.report()["graphs"] if row["is_refolded"]]
@@ -59,7 +67,10 @@ def test_a_learner_beside_a_candidate_that_is_no_good_stays_on_the_cpu(
     register(candidate)
     runtime = opened(rules=Rules(calls=1))
     x, names = images(64, KNOWN, 3)
-    with open_learner(bundle_path(), runtime=runtime) as learner, open_learner(bundle_path(), runtime=OnnxRuntime()) as plain:
+    with (
+        open_learner(bundle_path(), runtime=runtime) as learner,
+        open_learner(bundle_path(), runtime=OnnxRuntime()) as plain,
+    ):
         for at in (0, 32):
             for one in (learner, plain):
                 seen = one.observe(x[at : at + 32])
@@ -76,14 +87,19 @@ def test_a_learner_that_opens_auto_closes_what_it_opened(register: Callable[...,
     with open_learner(bundle_path(), runtime="auto") as learner:
         learner.predict(images(1, KNOWN, 1)[0])
         report = learner.placement_report()
-        assert report["roles"] == learner.placement() and report["runtimes"].keys() == {"onnxruntime", "made-up"}
+        assert report["roles"] == learner.placement() and report["runtimes"].keys() == {
+            "onnxruntime",
+            "made-up",
+        }
         assert any(thread.name.startswith("placement") for thread in threading.enumerate())
     end = time.monotonic() + PATIENCE_S
     while any(thread.name.startswith("placement") for thread in threading.enumerate()):
         assert time.monotonic() < end
 
 
-def test_a_bundle_that_does_not_open_leaves_no_thread(register: Callable[..., None], tmp_path: Path) -> None:
+def test_a_bundle_that_does_not_open_leaves_no_thread(
+    register: Callable[..., None], tmp_path: Path
+) -> None:
     register(MadeUp)
     (tmp_path / "state").write_text("a file")
     with pytest.raises(StateError):
@@ -96,11 +112,17 @@ def test_a_bundle_that_does_not_open_leaves_no_thread(register: Callable[..., No
 def test_a_learner_on_one_runtime_reports_that_one() -> None:
     with open_learner(bundle_path(), runtime=OnnxRuntime()) as learner:
         report = learner.placement_report()
-    assert report["runtimes"] == {"onnxruntime": {"state": "serves", "why": "it is the only one"}} and not report["graphs"] and not report["lost"]
+    assert (
+        report["runtimes"] == {"onnxruntime": {"state": "serves", "why": "it is the only one"}}
+        and not report["graphs"]
+        and not report["lost"]
+    )
     assert set(report["roles"].values()) == {"onnxruntime"}
 
 
-def test_what_the_worker_spends_on_a_device_is_metered(slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]) -> None:
+def test_what_the_worker_spends_on_a_device_is_metered(
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+) -> None:
     register(MadeUp)
     runtime = opened()
     with open_learner(bundle_path(), runtime=runtime) as learner:

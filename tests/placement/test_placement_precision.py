@@ -1,4 +1,6 @@
-"""Graphs in float16 and int8: right kernels agree less there, and what is quantised when an engine is built cannot be replaced later."""
+"""Graphs in float16 and int8: right kernels agree less there, and what is quantised when an engine
+is built cannot be replaced later.
+"""
 
 from __future__ import annotations
 
@@ -22,29 +24,47 @@ class OtherKernels(MadeUp):
     """By half a hundredth of every number: what other kernels of low precision differ by."""
 
     def after_call(self, name: str, outputs: Any, written: Tensors) -> Any:
-        return self.changed(outputs, written, lambda value: (value * np.float32(1.005)).astype(value.dtype))
+        return self.changed(
+            outputs, written, lambda value: (value * np.float32(1.005)).astype(value.dtype)
+        )
 
 
 class FarOff(Wrong):
     def after_call(self, name: str, outputs: Any, written: Tensors) -> Any:
-        return self.changed(outputs, written, lambda value: (value * np.float32(1.05)).astype(value.dtype))
+        return self.changed(
+            outputs, written, lambda value: (value * np.float32(1.05)).astype(value.dtype)
+        )
 
 
 @pytest.mark.parametrize(
     ("candidate", "precision", "where"),
-    [(OtherKernels, "float32", "onnxruntime"), (OtherKernels, "float16", "made-up"), (OtherKernels, "int8", "made-up"), (FarOff, "int8", "onnxruntime")],
+    [
+        (OtherKernels, "float32", "onnxruntime"),
+        (OtherKernels, "float16", "made-up"),
+        (OtherKernels, "int8", "made-up"),
+        (FarOff, "int8", "onnxruntime"),
+    ],
 )
 def test_how_much_is_rounding_depends_on_what_a_graph_computes_in(
-    candidate: Any, precision: str, where: str, slow_cpu: dict[str, Any], register: Register, opened: Open
+    candidate: Any,
+    precision: str,
+    where: str,
+    slow_cpu: dict[str, Any],
+    register: Register,
+    opened: Open,
 ) -> None:
     register(candidate)
     runtime = opened()
-    tensors, run = runtime.upload(table()), runtime.load(replace(predict_graph(), precision=precision))
+    tensors = runtime.upload(table())
+    run = runtime.load(replace(predict_graph(), precision=precision))
     drive(runtime, lambda: run({"x": batch(8)}, tensors))
     assert runtime.where(run) == where
 
 
-@pytest.mark.parametrize(("precision", "where"), [("int8", "onnxruntime"), ("float16", "made-up"), ("float32", "made-up")])
+@pytest.mark.parametrize(
+    ("precision", "where"),
+    [("int8", "onnxruntime"), ("float16", "made-up"), ("float32", "made-up")],
+)
 def test_a_quantised_graph_with_other_constants_stays_where_they_are_built_in(
     precision: str, where: str, slow_cpu: dict[str, Any], register: Register, opened: Open
 ) -> None:
@@ -60,4 +80,7 @@ def test_a_quantised_graph_with_other_constants_stays_where_they_are_built_in(
     assert runtime.where(run) == where
     np.testing.assert_array_equal(run({"x": x}, Tensors())[0]["y"], np.tile([3, 2, 1], (4, 1)))
     if precision == "int8":
-        assert "cannot quantise weights that are replaced" in rows(runtime, "check-scale")[0]["refused"]["made-up"]
+        assert (
+            "cannot quantise weights that are replaced"
+            in rows(runtime, "check-scale")[0]["refused"]["made-up"]
+        )

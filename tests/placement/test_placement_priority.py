@@ -15,7 +15,9 @@ from patience import drive
 from edgeadapt.placement import Placing
 from edgeadapt.placement.priority import at_low_priority
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority per thread")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux has a priority per thread"
+)
 
 
 def nice(thread: int | None = None) -> int:
@@ -66,7 +68,9 @@ def test_threads_that_a_runtime_keeps_get_their_priority_back(let_end: threading
     assert nice(at_low_priority(lambda: started_at_low_priority(let_end))) == nice()
 
 
-def test_where_no_priority_may_be_raised_the_work_is_done_all_the_same(let_end: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_priority_may_be_raised_the_work_is_done_all_the_same(
+    let_end: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lower = os.setpriority
 
     def refuse(which: int, thread: int, value: int) -> None:

@@ -1,4 +1,6 @@
-"""Tensors over several runtimes: copied when they are read, once; let go together; threads, and what trials leave behind."""
+"""Tensors over several runtimes: copied when they are read, once; let go together; threads, and
+what trials leave behind.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeadapt_onnxruntime import OnnxRuntime
-from made_up import BuildsConstants, Hangs, MadeUp, WrongInTheEnd, batch, learn_graph, predict_graph, scale_graph, table
+from made_up import (
+    BuildsConstants,
+    Hangs,
+    MadeUp,
+    WrongInTheEnd,
+    batch,
+    learn_graph,
+    predict_graph,
+    scale_graph,
+    table,
+)
 from patience import drive, rows, settle
 
 from edgeadapt.errors import InputError
@@ -21,55 +33,87 @@ from edgeadapt.placement.buffers import PlacedBuffer
 
 
 def copies(runtime: Placing) -> dict[tuple[str, str], tuple[int, int]]:
-    return {(row["from"], row["to"]): (row["count"], row["bytes"]) for row in runtime.report()["copies"] if not row["is_trial"]}
+    return {
+        (row["from"], row["to"]): (row["count"], row["bytes"])
+        for row in runtime.report()["copies"]
+        if not row["is_trial"]
+    }
 
 
-def test_a_tensor_crosses_once_and_only_when_it_is_read(slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]) -> None:
+def test_a_tensor_crosses_once_and_only_when_it_is_read(
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+) -> None:
     register(MadeUp)
     runtime = opened()
     tensors, predict = runtime.upload(table()), runtime.load(predict_graph())
     drive(runtime, lambda: predict({"x": batch(8)}, tensors))
-    assert copies(runtime) == {("onnxruntime", "made-up"): (1, 65536)}  # the table, not the count, and not at every call
+    # the table, not the count, and not at every call
+    assert copies(runtime) == {("onnxruntime", "made-up"): (1, 65536)}
     for _ in range(5):
         predict({"x": batch(8)}, tensors)
     assert copies(runtime) == {("onnxruntime", "made-up"): (1, 65536)}
 
 
-def test_neighbours_in_one_place_exchange_nothing(slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]) -> None:
+def test_neighbours_in_one_place_exchange_nothing(
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+) -> None:
     register(MadeUp)
     runtime = opened()
-    state, predict, learn = runtime.upload(table()), runtime.load(predict_graph()), runtime.load(learn_graph())
-    drive(runtime, lambda: (predict({"x": batch(8)}, state), learn({"amount": np.array(1, np.float32)}, state)))
+    state = runtime.upload(table())
+    predict = runtime.load(predict_graph())
+    learn = runtime.load(learn_graph())
+    drive(
+        runtime,
+        lambda: (
+            predict({"x": batch(8)}, state),
+            learn({"amount": np.array(1, np.float32)}, state),
+        ),
+    )
     assert (runtime.where(predict), runtime.where(learn)) == ("made-up", "made-up")
     before = copies(runtime)
     for _ in range(20):
         state = learn({"amount": np.array(1, np.float32)}, state)[1].over(state)
         predict({"x": batch(8)}, state)
-    assert copies(runtime)["onnxruntime", "made-up"][0] <= before["onnxruntime", "made-up"][0] + 1  # the count, which predict does not read
+    # the count, which predict does not read
+    assert copies(runtime)["onnxruntime", "made-up"][0] <= before["onnxruntime", "made-up"][0] + 1
     assert ("made-up", "onnxruntime") not in copies(runtime)
-    np.testing.assert_allclose(runtime.download(state)["w.table"], table()["w.table"] + 20, atol=1e-4)
+    np.testing.assert_allclose(
+        runtime.download(state)["w.table"], table()["w.table"] + 20, atol=1e-4
+    )
     np.testing.assert_allclose(state["w.table"].numpy(), table()["w.table"] + 20, atol=1e-4)
 
 
-def test_old_values_stay_what_they_were_wherever_they_lie(slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]) -> None:
+def test_old_values_stay_what_they_were_wherever_they_lie(
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+) -> None:
     register(MadeUp)
     runtime = opened()
     state, learn = runtime.upload(table()), runtime.load(learn_graph())
     held = [state]
     for _ in range(12):
-        state = drive(runtime, lambda: learn({"amount": np.array(1, np.float32)}, held[-1])[1].over(held[-1]), 1)
+        state = drive(
+            runtime,
+            lambda: learn({"amount": np.array(1, np.float32)}, held[-1])[1].over(held[-1]),
+            1,
+        )
         held.append(state)
     assert runtime.where(learn) == "made-up"
     for age, one in enumerate(held):
-        np.testing.assert_allclose(runtime.download(one, ["w.table"])["w.table"], table()["w.table"] + age, atol=1e-4)
+        np.testing.assert_allclose(
+            runtime.download(one, ["w.table"])["w.table"], table()["w.table"] + age, atol=1e-4
+        )
 
 
-def test_downloads_refuse_what_is_not_theirs(register: Callable[..., None], opened: Callable[..., Placing]) -> None:
+def test_downloads_refuse_what_is_not_theirs(
+    register: Callable[..., None], opened: Callable[..., Placing]
+) -> None:
     register(MadeUp)
     runtime = opened()
     with pytest.raises(InputError, match="of another runtime"):
         runtime.download(OnnxRuntime().upload(table()))
-    with pytest.raises(InputError, match=r"no tensor 'w.other' to download; there are: w.count, w.table"):
+    with pytest.raises(
+        InputError, match=r"no tensor 'w.other' to download; there are: w.count, w.table"
+    ):
         runtime.download(runtime.upload(table()), ["w.other"])
 
 
@@ -115,7 +159,9 @@ def placed_buffers() -> int:
     return sum(isinstance(one, PlacedBuffer) for one in gc.get_objects())
 
 
-def test_trials_leave_no_tensors_and_no_calls_behind(slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]) -> None:
+def test_trials_leave_no_tensors_and_no_calls_behind(
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+) -> None:
     register(MadeUp)
     runtime = opened()
     before = placed_buffers()
@@ -131,7 +177,9 @@ def test_trials_leave_no_tensors_and_no_calls_behind(slow_cpu: dict[str, Any], r
     assert runtime._tries._room.used == 0
 
 
-def test_calls_that_wait_to_be_run_again_are_bounded(hanging: None, register: Callable[..., None], opened: Callable[..., Placing]) -> None:
+def test_calls_that_wait_to_be_run_again_are_bounded(
+    hanging: None, register: Callable[..., None], opened: Callable[..., Placing]
+) -> None:
     register(MadeUp)
     runtime = opened(rules=Rules(sample_mib=1))
     run, tensors = runtime.load(predict_graph()), runtime.upload(table())
@@ -167,20 +215,27 @@ def test_the_thread_ends_when_the_runtime_is_let_go(register: Callable[..., None
     gc.collect()
     thread.join(10)
     assert gone() is None and not thread.is_alive()
-    np.testing.assert_allclose(run({"x": batch(8)}, tensors)[0]["y"], batch(8) @ table()["w.table"], atol=1e-3)  # and what is loaded goes on
+    # and what is loaded goes on
+    np.testing.assert_allclose(
+        run({"x": batch(8)}, tensors)[0]["y"], batch(8) @ table()["w.table"], atol=1e-3
+    )
 
 
-# -- graphs with other constants --------------------------------------------------------------------------
+# -- graphs with other constants -------------------------------------------------------------------
 def constants(k: float) -> dict[str, Any]:
     return {"k.scale": np.array([k, 2 * k, 3 * k], np.float32)}
 
 
 def scaled(run: Any, k: float) -> None:
     x = np.random.default_rng(int(k)).standard_normal((4, 3)).astype(np.float32)
-    np.testing.assert_array_equal(run({"x": x}, {})[0]["y"], x * np.array([k, 2 * k, 3 * k], np.float32))
+    np.testing.assert_array_equal(
+        run({"x": x}, {})[0]["y"], x * np.array([k, 2 * k, 3 * k], np.float32)
+    )
 
 
-def test_other_constants_go_straight_where_the_family_has_passed(slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]) -> None:
+def test_other_constants_go_straight_where_the_family_has_passed(
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+) -> None:
     register(MadeUp)
     runtime = opened()
     runtime._reference.load = slowly = SlowLoads(runtime._reference.load)  # type: ignore[method-assign]
@@ -211,7 +266,9 @@ class SlowLoads:
         return self._load(*arguments)
 
 
-def test_what_went_straight_is_compared_when_it_is_called(slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]) -> None:
+def test_what_went_straight_is_compared_when_it_is_called(
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+) -> None:
     register(WrongInTheEnd)
     runtime = opened()
     runtime._reference.load = slowly = SlowLoads(runtime._reference.load)  # type: ignore[method-assign]
@@ -220,17 +277,21 @@ def test_what_went_straight_is_compared_when_it_is_called(slow_cpu: dict[str, An
     loads = slowly.count
     second = runtime.load(scale_graph(), constants(7))
     drive(runtime, lambda: scaled(second, 7), 3)
-    assert runtime.where(second) == "made-up" and slowly.count > loads and second._reference is None  # loaded for the comparison, and let go again
+    # loaded for the comparison, and let go again
+    assert runtime.where(second) == "made-up" and slowly.count > loads and second._reference is None
     WrongInTheEnd.opened[0].is_wrong = True
     third = runtime.load(scale_graph(), constants(9))
     x = np.ones((4, 3), np.float32)
     drive(runtime, lambda: third({"x": x}, {}), 3)
     assert runtime.where(third) == "onnxruntime"
     scaled(third, 9)
-    assert runtime.where(runtime.load(scale_graph(), constants(11))) == "onnxruntime"  # the family has lost its standing
+    # the family has lost its standing
+    assert runtime.where(runtime.load(scale_graph(), constants(11))) == "onnxruntime"
 
 
-def test_where_other_constants_are_a_build_only_the_first_is_built(slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]) -> None:
+def test_where_other_constants_are_a_build_only_the_first_is_built(
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+) -> None:
     register(BuildsConstants)
     runtime = opened()
     first = runtime.load(scale_graph(), constants(5))
@@ -245,7 +306,10 @@ def test_where_other_constants_are_a_build_only_the_first_is_built(slow_cpu: dic
 
 
 def test_other_constants_do_not_wait_for_a_build_of_something_else(
-    hanging: None, slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    hanging: None,
+    slow_cpu: dict[str, Any],
+    register: Callable[..., None],
+    opened: Callable[..., Placing],
 ) -> None:
     register(Hangs)
     Hangs.let_go.set()

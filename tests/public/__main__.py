@@ -1,4 +1,6 @@
-"""``python tests/public``: write the lists of public names again; ``git diff`` shows what changed."""
+"""``python tests/public``: write the lists of public names again; ``git diff`` shows what
+changed.
+"""
 
 from __future__ import annotations
 

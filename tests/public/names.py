@@ -16,9 +16,17 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 _DOTTED = re.compile(r"\bedgeadapt(?:_onnxruntime|_tensorrt|_bench)?(?:\.[A-Za-z_]\w*)+")
 _CLASSES = (
-    "Learner", "Policy", "Keep", "Budget", "Prediction", "Observation", "Reading", "Question",
-    "Receipt", "MigrationReport",
-)  # fmt: skip
+    "Learner",
+    "Policy",
+    "Keep",
+    "Budget",
+    "Prediction",
+    "Observation",
+    "Reading",
+    "Question",
+    "Receipt",
+    "MigrationReport",
+)
 
 
 # -- Python ----------------------------------------------------------------------------------------
@@ -93,8 +101,11 @@ def members() -> list[str]:
     found = [f"edgeadapt.{name}" for name in (*resolve("edgeadapt").__all__, "open")]
     found += [f"edgeadapt.host.{name}" for name in resolve("edgeadapt.host").__all__]
     found += [line for name in _CLASSES for line in _class(name)]
-    found += [line for name in ("open", "migrate", "prepare", "read_bundle")
-              for line in _parameters(name, resolve(f"edgeadapt.{name}"))]  # fmt: skip
+    found += [
+        line
+        for name in ("open", "migrate", "prepare", "read_bundle")
+        for line in _parameters(name, resolve(f"edgeadapt.{name}"))
+    ]
     found += list(_parameters("host.export", resolve("edgeadapt.host.export")))
     for name, kind in vars(resolve("edgeadapt.errors")).items():
         if inspect.isclass(kind) and issubclass(kind, Exception):
@@ -163,8 +174,9 @@ def settings() -> list[str]:
 
 
 def _settings_schema(msgspec: Any, kind: Any) -> dict[str, Any]:
-    (_,), found = msgspec.json.schema_components([kind], schema_hook=lambda _: {"type": "string"},
-                                                 ref_template="#/$defs/{name}")  # fmt: skip
+    (_,), found = msgspec.json.schema_components(
+        [kind], schema_hook=lambda _: {"type": "string"}, ref_template="#/$defs/{name}"
+    )
     return {"$ref": f"#/$defs/{kind.__name__}", "$defs": found}
 
 
@@ -184,14 +196,18 @@ def files() -> list[str]:
         kind = file.split(".")[0]
         found |= {f"{kind} {key}" for key in _keys(json.loads((folder / file).read_text()))}
     tables = json.loads((folder / "journal.schema.json").read_text())["tables"]
-    found |= {f"journal {table}.{column}" for table in tables for column in tables[table]["columns"]}
+    found |= {
+        f"journal {table}.{column}" for table in tables for column in tables[table]["columns"]
+    }
     from edgeadapt.bundle.roles import ROLES
 
     for name, role in ROLES.items():
         found |= {f"role {name} port {port}" for port in role.ports}
         found |= {f"role {name} output {port}" for port in role.outputs}
     project = (ROOT / "pyproject.toml").read_text()
-    for group, body in re.findall(r'\[project\.entry-points\."(.+?)"\]\n(.*?)\n\n', project, re.DOTALL):
+    for group, body in re.findall(
+        r'\[project\.entry-points\."(.+?)"\]\n(.*?)\n\n', project, re.DOTALL
+    ):
         found |= {f"entry point {group}: {line}" for line in body.splitlines()}
     return sorted(found)
 
@@ -222,6 +238,11 @@ def _keys(schema: dict[str, Any]) -> Iterator[str]:
 
 
 LISTS = {
-    "documents": documents, "members": members, "commands": commands, "routes": routes,
-    "settings": settings, "metrics": metrics, "files": files,
-}  # fmt: skip
+    "documents": documents,
+    "members": members,
+    "commands": commands,
+    "routes": routes,
+    "settings": settings,
+    "metrics": metrics,
+    "files": files,
+}

@@ -10,7 +10,9 @@ from edgeadapt.demo.sample import CLASSES, KNOWN, load_sample
 from edgeadapt.device.learner import Learner
 
 
-def batch_of(count: int, classes: tuple[str, ...], seed: int, darker: float = 1.0) -> tuple[Any, list[str]]:
+def batch_of(
+    count: int, classes: tuple[str, ...], seed: int, darker: float = 1.0
+) -> tuple[Any, list[str]]:
     sample = load_sample()
     rows = sample.rows(classes, np.random.default_rng(seed))[:count]
     return (sample.x[rows] * darker).astype(np.uint8), [CLASSES[k] for k in sample.y[rows]]

@@ -1,4 +1,6 @@
-"""Buffers are values: readers beside a writer, reuse only when nobody holds on, memory that stays flat."""
+"""Buffers are values: readers beside a writer, reuse only when nobody holds on, memory that stays
+flat.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,10 @@ from tiny_models import build, predict_graph, step_graph
 def race(runtime: OnnxRuntime) -> tuple[int, int]:
     """At least 10,000 predictions beside a thread that learns ``W.next = W + 1``.
 
-    Returns how many were torn, and how many had a step completed while they ran, which is what makes a zero worth anything.
-    At batch 1 both threads mostly take turns and a broken pool passed in 3 of 7 runs. With 256 rows nearly every call meets a
-    step and it was found in 12 of 12; where the scheduler puts both threads on one core, more calls are made.
+    Returns how many were torn, and how many had a step completed while they ran, which is what
+    makes a zero worth anything. At batch 1 both threads mostly take turns and a broken pool passed
+    in 3 of 7 runs. With 256 rows nearly every call meets a step and it was found in 12 of 12; where
+    the scheduler puts both threads on one core, more calls are made.
     """
     step, predict = runtime.load(step_graph([256, 64])), runtime.load(predict_graph(256, 64))
     zero = runtime.upload({"W.w": np.zeros((256, 64), np.float32)})
@@ -34,7 +37,8 @@ def race(runtime: OnnxRuntime) -> tuple[int, int]:
         nonlocal step_count
         state = zero
         while not is_done.is_set():
-            state = step({}, state)[1] if step_count % 4096 else zero  # 256 x 4096 is exact in float32
+            # 256 x 4096 is exact in float32
+            state = step({}, state)[1] if step_count % 4096 else zero
             published[0] = state
             step_count += 1
 
@@ -60,8 +64,12 @@ def test_ten_thousand_predictions_beside_a_learning_thread_and_none_is_torn() ->
     assert torn == 0
 
 
-def test_the_race_does_tear_predictions_when_buffers_are_reused_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: without reference counts the same race finds torn predictions, so zero above means something."""
+def test_the_race_does_tear_predictions_when_buffers_are_reused_too_early(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The control: without reference counts the same race finds torn predictions, so zero above
+    means something.
+    """
     take = Pool.take
 
     def take_one_that_others_may_take(pool: Pool, layout: Layout) -> PooledBuffer:
@@ -126,8 +134,13 @@ def test_a_finaliser_that_runs_inside_the_pool_does_not_wait() -> None:
 def test_a_small_result_does_not_keep_a_large_sibling_alive() -> None:
     runtime, large = OnnxRuntime(), 1 << 20
     one = numpy_helper.from_array(np.ones(1, np.float32), "one")
-    nodes = [helper.make_node("Add", ["big.b", "one"], ["big.b.next"]), helper.make_node("Add", ["n.n", "one"], ["n.n.next"])]
-    model = build(nodes, {"big.b": [large], "n.n": [1]}, {"big.b.next": [large], "n.n.next": [1]}, [one])
+    nodes = [
+        helper.make_node("Add", ["big.b", "one"], ["big.b.next"]),
+        helper.make_node("Add", ["n.n", "one"], ["n.n.next"]),
+    ]
+    model = build(
+        nodes, {"big.b": [large], "n.n": [1]}, {"big.b.next": [large], "n.n.next": [1]}, [one]
+    )
     executable = runtime.load(GraphFile("pair", model))
     tensors = runtime.upload({"big.b": np.zeros(large, np.float32), "n.n": np.zeros(1, np.float32)})
     kept = [executable({}, tensors)[1].only(["n.n"]) for _ in range(10)]

@@ -18,7 +18,8 @@ from edgeadapt.runtime import GraphFile
 
 SMALL = np.float32(1e-39)
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"), reason="the floating-point mode is known on x86-64 and aarch64 Linux only"
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"),
+    reason="the floating-point mode is known on x86-64 and aarch64 Linux only",
 )
 
 
@@ -28,11 +29,21 @@ def has_denormals() -> bool:
 
 def decay() -> GraphFile:
     half = numpy_helper.from_array(np.array(0.5, np.float32), "half")
-    return GraphFile("decay", build([helper.make_node("Mul", ["m.v", "half"], ["m.v.next"])], {"m.v": [64]}, {"m.v.next": [64]}, [half]))
+    return GraphFile(
+        "decay",
+        build(
+            [helper.make_node("Mul", ["m.v", "half"], ["m.v.next"])],
+            {"m.v": [64]},
+            {"m.v.next": [64]},
+            [half],
+        ),
+    )
 
 
 def anew(call: Callable[[], None]) -> None:
-    """On a thread of its own that keeps denormals, whatever other tests did to the one that it begins as."""
+    """On a thread of its own that keeps denormals, whatever other tests did to the one that it
+    begins as.
+    """
     raised: list[BaseException] = []
 
     def run() -> None:
@@ -69,6 +80,8 @@ def test_a_prediction_computes_as_its_thread_does() -> None:
     def check() -> None:
         runtime = OnnxRuntime()
         tensors = runtime.upload({"W.w": np.full((1, 1), 0.5, np.float32)})
-        assert runtime.load(predict_graph(1, 1))({"x": np.full((64, 1), SMALL)}, tensors)[0]["y"].all()
+        assert runtime.load(predict_graph(1, 1))({"x": np.full((64, 1), SMALL)}, tensors)[0][
+            "y"
+        ].all()
 
     anew(check)

@@ -21,8 +21,12 @@ from onnx import TensorProto, helper, numpy_helper
 from tiny_models import FLOAT, Arrays, build, external
 
 
-def encoder(frozen: Arrays, as_initializers: Callable[[str, NDArray[Any]], TensorProto] = external) -> bytes:
-    """features = relu(conv(x, w, b) * scale) @ m + float(table[i]): every kind of weight that an optimiser folds or packs."""
+def encoder(
+    frozen: Arrays, as_initializers: Callable[[str, NDArray[Any]], TensorProto] = external
+) -> bytes:
+    """features = relu(conv(x, w, b) * scale) @ m + float(table[i]): every kind of weight that an
+    optimiser folds or packs.
+    """
     nodes = [
         helper.make_node("Conv", ["x", "enc.w", "enc.b"], ["c"], pads=[1, 1, 1, 1]),
         helper.make_node("Mul", ["c", "enc.scale"], ["s"]),
@@ -34,7 +38,12 @@ def encoder(frozen: Arrays, as_initializers: Callable[[str, NDArray[Any]], Tenso
         helper.make_node("Add", ["p", "q"], ["a"]),
         helper.make_node("Mul", ["a", "enc.gain"], ["features"]),
     ]
-    return build(nodes, {"x": ["B", 3, 8, 8]}, {"features": ["B", 5]}, [as_initializers(name, value) for name, value in frozen.items()])
+    return build(
+        nodes,
+        {"x": ["B", 3, 8, 8]},
+        {"features": ["B", 5]},
+        [as_initializers(name, value) for name, value in frozen.items()],
+    )
 
 
 @pytest.fixture
@@ -65,8 +74,12 @@ def inline_features(frozen: Arrays, x: NDArray[Any]) -> NDArray[Any]:
     return features
 
 
-def test_frozen_weights_give_the_values_of_inline_weights_with_all_optimisations(frozen: Arrays, images: NDArray[Any]) -> None:
-    """``add_initializer`` was seen to give silent zeros; onnxruntime 1.23.2 and 1.32 give no session at all."""
+def test_frozen_weights_give_the_values_of_inline_weights_with_all_optimisations(
+    frozen: Arrays, images: NDArray[Any]
+) -> None:
+    """``add_initializer`` was seen to give silent zeros; onnxruntime 1.23.2 and 1.32 give no
+    session at all.
+    """
     executable = OnnxRuntime().load(GraphFile("encoder", encoder(frozen), frozen))
     features = executable({"x": images}, Tensors())[0]["features"]
     expected = inline_features(frozen, images)
@@ -75,36 +88,63 @@ def test_frozen_weights_give_the_values_of_inline_weights_with_all_optimisations
 
 
 @pytest.mark.parametrize("name", ["enc.w", "enc.b", "enc.scale", "enc.m", "enc.int8", "enc.gain"])
-def test_a_replaced_constant_gives_the_refolded_result(frozen: Arrays, images: NDArray[Any], name: str) -> None:
+def test_a_replaced_constant_gives_the_refolded_result(
+    frozen: Arrays, images: NDArray[Any], name: str
+) -> None:
     runtime, graph = OnnxRuntime(), GraphFile("encoder", encoder(frozen), frozen)
     base = runtime.load(graph)
     tripled = np.array(frozen[name] * 3, frozen[name].dtype)
     expected = {**frozen, name: tripled.copy()}
     refolded = runtime.load(graph, {name: tripled})
     tripled[...] = 0
-    np.testing.assert_allclose(refolded({"x": images}, Tensors())[0]["features"], inline_features(expected, images), rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(base({"x": images}, Tensors())[0]["features"], inline_features(frozen, images), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(
+        refolded({"x": images}, Tensors())[0]["features"],
+        inline_features(expected, images),
+        rtol=1e-4,
+        atol=1e-3,
+    )
+    np.testing.assert_allclose(
+        base({"x": images}, Tensors())[0]["features"],
+        inline_features(frozen, images),
+        rtol=1e-4,
+        atol=1e-3,
+    )
 
 
-def test_frozen_tensors_the_model_does_not_refer_to_are_ignored(frozen: Arrays, images: NDArray[Any]) -> None:
-    executable = OnnxRuntime().load(GraphFile("encoder", encoder(frozen), {**frozen, "other.w": np.zeros(3, np.float32)}))
+def test_frozen_tensors_the_model_does_not_refer_to_are_ignored(
+    frozen: Arrays, images: NDArray[Any]
+) -> None:
+    executable = OnnxRuntime().load(
+        GraphFile("encoder", encoder(frozen), {**frozen, "other.w": np.zeros(3, np.float32)})
+    )
     assert np.abs(executable({"x": images}, Tensors())[0]["features"]).max() > 0
 
 
-def test_the_least_recently_used_of_sixteen_is_let_go_and_still_works(frozen: Arrays, images: NDArray[Any]) -> None:
+def test_the_least_recently_used_of_sixteen_is_let_go_and_still_works(
+    frozen: Arrays, images: NDArray[Any]
+) -> None:
     runtime = OnnxRuntime()
-    graphs = [GraphFile("encoder", encoder(values), values) for values in ({**frozen, "enc.gain": np.array(gain, np.float32)} for gain in range(1, 18))]
+    graphs = [
+        GraphFile("encoder", encoder(values), values)
+        for values in ({**frozen, "enc.gain": np.array(gain, np.float32)} for gain in range(1, 18))
+    ]
     loaded = [runtime.load(graph) for graph in graphs[:16]]
     assert runtime.load(graphs[0]) is loaded[0]
     runtime.load(graphs[16])
     assert runtime.load(graphs[0]) is loaded[0]
     assert runtime.load(graphs[1]) is not loaded[1]
     unit = loaded[0]({"x": images}, Tensors())[0]["features"]
-    np.testing.assert_allclose(loaded[1]({"x": images}, Tensors())[0]["features"], 2 * unit, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        loaded[1]({"x": images}, Tensors())[0]["features"], 2 * unit, rtol=1e-5, atol=1e-5
+    )
 
 
-def test_a_refolded_graph_is_shared_while_it_is_held_and_then_gone(frozen: Arrays, images: NDArray[Any]) -> None:
-    """Every refresh of a correction loads one: a cache of them would keep sixteen encoders that nobody uses."""
+def test_a_refolded_graph_is_shared_while_it_is_held_and_then_gone(
+    frozen: Arrays, images: NDArray[Any]
+) -> None:
+    """Every refresh of a correction loads one: a cache of them would keep sixteen encoders that
+    nobody uses.
+    """
     runtime, graph = OnnxRuntime(), GraphFile("encoder", encoder(frozen), frozen)
     held = runtime.load(graph, {"enc.gain": np.array(2, np.float32)})
     assert runtime.load(graph, {"enc.gain": np.array(2, np.float32)}) is held
@@ -133,6 +173,10 @@ def test_damaged_and_incomplete_graphs_are_refused_by_name(frozen: Arrays) -> No
     with pytest.raises(BundleError, match="'empty'"):
         runtime.load(GraphFile("empty", b""))
     elsewhere = external("k.s", np.ones(3), "../../etc/passwd")
-    escape = build([helper.make_node("Mul", ["x", "k.s"], ["y"])], {"x": [3]}, {"y": [3]}, [elsewhere])
-    with pytest.raises(BundleError, match=r"'k.s' points to '../../etc/passwd'; only 'bundle:' is accepted"):
+    escape = build(
+        [helper.make_node("Mul", ["x", "k.s"], ["y"])], {"x": [3]}, {"y": [3]}, [elsewhere]
+    )
+    with pytest.raises(
+        BundleError, match=r"'k.s' points to '../../etc/passwd'; only 'bundle:' is accepted"
+    ):
         runtime.load(GraphFile("escape", escape, {"k.s": np.ones(3)}))

@@ -18,20 +18,34 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 FROZEN: dict[str, Any] = {
-    "k.w": np.arange(6, dtype=np.float32).reshape(2, 3), "k.n": np.array(-5, np.int64), "k.h": np.array([1.5], np.float16), "k.e": np.zeros((0, 2), np.float32),
-    "k.b": np.array([True, False]), "k.q": np.array([-1, 7], np.int8),
-}  # fmt: skip
+    "k.w": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "k.n": np.array(-5, np.int64),
+    "k.h": np.array([1.5], np.float16),
+    "k.e": np.zeros((0, 2), np.float32),
+    "k.b": np.array([True, False]),
+    "k.q": np.array([-1, 7], np.int8),
+}
 
 
 def model() -> bytes:
     inside = numpy_helper.from_array(np.ones(2, np.float32), "inside")
-    return build([helper.make_node("Identity", ["x"], ["y"])], {"x": ["B", 3], "n": (TensorProto.INT64, []), "inside": [2]}, {"y": ["B", 3]}, [inside, *[external(n, v) for n, v in FROZEN.items()]])
+    return build(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        {"x": ["B", 3], "n": (TensorProto.INT64, []), "inside": [2]},
+        {"y": ["B", 3]},
+        [inside, *[external(n, v) for n, v in FROZEN.items()]],
+    )
 
 
 def test_the_boundary_is_read() -> None:
     file = OnnxFile("g", model())
-    assert file.inputs == [Value("x", "float32", ("B", 3)), Value("n", "int64", ())] and file.outputs == [Value("y", "float32", ("B", 3))]
-    assert {name: (value.dtype, value.shape) for name, value in file.external.items()} == {n: (str(v.dtype), v.shape) for n, v in FROZEN.items()}
+    assert file.inputs == [
+        Value("x", "float32", ("B", 3)),
+        Value("n", "int64", ()),
+    ] and file.outputs == [Value("y", "float32", ("B", 3))]
+    assert {name: (value.dtype, value.shape) for name, value in file.external.items()} == {
+        n: (str(v.dtype), v.shape) for n, v in FROZEN.items()
+    }
     assert str(file.inputs[0]) == "float32[B, 3]"
 
 
@@ -44,7 +58,10 @@ def test_values_are_put_where_onnx_finds_them() -> None:
     for name in found.keys() - {"inside"}:
         assert found[name].dtype == FROZEN[name].dtype and np.array_equal(found[name], FROZEN[name])
     added = proto.graph.input[-1]
-    assert added.name == "k.w" and [dim.dim_value for dim in added.type.tensor_type.shape.dim] == [2, 3]
+    assert added.name == "k.w" and [dim.dim_value for dim in added.type.tensor_type.shape.dim] == [
+        2,
+        3,
+    ]
 
 
 def test_every_graph_of_the_demo_is_completed_as_onnx_would() -> None:
@@ -83,11 +100,20 @@ def test_files_that_are_cut_or_turned_are_refused_by_name() -> None:
 
 
 def test_other_locations_and_wrong_values_are_refused() -> None:
-    escape = build([helper.make_node("Mul", ["x", "k.s"], ["y"])], {"x": [3]}, {"y": [3]}, [external("k.s", np.ones(3), "../../etc/passwd")])
-    with pytest.raises(BundleError, match=r"'k.s' points to '../../etc/passwd'; only 'bundle:' is accepted"):
+    escape = build(
+        [helper.make_node("Mul", ["x", "k.s"], ["y"])],
+        {"x": [3]},
+        {"y": [3]},
+        [external("k.s", np.ones(3), "../../etc/passwd")],
+    )
+    with pytest.raises(
+        BundleError, match=r"'k.s' points to '../../etc/passwd'; only 'bundle:' is accepted"
+    ):
         OnnxFile("g", escape)
     file = OnnxFile("g", model())
-    with pytest.raises(BundleError, match=r"no value for frozen tensor 'k.w'; the bundle supplies: none"):
+    with pytest.raises(
+        BundleError, match=r"no value for frozen tensor 'k.w'; the bundle supplies: none"
+    ):
         file.frozen({})
     with pytest.raises(BundleError, match=r"'k.w' must be float32\[2, 3\], got float64\[2, 3\]"):
         file.frozen({**FROZEN, "k.w": FROZEN["k.w"].astype(np.float64)})

@@ -1,8 +1,10 @@
-"""Every I/O call of a life fails once in every way: ``python faults.py [journal] [learner]``, see ``--help``.
+"""Every I/O call of a life fails once in every way: ``python faults.py [journal] [learner]``, see
+``--help``.
 
-For each mode and each N the life is lived in a forked process in which the N-th call suffers. Then the folder is judged as the
-crash left it: the content is that before or after a transaction, nothing acknowledged is missing, SQLite's own check is content,
-a reopened subject says what an unharmed one says in that state, and goes on to where the unharmed one ended.
+For each mode and each N the life is lived in a forked process in which the N-th call suffers. Then
+the folder is judged as the crash left it: the content is that before or after a transaction,
+nothing acknowledged is missing, SQLite's own check is content, a reopened subject says what an
+unharmed one says in that state, and goes on to where the unharmed one ended.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ def place() -> str | None:
 
 
 def record(life: Life, shim: Shim) -> Golden:
-    """The life without a fault, twice: once only counted, once looked at after every transaction."""
+    """The life without a fault, twice: once only counted, once looked at after every
+    transaction.
+    """
     with tempfile.TemporaryDirectory(dir=place()) as scratch:
         counted = Path(scratch) / "counted"
 
@@ -79,16 +83,25 @@ def record(life: Life, shim: Shim) -> Golden:
             golden.reached.append(len(golden.states) - 1)
             looks.append(life.look(subject))
         life.close(subject)
-        golden.recalled = [life.recall(Path(scratch) / f"state-{number + 1}") for number in range(len(golden.states))]
+        golden.recalled = [
+            life.recall(Path(scratch) / f"state-{number + 1}")
+            for number in range(len(golden.states))
+        ]
         if looks != [golden.recalled[state][0] for state in golden.reached]:
-            raise RuntimeError(f"a reopened {life.name} says something else than the one that was never closed")
+            raise RuntimeError(
+                f"a reopened {life.name} says something else than the one that was never closed"
+            )
     return golden
 
 
 def judge(life: Life, golden: Golden, folder: Path, end: End) -> str:
     """What is wrong with what a life left, empty if nothing."""
     low = golden.reached[end.acknowledged - 1] if end.acknowledged else 0
-    high = golden.reached[end.acknowledged] if end.acknowledged < len(golden.reached) else len(golden.states) - 1
+    high = (
+        golden.reached[end.acknowledged]
+        if end.acknowledged < len(golden.reached)
+        else len(golden.states) - 1
+    )
     found, checked = stored_after_crash(folder)
     if checked != "ok":
         return f"corrupt: {checked}"
@@ -118,25 +131,55 @@ def case(life: Life, shim: Shim, golden: Golden, fault: tuple[Mode, int, int]) -
             status, said = in_child(lambda: judge(life, golden, folder, end))
             end.problem = said if not status else f"judging failed ({status}): {said}"
     if end.problem:
-        return "failed", f"{life.name}, {mode.name} at {fault[1]} (seed {fault[2]}; {end.where}; acknowledged {end.acknowledged}): {end.problem}"
-    return "killed" if is_dead else "refused" if end.refusals else "absorbed" if end.fired else "not reached", ""
+        return (
+            "failed",
+            (
+                f"{life.name}, {mode.name} at {fault[1]} (seed {fault[2]}; {end.where};"
+                f" acknowledged {end.acknowledged}): {end.problem}"
+            ),
+        )
+    return (
+        (
+            "killed"
+            if is_dead
+            else "refused"
+            if end.refusals
+            else "absorbed"
+            if end.fired
+            else "not reached"
+        ),
+        "",
+    )
 
 
-def faults(golden: Golden, modes: Sequence[Mode], sample: int | None, first: int, seed: int) -> Iterator[tuple[Mode, int, int]]:
-    """All of them; or the first calls and a seeded sample of so many of the others. Two power cuts: nothing or something survives."""
+def faults(
+    golden: Golden, modes: Sequence[Mode], sample: int | None, first: int, seed: int
+) -> Iterator[tuple[Mode, int, int]]:
+    """All of them; or the first calls and a seeded sample of so many of the others. Two power cuts:
+    nothing or something survives.
+    """
     rng = random.Random(seed)
     for mode in modes:
         last = golden.reads if mode is Mode.READ_EIO else golden.calls
         numbers = list(range(1, last + 1))
         if sample is not None:
-            numbers = numbers[:first] + sorted(rng.sample(numbers[first:], min(sample, max(0, last - first))))
+            numbers = numbers[:first] + sorted(
+                rng.sample(numbers[first:], min(sample, max(0, last - first)))
+            )
         for number in numbers:
             yield mode, number, 0
             if mode is Mode.POWER:
                 yield mode, number, number + seed
 
 
-def torture(life: Life, shim: Shim, modes: Sequence[Mode] = MODES, sample: int | None = None, first: int = FIRST, seed: int = 1) -> tuple[Golden, Tally]:
+def torture(
+    life: Life,
+    shim: Shim,
+    modes: Sequence[Mode] = MODES,
+    sample: int | None = None,
+    first: int = FIRST,
+    seed: int = 1,
+) -> tuple[Golden, Tally]:
     started = time.monotonic()
     tally = Tally()
     golden = record(life, shim)
@@ -153,22 +196,42 @@ def table(outcomes: Mapping[str, Mapping[str, int]]) -> str:
     """Mode by outcome."""
     names = ("killed", "refused", "absorbed", "not reached", "failed")
     lines = [f"{'mode':10}" + "".join(f"{name:>13}" for name in names)]
-    lines += [f"{mode:10}" + "".join(f"{counts.get(name, 0):13}" for name in names) for mode, counts in outcomes.items()]
+    lines += [
+        f"{mode:10}" + "".join(f"{counts.get(name, 0):13}" for name in names)
+        for mode, counts in outcomes.items()
+    ]
     return "\n".join(lines)
 
 
 def stop_the_clock() -> None:
-    """A life that is lived twice writes the same twice: when something happened, and whether it took long enough for a snapshot."""
+    """A life that is lived twice writes the same twice: when something happened, and whether it
+    took long enough for a snapshot.
+    """
     time.time = lambda: 1_700_000_000.0
     time.perf_counter = lambda: 0.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("lives", nargs="*", default=["journal", "learner"], help="journal, learner (both by default), or one of careless.py")
-    parser.add_argument("--modes", default=",".join(mode.name for mode in MODES), help="comma-separated; all by default")
-    parser.add_argument("--sample", type=int, help="besides the first calls only so many of the others, per mode")
-    parser.add_argument("--first", type=int, default=FIRST, help="how many calls a sample takes all")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "lives",
+        nargs="*",
+        default=["journal", "learner"],
+        help="journal, learner (both by default), or one of careless.py",
+    )
+    parser.add_argument(
+        "--modes",
+        default=",".join(mode.name for mode in MODES),
+        help="comma-separated; all by default",
+    )
+    parser.add_argument(
+        "--sample", type=int, help="besides the first calls only so many of the others, per mode"
+    )
+    parser.add_argument(
+        "--first", type=int, default=FIRST, help="how many calls a sample takes all"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
@@ -176,11 +239,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop_the_clock()
     shim, failed, said = Shim(), False, {}
     for name in options.lives:
-        golden, tally = torture(life_called(name), shim, [Mode[m] for m in options.modes.split(",")], options.sample, options.first, options.seed)
+        golden, tally = torture(
+            life_called(name),
+            shim,
+            [Mode[m] for m in options.modes.split(",")],
+            options.sample,
+            options.first,
+            options.seed,
+        )
         failed |= bool(tally.problems)
-        said[name] = {"calls": golden.calls, "reads": golden.reads, "cases": tally.cases, "outcomes": tally.outcomes, "problems": tally.problems, "wall_s": tally.wall_s}
+        said[name] = {
+            "calls": golden.calls,
+            "reads": golden.reads,
+            "cases": tally.cases,
+            "outcomes": tally.outcomes,
+            "problems": tally.problems,
+            "wall_s": tally.wall_s,
+        }
         if not options.json:
-            print(f"{name}: {golden.calls} calls, {golden.reads} reads, {tally.cases} cases in {tally.wall_s:.0f} s\n{table(tally.outcomes)}")
+            print(
+                f"{name}: {golden.calls} calls, {golden.reads} reads, {tally.cases} cases in"
+                f" {tally.wall_s:.0f} s\n{table(tally.outcomes)}"
+            )
             print("\n".join(tally.problems[:20]), flush=True)
     if options.json:
         print(json.dumps(said))

@@ -1,4 +1,5 @@
-"""What a bad sensor, a bad clock or a bad user does to a learner: one function per kind, one call per turn.
+"""What a bad sensor, a bad clock or a bad user does to a learner: one function per kind, one call
+per turn.
 
 Each may be refused with a named error; anything else it raises is a crash.
 """
@@ -31,21 +32,42 @@ def not_numbers(learner: Learner, rng: np.random.Generator) -> None:
 
 
 def constant(learner: Learner, rng: np.random.Generator) -> None:
-    learner.observe(np.full((WINDOW, WIDTH), rng.choice([0.0, 1.0, -3.0]), np.float32), stream="stuck")
+    learner.observe(
+        np.full((WINDOW, WIDTH), rng.choice([0.0, 1.0, -3.0]), np.float32), stream="stuck"
+    )
 
 
 def repeats(learner: Learner, rng: np.random.Generator) -> None:
     """One frame again and again, and a label each time."""
-    seen = learner.observe(np.repeat(samples(1, [0], int(rng.integers(3)))[0], WINDOW, axis=0), stream="repeats")
+    seen = learner.observe(
+        np.repeat(samples(1, [0], int(rng.integers(3)))[0], WINDOW, axis=0), stream="repeats"
+    )
     learner.label(seen.ids[0], "ok", source="repeats")
 
 
 def wrong_types(learner: Learner, rng: np.random.Generator) -> None:
     x, names = batch(rng)
     bad: list[Any] = [
-        x.astype(np.int64), x.astype(object), x.astype(str), x.astype(np.complex64), x[:, :5], x[0, 0], x[:0], None, "frame", {"z": x}, [[1.0], [1.0, 2.0]],
-        x.astype(np.float64), x.tolist(), np.asfortranarray(x), x[::-1], x.astype(">f4"), x.astype(np.float16), 1e30 * x, 1e-40 * x,
-    ]  # fmt: skip
+        x.astype(np.int64),
+        x.astype(object),
+        x.astype(str),
+        x.astype(np.complex64),
+        x[:, :5],
+        x[0, 0],
+        x[:0],
+        None,
+        "frame",
+        {"z": x},
+        [[1.0], [1.0, 2.0]],
+        x.astype(np.float64),
+        x.tolist(),
+        np.asfortranarray(x),
+        x[::-1],
+        x.astype(">f4"),
+        x.astype(np.float16),
+        1e30 * x,
+        1e-40 * x,
+    ]
     value = bad[rng.integers(len(bad))]
     if rng.random() < 0.5:
         learner.observe(value, stream="types")
@@ -88,7 +110,9 @@ def label_flood(learner: Learner, rng: np.random.Generator) -> None:
 
 
 def changing_conditions(learner: Learner, rng: np.random.Generator) -> None:
-    """Another condition every few windows: provisional ones open, are asked about, and are retired."""
+    """Another condition every few windows: provisional ones open, are asked about, and are
+    retired.
+    """
     moved = float(rng.choice([-2.0, -1.2, 1.2, 2.0, 3.0]))
     for _ in range(3):
         x, names = batch(rng, moved)
@@ -124,5 +148,14 @@ def second_thoughts(learner: Learner, rng: np.random.Generator) -> None:
 
 
 KINDS: tuple[Callable[[Learner, np.random.Generator], None], ...] = (
-    not_numbers, constant, repeats, wrong_types, clock_jumps, flapping, label_flood, changing_conditions, changing_classes, second_thoughts,
-)  # fmt: skip
+    not_numbers,
+    constant,
+    repeats,
+    wrong_types,
+    clock_jumps,
+    flapping,
+    label_flood,
+    changing_conditions,
+    changing_classes,
+    second_thoughts,
+)

@@ -1,6 +1,8 @@
-"""The fault shim from Python: compile it, start a process under it, arm it from inside that process.
+"""The fault shim from Python: compile it, start a process under it, arm it from inside that
+process.
 
-Faults are armed by the number of the call that changes the watched folder, counted from 1 since ``watch``; reads count apart.
+Faults are armed by the number of the call that changes the watched folder, counted from 1 since
+``watch``; reads count apart.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ class Mode(IntEnum):
     SHORT = 4  # a write takes a part, and says so
     TORN = 5  # a write takes a part, and the process is gone; gone after any other call
     FULL = 6  # from this call on no write and no new file, until lifted
-    POWER = 7  # what was not synced is lost (all of it; with a seed an arbitrary part), and the process is gone
+    # what was not synced is lost (all of it; with a seed an arbitrary part), and the process is
+    # gone
+    POWER = 7
     READ_EIO = 8  # the N-th read fails once
 
 
@@ -42,7 +46,9 @@ class Shim:
         try:
             self._watch, self._arm, self._lift = library.io_watch, library.io_arm, library.io_lift
         except AttributeError as error:
-            raise RuntimeError(f"this process was not started under {SOURCE.name}: see start()") from error
+            raise RuntimeError(
+                f"this process was not started under {SOURCE.name}: see start()"
+            ) from error
         self._watch.argtypes, self._watch.restype = [ctypes.c_char_p], None
         self._arm.argtypes, self._arm.restype = [ctypes.c_int, ctypes.c_long, ctypes.c_uint], None
         self._lift.restype = None
@@ -53,11 +59,15 @@ class Shim:
         self._where.restype = ctypes.c_char_p
 
     def watch(self, folder: Path) -> None:
-        """Count from here; files of the folder that are open already count too. The folder need not exist yet."""
+        """Count from here; files of the folder that are open already count too. The folder need not
+        exist yet.
+        """
         self._watch(os.path.realpath(folder).encode())
 
     def arm(self, mode: Mode, at: int, seed: int = 0) -> None:
-        """``at`` is the call to suffer; ``seed`` varies how much of a write is taken, and what a power cut leaves."""
+        """``at`` is the call to suffer; ``seed`` varies how much of a write is taken, and what a
+        power cut leaves.
+        """
         self._arm(mode, at, seed)
 
     def lift(self) -> None:
@@ -96,7 +106,19 @@ def build(folder: Path) -> Path:
     cc, library = compiler(), folder / "io_shim.so"
     if cc is None:
         raise RuntimeError("the fault shim needs a C compiler named cc, and this machine has none")
-    command = [cc, "-std=gnu11", "-O1", "-Wall", "-Wextra", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
+    command = [
+        cc,
+        "-std=gnu11",
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-shared",
+        "-fPIC",
+        "-o",
+        str(library),
+        str(SOURCE),
+        "-ldl",
+    ]
     made = subprocess.run(command, capture_output=True, text=True)
     if made.returncode:
         raise RuntimeError(f"{' '.join(command)}: {made.stderr}")
@@ -104,12 +126,21 @@ def build(folder: Path) -> Path:
 
 
 def environment(library: Path) -> dict[str, str]:
-    """This environment with the shim before every library, and one thread per engine: the process will fork."""
-    return {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    """This environment with the shim before every library, and one thread per engine: the process
+    will fork.
+    """
+    return {
+        **os.environ,
+        "LD_PRELOAD": str(library),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
 
 
 def rerun_under_shim() -> None:
-    """Make this process one that runs under the shim: compile, then execute the same command again. Returns in the second run."""
+    """Make this process one that runs under the shim: compile, then execute the same command again.
+    Returns in the second run.
+    """
     if hasattr(ctypes.CDLL(None), "io_watch"):
         made = os.environ.pop("LD_PRELOAD")
         shutil.rmtree(Path(made).parent)

@@ -17,12 +17,31 @@ from edgeadapt.device.storage.rows import CommitRow, EvidenceRow, Moves
 
 def row(number: int, source: str = "line 1") -> EvidenceRow:
     features = np.random.default_rng(number).standard_normal(12).astype(np.float16)
-    return EvidenceRow(f"{number:016d}", source, "cam", "source", 5.0 + number, "dent", 1.0, "space", True, features)
+    return EvidenceRow(
+        f"{number:016d}",
+        source,
+        "cam",
+        "source",
+        5.0 + number,
+        "dent",
+        1.0,
+        "space",
+        True,
+        features,
+    )
 
 
 def commit(number: int, kind: str = "learn", outcome: str = "learned", **moves: Any) -> CommitRow:
     tensors = {"domain/condition-1/scale": np.full(40, number, np.float32)}
-    return CommitRow(number, kind, outcome, {"labels": 1, "source": "gone"}, Moves(**moves), json.dumps({"classes": ["dent"], "number": number}), tensors)
+    return CommitRow(
+        number,
+        kind,
+        outcome,
+        {"labels": 1, "source": "gone"},
+        Moves(**moves),
+        json.dumps({"classes": ["dent"], "number": number}),
+        tensors,
+    )
 
 
 def snapshot(number: int) -> dict[str, Any]:
@@ -33,24 +52,65 @@ Step = Callable[[Journal], object]
 STEPS: tuple[tuple[str, Step], ...] = (
     ("receive", lambda j: j.receive([row(1), row(2), row(3, "line 2")])),
     ("learn", lambda j: j.commit(commit(1, added=(1, 2), held_out=(3,)))),
-    ("receive with raw", lambda j: j.receive([row(4, "gone"), row(5, "gone")], [np.zeros(40_000, np.uint8), np.ones((100, 100), np.float32)])),
-    ("learn with snapshot", lambda j: j.commit(commit(2, added=(4, 5)), receipts={4: b"counted here"}, snapshot=snapshot(2))),
-    ("decide", lambda j: j.decide([(6.0, "cam", "hold", "source", "still"), (7.0, "cam", "ask", "source", "novel")])),
+    (
+        "receive with raw",
+        lambda j: j.receive(
+            [row(4, "gone"), row(5, "gone")],
+            [np.zeros(40_000, np.uint8), np.ones((100, 100), np.float32)],
+        ),
+    ),
+    (
+        "learn with snapshot",
+        lambda j: j.commit(
+            commit(2, added=(4, 5)), receipts={4: b"counted here"}, snapshot=snapshot(2)
+        ),
+    ),
+    (
+        "decide",
+        lambda j: j.decide(
+            [(6.0, "cam", "hold", "source", "still"), (7.0, "cam", "ask", "source", "novel")]
+        ),
+    ),
     ("thin raw", lambda j: j.thin_raw(1)),
-    ("forget", lambda j: j.commit(commit(3, "forget", "forgotten"), deleted=[4], emptied=[5], snapshot=snapshot(3), rewritten={2: snapshot(9)})),
+    (
+        "forget",
+        lambda j: j.commit(
+            commit(3, "forget", "forgotten"),
+            deleted=[4],
+            emptied=[5],
+            snapshot=snapshot(3),
+            rewritten={2: snapshot(9)},
+        ),
+    ),
     ("receive more", lambda j: j.receive([row(number) for number in range(6, 30)])),
     ("hold", lambda j: j.commit(commit(4, outcome="held", held=tuple(range(6, 30))))),
-    ("roll back", lambda j: j.commit(commit(5, "rollback", "rolled back", withdrawn=(5,)), statuses={1: ("learned", 1)}, snapshot=snapshot(5))),
+    (
+        "roll back",
+        lambda j: j.commit(
+            commit(5, "rollback", "rolled back", withdrawn=(5,)),
+            statuses={1: ("learned", 1)},
+            snapshot=snapshot(5),
+        ),
+    ),
     ("compact", lambda j: j.compact(3, Moves(base=(("learned", 1, (1, 2)),)), snapshot(3))),
-    ("forget much", lambda j: j.commit(commit(6, "forget", "forgotten"), deleted=range(5, 30), unnamed=Names(frozenset({"gone"})))),
+    (
+        "forget much",
+        lambda j: j.commit(
+            commit(6, "forget", "forgotten"),
+            deleted=range(5, 30),
+            unnamed=Names(frozenset({"gone"})),
+        ),
+    ),
     ("shrink", lambda j: j.shrink()),
     ("write back", lambda j: j.write_back()),
     ("receive again", lambda j: j.receive([row(31)])),
-)  # fmt: skip
+)
 
 
 def forget_pages(journal: Journal) -> None:
-    """A cache of a few pages, as a large journal would have it: what was read is read again, what was changed is written before its commit."""
+    """A cache of a few pages, as a large journal would have it: what was read is read again, what
+    was changed is written before its commit.
+    """
     journal._db.execute("PRAGMA cache_size=4")
 
 
@@ -73,7 +133,13 @@ class JournalLife:
 
     def look(self, journal: Journal) -> bytes:
         """What it says without writing."""
-        return repr((sorted(journal.count_evidence().items()), [c.number for c in journal.history(9)], len(journal.decisions()))).encode()
+        return repr(
+            (
+                sorted(journal.count_evidence().items()),
+                [c.number for c in journal.history(9)],
+                len(journal.decisions()),
+            )
+        ).encode()
 
     def recall(self, folder: Path) -> tuple[bytes, str]:
         """What a reopened one says."""
@@ -84,7 +150,9 @@ class JournalLife:
             journal.close()
 
     def go_on(self, folder: Path, done: int, final: Stored) -> str:
-        """Take the steps that are left after a crash; returns what is wrong with the end, empty if nothing."""
+        """Take the steps that are left after a crash; returns what is wrong with the end, empty if
+        nothing.
+        """
         journal = Journal(folder)
         try:
             for _, step in STEPS[done:]:

@@ -1,12 +1,14 @@
 """SIGKILL at random moments, again and again: ``python kills.py [--kills 1000]``.
 
-A run lives through a deterministic source (``source.py``) in one state folder. It is killed at random moments, half of them steered
-to moments inside a transaction, and resumes where the journal says it is. After every kill nothing that was acknowledged is missing and
-nothing is half there; at the end tensors, evidence and predictions are bit for bit those of a run that was never killed.
+A run lives through a deterministic source (``source.py``) in one state folder. It is killed at
+random moments, half of them steered to moments inside a transaction, and resumes where the journal
+says it is. After every kill nothing that was acknowledged is missing and nothing is half there; at
+the end tensors, evidence and predictions are bit for bit those of a run that was never killed.
 
-When a snapshot is taken depends on how long a replay takes here; and a rollback that steps over forgotten labels gives other last bits from
-another snapshot, because forgetting subtracts from it. So that is fixed per run: sources with rollbacks take a snapshot only where a
-change needs one (even seeds), those without after every commit (odd seeds).
+When a snapshot is taken depends on how long a replay takes here; and a rollback that steps over
+forgotten labels gives other last bits from another snapshot, because forgetting subtracts from it.
+So that is fixed per run: sources with rollbacks take a snapshot only where a change needs one (even
+seeds), those without after every commit (odd seeds).
 """
 
 from __future__ import annotations
@@ -62,7 +64,9 @@ _PHASE, _DURABLE, _SETTLED = range(3)  # places on the board: what it is doing, 
 
 @dataclass
 class Result:
-    """What kills did. ``inside`` counts those inside a transaction, ``committing`` those of them while it was being committed."""
+    """What kills did. ``inside`` counts those inside a transaction, ``committing`` those of them
+    while it was being committed.
+    """
 
     kills: int = 0
     inside: int = 0
@@ -103,11 +107,14 @@ def live(folder: Path, seed: int, until: int, board: Board) -> None:
     wrong = source.missing_or_mixed(folder, seed, board[_DURABLE], board[_SETTLED])
     if wrong:
         raise AssertionError(wrong)
-    opened._journal.at = lambda step: board.__setitem__(_PHASE, _COMMITTING) if step == "before_commit" else None
+    opened._journal.at = lambda step: (
+        board.__setitem__(_PHASE, _COMMITTING) if step == "before_commit" else None
+    )
     board[_PHASE] = _LIVING
     opened.settle()
     begins = source.next_event(folder)
-    board[_DURABLE], board[_SETTLED] = max(board[_DURABLE], begins), max(board[_SETTLED], begins)  # a kill may have come before the word
+    # a kill may have come before the word
+    board[_DURABLE], board[_SETTLED] = max(board[_DURABLE], begins), max(board[_SETTLED], begins)
     for number in range(begins, until):
 
         def durable(number: int = number) -> None:
@@ -123,7 +130,9 @@ def fix_snapshots(seed: int) -> None:
 
 
 def started(act: Any) -> tuple[int, int]:
-    """(pid, reading end) of a child that pickles what ``act`` returns, or the traceback with exit status 1."""
+    """(pid, reading end) of a child that pickles what ``act`` returns, or the traceback with exit
+    status 1.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -163,15 +172,36 @@ def kill_at_random(child: int, board: Board, rng: random.Random) -> None:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """What must be equal: everything checkpointed, the evidence without random ids, and what is predicted."""
+    """What must be equal: everything checkpointed, the evidence without random ids, and what is
+    predicted.
+    """
     probe = samples(64, [0, 1, 2, 3, 4, 5], 99)[0]
     with learner(folder, freeze=True) as opened:
         rows = Counter(
-            (r.source, r.label, r.status, r.weight, r.features.tobytes(), r.domain, r.stream, r.is_factory, r.met, r.draw) for r in opened._journal.evidence()
+            (
+                r.source,
+                r.label,
+                r.status,
+                r.weight,
+                r.features.tobytes(),
+                r.domain,
+                r.stream,
+                r.is_factory,
+                r.met,
+                r.draw,
+            )
+            for r in opened._journal.evidence()
         )
         check = opened._journal._db.execute("PRAGMA integrity_check").fetchone()[0]
         tensors = {name: value.tobytes() for name, value in tensors_of(opened).items()}
-        return {"check": check, "classes": opened.classes, "labels": opened._live.labels, "evidence": rows, "probs": opened.predict(probe).probs.tobytes(), **tensors}
+        return {
+            "check": check,
+            "classes": opened.classes,
+            "labels": opened._live.labels,
+            "evidence": rows,
+            "probs": opened.predict(probe).probs.tobytes(),
+            **tensors,
+        }
 
 
 def tensors_of(opened: Learner) -> dict[str, Any]:
@@ -189,7 +219,9 @@ def run(seed: int, kills: int, result: Result, place: Path) -> None:
         kill_at_random(child, board, rng)
         status, said = ended(child, reading)
         if status != -signal.SIGKILL:
-            result.problems.append(f"seed {seed}, after {done} kills and {board[_DURABLE]} events: {said}")
+            result.problems.append(
+                f"seed {seed}, after {done} kills and {board[_DURABLE]} events: {said}"
+            )
             return
         done += 1
         result.kills += 1
@@ -200,23 +232,39 @@ def run(seed: int, kills: int, result: Result, place: Path) -> None:
     result.events += until
     result.runs += 1
     unharmed, fresh = place / f"unharmed-{seed}", Board()
-    for name, act in (("last life", lambda: live(folder, seed, until, board)), ("unkilled run", lambda: live(unharmed, seed, until, fresh))):
+    for name, act in (
+        ("last life", lambda: live(folder, seed, until, board)),
+        ("unkilled run", lambda: live(unharmed, seed, until, fresh)),
+    ):
         status, said = ended(*started(act))
         if status:
             result.problems.append(f"seed {seed}, {name}: {said or status}")
             return
-    (_, killed), (_, whole) = ended(*started(lambda: contents(folder))), ended(*started(lambda: contents(unharmed)))
+    (_, killed), (_, whole) = (
+        ended(*started(lambda: contents(folder))),
+        ended(*started(lambda: contents(unharmed))),
+    )
     if not isinstance(killed, dict) or not isinstance(whole, dict):
-        result.problems.append(f"seed {seed}, comparing: {killed if not isinstance(killed, dict) else whole}")
+        result.problems.append(
+            f"seed {seed}, comparing: {killed if not isinstance(killed, dict) else whole}"
+        )
         return
     unequal = [name for name in whole if killed.get(name) != whole[name]]
     if unequal or killed["check"] != "ok":
         rows = killed["evidence"] - whole["evidence"], whole["evidence"] - killed["evidence"]
-        few = [[(row[0], row[1], row[2], count) for row, count in list(part.items())[:4]] for part in rows]
-        result.problems.append(f"seed {seed}, after {until} events: {', '.join(unequal)} differ from an unkilled run; rows only here {few[0]}, only there {few[1]}")
+        few = [
+            [(row[0], row[1], row[2], count) for row, count in list(part.items())[:4]]
+            for part in rows
+        ]
+        result.problems.append(
+            f"seed {seed}, after {until} events: {', '.join(unequal)} differ from an unkilled run;"
+            f" rows only here {few[0]}, only there {few[1]}"
+        )
 
 
-def torture(kills: int, seed: int = 1, per_run: int = KILLS_PER_RUN, place: Path | None = None) -> Result:
+def torture(
+    kills: int, seed: int = 1, per_run: int = KILLS_PER_RUN, place: Path | None = None
+) -> Result:
     began, result = time.monotonic(), Result()
     warm_up()
     with tempfile.TemporaryDirectory(dir=place) as scratch:
@@ -228,22 +276,32 @@ def torture(kills: int, seed: int = 1, per_run: int = KILLS_PER_RUN, place: Path
 
 def report(result: Result) -> str:
     return (
-        f"{result.kills} kills in {result.runs} runs of {result.events} events: {result.share_inside:.0%} inside a transaction ({result.committing} in its commit), "
-        f"{result.opening} while opening; {sum('lost' in p for p in result.problems)} lost, {sum('mixed' in p for p in result.problems)} mixed, "
-        f"{len(result.problems)} problems; {result.wall_s:.0f} s"
+        f"{result.kills} kills in {result.runs} runs of {result.events} events:"
+        f" {result.share_inside:.0%} inside a transaction ({result.committing} in its commit),"
+        f" {result.opening} while opening; {sum('lost' in p for p in result.problems)} lost,"
+        f" {sum('mixed' in p for p in result.problems)} mixed, {len(result.problems)} problems;"
+        f" {result.wall_s:.0f} s"
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--per-run", type=int, default=KILLS_PER_RUN)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--place", type=Path, help="folder for the states; the system's temporary one by default")
+    parser.add_argument(
+        "--place", type=Path, help="folder for the states; the system's temporary one by default"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     result = torture(options.kills, options.seed, options.per_run, options.place)
-    print(json.dumps(asdict(result) | {"share_inside": result.share_inside}) if options.json else "\n".join([report(result), *result.problems]))
+    print(
+        json.dumps(asdict(result) | {"share_inside": result.share_inside})
+        if options.json
+        else "\n".join([report(result), *result.problems])
+    )
     return int(bool(result.problems))
 
 

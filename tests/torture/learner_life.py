@@ -1,4 +1,6 @@
-"""A whole learner through what its user can do. It is frozen between the steps, so that nothing runs ahead of what was asked for."""
+"""A whole learner through what its user can do. It is frozen between the steps, so that nothing
+runs ahead of what was asked for.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ PROBE = samples(24, [0, 1, 2, 3, 4], 99)[0]
 def _name_ids(place: int) -> None:
     """Sample ids are random; here they follow from the step, so that a life can be lived twice."""
     serial = itertools.count(place)
-    secrets.token_hex = lambda nbytes=None: "".join(f"{next(serial):016x}" for _ in range((nbytes or 8) // 8))
+    secrets.token_hex = lambda nbytes=None: "".join(
+        f"{next(serial):016x}" for _ in range((nbytes or 8) // 8)
+    )
 
 
 def _learn(count: int, classes: list[int], seed: int, source: str) -> Callable[[Learner], object]:
@@ -92,7 +96,9 @@ class LearnerLife:
     name = "learner"
 
     def __init__(self) -> None:
-        self.steps = tuple((name, self._named(place, step)) for place, (name, step) in enumerate(STEPS))
+        self.steps = tuple(
+            (name, self._named(place, step)) for place, (name, step) in enumerate(STEPS)
+        )
         warm_up()
 
     @staticmethod
@@ -134,8 +140,16 @@ class LearnerLife:
             subject.learn(*samples(6, [0, 1], 77), source="afterwards")
             subject.settle()
             after = Counter(subject.counters()["evidence"])
-            if after.total() != before.total() + 6 or after["learned"] + after["held_out"] != before["learned"] + before["held_out"] + 6:
+            if (
+                after.total() != before.total() + 6
+                or after["learned"] + after["held_out"]
+                != before["learned"] + before["held_out"] + 6
+            ):
                 return f"six good labels made {dict(after)} of {dict(before)}"
             digest, seen = subject.digest(), self.look(subject)
         with learner(folder, freeze=True) as subject:
-            return "" if (subject.digest(), self.look(subject)) == (digest, seen) else "what it learned then is not what it reopens with"
+            return (
+                ""
+                if (subject.digest(), self.look(subject)) == (digest, seen)
+                else "what it learned then is not what it reopens with"
+            )

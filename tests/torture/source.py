@@ -1,9 +1,11 @@
-"""A deterministic source: event by event, what a seeded user shows, labels, corrects, forgets and takes back.
+"""A deterministic source: event by event, what a seeded user shows, labels, corrects, forgets and
+takes back.
 
-Event ``i`` of a seed is always the same, and every label row that it leaves names it as its source, so that the journal alone says
-where a killed run has to go on. Whatever may be done twice after a kill leaves what it leaves when it is done once. Every event
-observes a stream of its own, exactly one window: conditions and windows live in memory and are lost with the process by design.
-Sources of odd seeds roll nothing back: see ``kills.py``.
+Event ``i`` of a seed is always the same, and every label row that it leaves names it as its source,
+so that the journal alone says where a killed run has to go on. Whatever may be done twice after a
+kill leaves what it leaves when it is done once. Every event observes a stream of its own, exactly
+one window: conditions and windows live in memory and are lost with the process by design. Sources
+of odd seeds roll nothing back: see ``kills.py``.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ NEW = ("crack", "hole")
 
 @dataclass(frozen=True)
 class Event:
-    """One thing the user does. ``count`` label rows; ``target`` is the earlier event that is forgotten, corrected or gone back to."""
+    """One thing the user does. ``count`` label rows; ``target`` is the earlier event that is
+    forgotten, corrected or gone back to.
+    """
 
     number: int
     kind: str
@@ -35,7 +39,8 @@ class Event:
     target: int = -1
 
 
-_KINDS = {3: "correct", 7: "forget", 9: "roll back", 11: "checkpoint", 13: "lie", 15: "withdraw"}  # by number modulo 20
+# by number modulo 20
+_KINDS = {3: "correct", 7: "forget", 9: "roll back", 11: "checkpoint", 13: "lie", 15: "withdraw"}
 
 
 def event(seed: int, number: int) -> Event:
@@ -49,7 +54,12 @@ def event(seed: int, number: int) -> Event:
         return Event(number, kind, 24)
     if kind in ("correct", "withdraw"):
         return Event(number, kind, 2 if kind == "correct" else 0, number - 1)
-    return Event(number, kind, 0, number - 4 if kind == "forget" else number - 3 if kind == "roll back" else -1)
+    return Event(
+        number,
+        kind,
+        0,
+        number - 4 if kind == "forget" else number - 3 if kind == "roll back" else -1,
+    )
 
 
 def name_of(number: int) -> str:
@@ -57,10 +67,14 @@ def name_of(number: int) -> str:
 
 
 def act(learner: Learner, seed: int, number: int, durable: Callable[[], None]) -> None:
-    """Do it, say ``durable()`` when the labels are acknowledged, and wait until they are learned."""
+    """Do it, say ``durable()`` when the labels are acknowledged, and wait until they are
+    learned.
+    """
     found = event(seed, number)
     data = int(np.random.default_rng((seed, number, 1)).integers(1 << 30))
-    classes = [0, 1, 2, 3] if number < 20 else [0, 1, 2, 3, 4] if number < 40 else [0, 1, 2, 3, 4, 5]
+    classes = (
+        [0, 1, 2, 3] if number < 20 else [0, 1, 2, 3, 4] if number < 40 else [0, 1, 2, 3, 4, 5]
+    )
     if number in (20, 40):
         learner.add_class(NEW[number // 20 - 1])
     if found.kind in ("learn", "lie"):
@@ -82,8 +96,14 @@ def act(learner: Learner, seed: int, number: int, durable: Callable[[], None]) -
     elif found.kind == "forget":
         learner.forget(source=name_of(found.target))
     elif found.kind == "roll back":
-        accepted = [row.commit_number or 0 for row in _rows_of(learner, found.target) if row.status in ("learned", "held_out")]
-        if accepted:  # the earliest: a row that changed sides since has a later commit, and has not after the rollback
+        accepted = [
+            row.commit_number or 0
+            for row in _rows_of(learner, found.target)
+            if row.status in ("learned", "held_out")
+        ]
+        # the earliest: a row that changed sides since has a later commit, and has not after the
+        # rollback
+        if accepted:
             learner.rollback(min(accepted))
     elif found.kind == "checkpoint":
         learner.checkpoint()
@@ -103,7 +123,9 @@ def rows_by_event(folder: Path) -> dict[int, Counter[str]]:
     """Event -> its label rows by status, as the journal says."""
     found: dict[int, Counter[str]] = {}
     with closing(sqlite3.connect(folder / "learner.db")) as db:
-        for source, status, count in db.execute("SELECT source, status, count(*) FROM evidence GROUP BY source, status"):
+        for source, status, count in db.execute(
+            "SELECT source, status, count(*) FROM evidence GROUP BY source, status"
+        ):
             found.setdefault(int(source.removeprefix("event ")), Counter())[status] = count
     return found
 
@@ -114,16 +136,30 @@ def next_event(folder: Path) -> int:
 
 
 def missing_or_mixed(folder: Path, seed: int, durable: int, settled: int) -> str:
-    """What is wrong with the rows of a run of which so many events were acknowledged as durable, and as learned; empty if nothing."""
+    """What is wrong with the rows of a run of which so many events were acknowledged as durable,
+    and as learned; empty if nothing.
+    """
     found = rows_by_event(folder)
     if max(found, default=-1) > durable:
         return f"lost: event {max(found)} is there, and only {durable} events had been done"
     for number in range(durable + 1):
         rows, count = found.get(number, Counter()), event(seed, number).count
-        gone_at = number + 4 if event(seed, number + 4).target == number and event(seed, number + 4).kind == "forget" else durable + 2
-        allowed = {0} if gone_at < durable else {0, count} if durable in (gone_at, number) else {count}
+        gone_at = (
+            number + 4
+            if event(seed, number + 4).target == number and event(seed, number + 4).kind == "forget"
+            else durable + 2
+        )
+        allowed = (
+            {0} if gone_at < durable else {0, count} if durable in (gone_at, number) else {count}
+        )
         if rows.total() not in allowed:
-            return f"{'lost' if rows.total() < count else 'mixed'}: event {number} has {rows.total()} of {count} rows, {durable} events were durable"
+            return (
+                f"{'lost' if rows.total() < count else 'mixed'}: event {number} has {rows.total()}"
+                f" of {count} rows, {durable} events were durable"
+            )
         if rows["received"] not in (0, rows.total()) or (rows["received"] and number < settled):
-            return f"mixed: {rows['received']} of {count} rows of event {number} wait, {settled} events were learned"
+            return (
+                f"mixed: {rows['received']} of {count} rows of event {number} wait, {settled}"
+                " events were learned"
+            )
     return ""

@@ -1,7 +1,8 @@
 """Hostile streams against a learner with a state folder: ``python streams.py [--turns 4000]``.
 
-For each kind of hostility: no crash, only named errors, memory flat after a warm-up although the learner publishes and grows, and
-at the end a learner that still predicts finite numbers and learns from good labels.
+For each kind of hostility: no crash, only named errors, memory flat after a warm-up although the
+learner publishes and grows, and at the end a learner that still predicts finite numbers and learns
+from good labels.
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ from edgeadapt.errors import EdgeadaptError
 
 TURNS = 4000
 FLAT_MIB = 4.0  # growth over the second half of the turns
-PENDING_BATCHES = 1700  # observed first: samples that can still be labelled are kept up to a number, and memory is flat from there on
+# observed first: samples that can still be labelled are kept up to a number, and memory is flat
+# from there on
+PENDING_BATCHES = 1700
 
 
 @dataclass
 class Hardship:
-    """What one kind of stream did. Memory in MiB, resident, after half of the turns and after all."""
+    """What one kind of stream did. Memory in MiB, resident, after half of the turns and after
+    all.
+    """
 
     kind: str
     turns: int = 0
@@ -64,7 +69,9 @@ class Crashes(logging.Handler):
         self.seen: list[str] = []
 
     def emit(self, entry: logging.LogRecord) -> None:
-        self.seen.append(f"{entry.getMessage()}: {entry.exc_info[1]!r}" if entry.exc_info else entry.getMessage())
+        self.seen.append(
+            f"{entry.getMessage()}: {entry.exc_info[1]!r}" if entry.exc_info else entry.getMessage()
+        )
 
 
 def warm_up(opened: Learner, batches: int = PENDING_BATCHES) -> None:
@@ -84,7 +91,10 @@ def endure(kind: str, turns: int, seed: int, place: Path | None) -> Hardship:
     crashes = Crashes()
     logging.getLogger("edgeadapt").addHandler(crashes)
     logging.getLogger("edgeadapt").propagate = False
-    with tempfile.TemporaryDirectory(dir=place) as scratch, learner(Path(scratch) / "state") as opened:
+    with (
+        tempfile.TemporaryDirectory(dir=place) as scratch,
+        learner(Path(scratch) / "state") as opened,
+    ):
         warm_up(opened, min(PENDING_BATCHES, turns))
         for turn in range(turns):
             act = acts[int(rng.integers(len(acts)))]
@@ -106,7 +116,9 @@ def endure(kind: str, turns: int, seed: int, place: Path | None) -> Hardship:
         found.commits = opened._live.commit
     logging.getLogger("edgeadapt").removeHandler(crashes)
     if found.growth_mib > FLAT_MIB:
-        found.problems.append(f"memory grew by {found.growth_mib:.1f} MiB over the last {turns // 2} turns")
+        found.problems.append(
+            f"memory grew by {found.growth_mib:.1f} MiB over the last {turns // 2} turns"
+        )
     found.wall_s = time.monotonic() - began
     return found
 
@@ -131,20 +143,29 @@ def kinds() -> list[str]:
     return [*(act.__name__ for act in hostile.KINDS), "everything"]
 
 
-HEADER = f"{'stream':20}{'turns':>8}{'commits':>9}{'half MiB':>10}{'end MiB':>9}{'wall s':>8}  refused"
+HEADER = (
+    f"{'stream':20}{'turns':>8}{'commits':>9}{'half MiB':>10}{'end MiB':>9}{'wall s':>8}  refused"
+)
 
 
 def line(h: Hardship) -> str:
     refused = ", ".join(f"{name} {count}" for name, count in sorted(h.refused.items()))
-    return f"{h.kind:20}{h.turns:8}{h.commits:9}{h.half_mib:10.1f}{h.end_mib:9.1f}{h.wall_s:8.1f}  {refused}"
+    return (
+        f"{h.kind:20}{h.turns:8}{h.commits:9}{h.half_mib:10.1f}{h.end_mib:9.1f}{h.wall_s:8.1f} "
+        f" {refused}"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("kinds", nargs="*", help=f"of {', '.join(kinds())}; all by default")
     parser.add_argument("--turns", type=int, default=TURNS, help="of each kind")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--place", type=Path, help="folder for the states; the system's temporary one by default")
+    parser.add_argument(
+        "--place", type=Path, help="folder for the states; the system's temporary one by default"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     found: list[Hardship] = []
@@ -153,7 +174,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for kind in options.kinds or kinds():
         found.append(endure(kind, options.turns, options.seed, options.place))
         if not options.json:
-            print("\n".join([line(found[-1]), *(f"  {problem}" for problem in found[-1].problems[:10])]), flush=True)
+            print(
+                "\n".join(
+                    [line(found[-1]), *(f"  {problem}" for problem in found[-1].problems[:10])]
+                ),
+                flush=True,
+            )
     if options.json:
         print(json.dumps([asdict(hardship) for hardship in found]))
     return int(any(hardship.problems for hardship in found))

@@ -1,4 +1,6 @@
-"""One life under one fault, in a process of its own: what it acknowledged, what it was refused, how it ended."""
+"""One life under one fault, in a process of its own: what it acknowledged, what it was refused, how
+it ended.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,9 @@ class Golden:
     """The life without a fault.
 
     Attributes:
-        calls, reads: of the whole life. states: content after opening and after each transaction. reached: which of them each step,
-        opening first, had come to when it returned. recalled: what is seen in a reopened folder, and its digest, per state.
+        calls, reads: of the whole life. states: content after opening and after each transaction.
+        reached: which of them each step, opening first, had come to when it returned. recalled:
+        what is seen in a reopened folder, and its digest, per state.
     """
 
     calls: int
@@ -53,7 +56,9 @@ class Golden:
 
 @dataclass
 class End:
-    """How a life ended. ``acknowledged`` counts steps, opening among them; ``problem`` is empty if all was as promised."""
+    """How a life ended. ``acknowledged`` counts steps, opening among them; ``problem`` is empty if
+    all was as promised.
+    """
 
     status: int
     acknowledged: int
@@ -64,7 +69,9 @@ class End:
 
 
 def in_child(act: Callable[[], Any]) -> tuple[int, Any]:
-    """(exit status, what ``act`` returned) of a forked child; None if it died, what was raised if it failed."""
+    """(exit status, what ``act`` returned) of a forked child; None if it died, what was raised if
+    it failed.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -86,7 +93,11 @@ def in_child(act: Callable[[], Any]) -> tuple[int, Any]:
 
 def _in_short(error: BaseException) -> str:
     """What was raised, and the last places on the way that are not in a library."""
-    here = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename and "lib/python" not in f.filename]
+    here = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if "site-packages" not in f.filename and "lib/python" not in f.filename
+    ]
     places = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(here[-4:]))
     return f"{type(error).__name__}: {error} ({places})"
 
@@ -107,8 +118,17 @@ def end_of(act: Callable[[Callable[[int], None]], dict[str, Any]]) -> End:
     return end
 
 
-def live(life: Life, shim: Shim, folder: Path, fault: tuple[Mode, int, int], golden: Golden, acknowledge: Callable[[int], None]) -> dict[str, Any]:
-    """Live under a fault. After a refusal the subject is looked at, the fault is lifted, and the step is tried again without reopening."""
+def live(
+    life: Life,
+    shim: Shim,
+    folder: Path,
+    fault: tuple[Mode, int, int],
+    golden: Golden,
+    acknowledge: Callable[[int], None],
+) -> dict[str, Any]:
+    """Live under a fault. After a refusal the subject is looked at, the fault is lifted, and the
+    step is tried again without reopening.
+    """
     shim.watch(folder)
     shim.arm(*fault)
     refusals: list[str] = []
@@ -131,12 +151,18 @@ def live(life: Life, shim: Shim, folder: Path, fault: tuple[Mode, int, int], gol
             step(subject)
         except StateError as error:
             refused(name, error)
-            within = slice(golden.reached[number - 1], golden.reached[number] + 1)  # a step of several transactions may have come to any of them
+            # a step of several transactions may have come to any of them
+            within = slice(golden.reached[number - 1], golden.reached[number] + 1)
             if life.look(subject) not in [seen for seen, _ in golden.recalled[within]]:
-                return report(f"{name} was refused, and what is seen then belongs to no state in between")
+                return report(
+                    f"{name} was refused, and what is seen then belongs to no state in between"
+                )
             shim.lift()
             if stored_in(folder) not in golden.states[within]:
-                return report(f"{name} was refused, and left something behind: {difference(stored_in(folder), golden.states[within.start])}")
+                return report(
+                    f"{name} was refused, and left something behind:"
+                    f" {difference(stored_in(folder), golden.states[within.start])}"
+                )
             step(subject)
         acknowledge(number + 1)
     try:

@@ -1,4 +1,6 @@
-"""Learners on feature vectors whose graphs are loaded once: a warm process forks, and its children open at once."""
+"""Learners on feature vectors whose graphs are loaded once: a warm process forks, and its children
+open at once.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def _loaded() -> tuple[Bundle, Runtime]:
 
 
 def learner(state: Path | None, **settings: Any) -> Learner:
-    """Opened with graphs that are loaded once per process and its children: an engine of one thread survives a fork."""
+    """Opened with graphs that are loaded once per process and its children: an engine of one thread
+    survives a fork.
+    """
     bundle, runtime = _loaded()
     settings.setdefault("budget", Budget(busy_fraction=1.0))
     return open_learner(bundle, state=state, runtime=runtime, **settings)

@@ -1,7 +1,9 @@
-"""Conditions an adaptor can be trained on: a source, its frozen ridge head, and labelled features of another condition of the same classes.
+"""Conditions an adaptor can be trained on: a source, its frozen ridge head, and labelled features
+of another condition of the same classes.
 
-Reported: four corruptions under the encoder that ships and under EfficientNet-Lite0, emoji in two other styles, smartwatch subjects the head
-has not met. For choosing settings, never reported: the ``TUNING`` corruptions on training images, line-art emoji, one other subject.
+Reported: four corruptions under the encoder that ships and under EfficientNet-Lite0, emoji in two
+other styles, smartwatch subjects the head has not met. For choosing settings, never reported: the
+``TUNING`` corruptions on training images, line-art emoji, one other subject.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ LABELS_FROM = 0.4  # of the rows of a corruption; the rest is predicted
 NARROW = 64  # features below which the head takes random ones
 _TUNING_SEVERITIES = (SEVERITY, 5)  # the four are milder than those that are reported
 _SOURCE, _HEAD_ROWS = 2000, 15000  # images of a corruption; source images of a head
-_SOURCE_SUBJECTS, _TUNING_SUBJECT = 4, 4  # subjects 1 to 4 teach the head, subject 5 is for choosing
+# subjects 1 to 4 teach the head, subject 5 is for choosing
+_SOURCE_SUBJECTS, _TUNING_SUBJECT = 4, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +41,8 @@ class Source:
     """A head and what taught it.
 
     Attributes:
-        z, y, weight: its samples. test_z, test_y: samples of the source condition that taught nothing. head: the method. t: its tensors, derived
+        z, y, weight: its samples. test_z, test_y: samples of the source condition that taught
+        nothing. head: the method. t: its tensors, derived
             ones included. scale: inverse temperature of its logits.
     """
 
@@ -60,8 +64,12 @@ class Source:
         head = Ridge(random_features=512 if z.shape[1] < NARROW else 0)
         held = np.arange(len(y)) % 3 == 0
         part = fitted(head, z[~held], y[~held], weight[~held], slots)
-        scale = 1.0 / log_loss(head.predict(part, torch.from_numpy(z[held])).numpy(), y[held], slots)[1]
-        return cls(z, y, weight, test_z, test_y, slots, head, fitted(head, z, y, weight, slots), scale)
+        scale = (
+            1.0 / log_loss(head.predict(part, torch.from_numpy(z[held])).numpy(), y[held], slots)[1]
+        )
+        return cls(
+            z, y, weight, test_z, test_y, slots, head, fitted(head, z, y, weight, slots), scale
+        )
 
     @property
     def dims(self) -> Dims:
@@ -70,7 +78,13 @@ class Source:
     def taught(self, z: F32, y: I64) -> dict[str, Tensor]:
         """The head after it has learned some labels too."""
         features, labels = torch.from_numpy(z), torch.from_numpy(y)
-        return derived(self.head, {**self.t, **self.head.learn(self.t, features, features[:, :0], labels, torch.ones(len(y)))})
+        return derived(
+            self.head,
+            {
+                **self.t,
+                **self.head.learn(self.t, features, features[:, :0], labels, torch.ones(len(y))),
+            },
+        )
 
     def logits(self, z: F32, t: dict[str, Tensor] | None = None) -> F32:
         logits: F32 = self.head.predict(self.t if t is None else t, torch.from_numpy(z)).numpy()
@@ -98,12 +112,22 @@ def fitted(head: Ridge, z: F32, y: I64, weight: F32, slots: int) -> dict[str, Te
 def derived(head: Ridge, t: dict[str, Tensor]) -> dict[str, Tensor]:
     """``t`` with what follows from the evidence."""
     for numeric in head.numerics():
-        values = NUMERICS[numeric.numeric](*(t[name].numpy() for name in numeric.reads), **numeric.arguments)
-        t = {**t, **{name: torch.from_numpy(value) for name, value in zip(numeric.writes, values, strict=True)}}
+        values = NUMERICS[numeric.numeric](
+            *(t[name].numpy() for name in numeric.reads), **numeric.arguments
+        )
+        t = {
+            **t,
+            **{
+                name: torch.from_numpy(value)
+                for name, value in zip(numeric.writes, values, strict=True)
+            },
+        }
     return t
 
 
-def shipped(data: str | None, say: Say, *, tuning: bool = False, count: int = _SOURCE) -> Iterator[Stream]:
+def shipped(
+    data: str | None, say: Say, *, tuning: bool = False, count: int = _SOURCE
+) -> Iterator[Stream]:
     """The encoder that ships, on its six known classes."""
     material = load_material(data)
     program = material.program()
@@ -113,12 +137,19 @@ def shipped(data: str | None, say: Say, *, tuning: bool = False, count: int = _S
     images = material.known()
     x, y = (calibration.x[others], calibration.y[others]) if tuning else (images.x, images.y)
     chosen = np.random.default_rng(1).permutation(len(y))[:count]
-    source = Source.of(program.encode(calibration.x[mine])[0], calibration.y[mine], program.encode(x[chosen])[0], y[chosen])
+    source = Source.of(
+        program.encode(calibration.x[mine])[0],
+        calibration.y[mine],
+        program.encode(x[chosen])[0],
+        y[chosen],
+    )
     for condition in TUNING if tuning else CONDITIONS:
         for severity in _TUNING_SEVERITIES if tuning else (SEVERITY,):
             say(f"search: {condition} at severity {severity}, the encoder that ships")
             z = program.encode(corrupt(x[chosen], condition, severity, 2))[0]
-            yield _cut(f"shipped/{condition}" + (f"_{severity}" if tuning else ""), source, z, y[chosen])
+            yield _cut(
+                f"shipped/{condition}" + (f"_{severity}" if tuning else ""), source, z, y[chosen]
+            )
 
 
 def lite0(data: str | None, say: Say, *, tuning: bool = False) -> Iterator[Stream]:
@@ -129,8 +160,16 @@ def lite0(data: str | None, say: Say, *, tuning: bool = False) -> Iterator[Strea
     pool = load_pool("fashion", data, say)
     x, y, test_x, test_y = load_fashion_mnist(data if data is not None else place_of("fashion"))
     rows = np.random.default_rng(3).permutation(len(y))
-    chosen = rows[_HEAD_ROWS : _HEAD_ROWS + _SOURCE] if tuning else np.random.default_rng(4).permutation(len(test_y))[:_SOURCE]
-    images, labels, clean = (x[chosen], y[chosen], pool.z[chosen]) if tuning else (test_x[chosen], test_y[chosen], pool.test_z[chosen])
+    chosen = (
+        rows[_HEAD_ROWS : _HEAD_ROWS + _SOURCE]
+        if tuning
+        else np.random.default_rng(4).permutation(len(test_y))[:_SOURCE]
+    )
+    images, labels, clean = (
+        (x[chosen], y[chosen], pool.z[chosen])
+        if tuning
+        else (test_x[chosen], test_y[chosen], pool.test_z[chosen])
+    )
     source = Source.of(pool.z[rows[:_HEAD_ROWS]], y[rows[:_HEAD_ROWS]], clean, labels)
     for condition in TUNING if tuning else CONDITIONS:
         z = lite0_of(f"fashion-{condition}", corrupt(images, condition, SEVERITY, 2), say)
@@ -146,18 +185,35 @@ def emoji(data: str | None, say: Say, *, tuning: bool = False) -> Iterator[Strea
     source = Source.of(pool.z[rows], pool.y[rows], pool.test_z[test_rows], pool.test_y[test_rows])
     for style in (3,) if tuning else (1, 2):
         rows, test_rows = pool.group == style, pool.test_group == style
-        yield Stream(f"emoji/{pool.groups[style]}", source, pool.z[rows], pool.y[rows], pool.test_z[test_rows], pool.test_y[test_rows])
+        yield Stream(
+            f"emoji/{pool.groups[style]}",
+            source,
+            pool.z[rows],
+            pool.y[rows],
+            pool.test_z[test_rows],
+            pool.test_y[test_rows],
+        )
 
 
 def smartwatch(data: str | None, say: Say, *, tuning: bool = False) -> Iterator[Stream]:
-    """A head of some subjects, on others. What is not in the pool for labels is predicted: windows do not overlap."""
+    """A head of some subjects, on others. What is not in the pool for labels is predicted: windows
+    do not overlap.
+    """
     pool = load_pool("smartwatch", data, say)
     rows, test_rows = pool.group < _SOURCE_SUBJECTS, pool.test_group < _SOURCE_SUBJECTS
     source = Source.of(pool.z[rows], pool.y[rows], pool.test_z[test_rows], pool.test_y[test_rows])
     for subject in (_TUNING_SUBJECT,) if tuning else range(_TUNING_SUBJECT + 1, len(pool.groups)):
         mine, test = pool.group == subject, pool.test_group == subject
-        z, y = np.concatenate([pool.z[mine], pool.test_z[test]]), np.append(pool.y[mine], pool.test_y[test])
-        yield _cut(f"smartwatch/{pool.groups[subject].replace(' ', '_')}", source, z, y, share=0.45, seed=subject)
+        z = np.concatenate([pool.z[mine], pool.test_z[test]])
+        y = np.append(pool.y[mine], pool.test_y[test])
+        yield _cut(
+            f"smartwatch/{pool.groups[subject].replace(' ', '_')}",
+            source,
+            z,
+            y,
+            share=0.45,
+            seed=subject,
+        )
 
 
 def quick() -> Iterator[Stream]:
@@ -167,11 +223,20 @@ def quick() -> Iterator[Stream]:
             yield stream
 
 
-FAMILIES: dict[str, Callable[..., Iterator[Stream]]] = {"shipped": shipped, "lite0": lite0, "emoji": emoji, "smartwatch": smartwatch}
-"""``FAMILIES[name](data, say, tuning=False)``: conditions that share an encoder and a source head."""
+FAMILIES: dict[str, Callable[..., Iterator[Stream]]] = {
+    "shipped": shipped,
+    "lite0": lite0,
+    "emoji": emoji,
+    "smartwatch": smartwatch,
+}
+"""``FAMILIES[name](data, say, tuning=False)``: conditions that share an encoder and a source
+head.
+"""
 
 
-def _cut(name: str, source: Source, z: F32, y: I64, share: float = LABELS_FROM, seed: int = 5) -> Stream:
+def _cut(
+    name: str, source: Source, z: F32, y: I64, share: float = LABELS_FROM, seed: int = 5
+) -> Stream:
     rows = np.random.default_rng(seed).permutation(len(y))
     cut = round(share * len(y))
     return Stream(name, source, z[rows[:cut]], y[rows[:cut]], z[rows[cut:]], y[rows[cut:]])

@@ -1,4 +1,6 @@
-"""How well scores rank candidates: rank correlations, regret, and choices that the stream they are judged on had no part in."""
+"""How well scores rank candidates: rank correlations, regret, and choices that the stream they are
+judged on had no part in.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Accuracies = dict[str, float]
-NONE, UPDATED, REFITTED, SHARED = "no adaptor", "updated head", "head of these labels alone", "head of all conditions' labels"
+NONE = "no adaptor"
+UPDATED = "updated head"
+REFITTED = "head of these labels alone"
+SHARED = "head of all conditions' labels"
 BOTH = "pick on the updated head"
 DRAWS = ((50, 0), (100, 1), (150, 2))
 """Labels and seed; a condition of fewer rows gives all it has."""
@@ -17,12 +22,15 @@ DRAWS = ((50, 0), (100, 1), (150, 2))
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One draw of labels on one stream. Accuracies are shares of right answers on rows that had no label.
+    """One draw of labels on one stream. Accuracies are shares of right answers on rows that had no
+    label.
 
     Attributes:
-        trained: candidate -> accuracy of head + trained candidate. scores: score -> candidate -> value.
-        others: what there is besides: no adaptor, the head after the same labels, ... -> accuracy. at_source: the same on the source condition.
-        picked: way -> what ``choose`` picks, the base (empty) included. gain: what the ridge score promises of its pick. seconds: step -> seconds.
+        trained: candidate -> accuracy of head + trained candidate. scores: score -> candidate ->
+        value. others: what there is besides: no adaptor, the head after the same labels, ... ->
+        accuracy. at_source: the same on the source condition. picked: way -> what ``choose`` picks,
+        the base (empty) included. gain: what the ridge score promises of its pick. seconds: step ->
+        seconds.
     """
 
     stream: str
@@ -62,38 +70,75 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
 
     >>> spearman([1, 2, 3], [10, 20, 25]), spearman([1, 2, 3], [3, 2, 1]), spearman([1, 1, 1], [1, 2, 3])
     (1.0, -1.0, 0.0)
-    """
+    """  # noqa: E501
     x, y = ranks(a) - ranks(a).mean(), ranks(b) - ranks(b).mean()
     size = float(np.sqrt((x**2).sum() * (y**2).sum()))
     return float((x * y).sum() / size) if size > 0 else 0.0
 
 
 def kendall(a: ArrayLike, b: ArrayLike) -> float:
-    """tau-b: pairs in the same order minus pairs in the opposite one, over the pairs that have an order.
+    """tau-b: pairs in the same order minus pairs in the opposite one, over the pairs that have an
+    order.
 
     >>> round(kendall([1, 2, 3], [1, 3, 2]), 3)
     0.333
     """
-    x, y = (np.sign(np.subtract.outer(np.asarray(v, np.float64), np.asarray(v, np.float64))) for v in (a, b))
+    x, y = (
+        np.sign(np.subtract.outer(np.asarray(v, np.float64), np.asarray(v, np.float64)))
+        for v in (a, b)
+    )
     size = float(np.sqrt((x**2).sum() * (y**2).sum()))
     return float((x * y).sum() / size) if size > 0 else 0.0
 
 
-def correlation(trial: Trial, score: str, measure: Callable[[ArrayLike, ArrayLike], float]) -> float:
+def correlation(
+    trial: Trial, score: str, measure: Callable[[ArrayLike, ArrayLike], float]
+) -> float:
     names = list(trial.trained)
-    return measure([trial.scores[score][name] for name in names], [trial.trained[name] for name in names])
+    return measure(
+        [trial.scores[score][name] for name in names], [trial.trained[name] for name in names]
+    )
 
 
 def by_stream(trials: Sequence[Trial], value: Callable[[Trial], float]) -> dict[str, float]:
     """Mean over the draws of each stream."""
-    return {stream: float(np.mean([value(t) for t in trials if t.stream == stream])) for stream in dict.fromkeys(t.stream for t in trials)}
+    return {
+        stream: float(np.mean([value(t) for t in trials if t.stream == stream]))
+        for stream in dict.fromkeys(t.stream for t in trials)
+    }
 
 
-def left_out(trials: Sequence[Trial], options: Sequence[str], loss: Callable[[Trial, str], float]) -> dict[str, str]:
-    """For each stream the option with the least mean loss on the other streams, each stream weighing the same."""
+def left_out(
+    trials: Sequence[Trial], options: Sequence[str], loss: Callable[[Trial, str], float]
+) -> dict[str, str]:
+    """For each stream the option with the least mean loss on the other streams, each stream
+    weighing the same.
+    """
     losses = {option: by_stream(trials, lambda t, o=option: loss(t, o)) for option in options}  # type: ignore[misc]
     streams = list(dict.fromkeys(t.stream for t in trials))
-    return {out: min(options, key=lambda o: float(np.mean([losses[o][s] for s in streams if s != out or len(streams) == 1]))) for out in streams}
+    return {
+        out: min(
+            options,
+            key=lambda o: float(
+                np.mean([losses[o][s] for s in streams if s != out or len(streams) == 1])
+            ),
+        )
+        for out in streams
+    }
 
 
-__all__ = ["BOTH", "DRAWS", "NONE", "REFITTED", "SHARED", "UPDATED", "Trial", "by_stream", "correlation", "kendall", "left_out", "ranks", "spearman"]
+__all__ = [
+    "BOTH",
+    "DRAWS",
+    "NONE",
+    "REFITTED",
+    "SHARED",
+    "UPDATED",
+    "Trial",
+    "by_stream",
+    "correlation",
+    "kendall",
+    "left_out",
+    "ranks",
+    "spearman",
+]

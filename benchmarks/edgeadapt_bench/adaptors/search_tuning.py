@@ -1,7 +1,9 @@
-"""How ``adaptors.TRAINING`` was chosen: ``python -m edgeadapt_bench.adaptors.search_tuning`` prints the grid, best first, per kind.
+"""How ``adaptors.TRAINING`` was chosen: ``python -m edgeadapt_bench.adaptors.search_tuning`` prints
+the grid, best first, per kind.
 
-Conditions that no report shows, training images only; one member of each kind; 50 and 120 labels. A setting's mark is the mean accuracy over
-families of streams, so that four corruptions of one encoder do not outweigh a subject.
+Conditions that no report shows, training images only; one member of each kind; 50 and 120 labels. A
+setting's mark is the mean accuracy over families of streams, so that four corruptions of one
+encoder do not outweigh a subject.
 """
 
 from __future__ import annotations
@@ -23,7 +25,12 @@ from edgeadapt_bench.adaptors.search_training import Tensors, adapted_logits, tr
 from edgeadapt_bench.harness.measure import Say
 
 DRAWS = ((50, 3), (120, 4))  # labels, seed
-RATES = {"scale_shift": (0.1, 0.03, 0.01, 0.003), "low_rank": (0.01, 0.003, 0.001, 0.0003), "bottleneck": (0.01, 0.003, 0.001, 0.0003), "linear": (0.01, 0.003, 0.001, 0.0003)}
+RATES = {
+    "scale_shift": (0.1, 0.03, 0.01, 0.003),
+    "low_rank": (0.01, 0.003, 0.001, 0.0003),
+    "bottleneck": (0.01, 0.003, 0.001, 0.0003),
+    "linear": (0.01, 0.003, 0.001, 0.0003),
+}
 DECAYS = (0.0, 1.0, 3.0)
 STEPS = (25, 50, 100, 150, 200)
 BATCH = 32
@@ -31,7 +38,11 @@ Setting = tuple[float, float, int]
 """Learning rate, decay, steps."""
 
 
-def grid(streams: Iterable[Stream], rates: dict[str, Sequence[float]] | None = None, steps: Sequence[int] = STEPS) -> dict[str, dict[Setting, float]]:
+def grid(
+    streams: Iterable[Stream],
+    rates: dict[str, Sequence[float]] | None = None,
+    steps: Sequence[int] = STEPS,
+) -> dict[str, dict[Setting, float]]:
     """Kind -> setting -> mark, best first."""
     found: dict[str, dict[Setting, dict[str, list[float]]]] = {}
     for stream in streams:
@@ -42,13 +53,23 @@ def grid(streams: Iterable[Stream], rates: dict[str, Sequence[float]] | None = N
                 for decay in DECAYS:
                     candidate = replace(adaptor, decay=decay, scale=stream.source.scale)
                     for step, accuracies in _trained(candidate, stream, rate, steps).items():
-                        families = found.setdefault(adaptor.kind, {}).setdefault((rate, decay, step), {})
+                        families = found.setdefault(adaptor.kind, {}).setdefault(
+                            (rate, decay, step), {}
+                        )
                         families.setdefault(stream.name.partition("/")[0], []).extend(accuracies)
-    marks = {kind: {s: float(np.mean([np.mean(v) for v in f.values()])) for s, f in settings.items()} for kind, settings in found.items()}
-    return {kind: dict(sorted(settings.items(), key=lambda item: -item[1])) for kind, settings in marks.items()}
+    marks = {
+        kind: {s: float(np.mean([np.mean(v) for v in f.values()])) for s, f in settings.items()}
+        for kind, settings in found.items()
+    }
+    return {
+        kind: dict(sorted(settings.items(), key=lambda item: -item[1]))
+        for kind, settings in marks.items()
+    }
 
 
-def _trained(candidate: TrainedAdaptor, stream: Stream, rate: float, steps: Sequence[int]) -> dict[int, list[float]]:
+def _trained(
+    candidate: TrainedAdaptor, stream: Stream, rate: float, steps: Sequence[int]
+) -> dict[int, list[float]]:
     found: dict[int, list[float]] = {step: [] for step in steps}
     for labels, seed in DRAWS:
         z, y = labelled(stream, labels, seed)
@@ -58,7 +79,16 @@ def _trained(candidate: TrainedAdaptor, stream: Stream, rate: float, steps: Sequ
                 logits = adapted_logits(candidate, stream.source, stream.source.t, t, stream.test_z)
                 found[step].append(float((logits.argmax(axis=1) == stream.test_y).mean()))
 
-        train(candidate, stream.source, stream.source.t, z, y, Training(rate, max(steps), BATCH, candidate.decay), seed=seed, watch=watch)
+        train(
+            candidate,
+            stream.source,
+            stream.source.t,
+            z,
+            y,
+            Training(rate, max(steps), BATCH, candidate.decay),
+            seed=seed,
+            watch=watch,
+        )
     return found
 
 

@@ -1,4 +1,6 @@
-"""What arrives when, and how a run over it is judged: stages of classes or of domains, final accuracy, forgetting, average accuracy on the way."""
+"""What arrives when, and how a run over it is judged: stages of classes or of domains, final
+accuracy, forgetting, average accuracy on the way.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,9 @@ class Plan:
     """A pool cut into cells (classes or domains), which arrive stage by stage.
 
     Attributes:
-        stages: cells that arrive together, in order. cell, test_cell: (N,), (M,) the cell of every row.
-        is_by_class: cells are classes, and a stage is judged on the classes seen so far; else cells are domains.
+        stages: cells that arrive together, in order. cell, test_cell: (N,), (M,) the cell of every
+        row. is_by_class: cells are classes, and a stage is judged on the classes seen so far; else
+        cells are domains.
     """
 
     pool: Pool
@@ -46,7 +49,9 @@ class Plan:
         return np.random.default_rng([self.seed, stage]).permutation(rows)
 
     def asked(self, stage: int) -> NDArray[np.bool_]:
-        """(M,) test rows that are asked for after a stage: of the classes met so far, or of every domain."""
+        """(M,) test rows that are asked for after a stage: of the classes met so far, or of every
+        domain.
+        """
         if not self.is_by_class:
             return np.ones(len(self.pool.test_y), bool)
         return np.isin(self.test_cell, [cell for met in self.stages[: stage + 1] for cell in met])
@@ -93,8 +98,9 @@ class Outcome:
     """One run over a stream.
 
     Attributes:
-        accuracy: (S, S) share right on the cells of stage j after stage i; NaN where j has not arrived and is no fair question.
-        on_the_way: (S,) after stage i, on everything that arrived. right: (M,) at the end.
+        accuracy: (S, S) share right on the cells of stage j after stage i; NaN where j has not
+        arrived and is no fair question. on_the_way: (S,) after stage i, on everything that arrived.
+        right: (M,) at the end.
     """
 
     accuracy: NDArray[np.float64]
@@ -107,24 +113,30 @@ class Outcome:
 
     @property
     def incremental(self) -> float:
-        """Mean over stages of the accuracy on what arrived so far (average incremental accuracy; Rebuffi et al., iCaRL, CVPR 2017)."""
+        """Mean over stages of the accuracy on what arrived so far (average incremental accuracy;
+        Rebuffi et al., iCaRL, CVPR 2017).
+        """
         return float(self.on_the_way.mean())
 
     @property
     def forgetting(self) -> float:
-        """Mean over all stages but the last of (best accuracy since it arrived - accuracy at the end); Chaudhry et al., ECCV 2018, eq. 3.
+        """Mean over all stages but the last of (best accuracy since it arrived - accuracy at the
+        end); Chaudhry et al., ECCV 2018, eq. 3.
 
         In a stream of classes it contains what nobody can avoid: more classes to confuse.
         """
         last = len(self.accuracy) - 1
-        return float(np.mean([np.max(self.accuracy[j:, j]) - self.accuracy[last, j] for j in range(last)]))
+        return float(
+            np.mean([np.max(self.accuracy[j:, j]) - self.accuracy[last, j] for j in range(last)])
+        )
 
 
 def judge(plan: Plan, predictions: list[I64]) -> Outcome:
     """What a run is worth.
 
     Args:
-        predictions: after every stage, (M,) predicted classes. Rows that are not asked for are not looked at.
+        predictions: after every stage, (M,) predicted classes. Rows that are not asked for are not
+        looked at.
     """
     count = len(plan.stages)
     accuracy, on_the_way = np.full((count, count), np.nan), np.zeros(count)
@@ -157,7 +169,9 @@ def by_unit(pool: Pool, right: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def least(call: Callable[[], object], turns: int = 7, calls: int = 5) -> float:
-    """Seconds of one call: the least of ``turns`` means over ``calls``, after one that is not counted."""
+    """Seconds of one call: the least of ``turns`` means over ``calls``, after one that is not
+    counted.
+    """
     call()
     seconds = []
     for _ in range(turns):
@@ -168,4 +182,14 @@ def least(call: Callable[[], object], turns: int = 7, calls: int = 5) -> float:
     return min(seconds)
 
 
-__all__ = ["Learner", "Outcome", "Plan", "by_class", "by_group", "by_unit", "judge", "least", "run_plan"]
+__all__ = [
+    "Learner",
+    "Outcome",
+    "Plan",
+    "by_class",
+    "by_group",
+    "by_unit",
+    "judge",
+    "least",
+    "run_plan",
+]

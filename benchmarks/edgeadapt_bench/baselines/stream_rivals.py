@@ -1,6 +1,8 @@
-"""What a user could pick instead of a head that ships, in numpy: a softmax layer by SGD, the same with replay, a bank of neighbours.
+"""What a user could pick instead of a head that ships, in numpy: a softmax layer by SGD, the same
+with replay, a bank of neighbours.
 
-All store features as float16, which is how the pools give them, so a buffer of m rows takes m (2 D + 1) bytes.
+All store features as float16, which is how the pools give them, so a buffer of m rows takes m (2 D
++ 1) bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ def row_bytes(dim: int) -> int:
 
 
 class Buffer:
-    """Class-balanced store: a reservoir per class (Vitter 1985, algorithm R) with equal quotas, cut at random when a class joins."""
+    """Class-balanced store: a reservoir per class (Vitter 1985, algorithm R) with equal quotas, cut
+    at random when a class joins.
+    """
 
     def __init__(self, capacity: int, dim: int, seed: int = 0) -> None:
         self.capacity, self._rng = capacity, np.random.default_rng([seed, capacity])
@@ -78,11 +82,12 @@ class Buffer:
 
 @dataclass(eq=False)
 class SoftmaxLayer:
-    """Multinomial logistic regression by SGD with momentum, one pass in batches of 32; ``replay`` stored rows, 0 for none.
+    """Multinomial logistic regression by SGD with momentum, one pass in batches of 32; ``replay``
+    stored rows, 0 for none.
 
     Args:
-        rate: of learning, for features scaled to unit deviation (the deviation of the first rows it meets).
-        passes: over each part it is given.
+        rate: of learning, for features scaled to unit deviation (the deviation of the first rows it
+        meets). passes: over each part it is given.
     """
 
     dim: int
@@ -136,8 +141,12 @@ class SoftmaxLayer:
         return _best_seen(logits, self._seen)
 
 
-def joint_probe(z: F32, y: I64, classes: int, rate: float, seed: int = 0, steps: int = 3000, batch: int = 128) -> SoftmaxLayer:
-    """The same layer on all classes at once, shuffled, many passes, cosine rate: an oracle for linear heads, not a rival."""
+def joint_probe(
+    z: F32, y: I64, classes: int, rate: float, seed: int = 0, steps: int = 3000, batch: int = 128
+) -> SoftmaxLayer:
+    """The same layer on all classes at once, shuffled, many passes, cosine rate: an oracle for
+    linear heads, not a rival.
+    """
     layer = SoftmaxLayer(z.shape[1], classes, rate, seed=seed)
     layer._scale, layer._seen = 1.0 / max(float(z.std()), 1e-6), set(y.tolist())
     rng = np.random.default_rng(seed)
@@ -150,7 +159,8 @@ def joint_probe(z: F32, y: I64, classes: int, rate: float, seed: int = 0, steps:
 
 @dataclass(eq=False)
 class NeighbourBank:
-    """A class-balanced bank; the majority of the ``neighbours`` nearest answers, the nearest decides a tie.
+    """A class-balanced bank; the majority of the ``neighbours`` nearest answers, the nearest
+    decides a tie.
 
     Args:
         is_cosine: by angle, else by Euclidean distance.
@@ -175,13 +185,27 @@ class NeighbourBank:
     def predict(self, z: F32) -> I64:
         bank, labels = self._buffer.rows()
         k = min(self.neighbours, len(labels))
-        unit = bank / np.maximum(np.linalg.norm(bank, axis=1, keepdims=True), 1e-12) if self.is_cosine else bank
-        half_square = np.zeros(len(bank), np.float32) if self.is_cosine else 0.5 * (bank**2).sum(axis=1)
+        unit = (
+            bank / np.maximum(np.linalg.norm(bank, axis=1, keepdims=True), 1e-12)
+            if self.is_cosine
+            else bank
+        )
+        half_square = (
+            np.zeros(len(bank), np.float32) if self.is_cosine else 0.5 * (bank**2).sum(axis=1)
+        )
         answers = []
         for start in range(0, len(z), _BLOCK):
             near = z[start : start + _BLOCK] @ unit.T - half_square
-            best = np.argpartition(-near, k - 1, axis=1)[:, :k] if k < len(bank) else np.tile(np.arange(len(bank)), (len(near), 1))
-            best = np.take_along_axis(best, np.argsort(-np.take_along_axis(near, best, axis=1), axis=1, kind="stable"), axis=1)
+            best = (
+                np.argpartition(-near, k - 1, axis=1)[:, :k]
+                if k < len(bank)
+                else np.tile(np.arange(len(bank)), (len(near), 1))
+            )
+            best = np.take_along_axis(
+                best,
+                np.argsort(-np.take_along_axis(near, best, axis=1), axis=1, kind="stable"),
+                axis=1,
+            )
             votes = labels[best]
             counts = (votes[:, :, None] == votes[:, None, :]).sum(axis=2)
             answers.append(votes[np.arange(len(votes)), counts.argmax(axis=1)])

@@ -1,4 +1,6 @@
-"""What is trained on a selection: a ridge read-out, a softmax head by SGD, and a softmax head that meets tasks in turn and replays what was kept."""
+"""What is trained on a selection: a ridge read-out, a softmax head by SGD, and a softmax head that
+meets tasks in turn and replays what was kept.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Linear:
     scale: float
 
     def logits(self, z: F32) -> NDArray[np.floating]:
-        logits: NDArray[np.floating] = (z - self.centre) / self.scale @ self.weight[:-1] + self.weight[-1]
+        logits: NDArray[np.floating] = (z - self.centre) / self.scale @ self.weight[
+            :-1
+        ] + self.weight[-1]
         return logits
 
     def right(self, z: F32, y: I64) -> NDArray[np.bool_]:
@@ -35,7 +39,9 @@ class Linear:
 
 
 def ridge(z: F32, y: I64, classes: int, penalty: float) -> Linear:
-    """Ridge on one-hot labels; the penalty is relative to the mean diagonal of the scatter. In dual form: a selection has fewer rows than columns."""
+    """Ridge on one-hot labels; the penalty is relative to the mean diagonal of the scatter. In dual
+    form: a selection has fewer rows than columns.
+    """
     centre = z.mean(axis=0)
     rows, target = (z - centre).astype(np.float64), np.eye(classes)[y]
     gram = rows @ rows.T
@@ -82,7 +88,9 @@ def by_gradient(z: F32, y: I64, classes: int, seed: int) -> Linear:
 
 @dataclass(frozen=True, eq=False)
 class Replayed:
-    """Outcome of one stream: the head, what was kept at the end, and the seconds that selecting took per offered sample."""
+    """Outcome of one stream: the head, what was kept at the end, and the seconds that selecting
+    took per offered sample.
+    """
 
     head: Linear
     z: F32
@@ -91,7 +99,8 @@ class Replayed:
 
 
 def replay(pool: Pool, selector: Selector, budget: int, seed: int, per_class: int) -> Replayed:
-    """Tasks of two classes, each image once, in batches of 32 new and 32 kept; after a task the selector chooses from what is kept and the task.
+    """Tasks of two classes, each image once, in batches of 32 new and 32 kept; after a task the
+    selector chooses from what is kept and the task.
 
     Seed 0 has the natural class order, the others a drawn one.
     """
@@ -100,15 +109,23 @@ def replay(pool: Pool, selector: Selector, budget: int, seed: int, per_class: in
     kept_z, kept_y = np.zeros((0, pool.dim), np.float32), np.zeros(0, np.int64)
     head, spent, offered, weight = SoftmaxHead(pool.dim, classes, 1.0), 0.0, 0, 1.0
     for start in range(0, classes, TASK):
-        rows = rng.permutation(np.concatenate([np.flatnonzero(pool.y == k)[:per_class] for k in order[start : start + TASK]]))
+        rows = rng.permutation(
+            np.concatenate(
+                [np.flatnonzero(pool.y == k)[:per_class] for k in order[start : start + TASK]]
+            )
+        )
         z, y = pool.z[rows], pool.y[rows]
         if not start:
             head.scale = max(float(z.std()), 1e-9)
         for i in range(0, len(y), BATCH):
             again = rng.integers(len(kept_y), size=BATCH) if len(kept_y) else np.zeros(0, np.int64)
-            head.step(np.concatenate([z[i : i + BATCH], kept_z[again]]), np.concatenate([y[i : i + BATCH], kept_y[again]]))
+            head.step(
+                np.concatenate([z[i : i + BATCH], kept_z[again]]),
+                np.concatenate([y[i : i + BATCH], kept_y[again]]),
+            )
         all_z, all_y = np.concatenate([kept_z, z]), np.concatenate([kept_y, y])
-        weights = np.where(np.arange(len(all_y)) < len(kept_y), weight, 1.0)  # what a kept row stands for
+        # what a kept row stands for
+        weights = np.where(np.arange(len(all_y)) < len(kept_y), weight, 1.0)
         samples = Samples(all_z, all_y, softmax_of(head.linear().logits(all_z)), weights)
         before = time.perf_counter()
         chosen = selector.select(samples, budget, seed)

@@ -1,4 +1,6 @@
-"""Pools as they come from the field: some classes rare, most rows copies, some labels wrong. The test part is never touched."""
+"""Pools as they come from the field: some classes rare, most rows copies, some labels wrong. The
+test part is never touched.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +24,28 @@ def long_tail(z: F32, y: I64, rng: np.random.Generator) -> tuple[F32, I64]:
     classes = rng.permutation(np.unique(y))
     rows = [rng.permutation(np.flatnonzero(y == k)) for k in classes]
     exponents = np.arange(len(classes)) / max(len(classes) - 1, 1)
-    kept = np.concatenate([r[: max(round(len(r) * float(TAIL) ** -e), 1)] for r, e in zip(rows, exponents, strict=True)])
+    kept = np.concatenate(
+        [
+            r[: max(round(len(r) * float(TAIL) ** -e), 1)]
+            for r, e in zip(rows, exponents, strict=True)
+        ]
+    )
     return z[kept], y[kept]
 
 
 def near_copies(z: F32, y: I64, rng: np.random.Generator) -> tuple[F32, I64]:
-    """60% of the rows of a class become copies of 5% of them, the first of those most often, with a little noise."""
+    """60% of the rows of a class become copies of 5% of them, the first of those most often, with a
+    little noise.
+    """
     z = z.copy()
     for k in np.unique(y):
         rows = rng.permutation(np.flatnonzero(y == k))
-        copied, copies = rows[: max(int(COPIED * len(rows)), 1)], rows[len(rows) - int(COPIES * len(rows)) :]
+        copied = rows[: max(int(COPIED * len(rows)), 1)]
+        copies = rows[len(rows) - int(COPIES * len(rows)) :]
         sources = copied[(rng.random(len(copies)) ** 2 * len(copied)).astype(np.int64)]
-        z[copies] = z[sources] + rng.standard_normal((len(copies), z.shape[1])).astype(np.float32) * np.float32(_JITTER * z.std())
+        z[copies] = z[sources] + rng.standard_normal((len(copies), z.shape[1])).astype(
+            np.float32
+        ) * np.float32(_JITTER * z.std())
     return z, y
 
 
@@ -46,5 +58,8 @@ def wrong_labels(z: F32, y: I64, rng: np.random.Generator) -> tuple[F32, I64]:
 
 
 SETTINGS: dict[str, Callable[[F32, I64, np.random.Generator], tuple[F32, I64]]] = {
-    "clean": clean, "long_tail": long_tail, "near_copies": near_copies, "wrong_labels": wrong_labels,
-}  # fmt: skip
+    "clean": clean,
+    "long_tail": long_tail,
+    "near_copies": near_copies,
+    "wrong_labels": wrong_labels,
+}

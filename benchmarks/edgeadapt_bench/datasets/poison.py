@@ -26,12 +26,16 @@ class Burst:
     names: list[str]
 
 
-def burst(kind: str, pool: ImageData, count: int, classes: tuple[str, ...], rng: np.random.Generator) -> Burst:
+def burst(
+    kind: str, pool: ImageData, count: int, classes: tuple[str, ...], rng: np.random.Generator
+) -> Burst:
     """``count`` labels of images of known classes.
 
     Args:
-        kind: of :data:`AT_THE_FACTORY`. A share of the labels names another class that the learner knows; or every image of one class
-            is called another one; or one frame is sent again and again, under its name or under one wrong name.
+        kind: of :data:`AT_THE_FACTORY`. A share of the labels names another class that the learner
+        knows; or every image of one class
+            is called another one; or one frame is sent again and again, under its name or under one
+            wrong name.
         pool: images to draw from. classes: what the learner knows.
     """
     rows = rng.choice(len(pool), count, replace=False)
@@ -45,7 +49,9 @@ def burst(kind: str, pool: ImageData, count: int, classes: tuple[str, ...], rng:
     return Burst(pool.x[rows], wrong_names(y, _SHARES.get(kind, 0.0), classes, rng))
 
 
-def wrong_names(y: NDArray[np.int64], share: float, classes: tuple[str, ...], rng: np.random.Generator) -> list[str]:
+def wrong_names(
+    y: NDArray[np.int64], share: float, classes: tuple[str, ...], rng: np.random.Generator
+) -> list[str]:
     """Exactly ``share`` of the labels wrong, each another class that the learner knows."""
     names = [name for name in CLASSES if name in classes]
     is_wrong = rng.permutation(len(y)) < round(share * len(y))

@@ -1,4 +1,6 @@
-"""Emoji in 14 classes and four styles: two sets of PNG files, and two of SVG where ``resvg-py`` (MIT) can draw them."""
+"""Emoji in 14 classes and four styles: two sets of PNG files, and two of SVG where ``resvg-py``
+(MIT) can draw them.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,34 @@ from edgeadapt_bench.downloads.folder import Arrays
 PIXELS = 64
 STYLES = ("google", "twitter", "openmoji", "openmoji-black")
 _FEWEST = 1500  # emoji that every style has; fewer is another edition of the packages
-_SYMBOLS = ("alphanum", "arrow", "av-symbol", "geometric", "other-symbol", "religion", "transport-sign", "warning", "zodiac")
+_SYMBOLS = (
+    "alphanum",
+    "arrow",
+    "av-symbol",
+    "geometric",
+    "other-symbol",
+    "religion",
+    "transport-sign",
+    "warning",
+    "zodiac",
+)
 _OBJECTS = (
-    "book-paper", "computer", "household", "light & video", "lock", "mail", "medical", "money", "musical-instrument", "office", "other-object", "phone",
-    "science", "tool", "writing",
-)  # fmt: skip
+    "book-paper",
+    "computer",
+    "household",
+    "light & video",
+    "lock",
+    "mail",
+    "medical",
+    "money",
+    "musical-instrument",
+    "office",
+    "other-object",
+    "phone",
+    "science",
+    "tool",
+    "writing",
+)
 _CLASSES: dict[str, Callable[[str, str], bool]] = {
     "person": lambda group, kind: kind.startswith("person") or kind == "family",
     "flag": lambda group, kind: kind == "country-flag",
@@ -58,13 +83,15 @@ def require_decoder() -> None:
 
 
 def emoji(google: Path, twitter: Path, openmoji: Path | None) -> Arrays:
-    """x (N, 64, 64, 3) uint8 on white; y, style, id (N,); classes, styles as text. Every emoji is there in every style.
+    """x (N, 64, 64, 3) uint8 on white; y, style, id (N,); classes, styles as text. Every emoji is
+    there in every style.
 
     Args:
         openmoji: None leaves its two styles out.
 
     Raises:
-        RuntimeUnavailable: Pillow is not installed. InputError: the packages hold something else than they are known to.
+        RuntimeUnavailable: Pillow is not installed. InputError: the packages hold something else
+        than they are known to.
     """
     require_decoder()
     with tarfile.open(google) as archive:
@@ -72,25 +99,47 @@ def emoji(google: Path, twitter: Path, openmoji: Path | None) -> Arrays:
         assert listed is not None
         entries = [(entry, k) for entry in json.load(listed) for k in _class_of(entry)]
     wanted = {entry["image"]: entry["unified"] for entry, _ in entries}
-    drawn = {"google": dict(_png(google, "google", wanted)), "twitter": dict(_png(twitter, "twitter", wanted))}
+    drawn = {
+        "google": dict(_png(google, "google", wanted)),
+        "twitter": dict(_png(twitter, "twitter", wanted)),
+    }
     if openmoji is not None:
-        drawn |= {"openmoji": dict(_svg(openmoji, "color", wanted)), "openmoji-black": dict(_svg(openmoji, "black", wanted))}
-    everywhere = [(entry["image"], k) for entry, k in entries if all(entry["image"] in images for images in drawn.values())]
+        drawn |= {
+            "openmoji": dict(_svg(openmoji, "color", wanted)),
+            "openmoji-black": dict(_svg(openmoji, "black", wanted)),
+        }
+    everywhere = [
+        (entry["image"], k)
+        for entry, k in entries
+        if all(entry["image"] in images for images in drawn.values())
+    ]
     if len(everywhere) < _FEWEST:
-        raise InputError(f"only {len(everywhere)} emoji are in all of {', '.join(drawn)}; these are other packages than the known ones, and were not kept")
+        raise InputError(
+            f"only {len(everywhere)} emoji are in all of {', '.join(drawn)}; these are other"
+            " packages than the known ones, and were not kept"
+        )
     count, styles = len(everywhere), len(drawn)
     return {
         "x": np.stack([images[name] for images in drawn.values() for name, _ in everywhere]),
-        "y": np.tile([k for _, k in everywhere], styles).astype(np.int64), "style": np.repeat(np.arange(styles), count),
-        "id": np.tile(np.arange(count), styles), "classes": np.array(list(_CLASSES)), "styles": np.array(list(drawn)),
-    }  # fmt: skip
+        "y": np.tile([k for _, k in everywhere], styles).astype(np.int64),
+        "style": np.repeat(np.arange(styles), count),
+        "id": np.tile(np.arange(count), styles),
+        "classes": np.array(list(_CLASSES)),
+        "styles": np.array(list(drawn)),
+    }
 
 
 def _class_of(entry: dict[str, Any]) -> list[int]:
-    return [k for k, belongs in enumerate(_CLASSES.values()) if belongs(entry["category"], entry["subcategory"])][:1]
+    return [
+        k
+        for k, belongs in enumerate(_CLASSES.values())
+        if belongs(entry["category"], entry["subcategory"])
+    ][:1]
 
 
-def _png(package: Path, style: str, wanted: dict[str, str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+def _png(
+    package: Path, style: str, wanted: dict[str, str]
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     with tarfile.open(package) as archive:
         for member in archive:
             folder, _, name = member.name.rpartition("/")
@@ -100,10 +149,16 @@ def _png(package: Path, style: str, wanted: dict[str, str]) -> Iterator[tuple[st
                 yield name, _on_white(stream.read())
 
 
-def _svg(package: Path, colours: str, wanted: dict[str, str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+def _svg(
+    package: Path, colours: str, wanted: dict[str, str]
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     import resvg_py
 
-    by_code = {code: image for image, unified in wanted.items() for code in (unified.replace("-FE0F", ""), unified)}
+    by_code = {
+        code: image
+        for image, unified in wanted.items()
+        for code in (unified.replace("-FE0F", ""), unified)
+    }
     with tarfile.open(package) as archive:
         for member in archive:
             folder, _, name = member.name.rpartition("/")
@@ -111,7 +166,19 @@ def _svg(package: Path, colours: str, wanted: dict[str, str]) -> Iterator[tuple[
             if folder == f"package/{colours}/svg" and image is not None:
                 stream = archive.extractfile(member)
                 assert stream is not None
-                yield image, _on_white(bytes(resvg_py.svg_to_bytes(svg_string=stream.read().decode(), width=PIXELS, height=PIXELS, skip_system_fonts=True)))
+                yield (
+                    image,
+                    _on_white(
+                        bytes(
+                            resvg_py.svg_to_bytes(
+                                svg_string=stream.read().decode(),
+                                width=PIXELS,
+                                height=PIXELS,
+                                skip_system_fonts=True,
+                            )
+                        )
+                    ),
+                )
 
 
 def _on_white(png: bytes) -> NDArray[np.uint8]:

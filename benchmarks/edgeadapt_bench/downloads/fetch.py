@@ -1,4 +1,6 @@
-"""Fetch a data set: download into a scratch folder, convert, check, and only then put it where it belongs."""
+"""Fetch a data set: download into a scratch folder, convert, check, and only then put it where it
+belongs.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ from edgeadapt_bench.downloads.folder import data_folder, keep
 
 Say = Callable[[str], None]
 INSTALLED_FASHION = Path("/usr/share/datasets/fashion-mnist")
-_FASHION_FILES = tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+_FASHION_FILES = tuple(
+    f"{part}-{kind}-ubyte.gz"
+    for part in ("train", "t10k")
+    for kind in ("images-idx3", "labels-idx1")
+)
 
 
 def place_of(name: str, to: str | os.PathLike[str] | None = None) -> Path | None:
@@ -25,7 +31,10 @@ def place_of(name: str, to: str | os.PathLike[str] | None = None) -> Path | None
     folder = data_folder(to)
     if name == "fashion":
         places = [folder / "fashion", *([INSTALLED_FASHION] if to is None else [])]
-        return next((place for place in places if all((place / file).is_file() for file in _FASHION_FILES)), None)
+        return next(
+            (place for place in places if all((place / file).is_file() for file in _FASHION_FILES)),
+            None,
+        )
     path = folder / f"{name}.npz"
     return path if path.is_file() else None
 
@@ -34,11 +43,14 @@ def fetch(name: str, to: str | os.PathLike[str] | None = None, say: Say = print)
     """Fetch one data set, unless it is here.
 
     Returns:
-        The file, or for ``fashion`` the folder of the four IDX files, which is what ``--data`` of other commands takes.
+        The file, or for ``fashion`` the folder of the four IDX files, which is what ``--data`` of
+        other commands takes.
 
     Raises:
-        InputError: no such data set, or what arrived is not what it should be. RuntimeUnavailable: a client, the network, the
-            package or a decoder is missing; the message says which. Whatever happens, no half of a data set is left behind.
+        InputError: no such data set, or what arrived is not what it should be. RuntimeUnavailable:
+        a client, the network, the
+            package or a decoder is missing; the message says which. Whatever happens, no half of a
+            data set is left behind.
     """
     if name not in CATALOGUE:
         raise InputError(f"no data set called {name!r}; there are: {', '.join(CATALOGUE)}")
@@ -76,7 +88,17 @@ def _converted(name: str, files: list[Path], scratch: Path, folder: Path) -> Pat
         return _fashion(files[0], scratch, folder)
     if name == "emoji":
         return keep(folder, name, emoji(files[0], files[1], files[2] if len(files) > 2 else None))
-    return keep(folder, name, convert.letters(files[0], scratch) if name == "letters" else convert.mnist(files[0]) if name == "mnist" else convert.smartwatch(files[0]))
+    return keep(
+        folder,
+        name,
+        (
+            convert.letters(files[0], scratch)
+            if name == "letters"
+            else convert.mnist(files[0])
+            if name == "mnist"
+            else convert.smartwatch(files[0])
+        ),
+    )
 
 
 def _fashion(package: Path, scratch: Path, folder: Path) -> Path:
@@ -93,7 +115,8 @@ def _fashion(package: Path, scratch: Path, folder: Path) -> Path:
     if shapes != [(60000, 28, 28), (60000,), (10000, 28, 28), (10000,)]:
         raise InputError(f"{package.name} holds {shapes}, not Fashion-MNIST; it was not kept")
     target = folder / "fashion"
-    target.mkdir(exist_ok=True)  # it may hold files of the user's: only ours are put there, and place_of wants all four
+    # it may hold files of the user's: only ours are put there, and place_of wants all four
+    target.mkdir(exist_ok=True)
     for file in _FASHION_FILES:
         os.replace(complete / file, target / file)
     return target

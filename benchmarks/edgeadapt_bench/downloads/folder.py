@@ -19,7 +19,9 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def data_folder(to: str | os.PathLike[str] | None = None) -> Path:
-    """``to``, else ``$EDGEADAPT_DATA``, else ``$XDG_CACHE_HOME/edgeadapt``, else ``~/.cache/edgeadapt``. It need not exist."""
+    """``to``, else ``$EDGEADAPT_DATA``, else ``$XDG_CACHE_HOME/edgeadapt``, else
+    ``~/.cache/edgeadapt``. It need not exist.
+    """
     if to is not None:
         return Path(to)
     if chosen := os.environ.get("EDGEADAPT_DATA"):
@@ -58,7 +60,9 @@ def load(name: str, to: str | os.PathLike[str] | None = None) -> Arrays:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: damaged ({error}); delete it, and `edgeadapt data fetch {name}` gets it again") from error
+        raise InputError(
+            f"{path}: damaged ({error}); delete it, and `edgeadapt data fetch {name}` gets it again"
+        ) from error
 
 
 __all__ = ["Arrays", "data_folder", "keep", "load"]

@@ -1,6 +1,8 @@
-"""A data frame out of an ``.rda`` file: the few cases of R's serialisation that a table of numbers and factors needs.
+"""A data frame out of an ``.rda`` file: the few cases of R's serialisation that a table of numbers
+and factors needs.
 
-Format: R Internals, section 1.8 (serialisation, XDR, version 2): every item is four bytes of type and flags, then its content, big-endian.
+Format: R Internals, section 1.8 (serialisation, XDR, version 2): every item is four bytes of type
+and flags, then its content, big-endian.
 """
 
 from __future__ import annotations
@@ -18,7 +20,16 @@ from edgeadapt.errors import InputError
 
 _MAGIC = b"RDX2\nX\n"
 _HEADER = 12  # three versions
-_NIL, _SYMBOL, _PAIR, _CHARS, _LOGICALS, _INTEGERS, _REALS, _STRINGS, _LIST, _REFERENCE = 254, 1, 2, 9, 10, 13, 14, 16, 19, 255
+_NIL = 254
+_SYMBOL = 1
+_PAIR = 2
+_CHARS = 9
+_LOGICALS = 10
+_INTEGERS = 13
+_REALS = 14
+_STRINGS = 16
+_LIST = 19
+_REFERENCE = 255
 _HAS_ATTRIBUTES, _HAS_TAG = 1 << 9, 1 << 10
 
 
@@ -26,7 +37,8 @@ def read_frame(packed: bytes, name: str) -> dict[str, Any]:
     """Columns of one data frame by name: numbers as arrays, factors as ``(codes from 0, levels)``.
 
     Raises:
-        InputError: not such a file, no object of that name, or a kind of item this reader does not know.
+        InputError: not such a file, no object of that name, or a kind of item this reader does not
+        know.
     """
     plain = _unpacked(packed)
     if not plain.startswith(_MAGIC):
@@ -34,21 +46,41 @@ def read_frame(packed: bytes, name: str) -> dict[str, Any]:
     try:
         objects = dict(_Reader(plain, len(_MAGIC) + _HEADER).item()[0])
         if name not in objects:
-            raise InputError(f"the .rda file has no {name!r}; it has {', '.join(map(str, objects))}")
+            raise InputError(
+                f"the .rda file has no {name!r}; it has {', '.join(map(str, objects))}"
+            )
         columns, attributes = objects[name]
-        return {title: _column(*column) for title, column in zip(attributes["names"][0], columns, strict=True)}
+        return {
+            title: _column(*column)
+            for title, column in zip(attributes["names"][0], columns, strict=True)
+        }
     except InputError:
         raise
-    except (struct.error, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (
+        struct.error,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise InputError(f"the .rda file is damaged: {type(error).__name__}: {error}") from error
 
 
 def _column(values: Any, attributes: dict[str, Any]) -> Any:
-    return (values.astype(np.int64) - 1, tuple(attributes["levels"][0])) if "levels" in attributes else values
+    return (
+        (values.astype(np.int64) - 1, tuple(attributes["levels"][0]))
+        if "levels" in attributes
+        else values
+    )
 
 
 def _unpacked(packed: bytes) -> bytes:
-    for head, unpack in ((b"\xfd7zXZ", lzma.decompress), (b"BZh", bz2.decompress), (b"\x1f\x8b", gzip.decompress)):
+    for head, unpack in (
+        (b"\xfd7zXZ", lzma.decompress),
+        (b"BZh", bz2.decompress),
+        (b"\x1f\x8b", gzip.decompress),
+    ):
         if packed.startswith(head):
             try:
                 return unpack(packed)

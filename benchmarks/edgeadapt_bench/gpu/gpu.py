@@ -1,9 +1,11 @@
-"""The GPU suite: the CUDA layer, the adaptor step, a correction's cost, the shipped bundle and a learner's day, on the card of this machine.
+"""The GPU suite: the CUDA layer, the adaptor step, a correction's cost, the shipped bundle and a
+learner's day, on the card of this machine.
 
     python -m edgeadapt_bench.gpu.gpu --out FOLDER [--limit 540] [--quick] [--parts cudart,step,...]
 
-Every check runs in a process of its own with a time limit. A row that cannot run says ``not run: reason``; one that crashes or hangs says so, and the
-others go on. Without a GPU all of that holds for every row that needs one. The result is a dated JSON file with a page made from it.
+Every check runs in a process of its own with a time limit. A row that cannot run says ``not run:
+reason``; one that crashes or hangs says so, and the others go on. Without a GPU all of that holds
+for every row that needs one. The result is a dated JSON file with a page made from it.
 """
 
 from __future__ import annotations
@@ -24,38 +26,90 @@ from edgeadapt.errors import InputError
 from edgeadapt.scenarios.environment import machine, versions
 from edgeadapt_bench.gpu import gpu_correction, gpu_device, gpu_parity, gpu_step
 from edgeadapt_bench.gpu.gpu_child import Clock, Task, end, run
-from edgeadapt_bench.gpu.gpu_result import SCHEMA, Card, GpuRow, Result, failed, not_run, table, write
+from edgeadapt_bench.gpu.gpu_result import (
+    SCHEMA,
+    Card,
+    GpuRow,
+    Result,
+    failed,
+    not_run,
+    table,
+    write,
+)
 from edgeadapt_bench.gpu.gpu_runtimes import CPU, GPU
 from edgeadapt_bench.harness.measure import Row, Say
 
 LIMIT_S = 540.0
 PARTS = ("cudart", "step", "correction", "bundle", "story", "doctor")
 _CHECK_S, _RUNTIME_S, _DOCTOR_S = 60.0, 150.0, 240.0
-_RESERVED_S = {"correction": 60.0, "bundle": 80.0, "story": 60.0, "doctor": 60.0}  # of the whole, that the parts before must leave
+# of the whole, that the parts before must leave
+_RESERVED_S = {"correction": 60.0, "bundle": 80.0, "story": 60.0, "doctor": 60.0}
 _PACKAGES = (
-    "onnxruntime-gpu", "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12", "triton", "cupy-cuda12x", "cupy-cuda13x",
-)  # fmt: skip
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-cu12",
+    "tensorrt-cu13",
+    "nvidia-cuda-runtime",
+    "nvidia-cuda-runtime-cu12",
+    "triton",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+)
 _LAYER = "edgeadapt_bench.gpu.gpu_"
 _CUDART = (
-    ("memory", "device", "device memory, there and back"), ("memory", "pinned", "pinned memory, there and back"),
-    ("memory", "mapped", "mapped memory, filled and copied by the device's address"), ("memory", "pool", "pool of buffers"), ("memory", "full", "out of memory"),
-    ("memory", "arrays", "__cuda_array_interface__, our own memory"), ("order", "events", "two streams in the order of their events"),
-    ("order", "priorities", "stream priorities"), ("order", "replay", "CUDA graph of copies and a fill, with changed contents"),
+    ("memory", "device", "device memory, there and back"),
+    ("memory", "pinned", "pinned memory, there and back"),
+    ("memory", "mapped", "mapped memory, filled and copied by the device's address"),
+    ("memory", "pool", "pool of buffers"),
+    ("memory", "full", "out of memory"),
+    ("memory", "arrays", "__cuda_array_interface__, our own memory"),
+    ("order", "events", "two streams in the order of their events"),
+    ("order", "priorities", "stream priorities"),
+    ("order", "replay", "CUDA graph of copies and a fill, with changed contents"),
     ("order", "broken", "what cannot be recorded"),
-)  # fmt: skip
+)
 
 
 def cudart(no_card: str, clock: Clock, quick: bool) -> list[GpuRow]:
     """The CUDA layer, then its rates."""
-    tasks = [Task("cudart", name, f"{_LAYER}{module}", check, _CHECK_S) for module, check, name in _CUDART]
-    tasks += [Task("cudart", f"arrays of {library}", f"{_LAYER}memory", "foreign", _CHECK_S, {"library": library}) for library in ("torch", "cupy")]
-    tasks.append(Task("cudart", "bandwidths and launches", f"{_LAYER}rates", "rates", _CHECK_S, {"quick": quick}))
+    tasks = [
+        Task("cudart", name, f"{_LAYER}{module}", check, _CHECK_S)
+        for module, check, name in _CUDART
+    ]
+    tasks += [
+        Task(
+            "cudart",
+            f"arrays of {library}",
+            f"{_LAYER}memory",
+            "foreign",
+            _CHECK_S,
+            {"library": library},
+        )
+        for library in ("torch", "cupy")
+    ]
+    tasks.append(
+        Task(
+            "cudart",
+            "bandwidths and launches",
+            f"{_LAYER}rates",
+            "rates",
+            _CHECK_S,
+            {"quick": quick},
+        )
+    )
     return _run(tasks, no_card, clock)
 
 
 def correction(no_card: str, clock: Clock, plans: str, quick: bool) -> list[GpuRow]:
     def task(name: str) -> Task:
-        return Task("correction", f"with a correction in place on {name}", f"{_LAYER}correction", "correction", _RUNTIME_S, {"runtime": name, "plans": plans, "quick": quick})
+        return Task(
+            "correction",
+            f"with a correction in place on {name}",
+            f"{_LAYER}correction",
+            "correction",
+            _RUNTIME_S,
+            {"runtime": name, "plans": plans, "quick": quick},
+        )
 
     return _on_each(task, no_card, clock, f"<= {gpu_correction.TARGET:g}")
 
@@ -63,15 +117,30 @@ def correction(no_card: str, clock: Clock, plans: str, quick: bool) -> list[GpuR
 def bundle(no_card: str, clock: Clock, plans: str) -> list[GpuRow]:
     """Every graph on every runtime of the GPU; on the CPU they are what is compared with."""
     tasks = [
-        Task("bundle", f"{file} on {name}", f"{_LAYER}parity", "graph", _RUNTIME_S, {"runtime": name, "file": file, "plans": plans})
-        for name in GPU for file in gpu_parity.files()
-    ]  # fmt: skip
+        Task(
+            "bundle",
+            f"{file} on {name}",
+            f"{_LAYER}parity",
+            "graph",
+            _RUNTIME_S,
+            {"runtime": name, "file": file, "plans": plans},
+        )
+        for name in GPU
+        for file in gpu_parity.files()
+    ]
     return _run(tasks, no_card, clock, target=f"<= {gpu_parity.CLOSE:g}")
 
 
 def story(no_card: str, clock: Clock, plans: str) -> list[GpuRow]:
     def task(name: str) -> Task:
-        return Task("story", f"a short day on {name}", f"{_LAYER}story", "story", _RUNTIME_S, {"runtime": name, "plans": plans})
+        return Task(
+            "story",
+            f"a short day on {name}",
+            f"{_LAYER}story",
+            "story",
+            _RUNTIME_S,
+            {"runtime": name, "plans": plans},
+        )
 
     return _on_each(task, no_card, clock, "")
 
@@ -92,8 +161,18 @@ def doctor(clock: Clock) -> tuple[dict[str, Any] | None, str]:
     seconds = clock.left(_DOCTOR_S)
     if seconds < 1:
         return None, "the suite's time was up before this began; give it more with --limit"
-    command = [sys.executable, "-c", "import sys; from edgeadapt.cli import main; sys.exit(main(sys.argv[1:]))", "doctor", "--self-test", "--json", "-"]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from edgeadapt.cli import main; sys.exit(main(sys.argv[1:]))",
+        "doctor",
+        "--self-test",
+        "--json",
+        "-",
+    ]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
         try:
             out, errors = running.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -102,7 +181,9 @@ def doctor(clock: Clock) -> tuple[dict[str, Any] | None, str]:
     try:
         said: dict[str, Any] = json.loads(out)
     except ValueError:
-        return None, without_places((errors.strip().splitlines() or [f"exit code {running.returncode}"])[-1])
+        return None, without_places(
+            (errors.strip().splitlines() or [f"exit code {running.returncode}"])[-1]
+        )
     return said, ""
 
 
@@ -112,13 +193,24 @@ def doctor_rows(examined: dict[str, Any] | None, reason: str) -> list[GpuRow]:
         return [failed("doctor", "doctor --self-test", reason)]
     made = []
     for one in examined["self_test"] or ():
-        found = one["reason"] or ", ".join(f"{name} {latency['median_ms']:.2f} ms" for name, latency in one["latency"].items())
+        found = one["reason"] or ", ".join(
+            f"{name} {latency['median_ms']:.2f} ms" for name, latency in one["latency"].items()
+        )
         wrong = [f"{step['name']}: {step['found']}" for step in one["steps"] if not step["ok"]]
-        made.append(GpuRow("doctor", f"self-test on {one['runtime']}", one["result"], reason="; ".join(wrong) or found))
+        made.append(
+            GpuRow(
+                "doctor",
+                f"self-test on {one['runtime']}",
+                one["result"],
+                reason="; ".join(wrong) or found,
+            )
+        )
     return made
 
 
-def measure(say: Say = print, *, limit_s: float = LIMIT_S, quick: bool = False, parts: Sequence[str] = PARTS) -> Result:
+def measure(
+    say: Say = print, *, limit_s: float = LIMIT_S, quick: bool = False, parts: Sequence[str] = PARTS
+) -> Result:
     """Everything; never raises for what a row meets.
 
     Raises:
@@ -126,11 +218,16 @@ def measure(say: Say = print, *, limit_s: float = LIMIT_S, quick: bool = False, 
     """
     if unknown := [part for part in parts if part not in PARTS]:
         raise InputError(f"no part called {unknown[0]!r}; parts: {', '.join(PARTS)}")
-    started, whole = time.monotonic(), Clock.of(limit_s, max(1.0, limit_s / LIMIT_S))  # a longer suite waits longer for each check
+    # a longer suite waits longer for each check
+    started, whole = time.monotonic(), Clock.of(limit_s, max(1.0, limit_s / LIMIT_S))
     card, reason = gpu_device.find()
     say(f"GPU: {card.name}, compute capability {card.capability}" if card else f"no GPU: {reason}")
     rows: list[GpuRow] = []
-    facts: dict[str, Any] = {"no_card": without_places(reason), "limit_s": limit_s, "floor": (gpu_step.__doc__ or "").strip()}
+    facts: dict[str, Any] = {
+        "no_card": without_places(reason),
+        "limit_s": limit_s,
+        "floor": (gpu_step.__doc__ or "").strip(),
+    }
     examined: dict[str, Any] | None = None
     with tempfile.TemporaryDirectory(prefix="edgeadapt-plans-") as plans:
         for part in [part for part in PARTS if part in parts]:
@@ -139,14 +236,41 @@ def measure(say: Say = print, *, limit_s: float = LIMIT_S, quick: bool = False, 
                 examined, reason = doctor(whole)
                 made = doctor_rows(examined, reason)
             else:
-                made = _part(part, facts["no_card"], _leaving(whole, part, parts, limit_s), plans, quick, rows, say)
+                made = _part(
+                    part,
+                    facts["no_card"],
+                    _leaving(whole, part, parts, limit_s),
+                    plans,
+                    quick,
+                    rows,
+                    say,
+                )
             rows += made
             say(f"{part}: {len(made)} rows, {time.monotonic() - begun:.0f} s")
     seconds = round(time.monotonic() - started, 1)
-    return Result(SCHEMA, time.strftime("%Y-%m-%d", time.gmtime()), card, quick, seconds, machine(), _versions(), rows, facts, examined)
+    return Result(
+        SCHEMA,
+        time.strftime("%Y-%m-%d", time.gmtime()),
+        card,
+        quick,
+        seconds,
+        machine(),
+        _versions(),
+        rows,
+        facts,
+        examined,
+    )
 
 
-def _part(part: str, no_card: str, clock: Clock, plans: str, quick: bool, before: Sequence[GpuRow], say: Say) -> list[GpuRow]:
+def _part(
+    part: str,
+    no_card: str,
+    clock: Clock,
+    plans: str,
+    quick: bool,
+    before: Sequence[GpuRow],
+    say: Say,
+) -> list[GpuRow]:
     if part == "cudart":
         return cudart(no_card, clock, quick)
     if part == "step":
@@ -167,7 +291,9 @@ def _versions() -> dict[str, str]:
     return {**versions(), **{name: number for name in _PACKAGES if (number := installed(name))}}
 
 
-def run_gpu(data: str | None, say: Say, *, quick: bool = False, parts: Sequence[str] = PARTS) -> list[Row]:
+def run_gpu(
+    data: str | None, say: Say, *, quick: bool = False, parts: Sequence[str] = PARTS
+) -> list[Row]:
     """The suite for ``edgeadapt bench gpu``: the same rows, without a file of its own.
 
     Args:
@@ -189,12 +315,35 @@ def _as_row(row: GpuRow) -> Row:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 if nothing failed and no target was missed; what did not run is no failure."""
-    parser = argparse.ArgumentParser(prog="edgeadapt_bench.gpu.gpu", description="Measure this machine's GPU, once.")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the dated result goes; docs/measurements takes real cards only")
-    parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="S", help=f"seconds for everything (default: {LIMIT_S:g})")
-    parser.add_argument("--quick", action="store_true", help="few repetitions: whether it runs, not how fast")
-    parser.add_argument("--parts", default=",".join(PARTS), metavar="P,...", help=f"some of {', '.join(PARTS)}")
-    parser.add_argument("--elsewhere", type=Path, metavar="FOLDER", help="where the result goes if --out does not take it")
+    parser = argparse.ArgumentParser(
+        prog="edgeadapt_bench.gpu.gpu", description="Measure this machine's GPU, once."
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="where the dated result goes; docs/measurements takes real cards only",
+    )
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=LIMIT_S,
+        metavar="S",
+        help=f"seconds for everything (default: {LIMIT_S:g})",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few repetitions: whether it runs, not how fast"
+    )
+    parser.add_argument(
+        "--parts", default=",".join(PARTS), metavar="P,...", help=f"some of {', '.join(PARTS)}"
+    )
+    parser.add_argument(
+        "--elsewhere",
+        type=Path,
+        metavar="FOLDER",
+        help="where the result goes if --out does not take it",
+    )
     args = parser.parse_args(arguments)
     try:
         result = measure(print, limit_s=args.limit, quick=args.quick, parts=args.parts.split(","))
@@ -215,9 +364,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sum_up(rows: Sequence[GpuRow], card: Card | None) -> None:
-    counts = {state: sum(row.state == state for row in rows) for state in ("passed", "measured", "failed", "not run")}
+    counts = {
+        state: sum(row.state == state for row in rows)
+        for state in ("passed", "measured", "failed", "not run")
+    }
     missed = sum(row.holds is False for row in rows)
-    print(f"{', '.join(f'{count} {state}' for state, count in counts.items())}; {missed} targets missed")
+    print(
+        f"{', '.join(f'{count} {state}' for state, count in counts.items())}; {missed} targets"
+        " missed"
+    )
     if card is not None and card.is_fake:
         print("the GPU was a fake of the tests: no figure means anything")
 

@@ -1,7 +1,9 @@
-"""One check of the GPU suite in a process of its own: a crash, a hang or an error costs the rows of that check and no others.
+"""One check of the GPU suite in a process of its own: a crash, a hang or an error costs the rows of
+that check and no others.
 
-A module of checks ends with ``if __name__ == "__main__": answer(CHECKS)``. A check returns rows. It raises :class:`NotHere` where something
-that it needs is not there, which is no failure; every other error is one.
+A module of checks ends with ``if __name__ == "__main__": answer(CHECKS)``. A check returns rows. It
+raises :class:`NotHere` where something that it needs is not there, which is no failure; every other
+error is one.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ _SHORTEST_S = 3.0  # a check that has less than this left is not begun
 
 
 class NotHere(RuntimeUnavailable):
-    """Something that a check needs is not installed or not there; the message says what, and what to do."""
+    """Something that a check needs is not installed or not there; the message says what, and what
+    to do.
+    """
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,8 @@ class Task:
     """One child.
 
     Attributes:
-        part, name: of the row that says so if the child gives none. module, check: what it runs. limit_s: how long it may take.
-        arguments: of the check, as JSON can carry them.
+        part, name: of the row that says so if the child gives none. module, check: what it runs.
+        limit_s: how long it may take. arguments: of the check, as JSON can carry them.
     """
 
     part: str
@@ -51,7 +55,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Clock:
-    """When the whole suite has to be done, and how many times its usual limit a single check may take."""
+    """When the whole suite has to be done, and how many times its usual limit a single check may
+    take.
+    """
 
     end: float
     patience: float = 1.0
@@ -69,19 +75,35 @@ def run(task: Task, clock: Clock, interpreter: str = sys.executable) -> list[Gpu
     """The rows of one child; never raises for what it does."""
     seconds = clock.left(task.limit_s)
     if seconds < _SHORTEST_S:
-        return [not_run(task.part, task.name, "the suite's time was up before this began; give it more with --limit")]
-    answer = ask(interpreter, task.module, [task.check, json.dumps(dict(task.arguments))], ONE_THREAD, seconds)
+        return [
+            not_run(
+                task.part,
+                task.name,
+                "the suite's time was up before this began; give it more with --limit",
+            )
+        ]
+    answer = ask(
+        interpreter,
+        task.module,
+        [task.check, json.dumps(dict(task.arguments))],
+        ONE_THREAD,
+        seconds,
+    )
     if answer.failure:
         return [failed(task.part, task.name, without_places(answer.failure))]
     if "not_run" in answer.said:
         return [not_run(task.part, task.name, without_places(str(answer.said["not_run"])))]
     if "failed" in answer.said:
         return [failed(task.part, task.name, without_places(str(answer.said["failed"])))]
-    return [GpuRow(**{**row, "reason": without_places(row["reason"])}) for row in answer.said["rows"]]
+    return [
+        GpuRow(**{**row, "reason": without_places(row["reason"])}) for row in answer.said["rows"]
+    ]
 
 
 def answer(checks: Mapping[str, Check], arguments: Sequence[str] | None = None) -> None:
-    """In the child: run the named check, and print its rows as the last line. What libraries print goes to standard error."""
+    """In the child: run the named check, and print its rows as the last line. What libraries print
+    goes to standard error.
+    """
     name, given = arguments or sys.argv[1:]
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -97,7 +119,9 @@ def answer(checks: Mapping[str, Check], arguments: Sequence[str] | None = None) 
 
 @contextmanager
 def door(failing: type[RuntimeUnavailable] | None = None) -> Iterator[None]:
-    """What is opened inside and is not there becomes :class:`NotHere`, except what is of the kind that says that a device failed."""
+    """What is opened inside and is not there becomes :class:`NotHere`, except what is of the kind
+    that says that a device failed.
+    """
     try:
         yield
     except RuntimeUnavailable as error:
@@ -107,18 +131,24 @@ def door(failing: type[RuntimeUnavailable] | None = None) -> Iterator[None]:
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """Stop a process that took too long, and those that it started, whatever session they are in."""
+    """Stop a process that took too long, and those that it started, whatever session they are
+    in.
+    """
     for pid in [*descendants(process.pid), process.pid]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes that this one started and that live, those of those included; the youngest generation first."""
+    """Processes that this one started and that live, those of those included; the youngest
+    generation first.
+    """
     parents: dict[int, list[int]] = {}
     for place in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has ended
-            parents.setdefault(int(place.read_text().rpartition(")")[2].split()[1]), []).append(int(place.parent.name))
+            parents.setdefault(int(place.read_text().rpartition(")")[2].split()[1]), []).append(
+                int(place.parent.name)
+            )
     found, todo = [], [pid]
     while todo:
         todo = [child for parent in todo for child in parents.get(parent, ())]

@@ -1,9 +1,11 @@
-"""What a correction in place costs on one runtime: the same batch through two learners that take turns, one corrected and one that never adapts.
+"""What a correction in place costs on one runtime: the same batch through two learners that take
+turns, one corrected and one that never adapts.
 
-    python -m edgeadapt_bench.gpu.gpu_correction correction '{"runtime": "tensorrt", "plans": "/tmp/plans"}'
+    python -m edgeadapt_bench.gpu.gpu_correction correction '{"runtime": "tensorrt", "plans":
+    "/tmp/plans"}'
 
-Both go through ``predict``: the encoder, folded again for the condition or the factory's, and the read graph with the condition's tensors or the
-factory's. No refresh runs meanwhile.
+Both go through ``predict``: the encoder, folded again for the condition or the factory's, and the
+read graph with the condition's tensors or the factory's. No refresh runs meanwhile.
 """
 
 from __future__ import annotations
@@ -31,22 +33,52 @@ def correction(runtime: str, plans: str, quick: bool = False) -> list[GpuRow]:
     rows = []
     with (
         open_learner(bundle_path(), runtime=held, budget=budget) as corrected,
-        open_learner(bundle_path(), runtime=held, budget=budget, policy=Policy(adapt="off")) as plain,
+        open_learner(
+            bundle_path(), runtime=held, budget=budget, policy=Policy(adapt="off")
+        ) as plain,
     ):
         for at in range(0, len(night), 32):
             corrected.observe(night[at : at + 32])
             corrected.settle()
         if corrected.domain() == "source" or not corrected.counters()["refreshes"]:
-            return [failed(PART, f"with a correction in place on {runtime}", "no correction came into use, so its cost cannot be said", f"<= {TARGET:g}")]
+            return [
+                failed(
+                    PART,
+                    f"with a correction in place on {runtime}",
+                    "no correction came into use, so its cost cannot be said",
+                    f"<= {TARGET:g}",
+                )
+            ]
         for batch in (32, 1):
             frames = [night[at : at + batch] for at in range(0, 7 * batch, batch)]
-            adapted, unadapted = paired(lambda i, f=frames: corrected.predict(f[i % len(f)]), lambda i, f=frames: plain.predict(f[i % len(f)]), rounds, block=block)  # type: ignore[misc]
-            ratios = np.median(adapted.reshape(rounds, -1), axis=1) / np.median(unadapted.reshape(rounds, -1), axis=1)
+            adapted, unadapted = paired(
+                lambda i, f=frames: corrected.predict(f[i % len(f)]),
+                lambda i, f=frames: plain.predict(f[i % len(f)]),
+                rounds,
+                block=block,
+            )  # type: ignore[misc]
+            ratios = np.median(adapted.reshape(rounds, -1), axis=1) / np.median(
+                unadapted.reshape(rounds, -1), axis=1
+            )
             name = f"batch {batch} on {runtime}"
             spread = float(np.quantile(ratios, 0.1)), float(np.quantile(ratios, 0.9))
-            target = TARGET if batch == 32 and runtime != CPU else None  # the CPU is what the others are read beside
-            told = f"{1e6 * float(np.median(adapted)):.0f} us with, {1e6 * float(np.median(unadapted)):.0f} us without"
-            rows.append(measured(PART, f"{name}: with a correction over without", float(np.median(ratios)), "x", spread, at_most=target, found=told))
+            # the CPU is what the others are read beside
+            target = TARGET if batch == 32 and runtime != CPU else None
+            told = (
+                f"{1e6 * float(np.median(adapted)):.0f} us with,"
+                f" {1e6 * float(np.median(unadapted)):.0f} us without"
+            )
+            rows.append(
+                measured(
+                    PART,
+                    f"{name}: with a correction over without",
+                    float(np.median(ratios)),
+                    "x",
+                    spread,
+                    at_most=target,
+                    found=told,
+                )
+            )
     return rows
 
 

@@ -1,4 +1,6 @@
-"""What the checks of the CUDA layer start from: the runtime library, a pool with its transfers, and bytes to recognise."""
+"""What the checks of the CUDA layer start from: the runtime library, a pool with its transfers, and
+bytes to recognise.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ def open_cuda() -> CudaRuntime:
     """The first device, current in this thread.
 
     Raises:
-        NotHere: no CUDA runtime library. DeviceError: there is one, and it does not serve this driver.
+        NotHere: no CUDA runtime library. DeviceError: there is one, and it does not serve this
+        driver.
     """
     with door(DeviceError):
         cuda = CudaRuntime()

@@ -1,7 +1,7 @@
 """Which GPU is here, asked in a child process: a driver may crash whoever asks.
 
-    python -m edgeadapt_bench.gpu.gpu_device      prints one JSON object: the card, or the reason why there is none
-"""
+python -m edgeadapt_bench.gpu.gpu_device      prints one JSON object: the card, or the reason why there is none
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ def find(limit_s: float = LIMIT_S) -> tuple[Card | None, str]:
     answer = ask(sys.executable, "edgeadapt_bench.gpu.gpu_device", (), {}, limit_s)
     if answer.failure:
         return None, f"asking NVIDIA's driver failed: {answer.failure}"
-    return (Card(**answer.said["card"]), "") if "card" in answer.said else (None, str(answer.said["reason"]))
+    return (
+        (Card(**answer.said["card"]), "")
+        if "card" in answer.said
+        else (None, str(answer.said["reason"]))
+    )
 
 
 def say() -> dict[str, Any]:
@@ -39,15 +43,30 @@ def say() -> dict[str, Any]:
     except RuntimeUnavailable as error:
         return {"reason": _NO_DRIVER if str(error).startswith("no NVIDIA driver") else str(error)}
     module = read_board(Machine()).module
-    return {"card": asdict(Card(device.name, module.name if module else "", f"{device.capability[0]}.{device.capability[1]}", device.driver, _is_fake(os.environ.get(VARIABLE) or NAME)))}
+    return {
+        "card": asdict(
+            Card(
+                device.name,
+                module.name if module else "",
+                f"{device.capability[0]}.{device.capability[1]}",
+                device.driver,
+                _is_fake(os.environ.get(VARIABLE) or NAME),
+            )
+        )
+    }
 
 
 def _is_fake(driver: str) -> bool:
-    """Whether the driver or the CUDA library is that of the tests; where CUDA's is not named, it is the system's."""
+    """Whether the driver or the CUDA library is that of the tests; where CUDA's is not named, it is
+    the system's.
+    """
     from edgeadapt_tensorrt._cudart import VARIABLE
 
     named = os.environ.get(VARIABLE)
-    return any(hasattr(ctypes.CDLL(path), _FAKE) for path in (driver, *([named] if named and os.path.exists(named) else [])))
+    return any(
+        hasattr(ctypes.CDLL(path), _FAKE)
+        for path in (driver, *([named] if named and os.path.exists(named) else []))
+    )
 
 
 if __name__ == "__main__":

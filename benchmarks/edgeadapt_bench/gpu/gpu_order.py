@@ -1,4 +1,5 @@
-"""Streams, events and CUDA graphs of the CUDA layer on a real card: what is enqueued runs in order, and a replay sees new contents.
+"""Streams, events and CUDA graphs of the CUDA layer on a real card: what is enqueued runs in order,
+and a replay sees new contents.
 
     python -m edgeadapt_bench.gpu.gpu_order events|priorities|replay|broken '{}'
 """
@@ -20,7 +21,9 @@ _TURNS = 50
 
 
 def events() -> list[GpuRow]:
-    """One stream writes, another waits for its event and reads; fifty times over, with the host waiting only at the end."""
+    """One stream writes, another waits for its event and reads; fifty times over, with the host
+    waiting only at the end.
+    """
     cuda = open_cuda()
     pool = open_pool(cuda)
     size = 2 * MIB
@@ -38,9 +41,18 @@ def events() -> list[GpuRow]:
         cuda.copy(seen[turn].address, shared + size - 64, 64, TO_HOST, reader)
         marks.append(pool.mark(reader, "the read"))
     marks[-1].wait()
-    wrong = sum(not np.array_equal(one.bytes, contents[turn % 2][-64:]) for turn, one in enumerate(seen))
+    wrong = sum(
+        not np.array_equal(one.bytes, contents[turn % 2][-64:]) for turn, one in enumerate(seen)
+    )
     is_known = marks[-1].is_done() and cuda.is_done(marks[-1].event)
-    return [checked(PART, "two streams in the order of their events", not wrong and is_known, f"{wrong} of {_TURNS} reads came too early or too late")]
+    return [
+        checked(
+            PART,
+            "two streams in the order of their events",
+            not wrong and is_known,
+            f"{wrong} of {_TURNS} reads came too early or too late",
+        )
+    ]
 
 
 def priorities() -> list[GpuRow]:
@@ -54,13 +66,26 @@ def priorities() -> list[GpuRow]:
         cuda.check(function(cuda.stream(is_urgent), byref(out)), "cudaStreamGetPriority")
         found.append(out.value)
     least, greatest = c_int(), c_int()
-    cuda.check(cuda.library.cudaDeviceGetStreamPriorityRange(byref(least), byref(greatest)), "cudaDeviceGetStreamPriorityRange")
+    cuda.check(
+        cuda.library.cudaDeviceGetStreamPriorityRange(byref(least), byref(greatest)),
+        "cudaDeviceGetStreamPriorityRange",
+    )
     is_right = found == [greatest.value, least.value]
-    return [checked(PART, "stream priorities", is_right, f"{found[0]} for answers and {found[1]} for learning; the device has {greatest.value} to {least.value}")]
+    return [
+        checked(
+            PART,
+            "stream priorities",
+            is_right,
+            f"{found[0]} for answers and {found[1]} for learning; the device has {greatest.value}"
+            f" to {least.value}",
+        )
+    ]
 
 
 def replay() -> list[GpuRow]:
-    """Copies and a fill as one graph; launched again after its source changed, it brings what is there now."""
+    """Copies and a fill as one graph; launched again after its source changed, it brings what is
+    there now.
+    """
     cuda = open_cuda()
     size = MIB + 3
     source, target = pinned(cuda, noise(size)), pinned(cuda, np.zeros(size, np.uint8))
@@ -80,17 +105,29 @@ def replay() -> list[GpuRow]:
         source.bytes[:] = content
         cuda.launch(graph, stream)
         cuda.synchronize(stream)
-        wrong += not (np.array_equal(target.bytes[100:], content[100:]) and bool(np.all(target.bytes[:100] == 7)))
+        wrong += not (
+            np.array_equal(target.bytes[100:], content[100:])
+            and bool(np.all(target.bytes[:100] == 7))
+        )
     cuda.destroy_graph(graph)
     found = f"{wrong} of 20 launches differ" + ("" if did_nothing else "; the capture itself ran")
-    return [checked(PART, "CUDA graph of copies and a fill, with changed contents", not wrong and did_nothing, found)]
+    return [
+        checked(
+            PART,
+            "CUDA graph of copies and a fill, with changed contents",
+            not wrong and did_nothing,
+            found,
+        )
+    ]
 
 
 def broken() -> list[GpuRow]:
     """What cannot be recorded is our own error, and the stream works afterwards."""
     cuda = open_cuda()
     content = noise(1000)
-    source, target, middle = pinned(cuda, content), pinned(cuda, np.zeros_like(content)), cuda.malloc(1000)
+    source = pinned(cuda, content)
+    target = pinned(cuda, np.zeros_like(content))
+    middle = cuda.malloc(1000)
     stream = cuda.stream(is_urgent=True)
     said = ""
     cuda.begin_capture(stream)
@@ -104,7 +141,14 @@ def broken() -> list[GpuRow]:
     cuda.copy(target.address, middle, 1000, TO_HOST, stream)
     cuda.synchronize(stream)
     goes_on = bool(np.array_equal(target.bytes, content))
-    return [checked(PART, "what cannot be recorded", bool(said) and goes_on, (said or "the capture passed") + ("" if goes_on else "; the stream does not go on"))]
+    return [
+        checked(
+            PART,
+            "what cannot be recorded",
+            bool(said) and goes_on,
+            (said or "the capture passed") + ("" if goes_on else "; the stream does not go on"),
+        )
+    ]
 
 
 CHECKS = {"events": events, "priorities": priorities, "replay": replay, "broken": broken}

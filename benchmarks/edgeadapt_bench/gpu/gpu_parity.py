@@ -1,9 +1,11 @@
 """Every graph of the bundle that ships, on a runtime, against the same graph on the CPU.
 
-    python -m edgeadapt_bench.gpu.gpu_parity graph '{"runtime": "tensorrt", "file": "graphs/read.onnx", "plans": "/tmp/plans"}'
+    python -m edgeadapt_bench.gpu.gpu_parity graph '{"runtime": "tensorrt", "file":
+    "graphs/read.onnx", "plans": "/tmp/plans"}'
 
-Ports and tensors are drawn at random. A graph is called four times at each batch size, so that the last call is the replay of a CUDA graph where the
-runtime has them, and the last call is what is compared.
+Ports and tensors are drawn at random. A graph is called four times at each batch size, so that the
+last call is the replay of a CUDA graph where the runtime has them, and the last call is what is
+compared.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from edgeadapt_bench.gpu.gpu_runtimes import CPU, opened
 
 PART = "bundle"
 CLOSE, DIFFERENT = 1e-3, 0.01
-"""Largest difference as a share of the largest value of an output, and share of whole numbers that may differ: one on the edge of two."""
+"""Largest difference as a share of the largest value of an output, and share of whole numbers that
+may differ: one on the edge of two.
+"""
 
 _BATCHES, _CALLS = (1, 5, 32), 4
 Results = dict[str, NDArray[Any]]
@@ -41,21 +45,48 @@ def graph(runtime: str, file: str, plans: str) -> list[GpuRow]:
     spec = next(spec for spec in bundle.manifest.graphs if spec.file == file)
     there, here = opened(runtime, plans), opened(CPU, plans)
     rng = np.random.default_rng(0)
-    values = {one.name: rng.uniform(0.5, 1.5, one.shape).astype(one.dtype) for one in bundle.manifest.tensors if one.name in spec.reads}
+    values = {
+        one.name: rng.uniform(0.5, 1.5, one.shape).astype(one.dtype)
+        for one in bundle.manifest.tensors
+        if one.name in spec.reads
+    }
     worst, where, flipped, whole = 0.0, "", 0, 0
     for batch in _BATCHES if spec.batch is None else (spec.batch,):
         ports = _ports(spec, batch, rng)
         wanted, found = (_run(one, bundle.graph_file(spec), ports, values) for one in (here, there))
-        if wanted.keys() != found.keys() or any(wanted[name].shape != found[name].shape for name in wanted):
-            raise ValueError(f"{runtime} gives {sorted(found)}, the CPU {sorted(wanted)}, or other shapes")
+        if wanted.keys() != found.keys() or any(
+            wanted[name].shape != found[name].shape for name in wanted
+        ):
+            raise ValueError(
+                f"{runtime} gives {sorted(found)}, the CPU {sorted(wanted)}, or other shapes"
+            )
         for name, value in wanted.items():
             if value.dtype.kind != "f":
-                flipped, whole = flipped + int(np.count_nonzero(found[name] != value)), whole + value.size
+                flipped = flipped + int(np.count_nonzero(found[name] != value))
+                whole = whole + value.size
             elif (off := _off(found[name], value)) > worst:
                 worst, where = off, f"{name} at batch {batch}"
-    rows = [measured(PART, f"{file} on {runtime}: off the CPU's, of the largest", worst, "", at_most=CLOSE, found=where)]
+    rows = [
+        measured(
+            PART,
+            f"{file} on {runtime}: off the CPU's, of the largest",
+            worst,
+            "",
+            at_most=CLOSE,
+            found=where,
+        )
+    ]
     if whole:
-        rows.append(measured(PART, f"{file} on {runtime}: whole numbers that differ", flipped / whole, "of all", at_most=DIFFERENT, found=f"{flipped} of {whole}"))
+        rows.append(
+            measured(
+                PART,
+                f"{file} on {runtime}: whole numbers that differ",
+                flipped / whole,
+                "of all",
+                at_most=DIFFERENT,
+                found=f"{flipped} of {whole}",
+            )
+        )
     return rows
 
 
@@ -74,7 +105,9 @@ def _ports(spec: GraphSpec, batch: int, rng: np.random.Generator) -> Results:
         if port.dtype == "float32":
             made[port.name] = rng.uniform(0, 1, shape).astype(np.float32)
         else:
-            made[port.name] = rng.integers(0, 6 if port.name == "y" else 255, shape).astype(port.dtype)
+            made[port.name] = rng.integers(0, 6 if port.name == "y" else 255, shape).astype(
+                port.dtype
+            )
     return made
 
 

@@ -1,4 +1,6 @@
-"""Systems that take turns at one step, each in a process of its own with a time limit: one that crashes or hangs costs its own rows."""
+"""Systems that take turns at one step, each in a process of its own with a time limit: one that
+crashes or hangs costs its own rows.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class Runner(Process):
             return super().ask(do, **arguments)
         except RuntimeUnavailable as error:
             if self._was_late:
-                raise RuntimeUnavailable(f"{self.name}: no answer within {self._was_late:.0f} s") from error
+                raise RuntimeUnavailable(
+                    f"{self.name}: no answer within {self._was_late:.0f} s"
+                ) from error
             raise
         finally:
             watch.cancel()
@@ -56,7 +60,8 @@ class Runner(Process):
 
 @dataclass
 class Lap:
-    """What one system showed at one batch size: its distance from the reference, and ``seconds`` of each counted step, by rounds.
+    """What one system showed at one batch size: its distance from the reference, and ``seconds`` of
+    each counted step, by rounds.
 
     Attributes:
         beside: what the system showed that this one is compared with, in the same rounds.
@@ -80,40 +85,72 @@ class Lap:
         return np.array([float(np.median(turn)) for turn in self.seconds])
 
     def times(self, other: Lap) -> tuple[float, tuple[float, float]]:
-        """How many of this one's steps the other's takes: the median over rounds of the ratio, and its spread."""
+        """How many of this one's steps the other's takes: the median over rounds of the ratio, and
+        its spread.
+        """
         ratios = other.rounds() / self.rounds()
-        return float(np.median(ratios)), (float(np.quantile(ratios, 0.1)), float(np.quantile(ratios, 0.9)))
+        return float(np.median(ratios)), (
+            float(np.quantile(ratios, 0.1)),
+            float(np.quantile(ratios, 0.9)),
+        )
 
 
 Field = dict[str, Runner]
 Absent = dict[str, str]
 
 
-def load(entrants: Sequence[Entrant], folder: Path, logs: Path, field_: Field, gone: Absent, clock: Clock, say: Say) -> None:
-    """Start the systems that do not run yet, and give all of them this folder; what fails is in ``gone`` with its reason."""
+def load(
+    entrants: Sequence[Entrant],
+    folder: Path,
+    logs: Path,
+    field_: Field,
+    gone: Absent,
+    clock: Clock,
+    say: Say,
+) -> None:
+    """Start the systems that do not run yet, and give all of them this folder; what fails is in
+    ``gone`` with its reason.
+    """
     for number, entrant in enumerate(entrants):
         if entrant.name in gone:
             continue
         try:
             if clock.left(_LOAD_S) < _SHORTEST_S:
-                raise RuntimeUnavailable("the suite's time was up before this began; give it more with --limit")
+                raise RuntimeUnavailable(
+                    "the suite's time was up before this began; give it more with --limit"
+                )
             if (running := field_.get(entrant.name)) is not None:
                 running.facts = running.ask("load", folder=str(folder))["facts"]
             else:
-                field_[entrant.name] = Runner(entrant, folder, logs / f"{number}-{folder.name}", clock)
+                field_[entrant.name] = Runner(
+                    entrant, folder, logs / f"{number}-{folder.name}", clock
+                )
         except RuntimeUnavailable as error:
             _drop(entrant.name, error, field_, gone, say)
 
 
-def race(entrants: Sequence[Entrant], field_: Field, gone: Absent, reference: Reference, rounds: int, blocks: Mapping[str, int], clock: Clock, say: Say) -> dict[str, Lap]:
+def race(
+    entrants: Sequence[Entrant],
+    field_: Field,
+    gone: Absent,
+    reference: Reference,
+    rounds: int,
+    blocks: Mapping[str, int],
+    clock: Clock,
+    say: Say,
+) -> dict[str, Lap]:
     """Hold every system against the reference, then time them in turns.
 
-    ``blocks`` are the steps of a turn, by name. The first eighth of a block finds the caches as the others left them and is not counted, nor is the first round.
+    ``blocks`` are the steps of a turn, by name. The first eighth of a block finds the caches as the
+    others left them and is not counted, nor is the first round.
 
     Returns:
-        What each system showed. One that is not there, took another step, or failed on the way is in ``gone``.
+        What each system showed. One that is not there, took another step, or failed on the way is
+        in ``gone``.
     """
-    named: dict[str, Callable[[Arrays], Arrays]] = {entrant.name: entrant.named for entrant in entrants}
+    named: dict[str, Callable[[Arrays], Arrays]] = {
+        entrant.name: entrant.named for entrant in entrants
+    }
     laps: dict[str, Lap] = {}
     for name, runner in list(field_.items()):
         try:
@@ -126,7 +163,9 @@ def race(entrants: Sequence[Entrant], field_: Field, gone: Absent, reference: Re
             break  # what was measured until now counts
         for name in names[turn % len(names) :] + names[: turn % len(names)] if names else ():
             try:
-                seconds = field_[name].ask("time", steps=blocks[name])["seconds"][max(1, blocks[name] // 8) :]
+                seconds = field_[name].ask("time", steps=blocks[name])["seconds"][
+                    max(1, blocks[name] // 8) :
+                ]
             except RuntimeUnavailable as error:
                 _drop(name, error, field_, gone, say)
                 laps.pop(name, None)

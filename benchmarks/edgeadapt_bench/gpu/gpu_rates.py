@@ -2,8 +2,9 @@
 
     python -m edgeadapt_bench.gpu.gpu_rates rates '{"quick": false}'
 
-A bandwidth is bytes moved by the time of one copy, by the host's clock, from the call until the stream is empty; a copy on the device moves each byte
-twice, once read and once written. Round trips are from the call until the host knows that it was done.
+A bandwidth is bytes moved by the time of one copy, by the host's clock, from the call until the
+stream is empty; a copy on the device moves each byte twice, once read and once written. Round trips
+are from the call until the host knows that it was done.
 """
 
 from __future__ import annotations
@@ -41,10 +42,30 @@ def rates(quick: bool = False) -> list[GpuRow]:
         return run
 
     rows = [
-        _bandwidth("bandwidth, pinned host to device", copying(first, host.address, size, TO_DEVICE), size, copies),
-        _bandwidth("bandwidth, device to pinned host", copying(host.address, first, size, TO_HOST), size, copies),
-        _bandwidth("bandwidth, pageable host to device", copying(first, loose.ctypes.data, size, TO_DEVICE), size, copies),
-        _bandwidth("bandwidth, device to pageable host", copying(loose.ctypes.data, first, size, TO_HOST), size, copies),
+        _bandwidth(
+            "bandwidth, pinned host to device",
+            copying(first, host.address, size, TO_DEVICE),
+            size,
+            copies,
+        ),
+        _bandwidth(
+            "bandwidth, device to pinned host",
+            copying(host.address, first, size, TO_HOST),
+            size,
+            copies,
+        ),
+        _bandwidth(
+            "bandwidth, pageable host to device",
+            copying(first, loose.ctypes.data, size, TO_DEVICE),
+            size,
+            copies,
+        ),
+        _bandwidth(
+            "bandwidth, device to pageable host",
+            copying(loose.ctypes.data, first, size, TO_HOST),
+            size,
+            copies,
+        ),
         _bandwidth(ON_THE_DEVICE, copying(second, first, large, ON_DEVICE), 2 * large, copies),
     ]
     return rows + _launches(cuda, stream, first, calls)
@@ -71,7 +92,9 @@ def _launches(cuda: CudaRuntime, stream: int, place: int, calls: int) -> list[Gp
 
     return [
         _microseconds(LAUNCH, launch(empty), calls),
-        _microseconds("launch of a CUDA graph with one small fill, until done", launch(small), calls),
+        _microseconds(
+            "launch of a CUDA graph with one small fill, until done", launch(small), calls
+        ),
         _microseconds("event, recorded and waited for", mark, calls),
     ]
 

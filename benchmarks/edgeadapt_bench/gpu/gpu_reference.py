@@ -1,10 +1,13 @@
-"""The adaptor step in numpy, and what every system of the GPU suite is given: start, inputs, the compiled graph, and where the steps must end.
+"""The adaptor step in numpy, and what every system of the GPU suite is given: start, inputs, the
+compiled graph, and where the steps must end.
 
-Torch is not needed: the reference is written out, forward and backward, in float64. The graph ``gpu_step.onnx`` was compiled from
-:mod:`edgeadapt_bench.steps.adaptor_step` with a free batch:
+Torch is not needed: the reference is written out, forward and backward, in float64. The graph
+``gpu_step.onnx`` was compiled from :mod:`edgeadapt_bench.steps.adaptor_step` with a free batch:
 
-    python -c "from edgeadapt_bench.steps import adaptor_step as a; from edgeadapt.host.compile import compile_step as c; \
-learn, ports, tensors = a.step(); open('benchmarks/edgeadapt_bench/gpu/gpu_step.onnx', 'wb').write(c('adaptor', learn, ports, tensors, dynamic_batch=True, batch=8).model)"
+    python -c "from edgeadapt_bench.steps import adaptor_step as a; from edgeadapt.host.compile
+    import compile_step as c; \
+learn, ports, tensors = a.step(); open('benchmarks/edgeadapt_bench/gpu/gpu_step.onnx',
+'wb').write(c('adaptor', learn, ports, tensors, dynamic_batch=True, batch=8).model)"
 """
 
 from __future__ import annotations
@@ -29,7 +32,13 @@ TOLERANCE, STEPS = 1e-4, 6
 
 INPUTS = 4  # so few that the graphs of a lane, one for each pair of input and state, are all kept
 Arrays = dict[str, NDArray[Any]]
-_VECTORS = {"norm.gain": WIDTH, "norm.offset": WIDTH, "down.bias": BOTTLENECK, "up.bias": WIDTH, "head.bias": CLASSES}
+_VECTORS = {
+    "norm.gain": WIDTH,
+    "norm.offset": WIDTH,
+    "down.bias": BOTTLENECK,
+    "up.bias": WIDTH,
+    "head.bias": CLASSES,
+}
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
@@ -41,7 +50,11 @@ def parameters(seed: int = 0) -> Arrays:
         return (scale * into**-0.5 * rng.standard_normal((out, into))).astype(np.float32)
 
     zeros = {name: np.zeros(size, np.float32) for name, size in _VECTORS.items()}
-    weights = {"down.weight": normal(BOTTLENECK, WIDTH), "up.weight": normal(WIDTH, BOTTLENECK, 0.1), "head.weight": normal(CLASSES, WIDTH)}
+    weights = {
+        "down.weight": normal(BOTTLENECK, WIDTH),
+        "up.weight": normal(WIDTH, BOTTLENECK, 0.1),
+        "head.weight": normal(CLASSES, WIDTH),
+    }
     return {**zeros, "norm.gain": np.ones(WIDTH, np.float32), **weights}
 
 
@@ -57,7 +70,11 @@ def named(held: Mapping[str, NDArray[Any]]) -> Arrays:
     if SMALL not in held:
         return dict(held)
     parts = np.split(held[SMALL], np.cumsum(list(_VECTORS.values()))[:-1])
-    return {name: value for name, value in held.items() if name.endswith(".weight") and not name.startswith("momentum.")} | dict(zip(_VECTORS, parts, strict=True))
+    return {
+        name: value
+        for name, value in held.items()
+        if name.endswith(".weight") and not name.startswith("momentum.")
+    } | dict(zip(_VECTORS, parts, strict=True))
 
 
 class Exact:
@@ -68,13 +85,22 @@ class Exact:
         array: numpy, or CuPy for its arrays. erf: that of the array library, elementwise.
     """
 
-    def __init__(self, start: Mapping[str, NDArray[Any]], dtype: Any = np.float64, array: Any = np, erf: Any = _erf) -> None:
+    def __init__(
+        self,
+        start: Mapping[str, NDArray[Any]],
+        dtype: Any = np.float64,
+        array: Any = np,
+        erf: Any = _erf,
+    ) -> None:
         self._array, self._erf, self._dtype = array, erf, dtype
-        self.values = {name: array.array(value, dtype) for name, value in start.items()}  # copies: they are updated in place
+        # copies: they are updated in place
+        self.values = {name: array.array(value, dtype) for name, value in start.items()}
         self.velocity = {name: array.zeros_like(value) for name, value in self.values.items()}
 
     def step(self, x: Any, y: Any) -> Any:
-        """``x`` (B, 1280), ``y`` (B,): the mean cross-entropy, before the update. The parameters have been told to change when it returns."""
+        """``x`` (B, 1280), ``y`` (B,): the mean cross-entropy, before the update. The parameters
+        have been told to change when it returns.
+        """
         loss, slopes = self.gradient(x, y)
         for name, slope in slopes.items():
             self.velocity[name] *= BETA
@@ -83,7 +109,9 @@ class Exact:
         return loss
 
     def gradient(self, x: Any, y: Any) -> tuple[Any, dict[str, Any]]:
-        """The loss, and its slope in every parameter: layer norm, a bottleneck with an exact GELU around the identity, a head."""
+        """The loss, and its slope in every parameter: layer norm, a bottleneck with an exact GELU
+        around the identity, a head.
+        """
         np_, p, count = self._array, self.values, len(x)
         x = x.astype(self._dtype, copy=False)
         centred = x - x.mean(axis=1, keepdims=True)
@@ -102,13 +130,21 @@ class Exact:
         d_logits[rows, y] -= 1
         d_logits /= count
         d_adapted = d_logits @ p["head.weight"]
-        bell = (np_.exp(-0.5 * inner * inner) * (2 * math.pi) ** -0.5).astype(self._dtype, copy=False)
+        bell = (np_.exp(-0.5 * inner * inner) * (2 * math.pi) ** -0.5).astype(
+            self._dtype, copy=False
+        )
         d_inner = (d_adapted @ p["up.weight"]) * (share + inner * bell)
         d_normed = d_inner @ p["down.weight"]
         return -logs[rows, y].mean(), {
-            "head.weight": d_logits.T @ adapted, "head.bias": d_logits.sum(axis=0), "up.weight": d_adapted.T @ active, "up.bias": d_adapted.sum(axis=0),
-            "down.weight": d_inner.T @ normed, "down.bias": d_inner.sum(axis=0), "norm.gain": (d_normed * whitened).sum(axis=0), "norm.offset": d_normed.sum(axis=0),
-        }  # fmt: skip
+            "head.weight": d_logits.T @ adapted,
+            "head.bias": d_logits.sum(axis=0),
+            "up.weight": d_adapted.T @ active,
+            "up.bias": d_adapted.sum(axis=0),
+            "down.weight": d_inner.T @ normed,
+            "down.bias": d_inner.sum(axis=0),
+            "norm.gain": (d_normed * whitened).sum(axis=0),
+            "norm.offset": d_normed.sum(axis=0),
+        }
 
 
 def write(folder: Path, batch: int) -> Reference:
@@ -123,9 +159,17 @@ def write(folder: Path, batch: int) -> Reference:
     np.savez(folder / "inputs.npz", x=x, y=y)
     (folder / "step.onnx").write_bytes(GRAPH.read_bytes())
     settings = {
-        "step": "adaptor", "graph": "step.onnx", "loss": "loss", "width": WIDTH, "bottleneck": BOTTLENECK, "classes": CLASSES, "eps": EPS,
-        "learning_rate": LEARNING_RATE, "beta": BETA, "batch": batch,
-    }  # fmt: skip
+        "step": "adaptor",
+        "graph": "step.onnx",
+        "loss": "loss",
+        "width": WIDTH,
+        "bottleneck": BOTTLENECK,
+        "classes": CLASSES,
+        "eps": EPS,
+        "learning_rate": LEARNING_RATE,
+        "beta": BETA,
+        "batch": batch,
+    }
     (folder / "settings.json").write_text(json.dumps(settings))
     exact = Exact(start)
     for index in range(STEPS):
@@ -138,4 +182,16 @@ def state_bytes() -> int:
     return sum(value.nbytes for value in tensors(parameters()).values())
 
 
-__all__ = ["BETA", "GRAPH", "INPUTS", "LEARNING_RATE", "STEPS", "Exact", "named", "parameters", "state_bytes", "tensors", "write"]
+__all__ = [
+    "BETA",
+    "GRAPH",
+    "INPUTS",
+    "LEARNING_RATE",
+    "STEPS",
+    "Exact",
+    "named",
+    "parameters",
+    "state_bytes",
+    "tensors",
+    "write",
+]

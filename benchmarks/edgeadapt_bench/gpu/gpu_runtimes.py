@@ -1,4 +1,6 @@
-"""The runtimes that the suite measures, opened as a device would open them, with plans kept in a folder of the run."""
+"""The runtimes that the suite measures, opened as a device would open them, with plans kept in a
+folder of the run.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ def opened(name: str, plans: str, **options: Any) -> Runtime:
         plans: folder in which engines are kept for the next process; made when missing.
 
     Raises:
-        NotHere: it cannot run here; the message says why and what to do. DeviceError: it can, and the device failed.
+        NotHere: it cannot run here; the message says why and what to do. DeviceError: it can, and
+        the device failed.
     """
     from edgeadapt_tensorrt import DeviceError
 

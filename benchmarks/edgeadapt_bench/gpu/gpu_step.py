@@ -1,12 +1,16 @@
-"""The adaptor step on this card: every system held against float64, then timed in turns, beside torch eager and beside the floor.
+"""The adaptor step on this card: every system held against float64, then timed in turns, beside
+torch eager and beside the floor.
 
-The *floor* of a step at batch B is what no implementation on this card goes below without keeping state in the chip between steps:
+The *floor* of a step at batch B is what no implementation on this card goes below without keeping
+state in the chip between steps:
 
     floor(B) = launch + (2 S + X(B)) / bandwidth
 
-``launch``: one empty CUDA graph, from the call until the host knows that it is done, as measured in this run. ``S``: bytes of parameters and velocity,
-which are read once and written once; gradients are not materialised, nor are activations. ``X(B)``: bytes of the inputs, read once. ``bandwidth``: of a
-copy on the device, each byte counted for its read and its write, as measured in this run. Arithmetic is taken to be free.
+``launch``: one empty CUDA graph, from the call until the host knows that it is done, as measured in
+this run. ``S``: bytes of parameters and velocity, which are read once and written once; gradients
+are not materialised, nor are activations. ``X(B)``: bytes of the inputs, read once. ``bandwidth``:
+of a copy on the device, each byte counted for its read and its write, as measured in this run.
+Arithmetic is taken to be free.
 """
 
 from __future__ import annotations
@@ -42,7 +46,8 @@ class System:
     """Who takes the step.
 
     Attributes:
-        command: module and arguments. needs: a package that has to be installed. is_gpu: it needs the card. is_ours: it has our tensors, and counts copies.
+        command: module and arguments. needs: a package that has to be installed. is_gpu: it needs
+        the card. is_ours: it has our tensors, and counts copies.
     """
 
     name: str
@@ -66,9 +71,13 @@ FULL, QUICK = Effort(12, 200), Effort(3, 16)
 def systems(plans: Path) -> list[System]:
     """All of them, in the order of the table."""
     ours = {
-        "ONNX Runtime on the CPU": "onnxruntime", "ONNX Runtime, CUDA": "onnxruntime-cuda", "ONNX Runtime, TensorRT": "onnxruntime-tensorrt", BEST: "tensorrt",
-        "TensorRT, inputs from the host": "tensorrt, inputs from the host", "TensorRT, no CUDA graphs": "tensorrt, no CUDA graphs",
-    }  # fmt: skip
+        "ONNX Runtime on the CPU": "onnxruntime",
+        "ONNX Runtime, CUDA": "onnxruntime-cuda",
+        "ONNX Runtime, TensorRT": "onnxruntime-tensorrt",
+        BEST: "tensorrt",
+        "TensorRT, inputs from the host": "tensorrt, inputs from the host",
+        "TensorRT, no CUDA graphs": "tensorrt, no CUDA graphs",
+    }
     return [
         System("numpy on the CPU", (f"{_BENCH}arrays", "numpy"), is_gpu=False),
         System("torch eager on the CPU", (f"{_BENCH}torch", "cpu"), "torch", is_gpu=False),
@@ -76,7 +85,15 @@ def systems(plans: Path) -> list[System]:
         System("torch.compile", (f"{_BENCH}torch", "compile"), "torch"),
         System("torch, CUDA graph", (f"{_BENCH}torch", "graph"), "torch"),
         System("CuPy", (f"{_BENCH}arrays", "cupy"), "cupy"),
-        *(System(name, (f"{_BENCH}runtime", system, str(plans)), is_gpu=not name.endswith("CPU"), is_ours=True) for name, system in ours.items()),
+        *(
+            System(
+                name,
+                (f"{_BENCH}runtime", system, str(plans)),
+                is_gpu=not name.endswith("CPU"),
+                is_ours=True,
+            )
+            for name, system in ours.items()
+        ),
     ]
 
 
@@ -87,14 +104,23 @@ def floor_us(batch: int, launch_us: float, bandwidth_gb_s: float) -> float:
 
 
 def rows(
-    no_card: str, rates: Sequence[GpuRow], clock: Clock, say: Say, *, quick: bool, only: Sequence[System] | None = None, batches: Sequence[int] = BATCHES, at_once: int = 0,
-) -> list[GpuRow]:  # fmt: skip
+    no_card: str,
+    rates: Sequence[GpuRow],
+    clock: Clock,
+    say: Say,
+    *,
+    quick: bool,
+    only: Sequence[System] | None = None,
+    batches: Sequence[int] = BATCHES,
+    at_once: int = 0,
+) -> list[GpuRow]:
     """Everything about the step.
 
     Args:
-        no_card: why there is no GPU; empty if there is one.
-        rates: rows of :mod:`edgeadapt_bench.gpu.gpu_rates`, for the floor.
-        only: these systems instead of all. at_once: how many processes may live beside each other; by default one for every 2 GiB of the machine's memory.
+        no_card: why there is no GPU; empty if there is one. rates: rows of
+        :mod:`edgeadapt_bench.gpu.gpu_rates`, for the floor. only: these systems instead of all.
+        at_once: how many processes may live beside each other; by default one for every 2 GiB of
+        the machine's memory.
     """
     effort = QUICK if quick else FULL
     at_once = at_once or max(3, machine()["memory_mib"] // _MIB_OF_A_SYSTEM)
@@ -104,9 +130,15 @@ def rows(
         folder = Path(scratch)
         (folder / "logs").mkdir()
         entered = list(only) if only is not None else systems(folder / "plans")
-        absent = {system.name: reason for system in entered if (reason := _why_not(system, no_card))}
+        absent = {
+            system.name: reason for system in entered if (reason := _why_not(system, no_card))
+        }
         entrants = [_entrant(system) for system in entered if system.name not in absent]
-        blocks = {system.name: effort.block if system.is_gpu else max(8, effort.block // 4) for system in entered}  # the CPU is for comparison, and slow
+        # the CPU is for comparison, and slow
+        blocks = {
+            system.name: effort.block if system.is_gpu else max(8, effort.block // 4)
+            for system in entered
+        }
         field: gpu_race.Field = {}
         gone: gpu_race.Absent = {}
         try:
@@ -119,11 +151,17 @@ def rows(
                     gpu_race.close(field, {entrant.name for entrant in heat})
                     gpu_race.load(heat, where, folder / "logs", field, gone, clock, say)
                     started |= set(field)
-                    shown = gpu_race.race(heat, field, gone, reference, effort.rounds, blocks, clock, say)
+                    shown = gpu_race.race(
+                        heat, field, gone, reference, effort.rounds, blocks, clock, say
+                    )
                     for lap in shown.values():
                         lap.beside = shown.get(EAGER)
                     laps = {**shown, **laps}
-                floor = floor_us(batch, found[LAUNCH], found[ON_THE_DEVICE]) if LAUNCH in found and ON_THE_DEVICE in found else None
+                floor = (
+                    floor_us(batch, found[LAUNCH], found[ON_THE_DEVICE])
+                    if LAUNCH in found and ON_THE_DEVICE in found
+                    else None
+                )
                 made += _of_batch(batch, entered, laps, {**absent, **gone}, floor, no_card)
                 for name in started & set(gone):
                     del gone[name]  # it failed on the way: at the next batch size it begins again
@@ -133,7 +171,9 @@ def rows(
 
 
 def _heats(entrants: Sequence[Entrant], at_once: int) -> list[list[Entrant]]:
-    """All at once where memory allows it; else groups, each with torch eager, so that a ratio is always of systems that took turns."""
+    """All at once where memory allows it; else groups, each with torch eager, so that a ratio is
+    always of systems that took turns.
+    """
     eager = [entrant for entrant in entrants if entrant.name == EAGER]
     others = [entrant for entrant in entrants if entrant.name != EAGER]
     size = max(1, at_once - len(eager))
@@ -142,7 +182,11 @@ def _heats(entrants: Sequence[Entrant], at_once: int) -> list[list[Entrant]]:
 
 def _entrant(system: System) -> Entrant:
     module, *arguments = system.command
-    return Entrant(system.name, (sys.executable, "-m", module, *arguments), named=gpu_reference.named if system.is_ours else dict)
+    return Entrant(
+        system.name,
+        (sys.executable, "-m", module, *arguments),
+        named=gpu_reference.named if system.is_ours else dict,
+    )
 
 
 def _why_not(system: System, no_card: str) -> str:
@@ -154,18 +198,44 @@ def _why_not(system: System, no_card: str) -> str:
     return ""
 
 
-def _of_batch(batch: int, entered: Sequence[System], laps: Mapping[str, gpu_race.Lap], absent: Mapping[str, str], floor: float | None, no_card: str) -> list[GpuRow]:
+def _of_batch(
+    batch: int,
+    entered: Sequence[System],
+    laps: Mapping[str, gpu_race.Lap],
+    absent: Mapping[str, str],
+    floor: float | None,
+    no_card: str,
+) -> list[GpuRow]:
     made = []
     if floor is not None:
-        made.append(measured(PART, f"batch {batch}: the floor", floor, "us", found="one launch, and state and inputs once through memory"))
+        made.append(
+            measured(
+                PART,
+                f"batch {batch}: the floor",
+                floor,
+                "us",
+                found="one launch, and state and inputs once through memory",
+            )
+        )
     elif no_card:
         made.append(not_run(PART, f"batch {batch}: the floor", no_card))
     else:
-        made.append(not_run(PART, f"batch {batch}: the floor", "bandwidth and launch cost of this card were not measured"))
+        made.append(
+            not_run(
+                PART,
+                f"batch {batch}: the floor",
+                "bandwidth and launch cost of this card were not measured",
+            )
+        )
     for system in entered:
         name, lap = f"batch {batch}: {system.name}", laps.get(system.name)
         if lap is None or not lap.seconds:
-            made.append(_missing(name, absent.get(system.name, "its turn did not come before the suite's time was up")))
+            made.append(
+                _missing(
+                    name,
+                    absent.get(system.name, "its turn did not come before the suite's time was up"),
+                )
+            )
             made += _ratios(name, system, "it was not timed", batch)
             continue
         made.append(measured(PART, name, lap.median_us, "us", lap.spread_us(), found=_remark(lap)))
@@ -174,22 +244,63 @@ def _of_batch(batch: int, entered: Sequence[System], laps: Mapping[str, gpu_race
         copies = lap.facts.get("copies")
         if copies is not None:
             told = f"{copies['uploads']} uploads, {copies['downloads']} downloads"
-            made.append(measured(PART, f"{name}, tensors copied over the host in {COUNTED} steps", float(sum(copies.values())), "copies", at_most=0, found=told))
+            made.append(
+                measured(
+                    PART,
+                    f"{name}, tensors copied over the host in {COUNTED} steps",
+                    float(sum(copies.values())),
+                    "copies",
+                    at_most=0,
+                    found=told,
+                )
+            )
     return made
 
 
-def _measured_ratios(name: str, system: System, lap: gpu_race.Lap, eager: gpu_race.Lap | None, floor: float | None, batch: int) -> list[GpuRow]:
+def _measured_ratios(
+    name: str,
+    system: System,
+    lap: gpu_race.Lap,
+    eager: gpu_race.Lap | None,
+    floor: float | None,
+    batch: int,
+) -> list[GpuRow]:
     is_judged = system.name == BEST and batch == _JUDGED
     made = []
     if system.name != EAGER:
         if eager is not None and eager.seconds:
             ratio, spread = lap.times(eager)
-            made.append(measured(PART, f"{name}, times faster than {EAGER}", ratio, "x", spread, at_least=OVER_EAGER if is_judged else None))
+            made.append(
+                measured(
+                    PART,
+                    f"{name}, times faster than {EAGER}",
+                    ratio,
+                    "x",
+                    spread,
+                    at_least=OVER_EAGER if is_judged else None,
+                )
+            )
         else:
-            made.append(not_run(PART, f"{name}, times faster than {EAGER}", f"{EAGER} was not timed", f">= {OVER_EAGER:g}" if is_judged else ""))
+            made.append(
+                not_run(
+                    PART,
+                    f"{name}, times faster than {EAGER}",
+                    f"{EAGER} was not timed",
+                    f">= {OVER_EAGER:g}" if is_judged else "",
+                )
+            )
     if floor is not None:
         low, high = (value / floor for value in lap.spread_us())
-        made.append(measured(PART, f"{name}, over the floor", lap.median_us / floor, "x", (low, high), at_most=OVER_FLOOR if is_judged else None))
+        made.append(
+            measured(
+                PART,
+                f"{name}, over the floor",
+                lap.median_us / floor,
+                "x",
+                (low, high),
+                at_most=OVER_FLOOR if is_judged else None,
+            )
+        )
     return made
 
 
@@ -198,20 +309,39 @@ def _ratios(name: str, system: System, reason: str, batch: int) -> list[GpuRow]:
     if system.name != BEST or batch != _JUDGED:
         return []
     return [
-        not_run(PART, f"{name}, times faster than {EAGER}", reason, f">= {OVER_EAGER:g}"), not_run(PART, f"{name}, over the floor", reason, f"<= {OVER_FLOOR:g}"),
+        not_run(PART, f"{name}, times faster than {EAGER}", reason, f">= {OVER_EAGER:g}"),
+        not_run(PART, f"{name}, over the floor", reason, f"<= {OVER_FLOOR:g}"),
         not_run(PART, f"{name}, tensors copied over the host in {COUNTED} steps", reason, "<= 0"),
-    ]  # fmt: skip
+    ]
 
 
 def _missing(name: str, reason: str) -> GpuRow:
-    kind, told = (not_run, reason.removeprefix("NotHere: ")) if reason.startswith(("NotHere: ", "the suite's", "its turn")) else (failed, reason)
+    kind, told = (
+        (not_run, reason.removeprefix("NotHere: "))
+        if reason.startswith(("NotHere: ", "the suite's", "its turn"))
+        else (failed, reason)
+    )
     return kind(PART, name, without_places(told))
 
 
 def _remark(lap: gpu_race.Lap) -> str:
     graphs = lap.facts.get("graphs")
-    parts = [f"{lap.distance:.0e} of the way off float64", f"inputs {lap.facts.get('inputs', 'in place')}", "" if graphs is None else f"{graphs} CUDA graphs"]
+    parts = [
+        f"{lap.distance:.0e} of the way off float64",
+        f"inputs {lap.facts.get('inputs', 'in place')}",
+        "" if graphs is None else f"{graphs} CUDA graphs",
+    ]
     return ", ".join(filter(None, parts))
 
 
-__all__ = ["BATCHES", "BEST", "EAGER", "OVER_EAGER", "OVER_FLOOR", "System", "floor_us", "rows", "systems"]
+__all__ = [
+    "BATCHES",
+    "BEST",
+    "EAGER",
+    "OVER_EAGER",
+    "OVER_FLOOR",
+    "System",
+    "floor_us",
+    "rows",
+    "systems",
+]

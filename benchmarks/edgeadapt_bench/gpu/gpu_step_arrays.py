@@ -1,4 +1,6 @@
-"""The step written out for arrays: ``python -m edgeadapt_bench.gpu.gpu_step_arrays numpy|cupy``, in a process of its own."""
+"""The step written out for arrays: ``python -m edgeadapt_bench.gpu.gpu_step_arrays numpy|cupy``, in
+a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from edgeadapt_bench.steps.peers.step_protocol import Material, serve
 
 
 class Written:
-    """float32, in numpy on the CPU or in CuPy on the GPU, inputs there before; the loss comes to the host at each step."""
+    """float32, in numpy on the CPU or in CuPy on the GPU, inputs there before; the loss comes to
+    the host at each step.
+    """
 
     def __init__(self, material: Material, library: str) -> None:
         self._start = material.start
@@ -27,7 +31,9 @@ class Written:
         else:
             self.array, self.erf = np, np.vectorize(math.erf, otypes=[np.float32])
         given = [material.at(index) for index in range(material.count)]
-        self.inputs = [(self.array.asarray(one["x"]), self.array.asarray(one["y"])) for one in given]
+        self.inputs = [
+            (self.array.asarray(one["x"]), self.array.asarray(one["y"])) for one in given
+        ]
         self.facts: dict[str, Any] = {library: self.array.__version__, "inputs": "in place"}
         self.reset()
 
@@ -41,7 +47,10 @@ class Written:
         return float(loss)
 
     def parameters(self) -> dict[str, np.ndarray]:
-        return {name: np.asarray(value.get() if self.array is not np else value.copy()) for name, value in self.exact.values.items()}
+        return {
+            name: np.asarray(value.get() if self.array is not np else value.copy())
+            for name, value in self.exact.values.items()
+        }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""The step in torch on the GPU: ``python -m edgeadapt_bench.gpu.gpu_step_torch SYSTEM``, in a process of its own.
+"""The step in torch on the GPU: ``python -m edgeadapt_bench.gpu.gpu_step_torch SYSTEM``, in a
+process of its own.
 
-Written with torch's own modules and optimiser, as one would write it. Inputs lie on the device before; a step ends when the host has the loss.
-TF32 is off, as it is in torch by default and in every runtime here.
+Written with torch's own modules and optimiser, as one would write it. Inputs lie on the device
+before; a step ends when the host has the loss. TF32 is off, as it is in torch by default and in
+every runtime here.
 """
 
 from __future__ import annotations
@@ -33,9 +35,13 @@ class Eager:
         settings = material.settings
         self.material = material
         self.facts: dict[str, Any] = {"torch": torch.__version__, "inputs": "in place"}
-        self.network = Adaptor(settings["width"], settings["bottleneck"], settings["classes"], settings["eps"]).to(device)
+        self.network = Adaptor(
+            settings["width"], settings["bottleneck"], settings["classes"], settings["eps"]
+        ).to(device)
         self.inputs = _inputs(material, device)
-        self.optimiser = torch.optim.SGD(self.network.parameters(), settings["learning_rate"], settings["beta"])
+        self.optimiser = torch.optim.SGD(
+            self.network.parameters(), settings["learning_rate"], settings["beta"]
+        )
         self.reset()
 
     def reset(self) -> None:
@@ -55,11 +61,16 @@ class Eager:
         return loss.detach()
 
     def parameters(self) -> dict[str, NDArray[Any]]:
-        return {name: parameter.detach().cpu().numpy().copy() for name, parameter in self.network.named().items()}
+        return {
+            name: parameter.detach().cpu().numpy().copy()
+            for name, parameter in self.network.named().items()
+        }
 
 
 class Captured(Eager):
-    """The eager step recorded once as a CUDA graph and replayed, as torch's notes on CUDA graphs do it: inputs are copied into a fixed place."""
+    """The eager step recorded once as a CUDA graph and replayed, as torch's notes on CUDA graphs do
+    it: inputs are copied into a fixed place.
+    """
 
     def __init__(self, material: Material) -> None:
         super().__init__(material)
@@ -71,7 +82,8 @@ class Captured(Eager):
                 self.optimiser.zero_grad()
                 self._forward_backward_update(*self.place)
         torch.cuda.current_stream().wait_stream(aside)
-        self.optimiser.zero_grad()  # gradients are made in the graph's own memory, and written anew by each replay
+        # gradients are made in the graph's own memory, and written anew by each replay
+        self.optimiser.zero_grad()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.loss = self._forward_backward_update(*self.place)
@@ -85,7 +97,8 @@ class Captured(Eager):
 
 
 class Compiled:
-    """Forward, backward and update in one ``torch.compile`` region without graph breaks; parameters and velocity are written in place.
+    """Forward, backward and update in one ``torch.compile`` region without graph breaks; parameters
+    and velocity are written in place.
 
     Args:
         device: ``cuda`` or ``cpu``.
@@ -94,12 +107,16 @@ class Compiled:
     def __init__(self, material: Material, device: str = "cuda") -> None:
         _need(device)
         if device == "cuda" and importlib.util.find_spec("triton") is None:
-            raise NotHere(f"torch {torch.__version__} compiles for a GPU with triton, which is not installed")
+            raise NotHere(
+                f"torch {torch.__version__} compiles for a GPU with triton, which is not installed"
+            )
         settings = material.settings
         beta, rate = settings["beta"], settings["learning_rate"]
         self.material = material
         self.facts: dict[str, Any] = {"torch": torch.__version__, "inputs": "in place"}
-        self.network = Adaptor(settings["width"], settings["bottleneck"], settings["classes"], settings["eps"]).to(device)
+        self.network = Adaptor(
+            settings["width"], settings["bottleneck"], settings["classes"], settings["eps"]
+        ).to(device)
         self.inputs = _inputs(material, device)
         self.trained = {name: value.detach() for name, value in self.network.named_parameters()}
         self.velocity = {name: torch.zeros_like(value) for name, value in self.trained.items()}
@@ -108,7 +125,9 @@ class Compiled:
         def loss(trained: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
             return F.cross_entropy(torch.func.functional_call(model, trained, (x,)), y)
 
-        def whole(trained: dict[str, Tensor], velocity: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        def whole(
+            trained: dict[str, Tensor], velocity: dict[str, Tensor], x: Tensor, y: Tensor
+        ) -> Tensor:
             slopes, value = torch.func.grad_and_value(loss)(trained, x, y)
             for name, parameter in trained.items():
                 velocity[name].mul_(beta).add_(slopes[name])
@@ -125,10 +144,15 @@ class Compiled:
 
     def step(self, index: int) -> float:
         with torch.no_grad():
-            return self.run(self.trained, self.velocity, *self.inputs[index % len(self.inputs)]).item()
+            return self.run(
+                self.trained, self.velocity, *self.inputs[index % len(self.inputs)]
+            ).item()
 
     def parameters(self) -> dict[str, NDArray[Any]]:
-        return {name: parameter.detach().cpu().numpy().copy() for name, parameter in self.network.named().items()}
+        return {
+            name: parameter.detach().cpu().numpy().copy()
+            for name, parameter in self.network.named().items()
+        }
 
 
 def _need(device: str) -> None:
@@ -138,12 +162,19 @@ def _need(device: str) -> None:
 
 def _inputs(material: Material, device: str) -> list[tuple[Tensor, Tensor]]:
     given = [material.at(index) for index in range(material.count)]
-    return [(torch.from_numpy(one["x"]).to(device), torch.from_numpy(one["y"]).to(device)) for one in given]
+    return [
+        (torch.from_numpy(one["x"]).to(device), torch.from_numpy(one["y"]).to(device))
+        for one in given
+    ]
 
 
 SYSTEMS = {
-    "cpu": partial(Eager, device="cpu"), "compile_cpu": partial(Compiled, device="cpu"), "eager": Eager, "compile": Compiled, "graph": Captured,
-}  # fmt: skip
+    "cpu": partial(Eager, device="cpu"),
+    "compile_cpu": partial(Compiled, device="cpu"),
+    "eager": Eager,
+    "compile": Compiled,
+    "graph": Captured,
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

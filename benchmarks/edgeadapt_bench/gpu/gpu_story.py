@@ -1,8 +1,10 @@
-"""A short day of a device on one runtime, with the bundle that ships: it predicts, notices a shift, corrects it, learns, forgets, steps back.
+"""A short day of a device on one runtime, with the bundle that ships: it predicts, notices a shift,
+corrects it, learns, forgets, steps back.
 
     python -m edgeadapt_bench.gpu.gpu_story story '{"runtime": "tensorrt", "plans": "/tmp/plans"}'
 
-On a runtime other than the CPU's the day is lived on the CPU too, and the probabilities of every act are compared.
+On a runtime other than the CPU's the day is lived on the CPU too, and the probabilities of every
+act are compared.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ Images = NDArray[np.uint8]
 
 @dataclass
 class Day:
-    """Acts in order: a name, whether it went well, what was found, seconds; and the probabilities after each."""
+    """Acts in order: a name, whether it went well, what was found, seconds; and the probabilities
+    after each.
+    """
 
     acts: list[tuple[str, bool, str, float]] = field(default_factory=list)
     probs: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -67,7 +71,13 @@ def live(runtime: Runtime, state: Path) -> Day:
     lesson = _images((NEW,), 1)[0]
     night = dark()
 
-    with open_learner(bundle_path(), state=state, runtime=runtime, policy=Policy(new_classes="add"), budget=Budget(busy_fraction=1.0)) as learner:
+    with open_learner(
+        bundle_path(),
+        state=state,
+        runtime=runtime,
+        policy=Policy(new_classes="add"),
+        budget=Budget(busy_fraction=1.0),
+    ) as learner:
 
         def predict() -> tuple[bool, str]:
             seen = learner.predict(probe)
@@ -81,7 +91,10 @@ def live(runtime: Runtime, state: Path) -> Day:
                 learner.settle()
             day.probs["shift"] = learner.predict(night[:40]).probs
             refreshes = int(learner.counters()["refreshes"])
-            return learner.domain() != "source" and refreshes > 0, f"in {learner.domain()!r} after {_WINDOWS} dark windows, {refreshes} refreshes"
+            return (
+                learner.domain() != "source" and refreshes > 0,
+                f"in {learner.domain()!r} after {_WINDOWS} dark windows, {refreshes} refreshes",
+            )
 
         def learn() -> tuple[bool, str]:
             before = _share(learner, lesson[24:88])
@@ -90,25 +103,50 @@ def live(runtime: Runtime, state: Path) -> Day:
             learner.settle()
             after = _share(learner, lesson[24:88])
             day.probs["learn"] = learner.predict(probe).probs
-            return before < _LEARNED <= after, f"of others like the 24 labelled, {before:.2f} were known before and {after:.2f} after"
+            return (
+                before < _LEARNED <= after,
+                (
+                    f"of others like the 24 labelled, {before:.2f} were known before and"
+                    f" {after:.2f} after"
+                ),
+            )
 
         def forget() -> tuple[bool, str]:
             receipt = learner.forget(source="lesson")
             learner.settle()
             left = _share(learner, lesson[24:88])
-            return left < _LEARNED and receipt.removed == 24, f"{receipt.removed} labels removed; {left:.2f} are known still"
+            return (
+                left < _LEARNED and receipt.removed == 24,
+                f"{receipt.removed} labels removed; {left:.2f} are known still",
+            )
 
         def step_back() -> tuple[bool, str]:
             commit = learner.checkpoint()
             kept = learner.predict(probe).probs
             learner.learn(probe[:20], ["Coat"] * 20)
             learner.settle()
-            moved = float(np.abs(learner.predict(probe).probs - kept).max()) if learner.predict(probe).probs.shape == kept.shape else 1.0
+            moved = (
+                float(np.abs(learner.predict(probe).probs - kept).max())
+                if learner.predict(probe).probs.shape == kept.shape
+                else 1.0
+            )
             learner.rollback(commit)
             is_back = bool(np.array_equal(learner.predict(probe).probs, kept))
-            return is_back and moved > 0.01, f"probabilities moved by {moved:.2f} and are {'the same again' if is_back else 'not what they were'}"
+            return (
+                is_back and moved > 0.01,
+                (
+                    f"probabilities moved by {moved:.2f} and are"
+                    f" {'the same again' if is_back else 'not what they were'}"
+                ),
+            )
 
-        for name, play in (("predict", predict), ("meet a shift, refresh", shift), ("label a new class", learn), ("forget it", forget), ("roll back", step_back)):
+        for name, play in (
+            ("predict", predict),
+            ("meet a shift, refresh", shift),
+            ("label a new class", learn),
+            ("forget it", forget),
+            ("roll back", step_back),
+        ):
             day.act(name, play)
     return day
 
@@ -121,12 +159,27 @@ def story(runtime: str, plans: str) -> list[GpuRow]:
     """A row for each act, and one for how far the numbers are from the CPU's."""
     with tempfile.TemporaryDirectory(prefix="edgeadapt-story-") as folder:
         day = live(opened(runtime, plans), Path(folder) / "there")
-        rows = [checked(PART, f"{name} on {runtime}", is_right, f"{found} ({seconds:.1f} s)") for name, is_right, found, seconds in day.acts]
+        rows = [
+            checked(PART, f"{name} on {runtime}", is_right, f"{found} ({seconds:.1f} s)")
+            for name, is_right, found, seconds in day.acts
+        ]
         if runtime != CPU:
             other = live(opened(CPU, plans), Path(folder) / "here").probs
             for act, probs in day.probs.items():
-                off = float(np.abs(probs - other[act]).max()) if probs.shape == other[act].shape else 1.0
-                rows.append(measured(PART, f"probabilities after {act!r} on {runtime}: off the CPU's", off, "", at_most=CLOSE))
+                off = (
+                    float(np.abs(probs - other[act]).max())
+                    if probs.shape == other[act].shape
+                    else 1.0
+                )
+                rows.append(
+                    measured(
+                        PART,
+                        f"probabilities after {act!r} on {runtime}: off the CPU's",
+                        off,
+                        "",
+                        at_most=CLOSE,
+                    )
+                )
     return rows
 
 

@@ -38,7 +38,9 @@ def installed_bytes(*packages: str) -> int:
 
 
 def _own_bytes(package: Distribution) -> int:
-    files = [Path(str(file.locate())) for file in package.files or () if "__pycache__" not in file.parts]
+    files = [
+        Path(str(file.locate())) for file in package.files or () if "__pycache__" not in file.parts
+    ]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 

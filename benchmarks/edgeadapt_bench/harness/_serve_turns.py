@@ -1,4 +1,5 @@
-"""A measuring process that takes turns: one JSON order per line in, one JSON answer per line out, stopped in between.
+"""A measuring process that takes turns: one JSON order per line in, one JSON answer per line out,
+stopped in between.
 
 Run as ``python -m MODULE ARGUMENTS``; the module calls ``take_turns``. Without torch.
 """
@@ -31,7 +32,9 @@ class Player(Protocol):
 
 
 def take_turns(make: Callable[..., Player]) -> None:
-    """Make a player of the command line's arguments, and do what standard input says until it says ``end``."""
+    """Make a player of the command line's arguments, and do what standard input says until it says
+    ``end``.
+    """
     arguments = json.loads(sys.argv[1])
     if arguments.pop("on_one_core"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before any thread is started
@@ -46,22 +49,34 @@ def take_turns(make: Callable[..., Player]) -> None:
 
 
 class Turns:
-    """The other side: a process that only runs while it has its turn, so that two of them can share a machine.
+    """The other side: a process that only runs while it has its turn, so that two of them can share
+    a machine.
 
     Args:
-        beside: entered while it plays, and left before it is stopped: for those who ask it something meanwhile.
+        beside: entered while it plays, and left before it is stopped: for those who ask it
+        something meanwhile.
 
     Raises:
-        RuntimeUnavailable: from every method, if the process has failed; the message has its last line.
+        RuntimeUnavailable: from every method, if the process has failed; the message has its last
+        line.
     """
 
-    def __init__(self, module: str, beside: Callable[[], AbstractContextManager[object]] = nullcontext, **arguments: Any) -> None:
+    def __init__(
+        self,
+        module: str,
+        beside: Callable[[], AbstractContextManager[object]] = nullcontext,
+        **arguments: Any,
+    ) -> None:
         self._beside = beside
         self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115  read when the process fails
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, json.dumps(arguments)], env={**os.environ, **ONE_THREAD}, text=True, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=self._complaints,
-        )  # fmt: skip
+            [sys.executable, "-m", module, json.dumps(arguments)],
+            env={**os.environ, **ONE_THREAD},
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._complaints,
+        )
         self._answer()
         self._process.send_signal(signal.SIGSTOP)
 
@@ -90,14 +105,22 @@ class Turns:
         if not line:
             self._process.wait()
             self._complaints.seek(0)
-            raise RuntimeUnavailable(f"a measuring process failed: {(self._complaints.read().strip().splitlines() or ['no message'])[-1]}")
+            raise RuntimeUnavailable(
+                "a measuring process failed:"
+                f" {(self._complaints.read().strip().splitlines() or ['no message'])[-1]}"
+            )
         said: dict[str, Any] = json.loads(line)
         return said
 
     def __enter__(self) -> Turns:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._process.poll() is None:
             self._process.kill()  # a stopped process hears nothing else
             self._process.wait()

@@ -1,6 +1,8 @@
-"""Systems in processes of their own that take turns, so that a slower minute of the machine slows all of them.
+"""Systems in processes of their own that take turns, so that a slower minute of the machine slows
+all of them.
 
-Before a system is timed it follows the reference: the same steps from the same start on the same inputs must end at the same parameters.
+Before a system is timed it follows the reference: the same steps from the same start on the same
+inputs must end at the same parameters.
 """
 
 from __future__ import annotations
@@ -30,10 +32,11 @@ _ULP = 4 * float(np.finfo(np.float32).eps)
 
 @dataclass(frozen=True)
 class Reference:
-    """Where every system must arrive, in float64: the parameters at the end of several walks of ``steps`` steps, all from ``start``.
+    """Where every system must arrive, in float64: the parameters at the end of several walks of
+    ``steps`` steps, all from ``start``.
 
-    Walk ``i`` begins at input ``i * steps``. A system is judged by its median :func:`distance` over the walks, so that a walk on
-    which float32 is unstable decides nothing.
+    Walk ``i`` begins at input ``i * steps``. A system is judged by its median :func:`distance` over
+    the walks, so that a walk on which float32 is unstable decides nothing.
     """
 
     start: Arrays
@@ -47,8 +50,8 @@ class Entrant:
     """A system and the command that starts its process.
 
     Attributes:
-        named: from the tensors it holds to those of the reference. reference: its own, if it cannot take the same step; the name says so.
-        is_checked: False only for what learns nothing.
+        named: from the tensors it holds to those of the reference. reference: its own, if it cannot
+        take the same step; the name says so. is_checked: False only for what learns nothing.
     """
 
     name: str
@@ -64,8 +67,9 @@ class Result:
     """What one system showed.
 
     Attributes:
-        medians: seconds per step, one per round. cold_s: process start to the end of the first step. peak_mib: most resident at once.
-        distance: from the reference. facts: what the process says about itself.
+        medians: seconds per step, one per round. cold_s: process start to the end of the first
+        step. peak_mib: most resident at once. distance: from the reference. facts: what the process
+        says about itself.
     """
 
     medians: NDArray[np.float64]
@@ -88,9 +92,13 @@ class Process:
         self._log: IO[bytes] = open(log, "w+b")  # noqa: SIM115 (closed with the process)
         started = time.monotonic()
         self._process = subprocess.Popen(
-            entrant.command, env={**os.environ, **ONE_THREAD, **entrant.environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._log, text=True,
-        )  # fmt: skip
+            entrant.command,
+            env={**os.environ, **ONE_THREAD, **entrant.environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
         try:
             answer = self.ask("load", folder=str(folder))
         except RuntimeUnavailable:
@@ -144,17 +152,23 @@ class Process:
 
 
 def distance(start: Arrays, end: Arrays, got: Arrays) -> float:
-    """The largest ``|got - end| / |end - start|`` of any tensor, Euclidean; what float32 cannot hold of the values is not counted.
+    """The largest ``|got - end| / |end - start|`` of any tensor, Euclidean; what float32 cannot
+    hold of the values is not counted.
 
     Raises:
         InputError: ``got`` has other tensors or shapes, or is not finite.
     """
     if sorted(got) != sorted(end):
-        raise InputError(f"has the tensors {', '.join(sorted(got)) or 'none'} instead of {', '.join(sorted(end))}")
+        raise InputError(
+            f"has the tensors {', '.join(sorted(got)) or 'none'} instead of"
+            f" {', '.join(sorted(end))}"
+        )
     worst = 0.0
     for name, want in end.items():
         if got[name].shape != want.shape:
-            raise InputError(f"{name} has shape {list(got[name].shape)} instead of {list(want.shape)}")
+            raise InputError(
+                f"{name} has shape {list(got[name].shape)} instead of {list(want.shape)}"
+            )
         if not np.isfinite(got[name]).all():
             raise InputError(f"{name} is not finite")
         error = np.maximum(np.abs(got[name].astype(np.float64) - want) - _ULP * np.abs(want), 0.0)
@@ -162,17 +176,22 @@ def distance(start: Arrays, end: Arrays, got: Arrays) -> float:
     return worst
 
 
-def check(process: Process, reference: Reference, named: Callable[[Arrays], Arrays] = dict) -> float:
+def check(
+    process: Process, reference: Reference, named: Callable[[Arrays], Arrays] = dict
+) -> float:
     """The system's median distance from the reference.
 
     Raises:
-        InputError: it is larger than the tolerance: the system takes another step, and its time would say nothing.
+        InputError: it is larger than the tolerance: the system takes another step, and its time
+        would say nothing.
     """
     found = []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "end.npz"
         for walk, end in enumerate(reference.ends):
-            process.ask("follow", first=walk * reference.steps, steps=reference.steps, file=str(file))
+            process.ask(
+                "follow", first=walk * reference.steps, steps=reference.steps, file=str(file)
+            )
             with np.load(file) as read:
                 got = named({name: read[name] for name in read.files})
             try:
@@ -182,19 +201,28 @@ def check(process: Process, reference: Reference, named: Callable[[Arrays], Arra
     median = float(np.median(found))
     if not median <= reference.tolerance:
         raise InputError(
-            f"{process.name} is not timed: after {reference.steps} steps its parameters are {median:.1e} of the way off the reference, "
-            f"tolerance {reference.tolerance:.0e}; it does not take the same step"
+            f"{process.name} is not timed: after {reference.steps} steps its parameters are"
+            f" {median:.1e} of the way off the reference, tolerance {reference.tolerance:.0e}; it"
+            " does not take the same step"
         )
     return median
 
 
 def race(
-    entrants: Sequence[Entrant], folder: Path, reference: Reference, *, rounds: int, block: int, say: Say, needed: Sequence[str] = ()
+    entrants: Sequence[Entrant],
+    folder: Path,
+    reference: Reference,
+    *,
+    rounds: int,
+    block: int,
+    say: Say,
+    needed: Sequence[str] = (),
 ) -> tuple[dict[str, Result], dict[str, str]]:
     """Start, check and time systems.
 
-    Each round gives every system one block of steps from the starting parameters, in an order that rotates. The first eighth of a block
-    finds the caches as the others left them and is not counted, nor is the first round.
+    Each round gives every system one block of steps from the starting parameters, in an order that
+    rotates. The first eighth of a block finds the caches as the others left them and is not
+    counted, nor is the first round.
 
     Args:
         needed: systems without which there is nothing to report.
@@ -221,22 +249,35 @@ def race(
         try:
             for index, entrant in enumerate(entrants):
                 try:
-                    running[entrant.name] = process = Process(entrant, folder, Path(logs) / str(index))
-                    distances[entrant.name] = check(process, entrant.reference or reference, entrant.named) if entrant.is_checked else 0.0
+                    running[entrant.name] = process = Process(
+                        entrant, folder, Path(logs) / str(index)
+                    )
+                    distances[entrant.name] = (
+                        check(process, entrant.reference or reference, entrant.named)
+                        if entrant.is_checked
+                        else 0.0
+                    )
                 except (InputError, RuntimeUnavailable) as error:
                     drop(entrant.name, error)
             spent: dict[str, list[list[float]]] = {name: [] for name in running}
             for turn in range(rounds + 1):
                 names = list(running)
-                for name in names[turn % len(names) :] + names[: turn % len(names)] if names else ():
+                for name in (
+                    names[turn % len(names) :] + names[: turn % len(names)] if names else ()
+                ):
                     try:
-                        seconds = running[name].ask("time", steps=block)["seconds"][max(1, block // 8) :]
+                        seconds = running[name].ask("time", steps=block)["seconds"][
+                            max(1, block // 8) :
+                        ]
                     except RuntimeUnavailable as error:
                         drop(name, error)
                         continue
                     if turn:
                         spent[name].append(seconds)
-            return {name: _result(process, spent[name], distances[name]) for name, process in running.items()}, absent
+            return {
+                name: _result(process, spent[name], distances[name])
+                for name, process in running.items()
+            }, absent
         finally:
             for process in running.values():
                 process.close()
@@ -245,9 +286,13 @@ def race(
 def _result(process: Process, spent: list[list[float]], distance: float) -> Result:
     seconds = np.array(spent)
     return Result(
-        medians=np.median(seconds, axis=1), p95_s=float(np.quantile(seconds, 0.95)), cold_s=process.cold_s,
-        peak_mib=float(process.ask("peak")["mib"]), distance=distance, facts=process.facts,
-    )  # fmt: skip
+        medians=np.median(seconds, axis=1),
+        p95_s=float(np.quantile(seconds, 0.95)),
+        cold_s=process.cold_s,
+        peak_mib=float(process.ask("peak")["mib"]),
+        distance=distance,
+        facts=process.facts,
+    )
 
 
 __all__ = ["Entrant", "Process", "Reference", "Result", "check", "distance", "race"]

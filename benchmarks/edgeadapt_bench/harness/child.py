@@ -1,6 +1,8 @@
-"""Measuring processes: a job of a bench module in a fresh Python with one thread, its answer as JSON.
+"""Measuring processes: a job of a bench module in a fresh Python with one thread, its answer as
+JSON.
 
-A module offers its jobs by ``if __name__ == "__main__": answer(JOBS)``; arguments and answers are what JSON can carry.
+A module offers its jobs by ``if __name__ == "__main__": answer(JOBS)``; arguments and answers are
+what JSON can carry.
 """
 
 from __future__ import annotations
@@ -18,19 +20,27 @@ from edgeadapt_bench.harness.measure import ONE_THREAD
 Job = Callable[..., dict[str, Any]]
 
 
-def start(module: str, job: str, *, environment: Mapping[str, str] | None = None, **arguments: Any) -> subprocess.Popen[str]:
+def start(
+    module: str, job: str, *, environment: Mapping[str, str] | None = None, **arguments: Any
+) -> subprocess.Popen[str]:
     """A job that runs beside the caller, who reads its lines or kills it."""
     return subprocess.Popen(
-        [sys.executable, "-m", module, job, json.dumps(arguments)], env={**os.environ, **ONE_THREAD, **(environment or {})}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-m", module, job, json.dumps(arguments)],
+        env={**os.environ, **ONE_THREAD, **(environment or {})},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
-def in_child(module: str, job: str, *, environment: Mapping[str, str] | None = None, **arguments: Any) -> dict[str, Any]:
+def in_child(
+    module: str, job: str, *, environment: Mapping[str, str] | None = None, **arguments: Any
+) -> dict[str, Any]:
     """The answer of a job.
 
     Args:
-        module: whose ``JOBS`` has the job. environment: variables beyond those that keep numeric libraries at one thread.
+        module: whose ``JOBS`` has the job. environment: variables beyond those that keep numeric
+        libraries at one thread.
 
     Raises:
         RuntimeUnavailable: it failed; the message has its last line.
@@ -38,7 +48,9 @@ def in_child(module: str, job: str, *, environment: Mapping[str, str] | None = N
     process = start(module, job, environment=environment, **arguments)
     out, complaints = process.communicate()
     if process.returncode:
-        raise RuntimeUnavailable(f"a measuring process failed: {(complaints.strip().splitlines() or ['no message'])[-1]}")
+        raise RuntimeUnavailable(
+            f"a measuring process failed: {(complaints.strip().splitlines() or ['no message'])[-1]}"
+        )
     result: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
     return result
 

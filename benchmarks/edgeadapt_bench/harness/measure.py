@@ -1,4 +1,6 @@
-"""How a bench measures and what it writes: interleaved timings, rows with a bar, one JSON for every suite."""
+"""How a bench measures and what it writes: interleaved timings, rows with a bar, one JSON for every
+suite.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,12 @@ from edgeadapt.scenarios.environment import machine, versions
 
 Say = Callable[[str], None]
 Seconds = NDArray[np.float64]
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Environment of a measuring process. Numeric libraries read it when they load, so it is set before the process starts."""
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {
+    "OMP_WAIT_POLICY": "PASSIVE"
+}
+"""Environment of a measuring process. Numeric libraries read it when they load, so it is set before
+the process starts.
+"""
 
 
 @dataclass(frozen=True)
@@ -26,9 +32,9 @@ class Row:
     """One measured number.
 
     Attributes:
-        name: ``what/where``. value: None for what could not be measured, and the unit then says why.
-        baseline: what it is compared with, in the same unit.
-        target: the bar; None if it is only reported. holds: whether the bar is met, None without one.
+        name: ``what/where``. value: None for what could not be measured, and the unit then says
+        why. baseline: what it is compared with, in the same unit. target: the bar; None if it is
+        only reported. holds: whether the bar is met, None without one.
     """
 
     name: str
@@ -40,32 +46,56 @@ class Row:
 
     def __post_init__(self) -> None:
         if (self.target is None) != (self.holds is None):
-            raise ValueError(f"row {self.name!r}: a target says whether it holds, and nothing holds without one")
+            raise ValueError(
+                f"row {self.name!r}: a target says whether it holds, and nothing holds without one"
+            )
 
 
-def at_most(name: str, value: float, unit: str, target: float | None, baseline: float | None = None) -> Row:
+def at_most(
+    name: str, value: float, unit: str, target: float | None, baseline: float | None = None
+) -> Row:
     """A row that is to stay at or below its target."""
-    return Row(name, value, unit, baseline, target, None if target is None else bool(value <= target))
+    return Row(
+        name, value, unit, baseline, target, None if target is None else bool(value <= target)
+    )
 
 
-def at_least(name: str, value: float, unit: str, target: float | None, baseline: float | None = None) -> Row:
+def at_least(
+    name: str, value: float, unit: str, target: float | None, baseline: float | None = None
+) -> Row:
     """A row that is to stay at or above its target."""
-    return Row(name, value, unit, baseline, target, None if target is None else bool(value >= target))
+    return Row(
+        name, value, unit, baseline, target, None if target is None else bool(value >= target)
+    )
 
 
 def absent(name: str, reason: str, target: float | None = None) -> Row:
-    """A row that could not be measured. With a target it is missed: what was not shown does not hold."""
+    """A row that could not be measured. With a target it is missed: what was not shown does not
+    hold.
+    """
     return Row(name, None, f"absent: {reason}", None, target, None if target is None else False)
 
 
-def near(name: str, value: float, unit: str, target: float, tolerance: float, baseline: float | None = None) -> Row:
+def near(
+    name: str,
+    value: float,
+    unit: str,
+    target: float,
+    tolerance: float,
+    baseline: float | None = None,
+) -> Row:
     """A row that is to lie within ``tolerance`` of its target."""
     return Row(name, value, unit, baseline, target, bool(abs(value - target) <= tolerance))
 
 
 def report(suite: str, rows: Sequence[Row]) -> dict[str, Any]:
     """``{"suite", "machine", "versions", "rows": [...]}``: what every suite writes."""
-    return {"suite": suite, "machine": machine(), "versions": versions(), "rows": [asdict(row) for row in rows]}
+    return {
+        "suite": suite,
+        "machine": machine(),
+        "versions": versions(),
+        "rows": [asdict(row) for row in rows],
+    }
 
 
 def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
@@ -76,13 +106,23 @@ def table(rows: Sequence[Row]) -> str:
     """Rows for people: value, baseline, target and whether it holds, in columns."""
     verdict = {True: "holds", False: "MISSED", None: ""}
     cells = [("", "value", "unit", "baseline", "target", "")]
-    cells += [(r.name, _number(r.value), r.unit, _number(r.baseline), _number(r.target), verdict[r.holds]) for r in rows]
-    shown = [row for row in cells if any(row[3:])]  # behind a reason nothing stands, so it makes no column wide
-    widths = [max(len(row[column]) for row in (shown if column == 2 else cells)) for column in range(len(cells[0]))]
+    cells += [
+        (r.name, _number(r.value), r.unit, _number(r.baseline), _number(r.target), verdict[r.holds])
+        for r in rows
+    ]
+    # behind a reason nothing stands, so it makes no column wide
+    shown = [row for row in cells if any(row[3:])]
+    widths = [
+        max(len(row[column]) for row in (shown if column == 2 else cells))
+        for column in range(len(cells[0]))
+    ]
     return "\n".join(
-        "  ".join(text.rjust(width) if column in (1, 3, 4) else text.ljust(width) for column, (text, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        "  ".join(
+            text.rjust(width) if column in (1, 3, 4) else text.ljust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in cells
-    )  # fmt: skip
+    )
 
 
 def _number(value: float | None) -> str:
@@ -90,12 +130,19 @@ def _number(value: float | None) -> str:
 
 
 def paired(
-    first: Callable[[int], object], second: Callable[[int], object], rounds: int, *, block: int = 16, between: Callable[[], object] | None = None
+    first: Callable[[int], object],
+    second: Callable[[int], object],
+    rounds: int,
+    *,
+    block: int = 16,
+    between: Callable[[], object] | None = None,
 ) -> tuple[Seconds, Seconds]:
-    """Seconds per call of two functions that take turns, so that a slower minute of the machine slows both.
+    """Seconds per call of two functions that take turns, so that a slower minute of the machine
+    slows both.
 
-    Each round runs ``block`` calls of one and then of the other, in alternating order. The first call of a block finds the caches as the
-    other left them and is not counted, nor is the first round.
+    Each round runs ``block`` calls of one and then of the other, in alternating order. The first
+    call of a block finds the caches as the other left them and is not counted, nor is the first
+    round.
 
     Args:
         first, second: called with a running index. between: runs after each call, untimed.
@@ -124,5 +171,18 @@ def p95_ms(seconds: Seconds | Sequence[float]) -> float:
 
 
 __all__ = [
-    "ONE_THREAD", "Row", "Say", "Seconds", "absent", "at_least", "at_most", "median_ms", "near", "p95_ms", "paired", "report", "table", "write_json",
+    "ONE_THREAD",
+    "Row",
+    "Say",
+    "Seconds",
+    "absent",
+    "at_least",
+    "at_most",
+    "median_ms",
+    "near",
+    "p95_ms",
+    "paired",
+    "report",
+    "table",
+    "write_json",
 ]

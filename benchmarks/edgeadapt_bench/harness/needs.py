@@ -14,14 +14,12 @@ from edgeadapt.errors import InputError, RuntimeUnavailable
 from edgeadapt_bench.downloads.catalogue import CATALOGUE
 from edgeadapt_bench.downloads.fetch import Say, fetch, place_of
 
-HOST, LITE0, MOBILENET, SKLEARN, DAEMON, PLOTS = (
-    "host",
-    "lite0",
-    "mobilenet",
-    "sklearn",
-    "daemon",
-    "plots",
-)
+HOST = "host"
+LITE0 = "lite0"
+MOBILENET = "mobilenet"
+SKLEARN = "sklearn"
+DAEMON = "daemon"
+PLOTS = "plots"
 PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     HOST: (("torch", "onnx", "onnxscript"), "pip install 'edgeadapt[host]'"),
     LITE0: (

@@ -1,4 +1,6 @@
-"""Pictures of a bench: lines and bars, drawn without a display. Matplotlib is loaded when a picture is asked for."""
+"""Pictures of a bench: lines and bars, drawn without a display. Matplotlib is loaded when a picture
+is asked for.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +12,34 @@ from typing import Any
 from edgeadapt.errors import InputError, RuntimeUnavailable
 
 Points = tuple[Sequence[float], Sequence[float]]
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")  # Okabe and Ito: told apart by everyone
+# Okabe and Ito: told apart by everyone
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
 _MARKERS = "osD^vP*X"
 
 
 def save_lines(
-    path: str | os.PathLike[str], series: Mapping[str, Points], *, title: str = "", x_label: str = "", y_label: str = "",
-    log_x: bool = False, spread: Mapping[str, Sequence[float]] | None = None, points_only: Sequence[str] = (), level: Mapping[str, float] | None = None,
+    path: str | os.PathLike[str],
+    series: Mapping[str, Points],
+    *,
+    title: str = "",
+    x_label: str = "",
+    y_label: str = "",
+    log_x: bool = False,
+    spread: Mapping[str, Sequence[float]] | None = None,
+    points_only: Sequence[str] = (),
+    level: Mapping[str, float] | None = None,
     x_ticks: Sequence[float] | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """One line with markers per series; the suffix of ``path`` says the format (png, svg, pdf).
 
     Args:
-        series: name -> (x values, y values). spread: name -> half the height of its error bars. points_only: series without a line.
-        level: name -> height of a dashed horizontal line, for an oracle. x_ticks: where the x axis has its numbers.
+        series: name -> (x values, y values). spread: name -> half the height of its error bars.
+        points_only: series without a line. level: name -> height of a dashed horizontal line, for
+        an oracle. x_ticks: where the x axis has its numbers.
 
     Raises:
-        RuntimeUnavailable: matplotlib is not installed. InputError: nothing to draw, or lengths that differ.
+        RuntimeUnavailable: matplotlib is not installed. InputError: nothing to draw, or lengths
+        that differ.
     """
     if not series:
         raise InputError("nothing to draw: series is empty")
@@ -35,9 +48,22 @@ def save_lines(
             raise InputError(f"series {name!r}: {len(x)} x values and {len(y)} y values")
     figure, axes = _canvas(title, x_label, y_label)
     for i, (name, (x, y)) in enumerate(series.items()):
-        style = {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKERS[(i // len(_COLOURS) + i) % len(_MARKERS)], "markersize": 4.5}
+        style = {
+            "color": _COLOURS[i % len(_COLOURS)],
+            "marker": _MARKERS[(i // len(_COLOURS) + i) % len(_MARKERS)],
+            "markersize": 4.5,
+        }
         line = "none" if name in points_only else ("-", "--", ":")[i // len(_COLOURS) % 3]
-        axes.errorbar(x, y, yerr=None if spread is None else spread.get(name), label=name, linewidth=1.3, linestyle=line, capsize=2, **style)
+        axes.errorbar(
+            x,
+            y,
+            yerr=None if spread is None else spread.get(name),
+            label=name,
+            linewidth=1.3,
+            linestyle=line,
+            capsize=2,
+            **style,
+        )
     for name, height in (level or {}).items():
         axes.axhline(height, color="#555555", linestyle="--", linewidth=1, label=name)
     if log_x:
@@ -49,13 +75,19 @@ def save_lines(
 
 
 def save_bars(
-    path: str | os.PathLike[str], values: Mapping[str, float], *, title: str = "", x_label: str = "",
-    spread: Mapping[str, float] | None = None, level: Mapping[str, float] | None = None,
-) -> Path:  # fmt: skip
+    path: str | os.PathLike[str],
+    values: Mapping[str, float],
+    *,
+    title: str = "",
+    x_label: str = "",
+    spread: Mapping[str, float] | None = None,
+    level: Mapping[str, float] | None = None,
+) -> Path:
     """One horizontal bar per name, the first on top.
 
     Args:
-        values: name -> length. spread: name -> half the length of its error bar. level: name -> place of a dashed vertical line.
+        values: name -> length. spread: name -> half the length of its error bar. level: name ->
+        place of a dashed vertical line.
 
     Raises:
         RuntimeUnavailable: matplotlib is not installed. InputError: nothing to draw.
@@ -65,7 +97,14 @@ def save_bars(
     figure, axes = _canvas(title, x_label, "", height=0.3 * len(values) + 1.3)
     names = list(values)[::-1]
     errors = None if spread is None else [spread.get(name, 0.0) for name in names]
-    axes.barh(names, [values[name] for name in names], xerr=errors, color=_COLOURS[0], capsize=2, height=0.7)
+    axes.barh(
+        names,
+        [values[name] for name in names],
+        xerr=errors,
+        color=_COLOURS[0],
+        capsize=2,
+        height=0.7,
+    )
     for name, place in (level or {}).items():
         axes.axvline(place, color="#555555", linestyle="--", linewidth=1, label=name)
     return _save(figure, axes, path)
@@ -85,7 +124,9 @@ def _canvas(title: str, x_label: str, y_label: str, height: float = 4.4) -> tupl
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise RuntimeUnavailable(f"{error}: pictures need the extra: pip install 'edgeadapt[bench]'") from error
+        raise RuntimeUnavailable(
+            f"{error}: pictures need the extra: pip install 'edgeadapt[bench]'"
+        ) from error
     figure = Figure(figsize=(7.4, height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -1,9 +1,11 @@
-"""What answers are worth under a condition: ten labels per class that are given, and the few questions that it asks itself.
+"""What answers are worth under a condition: ten labels per class that are given, and the few
+questions that it asks itself.
 
     recovery = (accuracy - frozen) / (oracle - frozen)
 
-on other images of the condition, after the last answer. The oracle is the bundle's own kind of head refitted on the uncorrected
-encoder's features with 1,000 labels of the condition; stream, oracle and judging images are disjoint.
+on other images of the condition, after the last answer. The oracle is the bundle's own kind of head
+refitted on the uncorrected encoder's features with 1,000 labels of the condition; stream, oracle
+and judging images are disjoint.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from edgeadapt_bench.datasets.material import (
     open_quick,
     shares,
     spread,
-)  # fmt: skip
+)
 from edgeadapt_bench.harness.measure import Row
 
 Arm = Literal["none", "questions", "given", "given_at_onset", "given_frozen"]
@@ -49,7 +51,9 @@ _STREAM = "default"
 
 @dataclass(frozen=True, eq=False)
 class Showing:
-    """One condition as one seed shows it: a clean prefix, the condition, and images of it that judge."""
+    """One condition as one seed shows it: a clean prefix, the condition, and images of it that
+    judge.
+    """
 
     before: ImageData
     under: ImageData
@@ -61,12 +65,18 @@ class Showing:
 def showing(images: ImageData, condition: str, length: int, seed: int) -> Showing:
     """Disjoint parts of a pool under one condition."""
     oracle, judge, rest = shares(len(images), seed, _ORACLE, _JUDGE)
-    first, under = (rest[rows] for rows in stream_rows(images.y[rest], "shuffled", length, seed, PREFIX))
+    first, under = (
+        rest[rows] for rows in stream_rows(images.y[rest], "shuffled", length, seed, PREFIX)
+    )
 
     def shown(rows: NDArray[np.int64], salt: int) -> ImageData:
-        return ImageData(degraded(images, rows, condition, 1000 * seed + salt), images.y[rows], images.classes)
+        return ImageData(
+            degraded(images, rows, condition, 1000 * seed + salt), images.y[rows], images.classes
+        )
 
-    return Showing(images.take(first), shown(under, 1), shown(judge, 2), shown(oracle, 3), images.take(judge))
+    return Showing(
+        images.take(first), shown(under, 1), shown(judge, 2), shown(oracle, 3), images.take(judge)
+    )
 
 
 def told(material: Material, shown: Showing, arm: Arm) -> tuple[float, int]:
@@ -83,13 +93,17 @@ def told(material: Material, shown: Showing, arm: Arm) -> tuple[float, int]:
             learner.settle()
             if arm == "questions":
                 labels += _answer(learner, seen.ids, shown.under.y[rows], labels)
-            elif arm == "given_at_onset" or (arm.startswith("given") and number >= SETTLED // BATCH):
+            elif arm == "given_at_onset" or (
+                arm.startswith("given") and number >= SETTLED // BATCH
+            ):
                 labels += _give(learner, seen.ids, shown.under.y[rows], left)
         return accuracy(learner, shown.judge.x, shown.judge.y, stream=_STREAM), labels
 
 
 def _answer(learner: Learner, ids: tuple[str, ...], y: NDArray[np.int64], answered: int) -> int:
-    """The truth about every open question, up to twenty in all. Questions are about the latest window."""
+    """The truth about every open question, up to twenty in all. Questions are about the latest
+    window.
+    """
     truth = dict(zip(ids, names_of(y), strict=True))
     asked = [q.id for q in learner.questions(100) if q.id in truth][: _QUESTIONS - answered]
     if asked:
@@ -98,7 +112,9 @@ def _answer(learner: Learner, ids: tuple[str, ...], y: NDArray[np.int64], answer
     return len(asked)
 
 
-def _give(learner: Learner, ids: tuple[str, ...], y: NDArray[np.int64], left: NDArray[np.int64]) -> int:
+def _give(
+    learner: Learner, ids: tuple[str, ...], y: NDArray[np.int64], left: NDArray[np.int64]
+) -> int:
     """Label what the batch has of classes that still lack labels; counts them down in ``left``."""
     picked = []
     for sample, slot in zip(ids, y, strict=True):
@@ -106,7 +122,9 @@ def _give(learner: Learner, ids: tuple[str, ...], y: NDArray[np.int64], left: ND
             picked.append((sample, KNOWN[slot]))
             left[slot] -= 1
     if picked:
-        learner.label([sample for sample, _ in picked], [name for _, name in picked], source="operator")
+        learner.label(
+            [sample for sample, _ in picked], [name for _, name in picked], source="operator"
+        )
         learner.settle()
     return len(picked)
 
@@ -121,27 +139,48 @@ class _Outcome:
 
     def recovered(self, arm: Arm) -> float:
         """NaN where labels would hardly help: a ratio of two small numbers says nothing."""
-        return recovery(self.accuracy[arm], self.frozen, self.oracle) if self.oracle - self.frozen >= _LEAST_GAP else float("nan")
+        return (
+            recovery(self.accuracy[arm], self.frozen, self.oracle)
+            if self.oracle - self.frozen >= _LEAST_GAP
+            else float("nan")
+        )
 
 
 def _outcome(material: Material, shown: Showing, arms: tuple[Arm, ...]) -> _Outcome:
     with open_quick(material.bundle, Policy(adapt="off")) as frozen:
         z = frozen.predict(shown.oracle.x).embedding
-        oracle = RefittedHead(z, shown.oracle.y, len(KNOWN)).accuracy(frozen.predict(shown.judge.x).embedding, shown.judge.y)
-        marks = accuracy(frozen, shown.judge.x, shown.judge.y), oracle, accuracy(frozen, shown.clean_judge.x, shown.clean_judge.y)
+        oracle = RefittedHead(z, shown.oracle.y, len(KNOWN)).accuracy(
+            frozen.predict(shown.judge.x).embedding, shown.judge.y
+        )
+        marks = (
+            accuracy(frozen, shown.judge.x, shown.judge.y),
+            oracle,
+            accuracy(frozen, shown.clean_judge.x, shown.clean_judge.y),
+        )
     found = {arm: told(material, shown, arm) for arm in arms}
-    return _Outcome(*marks, {arm: value for arm, (value, _) in found.items()}, {arm: count for arm, (_, count) in found.items()})
+    return _Outcome(
+        *marks,
+        {arm: value for arm, (value, _) in found.items()},
+        {arm: count for arm, (_, count) in found.items()},
+    )
 
 
 def run_answers(
-    data: str | None = None, seeds: tuple[int, ...] = (0, 1, 2), say: Say = print, *, length: int = 960,
-    conditions: tuple[str, ...] = CONDITIONS, arms: tuple[Arm, ...] = ARMS, tuning: bool = False,
-) -> list[Row]:  # fmt: skip
+    data: str | None = None,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    say: Say = print,
+    *,
+    length: int = 960,
+    conditions: tuple[str, ...] = CONDITIONS,
+    arms: tuple[Arm, ...] = ARMS,
+    tuning: bool = False,
+) -> list[Row]:
     """Recovery with ten labels per class, with the questions alone, and with none.
 
     Args:
         data, tuning: see ``load_material``. length: images of a condition before it is judged.
-        arms: ``given`` labels what it sees from the fifth window on, ``given_at_onset`` from the first (before the shift is
+        arms: ``given`` labels what it sees from the fifth window on, ``given_at_onset`` from the
+        first (before the shift is
             confirmed); ``given_frozen`` gives the same labels with adaptation off: the baseline.
     """
     material = load_material(data, tuning=tuning)
@@ -151,19 +190,35 @@ def run_answers(
         for seed in seeds:
             found = _outcome(material, showing(images, condition, length, seed), arms)
             outcomes[seed].append(found)
-            listed = ", ".join(f"{arm} {found.accuracy[arm]:.1%} ({found.labels[arm]} labels)" for arm in arms)
-            say(f"{condition}, seed {seed}: frozen {found.frozen:.1%}, {listed}, oracle {found.oracle:.1%}, clean {found.clean:.1%}")
+            listed = ", ".join(
+                f"{arm} {found.accuracy[arm]:.1%} ({found.labels[arm]} labels)" for arm in arms
+            )
+            say(
+                f"{condition}, seed {seed}: frozen {found.frozen:.1%}, {listed}, oracle"
+                f" {found.oracle:.1%}, clean {found.clean:.1%}"
+            )
     pooled = [outcome for seed in seeds for outcome in outcomes[seed]]
     for arm in arms:
-        say(f"recovery, {arm}, over seeds: {spread([_mean_recovery(outcomes[seed], arm) for seed in seeds])}")
+        say(
+            f"recovery, {arm}, over seeds:"
+            f" {spread([_mean_recovery(outcomes[seed], arm) for seed in seeds])}"
+        )
     return _rows(pooled, arms)
 
 
 _NAMES: dict[Arm, str] = {
-    "none": "no_labels", "questions": "20_questions", "given": "10_per_class", "given_at_onset": "10_per_class_from_onset",
+    "none": "no_labels",
+    "questions": "20_questions",
+    "given": "10_per_class",
+    "given_at_onset": "10_per_class_from_onset",
     "given_frozen": "10_per_class_adaptation_off",
-}  # fmt: skip
-_INSTEAD: dict[Arm, Arm] = {"questions": "none", "given": "given_frozen", "given_at_onset": "given_frozen"}  # the baseline's arm
+}
+# the baseline's arm
+_INSTEAD: dict[Arm, Arm] = {
+    "questions": "none",
+    "given": "given_frozen",
+    "given_at_onset": "given_frozen",
+}
 
 
 def _mean_recovery(outcomes: list[_Outcome], arm: Arm) -> float:
@@ -175,15 +230,38 @@ def _rows(pooled: list[_Outcome], arms: tuple[Arm, ...]) -> list[Row]:
     rows = []
     for arm in arms:
         instead = _INSTEAD.get(arm)
-        baseline = _mean_recovery(pooled, instead) if instead is not None and instead in arms else None
+        baseline = (
+            _mean_recovery(pooled, instead) if instead is not None and instead in arms else None
+        )
         target = TEN_PER_CLASS if arm == "given" else None
-        rows.append(bar(f"recovery/{_NAMES[arm]}", _mean_recovery(pooled, arm), "share", baseline, at_least=target))
-    frozen, oracle, clean = (float(np.mean([getattr(o, mark) for o in pooled])) for mark in ("frozen", "oracle", "clean"))
+        rows.append(
+            bar(
+                f"recovery/{_NAMES[arm]}",
+                _mean_recovery(pooled, arm),
+                "share",
+                baseline,
+                at_least=target,
+            )
+        )
+    frozen, oracle, clean = (
+        float(np.mean([getattr(o, mark) for o in pooled])) for mark in ("frozen", "oracle", "clean")
+    )
     for arm in arms:
         reached = float(np.mean([o.accuracy[arm] for o in pooled]))
-        rows.append(bar(f"recovery_of_means/{_NAMES[arm]}", recovery(reached, frozen, oracle), "share"))
+        rows.append(
+            bar(f"recovery_of_means/{_NAMES[arm]}", recovery(reached, frozen, oracle), "share")
+        )
         rows.append(bar(f"accuracy/{_NAMES[arm]}", reached, "accuracy", frozen))
-    rows += [bar("accuracy/oracle", oracle, "accuracy", frozen), bar("accuracy/clean", clean, "accuracy")]
+    rows += [
+        bar("accuracy/oracle", oracle, "accuracy", frozen),
+        bar("accuracy/clean", clean, "accuracy"),
+    ]
     if "questions" in arms:
-        rows.append(bar("questions", float(np.mean([o.labels["questions"] for o in pooled])), "per condition"))
+        rows.append(
+            bar(
+                "questions",
+                float(np.mean([o.labels["questions"] for o in pooled])),
+                "per condition",
+            )
+        )
     return rows

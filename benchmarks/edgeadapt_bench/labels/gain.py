@@ -64,9 +64,15 @@ def steps_of(transfer: Transfer, bundle: Bundle, draw: int, most: int = _STEPS) 
 
 
 def run_gain(
-    data: str | None = None, say: Say = print, *, quick: bool = False, validation: bool = False,
-    families: tuple[str, ...] | None = None, seeds: tuple[int, ...] = SEEDS, draws: int = 3,
-) -> list[Row]:  # fmt: skip
+    data: str | None = None,
+    say: Say = print,
+    *,
+    quick: bool = False,
+    validation: bool = False,
+    families: tuple[str, ...] | None = None,
+    seeds: tuple[int, ...] = SEEDS,
+    draws: int = 3,
+) -> list[Row]:
     """Share of intervals that held, their width, and the error of the expectation.
 
     Args:

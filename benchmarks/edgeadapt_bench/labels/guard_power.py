@@ -1,7 +1,9 @@
-"""What the guard sees and what it lets through, as tables: batches by share of wrong labels, paired tests by samples and loss.
+"""What the guard sees and what it lets through, as tables: batches by share of wrong labels, paired
+tests by samples and loss.
 
-Labels are drawn from real images through the door that every label takes (``Suspicion.of``); nothing is learned, so one learner answers
-for all draws. The paired test is worked out on drawn outcomes, because a candidate of a given loss cannot be had to order.
+Labels are drawn from real images through the door that every label takes (``Suspicion.of``);
+nothing is learned, so one learner answers for all draws. The paired test is worked out on drawn
+outcomes, because a candidate of a given loss cannot be had to order.
 """
 
 from __future__ import annotations
@@ -31,29 +33,59 @@ CHURN = 0.02
 """Share of samples that change sides in each direction without any loss."""
 
 
-def verdict_of(count: int, loss: float, churn: float, rng: np.random.Generator, policy: GuardPolicy | None = None) -> bool:
-    """Is a candidate vetoed that loses ``loss`` of its samples more than it wins, on ``count`` samples of which ``churn`` change either way?"""
+def verdict_of(
+    count: int,
+    loss: float,
+    churn: float,
+    rng: np.random.Generator,
+    policy: GuardPolicy | None = None,
+) -> bool:
+    """Is a candidate vetoed that loses ``loss`` of its samples more than it wins, on ``count``
+    samples of which ``churn`` change either way?
+    """
     policy = policy or GuardPolicy()
-    wins, losses, _ = rng.multinomial(count, [churn, churn + loss, max(0.0, 1.0 - 2 * churn - loss)])
-    return bool((losses - wins) / count > policy.margin and sign_test(int(wins), int(losses)) < policy.significance)
+    wins, losses, _ = rng.multinomial(
+        count, [churn, churn + loss, max(0.0, 1.0 - 2 * churn - loss)]
+    )
+    return bool(
+        (losses - wins) / count > policy.margin
+        and sign_test(int(wins), int(losses)) < policy.significance
+    )
 
 
 def paired_rows(say: Say, draws: int = 2000) -> list[Row]:
     """Chance of a veto, by samples and true loss."""
     rng, rows = np.random.default_rng(0), []
-    say("paired test, chance of a veto; columns: accuracy lost " + " ".join(f"{loss:.0%}" for loss in LOSSES))
+    say(
+        "paired test, chance of a veto; columns: accuracy lost "
+        + " ".join(f"{loss:.0%}" for loss in LOSSES)
+    )
     for count in SAMPLES:
-        chances = [float(np.mean([verdict_of(count, loss, CHURN, rng) for _ in range(draws)])) for loss in LOSSES]
+        chances = [
+            float(np.mean([verdict_of(count, loss, CHURN, rng) for _ in range(draws)]))
+            for loss in LOSSES
+        ]
         say(f"  {count} samples: " + " ".join(f"{chance:.3f}" for chance in chances))
-        rows += [bar(f"veto/{count}_samples/loss_{loss:g}", chance, "chance") for loss, chance in zip(LOSSES, chances, strict=True)]
+        rows += [
+            bar(f"veto/{count}_samples/loss_{loss:g}", chance, "chance")
+            for loss, chance in zip(LOSSES, chances, strict=True)
+        ]
     return rows
 
 
-def held_rows(material: Material, say: Say, draws: int = 40, conditions: Sequence[str] = CONDITIONS) -> list[Row]:
-    """Share of batches that are held, by size and share of wrong labels: at the factory, and under conditions where nobody taught yet."""
+def held_rows(
+    material: Material, say: Say, draws: int = 40, conditions: Sequence[str] = CONDITIONS
+) -> list[Row]:
+    """Share of batches that are held, by size and share of wrong labels: at the factory, and under
+    conditions where nobody taught yet.
+    """
     known = material.known()
     rows: list[Row] = []
-    say("held, by batch size; columns: wrong labels " + " ".join(f"{share:.0%}" for share in SHARES) + ", one class of six flipped")
+    say(
+        "held, by batch size; columns: wrong labels "
+        + " ".join(f"{share:.0%}" for share in SHARES)
+        + ", one class of six flipped"
+    )
     for where, names in (("factory", ("clean",)), ("new_condition", tuple(conditions))):
         held = {(size, kind): 0.0 for size in SIZES for kind in (*SHARES, FLIP)}
         for name in names:
@@ -61,17 +93,28 @@ def held_rows(material: Material, say: Say, draws: int = 40, conditions: Sequenc
                 for key, share in _held(learner, known, name, draws).items():
                     held[key] += share / len(names)
         for size in SIZES:
-            say(f"  {where}, {size} labels: " + " ".join(f"{held[size, kind]:.3f}" for kind in (*SHARES, FLIP)))
-            rows += [bar(f"held/{where}/{size}_labels/{kind}", held[size, kind], "share") for kind in (*SHARES, FLIP)]
+            say(
+                f"  {where}, {size} labels: "
+                + " ".join(f"{held[size, kind]:.3f}" for kind in (*SHARES, FLIP))
+            )
+            rows += [
+                bar(f"held/{where}/{size}_labels/{kind}", held[size, kind], "share")
+                for kind in (*SHARES, FLIP)
+            ]
     return rows
 
 
-def _held(learner: Learner, known: ImageData, condition: str, draws: int) -> dict[tuple[int, float | str], float]:
+def _held(
+    learner: Learner, known: ImageData, condition: str, draws: int
+) -> dict[tuple[int, float | str], float]:
     rng = np.random.default_rng(1)
     shown, drawn = np.split(rng.permutation(len(known))[: 256 + 2000], [256])
     seen = known.x if condition == "clean" else known.x.copy()
     if condition != "clean":
-        seen[shown], seen[drawn] = (corrupt(known.x[part], condition, SEVERITY, seed) for seed, part in enumerate((shown, drawn)))
+        seen[shown], seen[drawn] = (
+            corrupt(known.x[part], condition, SEVERITY, seed)
+            for seed, part in enumerate((shown, drawn))
+        )
     for part in batches(len(shown), 32):
         learner.observe(seen[shown[part]])
         learner.settle()
@@ -84,8 +127,14 @@ def _held(learner: Learner, known: ImageData, condition: str, draws: int) -> dic
             for _ in range(draws):
                 rows = rng.choice(len(drawn), size, replace=False)
                 y = known.y[drawn[rows]]
-                names = flipped(y, rng) if isinstance(kind, str) else wrong_names(y, kind, learner.classes, rng)
-                batch = [_row(domain, name, features[row]) for name, row in zip(names, rows, strict=True)]
+                names = (
+                    flipped(y, rng)
+                    if isinstance(kind, str)
+                    else wrong_names(y, kind, learner.classes, rng)
+                )
+                batch = [
+                    _row(domain, name, features[row]) for name, row in zip(names, rows, strict=True)
+                ]
                 held += learner._transactions._suspicion.of(live, batch) != ""
             result[size, kind] = held / draws
     return result

@@ -1,7 +1,9 @@
-"""Labels that tell the truth get in, and labels that lie stay out: both in one configuration, on one learner per seed.
+"""Labels that tell the truth get in, and labels that lie stay out: both in one configuration, on
+one learner per seed.
 
-Each learner first lives an honest life: batches of labels under the factory condition, under each condition of the demo, and of
-new classes. In between, and at the end, poison is offered and taken back: what got through is judged, then rolled back.
+Each learner first lives an honest life: batches of labels under the factory condition, under each
+condition of the demo, and of new classes. In between, and at the end, poison is offered and taken
+back: what got through is judged, then rolled back.
 """
 
 from __future__ import annotations
@@ -31,8 +33,15 @@ from edgeadapt_bench.datasets.material import (
     names_of,
     open_quick,
     shares,
-)  # fmt: skip
-from edgeadapt_bench.datasets.poison import AT_THE_FACTORY, POISONS, SHIFTED, UNDER_SHIFT, Burst, burst
+)
+from edgeadapt_bench.datasets.poison import (
+    AT_THE_FACTORY,
+    POISONS,
+    SHIFTED,
+    UNDER_SHIFT,
+    Burst,
+    burst,
+)
 from edgeadapt_bench.harness.measure import Row
 from edgeadapt_bench.labels.guard_power import held_rows, paired_rows
 from edgeadapt_bench.labels.poor_heads import poor_head_rows
@@ -44,7 +53,9 @@ _CLEAN = "clean"
 
 @dataclass(frozen=True)
 class Trial:
-    """One offer of labels: what it was, what became of it, and how much accuracy it cost (clean, and where it was offered)."""
+    """One offer of labels: what it was, what became of it, and how much accuracy it cost (clean,
+    and where it was offered).
+    """
 
     kind: str
     outcome: str
@@ -76,9 +87,11 @@ class Life:
         self.new = pool.take(np.flatnonzero(pool.y >= len(KNOWN)))
         self.under = ""  # the condition of the stream
 
-    # -- honest labels --------------------------------------------------------------------------------
+    # -- honest labels -----------------------------------------------------------------------------
     def honest(self, kind: str, before: int) -> None:
-        """Note what became of the labels since a commit: one outcome for the batch, ``learned`` only if all of it was."""
+        """Note what became of the labels since a commit: one outcome for the batch, ``learned``
+        only if all of it was.
+        """
         outcome, why = self._outcome(before)
         self.trials.append(Trial(kind, outcome, why=why))
         if outcome != "learned":
@@ -99,12 +112,19 @@ class Life:
         for number in range(count):
             rows, shape = self._draw(self.known.y, number)
             before = self._last()
-            self.learner.learn(self.known.x[rows], names_of(self.known.y[rows]), source=f"line {number % 3}", stream="bench")
+            self.learner.learn(
+                self.known.x[rows],
+                names_of(self.known.y[rows]),
+                source=f"line {number % 3}",
+                stream="bench",
+            )
             self.learner.settle()
             self.honest(_CLEAN + shape, before)
 
     def under_condition(self, condition: str, count: int) -> None:
-        """Show the condition until it is in force, then label parts of what is shown; ends with a clean stretch."""
+        """Show the condition until it is in force, then label parts of what is shown; ends with a
+        clean stretch.
+        """
         self.show(condition, PREFIX)
         for number in range(count):
             ids, y = self.show(condition, BATCH)
@@ -120,16 +140,27 @@ class Life:
         for number in range(count):
             rows, shape = self._draw(self.new.y, number)
             before = self._last()
-            self.learner.learn(self.new.x[rows], names_of(self.new.y[rows]), source="operator", stream="bench")
+            self.learner.learn(
+                self.new.x[rows], names_of(self.new.y[rows]), source="operator", stream="bench"
+            )
             self.learner.settle()
             self.honest("new classes" + shape, before)
 
     def _draw(self, y: NDArray[np.int64], number: int) -> tuple[NDArray[np.int64], str]:
-        """Rows of one honest batch: 8 to 32 labels; every fourth has 1 to 8, and every fourth mostly one class."""
+        """Rows of one honest batch: 8 to 32 labels; every fourth has 1 to 8, and every fourth
+        mostly one class.
+        """
         shape = ("", "", ", small", ", imbalanced")[number % 4]
         size = int(self.rng.integers(1, 9) if shape == ", small" else self.rng.integers(8, 33))
-        chance = np.where(y == self.rng.choice(y), 20.0, 1.0) if shape == ", imbalanced" else np.ones(len(y))
-        return self.rng.choice(len(y), min(size, len(y)), replace=False, p=chance / chance.sum()), shape
+        chance = (
+            np.where(y == self.rng.choice(y), 20.0, 1.0)
+            if shape == ", imbalanced"
+            else np.ones(len(y))
+        )
+        return (
+            self.rng.choice(len(y), min(size, len(y)), replace=False, p=chance / chance.sum()),
+            shape,
+        )
 
     def show(self, condition: str, count: int) -> tuple[tuple[str, ...], NDArray[np.int64]]:
         """Observe images of known classes under a condition; ids and labels of all of them."""
@@ -142,15 +173,22 @@ class Life:
         self.under = condition
         return tuple(ids), self.known.y[rows]
 
-    # -- poison ---------------------------------------------------------------------------------------
+    # -- poison ------------------------------------------------------------------------------------
     def poison(self, kind: str, source: str, stage: str) -> None:
         """64 labels of one source; what gets through is judged and rolled back."""
         is_shifted = kind.endswith(UNDER_SHIFT)
-        offered = burst(kind.removesuffix(UNDER_SHIFT), self.known, _BURST, self.learner.classes, self.rng)
+        offered = burst(
+            kind.removesuffix(UNDER_SHIFT), self.known, _BURST, self.learner.classes, self.rng
+        )
         is_constant = kind.startswith("constant")
         ids: list[str] = []
         if is_shifted:
-            distinct = corrupt(offered.x[:1] if is_constant else offered.x, self.under, SEVERITY, int(self.rng.integers(2**31)))
+            distinct = corrupt(
+                offered.x[:1] if is_constant else offered.x,
+                self.under,
+                SEVERITY,
+                int(self.rng.integers(2**31)),
+            )
             offered = Burst(np.repeat(distinct, _BURST // len(distinct), axis=0), offered.names)
         if is_shifted and not is_constant:
             for part in batches(_BURST, BATCH):
@@ -161,13 +199,22 @@ class Life:
         if ids:
             self.learner.label(ids, offered.names, source=source)
         else:
-            self.learner.learn(offered.x, offered.names, source=source, stream="default" if is_shifted else "bench")
+            self.learner.learn(
+                offered.x, offered.names, source=source, stream="default" if is_shifted else "bench"
+            )
         self.learner.settle()
         outcome, why = self._outcome(before)
-        lost, lost_there = (a - b for a, b in zip(marks, self._marks(there), strict=True)) if outcome == "learned" else (0.0, 0.0)
+        lost, lost_there = (
+            (a - b for a, b in zip(marks, self._marks(there), strict=True))
+            if outcome == "learned"
+            else (0.0, 0.0)
+        )
         self.trials.append(Trial(kind, outcome, lost, lost_there, why, stage))
         if outcome == "learned":
-            self.say(f"seed {self.seed}, {kind} {self.under if is_shifted else ''} {stage}: got through, losing {lost:.3f}, {lost_there:.3f} there")
+            self.say(
+                f"seed {self.seed}, {kind} {self.under if is_shifted else ''} {stage}: got through,"
+                f" losing {lost:.3f}, {lost_there:.3f} there"
+            )
             self.learner.rollback(to=before)
 
     def _there(self, condition: str) -> ImageData:
@@ -176,14 +223,28 @@ class Life:
         return ImageData(corrupt(known.x, condition, SEVERITY, self.seed), known.y, known.classes)
 
     def _marks(self, there: ImageData | None) -> tuple[float, float]:
-        """Accuracy on clean images of the classes that are known by now, and on images of the stream's condition."""
+        """Accuracy on clean images of the classes that are known by now, and on images of the
+        stream's condition.
+        """
         rows = np.flatnonzero(np.isin(np.array(CLASSES)[self.judge.y], self.learner.classes))
         clean = accuracy(self.learner, self.judge.x[rows], self.judge.y[rows])
-        return clean, clean if there is None else accuracy(self.learner, there.x, there.y, stream="default")
+        return clean, (
+            clean if there is None else accuracy(self.learner, there.x, there.y, stream="default")
+        )
 
 
-def live(material: Material, seed: int, say: Say, *, per_kind: int, conditions: tuple[str, ...], poisons: int) -> Life:
-    """One learner's life: honest labels of every kind, with poison offered young, in the middle and late."""
+def live(
+    material: Material,
+    seed: int,
+    say: Say,
+    *,
+    per_kind: int,
+    conditions: tuple[str, ...],
+    poisons: int,
+) -> Life:
+    """One learner's life: honest labels of every kind, with poison offered young, in the middle and
+    late.
+    """
     with open_quick(material.bundle) as learner:
         life = Life(material, learner, seed, say)
         life.born = accuracy(learner, life.judge.x, life.judge.y)
@@ -217,39 +278,67 @@ def live(material: Material, seed: int, say: Say, *, per_kind: int, conditions: 
 
 
 def run_guard(
-    data: str | None = None, seeds: tuple[int, ...] = (0, 1, 2), say: Say = print, *, per_kind: int = 6,
-    conditions: tuple[str, ...] = CONDITIONS, poisons: int = 3, power: int | None = None, material: Material | None = None,
+    data: str | None = None,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    say: Say = print,
+    *,
+    per_kind: int = 6,
+    conditions: tuple[str, ...] = CONDITIONS,
+    poisons: int = 3,
+    power: int | None = None,
+    material: Material | None = None,
     poor_heads: bool | None = None,
-) -> list[Row]:  # fmt: skip
+) -> list[Row]:
     """Honest batches accepted, and poison caught, pooled over seeds.
 
     Args:
-        data: see ``load_material``. per_kind: honest batches under each condition; three times as many under the factory's, twice
-            as many of new classes. poisons: trials of each kind per seed, a third of them young, in the middle and late; under each
-            condition it is offered twice, before any honest label and after those of that condition. power: draws for every entry of
-            the power tables, 0 for none; by default 20, and none from the shipped sample, which is too small for them. material: instead
-            of ``data``. poor_heads: streams of pretrained features on which the factory's head is poor, too; by default as for power.
+        data: see ``load_material``. per_kind: honest batches under each condition; three times as
+        many under the factory's, twice
+            as many of new classes. poisons: trials of each kind per seed, a third of them young, in
+            the middle and late; under each condition it is offered twice, before any honest label
+            and after those of that condition. power: draws for every entry of the power tables, 0
+            for none; by default 20, and none from the shipped sample, which is too small for them.
+            material: instead of ``data``. poor_heads: streams of pretrained features on which the
+            factory's head is poor, too; by default as for power.
     """
     has_poor_heads = poor_heads if poor_heads is not None else data != SAMPLE and material is None
     material = material or load_material(data)
     power = (0 if data == SAMPLE else 20) if power is None else power
-    lives = [live(material, seed, say, per_kind=per_kind, conditions=conditions, poisons=poisons) for seed in seeds]
+    lives = [
+        live(material, seed, say, per_kind=per_kind, conditions=conditions, poisons=poisons)
+        for seed in seeds
+    ]
     trials = [trial for life in lives for trial in life.trials]
     honest = [t for t in trials if t.kind not in POISONS]
     for kind, count in Counter(t.kind for t in honest).items():
-        say(f"honest labels, {kind}: {sum(t.outcome == 'learned' for t in honest if t.kind == kind)} of {count} batches accepted")
+        say(
+            f"honest labels, {kind}:"
+            f" {sum(t.outcome == 'learned' for t in honest if t.kind == kind)} of {count} batches"
+            " accepted"
+        )
     accepted = float(np.mean([t.outcome == "learned" for t in honest]))
-    rows = [bar("honest_accepted", accepted, "share", 1.0, at_least=ACCEPTED), bar("honest_batches", float(len(honest)), "batches")]
+    rows = [
+        bar("honest_accepted", accepted, "share", 1.0, at_least=ACCEPTED),
+        bar("honest_batches", float(len(honest)), "batches"),
+    ]
     for poison in POISONS:
         offered = [t for t in trials if t.kind == poison]
         rows += _caught(poison, offered, say)
         if poison in SHIFTED:
-            rows += [r for stage in ("first", "later") for r in _caught(f"{poison}/{stage}", [t for t in offered if t.stage == stage])]
-    grown, born = (float(np.mean([getattr(life, mark) for life in lives])) for mark in ("grown", "born"))
+            rows += [
+                r
+                for stage in ("first", "later")
+                for r in _caught(f"{poison}/{stage}", [t for t in offered if t.stage == stage])
+            ]
+    grown, born = (
+        float(np.mean([getattr(life, mark) for life in lives])) for mark in ("grown", "born")
+    )
     rows.append(bar("gain/ten_classes", grown, "accuracy", born))
     rows.append(bar("trials/80_wrong", float(sum(t.kind == "80_wrong" for t in trials)), "trials"))
     rows += poor_head_rows(say, seeds) if has_poor_heads else []
-    return [*rows, *paired_rows(say), *held_rows(material, say, power, conditions)] if power else rows
+    return (
+        [*rows, *paired_rows(say), *held_rows(material, say, power, conditions)] if power else rows
+    )
 
 
 def _caught(name: str, offered: list[Trial], say: Say | None = None) -> list[Row]:
@@ -257,11 +346,16 @@ def _caught(name: str, offered: list[Trial], say: Say | None = None) -> list[Row
     through = [t for t in offered if t.outcome == "learned"]
     if say is not None:
         say(
-            f"{name}: {dict(Counter(t.outcome for t in offered))}; got through {len(through)} of {len(offered)}, losing on clean images "
-            f"{[round(t.lost, 3) for t in through]}, where they were offered {[round(t.lost_there, 3) for t in through]}"
+            f"{name}: {dict(Counter(t.outcome for t in offered))}; got through {len(through)} of"
+            f" {len(offered)}, losing on clean images {[round(t.lost, 3) for t in through]}, where"
+            f" they were offered {[round(t.lost_there, 3) for t in through]}"
         )
-    rows = [bar(f"caught/{name}", 1.0 - len(through) / max(1, len(offered)), "share", 0.0, at_least=1.0)]
+    rows = [
+        bar(f"caught/{name}", 1.0 - len(through) / max(1, len(offered)), "share", 0.0, at_least=1.0)
+    ]
     rows.append(bar(f"lost/{name}", float(np.mean([t.lost for t in offered])), "accuracy"))
     if UNDER_SHIFT in name:
-        rows.append(bar(f"lost_there/{name}", float(np.mean([t.lost_there for t in offered])), "accuracy"))
+        rows.append(
+            bar(f"lost_there/{name}", float(np.mean([t.lost_there for t in offered])), "accuracy")
+        )
     return rows

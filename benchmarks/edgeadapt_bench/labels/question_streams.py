@@ -1,4 +1,6 @@
-"""Streams on which a learner asks and hears the truth: what it asked about, whether the answers taught it something, and what it can do afterwards."""
+"""Streams on which a learner asks and hears the truth: what it asked about, whether the answers
+taught it something, and what it can do afterwards.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,10 @@ class Asked:
     """What a rule did in one pass.
 
     Attributes:
-        taught: whether the answer to each question was another name than the prediction, a new class included.
-        is_new: whether it named a class that the bundle does not know. names: the answers.
-        counts: questions per window that was searched. base: share of each of those windows whose answer would have taught.
-        right: (N,) of the judging images at the end.
+        taught: whether the answer to each question was another name than the prediction, a new
+        class included. is_new: whether it named a class that the bundle does not know. names: the
+        answers. counts: questions per window that was searched. base: share of each of those
+        windows whose answer would have taught. right: (N,) of the judging images at the end.
     """
 
     taught: list[bool] = field(default_factory=list)
@@ -48,7 +50,9 @@ class Asked:
     @property
     def chance(self) -> float:
         """Precision to expect of as many random questions in the same windows."""
-        return float(np.average(self.base, weights=self.counts)) if sum(self.counts) else float("nan")
+        return (
+            float(np.average(self.base, weights=self.counts)) if sum(self.counts) else float("nan")
+        )
 
     @property
     def accuracy(self) -> float:
@@ -71,7 +75,9 @@ class Witness:
         self._asked.is_new += [name not in KNOWN for name in self.names[rows]]
         self._asked.counts.append(len(rows))
         self._asked.base.append(float(teaches.mean()))
-        self._asked.most_on_a_topic = max(self._asked.most_on_a_topic, len(window.asked) + len(rows))
+        self._asked.most_on_a_topic = max(
+            self._asked.most_on_a_topic, len(window.asked) + len(rows)
+        )
         return rows
 
 
@@ -79,11 +85,21 @@ def allowing(bundle: Bundle, per_condition: int) -> Bundle:
     """The bundle with another number of questions per condition."""
     policy = bundle.manifest.policy
     ask = structs.replace(policy.ask, per_condition=per_condition)
-    return replace(bundle, manifest=structs.replace(bundle.manifest, policy=structs.replace(policy, ask=ask)))
+    return replace(
+        bundle, manifest=structs.replace(bundle.manifest, policy=structs.replace(policy, ask=ask))
+    )
 
 
-def watched(learner: Learner, rule: Rule, before: NDArray[np.uint8], x: NDArray[np.uint8], y: NDArray[np.int64]) -> Asked:
-    """Show a clean prefix, then images (N, ...) with their slots in ``CLASSES``; every question is answered before the next batch."""
+def watched(
+    learner: Learner,
+    rule: Rule,
+    before: NDArray[np.uint8],
+    x: NDArray[np.uint8],
+    y: NDArray[np.int64],
+) -> Asked:
+    """Show a clean prefix, then images (N, ...) with their slots in ``CLASSES``; every question is
+    answered before the next batch.
+    """
     asked = Asked()
     witness = Witness(rule, asked)
     learner._streams.observed(_STREAM).asking = Asking(witness)
@@ -102,7 +118,13 @@ def watched(learner: Learner, rule: Rule, before: NDArray[np.uint8], x: NDArray[
     return asked
 
 
-def under_condition(material: Material, shown: Showing, rule: Rule, policy: Policy | None = None, bundle: Bundle | None = None) -> Asked:
+def under_condition(
+    material: Material,
+    shown: Showing,
+    rule: Rule,
+    policy: Policy | None = None,
+    bundle: Bundle | None = None,
+) -> Asked:
     """One pass through a condition, judged at its end."""
     with open_quick(bundle or material.bundle, policy) as learner:
         asked = watched(learner, rule, shown.before.x, shown.under.x, shown.under.y)
@@ -112,11 +134,19 @@ def under_condition(material: Material, shown: Showing, rule: Rule, policy: Poli
 
 def marks(learner: Learner, x: NDArray[np.uint8], y: NDArray[np.int64]) -> Marks:
     """(N,) right answers under the condition the stream is in."""
-    return np.concatenate([right(learner.predict(x[rows], stream=_STREAM).labels, y[rows]) for rows in batches(len(x), 256)])
+    return np.concatenate(
+        [
+            right(learner.predict(x[rows], stream=_STREAM).labels, y[rows])
+            for rows in batches(len(x), 256)
+        ]
+    )
 
 
-def best_of_sets(material: Material, shown: Showing, sizes: tuple[int, ...], sets: int, seed: int) -> dict[int, float]:
-    """Highest accuracy on the judging images that any of ``sets`` random label sets of each size reaches, behind the label-free correction.
+def best_of_sets(
+    material: Material, shown: Showing, sizes: tuple[int, ...], sets: int, seed: int
+) -> dict[int, float]:
+    """Highest accuracy on the judging images that any of ``sets`` random label sets of each size
+    reaches, behind the label-free correction.
 
     The set is picked by the judging images: an upper mark, not a rule.
     """
@@ -131,10 +161,15 @@ def best_of_sets(material: Material, shown: Showing, sizes: tuple[int, ...], set
         for size in sizes:
             for _ in range(sets):
                 rows = rng.choice(len(z), min(size, len(z)), replace=False)
-                weights, unshifted = np.full(len(rows), weight, np.float32), np.zeros(len(rows), np.float32)
-                learned, _ = program.learn(memory.tensors, z[rows], taps[rows], shown.under.y[rows], weights, unshifted)
+                weights = np.full(len(rows), weight, np.float32)
+                unshifted = np.zeros(len(rows), np.float32)
+                learned, _ = program.learn(
+                    memory.tensors, z[rows], taps[rows], shown.under.y[rows], weights, unshifted
+                )
                 tensors = program.derive(learned)
-                logits = program.read(judge_z, judge_taps, tensors if found is None else found.tensors.over(tensors)).logits
+                logits = program.read(
+                    judge_z, judge_taps, tensors if found is None else found.tensors.over(tensors)
+                ).logits
                 best[size] = max(best[size], float((logits.argmax(axis=1) == shown.judge.y).mean()))
         return best
 

@@ -1,6 +1,8 @@
-"""The suites that hold the whole against its bars: each runs on the shipped bundle and says what a user could pick instead.
+"""The suites that hold the whole against its bars: each runs on the shipped bundle and says what a
+user could pick instead.
 
-``edgeadapt bench NAME`` runs one. All take a data folder, seeds and a line printer, and return rows.
+``edgeadapt bench NAME`` runs one. All take a data folder, seeds and a line printer, and return
+rows.
 """
 
 from __future__ import annotations
@@ -15,6 +17,11 @@ from edgeadapt_bench.labels.guarding import run_guard
 from edgeadapt_bench.shift.detection import run_detection
 
 Suite = Callable[[str | None, tuple[int, ...], Say], list[Row]]
-SPINE: dict[str, Suite] = {"detection": run_detection, "answers": run_answers, "classes": run_classes, "guard": run_guard}
+SPINE: dict[str, Suite] = {
+    "detection": run_detection,
+    "answers": run_answers,
+    "classes": run_classes,
+    "guard": run_guard,
+}
 
 __all__ = ["SPINE", "Suite", "run_answers", "run_classes", "run_detection", "run_guard"]

@@ -1,7 +1,9 @@
-"""What the novelty suite scores: features and taps of known and novel samples, clean, far and under shift.
+"""What the novelty suite scores: features and taps of known and novel samples, clean, far and under
+shift.
 
-Lite0 features carry the 128 tap columns that a bundle of Lite0 has: four feature maps, averaged, through the fixed orthonormal projection
-of ``host.module_encoder``. They are kept in the bench's cache folder under the hash of model and images.
+Lite0 features carry the 128 tap columns that a bundle of Lite0 has: four feature maps, averaged,
+through the fixed orthonormal projection of ``host.module_encoder``. They are kept in the bench's
+cache folder under the hash of model and images.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ _BATCH = 250
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """Samples as an encoder sees them: z (N, D), taps (N, T), y (N,) class slots, -1 where there is none."""
+    """Samples as an encoder sees them: z (N, D), taps (N, T), y (N,) class slots, -1 where there is
+    none.
+    """
 
     z: F32
     taps: F32
@@ -54,10 +58,11 @@ class Case:
     """One class split: what the factory has, what is known and what is not.
 
     Attributes:
-        evidence, judge: factory samples of the known classes, and those that set thresholds and choose the score.
-        known: reported samples of the known classes. others: name -> samples that are to score above ``known``.
-        shifted: name -> known samples under a condition, to be compared with others["novel"].
-        unseen: inputs that no training showed, for the exporter's second mark.
+        evidence, judge: factory samples of the known classes, and those that set thresholds and
+        choose the score. known: reported samples of the known classes. others: name -> samples that
+        are to score above ``known``. shifted: name -> known samples under a condition, to be
+        compared with others["novel"]. unseen: inputs that no training showed, for the exporter's
+        second mark.
     """
 
     evidence: Seen
@@ -88,11 +93,18 @@ class Lite0WithTaps:
             session = plain_session(self._model, threads=os.cpu_count() or 1)
             self._say(f"novelty: features and taps of {len(x):,} images ({name}) at {PIXELS} px")
             parts = [x[i : i + _BATCH] for i in range(0, len(x), _BATCH)]
-            runs = [session.run(None, {"x": upscaled(part, PIXELS) if part.ndim == 3 else part}) for part in parts]
+            runs = [
+                session.run(None, {"x": upscaled(part, PIXELS) if part.ndim == 3 else part})
+                for part in parts
+            ]
             z, taps = (np.concatenate([run[i] for run in runs]).astype(np.float16) for i in (0, 1))
             np.savez(path, z=z, taps=taps)
         with np.load(path, allow_pickle=False) as kept:
-            return Seen(kept["z"].astype(np.float32), kept["taps"].astype(np.float32), np.asarray(y, np.int64))
+            return Seen(
+                kept["z"].astype(np.float32),
+                kept["taps"].astype(np.float32),
+                np.asarray(y, np.int64),
+            )
 
 
 def _export_with_taps(path: Path) -> None:
@@ -109,12 +121,17 @@ def _export_with_taps(path: Path) -> None:
             super().__init__()
             self.module, self.maps = network, {}
             for tap in LITE0_TAPS:
-                network.get_submodule(tap).register_forward_hook(lambda _module, _inputs, out, tap=tap: self.maps.__setitem__(tap, out.mean(dim=(2, 3))))
+                network.get_submodule(tap).register_forward_hook(
+                    lambda _module, _inputs, out, tap=tap: self.maps.__setitem__(
+                        tap, out.mean(dim=(2, 3))
+                    )
+                )
             with torch.no_grad():
                 network(torch.zeros(1, 3, PIXELS, PIXELS))
             width = sum(self.maps[tap].shape[1] for tap in LITE0_TAPS)
             generator = torch.Generator().manual_seed(0)
-            self.projection = torch.linalg.qr(torch.randn(width, TAP_LIMIT, generator=generator))[0]  # as host.module_encoder draws it
+            # as host.module_encoder draws it
+            self.projection = torch.linalg.qr(torch.randn(width, TAP_LIMIT, generator=generator))[0]
 
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             z = self.module(x.permute(0, 3, 1, 2).to(torch.float32))
@@ -123,9 +140,15 @@ def _export_with_taps(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            WithTaps().eval(), (torch.zeros(1, PIXELS, PIXELS, 3, dtype=torch.uint8),), str(path), dynamo=False, opset_version=17,
-            input_names=["x"], output_names=["z", "taps"], dynamic_axes={name: {0: "batch"} for name in ("x", "z", "taps")},
-        )  # fmt: skip
+            WithTaps().eval(),
+            (torch.zeros(1, PIXELS, PIXELS, 3, dtype=torch.uint8),),
+            str(path),
+            dynamo=False,
+            opset_version=17,
+            input_names=["x"],
+            output_names=["z", "taps"],
+            dynamic_axes={name: {0: "batch"} for name in ("x", "z", "taps")},
+        )
 
 
 def per_class(y: I64, count: int, seed: int) -> I64:

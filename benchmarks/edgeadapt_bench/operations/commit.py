@@ -1,7 +1,9 @@
-"""What a label costs: from ``label`` to durable and to learned, bytes that reach the disk, and what it takes to take labels back.
+"""What a label costs: from ``label`` to durable and to learned, bytes that reach the disk, and what
+it takes to take labels back.
 
-Baseline: a table of one's own. The same bytes (id, label, source, time, features) are inserted into a plain SQLite file with the same
-durability (write-ahead log, ``synchronous=FULL``) on the same disk, in turn with each label; and deleted from it with ``secure_delete``.
+Baseline: a table of one's own. The same bytes (id, label, source, time, features) are inserted into
+a plain SQLite file with the same durability (write-ahead log, ``synchronous=FULL``) on the same
+disk, in turn with each label; and deleted from it with ``secure_delete``.
 """
 
 from __future__ import annotations
@@ -36,13 +38,24 @@ class Plain:
         self._db = sqlite3.connect(path, isolation_level=None)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
             self._db.execute(f"PRAGMA {pragma}")
-        self._db.execute("CREATE TABLE labels (id TEXT PRIMARY KEY, label TEXT, source TEXT, time REAL, features BLOB)")
+        self._db.execute(
+            "CREATE TABLE labels (id TEXT PRIMARY KEY, label TEXT, source TEXT, time REAL, features"
+            " BLOB)"
+        )
 
-    def insert(self, ids: Sequence[str], labels: Sequence[str], features: NDArray[np.float16]) -> None:
+    def insert(
+        self, ids: Sequence[str], labels: Sequence[str], features: NDArray[np.float16]
+    ) -> None:
         """One transaction, durable when it returns."""
         self._db.execute("BEGIN IMMEDIATE")
         now = time.time()
-        self._db.executemany("INSERT INTO labels VALUES (?, ?, ?, ?, ?)", [(i, n, "desk", now, f.tobytes()) for i, n, f in zip(ids, labels, features, strict=True)])
+        self._db.executemany(
+            "INSERT INTO labels VALUES (?, ?, ?, ?, ?)",
+            [
+                (i, n, "desk", now, f.tobytes())
+                for i, n, f in zip(ids, labels, features, strict=True)
+            ],
+        )
         self._db.execute("COMMIT")
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -56,7 +69,8 @@ class Plain:
 
 
 def label_times(bundle: str, count: int, together: int = 1) -> dict[str, Any]:
-    """Seconds of ``label`` until durable and until learned, and of the plain insert; bytes written by each; ``count`` calls in turn.
+    """Seconds of ``label`` until durable and until learned, and of the plain insert; bytes written
+    by each; ``count`` calls in turn.
 
     Args:
         together: labels per call.
@@ -65,8 +79,15 @@ def label_times(bundle: str, count: int, together: int = 1) -> dict[str, Any]:
     pool, manifest = Pool.of(opened), opened.manifest
     durable, learned, plain = [], [], []
     ours_written = plain_written = 0
-    features = np.random.default_rng(0).standard_normal((together, manifest.feature_dim + manifest.tap_dim)).astype(np.float16)
-    with tempfile.TemporaryDirectory() as folder, open_free(bundle, Path(folder) / "state") as learner:
+    features = (
+        np.random.default_rng(0)
+        .standard_normal((together, manifest.feature_dim + manifest.tap_dim))
+        .astype(np.float16)
+    )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_free(bundle, Path(folder) / "state") as learner,
+    ):
         table = Plain(Path(folder) / "plain.db")
         for turn in range(count + _WARM_UP):
             inputs, labels = pool.some(turn, together)
@@ -86,15 +107,22 @@ def label_times(bundle: str, count: int, together: int = 1) -> dict[str, Any]:
                 ours_written += between - before
                 plain_written += after - between
         table.close()
-        outcomes = [commit.outcome for commit in learner.history(count + 100) if commit.kind == "learn"]
+        outcomes = [
+            commit.outcome for commit in learner.history(count + 100) if commit.kind == "learn"
+        ]
     return {
-        "durable": durable, "learned": learned, "plain": plain, "outcomes": outcomes, "written": ours_written / count / together,
+        "durable": durable,
+        "learned": learned,
+        "plain": plain,
+        "outcomes": outcomes,
+        "written": ours_written / count / together,
         "written_plain": plain_written / count / together,
-    }  # fmt: skip
+    }
 
 
 def forget_times(bundle: str, counts: list[int], kept: int) -> dict[str, Any]:
-    """Seconds to forget ``counts`` rows of a source each, bytes written by it, and the same deleted from a plain table; snapshots.
+    """Seconds to forget ``counts`` rows of a source each, bytes written by it, and the same deleted
+    from a plain table; snapshots.
 
     Args:
         kept: rows of another source, learned last, that stay.
@@ -102,7 +130,10 @@ def forget_times(bundle: str, counts: list[int], kept: int) -> dict[str, Any]:
     opened = read_bundle(Path(bundle))
     crowd, rng = Crowd.of(opened, len(opened.manifest.classes)), np.random.default_rng(0)
     result: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder, open_free(bundle, Path(folder) / "state") as learner:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_free(bundle, Path(folder) / "state") as learner,
+    ):
         table = Plain(Path(folder) / "plain.db")
         ids: dict[int, list[str]] = {}
         for number in (*counts, kept):
@@ -110,8 +141,14 @@ def forget_times(bundle: str, counts: list[int], kept: int) -> dict[str, Any]:
             for begin in range(0, number, _TOGETHER):
                 slots = rng.integers(0, len(crowd.names), min(_TOGETHER, number - begin))
                 drawn = crowd.draw(slots, rng)
-                some = learner.learn(None, crowd.labels(slots), features=drawn, source=f"{number} rows")
-                table.insert(some, crowd.labels(slots), np.concatenate(list(drawn.values()), axis=1).astype(np.float16))
+                some = learner.learn(
+                    None, crowd.labels(slots), features=drawn, source=f"{number} rows"
+                )
+                table.insert(
+                    some,
+                    crowd.labels(slots),
+                    np.concatenate(list(drawn.values()), axis=1).astype(np.float16),
+                )
                 ids[number] += some
                 learner.settle()
         for number in counts:
@@ -120,9 +157,13 @@ def forget_times(bundle: str, counts: list[int], kept: int) -> dict[str, Any]:
             done, between = time.perf_counter(), written_bytes()
             table.delete(ids[number])
             result[str(number)] = {
-                "seconds": done - started, "removed": receipt.removed, "subtracted": receipt.subtracted, "written": between - before,
-                "plain": time.perf_counter() - done, "written_plain": written_bytes() - between,
-            }  # fmt: skip
+                "seconds": done - started,
+                "removed": receipt.removed,
+                "subtracted": receipt.subtracted,
+                "written": between - before,
+                "plain": time.perf_counter() - done,
+                "written_plain": written_bytes() - between,
+            }
         table.close()
         learner.close()
         sizes = _snapshot_bytes(Path(folder) / "state" / "learner.db")
@@ -131,38 +172,74 @@ def forget_times(bundle: str, counts: list[int], kept: int) -> dict[str, Any]:
 
 def _snapshot_bytes(path: Path) -> list[int]:
     with sqlite3.connect(path) as db:
-        return [int(row[0]) for row in db.execute("SELECT length(tensors) FROM snapshots ORDER BY commit_number")]
+        return [
+            int(row[0])
+            for row in db.execute("SELECT length(tensors) FROM snapshots ORDER BY commit_number")
+        ]
 
 
 def label_rows(name: str, times: dict[str, Any]) -> list[Row]:
     """Medians and p99s of a label beside the plain insert, and bytes."""
     rows = []
     plain = 1e3 * np.array(times["plain"])
-    for what, unit in (("durable", "ms until label returns"), ("learned", "ms until predictions use it")):
+    for what, unit in (
+        ("durable", "ms until label returns"),
+        ("learned", "ms until predictions use it"),
+    ):
         spent = 1e3 * np.array(times[what])
         rows += [
             Row(f"{what}_ms/{name}", float(np.median(spent)), unit, float(np.median(plain))),
-            Row(f"{what}_p99_ms/{name}", float(np.quantile(spent, 0.99)), unit, float(np.quantile(plain, 0.99))),
-        ]  # fmt: skip
+            Row(
+                f"{what}_p99_ms/{name}",
+                float(np.quantile(spent, 0.99)),
+                unit,
+                float(np.quantile(plain, 0.99)),
+            ),
+        ]
     bytes_row = f"written_bytes/{name}"
     if times["written_plain"] == 0:
         rows.append(absent(bytes_row, "the temporary folder is not on a disk"))
     else:
-        rows.append(Row(bytes_row, times["written"], "bytes a label, until learned", times["written_plain"]))
-    return [*rows, Row(f"learned_share/{name}", times["outcomes"].count("learned") / max(1, len(times["outcomes"])), "of label commits")]
+        rows.append(
+            Row(bytes_row, times["written"], "bytes a label, until learned", times["written_plain"])
+        )
+    return [
+        *rows,
+        Row(
+            f"learned_share/{name}",
+            times["outcomes"].count("learned") / max(1, len(times["outcomes"])),
+            "of label commits",
+        ),
+    ]
 
 
 def forget_rows(name: str, times: dict[str, Any]) -> list[Row]:
     rows = []
     for number, found in times.items():
         if number == "snapshot":
-            rows.append(Row(f"snapshot_bytes/{name}", float(max(found, default=0)), f"bytes, the largest of {len(found)}"))
+            rows.append(
+                Row(
+                    f"snapshot_bytes/{name}",
+                    float(max(found, default=0)),
+                    f"bytes, the largest of {len(found)}",
+                )
+            )
             continue
         end = f"{name}/{number}"
         rows += [
-            Row(f"forget_ms/{end}", 1e3 * found["seconds"], f"ms, {found['removed']} rows, {found['subtracted']} subtracted", 1e3 * found["plain"]),
-            Row(f"forget_written_bytes/{end}", float(found["written"]), "bytes", float(found["written_plain"])),
-        ]  # fmt: skip
+            Row(
+                f"forget_ms/{end}",
+                1e3 * found["seconds"],
+                f"ms, {found['removed']} rows, {found['subtracted']} subtracted",
+                1e3 * found["plain"],
+            ),
+            Row(
+                f"forget_written_bytes/{end}",
+                float(found["written"]),
+                "bytes",
+                float(found["written_plain"]),
+            ),
+        ]
     return rows
 
 
@@ -182,10 +259,31 @@ def run_commit(data: str | None, say: Say, *, quick: bool = False) -> list[Row]:
         for name, bundle in subjects.items():
             for together in (1, 16):
                 say(f"commit: {name}, {count} times {together} labels")
-                rows += label_rows(f"{name}/{together}_labels", in_child(__name__, "label_times", bundle=bundle, count=count, together=together))
+                rows += label_rows(
+                    f"{name}/{together}_labels",
+                    in_child(
+                        __name__, "label_times", bundle=bundle, count=count, together=together
+                    ),
+                )
             say(f"commit: {name}, forgetting {', '.join(map(str, forgotten))} rows")
-            rows += forget_rows(name, in_child(__name__, "forget_times", bundle=bundle, counts=forgotten, kept=forgotten[-1] // 2))
-    return [*rows, Row("calls", float(count), "label calls of each kind; quick" if quick else "label calls of each kind")]
+            rows += forget_rows(
+                name,
+                in_child(
+                    __name__,
+                    "forget_times",
+                    bundle=bundle,
+                    counts=forgotten,
+                    kept=forgotten[-1] // 2,
+                ),
+            )
+    return [
+        *rows,
+        Row(
+            "calls",
+            float(count),
+            "label calls of each kind; quick" if quick else "label calls of each kind",
+        ),
+    ]
 
 
 JOBS = {"label_times": label_times, "forget_times": forget_times}

@@ -1,4 +1,6 @@
-"""A state folder of many evidence rows, learned through the public learner; and how long it takes to open it, healthy or after a kill."""
+"""A state folder of many evidence rows, learned through the public learner; and how long it takes
+to open it, healthy or after a kill.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def teach(learner: Learner, crowd: Crowd, rows: int, rng: np.random.Generator) -
     """Learn ``rows`` right labels of all the crowd's classes; ``SOURCES`` sources take turns."""
     for number, begin in enumerate(range(0, rows, _TOGETHER)):
         slots = rng.integers(0, len(crowd.names), min(_TOGETHER, rows - begin))
-        learner.learn(None, crowd.labels(slots), features=crowd.draw(slots, rng), source=source_name(number))
+        learner.learn(
+            None, crowd.labels(slots), features=crowd.draw(slots, rng), source=source_name(number)
+        )
         learner.settle()
 
 
@@ -44,7 +48,8 @@ def source_name(number: int) -> str:
 
 
 def grow(bundle: str, state: str, rows: int, classes: int) -> dict[str, Any]:
-    """Add classes up to ``classes`` and learn ``rows`` labels; bytes of the folder, evidence by status, seconds.
+    """Add classes up to ``classes`` and learn ``rows`` labels; bytes of the folder, evidence by
+    status, seconds.
 
     Raises:
         InputError: fewer than nine tenths of them were learned or held out.
@@ -58,8 +63,14 @@ def grow(bundle: str, state: str, rows: int, classes: int) -> dict[str, Any]:
         counters = learner.counters()
     evidence = counters["evidence"]
     if evidence.get("learned", 0) + evidence.get("held_out", 0) < 0.9 * rows:
-        raise InputError(f"most of {rows} labels were to be learned, and the journal says {evidence}")
-    return {"bytes": folder_bytes(state), "evidence": evidence, "seconds": time.perf_counter() - started}
+        raise InputError(
+            f"most of {rows} labels were to be learned, and the journal says {evidence}"
+        )
+    return {
+        "bytes": folder_bytes(state),
+        "evidence": evidence,
+        "seconds": time.perf_counter() - started,
+    }
 
 
 def folder_bytes(folder: str | Path) -> int:
@@ -67,7 +78,8 @@ def folder_bytes(folder: str | Path) -> int:
 
 
 def open_time(bundle: str, state: str | None, is_cold: bool = False) -> dict[str, Any]:
-    """Seconds of ``open``, of interpreter and imports before it, and until labels that waited are learned.
+    """Seconds of ``open``, of interpreter and imports before it, and until labels that waited are
+    learned.
 
     Args:
         state: None opens the bundle alone. is_cold: the kernel drops the journal's pages first.
@@ -88,7 +100,9 @@ def open_time(bundle: str, state: str | None, is_cold: bool = False) -> dict[str
 
 def _since_start() -> float:
     """Seconds since this process began: the interpreter and its imports, to a hundredth."""
-    born = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    born = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf(
+        "SC_CLK_TCK"
+    )
     return time.clock_gettime(time.CLOCK_BOOTTIME) - born
 
 
@@ -102,27 +116,36 @@ def _drop_pages(path: Path) -> None:
 
 
 def learn_on(bundle: str, state: str, classes: int) -> dict[str, Any]:
-    """Say ``ready``, then learn until killed: sixteen labels at a time, without waiting for the worker."""
+    """Say ``ready``, then learn until killed: sixteen labels at a time, without waiting for the
+    worker.
+    """
     crowd = Crowd.of(read_bundle(Path(bundle)), classes)
     learner = open_free(bundle, state)
     rng = np.random.default_rng(os.getpid())
     print("ready", flush=True)
     while True:
         slots = rng.integers(0, len(crowd.names), 16)
-        learner.learn(None, crowd.labels(slots), features=crowd.draw(slots, rng), source="until killed")
+        learner.learn(
+            None, crowd.labels(slots), features=crowd.draw(slots, rng), source="until killed"
+        )
         while learner.counters()["backlog"] > 8:
             time.sleep(0.001)
 
 
 def recovery_times(bundle: str, state: str, classes: int, kills: int) -> list[dict[str, Any]]:
-    """``open_time`` after each of ``kills`` SIGKILLs, sent at seeded moments while the process learned."""
+    """``open_time`` after each of ``kills`` SIGKILLs, sent at seeded moments while the process
+    learned.
+    """
     rng = np.random.default_rng(9)
     times = []
     for _ in range(kills):
         process = start(__name__, "learn_on", bundle=bundle, state=state, classes=classes)
         assert process.stdout is not None
         if process.stdout.readline().strip() != "ready":
-            raise InputError(f"the process that was to be killed did not start: {process.communicate()[1].strip()[-300:]}")
+            raise InputError(
+                "the process that was to be killed did not start:"
+                f" {process.communicate()[1].strip()[-300:]}"
+            )
         time.sleep(float(rng.uniform(0.2, 0.8)))
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -130,8 +153,11 @@ def recovery_times(bundle: str, state: str, classes: int, kills: int) -> list[di
     return times
 
 
-def undo_times(bundle: str, state: str, ids_of: int = 100, commits_back: int = 100) -> dict[str, Any]:
-    """Seconds of ``digest``, of going back one change and ``commits_back`` changes, and of forgetting an id, ``ids_of`` ids and a source.
+def undo_times(
+    bundle: str, state: str, ids_of: int = 100, commits_back: int = 100
+) -> dict[str, Any]:
+    """Seconds of ``digest``, of going back one change and ``commits_back`` changes, and of
+    forgetting an id, ``ids_of`` ids and a source.
 
     The state is another one afterwards.
     """
@@ -141,7 +167,12 @@ def undo_times(bundle: str, state: str, ids_of: int = 100, commits_back: int = 1
 
         def newest() -> tuple[str, ...]:
             slots = np.zeros(ids_of + 1, np.int64)
-            ids = learner.learn(None, crowd.labels(slots), features=crowd.draw(slots, rng), source="to be taken back")
+            ids = learner.learn(
+                None,
+                crowd.labels(slots),
+                features=crowd.draw(slots, rng),
+                source="to be taken back",
+            )
             learner.settle()
             return ids
 
@@ -157,8 +188,14 @@ def undo_times(bundle: str, state: str, ids_of: int = 100, commits_back: int = 1
         clock("digest", learner.digest)
         newest()
         clock("rollback", learner.rollback)
-        learned = [commit.number for commit in learner.history(4 * commits_back) if commit.outcome == "learned"]
-        clock("rollback_far", lambda: learner.rollback(learned[min(commits_back, len(learned) - 1)]))
+        learned = [
+            commit.number
+            for commit in learner.history(4 * commits_back)
+            if commit.outcome == "learned"
+        ]
+        clock(
+            "rollback_far", lambda: learner.rollback(learned[min(commits_back, len(learned) - 1)])
+        )
         ids = newest()
         clock("forget_1", lambda: learner.forget(ids=ids[:1]))
         clock("forget_ids", lambda: learner.forget(ids=ids[1:]))

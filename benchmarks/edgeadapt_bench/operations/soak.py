@@ -1,7 +1,9 @@
-"""Sizes: a million feature vectors and ten thousand images (after a warm-up) through one learner each, and a state of 100,000 evidence rows.
+"""Sizes: a million feature vectors and ten thousand images (after a warm-up) through one learner
+each, and a state of 100,000 evidence rows.
 
-Labels arrive all the while, classes grow to a thousand, conditions come and go. What may not grow is watched: resident memory, the queue of
-the worker, the time to open. Every part runs in a process of its own, without torch.
+Labels arrive all the while, classes grow to a thousand, conditions come and go. What may not grow
+is watched: resident memory, the queue of the worker, the time to open. Every part runs in a process
+of its own, without torch.
 """
 
 from __future__ import annotations
@@ -43,19 +45,28 @@ _REMEMBERED = 4096  # samples whose label the one who answers still knows
 
 @dataclass
 class Watch:
-    """What is sampled in the course of a stream: observations so far, resident MiB, work that waits, milliseconds of a bare read."""
+    """What is sampled in the course of a stream: observations so far, resident MiB, work that
+    waits, milliseconds of a bare read.
+    """
 
     learner: Learner
     bare: Callable[[], object]
     every: int
-    samples: dict[str, list[float]] = field(default_factory=lambda: {"observed": [], "mib": [], "backlog": [], "bare_ms": []})
+    samples: dict[str, list[float]] = field(
+        default_factory=lambda: {"observed": [], "mib": [], "backlog": [], "bare_ms": []}
+    )
 
     def look(self, observed: int) -> float:
         """Sample if it is time; seconds that it took."""
         if observed < self.every * (len(self.samples["mib"]) + 1):
             return 0.0
         started = time.perf_counter()
-        values = {"observed": observed, "mib": resident_mib(), "backlog": self.learner.counters()["backlog"], "bare_ms": self._bare_ms()}
+        values = {
+            "observed": observed,
+            "mib": resident_mib(),
+            "backlog": self.learner.counters()["backlog"],
+            "bare_ms": self._bare_ms(),
+        }
         for name, value in values.items():
             self.samples[name].append(float(value))
         return time.perf_counter() - started
@@ -70,7 +81,9 @@ class Watch:
 
 
 def written_bytes() -> int:
-    """Bytes that this process caused to be written to disk so far; on a file system in memory, none."""
+    """Bytes that this process caused to be written to disk so far; on a file system in memory,
+    none.
+    """
     for line in Path("/proc/self/io").read_text().splitlines():
         if line.startswith("write_bytes:"):
             return int(line.split()[1])
@@ -80,20 +93,34 @@ def written_bytes() -> int:
 Batch = tuple[dict[str, Any], list[str], str]  # keywords of observe, true labels, stream
 
 
-def live_through(bundle: str, observations: int, stream: Callable[[np.random.Generator], Iterable[Batch]], label_every: int, labels: int) -> dict[str, Any]:
-    """Observe all batches of a stream; of every ``label_every``-th batch the first ``labels`` samples get their labels, and questions theirs.
+def live_through(
+    bundle: str,
+    observations: int,
+    stream: Callable[[np.random.Generator], Iterable[Batch]],
+    label_every: int,
+    labels: int,
+) -> dict[str, Any]:
+    """Observe all batches of a stream; of every ``label_every``-th batch the first ``labels``
+    samples get their labels, and questions theirs.
 
     Returns:
-        The samples of :class:`Watch`, seconds, milliseconds of each ``observe``, bytes, counters, commits by outcome.
+        The samples of :class:`Watch`, seconds, milliseconds of each ``observe``, bytes, counters,
+        commits by outcome.
     """
     opened = read_bundle(Path(bundle))
     rng = np.random.default_rng(0)
     truth: dict[str, str] = {}
     spent: list[float] = []
     asked = given = 0
-    with tempfile.TemporaryDirectory() as folder, open_learner(
-        bundle, state=Path(folder) / "state", budget=large_state.FREE, policy=Policy(new_classes="add")
-    ) as learner:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_learner(
+            bundle,
+            state=Path(folder) / "state",
+            budget=large_state.FREE,
+            policy=Policy(new_classes="add"),
+        ) as learner,
+    ):
         watch = Watch(learner, lambda: None, max(1, observations // _SAMPLES))
         program = Program(opened, learner._program.runtime)
         began, aside, before, observed = time.perf_counter(), 0.0, written_bytes(), 0
@@ -108,7 +135,9 @@ def live_through(bundle: str, observations: int, stream: Callable[[np.random.Gen
                 learner.label(seen.ids[:labels], names[:labels], source="desk")
                 given += min(labels, len(names))
             truth.update(zip(seen.ids, names, strict=True))
-            for old in list(truth)[: len(truth) - _REMEMBERED] if len(truth) > 2 * _REMEMBERED else ():
+            for old in (
+                list(truth)[: len(truth) - _REMEMBERED] if len(truth) > 2 * _REMEMBERED else ()
+            ):
                 del truth[old]
             for question in learner.questions(limit=1000) if number % label_every == 0 else ():
                 if question.id in truth:
@@ -120,17 +149,36 @@ def live_through(bundle: str, observations: int, stream: Callable[[np.random.Gen
         waited = time.perf_counter()
         learner.settle()
         ended = time.perf_counter()
-        counters, classes, conditions = learner.counters(), len(learner.classes), len(learner.domains())
+        counters = learner.counters()
+        classes = len(learner.classes)
+        conditions = len(learner.domains())
         commits = [commit for commit in learner.history(1_000_000) if commit.kind == "learn"]
         outcomes = Counter(commit.outcome for commit in commits)
-        reasons = Counter(re.sub(r"\d[\d.e-]*", "#", commit.detail["why"]) for commit in commits if "why" in commit.detail)
+        reasons = Counter(
+            re.sub(r"\d[\d.e-]*", "#", commit.detail["why"])
+            for commit in commits
+            if "why" in commit.detail
+        )
         written = written_bytes() - before
         size = folder_bytes(Path(folder) / "state")
     return {
-        **watch.samples, "seconds": ended - began - aside, "caught_up": ended - waited, "observe_ms": [1e3 * s for s in spent], "written": written, "state": size,
-        "labels": given + asked, "answers": asked, "classes": classes, "conditions": conditions, "outcomes": outcomes, "reasons": reasons,
-        "counters": {name: counters[name] for name in ("deferred", "overruns", "refreshes", "pending")}, "evidence": counters["evidence"],
-    }  # fmt: skip
+        **watch.samples,
+        "seconds": ended - began - aside,
+        "caught_up": ended - waited,
+        "observe_ms": [1e3 * s for s in spent],
+        "written": written,
+        "state": size,
+        "labels": given + asked,
+        "answers": asked,
+        "classes": classes,
+        "conditions": conditions,
+        "outcomes": outcomes,
+        "reasons": reasons,
+        "counters": {
+            name: counters[name] for name in ("deferred", "overruns", "refreshes", "pending")
+        },
+        "evidence": counters["evidence"],
+    }
 
 
 def _bare_read(program: Program, inputs: Mapping[str, Any]) -> Callable[[], object]:
@@ -144,7 +192,9 @@ def _bare_read(program: Program, inputs: Mapping[str, Any]) -> Callable[[], obje
 
 
 def soak_vectors(bundle: str, observations: int, classes: int) -> dict[str, Any]:
-    """Vectors of a growing number of classes on two streams; one of them is under a condition in every other phase."""
+    """Vectors of a growing number of classes on two streams; one of them is under a condition in
+    every other phase.
+    """
     opened = read_bundle(Path(bundle))
     crowd = Crowd.of(opened, classes)
     known, count = len(opened.manifest.classes), -(-observations // _BATCH)
@@ -163,7 +213,9 @@ def soak_vectors(bundle: str, observations: int, classes: int) -> dict[str, Any]
 
 
 def soak_images(bundle: str, images: str, observations: int) -> dict[str, Any]:
-    """Images in seeded order, clean and under the demo's conditions by turns; classes the bundle never saw come in the second half."""
+    """Images in seeded order, clean and under the demo's conditions by turns; classes the bundle
+    never saw come in the second half.
+    """
     with np.load(images) as given:
         x, y, names = given["x"], given["y"], [str(name) for name in given["names"]]
     known = len(read_bundle(Path(bundle)).manifest.classes)
@@ -173,8 +225,16 @@ def soak_images(bundle: str, images: str, observations: int) -> dict[str, Any]:
         for begin in range(0, observations, 8):
             rows = rng.choice(halves[begin >= observations // 2], min(8, observations - begin))
             phase = begin * _PHASES // observations
-            condition = "clean" if phase % 2 == 0 else ("fog", "gaussian_noise", "contrast", "brightness")[phase // 2 % 4]
-            yield {"x": corrupt(x[rows], condition, 3, begin)}, [names[slot] for slot in y[rows]], "camera"
+            condition = (
+                "clean"
+                if phase % 2 == 0
+                else ("fog", "gaussian_noise", "contrast", "brightness")[phase // 2 % 4]
+            )
+            yield (
+                {"x": corrupt(x[rows], condition, 3, begin)},
+                [names[slot] for slot in y[rows]],
+                "camera",
+            )
 
     return live_through(bundle, observations, stream, _LABEL_EVERY, 4)
 
@@ -183,7 +243,8 @@ def growth(observed: list[float], mib: list[float]) -> tuple[float, float, float
     """Resident memory after the warm-up, which is at least the first tenth.
 
     Returns:
-        Observations of the warm-up, MiB then, growth to the end (both medians over a tenth of the samples), slope in MiB per 100,000.
+        Observations of the warm-up, MiB then, growth to the end (both medians over a tenth of the
+        samples), slope in MiB per 100,000.
     """
     at, size = np.array(observed), np.array(mib)
     warm = max(0.1 * at[-1], WARM_UP if at[-1] > WARM_UP else 0)
@@ -202,30 +263,61 @@ def stream_rows(name: str, found: dict[str, Any], with_targets: bool) -> list[Ro
     observe, bare = float(np.median(found["observe_ms"])), float(np.median(found["bare_ms"]))
     learned = found["outcomes"].get("learned", 0)
     return [
-        at_most(f"rss_growth_mib/{end}", grown, f"MiB after {warm:.0f}", max(GROWTH_MIB, GROWTH_SHARE * start) if with_targets else None, start),
+        at_most(
+            f"rss_growth_mib/{end}",
+            grown,
+            f"MiB after {warm:.0f}",
+            max(GROWTH_MIB, GROWTH_SHARE * start) if with_targets else None,
+            start,
+        ),
         Row(f"rss_slope_mib/{end}", slope, "MiB per 100,000 observations"),
         Row(f"rss_max_mib/{end}", max(found["mib"]), "MiB"),
-        Row(f"observations_per_s/{end}", total / found["seconds"], "1/s, labels and learning included"),
+        Row(
+            f"observations_per_s/{end}",
+            total / found["seconds"],
+            "1/s, labels and learning included",
+        ),
         Row(f"observe_ms/{end}", observe, "ms a batch", bare),
         Row(f"backlog_max/{end}", max(found["backlog"]), "tasks that wait for the worker"),
         Row(f"caught_up_s/{end}", found["caught_up"], "s after the last observation"),
-        Row(f"labels/{end}", float(found["labels"]), "labels"), Row(f"questions_answered/{end}", float(found["answers"]), "labels"),
-        Row(f"classes/{end}", float(found["classes"]), "classes"), Row(f"conditions/{end}", float(found["conditions"]), "conditions known at the end"),
-        Row(f"commits_learned/{end}", learned / max(1, sum(found["outcomes"].values())), "share of label commits"),
+        Row(f"labels/{end}", float(found["labels"]), "labels"),
+        Row(f"questions_answered/{end}", float(found["answers"]), "labels"),
+        Row(f"classes/{end}", float(found["classes"]), "classes"),
+        Row(f"conditions/{end}", float(found["conditions"]), "conditions known at the end"),
+        Row(
+            f"commits_learned/{end}",
+            learned / max(1, sum(found["outcomes"].values())),
+            "share of label commits",
+        ),
         Row(f"written_per_label/{end}", found["written"] / max(1, found["labels"]), "bytes"),
         Row(f"state_mib/{end}", found["state"] / 2**20, "MiB"),
-        *[Row(f"{counter}/{end}", float(found["counters"][counter]), "times") for counter in ("deferred", "overruns", "refreshes")],
-    ]  # fmt: skip
+        *[
+            Row(f"{counter}/{end}", float(found["counters"][counter]), "times")
+            for counter in ("deferred", "overruns", "refreshes")
+        ],
+    ]
 
 
-def state_rows(bundle: str, scratch: Path, rows: int, classes: int, opens: int, with_targets: bool, say: Say) -> list[Row]:
-    """How long a large state takes to open, healthy and after a kill, and to digest, forget from and go back in."""
+def state_rows(
+    bundle: str, scratch: Path, rows: int, classes: int, opens: int, with_targets: bool, say: Say
+) -> list[Row]:
+    """How long a large state takes to open, healthy and after a kill, and to digest, forget from
+    and go back in.
+    """
     state = str(scratch / "large")
-    grown = in_child(large_state.__name__, "grow", bundle=bundle, state=state, rows=rows, classes=classes)
-    say(f"soak: {grown['evidence']} in {grown['seconds']:.0f} s, {grown['bytes'] / 2**20:.0f} MiB; opening")
+    grown = in_child(
+        large_state.__name__, "grow", bundle=bundle, state=state, rows=rows, classes=classes
+    )
+    say(
+        f"soak: {grown['evidence']} in {grown['seconds']:.0f} s, {grown['bytes'] / 2**20:.0f} MiB;"
+        " opening"
+    )
 
     def opened(**arguments: Any) -> list[dict[str, Any]]:
-        return [in_child(large_state.__name__, "open_time", bundle=bundle, **arguments) for _ in range(opens)]
+        return [
+            in_child(large_state.__name__, "open_time", bundle=bundle, **arguments)
+            for _ in range(opens)
+        ]
 
     def milliseconds(times: list[dict[str, Any]], what: str = "open") -> list[float]:
         return [1e3 * one[what] for one in times]
@@ -238,16 +330,54 @@ def state_rows(bundle: str, scratch: Path, rows: int, classes: int, opens: int, 
     shutil.rmtree(state)
     end, alone = f"{rows}_rows", float(np.median(milliseconds(bare)))
     return [
-        at_most(f"open_ms/{end}", float(np.median(milliseconds(warm))), "ms, median", OPEN_MS if with_targets else None, alone),
+        at_most(
+            f"open_ms/{end}",
+            float(np.median(milliseconds(warm))),
+            "ms, median",
+            OPEN_MS if with_targets else None,
+            alone,
+        ),
         Row(f"open_max_ms/{end}", max(milliseconds(warm)), "ms", max(milliseconds(bare))),
-        Row(f"open_cold_ms/{end}", float(np.median(milliseconds(cold))), "ms, journal not in the page cache", alone),
-        Row("start_ms", float(np.median(milliseconds(warm, "imports"))), "ms, interpreter and imports, not in open"),
-        at_most(f"recovery_ms/{end}", max(milliseconds(killed)), f"ms, worst of {opens} kills", RECOVERY_MS if with_targets else None, alone),
-        Row(f"recovery_learned_ms/{end}", max(milliseconds(killed, "caught_up")), "ms, until labels that waited are learned"),
-        *[Row(f"{name}_ms/{end}", 1e3 * seconds, _what(name, undone)) for name, seconds in undone.items() if not name.endswith("/rows")],
-        Row(f"state_mib/{end}", grown["bytes"] / 2**20, "MiB", grown["evidence"].get("learned", 0) * 2 * DIM / 2**20),
-        Row(f"grow_ms/{end}", 1e3 * grown["seconds"] / (rows / 64), "ms for 64 labels, durable and learned"),
-    ]  # fmt: skip
+        Row(
+            f"open_cold_ms/{end}",
+            float(np.median(milliseconds(cold))),
+            "ms, journal not in the page cache",
+            alone,
+        ),
+        Row(
+            "start_ms",
+            float(np.median(milliseconds(warm, "imports"))),
+            "ms, interpreter and imports, not in open",
+        ),
+        at_most(
+            f"recovery_ms/{end}",
+            max(milliseconds(killed)),
+            f"ms, worst of {opens} kills",
+            RECOVERY_MS if with_targets else None,
+            alone,
+        ),
+        Row(
+            f"recovery_learned_ms/{end}",
+            max(milliseconds(killed, "caught_up")),
+            "ms, until labels that waited are learned",
+        ),
+        *[
+            Row(f"{name}_ms/{end}", 1e3 * seconds, _what(name, undone))
+            for name, seconds in undone.items()
+            if not name.endswith("/rows")
+        ],
+        Row(
+            f"state_mib/{end}",
+            grown["bytes"] / 2**20,
+            "MiB",
+            grown["evidence"].get("learned", 0) * 2 * DIM / 2**20,
+        ),
+        Row(
+            f"grow_ms/{end}",
+            1e3 * grown["seconds"] / (rows / 64),
+            "ms for 64 labels, durable and learned",
+        ),
+    ]
 
 
 def _what(name: str, undone: Mapping[str, Any]) -> str:
@@ -259,12 +389,16 @@ def run_soak(data: str | None, say: Say, *, quick: bool = False) -> list[Row]:
     """The two streams and the large state.
 
     Args:
-        data: see ``bench.material.load_material``. quick: a hundredth of the observations and rows, without targets.
+        data: see ``bench.material.load_material``. quick: a hundredth of the observations and rows,
+        without targets.
     """
     from edgeadapt_bench.datasets.material import load_material
 
     if quick:
-        observations, images, rows, classes = OBSERVATIONS // 100, IMAGES // 150, ROWS // 100, CLASSES // 10
+        observations = OBSERVATIONS // 100
+        images = IMAGES // 150
+        rows = ROWS // 100
+        classes = CLASSES // 10
     else:
         observations, images, rows, classes = OBSERVATIONS, IMAGES, ROWS, CLASSES
     with tempfile.TemporaryDirectory() as folder:
@@ -272,14 +406,28 @@ def run_soak(data: str | None, say: Say, *, quick: bool = False) -> list[Row]:
         say("soak: exporting a bundle for vectors")
         bundle = str(vector_bundle(scratch / "vectors.edge", DIM, FACTORY_CLASSES, CLASS_SLOTS))
         say(f"soak: {observations} vectors")
-        result = stream_rows("vectors", in_child(__name__, "vectors", bundle=bundle, observations=observations, classes=classes), not quick)
+        result = stream_rows(
+            "vectors",
+            in_child(
+                __name__, "vectors", bundle=bundle, observations=observations, classes=classes
+            ),
+            not quick,
+        )
         test = load_material(data).test
         np.savez(scratch / "images.npz", x=test.x, y=test.y, names=np.array(test.classes))
         say(f"soak: {images} images")
-        found = in_child(__name__, "images", bundle=str(bundle_path()), images=str(scratch / "images.npz"), observations=images)
+        found = in_child(
+            __name__,
+            "images",
+            bundle=str(bundle_path()),
+            images=str(scratch / "images.npz"),
+            observations=images,
+        )
         result += stream_rows("images", found, not quick)
         say(f"soak: a state of {rows} rows")
-        return result + state_rows(bundle, scratch, rows, classes, 2 if quick else OPENS, not quick, say)
+        return result + state_rows(
+            bundle, scratch, rows, classes, 2 if quick else OPENS, not quick, say
+        )
 
 
 JOBS = {"vectors": soak_vectors, "images": soak_images}

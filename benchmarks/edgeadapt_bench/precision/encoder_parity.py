@@ -29,63 +29,91 @@ from edgeadapt.host.encoders.torch_module import ModuleEncoder
 SIDE = 96
 TOLERANCE = 1e-4  # of the largest value of a feature
 _NAMES = {
-    "ResNet": """
+    "ResNet": (
+        """
         resnet10t resnet18 resnet26d resnext26ts seresnet18 ecaresnet26t skresnet18
         res2net50_14w_8s resnest14d legacy_seresnet18
-    """,
-    "ResNet v2, NF": """
+    """
+    ),
+    "ResNet v2, NF": (
+        """
         resnetv2_50 nf_regnet_b0 eca_nfnet_l0 bat_resnext26ts gcresnext26ts
-    """,
-    "VGG, DarkNet": """
+    """
+    ),
+    "VGG, DarkNet": (
+        """
         vgg11 vgg11_bn repvgg_a0 darknet17 cspdarknet53 cs3darknet_s cspresnet50
-    """,
-    "DenseNet, DLA": """
+    """
+    ),
+    "DenseNet, DLA": (
+        """
         densenet121 dla34 dla46_c dpn48b ese_vovnet19b_slim selecsls42
-    """,
-    "RegNet": """
+    """
+    ),
+    "RegNet": (
+        """
         regnetx_002 regnety_002 regnetz_005
-    """,
-    "MobileNet": """
+    """
+    ),
+    "MobileNet": (
+        """
         mobilenetv1_100 mobilenetv2_050 mobilenetv3_small_050 mobilenetv3_large_100
         mobilenetv4_conv_small mobilenetv4_hybrid_medium mobilenet_edgetpu_v2_xs lcnet_050
         mnasnet_small semnasnet_075 fbnetc_100 spnasnet_100 mobileone_s0
-    """,
-    "EfficientNet": """
+    """
+    ),
+    "EfficientNet": (
+        """
         efficientnet_b0 efficientnet_lite0 efficientnet_es tf_efficientnetv2_b0 tinynet_e
         mixnet_s rexnet_100 hardcorenas_a ghostnet_050 ghostnetv2_100 ghostnetv3_050
-    """,
-    "ConvNeXt": """
+    """
+    ),
+    "ConvNeXt": (
+        """
         convnext_atto convnext_atto_ols convnextv2_atto convnext_zepto_rms
         inception_next_atto mambaout_femto poolformer_s12 poolformerv2_s12 convmixer_768_32
-    """,
-    "RepViT, FastViT, StarNet": """
+    """
+    ),
+    "RepViT, FastViT, StarNet": (
+        """
         repvit_m0_9 repghostnet_050 fastvit_t8 starnet_s1 starnet_s050 fasternet_t0
         fastvit_mci0
-    """,
-    "Inception, HRNet": """
+    """
+    ),
+    "Inception, HRNet": (
+        """
         inception_v3 inception_v4 xception41 hrnet_w18_small crossvit_tiny_240
-    """,
-    "ViT": """
+    """
+    ),
+    "ViT": (
+        """
         vit_tiny_patch16_224 deit_tiny_patch16_224 deit_tiny_distilled_patch16_224
         deit3_small_patch16_224 vit_tiny_r_s16_p8_224 eva02_tiny_patch14_224
         beit_base_patch16_224 flexivit_small visformer_tiny cait_xxs24_224
         xcit_nano_12_p16_224 tnt_s_legacy_patch16_224
-    """,
-    "Hierarchical transformers": """
+    """
+    ),
+    "Hierarchical transformers": (
+        """
         swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 swin_s3_tiny_224 pvt_v2_b0
         twins_svt_small pit_ti_224 pit_ti_distilled_224 focalnet_tiny_srf davit_tiny
         nest_tiny hiera_tiny_224 mvitv2_tiny gcvit_xxtiny maxvit_rmlp_pico_rw_256
         coatnet_pico_rw_224 tiny_vit_5m_224 nextvit_small rdnet_tiny
-    """,
-    "Light hybrids": """
+    """
+    ),
+    "Light hybrids": (
+        """
         levit_128s levit_conv_128s efficientvit_b0 efficientvit_m0 edgenext_xx_small
         mobilevit_xxs mobilevitv2_050 efficientformer_l1 efficientformerv2_s0 swiftformer_xs
         shvit_s1 coat_tiny convit_tiny sequencer2d_s lambda_resnet26t halonet26t
         botnet26t_256
-    """,
-    "MLP": """
+    """
+    ),
+    "MLP": (
+        """
         mixer_s32_224 gmixer_12_224 resmlp_12_224 gmlp_ti16_224
-    """,
+    """
+    ),
 }
 _HEAD = """# Encoders by name: what was tried
 
@@ -106,13 +134,27 @@ stands at 96 px, or at its own size where it takes no other. How to use one:
 
 | family | network | px | feature | taps | adapt | stay | worst error | seconds to prepare | to compile | |
 |---|---|---|---|---|---|---|---|---|---|---|
-"""
+"""  # noqa: E501
 COMPILED = (
-    "resnet18", "resnetv2_50", "vgg11_bn", "densenet121", "regnety_002", "mobilenetv4_conv_small",
-    "ghostnetv2_100", "efficientnet_lite0", "convnext_atto", "repvit_m0_9", "hrnet_w18_small",
-    "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "gcvit_xxtiny", "mobilevit_xxs",
-    "levit_128s", "coat_tiny", "mixer_s32_224",
-)  # fmt: skip
+    "resnet18",
+    "resnetv2_50",
+    "vgg11_bn",
+    "densenet121",
+    "regnety_002",
+    "mobilenetv4_conv_small",
+    "ghostnetv2_100",
+    "efficientnet_lite0",
+    "convnext_atto",
+    "repvit_m0_9",
+    "hrnet_w18_small",
+    "vit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "gcvit_xxtiny",
+    "mobilevit_xxs",
+    "levit_128s",
+    "coat_tiny",
+    "mixer_s32_224",
+)
 """What ``--compile`` compiles."""
 FAMILIES = {family: tuple(names.split()) for family, names in _NAMES.items()}
 
@@ -219,7 +261,14 @@ def _checked_at(name: str, side: int, is_compiled: bool) -> Row:
         )
     error = float((z - want).abs().max() / want.abs().max())
     return Row(
-        name, side, dim, *found, error, seconds, compile_s, "" if error <= TOLERANCE else f"off by {error:.1e}"
+        name,
+        side,
+        dim,
+        *found,
+        error,
+        seconds,
+        compile_s,
+        "" if error <= TOLERANCE else f"off by {error:.1e}",
     )
 
 
@@ -240,10 +289,8 @@ def page(rows: dict[str, list[Row]]) -> str:
     import timm
 
     every = [row for family in rows.values() for row in family]
-    passing, families = (
-        sum(row.passes for row in every),
-        sum(any(r.passes for r in found) for found in rows.values()),
-    )
+    passing = sum(row.passes for row in every)
+    families = sum(any(r.passes for r in found) for found in rows.values())
     head = _HEAD.format(
         passing=passing,
         count=len(every),

@@ -1,7 +1,9 @@
-"""Every graph of a bundle in every runtime that works here: the median round trip at each batch, beside the CPU's in the same run, and the agreement.
+"""Every graph of a bundle in every runtime that works here: the median round trip at each batch,
+beside the CPU's in the same run, and the agreement.
 
-A round trip takes ports from the host and gives outputs to the host; what a graph writes is read back as well, as the learner's numerics and its guard
-do. Runtimes take turns call by call, so that a slower minute of the machine slows all. Ports are random, tensors the factory's.
+A round trip takes ports from the host and gives outputs to the host; what a graph writes is read
+back as well, as the learner's numerics and its guard do. Runtimes take turns call by call, so that
+a slower minute of the machine slows all. Ports are random, tensors the factory's.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class Side:
     tensors: Tensors
 
 
-def run_placement(data: str | None, say: Say, quick: bool = False, bundle: str | None = None) -> list[Row]:
+def run_placement(
+    data: str | None, say: Say, quick: bool = False, bundle: str | None = None
+) -> list[Row]:
     """The suite.
 
     Args:
@@ -55,7 +59,9 @@ def run_placement(data: str | None, say: Say, quick: bool = False, bundle: str |
 
 
 def sides_of(bundle: Bundle, say: Say) -> tuple[list[Side], list[Row]]:
-    """The CPU and whatever else opens here, with the factory's tensors; and a row for what does not open."""
+    """The CPU and whatever else opens here, with the factory's tensors; and a row for what does not
+    open.
+    """
     cpu = open_runtime(REFERENCE_NAME)
     program = Program(bundle, cpu)
     values = cpu.download(program.factory_domain().over(program.factory()))
@@ -70,11 +76,16 @@ def sides_of(bundle: Bundle, say: Say) -> tuple[list[Side], list[Row]]:
         else:
             rows.append(absent(place.name, place.why_not))
     if len(sides) == 1:
-        say("no runtime works here beside ONNX Runtime on the CPU (edgeadapt runtimes says why): rows of the CPU alone")
+        say(
+            "no runtime works here beside ONNX Runtime on the CPU (edgeadapt runtimes says why):"
+            " rows of the CPU alone"
+        )
     return sides, rows
 
 
-def graph_rows(bundle: Bundle, spec: GraphSpec, sides: list[Side], say: Say, rounds: int) -> list[Row]:
+def graph_rows(
+    bundle: Bundle, spec: GraphSpec, sides: list[Side], say: Say, rounds: int
+) -> list[Row]:
     """One graph at the bundle's batches; the first side is what the others are compared with."""
     name = Path(spec.file).stem
     say(f"{name}: loading in {', '.join(side.name for side in sides)}")
@@ -89,12 +100,20 @@ def graph_rows(bundle: Bundle, spec: GraphSpec, sides: list[Side], say: Say, rou
     sizes = [spec.batch] if spec.batch else list(bundle.manifest.batches) if is_batched else [0]
     rng = np.random.default_rng(0)
     for size in sizes:
-        ports = {port.name: _random(port, size, len(bundle.manifest.classes), rng) for port in spec.ports}
+        ports = {
+            port.name: _random(port, size, len(bundle.manifest.classes), rng) for port in spec.ports
+        }
         rows += _batch_rows(f"{name}/b{size}" if size else name, spec, ports, graphs, rounds)
     return rows
 
 
-def _batch_rows(name: str, spec: GraphSpec, ports: dict[str, Any], graphs: list[tuple[Side, Executable]], rounds: int) -> list[Row]:
+def _batch_rows(
+    name: str,
+    spec: GraphSpec,
+    ports: dict[str, Any],
+    graphs: list[tuple[Side, Executable]],
+    rounds: int,
+) -> list[Row]:
     rows: list[Row] = []
     first: dict[str, Any] = {}
     fitting: list[tuple[Side, Executable, str]] = []
@@ -108,9 +127,17 @@ def _batch_rows(name: str, spec: GraphSpec, ports: dict[str, Any], graphs: list[
         if not first:
             first, said = results, ""
         else:
-            before = side.runtime.download(side.tensors, [written for written in spec.writes if written in side.tensors])
+            before = side.runtime.download(
+                side.tensors, [written for written in spec.writes if written in side.tensors]
+            )
             found = compare(first, results, before, Rules().tolerance)
-            said = ", a tie decides" if found.is_tie else f", {found.why}" if found.why else f", agrees to {found.error:.1e}"
+            said = (
+                ", a tie decides"
+                if found.is_tie
+                else f", {found.why}"
+                if found.why
+                else f", agrees to {found.error:.1e}"
+            )
         fitting.append((side, graph, said))
     seconds: list[list[float]] = [[] for _ in fitting]
     for turn in range(rounds):
@@ -124,7 +151,14 @@ def _batch_rows(name: str, spec: GraphSpec, ports: dict[str, Any], graphs: list[
     for (side, _, said), times in zip(fitting, seconds, strict=True):
         ms = median_ms(times)
         is_cpu = side.name == REFERENCE_NAME
-        rows.append(Row(f"{name}/{side.name}", ms, "ms" if is_cpu else f"ms, {ms / cpu_ms:.2f} x CPU{said}", None if is_cpu else cpu_ms))
+        rows.append(
+            Row(
+                f"{name}/{side.name}",
+                ms,
+                "ms" if is_cpu else f"ms, {ms / cpu_ms:.2f} x CPU{said}",
+                None if is_cpu else cpu_ms,
+            )
+        )
     return rows
 
 

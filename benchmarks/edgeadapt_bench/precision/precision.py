@@ -1,8 +1,10 @@
-"""An encoder in float16 and int8 beside float32: what it costs in answers, in novelty and in the shift axis, and what it gains in time and bytes.
+"""An encoder in float16 and int8 beside float32: what it costs in answers, in novelty and in the
+shift axis, and what it gains in time and bytes.
 
-The encoder is the one that ships, exported again with every precision for each seed: splits, scales of activations and thresholds are drawn
-anew. Every figure of a variant has float32's beside it, on the same images, windows and, for times, in the same minute. Times are of ONNX Runtime
-on this CPU and say nothing about an engine on a GPU.
+The encoder is the one that ships, exported again with every precision for each seed: splits, scales
+of activations and thresholds are drawn anew. Every figure of a variant has float32's beside it, on
+the same images, windows and, for times, in the same minute. Times are of ONNX Runtime on this CPU
+and say nothing about an engine on a GPU.
 """
 
 from __future__ import annotations
@@ -66,24 +68,45 @@ class Subject:
     def alarms(self, looks: Looks, windows: Sequence[NDArray[np.int64]]) -> float:
         """Share of windows above the thresholds of this precision."""
         policy = self.program.manifest.policy.shift
-        return float(np.mean([shift_ratio(looks.residual[rows], looks.slots[rows], self.memory.class_counts, policy) > 1 for rows in windows]))
+        return float(
+            np.mean(
+                [
+                    shift_ratio(
+                        looks.residual[rows], looks.slots[rows], self.memory.class_counts, policy
+                    )
+                    > 1
+                    for rows in windows
+                ]
+            )
+        )
 
     def refolded(self, x: NDArray[np.uint8], y: NDArray[np.int64]) -> float:
-        """Accuracy on all images but the first, from which the encoder was re-folded; nan for a bundle that does not."""
+        """Accuracy on all images but the first, from which the encoder was re-folded; nan for a
+        bundle that does not.
+        """
         if not self.program.adapts_encoder:
             return float("nan")
         written = self.program.adapt(self._tensors, x[:_ADAPTED], np.ones(_ADAPTED, np.float32))[1]
         tensors = written.over(self._tensors)
         features = self.program.encode(x[_ADAPTED:], self.program.refold(tensors))
-        return float((self.program.read(*features, tensors).logits.argmax(axis=1) == y[_ADAPTED:]).mean())
+        return float(
+            (self.program.read(*features, tensors).logits.argmax(axis=1) == y[_ADAPTED:]).mean()
+        )
 
 
-def run_precision(data: str | None, say: Say, *, quick: bool = False, networks: bool = False, bundle: str | None = None) -> list[Row]:
+def run_precision(
+    data: str | None,
+    say: Say,
+    *,
+    quick: bool = False,
+    networks: bool = False,
+    bundle: str | None = None,
+) -> list[Row]:
     """Every precision of a bundle, by default of the encoder that ships.
 
     Args:
-        networks: encoders of other networks instead, without a bundle.
-        bundle: path of a bundle with precisions that takes these images; without it one is exported for each seed.
+        networks: encoders of other networks instead, without a bundle. bundle: path of a bundle
+        with precisions that takes these images; without it one is exported for each seed.
     """
     material = load_material(SAMPLE if quick and data is None else data)
     if networks:
@@ -94,13 +117,30 @@ def run_precision(data: str | None, say: Say, *, quick: bool = False, networks: 
     held: list[tuple[Bundle, dict[str, Found]]] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in seeds:
-            subject = read_bundle(Path(bundle)) if bundle else _exported(material, Path(folder) / f"{seed}.edge", seed, say)
+            subject = (
+                read_bundle(Path(bundle))
+                if bundle
+                else _exported(material, Path(folder) / f"{seed}.edge", seed, say)
+            )
             if not subject.manifest.precisions:
-                raise InputError(f"{subject.path} has no encoder but the float32 one; export it with precisions (docs/precision.md)")
-            if subject.manifest.input.shape != material.test.x.shape[1:] or not set(KNOWN) <= set(subject.manifest.classes):
-                raise InputError(f"{subject.path} does not take images of {material.source} or does not know their classes")
+                raise InputError(
+                    f"{subject.path} has no encoder but the float32 one; export it with precisions"
+                    " (docs/precision.md)"
+                )
+            if subject.manifest.input.shape != material.test.x.shape[1:] or not set(KNOWN) <= set(
+                subject.manifest.classes
+            ):
+                raise InputError(
+                    f"{subject.path} does not take images of {material.source} or does not know"
+                    " their classes"
+                )
             say(f"precision: seed {seed}: answers, novelty, windows")
-            held.append((subject, _answers(subject, material.known(), material.test.only(NEW).x, seed, quick)))
+            held.append(
+                (
+                    subject,
+                    _answers(subject, material.known(), material.test.only(NEW).x, seed, quick),
+                )
+            )
         rows = _answer_rows([found for _, found in held])
         rows += _size_rows(held[0][0])
         say("precision: times, each variant in turns with float32")
@@ -114,15 +154,30 @@ def _exported(material: Material, path: Path, seed: int, say: Say) -> Bundle:
 
     say(f"precision: seed {seed}: exporting the encoder that ships with float16 and int8")
     images = material.calibration
-    chosen = {"novelty": material.bundle.manifest.policy.novelty.method, "stress": False, "precisions": ("float16", "int8"), "precision_margin": 1.0}
-    return export(path, rebuilt(material.bundle), (images.x, images.y), images.classes, name="precision", seed=seed, **chosen)
+    chosen = {
+        "novelty": material.bundle.manifest.policy.novelty.method,
+        "stress": False,
+        "precisions": ("float16", "int8"),
+        "precision_margin": 1.0,
+    }
+    return export(
+        path,
+        rebuilt(material.bundle),
+        (images.x, images.y),
+        images.classes,
+        name="precision",
+        seed=seed,
+        **chosen,
+    )
 
 
 def precisions_of(bundle: Bundle) -> tuple[Precision, ...]:
     return ("float32", *(spec.precision for spec in bundle.manifest.precisions))
 
 
-def _answers(bundle: Bundle, known: ImageData, new: NDArray[np.uint8], seed: int, quick: bool) -> dict[str, Found]:
+def _answers(
+    bundle: Bundle, known: ImageData, new: NDArray[np.uint8], seed: int, quick: bool
+) -> dict[str, Found]:
     """Figures by precision, on images of known classes and images of none."""
     slot = {name: place for place, name in enumerate(bundle.manifest.classes)}
     rng = np.random.default_rng(seed)
@@ -131,7 +186,9 @@ def _answers(bundle: Bundle, known: ImageData, new: NDArray[np.uint8], seed: int
     strange = new[rng.permutation(len(new))[: _LIMIT[quick]]]
     size = bundle.manifest.policy.shift.window
     windows = [window_rows(y, kind, size, rng) for kind in KINDS for _ in range(_WINDOWS[quick])]
-    drifted = {name: corrupt(x, name, SEVERITY, seed) for name in dict.fromkeys((*BARRED, *_REFOLDED))}
+    drifted = {
+        name: corrupt(x, name, SEVERITY, seed) for name in dict.fromkeys((*BARRED, *_REFOLDED))
+    }
     found: dict[str, Found] = {}
     answers: dict[str, NDArray[np.int64]] = {}
     for precision in precisions_of(bundle):
@@ -143,8 +200,17 @@ def _answers(bundle: Bundle, known: ImageData, new: NDArray[np.uint8], seed: int
             "equal answers": float((looks.slots == answers["float32"]).mean()),
             "novelty AUROC, unknown classes": auroc(looks.score, subject.look(strange).score),
             "clean windows that alarm": subject.alarms(looks, windows),
-            "shifted windows found": float(np.mean([subject.alarms(subject.look(drifted[name]), windows[: _WINDOWS[quick]]) for name in BARRED])),
-            "accuracy re-folded": float(np.mean([subject.refolded(drifted[name], y) for name in _REFOLDED])),
+            "shifted windows found": float(
+                np.mean(
+                    [
+                        subject.alarms(subject.look(drifted[name]), windows[: _WINDOWS[quick]])
+                        for name in BARRED
+                    ]
+                )
+            ),
+            "accuracy re-folded": float(
+                np.mean([subject.refolded(drifted[name], y) for name in _REFOLDED])
+            ),
         }
     return found
 
@@ -156,8 +222,13 @@ def _answer_rows(found: Sequence[Mapping[str, Found]]) -> list[Row]:
             values = [seed[precision][figure] for seed in found]
             if not np.isfinite(values).all():
                 continue
-            mean, base = float(np.mean(values)), float(np.mean([seed["float32"][figure] for seed in found]))
-            unit = "share" if len(values) == 1 else f"share, {min(values):.4f} to {max(values):.4f} over {len(values)} seeds"
+            mean = float(np.mean(values))
+            base = float(np.mean([seed["float32"][figure] for seed in found]))
+            unit = (
+                "share"
+                if len(values) == 1
+                else f"share, {min(values):.4f} to {max(values):.4f} over {len(values)} seeds"
+            )
             name, baseline = f"{figure}/{precision}", None if precision == "float32" else base
             if precision != "float32" and figure.startswith("accuracy"):
                 rows.append(at_least(name, mean, unit, base - MARGIN, baseline))
@@ -170,14 +241,31 @@ def _answer_rows(found: Sequence[Mapping[str, Found]]) -> list[Row]:
 
 def _size_rows(bundle: Bundle) -> list[Row]:
     members = bundle.manifest.members
-    sizes = {precision: members[spec.file].bytes / 1024 for precision in precisions_of(bundle) if (spec := bundle.manifest.encoder(precision))}
-    rows = [Row(f"graph of the encoder/{precision}", size, "KiB in the bundle, weights shared", None if precision == "float32" else sizes["float32"]) for precision, size in sizes.items()]
+    sizes = {
+        precision: members[spec.file].bytes / 1024
+        for precision in precisions_of(bundle)
+        if (spec := bundle.manifest.encoder(precision))
+    }
+    rows = [
+        Row(
+            f"graph of the encoder/{precision}",
+            size,
+            "KiB in the bundle, weights shared",
+            None if precision == "float32" else sizes["float32"],
+        )
+        for precision, size in sizes.items()
+    ]
     return [*rows, Row("the bundle", bundle.bytes / 1024, "KiB")]
 
 
 def _time_rows(bundle: Bundle, images: NDArray[np.uint8], quick: bool) -> list[Row]:
-    """Median milliseconds per call, float32 in turns beside it; three times, for the spread of the ratio."""
-    programs = {precision: Program(bundle, open_runtime("onnxruntime"), precision) for precision in precisions_of(bundle)}
+    """Median milliseconds per call, float32 in turns beside it; three times, for the spread of the
+    ratio.
+    """
+    programs = {
+        precision: Program(bundle, open_runtime("onnxruntime"), precision)
+        for precision in precisions_of(bundle)
+    }
     rows = []
     for precision, program in programs.items():
         if precision == "float32":
@@ -186,11 +274,25 @@ def _time_rows(bundle: Bundle, images: NDArray[np.uint8], quick: bool) -> list[R
             x = images[:batch]
             times = []
             for _ in SEEDS:
-                own, base = paired(lambda _, p=program, x=x: p.encode(x), lambda _, p=programs["float32"], x=x: p.encode(x), _ROUNDS[quick], block=8)  # type: ignore[misc]
+                own, base = paired(
+                    lambda _, p=program, x=x: p.encode(x),
+                    lambda _, p=programs["float32"], x=x: p.encode(x),
+                    _ROUNDS[quick],
+                    block=8,
+                )  # type: ignore[misc]
                 times.append((1e3 * float(np.median(own)), 1e3 * float(np.median(base))))
             ratios = [own / base for own, base in times]
-            own_ms, base_ms = (float(np.median([pair[place] for pair in times])) for place in (0, 1))
-            rows.append(Row(f"encode at batch {batch}/{precision}", own_ms, f"ms, {min(ratios):.2f} to {max(ratios):.2f} of float32", base_ms))
+            own_ms, base_ms = (
+                float(np.median([pair[place] for pair in times])) for place in (0, 1)
+            )
+            rows.append(
+                Row(
+                    f"encode at batch {batch}/{precision}",
+                    own_ms,
+                    f"ms, {min(ratios):.2f} to {max(ratios):.2f} of float32",
+                    base_ms,
+                )
+            )
     return rows
 
 

@@ -1,7 +1,9 @@
-"""Encoders of other networks in float16 and int8 beside float32: what a feature loses, and what a call takes.
+"""Encoders of other networks in float16 and int8 beside float32: what a feature loses, and what a
+call takes.
 
-Networks with random weights show the cost of kernels; how much of a feature int8 keeps depends on weights, so EfficientNet-Lite0 has those of its
-package. Nothing is calibrated but the scales, and nothing is answered.
+Networks with random weights show the cost of kernels; how much of a feature int8 keeps depends on
+weights, so EfficientNet-Lite0 has those of its package. Nothing is calibrated but the scales, and
+nothing is answered.
 """
 
 from __future__ import annotations
@@ -35,12 +37,23 @@ _MAKERS: dict[str, Callable[..., ModelProto]] = {"float16": halved, "int8": quan
 def network_rows(material: Material, say: Say, quick: bool) -> list[Row]:
     """Rows of every network; those whose package is not installed say so."""
     rng = np.random.default_rng(0)
-    images = upscaled(material.known().x[rng.permutation(len(material.known().y))[: _CALIBRATION + _HELD]], PIXELS)
+    images = upscaled(
+        material.known().x[rng.permutation(len(material.known().y))[: _CALIBRATION + _HELD]], PIXELS
+    )
     signals = rng.standard_normal((_CALIBRATION + _HELD, 6, 128)).astype(np.float32)
     subjects: dict[str, tuple[Callable[[], Any], NDArray[Any]]] = {
-        "sensor-cnn, random weights": (lambda: normalised(build_network("sensor-cnn", 6, 6), signals), signals),
-        "ResNet-18, random weights": (lambda: normalised(build_network("torchvision:resnet18", 10, 3), images), images),
-        "MobileNetV3-small, random weights": (lambda: normalised(build_network("torchvision:mobilenet_v3_small", 10, 3), images), images),
+        "sensor-cnn, random weights": (
+            lambda: normalised(build_network("sensor-cnn", 6, 6), signals),
+            signals,
+        ),
+        "ResNet-18, random weights": (
+            lambda: normalised(build_network("torchvision:resnet18", 10, 3), images),
+            images,
+        ),
+        "MobileNetV3-small, random weights": (
+            lambda: normalised(build_network("torchvision:mobilenet_v3_small", 10, 3), images),
+            images,
+        ),
         "EfficientNet-Lite0, ImageNet weights": (lite0, images),
     }
     rows: list[Row] = []
@@ -63,24 +76,51 @@ def _rows_of(name: str, module: Any, x: NDArray[Any], quick: bool) -> Iterator[R
     held = x[_CALIBRATION:]
     features = _features(whole, held)
     for precision, maker in _MAKERS.items():
-        model = maker(f"encode_{precision}", ModelProto.FromString(compiled.graph.model), frozen, [x[:_CALIBRATION]])
+        model = maker(
+            f"encode_{precision}",
+            ModelProto.FromString(compiled.graph.model),
+            frozen,
+            [x[:_CALIBRATION]],
+        )
         variant = runtime.load(GraphFile(f"encode_{precision}", model.SerializeToString(), frozen))
-        error = np.linalg.norm(_features(variant, held) - features, axis=1) / np.linalg.norm(features, axis=1)
-        yield Row(f"{name}: feature error/{precision}", float(np.median(error)), f"of its size, median of {len(held)}, worst {error.max():.2g}")
+        error = np.linalg.norm(_features(variant, held) - features, axis=1) / np.linalg.norm(
+            features, axis=1
+        )
+        yield Row(
+            f"{name}: feature error/{precision}",
+            float(np.median(error)),
+            f"of its size, median of {len(held)}, worst {error.max():.2g}",
+        )
         for batch in _BATCHES:
-            own, base = zip(*(_times(variant, whole, held[:batch], quick) for _ in range(_TURNS)), strict=True)
+            own, base = zip(
+                *(_times(variant, whole, held[:batch], quick) for _ in range(_TURNS)), strict=True
+            )
             ratios = [mine / theirs for mine, theirs in zip(own, base, strict=True)]
-            yield Row(f"{name}: encode at batch {batch}/{precision}", float(np.median(own)), f"ms, {min(ratios):.2f} to {max(ratios):.2f} of float32", float(np.median(base)))
+            yield Row(
+                f"{name}: encode at batch {batch}/{precision}",
+                float(np.median(own)),
+                f"ms, {min(ratios):.2f} to {max(ratios):.2f} of float32",
+                float(np.median(base)),
+            )
 
 
 def _features(encode: Executable, x: NDArray[Any]) -> NDArray[np.float32]:
-    parts = [encode({"x": x[start : start + 32]}, Tensors())[0]["z"] for start in range(0, len(x), 32)]
+    parts = [
+        encode({"x": x[start : start + 32]}, Tensors())[0]["z"] for start in range(0, len(x), 32)
+    ]
     return np.concatenate(parts)
 
 
-def _times(variant: Executable, whole: Executable, x: NDArray[Any], quick: bool) -> tuple[float, float]:
+def _times(
+    variant: Executable, whole: Executable, x: NDArray[Any], quick: bool
+) -> tuple[float, float]:
     """Median ms of both, in turns."""
-    own, base = paired(lambda _: variant({"x": x}, Tensors()), lambda _: whole({"x": x}, Tensors()), _ROUNDS[quick], block=8)
+    own, base = paired(
+        lambda _: variant({"x": x}, Tensors()),
+        lambda _: whole({"x": x}, Tensors()),
+        _ROUNDS[quick],
+        block=8,
+    )
     return median_ms(own), median_ms(base)
 
 

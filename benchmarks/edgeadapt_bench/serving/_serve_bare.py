@@ -1,4 +1,5 @@
-"""What one could write instead of the daemon: read a frame, run the encoder through ONNX Runtime, take the arg max of a linear head.
+"""What one could write instead of the daemon: read a frame, run the encoder through ONNX Runtime,
+take the arg max of a linear head.
 
 Run by ``edgeadapt bench serve``, which see for what is measured.
 """
@@ -38,7 +39,13 @@ class Bare:
                 shifted += 1
                 right += slot == self._film.y[number % len(self._film.y)]
         self._at += frames
-        return {"seconds": last - started, "answers": spent, "cpu": time.process_time() - cpu, "right": int(right), "shifted": shifted}
+        return {
+            "seconds": last - started,
+            "answers": spent,
+            "cpu": time.process_time() - cpu,
+            "right": int(right),
+            "shifted": shifted,
+        }
 
     def _answer(self, number: int) -> int:
         (z,) = self._session.run(None, {"x": self._film.frame(number)[None]})

@@ -1,7 +1,8 @@
-"""The daemon as a user has it, in a measuring process: control interface on a unix socket, metrics, a file of JSON lines, checkpoints.
+"""The daemon as a user has it, in a measuring process: control interface on a unix socket, metrics,
+a file of JSON lines, checkpoints.
 
-Its one source hands over frames as fast as they are taken and waits where the queue is full, so the rate is what the daemon can do. Run by
-``edgeadapt bench serve``, which see for what is measured.
+Its one source hands over frames as fast as they are taken and waits where the queue is full, so the
+rate is what the daemon can do. Run by ``edgeadapt bench serve``, which see for what is measured.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeadapt.daemon.config.schema import BudgetSection, ControlSection, JsonlSink, KeepSection, LoopSection, Settings
+from edgeadapt.daemon.config.schema import (
+    BudgetSection,
+    ControlSection,
+    JsonlSink,
+    KeepSection,
+    LoopSection,
+    Settings,
+)
 from edgeadapt.daemon.messages import Answer, Arrival, Deliver, LabelArrival
 from edgeadapt.daemon.service import Service
 from edgeadapt.errors import StateError
@@ -23,9 +31,12 @@ from edgeadapt.scenarios.environment import resident_mib
 from edgeadapt_bench.harness._serve_turns import take_turns
 from edgeadapt_bench.serving.serve_film import Film
 
-LABEL_EVERY, LABEL_LATE = 512, 64  # frames: of each such one the label comes, by name, so many frames later
+# frames: of each such one the label comes, by name, so many frames later
+LABEL_EVERY, LABEL_LATE = 512, 64
 CHECKPOINT_S = 10.0
-BUSY = BudgetSection().busy_fraction / 2  # of the time that passes: half of it the daemon is stopped, so of the time that it runs it is what a user has
+# of the time that passes: half of it the daemon is stopped, so of the time that it runs it is what
+# a user has
+BUSY = BudgetSection().busy_fraction / 2
 _QUEUE, _REMEMBERED, _PATIENCE_S = 8, 4096, 60.0
 
 
@@ -52,7 +63,9 @@ class Desk:
 
 
 class Camera:
-    """A source that plays so many frames when it is told to, with labels that come late, by name, and answers to what was asked."""
+    """A source that plays so many frames when it is told to, with labels that come late, by name,
+    and answers to what was asked.
+    """
 
     name = stream = "camera"
 
@@ -64,7 +77,8 @@ class Camera:
         self.told: list[tuple[Answer, float]] = []
         self.done = threading.Event()
         self.questions = 0
-        self.loop_cpu = self._cpu = 0.0  # seconds of CPU that the thread that answers spends on a frame
+        # seconds of CPU that the thread that answers spends on a frame
+        self.loop_cpu = self._cpu = 0.0
 
     def play(self, frames: int, rate_hz: float) -> None:
         self.handed, self.told = {}, []
@@ -80,9 +94,19 @@ class Camera:
             started, last = time.perf_counter(), self._at + frames - 1
             for number in range(self._at, last + 1):
                 if rate_hz:
-                    stop.wait(max(0.0, started + (number - self._at) / rate_hz - time.perf_counter()))
+                    stop.wait(
+                        max(0.0, started + (number - self._at) / rate_hz - time.perf_counter())
+                    )
                 self.handed[str(number)] = time.perf_counter()
-                deliver(Arrival(self.stream, self.name, x=self._film.frame(number), name=str(number), reply=self._last if number == last else self._next))
+                deliver(
+                    Arrival(
+                        self.stream,
+                        self.name,
+                        x=self._film.frame(number),
+                        name=str(number),
+                        reply=self._last if number == last else self._next,
+                    )
+                )
                 self._label(number, deliver)
             self._at = last + 1
 
@@ -121,11 +145,18 @@ class Daemon:
         self._camera = Camera(self._film, desk)
         self._service = Service(
             Settings(
-                bundle=Path(bundle), state=scratch / "state", unsigned="accept", loop=LoopSection(queue=_QUEUE, drop="wait", checkpoint_s=CHECKPOINT_S),
-                control=ControlSection(listen=f"unix:{socket}"), budget=BudgetSection(busy_fraction=BUSY, p99_ratio=p99_ratio), keep=KeepSection(pending_s=keep_s), sink=(JsonlSink(path=scratch / "answers.jsonl"),),
+                bundle=Path(bundle),
+                state=scratch / "state",
+                unsigned="accept",
+                loop=LoopSection(queue=_QUEUE, drop="wait", checkpoint_s=CHECKPOINT_S),
+                control=ControlSection(listen=f"unix:{socket}"),
+                budget=BudgetSection(busy_fraction=BUSY, p99_ratio=p99_ratio),
+                keep=KeepSection(pending_s=keep_s),
+                sink=(JsonlSink(path=scratch / "answers.jsonl"),),
             ),
-            sources=[self._camera], sinks=[desk],
-        )  # fmt: skip
+            sources=[self._camera],
+            sinks=[desk],
+        )
         self._checkpoints: set[float] = set()
         self._service.start()
 
@@ -142,21 +173,40 @@ class Daemon:
         self._checkpoints |= {status["checkpointed_at"]} - {0.0}
         worked = sum(status["timings"][part] - before[part] for part in ("learn", "record"))
         return {
-            "seconds": ended - started, "caught_up": caught_up, "cpu": cpu, "loop_cpu": self._camera.loop_cpu, "worked": worked, "mib": resident_mib(),
-            **self._answers(started, rate_hz), **self._right(),
-        }  # fmt: skip
+            "seconds": ended - started,
+            "caught_up": caught_up,
+            "cpu": cpu,
+            "loop_cpu": self._camera.loop_cpu,
+            "worked": worked,
+            "mib": resident_mib(),
+            **self._answers(started, rate_hz),
+            **self._right(),
+        }
 
     def _answers(self, started: float, rate_hz: float) -> dict[str, Any]:
         told = [at for _, at in self._camera.told]
-        since = [self._camera.handed[answer.name] for answer, _ in self._camera.told] if rate_hz else [started, *told[:-1]]
+        since = (
+            [self._camera.handed[answer.name] for answer, _ in self._camera.told]
+            if rate_hz
+            else [started, *told[:-1]]
+        )
         return {"answers": [at - before for at, before in zip(told, since, strict=True)]}
 
     def _right(self) -> dict[str, int]:
-        shifted = [(answer, int(answer.name)) for answer, _ in self._camera.told if self._film.is_shifted(int(answer.name))]
-        return {"right": sum(answer.label == self._film.label(number) for answer, number in shifted), "shifted": len(shifted)}
+        shifted = [
+            (answer, int(answer.name))
+            for answer, _ in self._camera.told
+            if self._film.is_shifted(int(answer.name))
+        ]
+        return {
+            "right": sum(answer.label == self._film.label(number) for answer, number in shifted),
+            "shifted": len(shifted),
+        }
 
     def _catch_up(self) -> None:
-        """Until the worker has done what the frames gave it, or rests in a pause: it must not be in the middle of anything when it is stopped."""
+        """Until the worker has done what the frames gave it, or rests in a pause: it must not be in
+        the middle of anything when it is stopped.
+        """
         end = time.perf_counter() + _PATIENCE_S
         with self._service._running.lending.lend() as learner:
             while not learner.settle(0.005) and (learner.is_working or not learner.is_paused):
@@ -170,11 +220,23 @@ class Daemon:
         is_closed = self._service.stop()
         self._folder.cleanup()
         return {
-            "refreshes": status["learner"]["refreshes"], "commits": commits, "evidence": status["learner"]["evidence"], "deferred": status["learner"]["deferred"],
-            "conditions": len(status["domains"]), "decisions": kinds, "questions": self._camera.questions, "pauses": status["latency"]["pauses"],
-            "latency": status["latency"], "loop": status["loop"], "labels": status["labels"], "sinks": status["sinks"], "problems": status["problems"],
-            "checkpoints": len(self._checkpoints), "is_closed": is_closed, "bundle": status["bundle"]["name"],
-        }  # fmt: skip
+            "refreshes": status["learner"]["refreshes"],
+            "commits": commits,
+            "evidence": status["learner"]["evidence"],
+            "deferred": status["learner"]["deferred"],
+            "conditions": len(status["domains"]),
+            "decisions": kinds,
+            "questions": self._camera.questions,
+            "pauses": status["latency"]["pauses"],
+            "latency": status["latency"],
+            "loop": status["loop"],
+            "labels": status["labels"],
+            "sinks": status["sinks"],
+            "problems": status["problems"],
+            "checkpoints": len(self._checkpoints),
+            "is_closed": is_closed,
+            "bundle": status["bundle"]["name"],
+        }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""What learning costs when nothing is learned: ``observe`` against the plain encoder, label to usable prediction, memory, start.
+"""What learning costs when nothing is learned: ``observe`` against the plain encoder, label to
+usable prediction, memory, start.
 
-Baseline: the original encoder as one folded ONNX file with one output, same ONNX Runtime options. State: no shift, worker idle. Every part
-is measured in a fresh process with one thread and without torch, plain and ours in turn.
+Baseline: the original encoder as one folded ONNX file with one output, same ONNX Runtime options.
+State: no shift, worker idle. Every part is measured in a fresh process with one thread and without
+torch, plain and ours in turn.
 """
 
 from __future__ import annotations
@@ -40,9 +42,12 @@ STARTS = 7
 _LABEL_WARM_UP = 3
 
 
-# -- the parts, in this process ---------------------------------------------------------------------------
-def observe_times(subject: Subject, batch: int, rounds: int = ROUNDS, block: int = 16) -> dict[str, Any]:
-    """Seconds per call of the plain encoder and of ``observe``, and the seconds that ``observe`` spent encoding and sensing.
+# -- the parts, in this process --------------------------------------------------------------------
+def observe_times(
+    subject: Subject, batch: int, rounds: int = ROUNDS, block: int = 16
+) -> dict[str, Any]:
+    """Seconds per call of the plain encoder and of ``observe``, and the seconds that ``observe``
+    spent encoding and sensing.
 
     Raises:
         InputError: the frames opened a condition, so this is not the state without shift.
@@ -60,23 +65,39 @@ def observe_times(subject: Subject, batch: int, rounds: int = ROUNDS, block: int
             parts.append((spent["encode"], spent["sense"]))
 
         plain, ours = paired(
-            lambda i: session.run(None, {"x": batches[i % len(batches)]}), lambda i: learner.observe(batches[i % len(batches)]), rounds,
-            block=block, between=settle,
-        )  # fmt: skip
+            lambda i: session.run(None, {"x": batches[i % len(batches)]}),
+            lambda i: learner.observe(batches[i % len(batches)]),
+            rounds,
+            block=block,
+            between=settle,
+        )
         if learner.domains():
-            raise InputError(f"clean frames opened {', '.join(learner.domains())}: the bundle was calibrated on other images")
+            raise InputError(
+                f"clean frames opened {', '.join(learner.domains())}: the bundle was calibrated on"
+                " other images"
+            )
     changes = np.diff(np.array(parts), axis=0)
     changes = changes[(changes[:, 0] > 0) & (np.arange(len(changes)) >= 2 * block)]
-    return {"plain": plain.tolist(), "observe": ours.tolist(), "encode": changes[:, 0].tolist(), "sense": changes[:, 1].tolist()}
+    return {
+        "plain": plain.tolist(),
+        "observe": ours.tolist(),
+        "encode": changes[:, 0].tolist(),
+        "sense": changes[:, 1].tolist(),
+    }
 
 
 def label_times(subject: Subject, count: int = LABELS) -> dict[str, Any]:
-    """Milliseconds from ``label`` until predictions use it, with an idle worker, and CPU milliseconds of ``label`` itself."""
+    """Milliseconds from ``label`` until predictions use it, with an idle worker, and CPU
+    milliseconds of ``label`` itself.
+    """
     bundle, _, frames = subject
     with np.load(frames) as given:
         x, y = given["x"][: count + _LABEL_WARM_UP], given["y"][: count + _LABEL_WARM_UP]
     usable, cpu = [], []
-    with tempfile.TemporaryDirectory() as folder, open_learner(bundle, state=Path(folder) / "state") as learner:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_learner(bundle, state=Path(folder) / "state") as learner,
+    ):
         names = learner.bundle.manifest.classes
         ids: list[str] = []
         for i in range(0, len(x), 8):
@@ -89,7 +110,9 @@ def label_times(subject: Subject, count: int = LABELS) -> dict[str, Any]:
             learner.settle()
             usable.append(1e3 * (time.perf_counter() - started))
             cpu.append(1e3 * busy)
-        outcomes = [commit.outcome for commit in learner.history(len(ids) + 10) if commit.kind == "learn"]
+        outcomes = [
+            commit.outcome for commit in learner.history(len(ids) + 10) if commit.kind == "learn"
+        ]
     if outcomes.count("learned") < len(ids) // 2:
         raise InputError(f"most labels were not learned: {', '.join(sorted(set(outcomes)))}")
     return {"usable": usable[_LABEL_WARM_UP:], "cpu": cpu[_LABEL_WARM_UP:]}
@@ -116,8 +139,11 @@ def memory_of_plain(subject: Subject) -> dict[str, Any]:
 
 
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
-    "observe": observe_times, "label": label_times, "memory_of_ours": memory_of_ours, "memory_of_plain": memory_of_plain,
-}  # fmt: skip
+    "observe": observe_times,
+    "label": label_times,
+    "memory_of_ours": memory_of_ours,
+    "memory_of_plain": memory_of_plain,
+}
 
 _START = """
 import sys, time
@@ -144,7 +170,7 @@ print(time.perf_counter() - started)
 """  # what an answer needs without us: the import, the encoder loaded, one run
 
 
-# -- fresh processes --------------------------------------------------------------------------------------
+# -- fresh processes -------------------------------------------------------------------------------
 def _child(*arguments: str, bytecode: str = "") -> str:
     """Standard output of a Python process with one thread.
 
@@ -161,13 +187,20 @@ def _child(*arguments: str, bytecode: str = "") -> str:
         [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise RuntimeUnavailable(f"a measuring process failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+        raise RuntimeUnavailable(
+            "a measuring process failed:"
+            f" {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
+        )
     return done.stdout
 
 
 def in_child(job: str, subject: Subject, **arguments: int) -> dict[str, Any]:
     """One of ``JOBS`` in a fresh process."""
-    result: dict[str, Any] = json.loads(_child("-m", "edgeadapt_bench.serving.overhead", job, *map(str, subject), json.dumps(arguments)))
+    result: dict[str, Any] = json.loads(
+        _child(
+            "-m", "edgeadapt_bench.serving.overhead", job, *map(str, subject), json.dumps(arguments)
+        )
+    )
     return result
 
 
@@ -188,7 +221,7 @@ def start_times(subject: Subject, count: int = STARTS) -> tuple[list[float], lis
     return [ours for ours, _ in pairs[1:]], [bare for _, bare in pairs[1:]]
 
 
-# -- what is measured -------------------------------------------------------------------------------------
+# -- what is measured ------------------------------------------------------------------------------
 def demo_subject(folder: Path) -> Subject:
     """The shipped bundle, its encoder alone, and clean images of the six classes it knows."""
     path = bundle_path()
@@ -201,7 +234,9 @@ def demo_subject(folder: Path) -> Subject:
 
 
 def plain_from_bundle(bundle: Bundle, path: Path) -> None:
-    """The encode graph with its weights inside and the feature as its one output; ONNX Runtime folds the batch-norms when it loads it."""
+    """The encode graph with its weights inside and the feature as its one output; ONNX Runtime
+    folds the batch-norms when it loads it.
+    """
     try:
         import onnx
     except ImportError as error:
@@ -211,7 +246,9 @@ def plain_from_bundle(bundle: Bundle, path: Path) -> None:
     model = onnx.load_model_from_string(bundle.graph(spec.file))
     for initializer in model.graph.initializer:
         if initializer.name in spec.frozen:
-            initializer.CopyFrom(onnx.numpy_helper.from_array(bundle.frozen[initializer.name], initializer.name))
+            initializer.CopyFrom(
+                onnx.numpy_helper.from_array(bundle.frozen[initializer.name], initializer.name)
+            )
     wanted, nodes = {"z"}, []
     for node in reversed(model.graph.node):
         if wanted.intersection(node.output):
@@ -219,7 +256,11 @@ def plain_from_bundle(bundle: Bundle, path: Path) -> None:
             nodes.append(node)
     outputs = [output for output in model.graph.output if output.name == "z"]
     kept = [initializer for initializer in model.graph.initializer if initializer.name in wanted]
-    for field, values in ((model.graph.node, nodes[::-1]), (model.graph.output, outputs), (model.graph.initializer, kept)):
+    for field, values in (
+        (model.graph.node, nodes[::-1]),
+        (model.graph.output, outputs),
+        (model.graph.initializer, kept),
+    ):
         copies = [type(value).FromString(value.SerializeToString()) for value in values]
         del field[:]
         field.extend(copies)
@@ -227,20 +268,33 @@ def plain_from_bundle(bundle: Bundle, path: Path) -> None:
 
 
 def lite0_subject(folder: Path, data: str | None, say: Say) -> Subject:
-    """EfficientNet-Lite0 at 96 px, exported on the spot; its original as one file; clean test images.
+    """EfficientNet-Lite0 at 96 px, exported on the spot; its original as one file; clean test
+    images.
 
     Raises:
-        RuntimeUnavailable: its packages or the host extra are not installed. InputError: Fashion-MNIST is not here.
+        RuntimeUnavailable: its packages or the host extra are not installed. InputError:
+        Fashion-MNIST is not here.
     """
     module = lite0()
     from edgeadapt.host import export
     from edgeadapt.host.data.images import fashion_mnist
 
     training, test = fashion_mnist(data)
-    rows = np.concatenate([np.flatnonzero(training.y == k)[:PER_CLASS] for k in range(len(training.classes))])
+    rows = np.concatenate(
+        [np.flatnonzero(training.y == k)[:PER_CLASS] for k in range(len(training.classes))]
+    )
     bundle, onnx, frames = folder / "lite0.edge", folder / "lite0.onnx", folder / "lite0.npz"
     calibration = (upscaled(training.x[rows], PIXELS), training.y[rows])
-    export(bundle, module, calibration, training.classes, name="lite0", stress=False, taps=LITE0_TAPS, progress=lambda line: say(f"lite0: {line}"))
+    export(
+        bundle,
+        module,
+        calibration,
+        training.classes,
+        name="lite0",
+        stress=False,
+        taps=LITE0_TAPS,
+        progress=lambda line: say(f"lite0: {line}"),
+    )
     export_plain(module, onnx, PIXELS)
     np.savez(frames, x=upscaled(test.x[:FRAMES], PIXELS), y=test.y[:FRAMES])
     return bundle, onnx, frames
@@ -267,17 +321,30 @@ def run_overhead(data: str | None, say: Say) -> list[Row]:
         for name, subject in (("lite0", large), ("demo", demo)):
             for batch in (1, 8):
                 say(f"overhead: observe, {name}, batch {batch}")
-                times = in_child("observe", subject, batch=batch, rounds=ROUNDS if batch == 1 or name == "demo" else ROUNDS // 2)
-                rows += observe_rows(name, batch, times, LITE0_TARGETS[batch] if name == "lite0" else None)
+                times = in_child(
+                    "observe",
+                    subject,
+                    batch=batch,
+                    rounds=ROUNDS if batch == 1 or name == "demo" else ROUNDS // 2,
+                )
+                rows += observe_rows(
+                    name, batch, times, LITE0_TARGETS[batch] if name == "lite0" else None
+                )
         say("overhead: labels, memory, start")
         times = in_child("label", large)
         usable, cpu = float(np.median(times["usable"])), float(np.median(times["cpu"]))
-        ours, plain = in_child("memory_of_ours", large)["mib"], in_child("memory_of_plain", large)["mib"]
+        ours = in_child("memory_of_ours", large)["mib"]
+        plain = in_child("memory_of_plain", large)["mib"]
         rows += [
-            at_most("label_usable_ms", usable, "ms", USABLE_MS), Row("label_usable_p95_ms", float(np.quantile(times["usable"], 0.95)), "ms"),
-            at_most("label_row_cpu_ms", cpu, "ms", ROW_CPU_MS), at_most("rss_mib", ours, "MiB", RSS_MIB, plain),
-        ]  # fmt: skip
-        for name, subject, target in (("start_over_ort_s", demo, START_S), ("start_over_ort_s/lite0", large, None)):
+            at_most("label_usable_ms", usable, "ms", USABLE_MS),
+            Row("label_usable_p95_ms", float(np.quantile(times["usable"], 0.95)), "ms"),
+            at_most("label_row_cpu_ms", cpu, "ms", ROW_CPU_MS),
+            at_most("rss_mib", ours, "MiB", RSS_MIB, plain),
+        ]
+        for name, subject, target in (
+            ("start_over_ort_s", demo, START_S),
+            ("start_over_ort_s/lite0", large, None),
+        ):
             whole, bare = (float(np.median(times)) for times in start_times(subject))
             rows.append(at_most(name, whole - bare, "s", target, bare))
     return rows
@@ -285,4 +352,8 @@ def run_overhead(data: str | None, say: Say) -> list[Row]:
 
 if __name__ == "__main__":
     _job, _bundle, _onnx, _frames, _arguments = sys.argv[1:]
-    print(json.dumps(JOBS[_job]((Path(_bundle), Path(_onnx), Path(_frames)), **json.loads(_arguments))))
+    print(
+        json.dumps(
+            JOBS[_job]((Path(_bundle), Path(_onnx), Path(_frames)), **json.loads(_arguments))
+        )
+    )

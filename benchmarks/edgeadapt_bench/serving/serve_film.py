@@ -1,7 +1,8 @@
-"""The film that ``bench serve`` shows to the daemon and to the bare loop: clean legs and legs under a condition by turns, always the same.
+"""The film that ``bench serve`` shows to the daemon and to the bare loop: clean legs and legs under
+a condition by turns, always the same.
 
     frame n  =  image order[n mod N], under condition leg(n),   leg(n) = n div LEG;  even legs are clean, odd ones take the conditions in turn
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ class Film:
     """Frames by number.
 
     Attributes:
-        x: (1 + conditions, N, ...) uint8, clean first. y: (N,) rows of ``names``, in the order of the frames.
-        weight, bias: (D, K), (K,) of the factory head, for who has nothing else.
+        x: (1 + conditions, N, ...) uint8, clean first. y: (N,) rows of ``names``, in the order of
+        the frames. weight, bias: (D, K), (K,) of the factory head, for who has nothing else.
     """
 
     x: NDArray[np.uint8]
@@ -37,12 +38,20 @@ class Film:
     @classmethod
     def of(cls, path: str) -> Film:
         with np.load(path) as kept:
-            return cls(kept["x"], kept["y"], tuple(str(name) for name in kept["names"]), kept["weight"], kept["bias"])
+            return cls(
+                kept["x"],
+                kept["y"],
+                tuple(str(name) for name in kept["names"]),
+                kept["weight"],
+                kept["bias"],
+            )
 
     def frame(self, number: int) -> NDArray[np.uint8]:
         """A copy, as a camera hands over a new buffer for every frame."""
         leg = number // LEG
-        shown: NDArray[np.uint8] = self.x[1 + leg // 2 % (len(self.x) - 1) if leg % 2 else 0, number % len(self.y)].copy()
+        shown: NDArray[np.uint8] = self.x[
+            1 + leg // 2 % (len(self.x) - 1) if leg % 2 else 0, number % len(self.y)
+        ].copy()
         return shown
 
     def label(self, number: int) -> str:
@@ -52,10 +61,18 @@ class Film:
         return number // LEG % 2 == 1
 
 
-def write_film(path: Path, x: NDArray[np.uint8], y: NDArray[np.int64], names: tuple[str, ...], head: tuple[NDArray[Any], NDArray[Any]]) -> None:
+def write_film(
+    path: Path,
+    x: NDArray[np.uint8],
+    y: NDArray[np.int64],
+    names: tuple[str, ...],
+    head: tuple[NDArray[Any], NDArray[Any]],
+) -> None:
     """Keep a film of these images (N, ...), shuffled by a fixed seed."""
     order = np.random.default_rng(0).permutation(len(y))
-    shown = np.stack([x[order], *(corrupt(x[order], condition, SEVERITY, 0) for condition in CONDITIONS)])
+    shown = np.stack(
+        [x[order], *(corrupt(x[order], condition, SEVERITY, 0) for condition in CONDITIONS)]
+    )
     np.savez(path, x=shown, y=y[order], names=np.array(names), weight=head[0], bias=head[1])
 
 

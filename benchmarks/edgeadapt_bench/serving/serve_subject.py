@@ -1,4 +1,6 @@
-"""What ``bench serve`` runs on: a bundle that adapts, its encoder alone as one ONNX file, and a film of images that it was not calibrated on."""
+"""What ``bench serve`` runs on: a bundle that adapts, its encoder alone as one ONNX file, and a
+film of images that it was not calibrated on.
+"""
 
 from __future__ import annotations
 
@@ -41,17 +43,19 @@ def shipped(folder: Path) -> Subject:
     """The bundle that ships, at 28 px, and images of the six classes that it knows."""
     sample = load_sample()
     rows = sample.rows(KNOWN, np.random.default_rng(0))[: _SHOWN * len(KNOWN)]
-    bundle, found = read_bundle(bundle_path()), Subject("shipped_28px", bundle_path(), folder / "encoder.onnx", folder / "film.npz")
+    bundle = read_bundle(bundle_path())
+    found = Subject("shipped_28px", bundle_path(), folder / "encoder.onnx", folder / "film.npz")
     plain_from_bundle(bundle, found.encoder)
     write_film(found.film, sample.x[rows], sample.y[rows], CLASSES, _head(bundle))
     return found
 
 
 def at_96_px(folder: Path, say: Say) -> Subject:
-    """EfficientNet-Lite0 with ImageNet weights, or where its packages are not installed torchvision's MobileNetV2 without training.
+    """EfficientNet-Lite0 with ImageNet weights, or where its packages are not installed
+    torchvision's MobileNetV2 without training.
 
-    It is exported on the spot with ten classes of the shipped images, enlarged, and made to act: without its stress streams, which take
-    minutes, a card only lets it advise.
+    It is exported on the spot with ten classes of the shipped images, enlarged, and made to act:
+    without its stress streams, which take minutes, a card only lets it advise.
     """
     from edgeadapt.host import export
     from edgeadapt_bench.shift.shift_material import acting
@@ -65,13 +69,22 @@ def at_96_px(folder: Path, say: Say) -> Subject:
     if taps is None:
         _normalise(module, given[0])
     made = export(
-        folder / "advising.edge", module, given, CLASSES, name=f"serve-{name}", stress=False, novelty="cosine", taps=taps,
+        folder / "advising.edge",
+        module,
+        given,
+        CLASSES,
+        name=f"serve-{name}",
+        stress=False,
+        novelty="cosine",
+        taps=taps,
         progress=lambda line: say(f"serve: {line}"),
-    )  # fmt: skip
+    )
     bundle = acting(made)
     found = Subject(f"{name}_{PIXELS}px", bundle.path, folder / "encoder.onnx", folder / "film.npz")
     export_plain(module, found.encoder, PIXELS)
-    write_film(found.film, upscaled(sample.x[shown], PIXELS), sample.y[shown], CLASSES, _head(bundle))
+    write_film(
+        found.film, upscaled(sample.x[shown], PIXELS), sample.y[shown], CLASSES, _head(bundle)
+    )
     return found
 
 

@@ -50,9 +50,13 @@ class Source:
         slots = max(settings.class_slots, self.known)
         weight = calibrate.factory_weights(y, settings.factory_count)
         data = FactoryData(z, np.zeros((len(z), 0), np.float32), y, weight, slots)
-        chosen = choose_slda(data, folds_of(y, None, FOLDS, settings.seed), settings.seed, lambda line: None)
+        chosen = choose_slda(
+            data, folds_of(y, None, FOLDS, settings.seed), settings.seed, lambda line: None
+        )
         half = folds_of(y, None, 2, settings.seed)
-        parts = [calibrate.Part.of(chosen.head, ResidualShift(), data, half == k, None) for k in (1, 0)]
+        parts = [
+            calibrate.Part.of(chosen.head, ResidualShift(), data, half == k, None) for k in (1, 0)
+        ]
         self.fitted = calibrate.Fitted.of(chosen.head, ResidualShift(), data)
         self.counts: F32 = self.fitted.values["shift.moment"][-1].numpy()
         self.shift: ShiftPolicy = calibrate.shift_policy(parts, (0, z.shape[1]), settings.seed)
@@ -92,10 +96,8 @@ def first_noticed(
         rows = rows[np.argsort(rng.permutation(source.known)[transfer.y[rows]], kind="stable")]
     rows = rows[:most]
     logits = source.logits(transfer.z[rows])
-    residuals, slots = (
-        source.fitted.residuals(transfer.z[rows], np.zeros((len(rows), 0), np.float32)),
-        logits.argmax(axis=1),
-    )
+    residuals = source.fitted.residuals(transfer.z[rows], np.zeros((len(rows), 0), np.float32))
+    slots = logits.argmax(axis=1)
     recent, fallen, shifted, in_a_row, size = RecentAccuracy(), None, None, 0, source.shift.window
     for start in range(0, len(rows) - size + 1, size):
         part = slice(start, start + size)
@@ -138,11 +140,9 @@ def _emoji(pool: Pool) -> Iterator[Transfer]:
 
 
 def _smartwatch(pool: Pool) -> Iterator[Transfer]:
-    z, y, group = (
-        np.concatenate([pool.z, pool.test_z]),
-        np.append(pool.y, pool.test_y),
-        np.append(pool.group, pool.test_group),
-    )
+    z = np.concatenate([pool.z, pool.test_z])
+    y = np.append(pool.y, pool.test_y)
+    group = np.append(pool.group, pool.test_group)
     for draw in range(4):
         subjects = np.random.default_rng(draw).permutation(len(pool.groups))
         rows = np.isin(group, subjects[:_SOURCE_SUBJECTS])

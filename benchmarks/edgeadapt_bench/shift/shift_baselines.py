@@ -1,7 +1,8 @@
-"""Label-free methods that one could pick instead, on the same encoder and head, with the settings that were published.
+"""Label-free methods that one could pick instead, on the same encoder and head, with the settings
+that were published.
 
-All answer a batch of images and may change themselves by it; none sees a label. Those that work on the frozen encoder's features have a file
-of their own.
+All answer a batch of images and may change themselves by it; none sees a label. Those that work on
+the frozen encoder's features have a file of their own.
 
     batch statistics   y = gain (x - mean_B) / sd_B + offset in every batch-norm          Schneider et al., NeurIPS 2020, arXiv 2006.16971
     TENT               and one Adam step on the mean entropy, gains and offsets           Wang et al., ICLR 2021, arXiv 2006.10726
@@ -10,9 +11,10 @@ of their own.
     SAR                SGD at a sharpness-aware point, entropies below .4 ln K,
                        start over when their average falls below .2                       Niu et al., ICLR 2023, arXiv 2302.12400
 
-TENT and EATA use the CIFAR-10 settings of the online benchmark of Marsden et al. (WACV 2024: Adam 1e-3; EATA margin .4 ln K, .4, weight 1,
-2,000 source images), SAR its own (SGD .00025 for 64 images, momentum .9). As published, TENT, EATA and SAR answer from before their step.
-"""
+TENT and EATA use the CIFAR-10 settings of the online benchmark of Marsden et al. (WACV 2024: Adam
+1e-3; EATA margin .4 ln K, .4, weight 1, 2,000 source images), SAR its own (SGD .00025 for 64
+images, momentum .9). As published, TENT, EATA and SAR answer from before their step.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -30,7 +32,14 @@ from torch import Tensor, nn
 
 from edgeadapt.host.encoders.networks import to_nchw
 from edgeadapt.scenarios.orders import batches
-from edgeadapt_bench.shift.shift_feature_baselines import FAST, PUBLISHED_BATCH, SLOW, FeatureMoments, Lame, T3a
+from edgeadapt_bench.shift.shift_feature_baselines import (
+    FAST,
+    PUBLISHED_BATCH,
+    SLOW,
+    FeatureMoments,
+    Lame,
+    T3a,
+)
 from edgeadapt_bench.shift.shift_material import Basis, LinearHead
 
 F32 = NDArray[np.float32]
@@ -60,22 +69,38 @@ Maker = Callable[[], Contender]
 
 
 class Normed(nn.Module):
-    """The encoder with its batch-norms on the statistics of the batch, and the head: images (B, C, H, W) float -> sharpened logits (B, K)."""
+    """The encoder with its batch-norms on the statistics of the batch, and the head: images (B, C,
+    H, W) float -> sharpened logits (B, K).
+    """
 
     def __init__(self, encoder: nn.Module, head: LinearHead) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder).eval().requires_grad_(False)
-        self.register_buffer("weight", torch.from_numpy(np.ascontiguousarray(head.weight * np.float32(head.sharpness))))
+        self.register_buffer(
+            "weight",
+            torch.from_numpy(np.ascontiguousarray(head.weight * np.float32(head.sharpness))),
+        )
         self.register_buffer("bias", torch.from_numpy(head.bias * np.float32(head.sharpness)))
         for norm in self.norms().values():
             norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
 
     def norms(self) -> dict[str, nn.BatchNorm2d]:
-        return {name: module for name, module in self.encoder.named_modules() if isinstance(module, nn.BatchNorm2d)}
+        return {
+            name: module
+            for name, module in self.encoder.named_modules()
+            if isinstance(module, nn.BatchNorm2d)
+        }
 
     def trained(self, but: tuple[str, ...] = ()) -> list[nn.Parameter]:
-        """Gains and offsets, those of layers whose names begin like ``but`` left out; they want gradients from now on."""
-        found = [p for name, norm in self.norms().items() if not (but and name.startswith(but)) for p in (norm.weight, norm.bias)]
+        """Gains and offsets, those of layers whose names begin like ``but`` left out; they want
+        gradients from now on.
+        """
+        found = [
+            p
+            for name, norm in self.norms().items()
+            if not (but and name.startswith(but))
+            for p in (norm.weight, norm.bias)
+        ]
         for parameter in found:
             parameter.requires_grad_(True)
         return found
@@ -123,7 +148,9 @@ class Tent(OnBatchStatistics):
 
 
 class Eata(OnBatchStatistics):
-    """With the diagonal of the Fisher matrix of 2,000 source images, as published: gradients of the most probable class, squared per batch."""
+    """With the diagonal of the Fisher matrix of 2,000 source images, as published: gradients of the
+    most probable class, squared per batch.
+    """
 
     def __init__(self, basis: Basis, rate: float = 1e-3, weight: float = 1.0) -> None:
         self.name, self.steps, self.weight = "EATA", 0, weight
@@ -146,7 +173,13 @@ class Eata(OnBatchStatistics):
             self.mean = kept if self.mean is None else 0.9 * self.mean + 0.1 * kept
             picked = uncertainty[chosen]
             loss = (picked * torch.exp(self.margin - picked.detach())).mean()
-            loss = loss + self.weight * sum(((f * (p - s) ** 2).sum() for f, p, s in zip(self.fisher, self.parameters, self.start, strict=True)), torch.zeros(()))
+            loss = loss + self.weight * sum(
+                (
+                    (f * (p - s) ** 2).sum()
+                    for f, p, s in zip(self.fisher, self.parameters, self.start, strict=True)
+                ),
+                torch.zeros(()),
+            )
             self.optimiser.zero_grad()
             loss.backward()
             self.optimiser.step()
@@ -155,7 +188,9 @@ class Eata(OnBatchStatistics):
 
 
 class Sar(OnBatchStatistics):
-    """The last stage keeps its norms; a smaller batch has a smaller rate, twice its share below 32 images, as published."""
+    """The last stage keeps its norms; a smaller batch has a smaller rate, twice its share below 32
+    images, as published.
+    """
 
     def __init__(self, basis: Basis, rate: float = SAR_RATE, reset: float = RESET) -> None:
         self.name, self.steps, self.rate, self.reset = "SAR", 0, rate, reset
@@ -170,7 +205,9 @@ class Sar(OnBatchStatistics):
         self.level: float | None = None
 
     def predict(self, x: NDArray[np.uint8], z: F32) -> I64:
-        self.optimiser.param_groups[0]["lr"] = self.rate * (2 * len(x) / PUBLISHED_BATCH if len(x) < 32 else 1.0)
+        self.optimiser.param_groups[0]["lr"] = self.rate * (
+            2 * len(x) / PUBLISHED_BATCH if len(x) < 32 else 1.0
+        )
         logits = self.network(images(x))
         uncertainty = entropy(logits)
         reliable = uncertainty.detach() < self.margin
@@ -188,7 +225,9 @@ class Sar(OnBatchStatistics):
                 p += RHO / length * g
         there = entropy(self.network(x))[reliable]
         still = there.detach() < self.margin
-        found = torch.autograd.grad(there[still].mean(), self.parameters) if bool(still.any()) else None
+        found = (
+            torch.autograd.grad(there[still].mean(), self.parameters) if bool(still.any()) else None
+        )
         with torch.no_grad():
             for p, b in zip(self.parameters, before, strict=True):
                 p.copy_(b)
@@ -223,9 +262,13 @@ def fisher(basis: Basis) -> list[Tensor]:
 
 
 STEPPED: dict[str, tuple[Callable[..., Rated], tuple[float, float, float]]] = {
-    "TENT": (Tent, (3e-4, 1e-3, 3e-3)), "EATA": (Eata, (3e-4, 1e-3, 3e-3)), "SAR": (Sar, (2.5e-4, 2.5e-3, 2.5e-2)),
-}  # fmt: skip
-"""Methods with a learning rate: how they are made, and the three rates of which a validation stream may choose."""
+    "TENT": (Tent, (3e-4, 1e-3, 3e-3)),
+    "EATA": (Eata, (3e-4, 1e-3, 3e-3)),
+    "SAR": (Sar, (2.5e-4, 2.5e-3, 2.5e-2)),
+}
+"""Methods with a learning rate: how they are made, and the three rates of which a validation stream
+may choose.
+"""
 PUBLISHED = {"TENT": 1e-3, "EATA": 1e-3, "SAR": SAR_RATE}
 CHOSEN = ", rate chosen"
 BARRED = ("batch statistics", "TENT", "EATA")
@@ -233,7 +276,9 @@ BARRED = ("batch statistics", "TENT", "EATA")
 
 
 def makers(basis: Basis, chosen: dict[str, float] | None = None) -> dict[str, Maker]:
-    """Contenders by name, each made anew for a stream. ``chosen`` rates that are the published ones make no second contender."""
+    """Contenders by name, each made anew for a stream. ``chosen`` rates that are the published ones
+    make no second contender.
+    """
     found: dict[str, Maker] = {**rated(basis)}
     for name, rate in (chosen or {}).items():
         if rate != PUBLISHED[name]:
@@ -247,12 +292,17 @@ def makers(basis: Basis, chosen: dict[str, float] | None = None) -> dict[str, Ma
 
 def rated(basis: Basis) -> dict[str, Callable[[], Rated]]:
     """Those that a stream at a constant rate is hard for, with published rates."""
-    steps = {name: lambda make=make, rate=PUBLISHED[name]: make(basis, rate) for name, (make, _) in STEPPED.items()}  # type: ignore[misc]
+    steps = {
+        name: lambda make=make, rate=PUBLISHED[name]: make(basis, rate)
+        for name, (make, _) in STEPPED.items()
+    }  # type: ignore[misc]
     return {"batch statistics": lambda: BatchStatistics(basis), **steps}
 
 
 def images(x: NDArray[np.uint8]) -> Tensor:
-    """(B, H, W[, C]) uint8 -> (B, C, H, W) float32, the channels last in memory: the quicker way on a CPU."""
+    """(B, H, W[, C]) uint8 -> (B, C, H, W) float32, the channels last in memory: the quicker way on
+    a CPU.
+    """
     return to_nchw(x).float().contiguous(memory_format=torch.channels_last)
 
 
@@ -267,4 +317,19 @@ def _slots(logits: Tensor) -> I64:
     return slots
 
 
-__all__ = ["BARRED", "CHOSEN", "PUBLISHED", "STEPPED", "BatchStatistics", "Contender", "Eata", "Maker", "Normed", "Rated", "Sar", "Tent", "makers", "rated"]  # fmt: skip
+__all__ = [
+    "BARRED",
+    "CHOSEN",
+    "PUBLISHED",
+    "STEPPED",
+    "BatchStatistics",
+    "Contender",
+    "Eata",
+    "Maker",
+    "Normed",
+    "Rated",
+    "Sar",
+    "Tent",
+    "makers",
+    "rated",
+]

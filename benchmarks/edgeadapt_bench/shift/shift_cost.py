@@ -1,7 +1,9 @@
-"""What adapting costs, as multiples of plain inference by the same engine: time by turns in one process, memory in processes of their own.
+"""What adapting costs, as multiples of plain inference by the same engine: time by turns in one
+process, memory in processes of their own.
 
-Published methods run in torch and are held against torch; the learner against ONNX Runtime with the same encoder and head. What imports
-torch is loaded where it is used: the learner's measuring process must not have it.
+Published methods run in torch and are held against torch; the learner against ONNX Runtime with the
+same encoder and head. What imports torch is loaded where it is used: the learner's measuring
+process must not have it.
 """
 
 from __future__ import annotations
@@ -37,13 +39,16 @@ PLAIN = "plain"
 
 @dataclass(frozen=True)
 class LearnerCost:
-    """Of one batch of 32, in plain inferences unless the name says otherwise; processor time, ``between`` by the clock.
+    """Of one batch of 32, in plain inferences unless the name says otherwise; processor time,
+    ``between`` by the clock.
 
     Attributes:
-        observe: with its background work, when nothing is adapted. refresh: when a correction is computed too; its own part is ``refresh_ms``.
-        whole: over the stream. between: ``predict`` adapted over ``predict`` of a learner that never adapts; the same of resident memory, and in MiB.
-        one_heap: ``between_memory`` where glibc has one heap for all threads (``MALLOC_ARENA_MAX=1``): a worker's own keeps what it freed.
-        peak: memory with refreshes over plain inference.
+        observe: with its background work, when nothing is adapted. refresh: when a correction is
+        computed too; its own part is ``refresh_ms``. whole: over the stream. between: ``predict``
+        adapted over ``predict`` of a learner that never adapts; the same of resident memory, and in
+        MiB. one_heap: ``between_memory`` where glibc has one heap for all threads
+        (``MALLOC_ARENA_MAX=1``): a worker's own keeps what it freed. peak: memory with refreshes
+        over plain inference.
     """
 
     observe: float
@@ -68,7 +73,15 @@ class Costs:
     memory: dict[str, float] = field(default_factory=dict)
 
 
-def costs(material: ShiftMaterial, stream: Stream, makers: dict[str, Maker], say: Say, *, rounds: int = 4, children: bool = True) -> Costs:
+def costs(
+    material: ShiftMaterial,
+    stream: Stream,
+    makers: dict[str, Maker],
+    say: Say,
+    *,
+    rounds: int = 4,
+    children: bool = True,
+) -> Costs:
     """Measure all contenders on a stream that is shifted, shuffled."""
     spent = {name: _multiple(material, stream, make(), rounds) for name, make in makers.items()}
     for name, value in spent.items():
@@ -76,19 +89,27 @@ def costs(material: ShiftMaterial, stream: Stream, makers: dict[str, Maker], say
     with tempfile.TemporaryDirectory(prefix="edgeadapt-shift-") as folder:
         memory = _memories(material, stream, list(makers), Path(folder)) if children else {}
     for name, value in memory.items():
-        say(f"memory, {name}: {value:.1f}" if name.endswith("_mib") else f"memory, {name}: {value:.3f} x")
+        say(
+            f"memory, {name}: {value:.1f}"
+            if name.endswith("_mib")
+            else f"memory, {name}: {value:.3f} x"
+        )
     ours = learner_cost(material.acting, stream.x, rounds=rounds, memory=memory)
     say(
-        f"time, edgeadapt: {ours.whole:.2f} x plain inference under shift, {ours.observe:.2f} x without a refresh, {ours.between:.3f} x between refreshes against "
-        f"the factory; a refresh takes {ours.refresh_ms:.1f} ms, {ours.refresh_batches:.1f} plain batches of {BATCH}"
+        f"time, edgeadapt: {ours.whole:.2f} x plain inference under shift, {ours.observe:.2f} x"
+        f" without a refresh, {ours.between:.3f} x between refreshes against the factory; a refresh"
+        f" takes {ours.refresh_ms:.1f} ms, {ours.refresh_batches:.1f} plain batches of {BATCH}"
     )
     return Costs(ours, spent, {name: value for name, value in memory.items() if name in makers})
 
 
-def learner_cost(bundle: Bundle, x: NDArray[np.uint8], *, rounds: int, memory: dict[str, float] | None = None) -> LearnerCost:
+def learner_cost(
+    bundle: Bundle, x: NDArray[np.uint8], *, rounds: int, memory: dict[str, float] | None = None
+) -> LearnerCost:
     """The learner beside the bare encoder and head, turn by turn.
 
-    Its own work is counted in processor time of all its threads: what a single core would take, and what a busy machine does not change.
+    Its own work is counted in processor time of all its threads: what a single core would take, and
+    what a busy machine does not change.
     """
     program = Program(bundle, open_runtime())
     plain = _plain(program)
@@ -106,16 +127,30 @@ def learner_cost(bundle: Bundle, x: NDArray[np.uint8], *, rounds: int, memory: d
             before, done = done, int(learner.counters()["refreshes"])
             observed[done > before].append(middle - started)
         parts = [x[rows] for rows in batches(len(x) // BATCH * BATCH, BATCH)]
-        adapted, unadapted = paired(lambda i: learner.predict(parts[i % len(parts)]), lambda i: factory.predict(parts[i % len(parts)]), 10 * rounds, block=8)
+        adapted, unadapted = paired(
+            lambda i: learner.predict(parts[i % len(parts)]),
+            lambda i: factory.predict(parts[i % len(parts)]),
+            10 * rounds,
+            block=8,
+        )
     one = float(np.median(bare))
     quiet = float(np.median(observed[False]))
     busy = float(np.median(observed[True])) if observed[True] else quiet
     whole = (len(observed[False]) * quiet + len(observed[True]) * busy) / (len(bare) * one)
-    measured = ((memory or {}).get(name, float("nan")) for name in ("between", "between_mib", "one_heap", "peak"))
+    measured = (
+        (memory or {}).get(name, float("nan"))
+        for name in ("between", "between_mib", "one_heap", "peak")
+    )
     return LearnerCost(
-        quiet / one, busy / one, 1e3 * (busy - quiet), (busy - quiet) / one, whole, float(np.median(adapted) / np.median(unadapted)),
-        *measured, 1e3 * one,
-    )  # fmt: skip
+        quiet / one,
+        busy / one,
+        1e3 * (busy - quiet),
+        (busy - quiet) / one,
+        whole,
+        float(np.median(adapted) / np.median(unadapted)),
+        *measured,
+        1e3 * one,
+    )
 
 
 def _plain(program: Program) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
@@ -129,12 +164,16 @@ def _plain(program: Program) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
 
 
 def _multiple(material: ShiftMaterial, stream: Stream, contender: Contender, rounds: int) -> float:
-    """Features are part of every inference: a method that works on them pays for torch's encoder and for itself."""
+    """Features are part of every inference: a method that works on them pays for torch's encoder
+    and for itself.
+    """
     import torch
 
     from edgeadapt_bench.shift.shift_baselines import Normed, images
 
-    parts = [(stream.x[rows], material.program.encode(stream.x[rows])[0]) for rows in stream.parts()]
+    parts = [
+        (stream.x[rows], material.program.encode(stream.x[rows])[0]) for rows in stream.parts()
+    ]
     encoder = material.encoder
 
     def plain(i: int) -> object:
@@ -146,20 +185,43 @@ def _multiple(material: ShiftMaterial, stream: Stream, contender: Contender, rou
     return multiple if isinstance(getattr(contender, "network", None), Normed) else 1.0 + multiple
 
 
-# -- memory, in processes of their own ----------------------------------------------------------------
-def _memories(material: ShiftMaterial, stream: Stream, names: list[str], folder: Path) -> dict[str, float]:
+# -- memory, in processes of their own -------------------------------------------------------------
+def _memories(
+    material: ShiftMaterial, stream: Stream, names: list[str], folder: Path
+) -> dict[str, float]:
     import torch
 
     torch.save(material.basis, folder / "basis.pt")
     frames, path = folder / "frames.npy", str(material.acting.path)
     np.save(frames, stream.x[: 8 * stream.batch])
     shared = {"frames": str(frames)}
-    peaks = {name: in_child(__name__, "published", name=name, basis=str(folder / "basis.pt"), batch=stream.batch, **shared)["peak"] for name in (PLAIN, *names)}
+    peaks = {
+        name: in_child(
+            __name__,
+            "published",
+            name=name,
+            basis=str(folder / "basis.pt"),
+            batch=stream.batch,
+            **shared,
+        )["peak"]
+        for name in (PLAIN, *names)
+    }
     one_heap = {"MALLOC_ARENA_MAX": "1"}
-    ours, factory = (in_child(__name__, "learner", bundle=path, adapts=adapts, **shared) for adapts in (True, False))
-    lean, lean_factory = (in_child(__name__, "learner", environment=one_heap, bundle=path, adapts=adapts, **shared) for adapts in (True, False))
+    ours, factory = (
+        in_child(__name__, "learner", bundle=path, adapts=adapts, **shared)
+        for adapts in (True, False)
+    )
+    lean, lean_factory = (
+        in_child(__name__, "learner", environment=one_heap, bundle=path, adapts=adapts, **shared)
+        for adapts in (True, False)
+    )
     bare = in_child(__name__, "bare", bundle=path, **shared)
-    own = {"between": ours["between"] / factory["between"], "between_mib": ours["between"], "one_heap": lean["between"] / lean_factory["between"], "peak": ours["peak"] / bare["peak"]}
+    own = {
+        "between": ours["between"] / factory["between"],
+        "between_mib": ours["between"],
+        "one_heap": lean["between"] / lean_factory["between"],
+        "peak": ours["peak"] / bare["peak"],
+    }
     return {name: peaks[name] / peaks[PLAIN] for name in names} | own
 
 
@@ -180,7 +242,11 @@ def _published(name: str, basis: str, batch: int, frames: str) -> dict[str, Any]
     contender = makers(given, rates)[name]()
     for rows in batches(len(x), batch):
         with torch.no_grad():
-            z = np.zeros((0, 0), np.float32) if hasattr(contender, "network") else given.encoder(images(x[rows])).numpy()
+            z = (
+                np.zeros((0, 0), np.float32)
+                if hasattr(contender, "network")
+                else given.encoder(images(x[rows])).numpy()
+            )
         contender.predict(x[rows], z)
     return {"peak": peak_mib()}
 
@@ -217,7 +283,9 @@ def peak_mib() -> float:
 
 
 def peak_while(run: Callable[[], object]) -> float:
-    """Largest resident size while ``run`` runs; where the kernel does not let the mark be reset, the resident size after it."""
+    """Largest resident size while ``run`` runs; where the kernel does not let the mark be reset,
+    the resident size after it.
+    """
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

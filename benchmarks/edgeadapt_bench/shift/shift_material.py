@@ -1,7 +1,9 @@
-"""What ``bench shift`` runs on: an encoder as a torch module and as a bundle, test images, and a pool for tuning that is no test image.
+"""What ``bench shift`` runs on: an encoder as a torch module and as a bundle, test images, and a
+pool for tuning that is no test image.
 
-Ours is trained and exported once and kept in the bench's cache folder, under a hash of everything it depends on. The small form takes the
-bundle that ships: its encoder is put together again from the bundle's constants, so it needs neither training nor the data package.
+Ours is trained and exported once and kept in the bench's cache folder, under a hash of everything
+it depends on. The small form takes the bundle that ships: its encoder is put together again from
+the bundle's constants, so it needs neither training nor the data package.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ F32 = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class LinearHead:
-    """The bundle's read-out: weight (D, K), bias (K,), and the sharpness (1 / temperature) that makes probabilities of its logits."""
+    """The bundle's read-out: weight (D, K), bias (K,), and the sharpness (1 / temperature) that
+    makes probabilities of its logits.
+    """
 
     weight: F32
     bias: F32
@@ -58,7 +62,8 @@ class LinearHead:
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """What a published method is made from: the encoder as a module, the names of its last stage, the head, and unlabelled source images.
+    """What a published method is made from: the encoder as a module, the names of its last stage,
+    the head, and unlabelled source images.
 
     ``tuning_z`` are the images' features under the factory encoder.
     """
@@ -75,8 +80,9 @@ class ShiftMaterial:
     """One encoder and its images.
 
     Attributes:
-        encoder: float (B, C, H, W) in [0, 255] -> (B, D); its batch-norms are ``nn.BatchNorm2d``. top: how the names of its last stage begin.
-        test: for what is reported. tuning: held out of training, for choices and for the source's statistics.
+        encoder: float (B, C, H, W) in [0, 255] -> (B, D); its batch-norms are ``nn.BatchNorm2d``.
+        top: how the names of its last stage begin. test: for what is reported. tuning: held out of
+        training, for choices and for the source's statistics.
     """
 
     name: str
@@ -94,26 +100,38 @@ class ShiftMaterial:
     @cached_property
     def acting(self) -> Bundle:
         """The bundle if its card lets it act, else a copy that is made to."""
-        return self.bundle if self.bundle.manifest.policy.adapt.mode == "act" else acting(self.bundle)
+        return (
+            self.bundle if self.bundle.manifest.policy.adapt.mode == "act" else acting(self.bundle)
+        )
 
     @cached_property
     def head(self) -> LinearHead:
         held = self.program.runtime.download(self.program.factory(), ("head.weight", "head.active"))
         weight, active = held["head.weight"], held["head.active"] > 0
-        return LinearHead(weight[:-1, active], weight[-1, active], 1.0 / self.bundle.manifest.policy.learn.temperature)
+        return LinearHead(
+            weight[:-1, active],
+            weight[-1, active],
+            1.0 / self.bundle.manifest.policy.learn.temperature,
+        )
 
     @cached_property
     def basis(self) -> Basis:
-        return Basis(self.encoder, self.top, self.head, self.tuning.x, self.program.encode(self.tuning.x)[0])
+        return Basis(
+            self.encoder, self.top, self.head, self.tuning.x, self.program.encode(self.tuning.x)[0]
+        )
 
     def card(self) -> str:
         """What the bundle's stress card lets adaptation do, in a line."""
         adapt = self.bundle.manifest.policy.adapt
-        return f"{self.name}: {adapt.method}, adapt = {adapt.mode}: {adapt.reason or 'no reason given'}"
+        return (
+            f"{self.name}: {adapt.method}, adapt = {adapt.mode}:"
+            f" {adapt.reason or 'no reason given'}"
+        )
 
 
 def ours(data: str | None, say: Say, *, quick: bool = False, stress: bool = True) -> ShiftMaterial:
-    """The small residual network on ten classes of Fashion-MNIST, or with ``quick`` the six-class bundle that ships on the images that ship.
+    """The small residual network on ten classes of Fashion-MNIST, or with ``quick`` the six-class
+    bundle that ships on the images that ship.
 
     ``stress``: earn the card; without, it only advises.
     """
@@ -122,12 +140,23 @@ def ours(data: str | None, say: Say, *, quick: bool = False, stress: bool = True
     training, test = fashion_mnist(data if data is not None else _place())
     fit, held = training.split(HELD_OUT, SEED)
     encoder = _trained(fit, held, say)
-    bundle = _exported("small-residual", encoder, held, say, name="shift-ten", stress="long" if stress else False)
-    return ShiftMaterial("small-residual", Features(encoder), ("network.network.block3",), bundle, test, held, "10,000 test images of Fashion-MNIST")
+    bundle = _exported(
+        "small-residual", encoder, held, say, name="shift-ten", stress="long" if stress else False
+    )
+    return ShiftMaterial(
+        "small-residual",
+        Features(encoder),
+        ("network.network.block3",),
+        bundle,
+        test,
+        held,
+        "10,000 test images of Fashion-MNIST",
+    )
 
 
 def foreign(data: str | None, say: Say) -> ShiftMaterial:
-    """EfficientNet-Lite0 with ImageNet weights at 64 px, frozen, with a head of our calibration images.
+    """EfficientNet-Lite0 with ImageNet weights at 64 px, frozen, with a head of our calibration
+    images.
 
     Raises:
         RuntimeUnavailable: its packages are not installed.
@@ -135,21 +164,64 @@ def foreign(data: str | None, say: Say) -> ShiftMaterial:
     module = Lite0(lite0().network)  # first: it says what is missing
     training, test = fashion_mnist(data if data is not None else _place())
     held = training.split(HELD_OUT, SEED)[1]
-    rows = np.concatenate([np.flatnonzero(held.y == k)[:LITE0_PER_CLASS] for k in range(len(held.classes))])
-    tuning, test = (ImageData(upscaled(part.x, LITE0_PIXELS), part.y, part.classes) for part in (held.take(rows), test.take(np.arange(LITE0_TEST))))
+    rows = np.concatenate(
+        [np.flatnonzero(held.y == k)[:LITE0_PER_CLASS] for k in range(len(held.classes))]
+    )
+    tuning, test = (
+        ImageData(upscaled(part.x, LITE0_PIXELS), part.y, part.classes)
+        for part in (held.take(rows), test.take(np.arange(LITE0_TEST)))
+    )
     bundle = _exported("lite0", module, tuning, say, name="shift-lite0")
-    return ShiftMaterial("lite0", module, ("network._blocks.11", "network._blocks.12", "network._blocks.13", "network._blocks.14", "network._blocks.15", "network._bn1"), bundle, test, tuning, f"the first {LITE0_TEST:,} test images of Fashion-MNIST at {LITE0_PIXELS} px")  # fmt: skip
+    return ShiftMaterial(
+        "lite0",
+        module,
+        (
+            "network._blocks.11",
+            "network._blocks.12",
+            "network._blocks.13",
+            "network._blocks.14",
+            "network._blocks.15",
+            "network._bn1",
+        ),
+        bundle,
+        test,
+        tuning,
+        f"the first {LITE0_TEST:,} test images of Fashion-MNIST at {LITE0_PIXELS} px",
+    )
 
 
-def with_method(material: ShiftMaterial, method: str, say: Say, *, smooth: str = "none") -> ShiftMaterial:
-    """The same encoder with another label-free method, which acts whatever a stress card would say; ``smooth``: see ``host.settings``.
+def with_method(
+    material: ShiftMaterial, method: str, say: Say, *, smooth: str = "none"
+) -> ShiftMaterial:
+    """The same encoder with another label-free method, which acts whatever a stress card would say;
+    ``smooth``: see ``host.settings``.
 
     Raises:
         EdgeadaptError: the method cannot be exported for this encoder.
     """
-    encoder = material.encoder.network if isinstance(material.encoder, Features) else material.encoder
-    bundle = _exported(f"{material.name}-{method}", encoder, material.tuning, say, name=f"shift-{method}", adapt=method, smooth=smooth, novelty="cosine", stress=False)
-    return ShiftMaterial(material.name, material.encoder, material.top, acting(bundle), material.test, material.tuning, material.source)
+    encoder = (
+        material.encoder.network if isinstance(material.encoder, Features) else material.encoder
+    )
+    bundle = _exported(
+        f"{material.name}-{method}",
+        encoder,
+        material.tuning,
+        say,
+        name=f"shift-{method}",
+        adapt=method,
+        smooth=smooth,
+        novelty="cosine",
+        stress=False,
+    )
+    return ShiftMaterial(
+        material.name,
+        material.encoder,
+        material.top,
+        acting(bundle),
+        material.test,
+        material.tuning,
+        material.source,
+    )
 
 
 def acting(bundle: Bundle) -> Bundle:
@@ -157,9 +229,21 @@ def acting(bundle: Bundle) -> Bundle:
     path = cache_folder() / f"{bundle.path.stem}-{bundle.sha256[:16]}.act.edge"
     policy = bundle.manifest.policy
     adapt = msgspec.structs.replace(policy.adapt, mode="act", reason="made to act for a comparison")
-    manifest = msgspec.structs.replace(bundle.manifest, policy=msgspec.structs.replace(policy, adapt=adapt))
-    weights = {member: bundle.weights(member) for member in (FROZEN, FACTORY, GUARD) if member in bundle.manifest.members}
-    return write_bundle(path, manifest, {graph.file: bundle.graph(graph.file) for graph in manifest.graphs}, weights, bundle.card)
+    manifest = msgspec.structs.replace(
+        bundle.manifest, policy=msgspec.structs.replace(policy, adapt=adapt)
+    )
+    weights = {
+        member: bundle.weights(member)
+        for member in (FROZEN, FACTORY, GUARD)
+        if member in bundle.manifest.members
+    }
+    return write_bundle(
+        path,
+        manifest,
+        {graph.file: bundle.graph(graph.file) for graph in manifest.graphs},
+        weights,
+        bundle.card,
+    )
 
 
 def cache_folder() -> Path:
@@ -172,7 +256,10 @@ def cache_folder() -> Path:
 def _place() -> str:
     found = place_of("fashion")
     if found is None:
-        raise InputError("Fashion-MNIST is not installed: --data DIR with the four idx files, or --quick for the images that ship")
+        raise InputError(
+            "Fashion-MNIST is not installed: --data DIR with the four idx files, or --quick for the"
+            " images that ship"
+        )
     return os.fspath(found)
 
 
@@ -188,7 +275,9 @@ class Features(nn.Module):
 
 
 class Lite0(nn.Module):
-    """The packaged network as ``bench.lite0`` runs it, in a class that measuring processes can load."""
+    """The packaged network as ``bench.lite0`` runs it, in a class that measuring processes can
+    load.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -202,27 +291,52 @@ class Lite0(nn.Module):
 
 def _trained(fit: ImageData, held: ImageData, say: Say) -> Normalised:
     """Our network by our trainer with its defaults; kept as safetensors."""
-    key = hashlib.sha256(repr((BUILT_IN, EPOCHS, SEED, fit.fingerprint(), torch.__version__.split("+")[0])).encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        repr((BUILT_IN, EPOCHS, SEED, fit.fingerprint(), torch.__version__.split("+")[0])).encode()
+    ).hexdigest()[:16]
     path = cache_folder() / f"shift-ten-{key}.safetensors"
     if path.is_file():
-        network = Normalised(build_network(BUILT_IN, len(fit.classes), fit.channels, seed=SEED), [0.0] * fit.channels, [1.0] * fit.channels)
+        network = Normalised(
+            build_network(BUILT_IN, len(fit.classes), fit.channels, seed=SEED),
+            [0.0] * fit.channels,
+            [1.0] * fit.channels,
+        )
         network.load_state_dict(load_file(path))
         return network.eval().requires_grad_(False)
-    say(f"shift: training the encoder on {len(fit):,} images, {EPOCHS} epochs, a few minutes; it is kept in {path.parent}")
-    made = train(build_network(BUILT_IN, len(fit.classes), fit.channels, seed=SEED), fit, held, epochs=EPOCHS, seed=SEED, progress=say)
+    say(
+        f"shift: training the encoder on {len(fit):,} images, {EPOCHS} epochs, a few minutes; it is"
+        f" kept in {path.parent}"
+    )
+    made = train(
+        build_network(BUILT_IN, len(fit.classes), fit.channels, seed=SEED),
+        fit,
+        held,
+        epochs=EPOCHS,
+        seed=SEED,
+        progress=say,
+    )
     save_file(made.network.state_dict(), path)
     return made.network.eval().requires_grad_(False)
 
 
 def _exported(file: str, module: nn.Module, held: ImageData, say: Say, **settings: Any) -> Bundle:
-    """A bundle of it, exported again whenever the encoder, the images or a source file that matters has changed: the card is of this very code."""
-    weights = b"".join(value.detach().cpu().numpy().tobytes() for value in module.state_dict().values())
+    """A bundle of it, exported again whenever the encoder, the images or a source file that matters
+    has changed: the card is of this very code.
+    """
+    weights = b"".join(
+        value.detach().cpu().numpy().tobytes() for value in module.state_dict().values()
+    )
     sources = _sources("host", "bundle", "device", "bench/corruptions.py", "bench/orders.py")
-    key = hashlib.sha256(repr((held.fingerprint(), sorted(settings.items()))).encode() + weights + sources).hexdigest()[:16]
+    key = hashlib.sha256(
+        repr((held.fingerprint(), sorted(settings.items()))).encode() + weights + sources
+    ).hexdigest()[:16]
     path = cache_folder() / f"shift-{file}-{key}.edge"
     if not path.is_file():
         _forget_old(file)
-        say(f"shift: exporting {file}" + ("" if settings.get("stress") is False else " with its stress card, minutes"))
+        say(
+            f"shift: exporting {file}"
+            + ("" if settings.get("stress") is False else " with its stress card, minutes")
+        )
         export(path, module, (held.x, held.y), held.classes, progress=say, **settings)
     return read_bundle(path)
 
@@ -230,7 +344,12 @@ def _exported(file: str, module: nn.Module, held: ImageData, say: Say, **setting
 def _forget_old(file: str) -> None:
     """Bundles of other sources pile up; those of the last day may be in use."""
     for path in cache_folder().glob(f"shift-{file}-*.edge"):
-        if re.fullmatch(rf"shift-{re.escape(file)}-[0-9a-f]{{16}}(-[0-9a-f]{{16}}\.act)?\.edge", path.name) and time.time() - path.stat().st_mtime > 86400:
+        if (
+            re.fullmatch(
+                rf"shift-{re.escape(file)}-[0-9a-f]{{16}}(-[0-9a-f]{{16}}\.act)?\.edge", path.name
+            )
+            and time.time() - path.stat().st_mtime > 86400
+        ):
             path.unlink(missing_ok=True)
 
 
@@ -238,29 +357,59 @@ def _shipped() -> ShiftMaterial:
     sample = load_sample()
     tuning, test = ImageData(sample.x, sample.y, CLASSES).only(KNOWN).split(0.6, SEED)
     bundle = read_bundle(bundle_path())
-    return ShiftMaterial("small-residual", Features(rebuilt(bundle)), ("network.network.block3",), bundle, test, tuning, "the shipped sample of test images, six classes")
+    return ShiftMaterial(
+        "small-residual",
+        Features(rebuilt(bundle)),
+        ("network.network.block3",),
+        bundle,
+        test,
+        tuning,
+        "the shipped sample of test images, six classes",
+    )
 
 
 def rebuilt(bundle: Bundle) -> Normalised:
-    """The small residual network of a bundle whose label-free method keeps what its batch-norms were: their gains, offsets and statistics.
+    """The small residual network of a bundle whose label-free method keeps what its batch-norms
+    were: their gains, offsets and statistics.
 
     Raises:
         InputError: the bundle has no such constants.
     """
     frozen, factory = bundle.frozen, bundle.weights(FACTORY)
     network = Normalised(build_network(BUILT_IN, len(bundle.manifest.classes), 1), [0.0], [1.0])
-    norms = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [
+        (path, module)
+        for path, module in network.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+    ]
     try:
-        state = {name: frozen[f"encoder.{name}"] for name, _ in network.named_parameters() if f"encoder.{name}" in frozen}
-        state |= {f"normalise.{part}": frozen[f"encoder.normalise.{part}"] for part in ("mean", "std")}
+        state = {
+            name: frozen[f"encoder.{name}"]
+            for name, _ in network.named_parameters()
+            if f"encoder.{name}" in frozen
+        }
+        state |= {
+            f"normalise.{part}": frozen[f"encoder.normalise.{part}"] for part in ("mean", "std")
+        }
         start = 0
         for path, norm in norms:
             columns = slice(start, start := start + norm.num_features)
-            for part, own in (("gain", "weight"), ("offset", "bias")):  # of all layers together, or layer by layer
-                state[f"{path}.{own}"] = frozen[f"norms.{part}"][columns] if f"norms.{part}" in frozen else frozen[f"norms.{path}.{part}"]
-            state |= {f"{path}.running_mean": factory["norm.mean"][columns], f"{path}.running_var": factory["norm.variance"][columns]}
+            # of all layers together, or layer by layer
+            for part, own in (("gain", "weight"), ("offset", "bias")):
+                state[f"{path}.{own}"] = (
+                    frozen[f"norms.{part}"][columns]
+                    if f"norms.{part}" in frozen
+                    else frozen[f"norms.{path}.{part}"]
+                )
+            state |= {
+                f"{path}.running_mean": factory["norm.mean"][columns],
+                f"{path}.running_var": factory["norm.variance"][columns],
+            }
     except KeyError as error:
-        raise InputError(f"{bundle.path}: no tensor {error}: the batch-norms of its encoder cannot be told from it") from error
+        raise InputError(
+            f"{bundle.path}: no tensor {error}: the batch-norms of its encoder cannot be told"
+            " from it"
+        ) from error
     tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
     network.load_state_dict({**network.state_dict(), **tensors})
     return network.eval().requires_grad_(False)
@@ -270,9 +419,22 @@ def _sources(*names: str) -> bytes:
     root = Path(edgeadapt.__file__).parent
     digest = hashlib.sha256()
     for name in names:
-        for path in sorted((root / name).rglob("*.py")) if (root / name).is_dir() else [root / name]:
+        for path in (
+            sorted((root / name).rglob("*.py")) if (root / name).is_dir() else [root / name]
+        ):
             digest.update(path.read_bytes())
     return digest.digest()
 
 
-__all__ = ["Basis", "Features", "LinearHead", "ShiftMaterial", "acting", "cache_folder", "foreign", "ours", "rebuilt", "with_method"]
+__all__ = [
+    "Basis",
+    "Features",
+    "LinearHead",
+    "ShiftMaterial",
+    "acting",
+    "cache_folder",
+    "foreign",
+    "ours",
+    "rebuilt",
+    "with_method",
+]

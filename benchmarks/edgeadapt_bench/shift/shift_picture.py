@@ -1,4 +1,6 @@
-"""The picture of ``bench shift``: accuracy per corruption, frozen, ours, the best baseline and the oracle, shuffled above sorted."""
+"""The picture of ``bench shift``: accuracy per corruption, frozen, ours, the best baseline and the
+oracle, shuffled above sorted.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ _FACES = {FROZEN: "#bdbdbd", OURS: "#0072B2", ACTING: "#56B4E9", "baseline": "#C
 
 
 def draw(path: Path, results: Results, severity: int, barred: Sequence[str]) -> Path:
-    """Two panels of grouped bars; the oracle is a tick above each group, the mean a group of its own on the right."""
+    """Two panels of grouped bars; the oracle is a tick above each group, the mean a group of its
+    own on the right.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -33,26 +37,56 @@ def draw(path: Path, results: Results, severity: int, barred: Sequence[str]) -> 
 
 
 def _panel(axes: Any, results: Results, kind: str, severity: int, best: str) -> None:
-    conditions = sorted({r.condition for r in results.of(FROZEN, kind, severity)}, key=lambda c: _accuracy(results, FROZEN, kind, severity, c))
+    conditions = sorted(
+        {r.condition for r in results.of(FROZEN, kind, severity)},
+        key=lambda c: _accuracy(results, FROZEN, kind, severity, c),
+    )
     places = np.append(np.arange(len(conditions)), len(conditions) + 0.4)
-    bars = [(FROZEN, "frozen", _FACES[FROZEN]), (OURS, "edgeadapt, no labels", _FACES[OURS]), (best, f"best baseline: {best}", _FACES["baseline"])]
+    bars = [
+        (FROZEN, "frozen", _FACES[FROZEN]),
+        (OURS, "edgeadapt, no labels", _FACES[OURS]),
+        (best, f"best baseline: {best}", _FACES["baseline"]),
+    ]
     if results.of(ACTING, kind, severity):
         bars.insert(2, (ACTING, "made to act", _FACES[ACTING]))
     step = 0.81 / len(bars)
     for k, (name, label, colour) in enumerate(bars):
         at = places + step * (k - (len(bars) - 1) / 2)
-        heights = [*(_accuracy(results, name, kind, severity, c) for c in conditions), 100 * results.mean(name, kind, severity)]
+        heights = [
+            *(_accuracy(results, name, kind, severity, c) for c in conditions),
+            100 * results.mean(name, kind, severity),
+        ]
         axes.bar(at, heights, width=0.93 * step, color=colour, label=label)
-        axes.text(at[-1], heights[-1] - 2, f"{heights[-1]:.0f}", ha="center", va="top", fontsize=7, color="black" if name == FROZEN else "white")
-    tops = [*(_accuracy(results, ORACLE, kind, severity, c) for c in conditions), 100 * results.mean(ORACLE, kind, severity)]
-    axes.hlines(tops, places - 0.42, places + 0.42, color="black", linewidth=1.4, label="oracle: the head refitted with 1,000 labels of the condition")
+        axes.text(
+            at[-1],
+            heights[-1] - 2,
+            f"{heights[-1]:.0f}",
+            ha="center",
+            va="top",
+            fontsize=7,
+            color="black" if name == FROZEN else "white",
+        )
+    tops = [
+        *(_accuracy(results, ORACLE, kind, severity, c) for c in conditions),
+        100 * results.mean(ORACLE, kind, severity),
+    ]
+    axes.hlines(
+        tops,
+        places - 0.42,
+        places + 0.42,
+        color="black",
+        linewidth=1.4,
+        label="oracle: the head refitted with 1,000 labels of the condition",
+    )
     axes.axvline(len(conditions) - 0.3, ymax=0.9, color="#999999", linewidth=0.8)
     axes.set_xticks(places, [*(c.replace("_", " ") for c in conditions), "mean"])
     axes.set_ylim(0, 112)
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("accuracy, %")
     title = {"shuffled": "classes in random order", "sorted": "sorted by class"}[kind]
-    axes.set_title(f"{title}, severity {severity}, online from the first image", loc="left", fontsize=10)
+    axes.set_title(
+        f"{title}, severity {severity}, online from the first image", loc="left", fontsize=10
+    )
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -60,7 +94,9 @@ def _panel(axes: Any, results: Results, kind: str, severity: int, best: str) -> 
 
 
 def _accuracy(results: Results, name: str, kind: str, severity: int, condition: str) -> float:
-    return 100 * float(np.mean([r.accuracy for r in results.of(name, kind, severity) if r.condition == condition]))
+    return 100 * float(
+        np.mean([r.accuracy for r in results.of(name, kind, severity) if r.condition == condition])
+    )
 
 
 __all__ = ["draw"]

@@ -1,8 +1,10 @@
 """The constant-rate protocol: frames do not wait (Alfarra et al., ICML 2024, arXiv 2304.04795).
 
-Batches arrive every ``k`` times what plain inference takes on one. A contender that is still busy with an earlier one when a batch arrives does
-not adapt to it. As published, its last adapted state answers; beside that, the stricter reading: the frozen model answers. A method that
-normalises by the batch does so for those answers too; that they cost more than plain inference is not counted, as published.
+Batches arrive every ``k`` times what plain inference takes on one. A contender that is still busy
+with an earlier one when a batch arrives does not adapt to it. As published, its last adapted state
+answers; beside that, the stricter reading: the frozen model answers. A method that normalises by
+the batch does so for those answers too; that they cost more than plain inference is not counted, as
+published.
 """
 
 from __future__ import annotations
@@ -28,20 +30,25 @@ Step = Callable[[int], tuple[Marks, float]]
 
 @dataclass(frozen=True, eq=False)
 class AtRate:
-    """Accuracy when missed batches are answered by the last adapted state, and when by the frozen model; the share that was adapted to."""
+    """Accuracy when missed batches are answered by the last adapted state, and when by the frozen
+    model; the share that was adapted to.
+    """
 
     last: float
     frozen: float
     in_time: float
 
 
-def at_rate(step: Step, read: Callable[[int], Marks], frozen: Sequence[Marks], interval: float) -> AtRate:
+def at_rate(
+    step: Step, read: Callable[[int], Marks], frozen: Sequence[Marks], interval: float
+) -> AtRate:
     """A stream whose batches do not wait.
 
     Args:
-        step: batch -> (right per image, cost in plain inferences); called only for batches that arrive in time, in order.
-        read: right per image of a batch that is not adapted to, by the last state. frozen: the same by the frozen model, of every batch.
-        interval: between arrivals, in plain inferences.
+        step: batch -> (right per image, cost in plain inferences); called only for batches that
+        arrive in time, in order. read: right per image of a batch that is not adapted to, by the
+        last state. frozen: the same by the frozen model, of every batch. interval: between
+        arrivals, in plain inferences.
     """
     free_at, adapted = 0.0, 0
     by_last, by_frozen = [], []
@@ -55,21 +62,41 @@ def at_rate(step: Step, read: Callable[[int], Marks], frozen: Sequence[Marks], i
         free_at, adapted = arrives + cost, adapted + 1
         by_last.append(right)
         by_frozen.append(right)
-    return AtRate(float(np.concatenate(by_last).mean()), float(np.concatenate(by_frozen).mean()), adapted / len(frozen))
+    return AtRate(
+        float(np.concatenate(by_last).mean()),
+        float(np.concatenate(by_frozen).mean()),
+        adapted / len(frozen),
+    )
 
 
-def contender_at_rate(contender: Rated, stream: Stream, z: NDArray[np.float32], frozen: Marks, cost: float, interval: float) -> AtRate:
+def contender_at_rate(
+    contender: Rated,
+    stream: Stream,
+    z: NDArray[np.float32],
+    frozen: Marks,
+    cost: float,
+    interval: float,
+) -> AtRate:
     """A published method whose every step costs the same."""
     parts = stream.parts()
 
     def step(k: int) -> tuple[Marks, float]:
         return contender.predict(stream.x[parts[k]], z[parts[k]]) == stream.y[parts[k]], cost
 
-    return at_rate(step, lambda k: contender.read(stream.x[parts[k]]) == stream.y[parts[k]], [frozen[rows] for rows in parts], interval)
+    return at_rate(
+        step,
+        lambda k: contender.read(stream.x[parts[k]]) == stream.y[parts[k]],
+        [frozen[rows] for rows in parts],
+        interval,
+    )
 
 
-def learner_at_rate(bundle: Bundle, stream: Stream, frozen: Marks, observe: float, refresh: float, interval: float) -> AtRate:
-    """The learner on a single core: its background work makes it busy too. ``refresh`` is what a batch costs in which it adapted."""
+def learner_at_rate(
+    bundle: Bundle, stream: Stream, frozen: Marks, observe: float, refresh: float, interval: float
+) -> AtRate:
+    """The learner on a single core: its background work makes it busy too. ``refresh`` is what a
+    batch costs in which it adapted.
+    """
     parts = list(batches(len(stream.y), BATCH))
     with open_quick(bundle) as learner:
         done = 0
@@ -85,7 +112,12 @@ def learner_at_rate(bundle: Bundle, stream: Stream, frozen: Marks, observe: floa
             before, done = done, int(learner.counters()["refreshes"])
             return right(seen.prediction.labels, k), refresh if done > before else observe
 
-        return at_rate(step, lambda k: right(learner.predict(stream.x[parts[k]]).labels, k), [frozen[rows] for rows in parts], interval)
+        return at_rate(
+            step,
+            lambda k: right(learner.predict(stream.x[parts[k]]).labels, k),
+            [frozen[rows] for rows in parts],
+            interval,
+        )
 
 
 __all__ = ["RATES", "AtRate", "at_rate", "contender_at_rate", "learner_at_rate"]

@@ -1,4 +1,6 @@
-"""One stream shown to every contender: right or wrong per image, and how often each changed itself."""
+"""One stream shown to every contender: right or wrong per image, and how often each changed
+itself.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ class Result:
     """One contender on one stream.
 
     Attributes:
-        right: (N,) in order of arrival. steps: how often it changed itself; for the learner, refreshes.
+        right: (N,) in order of arrival. steps: how often it changed itself; for the learner,
+        refreshes.
     """
 
     contender: str
@@ -53,12 +56,25 @@ class Results:
     def __init__(self, found: Iterable[Result] = ()) -> None:
         self.all = list(found)
 
-    def of(self, contender: str, kind: str | None = None, severity: int | None = None, seed: int | None = None, *, clean: bool = False) -> list[Result]:
+    def of(
+        self,
+        contender: str,
+        kind: str | None = None,
+        severity: int | None = None,
+        seed: int | None = None,
+        *,
+        clean: bool = False,
+    ) -> list[Result]:
         """``clean``: also clean streams; without, only those under a condition."""
         return [
-            r for r in self.all
-            if r.contender == contender and kind in (None, r.kind) and severity in (None, r.severity) and seed in (None, r.seed) and (clean or r.condition != "clean")
-        ]  # fmt: skip
+            r
+            for r in self.all
+            if r.contender == contender
+            and kind in (None, r.kind)
+            and severity in (None, r.severity)
+            and seed in (None, r.seed)
+            and (clean or r.condition != "clean")
+        ]
 
     def mean(self, contender: str, kind: str, severity: int, seed: int | None = None) -> float:
         return float(np.mean([r.accuracy for r in self.of(contender, kind, severity, seed)]))
@@ -75,25 +91,42 @@ class Results:
 
 def answer(contender: Contender, stream: Stream, z: NDArray[np.float32]) -> Marks:
     """Every batch in turn."""
-    return np.concatenate([contender.predict(stream.x[rows], z[rows]) == stream.y[rows] for rows in stream.parts()])
+    return np.concatenate(
+        [contender.predict(stream.x[rows], z[rows]) == stream.y[rows] for rows in stream.parts()]
+    )
 
 
 def learn(bundle: Bundle, stream: Stream) -> tuple[Marks, int]:
-    """The learner, told nothing, in batches of its window (or one by one); its worker is waited for, so that the machine's speed does not matter."""
+    """The learner, told nothing, in batches of its window (or one by one); its worker is waited
+    for, so that the machine's speed does not matter.
+    """
     size = 1 if stream.batch == 1 else BATCH
     marks = []
     with open_quick(bundle) as learner:
         for rows in batches(len(stream.y), size):
             seen = learner.observe(stream.x[rows])
             learner.settle()
-            marks.append(as_slots(seen.prediction.labels, bundle.manifest.classes) == stream.y[rows])
+            marks.append(
+                as_slots(seen.prediction.labels, bundle.manifest.classes) == stream.y[rows]
+            )
         return np.concatenate(marks), int(learner.counters()["refreshes"])
 
 
-def show(material: ShiftMaterial, stream: Stream, makers: Mapping[str, Maker], seed: int, oracle: RefittedHead | None = None) -> list[Result]:
-    """Frozen, the learner (and made to act, if its card does not let it), each of ``makers``, and the oracle where there is one."""
+def show(
+    material: ShiftMaterial,
+    stream: Stream,
+    makers: Mapping[str, Maker],
+    seed: int,
+    oracle: RefittedHead | None = None,
+) -> list[Result]:
+    """Frozen, the learner (and made to act, if its card does not let it), each of ``makers``, and
+    the oracle where there is one.
+    """
     z = material.program.encode(stream.x)[0]
-    found: list[tuple[str, Marks, int]] = [(FROZEN, material.head.logits(z).argmax(axis=1) == stream.y, 0), (OURS, *learn(material.bundle, stream))]
+    found: list[tuple[str, Marks, int]] = [
+        (FROZEN, material.head.logits(z).argmax(axis=1) == stream.y, 0),
+        (OURS, *learn(material.bundle, stream)),
+    ]
     if oracle is not None:
         found.append((ORACLE, oracle.predict(z) == stream.y, 0))
     if material.acting is not material.bundle:
@@ -101,13 +134,29 @@ def show(material: ShiftMaterial, stream: Stream, makers: Mapping[str, Maker], s
     for name, make in makers.items():
         contender = make()
         found.append((name, answer(contender, stream, z), contender.steps))
-    return [Result(name, stream.kind, stream.condition, stream.severity, seed, right, steps) for name, right, steps in found]
+    return [
+        Result(name, stream.kind, stream.condition, stream.severity, seed, right, steps)
+        for name, right, steps in found
+    ]
 
 
 def oracle_of(material: ShiftMaterial, shown: Shown, condition: str, severity: int) -> RefittedHead:
-    """The bundle's kind of head refitted with 1,000 labels of the condition, on the frozen encoder's features."""
+    """The bundle's kind of head refitted with 1,000 labels of the condition, on the frozen
+    encoder's features.
+    """
     z = material.program.encode(shown.oracle_x(condition, severity))[0]
     return RefittedHead(z, shown.oracle_y, len(material.test.classes))
 
 
-__all__ = ["ACTING", "FROZEN", "ORACLE", "OURS", "Result", "Results", "answer", "learn", "oracle_of", "show"]
+__all__ = [
+    "ACTING",
+    "FROZEN",
+    "ORACLE",
+    "OURS",
+    "Result",
+    "Results",
+    "answer",
+    "learn",
+    "oracle_of",
+    "show",
+]

@@ -1,7 +1,8 @@
-"""The streams of ``bench shift``: one set of images per condition, in several orders, and the stress list beyond them.
+"""The streams of ``bench shift``: one set of images per condition, in several orders, and the
+stress list beyond them.
 
-All conditions of a seed show the same images, so contenders, orders and conditions are compared on equal terms; 1,000 other images give the
-oracle its labels.
+All conditions of a seed show the same images, so contenders, orders and conditions are compared on
+equal terms; 1,000 other images give the oracle its labels.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Stream:
     """Images in the order in which they arrive.
 
     Attributes:
-        kind: ``shuffled``, ``sorted``, ``batch_1``, ``mixed``, ``constant``, ``drift``. batch: images that arrive together.
+        kind: ``shuffled``, ``sorted``, ``batch_1``, ``mixed``, ``constant``, ``drift``. batch:
+        images that arrive together.
     """
 
     kind: str
@@ -74,10 +76,13 @@ class Shown:
         """Under one condition, shuffled or sorted by class."""
         x = self.under(condition, severity)
         order = self.sorted if kind == "sorted" else np.arange(len(self.y))
-        return Stream(kind, condition, 0 if condition == "clean" else severity, x[order], self.y[order])
+        return Stream(
+            kind, condition, 0 if condition == "clean" else severity, x[order], self.y[order]
+        )
 
     def stress(self, conditions: tuple[str, ...], severity: int, single: int) -> Iterator[Stream]:
-        """What the list holds beyond shuffled and sorted conditions: clean streams, single images, mixtures, constant frames, drifts that come back.
+        """What the list holds beyond shuffled and sorted conditions: clean streams, single images,
+        mixtures, constant frames, drifts that come back.
 
         Args:
             conditions: that are mixed. single: images of a stream that arrives one by one.
@@ -86,7 +91,9 @@ class Shown:
         yield self.stream("sorted", "clean", 0)
         for condition in SINGLE:
             whole = self.stream("shuffled", condition, severity)
-            yield Stream("batch_1", condition, whole.severity, whole.x[:single], whole.y[:single], batch=1)
+            yield Stream(
+                "batch_1", condition, whole.severity, whole.x[:single], whole.y[:single], batch=1
+            )
         yield self._mixed(conditions, severity)
         for condition in ("clean", conditions[0]):
             whole = self.stream("shuffled", condition, severity)
@@ -110,7 +117,9 @@ class Shown:
             order = rows[np.argsort(self.sorted.argsort()[rows], kind="stable")]
             xs.append(self.under(pair[k % 2], severity)[order])
             ys.append(self.y[order])
-        return Stream("drift", f"{pair[0]}-{pair[1]}", severity, np.concatenate(xs), np.concatenate(ys))
+        return Stream(
+            "drift", f"{pair[0]}-{pair[1]}", severity, np.concatenate(xs), np.concatenate(ys)
+        )
 
 
 __all__ = ["BATCH", "ORACLE", "Shown", "Stream"]

@@ -1,6 +1,8 @@
-"""Our learning step as a device takes it: the compiled graph in the runtime, state in its buffers, inputs uploaded, the loss fetched.
+"""Our learning step as a device takes it: the compiled graph in the runtime, state in its buffers,
+inputs uploaded, the loss fetched.
 
-Run by ``edgeadapt bench steps`` in a process of its own, without torch; a graph file as argument replaces the material's.
+Run by ``edgeadapt bench steps`` in a process of its own, without torch; a graph file as argument
+replaces the material's.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from edgeadapt_bench.steps.peers.step_protocol import Material, serve
 
 
 class Ours:
-    """The tensors live in buffers of the runtime; a step writes fresh ones and the old return to the pool.
+    """The tensors live in buffers of the runtime; a step writes fresh ones and the old return to
+    the pool.
 
     Args:
         file: a graph instead of the material's.
@@ -31,11 +34,16 @@ class Ours:
 
         frozen_file = material.folder / "frozen.safetensors"
         frozen: Mapping[str, NDArray[Any]] = load_file(frozen_file) if frozen_file.is_file() else {}
-        graph = GraphFile("step", (file or material.folder / material.settings["graph"]).read_bytes(), frozen)
+        graph = GraphFile(
+            "step", (file or material.folder / material.settings["graph"]).read_bytes(), frozen
+        )
         self.runtime = open_runtime()
         started = time.perf_counter()
         self.executable = self.runtime.load(graph)
-        self.facts: dict[str, Any] = {"session_ms": 1e3 * (time.perf_counter() - started), "graph_bytes": len(graph.model)}
+        self.facts: dict[str, Any] = {
+            "session_ms": 1e3 * (time.perf_counter() - started),
+            "graph_bytes": len(graph.model),
+        }
         self.inputs = [material.at(index) for index in range(material.count)]
         self.output = material.settings["loss"]
         with np.load(material.folder / "state.npz") as given:

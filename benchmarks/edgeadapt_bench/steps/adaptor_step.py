@@ -1,9 +1,10 @@
-"""The adaptor step: a residual adaptor and a head behind a frozen encoder, all of it trained by momentum SGD on labelled features.
+"""The adaptor step: a residual adaptor and a head behind a frozen encoder, all of it trained by
+momentum SGD on labelled features.
 
     h = x + W_up gelu(W_down norm(x) + b_down) + b_up;   loss = cross-entropy(W h + b, y)
 
-x (B, 1280) float32, bottleneck 64, 20 classes: 193,364 parameters. The learning rate is folded into the graph and there is no
-``sample_weight``, so every system beside it computes exactly this.
+x (B, 1280) float32, bottleneck 64, 20 classes: 193,364 parameters. The learning rate is folded into
+the graph and there is no ``sample_weight``, so every system beside it computes exactly this.
 """
 
 from __future__ import annotations
@@ -34,11 +35,15 @@ def parameters(seed: int = 0) -> Values:
         return torch.randn(out, into, generator=generator) * into**-0.5
 
     return {
-        "norm.gain": torch.ones(WIDTH), "norm.offset": torch.zeros(WIDTH),
-        "down.weight": normal(BOTTLENECK, WIDTH), "down.bias": torch.zeros(BOTTLENECK),
-        "up.weight": 0.1 * normal(WIDTH, BOTTLENECK), "up.bias": torch.zeros(WIDTH),
-        "head.weight": normal(CLASSES, WIDTH), "head.bias": torch.zeros(CLASSES),
-    }  # fmt: skip
+        "norm.gain": torch.ones(WIDTH),
+        "norm.offset": torch.zeros(WIDTH),
+        "down.weight": normal(BOTTLENECK, WIDTH),
+        "down.bias": torch.zeros(BOTTLENECK),
+        "up.weight": 0.1 * normal(WIDTH, BOTTLENECK),
+        "up.bias": torch.zeros(WIDTH),
+        "head.weight": normal(CLASSES, WIDTH),
+        "head.bias": torch.zeros(CLASSES),
+    }
 
 
 def loss(p: Values, x: Tensor, y: Tensor) -> Tensor:
@@ -58,14 +63,19 @@ def ports(generator: torch.Generator, batch: int) -> Values:
 
 
 def step(seed: int = 0) -> tuple[Step, MakePorts, Values]:
-    """What ``compile_step`` takes: the function, its example ports and its tensors. The batch size is the compiler's.
+    """What ``compile_step`` takes: the function, its example ports and its tensors. The batch size
+    is the compiler's.
 
-    Gain, offset and biases are one flat vector, and the loss is multiplied by the learning rate, so that no gradient has to be.
+    Gain, offset and biases are one flat vector, and the loss is multiplied by the learning rate, so
+    that no gradient has to be.
     """
     start = parameters(seed)
     small = {name: value for name, value in start.items() if value.dim() == 1}
     layout, optimiser = Flat.of(small), Momentum(BETA)
-    trained = {**{name: value for name, value in start.items() if name not in small}, SMALL: layout.pack(small)}
+    trained = {
+        **{name: value for name, value in start.items() if name not in small},
+        SMALL: layout.pack(small),
+    }
 
     def scaled_loss(values: Values, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         value = loss({**values, **layout.unpack(values[SMALL])}, x, y)
@@ -85,8 +95,27 @@ def step(seed: int = 0) -> tuple[Step, MakePorts, Values]:
 def named(tensors: Values) -> Values:
     """The parameters under their own names, from the tensors of :func:`step`."""
     small = {name: value for name, value in parameters().items() if value.dim() == 1}
-    return {**{name: value for name, value in tensors.items() if name.endswith(".weight") and not name.startswith("momentum.")},
-            **Flat.of(small).unpack(tensors[SMALL])}  # fmt: skip
+    return {
+        **{
+            name: value
+            for name, value in tensors.items()
+            if name.endswith(".weight") and not name.startswith("momentum.")
+        },
+        **Flat.of(small).unpack(tensors[SMALL]),
+    }
 
 
-__all__ = ["BETA", "BOTTLENECK", "CLASSES", "EPS", "LEARNING_RATE", "SMALL", "WIDTH", "loss", "named", "parameters", "ports", "step"]
+__all__ = [
+    "BETA",
+    "BOTTLENECK",
+    "CLASSES",
+    "EPS",
+    "LEARNING_RATE",
+    "SMALL",
+    "WIDTH",
+    "loss",
+    "named",
+    "parameters",
+    "ports",
+    "step",
+]

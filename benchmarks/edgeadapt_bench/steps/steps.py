@@ -1,8 +1,10 @@
-"""What a learning step costs beside the systems that could take it instead: the adaptor step and the entropy step, one thread.
+"""What a learning step costs beside the systems that could take it instead: the adaptor step and
+the entropy step, one thread.
 
-Every system runs in a process of its own, is first held against torch's float64 parameters, and then takes turns with the others. The value
-of a ratio is the median over rounds of theirs by ours. Ours is the compiled graph in the runtime as a device runs it: inputs uploaded,
-state in its buffers, the loss fetched. Cold start is from the start of a process to the end of its first step.
+Every system runs in a process of its own, is first held against torch's float64 parameters, and
+then takes turns with the others. The value of a ratio is the median over rounds of theirs by ours.
+Ours is the compiled graph in the runtime as a device runs it: inputs uploaded, state in its
+buffers, the loss fetched. Cold start is from the start of a process to the end of its first step.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ OVER_FLOOR = {32: 2.0}
 ENTROPY_SPEEDUP, ENTROPY_RSS = 1.3, 0.5
 ADAPTOR_COMPILE_S, ENTROPY_COMPILE_S = 3.0, 60.0
 COMPILED = ("torch_compile", "torch_compile_wrapped")
-"""torch.compile with its defaults, and with ``cpp_wrapper``, which spares it most of its Python; the faster one counts."""
+"""torch.compile with its defaults, and with ``cpp_wrapper``, which spares it most of its Python;
+the faster one counts.
+"""
 
 _WORKER = "edgeadapt_bench.steps._step_worker_"
 _MIB = 1 << 20
@@ -45,14 +49,16 @@ class Effort:
 ADAPTOR, ENTROPY, QUICK = Effort(40, 64), Effort(12, 8), Effort(4, 24)
 
 
-def run_steps(data: str | None, say: Say, *, quick: bool = False, peers: bool = False, passes: bool = False) -> list[Row]:
+def run_steps(
+    data: str | None, say: Say, *, quick: bool = False, peers: bool = False, passes: bool = False
+) -> list[Row]:
     """Both steps at every batch size.
 
     Args:
-        data: unused, inputs are drawn.
-        quick: the adaptor step beside eager torch and the floor alone, few rounds.
-        peers: also systems that need an environment of their own; the first time they are installed, which takes minutes.
-        passes: instead, what each rewrite pass gains; the table is Markdown.
+        data: unused, inputs are drawn. quick: the adaptor step beside eager torch and the floor
+        alone, few rounds. peers: also systems that need an environment of their own; the first time
+        they are installed, which takes minutes. passes: instead, what each rewrite pass gains; the
+        table is Markdown.
     """
     if passes:
         from edgeadapt_bench.steps._step_passes import run_passes
@@ -64,16 +70,26 @@ def run_steps(data: str | None, say: Say, *, quick: bool = False, peers: bool = 
         return rows + (_left_out_rows() if quick else entropy_rows(folder, say))
 
 
-# -- who takes part -----------------------------------------------------------------------------------------
-def ours(prepared: material.Prepared, name: str = "edgeadapt", graph: Path | None = None) -> Entrant:
+# -- who takes part --------------------------------------------------------------------------------
+def ours(
+    prepared: material.Prepared, name: str = "edgeadapt", graph: Path | None = None
+) -> Entrant:
     """Our runtime on a prepared graph, or on another file."""
-    return Entrant(name, (sys.executable, "-m", f"{_WORKER}ours", *([] if graph is None else [str(graph)])), named=prepared.named)
+    return Entrant(
+        name,
+        (sys.executable, "-m", f"{_WORKER}ours", *([] if graph is None else [str(graph)])),
+        named=prepared.named,
+    )
 
 
 def torch_entrants(which: Mapping[str, str], cache: Path) -> list[Entrant]:
     """Name -> system of the torch worker. Each compiles into an empty cache."""
     return [
-        Entrant(name, (sys.executable, "-m", f"{_WORKER}torch", system), {"TORCHINDUCTOR_CACHE_DIR": str(cache / name)})
+        Entrant(
+            name,
+            (sys.executable, "-m", f"{_WORKER}torch", system),
+            {"TORCHINDUCTOR_CACHE_DIR": str(cache / name)},
+        )
         for name, system in which.items()
     ]
 
@@ -83,7 +99,9 @@ def floor() -> Entrant:
 
 
 def peer_entrants(folder: Path, say: Say, failed: dict[str, str]) -> list[Entrant]:
-    """Peers whose environments can be made; the others go into ``failed`` with the reason, and are not tried again."""
+    """Peers whose environments can be made; the others go into ``failed`` with the reason, and are
+    not tried again.
+    """
     cache = environments.cache_folder()
     plain: Reference | None = None
     found = []
@@ -98,12 +116,14 @@ def peer_entrants(folder: Path, say: Say, failed: dict[str, str]) -> list[Entran
             say(f"absent: {peer.name}: {error}")
             continue
         if not peer.has_momentum and plain is None:
-            plain = material.reference(folder, material.ADAPTOR_TOLERANCE, material.ADAPTOR_WALKS, beta=0.0)
+            plain = material.reference(
+                folder, material.ADAPTOR_TOLERANCE, material.ADAPTOR_WALKS, beta=0.0
+            )
         found.append(Entrant(peer.name, command, reference=None if peer.has_momentum else plain))
     return found
 
 
-# -- the adaptor step ---------------------------------------------------------------------------------------
+# -- the adaptor step ------------------------------------------------------------------------------
 def adaptor_rows(folder: Path, say: Say, *, quick: bool = False, peers: bool = False) -> list[Row]:
     """Ratios for every batch size, then what does not depend on it."""
     effort = QUICK if quick else ADAPTOR
@@ -118,35 +138,63 @@ def adaptor_rows(folder: Path, say: Say, *, quick: bool = False, peers: bool = F
         entrants = [ours(prepared), *torch_entrants({"torch_eager": "eager"}, folder), floor()]
         if free is not None:
             entrants.append(ours(free, "edgeadapt_free_batch", free.folder / "step.onnx"))
-            systems = {"torch_eager_fused": "eager_fused", "torch_compile": "compile", "torch_compile_wrapped": "compile_wrapped"}
+            systems = {
+                "torch_eager_fused": "eager_fused",
+                "torch_compile": "compile",
+                "torch_compile_wrapped": "compile_wrapped",
+            }
             entrants += torch_entrants(systems, folder / f"inductor-{batch}")
         if peers:
             entrants += peer_entrants(prepared.folder, say, failed)
         needed = ("edgeadapt", "torch_eager", "floor")
         results, missing = race(
-            entrants, prepared.folder, prepared.reference, rounds=effort.rounds, block=effort.block, say=say, needed=needed
+            entrants,
+            prepared.folder,
+            prepared.reference,
+            rounds=effort.rounds,
+            block=effort.block,
+            say=say,
+            needed=needed,
         )
         shown[batch] = results
         rows += _adaptor_ratios(batch, results, {**failed, **missing}, is_quick=quick)
-    compiled = ([free.compile_s] if free is not None else []) + [made[batch].compile_s for batch in ADAPTOR_BATCHES]
+    compiled = ([free.compile_s] if free is not None else []) + [
+        made[batch].compile_s for batch in ADAPTOR_BATCHES
+    ]
     rows += [
-        at_most("compile_s/adaptor", float(np.median(compiled[1:] or compiled)), "s", ADAPTOR_COMPILE_S),
+        at_most(
+            "compile_s/adaptor", float(np.median(compiled[1:] or compiled)), "s", ADAPTOR_COMPILE_S
+        ),
         Row("compile_first_s/adaptor", compiled[0], "s"),
-        *_graph_rows("adaptor", made, {batch: results["edgeadapt"] for batch, results in shown.items()}),
+        *_graph_rows(
+            "adaptor", made, {batch: results["edgeadapt"] for batch, results in shown.items()}
+        ),
         *_process_rows("adaptor", shown),
         *_install_rows({name for results in shown.values() for name in results}),
     ]
     return rows
 
 
-def _adaptor_ratios(batch: int, results: Mapping[str, Result], missing: Mapping[str, str], *, is_quick: bool) -> list[Row]:
+def _adaptor_ratios(
+    batch: int, results: Mapping[str, Result], missing: Mapping[str, str], *, is_quick: bool
+) -> list[Row]:
     end = f"b{batch}"
     mine = results["edgeadapt"].medians
     over_eager = results["torch_eager"].medians / mine
     rows = [
-        at_least(f"adaptor_step_speedup/{end}", float(np.median(over_eager)), "x torch eager", SPEEDUP[batch], 1.0),
-        Row(f"adaptor_step_speedup_p10/{end}", float(np.quantile(over_eager, 0.1)), "x torch eager"),
-        Row(f"adaptor_step_speedup_p90/{end}", float(np.quantile(over_eager, 0.9)), "x torch eager"),
+        at_least(
+            f"adaptor_step_speedup/{end}",
+            float(np.median(over_eager)),
+            "x torch eager",
+            SPEEDUP[batch],
+            1.0,
+        ),
+        Row(
+            f"adaptor_step_speedup_p10/{end}", float(np.quantile(over_eager, 0.1)), "x torch eager"
+        ),
+        Row(
+            f"adaptor_step_speedup_p90/{end}", float(np.quantile(over_eager, 0.9)), "x torch eager"
+        ),
     ]
     name = f"adaptor_step_vs_compile/{end}"
     compiled = [results[key].medians for key in COMPILED if key in results]
@@ -154,29 +202,58 @@ def _adaptor_ratios(batch: int, results: Mapping[str, Result], missing: Mapping[
         fastest = min(compiled, key=lambda medians: float(np.median(medians)))
         rows.append(at_least(name, float(np.median(fastest / mine)), "x torch.compile", 1.0, 1.0))
     else:
-        why = "left out of a quick run" if is_quick else "; ".join(missing.get(key, "") for key in COMPILED)
+        why = (
+            "left out of a quick run"
+            if is_quick
+            else "; ".join(missing.get(key, "") for key in COMPILED)
+        )
         rows.append(absent(name, why, None if is_quick else 1.0))
     rows.append(
-        at_most(f"adaptor_step_vs_floor/{end}", float(np.median(mine / results["floor"].medians)), "x floor", OVER_FLOOR.get(batch), 1.0)
+        at_most(
+            f"adaptor_step_vs_floor/{end}",
+            float(np.median(mine / results["floor"].medians)),
+            "x floor",
+            OVER_FLOOR.get(batch),
+            1.0,
+        )
     )
     rows += _other_rows("adaptor", batch, results)
-    return rows + [absent(f"adaptor_step_vs/{other}/{end}", reason) for other, reason in missing.items() if other not in COMPILED]
+    return rows + [
+        absent(f"adaptor_step_vs/{other}/{end}", reason)
+        for other, reason in missing.items()
+        if other not in COMPILED
+    ]
 
 
 def _other_rows(step: str, batch: int, results: Mapping[str, Result]) -> list[Row]:
-    """Microseconds of every system beside those of eager torch, and how many times ours each takes."""
+    """Microseconds of every system beside those of eager torch, and how many times ours each
+    takes.
+    """
     eager = 1e6 * float(np.median(results["torch_eager"].medians))
     mine = results["edgeadapt"].medians
     rows = []
     for name, result in results.items():
-        rows.append(Row(f"{step}_step_us/{name}/b{batch}", 1e6 * float(np.median(result.medians)), "us", eager))
+        rows.append(
+            Row(
+                f"{step}_step_us/{name}/b{batch}",
+                1e6 * float(np.median(result.medians)),
+                "us",
+                eager,
+            )
+        )
         if name not in ("edgeadapt", "torch_eager", "floor"):
-            rows.append(Row(f"{step}_step_vs/{name}/b{batch}", float(np.median(result.medians / mine)), "x ours"))
+            rows.append(
+                Row(
+                    f"{step}_step_vs/{name}/b{batch}",
+                    float(np.median(result.medians / mine)),
+                    "x ours",
+                )
+            )
     ours_off, eager_off = results["edgeadapt"].distance, results["torch_eager"].distance
     return [*rows, Row(f"{step}_step_distance/b{batch}", ours_off, "of the way", eager_off)]
 
 
-# -- the entropy step ---------------------------------------------------------------------------------------
+# -- the entropy step ------------------------------------------------------------------------------
 def entropy_rows(folder: Path, say: Say) -> list[Row]:
     """Time and memory beside eager torch; rows that cannot be measured here say why."""
     rows: list[Row] = []
@@ -188,41 +265,88 @@ def entropy_rows(folder: Path, say: Say) -> list[Row]:
             made[batch] = prepared = material.entropy(folder / f"entropy-{batch}", batch)
         except (CompileError, RuntimeUnavailable) as error:
             say(f"absent: {error}")
-            judged = isinstance(error, CompileError)  # a step that is refused misses its bar; one whose network is not installed has none
+            # a step that is refused misses its bar; one whose network is not installed has none
+            judged = isinstance(error, CompileError)
             rows += [
-                absent(f"entropy_step_speedup/b{batch}", str(error), ENTROPY_SPEEDUP if judged else None),
-                absent(f"entropy_step_rss_share/b{batch}", str(error), ENTROPY_RSS if judged else None),
+                absent(
+                    f"entropy_step_speedup/b{batch}",
+                    str(error),
+                    ENTROPY_SPEEDUP if judged else None,
+                ),
+                absent(
+                    f"entropy_step_rss_share/b{batch}", str(error), ENTROPY_RSS if judged else None
+                ),
             ]
             continue
-        entrants = [ours(prepared), *torch_entrants({"torch_eager": "eager", "torch_eager_channels_last": "eager_channels_last"}, folder)]
+        entrants = [
+            ours(prepared),
+            *torch_entrants(
+                {"torch_eager": "eager", "torch_eager_channels_last": "eager_channels_last"}, folder
+            ),
+        ]
         needed = ("edgeadapt", "torch_eager")
-        results, _ = race(entrants, prepared.folder, prepared.reference, rounds=ENTROPY.rounds, block=ENTROPY.block, say=say, needed=needed)
+        results, _ = race(
+            entrants,
+            prepared.folder,
+            prepared.reference,
+            rounds=ENTROPY.rounds,
+            block=ENTROPY.block,
+            say=say,
+            needed=needed,
+        )
         shown[batch] = results
         over_eager = results["torch_eager"].medians / results["edgeadapt"].medians
         share = results["edgeadapt"].peak_mib / results["torch_eager"].peak_mib
         rows += [
-            at_least(f"entropy_step_speedup/b{batch}", float(np.median(over_eager)), "x torch eager", ENTROPY_SPEEDUP, 1.0),
-            Row(f"entropy_step_speedup_p10/b{batch}", float(np.quantile(over_eager, 0.1)), "x torch eager"),
-            Row(f"entropy_step_speedup_p90/b{batch}", float(np.quantile(over_eager, 0.9)), "x torch eager"),
+            at_least(
+                f"entropy_step_speedup/b{batch}",
+                float(np.median(over_eager)),
+                "x torch eager",
+                ENTROPY_SPEEDUP,
+                1.0,
+            ),
+            Row(
+                f"entropy_step_speedup_p10/b{batch}",
+                float(np.quantile(over_eager, 0.1)),
+                "x torch eager",
+            ),
+            Row(
+                f"entropy_step_speedup_p90/b{batch}",
+                float(np.quantile(over_eager, 0.9)),
+                "x torch eager",
+            ),
             at_most(f"entropy_step_rss_share/b{batch}", share, "of torch eager", ENTROPY_RSS, 1.0),
             *_other_rows("entropy", batch, results),
         ]
     if made:
         rows += [
-            at_most("compile_s/entropy", max(prepared.compile_s for prepared in made.values()), "s", ENTROPY_COMPILE_S),
-            *_graph_rows("entropy", made, {batch: results["edgeadapt"] for batch, results in shown.items()}),
+            at_most(
+                "compile_s/entropy",
+                max(prepared.compile_s for prepared in made.values()),
+                "s",
+                ENTROPY_COMPILE_S,
+            ),
+            *_graph_rows(
+                "entropy", made, {batch: results["edgeadapt"] for batch, results in shown.items()}
+            ),
             *_process_rows("entropy", shown),
         ]
     return rows
 
 
 def _left_out_rows() -> list[Row]:
-    names = [f"entropy_step_{what}/b{batch}" for what in ("speedup", "rss_share") for batch in ENTROPY_BATCHES]
+    names = [
+        f"entropy_step_{what}/b{batch}"
+        for what in ("speedup", "rss_share")
+        for batch in ENTROPY_BATCHES
+    ]
     return [absent(name, "left out of a quick run") for name in names]
 
 
-# -- what a step costs besides its time -----------------------------------------------------------------------
-def _graph_rows(step: str, made: Mapping[int, material.Prepared], results: Mapping[int, Result]) -> list[Row]:
+# -- what a step costs besides its time ------------------------------------------------------------
+def _graph_rows(
+    step: str, made: Mapping[int, material.Prepared], results: Mapping[int, Result]
+) -> list[Row]:
     rows = []
     for batch, prepared in made.items():
         rows += [
@@ -236,20 +360,46 @@ def _graph_rows(step: str, made: Mapping[int, material.Prepared], results: Mappi
 def _process_rows(step: str, shown: Mapping[int, Mapping[str, Result]]) -> list[Row]:
     """Peak memory at every batch size, and cold start as the median over them."""
     rows = []
-    for name in dict.fromkeys(name for results in shown.values() for name in results if name != "floor"):
+    for name in dict.fromkeys(
+        name for results in shown.values() for name in results if name != "floor"
+    ):
         there = {batch: results[name] for batch, results in shown.items() if name in results}
-        rows.append(Row(f"cold_start_s/{step}/{name}", float(np.median([result.cold_s for result in there.values()])), "s"))
-        rows += [Row(f"rss_mib/{step}/{name}/b{batch}", result.peak_mib, "MiB") for batch, result in there.items()]
+        rows.append(
+            Row(
+                f"cold_start_s/{step}/{name}",
+                float(np.median([result.cold_s for result in there.values()])),
+                "s",
+            )
+        )
+        rows += [
+            Row(f"rss_mib/{step}/{name}/b{batch}", result.peak_mib, "MiB")
+            for batch, result in there.items()
+        ]
     return rows
 
 
 def _install_rows(systems: set[str]) -> list[Row]:
-    """Packages that a system needs to take the step; torch.compile also needs a C++ compiler, which is not counted."""
-    sizes = {"edgeadapt": installed_bytes("edgeadapt"), "torch_eager": installed_bytes("torch", "numpy")}
+    """Packages that a system needs to take the step; torch.compile also needs a C++ compiler, which
+    is not counted.
+    """
+    sizes = {
+        "edgeadapt": installed_bytes("edgeadapt"),
+        "torch_eager": installed_bytes("torch", "numpy"),
+    }
     peers = {peer.name: peer for peer in environments.PEERS if peer.name in systems}
     for name, peer in peers.items():
-        sizes[name] = environments.installed_bytes(environments.python_of(peer.environment, environments.cache_folder(), lambda line: None))
+        sizes[name] = environments.installed_bytes(
+            environments.python_of(peer.environment, environments.cache_folder(), lambda line: None)
+        )
     return [Row(f"install_mib/{name}", size / _MIB, "MiB") for name, size in sizes.items()]
 
 
-__all__ = ["adaptor_rows", "entropy_rows", "floor", "ours", "peer_entrants", "run_steps", "torch_entrants"]
+__all__ = [
+    "adaptor_rows",
+    "entropy_rows",
+    "floor",
+    "ours",
+    "peer_entrants",
+    "run_steps",
+    "torch_entrants",
+]

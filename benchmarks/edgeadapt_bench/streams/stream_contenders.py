@@ -1,4 +1,6 @@
-"""Which heads run in the streams: everything in ``host/methods`` that predicts, at the sizes that the byte classes ask for."""
+"""Which heads run in the streams: everything in ``host/methods`` that predicts, at the sizes that
+the byte classes ask for.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,11 @@ from edgeadapt.host.contracts import FactoryData
 from edgeadapt.host.exporting.head_search import candidates, choose_head
 from edgeadapt.host.methods.key_value import KeyValueBottleneck
 from edgeadapt.host.methods.nearest_mean import NearestMean
-from edgeadapt.host.methods.projection import HadamardProjection, PrincipalProjection, SignProjection
+from edgeadapt.host.methods.projection import (
+    HadamardProjection,
+    PrincipalProjection,
+    SignProjection,
+)
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.host.methods.slda import StreamingLDA
 from edgeadapt_bench.baselines.stream_heads import state_bytes
@@ -26,17 +32,21 @@ LADDER_ROWS = 4000  # that a default is chosen on, and as many that judge it
 PENALTIES = (0.3, 0.1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6)
 SHRINKAGES = (1.0, 0.3, 0.1, 3e-2, 1e-2, 3e-3, 1e-3)
 WIDTHS = (128, 256, 512, 1024)
-WIDE = 512  # features beyond which random features cost more than they are: their matrix has to be kept
-WIDEST = 1024  # projections below this: wider ones are no smaller than a packed square of the features
+# features beyond which random features cost more than they are: their matrix has to be kept
+WIDE = 512
+# projections below this: wider ones are no smaller than a packed square of the features
+WIDEST = 1024
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A head in a run: ``variants`` share their evidence and differ in arguments of their numerics; validation picks one.
+    """A head in a run: ``variants`` share their evidence and differ in arguments of their numerics;
+    validation picks one.
 
     Attributes:
-        family: what its points are joined by in a picture. variants: the first is the head as it ships.
-        of_all_stages: its frozen tensors come from unlabelled rows of all stages, not of the first alone.
+        family: what its points are joined by in a picture. variants: the first is the head as it
+        ships. of_all_stages: its frozen tensors come from unlabelled rows of all stages, not of the
+        first alone.
     """
 
     label: str
@@ -53,70 +63,161 @@ def contenders(dim: int, quick: bool = False) -> list[Contender]:
     """The heads that ship; a quick run has one of each kind."""
     widths = WIDTHS[:1] if quick else WIDTHS
     penalties, shrinkages = (PENALTIES[::4], SHRINKAGES[::3]) if quick else (PENALTIES, SHRINKAGES)
-    found = [Contender("nearest mean", "nearest mean", (NearestMean(),)), Contender("ridge", "ridge", _varied(Ridge(), "penalty", penalties)),
-             Contender("SLDA", "SLDA", _varied(StreamingLDA(), "shrinkage", shrinkages))]  # fmt: skip
-    found += [Contender(f"ridge, {width} random features", "ridge, random features", _varied(Ridge(random_features=width), "penalty", penalties))
-              for width in widths if dim < WIDE or width == WIDE]  # fmt: skip
+    found = [
+        Contender("nearest mean", "nearest mean", (NearestMean(),)),
+        Contender("ridge", "ridge", _varied(Ridge(), "penalty", penalties)),
+        Contender("SLDA", "SLDA", _varied(StreamingLDA(), "shrinkage", shrinkages)),
+    ]
+    found += [
+        Contender(
+            f"ridge, {width} random features",
+            "ridge, random features",
+            _varied(Ridge(random_features=width), "penalty", penalties),
+        )
+        for width in widths
+        if dim < WIDE or width == WIDE
+    ]
     for width in (w for w in (64, *widths) if w < min(dim, WIDEST)):
         head = StreamingLDA(projection=PrincipalProjection(width), compact=True)
-        found += _with_both_factories(f"SLDA, {width} principal", "SLDA, principal", _varied(head, "shrinkage", shrinkages))
-        found.append(Contender(f"SLDA, {width} Hadamard", "SLDA, Hadamard", (StreamingLDA(projection=HadamardProjection(width), compact=True),)))
+        found += _with_both_factories(
+            f"SLDA, {width} principal", "SLDA, principal", _varied(head, "shrinkage", shrinkages)
+        )
+        found.append(
+            Contender(
+                f"SLDA, {width} Hadamard",
+                "SLDA, Hadamard",
+                (StreamingLDA(projection=HadamardProjection(width), compact=True),),
+            )
+        )
     if dim > WIDE:
-        found.append(Contender("SLDA, 256 signs", "SLDA, signs", (StreamingLDA(projection=SignProjection(256), compact=True),)))
+        found.append(
+            Contender(
+                "SLDA, 256 signs",
+                "SLDA, signs",
+                (StreamingLDA(projection=SignProjection(256), compact=True),),
+            )
+        )
     if quick:
-        return [contender for contender in found if not contender.of_all_stages] + [Contender("key-value, 8 books of 32", "key-value", (KeyValueBottleneck(books=8, pairs=32),))]
-    counts = KeyValueBottleneck(projection=PrincipalProjection(64), compact=True) if dim > WIDE else KeyValueBottleneck()
+        return [contender for contender in found if not contender.of_all_stages] + [
+            Contender(
+                "key-value, 8 books of 32", "key-value", (KeyValueBottleneck(books=8, pairs=32),)
+            )
+        ]
+    counts = (
+        KeyValueBottleneck(projection=PrincipalProjection(64), compact=True)
+        if dim > WIDE
+        else KeyValueBottleneck()
+    )
     found += _with_both_factories("key-value", "key-value", (counts,))
     return found
 
 
 def _with_both_factories(label: str, family: str, variants: tuple[Any, ...]) -> list[Contender]:
-    return [Contender(label, family, variants), Contender(f"{label} of all stages", f"{family} of all stages", variants[:1], of_all_stages=True)]
+    return [
+        Contender(label, family, variants),
+        Contender(
+            f"{label} of all stages", f"{family} of all stages", variants[:1], of_all_stages=True
+        ),
+    ]
 
 
 def few_shot_contenders(dim: int, quick: bool = False) -> list[Contender]:
     """Those of them whose square state a few labels can fill, one of each kind, and what ships."""
-    kinds = ("nearest mean", "ridge", "SLDA", "SLDA, 64 principal", "SLDA, 256 principal", "key-value")
-    return [replace(found, variants=(found.shipped, *found.variants[1::3])) for found in contenders(dim, quick) if found.label in kinds]
+    kinds = (
+        "nearest mean",
+        "ridge",
+        "SLDA",
+        "SLDA, 64 principal",
+        "SLDA, 256 principal",
+        "key-value",
+    )
+    return [
+        replace(found, variants=(found.shipped, *found.variants[1::3]))
+        for found in contenders(dim, quick)
+        if found.label in kinds
+    ]
 
 
 def _varied(head: Any, argument: str, values: Sequence[float]) -> tuple[Any, ...]:
-    return (head, *(replace(head, **{argument: value}) for value in values if value != getattr(head, argument)))
+    return (
+        head,
+        *(
+            replace(head, **{argument: value})
+            for value in values
+            if value != getattr(head, argument)
+        ),
+    )
 
 
 def defaults(pool: Pool, seed: int = 0) -> dict[str, Contender | None]:
     """Byte class -> the head that ``host.ladder`` takes for it, None if it has none that small.
 
-    The ladder judges its candidates on training rows held out of its evidence. Its own budget counts what is derived in memory too; here, as for
-    every method of the streams, evidence and frozen tensors have to fit.
+    The ladder judges its candidates on training rows held out of its evidence. Its own budget
+    counts what is derived in memory too; here, as for every method of the streams, evidence and
+    frozen tensors have to fit.
     """
     fitted, rng = pool.validation(), np.random.default_rng(seed)
-    data, judge = (_part(z, y, rng, len(pool.classes)) for z, y in ((fitted.z, fitted.y), (fitted.test_z, fitted.test_y)))
+    data, judge = (
+        _part(z, y, rng, len(pool.classes))
+        for z, y in ((fitted.z, fitted.y), (fitted.test_z, fitted.test_y))
+    )
     known = candidates(data.dims)
     choice = choose_head(data, judge, heads=known)
     accuracy = {row.label: float(row.accuracy or 0.0) for row in choice.rows}
     chosen: dict[str, Contender | None] = {}
     for name, limit in BYTE_CLASSES.items():
-        fitting = [(accuracy[c.label], -state_bytes(head, data.dims), c.label, head) for c in known for head in _forms(c.head) if state_bytes(head, data.dims) <= limit]
+        fitting = [
+            (accuracy[c.label], -state_bytes(head, data.dims), c.label, head)
+            for c in known
+            for head in _forms(c.head)
+            if state_bytes(head, data.dims) <= limit
+        ]
         best = max(fitting, key=lambda entry: entry[:2], default=None)
-        chosen[name] = None if best is None else Contender(f"{best[2]}, by the ladder", "by the ladder", (best[3],))
+        chosen[name] = (
+            None
+            if best is None
+            else Contender(f"{best[2]}, by the ladder", "by the ladder", (best[3],))
+        )
     return chosen
 
 
 def _part(z: F32, y: I64, rng: np.random.Generator, slots: int) -> FactoryData:
     rows = rng.permutation(len(y))[:LADDER_ROWS]
-    return FactoryData(z[rows], np.zeros((len(rows), 0), np.float32), y[rows], np.ones(len(rows), np.float32), slots)
+    return FactoryData(
+        z[rows],
+        np.zeros((len(rows), 0), np.float32),
+        y[rows],
+        np.ones(len(rows), np.float32),
+        slots,
+    )
 
 
 def _forms(head: Any) -> list[Any]:
-    return [head] if getattr(head, "projection", None) is None else [head, replace(head, compact=True)]
+    return (
+        [head] if getattr(head, "projection", None) is None else [head, replace(head, compact=True)]
+    )
 
 
-def with_defaults(found: list[Contender], chosen: dict[str, Contender | None]) -> tuple[list[Contender], dict[str, str | None]]:
-    """The contenders and those defaults that are not among them; byte class -> label of its default."""
+def with_defaults(
+    found: list[Contender], chosen: dict[str, Contender | None]
+) -> tuple[list[Contender], dict[str, str | None]]:
+    """The contenders and those defaults that are not among them; byte class -> label of its
+    default.
+    """
     labels: dict[str, str | None] = {}
     for name, default in chosen.items():
-        known = None if default is None else next((contender for contender in found if contender.shipped == default.shipped and not contender.of_all_stages), None)
+        known = (
+            None
+            if default is None
+            else next(
+                (
+                    contender
+                    for contender in found
+                    if contender.shipped == default.shipped and not contender.of_all_stages
+                ),
+                None,
+            )
+        )
         if default is not None and known is None:
             known = default
             found = [*found, default]

@@ -39,9 +39,14 @@ QUICK: dict[str, Family] = {"small": small}
 
 
 def run_transfer(
-    data: str | None, say: Say, quick: bool = False, validation: bool = False, *,
-    seeds: tuple[int, ...] | None = None, families: tuple[str, ...] | None = None,
-) -> list[Row]:  # fmt: skip
+    data: str | None,
+    say: Say,
+    quick: bool = False,
+    validation: bool = False,
+    *,
+    seeds: tuple[int, ...] | None = None,
+    families: tuple[str, ...] | None = None,
+) -> list[Row]:
     """Transfers from a factory to a field, beside what a user could pick instead.
 
     Args:

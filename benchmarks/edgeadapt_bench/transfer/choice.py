@@ -108,9 +108,12 @@ def score(right: NDArray[np.bool_], is_field: NDArray[np.bool_]) -> float:
 
 
 def choose(
-    method: Method, rows: Labelled, parts: Sequence[NDArray[np.float32]],
-    settings: Sequence[float], is_balanced: bool = False,
-) -> Chosen:  # fmt: skip
+    method: Method,
+    rows: Labelled,
+    parts: Sequence[NDArray[np.float32]],
+    settings: Sequence[float],
+    is_balanced: bool = False,
+) -> Chosen:
     """A method with the setting and scaling that score best, fitted on all rows.
 
     Args:

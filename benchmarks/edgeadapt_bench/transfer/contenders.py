@@ -161,7 +161,7 @@ def contend(rows: Labelled, parts: Sequence[NDArray[np.float32]]) -> Field:
     found = {
         name: choose(each.method, rows, parts, each.settings, each.is_balanced)
         for name, each in CONTENDERS.items()
-    }  # fmt: skip
+    }
     for name, among in (("linear", LINEAR), ("refit", REFIT), ("best_of", tuple(CONTENDERS))):
         found[name] = max((found[each] for each in among), key=lambda chosen: chosen.score)
     return Field(found)

@@ -83,15 +83,18 @@ def _between(
     there = f"{corruption} {SEVERITY}" if corruption else field
     field_rows, new_rows = rows(field, arriving), rows(field, arriving, is_known=False)
     return Transfer(
-        f"{source}-{corruption or field}-{encoder}", "emoji",
+        f"{source}-{corruption or field}-{encoder}",
+        "emoji",
         f"emoji, {source} to {there}, {encoder} at {PIXELS} px",
-        tuple(names[k] for k in classes), KNOWN,
+        tuple(names[k] for k in classes),
+        KNOWN,
         factory=part(capped(y, rows(source, factory), PER_CLASS, rng), z),
         stream=part(rng.permutation(field_rows), moved, offset),
-        test=part(rows(field, tested), moved, offset), clean=part(rows(source, tested), z),
+        test=part(rows(field, tested), moved, offset),
+        clean=part(rows(source, tested), z),
         new=part(rng.permutation(new_rows), moved, offset),
         new_test=part(rows(field, tested, is_known=False), moved, offset),
-    )  # fmt: skip
+    )
 
 
 def _thirds(y: I64, order: Rows, count: int) -> list[Rows]:

@@ -54,22 +54,29 @@ def digits(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
             factory = capped(their_y, rows[: len(rows) // 2], PER_CLASS, rng)
             field = rng.permutation(np.flatnonzero(~judged))
             yield Transfer(
-                f"sklearn-mnist-{encoder}", "digits",
-                f"digits, scikit-learn's to MNIST, {encoder} at {PIXELS} px", names, 10,
-                factory=theirs.rows(factory), stream=mnist.rows(field[:STREAM]),
+                f"sklearn-mnist-{encoder}",
+                "digits",
+                f"digits, scikit-learn's to MNIST, {encoder} at {PIXELS} px",
+                names,
+                10,
+                factory=theirs.rows(factory),
+                stream=mnist.rows(field[:STREAM]),
                 test=mnist.rows(np.sort(field[-TEST:])),
                 clean=theirs.rows(np.sort(rows[len(rows) // 2 :])),
-            )  # fmt: skip
+            )
             continue
         factory = capped(mnist_y, rng.permutation(np.flatnonzero(~judged)), PER_CLASS, rng)
         yield Transfer(
-            f"mnist-sklearn-{encoder}", "digits",
-            f"digits, MNIST to scikit-learn's, {encoder} at {PIXELS} px", names, 10,
+            f"mnist-sklearn-{encoder}",
+            "digits",
+            f"digits, MNIST to scikit-learn's, {encoder} at {PIXELS} px",
+            names,
+            10,
             factory=mnist.rows(factory),
             stream=theirs.rows(rng.permutation(np.flatnonzero(first))[:STREAM]),
             test=theirs.rows(np.flatnonzero(~first)),
             clean=mnist.rows(np.sort(rng.permutation(np.flatnonzero(judged))[:TEST])),
-        )  # fmt: skip
+        )
 
 
 def inspection(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
@@ -96,11 +103,16 @@ def inspection(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
             return Part(z[rows], y[rows], rows)
 
         yield Transfer(
-            f"inspection-{tag}-{encoder}", tag,
+            f"inspection-{tag}-{encoder}",
+            tag,
             f"{' or '.join(kinds)} (Fashion-MNIST), camera with {said}, {encoder} at {PIXELS} px",
-            kinds, 2, factory=part(here, factory), stream=part(there, field[:STREAM]),
-            test=part(there, judged), clean=part(here, judged),
-        )  # fmt: skip
+            kinds,
+            2,
+            factory=part(here, factory),
+            stream=part(there, field[:STREAM]),
+            test=part(there, judged),
+            clean=part(here, judged),
+        )
 
 
 @cache

@@ -20,9 +20,20 @@ SECONDS = 60.0
 _BARS = {"clean": ("linear", CLEAN_MARGIN), "own": ("random", OWN_MARGIN)}
 _REFIT = ("refit", LABEL_MARGIN)
 _SHOWN = (
-    "frozen", "random", "nearest_mean", "logistic", "logistic_25", "ridge", "lda", "neighbours",
-    "linear", "refit", "best_of", "river_softmax", "avalanche_slda",
-)  # fmt: skip
+    "frozen",
+    "random",
+    "nearest_mean",
+    "logistic",
+    "logistic_25",
+    "ridge",
+    "lda",
+    "neighbours",
+    "linear",
+    "refit",
+    "best_of",
+    "river_softmax",
+    "avalanche_slda",
+)
 _UNJUDGED = ("none", "new_known", "new_new")
 
 

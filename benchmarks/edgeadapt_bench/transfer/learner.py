@@ -43,10 +43,14 @@ class Bundles:
             from edgeadapt.host import Identity, export
 
             self._made[key] = export(
-                self._folder / f"{key}.edge", Identity(part.z.shape[1]), (part.z, part.y),
-                transfer.classes[: transfer.known], name="transfer", stress=self._stress,
+                self._folder / f"{key}.edge",
+                Identity(part.z.shape[1]),
+                (part.z, part.y),
+                transfer.classes[: transfer.known],
+                name="transfer",
+                stress=self._stress,
                 groups=part.unit if transfer.has_groups else None,
-            )  # fmt: skip
+            )
         return self._made[key]
 
 

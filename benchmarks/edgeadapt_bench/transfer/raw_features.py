@@ -49,13 +49,17 @@ def smartwatch(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
 
     factory = part(made, True)
     yield Transfer(
-        "smartwatch-subjects-raw", "smartwatch",
+        "smartwatch-subjects-raw",
+        "smartwatch",
         f"motion, {len(made)} subjects to {len(there)} others, {windows.z.shape[1]} raw statistics",
-        names, len(names),
+        names,
+        len(names),
         factory=factory.rows(capped(factory.y, np.arange(len(factory)), PER_CLASS, rng)),
-        stream=_by_recording(part(there, True), rng), test=part(there, False),
-        clean=part(judged, False), has_groups=True,
-    )  # fmt: skip
+        stream=_by_recording(part(there, True), rng),
+        test=part(there, False),
+        clean=part(judged, False),
+        has_groups=True,
+    )
 
 
 def _by_recording(part: Part, rng: np.random.Generator) -> Part:
@@ -108,13 +112,18 @@ def letters(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
     tested = np.sort(rng.permutation(judged[is_known[judged]])[: 2 * TEST])
     shuffled = rng.permutation(tested)
     yield Transfer(
-        "letters-none-raw", "letters", "letters, 16 raw numbers, the same condition",
-        tuple(chr(65 + k) for k in order), KNOWN_LETTERS,
-        factory=everything.rows(factory), stream=everything.rows(field[:STREAM]),
+        "letters-none-raw",
+        "letters",
+        "letters, 16 raw numbers, the same condition",
+        tuple(chr(65 + k) for k in order),
+        KNOWN_LETTERS,
+        factory=everything.rows(factory),
+        stream=everything.rows(field[:STREAM]),
         test=everything.rows(np.sort(shuffled[:TEST])),
-        clean=everything.rows(np.sort(shuffled[TEST:])), new=everything.rows(new[:NEW_STREAM]),
+        clean=everything.rows(np.sort(shuffled[TEST:])),
+        new=everything.rows(new[:NEW_STREAM]),
         new_test=everything.rows(judged[~is_known[judged]][:TEST]),
-    )  # fmt: skip
+    )
 
 
 __all__ = ["letters", "smartwatch"]

@@ -41,13 +41,18 @@ def small(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
         is_known = judged.y < known
         unknown = np.flatnonzero(~is_known & (judged_group == field))
         yield Transfer(
-            f"small-{name}", name, pool.source, pool.classes, known, factory=trained.rows(factory),
+            f"small-{name}",
+            name,
+            pool.source,
+            pool.classes,
+            known,
+            factory=trained.rows(factory),
             stream=trained.rows(there[trained.y[there] < known][:STREAM]),
             test=judged.rows(np.flatnonzero(is_known & (judged_group == field))[:TEST]),
             clean=judged.rows(np.flatnonzero(is_known & (judged_group == 0))[:TEST]),
             new=trained.rows(fresh[:STREAM]) if len(fresh) else None,
             new_test=judged.rows(unknown[:TEST]) if len(fresh) else None,
-        )  # fmt: skip
+        )
 
 
 __all__ = ["small"]

@@ -58,9 +58,12 @@ class AvalancheSlda:
             raise RuntimeUnavailable(f"{error}: pip install avalanche-lib") from error
         self._torch = torch
         self._model: Any = StreamingLDA(
-            slda_model=torch.nn.Identity(), criterion=None, input_size=dim, num_classes=classes,
+            slda_model=torch.nn.Identity(),
+            criterion=None,
+            input_size=dim,
+            num_classes=classes,
             evaluator=None,
-        )  # fmt: skip
+        )
 
     def learn(self, z: F32, y: I64) -> None:
         for row, label in zip(self._torch.from_numpy(z), self._torch.from_numpy(y), strict=True):

@@ -42,9 +42,10 @@ class Part:
     def then(self, other: Part) -> Part:
         """This part, and the other after it."""
         return Part(
-            np.concatenate([self.z, other.z]), np.concatenate([self.y, other.y]),
+            np.concatenate([self.z, other.z]),
+            np.concatenate([self.y, other.y]),
             np.concatenate([self.unit, other.unit]),
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True, eq=False)

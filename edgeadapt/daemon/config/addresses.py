@@ -1,4 +1,6 @@
-"""Where the control interface listens, ``"HOST:PORT"`` or ``"unix:PATH"``: what that says, who can reach it, and a socket there."""
+"""Where the control interface listens, ``"HOST:PORT"`` or ``"unix:PATH"``: what that says, who can
+reach it, and a socket there.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def bound(listen: str) -> socket.socket:
         if (path := path_of(listen)) is not None:
             return _bound_file(path)
         host, port = host_and_port(listen)
-        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[
+            0
+        ]
         taken = socket.socket(family, kind, number)
         try:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -83,7 +87,9 @@ def is_answered(path: Path) -> bool:
 
 
 def _bound_file(path: Path) -> socket.socket:
-    """A unix socket for its owner and group. One that a killed process left is taken over; one that answers is not."""
+    """A unix socket for its owner and group. One that a killed process left is taken over; one that
+    answers is not.
+    """
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not is_answered(path):

@@ -5,14 +5,32 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
-from edgeadapt.daemon.config.schema import AnySink, AnySource, FolderSource, MqttSink, MqttSource, SequenceSource, Settings, VideoSource
+from edgeadapt.daemon.config.schema import (
+    AnySink,
+    AnySource,
+    FolderSource,
+    MqttSink,
+    MqttSource,
+    SequenceSource,
+    Settings,
+    VideoSource,
+)
 from edgeadapt.errors import RuntimeUnavailable
 
-_EXTRAS = {"starlette": "daemon", "uvicorn": "daemon", "prometheus_client": "daemon", "paho": "daemon", "PIL": "images", "cv2": "video"}
+_EXTRAS = {
+    "starlette": "daemon",
+    "uvicorn": "daemon",
+    "prometheus_client": "daemon",
+    "paho": "daemon",
+    "PIL": "images",
+    "cv2": "video",
+}
 
 
 def of_control(settings: Settings) -> tuple[str, ...]:
-    """Modules of the control interface and of its metrics; none where ``control.listen`` is empty."""
+    """Modules of the control interface and of its metrics; none where ``control.listen`` is
+    empty.
+    """
     if not settings.control.is_on:
         return ()
     return ("starlette", "uvicorn", *(["prometheus_client"] if settings.metrics.enabled else []))
@@ -36,11 +54,16 @@ def require(modules: Sequence[str]) -> None:
     Raises:
         RuntimeUnavailable: with all that are missing, and what to install.
     """
-    missing = [module for module in dict.fromkeys(modules) if importlib.util.find_spec(module) is None]
+    missing = [
+        module for module in dict.fromkeys(modules) if importlib.util.find_spec(module) is None
+    ]
     if missing:
         extras = ",".join(dict.fromkeys(_EXTRAS[module] for module in missing))
         are = "is" if len(missing) == 1 else "are"
-        raise RuntimeUnavailable(f"{' and '.join(missing)} {are} not installed; this needs: pip install 'edgeadapt[{extras}]'")
+        raise RuntimeUnavailable(
+            f"{' and '.join(missing)} {are} not installed; this needs: pip install"
+            f" 'edgeadapt[{extras}]'"
+        )
 
 
 def require_packages(settings: Settings) -> None:
@@ -50,7 +73,13 @@ def require_packages(settings: Settings) -> None:
         RuntimeUnavailable: as ``require``.
     """
     of_sources = [module for source in settings.source for module in of_source(source)]
-    require([*of_control(settings), *of_sources, *(module for sink in settings.sink for module in of_sink(sink))])
+    require(
+        [
+            *of_control(settings),
+            *of_sources,
+            *(module for sink in settings.sink for module in of_sink(sink)),
+        ]
+    )
 
 
 __all__ = ["of_control", "of_sink", "of_source", "require", "require_packages"]

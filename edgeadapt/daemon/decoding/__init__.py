@@ -1,1 +1,3 @@
-"""Bytes from outside become values: JSON, pictures with limits, and the child process that reads the costly ones."""
+"""Bytes from outside become values: JSON, pictures with limits, and the child process that reads
+the costly ones.
+"""

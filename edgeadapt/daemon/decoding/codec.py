@@ -11,17 +11,32 @@ from msgspec import Raw
 
 from edgeadapt.errors import InputError
 
-JSON, NPY, PNG, JPEG, TEXT = "application/json", "application/x-npy", "image/png", "image/jpeg", "text/plain; version=0.0.4; charset=utf-8"
+JSON = "application/json"
+NPY = "application/x-npy"
+PNG = "image/png"
+JPEG = "image/jpeg"
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
 MAX_JSON_BYTES = 4 << 20  # a number takes two bytes of it and thirty-two of memory while it is read
 
 
 class Refused(Exception):
-    """A request that gets no answer. ``status``: of HTTP. ``kind``: the error's name in the body. ``retry_s``: when it may be asked again."""
+    """A request that gets no answer. ``status``: of HTTP. ``kind``: the error's name in the body.
+    ``retry_s``: when it may be asked again.
+    """
 
-    def __init__(self, status: int, kind: str, why: str, retry_s: int | None = None, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        why: str,
+        retry_s: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(why)
         self.status, self.kind, self.why = status, kind, why
-        self.headers = dict(headers or {}) | ({"retry-after": str(retry_s)} if retry_s is not None else {})
+        self.headers = dict(headers or {}) | (
+            {"retry-after": str(retry_s)} if retry_s is not None else {}
+        )
 
 
 def decoded(data: bytes | Raw, form: Any) -> Any:

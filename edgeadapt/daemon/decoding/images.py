@@ -24,7 +24,9 @@ def as_picture(frame: NDArray[Any], spec: InputSpec) -> NDArray[np.uint8] | None
         image = image[..., 0]
     if image.ndim == 3 and image.shape[2] != 3:
         return None
-    return np.ascontiguousarray(image[..., ::-1] if image.ndim == 3 and spec.colour == "bgr" else image)
+    return np.ascontiguousarray(
+        image[..., ::-1] if image.ndim == 3 and spec.colour == "bgr" else image
+    )
 
 
 def png_of(frame: NDArray[np.uint8]) -> bytes:
@@ -33,11 +35,19 @@ def png_of(frame: NDArray[np.uint8]) -> bytes:
     rows = np.ascontiguousarray(frame, np.uint8).reshape(height, -1)
     raw = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
     parts = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2 if rows.shape[1] == 3 * width else 0, 0, 0, 0)),
+        (
+            b"IHDR",
+            struct.pack(
+                ">IIBBBBB", width, height, 8, 2 if rows.shape[1] == 3 * width else 0, 0, 0, 0
+            ),
+        ),
         (b"IDAT", zlib.compress(raw, 6)),
         (b"IEND", b""),
     )
-    chunks = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts)
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 

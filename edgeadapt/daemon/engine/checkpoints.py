@@ -1,4 +1,6 @@
-"""What was learned, and what folder sources have taken, made durable: now and then, when asked, and at the end."""
+"""What was learned, and what folder sources have taken, made durable: now and then, when asked, and
+at the end.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,13 @@ class Checkpoints:
 
     def __init__(self, running: Running) -> None:
         self._running = running
-        self._taking = threading.Lock()  # one after the other: an older table of folders must not come last
+        # one after the other: an older table of folders must not come last
+        self._taking = threading.Lock()
         self._writing = threading.Lock()
 
     def take(self) -> int:
-        """Make what was learned durable; returns the number of the last commit. Work that is still queued after a second is done after it.
+        """Make what was learned durable; returns the number of the last commit. Work that is still
+        queued after a second is done after it.
 
         Raises:
             StorageError: the disk is full or fails.
@@ -48,7 +52,8 @@ class Checkpoints:
             log.error("checkpoint: %s", error)
             raise
         running.checkpoint_error, running.checkpointed_at = "", time.time()
-        if not folders or running.labels.settle(_SETTLING_S):  # labels that came with these files are the learner's now
+        # labels that came with these files are the learner's now
+        if not folders or running.labels.settle(_SETTLING_S):
             with self._writing:
                 if not running.is_stopping:  # else the last table is written, or will be
                     running.folders.write(folders, self._bytes_per_day)
@@ -58,7 +63,8 @@ class Checkpoints:
         try:
             learner.settle(_SETTLING_S)
             self._running.work_error = ""
-        except Exception as error:  # of background work, since the last time: whatever a graph or the disk raised
+        # of background work, since the last time: whatever a graph or the disk raised
+        except Exception as error:
             self._running.work_error = f"{type(error).__name__}: {error}"
 
     def now_and_then(self, stop: threading.Event) -> None:
@@ -75,12 +81,18 @@ class Checkpoints:
                 log.exception("checkpoint")
 
     def write_folders(self) -> None:
-        """What folder sources have taken, at the end: no sample and no label is on its way any more."""
+        """What folder sources have taken, at the end: no sample and no label is on its way any
+        more.
+        """
         with self._writing:
             self._running.folders.write(self._folders(), self._bytes_per_day, is_last=True)
 
     def _folders(self) -> dict[str, bytes]:
-        named = [source.name for source in self._running.settings.source if isinstance(source, FolderSource) and source.existing == "new"]
+        named = [
+            source.name
+            for source in self._running.settings.source
+            if isinstance(source, FolderSource) and source.existing == "new"
+        ]
         return self._running.folders.table(named)
 
     @property

@@ -1,4 +1,6 @@
-"""Forgetting while labels are still on their way: what the learner has, and what waits for its turn or for room."""
+"""Forgetting while labels are still on their way: what the learner has, and what waits for its turn
+or for room.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +15,41 @@ from edgeadapt.results import Receipt
 
 
 def forget(
-    running: Running, samples: Sequence[str] | None = None, *, source: str | None = None, classes: Sequence[str] | None = None,
-    before: float | None = None, after: float | None = None,
-) -> Receipt:  # fmt: skip
-    """Remove labelled samples as if they had never been; see ``Learner.forget``. Labels that wait for their sample are no part of it.
-    Pictures that the status page shows, and samples that a swap would compare with, go too, whichever was meant: who they are of is not kept.
+    running: Running,
+    samples: Sequence[str] | None = None,
+    *,
+    source: str | None = None,
+    classes: Sequence[str] | None = None,
+    before: float | None = None,
+    after: float | None = None,
+) -> Receipt:
+    """Remove labelled samples as if they had never been; see ``Learner.forget``. Labels that wait
+    for their sample are no part of it. Pictures that the status page shows, and samples that a swap
+    would compare with, go too, whichever was meant: who they are of is not kept.
 
     Args:
         samples: ids, or names by which they could be labelled.
 
     Returns:
-        The learner's receipt. ``removed`` counts dropped labels that waited for their turn or for room, too; ``unreachable`` also names
-        samples that nothing is known of.
+        The learner's receipt. ``removed`` counts dropped labels that waited for their turn or for
+        room, too; ``unreachable`` also names samples that nothing is known of.
 
     Raises:
-        InputError: no condition, or one of the wrong kind, or a name that several sources use. StateError: labels on their way to the
-            disk do not arrive. StorageError: the disk is full or fails; of the learner's, nothing was changed.
+        InputError: no condition, or one of the wrong kind, or a name that several sources use.
+        StateError: labels on their way to the
+            disk do not arrive. StorageError: the disk is full or fails; of the learner's, nothing
+            was changed.
     """
     wanted = Selection(samples, source, classes, before, after)
     naming = running.labels.naming
-    found = None if wanted.ids is None else {sample: naming.find(LabelArrival(sample, "", "")) for sample in wanted.ids}
+    found = (
+        None
+        if wanted.ids is None
+        else {sample: naming.find(LabelArrival(sample, "", "")) for sample in wanted.ids}
+    )
     ids = None if found is None else {one or sample for sample, one in found.items()}
-    undated: list[LabelArrival] = []  # that may be meant: when its sample came is the learner's to know
+    # that may be meant: when its sample came is the learner's to know
+    undated: list[LabelArrival] = []
 
     def is_meant(label: LabelArrival, sample: str) -> bool:
         is_fit = (ids is None or sample in ids) and wanted.source in (None, label.source)
@@ -46,22 +61,45 @@ def forget(
 
     dropped = running.labels.let_go(is_meant, running.settings.control.timeout_s)
     with running.lending.lend() as learner:
-        receipt = learner.forget(None if ids is None else sorted(ids), source=source, classes=classes, before=before, after=after)
+        receipt = learner.forget(
+            None if ids is None else sorted(ids),
+            source=source,
+            classes=classes,
+            before=before,
+            after=after,
+        )
     running.series.let_go_of_pictures()
     running.loop.recent.clear()
     unreachable = list(receipt.unreachable)
     if found is not None:
-        has_none = receipt.removed == 0 and all(value is None for value in (source, classes, before, after))
+        has_none = receipt.removed == 0 and all(
+            value is None for value in (source, classes, before, after)
+        )
         unreachable += _unknown(found, {sample for _, sample in dropped}, has_none)
     if undated:
-        unreachable.append(f"{len(undated)} labels wait for their turn or for room, and of which time their samples are is not known before: ask again")
+        unreachable.append(
+            f"{len(undated)} labels wait for their turn or for room, and of which time their"
+            " samples are is not known before: ask again"
+        )
     return replace(receipt, removed=receipt.removed + len(dropped), unreachable=tuple(unreachable))
 
 
-def _unknown(found: Mapping[str, str | None], dropped: Collection[str], has_none: bool) -> list[str]:
-    """Why nothing was forgotten of a sample. What looks like an id is one for the learner, unless it has none of them (``has_none``)."""
-    names = [sample for sample, one in found.items() if one is None and sample not in dropped and (has_none or not AN_ID.fullmatch(sample))]
-    return [f"{name}: no sample of this id or name is known; names do not outlast a restart: say its id, its source or a time" for name in names]
+def _unknown(
+    found: Mapping[str, str | None], dropped: Collection[str], has_none: bool
+) -> list[str]:
+    """Why nothing was forgotten of a sample. What looks like an id is one for the learner, unless
+    it has none of them (``has_none``).
+    """
+    names = [
+        sample
+        for sample, one in found.items()
+        if one is None and sample not in dropped and (has_none or not AN_ID.fullmatch(sample))
+    ]
+    return [
+        f"{name}: no sample of this id or name is known; names do not outlast a restart: say its"
+        " id, its source or a time"
+        for name in names
+    ]
 
 
 __all__ = ["forget"]

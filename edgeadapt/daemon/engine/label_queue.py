@@ -1,4 +1,6 @@
-"""Labels on their way to the learner: in order, by a thread of their own, tried again where the disk or the day's writes do not allow it yet."""
+"""Labels on their way to the learner: in order, by a thread of their own, tried again where the
+disk or the day's writes do not allow it yet.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
 
 @dataclass(frozen=True)
 class Told:
-    """What became of one label: the learner has it for good, it waits for its sample, or it was refused; ``id`` is the learner's, where known."""
+    """What became of one label: the learner has it for good, it waits for its sample, or it was
+    refused; ``id`` is the learner's, where known.
+    """
 
     sample: str
     outcome: Outcome
@@ -44,9 +48,11 @@ class _Given:
 
 
 class Labels:
-    """Takes labels from any thread and gives them to the learner on one of its own, so that no answer waits for the disk.
+    """Takes labels from any thread and gives them to the learner on one of its own, so that no
+    answer waits for the disk.
 
-    Labels that the disk or the day's budget has no room for are tried again, unless somebody waits for them: those are refused.
+    Labels that the disk or the day's budget has no room for are tried again, unless somebody waits
+    for them: those are refused.
 
     Args:
         most: labels that may wait for their turn.
@@ -76,7 +82,8 @@ class Labels:
         return self._add([_Given(label)])
 
     def came(self, source: str, name: str, sample: str, label: str | None) -> bool:
-        """A sample was answered: the label that came with it and those that waited for it follow. ``sample`` is ``""`` if it was not observed.
+        """A sample was answered: the label that came with it and those that waited for it follow.
+        ``sample`` is ``""`` if it was not observed.
 
         Returns:
             False if too many labels wait, and the one that came with it was dropped.
@@ -99,22 +106,37 @@ class Labels:
 
             return tell
 
-        if not self._add([_Given(label, tell=tell_of(row)) for row, label in enumerate(labels)], is_hurried=True):
-            return [Told(label.sample, "refused", "too many labels wait, or the daemon stops: try again") for label in labels]
+        if not self._add(
+            [_Given(label, tell=tell_of(row)) for row, label in enumerate(labels)], is_hurried=True
+        ):
+            return [
+                Told(
+                    label.sample, "refused", "too many labels wait, or the daemon stops: try again"
+                )
+                for label in labels
+            ]
         until = time.monotonic() + timeout_s
         for _ in labels:
             if not left.acquire(timeout=max(0.0, until - time.monotonic())):
                 break
         late = f"not done within {timeout_s:g} s; it may still be"
-        return [what if what is not None else Told(label.sample, "refused", late) for label, what in zip(labels, told, strict=True)]
+        return [
+            what if what is not None else Told(label.sample, "refused", late)
+            for label, what in zip(labels, told, strict=True)
+        ]
 
     def settle(self, timeout_s: float) -> bool:
         """Wait until no label waits for its turn; False on time-out."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._queue and not self._under_way, timeout_s)
+            return self._changed.wait_for(
+                lambda: not self._queue and not self._under_way, timeout_s
+            )
 
-    def let_go(self, is_meant: Callable[[LabelArrival, str], bool], timeout_s: float) -> list[tuple[LabelArrival, str]]:
-        """Drop labels that wait for their turn or for room; those that are under way have reached the learner when this returns, or wait again.
+    def let_go(
+        self, is_meant: Callable[[LabelArrival, str], bool], timeout_s: float
+    ) -> list[tuple[LabelArrival, str]]:
+        """Drop labels that wait for their turn or for room; those that are under way have reached
+        the learner when this returns, or wait again.
 
         Args:
             is_meant: told the label and the id of its sample, or the name where no sample has it.
@@ -129,8 +151,14 @@ class Labels:
             self._held_back += 1
             try:
                 if not self._changed.wait_for(lambda: not self._under_way, timeout_s):
-                    raise StateError("labels are on their way to a disk that does not answer: try again")
-                gone = {given: sample for given in self._queue if is_meant(given.label, sample := self._meant_by(given))}
+                    raise StateError(
+                        "labels are on their way to a disk that does not answer: try again"
+                    )
+                gone = {
+                    given: sample
+                    for given in self._queue
+                    if is_meant(given.label, sample := self._meant_by(given))
+                }
                 self._queue = deque(given for given in self._queue if given not in gone)
             finally:
                 self._held_back -= 1
@@ -146,7 +174,9 @@ class Labels:
             return given.label.sample
 
     def close(self, timeout_s: float) -> int:
-        """Take no more, give what waits for its turn, and return how many may not have been given in time: those under way count."""
+        """Take no more, give what waits for its turn, and return how many may not have been given
+        in time: those under way count.
+        """
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
@@ -157,16 +187,22 @@ class Labels:
 
     @property
     def held_up_by(self) -> str:
-        """Why labels wait to be tried again, or the last was refused lately; empty once one was taken."""
+        """Why labels wait to be tried again, or the last was refused lately; empty once one was
+        taken.
+        """
         is_held = self._queue or time.monotonic() - self._failed_at < _LATELY_S
         return str(self._failure) if self._retry_s and is_held else ""
 
     def counters(self) -> dict[str, Any]:
         """For a status line."""
         return {
-            "received": self.received, "refused": self.refused, "dropped": self.dropped, "queued": len(self._queue), "error": self.error,
+            "received": self.received,
+            "refused": self.refused,
+            "dropped": self.dropped,
+            "queued": len(self._queue),
+            "error": self.error,
             **self.naming.counters(),
-        }  # fmt: skip
+        }
 
     def _add(self, given: Sequence[_Given], *, is_hurried: bool = False) -> bool:
         with self._changed:
@@ -182,12 +218,19 @@ class Labels:
         while True:
             with self._changed:
                 if self._retry_s:
-                    self._changed.wait_for(lambda: self._is_hurried or self._is_closing, self._retry_s)
-                self._changed.wait_for(lambda: (self._queue and not self._held_back) or self._is_closing, 1.0)
+                    self._changed.wait_for(
+                        lambda: self._is_hurried or self._is_closing, self._retry_s
+                    )
+                self._changed.wait_for(
+                    lambda: (self._queue and not self._held_back) or self._is_closing, 1.0
+                )
                 if self._is_closing and (not self._queue or self._retry_s):
                     return
                 self._is_hurried = False
-                batch = [self._queue.popleft() for _ in range(0 if self._held_back else min(_AT_ONCE, len(self._queue)))]
+                batch = [
+                    self._queue.popleft()
+                    for _ in range(0 if self._held_back else min(_AT_ONCE, len(self._queue)))
+                ]
                 self._under_way = len(batch)
             self.naming.expire()
             try:
@@ -201,13 +244,17 @@ class Labels:
                 self._changed.notify_all()
 
     def _turn(self, batch: Sequence[_Given]) -> None:
-        """Give labels in their order, as many at once as are of one source and of different samples."""
+        """Give labels in their order, as many at once as are of one source and of different
+        samples.
+        """
         group: dict[str, _Given] = {}
         for row, given in enumerate(batch):
             sample = self._sample_of(given)
             if sample is None:
                 continue
-            if sample in group or (group and next(iter(group.values())).label.source != given.label.source):
+            if sample in group or (
+                group and next(iter(group.values())).label.source != given.label.source
+            ):
                 if again := self._learn(group):
                     return self._put_back([*again, *batch[row:]])
                 group = {}
@@ -220,7 +267,8 @@ class Labels:
         try:
             sample = given.id if given.id is not None else self.naming.find(given.label)
             if sample is None and AN_ID.fullmatch(given.label.sample):
-                return given.label.sample  # an id of the learner's, or a name that looks like one: see _refuse
+                # an id of the learner's, or a name that looks like one: see _refuse
+                return given.label.sample
             if sample is None:
                 sample = self.naming.find(given.label, hold=True)
         except InputError as error:
@@ -229,22 +277,38 @@ class Labels:
         if sample is None:
             self._tell(given, "waiting", "no sample of this name has come yet")
         elif not sample:
-            self._tell(given, "refused", InputError("the sample was answered too late to be observed: it cannot be labelled"))
+            self._tell(
+                given,
+                "refused",
+                InputError(
+                    "the sample was answered too late to be observed: it cannot be labelled"
+                ),
+            )
         return sample or None
 
     def _learn(self, group: dict[str, _Given]) -> list[_Given]:
-        """Labels of one source, one by one if they are refused together; returns those that are to be tried again."""
+        """Labels of one source, one by one if they are refused together; returns those that are to
+        be tried again.
+        """
         if not group:
             return []
         try:
             with self._lend() as learner:
-                learner.label(list(group), [given.label.label for given in group.values()], source=next(iter(group.values())).label.source)
+                learner.label(
+                    list(group),
+                    [given.label.label for given in group.values()],
+                    source=next(iter(group.values())).label.source,
+                )
         except (StorageError, BudgetError) as error:
             self.error, self._failure, self._failed_at = str(error), error, time.monotonic()
             return list(group.values())
         except EdgeadaptError as error:
             if len(group) > 1:
-                return [again for sample, given in group.items() for again in self._learn({sample: given})]
+                return [
+                    again
+                    for sample, given in group.items()
+                    for again in self._learn({sample: given})
+                ]
             self._refuse(*next(iter(group.items())), error)
             return []
         self._retry_s, self.error = 0.0, ""
@@ -253,8 +317,12 @@ class Labels:
         return []
 
     def _refuse(self, sample: str, given: _Given, error: EdgeadaptError) -> None:
-        is_unknown = given.id is None and given.label.sample == sample and isinstance(error, InputError)
-        if is_unknown:  # it looked like an id and is none: then it may be the name of a sample that is still to come
+        is_unknown = (
+            given.id is None and given.label.sample == sample and isinstance(error, InputError)
+        )
+        # it looked like an id and is none: then it may be the name of a sample that is still to
+        # come
+        if is_unknown:
             found = self.naming.find(given.label, hold=True)
             if found is None:
                 return self._tell(given, "waiting", str(error))
@@ -263,7 +331,9 @@ class Labels:
             self._tell(given, "refused", error)
 
     def _put_back(self, batch: Sequence[_Given], *, retry: bool = True) -> None:
-        """To the front of the queue. ``retry``: after a while; whoever waits is told now that there is no room."""
+        """To the front of the queue. ``retry``: after a while; whoever waits is told now that there
+        is no room.
+        """
         with self._changed:
             self._queue.extendleft(reversed(batch))
             if not retry:
@@ -275,7 +345,9 @@ class Labels:
             self._tell(given, "refused", self._failure or self.error)
         log.warning("labels wait, tried again in %.0f s: %s", self._retry_s, self.error)
 
-    def _tell(self, given: _Given, outcome: Outcome, why: EdgeadaptError | str = "", id: str = "") -> None:
+    def _tell(
+        self, given: _Given, outcome: Outcome, why: EdgeadaptError | str = "", id: str = ""
+    ) -> None:
         self.received += outcome == "received"
         self.refused += outcome == "refused"
         if outcome == "refused" and given.tell is None:
@@ -286,7 +358,15 @@ class Labels:
                 log.info(text, given.label.sample[:100], given.label.source, self._unsaid, why)
                 self._unsaid, self._quiet_until = 0, time.monotonic() + _QUIET_S
         if given.tell is not None:
-            given.tell(Told(given.label.sample, outcome, str(why), id, why if isinstance(why, EdgeadaptError) else None))
+            given.tell(
+                Told(
+                    given.label.sample,
+                    outcome,
+                    str(why),
+                    id,
+                    why if isinstance(why, EdgeadaptError) else None,
+                )
+            )
 
 
 __all__ = ["Labels", "Lend", "Told"]

@@ -1,4 +1,6 @@
-"""The learner that the settings name, and its lending: it may be replaced only while nobody has it."""
+"""The learner that the settings name, and its lending: it may be replaced only while nobody has
+it.
+"""
 
 from __future__ import annotations
 
@@ -23,37 +25,68 @@ from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import BundleError, InputError
 from edgeadapt.runtime import Runtime, open_runtime
 
-_LONGEST_SWAP_S = 120.0  # the watchdog is told that all is well while a bundle is being replaced, but no longer than this
+# the watchdog is told that all is well while a bundle is being replaced, but no longer than this
+_LONGEST_SWAP_S = 120.0
 
 
 def open_learner(
-    settings: Settings, runtime: Runtime | None = None, bundle: Bundle | None = None, *, is_frozen: bool = False, allow_older: bool = False
+    settings: Settings,
+    runtime: Runtime | None = None,
+    bundle: Bundle | None = None,
+    *,
+    is_frozen: bool = False,
+    allow_older: bool = False,
 ) -> Learner:
     """Open the bundle of the settings, or one that was read already, on the state folder.
 
     Raises:
-        BundleError: not signed by a trusted key, unless there is none and unsigned bundles are accepted. Else as ``edgeadapt.open``.
+        BundleError: not signed by a trusted key, unless there is none and unsigned bundles are
+        accepted. Else as ``edgeadapt.open``.
     """
     engine = runtime or open_runtime(settings.runtime)
-    budget = Budget(**{name: value for name, value in msgspec.structs.asdict(settings.budget).items() if name != "p99_ratio"})
-    policy, keep = Policy(**msgspec.structs.asdict(settings.policy)), Keep(**msgspec.structs.asdict(settings.keep))
+    budget = Budget(
+        **{
+            name: value
+            for name, value in msgspec.structs.asdict(settings.budget).items()
+            if name != "p99_ratio"
+        }
+    )
+    policy = Policy(**msgspec.structs.asdict(settings.policy))
+    keep = Keep(**msgspec.structs.asdict(settings.keep))
     opened = bundle or trusted_bundle(settings, settings.bundle)
-    return edgeadapt.open(opened, settings.state, engine, policy, budget, keep, trust=settings.trust, freeze=is_frozen, allow_older=allow_older, precision=settings.precision)
+    return edgeadapt.open(
+        opened,
+        settings.state,
+        engine,
+        policy,
+        budget,
+        keep,
+        trust=settings.trust,
+        freeze=is_frozen,
+        allow_older=allow_older,
+        precision=settings.precision,
+    )
 
 
 def trusted_bundle(settings: Settings, path: Path) -> Bundle:
     """Read a bundle that the settings allow.
 
     Raises:
-        BundleError: damaged, not signed by a key of ``trust``, or there is no key and unsigned bundles are refused.
+        BundleError: damaged, not signed by a key of ``trust``, or there is no key and unsigned
+        bundles are refused.
     """
     if not settings.trust and settings.unsigned != "accept":
-        raise BundleError(f"{path.name}: there is no key to check it with: name one in trust, or say unsigned = 'accept' to take any bundle")
+        raise BundleError(
+            f"{path.name}: there is no key to check it with: name one in trust, or say unsigned ="
+            " 'accept' to take any bundle"
+        )
     return read_bundle(path, trust=settings.trust)
 
 
 class Lending:
-    """The learner for whoever needs it; it is replaced only while nobody has it, and who wants it meanwhile waits."""
+    """The learner for whoever needs it; it is replaced only while nobody has it, and who wants it
+    meanwhile waits.
+    """
 
     def __init__(self, learner: Learner) -> None:
         self._learner, self._users, self._is_changing = learner, 0, False
@@ -97,8 +130,12 @@ def warm(learner: Learner, batch: int) -> None:
     manifest = learner.bundle.manifest
     for size in sorted({1, batch}):
         if manifest.input.layout == "features" or not manifest.graphs_for("encode"):
-            taps = {"taps": np.zeros((size, manifest.tap_dim), np.float32)} if manifest.tap_dim else {}
-            learner.predict(features={"z": np.zeros((size, manifest.feature_dim), np.float32), **taps})
+            taps = (
+                {"taps": np.zeros((size, manifest.tap_dim), np.float32)} if manifest.tap_dim else {}
+            )
+            learner.predict(
+                features={"z": np.zeros((size, manifest.feature_dim), np.float32), **taps}
+            )
         else:
             low = manifest.input.range[0] if manifest.input.range else 0.0
             learner.predict(np.full((size, *manifest.input.shape), low, manifest.input.dtype))
@@ -117,7 +154,12 @@ def answers_of(learner: Learner, recent: Sequence[Arrival]) -> list[str]:
 
 
 def identity(bundle: Bundle) -> dict[str, Any]:
-    return {"name": bundle.manifest.name, "version": bundle.manifest.version, "sha256": bundle.sha256, "signed_by": bundle.signed_by}
+    return {
+        "name": bundle.manifest.name,
+        "version": bundle.manifest.version,
+        "sha256": bundle.sha256,
+        "signed_by": bundle.signed_by,
+    }
 
 
 __all__ = ["Lending", "answers_of", "identity", "open_learner", "trusted_bundle", "warm"]

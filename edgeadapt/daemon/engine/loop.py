@@ -1,4 +1,6 @@
-"""The one thread that answers: a batch of one stream in, an answer per sample out, and the watchdog told that it lives."""
+"""The one thread that answers: a batch of one stream in, an answer per sample out, and the watchdog
+told that it lives.
+"""
 
 from __future__ import annotations
 
@@ -31,22 +33,31 @@ _RECENT = 16  # inputs kept to compare a new bundle with
 
 
 class Loop:
-    """Takes from the inbox, answers, and tells whoever waits; only ``stop`` and the numbers are for other threads.
+    """Takes from the inbox, answers, and tells whoever waits; only ``stop`` and the numbers are for
+    other threads.
 
     Args:
-        lend: the learner for one batch; calls its argument while it waits for a swap to end.
-        emit: takes every event for the sinks; must not raise or block.
-        beat: called on every turn: the watchdog.
-        batch: samples answered together, at most. rate_hz: a sample older than 1 / rate_hz when its turn comes is answered by ``predict``
+        lend: the learner for one batch; calls its argument while it waits for a swap to end. emit:
+        takes every event for the sinks; must not raise or block. beat: called on every turn: the
+        watchdog. batch: samples answered together, at most. rate_hz: a sample older than 1 /
+        rate_hz when its turn comes is answered by ``predict``
             and counted as ``unadapted``, unless it has a label; 0 observes all.
         observed: told (stream, samples, seconds) of every batch.
     """
 
     def __init__(
-        self, lend: Callable[[Callable[[], None]], AbstractContextManager[Learner]], inbox: Inbox, labels: Labels, pace: Pace, *,
-        emit: Callable[[Mapping[str, Any]], None], beat: Callable[[], None], batch: int = 8, rate_hz: float = 0.0,
+        self,
+        lend: Callable[[Callable[[], None]], AbstractContextManager[Learner]],
+        inbox: Inbox,
+        labels: Labels,
+        pace: Pace,
+        *,
+        emit: Callable[[Mapping[str, Any]], None],
+        beat: Callable[[], None],
+        batch: int = 8,
+        rate_hz: float = 0.0,
         observed: Callable[[str, int, float], None] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.batch, self.rate_hz = batch, rate_hz
         self.answered, self.unadapted, self.refused, self.failures, self.batches = 0, 0, 0, 0, 0
         self.error = ""
@@ -54,7 +65,8 @@ class Loop:
         self.recent: deque[Arrival] = deque(maxlen=_RECENT)
         self._lend, self._inbox, self._labels, self._pace = lend, inbox, labels, pace
         self._emit, self._beat, self._observed = emit, beat, observed
-        self._streams: OrderedDict[str, tuple[Reading, int, float]] = OrderedDict()  # the last reading, samples, seconds since the epoch
+        # the last reading, samples, seconds since the epoch
+        self._streams: OrderedDict[str, tuple[Reading, int, float]] = OrderedDict()
         self._asked: set[str] = set()
         self._asked_at = 0.0
         self._stop = threading.Event()
@@ -64,7 +76,9 @@ class Loop:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Finish the batch; close the inbox first, so that it does not wait for another. True if it has ended."""
+        """Finish the batch; close the inbox first, so that it does not wait for another. True if it
+        has ended.
+        """
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
@@ -75,22 +89,35 @@ class Loop:
         return self._thread.is_alive()
 
     def streams(self) -> dict[str, dict[str, Any]]:
-        """The last reading of each stream: axis, shift, novel_share, domain, samples, at (seconds since the epoch)."""
+        """The last reading of each stream: axis, shift, novel_share, domain, samples, at (seconds
+        since the epoch).
+        """
         return {
             name: {
-                "axis": reading.axis, "shift": reading.shift, "novel_share": reading.novel_share, "domain": reading.domain, "window": reading.window,
-                "accuracy": None if reading.accuracy is None else msgspec.to_builtins(reading.accuracy),
-                "samples": samples, "at": at,
+                "axis": reading.axis,
+                "shift": reading.shift,
+                "novel_share": reading.novel_share,
+                "domain": reading.domain,
+                "window": reading.window,
+                "accuracy": (
+                    None if reading.accuracy is None else msgspec.to_builtins(reading.accuracy)
+                ),
+                "samples": samples,
+                "at": at,
             }
             for name, (reading, samples, at) in list(self._streams.items())
-        }  # fmt: skip
+        }
 
     def counters(self) -> dict[str, Any]:
         """For a status line."""
         return {
-            "answered": self.answered, "unadapted": self.unadapted, "refused": self.refused, "failures": self.failures, "batches": self.batches,
+            "answered": self.answered,
+            "unadapted": self.unadapted,
+            "refused": self.refused,
+            "failures": self.failures,
+            "batches": self.batches,
             "error": self.error,
-        }  # fmt: skip
+        }
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -117,7 +144,16 @@ class Loop:
             if self._observed is not None:
                 self._observed(group[0].stream, len(group), seconds)
             for arrival, (what, row) in zip(group, said, strict=True):
-                self._tell(arrival, answer_of(arrival, what, row, waited_ms=1e3 * max(0.0, started - arrival.came), took_ms=1e3 * seconds))
+                self._tell(
+                    arrival,
+                    answer_of(
+                        arrival,
+                        what,
+                        row,
+                        waited_ms=1e3 * max(0.0, started - arrival.came),
+                        took_ms=1e3 * seconds,
+                    ),
+                )
             self.batches += 1
 
     def _parted(self, arrivals: Sequence[Arrival]) -> list[tuple[Sequence[Arrival], bool]]:
@@ -126,11 +162,25 @@ class Loop:
             return [(arrivals, True)]
         oldest = time.monotonic() - 1.0 / self.rate_hz
         late = [one.came < oldest and one.label is None for one in arrivals]
-        parts = [([one for one, is_late in zip(arrivals, late, strict=True) if is_late != is_observed], is_observed) for is_observed in (False, True)]
+        parts = [
+            (
+                [
+                    one
+                    for one, is_late in zip(arrivals, late, strict=True)
+                    if is_late != is_observed
+                ],
+                is_observed,
+            )
+            for is_observed in (False, True)
+        ]
         return [(group, is_observed) for group, is_observed in parts if group]
 
-    def _try(self, learner: Learner, arrivals: Sequence[Arrival], is_observed: bool) -> list[tuple[Said, int]]:
-        """What is said about each, and its row; if a batch is refused, one by one, so that a bad sample does not take the others with it."""
+    def _try(
+        self, learner: Learner, arrivals: Sequence[Arrival], is_observed: bool
+    ) -> list[tuple[Said, int]]:
+        """What is said about each, and its row; if a batch is refused, one by one, so that a bad
+        sample does not take the others with it.
+        """
         try:
             x, features = stacked(arrivals)
             said: Said
@@ -153,21 +203,31 @@ class Loop:
         self.failures += 1
         before, self.error = self.error, f"{type(error).__name__}: {error}"
         if self.error != before:  # the same once more is only counted
-            log.error("a batch could not be answered: %s", self.error, exc_info=not isinstance(error, EdgeadaptError))
+            log.error(
+                "a batch could not be answered: %s",
+                self.error,
+                exc_info=not isinstance(error, EdgeadaptError),
+            )
 
     def _see(self, arrivals: Sequence[Arrival], observation: Observation) -> None:
         stream, last = arrivals[0].stream, arrivals[-1]
         before = self._streams.get(stream)
-        self._streams[stream] = (observation.reading, len(arrivals) + (before[1] if before else 0), last.at)
+        self._streams[stream] = (
+            observation.reading,
+            len(arrivals) + (before[1] if before else 0),
+            last.at,
+        )
         self._streams.move_to_end(stream)
         if len(self._streams) > _STREAMS:
             self._streams.popitem(last=False)
         self.recent.append(last)
 
     def _tell(self, arrival: Arrival, answer: Answer) -> None:
-        """The reply, the sinks, and the labels that this sample has; one that fails does not keep the others from being told.
+        """The reply, the sinks, and the labels that this sample has; one that fails does not keep
+        the others from being told.
 
-        Whoever brought it with a label that is dropped is told so instead of the answer: it may bring both again.
+        Whoever brought it with a label that is dropped is told so instead of the answer: it may
+        bring both again.
         """
         is_kept = True
         if answer.error:
@@ -177,7 +237,9 @@ class Loop:
             is_kept = self._labels.came(arrival.source, arrival.name, answer.id, arrival.label)
         try:
             if arrival.reply is not None:
-                arrival.reply(answer if is_kept else refused(arrival, "its label was dropped: too many wait"))
+                arrival.reply(
+                    answer if is_kept else refused(arrival, "its label was dropped: too many wait")
+                )
         except Exception as error:
             self._failed(error)
         self._emit({"event": "answer", **msgspec.structs.asdict(answer)})
@@ -196,20 +258,28 @@ class Loop:
         self._asked = {question.id for question in questions}
 
 
-def stacked(arrivals: Sequence[Arrival]) -> tuple[NDArray[Any] | None, dict[str, NDArray[Any]] | None]:
+def stacked(
+    arrivals: Sequence[Arrival],
+) -> tuple[NDArray[Any] | None, dict[str, NDArray[Any]] | None]:
     """A batch of samples that all have inputs, or all features.
 
     Raises:
-        InputError: they differ in shape, dtype or kinds of features: a stack of unlike samples would be converted silently.
+        InputError: they differ in shape, dtype or kinds of features: a stack of unlike samples
+        would be converted silently.
     """
     first = arrivals[0]
     if first.x is not None:
         return _stack([one.x for one in arrivals], "inputs"), None
     if first.features is None:
         raise InputError("a sample has neither an input nor features")
-    if any(one.features is None or one.features.keys() != first.features.keys() for one in arrivals):
+    if any(
+        one.features is None or one.features.keys() != first.features.keys() for one in arrivals
+    ):
         raise InputError("samples of one batch have different features")
-    return None, {name: _stack([(one.features or {})[name] for one in arrivals], f"features[{name!r}]") for name in first.features}
+    return None, {
+        name: _stack([(one.features or {})[name] for one in arrivals], f"features[{name!r}]")
+        for name in first.features
+    }
 
 
 def _stack(values: Sequence[NDArray[Any] | None], what: str) -> NDArray[Any]:
@@ -224,30 +294,64 @@ def _stack(values: Sequence[NDArray[Any] | None], what: str) -> NDArray[Any]:
 def question_event(question: Question) -> dict[str, Any]:
     """A question as a sink takes it: flat, without its frame."""
     return {
-        "event": "question", "id": question.id, "stream": question.stream, "why": question.why, "predicted": question.predicted,
-        "confidence": question.confidence, "novelty": question.novelty, "at": question.asked_at,
-    }  # fmt: skip
+        "event": "question",
+        "id": question.id,
+        "stream": question.stream,
+        "why": question.why,
+        "predicted": question.predicted,
+        "confidence": question.confidence,
+        "novelty": question.novelty,
+        "at": question.asked_at,
+    }
 
 
-def answer_of(arrival: Arrival, said: Said, row: int, *, waited_ms: float = 0.0, took_ms: float = 0.0) -> Answer:
-    """The answer to one sample of a batch; without an id where it was only predicted or refused, as it cannot be labelled then."""
+def answer_of(
+    arrival: Arrival, said: Said, row: int, *, waited_ms: float = 0.0, took_ms: float = 0.0
+) -> Answer:
+    """The answer to one sample of a batch; without an id where it was only predicted or refused, as
+    it cannot be labelled then.
+    """
     if isinstance(said, str):
         return refused(arrival, said)
     prediction = said if isinstance(said, Prediction) else said.prediction
-    label, confidence, novelty = prediction.labels[row], max(prediction.probs[row].tolist()), prediction.novelty.item(row)
+    label = prediction.labels[row]
+    confidence = max(prediction.probs[row].tolist())
+    novelty = prediction.novelty.item(row)
     if isinstance(said, Prediction):
         return Answer(
-            arrival.stream, arrival.source, arrival.at, "", arrival.name, label, confidence, novelty, waited_ms=waited_ms, took_ms=took_ms
+            arrival.stream,
+            arrival.source,
+            arrival.at,
+            "",
+            arrival.name,
+            label,
+            confidence,
+            novelty,
+            waited_ms=waited_ms,
+            took_ms=took_ms,
         )
     reading = said.reading
     return Answer(
-        arrival.stream, arrival.source, arrival.at, said.ids[row], arrival.name, label, confidence, novelty, said.abstained.item(row),
-        reading.axis, reading.shift, reading.domain, waited_ms, took_ms,
-    )  # fmt: skip
+        arrival.stream,
+        arrival.source,
+        arrival.at,
+        said.ids[row],
+        arrival.name,
+        label,
+        confidence,
+        novelty,
+        said.abstained.item(row),
+        reading.axis,
+        reading.shift,
+        reading.domain,
+        waited_ms,
+        took_ms,
+    )
 
 
 def _is_learning(learner: Learner) -> bool:
-    return learner.is_working  # what is queued does not slow an answer, and while paused it stays queued
+    # what is queued does not slow an answer, and while paused it stays queued
+    return learner.is_working
 
 
 __all__ = ["Loop", "answer_of", "question_event", "stacked"]

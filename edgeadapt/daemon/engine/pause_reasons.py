@@ -10,7 +10,9 @@ from edgeadapt.device.learner import Learner
 
 
 class Holds:
-    """Reasons for a pause, each with its own beginning and end: ``user``, ``latency``, ``checkpoint``."""
+    """Reasons for a pause, each with its own beginning and end: ``user``, ``latency``,
+    ``checkpoint``.
+    """
 
     def __init__(self, lending: Lending) -> None:
         self._lending = lending

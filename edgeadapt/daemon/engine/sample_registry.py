@@ -1,7 +1,7 @@
 """Which sample a label means.
 
-A label names its sample by the learner's id, by the name its source gave it, or as ``SOURCE/NAME``. It may come before the sample: then
-it is held until the sample does.
+A label names its sample by the learner's id, by the name its source gave it, or as ``SOURCE/NAME``.
+It may come before the sample: then it is held until the sample does.
 """
 
 from __future__ import annotations
@@ -22,18 +22,28 @@ class Naming:
     """Names of samples and labels that wait for theirs; bounded, in memory only, thread-safe.
 
     Args:
-        names: that are remembered; the oldest go. held: labels that wait. hold_s: how long a label waits, by ``clock`` (monotonic seconds).
+        names: that are remembered; the oldest go. held: labels that wait. hold_s: how long a label
+        waits, by ``clock`` (monotonic seconds).
     """
 
-    def __init__(self, names: int = 100_000, held: int = 10_000, hold_s: float = 3600.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        names: int = 100_000,
+        held: int = 10_000,
+        hold_s: float = 3600.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.expired = 0  # labels whose sample did not come in time
         self.displaced = 0  # labels that had to make room for newer ones
         self.forgotten = 0  # names
         self._most_names, self._most_held, self._hold_s, self._clock = names, held, hold_s, clock
-        self._ids: OrderedDict[tuple[str, str], str] = OrderedDict()  # (source, name) -> id, the oldest first
+        # (source, name) -> id, the oldest first
+        self._ids: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._sources: dict[str, tuple[str, ...]] = {}  # name -> sources that have one of it
-        self._alone: dict[str, tuple[str, ...]] = {}  # source -> a tuple of it alone, which all of its names share
-        self._held: OrderedDict[tuple[str, str], tuple[float, LabelArrival]] = OrderedDict()  # (sample, who says so), the oldest first
+        # source -> a tuple of it alone, which all of its names share
+        self._alone: dict[str, tuple[str, ...]] = {}
+        # (sample, who says so), the oldest first
+        self._held: OrderedDict[tuple[str, str], tuple[float, LabelArrival]] = OrderedDict()
         self._waited_for: dict[str, dict[str, None]] = {}  # sample -> who says so
         self._naming: set[str] = set()  # sources that name their samples
         self._lock = threading.Lock()
@@ -51,7 +61,9 @@ class Naming:
                 self._forget(key)
             self._ids[key] = sample
             others = self._sources.get(name)
-            self._sources[name] = (*others, source) if others else self._alone.setdefault(source, (source,))
+            self._sources[name] = (
+                (*others, source) if others else self._alone.setdefault(source, (source,))
+            )
             while len(self._ids) > self._most_names:
                 self._forget(next(iter(self._ids)))
                 self.forgotten += 1
@@ -59,11 +71,19 @@ class Naming:
                 return []
             self._expire()
             whole = f"{source}/{name}"
-            found = [(name, by) for by in self._waited_for.get(name, ()) if by == source or by not in self._naming]
-            return [self._let_go(key) for key in found + [(whole, by) for by in self._waited_for.get(whole, ())]]
+            found = [
+                (name, by)
+                for by in self._waited_for.get(name, ())
+                if by == source or by not in self._naming
+            ]
+            return [
+                self._let_go(key)
+                for key in found + [(whole, by) for by in self._waited_for.get(whole, ())]
+            ]
 
     def find(self, label: LabelArrival, *, hold: bool = False) -> str | None:
-        """The id of the sample that a label means, ``""`` if it was never observed, None if no sample has the name (yet).
+        """The id of the sample that a label means, ``""`` if it was never observed, None if no
+        sample has the name (yet).
 
         A source that names its own samples means one of those; another may mean anybody's.
 
@@ -86,7 +106,10 @@ class Naming:
                 return self._ids[key]
         sources = self._sources.get(label.sample, ()) if label.source not in self._naming else ()
         if len(sources) > 1:
-            raise InputError(f"{len(sources)} sources have a sample called {label.sample!r}: say {sources[0]}/{label.sample} or {sources[1]}/{label.sample}")
+            raise InputError(
+                f"{len(sources)} sources have a sample called {label.sample!r}: say"
+                f" {sources[0]}/{label.sample} or {sources[1]}/{label.sample}"
+            )
         return self._ids[sources[0], label.sample] if sources else None
 
     def _hold(self, label: LabelArrival) -> None:
@@ -131,8 +154,12 @@ class Naming:
     def counters(self) -> dict[str, int]:
         """For a status line."""
         return {
-            "names": len(self._ids), "held": len(self._held), "expired": self.expired, "displaced": self.displaced, "names_forgotten": self.forgotten,
-        }  # fmt: skip
+            "names": len(self._ids),
+            "held": len(self._held),
+            "expired": self.expired,
+            "displaced": self.displaced,
+            "names_forgotten": self.forgotten,
+        }
 
 
 __all__ = ["AN_ID", "Naming"]

@@ -57,10 +57,18 @@ class Certificate:
 
     @property
     def warning(self) -> str:
-        """That it ends soon, or has ended, and what to do; empty while there are more than 14 days."""
+        """That it ends soon, or has ended, and what to do; empty while there are more than 14
+        days.
+        """
         if (days := self.days_left) > _SOON_DAYS:
             return ""
-        when = "ended" if days <= 0 else f"ends in {days:.0f} days," if days >= 2 else "ends within two days,"
+        when = (
+            "ended"
+            if days <= 0
+            else f"ends in {days:.0f} days,"
+            if days >= 2
+            else "ends within two days,"
+        )
         return (
             f"control.certificate {self.certificate} {when} on {_date(self.ends_at)}: "
             "put a new one there and send SIGHUP"
@@ -88,7 +96,8 @@ class Certificate:
         except (OSError, ValueError) as error:
             why = getattr(error, "reason", None) or "no certificate and unencrypted key in PEM"
             raise RecipeError(
-                f"control.certificate {self.certificate} and control.key {self.key} are no pair: {why}"
+                f"control.certificate {self.certificate} and control.key {self.key} are no pair:"
+                f" {why}"
             ) from None
         first = x509.load_pem_x509_certificate(self.certificate.read_bytes())
         return context, first.not_valid_after_utc.timestamp()

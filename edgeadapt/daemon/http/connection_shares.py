@@ -66,7 +66,9 @@ class Peers:
             _dismiss(self._new, strangers or self._new)
 
     def was_let_in(self, guest: Guest) -> bool:
-        """A request on it may be answered. False if there is no room: all others are being answered."""
+        """A request on it may be answered. False if there is no room: all others are being
+        answered.
+        """
         if guest in self._new:
             if len(self._known) >= KNOWN:
                 idle = [one for one in self._known if not one.is_busy]

@@ -1,4 +1,6 @@
-"""Samples out of the body of a request: nested lists, a ``.npy``, or a picture, checked before they are believed."""
+"""Samples out of the body of a request: nested lists, a ``.npy``, or a picture, checked before they
+are believed.
+"""
 
 from __future__ import annotations
 
@@ -31,30 +33,45 @@ def is_costly(media: str, body: bytes) -> bool:
     return media in (PNG, JPEG) and not is_light(body)
 
 
-def batch_of(media: str, body: Any, manifest: Manifest) -> tuple[NDArray[Any] | None, dict[str, NDArray[Any]] | None, int]:
+def batch_of(
+    media: str, body: Any, manifest: Manifest
+) -> tuple[NDArray[Any] | None, dict[str, NDArray[Any]] | None, int]:
     """Inputs (N, ...) or features of a request, checked against the bundle, and N."""
     if media != JSON:
         x = _read_npy(body) if media == NPY else _read_picture(body, media, manifest.input)[None]
-        return _counted(check_batch(x, manifest.input)), None, len(x) if x.ndim > len(manifest.input.shape) else 1
+        return (
+            _counted(check_batch(x, manifest.input)),
+            None,
+            len(x) if x.ndim > len(manifest.input.shape) else 1,
+        )
     sent: Samples = body
     if isinstance(sent.x, UnsetType) == isinstance(sent.features, UnsetType):
         raise InputError("a batch is either x or features")
     in_turn = _READING if _length(sent) > _LONG_JSON else nullcontext()
-    with in_turn, np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, which is refused
+    # a number too large for float32 becomes infinite, which is refused
+    with in_turn, np.errstate(over="ignore"):
         if not isinstance(sent.x, UnsetType):
-            x = _counted(check_batch(_as_input(_numbers(sent.x, "x"), manifest.input), manifest.input))
+            x = _counted(
+                check_batch(_as_input(_numbers(sent.x, "x"), manifest.input), manifest.input)
+            )
             return x, None, len(x)
         assert not isinstance(sent.features, UnsetType)
         given = {"z": _numbers(sent.features.z, "z")}
         if not isinstance(sent.features.taps, UnsetType):
             given["taps"] = _numbers(sent.features.taps, "taps")
         z, taps = check_features(given, manifest.feature_dim, manifest.tap_dim)
-    return None, {"z": _counted(z), "taps": taps} if manifest.tap_dim else {"z": _counted(z)}, len(z)
+    return (
+        None,
+        {"z": _counted(z), "taps": taps} if manifest.tap_dim else {"z": _counted(z)},
+        len(z),
+    )
 
 
 def _length(sent: Samples) -> int:
     """Bytes of its numbers, as JSON."""
-    given = (sent.x,) if isinstance(sent.features, UnsetType) else (sent.features.z, sent.features.taps)
+    given = (
+        (sent.x,) if isinstance(sent.features, UnsetType) else (sent.features.z, sent.features.taps)
+    )
     return sum(memoryview(raw).nbytes for raw in given if not isinstance(raw, UnsetType))
 
 
@@ -65,7 +82,9 @@ def _counted(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def _numbers(raw: Raw, name: str) -> NDArray[np.float64]:
-    """Nested lists as an array. The first brackets say how deep they are; a reader for that depth meets nothing but numbers in them."""
+    """Nested lists as an array. The first brackets say how deep they are; a reader for that depth
+    meets nothing but numbers in them.
+    """
     text = bytes(raw)
     opening = _OPENING.match(text)
     depth = opening.group().count(b"[") if opening else 0
@@ -103,17 +122,28 @@ def _read_npy(data: bytes) -> NDArray[Any]:
     except InputError:
         raise
     except Exception as error:  # on damaged headers numpy raises half a dozen types
-        raise InputError(f"cannot be read as .npy: {type(error).__name__}: {str(error)[:200]}") from error
+        raise InputError(
+            f"cannot be read as .npy: {type(error).__name__}: {str(error)[:200]}"
+        ) from error
     if dtype.kind not in "uif" or len(shape) > _MAX_DEPTH:
-        raise InputError(f"holds {dtype}{list(shape)}; arrays of numbers with at most {_MAX_DEPTH} axes are read here"[:300])
+        raise InputError(
+            f"holds {dtype}{list(shape)}; arrays of numbers with at most {_MAX_DEPTH} axes are read here"[  # noqa: E501
+                :300
+            ]
+        )
     size, held = math.prod(shape) * dtype.itemsize, len(data) - file.tell()
     if size != held or min(shape, default=0) < 0:
         raise InputError(f"{dtype}{list(shape)} has {size} bytes, the body holds {held}"[:300])
-    array: NDArray[Any] = np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if is_fortran else "C")
+    array: NDArray[Any] = np.frombuffer(data, dtype, offset=file.tell()).reshape(
+        shape, order="F" if is_fortran else "C"
+    )
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 def _read_picture(data: bytes, media: str, spec: InputSpec) -> NDArray[Any]:

@@ -1,7 +1,8 @@
 """What can be asked over HTTP: one table of routes, and how the service is called for each.
 
-Nothing here knows a socket: ``answer`` takes the bytes of a request and returns those of an answer, or raises ``Refused``. What a request may hold is
-checked here, once, so that whatever enters the inbox fits the bundle.
+Nothing here knows a socket: ``answer`` takes the bytes of a request and returns those of an answer,
+or raises ``Refused``. What a request may hold is checked here, once, so that whatever enters the
+inbox fits the bundle.
 """
 
 from __future__ import annotations
@@ -17,7 +18,17 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import Manifest
 from edgeadapt.daemon.config.users import ADMIN, Role, User
-from edgeadapt.daemon.decoding.codec import JPEG, JSON, MAX_JSON_BYTES, NPY, PNG, TEXT, Refused, decoded, encode
+from edgeadapt.daemon.decoding.codec import (
+    JPEG,
+    JSON,
+    MAX_JSON_BYTES,
+    NPY,
+    PNG,
+    TEXT,
+    Refused,
+    decoded,
+    encode,
+)
 from edgeadapt.daemon.decoding.images import png_of
 from edgeadapt.daemon.http.request_bodies import batch_of
 from edgeadapt.daemon.http.schemas import (
@@ -58,25 +69,51 @@ from edgeadapt.daemon.http.schemas import (
 )
 from edgeadapt.daemon.messages import Answer
 from edgeadapt.daemon.monitoring.time_series import Past, Window
-from edgeadapt.errors import BudgetError, CapacityError, EdgeadaptError, InputError, RuntimeUnavailable, StateError, StorageError
+from edgeadapt.errors import (
+    BudgetError,
+    CapacityError,
+    EdgeadaptError,
+    InputError,
+    RuntimeUnavailable,
+    StateError,
+    StorageError,
+)
 from edgeadapt.results import Commit, Quality, Question, Receipt
 
 if TYPE_CHECKING:
     from edgeadapt.daemon.monitoring.metrics import Metrics
 
 
-
 class Served(Protocol):
-    """What HTTP needs of the daemon. Methods are called from several threads at once, and may take as long as the time-out of a request."""
+    """What HTTP needs of the daemon. Methods are called from several threads at once, and may take
+    as long as the time-out of a request.
+    """
 
     @property
     def metrics(self) -> Metrics | None: ...
     @property
     def manifest(self) -> Manifest: ...
-    def predict(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = "default") -> Sequence[Answer]: ...
-    def observe(self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = "default", names: Sequence[str] = ()) -> Sequence[Answer]: ...  # fmt: skip
+    def predict(
+        self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = "default"
+    ) -> Sequence[Answer]: ...
+    def observe(
+        self,
+        x: Any = None,
+        *,
+        features: Mapping[str, Any] | None = None,
+        stream: str = "default",
+        names: Sequence[str] = (),
+    ) -> Sequence[Answer]: ...
     def label(self, items: Sequence[tuple[str, str]], source: str = "") -> Mapping[str, Any]: ...
-    def forget(self, samples: Sequence[str] | None = None, *, source: str | None = None, classes: Sequence[str] | None = None, before: float | None = None, after: float | None = None) -> Receipt: ...  # fmt: skip
+    def forget(
+        self,
+        samples: Sequence[str] | None = None,
+        *,
+        source: str | None = None,
+        classes: Sequence[str] | None = None,
+        before: float | None = None,
+        after: float | None = None,
+    ) -> Receipt: ...
     def withdraw(self, samples: Sequence[str], source: str | None = None) -> int: ...
     def quality(self) -> Quality: ...
     def questions(self, limit: int = 5) -> Sequence[Question]: ...
@@ -99,10 +136,12 @@ class Served(Protocol):
     def status(self) -> Mapping[str, Any]: ...
 
 
-# -- the routes ---------------------------------------------------------------------------------------
+# -- the routes ------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Asked:
-    """A request after its form was checked. ``body``: a struct of the route, or the bytes of another type. ``key``: what stands in the path. ``user``: who asks."""
+    """A request after its form was checked. ``body``: a struct of the route, or the bytes of
+    another type. ``key``: what stands in the path. ``user``: who asks.
+    """
 
     query: Any
     body: Any = None
@@ -123,9 +162,10 @@ class Route:
     """One thing that can be asked.
 
     Attributes:
-        role: the least that may ask. run: calls the service; its docstring is the summary. answer: the type of what it returns, or a media type, or both by status.
-        media: types of a body other than JSON. refusals: statuses of its own, beside those that every route has.
-        is_probe: answered even while all workers wait. is_slow: may take ten times the time-out.
+        role: the least that may ask. run: calls the service; its docstring is the summary. answer:
+        the type of what it returns, or a media type, or both by status. media: types of a body
+        other than JSON. refusals: statuses of its own, beside those that every route has. is_probe:
+        answered even while all workers wait. is_slow: may take ten times the time-out.
     """
 
     method: str
@@ -154,7 +194,9 @@ def _predict(service: Served, asked: Asked) -> Answers:
 def _observe(service: Served, asked: Asked) -> Answers:
     """Answer a batch of a stream, and let the learner learn from how it looks."""
     x, features, count = batch_of(asked.media, asked.body, service.manifest)
-    names = (asked.body.names if asked.media == JSON else ()) or ((asked.query.name,) if asked.query.name else ())
+    names = (asked.body.names if asked.media == JSON else ()) or (
+        (asked.query.name,) if asked.query.name else ()
+    )
     if names and len(names) != count:
         raise InputError(f"{count} samples have {count} names, got {len(names)}")
     answers = tuple(service.observe(x, features=features, stream=_stream_of(asked), names=names))
@@ -178,11 +220,17 @@ def _label(service: Served, asked: Asked) -> LabelsTold:
 def _forget(service: Served, asked: Asked) -> Forgotten:
     """Remove labelled samples as if they had never been."""
     what = asked.body
-    receipt = service.forget(what.samples, source=what.source, classes=what.classes, before=what.before, after=what.after)
+    receipt = service.forget(
+        what.samples, source=what.source, classes=what.classes, before=what.before, after=what.after
+    )
     return Forgotten(
-        removed=receipt.removed, subtracted=receipt.subtracted, snapshots=receipt.snapshots, moved=receipt.moved, exact=tuple(receipt.exact),
+        removed=receipt.removed,
+        subtracted=receipt.subtracted,
+        snapshots=receipt.snapshots,
+        moved=receipt.moved,
+        exact=tuple(receipt.exact),
         unreachable=tuple(receipt.unreachable),
-    )  # fmt: skip
+    )
 
 
 def _questions(service: Served, asked: Asked) -> Questions:
@@ -196,10 +244,16 @@ def _questions(service: Served, asked: Asked) -> Questions:
 
 def _asked_sample(q: Question, group: int | UnsetType) -> AskedSample:
     return AskedSample(
-        id=q.id, stream=q.stream, why=q.why, predicted=q.predicted, confidence=float(q.confidence),
-        novelty=float(q.novelty), asked_at=q.asked_at, image=f"/v1/questions/{q.id}/image",
+        id=q.id,
+        stream=q.stream,
+        why=q.why,
+        predicted=q.predicted,
+        confidence=float(q.confidence),
+        novelty=float(q.novelty),
+        asked_at=q.asked_at,
+        image=f"/v1/questions/{q.id}/image",
         group=group,
-    )  # fmt: skip
+    )
 
 
 def _withdraw(service: Served, asked: Asked) -> Withdrawn:
@@ -217,7 +271,12 @@ def _image(service: Served, asked: Asked) -> Reply:
     """The picture of a question."""
     frame = service.frame_of(asked.key)
     if frame is None:
-        raise Refused(404, "NotFound", f"no picture of {asked.key[:100]!r}: it was answered, was let go, or never was a picture")
+        raise Refused(
+            404,
+            "NotFound",
+            f"no picture of {asked.key[:100]!r}: it was answered, was let go, or never was a"
+            " picture",
+        )
     return Reply(png_of(frame), PNG)
 
 
@@ -242,7 +301,12 @@ def _history(service: Served, asked: Asked) -> History:
     """Changes, newest first."""
     found = service.history(asked.query.limit)
     return History(
-        history=tuple(Change(number=c.number, time=c.time, kind=c.kind, outcome=c.outcome, detail=dict(c.detail)) for c in found)
+        history=tuple(
+            Change(
+                number=c.number, time=c.time, kind=c.kind, outcome=c.outcome, detail=dict(c.detail)
+            )
+            for c in found
+        )
     )
 
 
@@ -250,7 +314,10 @@ def _decisions(service: Served, asked: Asked) -> Decisions:
     """What was decided about windows, newest first."""
     rows = service.decisions(asked.query.limit)
     return Decisions(
-        decisions=tuple(Decision(time=at, stream=stream, kind=kind, domain=domain, why=why) for at, stream, kind, domain, why in rows)
+        decisions=tuple(
+            Decision(time=at, stream=stream, kind=kind, domain=domain, why=why)
+            for at, stream, kind, domain, why in rows
+        )
     )
 
 
@@ -277,7 +344,9 @@ def _checkpoint(service: Served, asked: Asked) -> AtCommit:
 
 
 def _swap(service: Served, asked: Asked) -> Facts:
-    """Load another bundle, verify, warm and compare it, and switch to it; the old one serves until then."""
+    """Load another bundle, verify, warm and compare it, and switch to it; the old one serves until
+    then.
+    """
     return dict(service.swap(asked.body.bundle))
 
 
@@ -300,7 +369,9 @@ def _picture(service: Served, asked: Asked) -> Reply:
 
 
 def _me(service: Served, asked: Asked) -> Me:
-    """Who asks, and the role; the name is empty where the single token was shown, or none is needed."""
+    """Who asks, and the role; the name is empty where the single token was shown, or none is
+    needed.
+    """
     return Me(name=asked.user.name, role=asked.user.role)
 
 
@@ -338,9 +409,24 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/predict", "view", _predict, Answers, InStream, Samples, _BATCHES),
     Route("POST", "/v1/observe", "label", _observe, Answers, InStreamNamed, NamedSamples, _BATCHES),
     Route("POST", "/v1/labels", "label", _label, LabelsTold, body=Labels, refusals=(429, 507)),
-    Route("POST", "/v1/forget", "admin", _forget, Forgotten, body=Forget, refusals=(429, 507), is_slow=True),
     Route(
-        "POST", "/v1/withdraw", "label", _withdraw, Withdrawn, body=Withdraw, refusals=(429, 507),
+        "POST",
+        "/v1/forget",
+        "admin",
+        _forget,
+        Forgotten,
+        body=Forget,
+        refusals=(429, 507),
+        is_slow=True,
+    ),
+    Route(
+        "POST",
+        "/v1/withdraw",
+        "label",
+        _withdraw,
+        Withdrawn,
+        body=Withdraw,
+        refusals=(429, 507),
         is_slow=True,
     ),
     Route("GET", "/v1/quality", "view", _quality, Quality),
@@ -348,16 +434,29 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/questions/{id}/image", "view", _image, PNG, refusals=(404,)),
     Route("GET", "/v1/classes", "view", _classes, Classes),
     Route("POST", "/v1/classes", "admin", _add_class, Classes, body=NewClass, refusals=(429, 507)),
-    Route("DELETE", "/v1/classes/{name}", "admin", _remove_class, Classes, refusals=(404, 429, 507)),
+    Route(
+        "DELETE", "/v1/classes/{name}", "admin", _remove_class, Classes, refusals=(404, 429, 507)
+    ),
     Route("GET", "/v1/history", "view", _history, History, AtMost50),
     Route("GET", "/v1/decisions", "view", _decisions, Decisions, AtMost100),
     Route("GET", "/v1/status", "view", _status, Facts),
     Route("GET", "/v1/series", "view", _series, Past, InWindow),
     Route("GET", "/v1/latest/image", "view", _picture, PNG, OfStream, refusals=(404,)),
-    Route("POST", "/v1/rollback", "admin", _rollback, AtCommit, body=Target, refusals=(429, 507), is_slow=True),
+    Route(
+        "POST",
+        "/v1/rollback",
+        "admin",
+        _rollback,
+        AtCommit,
+        body=Target,
+        refusals=(429, 507),
+        is_slow=True,
+    ),
     Route("POST", "/v1/freeze", "admin", _freeze, Freeze, body=Freeze),
     Route("POST", "/v1/pause", "admin", _pause, Pause, body=Pause),
-    Route("POST", "/v1/checkpoint", "admin", _checkpoint, AtCommit, refusals=(429, 507), is_slow=True),
+    Route(
+        "POST", "/v1/checkpoint", "admin", _checkpoint, AtCommit, refusals=(429, 507), is_slow=True
+    ),
     Route("POST", "/v1/swap", "admin", _swap, Facts, body=Swap, refusals=(429, 507), is_slow=True),
     Route("GET", "/v1/me", "view", _me, Me),
     Route("GET", "/healthz", "view", _healthz, Facts, is_probe=True),
@@ -367,18 +466,32 @@ ROUTES: tuple[Route, ...] = (
 )
 
 
-# -- from bytes to a call, and back -------------------------------------------------------------------
+# -- from bytes to a call, and back ----------------------------------------------------------------
 _STATUS: tuple[tuple[type[EdgeadaptError], int, int | None], ...] = (
-    (StorageError, 507, None), (StateError, 409, None), (BudgetError, 429, 60), (CapacityError, 409, None), (RuntimeUnavailable, 503, 10),
+    (StorageError, 507, None),
+    (StateError, 409, None),
+    (BudgetError, 429, 60),
+    (CapacityError, 409, None),
+    (RuntimeUnavailable, 503, 10),
     (EdgeadaptError, 422, None),
-)  # fmt: skip
+)
 
 
-def answer(route: Route, service: Served, query: Sequence[tuple[str, str]], media: str, body: bytes, key: str = "", user: User = ADMIN) -> Reply:
-    """Check a request, call the service, and write its answer. Whether ``user`` may ask was checked before.
+def answer(
+    route: Route,
+    service: Served,
+    query: Sequence[tuple[str, str]],
+    media: str,
+    body: bytes,
+    key: str = "",
+    user: User = ADMIN,
+) -> Reply:
+    """Check a request, call the service, and write its answer. Whether ``user`` may ask was checked
+    before.
 
     Args:
-        query: pairs after the question mark. media: the content type, without parameters. key: what stands in the path.
+        query: pairs after the question mark. media: the content type, without parameters. key: what
+        stands in the path.
 
     Raises:
         Refused: with the status that fits. Anything else is a fault of the daemon.
@@ -387,11 +500,15 @@ def answer(route: Route, service: Served, query: Sequence[tuple[str, str]], medi
         said = route.run(service, _asked(route, query, media, body, key, user))
         return said if isinstance(said, Reply) else Reply(encode(said))
     except EdgeadaptError as error:
-        status, retry_s = next((status, retry_s) for kind, status, retry_s in _STATUS if isinstance(error, kind))
+        status, retry_s = next(
+            (status, retry_s) for kind, status, retry_s in _STATUS if isinstance(error, kind)
+        )
         raise Refused(status, type(error).__name__, str(error), retry_s) from error
 
 
-def _asked(route: Route, query: Sequence[tuple[str, str]], media: str, body: bytes, key: str, user: User) -> Asked:
+def _asked(
+    route: Route, query: Sequence[tuple[str, str]], media: str, body: bytes, key: str, user: User
+) -> Asked:
     given = dict(query)
     if len(given) != len(query):
         raise InputError("a name stands twice after the question mark")
@@ -403,13 +520,31 @@ def _asked(route: Route, query: Sequence[tuple[str, str]], media: str, body: byt
         return Asked(asked, key=key, user=user)
     if media not in (JSON, *route.media):
         raise Refused(
-            415, "UnsupportedMediaType", f"a body of type {', '.join((JSON, *route.media))} is taken here, got {media[:100] or 'none'!r}"
+            415,
+            "UnsupportedMediaType",
+            f"a body of type {', '.join((JSON, *route.media))} is taken here, got"
+            f" {media[:100] or 'none'!r}",
         )
     if media != JSON:
         return Asked(asked, body, media, key, user)
     if len(body) > MAX_JSON_BYTES:
-        raise Refused(413, "TooLarge", f"JSON of at most {MAX_JSON_BYTES} bytes is read, got {len(body)}; send {NPY}")
+        raise Refused(
+            413,
+            "TooLarge",
+            f"JSON of at most {MAX_JSON_BYTES} bytes is read, got {len(body)}; send {NPY}",
+        )
     return Asked(asked, decoded(body, route.body), media, key, user)
 
 
-__all__ = ["JSON", "MAX_JSON_BYTES", "ROUTES", "Failure", "Refused", "Reply", "Route", "Served", "answer", "encode"]
+__all__ = [
+    "JSON",
+    "MAX_JSON_BYTES",
+    "ROUTES",
+    "Failure",
+    "Refused",
+    "Reply",
+    "Route",
+    "Served",
+    "answer",
+    "encode",
+]

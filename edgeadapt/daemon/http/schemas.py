@@ -16,18 +16,46 @@ if TYPE_CHECKING:
 MAX_SAMPLES = 256  # of a request
 
 
-# -- requests -----------------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------
 _PLAIN = r"^[^\x00-\x1f\x7f]*$"
 Stream = Annotated[
-    str, Meta(min_length=1, max_length=100, pattern=_PLAIN, description="whose condition applies; one name for each camera or sensor")
+    str,
+    Meta(
+        min_length=1,
+        max_length=100,
+        pattern=_PLAIN,
+        description="whose condition applies; one name for each camera or sensor",
+    ),
 ]
-Name = Annotated[str, Meta(max_length=200, pattern=_PLAIN, description="your own name for a sample, which labels may use; may be empty")]
+Name = Annotated[
+    str,
+    Meta(
+        max_length=200,
+        pattern=_PLAIN,
+        description="your own name for a sample, which labels may use; may be empty",
+    ),
+]
 SampleName = Annotated[
     str,
-    Meta(min_length=1, max_length=200, pattern=_PLAIN, description="an id from an answer or a question, or your own name for the sample"),
+    Meta(
+        min_length=1,
+        max_length=200,
+        pattern=_PLAIN,
+        description="an id from an answer or a question, or your own name for the sample",
+    ),
 ]
 ClassName = Annotated[str, Meta(min_length=1, max_length=100, pattern=_PLAIN)]
-Numbers = Annotated[Raw, Meta(extra_json_schema={"type": "array", "items": {}, "minItems": 1, "description": "nested lists of numbers"})]
+Numbers = Annotated[
+    Raw,
+    Meta(
+        extra_json_schema={
+            "type": "array",
+            "items": {},
+            "minItems": 1,
+            "description": "nested lists of numbers",
+        }
+    ),
+]
 Limit = Annotated[int, Meta(ge=1, le=1000)]
 
 
@@ -36,7 +64,9 @@ class _Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Features(_Request, frozen=True, kw_only=True):
-    """Features from your own encoder: ``z`` (N, D) and, where the bundle has taps, ``taps`` (N, T)."""
+    """Features from your own encoder: ``z`` (N, D) and, where the bundle has taps, ``taps`` (N,
+    T).
+    """
 
     z: Numbers
     taps: Numbers | UnsetType = UNSET
@@ -69,17 +99,23 @@ class Labels(_Request, frozen=True, kw_only=True):
 
 
 class Forget(_Request, frozen=True, kw_only=True):
-    """Which labels: those that meet every condition that is given, and one must be. ``before``, ``after``: when the sample was met, seconds since the epoch."""
+    """Which labels: those that meet every condition that is given, and one must be. ``before``,
+    ``after``: when the sample was met, seconds since the epoch.
+    """
 
     samples: Annotated[tuple[SampleName, ...], Meta(min_length=1, max_length=1000)] | None = None
-    source: Annotated[str, Meta(max_length=100, pattern=_PLAIN, description="who said so")] | None = None
+    source: (
+        Annotated[str, Meta(max_length=100, pattern=_PLAIN, description="who said so")] | None
+    ) = None
     classes: Annotated[tuple[ClassName, ...], Meta(min_length=1, max_length=1000)] | None = None
     before: Annotated[float, Meta(ge=0, le=100_000_000_000)] | None = None
     after: Annotated[float, Meta(ge=0, le=100_000_000_000)] | None = None
 
 
 class Withdraw(_Request, frozen=True, kw_only=True):
-    """Samples whose labels are taken back, as if they had never been given; they can be labelled again."""
+    """Samples whose labels are taken back, as if they had never been given; they can be labelled
+    again.
+    """
 
     samples: Annotated[tuple[SampleName, ...], Meta(min_length=1, max_length=1000)]
 
@@ -121,7 +157,14 @@ class InStreamNamed(InStream, frozen=True, kw_only=True):
 
 
 class OfStream(InStream, frozen=True, kw_only=True):
-    id: Annotated[str, Meta(max_length=200, pattern=_PLAIN, description="of an answer that the status showed lately; by default the last one")] = ""
+    id: Annotated[
+        str,
+        Meta(
+            max_length=200,
+            pattern=_PLAIN,
+            description="of an answer that the status showed lately; by default the last one",
+        ),
+    ] = ""
 
 
 class InWindow(_Request, frozen=True, kw_only=True):
@@ -133,7 +176,9 @@ class AtMost5(_Request, frozen=True, kw_only=True):
 
 
 class Asking(AtMost5, frozen=True, kw_only=True):
-    alike: Annotated[bool, Meta(description="in an order in which like stands beside like, with groups")] = False
+    alike: Annotated[
+        bool, Meta(description="in an order in which like stands beside like, with groups")
+    ] = False
 
 
 class AtMost50(_Request, frozen=True, kw_only=True):
@@ -144,7 +189,7 @@ class AtMost100(_Request, frozen=True, kw_only=True):
     limit: Limit = 100
 
 
-# -- answers ------------------------------------------------------------------------------------------
+# -- answers ---------------------------------------------------------------------------------------
 class Answers(Struct, frozen=True, kw_only=True):
     """One for each sample, in order. ``error`` says why a sample has none."""
 
@@ -152,7 +197,9 @@ class Answers(Struct, frozen=True, kw_only=True):
 
 
 class LabelTold(Struct, frozen=True, kw_only=True):
-    """What became of a label: the learner has it for good, it waits for its sample, or it was refused. ``id``: the learner's, where known."""
+    """What became of a label: the learner has it for good, it waits for its sample, or it was
+    refused. ``id``: the learner's, where known.
+    """
 
     sample: str
     outcome: Literal["received", "waiting", "refused"]
@@ -161,7 +208,9 @@ class LabelTold(Struct, frozen=True, kw_only=True):
 
 
 class LabelsTold(Struct, frozen=True, kw_only=True):
-    """What became of each label, in order, and how many there are of each outcome. If all were refused, the first one's error is told instead."""
+    """What became of each label, in order, and how many there are of each outcome. If all were
+    refused, the first one's error is told instead.
+    """
 
     labels: tuple[LabelTold, ...]
     received: int
@@ -170,7 +219,9 @@ class LabelsTold(Struct, frozen=True, kw_only=True):
 
 
 class AskedSample(Struct, frozen=True, kw_only=True):
-    """A sample the learner wants a label for; ``image`` is the path of its picture, which may be gone by then."""
+    """A sample the learner wants a label for; ``image`` is the path of its picture, which may be
+    gone by then.
+    """
 
     id: str
     stream: str
@@ -226,8 +277,9 @@ class Decisions(Struct, frozen=True, kw_only=True):
 class Forgotten(Struct, frozen=True, kw_only=True):
     """What was forgotten, and what could not be reached.
 
-    ``removed``: labels and waiting samples deleted. ``subtracted``: labels whose part was taken out of the tensors. ``snapshots``: rewritten.
-    ``moved``: labels that changed sides between teaching and judging. ``exact``: tensors that are what they would be without these labels.
+    ``removed``: labels and waiting samples deleted. ``subtracted``: labels whose part was taken out
+    of the tensors. ``snapshots``: rewritten. ``moved``: labels that changed sides between teaching
+    and judging. ``exact``: tensors that are what they would be without these labels.
     """
 
     removed: int
@@ -259,7 +311,9 @@ class Me(Struct, frozen=True, kw_only=True):
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """Why there is no answer. ``request`` is in the log, too, where the fault is the daemon's own."""
+    """Why there is no answer. ``request`` is in the log, too, where the fault is the daemon's
+    own.
+    """
 
     error: str
     kind: str
@@ -269,4 +323,50 @@ class Failure(Struct, frozen=True, kw_only=True):
 Facts = dict[str, Any]
 
 
-__all__ = ["MAX_SAMPLES", "Answers", "AskedSample", "Asking", "AtCommit", "AtMost5", "AtMost50", "AtMost100", "Change", "ClassName", "Classes", "Decision", "Decisions", "Facts", "Failure", "Features", "Forget", "Forgotten", "Freeze", "History", "InStream", "InStreamNamed", "InWindow", "Label", "LabelTold", "Labels", "LabelsTold", "Limit", "Me", "Name", "NamedSamples", "NewClass", "NoQuery", "Numbers", "OfStream", "Pause", "Questions", "Ready", "SampleName", "Samples", "Stream", "Swap", "Target", "Withdraw", "Withdrawn"]
+__all__ = [
+    "MAX_SAMPLES",
+    "Answers",
+    "AskedSample",
+    "Asking",
+    "AtCommit",
+    "AtMost5",
+    "AtMost50",
+    "AtMost100",
+    "Change",
+    "ClassName",
+    "Classes",
+    "Decision",
+    "Decisions",
+    "Facts",
+    "Failure",
+    "Features",
+    "Forget",
+    "Forgotten",
+    "Freeze",
+    "History",
+    "InStream",
+    "InStreamNamed",
+    "InWindow",
+    "Label",
+    "LabelTold",
+    "Labels",
+    "LabelsTold",
+    "Limit",
+    "Me",
+    "Name",
+    "NamedSamples",
+    "NewClass",
+    "NoQuery",
+    "Numbers",
+    "OfStream",
+    "Pause",
+    "Questions",
+    "Ready",
+    "SampleName",
+    "Samples",
+    "Stream",
+    "Swap",
+    "Target",
+    "Withdraw",
+    "Withdrawn",
+]

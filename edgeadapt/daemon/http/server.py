@@ -1,4 +1,6 @@
-"""The socket under the HTTP interface: who may speak, how much, and for how long. What can be asked is in ``edgeadapt.daemon.http.routes``."""
+"""The socket under the HTTP interface: who may speak, how much, and for how long. What can be asked
+is in ``edgeadapt.daemon.http.routes``.
+"""
 
 from __future__ import annotations
 
@@ -43,47 +45,77 @@ if TYPE_CHECKING:
     from edgeadapt.daemon.monitoring.metrics import Metrics
 
 log = logging.getLogger("edgeadapt.daemon.http")
-_CALLS, _PROBES, _WAITING = 8, 3, 64  # threads that call the service; requests that may wait for one
-_PICTURES, _PICTURES_WAITING = 2, 16  # the same for pictures that cost much, which keep no other request from its turn
+# threads that call the service; requests that may wait for one
+_CALLS, _PROBES, _WAITING = 8, 3, 64
+# the same for pictures that cost much, which keep no other request from its turn
+_PICTURES, _PICTURES_WAITING = 2, 16
 _BODIES = 4  # of the full size, held at once
 _GRACE_S = 0.5  # the service has the same time-out, and says more
 _SLOW = 10.0  # times the time-out, for what loads a bundle or waits for the worker
 _USER = "edgeadapt.user"  # of a request's scope: who asks
-_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin"}
+_HEADERS = {
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    "cross-origin-resource-policy": "same-origin",
+}
 
 
 class Control:
     """The HTTP interface of a service, in a thread of its own.
 
     Args:
-        listen: ``"HOST:PORT"`` (port 0: any that is free), or ``"unix:PATH"``. token: what every request must carry, or that of a user; one
-            of both is needed where ``listen`` is neither a loopback address nor a unix socket. Whoever shows ``token`` is an admin. max_body_mib: the largest body that is read. timeout_s: what a request may take;
-            rollback, forget, checkpoint and swap ten times as long. certificate: for https; without it, http. users: each with
-            a token and a role.
+        listen: ``"HOST:PORT"`` (port 0: any that is free), or ``"unix:PATH"``. token: what every
+        request must carry, or that of a user; one
+            of both is needed where ``listen`` is neither a loopback address nor a unix socket.
+            Whoever shows ``token`` is an admin. max_body_mib: the largest body that is read.
+            timeout_s: what a request may take; rollback, forget, checkpoint and swap ten times as
+            long. certificate: for https; without it, http. users: each with a token and a role.
 
     Raises:
-        RecipeError: an address that others can reach, without a token or with one that is easily guessed.
+        RecipeError: an address that others can reach, without a token or with one that is easily
+        guessed.
     """
 
     def __init__(
-        self, service: api.Served, listen: str = "127.0.0.1:8420", token: str | None = None, max_body_mib: float = 16.0, timeout_s: float = 10.0,
-        certificate: Certificate | None = None, users: Users | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        service: api.Served,
+        listen: str = "127.0.0.1:8420",
+        token: str | None = None,
+        max_body_mib: float = 16.0,
+        timeout_s: float = 10.0,
+        certificate: Certificate | None = None,
+        users: Users | None = None,
+    ) -> None:
         self._listen, self._certificate = listen, certificate
         if path_of(listen) is None:
             host_and_port(listen)
-        if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token and token):
+        if token is not None and not (
+            token.isascii() and token.isprintable() and token.strip() == token and token
+        ):
             raise RecipeError("the token is not a line of printable ASCII")
         if token is None and users is None and not is_local(listen):
-            raise RecipeError(f"control.listen = {listen!r} can be reached from other machines: give a token (control.token_file) or users (control.users_file)")
+            raise RecipeError(
+                f"control.listen = {listen!r} can be reached from other machines: give a token"
+                " (control.token_file) or users (control.users_file)"
+            )
         if token is not None and (weak := weakness_of(token)):
-            weak = f"the token can be guessed: it {weak}; take one that 'head -c 24 /dev/urandom | base64' makes"
+            weak = (
+                f"the token can be guessed: it {weak}; take one that 'head -c 24 /dev/urandom |"
+                " base64' makes"
+            )
             if not is_local(listen):
                 raise RecipeError(weak)
             log.warning("%s", weak)
         self._calls, self._probes = _Workers(_CALLS, _WAITING), _Workers(_PROBES, _WAITING)
         self._pictures = _Workers(_PICTURES, _PICTURES_WAITING)
-        desk = _Desk(service, self._calls, self._probes, self._pictures, int(max_body_mib * (1 << 20)), timeout_s)
+        desk = _Desk(
+            service,
+            self._calls,
+            self._probes,
+            self._pictures,
+            int(max_body_mib * (1 << 20)),
+            timeout_s,
+        )
         self._guard = _Guard(desk.app(), token, users, service.metrics)
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
@@ -94,7 +126,9 @@ class Control:
 
     @property
     def url(self) -> str:
-        """``http://HOST:PORT``, ``https://HOST:PORT``, or ``unix:PATH``. Known once it is started."""
+        """``http://HOST:PORT``, ``https://HOST:PORT``, or ``unix:PATH``. Known once it is
+        started.
+        """
         if self._socket is None:
             raise StateError("the HTTP interface is not started")
         if path_of(self._listen) is not None:
@@ -130,9 +164,18 @@ class Control:
             self._address = self._socket.getsockname()[:2]
         protocol: Any = partial(Connection, self._guard.peers, self._context)
         config = uvicorn.Config(
-            self._guard, loop="asyncio", http=protocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-            proxy_headers=False, timeout_keep_alive=max(1, int(self._timeout_s)), h11_max_incomplete_event_size=32 << 10,
-        )  # fmt: skip
+            self._guard,
+            loop="asyncio",
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=max(1, int(self._timeout_s)),
+            h11_max_incomplete_event_size=32 << 10,
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="edgeadapt-http", daemon=True)
         self._thread.start()
@@ -153,7 +196,9 @@ class Control:
             log.exception("the HTTP interface ended")
 
     def stop(self) -> None:
-        """Finish what is under way if it takes no more than half a second, and return within one. Stopping twice is harmless."""
+        """Finish what is under way if it takes no more than half a second, and return within one.
+        Stopping twice is harmless.
+        """
         if self._server is None or self._thread is None:
             return
         self._guard.is_closing = True
@@ -174,14 +219,19 @@ class Control:
                     os.unlink(self._file[0])
 
 
-_PROBED = frozenset(route.path for route in api.ROUTES if route.is_probe)  # answered where there is room for nothing else
+# answered where there is room for nothing else
+_PROBED = frozenset(route.path for route in api.ROUTES if route.is_probe)
 
 
-# -- who may speak ------------------------------------------------------------------------------------
+# -- who may speak ---------------------------------------------------------------------------------
 class _Guard:
-    """Refuses what no route should see: a wrong token, another site's page, a name of this machine that is not its own."""
+    """Refuses what no route should see: a wrong token, another site's page, a name of this machine
+    that is not its own.
+    """
 
-    def __init__(self, app: ASGIApp, token: str | None, users: Users | None, metrics: Metrics | None) -> None:
+    def __init__(
+        self, app: ASGIApp, token: str | None, users: Users | None, metrics: Metrics | None
+    ) -> None:
         self._app, self._metrics, self._users = app, metrics, users
         self._is_open = token is None and users is None  # whoever reaches it may do everything
         self._token = None if token is None else hashlib.sha256(token.encode()).digest()
@@ -193,7 +243,8 @@ class _Guard:
             return
         headers = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
         refused = self._refusal(headers, scope["method"])
-        if refused is None and (self._is_open or scope["path"] not in page.PATHS):  # they say nothing secret
+        # they say nothing secret
+        if refused is None and (self._is_open or scope["path"] not in page.PATHS):
             scope[_USER] = user = self._user(_all_of(headers, b"authorization"))
             refused = await self._let_in(scope[SCOPE_KEY], headers, scope["path"], user)
         if refused is None:
@@ -211,9 +262,16 @@ class _Guard:
         if user is None:
             if given:
                 self.peers.failed(guest, time.monotonic())
-            return api.Refused(401, "Unauthorized", "send the token: Authorization: Bearer ...", headers={"www-authenticate": "Bearer"})
+            return api.Refused(
+                401,
+                "Unauthorized",
+                "send the token: Authorization: Bearer ...",
+                headers={"www-authenticate": "Bearer"},
+            )
         if not self.peers.was_let_in(guest) and path not in _PROBED:
-            return api.Refused(503, "Busy", "too many requests at once", retry_s=1, headers={"connection": "close"})
+            return api.Refused(
+                503, "Busy", "too many requests at once", retry_s=1, headers={"connection": "close"}
+            )
         return None
 
     def _refusal(self, headers: list[tuple[bytes, bytes]], method: str) -> api.Refused | None:
@@ -225,15 +283,26 @@ class _Guard:
             return api.Refused(503, "Stopping", "the daemon stops", retry_s=5)
         if self._is_open and not (len(host) == 1 and is_loopback(_name_of(host[0]))):
             return api.Refused(
-                403, "ForeignHost", f"without a token only a loopback name is answered, got Host {(host or [''])[0][:100]!r}; use localhost"
+                403,
+                "ForeignHost",
+                "without a token only a loopback name is answered, got Host"
+                f" {(host or [''])[0][:100]!r}; use localhost",
             )
-        own = {f"http://{host[0]}".lower(), f"https://{host[0]}".lower()} if len(host) == 1 else set()
+        own = (
+            {f"http://{host[0]}".lower(), f"https://{host[0]}".lower()} if len(host) == 1 else set()
+        )
         if any(origin.lower() not in own for origin in all_of(b"origin")):
-            return api.Refused(403, "ForeignOrigin", f"a page of {all_of(b'origin')[0][:100]!r} asks; only the daemon's own may")
+            return api.Refused(
+                403,
+                "ForeignOrigin",
+                f"a page of {all_of(b'origin')[0][:100]!r} asks; only the daemon's own may",
+            )
         if any(site in ("cross-site", "same-site") for site in all_of(b"sec-fetch-site")) and not (
             method == "GET" and all_of(b"sec-fetch-mode") == ["navigate"]
         ):
-            return api.Refused(403, "ForeignOrigin", "a page of another site asks; only the daemon's own may")
+            return api.Refused(
+                403, "ForeignOrigin", "a page of another site asks; only the daemon's own may"
+            )
         return None
 
     def _user(self, given: list[str]) -> User | None:
@@ -260,11 +329,19 @@ def _name_of(host: str) -> str:
     return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
 
 
-# -- one request --------------------------------------------------------------------------------------
+# -- one request -----------------------------------------------------------------------------------
 class _Desk:
     """Takes a request in, has a worker answer it, and tells what went wrong."""
 
-    def __init__(self, service: api.Served, calls: _Workers, probes: _Workers, pictures: _Workers, max_body: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        service: api.Served,
+        calls: _Workers,
+        probes: _Workers,
+        pictures: _Workers,
+        max_body: int,
+        timeout_s: float,
+    ) -> None:
         self._service, self._calls, self._probes, self._pictures = service, calls, probes, pictures
         self._max_body, self._timeout_s, self._metrics = max_body, timeout_s, service.metrics
         self._held = 0  # bytes of bodies that are not answered yet
@@ -274,9 +351,15 @@ class _Desk:
         for route in api.ROUTES:
             by_path.setdefault(route.path, {})[route.method] = route
         paths = [
-            Path_(path.replace("{name}", "{name:path}"), self._endpoint(routes), methods=list(routes)) for path, routes in by_path.items()
+            Path_(
+                path.replace("{name}", "{name:path}"), self._endpoint(routes), methods=list(routes)
+            )
+            for path, routes in by_path.items()
         ]
-        app = Starlette(routes=[*page.routes(self._service), *paths], exception_handlers={HTTPException: self._no_route})
+        app = Starlette(
+            routes=[*page.routes(self._service), *paths],
+            exception_handlers={HTTPException: self._no_route},
+        )
         app.router.redirect_slashes = False
         return app
 
@@ -284,12 +367,17 @@ class _Desk:
         assert isinstance(error, HTTPException)
         kind = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "HTTPError")
         refused = api.Refused(
-            error.status_code, kind, f"{request.method} {request.url.path[:100]}: {error.detail}; see /openapi.json", headers=error.headers
+            error.status_code,
+            kind,
+            f"{request.method} {request.url.path[:100]}: {error.detail}; see /openapi.json",
+            headers=error.headers,
         )
         self._count("none", error.status_code, 0.0)
         return _told(refused)
 
-    def _endpoint(self, routes: Mapping[str, api.Route]) -> Callable[[Request], Awaitable[Response]]:
+    def _endpoint(
+        self, routes: Mapping[str, api.Route]
+    ) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             route = routes["GET" if request.method == "HEAD" else request.method]
             started = time.monotonic()
@@ -307,26 +395,56 @@ class _Desk:
         limit_s = self._timeout_s * (_SLOW if route.is_slow else 1.0)
         user: User = request.scope[_USER]
         if not user.may(route.role):  # before its body is read
-            return _told(api.Refused(403, "Forbidden", f"{user.name} has the role {user.role}, and this needs {route.role}"))
+            return _told(
+                api.Refused(
+                    403,
+                    "Forbidden",
+                    f"{user.name} has the role {user.role}, and this needs {route.role}",
+                )
+            )
         if user.name and route.role == "admin":
             log.info("%s: %s %s", user.name, route.method, route.path)
         body = bytearray()
         try:
             await asyncio.wait_for(self._read(request, body), self._timeout_s)
-            said = await asyncio.wait_for(self._call(route, request, bytes(body)), limit_s + _GRACE_S)
+            said = await asyncio.wait_for(
+                self._call(route, request, bytes(body)), limit_s + _GRACE_S
+            )
             return Response(said.body, said.status, _HEADERS, said.media)
         except api.Refused as refused:
             return _told(refused)
         except asyncio.TimeoutError:
-            return _told(api.Refused(503, "TimedOut", f"no answer within {limit_s:g} s; what was asked for may still happen", retry_s=1))
-        except asyncio.CancelledError:  # the server ends: the client is told, and its answer, if there is one, is let go
-            return _told(api.Refused(503, "Stopping", "the daemon stops; what was asked for may still happen", retry_s=5))
+            return _told(
+                api.Refused(
+                    503,
+                    "TimedOut",
+                    f"no answer within {limit_s:g} s; what was asked for may still happen",
+                    retry_s=1,
+                )
+            )
+        # the server ends: the client is told, and its answer, if there is one, is let go
+        except asyncio.CancelledError:
+            return _told(
+                api.Refused(
+                    503,
+                    "Stopping",
+                    "the daemon stops; what was asked for may still happen",
+                    retry_s=5,
+                )
+            )
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception:
             number = secrets.token_hex(8)
             log.exception("request %s: %s %s failed", number, route.method, route.path)
-            return _told(api.Refused(500, "InternalError", f"a fault of the daemon; its log has more about request {number}"), number)
+            return _told(
+                api.Refused(
+                    500,
+                    "InternalError",
+                    f"a fault of the daemon; its log has more about request {number}",
+                ),
+                number,
+            )
         finally:
             self._held -= len(body)
 
@@ -344,13 +462,23 @@ class _Desk:
             self._held += len(block)
 
     def _too_large(self, got: str) -> api.Refused:
-        return api.Refused(413, "TooLarge", f"a body has at most {self._max_body} bytes (control.max_body_mib), got {got[:20]}")
+        return api.Refused(
+            413,
+            "TooLarge",
+            f"a body has at most {self._max_body} bytes (control.max_body_mib), got {got[:20]}",
+        )
 
     async def _call(self, route: api.Route, request: Request, body: bytes) -> api.Reply:
         query = _query(request.scope["query_string"])
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         key = next(iter(request.path_params.values()), "")
-        workers = self._probes if route.is_probe else self._pictures if is_costly(media, body) else self._calls
+        workers = (
+            self._probes
+            if route.is_probe
+            else self._pictures
+            if is_costly(media, body)
+            else self._calls
+        )
         given = [body]
         del body
 
@@ -367,9 +495,19 @@ class _Desk:
 
 def _query(text: bytes) -> list[tuple[str, str]]:
     try:
-        return parse_qsl(text.decode("ascii"), keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=20)
+        return parse_qsl(
+            text.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=bool(text),
+            errors="strict",
+            max_num_fields=20,
+        )
     except ValueError:
-        raise api.Refused(400, "MalformedQuery", "what stands after the question mark is not name=value&name=value in UTF-8") from None
+        raise api.Refused(
+            400,
+            "MalformedQuery",
+            "what stands after the question mark is not name=value&name=value in UTF-8",
+        ) from None
 
 
 def _told(refused: api.Refused, number: str | None = None) -> Response:
@@ -382,11 +520,18 @@ def _told(refused: api.Refused, number: str | None = None) -> Response:
 
 
 class _Workers:
-    """Threads that call the service. They are daemons: a call that hangs keeps no process from ending."""
+    """Threads that call the service. They are daemons: a call that hangs keeps no process from
+    ending.
+    """
 
     def __init__(self, count: int, waiting: int) -> None:
-        self._waiting: queue.Queue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = queue.Queue(waiting)
-        self._threads = [threading.Thread(target=self._work, name="edgeadapt-http-call", daemon=True) for _ in range(count)]
+        self._waiting: queue.Queue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = (
+            queue.Queue(waiting)
+        )
+        self._threads = [
+            threading.Thread(target=self._work, name="edgeadapt-http-call", daemon=True)
+            for _ in range(count)
+        ]
         self._is_started = False
 
     async def run(self, work: Callable[[], Any]) -> Any:
@@ -434,7 +579,11 @@ def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None)
     if error is None:
         done.set_result(result)
     else:
-        done.set_exception(error if isinstance(error, Exception) and not isinstance(error, StopIteration) else RuntimeError(repr(error)))
+        done.set_exception(
+            error
+            if isinstance(error, Exception) and not isinstance(error, StopIteration)
+            else RuntimeError(repr(error))
+        )
 
 
 __all__ = ["Control"]

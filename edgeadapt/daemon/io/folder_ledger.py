@@ -1,11 +1,12 @@
-"""What folder sources have taken, over restarts: one small file in the state folder, beside the learner's.
+"""What folder sources have taken, over restarts: one small file in the state folder, beside the
+learner's.
 
     learner.folders = "edgeadapt folders 1\\n", sha256(table), table        table: msgpack {source: its marks, one after the other}
     mark = first 8 bytes of blake2b(path from the folder, size, time of the last change)
 
-A mark is set once a file was answered, or found unreadable, and written with the next checkpoint: what was taken since the last one is
-taken again after a kill.
-"""
+A mark is set once a file was answered, or found unreadable, and written with the next checkpoint:
+what was taken since the last one is taken again after a kill.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -23,10 +24,14 @@ from edgeadapt.device.resources.write_meter import Writes
 log = logging.getLogger("edgeadapt.daemon")
 FILE_NAME = "learner.folders"
 Stamp = tuple[int, int]
-"""Size in bytes, and time of the last change in ns: compared for equality only, as the clock may be set in between."""
+"""Size in bytes, and time of the last change in ns: compared for equality only, as the clock may be
+set in between.
+"""
 _HEAD = b"edgeadapt folders 1\n"
 _MARK_BYTES, _SUM_BYTES = 8, 32
-_SHARE = 0.1  # of the day's writes: a folder of 100,000 files has 0.8 MB of marks, and would be written 288 times a day
+# of the day's writes: a folder of 100,000 files has 0.8 MB of marks, and would be written 288 times
+# a day
+_SHARE = 0.1
 
 
 class Taken:
@@ -96,18 +101,26 @@ class FolderMemory:
         with self._lock:
             if source not in self._taken:
                 marks = self._table.get(source, b"")
-                self._taken[source] = Taken(marks[at : at + _MARK_BYTES] for at in range(0, len(marks), _MARK_BYTES))
+                self._taken[source] = Taken(
+                    marks[at : at + _MARK_BYTES] for at in range(0, len(marks), _MARK_BYTES)
+                )
             return self._taken[source]
 
     def table(self, sources: Iterable[str]) -> dict[str, bytes]:
-        """The marks of these sources as they are now; those of others are forgotten when it is written."""
+        """The marks of these sources as they are now; those of others are forgotten when it is
+        written.
+        """
         return {source: self.of(source).joined() for source in sources}
 
-    def write(self, table: dict[str, bytes], bytes_per_day: float, *, is_last: bool = False) -> None:
-        """Replace the file, if something has changed. What fails is logged, kept in ``error``, and tried again the next time.
+    def write(
+        self, table: dict[str, bytes], bytes_per_day: float, *, is_last: bool = False
+    ) -> None:
+        """Replace the file, if something has changed. What fails is logged, kept in ``error``, and
+        tried again the next time.
 
         Args:
-            bytes_per_day: of the whole budget; while a tenth of it is used up the file waits. is_last: then it does not.
+            bytes_per_day: of the whole budget; while a tenth of it is used up the file waits.
+            is_last: then it does not.
         """
         with self._lock:
             if table == self._written:
@@ -132,7 +145,12 @@ class FolderMemory:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            log.warning("%s is damaged: %s; it is begun anew, and files that lie in watched folders are taken again", self._path, error)
+            log.warning(
+                "%s is damaged: %s; it is begun anew, and files that lie in watched folders are"
+                " taken again",
+                self._path,
+                error,
+            )
             return {}
 
     def _clear(self) -> None:

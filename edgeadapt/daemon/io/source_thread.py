@@ -1,7 +1,8 @@
-"""One thread per source: what it brings goes in, and a source that fails is tried again, ever less often.
+"""One thread per source: what it brings goes in, and a source that fails is tried again, ever less
+often.
 
     wait = min(first 2^k, longest) u,   u uniform in [0.5, 1]        k: failures since the source last ran for a minute
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -21,12 +22,20 @@ class Feeder:
     """Runs a source until it has no more or is stopped.
 
     Args:
-        deliver: takes what the source brings. stop: ends this source; the daemon's, or one of its own.
-        first_s, longest_s: the first and the longest wait after a failure. good_s: a run of this length starts the waits over.
+        deliver: takes what the source brings. stop: ends this source; the daemon's, or one of its
+        own. first_s, longest_s: the first and the longest wait after a failure. good_s: a run of
+        this length starts the waits over.
     """
 
     def __init__(
-        self, source: Source, deliver: Deliver, stop: threading.Event, *, first_s: float = 0.5, longest_s: float = 60.0, good_s: float = 60.0
+        self,
+        source: Source,
+        deliver: Deliver,
+        stop: threading.Event,
+        *,
+        first_s: float = 0.5,
+        longest_s: float = 60.0,
+        good_s: float = 60.0,
     ) -> None:
         self.source, self.stop = source, stop
         self.state: State = "new"
@@ -42,8 +51,12 @@ class Feeder:
 
     @property
     def is_up(self) -> bool:
-        """False from a failure on until the source has brought something again, runs for ``good_s``, or has come to its end."""
-        return not self._is_down or (self.state == "running" and time.monotonic() - self._run_at >= self._good_s)
+        """False from a failure on until the source has brought something again, runs for
+        ``good_s``, or has come to its end.
+        """
+        return not self._is_down or (
+            self.state == "running" and time.monotonic() - self._run_at >= self._good_s
+        )
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread; True if it has ended."""
@@ -52,11 +65,21 @@ class Feeder:
         return not self._thread.is_alive()
 
     def health(self) -> dict[str, Any]:
-        """What a status line shows: state, whether it brings what it should, counts, and the last error with its time (seconds since the epoch)."""
+        """What a status line shows: state, whether it brings what it should, counts, and the last
+        error with its time (seconds since the epoch).
+        """
         return {
-            "name": self.source.name, "stream": self.source.stream, "state": self.state, "is_up": self.is_up, "delivered": self.delivered,
-            "refused": self.refused, "labels": self.labels, "failures": self.failures, "error": self.error, "failed_at": self.failed_at,
-        }  # fmt: skip
+            "name": self.source.name,
+            "stream": self.source.stream,
+            "state": self.state,
+            "is_up": self.is_up,
+            "delivered": self.delivered,
+            "refused": self.refused,
+            "labels": self.labels,
+            "failures": self.failures,
+            "error": self.error,
+            "failed_at": self.failed_at,
+        }
 
     def _take(self, what: Arrival | LabelArrival) -> bool:
         self._is_down = False
@@ -76,7 +99,8 @@ class Feeder:
                 self.source.run(self._take, self.stop)
                 self._is_down = False
                 break
-            except Exception as error:  # a driver or a client may raise anything: the daemon outlives it
+            # a driver or a client may raise anything: the daemon outlives it
+            except Exception as error:
                 if self.stop.is_set():
                     break
                 if time.monotonic() - self._run_at >= self._good_s:
@@ -84,8 +108,14 @@ class Feeder:
                 self.failures += 1
                 self.error, self.failed_at = f"{type(error).__name__}: {error}", time.time()
                 self.state, self._is_down = "waiting", True
-                pause_s = wait_s * random.uniform(0.5, 1.0)  # sources that lost one broker do not come back at once
-                log.warning("source %s failed, tried again in %.1f s: %s", self.source.name, pause_s, self.error)
+                # sources that lost one broker do not come back at once
+                pause_s = wait_s * random.uniform(0.5, 1.0)
+                log.warning(
+                    "source %s failed, tried again in %.1f s: %s",
+                    self.source.name,
+                    pause_s,
+                    self.error,
+                )
                 self.stop.wait(pause_s)
                 wait_s = min(self._longest_s, 2.0 * wait_s)
         self.state = "stopped" if self.stop.is_set() else "finished"

@@ -1,4 +1,6 @@
-"""Parts of the daemon from the sections of its settings. Each kind imports what it needs, when it is needed."""
+"""Parts of the daemon from the sections of its settings. Each kind imports what it needs, when it
+is needed.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,11 @@ def source_of(section: Any, manifest: Manifest, folders: FolderMemory) -> Source
     """Raises: InputError: this bundle takes nothing that it brings, or a package is missing."""
     from edgeadapt.daemon.io.sources import open_source
 
-    taken = folders.of(section.name) if isinstance(section, FolderSource) and section.existing == "new" else None
+    taken = (
+        folders.of(section.name)
+        if isinstance(section, FolderSource) and section.existing == "new"
+        else None
+    )
     return open_source(section, manifest.input, manifest.classes, taken=taken)
 
 
@@ -71,7 +77,11 @@ def users_of(settings: Settings) -> Users | None:
     if exposed := exposure_of(path):
         log.warning("%s", exposed)
     if not len(users) and settings.control.token_file is None:
-        log.warning("%s: no user yet, so nobody is answered; 'edgeadapt users %s --add NAME' adds one", path, path)
+        log.warning(
+            "%s: no user yet, so nobody is answered; 'edgeadapt users %s --add NAME' adds one",
+            path,
+            path,
+        )
     return users
 
 
@@ -85,11 +95,24 @@ def control_of(
     from edgeadapt.daemon.http.server import Control
 
     if certificate is None and not control.is_local:
-        log.warning("control.listen = %r without TLS: token and pictures can be read on the way", control.listen)
+        log.warning(
+            "control.listen = %r without TLS: token and pictures can be read on the way",
+            control.listen,
+        )
     token = None if control.token_file is None else read_secret(control.token_file)
     if control.token_file is not None and (exposed := exposure_of(control.token_file)):
         log.warning("%s", exposed)
-    return Control(service, control.listen, token, control.max_body_mib, control.timeout_s, certificate, users)
+    return Control(
+        service, control.listen, token, control.max_body_mib, control.timeout_s, certificate, users
+    )
 
 
-__all__ = ["certificate_of", "control_of", "feeder_of", "metrics_of", "sink_of", "source_of", "users_of"]
+__all__ = [
+    "certificate_of",
+    "control_of",
+    "feeder_of",
+    "metrics_of",
+    "sink_of",
+    "source_of",
+    "users_of",
+]

@@ -17,7 +17,13 @@ from edgeadapt.daemon.config.dependencies import require_packages
 from edgeadapt.daemon.config.schema import Settings
 from edgeadapt.daemon.engine.background_thread import aside
 from edgeadapt.daemon.engine.context import Running
-from edgeadapt.daemon.engine.learner_lease import answers_of, identity, open_learner, trusted_bundle, warm
+from edgeadapt.daemon.engine.learner_lease import (
+    answers_of,
+    identity,
+    open_learner,
+    trusted_bundle,
+    warm,
+)
 from edgeadapt.daemon.lifecycle.bundle_trial import LONGEST_S, try_out
 from edgeadapt.daemon.lifecycle.factory import feeder_of, sink_of, source_of
 from edgeadapt.daemon.messages import Sink, Source
@@ -25,8 +31,10 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.errors import BundleError, EdgeadaptError, RecipeError, StateError
 
 log = logging.getLogger("edgeadapt.daemon")
-_REOPENED = ("bundle", "trust", "unsigned", "policy", "budget", "keep", "precision")  # settings that a learner is opened with
-_RESTARTED = ("state", "runtime", "control", "metrics", "telemetry")  # settings that hold until the next start
+# settings that a learner is opened with
+_REOPENED = ("bundle", "trust", "unsigned", "policy", "budget", "keep", "precision")
+# settings that hold until the next start
+_RESTARTED = ("state", "runtime", "control", "metrics", "telemetry")
 
 
 class Changing:
@@ -38,17 +46,21 @@ class Changing:
         self._stamp = _stamp(running.settings.bundle)
 
     def swap(self, path: str | Path) -> dict[str, Any]:
-        """Let another bundle take over: checked, loaded and run while the old one serves, opened between two batches on the same state.
+        """Let another bundle take over: checked, loaded and run while the old one serves, opened
+        between two batches on the same state.
 
-        Samples that were observed before it cannot be labelled by id or name after it, and questions about them are gone.
+        Samples that were observed before it cannot be labelled by id or name after it, and
+        questions about them are gone.
 
         Returns:
-            ``name``, ``version``, ``sha256``, ``before`` (the same of the old one), ``paused_ms`` (how long requests waited), and ``agreement``,
-            the share of the last ``compared`` inputs that both name alike.
+            ``name``, ``version``, ``sha256``, ``before`` (the same of the old one), ``paused_ms``
+            (how long requests waited), and ``agreement``, the share of the last ``compared`` inputs
+            that both name alike.
 
         Raises:
-            BundleError, BudgetError: see ``Learner.offer``. StateError: what was learned has to be migrated first, another change is under
-            way, or the new bundle did not open on the state. The old one serves on.
+            BundleError, BudgetError: see ``Learner.offer``. StateError: what was learned has to be
+            migrated first, another change is under way, or the new bundle did not open on the
+            state. The old one serves on.
         """
         with self._alone():
             running, stamp = self._running, _stamp(Path(path))
@@ -73,7 +85,9 @@ class Changing:
             self._changing.release()
 
     def _replace(self, settings: Settings, bundle: Bundle | None = None) -> dict[str, Any]:
-        """Open ``settings`` in the learner's place; a bundle that is not the running one, and another precision, is checked first."""
+        """Open ``settings`` in the learner's place; a bundle that is not the running one, and
+        another precision, is checked first.
+        """
         running = self._running
         offered = bundle or trusted_bundle(settings, settings.bundle)
         recent = list(running.loop.recent)
@@ -84,7 +98,9 @@ class Changing:
             if is_tried:
                 learner.offer(offered, trust=settings.trust, precision=settings.precision)
             old, answers = learner.bundle, answers_of(learner, recent)
-            learner.pause(True)  # what is queued is not waited for: labels are durable, and learned once the new one is open
+            # what is queued is not waited for: labels are durable, and learned once the new one is
+            # open
+            learner.pause(True)
         said: dict[str, Any] = {}
         started = time.perf_counter()
 
@@ -100,16 +116,31 @@ class Changing:
                 said["refused"] = error
                 new = self._open_again(old, error)
             again = answers_of(new, recent)
-            known = [(one, other) for one, other in zip(answers, again, strict=True) if one and other]
+            known = [
+                (one, other) for one, other in zip(answers, again, strict=True) if one and other
+            ]
             said["paused_ms"], said["compared"] = 1e3 * (time.perf_counter() - started), len(known)
-            said["agreement"] = sum(one == other for one, other in known) / len(known) if known else None
+            said["agreement"] = (
+                sum(one == other for one, other in known) / len(known) if known else None
+            )
             return new
 
         running.lending.replace(change)
         if error := said.get("refused"):
-            raise error if isinstance(error, EdgeadaptError) else StateError(f"{offered.path.name} did not open: {type(error).__name__}: {error}")
+            raise (
+                error
+                if isinstance(error, EdgeadaptError)
+                else StateError(
+                    f"{offered.path.name} did not open: {type(error).__name__}: {error}"
+                )
+            )
         running.manifest, running.swap_error = offered.manifest, ""
-        log.info("%s %s took over, requests waited for %.0f ms", offered.manifest.name, offered.manifest.version, said["paused_ms"])
+        log.info(
+            "%s %s took over, requests waited for %.0f ms",
+            offered.manifest.name,
+            offered.manifest.version,
+            said["paused_ms"],
+        )
         return identity(offered) | {"before": identity(old)} | said
 
     def _try_out(self, bundle: Bundle, settings: Settings) -> None:
@@ -127,9 +158,13 @@ class Changing:
         finally:
             running.trying = None
 
-    def _open_warm(self, settings: Settings, bundle: Bundle, *, allow_older: bool = False) -> Learner:
+    def _open_warm(
+        self, settings: Settings, bundle: Bundle, *, allow_older: bool = False
+    ) -> Learner:
         running = self._running
-        learner = open_learner(settings, running.runtime, bundle, is_frozen=running.is_frozen, allow_older=allow_older)
+        learner = open_learner(
+            settings, running.runtime, bundle, is_frozen=running.is_frozen, allow_older=allow_older
+        )
         try:
             warm(learner, settings.loop.batch)
         except BaseException:
@@ -139,12 +174,16 @@ class Changing:
         return learner
 
     def _open_again(self, bundle: Bundle, error: Exception) -> Learner:
-        """The old bundle, after a new one did not open. Without either the daemon ends, and its supervisor starts it anew."""
+        """The old bundle, after a new one did not open. Without either the daemon ends, and its
+        supervisor starts it anew.
+        """
         log.error("the new bundle did not open, the old one goes on: %s", error)
         try:
             return self._open_warm(self._running.settings, bundle, allow_older=True)
         except Exception as second:
-            self._running.fatal = f"no bundle is open: the new one: {error}; the old one again: {second}"
+            self._running.fatal = (
+                f"no bundle is open: the new one: {error}; the old one again: {second}"
+            )
             log.critical(self._running.fatal)
             raise StateError(self._running.fatal) from second
 
@@ -152,7 +191,8 @@ class Changing:
         """Read the settings again. What is not in order is reported, and the old ones go on, whole.
 
         Returns:
-            ``ok``, ``why`` it is not, and ``restart``: changed keys that hold from the next start on.
+            ``ok``, ``why`` it is not, and ``restart``: changed keys that hold from the next start
+            on.
         """
         try:
             with self._alone():
@@ -205,7 +245,11 @@ class Changing:
         require_packages(new)
         if running.certificate is not None:
             running.certificate.renew()
-        sources = {section: source_of(section, running.manifest, running.folders) for section in new.source if section not in running.feeders}
+        sources = {
+            section: source_of(section, running.manifest, running.folders)
+            for section in new.source
+            if section not in running.feeders
+        }
         sinks: dict[Any, Sink] = {}
         stamp = _stamp(new.bundle)
         try:
@@ -227,7 +271,9 @@ class Changing:
             raise
         running.settings, self._stamp = new, stamp if is_other else self._stamp
         running.inbox.change(new.loop.queue, new.loop.drop)
-        running.loop.batch, running.loop.rate_hz, running.pace.p99_ratio = new.loop.batch, new.loop.rate_hz or 0.0, new.budget.p99_ratio
+        running.loop.batch = new.loop.batch
+        running.loop.rate_hz = new.loop.rate_hz or 0.0
+        running.pace.p99_ratio = new.budget.p99_ratio
         self._change_sources(old, new, sources)
         self._change_sinks(old, new, sinks)
         return needs_restart
@@ -247,7 +293,11 @@ class Changing:
     def _change_sinks(self, old: Settings, new: Settings, sinks: Mapping[Any, Sink]) -> None:
         running = self._running
         gone = [running.sinks[section] for section in old.sink if section not in new.sink]
-        running.sinks = {key: sink for key, sink in running.sinks.items() if key not in old.sink or key in new.sink} | dict(sinks)
+        running.sinks = {
+            key: sink
+            for key, sink in running.sinks.items()
+            if key not in old.sink or key in new.sink
+        } | dict(sinks)
         for sink in gone:
             aside(sink.close, f"sink {sink.name}").join(1.0)
 
@@ -257,7 +307,10 @@ def swap_note(running: Running) -> str:
     if not running.swapped:
         return ""
     old = running.settings.bundle
-    return f"the settings still name {old}, and {running.swapped} answers: set bundle to it, else the next start opens {old.name}, or refuses it as older"
+    return (
+        f"the settings still name {old}, and {running.swapped} answers: set bundle to it, else the"
+        f" next start opens {old.name}, or refuses it as older"
+    )
 
 
 def trial_note(running: Running) -> str:

@@ -32,7 +32,10 @@ def run(service: Supervised, has_failed: Callable[[], bool]) -> int:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    before = {
+        number: signal.signal(number, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    }
     fd = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     try:
         try:
@@ -49,7 +52,9 @@ def run(service: Supervised, has_failed: Callable[[], bool]) -> int:
     code = 1 if has_failed() else 0
     if not is_closed:
         logging.shutdown()
-        os._exit(code)  # a checkpoint that hangs on a disk cannot be interrupted, and the journal is as safe as after a kill
+        # a checkpoint that hangs on a disk cannot be interrupted, and the journal is as safe as
+        # after a kill
+        os._exit(code)
     return code
 
 
@@ -80,7 +85,8 @@ def _watch(
     signals: socket.socket, service: Supervised, has_failed: Callable[[], bool], starting: _Starting
 ) -> None:
     """Wait for signals, which come as bytes: nothing of ours runs inside a handler."""
-    hanging_up: threading.Thread | None = None  # aside: who waits for the end must not wait for a bundle to load
+    # aside: who waits for the end must not wait for a bundle to load
+    hanging_up: threading.Thread | None = None
     is_due = False
     while not has_failed():
         ready, _, _ = select.select([signals], [], [], 0.1 if is_due else 1.0)

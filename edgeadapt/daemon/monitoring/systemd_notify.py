@@ -12,7 +12,8 @@ class Notify:
     """Sends to ``NOTIFY_SOCKET``; without one nothing is sent.
 
     Args:
-        environment: of the process. ``WATCHDOG_USEC`` counts only if ``WATCHDOG_PID`` is absent or ours.
+        environment: of the process. ``WATCHDOG_USEC`` counts only if ``WATCHDOG_PID`` is absent or
+        ours.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -23,7 +24,9 @@ class Notify:
         self._beaten = float("-inf")
 
     def send(self, *lines: str) -> bool:
-        """One datagram; False if nobody listens. A supervisor that does not read must not stop the loop, so nothing waits or raises."""
+        """One datagram; False if nobody listens. A supervisor that does not read must not stop the
+        loop, so nothing waits or raises.
+        """
         if self._address[:1] not in ("/", "@"):
             return False
         address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
@@ -39,7 +42,9 @@ class Notify:
         self.send("READY=1", f"STATUS={_line(status)}")
 
     def reloading(self) -> None:
-        self.send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        self.send(
+            "RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
+        )
 
     def stopping(self) -> None:
         self.send("STOPPING=1")

@@ -1,6 +1,8 @@
-"""How the machine is: heat, power, memory and load from ``/sys`` and ``/proc``, and what ``tegrastats`` says of a Jetson beyond that.
+"""How the machine is: heat, power, memory and load from ``/sys`` and ``/proc``, and what
+``tegrastats`` says of a Jetson beyond that.
 
-In a container, or where the kernel hides its power monitors, ``tegrastats --logfile`` outside of it knows what ``/sys`` inside does not show.
+In a container, or where the kernel hides its power monitors, ``tegrastats --logfile`` outside of it
+knows what ``/sys`` inside does not show.
 """
 
 from __future__ import annotations
@@ -23,25 +25,48 @@ class Telemetry:
     """Read by whoever looks; what cannot be measured is None or left out.
 
     Args:
-        tegrastats: the file that ``tegrastats --logfile`` appends to. sensors: of ``/sys``. clock: seconds since the epoch, as file times are.
+        tegrastats: the file that ``tegrastats --logfile`` appends to. sensors: of ``/sys``. clock:
+        seconds since the epoch, as file times are.
     """
 
-    def __init__(self, tegrastats: Path | None = None, sensors: Sensors | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        tegrastats: Path | None = None,
+        sensors: Sensors | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.error = ""
         self._path, self._sensors, self._clock = tegrastats, sensors or Sensors(), clock
 
     def read(self) -> dict[str, Any]:
-        """``temperature_c`` by zone, ``power_w`` by rail, ``hottest_c``, ``total_power_w``, ``gpu_load`` and ``load`` (0..1; the load of all cores may be more), ``memory_mib``.
+        """``temperature_c`` by zone, ``power_w`` by rail, ``hottest_c``, ``total_power_w``,
+        ``gpu_load`` and ``load`` (0..1; the load of all cores may be more), ``memory_mib``.
 
         A zone or rail of both is told once, as ``/sys`` has it.
         """
         vitals, line = self._sensors.read(), self._line()
-        temperatures: Mapping[str, float] = {**({} if line is None else line.temperatures), **vitals.temperatures}
-        rails: Mapping[str, float] = {**({} if line is None else {name: value / 1000 for name, value in line.power_mw.items()}), **vitals.rails}
+        temperatures: Mapping[str, float] = {
+            **({} if line is None else line.temperatures),
+            **vitals.temperatures,
+        }
+        rails: Mapping[str, float] = {
+            **(
+                {}
+                if line is None
+                else {name: value / 1000 for name, value in line.power_mw.items()}
+            ),
+            **vitals.rails,
+        }
         return {
-            "temperature_c": dict(temperatures), "power_w": dict(rails), "hottest_c": hottest(temperatures), "total_power_w": total_power(rails),
-            "gpu_load": None if line is None else line.gpu_load, "memory_mib": vitals.memory_mib, "load": vitals.load, "is_throttled": vitals.is_throttled,
-        }  # fmt: skip
+            "temperature_c": dict(temperatures),
+            "power_w": dict(rails),
+            "hottest_c": hottest(temperatures),
+            "total_power_w": total_power(rails),
+            "gpu_load": None if line is None else line.gpu_load,
+            "memory_mib": vitals.memory_mib,
+            "load": vitals.load,
+            "is_throttled": vitals.is_throttled,
+        }
 
     def _line(self) -> Tegrastats | None:
         if self._path is None:
@@ -50,7 +75,8 @@ class Telemetry:
             with open(self._path, "rb") as file:
                 about = os.fstat(file.fileno())
                 file.seek(max(0, about.st_size - _TAIL))
-                lines = file.read(_TAIL).decode("utf-8", "replace").split("\n")[:-1]  # the last one may not be whole yet
+                # the last one may not be whole yet
+                lines = file.read(_TAIL).decode("utf-8", "replace").split("\n")[:-1]
             age_s = abs(self._clock() - about.st_mtime)
             if not lines:
                 raise InputError("there is no line in it yet")

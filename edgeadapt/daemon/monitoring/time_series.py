@@ -1,8 +1,10 @@
-"""What the status page draws over time: the last minutes in detail, the last day in outline, in memory that does not grow.
+"""What the status page draws over time: the last minutes in detail, the last day in outline, in
+memory that does not grow.
 
-Each window is cut into ``POINTS`` steps of equal length. What falls into one step becomes one number: the largest of shift, novel share,
-latency and heat, so that nothing that was too much is smoothed away, and the mean of confidence, rates and the busy share. A step without a
-measurement is None. Steps are counted on the monotonic clock, so a clock that is set does not tear the lines.
+Each window is cut into ``POINTS`` steps of equal length. What falls into one step becomes one
+number: the largest of shift, novel share, latency and heat, so that nothing that was too much is
+smoothed away, and the mean of confidence, rates and the busy share. A step without a measurement is
+None. Steps are counted on the monotonic clock, so a clock that is set does not tear the lines.
 """
 
 from __future__ import annotations
@@ -30,16 +32,25 @@ STREAMS = 16  # those that brought a sample last
 _CLASSES, _MARKS, _SETS = 1024, 240, 16
 _BUSY_OVER_S = 10.0  # as the budget counts it
 _EVERY_S = 1.0
-_SHOWN = 4  # answers of a stream that were shown last: who was told of one can still ask for its picture
+# answers of a stream that were shown last: who was told of one can still ask for its picture
+_SHOWN = 4
 _OLD_S = 2.0  # a picture is let go for a later answer that has none
 _JUDGED = "accuracy on "
-_COUNTED = (("learn", "learned"), ("learn", "vetoed"), ("learn", "held"), ("rollback", "rolled back"))  # shown before the first of them, too
+# shown before the first of them, too
+_COUNTED = (
+    ("learn", "learned"),
+    ("learn", "vetoed"),
+    ("learn", "held"),
+    ("rollback", "rolled back"),
+)
 
 Line = tuple["float | None", ...]
 
 
 class StreamPast(Struct, frozen=True, kw_only=True):
-    """Of one stream, ``POINTS`` numbers each. ``confidence``: the mean of its answers. ``rate_hz``: samples a second."""
+    """Of one stream, ``POINTS`` numbers each. ``confidence``: the mean of its answers. ``rate_hz``:
+    samples a second.
+    """
 
     shift: Line
     novel_share: Line
@@ -48,7 +59,9 @@ class StreamPast(Struct, frozen=True, kw_only=True):
 
 
 class Past(Struct, frozen=True, kw_only=True):
-    """One window. ``start``: seconds since the epoch of the first step. ``held_out``: judges -> (seconds since the epoch, share right)."""
+    """One window. ``start``: seconds since the epoch of the first step. ``held_out``: judges ->
+    (seconds since the epoch, share right).
+    """
 
     window: Window
     start: float
@@ -65,7 +78,9 @@ class Past(Struct, frozen=True, kw_only=True):
 
 
 class Latest(Struct, frozen=True, eq=False):
-    """The newest answer of a stream, and the input it is about; None where there was none or it is gone. ``came``: by the monotonic clock."""
+    """The newest answer of a stream, and the input it is about; None where there was none or it is
+    gone. ``came``: by the monotonic clock.
+    """
 
     answer: Mapping[str, Any]
     x: NDArray[Any] | None
@@ -77,14 +92,19 @@ class Track:
 
     def __init__(self, join: Literal["max", "mean"]) -> None:
         self._join = join
-        self._steps: deque[tuple[int, float, int]] = deque(maxlen=POINTS)  # step, largest or sum, how many
+        # step, largest or sum, how many
+        self._steps: deque[tuple[int, float, int]] = deque(maxlen=POINTS)
 
     def add(self, step: int, value: float) -> None:
         if not self._steps or self._steps[-1][0] != step:
             self._steps.append((step, value, 1))
             return
         _, kept, count = self._steps[-1]
-        self._steps[-1] = (step, max(kept, value) if self._join == "max" else kept + value, count + 1)
+        self._steps[-1] = (
+            step,
+            max(kept, value) if self._join == "max" else kept + value,
+            count + 1,
+        )
 
     def line(self, last: int) -> Line:
         """``POINTS`` numbers, the last one of step ``last``."""
@@ -97,9 +117,20 @@ class Track:
 
 
 _OF_ALL: Mapping[str, Literal["max", "mean"]] = {
-    "latency_ratio": "max", "plain_p99_ms": "max", "learning_p99_ms": "max", "busy": "mean", "written_mib": "max", "temperature_c": "max", "power_w": "max",
-}  # fmt: skip
-_OF_STREAM: Mapping[str, Literal["max", "mean"]] = {"shift": "max", "novel_share": "max", "confidence": "mean", "rate_hz": "mean"}
+    "latency_ratio": "max",
+    "plain_p99_ms": "max",
+    "learning_p99_ms": "max",
+    "busy": "mean",
+    "written_mib": "max",
+    "temperature_c": "max",
+    "power_w": "max",
+}
+_OF_STREAM: Mapping[str, Literal["max", "mean"]] = {
+    "shift": "max",
+    "novel_share": "max",
+    "confidence": "mean",
+    "rate_hz": "mean",
+}
 
 
 class Series:
@@ -109,32 +140,44 @@ class Series:
         clock: monotonic seconds. epoch: seconds since the epoch.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, epoch: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, epoch: Callable[[], float] = time.time
+    ) -> None:
         self._clock, self._epoch = clock, epoch
         self._lock = threading.Lock()
-        self._tracks: OrderedDict[str, dict[tuple[str, str], Track]] = OrderedDict()  # stream ("" for all) -> (window, name) -> line
+        # stream ("" for all) -> (window, name) -> line
+        self._tracks: OrderedDict[str, dict[tuple[str, str], Track]] = OrderedDict()
         self._latest: OrderedDict[str, Latest] = OrderedDict()
         self._shown: dict[str, deque[Latest]] = {}  # of the same streams, one a second
-        self._confidence: dict[str, list[float]] = {}  # stream -> sum and count since the last sample
+        # stream -> sum and count since the last sample
+        self._confidence: dict[str, list[float]] = {}
         self._answers: Counter[str] = Counter()
-        self._spent: deque[tuple[float, float]] = deque()  # when, seconds that went into learning until then
+        # when, seconds that went into learning until then
+        self._spent: deque[tuple[float, float]] = deque()
         self._samples: dict[str, tuple[float, int]] = {}
         self._held_out: dict[str, deque[tuple[float, float]]] = {}
         self._last_commit = -1
         self._commits: Counter[tuple[str, str]] = Counter(dict.fromkeys(_COUNTED, 0))
         self._has_history = False
 
-    # -- what is told ---------------------------------------------------------------------------------
+    # -- what is told ------------------------------------------------------------------------------
     def take(self, event: Mapping[str, Any], recent: Sequence[Arrival]) -> None:
-        """An event as a sink hears it, which is not changed from then on; microseconds, on the loop's thread. ``recent``: observed samples, the newest last."""
+        """An event as a sink hears it, which is not changed from then on; microseconds, on the
+        loop's thread. ``recent``: observed samples, the newest last.
+        """
         if event.get("event") != "answer" or event["error"]:
             return
         stream, label, newest = event["stream"], event["label"], recent[-1] if recent else None
-        is_of_it, now = newest is not None and newest.stream == stream and newest.at == event["at"], self._clock()
+        is_of_it, now = (
+            newest is not None and newest.stream == stream and newest.at == event["at"],
+            self._clock(),
+        )
         with self._lock:
             kept = self._latest.get(stream)
             if is_of_it or kept is None or kept.x is None or now - kept.came > _OLD_S:
-                self._latest[stream] = Latest(event, newest.x if is_of_it and newest is not None else None, now)
+                self._latest[stream] = Latest(
+                    event, newest.x if is_of_it and newest is not None else None, now
+                )
                 self._latest.move_to_end(stream)
                 if len(self._latest) > STREAMS:
                     self._shown.pop(self._latest.popitem(last=False)[0], None)
@@ -159,16 +202,30 @@ class Series:
                 self._add_stream(now, stream, status["streams"][stream])
             for gone in [stream for stream in self._confidence if stream not in self._latest]:
                 del self._confidence[gone]
-            self._add(now, "", _OF_ALL, {
-                "latency_ratio": latency["ratio"], "plain_p99_ms": latency["plain"]["p99_ms"], "learning_p99_ms": latency["learning"]["p99_ms"],
-                "busy": self._busy(now, timings["learn"] + timings["record"]), "written_mib": status["learner"]["written_bytes_last_day"] / 2**20,
-                "temperature_c": telemetry["hottest_c"], "power_w": telemetry["total_power_w"],
-            })  # fmt: skip
+            self._add(
+                now,
+                "",
+                _OF_ALL,
+                {
+                    "latency_ratio": latency["ratio"],
+                    "plain_p99_ms": latency["plain"]["p99_ms"],
+                    "learning_p99_ms": latency["learning"]["p99_ms"],
+                    "busy": self._busy(now, timings["learn"] + timings["record"]),
+                    "written_mib": status["learner"]["written_bytes_last_day"] / 2**20,
+                    "temperature_c": telemetry["hottest_c"],
+                    "power_w": telemetry["total_power_w"],
+                },
+            )
 
     def learned(self, history: Iterable[Commit]) -> None:
-        """Take down what changes were judged with; those that are known already are passed over. In any order. What comes first is of before the start."""
+        """Take down what changes were judged with; those that are known already are passed over. In
+        any order. What comes first is of before the start.
+        """
         with self._lock:
-            new = sorted((commit for commit in history if commit.number > self._last_commit), key=lambda commit: commit.number)
+            new = sorted(
+                (commit for commit in history if commit.number > self._last_commit),
+                key=lambda commit: commit.number,
+            )
             if self._has_history:
                 self._commits.update((commit.kind, commit.outcome) for commit in new)
             self._has_history = True
@@ -176,13 +233,21 @@ class Series:
                 self._last_commit = commit.number
                 for name, share in commit.detail.items():
                     judges = name[len(_JUDGED) :]
-                    if name.startswith(_JUDGED) and (judges in self._held_out or len(self._held_out) < _SETS):
-                        self._held_out.setdefault(judges, deque(maxlen=_MARKS)).append((commit.time, float(share)))
+                    if name.startswith(_JUDGED) and (
+                        judges in self._held_out or len(self._held_out) < _SETS
+                    ):
+                        self._held_out.setdefault(judges, deque(maxlen=_MARKS)).append(
+                            (commit.time, float(share))
+                        )
 
     def let_go_of_pictures(self) -> None:
-        """Of every answer that is shown: a picture of something forgotten may be among them. The next samples bring others."""
+        """Of every answer that is shown: a picture of something forgotten may be among them. The
+        next samples bring others.
+        """
         with self._lock:
-            self._latest = OrderedDict((stream, replace(found, x=None)) for stream, found in self._latest.items())
+            self._latest = OrderedDict(
+                (stream, replace(found, x=None)) for stream, found in self._latest.items()
+            )
             for shown in self._shown.values():
                 kept = [replace(found, x=None) for found in shown]
                 shown.clear()
@@ -198,18 +263,34 @@ class Series:
         then, before = self._samples.get(stream, (now, seen["samples"]))
         self._samples[stream] = (now, seen["samples"])
         total, count = self._confidence.pop(stream, (0.0, 0))
-        self._add(now, stream, _OF_STREAM, {
-            "shift": seen["shift"] if seen["axis"] != "warming" else None, "novel_share": seen["novel_share"] if seen["axis"] != "warming" else None,
-            "confidence": total / count if count else None, "rate_hz": max(0, seen["samples"] - before) / (now - then) if now > then else None,
-        })  # fmt: skip
+        self._add(
+            now,
+            stream,
+            _OF_STREAM,
+            {
+                "shift": seen["shift"] if seen["axis"] != "warming" else None,
+                "novel_share": seen["novel_share"] if seen["axis"] != "warming" else None,
+                "confidence": total / count if count else None,
+                "rate_hz": max(0, seen["samples"] - before) / (now - then) if now > then else None,
+            },
+        )
         self._tracks.move_to_end(stream)
         streams = [name for name in self._tracks if name]
         for gone in streams[: max(0, len(streams) - STREAMS)]:
             self._tracks.pop(gone)
             self._samples.pop(gone, None)
 
-    def _add(self, now: float, stream: str, joins: Mapping[str, Literal["max", "mean"]], values: Mapping[str, float | None]) -> None:
-        tracks = self._tracks.setdefault(stream, {(window, name): Track(join) for window in STEP_S for name, join in joins.items()})
+    def _add(
+        self,
+        now: float,
+        stream: str,
+        joins: Mapping[str, Literal["max", "mean"]],
+        values: Mapping[str, float | None],
+    ) -> None:
+        tracks = self._tracks.setdefault(
+            stream,
+            {(window, name): Track(join) for window in STEP_S for name, join in joins.items()},
+        )
         for window, step_s in STEP_S.items():
             for name, value in values.items():
                 if value is not None:
@@ -225,33 +306,65 @@ class Series:
         (first, before), (last, after) = self._spent[0], self._spent[-1]
         return min(1.0, (after - before) / (last - first)) if last > first else None
 
-    # -- what is asked --------------------------------------------------------------------------------
+    # -- what is asked -----------------------------------------------------------------------------
     def past(self, window: Window = "minutes") -> Past:
         now, step_s = self._clock(), STEP_S[window]
         last = int(now // step_s)
         start = self._epoch() - now + (last - POINTS + 1) * step_s
         with self._lock:
-            lines = {stream: {name: track.line(last) for (of, name), track in tracks.items() if of == window} for stream, tracks in self._tracks.items()}
+            lines = {
+                stream: {
+                    name: track.line(last) for (of, name), track in tracks.items() if of == window
+                }
+                for stream, tracks in self._tracks.items()
+            }
             held_out = {judges: tuple(marks) for judges, marks in self._held_out.items()}
         of_all = lines.pop("", dict.fromkeys(_OF_ALL, (None,) * POINTS))
         streams = {stream: StreamPast(**of_stream) for stream, of_stream in sorted(lines.items())}
-        return Past(window=window, start=start, step_s=step_s, streams=streams, held_out=held_out, **of_all)
+        return Past(
+            window=window, start=start, step_s=step_s, streams=streams, held_out=held_out, **of_all
+        )
 
     def view(self) -> dict[str, Any]:
-        """For a status: ``latest``, an answer of each stream that is a second old at most, and whether there is a ``picture`` of it; ``answers`` by class; ``commits`` since the start."""
+        """For a status: ``latest``, an answer of each stream that is a second old at most, and
+        whether there is a ``picture`` of it; ``answers`` by class; ``commits`` since the start.
+        """
         with self._lock:
-            shown = {stream: self._shown[stream][-1] if self._shown.get(stream) else self._show(stream) for stream in sorted(self._latest)}
-            latest = {stream: {**found.answer, "picture": found.x is not None} for stream, found in shown.items()}
-            commits = [{"kind": kind, "outcome": outcome, "count": count} for (kind, outcome), count in sorted(self._commits.items())]
+            shown = {
+                stream: self._shown[stream][-1] if self._shown.get(stream) else self._show(stream)
+                for stream in sorted(self._latest)
+            }
+            latest = {
+                stream: {**found.answer, "picture": found.x is not None}
+                for stream, found in shown.items()
+            }
+            commits = [
+                {"kind": kind, "outcome": outcome, "count": count}
+                for (kind, outcome), count in sorted(self._commits.items())
+            ]
             return {"latest": latest, "answers": dict(self._answers), "commits": commits}
 
     def input_of(self, stream: str, sample: str = "") -> NDArray[Any] | None:
-        """What an answer is about that ``view`` told lately: the one with this id, or the last of the stream."""
+        """What an answer is about that ``view`` told lately: the one with this id, or the last of
+        the stream.
+        """
         with self._lock:
-            return next((found.x for found in reversed(self._shown.get(stream, ())) if sample in ("", found.answer["id"])), None)
+            return next(
+                (
+                    found.x
+                    for found in reversed(self._shown.get(stream, ()))
+                    if sample in ("", found.answer["id"])
+                ),
+                None,
+            )
 
 
-def watch(series: Series, status: Callable[[], Mapping[str, Any]], history: Callable[[int], Iterable[Commit]], stop: threading.Event) -> None:
+def watch(
+    series: Series,
+    status: Callable[[], Mapping[str, Any]],
+    history: Callable[[int], Iterable[Commit]],
+    stop: threading.Event,
+) -> None:
     """Look at once and then once a second, until ``stop`` is set; a look that fails is left out."""
     known = -1
     while True:
@@ -261,10 +374,21 @@ def watch(series: Series, status: Callable[[], Mapping[str, Any]], history: Call
             if newest != known:
                 series.learned(history(_MARKS if known < 0 else max(1, newest - known)))
                 known = newest
-        except Exception as error:  # the daemon stops, or a bundle is replaced: the next second tells
+        # the daemon stops, or a bundle is replaced: the next second tells
+        except Exception as error:
             log.debug("the status could not be taken down: %s: %s", type(error).__name__, error)
         if stop.wait(_EVERY_S):
             return
 
 
-__all__ = ["POINTS", "STEP_S", "STREAMS", "Latest", "Past", "Series", "StreamPast", "Window", "watch"]
+__all__ = [
+    "POINTS",
+    "STEP_S",
+    "STREAMS",
+    "Latest",
+    "Past",
+    "Series",
+    "StreamPast",
+    "Window",
+    "watch",
+]

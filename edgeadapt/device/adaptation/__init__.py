@@ -1,1 +1,3 @@
-"""Which condition a stream is in, and its label-free correction. Knows windows and commits; no label comes in here."""
+"""Which condition a stream is in, and its label-free correction. Knows windows and commits; no
+label comes in here.
+"""

@@ -1,4 +1,6 @@
-"""Label-free corrections of a condition: when one is due, how it comes about, and whether it stays."""
+"""Label-free corrections of a condition: when one is due, how it comes about, and whether it
+stays.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from edgeadapt.device.inference.state import Domain, Memory
 from edgeadapt.device.resources.budget import Meter
 from edgeadapt.results import Action
 
-_LONGEST_REST = 8  # after that many refusals in a row a correction is tried every eighth refresh only
+# after that many refusals in a row a correction is tried every eighth refresh only
+_LONGEST_REST = 8
 
 
 class Corrections:
@@ -31,17 +34,36 @@ class Corrections:
         note: is told what was suspended, and why.
     """
 
-    def __init__(self, program: Program, transactions: Transactions, meter: Meter, mode: Callable[[], AdaptMode], note: Callable[[Action], None]) -> None:
-        self._program, self._transactions, self._meter, self._mode, self._note = program, transactions, meter, mode, note
+    def __init__(
+        self,
+        program: Program,
+        transactions: Transactions,
+        meter: Meter,
+        mode: Callable[[], AdaptMode],
+        note: Callable[[Action], None],
+    ) -> None:
+        self._program = program
+        self._transactions = transactions
+        self._meter = meter
+        self._mode = mode
+        self._note = note
         self._policy = program.manifest.policy
         self.refreshes = 0
         """Corrections that were computed, used or not."""
 
     def is_of(self, domain: Domain, view: WindowView) -> bool:
-        """Whether a window's distances are those of the correction that the condition has now, and of nothing else."""
-        if not domain.refreshes or self._mode() != "act" or self._program.adaptors.held_in(domain.tensors):
+        """Whether a window's distances are those of the correction that the condition has now, and
+        of nothing else.
+        """
+        if (
+            not domain.refreshes
+            or self._mode() != "act"
+            or self._program.adaptors.held_in(domain.tensors)
+        ):
             return False
-        return view.correction is domain.tensors and (self._program.takes(view.inputs) or not self._program.adapts_encoder)
+        return view.correction is domain.tensors and (
+            self._program.takes(view.inputs) or not self._program.adapts_encoder
+        )
 
     def is_due(self, kept: BalancedMemory, domain: Domain) -> bool:
         if self._mode() != "act" or domain.kind == "novelty" or not self._program.can_adapt:
@@ -49,15 +71,21 @@ class Corrections:
         if self._program.adaptors and self._program.adaptors.held_in(domain.tensors):
             return False  # an adaptor was trained behind the correction as it is
         fewest = self._policy.adapt.min_memory if domain.refreshes == 0 else kept.capacity
-        is_fresh = kept.fresh >= self._policy.adapt.refresh_samples * (kept.refusals + (domain.refreshes > 0))
+        is_fresh = kept.fresh >= self._policy.adapt.refresh_samples * (
+            kept.refusals + (domain.refreshes > 0)
+        )
         if not is_fresh or len(kept) < min(fewest, kept.capacity):
             return False
         if self._program.adapts_encoder and not self._program.takes(kept.inputs()):
             return False  # features from elsewhere: there is no encoder to adapt
         return self._meter.may_start("adapt")
 
-    def unless_it_harms(self, domain: Domain, view: WindowView, bare: NDArray[np.float32]) -> Domain:
-        """The condition without its correction, if that took the newest inputs away from the classes: the memory may be of others, long gone."""
+    def unless_it_harms(
+        self, domain: Domain, view: WindowView, bare: NDArray[np.float32]
+    ) -> Domain:
+        """The condition without its correction, if that took the newest inputs away from the
+        classes: the memory may be of others, long gone.
+        """
         if not self.is_of(domain, view):
             return domain
         why = strays(view.distances, bare, self._policy.adapt.home)
@@ -69,15 +97,26 @@ class Corrections:
     def _bare(self, domain: Domain) -> Domain:
         return replace(domain, tensors=self._program.factory_domain(), encode=None, refreshes=0)
 
-    def refresh(self, kept: BalancedMemory, domain: Domain, memory: Memory, newest: NDArray[Any]) -> Domain:
+    def refresh(
+        self, kept: BalancedMemory, domain: Domain, memory: Memory, newest: NDArray[Any]
+    ) -> Domain:
         self.refreshes += 1
         with self._meter.spending("adapt"):
             return self._refreshed(kept, domain, memory, newest)
 
-    def _refreshed(self, kept: BalancedMemory, domain: Domain, memory: Memory, newest: NDArray[Any]) -> Domain:
+    def _refreshed(
+        self, kept: BalancedMemory, domain: Domain, memory: Memory, newest: NDArray[Any]
+    ) -> Domain:
         frames = kept.inputs()
-        inputs: NDArray[Any] = frames if self._program.adapts_encoder else self._program.encode(frames)[0]
-        outputs, written = self._program.adapt(domain.tensors.over(memory.tensors), inputs, np.ones(len(frames), np.float32), seed=self.refreshes - 1)
+        inputs: NDArray[Any] = (
+            frames if self._program.adapts_encoder else self._program.encode(frames)[0]
+        )
+        outputs, written = self._program.adapt(
+            domain.tensors.over(memory.tensors),
+            inputs,
+            np.ones(len(frames), np.float32),
+            seed=self.refreshes - 1,
+        )
         if float(outputs["wants_reset"]) > 0:
             self._refused("the method asks to start over", domain, kept)
             return self._bare(domain)
@@ -87,52 +126,99 @@ class Corrections:
         if problem:
             self._refused(problem, domain, kept)
             return domain
-        refreshed = replace(refreshed, encode=self._program.refold(tensors), refreshes=domain.refreshes + 1)
+        refreshed = replace(
+            refreshed, encode=self._program.refold(tensors), refreshes=domain.refreshes + 1
+        )
         kept.fresh = 0
         read = self._read(refreshed.encode, refreshed, frames, memory)
-        chosen = self._healthiest(domain, refreshed, self._health(read, memory), kept, frames, memory, newest)
+        chosen = self._healthiest(
+            domain, refreshed, self._health(read, memory), kept, frames, memory, newest
+        )
         if chosen is refreshed:
             kept.relabel(read.logits.argmax(axis=1))
         kept.refusals = 0 if chosen.refreshes else min(kept.refusals + 1, _LONGEST_REST)
         return chosen
 
     def _refused(self, why: str, domain: Domain, kept: BalancedMemory) -> None:
-        """It was computed and is not used: it counts, it cost its time, and the next try waits longer."""
+        """It was computed and is not used: it counts, it cost its time, and the next try waits
+        longer.
+        """
         self._note(Action("suspend", "", domain.name, why=why))
         kept.fresh, kept.refusals = 0, min(kept.refusals + 1, _LONGEST_REST)
 
     def _healthiest(
-        self, active: Domain, candidate: Domain, proposed: Health, kept: BalancedMemory, frames: NDArray[Any], memory: Memory, newest: NDArray[Any]
+        self,
+        active: Domain,
+        candidate: Domain,
+        proposed: Health,
+        kept: BalancedMemory,
+        frames: NDArray[Any],
+        memory: Memory,
+        newest: NDArray[Any],
     ) -> Domain:
-        """The candidate, the correction in use, or none: whichever brings the memory closest to the known classes and does it no harm.
+        """The candidate, the correction in use, or none: whichever brings the memory closest to the
+        known classes and does it no harm.
 
-        A correction fitted to a run of one class scatters its features between all classes; a good one brings them home. Either must beat doing nothing by a margin, or nothing is done.
+        A correction fitted to a run of one class scatters its features between all classes; a good
+        one brings them home. Either must beat doing nothing by a margin, or nothing is done.
         """
         choices = [(proposed, candidate)]
         if active.refreshes:
-            choices.append((self._health(self._read(active.encode, active, frames, memory), memory), replace(active, refreshes=active.refreshes + 1)))
+            choices.append(
+                (
+                    self._health(self._read(active.encode, active, frames, memory), memory),
+                    replace(active, refreshes=active.refreshes + 1),
+                )
+            )
         bare, home = self._bare(active), self._policy.adapt.home
-        chosen, why = healthiest(choices, kept.mean_distance, lambda: self._health(self._read(None, bare, frames, memory), memory), home)
+        chosen, why = healthiest(
+            choices,
+            kept.mean_distance,
+            lambda: self._health(self._read(None, bare, frames, memory), memory),
+            home,
+        )
         if chosen is not None:
-            now, without = (self._read(domain.encode, domain, newest, memory).embedding for domain in (chosen, bare))
-            why = strays(distance_from(now, memory.prototypes), distance_from(without, memory.prototypes), home)
+            now, without = (
+                self._read(domain.encode, domain, newest, memory).embedding
+                for domain in (chosen, bare)
+            )
+            why = strays(
+                distance_from(now, memory.prototypes),
+                distance_from(without, memory.prototypes),
+                home,
+            )
             chosen = None if why else chosen
         if chosen is None and (active.tensors is not active.saved or active.encode is not None):
             self._note(Action("suspend", "", active.name, why=why))
         return chosen or bare
 
     def _health(self, read: Read, memory: Memory) -> Health:
-        return health_of(read.logits, read.embedding, read.score, memory.prototypes, self._policy.learn.temperature, self._policy.novelty.threshold)
+        return health_of(
+            read.logits,
+            read.embedding,
+            read.score,
+            memory.prototypes,
+            self._policy.learn.temperature,
+            self._policy.novelty.threshold,
+        )
 
     def _read(self, encode: Any, domain: Domain, inputs: NDArray[Any], memory: Memory) -> Read:
         z, taps = self._program.encode(inputs, encode)
         return self._program.read(z, taps, domain.tensors.over(memory.tensors))
 
     def _problem(self, domain: Domain, refreshed: Domain, memory: Memory) -> str:
-        """Tensors that are not finite or out of bounds; or labels held out in this condition that the new correction gets wrong.
+        """Tensors that are not finite or out of bounds; or labels held out in this condition that
+        the new correction gets wrong.
 
-        Labels were stored with the features of their day: a correction inside the encoder changes those, and they cannot judge it.
+        Labels were stored with the features of their day: a correction inside the encoder changes
+        those, and they cannot judge it.
         """
         slots = memory.slots if not self._program.adapts_encoder else {}
         judges = self._transactions.held_out.sets(slots, (domain.name,), Split()) if slots else []
-        return judge(self._program, memory.with_domain(domain), memory.with_domain(refreshed), judges, self._policy.guard).why
+        return judge(
+            self._program,
+            memory.with_domain(domain),
+            memory.with_domain(refreshed),
+            judges,
+            self._policy.guard,
+        ).why

@@ -1,4 +1,6 @@
-"""Which recent inputs stay in memory for adaptation: balanced by predicted class, never written to disk."""
+"""Which recent inputs stay in memory for adaptation: balanced by predicted class, never written to
+disk.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,10 @@ from numpy.typing import NDArray
 class BalancedMemory:
     """At most ``capacity`` inputs, balanced by predicted class; a reservoir within a class.
 
-    While there is room every input is kept. Then an input of a class that is not the largest replaces a random one
-    of the largest class; an input of the largest class replaces one of its own with probability kept / seen. So a
-    long run of one class does not push the others out (Gong et al., NOTE, NeurIPS 2022, section 3.2, PBRS).
+    While there is room every input is kept. Then an input of a class that is not the largest
+    replaces a random one of the largest class; an input of the largest class replaces one of its
+    own with probability kept / seen. So a long run of one class does not push the others out (Gong
+    et al., NOTE, NeurIPS 2022, section 3.2, PBRS).
     """
 
     def __init__(self, capacity: int, seed: int = 0) -> None:
@@ -29,8 +32,12 @@ class BalancedMemory:
     def __len__(self) -> int:
         return len(self._inputs)
 
-    def add(self, inputs: NDArray[Any], classes: NDArray[np.int64], distances: NDArray[np.float32]) -> None:
-        """Offer a batch (N, ...) with its predicted class slots (N,) and the distances (N,) of its factory features from the classes."""
+    def add(
+        self, inputs: NDArray[Any], classes: NDArray[np.int64], distances: NDArray[np.float32]
+    ) -> None:
+        """Offer a batch (N, ...) with its predicted class slots (N,) and the distances (N,) of its
+        factory features from the classes.
+        """
         self.fresh += len(inputs)
         for row, slot, distance in zip(inputs, classes.tolist(), distances.tolist(), strict=True):
             self._seen[slot] = self._seen.get(slot, 0) + 1
@@ -41,7 +48,11 @@ class BalancedMemory:
                 continue
             place = self._place(slot)
             if place is not None:
-                self._inputs[place], self._classes[place], self._distances[place] = row.copy(), slot, distance
+                self._inputs[place], self._classes[place], self._distances[place] = (
+                    row.copy(),
+                    slot,
+                    distance,
+                )
 
     def _place(self, slot: int) -> int | None:
         counts: dict[int, int] = {}
@@ -59,7 +70,9 @@ class BalancedMemory:
         return places[int(self._rng.integers(len(places)))]
 
     def relabel(self, classes: NDArray[np.int64]) -> None:
-        """New predictions for what is kept, in order: an adapted encoder knows the early inputs better."""
+        """New predictions for what is kept, in order: an adapted encoder knows the early inputs
+        better.
+        """
         if len(classes) != len(self._classes):
             raise ValueError(f"{len(self._classes)} inputs are kept, got {len(classes)} classes")
         self._classes = [int(slot) for slot in classes]

@@ -5,9 +5,10 @@
     persistent   so it outlasted both halves: a drift that passes through leaves halves that differ
     due          it has none yet, or its labels have grown by the factor ``again`` since it was last looked at, or some were taken back
 
-Growing from answers and not from scores is ours: no score tells a shift from new classes (``docs/methods/novelty.md``). The growth of
-adaptor sets that are frozen for each other is from Daniels et al., EAR, 2023 (arXiv 2308.02084, section 3); its conditions are not published.
-"""
+Growing from answers and not from scores is ours: no score tells a shift from new classes
+(``docs/methods/novelty.md``). The growth of adaptor sets that are frozen for each other is from
+Daniels et al., EAR, 2023 (arXiv 2308.02084, section 3); its conditions are not published.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -28,8 +29,10 @@ class Standing:
     """What is known of a condition.
 
     Attributes:
-        labels: learned labels with features. classes: how many classes they name. considered: labels when it was last looked at, 0 for
-            never or for labels that were taken back since. gap: relative squared distance between its halves.
+        labels: learned labels with features. classes: how many classes they name. considered:
+        labels when it was last looked at, 0 for
+            never or for labels that were taken back since. gap: relative squared distance between
+            its halves.
     """
 
     kind: DomainKind
@@ -52,15 +55,22 @@ def why_not(standing: Standing, policy: GrowthPolicy) -> str:
     if standing.labels < policy.again * standing.considered:
         return f"{standing.labels} labels, it was looked at with {standing.considered}"
     if standing.gap > policy.coherent:
-        return f"its earlier and later samples are {standing.gap:.2f} apart, {policy.coherent:g} is one condition"
+        return (
+            f"its earlier and later samples are {standing.gap:.2f} apart, {policy.coherent:g} is"
+            " one condition"
+        )
     return ""
 
 
-def doubt(before: NDArray[np.bool_], after: NDArray[np.bool_], margin: float, *, has_one: bool) -> str:
-    """What speaks against an adaptor, from right answers without and with it on the same samples; empty if nothing does.
+def doubt(
+    before: NDArray[np.bool_], after: NDArray[np.bool_], margin: float, *, has_one: bool
+) -> str:
+    """What speaks against an adaptor, from right answers without and with it on the same samples;
+    empty if nothing does.
 
-    It must win ``margin`` in accuracy, and more samples than chance would (one-sided sign test). One that takes the place of an older one must
-    not lose: else conditions would grow and shed by turns.
+    It must win ``margin`` in accuracy, and more samples than chance would (one-sided sign test).
+    One that takes the place of an older one must not lose: else conditions would grow and shed by
+    turns.
     """
     wins, losses = int((after & ~before).sum()), int((before & ~after).sum())
     marks = f"cross-validated accuracy {before.mean():.3f} -> {after.mean():.3f}"
@@ -73,7 +83,8 @@ def doubt(before: NDArray[np.bool_], after: NDArray[np.bool_], margin: float, *,
 
 
 def halves_apart(places: NDArray[np.float64], slots: NDArray[np.int64], slot_count: int) -> float:
-    """Relative squared distance (:meth:`Signature.distance`) of the later half of samples from the earlier.
+    """Relative squared distance (:meth:`Signature.distance`) of the later half of samples from the
+    earlier.
 
     Args:
         places: (N, S) in the order in which the samples were met. slots: (N,) their classes.

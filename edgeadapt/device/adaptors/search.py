@@ -1,14 +1,17 @@
-"""Which adaptor is worth training: candidates ranked by what their features say before a single step is taken.
+"""Which adaptor is worth training: candidates ranked by what their features say before a single
+step is taken.
 
-Every score reads the probe features F (N, P) of a candidate: the features, at its factory state, whose linear read-out its training
-sets. A reconstruction: Daniels et al. (EAR, arXiv 2308.02084, section 3.3) search adaptors without training by a spectral analysis whose exact form
-is not in what could be read of it, so the four scores below are ours or others', and ``edgeadapt bench search`` says how they rank.
+Every score reads the probe features F (N, P) of a candidate: the features, at its factory state,
+whose linear read-out its training sets. A reconstruction: Daniels et al. (EAR, arXiv 2308.02084,
+section 3.3) search adaptors without training by a spectral analysis whose exact form is not in what
+could be read of it, so the four scores below are ours or others', and ``edgeadapt bench search``
+says how they rank.
 
     spectral     exp(-sum_i q_i ln q_i) tr(S_b) / tr(S_w),  q = eigenvalues of the centred F F^T over their sum        EAR's family
     naswot       ln |det K|,  K_nm = number of columns in which the codes F_n > 0 and F_m > 0 agree                    Mellor et al., ICML 2021, eq. 2
     ridge        minus the leave-one-out loss of base + a closed-form ridge from F to what the base gets wrong         ours
     parameters   the size                                                                                              the trivial one
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ Array = NDArray[np.floating]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 PENALTIES = (1e2, 3e1, 1e1, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
-"""Of the mean eigenvalue of the centred F F^T; the one with the least leave-one-out loss is taken, the largest of equals."""
+"""Of the mean eigenvalue of the centred F F^T; the one with the least leave-one-out loss is taken,
+the largest of equals.
+"""
 MARGIN = 0.005
 """Leave-one-out loss that an adaptor must win over the base."""
 TIED = 192
@@ -41,9 +46,11 @@ class Candidate:
 
     Attributes:
         probe: (N, P) finite, its features of the labelled samples. state_bytes: of its parameters.
-        latency_ms: what correcting one sample takes, measured or declared.
-        read_out: (P, K) of a linear head, for a candidate that trains one number per column of its probe and nothing else (scale and shift):
-            what it can do to the logits is diag(gain) seen through the head, far less than a read-out of its own. None for all others.
+        latency_ms: what correcting one sample takes, measured or declared. read_out: (P, K) of a
+        linear head, for a candidate that trains one number per column of its probe and nothing else
+        (scale and shift):
+            what it can do to the logits is diag(gain) seen through the head, far less than a
+            read-out of its own. None for all others.
     """
 
     name: str
@@ -58,8 +65,9 @@ class LeaveOneOut:
     """Each sample judged by a fit to the others.
 
     Attributes:
-        accuracy, loss: of base + correction; loss is the squared distance of the class shares from the one-hot label, 0 to 2.
-        base_accuracy, base_loss: of the base alone. penalty: the one chosen. samples: that counted, repeated ones once.
+        accuracy, loss: of base + correction; loss is the squared distance of the class shares from
+        the one-hot label, 0 to 2. base_accuracy, base_loss: of the base alone. penalty: the one
+        chosen. samples: that counted, repeated ones once.
     """
 
     accuracy: float
@@ -80,8 +88,8 @@ class Ranked:
     """A place in the ranking; ``name`` is empty for the base without an adaptor.
 
     Attributes:
-        score: of the score that was asked for. gain: leave-one-out loss won over the base, about what accuracy wins. fits: into the budget.
-        reason: one sentence for people and journals.
+        score: of the score that was asked for. gain: leave-one-out loss won over the base, about
+        what accuracy wins. fits: into the budget. reason: one sentence for people and journals.
     """
 
     name: str
@@ -94,7 +102,8 @@ class Ranked:
 
 
 def spectral(probe: Array, y: I64) -> float:
-    """Effective rank of the centred features times the between-class over the within-class scatter; 0 for one class or constant features.
+    """Effective rank of the centred features times the between-class over the within-class scatter;
+    0 for one class or constant features.
 
     Args:
         probe: (N, P). y: (N,) class slots.
@@ -109,13 +118,17 @@ def spectral(probe: Array, y: I64) -> float:
         return 0.0
     share = values / values.sum()
     total = float((features**2).sum())
-    between = sum(int((y == k).sum()) * float((features[y == k].mean(axis=0) ** 2).sum()) for k in np.unique(y))
+    between = sum(
+        int((y == k).sum()) * float((features[y == k].mean(axis=0) ** 2).sum())
+        for k in np.unique(y)
+    )
     within = max(total - between, 1e-9 * total)
     return float(np.exp(-(share * np.log(share)).sum()) * between / within)
 
 
 def naswot(probe: Array) -> float:
-    """ln |det K| of the kernel of equal codes, a small multiple of the identity added so that samples with equal codes leave it finite.
+    """ln |det K| of the kernel of equal codes, a small multiple of the identity added so that
+    samples with equal codes leave it finite.
 
     Args:
         probe: (N, P), not centred: the sign is the code.
@@ -127,19 +140,24 @@ def naswot(probe: Array) -> float:
     return float(np.linalg.slogdet(kernel)[1])
 
 
-def ridge(probe: Array, logits: Array, y: I64, *, scale: float = 1.0, read_out: Array | None = None) -> LeaveOneOut:
-    """Leave-one-out accuracy and loss of ``softmax(scale logits) + [F, 1] B``, B the ridge from F to onehot(y) - softmax(scale logits).
+def ridge(
+    probe: Array, logits: Array, y: I64, *, scale: float = 1.0, read_out: Array | None = None
+) -> LeaveOneOut:
+    """Leave-one-out accuracy and loss of ``softmax(scale logits) + [F, 1] B``, B the ridge from F
+    to onehot(y) - softmax(scale logits).
 
-    With F centred, F F^T = U diag(s) U^T and H = 1 1^T / N + U diag(s / (s + lambda)) U^T, what the others say of sample n about a target R is
-    R_n - (R - H R)_n / (1 - H_nn). It is exact, the intercept is not penalised, and every lambda costs one product. Samples that repeat
-    another's features and label count once: left out, their twin would answer for them.
+    With F centred, F F^T = U diag(s) U^T and H = 1 1^T / N + U diag(s / (s + lambda)) U^T, what the
+    others say of sample n about a target R is R_n - (R - H R)_n / (1 - H_nn). It is exact, the
+    intercept is not penalised, and every lambda costs one product. Samples that repeat another's
+    features and label count once: left out, their twin would answer for them.
 
-    With a read-out W the correction of class k is sum_p b_p F_np W_pk + c_k: one vector b for all classes, so a sample leaves with all its
-    classes, by (I - H_nn)^-1 of its block. Beyond ``TIED`` columns, b is taken from a random subspace of that many.
+    With a read-out W the correction of class k is sum_p b_p F_np W_pk + c_k: one vector b for all
+    classes, so a sample leaves with all its classes, by (I - H_nn)^-1 of its block. Beyond ``TIED``
+    columns, b is taken from a random subspace of that many.
 
     Args:
-        probe: (N, P). logits: (N, K) of the base, slots without a class at -1e9. y: (N,) class slots.
-        scale: inverse temperature of the logits. read_out: (P, K), see :class:`Candidate`.
+        probe: (N, P). logits: (N, K) of the base, slots without a class at -1e9. y: (N,) class
+        slots. scale: inverse temperature of the logits. read_out: (P, K), see :class:`Candidate`.
 
     Raises:
         InputError: see :func:`choose`.
@@ -150,12 +168,17 @@ def ridge(probe: Array, logits: Array, y: I64, *, scale: float = 1.0, read_out: 
         return _leave_one_out(features[once], shares[once], target[once])
     weights = np.asarray(read_out, np.float64)
     if weights.shape != (features.shape[1], np.shape(logits)[1]) or not np.isfinite(weights).all():
-        raise InputError(f"the read-out is finite and has a row for each of {features.shape[1]} probe columns and a column for each slot, got {weights.shape}")
+        raise InputError(
+            f"the read-out is finite and has a row for each of {features.shape[1]} probe columns"
+            f" and a column for each slot, got {weights.shape}"
+        )
     return _leave_one_out_tied(features[once], weights[:, kept], shares[once], target[once])
 
 
 SCORES: dict[str, Callable[[Candidate, Array, I64, float], float]] = {
-    "ridge": lambda c, logits, y, scale: -ridge(c.probe, logits, y, scale=scale, read_out=c.read_out).loss,
+    "ridge": lambda c, logits, y, scale: (
+        -ridge(c.probe, logits, y, scale=scale, read_out=c.read_out).loss
+    ),
     "spectral": lambda c, logits, y, scale: spectral(c.probe, y),
     "naswot": lambda c, logits, y, scale: naswot(c.probe),
     "parameters": lambda c, logits, y, scale: float(c.state_bytes),
@@ -164,24 +187,34 @@ SCORES: dict[str, Callable[[Candidate, Array, I64, float], float]] = {
 
 
 def choose(
-    candidates: Sequence[Candidate], logits: Array, y: I64, *, budget_bytes: int | None = None, latency_ms: float | None = None,
-    score: str = "ridge", margin: float = MARGIN, scale: float = 1.0,
-) -> list[Ranked]:  # fmt: skip
+    candidates: Sequence[Candidate],
+    logits: Array,
+    y: I64,
+    *,
+    budget_bytes: int | None = None,
+    latency_ms: float | None = None,
+    score: str = "ridge",
+    margin: float = MARGIN,
+    scale: float = 1.0,
+) -> list[Ranked]:
     """Rank the candidates and the base; the first is the pick.
 
-    Candidates that fit into the budget and win at least ``margin`` of leave-one-out loss over the base come first, best score first, the smaller of
-    equals; then the base; then those that win less; then those that do not fit. Labels of fewer than two classes are an argument
-    for no adaptor: it would learn to answer with that class.
+    Candidates that fit into the budget and win at least ``margin`` of leave-one-out loss over the
+    base come first, best score first, the smaller of equals; then the base; then those that win
+    less; then those that do not fit. Labels of fewer than two classes are an argument for no
+    adaptor: it would learn to answer with that class.
 
-    The base must not have learned these samples: a head that has is right about nearly all of them, and no adaptor seems to be worth it.
+    The base must not have learned these samples: a head that has is right about nearly all of them,
+    and no adaptor seems to be worth it.
 
     Args:
-        candidates: with distinct names and probes of the same N samples.
-        logits: (N, K) of the base. y: (N,) class slots. scale: inverse temperature of the logits.
-        budget_bytes, latency_ms: the most a candidate may take; None for no limit. score: a key of ``SCORES``.
+        candidates: with distinct names and probes of the same N samples. logits: (N, K) of the
+        base. y: (N,) class slots. scale: inverse temperature of the logits. budget_bytes,
+        latency_ms: the most a candidate may take; None for no limit. score: a key of ``SCORES``.
 
     Raises:
-        InputError: fewer than two samples, shapes that do not agree, values that are not finite, a label outside the logits, an unknown
+        InputError: fewer than two samples, shapes that do not agree, values that are not finite, a
+        label outside the logits, an unknown
             score, two candidates of one name.
     """
     if score not in SCORES:
@@ -199,24 +232,64 @@ def choose(
         if over:
             outside.append(_with(ranked, fits=False, reason=over))
         elif kinds < 2:
-            weak.append(_with(ranked, reason="labels of one class teach an adaptor to answer with it"))
+            weak.append(
+                _with(ranked, reason="labels of one class teach an adaptor to answer with it")
+            )
         elif not ranked.gain >= margin:
-            weak.append(_with(ranked, reason=f"wins {ranked.gain:.3f} of loss over the base, each sample judged by the others, less than {margin:g}"))
+            weak.append(
+                _with(
+                    ranked,
+                    reason=(
+                        f"wins {ranked.gain:.3f} of loss over the base, each sample judged by the"
+                        f" others, less than {margin:g}"
+                    ),
+                )
+            )
         else:
-            good.append(_with(ranked, reason=f"{score} {ranked.score:.4g}; wins {ranked.gain:.3f} of loss over the base, each sample judged by the others"))
-    why = "an adaptor is better" if good else "no candidate fits" if not weak else weak[0].reason if kinds < 2 else f"no candidate wins {margin:g} of loss"
-    base = Ranked("", 0.0, 0.0, 0, 0.0, True, f"no adaptor: right on {base_accuracy:.1%} of the labelled samples; {why}")
+            good.append(
+                _with(
+                    ranked,
+                    reason=(
+                        f"{score} {ranked.score:.4g}; wins {ranked.gain:.3f} of loss over the base,"
+                        " each sample judged by the others"
+                    ),
+                )
+            )
+    why = (
+        "an adaptor is better"
+        if good
+        else (
+            "no candidate fits"
+            if not weak
+            else weak[0].reason
+            if kinds < 2
+            else f"no candidate wins {margin:g} of loss"
+        )
+    )
+    base = Ranked(
+        "",
+        0.0,
+        0.0,
+        0,
+        0.0,
+        True,
+        f"no adaptor: right on {base_accuracy:.1%} of the labelled samples; {why}",
+    )
     return [*good, base, *weak, *outside]
 
 
 def _judged(candidate: Candidate, logits: Array, y: I64, score: str, scale: float) -> Ranked:
     left_out = ridge(candidate.probe, logits, y, scale=scale, read_out=candidate.read_out)
     value = -left_out.loss if score == "ridge" else SCORES[score](candidate, logits, y, scale)
-    return Ranked(candidate.name, value, left_out.gain, candidate.state_bytes, candidate.latency_ms, True, "")
+    return Ranked(
+        candidate.name, value, left_out.gain, candidate.state_bytes, candidate.latency_ms, True, ""
+    )
 
 
 def _with(ranked: Ranked, *, reason: str, fits: bool = True) -> Ranked:
-    return Ranked(ranked.name, ranked.score, ranked.gain, ranked.state_bytes, ranked.latency_ms, fits, reason)
+    return Ranked(
+        ranked.name, ranked.score, ranked.gain, ranked.state_bytes, ranked.latency_ms, fits, reason
+    )
 
 
 def _over(ranked: Ranked, budget_bytes: int | None, latency_ms: float | None) -> str:
@@ -246,16 +319,23 @@ def _features(probe: Array, y: I64) -> F64:
 
 def _small_gram(features: F64) -> F64:
     """The smaller of F F^T and F^T F: they share their eigenvalues."""
-    gram: F64 = features @ features.T if features.shape[1] > len(features) else features.T @ features
+    gram: F64 = (
+        features @ features.T if features.shape[1] > len(features) else features.T @ features
+    )
     return gram
 
 
 def _shares(logits: Array, y: I64, scale: float) -> F64:
     values = np.asarray(logits, np.float64)
     if values.ndim != 2 or np.shape(y) != (len(values),) or len(values) < 2:
-        raise InputError(f"logits are (N, K) with a label each, of at least two samples; got {values.shape} and {np.shape(y)}")
+        raise InputError(
+            f"logits are (N, K) with a label each, of at least two samples; got {values.shape} and"
+            f" {np.shape(y)}"
+        )
     if not np.isfinite(values).all() or not 0.0 < scale < np.inf:
-        raise InputError(f"logits and their scale are finite and the scale is positive, got scale {scale}")
+        raise InputError(
+            f"logits and their scale are finite and the scale is positive, got scale {scale}"
+        )
     if y.min() < 0 or y.max() >= values.shape[1]:
         raise InputError(f"labels are slots 0 to {values.shape[1] - 1}, got {y.min()} to {y.max()}")
     shares = np.exp(scale * (values - values.max(axis=1, keepdims=True)))
@@ -270,7 +350,9 @@ def _base(logits: Array, y: I64, scale: float, features: F64) -> tuple[F64, F64,
         raise InputError(f"{len(features)} probe features and {len(shares)} logits")
     kept = np.union1d(np.flatnonzero((np.asarray(logits) > _UNUSED).any(axis=0)), y)
     target = (y[:, None] == kept[None, :]).astype(np.float64)
-    once: I64 = np.unique(np.column_stack([features, y]), axis=0, return_index=True)[1].astype(np.int64)
+    once: I64 = np.unique(np.column_stack([features, y]), axis=0, return_index=True)[1].astype(
+        np.int64
+    )
     return shares[:, kept], target, np.sort(once), kept.astype(np.int64)
 
 
@@ -301,8 +383,13 @@ def _leave_one_out_tied(features: F64, weights: F64, shares: F64, target: F64) -
         return LeaveOneOut(base_accuracy, base_loss, base_accuracy, base_loss, PENALTIES[0], count)
     centred = features - features.mean(axis=0)
     columns = centred.shape[1]
-    turn = np.random.default_rng(0).standard_normal((columns, TIED)) / np.sqrt(columns) if columns > TIED else np.eye(columns)
-    design = np.stack([centred @ (weights[:, [k]] * turn) for k in range(classes)], axis=1)  # (N, K, TIED)
+    turn = (
+        np.random.default_rng(0).standard_normal((columns, TIED)) / np.sqrt(columns)
+        if columns > TIED
+        else np.eye(columns)
+    )
+    # (N, K, TIED)
+    design = np.stack([centred @ (weights[:, [k]] * turn) for k in range(classes)], axis=1)
     basis, values = _eigen(design.reshape(count * classes, -1))
     wrong = target - shares
     mean = wrong.mean(axis=0)
@@ -322,9 +409,18 @@ def _part(values: F64, penalty: float) -> F64:
     return part
 
 
-def _judge(others: F64, target: F64, base_accuracy: float, base_loss: float, penalty: float) -> LeaveOneOut:
+def _judge(
+    others: F64, target: F64, base_accuracy: float, base_loss: float, penalty: float
+) -> LeaveOneOut:
     loss = float(((others - target) ** 2).sum(axis=1).mean())
-    return LeaveOneOut(float((others.argmax(axis=1) == target.argmax(axis=1)).mean()), loss, base_accuracy, base_loss, penalty, len(target))
+    return LeaveOneOut(
+        float((others.argmax(axis=1) == target.argmax(axis=1)).mean()),
+        loss,
+        base_accuracy,
+        base_loss,
+        penalty,
+        len(target),
+    )
 
 
 def _eigen(features: F64) -> tuple[F64, F64]:
@@ -337,4 +433,15 @@ def _eigen(features: F64) -> tuple[F64, F64]:
     return basis, values
 
 
-__all__ = ["MARGIN", "PENALTIES", "SCORES", "Candidate", "LeaveOneOut", "Ranked", "choose", "naswot", "ridge", "spectral"]
+__all__ = [
+    "MARGIN",
+    "PENALTIES",
+    "SCORES",
+    "Candidate",
+    "LeaveOneOut",
+    "Ranked",
+    "choose",
+    "naswot",
+    "ridge",
+    "spectral",
+]

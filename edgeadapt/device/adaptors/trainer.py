@@ -1,11 +1,13 @@
-"""A condition grows an adaptor: looked for without training, trained from its labels by step graphs, judged, recorded, published.
+"""A condition grows an adaptor: looked for without training, trained from its labels by step
+graphs, judged, recorded, published.
 
-An adaptor is a function of the condition's labelled samples and of the head as it is: it always starts from its factory values, and a
-sample that is forgotten leaves with the adaptor it was trained into. The head is read and never written, so no other condition's
-answers can move.
+An adaptor is a function of the condition's labelled samples and of the head as it is: it always
+starts from its factory values, and a sample that is forgotten leaves with the adaptor it was
+trained into. The head is read and never written, so no other condition's answers can move.
 
-The head has learned these very samples and is right on almost all of them, which says nothing of the next ones. So the samples are cut
-into folds, and each is judged and trained through a head from which its own fold was taken back (evidence is additive: one subtraction).
+The head has learned these very samples and is right on almost all of them, which says nothing of
+the next ones. So the samples are cut into folds, and each is judged and trained through a head from
+which its own fold was taken back (evidence is additive: one subtraction).
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ class Lesson:
     """What an adaptor is trained on.
 
     Attributes:
-        z, taps: as they are stored. embedding: z as the condition's own correction leaves it. logits: what a head says of them that has not
+        z, taps: as they are stored. embedding: z as the condition's own correction leaves it.
+        logits: what a head says of them that has not
             learned their fold. heads: the condition's tensors with that head, by fold.
     """
 
@@ -64,9 +67,18 @@ class Lesson:
 class Growth:
     """Runs on the worker."""
 
-    def __init__(self, transactions: Transactions, meter: Meter, live: Callable[[], Memory], is_frozen: Callable[[], bool], selection: Kept = "oldest") -> None:
+    def __init__(
+        self,
+        transactions: Transactions,
+        meter: Meter,
+        live: Callable[[], Memory],
+        is_frozen: Callable[[], bool],
+        selection: Kept = "oldest",
+    ) -> None:
         self._selector = "adaptive" if selection == "adaptive" else DEFAULT
-        self._transactions, self._program, self._journal = transactions, transactions.program, transactions.journal
+        self._transactions = transactions
+        self._program = transactions.program
+        self._journal = transactions.journal
         self._meter, self._live, self._is_frozen = meter, live, is_frozen
         self._adaptors: Adaptors = self._program.adaptors
         self._policy = self._program.manifest.policy.growth
@@ -80,13 +92,17 @@ class Growth:
             self._labels[domain] = self._labels.get(domain, 0) + count
 
     def reconsider(self, domains: Iterable[str]) -> None:
-        """Labels of these conditions were taken back or changed: look at them whatever their number."""
+        """Labels of these conditions were taken back or changed: look at them whatever their
+        number.
+        """
         self._labels = None
         for domain in domains:
             self._considered[domain] = 0
 
     def went_back(self) -> None:
-        """After a rollback: what is there now was looked at, so that it does not grow again what was just taken away."""
+        """After a rollback: what is there now was looked at, so that it does not grow again what
+        was just taken away.
+        """
         if self._adaptors:
             self._labels = self._journal.count_learned_by_domain()
             self._considered = dict(self._labels)
@@ -99,7 +115,11 @@ class Growth:
         if self._labels is None:
             self._labels = self._journal.count_learned_by_domain()
             self._considered = self._journal.grown() | self._considered
-        return [d for d in self._live().domains.values() if d.kind == "condition" and self._is_worth_a_look(d.name, self._labels.get(d.name, 0))]
+        return [
+            d
+            for d in self._live().domains.values()
+            if d.kind == "condition" and self._is_worth_a_look(d.name, self._labels.get(d.name, 0))
+        ]
 
     def run(self) -> None:
         """Grow, or grow anew, every condition that is due."""
@@ -110,13 +130,23 @@ class Growth:
                 self._look_at(domain)
 
     def _is_worth_a_look(self, name: str, labels: int) -> bool:
-        return labels >= self._policy.fewest_labels and labels >= self._policy.again * self._considered.get(name, 0)
+        return (
+            labels >= self._policy.fewest_labels
+            and labels >= self._policy.again * self._considered.get(name, 0)
+        )
 
     def _look_at(self, domain: Domain) -> None:
         live = self._live()
-        rows = [row for row in self._journal.evidence(where="status = 'learned' AND domain = ?", values=(domain.name,)) if row.has_features and row.label in live.slots]
+        rows = [
+            row
+            for row in self._journal.evidence(
+                where="status = 'learned' AND domain = ?", values=(domain.name,)
+            )
+            if row.has_features and row.label in live.slots
+        ]
         standing = self._standing(domain, rows, live)
-        self.taught(domain.name, standing.labels - (self._labels or {}).get(domain.name, 0))  # as they were counted now
+        # as they were counted now
+        self.taught(domain.name, standing.labels - (self._labels or {}).get(domain.name, 0))
         if not self._is_worth_a_look(domain.name, standing.labels):
             return
         if not why_not(standing, self._policy):
@@ -129,66 +159,131 @@ class Growth:
         if met and self._places is not None:
             z, taps, y, _, _ = rows_to_arrays(met, live.slots, self._program.manifest.feature_dim)
             read = self._program.read(z, taps, live.tensors)
-            gap = halves_apart(self._places.of(read.residual, read.logits.argmax(axis=1), live), y, len(live.classes))
+            gap = halves_apart(
+                self._places.of(read.residual, read.logits.argmax(axis=1), live),
+                y,
+                len(live.classes),
+            )
         considered = self._considered.get(domain.name, 0)
         return Standing(domain.kind, len(rows), len({row.label for row in rows}), considered, gap)
 
-    # -- growing --------------------------------------------------------------------------------------
+    # -- growing -----------------------------------------------------------------------------------
     def grow(self, domain: Domain, rows: Sequence[EvidenceRow]) -> None:
         """Find a candidate, train it, keep it if it is good."""
         live = self._live()
         bare = replace(domain, tensors=self._adaptors.without(domain.tensors))
         lesson = self._lesson(bare, rows, live)
-        best = next((ranked for ranked in self._search(lesson) if ranked.name and ranked.fits), None)
+        best = next(
+            (ranked for ranked in self._search(lesson) if ranked.name and ranked.fits), None
+        )
         if best is None:
             return
-        detail = {"domain": domain.name, "labels": len(rows), "adaptor": best.name, "why": best.reason}
+        detail = {
+            "domain": domain.name,
+            "labels": len(rows),
+            "adaptor": best.name,
+            "why": best.reason,
+        }
         before, after = self._cross_validated(best.name, lesson)
-        marks: dict[str, object] = {"cross-validated accuracy": [round(float(before.mean()), 3), round(float(after.mean()), 3)]}
-        problem = doubt(before, after, self._policy.margin, has_one=bool(self._adaptors.held_in(domain.tensors)))
+        marks: dict[str, object] = {
+            "cross-validated accuracy": [
+                round(float(before.mean()), 3),
+                round(float(after.mean()), 3),
+            ]
+        }
+        problem = doubt(
+            before, after, self._policy.margin, has_one=bool(self._adaptors.held_in(domain.tensors))
+        )
         if not problem:
             grown = replace(domain, tensors=self._train(best.name, lesson).over(bare.tensors))
             sets = self._transactions.held_out.sets(live.slots, (domain.name,), Split())
-            verdict = judge(self._program, live.with_domain(bare), live.with_domain(grown), sets, self._program.manifest.policy.guard)
-            marks |= {f"accuracy on {name}": [round(old, 3), round(new, 3)] for name, old, new in verdict.accuracy}
+            verdict = judge(
+                self._program,
+                live.with_domain(bare),
+                live.with_domain(grown),
+                sets,
+                self._program.manifest.policy.guard,
+            )
+            marks |= {
+                f"accuracy on {name}": [round(old, 3), round(new, 3)]
+                for name, old, new in verdict.accuracy
+            }
             problem = verdict.why
         if not problem:
             self._record("grown", detail | marks, grown, live)
-        elif self._adaptors.held_in(domain.tensors):  # what is there was trained on fewer labels, or on some that are gone
+        # what is there was trained on fewer labels, or on some that are gone
+        elif self._adaptors.held_in(domain.tensors):
             self._record("shed", {**detail, **marks, "why": problem}, bare, live)
         else:
             self._transactions.record("grow", "vetoed", {**detail, **marks, "why": problem}, live)
 
-    def _cross_validated(self, name: str, lesson: Lesson) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Right answers on samples that neither head nor adaptor has seen: without the adaptor, and with it trained on the other folds."""
+    def _cross_validated(
+        self, name: str, lesson: Lesson
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Right answers on samples that neither head nor adaptor has seen: without the adaptor, and
+        with it trained on the other folds.
+        """
         right = np.zeros(len(lesson), bool)
         for number in range(_FOLDS):
             own = np.flatnonzero(lesson.fold == number)
             if len(own):
                 trained = self._train(name, lesson, but=number)
-                read = self._program.read(lesson.z[own], lesson.taps[own], trained.over(lesson.heads[number]))
+                read = self._program.read(
+                    lesson.z[own], lesson.taps[own], trained.over(lesson.heads[number])
+                )
                 right[own] = read.logits.argmax(axis=1) == lesson.y[own]
         return lesson.logits.argmax(axis=1) == lesson.y, right
 
-    def _record(self, outcome: str, detail: dict[str, object], domain: Domain, live: Memory) -> None:
+    def _record(
+        self, outcome: str, detail: dict[str, object], domain: Domain, live: Memory
+    ) -> None:
         saved = replace(domain, saved=domain.tensors)
-        self._transactions.record("grow", outcome, detail, live.with_domain(saved), tensors=domain_blob(self._program, saved))
+        self._transactions.record(
+            "grow",
+            outcome,
+            detail,
+            live.with_domain(saved),
+            tensors=domain_blob(self._program, saved),
+        )
 
     def _lesson(self, bare: Domain, rows: Sequence[EvidenceRow], live: Memory) -> Lesson:
-        """The samples worth training on, at most as many as the policy says, in folds of equal class mix."""
+        """The samples worth training on, at most as many as the policy says, in folds of equal
+        class mix.
+        """
         z, taps, y, weight, _ = rows_to_arrays(rows, live.slots, self._program.manifest.feature_dim)
-        weight = np.where(weight > 0.0, weight, np.float32(self._program.manifest.policy.learn.field_weight))  # 0: they teach the adaptor alone
+        # 0: they teach the adaptor alone
+        weight = np.where(
+            weight > 0.0, weight, np.float32(self._program.manifest.policy.learn.field_weight)
+        )
         if len(rows) > self._policy.samples:
             read = self._program.read(z, taps, bare.tensors.over(live.tensors))
-            kept = select(self._selector, Samples(read.embedding, y, _probabilities(read.logits, self._temperature)), self._policy.samples, seed=0).tolist()
-            rows, z, taps, y, weight = [rows[i] for i in kept], z[kept], taps[kept], y[kept], weight[kept]
+            kept = select(
+                self._selector,
+                Samples(read.embedding, y, _probabilities(read.logits, self._temperature)),
+                self._policy.samples,
+                seed=0,
+            ).tolist()
+            rows = [rows[i] for i in kept]
+            z = z[kept]
+            taps = taps[kept]
+            y = y[kept]
+            weight = weight[kept]
         fold = np.empty(len(y), np.int64)
         fold[np.argsort(y, kind="stable")] = np.arange(len(y)) % _FOLDS
         corrections = corrections_now(self._program, [bare.name], live)
-        logits, embedding, heads = np.zeros((len(y), len(live.classes)), np.float32), np.zeros_like(z), []
+        logits = np.zeros((len(y), len(live.classes)), np.float32)
+        embedding = np.zeros_like(z)
+        heads = []
         for number in range(_FOLDS):
             own = np.flatnonzero(fold == number)
-            taken, _ = apply_rows(self._program, live.tensors, [rows[i] for i in own.tolist()], live.slots, corrections, sign=-1.0)
+            taken, _ = apply_rows(
+                self._program,
+                live.tensors,
+                [rows[i] for i in own.tolist()],
+                live.slots,
+                corrections,
+                sign=-1.0,
+            )
             heads.append(bare.tensors.over(self._program.derive(taken, live.head, live.classes)))
             read = self._program.read(z[own], taps[own], heads[-1])
             logits[own], embedding[own] = read.logits, read.embedding
@@ -200,30 +295,62 @@ class Growth:
 
     def _search(self, lesson: Lesson) -> list[Ranked]:
         candidates = []
-        head = self._program.runtime.download(self._live().tensors, ["head.weight"]) if "head.weight" in self._live().tensors else {}
+        head = (
+            self._program.runtime.download(self._live().tensors, ["head.weight"])
+            if "head.weight" in self._live().tensors
+            else {}
+        )
         for name, spec in self._adaptors.candidates.items():
             hidden = self._adaptors.probe(name, lesson.embedding)  # loads the graph
             started = time.perf_counter()
             self._adaptors.probe(name, lesson.embedding)
             latency_ms = 1000 * (time.perf_counter() - started) / len(lesson)
             weight = head.get("head.weight")
-            is_seen_through = spec.per_column and weight is not None and len(weight) == hidden.shape[1] + 1
-            candidates.append(Candidate(name, hidden, self._adaptors.nbytes(name), latency_ms, weight[:-1] if weight is not None and is_seen_through else None))
+            is_seen_through = (
+                spec.per_column and weight is not None and len(weight) == hidden.shape[1] + 1
+            )
+            candidates.append(
+                Candidate(
+                    name,
+                    hidden,
+                    self._adaptors.nbytes(name),
+                    latency_ms,
+                    weight[:-1] if weight is not None and is_seen_through else None,
+                )
+            )
         return choose(
-            candidates, lesson.logits, lesson.y, budget_bytes=int(1024 * self._policy.adaptor_kib), latency_ms=self._policy.adaptor_ms,
-            score=self._policy.score, scale=1.0 / self._temperature,
-        )  # fmt: skip
+            candidates,
+            lesson.logits,
+            lesson.y,
+            budget_bytes=int(1024 * self._policy.adaptor_kib),
+            latency_ms=self._policy.adaptor_ms,
+            score=self._policy.score,
+            scale=1.0 / self._temperature,
+        )
 
     def _train(self, name: str, lesson: Lesson, but: int | None = None) -> Tensors:
-        """Steps over the folds in turn, rows drawn in the same order every time; what predictions read of the result."""
+        """Steps over the folds in turn, rows drawn in the same order every time; what predictions
+        read of the result.
+        """
         spec = self._adaptors.candidates[name]
         own, rng = self._adaptors.fresh(name), np.random.default_rng(0)
-        members = {number: np.flatnonzero(lesson.fold == number) for number in range(_FOLDS) if number != but}
+        members = {
+            number: np.flatnonzero(lesson.fold == number)
+            for number in range(_FOLDS)
+            if number != but
+        }
         turns = [number for number, rows in members.items() if len(rows)]
         for step in range(spec.steps):
             number = turns[step % len(turns)]
             rows = rng.choice(members[number], min(spec.batch, len(members[number])), replace=False)
-            _, written = self._adaptors.fit(name, own.over(lesson.heads[number]), lesson.embedding[rows], lesson.y[rows], lesson.weight[rows], spec.learning_rate)
+            _, written = self._adaptors.fit(
+                name,
+                own.over(lesson.heads[number]),
+                lesson.embedding[rows],
+                lesson.y[rows],
+                lesson.weight[rows],
+                spec.learning_rate,
+            )
             own = written.over(own)
         return own.only(self._adaptors.names(name))
 

@@ -1,7 +1,8 @@
-"""A state judged by the very labels that it learned: each by sums from which its fifth was taken back.
+"""A state judged by the very labels that it learned: each by sums from which its fifth was taken
+back.
 
-Evidence is additive, so a head without some labels is one subtraction away. Which fifth a label lies in
-follows from its features, and not from when it came.
+Evidence is additive, so a head without some labels is one subtraction away. Which fifth a label
+lies in follows from its features, and not from when it came.
 """
 
 from __future__ import annotations
@@ -32,11 +33,18 @@ class Fold:
     y: NDArray[np.int64]
 
 
-def folds_of(program: Program, live: Memory, tensors: Tensors, rows: Sequence[EvidenceRow], taught: Collection[int]) -> list[Fold]:
+def folds_of(
+    program: Program,
+    live: Memory,
+    tensors: Tensors,
+    rows: Sequence[EvidenceRow],
+    taught: Collection[int],
+) -> list[Fold]:
     """The rows in fifths of even class mix, each with ``tensors`` that have not learned it.
 
     Args:
-        live: whose classes and corrections count. rows: of one condition, with features. taught: ``seq`` of those that ``tensors`` have learned.
+        live: whose classes and corrections count. rows: of one condition, with features. taught:
+        ``seq`` of those that ``tensors`` have learned.
     """
     order = sorted(range(len(rows)), key=lambda i: (rows[i].label, rows[i].draw, rows[i].seq))
     fold = np.empty(len(rows), np.int64)
@@ -46,19 +54,27 @@ def folds_of(program: Program, live: Memory, tensors: Tensors, rows: Sequence[Ev
     for number in range(min(FOLDS, len(rows))):
         inside = [rows[i] for i in np.flatnonzero(fold == number).tolist()]
         gone = [row for row in inside if row.seq in taught]
-        without = apply_rows(program, tensors, gone, live.slots, corrections, sign=-1.0)[0] if gone else tensors
+        without = (
+            apply_rows(program, tensors, gone, live.slots, corrections, sign=-1.0)[0]
+            if gone
+            else tensors
+        )
         z, taps, y, _, _ = rows_to_arrays(inside, live.slots, program.manifest.feature_dim)
         found.append(Fold(without, z, taps, y))
     return found
 
 
-def cross_fitted(program: Program, folds: Sequence[Fold], derive: Callable[[Tensors], Tensors], below: Tensors) -> tuple[F32, NDArray[np.int64]]:
+def cross_fitted(
+    program: Program, folds: Sequence[Fold], derive: Callable[[Tensors], Tensors], below: Tensors
+) -> tuple[F32, NDArray[np.int64]]:
     """Logits (N, K) and class slots (N,) of all rows.
 
     Args:
         derive: from sums to a head. below: tensors of the condition.
     """
-    logits = [program.read(fold.z, fold.taps, below.over(derive(fold.tensors))).logits for fold in folds]
+    logits = [
+        program.read(fold.z, fold.taps, below.over(derive(fold.tensors))).logits for fold in folds
+    ]
     return np.concatenate(logits), np.concatenate([fold.y for fold in folds])
 
 

@@ -25,19 +25,33 @@ def factory_memory(program: Program) -> Memory:
 
 def finish(program: Program, memory: Memory) -> Memory:
     """Refresh the small host copies that decisions read."""
-    values = program.runtime.download(memory.tensors, ("shift.moment", "shift.mean", "head.mean", "head.active"))
+    values = program.runtime.download(
+        memory.tensors, ("shift.moment", "shift.mean", "head.mean", "head.active")
+    )
     means = values["head.mean"][values["head.active"] > 0]
     lengths = np.sqrt((means * means).sum(axis=1, keepdims=True))
     prototypes = means[lengths[:, 0] > 0] / lengths[lengths[:, 0] > 0]
-    return replace(memory, class_counts=values["shift.moment"][-1].copy(), class_places=values["shift.mean"], prototypes=prototypes)
+    return replace(
+        memory,
+        class_counts=values["shift.moment"][-1].copy(),
+        class_places=values["shift.mean"],
+        prototypes=prototypes,
+    )
 
 
 def apply_rows(
-    program: Program, tensors: Tensors, rows: Sequence[EvidenceRow], slots: Mapping[str, int], corrections: Corrections, sign: float = 1.0
+    program: Program,
+    tensors: Tensors,
+    rows: Sequence[EvidenceRow],
+    slots: Mapping[str, int],
+    corrections: Corrections,
+    sign: float = 1.0,
 ) -> tuple[Tensors, dict[int, bytes]]:
-    """Add (or with ``sign`` -1 subtract) stored rows: condition by condition, in order and in the same chunks every time. Derives nothing.
+    """Add (or with ``sign`` -1 subtract) stored rows: condition by condition, in order and in the
+    same chunks every time. Derives nothing.
 
-    A row whose features have expired is counted by its receipt; what only a feature can tell stays as it is.
+    A row whose features have expired is counted by its receipt; what only a feature can tell stays
+    as it is.
 
     Returns:
         The tensors, and the receipt of each row by ``seq`` where the bundle gives any.
@@ -46,26 +60,40 @@ def apply_rows(
     for domain in dict.fromkeys(row.domain for row in rows):
         whole = [row for row in rows if row.domain == domain and row.has_features]
         if whole:
-            z, taps, y, weight, is_factory = rows_to_arrays(whole, slots, program.manifest.feature_dim)
+            z, taps, y, weight, is_factory = rows_to_arrays(
+                whole, slots, program.manifest.feature_dim
+            )
             learned, given = program.learn(
-                corrections.get(domain, Tensors()).over(tensors), z, taps, y, weight * np.float32(sign), is_factory
+                corrections.get(domain, Tensors()).over(tensors),
+                z,
+                taps,
+                y,
+                weight * np.float32(sign),
+                is_factory,
             )
             tensors = learned.only(tensors)
             if given is not None:
                 receipts |= {
-                    row.seq: receipt.astype(receipt.dtype.newbyteorder("<")).tobytes() for row, receipt in zip(whole, given, strict=True)
+                    row.seq: receipt.astype(receipt.dtype.newbyteorder("<")).tobytes()
+                    for row, receipt in zip(whole, given, strict=True)
                 }
     bare = [row for row in rows if not row.has_features and row.receipt]
     if bare and program.gives_receipts:
         y = np.array([slots[row.label] for row in bare], np.int64)
         weight = np.array([row.weight for row in bare], np.float32) * np.float32(sign)
-        tensors = program.redeem(tensors, program.receipts_of([row.receipt for row in bare]), y, weight)
+        tensors = program.redeem(
+            tensors, program.receipts_of([row.receipt for row in bare]), y, weight
+        )
     return tensors, receipts
 
 
 def correction_names(program: Program) -> list[str]:
     """Domain tensors that learning reads, if any: a replay needs them as they were."""
-    return [s.name for s in program.manifest.tensors if s.scope == "domain" and s.name in program.manifest.graphs_for("learn")[0].reads]
+    return [
+        s.name
+        for s in program.manifest.tensors
+        if s.scope == "domain" and s.name in program.manifest.graphs_for("learn")[0].reads
+    ]
 
 
 def corrections_now(program: Program, domains: Sequence[str], memory: Memory) -> Corrections:
@@ -73,13 +101,25 @@ def corrections_now(program: Program, domains: Sequence[str], memory: Memory) ->
     names = correction_names(program)
     if not names:
         return {}
-    return {name: (memory.domains[name].tensors if name in memory.domains else program.factory_domain()).only(names) for name in domains}
+    return {
+        name: (
+            (
+                memory.domains[name].tensors if name in memory.domains else program.factory_domain()
+            ).only(names)
+        )
+        for name in domains
+    }
 
 
 def take_rows(
-    program: Program, journal: Journal, tensors: Tensors, taken: Sequence[tuple[int, Sequence[EvidenceRow]]], slots: Mapping[str, int]
+    program: Program,
+    journal: Journal,
+    tensors: Tensors,
+    taken: Sequence[tuple[int, Sequence[EvidenceRow]]],
+    slots: Mapping[str, int],
 ) -> Tensors:
-    """Subtract rows, each under the correction that it was learned through; under none if the commit that knows it was compacted.
+    """Subtract rows, each under the correction that it was learned through; under none if the
+    commit that knows it was compacted.
 
     It must not depend on today's corrections: a replay knows nothing of them.
     """
@@ -100,7 +140,9 @@ def by_commit(rows: Sequence[EvidenceRow]) -> list[tuple[int, list[EvidenceRow]]
 
 
 def clear_class(program: Program, tensors: Tensors, slot: int) -> Tensors:
-    """Zero a slot along every tensor's class axis. Shared sums (a Gram matrix) keep what they hold: see ``remove_class``."""
+    """Zero a slot along every tensor's class axis. Shared sums (a Gram matrix) keep what they hold:
+    see ``remove_class``.
+    """
     cleared: Blobs = {}
     for spec in program.manifest.tensors:
         if spec.class_axis is not None and spec.kind == "evidence" and spec.scope == "global":
@@ -110,4 +152,12 @@ def clear_class(program: Program, tensors: Tensors, slot: int) -> Tensors:
     return program.runtime.upload(cleared).over(tensors)
 
 
-__all__ = ["apply_rows", "by_commit", "clear_class", "corrections_now", "factory_memory", "finish", "take_rows"]
+__all__ = [
+    "apply_rows",
+    "by_commit",
+    "clear_class",
+    "corrections_now",
+    "factory_memory",
+    "finish",
+    "take_rows",
+]

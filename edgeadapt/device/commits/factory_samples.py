@@ -41,10 +41,8 @@ class FactorySamples:
             if has_any
             else {"z": np.zeros((0, program.manifest.feature_dim)), "y": np.zeros(0)}
         )
-        self._z, self._y = (
-            np.ascontiguousarray(values["z"], np.float32),
-            values["y"].astype(np.int64),
-        )
+        self._z = np.ascontiguousarray(values["z"], np.float32)
+        self._y = values["y"].astype(np.int64)
         self._taps = (
             np.ascontiguousarray(values["taps"], np.float32)
             if "taps" in values

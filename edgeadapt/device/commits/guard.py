@@ -1,8 +1,11 @@
-"""Was the change good? Paired tests of a candidate against the live state, on samples that trained neither.
+"""Was the change good? Paired tests of a candidate against the live state, on samples that trained
+neither.
 
-Factory samples judge the global tensors, among the factory's classes. Held-out field labels judge global tensors and those of the
-condition they come from. A candidate is vetoed if it loses more than ``margin`` of accuracy **and** a one-sided sign test on the samples
-that changed is significant. A tensor that is not finite or out of bounds always vetoes, whatever its kind and scope.
+Factory samples judge the global tensors, among the factory's classes. Held-out field labels judge
+global tensors and those of the condition they come from. A candidate is vetoed if it loses more
+than ``margin`` of accuracy **and** a one-sided sign test on the samples that changed is
+significant. A tensor that is not finite or out of bounds always vetoes, whatever its kind and
+scope.
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ class GuardSet:
     """Labelled features of one condition, never trained on.
 
     Attributes:
-        z, taps: features before ``correct``; y: class slots; domain: where they were met; slots: the answer set, None for all.
-        own: what the samples, which the factory's head learned, add to their own logits (N, factory classes) in a state; None if they taught nothing.
+        z, taps: features before ``correct``; y: class slots; domain: where they were met; slots:
+        the answer set, None for all. own: what the samples, which the factory's head learned, add
+        to their own logits (N, factory classes) in a state; None if they taught nothing.
     """
 
     name: str
@@ -69,7 +73,9 @@ class Verdict:
         return not self.why
 
 
-def judge(program: Program, live: Memory, candidate: Memory, sets: Sequence[GuardSet], policy: GuardPolicy) -> Verdict:
+def judge(
+    program: Program, live: Memory, candidate: Memory, sets: Sequence[GuardSet], policy: GuardPolicy
+) -> Verdict:
     """Compare a candidate with the live state."""
     broken = out_of_bounds(program, candidate, live)
     if broken:
@@ -81,36 +87,59 @@ def judge(program: Program, live: Memory, candidate: Memory, sets: Sequence[Guar
         loss = marks[-1][1] - marks[-1][2]
         chance = sign_test(int((after & ~before).sum()), int((before & ~after).sum()))
         if loss > policy.margin and chance < policy.significance:
-            return Verdict(f"{guard.name}: accuracy {before.mean():.3f} -> {after.mean():.3f} on {len(before)} samples (p = {chance:.2g})", tuple(marks), guard.name)
+            return Verdict(
+                f"{guard.name}: accuracy {before.mean():.3f} -> {after.mean():.3f} on {len(before)}"
+                f" samples (p = {chance:.2g})",
+                tuple(marks),
+                guard.name,
+            )
     return Verdict("", tuple(marks))
 
 
-def decline(program: Program, origin: Memory, live: Memory, candidate: Memory, sets: Sequence[GuardSet], policy: GuardPolicy) -> str:
+def decline(
+    program: Program,
+    origin: Memory,
+    live: Memory,
+    candidate: Memory,
+    sets: Sequence[GuardSet],
+    policy: GuardPolicy,
+) -> str:
     """Why a candidate goes one step too far down; empty if it does not.
 
-    :func:`judge` compares with the state before, and many steps can each be too small for it. This compares with the factory: a candidate that has
-    lost more than ``policy.worst`` there, more than chance would, must not lose any further. A state that is below already, and a
-    candidate that does not lower it, pass.
+    :func:`judge` compares with the state before, and many steps can each be too small for it. This
+    compares with the factory: a candidate that has lost more than ``policy.worst`` there, more than
+    chance would, must not lose any further. A state that is below already, and a candidate that
+    does not lower it, pass.
     """
     for guard in sets:
         first, now, after = (guard.correct(program, memory) for memory in (origin, live, candidate))
         lost = float(first.mean() - after.mean())
         chance = sign_test(int((after & ~first).sum()), int((first & ~after).sum()))
         if after.mean() < now.mean() and lost > policy.worst and chance < policy.significance:
-            return f"{guard.name}: accuracy {first.mean():.3f} at the factory, {now.mean():.3f} now, {after.mean():.3f} with these labels"
+            return (
+                f"{guard.name}: accuracy {first.mean():.3f} at the factory, {now.mean():.3f} now,"
+                f" {after.mean():.3f} with these labels"
+            )
     return ""
 
 
 def out_of_bounds(program: Program, candidate: Memory, live: Memory | None = None) -> str:
-    """Names the first tensor that is not finite or outside its declared bound; empty if all are inside.
+    """Names the first tensor that is not finite or outside its declared bound; empty if all are
+    inside.
 
-    Evidence, parameters, statistics and derived tensors, global ones and those of every condition. Buffers that ``live`` holds too were
-    looked at when they went live.
+    Evidence, parameters, statistics and derived tensors, global ones and those of every condition.
+    Buffers that ``live`` holds too were looked at when they went live.
     """
     held = live if live is not None else Memory(0, Tensors(), (), {})
     places = [("", candidate.tensors, held.tensors)]
     for name, domain in candidate.domains.items():
-        places.append((f" of {name}", domain.tensors, held.domains[name].tensors if name in held.domains else Tensors()))
+        places.append(
+            (
+                f" of {name}",
+                domain.tensors,
+                held.domains[name].tensors if name in held.domains else Tensors(),
+            )
+        )
     bounds = {spec.name: spec.bound for spec in program.manifest.tensors}
     for place, tensors, known in places:
         moved = [name for name in tensors if not (name in known and known[name] is tensors[name])]
@@ -125,4 +154,8 @@ def bound_problem(name: str, value: NDArray[np.float32], bound: float | None) ->
     extreme = float(np.abs(value).max(initial=0.0))
     if not np.isfinite(extreme):
         return f"{name} has values that are not finite"
-    return f"{name} reaches {extreme:.3g}, its bound is {bound:g}" if bound is not None and extreme > bound else ""
+    return (
+        f"{name} reaches {extreme:.3g}, its bound is {bound:g}"
+        if bound is not None and extreme > bound
+        else ""
+    )

@@ -96,11 +96,9 @@ class HeadChoices:
         live: Callable[[], Memory],
         publish: Callable[[Memory], None],
     ) -> None:
-        self._transactions, self._program, self._journal = (
-            transactions,
-            transactions.program,
-            transactions.journal,
-        )
+        self._transactions = transactions
+        self._program = transactions.program
+        self._journal = transactions.journal
         self._meter, self._live, self._publish = meter, live, publish
         self._policy = self._program.manifest.policy.learn
         self._logistic = LogisticHead(self._program)
@@ -149,13 +147,16 @@ class HeadChoices:
         if not self._labels or not live.labels:
             return []
         return [
-            domain for domain in (SOURCE, *self._chosen)
+            domain
+            for domain in (SOURCE, *self._chosen)
             if (domain == SOURCE or domain in live.domains)
             and not (domain in live.heads and self._made_from.get(domain) is live.tensors)
-        ]  # fmt: skip
+        ]
 
     def run(self) -> None:
-        """Make the heads that answer, choose for every condition that is due, and make them of that."""
+        """Make the heads that answer, choose for every condition that is due, and make them of
+        that.
+        """
         self._make_outdated()
         for domain in self._due():
             if not self._meter.may_start("learn"):
@@ -254,9 +255,7 @@ class HeadChoices:
         self._made_from[domain] = live.tensors
         self._publish(replace(live, heads=heads))
 
-    def _newest(
-        self, live: Memory, where: str, limit: int, *values: str
-    ) -> list[EvidenceRow]:
+    def _newest(self, live: Memory, where: str, limit: int, *values: str) -> list[EvidenceRow]:
         found = self._journal.evidence(where=where, values=values, limit=limit, newest_first=True)
         return self._counting(found, live)
 
@@ -296,9 +295,7 @@ class HeadChoices:
             if row.label in self._program.manifest.classes or counts[row.label] >= FEWEST
         ]
 
-    def _counting(
-        self, newest_first: Sequence[EvidenceRow], live: Memory
-    ) -> list[EvidenceRow]:
+    def _counting(self, newest_first: Sequence[EvidenceRow], live: Memory) -> list[EvidenceRow]:
         return [
             row
             for row in self._usable(newest_first, live)

@@ -1,4 +1,6 @@
-"""Should labels be learned at all? A source that contradicts a head which is known to be right is held, not learned."""
+"""Should labels be learned at all? A source that contradicts a head which is known to be right is
+held, not learned.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,15 @@ from numpy.typing import NDArray
 
 from edgeadapt.device.commits.factory_samples import FactorySamples
 from edgeadapt.device.commits.holdout import HeldOut
-from edgeadapt.device.commits.label_noise_odds import Belief, Odds, agrees_with_its_class, copies, learned_from, lie, odds
+from edgeadapt.device.commits.label_noise_odds import (
+    Belief,
+    Odds,
+    agrees_with_its_class,
+    copies,
+    learned_from,
+    lie,
+    odds,
+)
 from edgeadapt.device.detection.window import shift_ratio
 from edgeadapt.device.inference.program import Program, Read
 from edgeadapt.device.inference.state import SOURCE, Memory
@@ -22,22 +32,37 @@ from edgeadapt.device.storage.journal import Journal
 from edgeadapt.device.storage.rows import EvidenceRow
 
 HELD_AT = 2.0
-"""log10 of the odds at which a batch is held. Honest ones reach it with a chance below a hundredth where the head's chances are right."""
+"""log10 of the odds at which a batch is held. Honest ones reach it with a chance below a hundredth
+where the head's chances are right.
+"""
 TAKEN_BACK_AT = 1.0
-"""log10 of the odds against a source's earlier labels alone from which they go with the batch: an honest past is not taken back."""
+"""log10 of the odds against a source's earlier labels alone from which they go with the batch: an
+honest past is not taken back.
+"""
 COPIES = 4  # equal frames of one source that may be labelled: a stuck camera has one thing to say
 FEWEST = 5  # labels that say anything
-FEWEST_SHIFTED = 24  # labels that do where nobody else gave any: fewer cannot show that they mean something
-FEWEST_KNOWN = 10  # labels of others that say how good the head is under a condition, or on a class the factory does not know
-_FOLLOW = 2.5  # log10 of how much likelier labels must be where they follow from the samples than where they are lies
-_AT_LEAST_FOR = 64  # labels; of more, in proportion: a head is never quite what it is believed to be, and that adds up over many labels, too
-_LOST = 0.6  # a head that is right on this share of what a single renaming does not explain is not the one that is wrong
+# labels that do where nobody else gave any: fewer cannot show that they mean something
+FEWEST_SHIFTED = 24
+# labels of others that say how good the head is under a condition, or on a class the factory does
+# not know
+FEWEST_KNOWN = 10
+# log10 of how much likelier labels must be where they follow from the samples than where they are
+# lies
+_FOLLOW = 2.5
+# labels; of more, in proportion: a head is never quite what it is believed to be, and that adds up
+# over many labels, too
+_AT_LEAST_FOR = 64
+# a head that is right on this share of what a single renaming does not explain is not the one that
+# is wrong
+_LOST = 0.6
 FEWEST_PLACED = 12  # samples that can say where they lie
-_TOLD_APART, _ELSEWHERE = 0.7, 1e-4  # share of pairs of such a sample and a factory's that are told apart, and the chance of that
+# share of pairs of such a sample and a factory's that are told apart, and the chance of that
+_TOLD_APART, _ELSEWHERE = 0.7, 1e-4
 _APART_FEWEST, _APART = 3, 0.01  # rows on either side, and the chance of telling them apart by luck
 _SLACK = 0.1  # of the bundle's ``source_error``: labels that nothing predicts
 _RECENT, _RECORD = 2000, 256  # rows of the journal that are looked through, rows that are weighed
-_ACCEPTED = "+status IN ('learned', 'held_out')"  # the plus keeps SQLite from its index: the newest rows are few, those of a status are not
+# the plus keeps SQLite from its index: the newest rows are few, those of a status are not
+_ACCEPTED = "+status IN ('learned', 'held_out')"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +77,19 @@ class _Seen:
     shift: float
 
     def only(self, rows: NDArray[np.bool_]) -> _Seen:
-        return _Seen(self.y[rows], self.logits[rows], self.embedding[rows], self.is_known[rows], self.is_held_out[rows], self.shift)
+        return _Seen(
+            self.y[rows],
+            self.logits[rows],
+            self.embedding[rows],
+            self.is_known[rows],
+            self.is_held_out[rows],
+            self.shift,
+        )
 
     def among(self, slots: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Logits (M, S) and labels (M,) as columns of these slots, of the rows that are labelled so."""
+        """Logits (M, S) and labels (M,) as columns of these slots, of the rows that are labelled
+        so.
+        """
         rows = np.isin(self.y, slots)
         return self.logits[rows][:, slots], np.searchsorted(slots, self.y[rows])
 
@@ -63,22 +97,34 @@ class _Seen:
 class Suspicion:
     """Reads the journal and the live state, changes nothing."""
 
-    def __init__(self, program: Program, journal: Journal, held_out: HeldOut, factory: FactorySamples) -> None:
-        self._program, self._journal, self._held_out, self._factory = program, journal, held_out, factory
+    def __init__(
+        self, program: Program, journal: Journal, held_out: HeldOut, factory: FactorySamples
+    ) -> None:
+        self._program = program
+        self._journal = journal
+        self._held_out = held_out
+        self._factory = factory
         self._policy = program.manifest.policy
 
     def of(self, live: Memory, rows: Sequence[EvidenceRow]) -> str:
         """Why these rows of one source and one condition are not to be learned; empty if they are.
 
-        Copies of one frame, labels that contradict a head which is right about such samples, and labels that do so together with what
-        the same source taught before. Under another condition than the factory's the head is not known to be right until other
-        sources taught there: until then labels that mean something are learned though they contradict it.
+        Copies of one frame, labels that contradict a head which is right about such samples, and
+        labels that do so together with what the same source taught before. Under another condition
+        than the factory's the head is not known to be right until other sources taught there: until
+        then labels that mean something are learned though they contradict it.
         """
         past = self._record(live, rows)
-        return self._copies(rows, past) or self._against(live, rows, HELD_AT, past) or (self._against(live, [*past, *rows], self._record_at) if past else "")
+        return (
+            self._copies(rows, past)
+            or self._against(live, rows, HELD_AT, past)
+            or (self._against(live, [*past, *rows], self._record_at) if past else "")
+        )
 
     def surplus(self, live: Memory, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
-        """Copies of frames that are labelled often enough already, where most of a batch is something else: they are left out, not the batch."""
+        """Copies of frames that are labelled often enough already, where most of a batch is
+        something else: they are left out, not the batch.
+        """
         past = self._record(live, rows)
         _, group = copies(np.stack([row.features for row in (*past, *rows)]))
         labels: dict[int, set[str]] = {}
@@ -93,10 +139,12 @@ class Suspicion:
         return over if 2 * len(over) < len(rows) else []
 
     def withdraws(self, live: Memory, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
-        """Accepted rows of the same source and condition that must be taken back together with a held batch.
+        """Accepted rows of the same source and condition that must be taken back together with a
+        held batch.
 
-        The batch and the source's record speak against it together, and the record does so alone, though more faintly; or the record
-        has a frame of which the batch alone holds too many copies, or has it under another label.
+        The batch and the source's record speak against it together, and the record does so alone,
+        though more faintly; or the record has a frame of which the batch alone holds too many
+        copies, or has it under another label.
         """
         past = self._record(live, rows)
         if not past:
@@ -105,8 +153,15 @@ class Suspicion:
             frames: dict[bytes, list[str]] = {}
             for row in rows:
                 frames.setdefault(row.features.tobytes(), []).append(row.label)
-            return [row for row in past if len(mine := frames.get(row.features.tobytes(), [])) > COPIES or {*mine} - {row.label}]
-        if self._against(live, [*past, *rows], self._record_at) and self._against(live, past, TAKEN_BACK_AT):
+            return [
+                row
+                for row in past
+                if len(mine := frames.get(row.features.tobytes(), [])) > COPIES
+                or {*mine} - {row.label}
+            ]
+        if self._against(live, [*past, *rows], self._record_at) and self._against(
+            live, past, TAKEN_BACK_AT
+        ):
             return past
         return []
 
@@ -115,17 +170,28 @@ class Suspicion:
         """A record is looked at after every batch, so it takes more to condemn it."""
         return -float(np.log10(self._policy.guard.source_significance))
 
-    # -- rows -----------------------------------------------------------------------------------------
+    # -- rows --------------------------------------------------------------------------------------
     def _record(self, live: Memory, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
-        """The last rows that a source taught under a condition, without labels that are being corrected."""
+        """The last rows that a source taught under a condition, without labels that are being
+        corrected.
+        """
         corrected = {row.id for row in rows}
-        found = self._rows(live, f"{_ACCEPTED} AND source = ? AND domain = ? AND NOT trusted", rows[0].source, rows[0].domain)
+        found = self._rows(
+            live,
+            f"{_ACCEPTED} AND source = ? AND domain = ? AND NOT trusted",
+            rows[0].source,
+            rows[0].domain,
+        )
         return [row for row in found if row.id not in corrected]
 
     def _rows(self, live: Memory, which: str, *values: str) -> list[EvidenceRow]:
-        """Up to 256 of the newest rows that still have features, oldest first; a bounded piece of the journal is looked through."""
+        """Up to 256 of the newest rows that still have features, oldest first; a bounded piece of
+        the journal is looked through.
+        """
         where = f"{which} AND seq > (SELECT coalesce(max(seq), 0) - ? FROM evidence)"
-        found = self._journal.evidence(where=where, values=(*values, _RECENT), limit=_RECORD, newest_first=True)
+        found = self._journal.evidence(
+            where=where, values=(*values, _RECENT), limit=_RECORD, newest_first=True
+        )
         return [row for row in reversed(found) if row.label in live.slots and row.has_features]
 
     def _copies(self, rows: Sequence[EvidenceRow], past: Sequence[EvidenceRow]) -> str:
@@ -144,26 +210,50 @@ class Suspicion:
             return None
         z, taps, y, _, _ = rows_to_arrays(rows, live.slots, self._program.manifest.feature_dim)
         held_out = np.array([row.status == "held_out" for row in rows])
-        return self._as_seen(self._program.read(z, taps, live.judged_in(rows[0].domain)), y, live, held_out)
+        return self._as_seen(
+            self._program.read(z, taps, live.judged_in(rows[0].domain)), y, live, held_out
+        )
 
-    def _as_seen(self, read: Read, y: NDArray[np.int64], live: Memory, is_held_out: NDArray[np.bool_]) -> _Seen:
-        shift = shift_ratio(read.residual, read.logits.argmax(axis=1), live.class_counts, self._policy.shift)
-        return _Seen(y, read.logits, read.embedding, read.score <= self._policy.novelty.threshold, is_held_out, shift)
+    def _as_seen(
+        self, read: Read, y: NDArray[np.int64], live: Memory, is_held_out: NDArray[np.bool_]
+    ) -> _Seen:
+        shift = shift_ratio(
+            read.residual, read.logits.argmax(axis=1), live.class_counts, self._policy.shift
+        )
+        return _Seen(
+            y,
+            read.logits,
+            read.embedding,
+            read.score <= self._policy.novelty.threshold,
+            is_held_out,
+            shift,
+        )
 
-    # -- what speaks against them ---------------------------------------------------------------------
-    def _against(self, live: Memory, rows: Sequence[EvidenceRow], limit: float, past: Sequence[EvidenceRow] = ()) -> str:
-        """Why not, if the odds are at or above 10^limit. ``past``: what the source taught before, for what a refitted head can explain."""
+    # -- what speaks against them ------------------------------------------------------------------
+    def _against(
+        self,
+        live: Memory,
+        rows: Sequence[EvidenceRow],
+        limit: float,
+        past: Sequence[EvidenceRow] = (),
+    ) -> str:
+        """Why not, if the odds are at or above 10^limit. ``past``: what the source taught before,
+        for what a refitted head can explain.
+        """
         first = copies(np.stack([row.features for row in rows]))[0]
         seen = self._seen(live, [rows[i] for i in first])
         if seen is None:
             return ""
         if rows[0].domain == SOURCE and seen.shift <= 1.0:
             factory = self._at_the_factory(live)
-            doubt = self._contradicts(live, seen.only(seen.is_known), factory, limit)  # what looks new may be anything
+            # what looks new may be anything
+            doubt = self._contradicts(live, seen.only(seen.is_known), factory, limit)
             if not doubt or factory is None:
                 return doubt
             before = self._seen(live, past)
-            if not self._lies_elsewhere(factory, seen if before is None else _joined([seen, before])):
+            if not self._lies_elsewhere(
+                factory, seen if before is None else _joined([seen, before])
+            ):
                 return doubt
         told = self._told_by_others(live, rows[0])
         if told is not None:
@@ -174,8 +264,17 @@ class Suspicion:
         doubt = self._contradicts(live, seen, None, limit)
         return "" if doubt and self._follow(live, seen, self._seen(live, past)) else doubt
 
-    def _contradicts(self, live: Memory, seen: _Seen, told: _Seen | None, limit: float, prior: Belief | None = None) -> str:
-        """Why rows cannot be what a head says of them whose errors ``told`` shows; empty below 10^limit."""
+    def _contradicts(
+        self,
+        live: Memory,
+        seen: _Seen,
+        told: _Seen | None,
+        limit: float,
+        prior: Belief | None = None,
+    ) -> str:
+        """Why rows cannot be what a head says of them whose errors ``told`` shows; empty below
+        10^limit.
+        """
         slots = self._judged(live, told)
         logits, y = seen.among(slots)
         if len(y) < FEWEST:
@@ -186,8 +285,12 @@ class Suspicion:
         found = odds(belief.honest(logits), y)
         if found.log10 < limit:
             return ""
-        apart = _are_apart(seen.embedding[np.isin(seen.y, slots)], y, logits.argmax(axis=1), found.flip)
-        if apart is not None and (apart.all() or odds(belief.honest(logits[~apart]), y[~apart]).log10 < limit):
+        apart = _are_apart(
+            seen.embedding[np.isin(seen.y, slots)], y, logits.argmax(axis=1), found.flip
+        )
+        if apart is not None and (
+            apart.all() or odds(belief.honest(logits[~apart]), y[~apart]).log10 < limit
+        ):
             return ""
         return _why(found, logits.argmax(axis=1) != y, [str(live.classes[slot]) for slot in slots])
 
@@ -197,15 +300,22 @@ class Suspicion:
         return Belief(self._policy.learn.temperature, _SLACK * self._policy.guard.source_error)
 
     def _told_by_others(self, live: Memory, row: EvidenceRow) -> _Seen | None:
-        """What other sources taught under the condition of a row, if it is enough to say how good a head is there."""
+        """What other sources taught under the condition of a row, if it is enough to say how good a
+        head is there.
+        """
         if row.domain == SOURCE:
             return None
-        told = self._seen(live, self._rows(live, f"{_ACCEPTED} AND domain = ? AND source != ?", row.domain, row.source))
+        told = self._seen(
+            live,
+            self._rows(live, f"{_ACCEPTED} AND domain = ? AND source != ?", row.domain, row.source),
+        )
         return told if told is not None and len(told.y) >= FEWEST_KNOWN else None
 
     @staticmethod
     def _lies_elsewhere(factory: _Seen, seen: _Seen) -> bool:
-        """Are samples clearly not where the factory's are, though no statistic of the stream moved? Then nobody knows that the head is right there."""
+        """Are samples clearly not where the factory's are, though no statistic of the stream moved?
+        Then nobody knows that the head is right there.
+        """
         taken_for, here = factory.logits.argmax(axis=1), seen.logits.argmax(axis=1)
         slots, place = np.unique(taken_for, return_inverse=True)
         means = np.stack([factory.embedding[taken_for == slot].mean(axis=0) for slot in slots])
@@ -219,25 +329,31 @@ class Suspicion:
     def _follow(self, live: Memory, seen: _Seen, past: _Seen | None) -> bool:
         """Do labels follow from the samples so clearly that it is the head that is wrong here?
 
-        A refitted head, cross-fitted on them and on what the source taught here before, must make them likelier than lies about what the head
-        sees, and than labels that mean nothing; and the head must be poor on what no single renaming explains.
+        A refitted head, cross-fitted on them and on what the source taught here before, must make
+        them likelier than lies about what the head sees, and than labels that mean nothing; and the
+        head must be poor on what no single renaming explains.
         """
         everything = seen if past is None else _joined([seen, past])
         slots = np.unique(np.concatenate([self._judged(live, None), everything.y]))
         (logits, y), belief = seen.among(slots), self._untaught
         taken_for = logits.argmax(axis=1)
         flip = odds(belief.honest(logits), y).flip
-        if flip is not None and len(slots) > 2:  # of two classes, one that is called the other leaves labels that mean nothing
+        # of two classes, one that is called the other leaves labels that mean nothing
+        if flip is not None and len(slots) > 2:
             others = ~((taken_for == flip[0]) & (y == flip[1]))
             if not others.any() or float((taken_for == y)[others].mean()) >= _LOST:
                 return False
         all_logits, all_y = everything.among(slots)
         chances = belief.honest(all_logits)
         asked = np.arange(len(all_y)) < len(y)
-        return follow(everything.embedding, all_y, chances, asked) - lie(chances[asked], y) >= _FOLLOW * max(1.0, len(y) / _AT_LEAST_FOR) * log(10.0)
+        return follow(everything.embedding, all_y, chances, asked) - lie(
+            chances[asked], y
+        ) >= _FOLLOW * max(1.0, len(y) / _AT_LEAST_FOR) * log(10.0)
 
     def _at_the_factory(self, live: Memory) -> _Seen | None:
-        """The bundle's guard samples and labels held out under the factory condition: what the head is known to be right about."""
+        """The bundle's guard samples and labels held out under the factory condition: what the head
+        is known to be right about.
+        """
         parts = [self._seen(live, self._rows(live, "+status = 'held_out' AND domain = ?", SOURCE))]
         for guard in self._factory.sets(live):
             read = self._program.read(guard.z, guard.taps, live.tensors)
@@ -247,32 +363,55 @@ class Suspicion:
         return _joined(found) if found else None
 
     def _judged(self, live: Memory, told: _Seen | None) -> NDArray[np.int64]:
-        """Slots whose labels are judged: the factory's classes, and others once enough labels say how often the head errs on them."""
-        factory = [live.slots[name] for name in self._program.manifest.classes if name in live.slots]
-        taught = [slot for slot in live.slots.values() if told is not None and int((told.y == slot).sum()) >= FEWEST]
+        """Slots whose labels are judged: the factory's classes, and others once enough labels say
+        how often the head errs on them.
+        """
+        factory = [
+            live.slots[name] for name in self._program.manifest.classes if name in live.slots
+        ]
+        taught = [
+            slot
+            for slot in live.slots.values()
+            if told is not None and int((told.y == slot).sum()) >= FEWEST
+        ]
         return np.unique(np.array([*factory, *taught], np.int64))
 
 
 def _joined(parts: Sequence[_Seen]) -> _Seen:
     y, logits = np.concatenate([p.y for p in parts]), np.concatenate([p.logits for p in parts])
-    embedding, known, judges = (np.concatenate([getattr(p, name) for p in parts]) for name in ("embedding", "is_known", "is_held_out"))
+    embedding, known, judges = (
+        np.concatenate([getattr(p, name) for p in parts])
+        for name in ("embedding", "is_known", "is_held_out")
+    )
     return _Seen(y, logits, embedding, known, judges, 0.0)
 
 
 def _refitted(told: _Seen, seen: _Seen, belief: Belief) -> tuple[_Seen, _Seen]:
-    """Rows in doubt and rows of others, as a head sees them that others' labels refitted: theirs each without its own label."""
+    """Rows in doubt and rows of others, as a head sees them that others' labels refitted: theirs
+    each without its own label.
+    """
     both = np.concatenate([told.embedding, seen.embedding])
     chances = np.concatenate([belief.honest(told.logits), belief.honest(seen.logits)])
-    judges = told.is_held_out if told.is_held_out.sum() >= FEWEST_KNOWN else np.ones(len(told.y), bool)
+    judges = (
+        told.is_held_out if told.is_held_out.sum() >= FEWEST_KNOWN else np.ones(len(told.y), bool)
+    )
     theirs, here = taught_by(both, told.y, chances, len(seen.y), judges)
-    return replace(seen, logits=here.astype(np.float32)), replace(told, logits=theirs.astype(np.float32))
+    return replace(seen, logits=here.astype(np.float32)), replace(
+        told, logits=theirs.astype(np.float32)
+    )
 
 
-def _are_apart(embedding: NDArray[np.float32], y: NDArray[np.int64], predicted: NDArray[np.int64], flip: tuple[int, int] | None) -> NDArray[np.bool_] | None:
+def _are_apart(
+    embedding: NDArray[np.float32],
+    y: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    flip: tuple[int, int] | None,
+) -> NDArray[np.bool_] | None:
     """(N,) rows whose class only looks like another to the head; None if there are none.
 
-    A new wearer's exercise may look like another exercise of the others: it is then called by its own name, and rightly so. It lies apart
-    from those that are what the head sees. What a liar calls by another name is the same as what the same source calls by its right one.
+    A new wearer's exercise may look like another exercise of the others: it is then called by its
+    own name, and rightly so. It lies apart from those that are what the head sees. What a liar
+    calls by another name is the same as what the same source calls by its right one.
     """
     if flip is None:
         return None
@@ -286,5 +425,12 @@ def _are_apart(embedding: NDArray[np.float32], y: NDArray[np.int64], predicted: 
 
 
 def _why(found: Odds, is_wrong: NDArray[np.bool_], names: Sequence[str]) -> str:
-    flip = f", as if {names[found.flip[0]]!r} were called {names[found.flip[1]]!r}" if found.flip else ""
-    return f"{int(is_wrong.sum())} of {len(is_wrong)} labels contradict the head{flip} (odds 10^{found.log10:.1f} that they are false)"
+    flip = (
+        f", as if {names[found.flip[0]]!r} were called {names[found.flip[1]]!r}"
+        if found.flip
+        else ""
+    )
+    return (
+        f"{int(is_wrong.sum())} of {len(is_wrong)} labels contradict the head{flip} (odds"
+        f" 10^{found.log10:.1f} that they are false)"
+    )

@@ -146,9 +146,11 @@ def _cross_fitted(x: F32, y: I64, weight: F32) -> tuple[float, float]:
     logits -= logits.max(axis=2, keepdims=True)
     right = logits[:, np.arange(len(y)), y]
     losses = np.array(
-        [[weight @ (np.log(np.exp(found / t).sum(axis=1)) - correct / t) for t in _TEMPERATURES]
-         for found, correct in zip(logits, right, strict=True)]
-    )  # fmt: skip
+        [
+            [weight @ (np.log(np.exp(found / t).sum(axis=1)) - correct / t) for t in _TEMPERATURES]
+            for found, correct in zip(logits, right, strict=True)
+        ]
+    )
     c, t = np.unravel_index(int(losses.argmin()), losses.shape)
     return _CS[c], float(_TEMPERATURES[t])
 

@@ -43,10 +43,19 @@ def corrections_in(program: Program, commit: CommitRow) -> Corrections:
 
 def domain_blob(program: Program, domain: Domain) -> Blobs:
     """What a commit stores of a domain: its tensors and its signature."""
-    values: Blobs = {f"{_DOMAIN}{domain.name}/{name}": value for name, value in program.runtime.download(domain.tensors).items()}
+    values: Blobs = {
+        f"{_DOMAIN}{domain.name}/{name}": value
+        for name, value in program.runtime.download(domain.tensors).items()
+    }
     met = np.flatnonzero(domain.signature.counts)  # of a thousand slots a condition meets few
-    signature: Blobs = {"slots": met.astype(np.int32), "sums": domain.signature.sums[met], "counts": domain.signature.counts[met]}
-    return values | {f"{_DOMAIN}{domain.name}/signature.{name}": value for name, value in signature.items()}
+    signature: Blobs = {
+        "slots": met.astype(np.int32),
+        "sums": domain.signature.sums[met],
+        "counts": domain.signature.counts[met],
+    }
+    return values | {
+        f"{_DOMAIN}{domain.name}/signature.{name}": value for name, value in signature.items()
+    }
 
 
 def with_domains(blobs: Mapping[str, NDArray[Any]], stored: Mapping[str, NDArray[Any]]) -> Blobs:
@@ -58,9 +67,13 @@ def with_domains(blobs: Mapping[str, NDArray[Any]], stored: Mapping[str, NDArray
     return {key: value for key, value in blobs.items() if not key.startswith(whole)} | new
 
 
-def without_adaptors(program: Program, stored: Mapping[str, NDArray[Any]], domains: Collection[str]) -> Blobs:
+def without_adaptors(
+    program: Program, stored: Mapping[str, NDArray[Any]], domains: Collection[str]
+) -> Blobs:
     """What is stored of a commit or a snapshot, without the adaptors of some conditions."""
-    gone = {f"{_DOMAIN}{domain}/{name}" for domain in domains for name in program.adaptors.all_names}
+    gone = {
+        f"{_DOMAIN}{domain}/{name}" for domain in domains for name in program.adaptors.all_names
+    }
     return {key: value for key, value in stored.items() if key not in gone}
 
 
@@ -85,18 +98,41 @@ def snapshot_of(program: Program, memory: Memory) -> Blobs:
 
 
 def durable_tables(tables: Mapping[str, Any], memory: Memory) -> str:
-    """A commit's tables as a reopened learner would have them: without conditions that were never checkpointed."""
+    """A commit's tables as a reopened learner would have them: without conditions that were never
+    checkpointed.
+    """
     saved = {domain.name for domain in memory.domains.values() if domain.saved is not None}
     kept = {
         key: value for key, value in tables.items() if key != "head"
     }  # a choice follows from the labels, when there was time to make it
-    return json.dumps({**kept, "domains": [entry for entry in tables["domains"] if entry["name"] in saved]}, sort_keys=True)
+    return json.dumps(
+        {**kept, "domains": [entry for entry in tables["domains"] if entry["name"] in saved]},
+        sort_keys=True,
+    )
 
 
-def state_digest(program: Program, memory: Memory, tables: Mapping[str, Any], evidence: bytes = b"") -> str:
-    """SHA-256 of what a reopened learner would have: tables, checkpointed tensors, conditions that were saved."""
-    domains = {d.name: program.runtime.download(d.saved) for d in memory.domains.values() if d.saved is not None}
-    return digest(durable_tables(tables, memory), program.checkpoint(memory.tensors), domains, evidence)
+def state_digest(
+    program: Program, memory: Memory, tables: Mapping[str, Any], evidence: bytes = b""
+) -> str:
+    """SHA-256 of what a reopened learner would have: tables, checkpointed tensors, conditions that
+    were saved.
+    """
+    domains = {
+        d.name: program.runtime.download(d.saved)
+        for d in memory.domains.values()
+        if d.saved is not None
+    }
+    return digest(
+        durable_tables(tables, memory), program.checkpoint(memory.tensors), domains, evidence
+    )
 
 
-__all__ = ["correction_blob", "domain_blob", "durable_tables", "snapshot_of", "state_digest", "with_domains", "without_adaptors"]
+__all__ = [
+    "correction_blob",
+    "domain_blob",
+    "durable_tables",
+    "snapshot_of",
+    "state_digest",
+    "with_domains",
+    "without_adaptors",
+]

@@ -1,4 +1,5 @@
-"""Which samples a small budget is spent on. ``choose(DEFAULT, samples, budget, seed)``; one file per idea.
+"""Which samples a small budget is spent on. ``choose(DEFAULT, samples, budget, seed)``; one file
+per idea.
 
 >>> import numpy as np
 >>> pool = Samples(np.random.default_rng(0).standard_normal((60, 4)), np.arange(60) % 3)
@@ -18,7 +19,10 @@ from edgeadapt.device.coreset.samples import I64, Samples, Selector
 from edgeadapt.device.coreset.stream import SelectedMemory
 from edgeadapt.errors import InputError
 
-SELECTORS: dict[str, Selector] = {s.name: s for s in (Reservoir(), Balanced(), Herding(), Coverage(), Adaptive(), CleanHerding(), Matched())}
+SELECTORS: dict[str, Selector] = {
+    s.name: s
+    for s in (Reservoir(), Balanced(), Herding(), Coverage(), Adaptive(), CleanHerding(), Matched())
+}
 DEFAULT = Matched.name
 """For a selection that is trained on at once."""
 DEFAULT_RETAINED = CleanHerding.name
@@ -26,14 +30,24 @@ DEFAULT_RETAINED = CleanHerding.name
 
 
 def choose(name: str, samples: Samples, budget: int, seed: int = 0) -> I64:
-    """Distinct rows of ``samples``, ascending, min(budget, N) of them, by the selector of that name.
+    """Distinct rows of ``samples``, ascending, min(budget, N) of them, by the selector of that
+    name.
 
     Raises:
-        InputError: no such selector, a budget below 1, or the selector needs what ``samples`` does not have.
+        InputError: no such selector, a budget below 1, or the selector needs what ``samples`` does
+        not have.
     """
     if name not in SELECTORS:
         raise InputError(f"no selector called {name!r}; selectors: {', '.join(SELECTORS)}")
     return SELECTORS[name].select(samples, budget, seed)
 
 
-__all__ = ["DEFAULT", "DEFAULT_RETAINED", "SELECTORS", "Samples", "SelectedMemory", "Selector", "choose"]
+__all__ = [
+    "DEFAULT",
+    "DEFAULT_RETAINED",
+    "SELECTORS",
+    "Samples",
+    "SelectedMemory",
+    "Selector",
+    "choose",
+]

@@ -1,14 +1,16 @@
-"""Adapt-infinity for a light head: pseudo-skill clusters, an expert per cluster, coverage-centric sampling under water-filled budgets.
+"""Adapt-infinity for a light head: pseudo-skill clusters, an expert per cluster, coverage-centric
+sampling under water-filled budgets.
 
     1. cluster the samples by their last-layer gradients            clusters.py
     2. per cluster, take the score that spreads its samples most     experts.py, choice.py
     3. share the budget between clusters by water-filling            budgets.py
     4. within a cluster sample evenly over the score's range, without the outermost 5% on either side     coverage.py
 
-Source: Maharana et al., ICLR 2025 (arXiv 2410.10636), section 4, for instruction data of a vision-language model. A reconstruction: the
-gradients are those of the head, the bins do not depend on a score's unit, the sums are exact. ``quotas`` shares the budget between classes first;
-without it old and rare classes starve, because the current head finds the newest classes hardest.
-"""
+Source: Maharana et al., ICLR 2025 (arXiv 2410.10636), section 4, for instruction data of a
+vision-language model. A reconstruction: the gradients are those of the head, the bins do not depend
+on a score's unit, the sums are exact. ``quotas`` shares the budget between classes first; without
+it old and rare classes starve, because the current head finds the newest classes hardest.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class Adaptive:
         self.clusters, self.quotas = clusters, quotas
 
     def select(self, samples: Samples, budget: int, seed: int) -> I64:
-        """min(budget, N) rows. Without ``p``, the probabilities of a ridge read-out of the pool itself are taken."""
+        """min(budget, N) rows. Without ``p``, the probabilities of a ridge read-out of the pool
+        itself are taken.
+        """
         budget, samples = checked(budget), with_probabilities(samples)
         assert samples.p is not None
         rng = np.random.default_rng(seed)
@@ -53,10 +57,22 @@ class Adaptive:
             for c, share in zip(present, water_fill(sizes.astype(np.int64), quota), strict=True):
                 part = rows[cluster[rows] == c]
                 if share:
-                    chosen.append(part[coverage_rows(score[expert[int(c)]][part], int(share), rng, hardest=_TAIL, easiest=_TAIL)])
+                    chosen.append(
+                        part[
+                            coverage_rows(
+                                score[expert[int(c)]][part],
+                                int(share),
+                                rng,
+                                hardest=_TAIL,
+                                easiest=_TAIL,
+                            )
+                        ]
+                    )
         return np.sort(np.concatenate(chosen)).astype(np.int64)
 
     def _groups(self, y: I64, budget: int) -> list[tuple[I64, int]]:
         if not self.quotas:
             return [(np.arange(len(y)), budget)]
-        return [(np.flatnonzero(y == k), quota) for k, quota in class_quotas(y, budget).items() if quota]
+        return [
+            (np.flatnonzero(y == k), quota) for k, quota in class_quotas(y, budget).items() if quota
+        ]

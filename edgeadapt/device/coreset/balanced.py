@@ -16,4 +16,11 @@ class Balanced:
     def select(self, samples: Samples, budget: int, seed: int) -> I64:
         rng = np.random.default_rng(seed)
         quotas = class_quotas(samples.y, checked(budget))
-        return np.sort(np.concatenate([rng.choice(np.flatnonzero(samples.y == k), n, replace=False) for k, n in quotas.items()])).astype(np.int64)
+        return np.sort(
+            np.concatenate(
+                [
+                    rng.choice(np.flatnonzero(samples.y == k), n, replace=False)
+                    for k, n in quotas.items()
+                ]
+            )
+        ).astype(np.int64)

@@ -1,4 +1,5 @@
-"""How a budget is shared: the same level for all, and what the small ones cannot use goes to the others.
+"""How a budget is shared: the same level for all, and what the small ones cannot use goes to the
+others.
 
 >>> water_fill(np.array([2, 100, 40]), 60).tolist()
 [2, 29, 29]
@@ -15,10 +16,12 @@ from edgeadapt.errors import InputError
 
 
 def water_fill(sizes: I64, total: int) -> I64:
-    """(C,) budgets of groups of the given sizes: equal up to one, never more than a group has, sum min(total, sum of sizes).
+    """(C,) budgets of groups of the given sizes: equal up to one, never more than a group has, sum
+    min(total, sum of sizes).
 
-    Groups are served from the smallest to the largest; each gets its equal share of what is left, rounded down, so a group smaller than
-    its share stays whole and the odd ones go to the largest groups. Adapt-infinity (Maharana et al., ICLR 2025, section 4) shares between clusters this way,
+    Groups are served from the smallest to the largest; each gets its equal share of what is left,
+    rounded down, so a group smaller than its share stays whole and the odd ones go to the largest
+    groups. Adapt-infinity (Maharana et al., ICLR 2025, section 4) shares between clusters this way,
     but rounds up, so that its sums exceed the budget.
 
     Raises:
@@ -36,6 +39,11 @@ def water_fill(sizes: I64, total: int) -> I64:
 
 
 def class_quotas(y: I64, budget: int) -> dict[int, int]:
-    """Class slot -> how many rows of it stay: no class present gets none while the budget reaches the number of classes."""
+    """Class slot -> how many rows of it stay: no class present gets none while the budget reaches
+    the number of classes.
+    """
     classes, sizes = np.unique(y, return_counts=True)
-    return {int(k): int(quota) for k, quota in zip(classes, water_fill(sizes.astype(np.int64), budget), strict=True)}
+    return {
+        int(k): int(quota)
+        for k, quota in zip(classes, water_fill(sizes.astype(np.int64), budget), strict=True)
+    }

@@ -1,12 +1,13 @@
 """Which expert speaks for a cluster: the one that spreads the cluster's samples most evenly.
 
-Each score is standardised over the pool and put into 50 equal bins on [-4, 4]; what lies outside counts in the outermost bins. With q
-the shares of a cluster's samples in the bins::
+Each score is standardised over the pool and put into 50 equal bins on [-4, 4]; what lies outside
+counts in the outermost bins. With q the shares of a cluster's samples in the bins::
 
     expert*(cluster) = argmax_n H_n,   H_n = -sum_b q_b ln q_b
 
-Source: Maharana et al., ICLR 2025 (arXiv 2410.10636), section 4. The released code standardises too, but its bins end at four *raw*
-standard deviations, so the expert of the smallest unit wins whatever its shape; here an affine change of a score changes nothing.
+Source: Maharana et al., ICLR 2025 (arXiv 2410.10636), section 4. The released code standardises
+too, but its bins end at four *raw* standard deviations, so the expert of the smallest unit wins
+whatever its shape; here an affine change of a score changes nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def standardised(score: F64) -> F64:
 
 def bin_entropy(standard: F64) -> float:
     """Nats, 0 .. ln 50, of standardised scores over the fixed bins."""
-    place = np.clip(np.floor((standard + REACH) * (BINS / (2.0 * REACH))), 0, BINS - 1).astype(np.int64)
+    place = np.clip(np.floor((standard + REACH) * (BINS / (2.0 * REACH))), 0, BINS - 1).astype(
+        np.int64
+    )
     q = np.bincount(place, minlength=BINS) / max(len(standard), 1)
     q = q[q > 0]
     return float(-(q * np.log(q)).sum())
@@ -45,4 +48,4 @@ def choose_experts(scores: Mapping[str, F64], cluster: I64) -> dict[int, str]:
     return {
         int(c): max(standard, key=lambda name: bin_entropy(standard[name][cluster == c]))
         for c in np.unique(cluster)
-    }  # fmt: skip
+    }

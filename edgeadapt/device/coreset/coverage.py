@@ -1,7 +1,8 @@
 """Coverage-centric sampling: as many from every range of difficulty, at random within a range.
 
-Source: Zheng et al., Coverage-centric Coreset Selection, ICLR 2023 (arXiv 2210.15809), algorithm 1: drop a share of the hardest
-(likely mislabelled), cut the range of the score into equal strata, share the budget between strata from the smallest up.
+Source: Zheng et al., Coverage-centric Coreset Selection, ICLR 2023 (arXiv 2210.15809), algorithm 1:
+drop a share of the hardest (likely mislabelled), cut the range of the score into equal strata,
+share the budget between strata from the smallest up.
 """
 
 from __future__ import annotations
@@ -18,11 +19,21 @@ from edgeadapt.device.coreset.samples import F64, I64, Samples, checked
 STRATA = 50
 
 
-def coverage_rows(score: F64, budget: int, rng: np.random.Generator, *, hardest: float = 0.0, easiest: float = 0.0, strata: int = STRATA) -> I64:
-    """min(budget, N) rows whose scores cover the range evenly; uniform random rows where the score is constant.
+def coverage_rows(
+    score: F64,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    hardest: float = 0.0,
+    easiest: float = 0.0,
+    strata: int = STRATA,
+) -> I64:
+    """min(budget, N) rows whose scores cover the range evenly; uniform random rows where the score
+    is constant.
 
     Args:
-        score: (N,) larger is harder. hardest, easiest: shares cut from the two ends, as far as ``budget`` rows remain.
+        score: (N,) larger is harder. hardest, easiest: shares cut from the two ends, as far as
+        ``budget`` rows remain.
     """
     order = np.argsort(score, kind="stable")
     spare = max(len(score) - budget, 0)
@@ -34,12 +45,16 @@ def coverage_rows(score: F64, budget: int, rng: np.random.Generator, *, hardest:
     if width > 0 and np.isfinite(width):
         stratum = np.minimum((score[left] - floor) / width * strata, strata - 1).astype(np.int64)
     quotas = water_fill(np.bincount(stratum, minlength=strata), budget)
-    chosen = [rng.choice(left[stratum == s], int(quotas[s]), replace=False) for s in np.flatnonzero(quotas)]
+    chosen = [
+        rng.choice(left[stratum == s], int(quotas[s]), replace=False)
+        for s in np.flatnonzero(quotas)
+    ]
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
 class Coverage:
-    """Coverage over EL2N within each class, under class quotas. Without ``p``, a ridge read-out of the pool itself speaks for the head.
+    """Coverage over EL2N within each class, under class quotas. Without ``p``, a ridge read-out of
+    the pool itself speaks for the head.
 
     Args:
         hardest: share of the hardest rows of a class that is dropped first.

@@ -1,13 +1,15 @@
 """Near-duplicates: rows that a budget should not pay for twice.
 
-Two rows are near-duplicates if |z_i - z_j|^2 <= radius * spread, spread the mean squared distance of two rows of the set: no unit, no
-threshold on a cosine that means something else for every encoder. Rows are visited in an order that their content decides; a row stays
-unless one that stayed already is its near-duplicate. So every row that goes has a stand-in that stays, at least one of every group of
-duplicates stays, and the order of arrival does not matter.
+Two rows are near-duplicates if |z_i - z_j|^2 <= radius * spread, spread the mean squared distance
+of two rows of the set: no unit, no threshold on a cosine that means something else for every
+encoder. Rows are visited in an order that their content decides; a row stays unless one that stayed
+already is its near-duplicate. So every row that goes has a stand-in that stays, at least one of
+every group of duplicates stays, and the order of arrival does not matter.
 
-Source of the idea: permanent pruning in Adapt-infinity (Maharana et al., ICLR 2025), which keeps the rows of smallest M_i = max_{j<i} sim(i, j)
-in the order of the pool: which of two copies stays, and what a third one is compared with, then depends on arrival. ``redundancy``
-is that score in content order.
+Source of the idea: permanent pruning in Adapt-infinity (Maharana et al., ICLR 2025), which keeps
+the rows of smallest M_i = max_{j<i} sim(i, j) in the order of the pool: which of two copies stays,
+and what a third one is compared with, then depends on arrival. ``redundancy`` is that score in
+content order.
 """
 
 from __future__ import annotations
@@ -24,12 +26,14 @@ def distinct_rows(z: F32, radius: float = RADIUS, rank: I64 | None = None) -> I6
     """Rows that stay, ascending; at least one.
 
     Args:
-        z: (N, D). radius: of the mean squared distance of two rows; 0 drops exact copies only. rank: (N,) who goes first, smallest
+        z: (N, D). radius: of the mean squared distance of two rows; 0 drops exact copies only.
+        rank: (N,) who goes first, smallest
             first; by place if not given, so pass rows in an order that does not depend on arrival.
     """
     squared, centred = _centred(z)
     order = np.arange(len(z)) if rank is None else np.argsort(rank, kind="stable")
-    limit = (radius + 1e-6) * 2.0 * float(squared.mean())  # float32 rounding does not make a copy distinct
+    # float32 rounding does not make a copy distinct
+    limit = (radius + 1e-6) * 2.0 * float(squared.mean())
     stays: list[int] = []
     for start in range(0, len(order), _BLOCK):
         rows = order[start : start + _BLOCK]
@@ -45,7 +49,9 @@ def distinct_rows(z: F32, radius: float = RADIUS, rank: I64 | None = None) -> I6
 
 
 def redundancy(z: F32, rank: I64 | None = None) -> F64:
-    """(N,) largest cosine to a row of smaller rank; -1 for the first. Keeping the smallest keeps one of every group of copies."""
+    """(N,) largest cosine to a row of smaller rank; -1 for the first. Keeping the smallest keeps
+    one of every group of copies.
+    """
     order = np.arange(len(z)) if rank is None else np.argsort(rank, kind="stable")
     length = np.sqrt((z**2).sum(axis=1, keepdims=True))
     units = (z / np.where(length > 0, length, 1.0))[order]
@@ -63,4 +69,9 @@ def _centred(z: F32) -> tuple[F32, F32]:
 
 
 def _distances(centred: F32, squared: F32, rows: I64, others: I64) -> F32:
-    return np.asarray(squared[rows][:, None] + squared[others][None, :] - np.float32(2.0) * centred[rows] @ centred[others].T, np.float32)
+    return np.asarray(
+        squared[rows][:, None]
+        + squared[others][None, :]
+        - np.float32(2.0) * centred[rows] @ centred[others].T,
+        np.float32,
+    )

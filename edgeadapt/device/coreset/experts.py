@@ -1,4 +1,5 @@
-"""Scores of single samples: how hard a sample is for the current head. All come from the forward pass that already ran.
+"""Scores of single samples: how hard a sample is for the current head. All come from the forward
+pass that already ran.
 
     perplexity   1 / p_y                                       the one-token case of exp(mean negative log-likelihood)
     entropy      - sum_k p_k ln p_k
@@ -6,10 +7,11 @@
     grand        |p - onehot(y)| sqrt(|z|^2 + 1)               the same; exact for the last layer
     grounding    p_y / blank_y = perplexity without / with     image grounding of Adapt-infinity: how much the content of the input matters
 
-Source: Maharana et al., ICLR 2025 (arXiv 2410.10636), section 4. Its code gives perplexity as an arithmetic mean of 1 / p over tokens
-in one place and as a geometric mean in another; with one label per sample the two agree. Its grounding runs the model twice; with a
-frozen encoder the features of a blank input are a constant, so ``blank`` is computed once.
-"""
+Source: Maharana et al., ICLR 2025 (arXiv 2410.10636), section 4. Its code gives perplexity as an
+arithmetic mean of 1 / p over tokens in one place and as a geometric mean in another; with one label
+per sample the two agree. Its grounding runs the model twice; with a frozen encoder the features of
+a blank input are a constant, so ``blank`` is computed once.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -54,19 +56,36 @@ def grounding(samples: Samples) -> F64:
         InputError: ``blank`` is not given.
     """
     if samples.blank is None:
-        raise InputError("the grounding expert needs Samples(blank=...), the probabilities of an input without content")
-    return np.maximum(samples.blank, _LEAST)[samples.y] ** -1 * np.maximum(_given(samples)[np.arange(len(samples)), samples.y], _LEAST)
+        raise InputError(
+            "the grounding expert needs Samples(blank=...), the probabilities of an input without"
+            " content"
+        )
+    return np.maximum(samples.blank, _LEAST)[samples.y] ** -1 * np.maximum(
+        _given(samples)[np.arange(len(samples)), samples.y], _LEAST
+    )
 
 
-EXPERTS: dict[str, Callable[[Samples], F64]] = {"perplexity": perplexity, "entropy": entropy, "el2n": el2n, "grand": grand, "grounding": grounding}
+EXPERTS: dict[str, Callable[[Samples], F64]] = {
+    "perplexity": perplexity,
+    "entropy": entropy,
+    "el2n": el2n,
+    "grand": grand,
+    "grounding": grounding,
+}
 
 
 def scores(samples: Samples) -> dict[str, F64]:
     """Every expert whose inputs are there."""
-    return {name: expert(samples) for name, expert in EXPERTS.items() if name != "grounding" or samples.blank is not None}
+    return {
+        name: expert(samples)
+        for name, expert in EXPERTS.items()
+        if name != "grounding" or samples.blank is not None
+    }
 
 
 def _given(samples: Samples) -> F64:
     if samples.p is None:
-        raise InputError("difficulty experts need Samples(p=...), the probabilities of the current head")
+        raise InputError(
+            "difficulty experts need Samples(p=...), the probabilities of the current head"
+        )
     return samples.p

@@ -1,9 +1,11 @@
-"""Herding: the next row of a class is the one that brings the mean of the chosen closest to the mean of all.
+"""Herding: the next row of a class is the one that brings the mean of the chosen closest to the
+mean of all.
 
     i_t = argmin_i | mu - (f_i + sum_{s<t} f_{i_s}) / t |,    f = z / |z|,   mu the weighted mean of the class
 
-Sources: Welling, Herding dynamical weights, ICML 2009; Rebuffi et al., iCaRL, CVPR 2017 (arXiv 1611.07725), algorithm 4.
-"""
+Sources: Welling, Herding dynamical weights, ICML 2009; Rebuffi et al., iCaRL, CVPR 2017 (arXiv
+1611.07725), algorithm 4.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def herd(features: F32, count: int, weight: F64) -> list[int]:
 
 
 class Herding:
-    """Herding within each class, under class quotas. The seed plays no part, nor does the order of the rows."""
+    """Herding within each class, under class quotas. The seed plays no part, nor does the order of
+    the rows.
+    """
 
     name: ClassVar[str] = "herding"
 

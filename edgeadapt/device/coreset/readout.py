@@ -1,14 +1,16 @@
-"""A ridge read-out of the pool itself, every class with the same mass, and what it says of a row it has not seen.
+"""A ridge read-out of the pool itself, every class with the same mass, and what it says of a row it
+has not seen.
 
 With w_i = weight_i / (K sum of the weights of its class), centred at the weighted means::
 
     A = sum_i w_i z_i z_i^T + lambda I,  lambda = penalty trace / D,   f_i = W^T z_i + t,   leverage l_i = w_i (1 + z_i^T A^-1 z_i)
     leave-one-out residual  r_i = (onehot(y_i) - f_i) / (1 - l_i)
 
-so the answer for a row by a read-out fitted without it costs one more product, not N fits (Allen's PRESS; Hastie et al., The Elements
-of Statistical Learning, eq. 7.64). Primal for N above D, dual below. The head's own probabilities would do too, but the head of a
-stream favours what it saw last; this one does not.
-"""
+so the answer for a row by a read-out fitted without it costs one more product, not N fits (Allen's
+PRESS; Hastie et al., The Elements of Statistical Learning, eq. 7.64). Primal for N above D, dual
+below. The head's own probabilities would do too, but the head of a stream favours what it saw last;
+this one does not.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ class Readout:
     """Answers of the read-out for its own pool.
 
     Attributes:
-        fitted: (N, K) f, near the one-hot label. held_out: (N, K) the same by a read-out that did not see the row.
+        fitted: (N, K) f, near the one-hot label. held_out: (N, K) the same by a read-out that did
+        not see the row.
     """
 
     fitted: F64
@@ -50,14 +53,18 @@ def fit(samples: Samples, penalty: float = PENALTY) -> Readout:
         fitted, quadratic = np.zeros_like(target), np.zeros(len(z))
     else:
         solve = _primal if len(z) > z.shape[1] else _dual
-        fitted, quadratic = solve(z, scaled, (target - mean) * root[:, None], root, penalty * trace / z.shape[1])
+        fitted, quadratic = solve(
+            z, scaled, (target - mean) * root[:, None], root, penalty * trace / z.shape[1]
+        )
     fitted = fitted + mean
     leverage = np.minimum(share * (1.0 + quadratic), _LARGEST_LEVERAGE)
     return Readout(fitted, target - (target - fitted) / (1.0 - leverage)[:, None])
 
 
 def balanced_shares(y: I64, weight: F64) -> F64:
-    """(N,) shares that sum to 1, the same for every class present, proportional to ``weight`` within a class (equal where all are 0)."""
+    """(N,) shares that sum to 1, the same for every class present, proportional to ``weight``
+    within a class (equal where all are 0).
+    """
     mass = np.bincount(y, weight)
     weight = np.where(mass[y] > 0, weight, 1.0)
     mass = np.bincount(y, weight)
@@ -75,8 +82,14 @@ def probabilities(samples: Samples) -> F64:
 
 
 def with_probabilities(samples: Samples) -> Samples:
-    """The samples as they are if the head's probabilities are there, else with those of the pool's own read-out."""
-    return samples if samples.p is not None else Samples(samples.z, samples.y, probabilities(samples), samples.weight)
+    """The samples as they are if the head's probabilities are there, else with those of the pool's
+    own read-out.
+    """
+    return (
+        samples
+        if samples.p is not None
+        else Samples(samples.z, samples.y, probabilities(samples), samples.weight)
+    )
 
 
 def _primal(z: F32, scaled: F32, target: F64, root: F64, penalty: float) -> tuple[F64, F64]:
@@ -94,4 +107,7 @@ def _dual(z: F32, scaled: F32, target: F64, root: F64, penalty: float) -> tuple[
     solved = cholesky_solve(gram, np.hstack([target, cross.T]))
     classes = target.shape[1]
     squared = (z.astype(np.float64) ** 2).sum(axis=1)
-    return cross @ solved[:, :classes], (squared - (cross * solved[:, classes:].T).sum(axis=1)) / penalty
+    return (
+        cross @ solved[:, :classes],
+        (squared - (cross * solved[:, classes:].T).sum(axis=1)) / penalty,
+    )

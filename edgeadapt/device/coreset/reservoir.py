@@ -2,10 +2,12 @@
 
     chance_i = min(1, c weight_i),   c such that the chances sum to the budget
 
-With equal weights every row is as likely as any other (as by algorithm R of Vitter, ACM TOMS 1985). A row that stands for more samples
-has their chances together: a kept row beside new ones has weight offered / kept, and what is kept stays a sample of the whole stream.
+With equal weights every row is as likely as any other (as by algorithm R of Vitter, ACM TOMS 1985).
+A row that stands for more samples has their chances together: a kept row beside new ones has weight
+offered / kept, and what is kept stays a sample of the whole stream.
 
-Source: systematic sampling with unequal probabilities in random order (Madow, Annals of Mathematical Statistics 1949).
+Source: systematic sampling with unequal probabilities in random order (Madow, Annals of
+Mathematical Statistics 1949).
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from edgeadapt.device.coreset.samples import F64, I64, Samples, checked
 
 
 class Reservoir:
-    """Rows in proportion to what they stand for, classes as the stream has them: rare ones may be lost. Rows of weight 0 come last."""
+    """Rows in proportion to what they stand for, classes as the stream has them: rare ones may be
+    lost. Rows of weight 0 come last.
+    """
 
     name: ClassVar[str] = "reservoir"
 

@@ -1,8 +1,10 @@
-"""What is kept of a stream in bounded memory: a selector over what is kept and what is new, batch after batch.
+"""What is kept of a stream in bounded memory: a selector over what is kept and what is new, batch
+after batch.
 
-A kept row stands for the samples of its class that were offered: ``weight`` (seen of the class) / (kept of the class). So the averages
-that a selector matches stay those of the whole stream, and a class that is offered no more keeps its quota. The idea of a pool that
-holds what was selected before and what is new: Maharana et al., Adapt-infinity, ICLR 2025, section 4, step 1.
+A kept row stands for the samples of its class that were offered: ``weight`` (seen of the class) /
+(kept of the class). So the averages that a selector matches stay those of the whole stream, and a
+class that is offered no more keeps its quota. The idea of a pool that holds what was selected
+before and what is new: Maharana et al., Adapt-infinity, ICLR 2025, section 4, step 1.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ class SelectedMemory:
     """At most ``budget`` samples of everything offered.
 
     Args:
-        selector: any of the package. budget: rows, at least 1. patience: new rows that gather before a selection; the memory holds up
-            to ``budget + patience`` rows in between. seed: of the draws, different for every selection.
+        selector: any of the package. budget: rows, at least 1. patience: new rows that gather
+        before a selection; the memory holds up
+            to ``budget + patience`` rows in between. seed: of the draws, different for every
+            selection.
 
     >>> from edgeadapt.device.coreset.balanced import Balanced
     >>> memory = SelectedMemory(Balanced(), 4)
@@ -29,7 +33,9 @@ class SelectedMemory:
     [0, 0, 1, 1]
     """
 
-    def __init__(self, selector: Selector, budget: int, *, patience: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self, selector: Selector, budget: int, *, patience: int = 1, seed: int = 0
+    ) -> None:
         self.selector, self.budget, self.patience = selector, checked(budget), checked(patience)
         self._seed, self._turns = seed, 0
         self._pool: Samples | None = None  # kept rows first
@@ -42,22 +48,35 @@ class SelectedMemory:
     @property
     def nbytes(self) -> int:
         """Of features, labels and weights."""
-        return 0 if self._pool is None else self._pool.z.nbytes + self._pool.y.nbytes + self._pool.weight.nbytes
+        return (
+            0
+            if self._pool is None
+            else self._pool.z.nbytes + self._pool.y.nbytes + self._pool.weight.nbytes
+        )
 
     def offer(self, batch: Samples) -> None:
         """Take a batch; select once ``patience`` rows are new and there are more than ``budget``.
 
-        Probabilities are not carried over: those of an earlier head say nothing about today's. Selectors that want some take those of a
-        ridge read-out of what is there.
+        Probabilities are not carried over: those of an earlier head say nothing about today's.
+        Selectors that want some take those of a ridge read-out of what is there.
 
         Raises:
             InputError: features of another width than those kept.
         """
         if self._pool is not None and batch.z.shape[1] != self._pool.z.shape[1]:
-            raise InputError(f"the memory holds features of width {self._pool.z.shape[1]}, the batch has {batch.z.shape[1]}")
+            raise InputError(
+                f"the memory holds features of width {self._pool.z.shape[1]}, the batch has"
+                f" {batch.z.shape[1]}"
+            )
         for slot in batch.classes.tolist():
-            self._seen[slot] = self._seen.get(slot, 0.0) + float(batch.weight[batch.y == slot].sum())
-        self._pool = Samples(batch.z.copy(), batch.y.copy(), None, batch.weight.copy()) if self._pool is None else _joined(self._pool, batch)
+            self._seen[slot] = self._seen.get(slot, 0.0) + float(
+                batch.weight[batch.y == slot].sum()
+            )
+        self._pool = (
+            Samples(batch.z.copy(), batch.y.copy(), None, batch.weight.copy())
+            if self._pool is None
+            else _joined(self._pool, batch)
+        )
         self._new += len(batch)
         if self._new >= self.patience and len(self._pool) > self.budget:
             self._select()
@@ -83,10 +102,14 @@ class SelectedMemory:
 
     def _weights(self, y: I64) -> NDArray[np.float64]:
         counts = np.bincount(y)
-        weights: NDArray[np.float64] = np.array([self._seen[int(slot)] / counts[slot] for slot in y])
+        weights: NDArray[np.float64] = np.array(
+            [self._seen[int(slot)] / counts[slot] for slot in y]
+        )
         return weights if weights.any() else np.ones(len(y))
 
 
 def _joined(first: Samples, second: Samples) -> Samples:
     z: F32 = np.concatenate([first.z, second.z])
-    return Samples(z, np.concatenate([first.y, second.y]), None, np.concatenate([first.weight, second.weight]))
+    return Samples(
+        z, np.concatenate([first.y, second.y]), None, np.concatenate([first.weight, second.weight])
+    )

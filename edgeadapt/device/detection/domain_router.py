@@ -13,7 +13,9 @@ from edgeadapt.device.inference.state import Domain, Memory, Signature
 
 
 class Places:
-    """Where samples lie in the factory encoder's residual space, projected to the columns that tell conditions apart."""
+    """Where samples lie in the factory encoder's residual space, projected to the columns that tell
+    conditions apart.
+    """
 
     def __init__(self, program: Program) -> None:
         self._first, self._last = program.manifest.policy.shift.signature
@@ -24,23 +26,37 @@ class Places:
     def width(self) -> int:
         return int(self._projection.shape[1])
 
-    def of(self, residuals: NDArray[np.float32], factory_slots: NDArray[np.int64], memory: Memory) -> NDArray[np.float64]:
-        """(W, S): residuals plus the class mean they were taken from, centred on the factory mean and whitened by class mix."""
+    def of(
+        self, residuals: NDArray[np.float32], factory_slots: NDArray[np.int64], memory: Memory
+    ) -> NDArray[np.float64]:
+        """(W, S): residuals plus the class mean they were taken from, centred on the factory mean
+        and whitened by class mix.
+        """
         columns = slice(self._first, self._last)
         places = residuals[:, columns] + memory.class_places[factory_slots][:, columns]
         result: NDArray[np.float64] = (places - self._centre) @ self._projection
         return result
 
 
-def predicted_in(domain: Domain, view: WindowView, program: Program, memory: Memory) -> NDArray[np.int64]:
-    """(W,) class slots that a domain's own encoder and correction predict for a window; its adaptor has no say."""
+def predicted_in(
+    domain: Domain, view: WindowView, program: Program, memory: Memory
+) -> NDArray[np.int64]:
+    """(W,) class slots that a domain's own encoder and correction predict for a window; its adaptor
+    has no say.
+    """
     z, taps = program.encode(view.inputs, domain.encode)
-    slots: NDArray[np.int64] = program.read(z, taps, program.adaptors.without(domain.tensors).over(memory.tensors)).logits.argmax(axis=1)
+    slots: NDArray[np.int64] = program.read(
+        z, taps, program.adaptors.without(domain.tensors).over(memory.tensors)
+    ).logits.argmax(axis=1)
     return slots
 
 
-def nearest_domain(places: NDArray[np.float64], view: WindowView, program: Program, memory: Memory, but: str) -> tuple[str, float]:
-    """The known domain whose signature fits best at the class mix its own encoder predicts; ``("", inf)`` if there is none."""
+def nearest_domain(
+    places: NDArray[np.float64], view: WindowView, program: Program, memory: Memory, but: str
+) -> tuple[str, float]:
+    """The known domain whose signature fits best at the class mix its own encoder predicts; ``("",
+    inf)`` if there is none.
+    """
     best, distance = "", float("inf")
     for name, domain in memory.domains.items():
         if name == but:
@@ -52,13 +68,18 @@ def nearest_domain(places: NDArray[np.float64], view: WindowView, program: Progr
 
 
 def open_domain(memory: Memory, program: Program, width: int) -> tuple[Memory, Domain]:
-    """A provisional domain that corrects nothing yet; the least recently used one makes room, provisional ones first."""
+    """A provisional domain that corrects nothing yet; the least recently used one makes room,
+    provisional ones first.
+    """
     while len(memory.domains) >= program.manifest.domain_slots:
         retired = min(memory.domains.values(), key=lambda d: (d.kind == "condition", d.used_at))
         memory = memory.without_domain(retired.name)
     serial = memory.domain_serial + 1
     domain = Domain(
-        name=f"condition-{serial}", kind="provisional", signature=Signature.empty(len(memory.classes), width),
-        tensors=program.factory_domain(), used_at=serial,
-    )  # fmt: skip
+        name=f"condition-{serial}",
+        kind="provisional",
+        signature=Signature.empty(len(memory.classes), width),
+        tensors=program.factory_domain(),
+        used_at=serial,
+    )
     return replace(memory.with_domain(domain), domain_serial=serial), domain

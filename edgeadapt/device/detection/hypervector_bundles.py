@@ -4,10 +4,11 @@
     route:  argmax_c (mean_x s_c(x) - m_c) / sigma_c      m_c, sigma_c of s_c at home
     merge:  mean over shared classes of cos(d_{a,k}, d_{b,k}) above a threshold
 
-A reconstruction of the dynamic routing of EAR (Daniels et al., arXiv 2308.02084, section 4.5), whose equations were not reachable.
-Bundles and signatures are sums and counts per class, so what two conditions learned adds up to what one would have learned.
-The learner routes by ``Signature.distance`` instead; ``docs/methods/ear.md`` compares the two.
-"""
+A reconstruction of the dynamic routing of EAR (Daniels et al., arXiv 2308.02084, section 4.5),
+whose equations were not reachable. Bundles and signatures are sums and counts per class, so what
+two conditions learned adds up to what one would have learned. The learner routes by
+``Signature.distance`` instead; ``docs/methods/ear.md`` compares the two.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from edgeadapt.errors import InputError
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-_SMALLEST_DEVIATION = 1e-3  # of a cosine: a condition that was met on equal samples would claim or refuse everything
+# of a cosine: a condition that was met on equal samples would claim or refuse everything
+_SMALLEST_DEVIATION = 1e-3
 
 
 class ClassSums(Protocol):
@@ -38,9 +40,11 @@ class ClassSums(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ConditionBundle:
-    """One condition: sums (K, D) and counts (K,) of unit hypervectors by class taken for, and moments of the similarity at home.
+    """One condition: sums (K, D) and counts (K,) of unit hypervectors by class taken for, and
+    moments of the similarity at home.
 
-    ``home`` is (3,): how many samples were compared, the sum of their similarities and the sum of squares.
+    ``home`` is (3,): how many samples were compared, the sum of their similarities and the sum of
+    squares.
     """
 
     sums: F64
@@ -52,14 +56,20 @@ class ConditionBundle:
         return cls(np.zeros((slots, width)), np.zeros(slots), np.zeros(3))
 
     def extended(self, h: F32, slots: NDArray[np.int64]) -> ConditionBundle:
-        """Samples h (N, D) more, and the class slots (N,) they were taken for. Each is compared with the bundle without itself.
+        """Samples h (N, D) more, and the class slots (N,) they were taken for. Each is compared
+        with the bundle without itself.
 
         Raises:
             InputError: shapes that do not fit, or values that are not finite.
         """
         _check(h, self.sums.shape[1])
-        if slots.shape != (len(h),) or (len(slots) and not 0 <= int(slots.min()) <= int(slots.max()) < len(self.counts)):
-            raise InputError(f"{len(h)} hypervectors need as many class slots of 0 to {len(self.counts) - 1}, got {slots.tolist()[:8]}")
+        if slots.shape != (len(h),) or (
+            len(slots) and not 0 <= int(slots.min()) <= int(slots.max()) < len(self.counts)
+        ):
+            raise InputError(
+                f"{len(h)} hypervectors need as many class slots of 0 to {len(self.counts) - 1},"
+                f" got {slots.tolist()[:8]}"
+            )
         taken = np.eye(len(self.counts))[slots]
         sums, counts = self.sums + taken.T @ _unit(h), self.counts + taken.sum(axis=0)
         cosines = _without_self(_unit(h), sums, counts, slots)
@@ -68,7 +78,9 @@ class ConditionBundle:
 
     def merged(self, other: ConditionBundle) -> ConditionBundle:
         """What one condition would have learned from the samples of both."""
-        return ConditionBundle(self.sums + other.sums, self.counts + other.counts, self.home + other.home)
+        return ConditionBundle(
+            self.sums + other.sums, self.counts + other.counts, self.home + other.home
+        )
 
     def similarity(self, h: F32) -> F64:
         """(N,) largest cosine of each sample to a class bundle; -1 without any."""
@@ -80,7 +92,9 @@ class ConditionBundle:
         return largest
 
     def standardised(self, h: F32) -> float:
-        """Mean similarity of a window in standard deviations of a sample at home; -inf while nothing was met."""
+        """Mean similarity of a window in standard deviations of a sample at home; -inf while
+        nothing was met.
+        """
         return self.standardised_of(float(self.similarity(h).mean())) if len(h) else float("-inf")
 
     def standardised_of(self, mean_similarity: float) -> float:
@@ -94,7 +108,9 @@ class ConditionBundle:
 
 
 def route(bundles: Mapping[str, ConditionBundle], h: F32) -> tuple[str, float]:
-    """The condition whose standardised similarity to a window h (N, D) is largest, and that similarity; ``("", -inf)`` if there is none."""
+    """The condition whose standardised similarity to a window h (N, D) is largest, and that
+    similarity; ``("", -inf)`` if there is none.
+    """
     best, highest = "", float("-inf")
     for name, bundle in bundles.items():
         found = bundle.standardised(h)
@@ -103,8 +119,11 @@ def route(bundles: Mapping[str, ConditionBundle], h: F32) -> tuple[str, float]:
     return best, highest
 
 
-def similarity_of(first: ClassSums, second: ClassSums, least_count: float = 4.0) -> tuple[float, int]:
-    """Mean cosine of the class vectors that two conditions share, and how many classes those are; (0, 0) if none.
+def similarity_of(
+    first: ClassSums, second: ClassSums, least_count: float = 4.0
+) -> tuple[float, int]:
+    """Mean cosine of the class vectors that two conditions share, and how many classes those are;
+    (0, 0) if none.
 
     Args:
         least_count: samples that a class must have in both to be compared.
@@ -113,7 +132,10 @@ def similarity_of(first: ClassSums, second: ClassSums, least_count: float = 4.0)
         InputError: different numbers of slots or widths.
     """
     if first.sums.shape != second.sums.shape:
-        raise InputError(f"two conditions are compared over the same slots and width, got {first.sums.shape} and {second.sums.shape}")
+        raise InputError(
+            f"two conditions are compared over the same slots and width, got {first.sums.shape} and"
+            f" {second.sums.shape}"
+        )
     shared = (first.counts >= least_count) & (second.counts >= least_count)
     if not shared.any():
         return 0.0, 0
@@ -123,7 +145,9 @@ def similarity_of(first: ClassSums, second: ClassSums, least_count: float = 4.0)
 
 @dataclass(frozen=True)
 class MergeCandidate:
-    """Two conditions that look like one: their names in order, mean cosine of shared class vectors, how many classes that is."""
+    """Two conditions that look like one: their names in order, mean cosine of shared class vectors,
+    how many classes that is.
+    """
 
     first: str
     second: str
@@ -131,12 +155,18 @@ class MergeCandidate:
     shared: int
 
 
-def merge_candidates(conditions: Mapping[str, ClassSums], threshold: float = 0.9, least_shared: int = 2, least_count: float = 4.0) -> list[MergeCandidate]:
-    """Pairs of conditions whose shared class vectors point the same way, the most alike first; each condition is in at most one pair.
+def merge_candidates(
+    conditions: Mapping[str, ClassSums],
+    threshold: float = 0.9,
+    least_shared: int = 2,
+    least_count: float = 4.0,
+) -> list[MergeCandidate]:
+    """Pairs of conditions whose shared class vectors point the same way, the most alike first; each
+    condition is in at most one pair.
 
     Args:
-        threshold: mean cosine from which two are one. least_shared: classes that must be comparable.
-        least_count: samples that make a class comparable.
+        threshold: mean cosine from which two are one. least_shared: classes that must be
+        comparable. least_count: samples that make a class comparable.
 
     Raises:
         InputError: a threshold outside [-1, 1], or conditions of different shapes.
@@ -150,7 +180,9 @@ def merge_candidates(conditions: Mapping[str, ClassSums], threshold: float = 0.9
             found.append(MergeCandidate(first, second, similarity, shared))
     chosen: list[MergeCandidate] = []
     for pair in sorted(found, key=lambda p: (-p.similarity, p.first, p.second)):
-        if not {pair.first, pair.second} & {name for kept in chosen for name in (kept.first, kept.second)}:
+        if not {pair.first, pair.second} & {
+            name for kept in chosen for name in (kept.first, kept.second)
+        }:
             chosen.append(pair)
     return chosen
 
@@ -167,7 +199,9 @@ def _unit(values: NDArray[np.float32] | F64) -> F64:
 
 
 def _without_self(unit: F64, sums: F64, counts: F64, slots: NDArray[np.int64]) -> F64:
-    """(N,) largest cosine to a class bundle from which the sample itself was taken; classes that hold nothing else do not count."""
+    """(N,) largest cosine to a class bundle from which the sample itself was taken; classes that
+    hold nothing else do not count.
+    """
     cosines = np.full((len(unit), len(counts)), -1.0)
     met = counts > 0
     cosines[:, met] = unit @ _unit(sums[met]).T
@@ -180,7 +214,18 @@ def _without_self(unit: F64, sums: F64, counts: F64, slots: NDArray[np.int64]) -
 
 def _check(h: F32, width: int) -> None:
     if h.ndim != 2 or h.shape[1] != width or not np.isfinite(h).all():
-        raise InputError(f"hypervectors are finite (N, {width}), got {h.shape}" + ("" if np.isfinite(h).all() else " with values that are not finite"))
+        raise InputError(
+            f"hypervectors are finite (N, {width}), got {h.shape}"
+            + ("" if np.isfinite(h).all() else " with values that are not finite")
+        )
 
 
-__all__ = ["ClassSums", "ConditionBundle", "MergeCandidate", "merge_candidates", "merged_signature", "route", "similarity_of"]
+__all__ = [
+    "ClassSums",
+    "ConditionBundle",
+    "MergeCandidate",
+    "merge_candidates",
+    "merged_signature",
+    "route",
+    "similarity_of",
+]

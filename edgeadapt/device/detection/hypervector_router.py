@@ -1,9 +1,12 @@
-"""EAR's router in the loop: the condition a window belongs to, by bundles of hypervectors of what the factory encoder sees.
+"""EAR's router in the loop: the condition a window belongs to, by bundles of hypervectors of what
+the factory encoder sees.
 
-``Policy(routing="hypervector")``. Bundles say which of the known conditions it is, by the plain mean cosine, which routes better than the
-standardised one. Whether it is that one or a new one the signature says, as it does without them: a window of a condition that nobody
-met is as near to the nearest bundle as one of a class that it met seldom. So one condition's encoder is asked and not each. Bundles live in
-memory: a condition that was not met since a restart is compared by its signature. See ``routing`` and ``docs/methods/ear.md``.
+``Policy(routing="hypervector")``. Bundles say which of the known conditions it is, by the plain
+mean cosine, which routes better than the standardised one. Whether it is that one or a new one the
+signature says, as it does without them: a window of a condition that nobody met is as near to the
+nearest bundle as one of a class that it met seldom. So one condition's encoder is asked and not
+each. Bundles live in memory: a condition that was not met since a restart is compared by its
+signature. See ``routing`` and ``docs/methods/ear.md``.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ WIDTH = 256
 
 
 class HypervectorRouter:
-    """Conditions as they were met in this session. Runs on the worker only; 256 float64 per class slot and condition."""
+    """Conditions as they were met in this session. Runs on the worker only; 256 float64 per class
+    slot and condition.
+    """
 
     def __init__(self, program: Program) -> None:
         self._program = program
@@ -46,11 +51,21 @@ class HypervectorRouter:
                 bundle, stays = self._bundles.pop(gone), self._bundles.get(kept)
                 self._bundles[kept] = bundle if stays is None else stays.merged(bundle)
 
-    def nearest(self, places: NDArray[np.float64], view: WindowView, memory: Memory, but: str) -> tuple[str, float]:
-        """As ``nearest_domain``, over the condition whose bundle is most like the window and those that have none."""
-        self._bundles = {name: bundle for name, bundle in self._bundles.items() if name in memory.domains}
+    def nearest(
+        self, places: NDArray[np.float64], view: WindowView, memory: Memory, but: str
+    ) -> tuple[str, float]:
+        """As ``nearest_domain``, over the condition whose bundle is most like the window and those
+        that have none.
+        """
+        self._bundles = {
+            name: bundle for name, bundle in self._bundles.items() if name in memory.domains
+        }
         codes = self._codes(view)
-        found = {name: float(b.similarity(codes).mean()) for name, b in self._bundles.items() if name != but}
+        found = {
+            name: float(b.similarity(codes).mean())
+            for name, b in self._bundles.items()
+            if name != but
+        }
         best = max(found, key=lambda name: found[name], default="")
         for name in found.keys() - {best}:
             memory = memory.without_domain(name)

@@ -1,10 +1,12 @@
-"""Is a window under a correction like the one that was looked at last? Then a look, which costs the encoder once more, can wait.
+"""Is a window under a correction like the one that was looked at last? Then a look, which costs the
+encoder once more, can wait.
 
     differs  if  (mean a - mean b)^2 > 9 (var a / n + var b / n)        of the distances from the classes, or of the novelty scores
 
-This is Welch's statistic (Biometrika 34, 1947) at three standard errors: one steady window in some two hundred seems to differ, and is looked at. All of it
-is known from answering: the correction was in place for it.
-"""
+This is Welch's statistic (Biometrika 34, 1947) at three standard errors: one steady window in some
+two hundred seems to differ, and is looked at. All of it is known from answering: the correction was
+in place for it.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _ERRORS = 3.0
 
 
 class Look(NamedTuple):
-    """What answering said of a window: the correction it was under, and distances and scores (W,) under it."""
+    """What answering said of a window: the correction it was under, and distances and scores (W,)
+    under it.
+    """
 
     correction: Any
     distances: NDArray[np.float32]
@@ -30,7 +34,9 @@ class Look(NamedTuple):
         return cls(view.correction, view.distances, view.scores)
 
     def resembles(self, other: Look) -> bool:
-        """Neither is without a correction, both are under the same, and it does to both what it does."""
+        """Neither is without a correction, both are under the same, and it does to both what it
+        does.
+        """
         if self.correction is None or self.correction is not other.correction:
             return False
         return _are_alike(self.distances, other.distances) and _are_alike(self.scores, other.scores)
@@ -38,7 +44,9 @@ class Look(NamedTuple):
 
 def _are_alike(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
     apart = float(one.mean() - other.mean())
-    return apart * apart <= _ERRORS * _ERRORS * float(one.var() / len(one) + other.var() / len(other))
+    return apart * apart <= _ERRORS * _ERRORS * float(
+        one.var() / len(one) + other.var() / len(other)
+    )
 
 
 __all__ = ["Look"]

@@ -2,9 +2,10 @@
 
     S_g = mean_j ( (mean_i r_ij)^2 ) / (1 / n + sum_c f_c^2 / m_c)
 
-over the columns j of group g, for a window of n residuals r; f_c is the share of class c among the window's predictions and
-m_c how many labels its mean rests on, so that a class known from ten labels does not look like a shift. S_g is about 1
-on clean windows; it is divided by the bundle's threshold for the group, and the largest quotient is the reading.
+over the columns j of group g, for a window of n residuals r; f_c is the share of class c among the
+window's predictions and m_c how many labels its mean rests on, so that a class known from ten
+labels does not look like a shift. S_g is about 1 on clean windows; it is divided by the bundle's
+threshold for the group, and the largest quotient is the reading.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ F32 = NDArray[np.float32]
 _STUCK = 1e-6  # squared spread of residuals over a window in which nothing moves
 
 
-def shift_ratio(residuals: F32, slots: NDArray[np.int64], class_counts: F32, policy: ShiftPolicy) -> float:
+def shift_ratio(
+    residuals: F32, slots: NDArray[np.int64], class_counts: F32, policy: ShiftPolicy
+) -> float:
     """Largest S_g / threshold_g of one window. Above 1 the conditions differ from calibration."""
     return shift_ratio_of_mean(residuals.mean(axis=0), slots, class_counts, policy)
 
 
-def shift_ratio_of_mean(mean: F32, slots: NDArray[np.int64], class_counts: F32, policy: ShiftPolicy) -> float:
+def shift_ratio_of_mean(
+    mean: F32, slots: NDArray[np.int64], class_counts: F32, policy: ShiftPolicy
+) -> float:
     n = len(slots)
     shares = np.bincount(slots, minlength=len(class_counts)) / n
     spread = 1.0 / n + float(np.sum(shares * shares / np.maximum(class_counts, 1.0)))
@@ -48,7 +53,8 @@ class WindowView:
     slots: NDArray[np.int64]  # (W,) classes predicted by the encoder in use
     scores: F32  # (W,) novelty scores of the path in use
     distances: F32  # (W,) from the classes, under ``correction``; means nothing without one
-    correction: Any = None  # what stood between the inputs and these distances, if it was one and the same for all of them
+    # what stood between the inputs and these distances, if it was one and the same for all of them
+    correction: Any = None
     logits: F32 | None = None  # (W, slots) of the encoder in use
 
 
@@ -60,17 +66,20 @@ class StreamWindow:
         size = shift.window
         self._residuals = np.zeros((size, residual_width), np.float32)
         self._sum = np.zeros(residual_width, np.float64)
-        self._slots: list[int] = [0] * size  # lists: at batch 1 a number is cheaper to handle than an array
+        # lists: at batch 1 a number is cheaper to handle than an array
+        self._slots: list[int] = [0] * size
         self._scores: list[float] = [0.0] * size
         self._distances: list[float] = [0.0] * size
         self._corrections: list[Any] = [None] * size
         self._taken_for: dict[int, int] = {}  # class slot -> samples of the window
         self._novel = 0  # samples of the window above the novelty threshold
-        self._inputs: NDArray[Any] = np.zeros((0,))  # (W, ...) once the first batch says what an input is
+        # (W, ...) once the first batch says what an input is
+        self._inputs: NDArray[Any] = np.zeros((0,))
         self._ids: list[str] = [""] * size
         self._logits: F32 | None = None  # (W, slots) once the first batch says how many
         self._groups = _groups(self._sum, shift)
-        self._certainty: tuple[F32 | None, list[float]] = (None, [])  # (class counts, 1 / max(count, 1)) of the last reading
+        # (class counts, 1 / max(count, 1)) of the last reading
+        self._certainty: tuple[F32 | None, list[float]] = (None, [])
         self._at = 0
         self.count = 0  # samples in the window
         self.fresh = 0  # samples since the last window was taken
@@ -86,23 +95,42 @@ class StreamWindow:
         self.is_stuck = False
 
     def push(
-        self, residuals: F32, slots: NDArray[np.int64], scores: F32, inputs: NDArray[Any], ids: tuple[str, ...], distances: F32 | None = None,
-        correction: Any = None, logits: F32 | None = None,
-    ) -> None:  # fmt: skip
-        """Take in a batch; only its last W rows can matter. Everything is copied: the caller may use its buffers again.
+        self,
+        residuals: F32,
+        slots: NDArray[np.int64],
+        scores: F32,
+        inputs: NDArray[Any],
+        ids: tuple[str, ...],
+        distances: F32 | None = None,
+        correction: Any = None,
+        logits: F32 | None = None,
+    ) -> None:
+        """Take in a batch; only its last W rows can matter. Everything is copied: the caller may
+        use its buffers again.
 
         Args:
-            distances: (N,) from the classes, under ``correction``, which is compared by identity. logits: (N, slots).
+            distances: (N,) from the classes, under ``correction``, which is compared by identity.
+            logits: (N, slots).
         """
         size, given = len(self._slots), len(ids)
         far = [0.0] * given if distances is None else distances.tolist()
         if given > size:
-            residuals, slots, scores, inputs, ids, far = residuals[-size:], slots[-size:], scores[-size:], inputs[-size:], ids[-size:], far[-size:]
+            residuals = residuals[-size:]
+            slots = slots[-size:]
+            scores = scores[-size:]
+            inputs = inputs[-size:]
+            ids = ids[-size:]
+            far = far[-size:]
             logits = None if logits is None else logits[-size:]
-        if self._inputs.shape[1:] != inputs.shape[1:] or self._inputs.dtype != inputs.dtype or not len(self._inputs):
+        if (
+            self._inputs.shape[1:] != inputs.shape[1:]
+            or self._inputs.dtype != inputs.dtype
+            or not len(self._inputs)
+        ):
             self._inputs = np.zeros((size, *inputs.shape[1:]), inputs.dtype)
             self.clear()  # frames and features cannot share a window
-        start, first = self._at, min(len(ids), size - self._at)  # rows that fit before the ring wraps
+        # rows that fit before the ring wraps
+        start, first = self._at, min(len(ids), size - self._at)
         self._put(slice(start, start + first), residuals[:first], inputs[:first])
         if first < len(ids):
             self._put(slice(0, len(ids) - first), residuals[first:], inputs[first:])
@@ -115,9 +143,12 @@ class StreamWindow:
         for row in zip(slots.tolist(), scores.tolist(), ids, far, strict=True):
             self._replace(*row, correction)
         self.fresh += given
-        if self._at <= start:  # wrapped: forget the rounding of the running sum, look whether anything moves
+        # wrapped: forget the rounding of the running sum, look whether anything moves
+        if self._at <= start:
             self._residuals.sum(axis=0, dtype=np.float64, out=self._sum)
-            self.is_stuck = self.count == size and float(self._residuals.var(axis=0).mean()) < _STUCK
+            self.is_stuck = (
+                self.count == size and float(self._residuals.var(axis=0).mean()) < _STUCK
+            )
 
     def _put(self, places: slice, residuals: F32, inputs: NDArray[Any]) -> None:
         kept = self._residuals[places]
@@ -126,9 +157,14 @@ class StreamWindow:
         kept[...] = residuals
         self._inputs[places] = inputs
 
-    def _replace(self, slot: int, score: float, sample: str, distance: float, correction: Any) -> None:
+    def _replace(
+        self, slot: int, score: float, sample: str, distance: float, correction: Any
+    ) -> None:
         """One sample more, and the oldest out of a full window."""
-        at, size, limit, taken = self._at, len(self._slots), self._novelty.threshold, self._taken_for
+        at = self._at
+        size = len(self._slots)
+        limit = self._novelty.threshold
+        taken = self._taken_for
         if self.count == size:
             taken[self._slots[at]] -= 1
             self._novel -= self._scores[at] > limit
@@ -136,7 +172,13 @@ class StreamWindow:
             self.count += 1
         taken[slot] = taken.get(slot, 0) + 1
         self._novel += score > limit
-        self._slots[at], self._scores[at], self._ids[at], self._distances[at], self._corrections[at] = slot, score, sample, distance, correction
+        (
+            self._slots[at],
+            self._scores[at],
+            self._ids[at],
+            self._distances[at],
+            self._corrections[at],
+        ) = (slot, score, sample, distance, correction)
         self._at = (at + 1) % size
 
     @property
@@ -167,16 +209,41 @@ class StreamWindow:
         """The full window in order of arrival; the next one starts fresh."""
         self.fresh = 0
         at, order = self._at, (self._at + np.arange(len(self._slots))) % len(self._slots)
-        slots, (scores, distances) = np.array(self._slots, np.int64)[order], np.array((self._scores, self._distances), np.float32)[:, order]
+        slots, (scores, distances) = (
+            np.array(self._slots, np.int64)[order],
+            np.array((self._scores, self._distances), np.float32)[:, order],
+        )
         first = self._corrections[0]
         correction = first if all(one is first for one in self._corrections) else None
-        return WindowView(self._inputs[order], (*self._ids[at:], *self._ids[:at]), slots, scores, distances, correction,
-                          None if self._logits is None else self._logits[order])  # fmt: skip
+        return WindowView(
+            self._inputs[order],
+            (*self._ids[at:], *self._ids[:at]),
+            slots,
+            scores,
+            distances,
+            correction,
+            None if self._logits is None else self._logits[order],
+        )
 
-    def reading(self, domain: str, class_counts: F32, is_factory_path: bool, accuracy: AccuracyEstimate | None = None) -> Reading:
-        """What the window says now. While a correction is in use the shift is that of its last probe, and ``accuracy`` that of the last full window."""
+    def reading(
+        self,
+        domain: str,
+        class_counts: F32,
+        is_factory_path: bool,
+        accuracy: AccuracyEstimate | None = None,
+    ) -> Reading:
+        """What the window says now. While a correction is in use the shift is that of its last
+        probe, and ``accuracy`` that of the last full window.
+        """
         if self.count < len(self._slots):
-            return Reading("warming", self.source_shift if not is_factory_path else 0.0, None, self.count, domain, accuracy)
+            return Reading(
+                "warming",
+                self.source_shift if not is_factory_path else 0.0,
+                None,
+                self.count,
+                domain,
+                accuracy,
+            )
         shift = self.shift(class_counts) if is_factory_path else self.source_shift
         if self.is_stuck:
             return Reading("stuck", shift, None, self.count, domain, accuracy)
@@ -184,12 +251,22 @@ class StreamWindow:
         if shift > 1.0:
             return Reading("shifted", shift, None, self.count, domain, accuracy)
         seems_clear: Axis = "clear" if accuracy is None or not accuracy.has_fallen else "uncertain"
-        return Reading("novel" if share >= self._novelty.window_share else seems_clear, shift, share, self.count, domain, accuracy)
+        return Reading(
+            "novel" if share >= self._novelty.window_share else seems_clear,
+            shift,
+            share,
+            self.count,
+            domain,
+            accuracy,
+        )
 
 
-def _groups(sums: NDArray[np.float64], policy: ShiftPolicy) -> list[tuple[NDArray[np.float64], float]]:
+def _groups(
+    sums: NDArray[np.float64], policy: ShiftPolicy
+) -> list[tuple[NDArray[np.float64], float]]:
     """Of each group: a view of its columns, and what their squared length is compared with."""
     ends = np.cumsum(policy.groups).tolist()
     return [
-        (sums[end - width : end], width * threshold) for end, width, threshold in zip(ends, policy.groups, policy.thresholds, strict=True)
+        (sums[end - width : end], width * threshold)
+        for end, width, threshold in zip(ends, policy.groups, policy.thresholds, strict=True)
     ]

@@ -1,6 +1,8 @@
-"""The family of adaptors that a bundle carries, as plain calls: which one a condition holds, one training step, what a candidate sees.
+"""The family of adaptors that a bundle carries, as plain calls: which one a condition holds, one
+training step, what a candidate sees.
 
-A condition's adaptor is the one whose tensors it holds: predictions of every other condition cannot change with it.
+A condition's adaptor is the one whose tensors it holds: predictions of every other condition cannot
+change with it.
 """
 
 from __future__ import annotations
@@ -34,18 +36,30 @@ def shared_graphs(manifest: Manifest, role: RoleName) -> list[GraphSpec]:
 
 
 class Adaptors:
-    """Graphs are read with the bundle, whose file may be replaced, and loaded when they are first used: most devices grow one or two candidates."""
+    """Graphs are read with the bundle, whose file may be replaced, and loaded when they are first
+    used: most devices grow one or two candidates.
+    """
 
     def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
         self._runtime, self._manifest = runtime, bundle.manifest
-        self.candidates: Mapping[str, AdaptorSpec] = {spec.name: spec for spec in bundle.manifest.policy.growth.candidates}
+        self.candidates: Mapping[str, AdaptorSpec] = {
+            spec.name: spec for spec in bundle.manifest.policy.growth.candidates
+        }
         self._marks = {spec.tensors[0]: name for name, spec in self.candidates.items()}
         self._loaded: dict[tuple[str, RoleName], Executable] = {}
         prefixes = tuple(f"{name}." for name in self.candidates)
-        self.all_names = frozenset(s.name for s in bundle.manifest.tensors if prefixes and s.scope == "domain" and s.name.startswith(prefixes))
+        self.all_names = frozenset(
+            s.name
+            for s in bundle.manifest.tensors
+            if prefixes and s.scope == "domain" and s.name.startswith(prefixes)
+        )
         """Tensors of any candidate, those of its training alone included."""
         self._files = {
-            (name, role): bundle.graph_file(graph) for name in self.candidates for role in _ROLES for graph in bundle.manifest.graphs_for(role) if name in graph.methods
+            (name, role): bundle.graph_file(graph)
+            for name in self.candidates
+            for role in _ROLES
+            for graph in bundle.manifest.graphs_for(role)
+            if name in graph.methods
         }
         factory = bundle.weights(FACTORY) if self.candidates else {}
         self._starts = {name: factory[name] for name in self.all_names if name in factory}
@@ -73,17 +87,31 @@ class Adaptors:
         """Bytes that a condition keeps of it."""
         return sum(tensor_bytes(self._manifest.tensor(name)) for name in self.names(candidate))
 
-
     def without(self, tensors: Tensors) -> Tensors:
         """The same tensors, and no adaptor; the very same value if there was none."""
         held = self.held_in(tensors)
-        return tensors.only([name for name in tensors if name not in self.candidates[held].tensors]) if held else tensors
+        return (
+            tensors.only([name for name in tensors if name not in self.candidates[held].tensors])
+            if held
+            else tensors
+        )
 
     def fresh(self, candidate: str) -> Tensors:
-        """Factory values of a candidate, which correct nothing; what only training needs starts at zero."""
+        """Factory values of a candidate, which correct nothing; what only training needs starts at
+        zero.
+        """
         values = self._starts
-        specs = [spec for spec in self._manifest.tensors if spec.scope == "domain" and spec.name.startswith(f"{candidate}.")]
-        return self._runtime.upload({s.name: values[s.name] if s.name in values else np.zeros(s.shape, s.dtype) for s in specs})
+        specs = [
+            spec
+            for spec in self._manifest.tensors
+            if spec.scope == "domain" and spec.name.startswith(f"{candidate}.")
+        ]
+        return self._runtime.upload(
+            {
+                s.name: values[s.name] if s.name in values else np.zeros(s.shape, s.dtype)
+                for s in specs
+            }
+        )
 
     def read(self, candidate: str) -> Executable:
         return self._graph(candidate, "predict")
@@ -94,9 +122,22 @@ class Adaptors:
         hidden: F32 = out["hidden"]
         return hidden
 
-    def fit(self, candidate: str, tensors: Tensors, z: F32, y: NDArray[np.int64], sample_weight: F32, learning_rate: float) -> tuple[float, Tensors]:
+    def fit(
+        self,
+        candidate: str,
+        tensors: Tensors,
+        z: F32,
+        y: NDArray[np.int64],
+        sample_weight: F32,
+        learning_rate: float,
+    ) -> tuple[float, Tensors]:
         """One gradient step: the loss before it, and what it wrote."""
-        ports = {"z": z, "y": y, "sample_weight": sample_weight, "learning_rate": np.float32(learning_rate)}
+        ports = {
+            "z": z,
+            "y": y,
+            "sample_weight": sample_weight,
+            "learning_rate": np.float32(learning_rate),
+        }
         out, written = self._graph(candidate, "fit")(ports, tensors)
         return float(out["loss"]), written
 
@@ -104,7 +145,10 @@ class Adaptors:
         key: tuple[str, RoleName] = (candidate, role)
         if key not in self._loaded:
             if key not in self._files:
-                raise BundleError(f"manifest.json: no graph answers the role {role!r} with the adaptor {candidate!r}")
+                raise BundleError(
+                    f"manifest.json: no graph answers the role {role!r} with the adaptor"
+                    f" {candidate!r}"
+                )
             self._loaded[key] = self._runtime.load(self._files[key])
         return self._loaded[key]
 

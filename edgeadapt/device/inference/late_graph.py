@@ -1,7 +1,9 @@
-"""A graph that is read with its bundle and loaded at its first call: learning and adapting cost a start nothing.
+"""A graph that is read with its bundle and loaded at its first call: learning and adapting cost a
+start nothing.
 
-The file of a bundle may be replaced while it is in use, so the model's bytes are read at once; they are small, for weights lie outside them. What takes
-time and memory is the engine's own copy: through EfficientNet-Lite0 the adapting graph needs more of both than the encoder.
+The file of a bundle may be replaced while it is in use, so the model's bytes are read at once; they
+are small, for weights lie outside them. What takes time and memory is the engine's own copy:
+through EfficientNet-Lite0 the adapting graph needs more of both than the encoder.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class LateGraph:
         """The executable, loaded now if this is the first call.
 
         Raises:
-            BundleError, RuntimeUnavailable: the runtime refuses the graph; the next call tries again.
+            BundleError, RuntimeUnavailable: the runtime refuses the graph; the next call tries
+            again.
         """
         if self._graph is None:
             with self._lock:

@@ -1,4 +1,6 @@
-"""Where the roles of a bundle run. Most runtimes are the one place for all; one that places graphs says ``where``, and has a ``report``."""
+"""Where the roles of a bundle run. Most runtimes are the one place for all; one that places graphs
+says ``where``, and has a ``report``.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,11 @@ from edgeadapt.bundle.schema import Manifest
 from edgeadapt.runtime import Executable, Runtime
 
 
-def placement_of(manifest: Manifest, runtime: Runtime, loaded: Mapping[str, Executable]) -> dict[str, str]:
-    """Role -> name of the runtime that serves it now; names joined by ``+`` where batches of different sizes run in different ones.
+def placement_of(
+    manifest: Manifest, runtime: Runtime, loaded: Mapping[str, Executable]
+) -> dict[str, str]:
+    """Role -> name of the runtime that serves it now; names joined by ``+`` where batches of
+    different sizes run in different ones.
 
     Args:
         loaded: graphs by file; one that is missing was not needed so far.
@@ -19,7 +24,8 @@ def placement_of(manifest: Manifest, runtime: Runtime, loaded: Mapping[str, Exec
     if where is None:
         return {role: runtime.name for spec in manifest.graphs for role in spec.roles}
     found: dict[str, str] = {}
-    for spec in manifest.graphs:  # several may answer a role: adaptors, and encoders of other precisions, which are not loaded
+    # several may answer a role: adaptors, and encoders of other precisions, which are not loaded
+    for spec in manifest.graphs:
         for role in spec.roles:
             if role not in found or spec.file in loaded:
                 found[role] = where(loaded.get(spec.file))
@@ -32,7 +38,15 @@ def placement_report(roles: Mapping[str, str], runtime: Runtime) -> dict[str, An
     if report is not None:
         return {"roles": dict(roles), **report()}
     alone = {runtime.name: {"state": "serves", "why": "it is the only one"}}
-    return {"roles": dict(roles), "runtimes": alone, "graphs": [], "copies": [], "notes": [], "doing": "", "lost": ""}
+    return {
+        "roles": dict(roles),
+        "runtimes": alone,
+        "graphs": [],
+        "copies": [],
+        "notes": [],
+        "doing": "",
+        "lost": "",
+    }
 
 
 __all__ = ["placement_of", "placement_report"]

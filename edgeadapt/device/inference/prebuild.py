@@ -1,6 +1,7 @@
 """Every engine that a learner on a bundle will ask a runtime for, built before it is opened.
 
-What is asked for is not listed here: a program is bound to a runtime that only takes down what it is asked to load, so the two cannot differ.
+What is asked for is not listed here: a program is bound to a runtime that only takes down what it
+is asked to load, so the two cannot differ.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ OnStep = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """A graph that will be loaded, and the weights that will then be replaced; their values are those of the factory."""
+    """A graph that will be loaded, and the weights that will then be replaced; their values are
+    those of the factory.
+    """
 
     graph: GraphFile
     constants: Mapping[str, NDArray[Any]] | None = None
@@ -44,10 +47,8 @@ class Result:
     """What became of one request.
 
     Attributes:
-        outcome: ``built`` now, ``kept`` from before, ``none`` if the runtime compiles nothing for it, ``failed``.
-        nbytes: of the engine.
-        note: why there is none.
-        files: that hold it.
+        outcome: ``built`` now, ``kept`` from before, ``none`` if the runtime compiles nothing for
+        it, ``failed``. nbytes: of the engine. note: why there is none. files: that hold it.
     """
 
     name: str
@@ -59,8 +60,9 @@ class Result:
 
 
 def requests(bundle: Bundle, *, refolds_by_input: bool = False) -> list[Request]:
-    """What a learner on this bundle loads, in any precision that it has: the graphs of its program, the encoder as a refresh re-folds it, then those
-    that wait for a condition that grows, and those that only a check of the whole bundle runs.
+    """What a learner on this bundle loads, in any precision that it has: the graphs of its program,
+    the encoder as a refresh re-folds it, then those that wait for a condition that grows, and those
+    that only a check of the whole bundle runs.
 
     Args:
         refolds_by_input: of the runtime, see ``Program``.
@@ -69,7 +71,10 @@ def requests(bundle: Bundle, *, refolds_by_input: bool = False) -> list[Request]
         BundleError: a learner cannot open it.
     """
     recorder = _Recorder(bundle, refolds_by_input)
-    precisions: list[Precision] = ["float32", *(variant.precision for variant in bundle.manifest.precisions)]
+    precisions: list[Precision] = [
+        "float32",
+        *(variant.precision for variant in bundle.manifest.precisions),
+    ]
     for precision in precisions:
         program = Program(bundle, recorder, precision)
         program.load_all()
@@ -79,41 +84,64 @@ def requests(bundle: Bundle, *, refolds_by_input: bool = False) -> list[Request]
     return list(recorder.asked.values())
 
 
-def build_ahead(runtime: BuildsAhead, asked: Iterable[Request], on_step: OnStep | None = None) -> Iterator[Result]:
-    """Build what is asked for and not kept yet, one after the other; a graph that does not build keeps no other from being built.
+def build_ahead(
+    runtime: BuildsAhead, asked: Iterable[Request], on_step: OnStep | None = None
+) -> Iterator[Result]:
+    """Build what is asked for and not kept yet, one after the other; a graph that does not build
+    keeps no other from being built.
 
     Args:
-        runtime: one that compiles; see ``edgeadapt.runtime.BuildsAhead``.
-        asked: see :func:`requests`.
-        on_step: is told the phase of the build, its steps that are done and their number, on this thread.
+        runtime: one that compiles; see ``edgeadapt.runtime.BuildsAhead``. asked: see
+        :func:`requests`. on_step: is told the phase of the build, its steps that are done and their
+        number, on this thread.
 
     Raises:
-        RuntimeUnavailable: the runtime keeps nothing.
-        BaseException: what came up while it waited, above all ``KeyboardInterrupt``: the build is cancelled first. What was built before is kept.
+        RuntimeUnavailable: the runtime keeps nothing. BaseException: what came up while it waited,
+        above all ``KeyboardInterrupt``: the build is cancelled first. What was built before is
+        kept.
     """
     if runtime.cache is None:
-        raise RuntimeUnavailable("nothing is built ahead where nothing is kept: name a folder that belongs to this user, and that no other may write to")
+        raise RuntimeUnavailable(
+            "nothing is built ahead where nothing is kept: name a folder that belongs to this user,"
+            " and that no other may write to"
+        )
     for request in asked:
         started = time.perf_counter()
         try:
             built = _elsewhere(partial(runtime.build, request.graph, request.constants), on_step)
         except Exception as error:  # whatever an engine raises is the failure of this graph
-            cause = str(error) if isinstance(error, EdgeadaptError) else f"{type(error).__name__}: {error}"
-            yield Result(request.name, "failed", time.perf_counter() - started, note=" ".join(cause.split()))
+            cause = (
+                str(error)
+                if isinstance(error, EdgeadaptError)
+                else f"{type(error).__name__}: {error}"
+            )
+            yield Result(
+                request.name, "failed", time.perf_counter() - started, note=" ".join(cause.split())
+            )
         else:
             outcome: Outcome = "none" if not built.files else "kept" if built.was_kept else "built"
-            yield Result(request.name, outcome, time.perf_counter() - started, built.nbytes, built.note, built.files)
+            yield Result(
+                request.name,
+                outcome,
+                time.perf_counter() - started,
+                built.nbytes,
+                built.note,
+                built.files,
+            )
 
 
 def lost(results: Iterable[Result]) -> list[str]:
-    """Names of what was built or kept, and has been dropped since: the folder has no room for all."""
+    """Names of what was built or kept, and has been dropped since: the folder has no room for
+    all.
+    """
     return [result.name for result in results if not all(file.is_file() for file in result.files)]
 
 
 def _elsewhere(build: Callable[[Watch], Built], on_step: OnStep | None) -> Built:
     """Run a build on another thread and wait for it here.
 
-    Python hands an interrupt to the main thread, between two of its own instructions: one that is inside a compiler would hear of it minutes later.
+    Python hands an interrupt to the main thread, between two of its own instructions: one that is
+    inside a compiler would hear of it minutes later.
     """
     steps: queue.SimpleQueue[tuple[str, int, int] | None] = queue.SimpleQueue()
     is_cancelled = threading.Event()
@@ -131,7 +159,8 @@ def _elsewhere(build: Callable[[Watch], Built], on_step: OnStep | None) -> Built
         finally:
             steps.put(None)
 
-    thread = threading.Thread(target=run, name="edgeadapt-build", daemon=True)  # a second interrupt leaves at once
+    # a second interrupt leaves at once
+    thread = threading.Thread(target=run, name="edgeadapt-build", daemon=True)
     thread.start()
     try:
         while (step := steps.get()) is not None:
@@ -148,7 +177,9 @@ def _elsewhere(build: Callable[[Watch], Built], on_step: OnStep | None) -> Built
 
 
 class _Recorder:
-    """A runtime that takes down what it is asked to load. Its graphs compute nothing: what they write has the frozen values of the bundle."""
+    """A runtime that takes down what it is asked to load. Its graphs compute nothing: what they
+    write has the frozen values of the bundle.
+    """
 
     name = "recorder"
 
@@ -157,14 +188,20 @@ class _Recorder:
         self.asked: dict[tuple[str, tuple[str, ...]], Request] = {}
         self._written = Tensors({name: _Held(value) for name, value in bundle.frozen.items()})
 
-    def load(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None) -> _Silent:
-        self.asked.setdefault((graph.sha256, tuple(sorted(constants or ()))), Request(graph, constants))
+    def load(
+        self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None
+    ) -> _Silent:
+        self.asked.setdefault(
+            (graph.sha256, tuple(sorted(constants or ()))), Request(graph, constants)
+        )
         return _Silent(self._written)
 
     def upload(self, values: Mapping[str, NDArray[Any]]) -> Tensors:
         return Tensors({name: _Held(np.asarray(value)) for name, value in values.items()})
 
-    def download(self, tensors: Tensors, names: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+    def download(
+        self, tensors: Tensors, names: Iterable[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
         return {name: tensors[name].numpy() for name in (tensors if names is None else names)}
 
 
@@ -173,7 +210,9 @@ class _Silent:
     written: Tensors
     signature: ClassVar[Signature] = Signature((), (), (), ())
 
-    def __call__(self, ports: Mapping[str, ArrayLike], tensors: Tensors) -> tuple[dict[str, NDArray[Any]], Tensors]:
+    def __call__(
+        self, ports: Mapping[str, ArrayLike], tensors: Tensors
+    ) -> tuple[dict[str, NDArray[Any]], Tensors]:
         return {}, self.written
 
 

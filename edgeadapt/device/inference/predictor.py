@@ -1,4 +1,6 @@
-"""The read side: through the door, through the encoder, to a prediction. Nothing here changes the learner."""
+"""The read side: through the door, through the encoder, to a prediction. Nothing here changes the
+learner.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from edgeadapt.results import Prediction, Reading
 
 @dataclass(frozen=True, eq=False)
 class _AnswerSet:
-    """The classes of a memory that can be answered: their columns in the logits, a view where they are the first ones."""
+    """The classes of a memory that can be answered: their columns in the logits, a view where they
+    are the first ones.
+    """
 
     classes: tuple[str | None, ...]
     columns: slice | list[int]
@@ -28,7 +32,11 @@ class _AnswerSet:
     def of(cls, classes: tuple[str | None, ...]) -> _AnswerSet:
         active = [slot for slot, name in enumerate(classes) if name is not None]
         is_prefix = active == list(range(len(active)))
-        return cls(classes, slice(0, len(active)) if is_prefix else active, tuple(str(classes[slot]) for slot in active))
+        return cls(
+            classes,
+            slice(0, len(active)) if is_prefix else active,
+            tuple(str(classes[slot]) for slot in active),
+        )
 
 
 class Serving:
@@ -40,11 +48,14 @@ class Serving:
         self._answer_set = _AnswerSet.of(classes)
         self._sharpness = np.float32(1.0 / self._manifest.policy.learn.temperature)
 
-    def features(self, x: Any, features: Mapping[str, Any] | None, memory: Memory, domain: str) -> tuple[NDArray[Any], F32, F32]:
+    def features(
+        self, x: Any, features: Mapping[str, Any] | None, memory: Memory, domain: str
+    ) -> tuple[NDArray[Any], F32, F32]:
         """(inputs, z, taps) of a batch that passed the door.
 
         Raises:
-            InputError: the batch does not fit, or both or neither of ``x`` and ``features`` were given.
+            InputError: the batch does not fit, or both or neither of ``x`` and ``features`` were
+            given.
         """
         manifest = self._manifest
         if (x is None) == (features is None):
@@ -60,11 +71,15 @@ class Serving:
         return batch, z, taps
 
     def is_encoded(self, features: Mapping[str, Any] | None) -> bool:
-        """Whether the features of such a batch come from the encoder here, in arrays that nobody else has."""
+        """Whether the features of such a batch come from the encoder here, in arrays that nobody
+        else has.
+        """
         return features is None and self._manifest.input.layout != "features"
 
     def look(self, inputs: NDArray[Any]) -> None:
-        """Compare the first inputs with calibration; a swapped channel order or a missing factor is named in a warning."""
+        """Compare the first inputs with calibration; a swapped channel order or a missing factor is
+        named in a warning.
+        """
         if self._first_frames.is_looking:
             self._first_frames.look(inputs)
 
@@ -73,7 +88,8 @@ class Serving:
         if answers.classes is not memory.classes:
             answers = self._answer_set = _AnswerSet.of(memory.classes)
         logits = read.logits[:, answers.columns]
-        probs = logits - np.maximum.reduce(logits, axis=1, keepdims=True)  # ufuncs called directly: their wrappers are cold code here
+        # ufuncs called directly: their wrappers are cold code here
+        probs = logits - np.maximum.reduce(logits, axis=1, keepdims=True)
         probs *= self._sharpness
         np.exp(probs, out=probs)
         probs /= np.add.reduce(probs, axis=1, keepdims=True)

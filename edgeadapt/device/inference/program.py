@@ -28,7 +28,8 @@ NO_TENSORS = Tensors()
 _LINEAR = "head.weight"  # logits are proportional to it
 _PENALTIES = ("shrinkage", "penalty")  # arguments of numerics that a head's choice multiplies
 _PIECE, _LARGE = 8, 1 << 13  # images of so many values, whose activations are what fills memory
-_CORE = frozenset({"shift.moment", "shift.mean", "route.centre", "route.projection"})  # what decisions read
+# what decisions read
+_CORE = frozenset({"shift.moment", "shift.mean", "route.centre", "route.projection"})
 
 
 @dataclass(eq=False, slots=True)
@@ -51,29 +52,45 @@ class Bound:
     @property
     def signature(self) -> Signature:
         own = self.graph.signature
-        return Signature(own.ports, tuple(port for port in own.reads if port.name not in self.tensors), own.outputs, own.writes)
+        return Signature(
+            own.ports,
+            tuple(port for port in own.reads if port.name not in self.tensors),
+            own.outputs,
+            own.writes,
+        )
 
-    def __call__(self, ports: Mapping[str, ArrayLike], tensors: Tensors) -> tuple[dict[str, NDArray[Any]], Tensors]:
+    def __call__(
+        self, ports: Mapping[str, ArrayLike], tensors: Tensors
+    ) -> tuple[dict[str, NDArray[Any]], Tensors]:
         return self.graph(ports, self.tensors.over(tensors))
 
 
 class Program:
     """A bundle's graphs on a runtime. Holds no state: tensors go in, tensors come out.
 
-    What an answer needs is loaded at once; what learns and adapts, at its first call or by ``load_all``.
+    What an answer needs is loaded at once; what learns and adapts, at its first call or by
+    ``load_all``.
 
     Args:
-        precision: of the encoder that turns inputs into features, and of the thresholds in ``manifest``; everything else is as it is.
+        precision: of the encoder that turns inputs into features, and of the thresholds in
+        ``manifest``; everything else is as it is.
 
     Raises:
-        BundleError: a graph is missing or cannot be loaded, or there is no encoder of this precision.
+        BundleError: a graph is missing or cannot be loaded, or there is no encoder of this
+        precision.
     """
 
     def __init__(self, bundle: Bundle, runtime: Runtime, precision: Precision = "float32") -> None:
-        self.bundle, self.runtime, self.manifest, self.precision = bundle, runtime, bundle.manifest.at(precision), precision
+        self.bundle = bundle
+        self.runtime = runtime
+        self.manifest = bundle.manifest.at(precision)
+        self.precision = precision
         missing = sorted(_CORE - {spec.name for spec in self.manifest.tensors})
         if missing:
-            raise BundleError(f"manifest.json: no tensor called {missing[0]!r}; this is not a bundle that a learner can open")
+            raise BundleError(
+                f"manifest.json: no tensor called {missing[0]!r}; this is not a bundle that a"
+                " learner can open"
+            )
         self.chunk = max(self.manifest.batches)
         is_large = math.prod(self.manifest.input.shape) >= _LARGE
         pieces = [size for size in self.manifest.batches if is_large and size <= _PIECE]
@@ -94,14 +111,24 @@ class Program:
         constants = set(encoder.frozen) if encoder else set()
         self._constants = constants & set(self._spec("derive").writes) if self._refold else set()
         refolding = self._refolding(encoder)
-        self._encode_file = bundle.graph_file(refolding) if refolding and self._constants else None  # the bundle may be replaced while it is in use
+        # the bundle may be replaced while it is in use
+        self._encode_file = bundle.graph_file(refolding) if refolding and self._constants else None
         self._unfolded_spec, self._unfolded = self._unfolded_graph()
         values = bundle.weights(FACTORY)
-        self._factory_sums: dict[str, F32] = {name: values[name] for name in self.manifest.policy.learn.weighted}
+        self._factory_sums: dict[str, F32] = {
+            name: values[name] for name in self.manifest.policy.learn.weighted
+        }
         self.adaptors = Adaptors(bundle, runtime)
         own = self.adaptors.all_names
-        self._factory_domain = runtime.upload({s.name: values[s.name] for s in self.specs("evidence", "parameter", "statistic", scope="domain") if s.name not in own})
-        self.factory_reads = NO_TENSORS  # what predictions read of the factory's tensors, once they were asked for
+        self._factory_domain = runtime.upload(
+            {
+                s.name: values[s.name]
+                for s in self.specs("evidence", "parameter", "statistic", scope="domain")
+                if s.name not in own
+            }
+        )
+        # what predictions read of the factory's tensors, once they were asked for
+        self.factory_reads = NO_TENSORS
         self.encoded = 0  # inputs that went through the encoder, adaptation included
 
     def _spec(self, role: Any) -> GraphSpec:
@@ -139,7 +166,9 @@ class Program:
             graph.load()
 
     def _refolding(self, encoder: GraphSpec | None) -> GraphSpec | None:
-        """The encoder whose constants a condition replaces: the one that serves, or the float32 one where the runtime cannot quantise what it is given later."""
+        """The encoder whose constants a condition replaces: the one that serves, or the float32 one
+        where the runtime cannot quantise what it is given later.
+        """
         by_input = getattr(self.runtime, "refolds_by_input", False)
         return self.manifest.encoder() if self.precision == "int8" and by_input else encoder
 
@@ -167,26 +196,41 @@ class Program:
         return None, None
 
     def _unfolded_graph(self) -> tuple[GraphSpec | None, Executable | None]:
-        """The encoder once more, reading a condition's statistics as tensors: nothing is loaded again when they change."""
+        """The encoder once more, reading a condition's statistics as tensors: nothing is loaded
+        again when they change.
+        """
         for spec in shared_graphs(self.manifest, "encode"):
             if spec.reads:
                 return spec, self._late_graph(spec)
         return None, None
 
-    # -- tensors --------------------------------------------------------------------------------------
+    # -- tensors -----------------------------------------------------------------------------------
     def specs(self, *kinds: str, scope: str = "global") -> list[TensorSpec]:
-        return [spec for spec in self.manifest.tensors if spec.kind in kinds and spec.scope == scope]
+        return [
+            spec for spec in self.manifest.tensors if spec.kind in kinds and spec.scope == scope
+        ]
 
     @property
     def checkpointed(self) -> tuple[str, ...]:
         """Names of global tensors that a snapshot keeps."""
-        return tuple(s.name for s in self.manifest.tensors if s.scope == "global" and s.persist == "checkpoint" and s.kind not in ("frozen", "derived"))
+        return tuple(
+            s.name
+            for s in self.manifest.tensors
+            if s.scope == "global"
+            and s.persist == "checkpoint"
+            and s.kind not in ("frozen", "derived")
+        )
 
     def factory(self) -> Tensors:
         """Initial global tensors, derived ones included."""
         values = self.bundle.weights(FACTORY)
         own = self.adaptors.all_names
-        names = [s.name for s in self.manifest.tensors if s.kind not in ("frozen", "derived") and s.name not in own]  # a domain's lie underneath: they correct nothing
+        # a domain's lie underneath: they correct nothing
+        names = [
+            s.name
+            for s in self.manifest.tensors
+            if s.kind not in ("frozen", "derived") and s.name not in own
+        ]
         tensors = self.derive(self.runtime.upload({name: values[name] for name in names}))
         self.factory_reads = tensors.only(self._spec("predict").reads)
         return tensors
@@ -196,21 +240,27 @@ class Program:
         return self._factory_domain
 
     def checkpoint(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
-        return self.runtime.download(tensors, [name for name in self.checkpointed if name in tensors])
+        return self.runtime.download(
+            tensors, [name for name in self.checkpointed if name in tensors]
+        )
 
-    # -- roles ----------------------------------------------------------------------------------------
+    # -- roles -------------------------------------------------------------------------------------
     @property
     def has_encoder(self) -> bool:
         return self._encode is not None
 
     @property
     def adapts_encoder(self) -> bool:
-        """True if adapting changes the encoder, so that its features are no longer the factory's."""
+        """True if adapting changes the encoder, so that its features are no longer the
+        factory's.
+        """
         return self._adapt is not None and (bool(self._constants) or self._unfolded is not None)
 
     @property
     def preserves_space(self) -> bool:
-        """True if labels may be learned from what an adapted encoder makes of a sample; else only from the factory encoder's features."""
+        """True if labels may be learned from what an adapted encoder makes of a sample; else only
+        from the factory encoder's features.
+        """
         return not self.adapts_encoder or self.manifest.policy.adapt.preserves_space
 
     @property
@@ -232,7 +282,8 @@ class Program:
         return self._piece if getattr(self.runtime, "runs_where_called", False) else self.chunk
 
     def encode(self, x: NDArray[Any], encoder: Executable | None = None) -> tuple[F32, F32]:
-        """Features (N, D) and taps (N, T) of inputs that passed the door; in chunks of ``encode_chunk``.
+        """Features (N, D) and taps (N, T) of inputs that passed the door; in chunks of
+        ``encode_chunk``.
 
         Features that were computed elsewhere, z then taps in one row, are only taken apart.
         """
@@ -245,13 +296,22 @@ class Program:
             out, _ = run({"x": x}, NO_TENSORS)
             return out["z"], _taps(out, len(x))
         parts = [run({"x": x[rows]}, NO_TENSORS)[0] for rows in chunks(len(x), self.encode_chunk)]
-        return np.concatenate([p["z"] for p in parts]), np.concatenate([_taps(p, len(p["z"])) for p in parts])
+        return np.concatenate([p["z"] for p in parts]), np.concatenate(
+            [_taps(p, len(p["z"])) for p in parts]
+        )
 
     def read(self, z: F32, taps: F32, tensors: Tensors) -> Read:
-        """Answers through the correction, and the adaptor if there is one, that ``tensors`` hold."""
+        """Answers through the correction, and the adaptor if there is one, that ``tensors``
+        hold.
+        """
         if len(z) > self.chunk:
             parts = [self.read(z[rows], taps[rows], tensors) for rows in chunks(len(z), self.chunk)]
-            return Read(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("embedding", "logits", "score", "residual")))
+            return Read(
+                *(
+                    np.concatenate([getattr(p, name) for p in parts])
+                    for name in ("embedding", "logits", "score", "residual")
+                )
+            )
         ports = {"z": z, "taps": taps} if taps.shape[1] else {"z": z}
         adaptor = self.adaptors.held_in(tensors) if self.adaptors else ""
         run = self.adaptors.read(adaptor) if adaptor else self._read
@@ -259,16 +319,28 @@ class Program:
         return Read(out["embedding"], out["logits"], out["score"], out["residual"])
 
     def learn(
-        self, tensors: Tensors, z: F32, taps: F32, y: NDArray[np.int64], sample_weight: F32, is_factory: F32
+        self,
+        tensors: Tensors,
+        z: F32,
+        taps: F32,
+        y: NDArray[np.int64],
+        sample_weight: F32,
+        is_factory: F32,
     ) -> tuple[Tensors, NDArray[Any] | None]:
-        """``tensors`` with the evidence of labelled samples added; negative weights take it away. Derives nothing.
+        """``tensors`` with the evidence of labelled samples added; negative weights take it away.
+        Derives nothing.
 
         Returns:
             The tensors, and the receipts (N, C) if the bundle gives any.
         """
         receipts = []
         for rows in chunks(len(z), self.chunk):
-            ports = {"z": z[rows], "y": y[rows], "sample_weight": sample_weight[rows], "is_factory": is_factory[rows]}
+            ports = {
+                "z": z[rows],
+                "y": y[rows],
+                "sample_weight": sample_weight[rows],
+                "is_factory": is_factory[rows],
+            }
             if taps.shape[1]:
                 ports["taps"] = taps[rows]
             out, written = self._learn(ports, tensors)
@@ -277,12 +349,19 @@ class Program:
                 receipts.append(out["receipt"])
         return tensors, np.concatenate(receipts) if receipts else None
 
-    def redeem(self, tensors: Tensors, receipts: NDArray[Any], y: NDArray[np.int64], sample_weight: F32) -> Tensors:
-        """What ``learn`` does to the tensors that have receipts, from the receipts alone: (N, C), as ``receipts_of`` reads them."""
+    def redeem(
+        self, tensors: Tensors, receipts: NDArray[Any], y: NDArray[np.int64], sample_weight: F32
+    ) -> Tensors:
+        """What ``learn`` does to the tensors that have receipts, from the receipts alone: (N, C),
+        as ``receipts_of`` reads them.
+        """
         if self._redeem is None:
             raise BundleError("this bundle has no graph for the role 'redeem'")
         for rows in chunks(len(y), self.chunk):
-            _, written = self._redeem({"receipt": receipts[rows], "y": y[rows], "sample_weight": sample_weight[rows]}, tensors)
+            _, written = self._redeem(
+                {"receipt": receipts[rows], "y": y[rows], "sample_weight": sample_weight[rows]},
+                tensors,
+            )
             tensors = written.over(tensors)
         return tensors
 
@@ -293,33 +372,62 @@ class Program:
     def receipts_of(self, stored: Sequence[bytes]) -> NDArray[Any]:
         """(N, C) of receipts as the journal keeps them."""
         kind = next(port.dtype for port in self._spec("learn").outputs if port.name == "receipt")
-        return np.stack([np.frombuffer(receipt, np.dtype(kind).newbyteorder("<")).astype(kind) for receipt in stored])
+        return np.stack(
+            [
+                np.frombuffer(receipt, np.dtype(kind).newbyteorder("<")).astype(kind)
+                for receipt in stored
+            ]
+        )
 
     @property
     def beyond_receipts(self) -> tuple[str, ...]:
         """Evidence tensors that only a stored feature can be taken out of."""
-        return tuple(spec.name for spec in self.specs("evidence") if not getattr(spec, "receipt", False))
+        return tuple(
+            spec.name for spec in self.specs("evidence") if not getattr(spec, "receipt", False)
+        )
 
-    def derive(self, tensors: Tensors, head: HeadChoice = AS_SHIPPED, classes: Sequence[str | None] = (), *, field_only: bool = False) -> Tensors:
+    def derive(
+        self,
+        tensors: Tensors,
+        head: HeadChoice = AS_SHIPPED,
+        classes: Sequence[str | None] = (),
+        *,
+        field_only: bool = False,
+    ) -> Tensors:
         """``tensors`` with everything recomputed that follows from the evidence.
 
         Args:
-            head: how much the factory's share of the head's sums counts, the shrinkage, and how sure the head is.
-            classes: by slot, as they are now; a slot that the factory's class left has no factory share. Empty: as at the factory.
-            field_only: the head's sums have no factory share yet, as those of one condition's labels.
+            head: how much the factory's share of the head's sums counts, the shrinkage, and how
+            sure the head is. classes: by slot, as they are now; a slot that the factory's class
+            left has no factory share. Empty: as at the factory. field_only: the head's sums have no
+            factory share yet, as those of one condition's labels.
         """
         share = head.factory_weight - (0.0 if field_only else 1.0)
         for numeric in self.manifest.numerics:
             held = [name for name in numeric.reads if name not in self.bundle.frozen]
-            values = {**self.runtime.download(tensors, held), **{name: self.numbers(name) for name in numeric.reads if name not in held}}
+            values = {
+                **self.runtime.download(tensors, held),
+                **{name: self.numbers(name) for name in numeric.reads if name not in held},
+            }
             if share:
-                values |= {name: values[name] + np.float32(share) * self._factory_share(name, classes) for name in held if name in self.manifest.policy.learn.weighted}
-            arguments = {name: value * (head.shrinkage if name in _PENALTIES else 1.0) for name, value in numeric.arguments.items()}
+                values |= {
+                    name: values[name] + np.float32(share) * self._factory_share(name, classes)
+                    for name in held
+                    if name in self.manifest.policy.learn.weighted
+                }
+            arguments = {
+                name: value * (head.shrinkage if name in _PENALTIES else 1.0)
+                for name, value in numeric.arguments.items()
+            }
             with one_thread():
                 try:
-                    results = NUMERICS[numeric.numeric](*(values[name] for name in numeric.reads), **arguments)
+                    results = NUMERICS[numeric.numeric](
+                        *(values[name] for name in numeric.reads), **arguments
+                    )
                 except np.linalg.LinAlgError as error:
-                    raise StateError(f"{', '.join(numeric.writes)} cannot be derived: {error}") from error
+                    raise StateError(
+                        f"{', '.join(numeric.writes)} cannot be derived: {error}"
+                    ) from error
             written = dict(zip(numeric.writes, results, strict=True))
             if head.temperature != 1.0 and _LINEAR in written:
                 written[_LINEAR] = written[_LINEAR] / np.float32(head.temperature)
@@ -330,21 +438,30 @@ class Program:
         """A sum as the bundle brings it, without classes that left their slots."""
         value = self._factory_sums[name]
         axis = next(spec.class_axis for spec in self.manifest.tensors if spec.name == name)
-        gone = [slot for slot, known in enumerate(self.manifest.classes) if classes and classes[slot] != known]
+        gone = [
+            slot
+            for slot, known in enumerate(self.manifest.classes)
+            if classes and classes[slot] != known
+        ]
         if axis is None or not gone:
             return value
         value = value.copy()
         value[(slice(None),) * axis + (gone,)] = 0
         return value
 
-    def adapt(self, tensors: Tensors, inputs: NDArray[Any], sample_weight: F32, seed: int = 0) -> tuple[dict[str, NDArray[Any]], Tensors]:
-        """One label-free refresh: as many calls as the policy says, each from what the one before left.
+    def adapt(
+        self, tensors: Tensors, inputs: NDArray[Any], sample_weight: F32, seed: int = 0
+    ) -> tuple[dict[str, NDArray[Any]], Tensors]:
+        """One label-free refresh: as many calls as the policy says, each from what the one before
+        left.
 
         Args:
-            inputs: frames or features, as the bundle's method takes them. seed: of a method that searches at random.
+            inputs: frames or features, as the bundle's method takes them. seed: of a method that
+            searches at random.
 
         Returns:
-            The outputs of the last call, with the largest ``wants_reset`` of all; and the tensors that were written.
+            The outputs of the last call, with the largest ``wants_reset`` of all; and the tensors
+            that were written.
         """
         if self._adapt is None or self._adapt_spec is None:
             raise BundleError("this bundle has no graph for the role 'adapt'")
@@ -360,36 +477,54 @@ class Program:
             outputs, new = self._adapt({**ports, **drawn}, written.over(tensors))
             written = new.over(written)
             wishes.append(outputs["wants_reset"])
-        return {**outputs, "wants_reset": np.maximum.reduce(wishes)}, self._drawn_out(written, strength).over(written)
+        return {**outputs, "wants_reset": np.maximum.reduce(wishes)}, self._drawn_out(
+            written, strength
+        ).over(written)
 
     def _drawn_out(self, tensors: Tensors, factor: float) -> Tensors:
-        """The statistics of a condition at ``factor`` times their distance from the factory's; nothing for a factor of 1.
+        """The statistics of a condition at ``factor`` times their distance from the factory's;
+        nothing for a factor of 1.
 
-        A condition keeps them as they act, at the strength of the bundle, and an average goes on from where it is at full strength.
+        A condition keeps them as they act, at the strength of the bundle, and an average goes on
+        from where it is at full strength.
         """
         if factor == 1.0 or self._adapt_spec is None:
             return NO_TENSORS
-        is_statistic = {spec.name for spec in self.specs("statistic", scope="domain") if spec.dtype == "float32"}
-        names = [name for name in self._adapt_spec.writes if name in is_statistic and name in tensors]
+        is_statistic = {
+            spec.name for spec in self.specs("statistic", scope="domain") if spec.dtype == "float32"
+        }
+        names = [
+            name for name in self._adapt_spec.writes if name in is_statistic and name in tensors
+        ]
         factory = self.runtime.download(self._factory_domain, names)
         now = self.runtime.download(tensors, names)
-        moved = {name: factory[name] + np.float32(factor) * (now[name] - factory[name]) for name in names}
+        moved = {
+            name: factory[name] + np.float32(factor) * (now[name] - factory[name]) for name in names
+        }
         return self.runtime.upload(moved)
 
     def smooth(self, logits: F32, embedding: F32, tensors: Tensors) -> F32:
-        """(N, K) logits in the light of each other, in chunks as the graphs take them; a rest that is too small stays as it is."""
+        """(N, K) logits in the light of each other, in chunks as the graphs take them; a rest that
+        is too small stays as it is.
+        """
         if self._smooth is None:
             raise BundleError("this bundle has no graph for the role 'smooth'")
         smoothed = logits.copy()
         for rows in chunks(len(logits), self.chunk):
             part = logits[rows]
             if len(part) >= self.manifest.policy.smooth.fewest:
-                ports = {"logits": part, "z": embedding[rows], "sample_weight": np.ones(len(part), np.float32)}
+                ports = {
+                    "logits": part,
+                    "z": embedding[rows],
+                    "sample_weight": np.ones(len(part), np.float32),
+                }
                 smoothed[rows] = self._smooth(ports, tensors)[0]["smoothed"]
         return smoothed
 
     def refold(self, tensors: Tensors) -> Executable | None:
-        """The encoder with the constants that follow from a domain's statistics, or the one that reads them, bound to them."""
+        """The encoder with the constants that follow from a domain's statistics, or the one that
+        reads them, bound to them.
+        """
         if self._unfolded is not None and self._unfolded_spec is not None:
             return Bound(self._unfolded, tensors.only(self._unfolded_spec.reads))
         if self._refold is None or self._encode_file is None:
@@ -400,7 +535,9 @@ class Program:
 
     def placement(self) -> dict[str, str]:
         """Which runtime serves which role now; see ``placement_of``."""
-        return placement_of(self.manifest, self.runtime, dict(self._executables) | self.adaptors.loaded)
+        return placement_of(
+            self.manifest, self.runtime, dict(self._executables) | self.adaptors.loaded
+        )
 
     def numbers(self, name: str) -> NDArray[Any]:
         """A frozen tensor on the host."""

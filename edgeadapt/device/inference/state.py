@@ -1,6 +1,7 @@
 """One immutable value: everything that a prediction depends on and a checkpoint keeps.
 
-The learner owns one reference to a ``Memory``; publishing a change is one assignment, rolling back is keeping an old one.
+The learner owns one reference to a ``Memory``; publishing a change is one assignment, rolling back
+is keeping an old one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ DomainKind = Literal["provisional", "condition", "novelty"]
 
 @dataclass(frozen=True, eq=False)
 class Signature:
-    """What a condition looks like to the factory encoder, per predicted class: sums (K, S) and counts (K,)."""
+    """What a condition looks like to the factory encoder, per predicted class: sums (K, S) and
+    counts (K,).
+    """
 
     sums: NDArray[np.float64]
     counts: NDArray[np.float64]
@@ -44,28 +47,37 @@ class Signature:
         return Signature(sums, counts)
 
     def faded(self, share: float) -> Signature:
-        """The same places, of which ``share`` counts beside what comes: a condition that drifts is where it was last."""
+        """The same places, of which ``share`` counts beside what comes: a condition that drifts is
+        where it was last.
+        """
         return Signature(share * self.sums, share * self.counts)
 
     def apart(self, other: Signature, fewest: float = 4.0) -> float:
-        """Mean relative squared distance between the class means that both know from at least ``fewest`` samples; inf if they share none."""
+        """Mean relative squared distance between the class means that both know from at least
+        ``fewest`` samples; inf if they share none.
+        """
         shared = (self.counts >= fewest) & (other.counts >= fewest)
         if not shared.any():
             return float("inf")
-        a, b = self.sums[shared] / self.counts[shared, None], other.sums[shared] / other.counts[shared, None]
+        a = self.sums[shared] / self.counts[shared, None]
+        b = other.sums[shared] / other.counts[shared, None]
         scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
         return float(np.mean(((a - b) ** 2).sum(axis=1) / np.maximum(scale, 1e-12)))
 
     def share_met(self, slots: NDArray[np.int64], fewest: float = 4.0) -> float:
-        """Share of samples of these class slots whose class was met here at least ``fewest`` times."""
+        """Share of samples of these class slots whose class was met here at least ``fewest``
+        times.
+        """
         return float((self.counts[slots] >= fewest).mean())
 
     def distance(self, places: NDArray[Any], slots: NDArray[np.int64]) -> float:
-        """Relative squared distance (|w - m|^2 - S / 4) / (|w| |m|) between a window's mean and this condition at the same class mix; not below 0.
+        """Relative squared distance (|w - m|^2 - S / 4) / (|w| |m|) between a window's mean and
+        this condition at the same class mix; not below 0.
 
-        Matching the mix makes a window of one class comparable with a condition that was met on many; classes not
-        met yet stand at the condition's overall mean. S / 4 is about what two windows of one condition differ by (measured: S / 12 to S / 4),
-        so that conditions near the threshold, whose |m| is small, are not told apart by noise.
+        Matching the mix makes a window of one class comparable with a condition that was met on
+        many; classes not met yet stand at the condition's overall mean. S / 4 is about what two
+        windows of one condition differ by (measured: S / 12 to S / 4), so that conditions near the
+        threshold, whose |m| is small, are not told apart by noise.
         """
         total = self.counts.sum()
         if total == 0:
@@ -83,8 +95,9 @@ class Signature:
 class Domain:
     """A condition the stream was in: its correction, and how to find it again.
 
-    ``provisional`` until answers say whether it is a *condition* or new classes (*novelty*, which corrects nothing).
-    ``saved`` are the tensors of the last checkpoint, None before the first; ``tensors`` may be newer for the length of the session.
+    ``provisional`` until answers say whether it is a *condition* or new classes (*novelty*, which
+    corrects nothing). ``saved`` are the tensors of the last checkpoint, None before the first;
+    ``tensors`` may be newer for the length of the session.
     """
 
     name: str
@@ -104,9 +117,9 @@ class HeadChoice:
     """How a head follows from its sums: what held-out labels chose (``head_choice.py``).
 
     Attributes:
-        factory_weight: how much the factory's share of the sums counts; 1 is ``factory_count`` labels a class.
-        shrinkage: times the bundle's own.
-        temperature: that logits are divided by, so that the bundle's own temperature fits them again.
+        factory_weight: how much the factory's share of the sums counts; 1 is ``factory_count``
+        labels a class. shrinkage: times the bundle's own. temperature: that logits are divided by,
+        so that the bundle's own temperature fits them again.
     """
 
     factory_weight: float = 1.0
@@ -119,7 +132,8 @@ AS_SHIPPED = HeadChoice()
 
 @dataclass(frozen=True, eq=False)
 class OwnHead:
-    """Derived tensors of a condition's own head, never stored: what judges labels there, and what answers.
+    """Derived tensors of a condition's own head, never stored: what judges labels there, and what
+    answers.
 
     The factory's condition stands for the shared head, which judges by the global tensors.
     """
@@ -130,10 +144,11 @@ class OwnHead:
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """Tensors, class table, domain table, counters. ``view`` holds small host copies that decisions read.
+    """Tensors, class table, domain table, counters. ``view`` holds small host copies that decisions
+    read.
 
-    ``heads`` lie over ``tensors``: the shared head once it has learned what is held out, under the name of the factory's condition, and heads
-    of conditions that have a choice of their own.
+    ``heads`` lie over ``tensors``: the shared head once it has learned what is held out, under the
+    name of the factory's condition, and heads of conditions that have a choice of their own.
     """
 
     commit: int
@@ -146,7 +161,8 @@ class Memory:
     heads: Mapping[str, OwnHead] = field(default_factory=dict)
     class_counts: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     class_places: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    prototypes: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # unit class means of active classes
+    # unit class means of active classes
+    prototypes: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     @cached_property
     def slots(self) -> dict[str, int]:
@@ -159,7 +175,9 @@ class Memory:
         return self.judged_in(domain) if own is None else own.answering.over(self.judged_in(domain))
 
     def judged_in(self, domain: str) -> Tensors:
-        """The global tensors with a domain's laid over them, and its own head if it has one; labels that are held out taught none of the global ones."""
+        """The global tensors with a domain's laid over them, and its own head if it has one; labels
+        that are held out taught none of the global ones.
+        """
         found = self.domains.get(domain)
         tensors = self.tensors if found is None else found.tensors.over(self.tensors)
         return self.heads[domain].judged.over(tensors) if domain in self.heads else tensors
@@ -179,7 +197,9 @@ class Memory:
             return self
         for slot, holder in enumerate(self.classes):
             if holder is None:
-                return replace(self, classes=(*self.classes[:slot], name, *self.classes[slot + 1 :]), heads={})
+                return replace(
+                    self, classes=(*self.classes[:slot], name, *self.classes[slot + 1 :]), heads={}
+                )
         raise CapacityError(
             f"{len(self.classes)} of {len(self.classes)} class slots are used; "
             f"export with class_slots = {2 * len(self.classes)} or call learner.remove_class(...)"
@@ -189,15 +209,24 @@ class Memory:
         return replace(self, domains={**self.domains, domain.name: domain})
 
     def without_domain(self, name: str) -> Memory:
-        return replace(self, domains={key: value for key, value in self.domains.items() if key != name})
+        return replace(
+            self, domains={key: value for key, value in self.domains.items() if key != name}
+        )
 
     def tables(self) -> str:
-        """Class table, domain table and counters as canonical JSON: the part of a commit that people can read."""
+        """Class table, domain table and counters as canonical JSON: the part of a commit that
+        people can read.
+        """
         return json.dumps(
             {
                 "classes": list(self.classes),
                 "domains": [
-                    {"name": d.name, "kind": d.kind, "answers_known": d.answers_known, "answers_new": d.answers_new}
+                    {
+                        "name": d.name,
+                        "kind": d.kind,
+                        "answers_known": d.answers_known,
+                        "answers_new": d.answers_new,
+                    }
                     for _, d in sorted(self.domains.items())
                 ],
                 "labels": self.labels,
@@ -208,8 +237,15 @@ class Memory:
         )
 
 
-def digest(tables: str, tensors: Mapping[str, NDArray[Any]], domains: Mapping[str, Mapping[str, NDArray[Any]]], evidence: bytes) -> str:
-    """SHA-256 over tables, checkpointed tensors and evidence rows: equal digests mean equal learners."""
+def digest(
+    tables: str,
+    tensors: Mapping[str, NDArray[Any]],
+    domains: Mapping[str, Mapping[str, NDArray[Any]]],
+    evidence: bytes,
+) -> str:
+    """SHA-256 over tables, checkpointed tensors and evidence rows: equal digests mean equal
+    learners.
+    """
     sha = hashlib.sha256(tables.encode())
     sha.update(evidence)
     for scope, values in (("", tensors), *sorted(domains.items())):

@@ -1,4 +1,5 @@
-"""What the novelty score ``relative_residual`` needs of the class means, once per label and not per batch.
+"""What the novelty score ``relative_residual`` needs of the class means, once per label and not per
+batch.
 
 With class means m_k (D,), their columns M_k (d,), the centre mu (D,) and the span T (d, w)::
 
@@ -22,7 +23,8 @@ def class_residual(
     """The class means inside the span, and the parts of distances to them that no sample changes.
 
     Args:
-        head_mean: (K, D). shift_mean: (K, d or more), whitened columns first. centre: (D,). span: (d, w).
+        head_mean: (K, D). shift_mean: (K, d or more), whitened columns first. centre: (D,). span:
+        (d, w).
 
     Returns:
         (K, d) and (K, 2), as above. Inactive classes have what follows from means of zero.
@@ -31,7 +33,9 @@ def class_residual(
     columns = np.asarray(shift_mean, np.float64)[:, : len(exact)]
     centred = np.asarray(head_mean, np.float64) - centre
     spanned = columns @ exact
-    offset = np.column_stack([(columns**2).sum(axis=1), (centred**2).sum(axis=1) - (spanned**2).sum(axis=1)])
+    offset = np.column_stack(
+        [(columns**2).sum(axis=1), (centred**2).sum(axis=1) - (spanned**2).sum(axis=1)]
+    )
     return (spanned @ exact.T).astype(np.float32), offset.astype(np.float32)
 
 

@@ -3,16 +3,18 @@
     n >= C:   h = H_n (s * pad(v)) / sqrt(n)                        an isometry: every inner product is kept exactly
     n <  C:   h = fold_n(s' * H_N (s * pad(v))) / sqrt(N)           N the power of two from C on; inner products up to O(1 / sqrt(n))
 
-for v (N, C), s and s' signs drawn from a seed, and fold_n adding the blocks of n entries. H is Sylvester's Hadamard matrix of a
-power of two; as a Kronecker product H_a x H_b of two small ones it costs n (a + b) multiplications instead of n C, and nothing
-is stored but C signs. Source: Ailon and Chazelle, STOC 2006 (signs, transform, sampling); signs and sums in place of sampled
-rows: Charikar, Chen and Farach-Colton, ICALP 2002. Hyperdimensional fusion of layers draws one orthogonal matrix per layer
-instead (Wilson et al., WACV 2023); laying the layers one behind the other in v gives the same inner products without cross terms.
+for v (N, C), s and s' signs drawn from a seed, and fold_n adding the blocks of n entries. H is
+Sylvester's Hadamard matrix of a power of two; as a Kronecker product H_a x H_b of two small ones it
+costs n (a + b) multiplications instead of n C, and nothing is stored but C signs. Source: Ailon and
+Chazelle, STOC 2006 (signs, transform, sampling); signs and sums in place of sampled rows: Charikar,
+Chen and Farach-Colton, ICALP 2002. Hyperdimensional fusion of layers draws one orthogonal matrix
+per layer instead (Wilson et al., WACV 2023); laying the layers one behind the other in v gives the
+same inner products without cross terms.
 
 >>> v = np.array([[3.0, 0.0, 4.0]], np.float32)
 >>> float((project(v, 8, seed=1) ** 2).sum().round(4))
 25.0
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from edgeadapt.errors import InputError
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
-_ONES = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)  # set bits of a byte; np.bitwise_count needs numpy 2
+# set bits of a byte; np.bitwise_count needs numpy 2
+_ONES = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
 
 
 def power_of_two(width: int) -> int:
@@ -38,7 +41,9 @@ def power_of_two(width: int) -> int:
 
 
 def signs(seed: int, count: int, part: int = 0) -> F32:
-    """(count,) +1 or -1, from the raw words of PCG64: the same on every machine and numpy version."""
+    """(count,) +1 or -1, from the raw words of PCG64: the same on every machine and numpy
+    version.
+    """
     words = np.random.PCG64(np.random.SeedSequence([seed, part])).random_raw(-(-count // 64))
     bits = np.unpackbits(np.asarray(words, "<u8").view(np.uint8))[:count]
     return (1.0 - 2.0 * bits).astype(np.float32)
@@ -59,7 +64,9 @@ def factors(width: int) -> tuple[int, int]:
 
 
 def transform_width(count: int, width: int) -> int:
-    """Width of the Hadamard transform for ``count`` inputs: the hypervector's own, or the power of two that holds all inputs."""
+    """Width of the Hadamard transform for ``count`` inputs: the hypervector's own, or the power of
+    two that holds all inputs.
+    """
     return max(width, 1 << max(count - 1, 0).bit_length())
 
 
@@ -75,7 +82,9 @@ def project(v: F32, width: int, seed: int) -> F32:
     a, b = factors(wide)
     padded = np.zeros((len(v), wide), np.float32)
     padded[:, :count] = v * signs(seed, count)
-    mixed = (hadamard(a) @ padded.reshape(-1, a, b) @ hadamard(b)).reshape(-1, wide) / np.float32(np.sqrt(wide))
+    mixed = (hadamard(a) @ padded.reshape(-1, a, b) @ hadamard(b)).reshape(-1, wide) / np.float32(
+        np.sqrt(wide)
+    )
     if wide > width:
         mixed = (mixed * signs(seed, wide, 1)).reshape(len(v), -1, width).sum(axis=1)
     return np.asarray(mixed, np.float32)
@@ -87,12 +96,29 @@ def packed(h: F32) -> U8:
 
 
 def binary_cosine(a: U8, b: U8) -> F32:
-    """(N, K) cosine of the +-1 vectors behind packed bits: 1 - 2 (differing bits) / D, by exclusive or and a count of set bits."""
+    """(N, K) cosine of the +-1 vectors behind packed bits: 1 - 2 (differing bits) / D, by exclusive
+    or and a count of set bits.
+    """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise InputError(f"packed hypervectors are (N, D / 8) of one width, got {a.shape} and {b.shape}")
-    differing = np.stack([_ONES[a ^ row].sum(axis=1, dtype=np.int32) for row in b], axis=1) if len(b) else np.zeros((len(a), 0), np.int32)
+        raise InputError(
+            f"packed hypervectors are (N, D / 8) of one width, got {a.shape} and {b.shape}"
+        )
+    differing = (
+        np.stack([_ONES[a ^ row].sum(axis=1, dtype=np.int32) for row in b], axis=1)
+        if len(b)
+        else np.zeros((len(a), 0), np.int32)
+    )
     cosine: F32 = (1.0 - 2.0 * differing / (8 * a.shape[1])).astype(np.float32)
     return cosine
 
 
-__all__ = ["binary_cosine", "factors", "hadamard", "packed", "power_of_two", "project", "signs", "transform_width"]
+__all__ = [
+    "binary_cosine",
+    "factors",
+    "hadamard",
+    "packed",
+    "power_of_two",
+    "project",
+    "signs",
+    "transform_width",
+]

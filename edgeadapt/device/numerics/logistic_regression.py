@@ -7,7 +7,7 @@ Half of that diagonal bounds the curvature (Boehning, Ann. Inst. Stat. Math. 199
 one division, and needs no line search; steps are accelerated (Nesterov 1983), and the momentum is
 dropped where it points uphill (O'Donoghue and Candes, Found. Comput. Math. 2015). It starts at zero
 and does the same steps each time: the same rows give the same weights.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 

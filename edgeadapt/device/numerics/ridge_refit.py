@@ -1,12 +1,14 @@
-"""What a head that is fitted anew would say of labels: ridge in the space of samples, every row judged by the others.
+"""What a head that is fitted anew would say of labels: ridge in the space of samples, every row
+judged by the others.
 
     H = 1/N + K (K + lambda I)^-1,   K = X X^T of centred rows of length 1 (N, N); the intercept is part of H, or own labels would leak
     s_i = ((H Y)_i - H_ii Y_i) / (1 - H_ii)                     what row i gets from the other N - 1 (closed-form leave-one-out)
     p_i(c) ~ exp(s_i(c) / t + b log h_i(c)), mixed with a share d that nothing predicts        h: what the live head believes
 
-N is at most a few hundred, so the width of a feature costs no more than one product. Leave-one-out residuals of a linear smoother:
-Allen, "The relationship between variable selection and data augmentation", Technometrics 1974.
-"""
+N is at most a few hundred, so the width of a feature costs no more than one product. Leave-one-out
+residuals of a linear smoother: Allen, "The relationship between variable selection and data
+augmentation", Technometrics 1974.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class _Setting:
         """(N, K) chance of every class."""
         logits = self.sharpness * scores + self.head * np.log(believed)
         soft = np.exp(logits - logits.max(axis=1, keepdims=True))
-        result: F64 = (1.0 - self.slack) * soft / soft.sum(axis=1, keepdims=True) + self.slack / scores.shape[1]
+        result: F64 = (1.0 - self.slack) * soft / soft.sum(
+            axis=1, keepdims=True
+        ) + self.slack / scores.shape[1]
         return result
 
 
@@ -49,7 +53,9 @@ def _settings(penalty: float) -> Iterator[_Setting]:
 def unit_rows(x: NDArray[np.floating]) -> F64:
     """Rows without their mean, of length 1."""
     centred = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
-    return np.asarray(centred / np.sqrt((centred * centred).sum(axis=1, keepdims=True) + 1e-12), np.float64)
+    return np.asarray(
+        centred / np.sqrt((centred * centred).sum(axis=1, keepdims=True) + 1e-12), np.float64
+    )
 
 
 def _targets(y: Slots, classes: int) -> F64:
@@ -70,12 +76,14 @@ def _left_out(smoother: F64, targets: F64) -> F64:
 
 
 def follow(x: NDArray[np.floating], y: Slots, believed: F64, asked: NDArray[np.bool_]) -> float:
-    """Natural log of how likely labels are where they follow from the samples: each from the labels of all other rows.
+    """Natural log of how likely labels are where they follow from the samples: each from the labels
+    of all other rows.
 
     The mean over settings, so that none is chosen on the labels that are in doubt.
 
     Args:
-        x: (N, D) features. y: (N,) columns. believed: (N, K) the live head's chances. asked: (N,) rows that count; the others only teach.
+        x: (N, D) features. y: (N,) columns. believed: (N, K) the live head's chances. asked: (N,)
+        rows that count; the others only teach.
     """
     gram, rows = _gram(x), np.arange(len(y))
     logs = [
@@ -87,11 +95,15 @@ def follow(x: NDArray[np.floating], y: Slots, believed: F64, asked: NDArray[np.b
     return float(np.logaddexp.reduce(logs)) - float(np.log(len(logs)))
 
 
-def taught_by(x: NDArray[np.floating], y: Slots, believed: F64, asked: int, judges: NDArray[np.bool_]) -> tuple[F64, F64]:
-    """What a head that the first rows taught says: of themselves, each left out, and of the last ``asked`` rows, whose labels it does not see.
+def taught_by(
+    x: NDArray[np.floating], y: Slots, believed: F64, asked: int, judges: NDArray[np.bool_]
+) -> tuple[F64, F64]:
+    """What a head that the first rows taught says: of themselves, each left out, and of the last
+    ``asked`` rows, whose labels it does not see.
 
     Args:
-        x: (M + A, D) features. y: (M,) columns of the first M rows. believed: (M + A, K) the live head's chances. judges: (M,) rows on which
+        x: (M + A, D) features. y: (M,) columns of the first M rows. believed: (M + A, K) the live
+        head's chances. judges: (M,) rows on which
             the setting is chosen.
 
     Returns:
@@ -99,12 +111,16 @@ def taught_by(x: NDArray[np.floating], y: Slots, believed: F64, asked: int, judg
     """
     taught = len(x) - asked
     gram, rows = _gram(x), np.arange(taught)
-    targets, best, likeliest = _targets(y, believed.shape[1]), (believed[:taught], believed[taught:]), -np.inf
+    targets = _targets(y, believed.shape[1])
+    best = (believed[:taught], believed[taught:])
+    likeliest = -np.inf
     for penalty in _PENALTIES:
         own = gram[:taught, :taught]
         ridge = penalty * max(float(np.trace(own)) / taught, 1e-12)
         scores = _left_out(_smoother(own, penalty), targets)
-        others = gram[taught:, :taught] @ np.linalg.solve(own + ridge * np.eye(taught), targets - targets.mean(axis=0)) + targets.mean(axis=0)
+        others = gram[taught:, :taught] @ np.linalg.solve(
+            own + ridge * np.eye(taught), targets - targets.mean(axis=0)
+        ) + targets.mean(axis=0)
         for setting in _settings(penalty):
             chance = setting.chance(scores, believed[:taught])
             fit = float(np.log(chance[rows, y][judges]).sum())
@@ -120,12 +136,14 @@ def _gram(x: NDArray[np.floating]) -> F64:
 
 
 def lies_elsewhere(known: NDArray[np.floating], rows: NDArray[np.floating]) -> tuple[float, float]:
-    """How well rows (N, D) are told from known ones (M, D), each by the others, and the chance of that if both came from one place.
+    """How well rows (N, D) are told from known ones (M, D), each by the others, and the chance of
+    that if both came from one place.
 
     The first is the share of pairs that are told apart: 1/2 if nothing does, 1 if all are.
 
-    Pass differences from the mean of the class that a row is taken for: the mix of classes then tells nothing. Rank sum of
-    leave-one-out scores of a ridge classifier; a classifier two-sample test (Lopez-Paz and Oquab, ICLR 2017).
+    Pass differences from the mean of the class that a row is taken for: the mix of classes then
+    tells nothing. Rank sum of leave-one-out scores of a ridge classifier; a classifier two-sample
+    test (Lopez-Paz and Oquab, ICLR 2017).
     """
     both = np.concatenate([known, rows]).astype(np.float64)
     both -= both.mean(axis=0)
@@ -134,4 +152,6 @@ def lies_elsewhere(known: NDArray[np.floating], rows: NDArray[np.floating]) -> t
     ranks = np.argsort(np.argsort(scores, kind="stable"), kind="stable") + 1.0
     n, m = len(rows), len(known)
     above = float(ranks[m:].sum()) - n * (n + 1) / 2
-    return above / (n * m), 0.5 * erfc((above - n * m / 2) / sqrt(n * m * (n + m + 1) / 12) / sqrt(2))
+    return above / (n * m), 0.5 * erfc(
+        (above - n * m / 2) / sqrt(n * m * (n + m + 1) / 12) / sqrt(2)
+    )

@@ -1,6 +1,8 @@
-"""The lot of a sample: a number that its features alone decide, so that nothing depends on when a label came.
+"""The lot of a sample: a number that its features alone decide, so that nothing depends on when a
+label came.
 
-Which labels of a class are held out (``held_out.py``), and whose raw inputs are kept follow from it; random questions follow from the lot of a whole window. Rows with the same features have the
+Which labels of a class are held out (``held_out.py``), and whose raw inputs are kept follow from
+it; random questions follow from the lot of a whole window. Rows with the same features have the
 same lot; only among them the order of arrival decides.
 """
 
@@ -14,6 +16,10 @@ from numpy.typing import NDArray
 
 
 def draw_of(features: NDArray[Any], purpose: bytes = b"") -> int:
-    """0 .. 2^63 - 1 from the float16 features (D + T,) as they are stored; lots for another purpose (at most 16 bytes) are independent."""
-    digest = blake2b(np.ascontiguousarray(features, "<f2").tobytes(), digest_size=8, person=purpose).digest()
+    """0 .. 2^63 - 1 from the float16 features (D + T,) as they are stored; lots for another purpose
+    (at most 16 bytes) are independent.
+    """
+    digest = blake2b(
+        np.ascontiguousarray(features, "<f2").tobytes(), digest_size=8, person=purpose
+    ).digest()
     return int.from_bytes(digest, "little") >> 1

@@ -1,4 +1,6 @@
-"""From labels to evidence rows: names checked, features as they are stored, and what each row may teach."""
+"""From labels to evidence rows: names checked, features as they are stored, and what each row may
+teach.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,12 @@ class Labelling:
     """Turns labels into rows. Adds classes where the policy says so; learns nothing itself."""
 
     def __init__(
-        self, program: Program, policy: Policy, held_out: HeldOut, live: Callable[[], Memory], add_classes: Callable[[Sequence[str]], None]
+        self,
+        program: Program,
+        policy: Policy,
+        held_out: HeldOut,
+        live: Callable[[], Memory],
+        add_classes: Callable[[Sequence[str]], None],
     ) -> None:
         self._program, self._policy, self._held_out = program, policy, held_out
         self._live, self._add_classes = live, add_classes
@@ -53,23 +60,36 @@ class Labelling:
                 raise InputError(f"a class name is a non-empty string, got {name!r}")
             check_text(name, "a class name")
             if len(name) > LONGEST_CLASS_NAME:
-                raise InputError(f"a class name has at most {LONGEST_CLASS_NAME} characters, got {len(name)}: {name[:40]!r}...")
+                raise InputError(
+                    f"a class name has at most {LONGEST_CLASS_NAME} characters, got {len(name)}:"
+                    f" {name[:40]!r}..."
+                )
         self._add_classes(names)
 
     def is_new(self, name: str) -> bool:
-        """A class is new to the device until it has a handful of labels; factory classes never are."""
+        """A class is new to the device until it has a handful of labels; factory classes never
+        are.
+        """
         return not self._held_out.is_settled(name)
 
     def at_home(
-        self, samples: Sequence[str], found: Sequence[tuple[PendingBatch, int] | EvidenceRow], input_of: Callable[[str], NDArray[Any] | None]
+        self,
+        samples: Sequence[str],
+        found: Sequence[tuple[PendingBatch, int] | EvidenceRow],
+        input_of: Callable[[str], NDArray[Any] | None],
     ) -> list[tuple[PendingBatch, int] | EvidenceRow]:
-        """The same, with the factory encoder's features of samples that an encoder in a space of its own has met. Spaces are never mixed.
+        """The same, with the factory encoder's features of samples that an encoder in a space of
+        its own has met. Spaces are never mixed.
 
         Raises:
             InputError: the input of such a sample is no longer kept.
         """
         homed = list(found)
-        foreign = [(i, given[0]) for i, given in enumerate(found) if not isinstance(given, EvidenceRow) and given[0].is_foreign]
+        foreign = [
+            (i, given[0])
+            for i, given in enumerate(found)
+            if not isinstance(given, EvidenceRow) and given[0].is_foreign
+        ]
         if not foreign:
             return homed
         inputs = []
@@ -77,8 +97,9 @@ class Labelling:
             kept = input_of(samples[i])
             if kept is None:
                 raise InputError(
-                    f"sample {samples[i]!r} was met in {batch.domain} by an adapted encoder, whose features labels are not learned from, and its input "
-                    "is no longer kept (the newest 32 MiB are); pass the input again: learner.learn(x, label)"
+                    f"sample {samples[i]!r} was met in {batch.domain} by an adapted encoder, whose"
+                    " features labels are not learned from, and its input is no longer kept (the"
+                    " newest 32 MiB are); pass the input again: learner.learn(x, label)"
                 )
             inputs.append(kept)
         features = as_stored(*self._program.encode(np.stack(inputs)))
@@ -86,12 +107,32 @@ class Labelling:
             homed[i] = (replace(batch, ids=(samples[i],), features=row[None], is_foreign=False), 0)
         return homed
 
-    def rows_of(self, samples: Sequence[str], found: Sequence[tuple[PendingBatch, int] | EvidenceRow], names: Sequence[str], source: str, is_trusted: bool = False) -> list[EvidenceRow]:
-        """Rows of observed samples, with the features they were observed with; an earlier row of a sample is corrected."""
+    def rows_of(
+        self,
+        samples: Sequence[str],
+        found: Sequence[tuple[PendingBatch, int] | EvidenceRow],
+        names: Sequence[str],
+        source: str,
+        is_trusted: bool = False,
+    ) -> list[EvidenceRow]:
+        """Rows of observed samples, with the features they were observed with; an earlier row of a
+        sample is corrected.
+        """
         rows = [
-            self._corrected(given, name, source)
-            if isinstance(given, EvidenceRow)
-            else self._row(sample, given[0].features[given[1]], name, source, given[0].stream, given[0].domain, not given[0].is_shifted, given[0].met_at)
+            (
+                self._corrected(given, name, source)
+                if isinstance(given, EvidenceRow)
+                else self._row(
+                    sample,
+                    given[0].features[given[1]],
+                    name,
+                    source,
+                    given[0].stream,
+                    given[0].domain,
+                    not given[0].is_shifted,
+                    given[0].met_at,
+                )
+            )
             for sample, given, name in zip(samples, found, names, strict=True)
         ]
         return [replace(row, trusted=is_trusted or self._trusts(source)) for row in rows]
@@ -100,43 +141,102 @@ class Labelling:
         return source in self._policy.trusted_sources
 
     def rows_in_hand(
-        self, ids: Sequence[str], kept: NDArray[np.float16], z: F32, taps: F32, names: Sequence[str], source: str, stream: str, domain: str
+        self,
+        ids: Sequence[str],
+        kept: NDArray[np.float16],
+        z: F32,
+        taps: F32,
+        names: Sequence[str],
+        source: str,
+        stream: str,
+        domain: str,
     ) -> list[EvidenceRow]:
         """Rows of labelled data that was never observed, met under a stream's present condition."""
         unshifted = not self._reads_shifted(z, taps, domain)
         now = time.time()
-        return [self._row(i, f, name, source, stream, domain, unshifted, now) for i, f, name in zip(ids, kept, names, strict=True)]
+        return [
+            self._row(i, f, name, source, stream, domain, unshifted, now)
+            for i, f, name in zip(ids, kept, names, strict=True)
+        ]
 
     def _row(
-        self, sample: str, features: NDArray[np.float16], name: str, source: str, stream: str, domain: str, is_unshifted: bool, met_at: float
+        self,
+        sample: str,
+        features: NDArray[np.float16],
+        name: str,
+        source: str,
+        stream: str,
+        domain: str,
+        is_unshifted: bool,
+        met_at: float,
     ) -> EvidenceRow:
         manifest = self._program.manifest
-        weight = 0.0 if self._teaches_an_adaptor(domain, name) else manifest.policy.learn.field_weight
+        weight = (
+            0.0 if self._teaches_an_adaptor(domain, name) else manifest.policy.learn.field_weight
+        )
         by_adapted = self._program.preserves_space and self._live().encoder_in(domain) is not None
         met: Met = "adapted" if by_adapted else "factory" if is_unshifted else "shifted"
         return EvidenceRow(
-            sample, source, stream, domain, met_at, name, weight, manifest.space, self._is_factory(met, name), features, met=met, trusted=self._trusts(source)
+            sample,
+            source,
+            stream,
+            domain,
+            met_at,
+            name,
+            weight,
+            manifest.space,
+            self._is_factory(met, name),
+            features,
+            met=met,
+            trusted=self._trusts(source),
         )
 
     def _teaches_an_adaptor(self, domain: str, name: str) -> bool:
-        """A condition with an adaptor of its own keeps its labels to it (weight 0 in the shared head), but for classes that are new."""
+        """A condition with an adaptor of its own keeps its labels to it (weight 0 in the shared
+        head), but for classes that are new.
+        """
         found = self._live().domains.get(domain)
-        return found is not None and bool(self._program.adaptors) and bool(self._program.adaptors.held_in(found.tensors)) and not self.is_new(name)
+        return (
+            found is not None
+            and bool(self._program.adaptors)
+            and bool(self._program.adaptors.held_in(found.tensors))
+            and not self.is_new(name)
+        )
 
     def _corrected(self, row: EvidenceRow, name: str, source: str) -> EvidenceRow:
         """The same sample under another name, as it was met."""
-        weight = 0.0 if self._teaches_an_adaptor(row.domain, name) else self._program.manifest.policy.learn.field_weight
-        return replace(row, weight=weight, label=name, source=source, is_factory=self._is_factory(row.met, name), status="received", commit_number=None, seq=0)
+        weight = (
+            0.0
+            if self._teaches_an_adaptor(row.domain, name)
+            else self._program.manifest.policy.learn.field_weight
+        )
+        return replace(
+            row,
+            weight=weight,
+            label=name,
+            source=source,
+            is_factory=self._is_factory(row.met, name),
+            status="received",
+            commit_number=None,
+            seq=0,
+        )
 
     def _is_factory(self, met: Met, name: str) -> bool:
-        """May it move the class means of the factory condition? New classes read as shifted until they are known."""
+        """May it move the class means of the factory condition? New classes read as shifted until
+        they are known.
+        """
         return met == "factory" or (met == "shifted" and self.is_new(name))
 
     def _reads_shifted(self, z: F32, taps: F32, domain: str) -> bool:
-        """Does labelled data in hand look like another condition? A few samples cannot say; then the stream's condition does."""
+        """Does labelled data in hand look like another condition? A few samples cannot say; then
+        the stream's condition does.
+        """
         policy = self._program.manifest.policy.shift
         if len(z) < policy.window // 4:
             return domain != SOURCE
         memory = self._live()
         read = self._program.read(z, taps, memory.tensors_in(domain))
-        return shift_ratio(read.residual, read.logits.argmax(axis=1), memory.class_counts, policy) > 1.0
+        return (
+            shift_ratio(read.residual, read.logits.argmax(axis=1), memory.class_counts, policy)
+            > 1.0
+        )

@@ -1,4 +1,6 @@
-"""Labels that were received become learned: in groups of one source and one condition, again and again if the disk will not take it."""
+"""Labels that were received become learned: in groups of one source and one condition, again and
+again if the disk will not take it.
+"""
 
 from __future__ import annotations
 
@@ -27,24 +29,45 @@ class Learning:
     """Runs on the worker."""
 
     def __init__(
-        self, transactions: Transactions, journal: Journal, conditions: Conditions, meter: Meter, worker: Worker, streams: MutableMapping[str, Stream],
-        is_frozen: Callable[[], bool], growth: Growth, choices: HeadChoices, afterwards: Callable[[], None],
-    ) -> None:  # fmt: skip
+        self,
+        transactions: Transactions,
+        journal: Journal,
+        conditions: Conditions,
+        meter: Meter,
+        worker: Worker,
+        streams: MutableMapping[str, Stream],
+        is_frozen: Callable[[], bool],
+        growth: Growth,
+        choices: HeadChoices,
+        afterwards: Callable[[], None],
+    ) -> None:
         """``afterwards`` is called when everything that had been received is learned."""
         self._transactions, self._journal, self._conditions = transactions, journal, conditions
         self._meter, self._worker, self._streams = meter, worker, streams
-        self._is_frozen, self._growth, self._choices, self._afterwards = is_frozen, growth, choices, afterwards
-        self._answers: deque[tuple[str, str, bool]] = deque(maxlen=_ANSWERS)  # (sample, domain, is new) of labels that came while frozen
+        self._is_frozen = is_frozen
+        self._growth = growth
+        self._choices = choices
+        self._afterwards = afterwards
+        # (sample, domain, is new) of labels that came while frozen
+        self._answers: deque[tuple[str, str, bool]] = deque(maxlen=_ANSWERS)
         self._retry_s = 0.0
 
     def request(self) -> None:
         """Have the worker learn what has been received."""
         self._worker.submit(self.learn_received, urgent=True)
 
-    def answered(self, samples: Sequence[str], rows: Sequence[EvidenceRow], is_new: Sequence[bool]) -> None:
-        """Labels of observed samples speak for a condition or for new classes; then they are learned."""
+    def answered(
+        self, samples: Sequence[str], rows: Sequence[EvidenceRow], is_new: Sequence[bool]
+    ) -> None:
+        """Labels of observed samples speak for a condition or for new classes; then they are
+        learned.
+        """
 
-        told = [(sample, row.domain, new) for sample, row, new in zip(samples, rows, is_new, strict=True)]  # not the rows: they may wait long
+        # not the rows: they may wait long
+        told = [
+            (sample, row.domain, new)
+            for sample, row, new in zip(samples, rows, is_new, strict=True)
+        ]
 
         labels = [(sample, row.label) for sample, row in zip(samples, rows, strict=True)]
 
@@ -68,7 +91,9 @@ class Learning:
             self._hear()
             if outdated := self._journal.superseded():
                 self._transactions.supersede(outdated)
-            while not self._is_frozen() and (rows := self._journal.evidence(where="status = 'received'", limit=_FETCHED)):
+            while not self._is_frozen() and (
+                rows := self._journal.evidence(where="status = 'received'", limit=_FETCHED)
+            ):
                 self._learn(rows)
         except StorageError:
             self._retry_s = min(_LAST_RETRY_S, max(_FIRST_RETRY_S, 2 * self._retry_s))
@@ -99,7 +124,9 @@ class Learning:
         self.offer_patient_work()
 
     def _hear(self) -> None:
-        """Answers speak for a condition or for new classes; those that could not be recorded are heard again."""
+        """Answers speak for a condition or for new classes; those that could not be recorded are
+        heard again.
+        """
         answers, self._answers = list(self._answers), deque(maxlen=_ANSWERS)
         try:
             self._conditions.answered(answers, self._streams)

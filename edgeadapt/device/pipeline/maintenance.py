@@ -1,4 +1,6 @@
-"""What is done now and then: session state made durable, what is kept no longer let go, the file kept small."""
+"""What is done now and then: session state made durable, what is kept no longer let go, the file
+kept small.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +15,35 @@ from edgeadapt.device.resources.budget import WriteRoom
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.errors import StateError
 
-_EVERY_S = 600.0  # without being asked: a correction that is lost with the power is at most as old as this
+# without being asked: a correction that is lost with the power is at most as old as this
+_EVERY_S = 600.0
 _DECISION_BYTES = 128
-_DOUBTFUL_S, _CONFIRMED_S = 86_400.0, 3600.0  # a clock that moved by a day since it was last looked at is doubted for an hour
+# a clock that moved by a day since it was last looked at is doubted for an hour
+_DOUBTFUL_S, _CONFIRMED_S = 86_400.0, 3600.0
 
 
 class Housekeeping:
     """Runs on the worker."""
 
     def __init__(
-        self, journal: Journal, transactions: Transactions, undoing: Undoing, conditions: Conditions, room: WriteRoom, keep: Keep, raw_per_class: int,
+        self,
+        journal: Journal,
+        transactions: Transactions,
+        undoing: Undoing,
+        conditions: Conditions,
+        room: WriteRoom,
+        keep: Keep,
+        raw_per_class: int,
         is_frozen: Callable[[], bool],
-    ) -> None:  # fmt: skip
-        self._journal, self._transactions, self._undoing, self._conditions = journal, transactions, undoing, conditions
-        self._room, self._keep, self._raw_per_class, self._is_frozen = room, keep, raw_per_class, is_frozen
+    ) -> None:
+        self._journal = journal
+        self._transactions = transactions
+        self._undoing = undoing
+        self._conditions = conditions
+        self._room = room
+        self._keep = keep
+        self._raw_per_class = raw_per_class
+        self._is_frozen = is_frozen
         self._last = time.monotonic()
         self._doubted_at: float | None = None
 
@@ -36,7 +53,9 @@ class Housekeeping:
             self._conditions.merge()
             self._transactions.save_domains()
             now = time.time() if self._clock_is_believed() else float("-inf")
-            self._undoing.expire(now - 86_400.0 * self._keep.features_days, self._keep.rows, self._keep.selection)
+            self._undoing.expire(
+                now - 86_400.0 * self._keep.features_days, self._keep.rows, self._keep.selection
+            )
             self._journal.thin_raw(self._raw_per_class)
             if self._room.has_room(self._transactions.live().tensors.nbytes):
                 self._undoing.compact(self._keep.commits)
@@ -45,9 +64,11 @@ class Housekeeping:
             self._journal.shrink()
 
     def _clock_is_believed(self) -> bool:
-        """Nothing expires by a clock that has just jumped: the new time must still hold an hour later, or at the next start.
+        """Nothing expires by a clock that has just jumped: the new time must still hold an hour
+        later, or at the next start.
 
-        A device without a battery starts in 1970; one whose clock is set wrong for a moment must not lose a month of labels.
+        A device without a battery starts in 1970; one whose clock is set wrong for a moment must
+        not lose a month of labels.
         """
         now, known = time.time(), self._journal.meta("clock")  # there from the first opening on
         try:
@@ -67,7 +88,9 @@ class Housekeeping:
             self.run()
 
     def record_decisions(self) -> None:
-        """Make decisions durable; where little may be written they wait in memory, the oldest falling out."""
+        """Make decisions durable; where little may be written they wait in memory, the oldest
+        falling out.
+        """
         waiting = self._conditions.decisions
         if self._room.has_room(_DECISION_BYTES * len(waiting)):
             self._journal.decide(list(waiting))

@@ -59,9 +59,12 @@ class Correction:
 
 
 def rows_of(
-    samples: Sequence[LabelledSample], program: Program, labelling: Labelling,
-    is_new: Callable[[str], bool], corrections: Sequence[Correction] = (),
-) -> list[EvidenceRow]:  # fmt: skip
+    samples: Sequence[LabelledSample],
+    program: Program,
+    labelling: Labelling,
+    is_new: Callable[[str], bool],
+    corrections: Sequence[Correction] = (),
+) -> list[EvidenceRow]:
     """Evidence rows, once all classes are there, those of corrections too; the rows' conditions are
     not known here, so all count for the source condition.
 
@@ -89,20 +92,31 @@ def rows_of(
     weight = manifest.policy.learn.field_weight
     return [
         EvidenceRow(
-            s.id, s.source, s.stream, SOURCE, s.time, s.label, weight, manifest.space,
-            s.met == "factory" or (s.met == "shifted" and is_new(s.label)), s.features,
-            status=s.status, met=cast(Met, s.met), trusted=s.trusted,
+            s.id,
+            s.source,
+            s.stream,
+            SOURCE,
+            s.time,
+            s.label,
+            weight,
+            manifest.space,
+            s.met == "factory" or (s.met == "shifted" and is_new(s.label)),
+            s.features,
+            status=s.status,
+            met=cast(Met, s.met),
+            trusted=s.trusted,
         )
         for s in samples
-    ]  # fmt: skip
+    ]
 
 
 def asked_of(samples: Sequence[LabelledSample]) -> list[AskedSample]:
     """The questions that they answered, for the journal."""
     return [
         AskedSample(s.id, s.stream, SOURCE, s.predicted, s.is_random)
-        for s in samples if s.predicted is not None
-    ]  # fmt: skip
+        for s in samples
+        if s.predicted is not None
+    ]
 
 
 __all__ = ["Correction", "LabelledSample", "asked_of", "rows_of"]

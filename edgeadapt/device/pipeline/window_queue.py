@@ -1,4 +1,6 @@
-"""The streams a learner observes, and their full windows on the way to the worker. Both are bounded, whatever the caller does."""
+"""The streams a learner observes, and their full windows on the way to the worker. Both are
+bounded, whatever the caller does.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,24 @@ from edgeadapt.inputs import check_name, check_text
 from edgeadapt.results import Action
 
 _MOST = 256  # streams; the one observed least recently goes, and starts afresh if it comes back
-_WAITING, _WAITING_IN_ALL = 8, 64  # windows of one stream, and of all: whoever invents names must not fill the memory while the worker is behind or paused
+# windows of one stream, and of all: whoever invents names must not fill the memory while the worker
+# is behind or paused
+_WAITING, _WAITING_IN_ALL = 8, 64
 
 
 class Streams:
     """Found by name; thread-safe."""
 
-    def __init__(self, policy: PolicySpec, conditions: Conditions, worker: Worker, meter: Meter) -> None:
-        self._policy, self._conditions, self._worker, self._meter = policy, conditions, worker, meter
+    def __init__(
+        self, policy: PolicySpec, conditions: Conditions, worker: Worker, meter: Meter
+    ) -> None:
+        self._policy = policy
+        self._conditions = conditions
+        self._worker = worker
+        self._meter = meter
         self.found: OrderedDict[str, Stream] = OrderedDict()  # the least recently observed first
-        self._waiting: deque[tuple[Stream, WindowView, Any, bool]] = deque()  # one task of the worker for each; the oldest first
+        # one task of the worker for each; the oldest first
+        self._waiting: deque[tuple[Stream, WindowView, Any, bool]] = deque()
         self._lock = threading.Lock()
         self.deferred = 0  # windows whose place a newer one took
 
@@ -37,7 +47,12 @@ class Streams:
         with self._lock:
             stream = self.found.get(name)
             if stream is None:
-                stream = self.found[name] = Stream(name, StreamWindow(self._policy.shift, self._policy.novelty, sum(self._policy.shift.groups)))
+                stream = self.found[name] = Stream(
+                    name,
+                    StreamWindow(
+                        self._policy.shift, self._policy.novelty, sum(self._policy.shift.groups)
+                    ),
+                )
                 if len(self.found) > _MOST:
                     self.found.popitem(last=False)
             else:
@@ -72,10 +87,17 @@ class Streams:
         with self._lock:
             window = self._waiting.popleft()
         stream, look = window[0], Look.of(window[1])
-        is_dear = stream.state.domain != SOURCE  # under a condition the factory encoder sees the window once more; else that has been done
-        if is_dear and stream.looked is not None and look.resembles(stream.looked) and not self._meter.has_room("sense"):
+        # under a condition the factory encoder sees the window once more; else that has been done
+        is_dear = stream.state.domain != SOURCE
+        if (
+            is_dear
+            and stream.looked is not None
+            and look.resembles(stream.looked)
+            and not self._meter.has_room("sense")
+        ):
             return
         domain = stream.state.domain
         with self._meter.spending("sense"):
             self._conditions.window(*window)
-        stream.looked = look if is_dear and stream.state.is_settled_in(domain) else None  # what is about to change its mind is looked at
+        # what is about to change its mind is looked at
+        stream.looked = look if is_dear and stream.state.is_settled_in(domain) else None

@@ -1,1 +1,3 @@
-"""How good the predictions are in the field, and what more labels would bring. Reads, and changes nothing."""
+"""How good the predictions are in the field, and what more labels would bring. Reads, and changes
+nothing.
+"""

@@ -43,9 +43,11 @@ def right_answers(answers: Sequence[FieldAnswer]) -> RightAnswers | None:
     return RightAnswers(value, *wilson(value, len(answers)), len(answers))
 
 
-def weighted(by_condition: Mapping[str, RightAnswers], met: Mapping[str, int]) -> RightAnswers | None:
-    """Over conditions, by the windows met in each; by the answers where none was met yet. Those that
-    were not met count for nothing."""
+def weighted(
+    by_condition: Mapping[str, RightAnswers], met: Mapping[str, int]
+) -> RightAnswers | None:
+    """Over conditions, by the windows met in each; by the answers where none was met yet. Those
+    that were not met count for nothing."""
     if not by_condition:
         return None
     met = {name: met.get(name, 0) for name in by_condition}
@@ -73,9 +75,13 @@ class FieldQuality:
     """Computes on demand, from any thread; keeps the last curve until labels come or go."""
 
     def __init__(
-        self, program: Program, journal: Journal, conditions: Conditions,
-        streams: Mapping[str, Stream], live: Callable[[], Memory],
-    ) -> None:  # fmt: skip
+        self,
+        program: Program,
+        journal: Journal,
+        conditions: Conditions,
+        streams: Mapping[str, Stream],
+        live: Callable[[], Memory],
+    ) -> None:
         self._program, self._journal, self._conditions = program, journal, conditions
         self._streams, self._live = streams, live
         self._lock = threading.Lock()
@@ -91,12 +97,16 @@ class FieldQuality:
         pairs = Counter((one.predicted, one.label) for one in last)
         streams = sorted(self._streams.items())
         return Quality(
-            accuracy, by_condition, grouped(drawn, lambda one: one.label),
+            accuracy,
+            by_condition,
+            grouped(drawn, lambda one: one.label),
             right_answers([one for one in answers if not one.is_random]),
-            tuple(Confusion(*pair, count) for pair, count in pairs.most_common()), len(last),
+            tuple(Confusion(*pair, count) for pair, count in pairs.most_common()),
+            len(last),
             {name: one.accuracy for name, one in streams if one.accuracy is not None},
-            self._conditions.field_accuracy.held_out, self._gain(accuracy),
-        )  # fmt: skip
+            self._conditions.field_accuracy.held_out,
+            self._gain(accuracy),
+        )
 
     def _gain(self, accuracy: RightAnswers | None) -> ExpectedGain:
         with self._lock:
@@ -117,8 +127,9 @@ class FieldQuality:
     def _measured(self, memory: Memory) -> Curve | None:
         rows = self._journal.evidence(
             where="status IN ('learned', 'held_out') AND length(features) > 0",
-            limit=MOST_ROWS, newest_first=True,
-        )  # fmt: skip
+            limit=MOST_ROWS,
+            newest_first=True,
+        )
         slots = memory.slots
         rows = [row for row in rows if row.label in slots]
         if not rows:
@@ -126,7 +137,9 @@ class FieldQuality:
         z, taps, y, _, _ = rows_to_arrays(rows, slots, self._program.manifest.feature_dim)
         logits = self._program.read(z, taps, factory_memory(self._program).tensors).logits
         known = len(self._program.manifest.classes)
-        scaled = logits[:, :known].astype(np.float64) / self._program.manifest.policy.learn.temperature
+        scaled = (
+            logits[:, :known].astype(np.float64) / self._program.manifest.policy.learn.temperature
+        )
         believed = np.zeros(logits.shape)
         believed[:, :known] = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         believed /= believed.sum(axis=1, keepdims=True)

@@ -141,6 +141,12 @@ def expected_gain(
 
 
 __all__ = [
-    "CHOSEN", "MOST_ROWS", "NEXT", "Curve", "Settings", "expected_gain", "fitted_gain",
+    "CHOSEN",
+    "MOST_ROWS",
+    "NEXT",
+    "Curve",
+    "Settings",
+    "expected_gain",
+    "fitted_gain",
     "measured_curve",
-]  # fmt: skip
+]

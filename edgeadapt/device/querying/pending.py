@@ -17,14 +17,17 @@ from edgeadapt.device.storage.features import as_stored
 
 LARGEST_PENDING = 50_000
 """Observed samples that can still be labelled; the oldest batch goes first."""
-_STORED_AT_ONCE = 32  # samples: after an encoder has run, one conversion costs what four do in a row
+# samples: after an encoder has run, one conversion costs what four do in a row
+_STORED_AT_ONCE = 32
 _DRAWN_AT_ONCE = 256  # ids
 _RAW_BYTES = 32 << 20  # of inputs of pending samples
 
 
 @dataclass(eq=False)
 class PendingBatch:
-    """Features of one observed batch, as they will be learned: float16, before ``correct``. Nothing but :meth:`store` changes it."""
+    """Features of one observed batch, as they will be learned: float16, before ``correct``. Nothing
+    but :meth:`store` changes it.
+    """
 
     ids: tuple[str, ...]
     stream: str
@@ -34,8 +37,11 @@ class PendingBatch:
     at: float  # monotonic seconds
     met_at: float = field(default_factory=lambda: time.time())  # seconds since the epoch
     is_foreign: bool = False
-    """By an encoder adapted into a space of its own: no label is learned from these, but from the factory encoder's of the same inputs."""
-    taps: NDArray[np.float32] | None = None  # (N, T) of features that are still to be stored: arrays that nobody else writes to
+    """By an encoder adapted into a space of its own: no label is learned from these, but from the
+    factory encoder's of the same inputs.
+    """
+    # (N, T) of features that are still to be stored: arrays that nobody else writes to
+    taps: NDArray[np.float32] | None = None
 
     def store(self) -> None:
         """Bring the features into the precision they are learned in, once."""
@@ -55,7 +61,8 @@ class Pending:
         self._unstored_count = 0  # samples of those
         self._raw: OrderedDict[str, NDArray[Any]] = OrderedDict()  # by sample, oldest first
         self._raw_bytes = 0
-        self._where: dict[str, tuple[PendingBatch, int, int]] = {}  # sample -> (batch, row, serial of the batch)
+        # sample -> (batch, row, serial of the batch)
+        self._where: dict[str, tuple[PendingBatch, int, int]] = {}
         self._lock = threading.Lock()
 
     def add(self, batch: PendingBatch) -> None:
@@ -91,7 +98,9 @@ class Pending:
         self._unstored, self._unstored_count = [], 0
 
     def _let_go(self, sample: str, *, keep_input: bool = False) -> bool:
-        """Forget where a sample is, and its batch with the last of its samples; True if it was pending."""
+        """Forget where a sample is, and its batch with the last of its samples; True if it was
+        pending.
+        """
         found = self._where.pop(sample, None)
         if not keep_input:
             self._let_input_go(sample)
@@ -104,7 +113,9 @@ class Pending:
         return True
 
     def keep_inputs(self, ids: Sequence[str], inputs: NDArray[Any]) -> None:
-        """Raw inputs of pending samples, the newest up to a fixed size; a label of an older sample is learned without its raw input."""
+        """Raw inputs of pending samples, the newest up to a fixed size; a label of an older sample
+        is learned without its raw input.
+        """
         with self._lock:
             for sample, row in zip(ids, inputs, strict=True):
                 if sample in self._where:
@@ -121,15 +132,26 @@ class Pending:
         self._raw_bytes -= 0 if row is None else row.nbytes
 
     def renew(self, batch: PendingBatch) -> None:
-        """Better features for samples that are still pending: a correction was found after they were observed."""
+        """Better features for samples that are still pending: a correction was found after they
+        were observed.
+        """
         with self._lock:
             rows = [row for row, sample in enumerate(batch.ids) if sample in self._where]
             if rows:
                 met_at = self._where[batch.ids[rows[0]]][0].met_at
-                self._take_in(replace(batch, ids=tuple(batch.ids[row] for row in rows), features=batch.features[rows], met_at=met_at))
+                self._take_in(
+                    replace(
+                        batch,
+                        ids=tuple(batch.ids[row] for row in rows),
+                        features=batch.features[rows],
+                        met_at=met_at,
+                    )
+                )
 
     def find(self, sample: str) -> tuple[PendingBatch, int] | None:
-        """The batch and row of an id; None if it was never seen, has expired, has a label already or was forgotten."""
+        """The batch and row of an id; None if it was never seen, has expired, has a label already
+        or was forgotten.
+        """
         with self._lock:
             found = self._where.get(sample)
             if found is not None:
@@ -144,7 +166,16 @@ class Pending:
     def clear(self, stream: str | None = None) -> int:
         with self._lock:
             self._store()
-            return sum([self._let_go(s) for s in [s for s, (batch, _, _) in self._where.items() if stream is None or batch.stream == stream]])
+            return sum(
+                [
+                    self._let_go(s)
+                    for s in [
+                        s
+                        for s, (batch, _, _) in self._where.items()
+                        if stream is None or batch.stream == stream
+                    ]
+                ]
+            )
 
     def __contains__(self, sample: str) -> bool:
         return sample in self._where
@@ -160,7 +191,9 @@ def new_ids(count: int) -> tuple[str, ...]:
 
 
 class Ids:
-    """The same ids, drawn many at once: the system is asked now and then. For one process; thread-safe."""
+    """The same ids, drawn many at once: the system is asked now and then. For one process;
+    thread-safe.
+    """
 
     def __init__(self) -> None:
         self._drawn: deque[str] = deque()
@@ -169,6 +202,6 @@ class Ids:
         while True:
             try:
                 return tuple([self._drawn.popleft() for _ in range(count)])
-            except IndexError:  # used up, perhaps by another thread: what was taken of them is nobody's
+            # used up, perhaps by another thread: what was taken of them is nobody's
+            except IndexError:
                 self._drawn.extend(new_ids(max(count, _DRAWN_AT_ONCE)))
-

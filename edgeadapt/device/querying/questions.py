@@ -16,7 +16,8 @@ class Questions:
     def __init__(self, per_day: int) -> None:
         self._per_day = per_day
         self._open: OrderedDict[str, Question] = OrderedDict()
-        self._asked: deque[float] = deque()  # monotonic seconds: a clock that is set neither gives a second day nor takes one
+        # monotonic seconds: a clock that is set neither gives a second day nor takes one
+        self._asked: deque[float] = deque()
         self._lock = threading.Lock()
 
     def ask(self, questions: Sequence[Question]) -> int:
@@ -32,7 +33,8 @@ class Questions:
                     self._open[question.id] = question
                     self._asked.append(now)
                     added += 1
-            while len(self._open) > max(1, self._per_day):  # nobody answers: the newest are worth more
+            # nobody answers: the newest are worth more
+            while len(self._open) > max(1, self._per_day):
                 self._open.popitem(last=False)
         return added
 
@@ -50,5 +52,7 @@ class Questions:
 
     def drop_stream(self, stream: str, why: str) -> None:
         with self._lock:
-            for sample in [q.id for q in self._open.values() if q.stream == stream and q.why == why]:
+            for sample in [
+                q.id for q in self._open.values() if q.stream == stream and q.why == why
+            ]:
                 del self._open[sample]

@@ -1,18 +1,22 @@
-"""Which samples of a window to ask about: those whose answer is likely to teach, none twice, and no more than that.
+"""Which samples of a window to ask about: those whose answer is likely to teach, none twice, and no
+more than that.
 
     teach_i  = 1 - (1 - doubt_i) (1 - newness_i)                              the answer names another class, or a new one
     apart_i  = 1 - exp(-min_j |e_i - e_j|^2 / m)                              j: chosen already, or asked before in this condition
     next     = argmax_i teach_i apart_i^(1/4)
 
-``doubt`` is how far a committee of three is from the prediction (``doubts``), ``newness`` how likely a score above the threshold
-is a new class (``newness_of``), e the embeddings and m the median squared distance in the window. Samples below ``FLOOR`` wait for
-a better window, except for the few answers that tell a condition from new classes.
+``doubt`` is how far a committee of three is from the prediction (``doubts``), ``newness`` how
+likely a score above the threshold is a new class (``newness_of``), e the embeddings and m the
+median squared distance in the window. Samples below ``FLOOR`` wait for a better window, except for
+the few answers that tell a condition from new classes.
 
-Sources: the probability of being wrong is the least-confident rule (Lewis and Gale, SIGIR 1994) asked of a committee (Seung et al.,
-COLT 1992); the distances are those of k-centre greedy (Sener and Savarese, ICLR 2018, arXiv 1708.00489), as a weight and not alone;
-class mix and predictions are re-estimated in turn as in Saerens et al. (Neural Computation 2002). The mean shift between them, the
-product and the waiting are ours. Weights were chosen on the tuning corruptions; ``docs/methods/questions.md`` has the figures.
-"""
+Sources: the probability of being wrong is the least-confident rule (Lewis and Gale, SIGIR 1994)
+asked of a committee (Seung et al., COLT 1992); the distances are those of k-centre greedy (Sener
+and Savarese, ICLR 2018, arXiv 1708.00489), as a weight and not alone; class mix and predictions are
+re-estimated in turn as in Saerens et al. (Neural Computation 2002). The mean shift between them,
+the product and the waiting are ours. Weights were chosen on the tuning corruptions;
+``docs/methods/questions.md`` has the figures.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -32,15 +36,24 @@ F64 = NDArray[np.float64]
 FLOOR = 0.6
 """A sample whose answer is less likely to teach than this is not asked about ..."""
 FLOOR_IF_NEW = 0.3
-"""... or than this, in a window that speaks for new classes: each of them is worth several answers."""
-_APART = 0.25  # exponent of the distance: how much being unlike counts beside what an answer promises
-_FIRST = 5  # questions about a new topic, whatever they promise: as many answers tell a condition from new classes
+"""... or than this, in a window that speaks for new classes: each of them is worth several
+answers.
+"""
+# exponent of the distance: how much being unlike counts beside what an answer promises
+_APART = 0.25
+# questions about a new topic, whatever they promise: as many answers tell a condition from new
+# classes
+_FIRST = 5
 _LOOKS = 20  # windows of one topic that are searched for the usual number of questions
 _STEPS = 8  # of the second opinion
-_EXCESS = 0.1  # chance, among known samples, of as many scores above the threshold, below which they speak for new classes
-_CROWD = 0.5  # more of a shifted window above the threshold: the shift has moved the scores, and they say nothing
+# chance, among known samples, of as many scores above the threshold, below which they speak for new
+# classes
+_EXCESS = 0.1
+# more of a shifted window above the threshold: the shift has moved the scores, and they say nothing
+_CROWD = 0.5
 _SAME = 0.02  # of the typical squared distance: the same sample once more
-_LEAST_SPREAD = 0.1  # of the distance between classes, which is typical where everything in the window is alike
+# of the distance between classes, which is typical where everything in the window is alike
+_LEAST_SPREAD = 0.1
 _REMEMBERED = 64  # embeddings per topic
 _TINY = 1e-9
 
@@ -61,10 +74,11 @@ class Candidates:
     """A window from which to choose.
 
     Attributes:
-        embedding: (N, D). probability: (N, C) of the known classes. novelty: (N,) scores.
-        doubt, newness: (N,) chance that the prediction is wrong, and that the class is new; see ``doubts`` and ``newness_of``.
-        asked: (M, D) embeddings that were asked about before. spread: squared distance between two class means, the median.
-        count: questions at most. least: questions even if none of them promises much.
+        embedding: (N, D). probability: (N, C) of the known classes. novelty: (N,) scores. doubt,
+        newness: (N,) chance that the prediction is wrong, and that the class is new; see ``doubts``
+        and ``newness_of``. asked: (M, D) embeddings that were asked about before. spread: squared
+        distance between two class means, the median. count: questions at most. least: questions
+        even if none of them promises much.
     """
 
     embedding: F32
@@ -85,7 +99,9 @@ class Candidates:
 
     @property
     def teaches(self) -> F64:
-        """(N,) chance that an answer says something else than the prediction; 0 for a sample that is not finite."""
+        """(N,) chance that an answer says something else than the prediction; 0 for a sample that
+        is not finite.
+        """
         chance = 1.0 - (1.0 - self.doubt) * (1.0 - self.newness)
         return np.where(_finite(self.embedding, self.novelty) & np.isfinite(chance), chance, 0.0)
 
@@ -95,28 +111,41 @@ Rule = Callable[[Candidates], list[int]]
 
 
 def choose_questions(window: Candidates) -> list[int]:
-    """Rows (at most ``count``) to ask about, the best first: distinct samples whose answer is likely to teach.
+    """Rows (at most ``count``) to ask about, the best first: distinct samples whose answer is
+    likely to teach.
 
-    The choice does not depend on the order of the window; of samples that are the same (squared distance below a fiftieth of the typical
-    one) it takes one. A sample with a value that is not finite is never asked about: its label could not be learned.
+    The choice does not depend on the order of the window; of samples that are the same (squared
+    distance below a fiftieth of the typical one) it takes one. A sample with a value that is not
+    finite is never asked about: its label could not be learned.
     """
     rows = np.flatnonzero(_finite(window.embedding, window.novelty))
     if not len(rows) or window.count <= 0:
         return []
     teaches = np.maximum(window.teaches[rows], _TINY)
-    order = np.lexsort((*window.embedding[rows].T, -window.novelty[rows], -teaches))  # one order, however the window came
+    # one order, however the window came
+    order = np.lexsort((*window.embedding[rows].T, -window.novelty[rows], -teaches))
     rows, teaches = rows[order], teaches[order]
     places = window.embedding[rows].astype(np.float64)
     distance = _squared(places, places)
     typical = float(np.median(distance[~np.eye(len(rows), dtype=bool)])) if len(rows) > 1 else 0.0
     typical = max(typical, _LEAST_SPREAD * window.spread, _TINY)
-    nearest = _squared(places, window.asked.astype(np.float64)).min(axis=1) if len(window.asked) else np.full(len(rows), np.inf)
+    nearest = (
+        _squared(places, window.asked.astype(np.float64)).min(axis=1)
+        if len(window.asked)
+        else np.full(len(rows), np.inf)
+    )
     floor = FLOOR_IF_NEW if window.newness.any() else FLOOR
     chosen: list[int] = []
     while len(chosen) < window.count:
-        value = np.where(nearest > _SAME * typical, teaches * (1.0 - np.exp(-nearest / typical)) ** _APART, 0.0)
+        value = np.where(
+            nearest > _SAME * typical, teaches * (1.0 - np.exp(-nearest / typical)) ** _APART, 0.0
+        )
         worth = np.where(teaches >= floor, value, 0.0)
-        best = int(worth.argmax()) if worth.any() or len(chosen) >= window.least else int(value.argmax())
+        best = (
+            int(worth.argmax())
+            if worth.any() or len(chosen) >= window.least
+            else int(value.argmax())
+        )
         if (worth if len(chosen) >= window.least else value)[best] <= 0.0:
             break
         chosen.append(best)
@@ -124,23 +153,37 @@ def choose_questions(window: Candidates) -> list[int]:
     return [int(rows[place]) for place in chosen]
 
 
-def doubts(read: Callable[[F32], Seen], z: F32, seen: Seen, means: F32, active: NDArray[np.bool_], temperature: float) -> tuple[F64, F64]:
+def doubts(
+    read: Callable[[F32], Seen],
+    z: F32,
+    seen: Seen,
+    means: F32,
+    active: NDArray[np.bool_],
+    temperature: float,
+) -> tuple[F64, F64]:
     """Known-class probabilities of a window, and the chance that its predictions are wrong.
 
-    A shift moves a whole window, so that classes near a border change sides together, and confidently. Two more opinions take
-    the window back to where its classes ought to be, ``z <- z - (mean embedding - sum_k mix_k mean_k)``, the mix being that
-    of the opinion itself: one after a single step from the predicted mix, one after eight steps from its square root, which lets rare
+    A shift moves a whole window, so that classes near a border change sides together, and
+    confidently. Two more opinions take the window back to where its classes ought to be, ``z <- z -
+    (mean embedding - sum_k mix_k mean_k)``, the mix being that of the opinion itself: one after a
+    single step from the predicted mix, one after eight steps from its square root, which lets rare
     classes in. The doubt is 1 - the mean probability that the three give the predicted class.
 
     Args:
-        read: features (N, D) -> what the head says. z: (N, D). seen: ``read(z)``. means: (K, D) class means. active: (K,) classes
+        read: features (N, D) -> what the head says. z: (N, D). seen: ``read(z)``. means: (K, D)
+        class means. active: (K,) classes
             that can be answered. temperature: of the softmax.
 
     Returns:
-        (N, C) probabilities over the active classes and (N,) doubt; rows that are not finite have doubt 0.
+        (N, C) probabilities over the active classes and (N,) doubt; rows that are not finite have
+        doubt 0.
     """
     own = _softmax(seen.logits[:, active], temperature)
-    rows = np.flatnonzero(_finite(seen.embedding, seen.score) & np.isfinite(own).all(axis=1) & np.isfinite(z).all(axis=1))
+    rows = np.flatnonzero(
+        _finite(seen.embedding, seen.score)
+        & np.isfinite(own).all(axis=1)
+        & np.isfinite(z).all(axis=1)
+    )
     doubt = np.zeros(len(own))
     if not len(rows) or own.shape[1] < 2:
         return own, doubt
@@ -149,7 +192,9 @@ def doubts(read: Callable[[F32], Seen], z: F32, seen: Seen, means: F32, active: 
     def taken_back(mix: F64, steps: int) -> F64:
         moved, embedding, opinion = z.copy(), seen.embedding, own
         for _ in range(steps):
-            moved = moved - (embedding[rows].mean(axis=0, dtype=np.float64) - mix @ homes).astype(np.float32)
+            moved = moved - (embedding[rows].mean(axis=0, dtype=np.float64) - mix @ homes).astype(
+                np.float32
+            )
             again = read(moved)
             embedding, opinion = again.embedding, _softmax(again.logits[:, active], temperature)
             mix = opinion[rows].mean(axis=0)
@@ -168,14 +213,19 @@ def newness_of(score: F32, policy: NoveltyPolicy, *, is_shifted: bool) -> F64:
 
         (1 - rate / f) / (1 + exp(-2 (score - threshold) / spread)),   f = share above the threshold, spread = 1.5 median |score - median|
 
-    Zero unless significantly more of the window lies above the threshold than the ``rate`` that known samples reach; and zero in a
-    shifted window of which more than half does: then the shift has moved the scores.
-    """
+    Zero unless significantly more of the window lies above the threshold than the ``rate`` that
+    known samples reach; and zero in a shifted window of which more than half does: then the shift
+    has moved the scores.
+    """  # noqa: E501
     chance = np.zeros(len(score))
     rows = np.isfinite(score)
     known = min(max(policy.rate, 1e-6), 0.5)
     above, count = int((score[rows] > policy.threshold).sum()), int(rows.sum())
-    if not above or upper_tail(above, count, known) >= _EXCESS or (is_shifted and above > _CROWD * count):
+    if (
+        not above
+        or upper_tail(above, count, known) >= _EXCESS
+        or (is_shifted and above > _CROWD * count)
+    ):
         return chance
     spread = max(1.5 * float(np.median(np.abs(score[rows] - np.median(score[rows])))), _TINY)
     steep = np.clip(2.0 * (score[rows].astype(np.float64) - policy.threshold) / spread, -50.0, 50.0)
@@ -184,7 +234,9 @@ def newness_of(score: F32, policy: NoveltyPolicy, *, is_shifted: bool) -> F64:
 
 
 class Asking:
-    """What one stream was asked about, per topic (a condition, or one of those in ``policy.py``): in memory only, and bounded."""
+    """What one stream was asked about, per topic (a condition, or one of those in ``policy.py``):
+    in memory only, and bounded.
+    """
 
     def __init__(self, rule: Rule = choose_questions) -> None:
         self.rule = rule
@@ -206,31 +258,64 @@ class Asking:
         return self._counts.get(topic, 0)
 
     def spent(self, topic: str, limit: int, usual: int | None = None) -> int:
-        """Questions about a topic; all of ``limit``, once enough windows have been searched: more where more than the ``usual`` number may be asked."""
+        """Questions about a topic; all of ``limit``, once enough windows have been searched: more
+        where more than the ``usual`` number may be asked.
+        """
         looks = _LOOKS * max(1.0, limit / max(1, limit if usual is None else usual))
         return limit if self._looks.get(topic, 0) >= looks else self._counts.get(topic, 0)
 
     def choose(
-        self, topic: str, read: Callable[[F32], Seen], z: F32, seen: Seen, means: F32, active: NDArray[np.bool_], policy: PolicySpec, *,
-        is_settled: bool, topics: Collection[str], limit: int | None = None,
-    ) -> list[int]:  # fmt: skip
+        self,
+        topic: str,
+        read: Callable[[F32], Seen],
+        z: F32,
+        seen: Seen,
+        means: F32,
+        active: NDArray[np.bool_],
+        policy: PolicySpec,
+        *,
+        is_settled: bool,
+        topics: Collection[str],
+        limit: int | None = None,
+    ) -> list[int]:
         """Rows of a window to ask about now, and remembers them.
 
         Args:
-            topic: a condition, or one of ``NOVEL``, ``UNCERTAIN``, ``QUIET``. read, z, seen, means, active: see ``doubts``.
-            is_settled: answers have said that this is a condition of known classes. topics: conditions that still exist.
-            limit: questions about the topic in all; None for the bundle's ``per_condition``.
+            topic: a condition, or one of ``NOVEL``, ``UNCERTAIN``, ``QUIET``. read, z, seen, means,
+            active: see ``doubts``. is_settled: answers have said that this is a condition of known
+            classes. topics: conditions that still exist. limit: questions about the topic in all;
+            None for the bundle's ``per_condition``.
         """
-        for known in [known for known in self._counts if known not in topics and known not in (topic, NOVEL, UNCERTAIN, QUIET)]:
+        for known in [
+            known
+            for known in self._counts
+            if known not in topics and known not in (topic, NOVEL, UNCERTAIN, QUIET)
+        ]:
             del self._counts[known], self._asked[known], self._looks[known]
         before = self._counts.get(topic, 0)
         probability, doubt = doubts(read, z, seen, means, active, policy.learn.temperature)
-        newness = np.zeros(len(z)) if is_settled else newness_of(seen.score, policy.novelty, is_shifted=topic in topics)
+        newness = (
+            np.zeros(len(z))
+            if is_settled
+            else newness_of(seen.score, policy.novelty, is_shifted=topic in topics)
+        )
         width = seen.embedding.shape[1]
         asked = self._asked.get(topic, np.zeros((0, width), np.float32))
-        count = min(policy.ask.per_batch, (policy.ask.per_condition if limit is None else limit) - before)
+        count = min(
+            policy.ask.per_batch, (policy.ask.per_condition if limit is None else limit) - before
+        )
         least = max(0, min(_FIRST - before, count))
-        window = Candidates(seen.embedding, probability, seen.score, doubt, newness, asked, _class_spread(means[active]), count, least)
+        window = Candidates(
+            seen.embedding,
+            probability,
+            seen.score,
+            doubt,
+            newness,
+            asked,
+            _class_spread(means[active]),
+            count,
+            least,
+        )
         rows = self.rule(window)[: max(0, count)]
         self._asked[topic] = np.concatenate([asked, seen.embedding[rows]])[-_REMEMBERED:]
         self._counts[topic] = before + len(rows)
@@ -245,7 +330,10 @@ def _finite(embedding: F32, score: F32) -> NDArray[np.bool_]:
 
 def _softmax(logits: F32, temperature: float) -> F64:
     with np.errstate(invalid="ignore"):
-        shifted = np.exp((logits - logits.max(axis=1, keepdims=True, initial=-np.inf)).astype(np.float64) / temperature)
+        shifted = np.exp(
+            (logits - logits.max(axis=1, keepdims=True, initial=-np.inf)).astype(np.float64)
+            / temperature
+        )
     result: F64 = shifted / shifted.sum(axis=1, keepdims=True)
     return result
 
@@ -263,4 +351,14 @@ def _class_spread(means: F32) -> float:
     return float(np.median(distance[~np.eye(len(means), dtype=bool)]))
 
 
-__all__ = ["FLOOR", "FLOOR_IF_NEW", "NOVEL", "Asking", "Candidates", "Rule", "choose_questions", "doubts", "newness_of"]
+__all__ = [
+    "FLOOR",
+    "FLOOR_IF_NEW",
+    "NOVEL",
+    "Asking",
+    "Candidates",
+    "Rule",
+    "choose_questions",
+    "doubts",
+    "newness_of",
+]

@@ -1,6 +1,8 @@
-"""Labelled samples of one state are learned again in another: encoded anew, or by their features where the space is the same.
+"""Labelled samples of one state are learned again in another: encoded anew, or by their features
+where the space is the same.
 
-They go through the ordinary guarded transactions, source by source in order of arrival, and keep id, source, stream and time.
+They go through the ordinary guarded transactions, source by source in order of arrival, and keep
+id, source, stream and time.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ _COUNTING = "status IN ('learned', 'held_out', 'received')"
 
 @dataclass(frozen=True, eq=False)
 class Selected:
-    """Labels of the old state that count or wait, the newest of each sample; in order of arrival, without features.
+    """Labels of the old state that count or wait, the newest of each sample; in order of arrival,
+    without features.
 
     ``usable`` are the rows that can be learned again.
     """
@@ -44,13 +47,20 @@ class Selected:
     @classmethod
     def of(cls, journal: Journal, by_features: bool) -> Selected:
         newest = {row.id: row for row in journal.evidence(where=_COUNTING, narrow=True)}
-        has_what_it_takes = "length(features) > 0" if by_features else "seq IN (SELECT seq FROM raw)"
-        usable = frozenset(row.seq for row in journal.evidence(where=f"{_COUNTING} AND {has_what_it_takes}", narrow=True))
+        has_what_it_takes = (
+            "length(features) > 0" if by_features else "seq IN (SELECT seq FROM raw)"
+        )
+        usable = frozenset(
+            row.seq
+            for row in journal.evidence(where=f"{_COUNTING} AND {has_what_it_takes}", narrow=True)
+        )
         rows = tuple(sorted(newest.values(), key=lambda row: row.seq))
         return cls(rows, usable & {row.seq for row in rows})
 
     def learnt(self) -> list[list[EvidenceRow]]:
-        """What counted, as it is learned again: one source and one condition at a time, those that came first first."""
+        """What counted, as it is learned again: one source and one condition at a time, those that
+        came first first.
+        """
         groups: dict[tuple[str, str, bool], list[EvidenceRow]] = {}
         for row in self.rows:
             if row.seq in self.usable and row.status != "received":
@@ -92,56 +102,98 @@ class Carrying:
         why = self.transactions.learn(received).why
         if not why:
             live = self.transactions.live()
-            worse = judge(self.program, self.shipped, live, self.transactions.factory_sets(live), self.program.manifest.policy.guard)
+            worse = judge(
+                self.program,
+                self.shipped,
+                live,
+                self.transactions.factory_sets(live),
+                self.program.manifest.policy.guard,
+            )
             why = worse.why  # step by step each was good enough, together they are not
             if why:
-                Undoing(self.transactions).withdraw(journal.evidence_of([row.seq for row in received]))
+                Undoing(self.transactions).withdraw(
+                    journal.evidence_of([row.seq for row in received])
+                )
         self.refused |= dict.fromkeys((row.id for row in rows), why) if why else {}
 
     def _receive(self, rows: Sequence[EvidenceRow]) -> None:
         raws = [self.old.raw_of(row.seq) for row in rows]
         if self.by_features:
-            kept = np.stack([row.features for row in self.old.evidence_of([row.seq for row in rows])])
+            kept = np.stack(
+                [row.features for row in self.old.evidence_of([row.seq for row in rows])]
+            )
         else:
-            inputs = [self._fitted(raw, row.id) for raw, row in zip(raws, rows, strict=True) if raw is not None]
+            inputs = [
+                self._fitted(raw, row.id)
+                for raw, row in zip(raws, rows, strict=True)
+                if raw is not None
+            ]
             raws = list(inputs)
-            kept = as_stored(*self.program.encode(check_batch(np.stack(inputs), self.program.manifest.input)))
+            kept = as_stored(
+                *self.program.encode(check_batch(np.stack(inputs), self.program.manifest.input))
+            )
         check_storable(kept)
-        self.transactions.journal.receive([self._row(row, features) for row, features in zip(rows, kept, strict=True)], raws)
+        self.transactions.journal.receive(
+            [self._row(row, features) for row, features in zip(rows, kept, strict=True)], raws
+        )
 
     def _row(self, row: EvidenceRow, features: NDArray[np.float16]) -> EvidenceRow:
-        """The label in the new state: another encoder saw the sample as shifted as it was, never as adapted."""
+        """The label in the new state: another encoder saw the sample as shifted as it was, never as
+        adapted.
+        """
         manifest = self.program.manifest
         met: Met = "shifted" if row.met == "adapted" and not self.by_features else row.met
-        is_factory = met == "factory" or (met == "shifted" and not self.held_out.is_settled(row.label))
+        is_factory = met == "factory" or (
+            met == "shifted" and not self.held_out.is_settled(row.label)
+        )
         return replace(
-            row, domain=SOURCE, weight=manifest.policy.learn.field_weight, space=manifest.space, is_factory=is_factory, features=features, met=met,
-            status="received", commit_number=None, seq=0, draw=0, receipt=b"",
-        )  # fmt: skip
+            row,
+            domain=SOURCE,
+            weight=manifest.policy.learn.field_weight,
+            space=manifest.space,
+            is_factory=is_factory,
+            features=features,
+            met=met,
+            status="received",
+            commit_number=None,
+            seq=0,
+            draw=0,
+            receipt=b"",
+        )
 
     def _fitted(self, raw: NDArray[Any], sample: str) -> NDArray[Any]:
         spec = self.program.manifest.input
         known = self.old.meta("input")
         before = msgspec.json.decode(known, type=InputSpec) if known else spec
-        means_the_same = (before.layout, before.colour, before.range) == (spec.layout, spec.colour, spec.range)
+        means_the_same = (before.layout, before.colour, before.range) == (
+            spec.layout,
+            spec.colour,
+            spec.range,
+        )
         if raw.shape == spec.shape and raw.dtype == np.dtype(spec.dtype) and means_the_same:
             return raw
         try:
             converted = _converted(raw, spec)
         except InputError as error:
             raise InputError(
-                f"the raw input of sample {sample!r} is {raw.dtype} {raw.shape}, and the encoder of {self.program.manifest.name!r} takes {spec.dtype} {spec.shape}, "
-                f"layout {spec.layout}: {error}"
+                f"the raw input of sample {sample!r} is {raw.dtype} {raw.shape}, and the encoder of"
+                f" {self.program.manifest.name!r} takes {spec.dtype} {spec.shape}, layout"
+                f" {spec.layout}: {error}"
             ) from error
         self.converted += 1
         return converted
 
 
 def _converted(raw: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
-    """A gray frame in bytes says what it is; of anything else the old encoder knew more than is kept."""
+    """A gray frame in bytes says what it is; of anything else the old encoder knew more than is
+    kept.
+    """
     is_gray = raw.dtype == np.uint8 and (raw.ndim == 2 or (raw.ndim == 3 and raw.shape[2] == 1))
     if not is_gray:
-        raise InputError("only gray uint8 frames can be converted, for anything else the new encoder must take what the old one took")
+        raise InputError(
+            "only gray uint8 frames can be converted, for anything else the new encoder must take"
+            " what the old one took"
+        )
     return prepare(raw, spec)
 
 

@@ -1,4 +1,6 @@
-"""From a state folder and a bundle to where learning left off; or a refusal before anything has changed."""
+"""From a state folder and a bundle to where learning left off; or a refusal before anything has
+changed.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,13 @@ class Opened:
 
 
 def open_state(
-    state: str | os.PathLike[str] | None, bundle: Bundle, runtime: Runtime, budget: Budget, keep: Keep, trust: Trust, allow_older: bool,
+    state: str | os.PathLike[str] | None,
+    bundle: Bundle,
+    runtime: Runtime,
+    budget: Budget,
+    keep: Keep,
+    trust: Trust,
+    allow_older: bool,
     precision: Precision = "float32",
 ) -> Opened:
     """Open or create a state folder, with a bundle that may follow the one it was last opened with.
@@ -59,37 +67,62 @@ def open_state(
         program.check_precision()
         budget.require_memory(dict(program.nbytes()))
         memory, replay_s = rebuild_timed(journal, program)
-        held_out = HeldOut(journal, manifest.policy.learn.held_out_every, manifest.feature_dim, manifest.classes)
+        held_out = HeldOut(
+            journal, manifest.policy.learn.held_out_every, manifest.feature_dim, manifest.classes
+        )
         if journal.meta("clock") is None:
             admitted = {**(admitted or {}), "clock": repr(journal.last_time() or time.time())}
-        if admitted is not None:  # last: a bundle that cannot be opened after all must not make the one before it look old
+        # last: a bundle that cannot be opened after all must not make the one before it look old
+        if admitted is not None:
             journal.set_meta(admitted)
         return Opened(journal, program, memory, held_out, replay_s, _raw_per_class(journal, keep))
-    except (sqlite3.DatabaseError, SafetensorError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (
+        sqlite3.DatabaseError,
+        SafetensorError,
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+    ) as error:
         journal.close()
         if isinstance(error, EdgeadaptError):
             raise
-        raise StateError(f"the journal in {journal.folder} is damaged: {error}; restore the folder from a copy, or open an empty one") from error
+        raise StateError(
+            f"the journal in {journal.folder} is damaged: {error}; restore the folder from a copy,"
+            " or open an empty one"
+        ) from error
     except BaseException:
         journal.close()
         raise
 
 
-def _admit(journal: Journal, bundle: Bundle, trust: Trust, allow_older: bool) -> dict[str, str] | None:
-    """What binds the folder to this bundle, if that is new; refuses a bundle that must not follow the last one, or that is of another kind."""
+def _admit(
+    journal: Journal, bundle: Bundle, trust: Trust, allow_older: bool
+) -> dict[str, str] | None:
+    """What binds the folder to this bundle, if that is new; refuses a bundle that must not follow
+    the last one, or that is of another kind.
+    """
     meta, folder = journal.meta, journal.folder
     seen, here = Remembered.read(meta), identity(bundle.manifest)
     now = check_successor(seen, bundle, trust=trust, allow_older=allow_older)
     there = {key: meta(key) for key in here}
     if there["space"] not in (None, here["space"]):
         raise StateError(
-            f"{folder} was learned in another feature space (bundle {meta('bundle')!r}, space {str(there['space'])[:12]}; this bundle "
-            f"{bundle.manifest.name!r}, space {here['space'][:12]}): {_REMEDY}"
+            f"{folder} was learned in another feature space (bundle {meta('bundle')!r}, space"
+            f" {str(there['space'])[:12]}; this bundle {bundle.manifest.name!r}, space"
+            f" {here['space'][:12]}): {_REMEDY}"
         )
-    if there["factory"] not in (None, here["factory"]):  # its factory evidence would lie in the slots of other classes
-        raise StateError(f"{folder} was learned with a bundle of other factory classes ({there['factory']}; this bundle has {here['factory']}): {_REMEDY}")
+    # its factory evidence would lie in the slots of other classes
+    if there["factory"] not in (None, here["factory"]):
+        raise StateError(
+            f"{folder} was learned with a bundle of other factory classes ({there['factory']}; this"
+            f" bundle has {here['factory']}): {_REMEDY}"
+        )
     if there["stored"] not in (None, here["stored"]):
-        raise StateError(f"{folder} was learned with a bundle that stores other tensors; this one has another head or other settings: {_REMEDY}")
+        raise StateError(
+            f"{folder} was learned with a bundle that stores other tensors; this one has another"
+            f" head or other settings: {_REMEDY}"
+        )
     return None if now == seen and there == here else {**here, **now.as_meta()}
 
 

@@ -1,4 +1,6 @@
-"""May this work start now? Measured costs against the share of time the user allows, and heat and power against their limits."""
+"""May this work start now? Measured costs against the share of time the user allows, and heat and
+power against their limits.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +25,20 @@ class Budget:
     """What learning may cost.
 
     Args:
-        busy_fraction: share of a core's time the worker may be busy, over any ``window_s``. Beyond it adaptation, growth and looks at a
-            condition's windows that are like the last one wait, but each of them runs once a window; answered labels are learned, and new conditions noticed, regardless.
+        busy_fraction: share of a core's time the worker may be busy, over any ``window_s``. Beyond
+        it adaptation, growth and looks at a
+            condition's windows that are like the last one wait, but each of them runs once a
+            window; answered labels are learned, and new conditions noticed, regardless.
         memory_mib: declared tensors, pools and pending samples must fit; checked when opening.
-        window_s: length of the accounting window, seconds.
-        write_mib_per_day: what the state folder may write to the disk in 24 hours. Snapshots, corrections, decisions and compaction wait
-            from 80% of it on; a label that comes when all of it is used is refused with a BudgetError.
-        temperature_c, power_w: adaptation and growth do not start while the hottest zone (degrees Celsius), or the device's power (W), is
-            above it, and start again 3 C or 5% below; answered labels are learned regardless. None: no limit. Where nothing measures it,
-            an ``InputWarning`` says so once, and the limit is not kept.
+        window_s: length of the accounting window, seconds. write_mib_per_day: what the state folder
+        may write to the disk in 24 hours. Snapshots, corrections, decisions and compaction wait
+            from 80% of it on; a label that comes when all of it is used is refused with a
+            BudgetError.
+        temperature_c, power_w: adaptation and growth do not start while the hottest zone (degrees
+        Celsius), or the device's power (W), is
+            above it, and start again 3 C or 5% below; answered labels are learned regardless. None:
+            no limit. Where nothing measures it, an ``InputWarning`` says so once, and the limit is
+            not kept.
 
     Raises:
         BudgetError: a value that its field does not allow.
@@ -56,8 +63,14 @@ class Budget:
         """Refuse, with numbers, a bundle whose declared memory cannot fit."""
         total = sum(declared.values()) / 2**20
         if total > self.memory_mib:
-            parts = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in sorted(declared.items(), key=lambda item: -item[1]))
-            raise BudgetError(f"the bundle declares {total:.1f} MiB ({parts}) and memory_mib is {self.memory_mib:g}")
+            parts = ", ".join(
+                f"{name} {size / 2**20:.1f}"
+                for name, size in sorted(declared.items(), key=lambda item: -item[1])
+            )
+            raise BudgetError(
+                f"the bundle declares {total:.1f} MiB ({parts}) and memory_mib is"
+                f" {self.memory_mib:g}"
+            )
 
 
 _WITHOUT_END = 1 << 62  # bytes a day: what an infinite budget comes to
@@ -91,26 +104,34 @@ class WriteRoom:
         """
         if self.used + nbytes > self.per_day:
             raise BudgetError(
-                f"the state folder has written {self.used / 2**20:.1f} MiB over the last 24 hours and write_mib_per_day is {self.per_day / 2**20:g}: "
-                "no label is taken before some of that is a day old"
+                f"the state folder has written {self.used / 2**20:.1f} MiB over the last 24 hours"
+                f" and write_mib_per_day is {self.per_day / 2**20:g}: no label is taken before some"
+                " of that is a day old"
             )
 
 
 class Meter:
-    """Measured cost of each kind of work, and the busy time of the last window. Of the worker, which does one thing at a time.
+    """Measured cost of each kind of work, and the busy time of the last window. Of the worker,
+    which does one thing at a time.
 
     Args:
-        vitals: the newest temperatures and power; None: neither is limited.
-        spent: seconds that the calling thread has used. The worker lets others go first: while it waits for a core it uses none.
+        vitals: the newest temperatures and power; None: neither is limited. spent: seconds that the
+        calling thread has used. The worker lets others go first: while it waits for a core it uses
+        none.
     """
 
     def __init__(
-        self, budget: Budget, clock: Callable[[], float] = time.monotonic, vitals: Callable[[], Vitals] | None = None,
+        self,
+        budget: Budget,
+        clock: Callable[[], float] = time.monotonic,
+        vitals: Callable[[], Vitals] | None = None,
         spent: Callable[[], float] = time.thread_time,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._budget, self._clock, self._spent = budget, clock, spent
         self._inner = 0.0  # seconds of work that is over and was part of other work
-        self._heat = None if vitals is None else HeatLimit(budget.temperature_c, budget.power_w, vitals)
+        self._heat = (
+            None if vitals is None else HeatLimit(budget.temperature_c, budget.power_w, vitals)
+        )
         self._spans: deque[tuple[float, str, float]] = deque()  # when, what, seconds
         self._costs: dict[str, deque[float]] = {}
         self.deferred = 0
@@ -122,20 +143,27 @@ class Meter:
         return costs[min(len(costs) - 1, int(0.95 * len(costs)))] if costs else 0.0
 
     def may_start(self, kind: str) -> bool:
-        """True if the work, at its measured cost, fits into the busy share of the window, and it is neither too hot nor too dear in power."""
+        """True if the work, at its measured cost, fits into the busy share of the window, and it is
+        neither too hot nor too dear in power.
+        """
         if self._heat is not None and not self._heat.allows():
             self.deferred += 1
             return False
         return self.has_room(kind)
 
     def has_room(self, kind: str) -> bool:
-        """True if the work fits into the busy share, however hot it is: for what must go on, as leaving a condition that is over."""
+        """True if the work fits into the busy share, however hot it is: for what must go on, as
+        leaving a condition that is over.
+        """
         if self._budget.busy_fraction >= 1.0:
             return True
         self._drop_old()
         busy = sum(length for _, _, length in self._spans)
-        is_first = all(of != kind for _, of, _ in self._spans)  # whatever it costs, and whatever else there is to do
-        fits = is_first or busy + self.cost(kind) <= self._budget.busy_fraction * self._budget.window_s
+        # whatever it costs, and whatever else there is to do
+        is_first = all(of != kind for _, of, _ in self._spans)
+        fits = (
+            is_first or busy + self.cost(kind) <= self._budget.busy_fraction * self._budget.window_s
+        )
         self.deferred += not fits
         return fits
 

@@ -1,4 +1,6 @@
-"""How hot the device is and what power it draws, as Linux tells it under ``/sys`` and ``/proc``; read without root."""
+"""How hot the device is and what power it draws, as Linux tells it under ``/sys`` and ``/proc``;
+read without root.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,10 @@ class Vitals:
     """What was measured; a None or an empty mapping: nothing here measures it.
 
     Attributes:
-        hottest_c: the hottest zone, degrees Celsius. temperatures: by zone. power_w: of the whole device, or of all rails that are measured.
-        rails: W by rail. is_throttled: a cooling device other than a fan is at work. memory_mib: resident, of this process.
-        load: tasks that run or wait, averaged over a minute, per core.
+        hottest_c: the hottest zone, degrees Celsius. temperatures: by zone. power_w: of the whole
+        device, or of all rails that are measured. rails: W by rail. is_throttled: a cooling device
+        other than a fan is at work. memory_mib: resident, of this process. load: tasks that run or
+        wait, averaged over a minute, per core.
     """
 
     hottest_c: float | None = None
@@ -41,11 +44,16 @@ class Sensors:
     """Reads at most once in ``interval_s``, and repeats the last reading in between; thread-safe.
 
     Args:
-        sys, proc: where these file systems are; by default ``/sys`` and ``/proc``. interval_s: seconds.
+        sys, proc: where these file systems are; by default ``/sys`` and ``/proc``. interval_s:
+        seconds.
     """
 
     def __init__(
-        self, sys: str | Path | None = None, proc: str | Path | None = None, interval_s: float = 1.0, clock: Callable[[], float] = time.monotonic
+        self,
+        sys: str | Path | None = None,
+        proc: str | Path | None = None,
+        interval_s: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sys, self._proc = Path(sys or SYS), Path(proc or PROC)
         self._interval_s, self._clock = interval_s, clock
@@ -60,7 +68,13 @@ class Sensors:
             if self._read_at is None or now - self._read_at >= self._interval_s:
                 temperatures, rails = read_temperatures(self._sys), read_rails(self._sys)
                 self._last = Vitals(
-                    hottest(temperatures), temperatures, total_power(rails), rails, read_is_throttled(self._sys), self._resident_mib(), self._load()
+                    hottest(temperatures),
+                    temperatures,
+                    total_power(rails),
+                    rails,
+                    read_is_throttled(self._sys),
+                    self._resident_mib(),
+                    self._load(),
                 )
                 self._read_at = now
             return self._last
@@ -75,7 +89,9 @@ class Sensors:
 
 
 def read_temperatures(sys: Path) -> dict[str, float]:
-    """Degrees Celsius by zone. A zone that is switched off, or answers EAGAIN because its power is, is left out."""
+    """Degrees Celsius by zone. A zone that is switched off, or answers EAGAIN because its power is,
+    is left out.
+    """
     found: dict[str, float] = {}
     for zone in _numbered(sys / "class" / "thermal", "thermal_zone"):
         name, value = _text(zone / "type"), _number(zone / "temp")
@@ -85,32 +101,45 @@ def read_temperatures(sys: Path) -> dict[str, float]:
 
 
 def read_rails(sys: Path) -> dict[str, float]:
-    """W by rail, of every INA3221: channel N has ``inN_label``, ``inN_input`` in mV and ``currN_input`` in mA."""
+    """W by rail, of every INA3221: channel N has ``inN_label``, ``inN_input`` in mV and
+    ``currN_input`` in mA.
+    """
     found: dict[str, float] = {}
     for monitor in _numbered(sys / "class" / "hwmon", "hwmon"):
         if "ina3221" not in _text(monitor / "name"):
             continue
         for channel in range(1, _SUM_CHANNEL):
             name = _text(monitor / f"in{channel}_label")
-            millivolts, milliamperes = _number(monitor / f"in{channel}_input"), _number(monitor / f"curr{channel}_input")
+            millivolts = _number(monitor / f"in{channel}_input")
+            milliamperes = _number(monitor / f"curr{channel}_input")
             if name != "NC" and millivolts is not None and milliamperes is not None:
-                found[_unused(name or f"{monitor.name} {channel}", found)] = millivolts * milliamperes / 1e6
+                found[_unused(name or f"{monitor.name} {channel}", found)] = (
+                    millivolts * milliamperes / 1e6
+                )
     return found
 
 
 def read_is_throttled(sys: Path) -> bool:
     """True if something was slowed down to cool it. A fan that turns is no such thing."""
     devices = _numbered(sys / "class" / "thermal", "cooling_device")
-    return any((_number(device / "cur_state") or 0) > 0 and "fan" not in _text(device / "type").lower() for device in devices)
+    return any(
+        (_number(device / "cur_state") or 0) > 0 and "fan" not in _text(device / "type").lower()
+        for device in devices
+    )
 
 
 def hottest(temperatures: Mapping[str, float]) -> float | None:
     """The highest of the zones that measure anything."""
-    return max((value for name, value in temperatures.items() if not name.upper().startswith(_CONSTANT)), default=None)
+    return max(
+        (value for name, value in temperatures.items() if not name.upper().startswith(_CONSTANT)),
+        default=None,
+    )
 
 
 def total_power(rails: Mapping[str, float]) -> float | None:
-    """Of the rail that feeds the module, where there is one (Orin Nano and NX, Thor, Nano); else the sum (AGX Orin)."""
+    """Of the rail that feeds the module, where there is one (Orin Nano and NX, Thor, Nano); else
+    the sum (AGX Orin).
+    """
     for name in _TOTAL_RAILS:
         if name in rails:
             return rails[name]
@@ -123,7 +152,9 @@ def _numbered(folder: Path, prefix: str) -> Iterator[Path]:
         names = os.listdir(folder)
     except OSError:
         return
-    numbers = sorted(int(name[len(prefix) :]) for name in names if re.fullmatch(prefix + "[0-9]{1,6}", name))
+    numbers = sorted(
+        int(name[len(prefix) :]) for name in names if re.fullmatch(prefix + "[0-9]{1,6}", name)
+    )
     yield from (folder / f"{prefix}{number}" for number in numbers)
 
 
@@ -159,4 +190,14 @@ def _column(path: Path, column: int) -> float | None:
     return value if abs(value) < 1e12 else None  # not a number is none of them
 
 
-__all__ = ["PROC", "SYS", "Sensors", "Vitals", "hottest", "read_is_throttled", "read_rails", "read_temperatures", "total_power"]
+__all__ = [
+    "PROC",
+    "SYS",
+    "Sensors",
+    "Vitals",
+    "hottest",
+    "read_is_throttled",
+    "read_rails",
+    "read_temperatures",
+    "total_power",
+]

@@ -1,4 +1,6 @@
-"""Is it cool enough, and is there power enough, for work that can wait? Thresholds with a way back that is longer than the way there."""
+"""Is it cool enough, and is there power enough, for work that can wait? Thresholds with a way back
+that is longer than the way there.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,18 @@ _LESS_POWER = 0.95
 
 
 class HeatLimit:
-    """Work that can wait does not start above a limit, and starts again 3 C, or 5% of the power, below it.
+    """Work that can wait does not start above a limit, and starts again 3 C, or 5% of the power,
+    below it.
 
     Args:
-        temperature_c: of the hottest zone. power_w: of the whole device. None: no limit.
-        vitals: the newest reading. A limit on what it does not measure is not kept; that is said once, by an ``InputWarning``.
+        temperature_c: of the hottest zone. power_w: of the whole device. None: no limit. vitals:
+        the newest reading. A limit on what it does not measure is not kept; that is said once, by
+        an ``InputWarning``.
     """
 
-    def __init__(self, temperature_c: float | None, power_w: float | None, vitals: Callable[[], Vitals]) -> None:
+    def __init__(
+        self, temperature_c: float | None, power_w: float | None, vitals: Callable[[], Vitals]
+    ) -> None:
         self._temperature_c, self._power_w, self._vitals = temperature_c, power_w, vitals
         self._is_hot = self._is_over = False
         self._missed: set[str] = set()
@@ -29,8 +35,14 @@ class HeatLimit:
     @property
     def why(self) -> str:
         """Why work waits, as it was when last asked; empty if it need not."""
-        parts = [f"the hottest zone is above temperature_c = {self._temperature_c:g}"] if self._is_hot else []
-        return "; ".join([*parts, f"the power is above power_w = {self._power_w:g}"] if self._is_over else parts)
+        parts = (
+            [f"the hottest zone is above temperature_c = {self._temperature_c:g}"]
+            if self._is_hot
+            else []
+        )
+        return "; ".join(
+            [*parts, f"the power is above power_w = {self._power_w:g}"] if self._is_over else parts
+        )
 
     def allows(self) -> bool:
         """True if work that can wait may start now."""
@@ -43,17 +55,36 @@ class HeatLimit:
         now = self._vitals()
         if self._temperature_c is not None:
             bar = self._temperature_c - _COOLER_C * self._is_hot
-            self._is_hot = self._is_above(now.hottest_c, bar, "temperature_c", "a temperature (no readable /sys/class/thermal)", stacklevel + 1)
+            self._is_hot = self._is_above(
+                now.hottest_c,
+                bar,
+                "temperature_c",
+                "a temperature (no readable /sys/class/thermal)",
+                stacklevel + 1,
+            )
         if self._power_w is not None:
             bar = self._power_w * (_LESS_POWER if self._is_over else 1.0)
-            self._is_over = self._is_above(now.power_w, bar, "power_w", "its power (no INA3221 in /sys/class/hwmon)", stacklevel + 1)
+            self._is_over = self._is_above(
+                now.power_w,
+                bar,
+                "power_w",
+                "its power (no INA3221 in /sys/class/hwmon)",
+                stacklevel + 1,
+            )
 
-    def _is_above(self, value: float | None, bar: float, limit: str, what: str, stacklevel: int) -> bool:
+    def _is_above(
+        self, value: float | None, bar: float, limit: str, what: str, stacklevel: int
+    ) -> bool:
         if value is not None:
             return value > bar
         if limit not in self._missed:
             self._missed.add(limit)
-            warnings.warn(f"the budget has a limit {limit}, and this device does not tell {what}: the limit is not kept", InputWarning, stacklevel=stacklevel)
+            warnings.warn(
+                f"the budget has a limit {limit}, and this device does not tell {what}: the limit"
+                " is not kept",
+                InputWarning,
+                stacklevel=stacklevel,
+            )
         return False
 
 

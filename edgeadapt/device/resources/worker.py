@@ -1,4 +1,6 @@
-"""The one thread that changes anything. Labels come first; windows follow; an error is kept, not swallowed."""
+"""The one thread that changes anything. Labels come first; windows follow; an error is kept, not
+swallowed.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,20 @@ Result = TypeVar("Result")
 
 
 _NICE = 10
-_SWITCH_S = 5e-4  # going back walks over many rows in Python: predictions get the interpreter ten times as often meanwhile (p99 6.5 -> 1.9 ms)
+# going back walks over many rows in Python: predictions get the interpreter ten times as often
+# meanwhile (p99 6.5 -> 1.9 ms)
+_SWITCH_S = 5e-4
 
 
 def _step_back() -> None:
-    """Let this thread wait where predictions need the core. Linux has a priority per thread; elsewhere nothing changes."""
+    """Let this thread wait where predictions need the core. Linux has a priority per thread;
+    elsewhere nothing changes.
+    """
     if sys.platform == "linux":
         thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICE))
+        os.setpriority(
+            os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICE)
+        )
 
 
 class _Call:
@@ -48,7 +56,8 @@ class Worker:
     def __init__(self) -> None:
         self._urgent: deque[Callable[[], Any]] = deque()
         self._patient: deque[Callable[[], Any]] = deque()
-        self._later: list[tuple[float, int, Callable[[], Any]]] = []  # a heap of (when, serial, task)
+        # a heap of (when, serial, task)
+        self._later: list[tuple[float, int, Callable[[], Any]]] = []
         self._serial = 0
         self._wake = threading.Condition()
         self._is_busy = False
@@ -74,7 +83,9 @@ class Worker:
                 self._wake.notify_all()
 
     def submit_later(self, task: Callable[[], Any], delay_s: float) -> None:
-        """Queue an urgent task when ``delay_s`` have passed. ``settle`` does not wait for it, and closing drops it."""
+        """Queue an urgent task when ``delay_s`` have passed. ``settle`` does not wait for it, and
+        closing drops it.
+        """
         with self._wake:
             if not self._is_closing:
                 self._serial += 1
@@ -82,7 +93,9 @@ class Worker:
                 self._wake.notify_all()
 
     def call(self, task: Callable[[], Result]) -> Result:
-        """Run on the worker, after urgent work that is already queued (while paused: before it), and wait for the result."""
+        """Run on the worker, after urgent work that is already queued (while paused: before it),
+        and wait for the result.
+        """
         if threading.current_thread() is self._thread:
             return task()
         done = threading.Event()
@@ -113,7 +126,8 @@ class Worker:
         """Start nothing but calls from now on, or everything again.
 
         Args:
-            rest: a task that does what the one that runs now leaves undone, if it looks at ``is_paused`` and stops early.
+            rest: a task that does what the one that runs now leaves undone, if it looks at
+            ``is_paused`` and stops early.
         """
         with self._wake:
             if paused and not self._is_paused and self._is_busy and rest is not None:
@@ -126,7 +140,9 @@ class Worker:
         return self._is_paused
 
     def settle(self, timeout_s: float | None = None) -> bool:
-        """Wait until nothing is queued or running; False on time-out. What is queued when the worker is paused waits for the pause to end."""
+        """Wait until nothing is queued or running; False on time-out. What is queued when the
+        worker is paused waits for the pause to end.
+        """
         with self._wake:
             return self._wake.wait_for(self._is_settled, timeout_s)
 
@@ -166,7 +182,11 @@ class Worker:
 
     def _patience_s(self) -> float | None:
         """How long to wait for the next task, if nobody wakes the worker."""
-        return max(0.0, self._later[0][0] - time.monotonic()) if self._later and not self._is_paused else None
+        return (
+            max(0.0, self._later[0][0] - time.monotonic())
+            if self._later and not self._is_paused
+            else None
+        )
 
     def _serve(self) -> None:
         _step_back()

@@ -13,10 +13,16 @@ class Writes:
     """A count that only grows, and how much of it came in each of the last 24 hours.
 
     Args:
-        total: bytes written before. hours: (a time in the hour, bytes written in it), the oldest first.
+        total: bytes written before. hours: (a time in the hour, bytes written in it), the oldest
+        first.
     """
 
-    def __init__(self, total: int = 0, hours: Sequence[tuple[float, int]] = (), clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        total: int = 0,
+        hours: Sequence[tuple[float, int]] = (),
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self.total = total
         self._clock = clock or (lambda: time.time())
         self._hours: deque[tuple[float, int]] = deque(hours)
@@ -33,7 +39,8 @@ class Writes:
             self._hours.append((now, count))
 
     def _age(self, now: float) -> None:
-        if self._hours and self._hours[-1][0] > now:  # the clock was set back: what was written counts as written now
+        # the clock was set back: what was written counts as written now
+        if self._hours and self._hours[-1][0] > now:
             self._hours = deque([(now, sum(count for _, count in self._hours))])
         while self._hours and self._hours[0][0] + _HOUR_S < now - _DAY_S:
             self._hours.popleft()

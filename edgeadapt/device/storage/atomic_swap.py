@@ -1,7 +1,8 @@
-"""A new database takes the place of the old one in a state folder; a kill at any moment leaves the one or the other.
+"""A new database takes the place of the old one in a state folder; a kill at any moment leaves the
+one or the other.
 
-The new one is built in ``learner.migrating/``. When it is whole and durable, the old one gets a second name, then one rename puts the
-new one in its place.
+The new one is built in ``learner.migrating/``. When it is whole and durable, the old one gets a
+second name, then one rename puts the new one in its place.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def clear(folder: Path) -> Path:
 
 
 def put_in_place(folder: Path, space: str, at: Callable[[str], None]) -> Path:
-    """The database in ``learner.migrating/`` becomes the folder's. The caller has the lock, and has closed both.
+    """The database in ``learner.migrating/`` becomes the folder's. The caller has the lock, and has
+    closed both.
 
     Args:
         space: of the old database. at: called after each step.
@@ -45,7 +47,8 @@ def put_in_place(folder: Path, space: str, at: Callable[[str], None]) -> Path:
         The path under which the old database is kept.
 
     Raises:
-        StateError: a write-ahead log could not be emptied. StorageError: the disk is full or fails. The old database is still in place.
+        StateError: a write-ahead log could not be emptied. StorageError: the disk is full or fails.
+        The old database is still in place.
     """
     new, old = folder / BUILDING / FILE_NAME, folder / FILE_NAME
     kept = folder / kept_name(space)
@@ -61,23 +64,33 @@ def put_in_place(folder: Path, space: str, at: Callable[[str], None]) -> Path:
         sync(folder)
         at("renamed")
     except OSError as error:
-        raise StorageError(f"cannot put the new database into {folder}: {error.strerror}; run it again, it leaves the old one or the new one") from error
+        raise StorageError(
+            f"cannot put the new database into {folder}: {error.strerror}; run it again, it leaves"
+            " the old one or the new one"
+        ) from error
     clear(folder)
     at("cleared")
     return kept
 
 
 def _require_whole(database: Path) -> None:
-    """Everything must be in the one file: the log of one database would be taken for that of the other."""
+    """Everything must be in the one file: the log of one database would be taken for that of the
+    other.
+    """
     log = Path(f"{database}-wal")
     if log.exists() and log.stat().st_size:
-        raise StateError(f"{log} could not be written back into {database.name}: another program has the database open; close it and try again")
+        raise StateError(
+            f"{log} could not be written back into {database.name}: another program has the"
+            " database open; close it and try again"
+        )
     for left in (log, Path(f"{database}-shm")):
         left.unlink(missing_ok=True)
 
 
 def _keep(old: Path, kept: Path) -> None:
-    """A second name for the same file, or a copy where the file system has no hard links; ``old`` is there all the time."""
+    """A second name for the same file, or a copy where the file system has no hard links; ``old``
+    is there all the time.
+    """
     between = old.with_name(_KEEPING)
     between.unlink(missing_ok=True)
     try:

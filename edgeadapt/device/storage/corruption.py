@@ -1,4 +1,6 @@
-"""What a journal holds was written by us, or it is damaged: here an odd value becomes a named error."""
+"""What a journal holds was written by us, or it is damaged: here an odd value becomes a named
+error.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ def damage_named(folder: Path | None) -> Iterator[None]:
     """Around code that only reads what was stored: whatever it cannot make sense of is damage.
 
     Raises:
-        StateError: a stored value has another type, form or meaning than we wrote. StorageError: the disk fails.
+        StateError: a stored value has another type, form or meaning than we wrote. StorageError:
+        the disk fails.
     """
     try:
         yield
@@ -30,9 +33,21 @@ def damage_named(folder: Path | None) -> Iterator[None]:
         raise
     except sqlite3.OperationalError as error:
         raise refusal(folder, error) from error
-    except (sqlite3.Error, SafetensorError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (
+        sqlite3.Error,
+        SafetensorError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         what = f"{type(error).__name__}: {error}"
-        raise StateError(f"the journal in {folder or 'memory'} is damaged: {what:.300}; restore the folder from a copy, or open an empty one") from error
+        raise StateError(
+            f"the journal in {folder or 'memory'} is damaged: {what:.300}; restore the folder from"
+            " a copy, or open an empty one"
+        ) from error
 
 
 def reads(function: Function) -> Function:

@@ -1,7 +1,9 @@
-"""``learner.db`` as a file: who may open it, transactions that are all or nothing, and the write-ahead log.
+"""``learner.db`` as a file: who may open it, transactions that are all or nothing, and the
+write-ahead log.
 
-WAL with ``synchronous=FULL``: a transaction that returned survives a power cut. ``secure_delete`` overwrites what is forgotten.
-The write-ahead log is written back here, at a size of our choosing, so that every byte that goes to the disk can be counted.
+WAL with ``synchronous=FULL``: a transaction that returned survives a power cut. ``secure_delete``
+overwrites what is forgotten. The write-ahead log is written back here, at a size of our choosing,
+so that every byte that goes to the disk can be counted.
 """
 
 from __future__ import annotations
@@ -39,17 +41,21 @@ def sane(number: Any) -> int:
 
 
 class Database:
-    """The file, its lock, its log and its transactions; ``meta`` is the one table that every reader needs. Thread-safe."""
+    """The file, its lock, its log and its transactions; ``meta`` is the one table that every reader
+    needs. Thread-safe.
+    """
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
-        """Open or create; a file of an earlier version is migrated. ``None`` keeps the journal in memory: nothing survives the process.
+        """Open or create; a file of an earlier version is migrated. ``None`` keeps the journal in
+        memory: nothing survives the process.
 
         Raises:
             StateError: locked by another process, not ours, damaged, newer, or not writable.
         """
         self.folder = Path(folder) if folder is not None else None
         self._mutex = threading.RLock()
-        self.at: Callable[[str], None] = lambda step: None  # called inside transactions; tests stop the process here
+        # called inside transactions; tests stop the process here
+        self.at: Callable[[str], None] = lambda step: None
         self._lock: FolderLock | None = None
         self.is_new = False
         self._log: Path | None = None
@@ -69,7 +75,9 @@ class Database:
                 self._lock.release()
                 raise
             try:
-                self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=_BUSY_S)
+                self._db = sqlite3.connect(
+                    path, check_same_thread=False, isolation_level=None, timeout=_BUSY_S
+                )
             except sqlite3.Error as error:
                 self._lock.release()
                 raise StateError(f"cannot open {path}: {error}") from error
@@ -82,13 +90,26 @@ class Database:
                 self.writes.add((self.folder / FILE_NAME).stat().st_size)
             if self._log is not None:
                 self._files = FileIdentity([path, self._log])
-            self.holds_deleted = left > 0  # it may have been killed before what it deleted had left the log
+            # it may have been killed before what it deleted had left the log
+            self.holds_deleted = left > 0
         except sqlite3.OperationalError as error:
             self.close()
             raise refusal(self.folder, error) from error
-        except (sqlite3.Error, SafetensorError, ValueError, TypeError, LookupError, AttributeError, RecursionError, AssertionError) as error:
+        except (
+            sqlite3.Error,
+            SafetensorError,
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            RecursionError,
+            AssertionError,
+        ) as error:
             self.close()
-            raise StateError(f"{self.folder or 'memory'}: {FILE_NAME} is damaged or not a learner's journal: {error}") from error
+            raise StateError(
+                f"{self.folder or 'memory'}: {FILE_NAME} is damaged or not a learner's journal:"
+                f" {error}"
+            ) from error
         except BaseException:
             self.close()
             raise
@@ -97,8 +118,16 @@ class Database:
         db = self._db
         is_empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if is_empty and self.folder is not None:
-            raise StateError(f"{self.folder}: {FILE_NAME} has no tables: what it held is lost; restore the folder from a copy, or remove {FILE_NAME} to begin anew")
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "wal_autocheckpoint=0"):
+            raise StateError(
+                f"{self.folder}: {FILE_NAME} has no tables: what it held is lost; restore the"
+                f" folder from a copy, or remove {FILE_NAME} to begin anew"
+            )
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "secure_delete=ON",
+            "wal_autocheckpoint=0",
+        ):
             db.execute(f"PRAGMA {pragma}")
         if is_empty:
             self._in_one_step(lambda: journal_schema.create(db))
@@ -112,14 +141,19 @@ class Database:
             self._refuse_strangers(exactly=True)
             return
         if not journal_schema.can_migrate(written):
-            raise StateError(f"{self.folder}: journal schema {written}, this version reads {SCHEMA_VERSION}; open it with the version that wrote it")
+            raise StateError(
+                f"{self.folder}: journal schema {written}, this version reads {SCHEMA_VERSION};"
+                " open it with the version that wrote it"
+            )
         self._in_one_step(lambda: journal_schema.migrate(db, int(str(written))))
         self._refuse_strangers(exactly=True)
 
     def _refuse_strangers(self, *, exactly: bool) -> None:
         found = journal_schema.stranger(self._db, exactly=exactly)
         if found is not None:
-            raise StateError(f"{self.folder}: {FILE_NAME} is damaged or not a learner's journal: it has {found}")
+            raise StateError(
+                f"{self.folder}: {FILE_NAME} is damaged or not a learner's journal: it has {found}"
+            )
 
     def _in_one_step(self, change: Callable[[], None]) -> None:
         self._db.execute("BEGIN IMMEDIATE")
@@ -134,7 +168,9 @@ class Database:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing; a full or failing disk, or a file that was removed, becomes a StorageError and changes nothing."""
+        """All or nothing; a full or failing disk, or a file that was removed, becomes a
+        StorageError and changes nothing.
+        """
         with self._mutex:
             if self._files is not None:
                 self._files.require()
@@ -165,7 +201,7 @@ class Database:
             except sqlite3.Error as error:
                 raise unreadable(self.folder, error) from error
 
-    # -- the write-ahead log ----------------------------------------------------------------------------
+    # -- the write-ahead log -----------------------------------------------------------------------
     def _log_bytes(self) -> int:
         """Size of the write-ahead log; as it was the last time where the system does not say."""
         if self._log is None:
@@ -181,10 +217,12 @@ class Database:
     _last_log_bytes = 0
 
     def write_back(self, *, at_least: int = 0, wait_s: float = 0.0) -> None:
-        """Move the write-ahead log into the database and empty it, if it has ``at_least`` so many bytes.
+        """Move the write-ahead log into the database and empty it, if it has ``at_least`` so many
+        bytes.
 
-        It follows changes that are durable already, so that nothing may be raised here: a disk that is full or fails delays it to the next
-        time, and what was committed stays in the log. So does a reader that looks at an older state.
+        It follows changes that are durable already, so that nothing may be raised here: a disk that
+        is full or fails delays it to the next time, and what was committed stays in the log. So
+        does a reader that looks at an older state.
 
         Args:
             wait_s: how long to wait for readers of other connections.
@@ -194,7 +232,10 @@ class Database:
                 self.holds_deleted = self.holds_deleted and self._log_bytes() > 0
                 return
             try:
-                page, pages = (int(self._db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_size", "page_count"))
+                page, pages = (
+                    int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
+                    for name in ("page_size", "page_count")
+                )
                 frames = self._log_bytes() // page
                 is_busy = self._truncate_log(wait_s)
             except sqlite3.Error as error:
@@ -202,10 +243,13 @@ class Database:
                 return
             self.delayed = "" if not is_busy else "in use"
             self.holds_deleted = self.holds_deleted and is_busy
-            self.writes.add(page * min(frames, pages))  # at most: a page that changed twice is written once
+            # at most: a page that changed twice is written once
+            self.writes.add(page * min(frames, pages))
 
     def _truncate_log(self, wait_s: float) -> bool:
-        """True if a reader was in the way. Nothing else in this process waits longer for it than ``wait_s``."""
+        """True if a reader was in the way. Nothing else in this process waits longer for it than
+        ``wait_s``.
+        """
         self._db.execute(f"PRAGMA busy_timeout={int(1000 * wait_s)}")
         try:
             return bool(self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
@@ -215,7 +259,9 @@ class Database:
     delayed: str = ""
     """Why the log could not be written back the last time; empty if it could."""
     holds_deleted: bool = False
-    """True while the log still has what was deleted: it is written back after every change until it is empty."""
+    """True while the log still has what was deleted: it is written back after every change until it
+    is empty.
+    """
 
     @property
     def unerased(self) -> str:
@@ -224,24 +270,33 @@ class Database:
             return ""
         why = "another connection reads the database" if self.delayed == "in use" else self.delayed
         return (
-            f"the write-ahead log ({self._log_bytes()} bytes) still holds what was deleted: {why or 'it was left behind'};"
-            " it is tried again until it is empty, and settle() or checkpoint() finish it"
+            f"the write-ahead log ({self._log_bytes()} bytes) still holds what was deleted:"
+            f" {why or 'it was left behind'}; it is tried again until it is empty, and settle() or"
+            " checkpoint() finish it"
         )
 
     def _written_before(self) -> tuple[int, list[tuple[float, int]]]:
-        """Bytes written since the journal was created, and those of the last day by the hour, as the commits noted them."""
+        """Bytes written since the journal was created, and those of the last day by the hour, as
+        the commits noted them.
+        """
         since = time.time() - 25 * 3600.0
         found = self._db.execute(
-            "SELECT min(time), max(written) FROM commits WHERE time >= ? GROUP BY cast(time / 3600 AS INTEGER) ORDER BY 1", (since,)
+            "SELECT min(time), max(written) FROM commits WHERE time >= ? GROUP BY cast(time / 3600"
+            " AS INTEGER) ORDER BY 1",
+            (since,),
         ).fetchall()
-        before = sane(self._db.execute("SELECT coalesce(max(written), 0) FROM commits WHERE time < ?", (since,)).fetchone()[0])
+        before = sane(
+            self._db.execute(
+                "SELECT coalesce(max(written), 0) FROM commits WHERE time < ?", (since,)
+            ).fetchone()[0]
+        )
         hours = []
         for at, written in found:
             hours.append((float(at), max(0, sane(written) - before)))
             before = max(before, sane(written))
         return before, hours
 
-    # -- meta -----------------------------------------------------------------------------------------
+    # -- meta --------------------------------------------------------------------------------------
     @reads
     def meta(self, key: str) -> str | None:
         with self._reading():
@@ -260,7 +315,9 @@ class Database:
         return sum(p.stat().st_size for p in self.folder.glob(FILE_NAME + "*"))
 
     def keep_lock(self) -> FolderLock | None:
-        """The lock of the folder, which closing this journal does not release any more: whoever asks for it does."""
+        """The lock of the folder, which closing this journal does not release any more: whoever
+        asks for it does.
+        """
         lock, self._lock = self._lock, None
         return lock
 

@@ -1,4 +1,6 @@
-"""Evidence rows in ``learner.db``: labelled samples, what became of them, and the raw inputs that are kept of some."""
+"""Evidence rows in ``learner.db``: labelled samples, what became of them, and the raw inputs that
+are kept of some.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +18,67 @@ from edgeadapt.device.storage.database import LOG_BYTES, Database
 from edgeadapt.device.storage.rows import ANSWER, AskedSample, EvidenceRow, RawInput
 
 _CLOCK_SET = 1_577_836_800.0  # 2020-01-01: no device that runs this met anything before
-_COLUMNS = "id, source, stream, domain, time, label, weight, space, is_factory, features, status, commit_number, seq, draw, met, receipt, trusted"
-_NARROW = "id, source, stream, domain, time, label, weight, space, is_factory, x'', status, commit_number, seq, draw, met, receipt, trusted"
+_COLUMNS = (
+    "id, source, stream, domain, time, label, weight, space, is_factory, features, status,"
+    " commit_number, seq, draw, met, receipt, trusted"
+)
+_NARROW = (
+    "id, source, stream, domain, time, label, weight, space, is_factory, x'', status,"
+    " commit_number, seq, draw, met, receipt, trusted"
+)
 _KINDS = (str, str, str, str, float, str, float, str, int, bytes, str)
 
 
 def _row(found: tuple[Any, ...]) -> EvidenceRow:
     if tuple(map(type, found[:11])) != _KINDS or type(found[15]) not in (bytes, type(None)):
         raise ValueError(f"evidence row {found[12]!r:.20} has a value of another type")
-    sample, source, stream, domain, at, label, weight, space, is_factory, blob, status, number, seq, draw, met, receipt, trusted = found
+    (
+        sample,
+        source,
+        stream,
+        domain,
+        at,
+        label,
+        weight,
+        space,
+        is_factory,
+        blob,
+        status,
+        number,
+        seq,
+        draw,
+        met,
+        receipt,
+        trusted,
+    ) = found
     features = np.frombuffer(blob, "<f2").astype(np.float16)
-    return EvidenceRow(sample, source, stream, domain, at, label, weight, space, bool(is_factory), features, status, number, seq, draw, met, receipt or b"", bool(trusted))
+    return EvidenceRow(
+        sample,
+        source,
+        stream,
+        domain,
+        at,
+        label,
+        weight,
+        space,
+        bool(is_factory),
+        features,
+        status,
+        number,
+        seq,
+        draw,
+        met,
+        receipt or b"",
+        bool(trusted),
+    )
 
 
 def _input(kind: str, shape: str, blob: bytes) -> NDArray[Any]:
-    value: NDArray[Any] = np.frombuffer(blob, np.dtype(kind).newbyteorder("<")).astype(kind).reshape(json.loads(shape))
+    value: NDArray[Any] = (
+        np.frombuffer(blob, np.dtype(kind).newbyteorder("<"))
+        .astype(kind)
+        .reshape(json.loads(shape))
+    )
     return value
 
 
@@ -38,7 +86,10 @@ class EvidenceTable(Database):
     """The tables ``evidence`` and ``raw``."""
 
     def receive(
-        self, rows: Sequence[EvidenceRow], raw: Sequence[NDArray[Any] | None] = (), asked: Sequence[AskedSample] = ()
+        self,
+        rows: Sequence[EvidenceRow],
+        raw: Sequence[NDArray[Any] | None] = (),
+        asked: Sequence[AskedSample] = (),
     ) -> None:
         """Make labelled samples durable before anything learns from them.
 
@@ -53,24 +104,58 @@ class EvidenceTable(Database):
             for index, r in enumerate(rows):
                 features = np.ascontiguousarray(r.features, "<f2")
                 at = db.execute(
-                    "INSERT INTO evidence (id, source, stream, domain, time, label, weight, space, met, is_factory, draw, status, commit_number, trusted, receipt, features)"
+                    "INSERT INTO evidence (id, source, stream, domain, time, label, weight, space,"
+                    " met, is_factory, draw, status, commit_number, trusted, receipt, features)"
                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (r.id, r.source, r.stream, r.domain, r.time, r.label, r.weight, r.space, r.met, int(r.is_factory), draw_of(features), r.status,
-                     r.commit_number, int(r.trusted), r.receipt or None, features.tobytes()),
-                )  # fmt: skip
+                    (
+                        r.id,
+                        r.source,
+                        r.stream,
+                        r.domain,
+                        r.time,
+                        r.label,
+                        r.weight,
+                        r.space,
+                        r.met,
+                        int(r.is_factory),
+                        draw_of(features),
+                        r.status,
+                        r.commit_number,
+                        int(r.trusted),
+                        r.receipt or None,
+                        features.tobytes(),
+                    ),
+                )
                 value = raw[index] if index < len(raw) else None
                 if value is not None:
-                    kept = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"), copy=False)
-                    db.execute("INSERT INTO raw VALUES (?, ?, ?, ?)", (at.lastrowid, str(value.dtype), json.dumps(value.shape), kept.tobytes()))
+                    kept = np.ascontiguousarray(value).astype(
+                        value.dtype.newbyteorder("<"), copy=False
+                    )
+                    db.execute(
+                        "INSERT INTO raw VALUES (?, ?, ?, ?)",
+                        (at.lastrowid, str(value.dtype), json.dumps(value.shape), kept.tobytes()),
+                    )
         self.write_back(at_least=4 * LOG_BYTES)  # only if no change has done it for long
 
     @reads
-    def evidence(self, *, where: str = "1", values: Sequence[Any] = (), limit: int = -1, newest_first: bool = False, narrow: bool = False) -> list[EvidenceRow]:
-        """Rows in order of arrival. ``where`` is SQL from this package only, never from a user; ``narrow`` leaves features out."""
+    def evidence(
+        self,
+        *,
+        where: str = "1",
+        values: Sequence[Any] = (),
+        limit: int = -1,
+        newest_first: bool = False,
+        narrow: bool = False,
+    ) -> list[EvidenceRow]:
+        """Rows in order of arrival. ``where`` is SQL from this package only, never from a user;
+        ``narrow`` leaves features out.
+        """
         order = "seq DESC" if newest_first else "seq"
         with self._reading():
             found = self._db.execute(
-                f"SELECT {_NARROW if narrow else _COLUMNS} FROM evidence WHERE {where} ORDER BY {order} LIMIT ?", (*values, limit)
+                f"SELECT {_NARROW if narrow else _COLUMNS} FROM evidence WHERE {where} ORDER BY"
+                f" {order} LIMIT ?",
+                (*values, limit),
             ).fetchall()
         return [_row(found_row) for found_row in found]
 
@@ -79,7 +164,12 @@ class EvidenceTable(Database):
         """The rows with these numbers that are still there, in the order of the numbers."""
         found: dict[int, EvidenceRow] = {}
         for some in (seqs[start : start + 500] for start in range(0, len(seqs), 500)):
-            found |= {row.seq: row for row in self.evidence(where=f"seq IN ({', '.join('?' * len(some))})", values=some)}
+            found |= {
+                row.seq: row
+                for row in self.evidence(
+                    where=f"seq IN ({', '.join('?' * len(some))})", values=some
+                )
+            }
         return [found[seq] for seq in seqs if seq in found]
 
     @reads
@@ -87,54 +177,87 @@ class EvidenceTable(Database):
         """For each sample id that has rows, the last one."""
         found: dict[str, EvidenceRow] = {}
         for some in (samples[start : start + 500] for start in range(0, len(samples), 500)):
-            found |= {row.id: row for row in self.evidence(where=f"id IN ({', '.join('?' * len(some))})", values=some)}
+            found |= {
+                row.id: row
+                for row in self.evidence(where=f"id IN ({', '.join('?' * len(some))})", values=some)
+            }
         return found
 
     @reads
     def accepted_of(self, samples: Sequence[str]) -> list[EvidenceRow]:
-        """Rows of these samples that teach or judge now."""  # the plus keeps SQLite from scanning every accepted row by its status
+        # the plus keeps SQLite from scanning every accepted row by its status
+        """Rows of these samples that teach or judge now."""
         found: list[EvidenceRow] = []
         for some in (samples[start : start + 500] for start in range(0, len(samples), 500)):
-            found += self.evidence(where=f"+status IN ('learned', 'held_out') AND id IN ({', '.join('?' * len(some))})", values=some)
+            found += self.evidence(
+                where=(
+                    f"+status IN ('learned', 'held_out') AND id IN ({', '.join('?' * len(some))})"
+                ),
+                values=some,
+            )
         return found
 
     @reads
     def near_the_line(self, label: str, status: str, limit: int) -> list[EvidenceRow]:
-        """Rows of a class with the draws nearest to the line between judging and teaching: the largest held out, or the smallest learned; without features."""
+        """Rows of a class with the draws nearest to the line between judging and teaching: the
+        largest held out, or the smallest learned; without features.
+        """
         order = "DESC" if status == "held_out" else "ASC"
         with self._reading():
             found = self._db.execute(
-                f"SELECT {_NARROW} FROM evidence WHERE status = ? AND label = ? ORDER BY draw {order}, seq {order} LIMIT ?", (status, label, limit)
+                f"SELECT {_NARROW} FROM evidence WHERE status = ? AND label = ? ORDER BY draw"
+                f" {order}, seq {order} LIMIT ?",
+                (status, label, limit),
             ).fetchall()
         return [_row(found_row) for found_row in found]
 
     @reads
     def older_than(self, before: float, most: int) -> list[EvidenceRow]:
-        """Rows met before a time, and of the rest the oldest beyond ``most``; without features, and without those that wait to be learned.
+        """Rows met before a time, and of the rest the oldest beyond ``most``; without features, and
+        without those that wait to be learned.
 
-        A row met before the year 2020 was met by a device whose clock was not set: it is as old as the rows around it.
+        A row met before the year 2020 was met by a device whose clock was not set: it is as old as
+        the rows around it.
         """
-        can_go = "status != 'received' AND (length(features) > 0 OR status NOT IN ('learned', 'held_out'))"
-        is_old = "(time >= ? AND time < ? OR time < ? AND seq < (SELECT coalesce(max(seq), 0) FROM evidence WHERE time >= ? AND time < ?))"
+        can_go = (
+            "status != 'received' AND (length(features) > 0 OR status NOT IN ('learned',"
+            " 'held_out'))"
+        )
+        is_old = (
+            "(time >= ? AND time < ? OR time < ? AND seq < (SELECT coalesce(max(seq), 0) FROM"
+            " evidence WHERE time >= ? AND time < ?))"
+        )
         values = (_CLOCK_SET, before, _CLOCK_SET, _CLOCK_SET, before)
         found = self.evidence(where=f"{can_go} AND {is_old}", values=values, narrow=True)
         with self._reading():
-            over = int(self._db.execute("SELECT count(*) FROM evidence").fetchone()[0]) - len(found) - most
-        if over > most // 10:  # not a few at every checkpoint: each time a part of the way back is lost
-            found += self.evidence(where=f"{can_go} AND NOT {is_old}", values=values, limit=over, narrow=True)
+            over = (
+                int(self._db.execute("SELECT count(*) FROM evidence").fetchone()[0])
+                - len(found)
+                - most
+            )
+        # not a few at every checkpoint: each time a part of the way back is lost
+        if over > most // 10:
+            found += self.evidence(
+                where=f"{can_go} AND NOT {is_old}", values=values, limit=over, narrow=True
+            )
         return found
 
     @reads
     def count_evidence(self) -> dict[str, int]:
         with self._reading():
-            return dict(self._db.execute("SELECT status, count(*) FROM evidence GROUP BY status").fetchall())
+            return dict(
+                self._db.execute("SELECT status, count(*) FROM evidence GROUP BY status").fetchall()
+            )
 
     @reads
     def count_accepted(self) -> dict[str, dict[str, int]]:
         """Class -> how many rows of it teach (``learned``) and judge (``held_out``)."""
         counts: dict[str, dict[str, int]] = {}
         with self._reading():
-            found = self._db.execute("SELECT label, status, count(*) FROM evidence WHERE status IN ('learned', 'held_out') GROUP BY status, label").fetchall()
+            found = self._db.execute(
+                "SELECT label, status, count(*) FROM evidence WHERE status IN ('learned',"
+                " 'held_out') GROUP BY status, label"
+            ).fetchall()
         for label, status, count in found:
             counts.setdefault(label, {})[status] = count
         return counts
@@ -143,13 +266,22 @@ class EvidenceTable(Database):
     def count_learned_by_domain(self) -> dict[str, int]:
         """Condition -> how many rows of it teach."""
         with self._reading():
-            return dict(self._db.execute("SELECT domain, count(*) FROM evidence WHERE status = 'learned' GROUP BY domain").fetchall())
+            return dict(
+                self._db.execute(
+                    "SELECT domain, count(*) FROM evidence WHERE status = 'learned' GROUP BY domain"
+                ).fetchall()
+            )
 
     @reads
     def count_accepted_by_domain(self) -> dict[str, int]:
         """Condition -> how many rows of it teach or judge."""
         with self._reading():
-            return dict(self._db.execute("SELECT domain, count(*) FROM evidence WHERE status IN ('learned', 'held_out') GROUP BY domain").fetchall())
+            return dict(
+                self._db.execute(
+                    "SELECT domain, count(*) FROM evidence WHERE status IN ('learned', 'held_out')"
+                    " GROUP BY domain"
+                ).fetchall()
+            )
 
     @reads
     def present(self) -> set[int]:
@@ -167,28 +299,47 @@ class EvidenceTable(Database):
 
     @reads
     def superseded(self) -> tuple[int, ...]:
-        """Rows that wait although a later label of the same sample waits, counts or was withdrawn."""
+        """Rows that wait although a later label of the same sample waits, counts or was
+        withdrawn.
+        """
         with self._reading():
             found = self._db.execute(
-                "SELECT seq FROM evidence AS e WHERE status = 'received' AND EXISTS (SELECT 1 FROM evidence AS later"
-                " WHERE later.id = e.id AND later.seq > e.seq AND +later.status IN ('received', 'learned', 'held_out', 'withdrawn')) ORDER BY seq"
+                "SELECT seq FROM evidence AS e WHERE status = 'received' AND EXISTS (SELECT 1 FROM"
+                " evidence AS later WHERE later.id = e.id AND later.seq > e.seq AND +later.status"
+                " IN ('received', 'learned', 'held_out', 'withdrawn')) ORDER BY seq"
             ).fetchall()
         return tuple(int(seq) for (seq,) in found)
 
     @reads
     def refused_in(self, domain: str, limit: int) -> list[EvidenceRow]:
-        """The newest rows of a condition that are held or vetoed and whose samples have no later label, oldest first."""
-        latest = "NOT EXISTS (SELECT 1 FROM evidence AS later WHERE later.id = evidence.id AND later.seq > evidence.seq)"
-        return self.evidence(where=f"status IN ('held', 'vetoed') AND domain = ? AND {latest}", values=(domain,), limit=limit, newest_first=True)[::-1]
+        """The newest rows of a condition that are held or vetoed and whose samples have no later
+        label, oldest first.
+        """
+        latest = (
+            "NOT EXISTS (SELECT 1 FROM evidence AS later WHERE later.id = evidence.id AND later.seq"
+            " > evidence.seq)"
+        )
+        return self.evidence(
+            where=f"status IN ('held', 'vetoed') AND domain = ? AND {latest}",
+            values=(domain,),
+            limit=limit,
+            newest_first=True,
+        )[::-1]
 
-    # -- raw inputs -----------------------------------------------------------------------------------
+    # -- raw inputs --------------------------------------------------------------------------------
     @reads
     def raw(self, label: str | None = None) -> list[RawInput]:
-        """Raw inputs that are kept, of accepted rows of one class or of all, in order of arrival."""
-        where = "e.status IN ('learned', 'held_out')" + ("" if label is None else " AND e.label = ?")
+        """Raw inputs that are kept, of accepted rows of one class or of all, in order of
+        arrival.
+        """
+        where = "e.status IN ('learned', 'held_out')" + (
+            "" if label is None else " AND e.label = ?"
+        )
         with self._reading():
             found = self._db.execute(
-                f"SELECT r.seq, r.dtype, r.shape, r.input FROM raw r JOIN evidence e USING (seq) WHERE {where} ORDER BY r.seq", () if label is None else (label,)
+                "SELECT r.seq, r.dtype, r.shape, r.input FROM raw r JOIN evidence e USING (seq)"
+                f" WHERE {where} ORDER BY r.seq",
+                () if label is None else (label,),
             ).fetchall()
         return [RawInput(seq, _input(kind, shape, blob)) for seq, kind, shape, blob in found]
 
@@ -196,17 +347,24 @@ class EvidenceTable(Database):
     def raw_of(self, seq: int) -> NDArray[Any] | None:
         """The raw input of one row, if it is kept."""
         with self._reading():
-            found = self._db.execute("SELECT dtype, shape, input FROM raw WHERE seq = ?", (seq,)).fetchone()
+            found = self._db.execute(
+                "SELECT dtype, shape, input FROM raw WHERE seq = ?", (seq,)
+            ).fetchone()
         return None if found is None else _input(*found)
 
     @reads
     def thin_raw(self, per_class: int) -> int:
-        """Keep the raw inputs of at most so many rows of a class, those with the smallest draws; returns how many went."""
+        """Keep the raw inputs of at most so many rows of a class, those with the smallest draws;
+        returns how many went.
+        """
         with self._reading():
             over = self._db.execute(
-                "SELECT seq FROM (SELECT r.seq AS seq, e.status AS status,"
-                " row_number() OVER (PARTITION BY e.label ORDER BY e.status NOT IN ('learned', 'held_out'), e.draw, r.seq) AS place FROM raw r JOIN evidence e USING (seq)) WHERE place > ? AND status != 'received'", (per_class,)
-            ).fetchall()  # fmt: skip
+                "SELECT seq FROM (SELECT r.seq AS seq, e.status AS status, row_number() OVER"
+                " (PARTITION BY e.label ORDER BY e.status NOT IN ('learned', 'held_out'), e.draw,"
+                " r.seq) AS place FROM raw r JOIN evidence e USING (seq)) WHERE place > ? AND"
+                " status != 'received'",
+                (per_class,),
+            ).fetchall()
         if over:
             with self._transaction() as db:
                 db.executemany("DELETE FROM raw WHERE seq = ?", over)

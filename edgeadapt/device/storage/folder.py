@@ -1,7 +1,7 @@
 """A state folder: who may use it, and the one database file in it.
 
-The folder belongs to one process at a time; a lock file names its pid. What a disk says when it is full or broken becomes
-a :class:`StorageError`.
+The folder belongs to one process at a time; a lock file names its pid. What a disk says when it is
+full or broken becomes a :class:`StorageError`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from edgeadapt.errors import StateError, StorageError
 
 FILE_NAME = "learner.db"
 LOCK_NAME = "learner.lock"
-_OF_THE_DISK = ("disk is full", "disk I/O error", "readonly database", "unable to open database file", "malformed")  # malformed: SQLite's word for a page that cannot be read
+# malformed: SQLite's word for a page that cannot be read
+_OF_THE_DISK = (
+    "disk is full",
+    "disk I/O error",
+    "readonly database",
+    "unable to open database file",
+    "malformed",
+)
 
 
 class FolderLock:
@@ -32,7 +39,9 @@ class FolderLock:
             self._fd = os.open(self._path, flags, 0o600)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise StateError(f"{self._path} is a link: remove it, no process makes one") from None
+                raise StateError(
+                    f"{self._path} is a link: remove it, no process makes one"
+                ) from None
             raise StateError(f"cannot lock the state folder {folder}: {error.strerror}") from error
         if why := _foreign(os.fstat(self._fd)):
             os.close(self._fd)
@@ -42,14 +51,18 @@ class FolderLock:
         except OSError as error:
             holder = os.read(self._fd, 32).decode(errors="replace").strip() or "unknown"
             os.close(self._fd)
-            raise StateError(f"state folder {folder} is in use by the process with pid {holder}") from error
+            raise StateError(
+                f"state folder {folder} is in use by the process with pid {holder}"
+            ) from error
         os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(self)))
         try:
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
             self.release()
-            raise StorageError(f"cannot write into the state folder {folder}: {error.strerror}") from error
+            raise StorageError(
+                f"cannot write into the state folder {folder}: {error.strerror}"
+            ) from error
 
     def release(self) -> None:
         if self._fd >= 0:
@@ -98,7 +111,8 @@ def claim(folder: Path) -> tuple[FolderLock, Path]:
     """Lock a folder, made if it is missing, and say where its database is or will be.
 
     Raises:
-        StateError: not a folder, not writable, a folder of something else, or in use. StorageError: the disk is full or fails.
+        StateError: not a folder, not writable, a folder of something else, or in use. StorageError:
+        the disk is full or fails.
     """
     if folder.exists() and not folder.is_dir():
         raise StateError(f"{folder} is a file; a state folder is a directory")
@@ -111,7 +125,10 @@ def claim(folder: Path) -> tuple[FolderLock, Path]:
     path = folder / FILE_NAME
     strangers = sorted(p.name for p in folder.iterdir() if not p.name.startswith("learner."))
     if not path.exists() and strangers:
-        raise StateError(f"{folder} is not a state folder: it has no {FILE_NAME} but holds {strangers[0]!r}; use an empty folder")
+        raise StateError(
+            f"{folder} is not a state folder: it has no {FILE_NAME} but holds {strangers[0]!r}; use"
+            " an empty folder"
+        )
     lock = FolderLock(folder)
     for beside in ("-wal", "-shm"):
         try:
@@ -132,12 +149,19 @@ def refusal(folder: Path | None, error: sqlite3.Error) -> StateError:
                 f"the state folder {folder} cannot take the change: its file system is read-only; "
                 "nothing was changed: check the disk, mount it for writing, and start anew"
             )
-        return StorageError(f"the state folder {folder} cannot take the change: {error}; nothing was changed: make room, and do it again")
-    return StateError(f"the state folder {folder} cannot take the change: {error}; nothing was changed")
+        return StorageError(
+            f"the state folder {folder} cannot take the change: {error}; nothing was changed: make"
+            " room, and do it again"
+        )
+    return StateError(
+        f"the state folder {folder} cannot take the change: {error}; nothing was changed"
+    )
 
 
 def _is_read_only(folder: Path) -> bool:
-    """By a file without a name: a disk that failed does not always say so in the flags of its mount."""
+    """By a file without a name: a disk that failed does not always say so in the flags of its
+    mount.
+    """
     try:
         os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except OSError as error:
@@ -146,5 +170,10 @@ def _is_read_only(folder: Path) -> bool:
 
 
 def unreadable(folder: Path | None, error: sqlite3.Error) -> StateError:
-    """The named error for what SQLite said when it read. It calls a page that the disk does not give damaged."""
-    return StorageError(f"the journal in {folder} is damaged, or its disk cannot be read: {error}; if it stays so, restore the folder from a copy")
+    """The named error for what SQLite said when it read. It calls a page that the disk does not
+    give damaged.
+    """
+    return StorageError(
+        f"the journal in {folder} is damaged, or its disk cannot be read: {error}; if it stays so,"
+        " restore the folder from a copy"
+    )

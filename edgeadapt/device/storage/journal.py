@@ -9,7 +9,15 @@ from edgeadapt.device.storage.commit_table import CommitTable
 from edgeadapt.device.storage.corruption import reads
 from edgeadapt.device.storage.evidence_table import EvidenceTable
 from edgeadapt.device.storage.folder import FILE_NAME, LOCK_NAME, FolderLock
-from edgeadapt.device.storage.rows import ANSWER, AskedSample, CommitRow, EvidenceRow, FieldAnswer, Moves, RawInput
+from edgeadapt.device.storage.rows import (
+    ANSWER,
+    AskedSample,
+    CommitRow,
+    EvidenceRow,
+    FieldAnswer,
+    Moves,
+    RawInput,
+)
 from edgeadapt.device.storage.schema import VERSION as SCHEMA_VERSION
 
 DECISIONS_KEPT = 20_000
@@ -19,18 +27,24 @@ class Journal(EvidenceTable, CommitTable):
     """The one door to ``learner.db``. Thread-safe; every method that writes is one transaction."""
 
     def decide(self, decisions: Sequence[tuple[float, str, str, str, str]]) -> None:
-        """Record decisions (time, stream, kind, domain, why); the oldest fall out beyond a fixed number."""
+        """Record decisions (time, stream, kind, domain, why); the oldest fall out beyond a fixed
+        number.
+        """
         if not decisions:
             return
         with self._transaction() as db:
             db.executemany("INSERT INTO decisions VALUES (?, ?, ?, ?, ?)", decisions)
-            db.execute("DELETE FROM decisions WHERE rowid <= (SELECT max(rowid) FROM decisions) - ?", (DECISIONS_KEPT,))
+            db.execute(
+                "DELETE FROM decisions WHERE rowid <= (SELECT max(rowid) FROM decisions) - ?",
+                (DECISIONS_KEPT,),
+            )
 
     @reads
     def decisions(self, limit: int = 100) -> list[tuple[float, str, str, str, str]]:
         with self._reading():
             return self._db.execute(
-                "SELECT * FROM decisions WHERE kind != ? ORDER BY rowid DESC LIMIT ?", (ANSWER, limit)
+                "SELECT * FROM decisions WHERE kind != ? ORDER BY rowid DESC LIMIT ?",
+                (ANSWER, limit),
             ).fetchall()
 
     @reads
@@ -54,7 +68,9 @@ class Journal(EvidenceTable, CommitTable):
             if status != "withdrawn":
                 answers.setdefault(
                     str(told["id"]),
-                    FieldAnswer(stream, domain, str(told["predicted"]), label, bool(told["random"])),
+                    FieldAnswer(
+                        stream, domain, str(told["predicted"]), label, bool(told["random"])
+                    ),
                 )
         return list(answers.values())[::-1]
 
@@ -75,4 +91,15 @@ class Journal(EvidenceTable, CommitTable):
         return asked
 
 
-__all__ = ["DECISIONS_KEPT", "FILE_NAME", "LOCK_NAME", "SCHEMA_VERSION", "CommitRow", "EvidenceRow", "FolderLock", "Journal", "Moves", "RawInput"]
+__all__ = [
+    "DECISIONS_KEPT",
+    "FILE_NAME",
+    "LOCK_NAME",
+    "SCHEMA_VERSION",
+    "CommitRow",
+    "EvidenceRow",
+    "FolderLock",
+    "Journal",
+    "Moves",
+    "RawInput",
+]

@@ -88,8 +88,10 @@ def check_log(path: Path) -> None:
         )
     log.warning(
         "%s: the last change in it cannot be read and is lost: the power failed while it was "
-        "written, or the file is damaged; the %d changes before it are there", path, kept,
-    )  # fmt: skip
+        "written, or the file is damaged; the %d changes before it are there",
+        path,
+        kept,
+    )
 
 
 def _read(file: BinaryIO, size: int) -> tuple[Frames, int] | None:
@@ -132,9 +134,11 @@ def _read(file: BinaryIO, size: int) -> tuple[Frames, int] | None:
 
 
 def _is_one_bit(
-    named: NDArray[np.uint32], sums: NDArray[np.uint32], salts: NDArray[np.uint32],
+    named: NDArray[np.uint32],
+    sums: NDArray[np.uint32],
+    salts: NDArray[np.uint32],
     weights: NDArray[np.uint32],
-) -> bool:  # fmt: skip
+) -> bool:
     """Would a frame be whole, were one bit of its salts, its checksum or what that covers another?
 
     A bit of a word adds 2**b times the word's weight to the sums, or takes it away: by chance one

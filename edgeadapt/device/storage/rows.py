@@ -1,4 +1,6 @@
-"""What the journal holds, row by row: an evidence row, what a commit did with such rows, and the commit itself."""
+"""What the journal holds, row by row: an evidence row, what a commit did with such rows, and the
+commit itself.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,16 @@ from numpy.typing import NDArray
 from edgeadapt.errors import StateError
 
 Met = Literal["factory", "shifted", "adapted"]
-"""How a sample was met: by the factory encoder in a clear or in a shifted stream, or by an encoder adapted to a condition."""
+"""How a sample was met: by the factory encoder in a clear or in a shifted stream, or by an encoder
+adapted to a condition.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class EvidenceRow:
-    """One labelled sample as it was, or will be, learned. ``seq`` is 0 until the journal has given one."""
+    """One labelled sample as it was, or will be, learned. ``seq`` is 0 until the journal has given
+    one.
+    """
 
     id: str
     source: str
@@ -28,7 +34,8 @@ class EvidenceRow:
     label: str
     weight: float
     space: str
-    is_factory: bool  # features of the factory encoder under the factory condition: they may move its class means
+    # features of the factory encoder under the factory condition: they may move its class means
+    is_factory: bool
     features: NDArray[np.float16]
     status: str = "received"
     commit_number: int | None = None
@@ -36,7 +43,8 @@ class EvidenceRow:
     draw: int = 0
     met: Met = "factory"
     receipt: bytes = b""
-    trusted: bool = False  # a person vouches for the label: it is not held for contradicting the head
+    # a person vouches for the label: it is not held for contradicting the head
+    trusted: bool = False
 
     @property
     def has_features(self) -> bool:
@@ -45,7 +53,9 @@ class EvidenceRow:
 
 @dataclass(frozen=True, eq=False)
 class RawInput:
-    """An input as the encoder took it, kept beside its evidence row so that another encoder can take it again."""
+    """An input as the encoder took it, kept beside its evidence row so that another encoder can
+    take it again.
+    """
 
     seq: int
     value: NDArray[Any]
@@ -89,12 +99,15 @@ class FieldAnswer:
 
 @dataclass(frozen=True)
 class Moves:
-    """What a commit did with evidence rows, by ``seq``, in the order in which it was done: first taken, then added.
+    """What a commit did with evidence rows, by ``seq``, in the order in which it was done: first
+    taken, then added.
 
     Attributes:
-        taken: subtracted from the evidence, as (commit that had added them, rows). added: learned. held_out: accepted as judges.
-        withdrawn, held, vetoed: not learned, or not any more. expired: deleted for their age. emptied: only their features were.
-        base: statuses of all accepted rows, as (status, commit, rows), in place of the commits before this one that were compacted.
+        taken: subtracted from the evidence, as (commit that had added them, rows). added: learned.
+        held_out: accepted as judges. withdrawn, held, vetoed: not learned, or not any more.
+        expired: deleted for their age. emptied: only their features were. base: statuses of all
+        accepted rows, as (status, commit, rows), in place of the commits before this one that were
+        compacted.
     """
 
     taken: tuple[tuple[int, tuple[int, ...]], ...] = ()
@@ -114,11 +127,23 @@ class Moves:
     def decode(cls, text: str) -> Moves:
         """Raises ValueError, TypeError or KeyError where the text is not what ``encode`` wrote."""
         found = json.loads(text)
-        flat = {name: tuple(int(seq) for seq in found.pop(name, ())) for name in ("added", "held_out", "withdrawn", "held", "vetoed", "expired", "emptied")}
-        taken = tuple((int(number), tuple(int(seq) for seq in rows)) for number, rows in found.pop("taken", ()))
-        base = tuple((str(status), int(number), tuple(int(seq) for seq in rows)) for status, number, rows in found.pop("base", ()))
+        flat = {
+            name: tuple(int(seq) for seq in found.pop(name, ()))
+            for name in ("added", "held_out", "withdrawn", "held", "vetoed", "expired", "emptied")
+        }
+        taken = tuple(
+            (int(number), tuple(int(seq) for seq in rows))
+            for number, rows in found.pop("taken", ())
+        )
+        base = tuple(
+            (str(status), int(number), tuple(int(seq) for seq in rows))
+            for status, number, rows in found.pop("base", ())
+        )
         if found:
-            raise ValueError(f"a commit says {sorted(found)[0]!r} about its rows, which this version does not know")
+            raise ValueError(
+                f"a commit says {sorted(found)[0]!r} about its rows, which this version does not"
+                " know"
+            )
         return cls(taken=taken, base=base, **flat)
 
     def needs(self) -> set[int]:
@@ -128,7 +153,13 @@ class Moves:
     def statuses(self) -> dict[int, str]:
         """New status of each row that has one after this commit."""
         found: dict[int, str] = {}
-        for status, rows in (("learned", self.added), ("held_out", self.held_out), ("withdrawn", self.withdrawn), ("held", self.held), ("vetoed", self.vetoed)):
+        for status, rows in (
+            ("learned", self.added),
+            ("held_out", self.held_out),
+            ("withdrawn", self.withdrawn),
+            ("held", self.held),
+            ("vetoed", self.vetoed),
+        ):
             found |= dict.fromkeys(rows, status)
         return found
 
@@ -153,18 +184,23 @@ Accepted = dict[int, tuple[str, int]]
 
 @dataclass(frozen=True)
 class Step:
-    """As much of a commit as says which rows teach and judge after it. ``to``: where a rollback went back to; None for other commits."""
+    """As much of a commit as says which rows teach and judge after it. ``to``: where a rollback
+    went back to; None for other commits.
+    """
 
     number: int
     to: int | None
     moves: Moves
 
 
-def accepted_at(steps: Sequence[Step], numbers: Iterable[int], only: Collection[int] | None = None) -> dict[int, Accepted]:
+def accepted_at(
+    steps: Sequence[Step], numbers: Iterable[int], only: Collection[int] | None = None
+) -> dict[int, Accepted]:
     """Which rows taught or judged after each of these commits.
 
     Args:
-        steps: from the journal's first commit on. numbers: commits; 0 is the factory. only: rows that matter, all by default.
+        steps: from the journal's first commit on. numbers: commits; 0 is the factory. only: rows
+        that matter, all by default.
 
     Raises:
         StateError: a rollback went back to a commit that is not there.
@@ -175,10 +211,18 @@ def accepted_at(steps: Sequence[Step], numbers: Iterable[int], only: Collection[
     at: dict[int, Accepted] = {0: {}} if 0 in targets | wanted else {}
     for step in steps:
         if step.moves.base:
-            found = {seq: (status, number) for status, number, rows in step.moves.base for seq in rows if only is None or seq in only}
+            found = {
+                seq: (status, number)
+                for status, number, rows in step.moves.base
+                for seq in rows
+                if only is None or seq in only
+            }
         elif step.to is not None:
             if step.to not in at:
-                raise StateError(f"the journal is damaged: commit {step.number} went back to commit {step.to}, which is not there")
+                raise StateError(
+                    f"the journal is damaged: commit {step.number} went back to commit {step.to},"
+                    " which is not there"
+                )
             found = dict(at[step.to])
         for seq, status in step.moves.statuses().items():
             if only is not None and seq not in only:
@@ -192,4 +236,16 @@ def accepted_at(steps: Sequence[Step], numbers: Iterable[int], only: Collection[
     return {number: at[number] for number in wanted if number in at}
 
 
-__all__ = ["ANSWER", "Accepted", "AskedSample", "CommitRow", "EvidenceRow", "FieldAnswer", "Met", "Moves", "RawInput", "Step", "accepted_at"]
+__all__ = [
+    "ANSWER",
+    "Accepted",
+    "AskedSample",
+    "CommitRow",
+    "EvidenceRow",
+    "FieldAnswer",
+    "Met",
+    "Moves",
+    "RawInput",
+    "Step",
+    "accepted_at",
+]

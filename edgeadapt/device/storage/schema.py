@@ -1,6 +1,7 @@
 """The tables of ``learner.db``, and how a file of an earlier version becomes one of this.
 
-A migration is one transaction: a kill leaves the earlier version, which the next start migrates again. A newer version is refused.
+A migration is one transaction: a kill leaves the earlier version, which the next start migrates
+again. A newer version is refused.
 """
 
 from __future__ import annotations
@@ -58,11 +59,13 @@ CREATE TABLE commits (
 CREATE INDEX commits_with_classes ON commits (number) WHERE classes IS NOT NULL;
 CREATE TABLE decisions (time REAL NOT NULL, stream TEXT NOT NULL, kind TEXT NOT NULL, domain TEXT NOT NULL, why TEXT NOT NULL) STRICT;
 CREATE TABLE snapshots (commit_number INTEGER PRIMARY KEY, tensors BLOB NOT NULL) STRICT;
-"""
+"""  # noqa: E501
 
 
 def _from_1(db: sqlite3.Connection) -> None:
-    """Rows get their sequence number as name, a draw, and how they were met; commits say what they added and took."""
+    """Rows get their sequence number as name, a draw, and how they were met; commits say what they
+    added and took.
+    """
     for table in ("evidence", "commits"):
         db.execute(f"ALTER TABLE {table} RENAME TO {table}_1")
     for index in ("status", "source", "commit"):
@@ -70,29 +73,78 @@ def _from_1(db: sqlite3.Connection) -> None:
     for statement in _statements("evidence", "raw", "commits"):
         db.execute(statement)
     seq_of: dict[str, int] = {}
-    for row in db.execute("SELECT seq, id, source, stream, domain, time, label, weight, space, is_factory, features, status, commit_number FROM evidence_1 ORDER BY seq"):
-        seq, sample, source, stream, domain, at, label, weight, space, is_factory, features, status, number = row
+    for row in db.execute(
+        "SELECT seq, id, source, stream, domain, time, label, weight, space, is_factory, features,"
+        " status, commit_number FROM evidence_1 ORDER BY seq"
+    ):
+        (
+            seq,
+            sample,
+            source,
+            stream,
+            domain,
+            at,
+            label,
+            weight,
+            space,
+            is_factory,
+            features,
+            status,
+            number,
+        ) = row
         seq_of[sample] = seq
         met = "factory" if is_factory else "shifted" if domain == "source" else "adapted"
         db.execute(
             "INSERT INTO evidence VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, NULL, ?)",
-            (seq, sample, source, stream, domain, at, label, weight, space, met, is_factory, draw_of(np.frombuffer(features, "<f2")), status, number, features),
+            (
+                seq,
+                sample,
+                source,
+                stream,
+                domain,
+                at,
+                label,
+                weight,
+                space,
+                met,
+                is_factory,
+                draw_of(np.frombuffer(features, "<f2")),
+                status,
+                number,
+                features,
+            ),
         )
     known = None
-    for number, at, kind, outcome, detail, rows, tables, blob in db.execute("SELECT * FROM commits_1 ORDER BY number").fetchall():
-        moves = _moves_of_1(kind, outcome, json.loads(detail), [seq_of[sample] for sample in json.loads(rows) if sample in seq_of])
+    for number, at, kind, outcome, detail, rows, tables, blob in db.execute(
+        "SELECT * FROM commits_1 ORDER BY number"
+    ).fetchall():
+        moves = _moves_of_1(
+            kind,
+            outcome,
+            json.loads(detail),
+            [seq_of[sample] for sample in json.loads(rows) if sample in seq_of],
+        )
         if blob:
             domain = json.loads(detail).get("domain", "source")
-            named = {k if k.startswith("domain/") else f"correction/{domain}/{k}": v for k, v in load_tensors(blob).items()}
+            named = {
+                k if k.startswith("domain/") else f"correction/{domain}/{k}": v
+                for k, v in load_tensors(blob).items()
+            }
             blob = save_tensors(named) if named else None
         rest, classes = split_tables(tables)
         new, known = (None if classes == known else classes), classes
-        db.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', 0)", (number, at, kind, outcome, detail, json.dumps(moves), rest, new, blob))
+        db.execute(
+            "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', 0)",
+            (number, at, kind, outcome, detail, json.dumps(moves), rest, new, blob),
+        )
     db.execute("DROP TABLE evidence_1")
     db.execute("DROP TABLE commits_1")
 
 
-_OF_2 = "seq, id, source, stream, domain, time, label, weight, space, met, is_factory, draw, status, commit_number"
+_OF_2 = (
+    "seq, id, source, stream, domain, time, label, weight, space, met, is_factory, draw, status,"
+    " commit_number"
+)
 
 
 def _from_2(db: sqlite3.Connection) -> None:
@@ -104,7 +156,9 @@ def _from_2(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE evidence RENAME TO evidence_2")
     for statement in _statements("evidence"):
         db.execute(statement)
-    db.execute(f"INSERT INTO evidence SELECT {_OF_2}, 0, receipt, features FROM evidence_2 ORDER BY seq")
+    db.execute(
+        f"INSERT INTO evidence SELECT {_OF_2}, 0, receipt, features FROM evidence_2 ORDER BY seq"
+    )
     last = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'evidence_2'").fetchone()
     if last is not None:  # the numbers of rows that were forgotten are not given again
         db.execute("DELETE FROM sqlite_sequence WHERE name = 'evidence'")
@@ -113,7 +167,9 @@ def _from_2(db: sqlite3.Connection) -> None:
 
 
 def split_tables(tables: str) -> tuple[str, str]:
-    """(domain table and counters, class table) of a commit's tables: with a thousand classes the second is large, and seldom changes."""
+    """(domain table and counters, class table) of a commit's tables: with a thousand classes the
+    second is large, and seldom changes.
+    """
     rest = json.loads(tables)
     classes = rest.pop("classes")
     return json.dumps(rest, sort_keys=True), json.dumps(classes)
@@ -124,8 +180,12 @@ def join_tables(rest: str, classes: str) -> str:
     return json.dumps({**json.loads(rest), "classes": json.loads(classes)}, sort_keys=True)
 
 
-def _moves_of_1(kind: str, outcome: str, detail: dict[str, object], rows: list[int]) -> dict[str, object]:
-    """Version 1 listed the learned rows, then those held out; ids of rows that were forgotten since are not there any more."""
+def _moves_of_1(
+    kind: str, outcome: str, detail: dict[str, object], rows: list[int]
+) -> dict[str, object]:
+    """Version 1 listed the learned rows, then those held out; ids of rows that were forgotten since
+    are not there any more.
+    """
     if outcome == "learned":
         count = detail["learned"]
         assert isinstance(count, int)
@@ -140,22 +200,37 @@ _MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _from_1, 2: _
 
 def _statements(*tables: str) -> list[str]:
     found = [statement.strip() for statement in SCHEMA.split(";\n") if statement.strip()]
-    return [s for s in found if any(s.startswith((f"CREATE TABLE {t} ", f"CREATE INDEX {t}_")) for t in tables)]
+    return [
+        s
+        for s in found
+        if any(s.startswith((f"CREATE TABLE {t} ", f"CREATE INDEX {t}_")) for t in tables)
+    ]
 
 
 def stranger(db: sqlite3.Connection, *, exactly: bool) -> str | None:
-    """The first thing in the database that a journal does not have: a view or trigger would run somebody else's SQL at every read or write.
+    """The first thing in the database that a journal does not have: a view or trigger would run
+    somebody else's SQL at every read or write.
 
     Args:
-        exactly: tables and indexes must be those of this version, word for word; else any plain table will do.
+        exactly: tables and indexes must be those of this version, word for word; else any plain
+        table will do.
     """
-    ours = {" ".join(statement.split()) for statement in _statements("meta", "evidence", "raw", "commits", "decisions", "snapshots")}
-    found = db.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'").fetchall()
+    ours = {
+        " ".join(statement.split())
+        for statement in _statements("meta", "evidence", "raw", "commits", "decisions", "snapshots")
+    }
+    found = db.execute(
+        "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
+    ).fetchall()
     for kind, name, text in found:
         is_plain = kind in ("table", "index") and not str(text).upper().startswith("CREATE VIRTUAL")
         if not is_plain or (exactly and " ".join(str(text).split()) not in ours):
             return f"{kind} {name}"
-    return f"no more than {len(found)} tables and indexes" if exactly and len(found) < len(ours) else None
+    return (
+        f"no more than {len(found)} tables and indexes"
+        if exactly and len(found) < len(ours)
+        else None
+    )
 
 
 def create(db: sqlite3.Connection) -> None:
@@ -174,4 +249,9 @@ def migrate(db: sqlite3.Connection, written: int) -> None:
 
 def can_migrate(written: str | None) -> bool:
     """True for an earlier version that this one knows."""
-    return written is not None and written.isdigit() and all(version in _MIGRATIONS for version in range(int(written), VERSION)) and int(written) <= VERSION
+    return (
+        written is not None
+        and written.isdigit()
+        and all(version in _MIGRATIONS for version in range(int(written), VERSION))
+        and int(written) <= VERSION
+    )

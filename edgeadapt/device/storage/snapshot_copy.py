@@ -1,4 +1,6 @@
-"""A state folder as it is at this moment, to look into: a copy of its database in a temporary folder. The folder itself is only read."""
+"""A state folder as it is at this moment, to look into: a copy of its database in a temporary
+folder. The folder itself is only read.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from edgeadapt.errors import StateError
 
 @contextlib.contextmanager
 def copied(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary state folder with the same database, also while a learner uses the original; gone afterwards.
+    """A temporary state folder with the same database, also while a learner uses the original; gone
+    afterwards.
 
     Raises:
         StateError: no state folder, or it cannot be read.
@@ -37,7 +40,9 @@ def copied(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _unused(folder: Path) -> Iterator[bool]:
-    """True while no learner has the folder, and none can take it: the lock is shared, and nothing is written into it."""
+    """True while no learner has the folder, and none can take it: the lock is shared, and nothing
+    is written into it.
+    """
     try:
         lock = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:  # a folder that was copied from a device: nobody has opened it here
@@ -56,7 +61,9 @@ def _unused(folder: Path) -> Iterator[bool]:
 
 
 def _copy_files(database: Path, copy: Path) -> None:
-    """With the write-ahead log that a killed process left; SQLite reads it in the copy, where it may write."""
+    """With the write-ahead log that a killed process left; SQLite reads it in the copy, where it
+    may write.
+    """
     shutil.copyfile(database, copy)
     log = Path(f"{database}-wal")
     if log.is_file():

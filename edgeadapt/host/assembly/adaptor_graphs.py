@@ -1,4 +1,6 @@
-"""One adaptor of a bundle's family as three graphs: what a condition that grew it reads through, a step of its training, what the search sees."""
+"""One adaptor of a bundle's family as three graphs: what a condition that grew it reads through, a
+step of its training, what the search sees.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class AdaptorGraphs:
-    """``read`` answers what the shared read graph answers; ``fit`` is one step; ``probe`` changes nothing."""
+    """``read`` answers what the shared read graph answers; ``fit`` is one step; ``probe`` changes
+    nothing.
+    """
 
     read: CompiledGraph
     fit: CompiledGraph
@@ -29,14 +33,20 @@ class AdaptorGraphs:
 
 
 def compile_adaptor(
-    adaptor: Adapts, read: Callable[[Ports, Ports, Adapts], tuple[Ports, Ports]], predict: Callable[[Mapping[str, Tensor], Tensor], Tensor],
-    features: Callable[[torch.Generator, int], Ports], tensors: Ports, frozen: tuple[str, ...], classes: int,
-) -> AdaptorGraphs:  # fmt: skip
+    adaptor: Adapts,
+    read: Callable[[Ports, Ports, Adapts], tuple[Ports, Ports]],
+    predict: Callable[[Mapping[str, Tensor], Tensor], Tensor],
+    features: Callable[[torch.Generator, int], Ports],
+    tensors: Ports,
+    frozen: tuple[str, ...],
+    classes: int,
+) -> AdaptorGraphs:
     """Compile and check the graphs of one adaptor.
 
     Args:
-        read: correction, adaptor, head and scores. predict: the head, which training goes through and leaves as it is.
-        features: makes examples of the ports ``z`` and, where there are any, ``taps``. classes: how many slots labels are drawn from.
+        read: correction, adaptor, head and scores. predict: the head, which training goes through
+        and leaves as it is. features: makes examples of the ports ``z`` and, where there are any,
+        ``taps``. classes: how many slots labels are drawn from.
     """
 
     def embedded(generator: torch.Generator, batch: int) -> Ports:
@@ -44,26 +54,52 @@ def compile_adaptor(
 
     def labelled(generator: torch.Generator, batch: int) -> Ports:
         y = torch.randint(0, classes, (batch,), generator=generator)
-        return {**embedded(generator, batch), "y": y, "sample_weight": torch.rand(batch, generator=generator) + 0.5}
+        return {
+            **embedded(generator, batch),
+            "y": y,
+            "sample_weight": torch.rand(batch, generator=generator) + 0.5,
+        }
 
     def step(ports: Ports, t: Ports) -> tuple[Ports, Ports]:
-        return adaptor.fit(t, ports["z"], ports["y"], ports["sample_weight"], ports["learning_rate"], predict)
+        return adaptor.fit(
+            t, ports["z"], ports["y"], ports["sample_weight"], ports["learning_rate"], predict
+        )
 
     rate = _rate_that_learns(step, labelled, tensors, adaptor.name)
     name = adaptor.name
     return AdaptorGraphs(
-        read=compile_graph(f"read_{name}", lambda p, t: read(p, t, adaptor), features, tensors, frozen=frozen),
-        fit=compile_graph(f"fit_{name}", step, lambda g, b: {**labelled(g, b), "learning_rate": rate}, tensors, frozen=frozen, is_step=True),
-        probe=compile_graph(f"probe_{name}", lambda p, t: ({"hidden": adaptor.probe(t, p["z"])}, {}), embedded, tensors, frozen=frozen),
+        read=compile_graph(
+            f"read_{name}", lambda p, t: read(p, t, adaptor), features, tensors, frozen=frozen
+        ),
+        fit=compile_graph(
+            f"fit_{name}",
+            step,
+            lambda g, b: {**labelled(g, b), "learning_rate": rate},
+            tensors,
+            frozen=frozen,
+            is_step=True,
+        ),
+        probe=compile_graph(
+            f"probe_{name}",
+            lambda p, t: ({"hidden": adaptor.probe(t, p["z"])}, {}),
+            embedded,
+            tensors,
+            frozen=frozen,
+        ),
     )
 
 
 def _rate_that_learns(
-    step: Callable[[Ports, Ports], tuple[Ports, Ports]], labelled: Callable[[torch.Generator, int], Ports], tensors: Ports, name: str
+    step: Callable[[Ports, Ports], tuple[Ports, Ports]],
+    labelled: Callable[[torch.Generator, int], Ports],
+    tensors: Ports,
+    name: str,
 ) -> Tensor:
-    """The largest learning rate at which torch halves the loss of the toy problem that the compiler asks of the graph.
+    """The largest learning rate at which torch halves the loss of the toy problem that the compiler
+    asks of the graph.
 
-    A head with a steep read-out takes small steps; the compiler checks the graph, and has to be given a rate at which there is something to see.
+    A head with a steep read-out takes small steps; the compiler checks the graph, and has to be
+    given a rate at which there is something to see.
     """
     ports = separable(draw(labelled, 400, _BATCH), ("z",)) | {"sample_weight": torch.ones(_BATCH)}
     for value in _RATES:
@@ -74,4 +110,7 @@ def _rate_that_learns(
             losses.append(float(outputs["loss"]))
         if losses[-1] <= 0.4 * losses[0]:
             return rate
-    raise CompileError(f"fit_{name}: no learning rate from {_RATES[0]} to {_RATES[-1]} halves the loss of a separable toy problem in {LEARNING_STEPS} steps")
+    raise CompileError(
+        f"fit_{name}: no learning rate from {_RATES[0]} to {_RATES[-1]} halves the loss of a"
+        f" separable toy problem in {LEARNING_STEPS} steps"
+    )

@@ -1,6 +1,8 @@
-"""How methods become the graphs of a bundle: one for features, one that reads, one that learns, one that adapts.
+"""How methods become the graphs of a bundle: one for features, one that reads, one that learns, one
+that adapts.
 
-``correct``, ``predict``, ``novelty`` and ``shift`` share a graph, because at batch 1 every call counts; the same file answers all four roles.
+``correct``, ``predict``, ``novelty`` and ``shift`` share a graph, because at batch 1 every call
+counts; the same file answers all four roles.
 """
 
 from __future__ import annotations
@@ -62,9 +64,12 @@ def compile_encoder(encoder: Encoder) -> RoleGraph | None:
         return None
     if isinstance(encoder, ModuleEncoder):
         graph = compile_graph(
-            "encode", lambda ports, t: (encoder.encode(ports, t), {}), lambda g, b: {"x": example_input(encoder.input, b, g)},
-            encoder.frozen, frozen=tuple(encoder.frozen),
-        )  # fmt: skip
+            "encode",
+            lambda ports, t: (encoder.encode(ports, t), {}),
+            lambda g, b: {"x": example_input(encoder.input, b, g)},
+            encoder.frozen,
+            frozen=tuple(encoder.frozen),
+        )
     else:
         graph = encoder.graph()  # type: ignore[attr-defined]
     return RoleGraph(graph, ("encode",), (encoder.name,))
@@ -75,10 +80,10 @@ class Composition:
     """The methods of one bundle.
 
     Attributes:
-        head, score, sense: roles predict and learn, novelty, shift.
-        features, constants: the label-free method, at most one of them: it corrects features and answers, or constants of the encoder.
-        adaptors: the family that a condition may grow one of.
-        smoother: role smooth, if the bundle has it.
+        head, score, sense: roles predict and learn, novelty, shift. features, constants: the
+        label-free method, at most one of them: it corrects features and answers, or constants of
+        the encoder. adaptors: the family that a condition may grow one of. smoother: role smooth,
+        if the bundle has it.
     """
 
     encoder: Encoder
@@ -93,9 +98,17 @@ class Composition:
 
     @classmethod
     def of(
-        cls, encoder: Encoder, head: Head, score: Scores, sense: ResidualShift, label_free: str, adaptors: Sequence[Adapts] = (), sharpness: float = 1.0,
-        smooth: str = "none", source: tuple[NDArray[Any], NDArray[np.int64], int] | None = None,
-    ) -> Composition:  # fmt: skip
+        cls,
+        encoder: Encoder,
+        head: Head,
+        score: Scores,
+        sense: ResidualShift,
+        label_free: str,
+        adaptors: Sequence[Adapts] = (),
+        sharpness: float = 1.0,
+        smooth: str = "none",
+        source: tuple[NDArray[Any], NDArray[np.int64], int] | None = None,
+    ) -> Composition:
         x, y, slots = source or (None, None, 0)
         method = adaptation(label_free, encoder, Beside(head, sharpness, x, y, slots))
         smoother = Lame(sharpness) if smooth == "lame" else None
@@ -110,7 +123,9 @@ class Composition:
 
     @property
     def home(self) -> float:
-        """How near to the classes the label-free method must bring inputs, as a share of where they are: ``AdaptPolicy.home``."""
+        """How near to the classes the label-free method must bring inputs, as a share of where they
+        are: ``AdaptPolicy.home``.
+        """
         return float(getattr(self.constants or self.features, "home", AdaptPolicy().home))
 
     @property
@@ -129,11 +144,21 @@ class Composition:
         Args:
             data: factory evidence. extra: frozen tensors that no method declares (signature space).
         """
-        frozen: Arrays = {name: value.numpy() for name, value in self.encoder.frozen.items()} | extra
+        frozen: Arrays = {
+            name: value.numpy() for name, value in self.encoder.frozen.items()
+        } | extra
         factory: Arrays = {}
         if self.constants is not None:
             frozen |= {name: value.numpy() for name, value in self.constants.frozen.items()}
-        for method in (self.head, self.sense, self.score, self.features, self.constants, self.smoother, *self.adaptors):
+        for method in (
+            self.head,
+            self.sense,
+            self.score,
+            self.features,
+            self.constants,
+            self.smoother,
+            *self.adaptors,
+        ):
             if method is None:
                 continue
             values = method.factory(data)
@@ -143,15 +168,26 @@ class Composition:
                 if spec.name in values and not starts_at_zero:
                     (frozen if spec.kind == "frozen" else factory)[spec.name] = values[spec.name]
         for name, value in frozen.items():
-            self.specs.setdefault(name, TensorSpec(name=name, dtype="float32", shape=tuple(value.shape), kind="frozen", persist="never"))
+            self.specs.setdefault(
+                name,
+                TensorSpec(
+                    name=name,
+                    dtype="float32",
+                    shape=tuple(value.shape),
+                    kind="frozen",
+                    persist="never",
+                ),
+            )
         return frozen, factory
 
-    # -- the functions behind the roles ---------------------------------------------------------------
+    # -- the functions behind the roles ------------------------------------------------------------
     def _corrected(self, t: Ports, z: Tensor) -> Tensor:
         return self.features.correct(t, z) if isinstance(self.features, Corrects) else z
 
     def read(self, ports: Ports, t: Ports, adaptor: Adapts | None = None) -> tuple[Ports, Ports]:
-        """Correction, then the adaptor if there is one, then head and score; residuals are of what came from the encoder."""
+        """Correction, then the adaptor if there is one, then head and score; residuals are of what
+        came from the encoder.
+        """
         z = ports["z"]
         taps = ports.get("taps", z[:, :0])
         embedding = self._corrected(t, z)
@@ -160,32 +196,50 @@ class Composition:
         if isinstance(self.features, Adjusts):
             logits = self.features.adjust(t, embedding, logits)
         score = self.score.novelty(t, embedding, taps, logits)
-        return {"embedding": embedding, "logits": logits, "score": score, "residual": self.sense.shift(t, z, taps, logits)}, {}
+        return {
+            "embedding": embedding,
+            "logits": logits,
+            "score": score,
+            "residual": self.sense.shift(t, z, taps, logits),
+        }, {}
 
     def learn(self, ports: Ports, t: Ports) -> tuple[Ports, Ports]:
         z, y, weight = ports["z"], ports["y"], ports["sample_weight"]
         taps = ports.get("taps", z[:, :0])
-        here = weight * ports["is_factory"]  # the class means of the factory condition learn from that condition alone
+        # the class means of the factory condition learn from that condition alone
+        here = weight * ports["is_factory"]
         learned = self.head.learn(t, self._corrected(t, z), taps, y, weight)
         if isinstance(self.head, KeepsMeans):  # prototypes that only novelty and distances read
             learned |= self.head.learn_means(t, z, y, here)
         elif not isinstance(self.head, NearestMean):
-            learned["mean.moment"] = t["mean.moment"] + class_moment(z, y, here, t["mean.moment"].shape[1])
+            learned["mean.moment"] = t["mean.moment"] + class_moment(
+                z, y, here, t["mean.moment"].shape[1]
+            )
         if isinstance(self.score, Learns):
             learned |= self.score.learn(t, z, taps, y, here)
-        outputs = {"receipt": self.head.receipt(t, self._corrected(t, z))} if isinstance(self.head, GivesReceipts) else {}
+        outputs = (
+            {"receipt": self.head.receipt(t, self._corrected(t, z))}
+            if isinstance(self.head, GivesReceipts)
+            else {}
+        )
         return outputs, {**learned, **self.sense.learn(t, z, taps, y, here)}
 
-    # -- compiling ------------------------------------------------------------------------------------
-    def compile(self, judge: FactoryData, values: Ports, say: Callable[[str], None]) -> dict[str, RoleGraph]:
+    # -- compiling ---------------------------------------------------------------------------------
+    def compile(
+        self, judge: FactoryData, values: Ports, say: Callable[[str], None]
+    ) -> dict[str, RoleGraph]:
         """Every graph but the encoder's, checked on features of samples that made no evidence.
 
         Args:
             judge: held-out calibration features. values: a plausible value of every tensor.
         """
-        return self.compile_unlabelled(judge, values, say) | self.compile_labelled(judge, values, say)
+        return self.compile_unlabelled(judge, values, say) | self.compile_labelled(
+            judge, values, say
+        )
 
-    def compile_unlabelled(self, judge: FactoryData, values: Ports, say: Callable[[str], None]) -> dict[str, RoleGraph]:
+    def compile_unlabelled(
+        self, judge: FactoryData, values: Ports, say: Callable[[str], None]
+    ) -> dict[str, RoleGraph]:
         """Those of ``compile`` that a stream without labels runs: read, smooth and adapt."""
         tensors, frozen, features = self._examples(judge, values)
         say("compile: correct + predict + novelty + shift")
@@ -202,23 +256,38 @@ class Composition:
             graphs |= self._compile_constants(self.constants, tensors, frozen)
         return graphs
 
-    def compile_labelled(self, judge: FactoryData, values: Ports, say: Callable[[str], None]) -> dict[str, RoleGraph]:
+    def compile_labelled(
+        self, judge: FactoryData, values: Ports, say: Callable[[str], None]
+    ) -> dict[str, RoleGraph]:
         """Those of ``compile`` that labels run: learn, redeem, and three of each adaptor."""
         tensors, frozen, features = self._examples(judge, values)
         classes = len(judge.classes)
 
         def labelled(generator: torch.Generator, batch: int) -> Ports:
             y = torch.randint(0, classes, (batch,), generator=generator)
-            return {**features(generator, batch), "y": y, "sample_weight": torch.rand(batch, generator=generator) + 0.5, "is_factory": torch.ones(batch)}
+            return {
+                **features(generator, batch),
+                "y": y,
+                "sample_weight": torch.rand(batch, generator=generator) + 0.5,
+                "is_factory": torch.ones(batch),
+            }
 
         say("compile: learn")
         learn = compile_graph("learn", self.learn, labelled, tensors, frozen=frozen, is_step=True)
         graphs = {"learn": RoleGraph(learn, ("learn",), (self.head.name, self.sense.name))}
         for adaptor in self.adaptors:
             say(f"compile: adaptor {adaptor.name}")
-            momentum = {spec.name: torch.zeros(spec.shape) for spec in self.specs.values() if spec.name.startswith(f"{adaptor.name}.") and spec.name not in tensors}
-            made = compile_adaptor(adaptor, self.read, self.head.predict, features, tensors | momentum, frozen, classes)
-            graphs[f"read_{adaptor.name}"] = RoleGraph(made.read, _READ_ROLES, (*self._read_methods, adaptor.name))
+            momentum = {
+                spec.name: torch.zeros(spec.shape)
+                for spec in self.specs.values()
+                if spec.name.startswith(f"{adaptor.name}.") and spec.name not in tensors
+            }
+            made = compile_adaptor(
+                adaptor, self.read, self.head.predict, features, tensors | momentum, frozen, classes
+            )
+            graphs[f"read_{adaptor.name}"] = RoleGraph(
+                made.read, _READ_ROLES, (*self._read_methods, adaptor.name)
+            )
             graphs[f"fit_{adaptor.name}"] = RoleGraph(made.fit, ("fit",), (adaptor.name,))
             graphs[f"probe_{adaptor.name}"] = RoleGraph(made.probe, ("probe",), (adaptor.name,))
         if isinstance(self.head, GivesReceipts):
@@ -230,59 +299,121 @@ class Composition:
     def _read_methods(self) -> tuple[str, ...]:
         return (self.head.name, self.score.name, self.sense.name)
 
-    def _examples(self, judge: FactoryData, values: Ports) -> tuple[Ports, tuple[str, ...], Callable[..., Ports]]:
-        """Values of the declared tensors, the names of frozen ones, and ports with features of the judge's samples."""
+    def _examples(
+        self, judge: FactoryData, values: Ports
+    ) -> tuple[Ports, tuple[str, ...], Callable[..., Ports]]:
+        """Values of the declared tensors, the names of frozen ones, and ports with features of the
+        judge's samples.
+        """
         tensors = {name: values[name] for name in self.specs if name in values}
         frozen = tuple(name for name, spec in self.specs.items() if spec.kind == "frozen")
 
         def features(generator: torch.Generator, batch: int) -> Ports:
             rows = torch.randint(0, len(judge.y), (batch,), generator=generator).numpy()
             ports = {"z": torch.from_numpy(judge.z[rows].copy())}
-            return ports | ({"taps": torch.from_numpy(judge.taps[rows].copy())} if judge.dims.taps else {})
+            return ports | (
+                {"taps": torch.from_numpy(judge.taps[rows].copy())} if judge.dims.taps else {}
+            )
 
         return tensors, frozen, features
 
-    def _compile_redeem(self, head: GivesReceipts, features: Callable[..., Ports], tensors: Ports, frozen: tuple[str, ...], classes: int) -> RoleGraph:
+    def _compile_redeem(
+        self,
+        head: GivesReceipts,
+        features: Callable[..., Ports],
+        tensors: Ports,
+        frozen: tuple[str, ...],
+        classes: int,
+    ) -> RoleGraph:
         def receipts(generator: torch.Generator, batch: int) -> Ports:
             receipt = head.receipt(tensors, features(generator, batch)["z"])
             y = torch.randint(0, classes, (batch,), generator=generator)
             return {"receipt": receipt, "y": y, "sample_weight": torch.ones(batch)}
 
         graph = compile_graph(
-            "redeem", lambda p, t: ({}, head.redeem(t, p["receipt"], p["y"], p["sample_weight"])), receipts, tensors, frozen=frozen, is_step=True
+            "redeem",
+            lambda p, t: ({}, head.redeem(t, p["receipt"], p["y"], p["sample_weight"])),
+            receipts,
+            tensors,
+            frozen=frozen,
+            is_step=True,
         )
         return RoleGraph(graph, ("redeem",), (head.name,))
 
-    def _compile_smooth(self, method: Lame, features: Callable[..., Ports], tensors: Ports, frozen: tuple[str, ...]) -> RoleGraph:
+    def _compile_smooth(
+        self, method: Lame, features: Callable[..., Ports], tensors: Ports, frozen: tuple[str, ...]
+    ) -> RoleGraph:
         def answered(generator: torch.Generator, batch: int) -> Ports:
             z = features(generator, batch)["z"]
-            return {"logits": self.head.predict(tensors, z), "z": z, "sample_weight": torch.ones(batch)}
+            return {
+                "logits": self.head.predict(tensors, z),
+                "z": z,
+                "sample_weight": torch.ones(batch),
+            }
 
         graph = compile_graph(
-            "smooth", lambda p, t: ({"smoothed": method.smooth(t, p["z"], p["logits"], p["sample_weight"])}, {}), answered, tensors, frozen=frozen
+            "smooth",
+            lambda p, t: (
+                {"smoothed": method.smooth(t, p["z"], p["logits"], p["sample_weight"])},
+                {},
+            ),
+            answered,
+            tensors,
+            frozen=frozen,
         )
         return RoleGraph(graph, ("smooth",), (method.name,))
 
-    def _compile_features(self, method: AdaptsFeatures, features: Callable[..., Ports], tensors: Ports, frozen: tuple[str, ...]) -> RoleGraph:
+    def _compile_features(
+        self,
+        method: AdaptsFeatures,
+        features: Callable[..., Ports],
+        tensors: Ports,
+        frozen: tuple[str, ...],
+    ) -> RoleGraph:
         def weighted(generator: torch.Generator, batch: int) -> Ports:
             return {"z": features(generator, batch)["z"], "sample_weight": torch.ones(batch)}
 
-        graph = compile_graph("adapt", lambda p, t: method.adapt(t, p["z"], p["sample_weight"]), weighted, tensors, frozen=frozen, is_step=True)
+        graph = compile_graph(
+            "adapt",
+            lambda p, t: method.adapt(t, p["z"], p["sample_weight"]),
+            weighted,
+            tensors,
+            frozen=frozen,
+            is_step=True,
+        )
         return RoleGraph(graph, ("adapt",), (method.name,))
 
-    def _compile_constants(self, method: AdaptsEncoder, tensors: Ports, frozen: tuple[str, ...]) -> dict[str, RoleGraph]:
+    def _compile_constants(
+        self, method: AdaptsEncoder, tensors: Ports, frozen: tuple[str, ...]
+    ) -> dict[str, RoleGraph]:
         width = int(getattr(method, "noise_width", 0))
 
         def inputs(generator: torch.Generator, batch: int) -> Ports:
-            ports = {"x": example_input(self.encoder.input, batch, generator), "sample_weight": torch.ones(batch)}
+            ports = {
+                "x": example_input(self.encoder.input, batch, generator),
+                "sample_weight": torch.ones(batch),
+            }
             return ports | ({"noise": torch.randn(width, generator=generator)} if width else {})
 
-        adapt = compile_graph("adapt", method.adapt, inputs, tensors, frozen=frozen, is_step=True, batch=_FEW)
-        if getattr(method, "is_unfolded", False):  # statistics stay tensors: a second encoder reads them, and nothing is folded
+        adapt = compile_graph(
+            "adapt", method.adapt, inputs, tensors, frozen=frozen, is_step=True, batch=_FEW
+        )
+        # statistics stay tensors: a second encoder reads them, and nothing is folded
+        if getattr(method, "is_unfolded", False):
             unfolded = compile_graph(
-                "encode_unfolded", lambda p, t: (method.encode(p, t), {}), lambda g, b: {"x": inputs(g, b)["x"]}, tensors, frozen=frozen  # type: ignore[attr-defined]
+                "encode_unfolded",
+                lambda p, t: (method.encode(p, t), {}),
+                lambda g, b: {"x": inputs(g, b)["x"]},
+                tensors,
+                frozen=frozen,  # type: ignore[attr-defined]
             )
-            return {"adapt": RoleGraph(adapt, ("adapt",), (method.name,)), "encode_unfolded": RoleGraph(unfolded, ("encode",), (method.name,))}
+            return {
+                "adapt": RoleGraph(adapt, ("adapt",), (method.name,)),
+                "encode_unfolded": RoleGraph(unfolded, ("encode",), (method.name,)),
+            }
         held = tuple(name for name in frozen if name in method.frozen)
         refold = compile_graph("refold", method.refold, lambda g, b: {}, tensors, frozen=held)
-        return {"adapt": RoleGraph(adapt, ("adapt",), (method.name,)), "refold": RoleGraph(refold, ("derive",), (method.name,))}
+        return {
+            "adapt": RoleGraph(adapt, ("adapt",), (method.name,)),
+            "refold": RoleGraph(refold, ("derive",), (method.name,)),
+        }

@@ -1,7 +1,9 @@
-"""Which novelty score a bundle gets: the one that tells what the factory did not know from what it knew, on data it was not fitted on.
+"""Which novelty score a bundle gets: the one that tells what the factory did not know from what it
+knew, on data it was not fitted on.
 
-What stands for the unknown is classes held out of the head, and, for images, inputs that no training showed. Where there is neither,
-as for feature vectors of one class, nothing is judged, and no mark is made up.
+What stands for the unknown is classes held out of the head, and, for images, inputs that no
+training showed. Where there is neither, as for feature vectors of one class, nothing is judged, and
+no mark is made up.
 """
 
 from __future__ import annotations
@@ -30,16 +32,27 @@ def auroc(known: NDArray[Any], novel: NDArray[Any]) -> float:
     sums = np.zeros(len(counts))
     np.add.at(sums, inverse, ranks)
     ranks = (sums / counts)[inverse]
-    return float((ranks[len(known) :].sum() - len(novel) * (len(novel) + 1) / 2) / (len(known) * len(novel)))
+    return float(
+        (ranks[len(known) :].sum() - len(novel) * (len(novel) + 1) / 2) / (len(known) * len(novel))
+    )
 
 
 def score_bytes(score: Scores, dims: Dims) -> int:
-    """Bytes that a score adds to a bundle and to a device: its frozen tensors, evidence and derived copies."""
-    return sum(int(np.prod(spec.shape, dtype=np.int64)) * np.dtype(spec.dtype).itemsize for spec in score.tensors(dims))
+    """Bytes that a score adds to a bundle and to a device: its frozen tensors, evidence and derived
+    copies.
+    """
+    return sum(
+        int(np.prod(spec.shape, dtype=np.int64)) * np.dtype(spec.dtype).itemsize
+        for spec in score.tensors(dims)
+    )
 
 
-def score_seconds(score: Scores, fitted: Fitted, judge: FactoryData, batch: int = 32, rounds: int = 7) -> float:
-    """Seconds per sample of the score alone, in torch on this machine: the fastest of a few rounds."""
+def score_seconds(
+    score: Scores, fitted: Fitted, judge: FactoryData, batch: int = 32, rounds: int = 7
+) -> float:
+    """Seconds per sample of the score alone, in torch on this machine: the fastest of a few
+    rounds.
+    """
     z, taps = torch.from_numpy(judge.z[:batch]), torch.from_numpy(judge.taps[:batch])
     logits = fitted.head.predict(fitted.values, z)
     spent = []
@@ -51,36 +64,58 @@ def score_seconds(score: Scores, fitted: Fitted, judge: FactoryData, batch: int 
 
 
 def choose_novelty(
-    candidates: Sequence[Scores], head: Head, sense: ResidualShift, evidence: FactoryData, judge: FactoryData, unseen: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
-    seed: int, *, novelty_kib: float | None = None, slowest: float = 20.0,
-) -> tuple[Scores, dict[str, float]]:  # fmt: skip
-    """The score that tells novel samples from known ones best, by the lower of two marks; of equals the smallest.
+    candidates: Sequence[Scores],
+    head: Head,
+    sense: ResidualShift,
+    evidence: FactoryData,
+    judge: FactoryData,
+    unseen: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+    seed: int,
+    *,
+    novelty_kib: float | None = None,
+    slowest: float = 20.0,
+) -> tuple[Scores, dict[str, float]]:
+    """The score that tells novel samples from known ones best, by the lower of two marks; of equals
+    the smallest.
 
-    Classes held out of the head, each third in turn (of two classes each), and, for images, inputs that the encoder
-    was never trained on (``unseen_images``). An encoder that was trained on the held-out classes separates them almost perfectly by any score, so the
-    first mark alone says little about classes that are new to it.
+    Classes held out of the head, each third in turn (of two classes each), and, for images, inputs
+    that the encoder was never trained on (``unseen_images``). An encoder that was trained on the
+    held-out classes separates them almost perfectly by any score, so the first mark alone says
+    little about classes that are new to it.
 
     Args:
         unseen: features (M, D) and taps (M, T) of unseen images; None for feature vectors.
-        novelty_kib: candidates of more bytes (frozen, evidence and derived) are left out; None for no limit.
-        slowest: candidates that take more than this many times the median of all per sample are left out.
+        novelty_kib: candidates of more bytes (frozen, evidence and derived) are left out; None for
+        no limit. slowest: candidates that take more than this many times the median of all per
+        sample are left out.
 
     Returns:
-        The score, and the lower mark (AUROC) of every candidate that was judged; no marks, and the first candidate,
-        where nothing can be judged.
+        The score, and the lower mark (AUROC) of every candidate that was judged; no marks, and the
+        first candidate, where nothing can be judged.
 
     Raises:
         InputError: no candidate is small enough; the message names the smallest.
     """
     sizes = {score.name: score_bytes(score, evidence.dims) for score in candidates}
-    small = [score for score in candidates if novelty_kib is None or sizes[score.name] <= 1024 * novelty_kib]
+    small = [
+        score
+        for score in candidates
+        if novelty_kib is None or sizes[score.name] <= 1024 * novelty_kib
+    ]
     if not small:
         least = min(candidates, key=lambda score: sizes[score.name])
-        raise InputError(f"no novelty score fits into novelty_kib = {novelty_kib:g}; the smallest, {least.name!r}, takes {sizes[least.name] / 1024:.1f} KiB")
+        raise InputError(
+            f"no novelty score fits into novelty_kib = {novelty_kib:g}; the smallest,"
+            f" {least.name!r}, takes {sizes[least.name] / 1024:.1f} KiB"
+        )
     whole = Fitted.of(head, sense, evidence)
     complete = {score.name: whole.with_score(score, evidence) for score in small}
     seconds = {score.name: score_seconds(score, complete[score.name], judge) for score in small}
-    judged = [score for score in small if seconds[score.name] <= slowest * float(np.median(list(seconds.values())))]
+    judged = [
+        score
+        for score in small
+        if seconds[score.name] <= slowest * float(np.median(list(seconds.values())))
+    ]
     lower = held_out_marks(judged, head, sense, evidence, judge, seed)
     judged = [score for score in judged if score.name in lower] or judged
     if unseen is not None:
@@ -94,13 +129,19 @@ def choose_novelty(
 
 
 def held_out_marks(
-    candidates: Sequence[Scores], head: Head, sense: ResidualShift, evidence: FactoryData, judge: FactoryData, seed: int
+    candidates: Sequence[Scores],
+    head: Head,
+    sense: ResidualShift,
+    evidence: FactoryData,
+    judge: FactoryData,
+    seed: int,
 ) -> dict[str, float]:
-    """AUROC of classes that the head did not learn, the mean over thirds of the classes, or over each of two.
+    """AUROC of classes that the head did not learn, the mean over thirds of the classes, or over
+    each of two.
 
     Returns:
-        A mark of every score that can be judged: none of a single class, and none of a score that compares
-        classes (``fewest_classes``) where only one of two is left to be known.
+        A mark of every score that can be judged: none of a single class, and none of a score that
+        compares classes (``fewest_classes``) where only one of two is left to be known.
     """
     classes = np.random.default_rng(seed).permutation(evidence.classes)
     marks: dict[str, list[float]] = {}
@@ -118,7 +159,8 @@ def held_out_marks(
 
 
 def unseen_images(x: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-    """Images that no training showed: a quarter turn, a half turn, quadrants swapped, inverted, and the mean of two.
+    """Images that no training showed: a quarter turn, a half turn, quadrants swapped, inverted, and
+    the mean of two.
 
     Args:
         x: (N, H, W) or (N, H, W, C) uint8, H = W for the quarter turn to be taken.

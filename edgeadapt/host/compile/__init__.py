@@ -1,4 +1,5 @@
-"""A pure torch function becomes a checked ONNX graph: traced, decomposed, emitted, linted, compared and tried out.
+"""A pure torch function becomes a checked ONNX graph: traced, decomposed, emitted, linted, compared
+and tried out.
 
 >>> import torch
 >>> def learn(ports, tensors):
@@ -14,7 +15,19 @@
 from __future__ import annotations
 
 from edgeadapt.host.compile.cases import MakePorts
-from edgeadapt.host.compile.graph import CompiledGraph, compile_graph, compile_inference, compile_step
+from edgeadapt.host.compile.graph import (
+    CompiledGraph,
+    compile_graph,
+    compile_inference,
+    compile_step,
+)
 from edgeadapt.host.compile.trace import Step
 
-__all__ = ["CompiledGraph", "MakePorts", "Step", "compile_graph", "compile_inference", "compile_step"]
+__all__ = [
+    "CompiledGraph",
+    "MakePorts",
+    "Step",
+    "compile_graph",
+    "compile_inference",
+    "compile_step",
+]

@@ -1,8 +1,9 @@
 """One engine build in a process of its own: ``python _build_worker.py FOLDER``.
 
-Runs as a file and imports nothing of the package, so that a build needs neither torch nor its memory. The folder holds
-``order.json`` (written by :mod:`edgeadapt.host.compile.engine`) and ``model.onnx``; the worker leaves ``answer.json``
-and ``plan`` there. A builder that dies leaves no answer, only what it said on standard error.
+Runs as a file and imports nothing of the package, so that a build needs neither torch nor its
+memory. The folder holds ``order.json`` (written by :mod:`edgeadapt.host.compile.engine`) and
+``model.onnx``; the worker leaves ``answer.json`` and ``plan`` there. A builder that dies leaves no
+answer, only what it said on standard error.
 """
 
 from __future__ import annotations
@@ -63,7 +64,10 @@ def _build(order: dict[str, Any], folder: Path) -> dict[str, Any]:
     parser = trt.OnnxParser(network, logger)
     start = time.perf_counter()
     if not parser.parse((folder / "model.onnx").read_bytes()):
-        raise _Refused("; ".join(_parser_error(parser.get_error(i)) for i in range(parser.num_errors)) or "the parser gave no reason")
+        raise _Refused(
+            "; ".join(_parser_error(parser.get_error(i)) for i in range(parser.num_errors))
+            or "the parser gave no reason"
+        )
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # on by default; a learning step wants float32
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, order["workspace_bytes"])
@@ -71,7 +75,11 @@ def _build(order: dict[str, Any], folder: Path) -> dict[str, Any]:
     config.set_compute_capability(getattr(trt.ComputeCapability, order["capability"]), 0)
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     outputs = [network.get_output(i) for i in range(network.num_outputs)]
-    answer = {"layers": network.num_layers, "inputs": [_port(value) for value in inputs], "outputs": [_port(value) for value in outputs]}
+    answer = {
+        "layers": network.num_layers,
+        "inputs": [_port(value) for value in inputs],
+        "outputs": [_port(value) for value in outputs],
+    }
     _add_profile(builder, config, inputs, order["batches"])
     plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -80,7 +88,13 @@ def _build(order: dict[str, Any], folder: Path) -> dict[str, Any]:
     if plan.nbytes <= order["plan_bytes"]:
         with open(folder / "plan", "wb") as file:
             file.write(plan)
-    return {**answer, "seconds": seconds, "plan_bytes": plan.nbytes, "peak_kib": _peak_kib(), "version": trt.__version__}
+    return {
+        **answer,
+        "seconds": seconds,
+        "plan_bytes": plan.nbytes,
+        "peak_kib": _peak_kib(),
+        "version": trt.__version__,
+    }
 
 
 def _add_profile(builder: Any, config: Any, inputs: list[Any], batches: list[int]) -> None:
@@ -88,15 +102,21 @@ def _add_profile(builder: Any, config: Any, inputs: list[Any], batches: list[int
     profile = builder.create_optimization_profile()
     for value in inputs:
         if value.is_shape_tensor:
-            raise _Refused(f"input {value.name} decides a shape, so it would have to live on the host")
+            raise _Refused(
+                f"input {value.name} decides a shape, so it would have to live on the host"
+            )
         shape = tuple(value.shape)
         if -1 in shape:
-            profile.set_shape(value.name, *(tuple(size if n == -1 else n for n in shape) for size in batches))
+            profile.set_shape(
+                value.name, *(tuple(size if n == -1 else n for n in shape) for size in batches)
+            )
     config.add_optimization_profile(profile)
 
 
 def _peak_kib() -> int:
-    """Peak resident memory. ``ru_maxrss`` would count the parent's, which a child inherits until it starts its own program."""
+    """Peak resident memory. ``ru_maxrss`` would count the parent's, which a child inherits until it
+    starts its own program.
+    """
     found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     return int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -106,7 +126,10 @@ def _port(value: Any) -> list[Any]:
 
 
 def _parser_error(error: Any) -> str:
-    return f"{error.node_operator() or 'model'} {error.node_name()!r}: {error.desc()} ({error.code().name})"
+    return (
+        f"{error.node_operator() or 'model'} {error.node_name()!r}: {error.desc()}"
+        f" ({error.code().name})"
+    )
 
 
 if __name__ == "__main__":

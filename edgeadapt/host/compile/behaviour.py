@@ -26,13 +26,19 @@ _ROW_TOLERANCE = 1e-5  # of the change; sums over a batch may be ordered differe
 
 
 def check_step(
-    name: str, sessions: tuple[Session, ...], make_ports: MakePorts, batched: tuple[str, ...], tensors: Mapping[str, Tensor], batch: int,
+    name: str,
+    sessions: tuple[Session, ...],
+    make_ports: MakePorts,
+    batched: tuple[str, ...],
+    tensors: Mapping[str, Tensor],
+    batch: int,
     toy_loss: ToyLoss = "refuse",
-) -> None:  # fmt: skip
+) -> None:
     """Check what every step must do.
 
     - each tensor it writes changes on random inputs;
-    - samples with ``sample_weight`` 0 change nothing: bit for bit when all are 0, and whatever they contain when some are;
+    - samples with ``sample_weight`` 0 change nothing: bit for bit when all are 0, and whatever they
+      contain when some are;
     - a step with a ``loss`` at least halves it in 50 steps on a separable toy problem: ``toy_loss``
       says what happens if not, and "accept" does not try it.
 
@@ -45,7 +51,9 @@ def check_step(
     _changes(name, sessions[-1], make_ports, tensors, batch, writes)
     if WEIGHT in draw(make_ports, 0, batch):
         if WEIGHT not in sessions[-1].inputs:
-            raise CompileError(f"{name}: {WEIGHT} has no effect; padding rows of weight 0 would be learned from")
+            raise CompileError(
+                f"{name}: {WEIGHT} has no effect; padding rows of weight 0 would be learned from"
+            )
         for session in sessions:
             _ignores_weightless_batches(name, session, make_ports, tensors, batch, writes)
             _ignores_weightless_rows(name, session, make_ports, batched, tensors, batch, writes)
@@ -59,7 +67,12 @@ def check_step(
 
 
 def _changes(
-    name: str, session: Session, make_ports: MakePorts, tensors: Mapping[str, Tensor], batch: int, writes: tuple[str, ...]
+    name: str,
+    session: Session,
+    make_ports: MakePorts,
+    tensors: Mapping[str, Tensor],
+    batch: int,
+    writes: tuple[str, ...],
 ) -> None:
     state, idle = dict(tensors), set(writes)
     for seed in range(_IDLE_STEPS):
@@ -69,18 +82,28 @@ def _changes(
                 idle.discard(key)
             state[key] = after[key + NEXT]
     if idle:
-        raise CompileError(f"{name}: {sorted(idle)[0]} does not change in {_IDLE_STEPS} random steps; do not write it, or fix the update")
+        raise CompileError(
+            f"{name}: {sorted(idle)[0]} does not change in {_IDLE_STEPS} random steps; do not write"
+            " it, or fix the update"
+        )
 
 
 def _ignores_weightless_batches(
-    name: str, session: Session, make_ports: MakePorts, tensors: Mapping[str, Tensor], batch: int, writes: tuple[str, ...]
+    name: str,
+    session: Session,
+    make_ports: MakePorts,
+    tensors: Mapping[str, Tensor],
+    batch: int,
+    writes: tuple[str, ...],
 ) -> None:
     state = dict(tensors)
     ports = draw(make_ports, 300, batch)
     after = session(ports, state)  # also from a state that has moved
     moved = {**state, **{key: after[key + NEXT] for key in writes}}
     for start in (state, moved):
-        same = session({**draw(make_ports, 301, batch), WEIGHT: torch.zeros_like(ports[WEIGHT])}, start)
+        same = session(
+            {**draw(make_ports, 301, batch), WEIGHT: torch.zeros_like(ports[WEIGHT])}, start
+        )
         for key in writes:
             if not torch.equal(same[key + NEXT], start[key]):
                 difference = (same[key + NEXT].double() - start[key].double()).abs().max().item()
@@ -91,9 +114,14 @@ def _ignores_weightless_batches(
 
 
 def _ignores_weightless_rows(
-    name: str, session: Session, make_ports: MakePorts, batched: tuple[str, ...], tensors: Mapping[str, Tensor], batch: int,
+    name: str,
+    session: Session,
+    make_ports: MakePorts,
+    batched: tuple[str, ...],
+    tensors: Mapping[str, Tensor],
+    batch: int,
     writes: tuple[str, ...],
-) -> None:  # fmt: skip
+) -> None:
     ports, other = draw(make_ports, 310, batch), draw(make_ports, 311, batch)
     if ports[WEIGHT].dim() != 1 or batch < 2:
         return
@@ -102,13 +130,18 @@ def _ignores_weightless_rows(
     swapped = dict(ports)
     for key in batched:
         if key != WEIGHT:
-            swapped[key] = torch.where(muted.reshape(-1, *[1] * (ports[key].dim() - 1)), other[key], ports[key])
+            swapped[key] = torch.where(
+                muted.reshape(-1, *[1] * (ports[key].dim() - 1)), other[key], ports[key]
+            )
     one, two = session(ports, tensors), session(swapped, tensors)
     for key in writes:
         a, b, old = (value.double() for value in (one[key + NEXT], two[key + NEXT], tensors[key]))
         if a.numel() == 0:
             continue
-        allowed = _ROW_TOLERANCE * (a - old).abs().max() + torch.finfo(torch.float32).eps * 4 * a.abs().max()
+        allowed = (
+            _ROW_TOLERANCE * (a - old).abs().max()
+            + torch.finfo(torch.float32).eps * 4 * a.abs().max()
+        )
         difference = (a - b).abs().max()
         if not bool(difference <= allowed):
             raise CompileError(
@@ -118,7 +151,11 @@ def _ignores_weightless_rows(
 
 
 def _does_not_learn(
-    session: Session, make_ports: MakePorts, batched: tuple[str, ...], tensors: Mapping[str, Tensor], batch: int
+    session: Session,
+    make_ports: MakePorts,
+    batched: tuple[str, ...],
+    tensors: Mapping[str, Tensor],
+    batch: int,
 ) -> str:
     """What became of the loss, if it was not halved; else nothing."""
     ports, state = separable(draw(make_ports, 400, batch), batched), dict(tensors)
@@ -128,11 +165,14 @@ def _does_not_learn(
     for _ in range(LEARNING_STEPS):
         after = session(ports, state)
         losses.append(after["loss"].double().mean().item())
-        state.update({key.removesuffix(NEXT): value for key, value in after.items() if key.endswith(NEXT)})
+        state.update(
+            {key.removesuffix(NEXT): value for key, value in after.items() if key.endswith(NEXT)}
+        )
     if losses[-1] <= 0.5 * losses[0]:
         return ""
     sign = "" if losses[-1] < losses[0] else "the sign of the update and "
     return (
-        f"{LEARNING_STEPS} steps on a separable toy problem took the loss from {losses[0]:.3g} "
-        f"to {losses[-1]:.3g}, not to half; check {sign}the learning rate in the example ports, or give a loss that has a floor another name"
+        f"{LEARNING_STEPS} steps on a separable toy problem took the loss from {losses[0]:.3g} to"
+        f" {losses[-1]:.3g}, not to half; check {sign}the learning rate in the example ports, or"
+        " give a loss that has a floor another name"
     )

@@ -1,18 +1,22 @@
 """Is a difference no larger than what float32 makes of the function itself?
 
-Two engines never round alike. How much that may matter is a property of the function at one input, and it is measured, not assumed:
+Two engines never round alike. How much that may matter is a property of the function at one input,
+and it is measured, not assumed:
 
     allowed = 4 max(|f32(x) - f64(x)|, max_i |f_i(x) - f64(x)|) + 2.4e-7 |f64(x)|
 
-where ``f_i`` is the function in float32 with the result of every operator multiplied by ``1 + d``, ``d`` uniform in +-2.4e-7 and drawn
-per element: Monte Carlo arithmetic (Parker, 1997), which stands for any order of summation and any approximation of ``exp`` that is
-right to a few units in the last place. The allowance is large where a rectifier or an arg-max sits on its boundary and where an update is
-a difference of almost equal numbers. Where the function is smooth it is a few roundings, and a graph that differs by more computes
-something else.
+where ``f_i`` is the function in float32 with the result of every operator multiplied by ``1 + d``,
+``d`` uniform in +-2.4e-7 and drawn per element: Monte Carlo arithmetic (Parker, 1997), which stands
+for any order of summation and any approximation of ``exp`` that is right to a few units in the last
+place. The allowance is large where a rectifier or an arg-max sits on its boundary and where an
+update is a difference of almost equal numbers. Where the function is smooth it is a few roundings,
+and a graph that differs by more computes something else.
 
-A sum or mean of n numbers is moved by up to sqrt(n) / 4 as much from 16 numbers on: engines add in another order, and the error of a sum grows with
-its length (Higham, 1993). The results of sigmoid, tanh and erf are moved by up to 2.4e-7 instead of by a factor. What subtracts almost equal numbers inside, as norms
-do, is taken apart by torch's own decompositions and never by this package's: a fault of ours must not excuse itself.
+A sum or mean of n numbers is moved by up to sqrt(n) / 4 as much from 16 numbers on: engines add in
+another order, and the error of a sum grows with its length (Higham, 1993). The results of sigmoid,
+tanh and erf are moved by up to 2.4e-7 instead of by a factor. What subtracts almost equal numbers
+inside, as norms do, is taken apart by torch's own decompositions and never by this package's: a
+fault of ours must not excuse itself.
 """
 
 from __future__ import annotations
@@ -33,23 +37,72 @@ Values = dict[str, Tensor]
 FACTOR = 4.0
 NOISE = 2 * torch.finfo(torch.float32).eps
 DRAWS = 16
-_EXACT = {"clone", "_to_copy", "where", "cat", "stack", "index", "index_select", "gather", "neg", "abs", "relu", "clamp", "clamp_min", "clamp_max",
-          "maximum", "minimum", "max", "min", "amax", "amin", "constant_pad_nd", "flip", "topk", "sort", "tril", "triu", "copy", "sign"}  # fmt: skip
-_PARTS = get_decompositions([getattr(torch.ops.aten, name) for name in (
-    "native_layer_norm", "native_layer_norm_backward", "native_group_norm", "native_group_norm_backward", "native_batch_norm",
-    "native_batch_norm_backward", "_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data", "silu",
-    "silu_backward", "gelu", "gelu_backward", "mish", "mish_backward")])  # fmt: skip
+_EXACT = {
+    "clone",
+    "_to_copy",
+    "where",
+    "cat",
+    "stack",
+    "index",
+    "index_select",
+    "gather",
+    "neg",
+    "abs",
+    "relu",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+    "maximum",
+    "minimum",
+    "max",
+    "min",
+    "amax",
+    "amin",
+    "constant_pad_nd",
+    "flip",
+    "topk",
+    "sort",
+    "tril",
+    "triu",
+    "copy",
+    "sign",
+}
+_PARTS = get_decompositions(
+    [
+        getattr(torch.ops.aten, name)
+        for name in (
+            "native_layer_norm",
+            "native_layer_norm_backward",
+            "native_group_norm",
+            "native_group_norm_backward",
+            "native_batch_norm",
+            "native_batch_norm_backward",
+            "_softmax",
+            "_softmax_backward_data",
+            "_log_softmax",
+            "_log_softmax_backward_data",
+            "silu",
+            "silu_backward",
+            "gelu",
+            "gelu_backward",
+            "mish",
+            "mish_backward",
+        )
+    ]
+)
 _REDUCED = {torch.ops.aten.var.correction: False, torch.ops.aten.std.correction: True}
 _SUMS = {"sum", "mean", "var_mean"}
-_BOUNDED = {"sigmoid", "tanh", "erf"}  # ONNX Runtime's are right to 1e-7 of 1, not of a value in the tail
+# ONNX Runtime's are right to 1e-7 of 1, not of a value in the tail
+_BOUNDED = {"sigmoid", "tanh", "erf"}
 
 
 class Conditioning:
-    """A function at one input. What it costs to measure is spent only when something is to be explained, and once.
+    """A function at one input. What it costs to measure is spent only when something is to be
+    explained, and once.
 
     Args:
-        want: the function's own float32 results.
-        evaluate: runs it. The truth is its float64 result, or ``want`` where torch has no float64 for it.
+        want: the function's own float32 results. evaluate: runs it. The truth is its float64
+        result, or ``want`` where torch has no float64 for it.
     """
 
     def __init__(self, want: Mapping[str, Tensor], evaluate: Callable[[], Values]) -> None:
@@ -60,11 +113,18 @@ class Conditioning:
     @cached_property
     def truth(self) -> Mapping[str, Tensor]:
         exact = in_float64(self._evaluate)
-        return {key: _wide(value) for key, value in (self._results[0] if exact is None else exact).items()}
+        return {
+            key: _wide(value)
+            for key, value in (self._results[0] if exact is None else exact).items()
+        }
 
     def explains(self, got: Mapping[str, Tensor]) -> bool:
-        """Whether ``got``, of the same names and shapes, is as good a float32 result as any other."""
-        while not all(_distance(got[key], truth) <= self._allowance(key) for key, truth in self.truth.items()):
+        """Whether ``got``, of the same names and shapes, is as good a float32 result as any
+        other.
+        """
+        while not all(
+            _distance(got[key], truth) <= self._allowance(key) for key, truth in self.truth.items()
+        ):
             if self._draws == DRAWS:
                 return False
             self._disturb()
@@ -90,7 +150,9 @@ class Conditioning:
 
 
 def in_float64(run: Callable[[], Values]) -> Values | None:
-    """What ``run`` returns when everything inside it is float64, constants and casts too; None where torch cannot."""
+    """What ``run`` returns when everything inside it is float64, constants and casts too; None
+    where torch cannot.
+    """
     try:
         with _Arithmetic(is_double=True):
             return run()
@@ -113,7 +175,9 @@ def _wide(value: Tensor) -> Tensor:
 
 
 class _Arithmetic(TorchDispatchMode):
-    """Every float32 tensor and every request for one becomes float64, or the result of every inexact operator is disturbed."""
+    """Every float32 tensor and every request for one becomes float64, or the result of every
+    inexact operator is disturbed.
+    """
 
     def __init__(self, *, is_double: bool = False, noise: torch.Generator | None = None) -> None:
         super().__init__()
@@ -151,12 +215,18 @@ class _Arithmetic(TorchDispatchMode):
         return noise.add_(value) if is_bounded else noise.add_(1).mul_(value)
 
 
-def _variance(x: Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:
-    """Torch computes it in one kernel and has no decomposition of it; of equal numbers that kernel gives exactly 0."""
+def _variance(
+    x: Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False
+) -> Tensor:
+    """Torch computes it in one kernel and has no decomposition of it; of equal numbers that kernel
+    gives exactly 0.
+    """
     axes = list(range(x.dim())) if dim is None else list(dim)
     centred = x - x.mean(axes, keepdim=True)
     summed = (centred * centred).sum(axes, keepdim=keepdim)
-    return summed / (x.numel() // max(summed.numel(), 1) - (1 if correction is None else correction))
+    return summed / (
+        x.numel() // max(summed.numel(), 1) - (1 if correction is None else correction)
+    )
 
 
 def _is_depthwise(func: Any, args: Any) -> bool:
@@ -169,12 +239,21 @@ def _is_depthwise(func: Any, args: Any) -> bool:
 
 
 def _depthwise(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int],
-    dilation: list[int], *_: Any,
-) -> Tensor:  # fmt: skip
-    """x (B, C, H, W), weight (C, 1, P, Q) -> (B, C, H', W'): a sum over the P Q places of the filter."""
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    *_: Any,
+) -> Tensor:
+    """x (B, C, H, W), weight (C, 1, P, Q) -> (B, C, H', W'): a sum over the P Q places of the
+    filter.
+    """
     x = torch.nn.functional.pad(x, (padding[-1], padding[-1], padding[0], padding[0]))
-    (down, across), (apart, aside) = (2 * list(given) if len(given) == 1 else given for given in (stride, dilation))
+    (down, across), (apart, aside) = (
+        2 * list(given) if len(given) == 1 else given for given in (stride, dilation)
+    )
     height = (x.shape[2] - apart * (weight.shape[2] - 1) - 1) // down + 1
     width = (x.shape[3] - aside * (weight.shape[3] - 1) - 1) // across + 1
     total = torch.zeros((*x.shape[:2], height, width), dtype=x.dtype)
@@ -189,10 +268,18 @@ def _depthwise(
 def _is_exact(func: Any, args: Any) -> bool:
     """Views, writes, copies, choices and constants round nothing."""
     is_alias = any(result.alias_info is not None for result in func._schema.returns)
-    return is_alias or func.overloadpacket.__name__ in _EXACT or not any(isinstance(leaf, Tensor) for leaf in tree_leaves(args))
+    return (
+        is_alias
+        or func.overloadpacket.__name__ in _EXACT
+        or not any(isinstance(leaf, Tensor) for leaf in tree_leaves(args))
+    )
 
 
 def _lift(value: Any) -> Any:
     if value is torch.float32:
         return torch.float64
-    return value.to(torch.float64) if isinstance(value, Tensor) and value.dtype == torch.float32 else value
+    return (
+        value.to(torch.float64)
+        if isinstance(value, Tensor) and value.dtype == torch.float32
+        else value
+    )

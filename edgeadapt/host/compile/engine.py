@@ -1,8 +1,10 @@
-"""Build a graph with a real TensorRT compiler, without a GPU, in a process that may hang, grow or die.
+"""Build a graph with a real TensorRT compiler, without a GPU, in a process that may hang, grow or
+die.
 
-TensorRT for RTX (``pip install 'edgeadapt[rtx]'``, proprietary, optional) compiles for a GPU that is not there. A plan that
-comes out says that parser and compiler took the graph and kept its ports; it was not run, so it says nothing about numbers.
-Parsing is not enough: some graphs parse and then do not build, and unrolled eliminations make the builder grow without end.
+TensorRT for RTX (``pip install 'edgeadapt[rtx]'``, proprietary, optional) compiles for a GPU that
+is not there. A plan that comes out says that parser and compiler took the graph and kept its ports;
+it was not run, so it says nothing about numbers. Parsing is not enough: some graphs parse and then
+do not build, and unrolled eliminations make the builder grow without end.
 """
 
 from __future__ import annotations
@@ -29,9 +31,13 @@ from edgeadapt.errors import CompileError, InputError, RuntimeUnavailable
 
 ENGINE = "tensorrt-rtx"
 TARGETS = {"sm_80": "SM80", "sm_86": "SM86", "sm_89": "SM89", "sm_120": "SM120", "sm_121": "SM121"}
-"""Compute capabilities it compiles for. It knows sm_75 too, and refuses float32 matrix products there."""
+"""Compute capabilities it compiles for. It knows sm_75 too, and refuses float32 matrix products
+there.
+"""
 DEFAULT_TARGETS = ("sm_86", "sm_120")
-"""The sm_86 compiler is the nearest to Orin's sm_87, which TensorRT itself serves with its sm_86 resources; sm_120 is the newest family."""
+"""The sm_86 compiler is the nearest to Orin's sm_87, which TensorRT itself serves with its sm_86
+resources; sm_120 is the newest family.
+"""
 BATCHES = (1, 8, 32)
 """Smallest, usual and largest batch of the optimisation profile of a graph whose batch is free."""
 WORKER = (sys.executable, str(Path(__file__).with_name("_build_worker.py")))
@@ -41,9 +47,13 @@ _PACKAGE = "tensorrt_rtx"
 _POLL_SECONDS = 0.02
 _LAST_WORDS = 1200  # characters of a builder's messages that an error repeats
 _DTYPES = {
-    TensorProto.FLOAT: "FLOAT", TensorProto.UINT8: "UINT8", TensorProto.INT8: "INT8",
-    TensorProto.INT32: "INT32", TensorProto.INT64: "INT64", TensorProto.BOOL: "BOOL",
-}  # fmt: skip
+    TensorProto.FLOAT: "FLOAT",
+    TensorProto.UINT8: "UINT8",
+    TensorProto.INT8: "INT8",
+    TensorProto.INT32: "INT32",
+    TensorProto.INT64: "INT64",
+    TensorProto.BOOL: "BOOL",
+}
 
 
 @dataclass(frozen=True)
@@ -83,10 +93,14 @@ def check_available(targets: Iterable[str]) -> None:
     """
     for target in targets:
         if target not in TARGETS:
-            raise InputError(f"no target {target!r}: {ENGINE} compiles for {', '.join(TARGETS)}; other GPUs need TensorRT on the device")
+            raise InputError(
+                f"no target {target!r}: {ENGINE} compiles for {', '.join(TARGETS)}; other GPUs need"
+                " TensorRT on the device"
+            )
     if not is_installed():
         raise RuntimeUnavailable(
-            f"{ENGINE} is not installed; pip install 'edgeadapt[rtx]' adds it (about 100 MB, NVIDIA's proprietary licence, no GPU needed)"
+            f"{ENGINE} is not installed; pip install 'edgeadapt[rtx]' adds it (about 100 MB,"
+            " NVIDIA's proprietary licence, no GPU needed)"
         )
 
 
@@ -102,17 +116,15 @@ def build(
     """Compile a graph for one GPU family.
 
     Args:
-        name: of the graph, for messages.
-        model: serialised ONNX model; its external initialisers have the location ``bundle:``.
-        frozen: values of those initialisers by name.
-        target: one of :data:`TARGETS`.
-        batches: sizes that a free batch axis must take; smallest, middle and largest become the optimisation profile.
-        limits: of time, memory and plan size.
+        name: of the graph, for messages. model: serialised ONNX model; its external initialisers
+        have the location ``bundle:``. frozen: values of those initialisers by name. target: one of
+        :data:`TARGETS`. batches: sizes that a free batch axis must take; smallest, middle and
+        largest become the optimisation profile. limits: of time, memory and plan size.
 
     Raises:
-        InputError: the target is not known, or there are no batches.
-        RuntimeUnavailable: the compiler is not installed.
-        CompileError: a frozen value is missing, the compiler refused the graph, crashed, passed a limit, or changed a port;
+        InputError: the target is not known, or there are no batches. RuntimeUnavailable: the
+        compiler is not installed. CompileError: a frozen value is missing, the compiler refused the
+        graph, crashed, passed a limit, or changed a port;
             with its last messages.
     """
     limits = limits or Limits()
@@ -136,11 +148,14 @@ def build(
         title = f"{name}: {ENGINE} for {target}"
         answer = _run(title, [*WORKER, place], folder, limits, order["plan_bytes"])
         if "refused" in answer:
-            raise CompileError(f"{title} refuses the graph: {answer['refused']}.{_last_words(folder)}")
+            raise CompileError(
+                f"{title} refuses the graph: {answer['refused']}.{_last_words(folder)}"
+            )
         if answer["plan_bytes"] > order["plan_bytes"]:
             raise CompileError(
-                f"{title} makes a plan of {answer['plan_bytes'] >> 20} MiB, over the limit of {order['plan_bytes'] >> 20} MiB; "
-                "unrolled loops grow so: take fewer steps or matrix products over the whole batch"
+                f"{title} makes a plan of {answer['plan_bytes'] >> 20} MiB, over the limit of"
+                f" {order['plan_bytes'] >> 20} MiB; unrolled loops grow so: take fewer steps or"
+                " matrix products over the whole batch"
             )
         if changes := list(_changed_ports(proto, answer)):
             raise CompileError(f"{title} changes the ports: {'; '.join(changes)}")
@@ -164,17 +179,30 @@ def _inline(name: str, proto: ModelProto, frozen: Mapping[str, NDArray[Any]]) ->
             if tensor.name not in frozen:
                 raise CompileError(f"{name}: the frozen tensor {tensor.name!r} has no value")
             value = np.asarray(frozen[tensor.name])
-            if value.dtype != onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type) or value.shape != tuple(tensor.dims):
-                raise CompileError(f"{name}: the frozen tensor {tensor.name!r} is {value.dtype}{list(value.shape)}, not as the graph says")
+            if value.dtype != onnx.helper.tensor_dtype_to_np_dtype(
+                tensor.data_type
+            ) or value.shape != tuple(tensor.dims):
+                raise CompileError(
+                    f"{name}: the frozen tensor {tensor.name!r} is"
+                    f" {value.dtype}{list(value.shape)}, not as the graph says"
+                )
             tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
         total += tensor.ByteSize()
     return total
 
 
-def _run(title: str, command: list[str], folder: Path, limits: Limits, file_bytes: int) -> dict[str, Any]:
+def _run(
+    title: str, command: list[str], folder: Path, limits: Limits, file_bytes: int
+) -> dict[str, Any]:
     """Start the worker, watch it, and take its answer."""
     with open(folder / "messages", "wb") as messages:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=messages,
+            stderr=messages,
+            start_new_session=True,
+        )
         try:
             excess = _watch(process, folder, limits, 2 * file_bytes)
         finally:
@@ -182,9 +210,13 @@ def _run(title: str, command: list[str], folder: Path, limits: Limits, file_byte
     if excess:
         raise CompileError(f"{title} was stopped: {excess}.{_last_words(folder)}")
     if process.returncode < 0:
-        raise CompileError(f"{title} crashed with {signal.Signals(-process.returncode).name}.{_last_words(folder)}")
+        raise CompileError(
+            f"{title} crashed with {signal.Signals(-process.returncode).name}.{_last_words(folder)}"
+        )
     if process.returncode:
-        raise CompileError(f"{title} failed with exit code {process.returncode}.{_last_words(folder)}")
+        raise CompileError(
+            f"{title} failed with exit code {process.returncode}.{_last_words(folder)}"
+        )
     try:
         answer: dict[str, Any] = json.loads((folder / "answer.json").read_text())
     except (OSError, ValueError) as error:
@@ -202,11 +234,26 @@ def _watch(process: subprocess.Popen[bytes], folder: Path, limits: Limits, file_
         except subprocess.TimeoutExpired:
             pass
         if time.monotonic() - start > limits.seconds:
-            return f"no result after {limits.seconds:g} s; unrolled loops grow so: take fewer steps, or fewer layers in one graph"
+            return (
+                f"no result after {limits.seconds:g} s; unrolled loops grow so: take fewer steps,"
+                " or fewer layers in one graph"
+            )
         if (resident := _resident_mib(process.pid)) > limits.memory_mib:
-            return f"{resident} MiB of memory, over the limit of {limits.memory_mib} MiB; unrolled loops grow so: take fewer steps"
-        if (written := sum(file.stat().st_size for file in (folder / "messages", folder / "plan") if file.exists())) > file_bytes:
-            return f"{written >> 20} MiB of files and messages, over the limit of {file_bytes >> 20} MiB"
+            return (
+                f"{resident} MiB of memory, over the limit of {limits.memory_mib} MiB; unrolled"
+                " loops grow so: take fewer steps"
+            )
+        if (
+            written := sum(
+                file.stat().st_size
+                for file in (folder / "messages", folder / "plan")
+                if file.exists()
+            )
+        ) > file_bytes:
+            return (
+                f"{written >> 20} MiB of files and messages, over the limit of"
+                f" {file_bytes >> 20} MiB"
+            )
 
 
 def _resident_mib(pid: int) -> int:
@@ -215,11 +262,16 @@ def _resident_mib(pid: int) -> int:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0
-    return next((int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+    return next(
+        (int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM:")),
+        0,
+    )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Nothing of the worker is left, whatever happens here; the session has its own process group."""
+    """Nothing of the worker is left, whatever happens here; the session has its own process
+    group.
+    """
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -234,9 +286,13 @@ def _last_words(folder: Path) -> str:
 
 
 def _changed_ports(proto: ModelProto, answer: Mapping[str, Any]) -> Iterator[str]:
-    """Where the engine's inputs and outputs differ from the graph's: parsers rename aliased ports and narrow float64 silently."""
+    """Where the engine's inputs and outputs differ from the graph's: parsers rename aliased ports
+    and narrow float64 silently.
+    """
     for kind, values in (("inputs", proto.graph.input), ("outputs", proto.graph.output)):
-        wanted = {value.name: _DTYPES.get(value.type.tensor_type.elem_type, "?") for value in values}
+        wanted = {
+            value.name: _DTYPES.get(value.type.tensor_type.elem_type, "?") for value in values
+        }
         found = {port[0]: port[1] for port in answer[kind]}
         if wanted != found:
             yield f"{kind} {found} where the graph has {wanted}"

@@ -35,15 +35,22 @@ def to_onnx(
     decompose = captured.run_decompositions
 
     def where_needed(table: Any = None, **options: Any) -> torch.export.ExportedProgram:
-        is_final = table is not None and not any(_needs_it(node, table) for node in captured.graph.nodes)
+        is_final = table is not None and not any(
+            _needs_it(node, table) for node in captured.graph.nodes
+        )
         return captured if is_final else decompose(table, **options)
 
     captured.run_decompositions = where_needed  # type: ignore[method-assign]
     with _one_table():
         program = torch.onnx.export(
-            captured, dynamo=True, verbose=False, optimize=False, opset_version=OPSET,
-            input_names=list(inputs), output_names=list(outputs),
-        )  # fmt: skip
+            captured,
+            dynamo=True,
+            verbose=False,
+            optimize=False,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=list(outputs),
+        )
     assert program is not None
     return program.model
 
@@ -64,13 +71,18 @@ def _one_table() -> Iterator[None]:
     Where a version of torch keeps one elsewhere, it builds its own, which costs time alone.
     """
     registry = getattr(importlib.import_module(_REGISTRATION), "ONNXRegistry", None)
-    with _built_once(registry, "from_torchlib", _operators), _built_once(importlib.import_module(_DECOMPOSITION), _PARTS, _parts):
+    with (
+        _built_once(registry, "from_torchlib", _operators),
+        _built_once(importlib.import_module(_DECOMPOSITION), _PARTS, _parts),
+    ):
         yield
 
 
 @contextmanager
 def _built_once(owner: Any, name: str, kept: Callable[..., Any]) -> Iterator[None]:
-    """While active, ``owner.name(...)`` is ``kept(owner.name, ...)``; nothing where there is no such."""
+    """While active, ``owner.name(...)`` is ``kept(owner.name, ...)``; nothing where there is no
+    such.
+    """
     build = getattr(owner, name, None)
     if build is None:
         yield

@@ -1,7 +1,7 @@
 """Writes inside a trace become values, where a look at the graph shows that it makes no difference.
 
-The exporter would trace the whole program once more to do the same, which takes longer than the rest
-of the export. What is not plain here, a write to a view or to what has views, is left to it.
+The exporter would trace the whole program once more to do the same, which takes longer than the
+rest of the export. What is not plain here, a write to a view or to what has views, is left to it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""``compile_step`` and ``compile_inference``: the doors of the compiler. No graph leaves it unchecked."""
+"""``compile_step`` and ``compile_inference``: the doors of the compiler. No graph leaves it
+unchecked.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +39,12 @@ class CompiledGraph:
     frozen: tuple[str, ...]  # external initialisers at ``bundle:``
     nodes: int
     parity: Parity
-    values: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)  # examples of what is read, written or frozen
+    # examples of what is read, written or frozen
+    values: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def save(self, path: str | Path, tensors: Mapping[str, Tensor] | None = None) -> Path:
-        """Write ``NAME.onnx`` and ``NAME.safetensors``, which a device opens with ``edgeadapt.runtime.read_graph``.
+        """Write ``NAME.onnx`` and ``NAME.safetensors``, which a device opens with
+        ``edgeadapt.runtime.read_graph``.
 
         Args:
             path: ``.../NAME.onnx``, or an existing folder.
@@ -70,15 +74,15 @@ def compile_step(
     """Compile a learning step: gradient, optimiser and every other update inside one graph.
 
     Args:
-        name: of the graph, for messages.
-        fn: ``(ports, tensors) -> (outputs, new tensors)``, pure. It may take gradients with ``torch.func.grad``. An output called
-            ``loss`` is expected to fall; a port called ``sample_weight`` is expected to silence the samples it is 0 for.
-        make_ports: ``(generator, batch) -> example ports``; see :func:`compile_graph`.
-        tensors: example values by name, state and frozen.
-        frozen: names in ``tensors`` that never change: they are stored once and shared by graphs.
-        dynamic_batch: leave the batch free. False fixes it to ``batch``; learning from one sample at a time is then ``batch=1``.
-        batch: of the trace and of the checks.
-        tolerance: largest error as a share of the change that a step makes.
+        name: of the graph, for messages. fn: ``(ports, tensors) -> (outputs, new tensors)``, pure.
+        It may take gradients with ``torch.func.grad``. An output called
+            ``loss`` is expected to fall; a port called ``sample_weight`` is expected to silence the
+            samples it is 0 for.
+        make_ports: ``(generator, batch) -> example ports``; see :func:`compile_graph`. tensors:
+        example values by name, state and frozen. frozen: names in ``tensors`` that never change:
+        they are stored once and shared by graphs. dynamic_batch: leave the batch free. False fixes
+        it to ``batch``; learning from one sample at a time is then ``batch=1``. batch: of the trace
+        and of the checks. tolerance: largest error as a share of the change that a step makes.
         toy_loss: what happens if an output called ``loss`` is not halved by 50 steps on a separable
             toy problem: "warn" (a ``CompileWarning``), "refuse", or "accept", which does not try.
 
@@ -86,9 +90,17 @@ def compile_step(
         CompileError: as :func:`compile_graph`, or the graph does not behave like a learning step.
     """
     return compile_graph(
-        name, fn, make_ports, tensors, frozen=frozen, dynamic_batch=dynamic_batch, batch=batch, tolerance=tolerance, is_step=True,
+        name,
+        fn,
+        make_ports,
+        tensors,
+        frozen=frozen,
+        dynamic_batch=dynamic_batch,
+        batch=batch,
+        tolerance=tolerance,
+        is_step=True,
         toy_loss=toy_loss,
-    )  # fmt: skip
+    )
 
 
 def compile_inference(
@@ -113,15 +125,26 @@ def compile_inference(
         CompileError: as :func:`compile_graph`, or the function returns new tensors.
     """
 
-    def read_only(ports: dict[str, Tensor], values: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def read_only(
+        ports: dict[str, Tensor], values: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         outputs, new = fn(ports, values)
         if new:
-            raise CompileError(f"{name}: writes {sorted(new)[0]!r}, so it is a step: use compile_step")
+            raise CompileError(
+                f"{name}: writes {sorted(new)[0]!r}, so it is a step: use compile_step"
+            )
         return outputs, {}
 
     constants = tuple(tensors) if frozen is None else tuple(frozen)
     return compile_graph(
-        name, read_only, make_ports, tensors, frozen=constants, dynamic_batch=dynamic_batch, batch=batch, tolerance=tolerance
+        name,
+        read_only,
+        make_ports,
+        tensors,
+        frozen=constants,
+        dynamic_batch=dynamic_batch,
+        batch=batch,
+        tolerance=tolerance,
     )
 
 
@@ -139,24 +162,27 @@ def compile_graph(
     check: bool = True,
     toy_loss: ToyLoss = "refuse",
 ) -> CompiledGraph:
-    """Compile a pure torch function, step or not; what :func:`compile_step` and :func:`compile_inference` are made of.
+    """Compile a pure torch function, step or not; what :func:`compile_step` and
+    :func:`compile_inference` are made of.
 
     Args:
-        name: of the graph, for messages.
-        fn: ``(ports, tensors) -> (outputs, new tensors)``; it may take gradients (``torch.func.grad``).
-        make_ports: ``(generator, batch) -> example ports``. Used for the trace and for every check, so examples should look
+        name: of the graph, for messages. fn: ``(ports, tensors) -> (outputs, new tensors)``; it may
+        take gradients (``torch.func.grad``). make_ports: ``(generator, batch) -> example ports``.
+        Used for the trace and for every check, so examples should look
             like real ones; float ports are also tried at zero, at 30 times and with constant rows.
-        tensors: example values by name, state and frozen. State should be a plausible state, not all zeros.
-        frozen: names in ``tensors`` that become external initialisers with location ``bundle:``.
-        dynamic_batch: leave the leading axis of batched ports free; otherwise the graph has exactly ``batch`` samples.
-        batch: of the trace and of the checks; at least 2 when it is free.
-        tolerance: largest error as a share of the change a step makes, or of the output.
-        is_step: also check that the graph behaves like a learning step (:func:`edgeadapt.host.compile.behaviour.check_step`).
-        toy_loss: as for :func:`compile_step`; steps of this package are refused.
-        check: compare with torch. False only where the same graph was compared before.
+        tensors: example values by name, state and frozen. State should be a plausible state, not
+        all zeros. frozen: names in ``tensors`` that become external initialisers with location
+        ``bundle:``. dynamic_batch: leave the leading axis of batched ports free; otherwise the
+        graph has exactly ``batch`` samples. batch: of the trace and of the checks; at least 2 when
+        it is free. tolerance: largest error as a share of the change a step makes, or of the
+        output. is_step: also check that the graph behaves like a learning step
+        (:func:`edgeadapt.host.compile.behaviour.check_step`). toy_loss: as for
+        :func:`compile_step`; steps of this package are refused. check: compare with torch. False
+        only where the same graph was compared before.
 
     Raises:
-        CompileError: the function is impure, has no translation, would be refused by an engine, or computes something else than torch.
+        CompileError: the function is impure, has no translation, would be refused by an engine, or
+        computes something else than torch.
     """
     frozen = tuple(frozen)
     _check_frozen(name, frozen, tensors)
@@ -170,11 +196,27 @@ def compile_graph(
         raise CompileError(f"{name}: writes the frozen tensor {overlap[0]!r}")
     graph = emit(traced, frozen)
     lint(name, graph.model)
-    parity = Parity(cases=1, tolerance=tolerance, median_error=0.0, worst_error=0.0, onnxruntime=f"{VERSION} (not compared)")
+    parity = Parity(
+        cases=1,
+        tolerance=tolerance,
+        median_error=0.0,
+        worst_error=0.0,
+        onnxruntime=f"{VERSION} (not compared)",
+    )
     if check:
-        sessions = tuple(open_session(name, graph, tensors, optimised=optimised) for optimised in (False, True))
-        cases = parity_cases(make_ports, batched, batch, is_batch_free=bool(traced.batched), has_state=bool(graph.reads or graph.writes))
-        parity = check_parity(name, graph, fn, cases, tensors, sessions, make_ports, batch, tolerance)
+        sessions = tuple(
+            open_session(name, graph, tensors, optimised=optimised) for optimised in (False, True)
+        )
+        cases = parity_cases(
+            make_ports,
+            batched,
+            batch,
+            is_batch_free=bool(traced.batched),
+            has_state=bool(graph.reads or graph.writes),
+        )
+        parity = check_parity(
+            name, graph, fn, cases, tensors, sessions, make_ports, batch, tolerance
+        )
         if is_step:
             check_step(name, sessions, make_ports, batched, tensors, batch, toy_loss)
     return CompiledGraph(
@@ -187,7 +229,10 @@ def compile_graph(
         frozen=graph.frozen,
         nodes=len(graph.model.graph.node),
         parity=parity,
-        values={key: tensors[key].detach() for key in dict.fromkeys((*graph.reads, *graph.writes, *graph.frozen))},
+        values={
+            key: tensors[key].detach()
+            for key in dict.fromkeys((*graph.reads, *graph.writes, *graph.frozen))
+        },
     )
 
 
@@ -202,7 +247,9 @@ def _specs(values: Iterable[ValueInfoProto], names: tuple[str, ...]) -> tuple[Po
         PortSpec(
             name=key,
             dtype=DTYPES[found[key].elem_type],
-            shape=tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in found[key].shape.dim),
+            shape=tuple(
+                dim.dim_value if dim.HasField("dim_value") else None for dim in found[key].shape.dim
+            ),
         )
         for key in names
     )

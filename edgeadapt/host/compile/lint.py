@@ -1,7 +1,7 @@
 """Refuse a graph that some engine would reject, or would accept and compute wrongly.
 
-The table ``trt_ops.json`` records what TensorRT 10.1 to 11.1 and TensorRT-RTX 1.7 document and what was measured with them.
-A graph that passes runs in ONNX Runtime too.
+The table ``trt_ops.json`` records what TensorRT 10.1 to 11.1 and TensorRT-RTX 1.7 document and what
+was measured with them. A graph that passes runs in ONNX Runtime too.
 """
 
 from __future__ import annotations
@@ -19,34 +19,77 @@ from edgeadapt.errors import CompileError
 
 MAX_OPSET = 20
 DTYPES = {
-    TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8", TensorProto.INT8: "int8",
-    TensorProto.INT32: "int32", TensorProto.INT64: "int64", TensorProto.BOOL: "bool",
-}  # fmt: skip
+    TensorProto.FLOAT: "float32",
+    TensorProto.UINT8: "uint8",
+    TensorProto.INT8: "int8",
+    TensorProto.INT32: "int32",
+    TensorProto.INT64: "int64",
+    TensorProto.BOOL: "bool",
+}
 """What may cross the border of a graph or be stored in it."""
 
 _FORBIDDEN = {
     **dict.fromkeys(
-        ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"),
+        (
+            "RandomNormal",
+            "RandomNormalLike",
+            "RandomUniform",
+            "RandomUniformLike",
+            "Bernoulli",
+            "Multinomial",
+            "Dropout",
+        ),
         "draws random numbers, which no engine reproduces; make the noise or the mask a port",
     ),
-    **dict.fromkeys(("NonZero", "Unique", "Compress", "NonMaxSuppression"), "has a shape that depends on data; use masks and fixed sizes"),
-    **dict.fromkeys(("If", "Loop", "Scan"), "is control flow, which cannot be captured on a GPU; use Where, or unroll"),
-    **dict.fromkeys(("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"), "is a fused loss; write log_softmax and a one-hot product"),
+    **dict.fromkeys(
+        ("NonZero", "Unique", "Compress", "NonMaxSuppression"),
+        "has a shape that depends on data; use masks and fixed sizes",
+    ),
+    **dict.fromkeys(
+        ("If", "Loop", "Scan"),
+        "is control flow, which cannot be captured on a GPU; use Where, or unroll",
+    ),
+    **dict.fromkeys(
+        ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"),
+        "is a fused loss; write log_softmax and a one-hot product",
+    ),
     "Det": "is exported as an invalid model; write the determinant out",
 }
-_TABLE_NAMES = {"float32": "FP32", "int32": "INT32", "int64": "INT64", "int8": "INT8", "bool": "BOOL", "uint8": "UINT8"}
-_MEASURED = {("Cast", "INT8"), ("Identity", "INT8"), ("CumSum", "INT64"), ("CumSum", "INT32")}  # built, though not in the table
+_TABLE_NAMES = {
+    "float32": "FP32",
+    "int32": "INT32",
+    "int64": "INT64",
+    "int8": "INT8",
+    "bool": "BOOL",
+    "uint8": "UINT8",
+}
+# built, though not in the table
+_MEASURED = {("Cast", "INT8"), ("Identity", "INT8"), ("CumSum", "INT64"), ("CumSum", "INT32")}
 _ANY_DTYPE = {"Shape", "Size", "Constant", "ConstantOfShape", "Range"}
 _UINT8_READERS = {"Cast", "Identity", "Shape", "DequantizeLinear"}
 _MAX_TOPK = 3840
-_SHAPE_OPERANDS = {"Reshape": (1,), "Expand": (1,), "Tile": (1,), "Slice": (1, 2), "TopK": (1,), "OneHot": (1,), "Pad": (1,),
-                   "ConstantOfShape": (0,), "Range": (0, 1, 2), "Resize": (2, 3)}  # fmt: skip
+_SHAPE_OPERANDS = {
+    "Reshape": (1,),
+    "Expand": (1,),
+    "Tile": (1,),
+    "Slice": (1, 2),
+    "TopK": (1,),
+    "OneHot": (1,),
+    "Pad": (1,),
+    "ConstantOfShape": (0,),
+    "Range": (0, 1, 2),
+    "Resize": (2, 3),
+}
 
 
 @cache
 def operator_table() -> dict[str, dict[str, Any]]:
-    """``{operator: {supported, dtypes, notes, ...}}``; keys that start with an underscore are not operators."""
-    table: dict[str, dict[str, Any]] = json.loads(files(__package__).joinpath("trt_ops.json").read_text(encoding="utf-8"))
+    """``{operator: {supported, dtypes, notes, ...}}``; keys that start with an underscore are not
+    operators.
+    """
+    table: dict[str, dict[str, Any]] = json.loads(
+        files(__package__).joinpath("trt_ops.json").read_text(encoding="utf-8")
+    )
     return table
 
 
@@ -54,7 +97,8 @@ def lint(name: str, model: onnx.ModelProto, *, precision: str = "float32") -> No
     """Check a graph against the table and against the contracts of a step.
 
     Args:
-        precision: ``float16`` allows inner values of that type, between casts; ports and constants never have it.
+        precision: ``float16`` allows inner values of that type, between casts; ports and constants
+        never have it.
 
     Raises:
         CompileError: lists every finding with the operator, the reason and a way out.
@@ -83,10 +127,16 @@ def _border(model: onnx.ModelProto) -> Iterator[str]:
     for value in (*graph.input, *graph.output):
         kind = value.type.tensor_type.elem_type
         if kind not in DTYPES:
-            yield f"{value.name}: {_dtype(kind)} is not one of {', '.join(DTYPES.values())}; cast it in torch before the graph"
+            yield (
+                f"{value.name}: {_dtype(kind)} is not one of {', '.join(DTYPES.values())}; cast it"
+                " in torch before the graph"
+            )
     for tensor in graph.initializer:
         if tensor.data_type not in DTYPES:
-            yield f"constant {tensor.name}: {_dtype(tensor.data_type)}; a numpy or Python value in a closure kept its dtype, use .float()"
+            yield (
+                f"constant {tensor.name}: {_dtype(tensor.data_type)}; a numpy or Python value in a"
+                " closure kept its dtype, use .float()"
+            )
 
 
 def _nodes(model: onnx.ModelProto, inner: tuple[int, ...]) -> Iterator[str]:
@@ -98,17 +148,26 @@ def _nodes(model: onnx.ModelProto, inner: tuple[int, ...]) -> Iterator[str]:
         kinds[value.name] = value.type.tensor_type.elem_type
         if value.type.tensor_type.HasField("shape"):
             ranks[value.name] = len(value.type.tensor_type.shape.dim)
-    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    valued = {value.name for value in graph.input}  # what depends on the values, not only on the shapes, of inputs
+    read = {name for node in graph.node for name in node.input} | {
+        value.name for value in graph.output
+    }
+    # what depends on the values, not only on the shapes, of inputs
+    valued = {value.name for value in graph.input}
     for node in graph.node:
         for place in _SHAPE_OPERANDS.get(node.op_type, ()):
             if place < len(node.input) and node.input[place] in valued:
-                yield f"{node.op_type} takes a shape from the values of an input, so they must live on the host; use masks"
+                yield (
+                    f"{node.op_type} takes a shape from the values of an input, so they must live"
+                    " on the host; use masks"
+                )
         if node.op_type not in ("Shape", "Size") and valued.intersection(node.input):
             valued.update(node.output)
         for name in node.output:
             if kinds.get(name, TensorProto.FLOAT) not in (*inner, TensorProto.UNDEFINED):
-                yield f"{node.op_type} computes in {_dtype(kinds[name])}; keep inner values in {', '.join(DTYPES.values())}"
+                yield (
+                    f"{node.op_type} computes in {_dtype(kinds[name])}; keep inner values in"
+                    f" {', '.join(DTYPES.values())}"
+                )
         yield from _operator(node)
         yield from _attributes(node, read)
         yield from _operands(node, constants, ranks)
@@ -117,15 +176,24 @@ def _nodes(model: onnx.ModelProto, inner: tuple[int, ...]) -> Iterator[str]:
 
 def _operator(node: NodeProto) -> Iterator[str]:
     if node.domain not in ("", "ai.onnx"):
-        yield f"{node.domain}::{node.op_type} is of a foreign domain, which engines look up as a plugin"
+        yield (
+            f"{node.domain}::{node.op_type} is of a foreign domain, which engines look up as a"
+            " plugin"
+        )
     elif node.op_type in _FORBIDDEN:
         yield f"{node.op_type} {_FORBIDDEN[node.op_type]}"
     else:
         row = operator_table().get(node.op_type)
         if row is None:
-            yield f"{node.op_type} is not in the operator table trt_ops.json; write it with other operators"
+            yield (
+                f"{node.op_type} is not in the operator table trt_ops.json; write it with other"
+                " operators"
+            )
         elif not (row["supported"] and row["supported_10_1"] and row["trt_rtx_1_7_parser"]):
-            yield f"{node.op_type} is not supported by every engine. {row['notes'] or 'Write it with other operators'}"
+            yield (
+                f"{node.op_type} is not supported by every engine."
+                f" {row['notes'] or 'Write it with other operators'}"
+            )
 
 
 def _attributes(node: NodeProto, read: set[str]) -> Iterator[str]:
@@ -133,40 +201,88 @@ def _attributes(node: NodeProto, read: set[str]) -> Iterator[str]:
     kind = node.op_type
     extra = [name for name in node.output[1:] if name in read]
     if kind.startswith("Scatter") and attributes.get("reduction", b"none") not in (b"none", b""):
-        yield f"{kind} with a reduction is refused by TensorRT; use a one-hot matmul (segment sum = onehot(index)^T @ values)"
+        yield (
+            f"{kind} with a reduction is refused by TensorRT; use a one-hot matmul (segment sum ="
+            " onehot(index)^T @ values)"
+        )
     if kind == "LayerNormalization" and extra:
-        yield "LayerNormalization with more than one output is refused; let the decomposition table write it out"
+        yield (
+            "LayerNormalization with more than one output is refused; let the decomposition table"
+            " write it out"
+        )
     if kind == "MaxPool" and extra:
-        yield "MaxPool with indices is refused (max-pool gradient); use reshape or strided slices and amax"
+        yield (
+            "MaxPool with indices is refused (max-pool gradient); use reshape or strided slices and"
+            " amax"
+        )
     if kind == "BatchNormalization" and (attributes.get("training_mode", 0) or extra):
         yield "BatchNormalization in training mode is refused; write mean, variance and x * s + t"
-    if kind == "AveragePool" and attributes.get("ceil_mode", 0) and attributes.get("count_include_pad", 0):
-        yield "AveragePool with ceil_mode that counts padding is wrong at the border in ONNX Runtime 1.23; pad the input and leave ceil_mode off"
+    if (
+        kind == "AveragePool"
+        and attributes.get("ceil_mode", 0)
+        and attributes.get("count_include_pad", 0)
+    ):
+        yield (
+            "AveragePool with ceil_mode that counts padding is wrong at the border in ONNX Runtime"
+            " 1.23; pad the input and leave ceil_mode off"
+        )
     if kind == "Resize" and attributes.get("antialias", 0):
         yield "Resize with antialias is refused"
-    if kind == "ConvTranspose" and all(any(step != 1 for step in attributes.get(key, ())) for key in ("strides", "dilations")):
-        yield "ConvTranspose with both a stride and a dilation is parsed and then not built; write it as a convolution of the input with gaps"
-    if kind in ("MaxPool", "AveragePool", "LpPool") and any(step != 1 for step in attributes.get("dilations", ())):
+    if kind == "ConvTranspose" and all(
+        any(step != 1 for step in attributes.get(key, ())) for key in ("strides", "dilations")
+    ):
+        yield (
+            "ConvTranspose with both a stride and a dilation is parsed and then not built; write it"
+            " as a convolution of the input with gaps"
+        )
+    if kind in ("MaxPool", "AveragePool", "LpPool") and any(
+        step != 1 for step in attributes.get("dilations", ())
+    ):
         yield f"{kind} with dilations is refused"
 
 
-def _operands(node: NodeProto, constants: dict[str, TensorProto], ranks: dict[str, int]) -> Iterator[str]:
+def _operands(
+    node: NodeProto, constants: dict[str, TensorProto], ranks: dict[str, int]
+) -> Iterator[str]:
     kind, given = node.op_type, [*node.input, "", "", "", ""]
-    fixed = {"OneHot": 1, "CumSum": 1, "Squeeze": 1, "Unsqueeze": 1, "Slice": 3, "TopK": 1, "Pad": 3}
+    fixed = {
+        "OneHot": 1,
+        "CumSum": 1,
+        "Squeeze": 1,
+        "Unsqueeze": 1,
+        "Slice": 3,
+        "TopK": 1,
+        "Pad": 3,
+    }
     fixed.update(dict.fromkeys((key for key in operator_table() if key.startswith("Reduce")), 1))
     place = fixed.get(kind)
     if place is not None and given[place] and given[place] not in constants:
-        yield f"{kind} takes operand {place} from a computation, where engines need a constant; keep shapes and axes fixed"
-    if kind == "TopK" and given[1] in constants and onnx.numpy_helper.to_array(constants[given[1]]).max() > _MAX_TOPK:
+        yield (
+            f"{kind} takes operand {place} from a computation, where engines need a constant; keep"
+            " shapes and axes fixed"
+        )
+    if (
+        kind == "TopK"
+        and given[1] in constants
+        and onnx.numpy_helper.to_array(constants[given[1]]).max() > _MAX_TOPK
+    ):
         yield f"TopK of more than {_MAX_TOPK} is refused"
-    if kind in ("QuantizeLinear", "DequantizeLinear") and given[2] and not _is_zero(constants.get(given[2])):
+    if (
+        kind in ("QuantizeLinear", "DequantizeLinear")
+        and given[2]
+        and not _is_zero(constants.get(given[2]))
+    ):
         yield f"{kind} with a zero point other than a constant 0 is refused; quantise symmetrically"
     if kind in ("ArgMin", "ArgMax", "TopK") and ranks.get(given[0]) == 1:
         yield f"{kind} of a rank-1 tensor is refused; unsqueeze it first"
 
 
 def _is_zero(tensor: TensorProto | None) -> bool:
-    return tensor is not None and tensor.data_location != TensorProto.EXTERNAL and not onnx.numpy_helper.to_array(tensor).any()
+    return (
+        tensor is not None
+        and tensor.data_location != TensorProto.EXTERNAL
+        and not onnx.numpy_helper.to_array(tensor).any()
+    )
 
 
 def _operand_dtypes(node: NodeProto, kinds: dict[str, int]) -> Iterator[str]:
@@ -176,12 +292,19 @@ def _operand_dtypes(node: NodeProto, kinds: dict[str, int]) -> Iterator[str]:
     kind = kinds.get(node.input[0], TensorProto.UNDEFINED)
     if kind == TensorProto.UNDEFINED:
         return
-    label = "FP16" if kind == TensorProto.FLOAT16 else _TABLE_NAMES.get(DTYPES.get(kind, ""), _dtype(kind))
+    label = (
+        "FP16"
+        if kind == TensorProto.FLOAT16
+        else _TABLE_NAMES.get(DTYPES.get(kind, ""), _dtype(kind))
+    )
     if kind == TensorProto.UINT8:
         if node.op_type not in _UINT8_READERS:
             yield f"{node.op_type} of uint8 is refused; cast it to float first"
     elif row["dtypes"] and label not in row["dtypes"] and (node.op_type, label) not in _MEASURED:
-        yield f"{node.op_type} of {label} is refused (it takes {', '.join(row['dtypes'])}); cast it first"
+        yield (
+            f"{node.op_type} of {label} is refused (it takes {', '.join(row['dtypes'])}); cast it"
+            " first"
+        )
 
 
 def _dtype(kind: int) -> str:

@@ -1,8 +1,9 @@
 """Which module of a network an operator comes from, so that an error can say where to look.
 
-Modules are followed by torch's global forward hooks while a function is traced, so a network called inside the function
-(``torch.func.functional_call``) is followed too. An operator of a gradient belongs to the module whose forward pass made its autograd
-node; these are numbered in the order of their making.
+Modules are followed by torch's global forward hooks while a function is traced, so a network called
+inside the function (``torch.func.functional_call``) is followed too. An operator of a gradient
+belongs to the module whose forward pass made its autograd node; these are numbered in the order of
+their making.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 META = "module_path"
 """Key of a graph node's ``meta`` with the path of its module; absent outside of modules."""
 
-_SEARCH_DEPTH = 5  # the compiler's wrapper, a learner, torch.func.grad around its loss, the loss, what it calls
+# the compiler's wrapper, a learner, torch.func.grad around its loss, the loss, what it calls
+_SEARCH_DEPTH = 5
 
 
 class Origins(TorchDispatchMode):
-    """While active, marks every node of the graph being traced with the path of its module, and keeps the operator that runs.
+    """While active, marks every node of the graph being traced with the path of its module, and
+    keeps the operator that runs.
 
-    ``operator`` is the one that raised, after an error; ``path`` its module, as ``encoder.blocks.3.norm (LayerNorm)``. A root is called
-    by the name under which the function reaches it, or else by its class.
+    ``operator`` is the one that raised, after an error; ``path`` its module, as
+    ``encoder.blocks.3.norm (LayerNorm)``. A root is called by the name under which the function
+    reaches it, or else by its class.
 
     Args:
         fn: the function that is traced, in whose closure and globals the roots are looked for.
@@ -44,11 +48,13 @@ class Origins(TorchDispatchMode):
         for name, module in _modules(fn, _SEARCH_DEPTH, set()):
             self._learn(name, module)
         self._entered: list[tuple[nn.Module, int]] = []
-        self._spans: list[tuple[int, int, str]] = []  # autograd nodes [first, last) of a module, inner modules first
+        # autograd nodes [first, last) of a module, inner modules first
+        self._spans: list[tuple[int, int, str]] = []
         self._hooks = ExitStack()
 
     def __enter__(self) -> Origins:
-        before, after = register_module_forward_pre_hook(self._enter_module), register_module_forward_hook(self._leave_module)
+        before = register_module_forward_pre_hook(self._enter_module)
+        after = register_module_forward_hook(self._leave_module)
         self._hooks.callback(before.remove)
         self._hooks.callback(after.remove)
         super().__enter__()
@@ -109,7 +115,9 @@ class Origins(TorchDispatchMode):
 
 
 def where(operator: Any, path: str | None) -> str:
-    """The beginning of a message: ``aten.rand.default in encoder.drop (Dropout) ``, as much of it as is known."""
+    """The beginning of a message: ``aten.rand.default in encoder.drop (Dropout) ``, as much of it
+    as is known.
+    """
     return " ".join([*([str(operator)] if operator else []), *([f"in {path}"] if path else []), ""])
 
 
@@ -117,7 +125,11 @@ def _modules(value: Any, depth: int, seen: set[int]) -> Iterator[tuple[str, nn.M
     """The networks that a function can reach, by the names it uses for them."""
     while not isinstance(value, FunctionType):
         if isinstance(value, MethodType):
-            yield from ((name, owned) for name, owned in vars(value.__self__).items() if isinstance(owned, nn.Module))
+            yield from (
+                (name, owned)
+                for name, owned in vars(value.__self__).items()
+                if isinstance(owned, nn.Module)
+            )
             value = value.__func__
         elif isinstance(value, partial):
             value = value.func
@@ -127,7 +139,10 @@ def _modules(value: Any, depth: int, seen: set[int]) -> Iterator[tuple[str, nn.M
         return
     seen.add(id(value))
     names = value.__code__.co_freevars
-    for name, found in chain(zip(names, map(_content, value.__closure__ or ()), strict=True), _globals(value, value.__code__)):
+    for name, found in chain(
+        zip(names, map(_content, value.__closure__ or ()), strict=True),
+        _globals(value, value.__code__),
+    ):
         if isinstance(found, nn.Module):
             yield name, found
         else:
@@ -143,7 +158,9 @@ def _content(cell: CellType) -> Any:
 
 def _globals(function: FunctionType, code: CodeType) -> Iterator[tuple[str, Any]]:
     """The globals that a function and the functions written inside it name."""
-    yield from ((name, function.__globals__[name]) for name in code.co_names if name in function.__globals__)
+    yield from (
+        (name, function.__globals__[name]) for name in code.co_names if name in function.__globals__
+    )
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
             yield from _globals(function, inner)

@@ -1,8 +1,9 @@
 """Vectors of a graph that are many small tensors, taken apart for a comparison.
 
-An error is judged as a share of the change of its tensor. In a vector that a graph splits, a part that moves far would hide the parts
-that hardly move, so each part is judged by itself: ``small.vector`` becomes ``small.vector[0]``, ``small.vector[1]`` and so on, and so
-does what goes with it element by element, such as ``momentum.small.vector``.
+An error is judged as a share of the change of its tensor. In a vector that a graph splits, a part
+that moves far would hide the parts that hardly move, so each part is judged by itself:
+``small.vector`` becomes ``small.vector[0]``, ``small.vector[1]`` and so on, and so does what goes
+with it element by element, such as ``momentum.small.vector``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def packed_vectors(model: onnx.ModelProto, tensors: Mapping[str, Tensor]) -> Siz
     for node in model.graph.node:
         name = node.input[0] if node.op_type == "Split" and len(node.input) == 2 else ""
         if name in tensors and tensors[name].dim() == 1 and node.input[1] in constants:
-            split[name] = tuple(int(size) for size in onnx.numpy_helper.to_array(constants[node.input[1]]))
+            split[name] = tuple(
+                int(size) for size in onnx.numpy_helper.to_array(constants[node.input[1]])
+            )
     return {
         name: sizes
         for key, sizes in split.items()
@@ -42,5 +45,7 @@ def apart(values: Mapping[str, Tensor], vectors: Sizes) -> dict[str, Tensor]:
             found[key] = value
             continue
         tail = key[len(name) :]
-        found |= {f"{name}[{index}]{tail}": part for index, part in enumerate(value.split(vectors[name]))}
+        found |= {
+            f"{name}[{index}]{tail}": part for index, part in enumerate(value.split(vectors[name]))
+        }
     return found

@@ -28,7 +28,9 @@ from torch.utils import _pytree as pytree
 _CONSTANT = "constant_{}"
 
 
-def as_program(module: fx.GraphModule, arguments: tuple[torch.Tensor, ...]) -> ExportedProgram | None:
+def as_program(
+    module: fx.GraphModule, arguments: tuple[torch.Tensor, ...]
+) -> ExportedProgram | None:
     """The program of a trace; None where torch has to look at it again.
 
     That is where an operator writes, works on Python's objects or has a graph inside, or where
@@ -46,7 +48,9 @@ def as_program(module: fx.GraphModule, arguments: tuple[torch.Tensor, ...]) -> E
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     constants: dict[str, torch.Tensor] = {}
-    mode = next(node.meta["val"].fake_mode for node in module.graph.nodes if node.op == "placeholder")
+    mode = next(
+        node.meta["val"].fake_mode for node in module.graph.nodes if node.op == "placeholder"
+    )
     for node in module.graph.find_nodes(op="get_attr"):  # constants come before the inputs
         name = _CONSTANT.format(len(constants))
         constants[name] = getattr(module, str(node.target)).detach()
@@ -67,19 +71,28 @@ def as_program(module: fx.GraphModule, arguments: tuple[torch.Tensor, ...]) -> E
         for node in placeholders[len(constants) :]
     ]
     results = graph.output_node().args[0]
-    outputs = [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(node.name), None) for node in results]  # type: ignore[union-attr]
+    outputs = [
+        OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(node.name), None) for node in results
+    ]  # type: ignore[union-attr]
     _, given = pytree.tree_flatten((arguments, {}))
     _, returned = pytree.tree_flatten(tuple(range(len(outputs))))
     call = ModuleCallSignature(
-        inputs=[spec.arg for spec in inputs[len(constants) :]], outputs=[spec.arg for spec in outputs],
-        in_spec=given, out_spec=returned,
-    )  # fmt: skip
+        inputs=[spec.arg for spec in inputs[len(constants) :]],
+        outputs=[spec.arg for spec in outputs],
+        in_spec=given,
+        out_spec=returned,
+    )
     ranges = {} if environment is None else dict(environment.var_to_range)
     return ExportedProgram(
-        root={}, graph=graph, graph_signature=ExportGraphSignature(inputs, outputs), state_dict={},
-        range_constraints=ranges, module_call_graph=[ModuleCallEntry("", call)],
-        example_inputs=(arguments, {}), constants=constants,
-    )  # fmt: skip
+        root={},
+        graph=graph,
+        graph_signature=ExportGraphSignature(inputs, outputs),
+        state_dict={},
+        range_constraints=ranges,
+        module_call_graph=[ModuleCallEntry("", call)],
+        example_inputs=(arguments, {}),
+        constants=constants,
+    )
 
 
 def _is_plain(node: fx.Node) -> bool:
@@ -95,13 +108,20 @@ def _is_plain(node: fx.Node) -> bool:
 
 def _environment(module: fx.GraphModule) -> ShapeEnv | None:
     return next(
-        (node.meta["val"].fake_mode.shape_env for node in module.graph.nodes if node.op == "placeholder"), None
+        (
+            node.meta["val"].fake_mode.shape_env
+            for node in module.graph.nodes
+            if node.op == "placeholder"
+        ),
+        None,
     )
 
 
 def _is_free(environment: Any) -> bool:
     """Whether tracing took nothing for granted of any symbol."""
-    return not (environment.guards or environment.replacements or environment.deferred_runtime_asserts)
+    return not (
+        environment.guards or environment.replacements or environment.deferred_runtime_asserts
+    )
 
 
 __all__ = ["as_program"]

@@ -13,7 +13,8 @@ def imported(spec: str, what: str) -> Callable[..., Any]:
     """The function or class that ``"module:name"`` names.
 
     Args:
-        spec: the module is looked for as ``import`` does. what: what it makes, for messages: ``"network"``, ``"data set"``.
+        spec: the module is looked for as ``import`` does. what: what it makes, for messages:
+        ``"network"``, ``"data set"``.
 
     Raises:
         InputError: another form, nothing of that name, or nothing that can be called.
@@ -26,7 +27,10 @@ def imported(spec: str, what: str) -> Callable[..., Any]:
     except (ImportError, AttributeError) as error:
         raise InputError(f"{what} {spec!r} cannot be imported: {error}") from error
     if not callable(factory):
-        raise InputError(f"{what} {spec!r} is a {type(factory).__name__}, not a function or class that builds a {what}")
+        raise InputError(
+            f"{what} {spec!r} is a {type(factory).__name__}, not a function or class that builds a"
+            f" {what}"
+        )
     return factory  # type: ignore[no-any-return]
 
 

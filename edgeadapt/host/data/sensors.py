@@ -1,4 +1,6 @@
-"""Labelled sensor data: windows of signals (N, C, L), or vectors of measurements (N, F), as float32 in units of their own."""
+"""Labelled sensor data: windows of signals (N, C, L), or vectors of measurements (N, F), as float32
+in units of their own.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,13 @@ class SensorData(Labelled):
     """Labelled signals or vectors.
 
     Args:
-        x: (N, C, L) float32, C channels of L values over time; or (N, F) float32, F measurements. Finite.
-        y: (N,) int64, an index into ``classes``.
-        classes: distinct names.
-        groups: (N,) group of every sample, or None, as in ``Labelled``.
+        x: (N, C, L) float32, C channels of L values over time; or (N, F) float32, F measurements.
+        Finite. y: (N,) int64, an index into ``classes``. classes: distinct names. groups: (N,)
+        group of every sample, or None, as in ``Labelled``.
 
     Raises:
-        InputError: shapes, dtypes or labels do not fit together, or a value is not finite; the message has it.
+        InputError: shapes, dtypes or labels do not fit together, or a value is not finite; the
+        message has it.
     """
 
     x: NDArray[np.float32]
@@ -34,7 +36,10 @@ class SensorData(Labelled):
 
     def _check_inputs(self) -> None:
         if self.x.dtype != np.float32 or self.x.ndim not in (2, 3) or 0 in self.x.shape[1:]:
-            raise InputError(f"sensor data must be float32 (N, C, L) or (N, F); got {self.x.dtype} {self.x.shape}")
+            raise InputError(
+                f"sensor data must be float32 (N, C, L) or (N, F); got {self.x.dtype}"
+                f" {self.x.shape}"
+            )
         check_finite(self.x, "sensor data")
 
     @property
@@ -44,20 +49,28 @@ class SensorData(Labelled):
 
 
 def load_sensors(path: str | Path, groups: str | None = None) -> SensorData:
-    """Signals or vectors from one ``.npz`` with ``x`` float32, ``y`` whole numbers, and optionally ``classes`` and ``groups``.
+    """Signals or vectors from one ``.npz`` with ``x`` float32, ``y`` whole numbers, and optionally
+    ``classes`` and ``groups``.
 
     ``groups`` names the array of the groups: None is ``"groups"`` where it is there, ``""`` none.
 
-    float64 and float16 are converted. Whole numbers are refused, as a device takes floats: convert them where they are recorded, in the
-    units that the device will have.
+    float64 and float16 are converted. Whole numbers are refused, as a device takes floats: convert
+    them where they are recorded, in the units that the device will have.
 
     Raises:
-        InputError: missing or damaged file, missing array, or arrays that do not fit together; the message names the file.
+        InputError: missing or damaged file, missing array, or arrays that do not fit together; the
+        message names the file.
     """
     x, y, classes, of_row = read_npz(path, "float32 signals or vectors", groups)
     try:
-        with np.errstate(over="ignore"):  # what float32 cannot hold is not finite, and is named as such
-            return SensorData(x.astype(np.float32) if x.dtype in (np.float64, np.float16) else x, y, classes, of_row)
+        # what float32 cannot hold is not finite, and is named as such
+        with np.errstate(over="ignore"):
+            return SensorData(
+                x.astype(np.float32) if x.dtype in (np.float64, np.float16) else x,
+                y,
+                classes,
+                of_row,
+            )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

@@ -15,9 +15,16 @@ _PARTS = {True: ("train", "trainval", "training"), False: ("test", "val", "valid
 
 
 def load_torchvision(
-    name: str, root: str | Path, train: bool = True, *, size: int | tuple[int, int] | None = None, colour: str | None = None, **options: Any
+    name: str,
+    root: str | Path,
+    train: bool = True,
+    *,
+    size: int | tuple[int, int] | None = None,
+    colour: str | None = None,
+    **options: Any,
 ) -> ImageData:
-    """One part of a data set of torchvision, from files that are already there: nothing is ever downloaded.
+    """One part of a data set of torchvision, from files that are already there: nothing is ever
+    downloaded.
 
     Args:
         name: of the class in ``torchvision.datasets``: ``"CIFAR10"``, ``"GTSRB"``.
@@ -27,25 +34,42 @@ def load_torchvision(
         options: further arguments of the class, such as ``split="balanced"`` of EMNIST.
 
     Raises:
-        InputError: no such class, its files are not there (the message says where it looked), it has no such part or is not for
+        InputError: no such class, its files are not there (the message says where it looked), it
+        has no such part or is not for
             classification, or a setting that it refuses.
     """
     import torchvision  # late: only this loader needs it
 
-    known = sorted(key for key in torchvision.datasets.__all__ if isinstance(getattr(torchvision.datasets, key), type))
+    known = sorted(
+        key
+        for key in torchvision.datasets.__all__
+        if isinstance(getattr(torchvision.datasets, key), type)
+    )
     if name not in known:
         close = difflib.get_close_matches(name, known, 1)
-        raise InputError(f"torchvision has no data set {name!r}; {f'did you mean {close[0]!r}? ' if close else ''}it has {', '.join(known)}")
+        raise InputError(
+            f"torchvision has no data set {name!r};"
+            f" {f'did you mean {close[0]!r}? ' if close else ''}it has {', '.join(known)}"
+        )
     if "download" in options:
-        raise InputError(f"nothing is downloaded here: put the files of {name} into {root} and leave out download")
+        raise InputError(
+            f"nothing is downloaded here: put the files of {name} into {root} and leave out"
+            " download"
+        )
     factory = getattr(torchvision.datasets, name)
     accepted = _parameters(factory)
-    arguments = {key: value for key, value in (("root", str(root)), ("download", False)) if key in accepted} | options
+    arguments = {
+        key: value for key, value in (("root", str(root)), ("download", False)) if key in accepted
+    } | options
     if "train" in accepted:
         arguments["train"] = train
     elif "split" not in accepted and not train:
         raise InputError(f"torchvision's {name} has no test part; hold some of it out")
-    splits = _PARTS[train] if "split" in accepted and "train" not in accepted and "split" not in options else (None,)
+    splits = (
+        _PARTS[train]
+        if "split" in accepted and "train" not in accepted and "split" not in options
+        else (None,)
+    )
     for split in splits:
         try:
             dataset = factory(**arguments, **({} if split is None else {"split": split}))
@@ -54,11 +78,15 @@ def load_torchvision(
             if split is None or split == splits[-1] or "split" not in str(error):
                 raise InputError(f"torchvision's {name} refused its arguments: {error}") from error
         except TypeError as error:
-            raise InputError(f"torchvision's {name} refused its arguments: {error}; options are {', '.join(sorted(accepted))}") from error
+            raise InputError(
+                f"torchvision's {name} refused its arguments: {error}; options are"
+                f" {', '.join(sorted(accepted))}"
+            ) from error
         except (RuntimeError, OSError, ImportError) as error:
             reason = str(error).split("You can use download", 1)[0].strip()
             raise InputError(
-                f"torchvision's {name} is not here; looked under {_place(factory, Path(root))}: {reason} Nothing is downloaded: put its files there"
+                f"torchvision's {name} is not here; looked under {_place(factory, Path(root))}:"
+                f" {reason} Nothing is downloaded: put its files there"
             ) from error
     data = collect(dataset, f"torchvision's {name}", size=size, colour=colour, groups="")
     if not isinstance(data, ImageData):
@@ -73,7 +101,11 @@ def _parameters(factory: type) -> set[str]:
         if "__init__" not in vars(base):
             continue
         own = inspect.signature(vars(base)["__init__"]).parameters
-        names |= {key for key, parameter in own.items() if parameter.kind is not inspect.Parameter.VAR_KEYWORD}
+        names |= {
+            key
+            for key, parameter in own.items()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        }
         if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in own.values()):
             break
     return names - {"self"}

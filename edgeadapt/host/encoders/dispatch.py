@@ -1,4 +1,6 @@
-"""Any encoder: a torch module, a ``torch.export`` program, an ONNX file, or none at all for feature vectors."""
+"""Any encoder: a torch module, a ``torch.export`` program, an ONNX file, or none at all for feature
+vectors.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from edgeadapt.host.encoders.torch_module import ModuleEncoder
 
 
 class Identity:
-    """No encoder: feature vectors are first-class inputs (``host.export(path, host.Identity(dim), ...)``)."""
+    """No encoder: feature vectors are first-class inputs (``host.export(path, host.Identity(dim),
+    ...)``).
+    """
 
     def __init__(self, dim: int) -> None:
         if dim < 1:
@@ -37,7 +41,8 @@ class Identity:
 
 
 def as_encoder(source: Any, sample: NDArray[Any], **options: Any) -> Encoder:
-    """Dispatch: an ``Encoder``, an ``nn.Module``, a ``torch.export`` program, or an ONNX file: a path or an ``OnnxFile``.
+    """Dispatch: an ``Encoder``, an ``nn.Module``, a ``torch.export`` program, or an ONNX file: a
+    path or an ``OnnxFile``.
 
     Args:
         source: the encoder.
@@ -52,15 +57,27 @@ def as_encoder(source: Any, sample: NDArray[Any], **options: Any) -> Encoder:
     feature, taps = options.pop("feature", None), options.pop("taps", None)
     spec = input_spec(sample, **options)
     if isinstance(source, torch.export.ExportedProgram):
-        return ModuleEncoder(source.module(), spec, name="exported-program", feature=feature, taps=taps or (), inputs=sample)
+        return ModuleEncoder(
+            source.module(),
+            spec,
+            name="exported-program",
+            feature=feature,
+            taps=taps or (),
+            inputs=sample,
+        )
     if isinstance(source, nn.Module):
         return ModuleEncoder(source, spec, feature=feature, taps=taps, inputs=sample)
     pixels = source.input if isinstance(source, OnnxFile) else None
     source = source.path if isinstance(source, OnnxFile) else source
     if isinstance(source, (str, os.PathLike)):
         if taps is not None:
-            raise InputError(f"the taps of an ONNX file are chosen from its graph; leave out taps={taps!r}")
+            raise InputError(
+                f"the taps of an ONNX file are chosen from its graph; leave out taps={taps!r}"
+            )
         return OnnxEncoder(Path(source), spec, feature=feature, pixels=pixels)
     if hasattr(source, "frozen") and (hasattr(source, "encode") or hasattr(source, "graph")):
         return source  # type: ignore[no-any-return]
-    raise InputError(f"an encoder is a torch module, a torch.export program, an ONNX file or host.Identity, got {type(source).__name__}")
+    raise InputError(
+        "an encoder is a torch module, a torch.export program, an ONNX file or host.Identity, got"
+        f" {type(source).__name__}"
+    )

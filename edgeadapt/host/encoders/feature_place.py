@@ -12,9 +12,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 _BEHIND_A_FEATURE = (
-    _NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU,
-    nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardtanh,
-)  # fmt: skip
+    _NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.ELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Hardswish,
+    nn.Hardtanh,
+)
 """What runs behind a layer of features, and never behind a classifier."""
 
 _UNMOVED = 1e-3  # of what another input changes: so little is rounding

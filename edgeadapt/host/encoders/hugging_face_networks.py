@@ -108,9 +108,9 @@ class FolderNetwork(nn.Module):
         self.head: nn.Module = nn.Identity()
         self.input_moments: Any = None
         self._own_size = _image_size(model)
-        self._interpolates = "interpolate_pos_encoding" in inspect.signature(
-            model.forward
-        ).parameters
+        self._interpolates = (
+            "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+        )
 
     @property
     def output_is_feature(self) -> bool:
@@ -158,7 +158,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _preprocessing(path: Path) -> tuple[dict[str, Any], Path]:
-    for name, key in (("preprocessor_config.json", ""), ("processor_config.json", "image_processor")):
+    for name, key in (
+        ("preprocessor_config.json", ""),
+        ("processor_config.json", "image_processor"),
+    ):
         if (path / name).is_file():
             found = _read(path / name)
             found = found.get(key, {}) if key else found
@@ -212,12 +215,21 @@ def _loaded(path: Path) -> tuple[Any, list[str]]:
             path, local_files_only=True, trust_remote_code=False
         )
         model, report = _class_of(transformers, config).from_pretrained(
-            path, local_files_only=True, use_safetensors=True, output_loading_info=True,
+            path,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
             attn_implementation="eager",
-        )  # fmt: skip
+        )
     except (
-        OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, AttributeError,
-    ) as error:  # fmt: skip
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        ImportError,
+        RuntimeError,
+        AttributeError,
+    ) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{path}: not a vision network that transformers {transformers.__version__} has: "
@@ -274,7 +286,7 @@ def _featured(path: Path, model: Any, missing: list[str], wanted: str) -> tuple[
     if not {"pooler": has_pooler, "first": has_first, "mean": True}[wanted]:
         raise InputError(
             f"{path}: {type(inner).__name__} has no trained "
-            f"{'pooler' if wanted == 'pooler' else 'first token'}; feature = \"mean\" is always there"
+            f'{"pooler" if wanted == "pooler" else "first token"}; feature = "mean" is always there'
         )
     return inner, wanted
 

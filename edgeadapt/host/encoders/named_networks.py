@@ -115,6 +115,13 @@ def headless(network: nn.Module) -> nn.Module:
 
 
 __all__ = [
-    "HAVE_WEIGHTS", "HUBS", "SOURCES", "headless", "input_config", "named_encoder", "pretrained_network",
-    "size_option", "source_of",
-]  # fmt: skip
+    "HAVE_WEIGHTS",
+    "HUBS",
+    "SOURCES",
+    "headless",
+    "input_config",
+    "named_encoder",
+    "pretrained_network",
+    "size_option",
+    "source_of",
+]

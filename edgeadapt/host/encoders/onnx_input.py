@@ -20,11 +20,30 @@ from edgeadapt.errors import InputError
 
 Layout = Literal["", "NCHW", "NHWC"]
 Colour = Literal["rgb", "bgr"]
-_SAME_AXES = {"Identity", "Cast", "Sub", "Div", "Mul", "Add", "Clip", "QuantizeLinear", "DequantizeLinear"}
-_CHANNELS_FIRST = {"Conv", "BatchNormalization", "MaxPool", "AveragePool", "GlobalAveragePool", "InstanceNormalization"}
+_SAME_AXES = {
+    "Identity",
+    "Cast",
+    "Sub",
+    "Div",
+    "Mul",
+    "Add",
+    "Clip",
+    "QuantizeLinear",
+    "DequantizeLinear",
+}
+_CHANNELS_FIRST = {
+    "Conv",
+    "BatchNormalization",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "InstanceNormalization",
+}
 _RANGES = {
-    "NominalRange_0_255": (1.0, 0.0), "Normalized_0_1": (255.0, 0.0), "Normalized_1_1": (127.5, 1.0),
-}  # fmt: skip
+    "NominalRange_0_255": (1.0, 0.0),
+    "Normalized_0_1": (255.0, 0.0),
+    "Normalized_1_1": (127.5, 1.0),
+}
 _ORDERS: dict[str, Colour] = {"Rgb8": "rgb", "Bgr8": "bgr", "Gray8": "rgb"}
 
 
@@ -49,8 +68,8 @@ class PixelInput:
         values = np.array([self.scale, *self.mean, *self.std], np.float64)
         if not np.isfinite(values).all() or min(self.scale, *self.std) <= 0 or not self.mean:
             raise InputError(
-                f"an input has a scale and stds above 0 and finite means; got scale {self.scale:g}, "
-                f"mean {self.mean}, std {self.std}"
+                f"an input has a scale and stds above 0 and finite means; got scale {self.scale:g},"
+                f" mean {self.mean}, std {self.std}"
             )
 
     def moments(self, channels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -61,7 +80,9 @@ class PixelInput:
         """
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, channels):
-                raise InputError(f"input.{name} has {len(values)} values, images {channels} channels")
+                raise InputError(
+                    f"input.{name} has {len(values)} values, images {channels} channels"
+                )
         if self.colour == "bgr" and channels != 3:
             raise InputError(f'input.colour = "bgr" is of three channels; images have {channels}')
         mean, std = (
@@ -88,13 +109,15 @@ class OnnxFile:
     """An ONNX file with its preprocessing, for ``host.export``.
 
     >>> encoder = OnnxFile("net.onnx", PixelInput(255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    """
+    """  # noqa: E501
 
     path: str | os.PathLike[str]
     input: PixelInput
 
 
-def pixel_input(file: Path, model: ModelProto, door: str, given: PixelInput | None) -> PixelInput | None:
+def pixel_input(
+    file: Path, model: ModelProto, door: str, given: PixelInput | None
+) -> PixelInput | None:
     """What was given, or what the file's metadata say; None: pixel values go in as they are.
 
     Raises:
@@ -104,8 +127,8 @@ def pixel_input(file: Path, model: ModelProto, door: str, given: PixelInput | No
     if given is not None:
         if own is not None and not given.changes_nothing:
             raise InputError(
-                f"{file}: begins with {own.op_type} {own.name or own.output[0]!r}, so it normalises "
-                "by itself: leave out encoder.input, or give scale = 1 alone"
+                f"{file}: begins with {own.op_type} {own.name or own.output[0]!r}, so it normalises"
+                " by itself: leave out encoder.input, or give scale = 1 alone"
             )
         return given
     said = {entry.key: entry.value for entry in model.metadata_props}
@@ -193,6 +216,11 @@ def _behind(nodes: Sequence[NodeProto], door: str, through: set[str]) -> list[No
 
 
 __all__ = [
-    "OnnxFile", "PixelInput", "layout_of", "normalises_by", "own_size", "pixel_input",
+    "OnnxFile",
+    "PixelInput",
+    "layout_of",
+    "normalises_by",
+    "own_size",
+    "pixel_input",
     "takes_plain_pixels",
-]  # fmt: skip
+]

@@ -1,4 +1,6 @@
-"""The ONNX file as it came: its one input, its features, and the comparison of the finished encoder with it."""
+"""The ONNX file as it came: its one input, its features, and the comparison of the finished encoder
+with it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ WORST_WHERE_ROUNDED = 2e-2
 """The same where a quantised value may fall on the other side of a step."""
 
 _BATCH = 4  # of the parity cases
-_ROUNDING = {"QuantizeLinear", "Round", "Floor", "Ceil"}  # there an error of one bit can become a step
+# there an error of one bit can become a step
+_ROUNDING = {"QuantizeLinear", "Round", "Floor", "Ceil"}
 
 
 @dataclass(frozen=True)
@@ -47,36 +50,69 @@ class Door:
         values = inputs_of(graph)
         if len(values) != 1:
             names = ", ".join(v.name for v in values) or "none"
-            raise InputError(f"{file}: an encoder takes one input, this model takes {len(values)} ({names}); bind the others as constants")
+            raise InputError(
+                f"{file}: an encoder takes one input, this model takes {len(values)} ({names});"
+                " bind the others as constants"
+            )
         value = values[0]
         kind, dims = value.type.tensor_type.elem_type, value.type.tensor_type.shape.dim
-        sizes = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in dims]
+        sizes = [
+            dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None
+            for dim in dims
+        ]
         given = tuple(to_images(example_input(spec, 1), spec).shape[1:])
-        label = f"{file}: input {value.name!r} is {TensorProto.DataType.Name(kind)} {[size or '?' for size in sizes]}"
+        label = (
+            f"{file}: input {value.name!r} is {TensorProto.DataType.Name(kind)}"
+            f" {[size or '?' for size in sizes]}"
+        )
         if len(sizes) != len(given) + 1:
-            raise InputError(f"{label}, of rank {len(sizes)}; calibration inputs give {len(given) + 1} axes, (B, {str(given)[1:-1]})")
+            raise InputError(
+                f"{label}, of rank {len(sizes)}; calibration inputs give {len(given) + 1} axes, (B,"
+                f" {str(given)[1:-1]})"
+            )
         is_uint8 = kind == TensorProto.UINT8 and spec.dtype == "uint8"
         if kind != TensorProto.FLOAT and not is_uint8:
-            raise InputError(f"{label}; a model that takes float32 is needed, the graph casts pixels itself")
+            raise InputError(
+                f"{label}; a model that takes float32 is needed, the graph casts pixels itself"
+            )
         last = (*given[1:], given[0]) if spec.layout in ("NHW", "NHWC", "NCHW") else given
-        fitting = [s for s in dict.fromkeys((given, last)) if all(size in (None, want) for size, want in zip(sizes[1:], s, strict=True))]
+        fitting = [
+            s
+            for s in dict.fromkeys((given, last))
+            if all(size in (None, want) for size, want in zip(sizes[1:], s, strict=True))
+        ]
         if len(fitting) > 1 or layout:
             wanted = layout or layout_of(graph.node, value.name)
             if not wanted:
-                raise InputError(f"{label}, which does not say where its channels are; give encoder.input.layout = \"NCHW\" or \"NHWC\"")
+                raise InputError(
+                    f"{label}, which does not say where its channels are; give encoder.input.layout"
+                    ' = "NCHW" or "NHWC"'
+                )
             shape = last if wanted == "NHWC" else given
             if fitting and shape not in fitting:
-                raise InputError(f"{label}; encoder.input.layout = {layout!r} would be (B, {str(shape)[1:-1]})")
+                raise InputError(
+                    f"{label}; encoder.input.layout = {layout!r} would be (B, {str(shape)[1:-1]})"
+                )
             fitting = fitting and [shape]
         if fitting:
-            return cls(value.name, fitting[0], sizes[0], is_channels_last=fitting[0] != given, is_uint8=is_uint8)
-        raise InputError(f"{label}; calibration inputs are (B, {str(given)[1:-1]}) when channels come first")
+            return cls(
+                value.name,
+                fitting[0],
+                sizes[0],
+                is_channels_last=fitting[0] != given,
+                is_uint8=is_uint8,
+            )
+        raise InputError(
+            f"{label}; calibration inputs are (B, {str(given)[1:-1]}) when channels come first"
+        )
 
 
 class Original:
     """The original model up to the feature, in ONNX Runtime with the optimiser off."""
 
-    def __init__(self, file: Path, original: ModelProto, door: Door, spec: InputSpec, feature: str) -> None:
+    def __init__(
+        self, file: Path, original: ModelProto, door: Door, spec: InputSpec, feature: str
+    ) -> None:
         self._file, self._door, self._spec, self._feature = file, door, spec, feature
         model = ModelProto()
         model.CopyFrom(original)
@@ -86,38 +122,69 @@ class Original:
         options.intra_op_num_threads, options.log_severity_level = 1, 4
         try:
             if feature != door.name:
-                self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+                self._session = onnxruntime.InferenceSession(
+                    model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                )
         except Exception as error:  # the native errors have no common base
-            raise InputError(f"{file}: ONNX Runtime {VERSION} refuses the model: {error}") from error
+            raise InputError(
+                f"{file}: ONNX Runtime {VERSION} refuses the model: {error}"
+            ) from error
 
     def __call__(self, x: Tensor) -> NDArray[np.float32]:
         """Features (B, D), in pieces of the model's batch where that is fixed."""
         images = to_images(x, self._spec).numpy()
         images = images if self._door.pixels is None else self._door.pixels.applied(images)
-        images = np.ascontiguousarray(np.moveaxis(images, 1, -1) if self._door.is_channels_last else images)
+        images = np.ascontiguousarray(
+            np.moveaxis(images, 1, -1) if self._door.is_channels_last else images
+        )
         step = self._door.batch or len(images)
         pad = np.concatenate([images, images[:1].repeat(-len(images) % step, 0)])
-        return np.concatenate([self._run(pad[at : at + step]) for at in range(0, len(pad), step)])[: len(images)]
+        return np.concatenate([self._run(pad[at : at + step]) for at in range(0, len(pad), step)])[
+            : len(images)
+        ]
 
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         value = images
         if self._feature != self._door.name:
             try:
-                value = self._session.run([self._feature], {self._door.name: images.astype(np.uint8) if self._door.is_uint8 else images})[0]
+                value = self._session.run(
+                    [self._feature],
+                    {self._door.name: images.astype(np.uint8) if self._door.is_uint8 else images},
+                )[0]
             except Exception as error:
-                raise InputError(f"{self._file}: the model fails on calibration-shaped inputs {images.shape}: {error}") from error
+                raise InputError(
+                    f"{self._file}: the model fails on calibration-shaped inputs {images.shape}:"
+                    f" {error}"
+                ) from error
         if value.dtype != np.float32 or value.ndim < 2 or len(value) != len(images):
             kind = f"{value.dtype} {value.shape}"
-            raise InputError(f"{self._file}: the feature {self._feature!r} is {kind} for {len(images)} inputs; name another: feature='...'")
+            raise InputError(
+                f"{self._file}: the feature {self._feature!r} is {kind} for {len(images)} inputs;"
+                " name another: feature='...'"
+            )
         return value.mean(axis=(2, 3)) if value.ndim == 4 else value.reshape(len(value), -1)
 
 
 def compare(
-    file: Path, emitted: Emitted, frozen: dict[str, Tensor], reference: Original, spec: InputSpec, door: Door
+    file: Path,
+    emitted: Emitted,
+    frozen: dict[str, Tensor],
+    reference: Original,
+    spec: InputSpec,
+    door: Door,
 ) -> Parity:
-    """The graph against the original model, with ONNX Runtime's optimiser off and on, at several batch sizes."""
-    cases = parity_cases(lambda generator, batch: {"x": example_input(spec, batch, generator)}, ("x",), _BATCH, is_batch_free=True)
-    sessions = [open_session(file.name, emitted, frozen, optimised=optimised) for optimised in (False, True)]
+    """The graph against the original model, with ONNX Runtime's optimiser off and on, at several
+    batch sizes.
+    """
+    cases = parity_cases(
+        lambda generator, batch: {"x": example_input(spec, batch, generator)},
+        ("x",),
+        _BATCH,
+        is_batch_free=True,
+    )
+    sessions = [
+        open_session(file.name, emitted, frozen, optimised=optimised) for optimised in (False, True)
+    ]
     errors: list[float] = []
     for case in cases:
         want = reference(case.ports["x"])
@@ -127,19 +194,43 @@ def compare(
             except CompileError as error:
                 raise InputError(f"{file}: {_fixed(door)}: {first_line(error)}") from error
             if got.shape != want.shape:
-                raise InputError(f"{file}: {_fixed(door)}: {len(case.ports['x'])} inputs give features {got.shape}")
+                raise InputError(
+                    f"{file}: {_fixed(door)}: {len(case.ports['x'])} inputs give features"
+                    f" {got.shape}"
+                )
             if not np.array_equal(np.isfinite(got), np.isfinite(want)):
-                raise CompileError(f"{file}: {case.label}: finite in one of the original and the encoder, not in the other")
-            errors.append(float(np.nan_to_num(np.abs(got - want)).max() / (np.abs(np.nan_to_num(want)).max() + 1e-12)))
+                raise CompileError(
+                    f"{file}: {case.label}: finite in one of the original and the encoder, not in"
+                    " the other"
+                )
+            errors.append(
+                float(
+                    np.nan_to_num(np.abs(got - want)).max()
+                    / (np.abs(np.nan_to_num(want)).max() + 1e-12)
+                )
+            )
     median, worst = statistics.median(errors), max(errors)
     rounds = _ROUNDING.intersection(node.op_type for node in emitted.model.graph.node)
     if median > TOLERANCE or worst > (WORST_WHERE_ROUNDED if rounds else TOLERANCE):
-        raise CompileError(f"{file}: the encoder differs from the original by {worst:.1e} of its features, tolerance {TOLERANCE:.0e}")
-    return Parity(cases=len(cases), tolerance=TOLERANCE, median_error=median, worst_error=worst, onnxruntime=VERSION)
+        raise CompileError(
+            f"{file}: the encoder differs from the original by {worst:.1e} of its features,"
+            f" tolerance {TOLERANCE:.0e}"
+        )
+    return Parity(
+        cases=len(cases),
+        tolerance=TOLERANCE,
+        median_error=median,
+        worst_error=worst,
+        onnxruntime=VERSION,
+    )
 
 
 def _fixed(door: Door) -> str:
-    size = f", its input is fixed to {door.batch}; export it with a free batch axis" if door.batch else ""
+    size = (
+        f", its input is fixed to {door.batch}; export it with a free batch axis"
+        if door.batch
+        else ""
+    )
     return f"the model does not take any batch size{size}"
 
 
@@ -159,7 +250,13 @@ def leading_to(graph: GraphProto, name: str) -> list[NodeProto]:
         if needed.intersection(node.output):
             found.append(node)
             needed.update(node.input)
-            needed.update(read for a in node.attribute for inner in (*a.graphs, a.g) for n in inner.node for read in n.input)
+            needed.update(
+                read
+                for a in node.attribute
+                for inner in (*a.graphs, a.g)
+                for n in inner.node
+                for read in n.input
+            )
     return found[::-1]
 
 

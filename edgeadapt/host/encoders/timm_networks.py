@@ -16,9 +16,15 @@ from edgeadapt.host.encoders.input_config import InputConfig
 
 HUB = "hub:huggingface.co"
 _OURS = (
-    "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "num_classes",
-    "in_chans", "features_only", "cache_dir",
-)  # fmt: skip
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "num_classes",
+    "in_chans",
+    "features_only",
+    "cache_dir",
+)
 
 
 def timm_config(name: str) -> InputConfig:
@@ -151,10 +157,13 @@ def _require_loaded(network: nn.Module, fresh: nn.Module, name: str, pretrained:
     heads = [path for path, m in network.named_modules() if m is network.get_classifier()]
     start = dict(fresh.named_parameters())
     left = [
-        path for path, value in network.named_parameters()
-        if value.dim() > 1 and float(value.detach().std()) > 0 and torch.equal(value, start[path])
+        path
+        for path, value in network.named_parameters()
+        if value.dim() > 1
+        and float(value.detach().std()) > 0
+        and torch.equal(value, start[path])
         and not any(path.startswith(f"{head}.") for head in heads if head)
-    ]  # fmt: skip
+    ]
     if left:
         listed = ", ".join(left[:3])
         raise InputError(

@@ -1,1 +1,3 @@
-"""From an encoder and calibration data to a signed bundle: settings, heads, and what is fitted for the device."""
+"""From an encoder and calibration data to a signed bundle: settings, heads, and what is fitted for
+the device.
+"""

@@ -1,12 +1,13 @@
-"""Every calibration row judges, and none by a head that learned it: folds, logits across them, and the head they choose.
+"""Every calibration row judges, and none by a head that learned it: folds, logits across them, and
+the head they choose.
 
     logits(i) = head fitted on the rows outside the fold of i, asked about i
     loss      = min_T  -mean_i log softmax(logits(i) / T)[y_i]
 
-The head that ships is fitted on all rows afterwards. Rows of one group (a recording, a person, a day)
-lie in one fold, so that a head is never judged on what is nearly a copy of what it learned. Source:
-V-fold cross-validation (Stone, J. R. Stat. Soc. B 1974); the loss is a proper score, and at a few
-hundred rows it is steadier than accuracy.
+The head that ships is fitted on all rows afterwards. Rows of one group (a recording, a person, a
+day) lie in one fold, so that a head is never judged on what is nearly a copy of what it learned.
+Source: V-fold cross-validation (Stone, J. R. Stat. Soc. B 1974); the loss is a proper score, and at
+a few hundred rows it is steadier than accuracy.
 """
 
 from __future__ import annotations
@@ -29,14 +30,17 @@ FOLDS = 5
 SHRINKAGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 4.0, 10.0)
 FEW_FEATURES = 64  # below this width a linear head cannot see enough, and random features are tried
 _RANDOM_WIDTH = 512
-_NEAR = 1.02  # times the least loss: as good, and a head of all rows wants less shrinkage than one of four fifths
+# times the least loss: as good, and a head of all rows wants less shrinkage than one of four fifths
+_NEAR = 1.02
 TEMPERATURES = np.geomspace(0.01, 100.0, 61)
 
 Folds = NDArray[np.int64]
 F32 = NDArray[np.float32]
 
 
-def folds_of(y: NDArray[np.int64], groups: NDArray[np.int64] | None, count: int, seed: int) -> Folds:
+def folds_of(
+    y: NDArray[np.int64], groups: NDArray[np.int64] | None, count: int, seed: int
+) -> Folds:
     """(N,) fold of every row: classes are spread evenly, and a group lies in one fold.
 
     Args:
@@ -65,7 +69,15 @@ def folds_of(y: NDArray[np.int64], groups: NDArray[np.int64] | None, count: int,
     place = np.zeros(len(names), np.int64)
     for group in sorted(rng.permutation(len(names)), key=lambda g: -table[g].sum()):
         # where its classes are rarest: each class's share of a fold is kept as even as groups allow
-        place[group] = int(((held + table[group]) ** 2 / np.maximum(table.sum(axis=0), 1.0)).sum(axis=1).argmin()) if held.any() else 0
+        place[group] = (
+            int(
+                ((held + table[group]) ** 2 / np.maximum(table.sum(axis=0), 1.0))
+                .sum(axis=1)
+                .argmin()
+            )
+            if held.any()
+            else 0
+        )
         held[place[group]] += table[group]
     return place[of_row]
 
@@ -73,7 +85,9 @@ def folds_of(y: NDArray[np.int64], groups: NDArray[np.int64] | None, count: int,
 def derived(head: Head, values: dict[str, Any]) -> dict[str, torch.Tensor]:
     """A head's factory values with what its numerics derive."""
     for numeric in head.numerics():
-        found = NUMERICS[numeric.numeric](*(values[name] for name in numeric.reads), **numeric.arguments)
+        found = NUMERICS[numeric.numeric](
+            *(values[name] for name in numeric.reads), **numeric.arguments
+        )
         values = values | dict(zip(numeric.writes, found, strict=True))
     return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in values.items()}
 
@@ -81,7 +95,8 @@ def derived(head: Head, values: dict[str, Any]) -> dict[str, torch.Tensor]:
 def cross_fitted(heads: Sequence[Head], data: FactoryData, fold: Folds) -> list[F32]:
     """Logits (N, K) of every row by each head, fitted without the row's fold.
 
-    ``heads`` share their sums and differ in how weights follow from them, so that each fold is summed once.
+    ``heads`` share their sums and differ in how weights follow from them, so that each fold is
+    summed once.
     """
     logits = [np.zeros((len(data.y), data.slots), np.float32) for _ in heads]
     for k in np.unique(fold):
@@ -94,10 +109,12 @@ def cross_fitted(heads: Sequence[Head], data: FactoryData, fold: Folds) -> list[
 
 
 def log_loss(logits: F32, y: NDArray[np.int64], classes: int) -> tuple[float, float]:
-    """The least mean log loss over temperatures, and the temperature (Guo et al., ICML 2017, arXiv 1706.04599).
+    """The least mean log loss over temperatures, and the temperature (Guo et al., ICML 2017, arXiv
+    1706.04599).
 
-    Of temperatures whose losses over all rows differ by half a nat or less it is the highest: where every row is right the
-    loss falls for ever as the temperature does, and so many rows cannot know how sure to be.
+    Of temperatures whose losses over all rows differ by half a nat or less it is the highest: where
+    every row is right the loss falls for ever as the temperature does, and so many rows cannot know
+    how sure to be.
     """
     active = logits[:, :classes].astype(np.float64)
     active -= active.max(axis=1, keepdims=True)
@@ -111,14 +128,21 @@ def log_loss(logits: F32, y: NDArray[np.int64], classes: int) -> tuple[float, fl
     return float(losses.min()), float(likely[-1])
 
 
-def calibration_error(logits: F32, y: NDArray[np.int64], classes: int, temperature: float, bins: int = 10) -> float:
-    """Expected calibration error in 0..1: mean gap between confidence and accuracy, over bins of equal count (Naeini et al., AAAI 2015)."""
+def calibration_error(
+    logits: F32, y: NDArray[np.int64], classes: int, temperature: float, bins: int = 10
+) -> float:
+    """Expected calibration error in 0..1: mean gap between confidence and accuracy, over bins of
+    equal count (Naeini et al., AAAI 2015).
+    """
     active = logits[:, :classes].astype(np.float64) / temperature
     p = np.exp(active - active.max(axis=1, keepdims=True))
     confidence = p.max(axis=1) / p.sum(axis=1)
     right = active.argmax(axis=1) == y
     parts = np.array_split(confidence.argsort(), min(bins, len(y)))
-    return float(sum(abs(confidence[rows].mean() - right[rows].mean()) * len(rows) for rows in parts) / len(y))
+    return float(
+        sum(abs(confidence[rows].mean() - right[rows].mean()) * len(rows) for rows in parts)
+        / len(y)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +155,8 @@ class Chosen:
 
 
 def choose_slda(data: FactoryData, fold: Folds, seed: int, say: Callable[[str], None]) -> Chosen:
-    """Linear discriminant analysis whose columns, features and shrinkage have the least cross-fitted loss.
+    """Linear discriminant analysis whose columns, features and shrinkage have the least
+    cross-fitted loss.
 
     Tried: columns scaled nearly alike, columns scaled to unit variance, and for few columns random
     features; a candidate that is later in this list must be better by a fiftieth.
@@ -142,11 +167,16 @@ def choose_slda(data: FactoryData, fold: Folds, seed: int, say: Callable[[str], 
         projections.append(RandomFeatures(_RANDOM_WIDTH, seed))
     best: Chosen | None = None
     for projection in projections:
-        heads = [StreamingLDA(shrinkage=shrinkage, projection=projection) for shrinkage in SHRINKAGES]
+        heads = [
+            StreamingLDA(shrinkage=shrinkage, projection=projection) for shrinkage in SHRINKAGES
+        ]
         found = cross_fitted(heads, data, fold)
         losses = [log_loss(logits, data.y, classes)[0] for logits in found]
         place = next(i for i, loss in enumerate(losses) if loss <= _NEAR * min(losses))
-        say(f"  {projection.name}: shrinkage {SHRINKAGES[place]:g}, cross-fitted log loss {losses[place]:.3f}")
+        say(
+            f"  {projection.name}: shrinkage {SHRINKAGES[place]:g}, cross-fitted log loss"
+            f" {losses[place]:.3f}"
+        )
         if best is None or _NEAR * losses[place] < best.loss:
             best = Chosen(heads[place], found[place], losses[place])
     assert best is not None
@@ -160,6 +190,15 @@ def judged(head: Head, data: FactoryData, fold: Folds) -> Chosen:
 
 
 __all__ = [
-    "FEW_FEATURES", "FOLDS", "Chosen", "Folds", "calibration_error", "choose_slda", "cross_fitted",
-    "derived", "folds_of", "judged", "log_loss",
-]  # fmt: skip
+    "FEW_FEATURES",
+    "FOLDS",
+    "Chosen",
+    "Folds",
+    "calibration_error",
+    "choose_slda",
+    "cross_fitted",
+    "derived",
+    "folds_of",
+    "judged",
+    "log_loss",
+]

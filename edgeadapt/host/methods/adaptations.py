@@ -1,7 +1,8 @@
 """The label-free methods that a bundle may carry one of, by name.
 
-Those of ``ENCODER_SPACE`` change constants of the encoder and need one with batch-norms that we can write; those of ``FEATURE_SPACE``
-correct features or answers, and work on any encoder and on feature vectors.
+Those of ``ENCODER_SPACE`` change constants of the encoder and need one with batch-norms that we can
+write; those of ``FEATURE_SPACE`` correct features or answers, and work on any encoder and on
+feature vectors.
 """
 
 from __future__ import annotations
@@ -50,22 +51,34 @@ class Beside:
             InputError: there are none.
         """
         if self.x is None or self.y is None:
-            raise InputError("this method is fitted on labelled inputs of the factory, and none were given")
+            raise InputError(
+                "this method is fitted on labelled inputs of the factory, and none were given"
+            )
         return self.x, self.y
 
 
 ENCODER_SPACE: dict[str, Callable[[ModuleEncoder, Beside], AdaptsEncoder]] = {
     "norm_statistics": lambda encoder, beside: NormStatistics(encoder),
     "norm_statistics_averaged": lambda encoder, beside: NormStatistics(encoder, rate=0.5),
-    "norm_statistics_unfolded": lambda encoder, beside: NormStatistics(encoder, first=min(8, len(encoder.norms)), is_unfolded=True),
+    "norm_statistics_unfolded": lambda encoder, beside: NormStatistics(
+        encoder, first=min(8, len(encoder.norms)), is_unfolded=True
+    ),
     "tent": lambda encoder, beside: Tent(encoder, beside.head, beside.sharpness),
-    "guarded_entropy": lambda encoder, beside: GuardedEntropy(encoder, beside.head, beside.sharpness),
+    "guarded_entropy": lambda encoder, beside: GuardedEntropy(
+        encoder, beside.head, beside.sharpness
+    ),
     "hebbian": lambda encoder, beside: Hebbian(encoder),
-    "hebbian_three_factor": lambda encoder, beside: ThreeFactorHebbian(encoder, beside.head, beside.sharpness),
-    "hebbian_evolved": lambda encoder, beside: ForwardOnly(encoder, beside.head, beside.sharpness, rule=SoftHebbian()),
+    "hebbian_three_factor": lambda encoder, beside: ThreeFactorHebbian(
+        encoder, beside.head, beside.sharpness
+    ),
+    "hebbian_evolved": lambda encoder, beside: ForwardOnly(
+        encoder, beside.head, beside.sharpness, rule=SoftHebbian()
+    ),
     "neuro_hebbian": lambda encoder, beside: NeuroHebbian(encoder, beside.head, beside.sharpness),
     "forward_only": lambda encoder, beside: ForwardOnly(encoder, beside.head, beside.sharpness),
-    "class_matched_statistics": lambda encoder, beside: ClassMatchedStatistics(encoder, beside.head, beside.sharpness, *beside.labelled(), beside.slots),
+    "class_matched_statistics": lambda encoder, beside: ClassMatchedStatistics(
+        encoder, beside.head, beside.sharpness, *beside.labelled(), beside.slots
+    ),
 }
 FEATURE_SPACE: dict[str, Callable[[Beside], AdaptsFeatures]] = {
     "feature_shift": lambda beside: FeatureShift(),

@@ -1,6 +1,7 @@
 """The family of adaptors among which a device searches, and how each kind is trained.
 
-Scale and shift, low rank 4 to 32, bottleneck 8 to 64, and a full matrix where features are few: 10 to 656 KiB at 1280 features.
+Scale and shift, low rank 4 to 32, bottleneck 8 to 64, and a full matrix where features are few: 10
+to 656 KiB at 1280 features.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Training:
     """How one kind is trained on the device.
 
     Attributes:
-        learning_rate, steps, batch: of momentum SGD on shuffled labelled samples. decay: towards the identity.
+        learning_rate, steps, batch: of momentum SGD on shuffled labelled samples. decay: towards
+        the identity.
     """
 
     learning_rate: float
@@ -41,7 +43,9 @@ TRAINING: dict[str, Training] = {
     "bottleneck": Training(0.01, 150, 32, 3.0),
     "linear": Training(0.003, 150, 32, 3.0),
 }
-"""By kind; chosen on conditions that are never reported, on training data: ``python -m edgeadapt_bench.adaptors.search_tuning`` prints the grid."""
+"""By kind; chosen on conditions that are never reported, on training data: ``python -m
+edgeadapt_bench.adaptors.search_tuning`` prints the grid.
+"""
 
 
 def training(candidate: TrainedAdaptor) -> Training:
@@ -53,25 +57,37 @@ def family(dims: Dims, state_kib: float | None = None, scale: float = 10.0) -> l
     """Candidates for an encoder, smallest first.
 
     Args:
-        dims: of the bundle. A low rank is offered below the feature width only, a full matrix up to ``LARGEST_MATRIX`` features.
-        state_kib: the most that the parameters of one may take, momentum not counted: it lives while a step is made. None for no limit.
-        scale: inverse temperature of the head's logits.
+        dims: of the bundle. A low rank is offered below the feature width only, a full matrix up to
+        ``LARGEST_MATRIX`` features. state_kib: the most that the parameters of one may take,
+        momentum not counted: it lives while a step is made. None for no limit. scale: inverse
+        temperature of the head's logits.
 
     Raises:
         InputError: none fits; the message has the size of the smallest.
     """
     found: list[TrainedAdaptor] = [ScaleShift(scale=scale, decay=TRAINING["scale_shift"].decay)]
-    found += [LowRank(rank, scale=scale, decay=TRAINING["low_rank"].decay) for rank in RANKS if rank < dims.features]
-    found += [Bottleneck(width, scale=scale, decay=TRAINING["bottleneck"].decay) for width in WIDTHS]
+    found += [
+        LowRank(rank, scale=scale, decay=TRAINING["low_rank"].decay)
+        for rank in RANKS
+        if rank < dims.features
+    ]
+    found += [
+        Bottleneck(width, scale=scale, decay=TRAINING["bottleneck"].decay) for width in WIDTHS
+    ]
     if dims.features <= LARGEST_MATRIX:
         found.append(LinearAdaptor(scale=scale, decay=TRAINING["linear"].decay))
     found.sort(key=lambda candidate: candidate.parameter_count(dims))
     if state_kib is None:
         return found
-    fitting = [candidate for candidate in found if 4 * candidate.parameter_count(dims) <= 1024 * state_kib]
+    fitting = [
+        candidate for candidate in found if 4 * candidate.parameter_count(dims) <= 1024 * state_kib
+    ]
     if not fitting:
         smallest = 4 * found[0].parameter_count(dims) / 1024
-        raise InputError(f"no adaptor fits into {state_kib:g} KiB; the smallest takes {smallest:.1f} KiB at {dims.features} features")
+        raise InputError(
+            f"no adaptor fits into {state_kib:g} KiB; the smallest takes {smallest:.1f} KiB at"
+            f" {dims.features} features"
+        )
     return fitting
 
 

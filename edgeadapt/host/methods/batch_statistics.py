@@ -1,4 +1,6 @@
-"""One pass through an encoder whose batch-norms use the weighted statistics of their own input, or the source's, and report their own."""
+"""One pass through an encoder whose batch-norms use the weighted statistics of their own input, or
+the source's, and report their own.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from edgeadapt.host.encoders.torch_module import ModuleEncoder, run_module
 
 
 class Passed(NamedTuple):
-    """Features z (B, D), and the statistics of the layers in order, concatenated: mean and variance (C,)."""
+    """Features z (B, D), and the statistics of the layers in order, concatenated: mean and variance
+    (C,).
+    """
 
     z: Tensor
     mean: Tensor
@@ -25,7 +29,8 @@ class Passed(NamedTuple):
 
 
 class BatchStatisticsPass:
-    """``y = gain (x - mu) / sqrt(v + eps) + offset`` with mu, v = weighted moments of x over the batch, layer after layer.
+    """``y = gain (x - mu) / sqrt(v + eps) + offset`` with mu, v = weighted moments of x over the
+    batch, layer after layer.
 
     Args:
         encoder: its module is copied.
@@ -33,14 +38,23 @@ class BatchStatisticsPass:
         is_source: normalise by the source's statistics, and only report those of the batch.
     """
 
-    def __init__(self, encoder: ModuleEncoder, first: int | None = None, *, is_source: bool = False) -> None:
+    def __init__(
+        self, encoder: ModuleEncoder, first: int | None = None, *, is_source: bool = False
+    ) -> None:
         self.encoder, self.layers = encoder, encoder.norms[:first]
         self._is_source = is_source
         self._collector = _Collector()
         self._module = copy.deepcopy(encoder._module)
         for layer in self.layers:
-            replace_module(self._module, layer.path, (_SourceStatistics if is_source else _BatchStatistics)(layer, self._collector))
-        self.source = {part: torch.cat([getattr(layer, part) for layer in self.layers]) for part in ("gain", "offset", "mean", "variance")}
+            replace_module(
+                self._module,
+                layer.path,
+                (_SourceStatistics if is_source else _BatchStatistics)(layer, self._collector),
+            )
+        self.source = {
+            part: torch.cat([getattr(layer, part) for layer in self.layers])
+            for part in ("gain", "offset", "mean", "variance")
+        }
         held = ("gain", "offset", "mean", "variance") if is_source else ("gain", "offset")
         self.frozen = {f"norms.{part}": self.source[part] for part in held}
 
@@ -48,27 +62,54 @@ class BatchStatisticsPass:
     def channels(self) -> int:
         return sum(layer.channels for layer in self.layers)
 
-    def __call__(self, x: Tensor, weight: Tensor, t: Values, gain: Tensor, offset: Tensor, extra: Mapping[str, Tensor] | None = None) -> Passed:
-        """x (B, *input), weight (B,), gain and offset (C,); ``extra`` are further tensors of the module in place of those of ``t``."""
+    def __call__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        t: Values,
+        gain: Tensor,
+        offset: Tensor,
+        extra: Mapping[str, Tensor] | None = None,
+    ) -> Passed:
+        """x (B, *input), weight (B,), gain and offset (C,); ``extra`` are further tensors of the
+        module in place of those of ``t``.
+        """
         self._collector.weight, self._collector.moments = weight, {}
         named: dict[str, Tensor] = dict(extra or {})
         for layer, g, b in zip(self.layers, self.split(gain), self.split(offset), strict=True):
             named[f"{layer.path}.gain"], named[f"{layer.path}.offset"] = g, b
         if self._is_source:
-            for layer, mean, variance in zip(self.layers, self.split(t["norms.mean"]), self.split(t["norms.variance"]), strict=True):
+            for layer, mean, variance in zip(
+                self.layers,
+                self.split(t["norms.mean"]),
+                self.split(t["norms.variance"]),
+                strict=True,
+            ):
                 named[f"{layer.path}.mean"], named[f"{layer.path}.variance"] = mean, variance
-        z = run_module(self._module, x, t, self.encoder.input, (), self.encoder._feature, named)["z"]
+        z = run_module(self._module, x, t, self.encoder.input, (), self.encoder._feature, named)[
+            "z"
+        ]
         moments = [self._collector.moments[layer.path] for layer in self.layers]
-        return Passed(z, torch.cat([mean for mean, _ in moments]), torch.cat([variance for _, variance in moments]))
+        return Passed(
+            z,
+            torch.cat([mean for mean, _ in moments]),
+            torch.cat([variance for _, variance in moments]),
+        )
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
         """(C,) into one tensor per layer."""
         return torch.split(values, [layer.channels for layer in self.layers])
 
-    def constants(self, gain: Tensor, offset: Tensor, mean: Tensor, variance: Tensor) -> dict[str, Tensor]:
-        """Scale and shift of every layer, as the encoder's graph has them, that gains, offsets and statistics (C,) amount to."""
+    def constants(
+        self, gain: Tensor, offset: Tensor, mean: Tensor, variance: Tensor
+    ) -> dict[str, Tensor]:
+        """Scale and shift of every layer, as the encoder's graph has them, that gains, offsets and
+        statistics (C,) amount to.
+        """
         made: dict[str, Tensor] = {}
-        for layer, *parts in zip(self.layers, *(self.split(v) for v in (gain, offset, mean, variance)), strict=True):
+        for layer, *parts in zip(
+            self.layers, *(self.split(v) for v in (gain, offset, mean, variance)), strict=True
+        ):
             for kind, value in zip(("scale", "shift"), folded(*parts, layer.eps), strict=True):
                 name = f"encoder.{layer.path}.{kind}"
                 made[name] = value.reshape(self.encoder.frozen[name].shape)
@@ -84,7 +125,9 @@ class _Collector:
 
 
 class _BatchStatistics(nn.Module):
-    """A batch-norm that uses, and reports, the weighted statistics of its own input (two passes: no cancellation)."""
+    """A batch-norm that uses, and reports, the weighted statistics of its own input (two passes: no
+    cancellation).
+    """
 
     def __init__(self, layer: NormLayer, collector: _Collector) -> None:
         super().__init__()
@@ -114,4 +157,6 @@ class _SourceStatistics(_BatchStatistics):
     def forward(self, x: Tensor) -> Tensor:
         _, _, per_channel = self._measure(x)
         scale = self.gain / torch.sqrt(self.variance + self.eps)
-        return x * scale.reshape(per_channel) + (self.offset - self.mean * scale).reshape(per_channel)
+        return x * scale.reshape(per_channel) + (self.offset - self.mean * scale).reshape(
+            per_channel
+        )

@@ -2,10 +2,11 @@
 
     z' = z + g (mu_source - mu_condition),      mu_condition <- (1 - a) mu_condition + a mean_w(z),  a = rate * mean(w)
 
-Forward-only first-moment alignment (Niu et al., FOA, ICML 2024, arXiv 2404.01650, eq. 7-9), with a slow average. ``rate`` is per sample: a
-refresh from 64 inputs takes 18% of the average, and a fast average follows the classes of a label-sorted stream instead of its
-condition. ``g`` is 0 for the source and 1 in a domain. See ``mean_std`` for the second moment.
-"""
+Forward-only first-moment alignment (Niu et al., FOA, ICML 2024, arXiv 2404.01650, eq. 7-9), with a
+slow average. ``rate`` is per sample: a refresh from 64 inputs takes 18% of the average, and a fast
+average follows the classes of a label-sorted stream instead of its condition. ``g`` is 0 for the
+source and 1 in a domain. See ``mean_std`` for the second moment.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -22,18 +23,30 @@ from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, frozen
 
 @dataclass(frozen=True)
 class FeatureShift:
-    """Domain state ``correct.mean`` (D,) starts at the source mean, so an unused domain corrects nothing."""
+    """Domain state ``correct.mean`` (D,) starts at the source mean, so an unused domain corrects
+    nothing.
+    """
 
     rate: float = 0.003
     name: ClassVar[str] = "feature_shift"
     can_shrink: ClassVar[bool] = True
     home: ClassVar[float] = 0.97
-    """A slow average comes home a step at a time; the factory's 0.85 would refuse the first of them, and there would be no second."""
+    """A slow average comes home a step at a time; the factory's 0.85 would refuse the first of
+    them, and there would be no second.
+    """
 
     def tensors(self, dims: Dims) -> list[TensorSpec]:
         return [
             frozen("correct.source", (dims.features,)),
-            TensorSpec(name="correct.mean", dtype="float32", shape=(dims.features,), kind="statistic", scope="domain", merge="mean", bound=1e6),
+            TensorSpec(
+                name="correct.mean",
+                dtype="float32",
+                shape=(dims.features,),
+                kind="statistic",
+                scope="domain",
+                merge="mean",
+                bound=1e6,
+            ),
         ]
 
     def factory(self, data: FactoryData) -> Arrays:
@@ -43,7 +56,9 @@ class FeatureShift:
     def correct(self, t: Values, z: Tensor) -> Tensor:
         return z + (t["correct.source"] - t["correct.mean"])
 
-    def adapt(self, t: Values, z: Tensor, sample_weight: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def adapt(
+        self, t: Values, z: Tensor, sample_weight: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One refresh from a batch of uncorrected features; rows of weight 0 change nothing."""
         total = sample_weight.sum()
         mean = (sample_weight[:, None] * z).sum(dim=0) / torch.clamp(total, min=1e-6)

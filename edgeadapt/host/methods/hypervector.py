@@ -1,18 +1,21 @@
-"""Hyperdimensional novelty: features and taps fused into one hypervector per sample, one bundle per class.
+"""Hyperdimensional novelty: features and taps fused into one hypervector per sample, one bundle per
+class.
 
     u = [(z - m_z) / r_z, (taps - m_t) / r_t]          groups of columns; m scalars (0 unless centred), r their scales (1 unless levelled)
     h = P u                                            P from ``device/hypervectors.py``: seeded signs and a Hadamard transform
     d_k = sum_{i in class k} w_i h_i / |h_i|^p         evidence: order-free, mergeable, forgets by negative weight
     novelty(x) = 1 - max_k cos(h, d_k)                 over classes with evidence; (B,) in [0, 2]
 
-The published ancestor is HDFF (Wilson et al., WACV 2023): one random orthogonal matrix per layer, sums over layers, sums over samples,
-the largest cosine. EAR (Daniels et al., arXiv 2308.02084) uses hyperdimensional codes for the same gate; its equations were
-not reachable, so what is here is a reconstruction on HDFF. Where we differ: the projection needs no stored matrix and keeps the
-inner products of all groups without cross terms as long as D >= columns; samples are bundled as unit vectors (p = 1); mean
-pooling; the scalar centring of the paper and a normalisation per group of every sample are options and off (neither gained on
-validation splits). As long as D >= columns and the memory is float32 the score equals the cosine to class means of u: hypervectors change
-what is stored (fixed width, any number of taps, one bit per entry), not what is computed.
-"""
+The published ancestor is HDFF (Wilson et al., WACV 2023): one random orthogonal matrix per layer,
+sums over layers, sums over samples, the largest cosine. EAR (Daniels et al., arXiv 2308.02084) uses
+hyperdimensional codes for the same gate; its equations were not reachable, so what is here is a
+reconstruction on HDFF. Where we differ: the projection needs no stored matrix and keeps the inner
+products of all groups without cross terms as long as D >= columns; samples are bundled as unit
+vectors (p = 1); mean pooling; the scalar centring of the paper and a normalisation per group of
+every sample are options and off (neither gained on validation splits). As long as D >= columns and
+the memory is float32 the score equals the cosine to class means of u: hypervectors change what is
+stored (fixed width, any number of taps, one bit per entry), not what is computed.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -24,9 +27,24 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
-from edgeadapt.device.numerics.hypervectors import factors, hadamard, power_of_two, signs, transform_width
+from edgeadapt.device.numerics.hypervectors import (
+    factors,
+    hadamard,
+    power_of_two,
+    signs,
+    transform_width,
+)
 from edgeadapt.device.numerics.linalg import FEWEST
-from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, accumulate, evidence, frozen, one_hot
+from edgeadapt.host.contracts import (
+    Arrays,
+    Dims,
+    FactoryData,
+    Values,
+    accumulate,
+    evidence,
+    frozen,
+    one_hot,
+)
 from edgeadapt.host.methods.whole_bytes import byte_tensor, from_bytes, to_bytes
 
 Bits = Literal[1, 8, 32]
@@ -35,15 +53,17 @@ _FAR, _WIDEST = 1e6, 2048
 
 @dataclass(frozen=True)
 class Hypervector:
-    """State ``hypervector.bundle`` (D + 1, K): sums of hypervectors per class, and counts in the last row.
+    """State ``hypervector.bundle`` (D + 1, K): sums of hypervectors per class, and counts in the
+    last row.
 
     Args:
-        width: D, a power of two; at least the columns of z and taps for exact cosines, less for a sketch. 0 takes the smallest that
+        width: D, a power of two; at least the columns of z and taps for exact cosines, less for a
+        sketch. 0 takes the smallest that
             holds all columns, 2048 at most.
-        taps: whether taps are fused in. levelled: divide each group by its root mean square over factory samples.
-        centred: subtract one scalar mean per group. normalised: scale each group of each sample to unit norm.
-        bits: of the memory that is compared: 32 reads the bundles; 8 and 1 read a derived copy, and 1 takes the signs of h too.
-        seed: of the projection.
+        taps: whether taps are fused in. levelled: divide each group by its root mean square over
+        factory samples. centred: subtract one scalar mean per group. normalised: scale each group
+        of each sample to unit norm. bits: of the memory that is compared: 32 reads the bundles; 8
+        and 1 read a derived copy, and 1 takes the signs of h too. seed: of the projection.
     """
 
     width: int = 0
@@ -80,7 +100,16 @@ class Hypervector:
             specs.append(frozen("hypervector.fold", (wide,)))
         specs.append(evidence("hypervector.bundle", (width + 1, dims.slots), 1))
         if self.bits < 32:
-            specs.append(TensorSpec(name="hypervector.memory", dtype="int8", shape=(dims.slots, width), kind="derived", class_axis=0, persist="never"))
+            specs.append(
+                TensorSpec(
+                    name="hypervector.memory",
+                    dtype="int8",
+                    shape=(dims.slots, width),
+                    kind="derived",
+                    class_axis=0,
+                    persist="never",
+                )
+            )
         return specs
 
     def factory(self, data: FactoryData) -> Arrays:
@@ -88,15 +117,23 @@ class Hypervector:
         wide = transform_width(columns, width)
         parts = (data.z, data.taps)[: len(self._groups(data.dims))]
         centres = [float(part.mean()) if self.centred else 0.0 for part in parts]
-        scales = [float(np.sqrt(((part - m) ** 2).sum(axis=1).mean())) if self.levelled else 1.0 for part, m in zip(parts, centres, strict=True)]
-        scales = [scale if scale > 1e-12 else 1.0 for scale in scales]  # a group that is zero everywhere stays zero
-        inverse = np.concatenate([np.full(part.shape[1], 1.0 / scale) for part, scale in zip(parts, scales, strict=True)])
+        scales = [
+            float(np.sqrt(((part - m) ** 2).sum(axis=1).mean())) if self.levelled else 1.0
+            for part, m in zip(parts, centres, strict=True)
+        ]
+        # a group that is zero everywhere stays zero
+        scales = [scale if scale > 1e-12 else 1.0 for scale in scales]
+        inverse = np.concatenate(
+            [np.full(part.shape[1], 1.0 / scale) for part, scale in zip(parts, scales, strict=True)]
+        )
         fixed: Arrays = {
             "hypervector.gain": (signs(self.seed, columns) * inverse).astype(np.float32),
             "hypervector.transform": to_bytes(hadamard(factors(wide)[1])),
         }
         if self.centred:
-            fixed["hypervector.centre"] = np.concatenate([np.full(part.shape[1], m) for part, m in zip(parts, centres, strict=True)]).astype(np.float32)
+            fixed["hypervector.centre"] = np.concatenate(
+                [np.full(part.shape[1], m) for part, m in zip(parts, centres, strict=True)]
+            ).astype(np.float32)
         if wide > width:
             fixed["hypervector.fold"] = signs(self.seed, wide, 1)
         state = {name: torch.from_numpy(value) for name, value in fixed.items()}
@@ -116,18 +153,28 @@ class Hypervector:
         wide = transform_width(fused.shape[1], width)
         a, b = factors(wide)
         if wide > fused.shape[1]:
-            fused = torch.cat([fused, torch.zeros_like(fused[:, :1]).expand(-1, wide - fused.shape[1])], dim=1)
+            fused = torch.cat(
+                [fused, torch.zeros_like(fused[:, :1]).expand(-1, wide - fused.shape[1])], dim=1
+            )
         right = from_bytes(t["hypervector.transform"])
-        h = torch.matmul(torch.matmul(right[:a, :a], fused.reshape(-1, a, b)), right).reshape(-1, wide)
+        h = torch.matmul(torch.matmul(right[:a, :a], fused.reshape(-1, a, b)), right).reshape(
+            -1, wide
+        )
         if wide > width:
             h = (h * t["hypervector.fold"]).reshape(-1, wide // width, width).sum(dim=1)
         return _sign(h) if self.bits == 1 else _unit(h)
 
-    def learn(self, t: Values, z: Tensor, taps: Tensor, y: Tensor, sample_weight: Tensor) -> dict[str, Tensor]:
+    def learn(
+        self, t: Values, z: Tensor, taps: Tensor, y: Tensor, sample_weight: Tensor
+    ) -> dict[str, Tensor]:
         bundle = t["hypervector.bundle"]
         h = self.hypervectors(t, z, taps)
         counted = torch.cat([h, torch.ones_like(h[:, :1])], dim=1)
-        return {"hypervector.bundle": bundle + counted.T @ (one_hot(y, bundle.shape[1]) * sample_weight[:, None])}
+        return {
+            "hypervector.bundle": (
+                bundle + counted.T @ (one_hot(y, bundle.shape[1]) * sample_weight[:, None])
+            )
+        }
 
     def cosines(self, t: Values, z: Tensor, taps: Tensor) -> Tensor:
         """(B, K) cosine to every class bundle; far below -1 for classes without evidence."""
@@ -146,7 +193,14 @@ class Hypervector:
     def numerics(self) -> list[NumericSpec]:
         if self.bits == 32:
             return []
-        return [NumericSpec(numeric="class_direction", reads=("hypervector.bundle",), writes=("hypervector.memory",), arguments={"bits": float(self.bits)})]
+        return [
+            NumericSpec(
+                numeric="class_direction",
+                reads=("hypervector.bundle",),
+                writes=("hypervector.memory",),
+                arguments={"bits": float(self.bits)},
+            )
+        ]
 
 
 def _unit(values: Tensor) -> Tensor:

@@ -5,9 +5,9 @@
     random    q_c = x R_c, the columns of R_c normal and of length 1     as published (Traeuble et al., section 3); R in bytes, one scale for all
     chunk     q_c = the c-th part of x                                   stores nothing
 
-A round of signs and a Walsh-Hadamard transform is a rotation, so the books of one round look at orthogonal directions, and two rounds are as good as random
-to each other.
-"""
+A round of signs and a Walsh-Hadamard transform is a rotation, so the books of one round look at
+orthogonal directions, and two rounds are as good as random to each other.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from edgeadapt.host.methods.whole_bytes import byte_tensor, from_bytes, to_bytes
 
 Split = Literal["signs", "random", "chunk"]
 Whitening = Literal["none", "scale", "total", "within"]
-_FLOOR = 1e-3  # of the mean variance: directions that the factory features hardly show are not blown up
+# of the mean variance: directions that the factory features hardly show are not blown up
+_FLOOR = 1e-3
 
 
 def _sides(width: int) -> tuple[int, int]:
@@ -34,14 +35,19 @@ def _sides(width: int) -> tuple[int, int]:
     return 1 << bits // 2, 1 << (bits - bits // 2)
 
 
-# -- whitening ----------------------------------------------------------------------------------------
+# -- whitening -------------------------------------------------------------------------------------
 def whitening_tensors(kind: Whitening, width: int) -> list[TensorSpec]:
-    return [] if kind == "none" else [frozen("keys.whitening", (width,) if kind == "scale" else (width, width))]
+    return (
+        []
+        if kind == "none"
+        else [frozen("keys.whitening", (width,) if kind == "scale" else (width, width))]
+    )
 
 
 def whitening_factory(kind: Whitening, x: NDArray[np.float64], data: FactoryData) -> Arrays:
-    """``scale``: 1 / standard deviation of each column. ``total``: principal components of unit variance. ``within``: unit scatter within the factory's
-    classes, then rotated to principal components (linear discriminants first). The first two read no label."""
+    """``scale``: 1 / standard deviation of each column. ``total``: principal components of unit
+    variance. ``within``: unit scatter within the factory's classes, then rotated to principal
+    components (linear discriminants first). The first two read no label."""
     if kind == "none":
         return {}
     centred = x - x.mean(axis=0)
@@ -82,7 +88,7 @@ def whiten(kind: Whitening, t: Values, x: Tensor) -> Tensor:
     return x * t["keys.whitening"] if kind == "scale" else x @ t["keys.whitening"]
 
 
-# -- one query per book -------------------------------------------------------------------------------
+# -- one query per book ----------------------------------------------------------------------------
 def split_tensors(kind: Split, width: int, books: int, key_dim: int) -> list[TensorSpec]:
     """Frozen tensors of the split.
 
@@ -91,14 +97,24 @@ def split_tensors(kind: Split, width: int, books: int, key_dim: int) -> list[Ten
     """
     if kind == "chunk":
         if books * key_dim != width:
-            raise InputError(f"split 'chunk' cuts {width} features into {books} books of key_dim {key_dim}; {books} x {key_dim} = {books * key_dim}")
+            raise InputError(
+                f"split 'chunk' cuts {width} features into {books} books of key_dim {key_dim};"
+                f" {books} x {key_dim} = {books * key_dim}"
+            )
         return []
     if kind == "random":
         return [byte_tensor("keys.random", (width, books * key_dim))]
     a, b = _sides(width)
     if key_dim > a * b or (a * b) % key_dim:
-        raise InputError(f"split 'signs' cuts blocks of {a * b} into queries, so key_dim divides {a * b}; got {key_dim}")
-    return [byte_tensor("keys.signs", (-(-books * key_dim // (a * b)), a * b)), byte_tensor("keys.left", (a, a)), byte_tensor("keys.right", (b, b))]
+        raise InputError(
+            f"split 'signs' cuts blocks of {a * b} into queries, so key_dim divides {a * b}; got"
+            f" {key_dim}"
+        )
+    return [
+        byte_tensor("keys.signs", (-(-books * key_dim // (a * b)), a * b)),
+        byte_tensor("keys.left", (a, a)),
+        byte_tensor("keys.right", (b, b)),
+    ]
 
 
 def split_factory(kind: Split, width: int, books: int, key_dim: int, seed: int) -> Arrays:
@@ -111,7 +127,11 @@ def split_factory(kind: Split, width: int, books: int, key_dim: int, seed: int) 
         return {"keys.random": to_bytes(np.rint(127.0 * columns / np.abs(columns).max()))}
     signs, left, right = split_tensors(kind, width, books, key_dim)
     drawn = to_bytes(2 * rng.integers(0, 2, signs.shape) - 1)
-    return {signs.name: drawn, left.name: to_bytes(walsh_hadamard(left.shape[0])), right.name: to_bytes(walsh_hadamard(right.shape[0]))}
+    return {
+        signs.name: drawn,
+        left.name: to_bytes(walsh_hadamard(left.shape[0])),
+        right.name: to_bytes(walsh_hadamard(right.shape[0])),
+    }
 
 
 def split(kind: Split, t: Values, x: Tensor, books: int, key_dim: int) -> Tensor:
@@ -123,9 +143,24 @@ def split(kind: Split, t: Values, x: Tensor, books: int, key_dim: int) -> Tensor
         size = signs.shape[1]
         if size > x.shape[1]:
             x = torch.cat([x, torch.zeros_like(x[:, :1]).expand(-1, size - x.shape[1])], dim=1)
-        mixed = left @ (x[:, None, :] * signs).reshape(-1, signs.shape[0], left.shape[0], right.shape[0]) @ right
-        x = mixed.reshape(-1, signs.shape[0] * size)[:, : books * key_dim] * (1.0 / float(np.sqrt(size)))
+        mixed = (
+            left
+            @ (x[:, None, :] * signs).reshape(-1, signs.shape[0], left.shape[0], right.shape[0])
+            @ right
+        )
+        x = mixed.reshape(-1, signs.shape[0] * size)[:, : books * key_dim] * (
+            1.0 / float(np.sqrt(size))
+        )
     return x.reshape(-1, books, key_dim)
 
 
-__all__ = ["Split", "Whitening", "split", "split_factory", "split_tensors", "whiten", "whitening_factory", "whitening_tensors"]
+__all__ = [
+    "Split",
+    "Whitening",
+    "split",
+    "split_factory",
+    "split_tensors",
+    "whiten",
+    "whitening_factory",
+    "whitening_tensors",
+]

@@ -2,7 +2,8 @@
 
     a(z) = z + s(z) (n(z) M + shift),     M (D, D);  n, s: see ``trained_adaptor``
 
-What the low-rank adaptor is with r = D. It is the most that any linear adaptor can do, at D^2 parameters.
+What the low-rank adaptor is with r = D. It is the most that any linear adaptor can do, at D^2
+parameters.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@
     max_logit    -max_k logits_k                            Hendrycks et al., ICML 2022 (arXiv 1911.11132): energy at T -> 0
     max_softmax  1 - max_k softmax(logits / T)_k            Hendrycks and Gimpel, ICLR 2017 (arXiv 1610.02136)
 
-All (B,), larger is more novel. A linear head grows without bound away from the data, so samples far from every class can read as
-well known: ``check_method`` refuses ``max_logit`` and ``max_softmax`` for that, and they are comparisons, not candidates.
-"""
+All (B,), larger is more novel. A linear head grows without bound away from the data, so samples far
+from every class can read as well known: ``check_method`` refuses ``max_logit`` and ``max_softmax``
+for that, and they are comparisons, not candidates.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ class _OfLogits:
 
 @dataclass(frozen=True)
 class Energy(_OfLogits):
-    """Free energy of the logits; ``temperature`` in units of a logit (a ridge logit of the right class is about 1)."""
+    """Free energy of the logits; ``temperature`` in units of a logit (a ridge logit of the right
+    class is about 1).
+    """
 
     temperature: float = 0.1
     name: ClassVar[str] = "energy"

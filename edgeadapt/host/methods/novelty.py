@@ -6,7 +6,7 @@ All read the class means or logits, so a class that was learned stops being nove
     knn          1 - k-th largest cosine to a bank of factory samples           Sun et al., ICML 2022 (arXiv 2204.06507), eq. 3
     vim          alpha min_k |(I - V V^T)(z - m_k)| - logsumexp(logits)         Wang et al., CVPR 2022 (arXiv 2203.10807), eq. 5-7
     mahalanobis  min_k |(z - mu) P - M_k|^2 over the whitened columns           Lee et al., NeurIPS 2018 (arXiv 1807.03888), eq. 2
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ class Cosine:
 
 @dataclass(frozen=True)
 class NearestNeighbours:
-    """1 - k-th largest cosine to ``bank`` factory samples, or to the nearest class mean if that is closer.
+    """1 - k-th largest cosine to ``bank`` factory samples, or to the nearest class mean if that is
+    closer.
 
     The second half is ours: a class learned in the field has no samples in the frozen bank.
     """
@@ -78,10 +79,12 @@ class NearestNeighbours:
 
 @dataclass(frozen=True)
 class VirtualLogit:
-    """ViM without the softmax: residual outside the principal subspace, scaled to the logits, minus their energy.
+    """ViM without the softmax: residual outside the principal subspace, scaled to the logits, minus
+    their energy.
 
-    The residual is taken from the centre or from the nearest class mean, whichever is closer. The second half is ours: the frozen
-    subspace does not know a class learned in the field, so all of it would stay novel for ever.
+    The residual is taken from the centre or from the nearest class mean, whichever is closer. The
+    second half is ours: the frozen subspace does not know a class learned in the field, so all of
+    it would stay novel for ever.
 
     Args:
         subspace: width of the principal subspace; at most half the features.
@@ -95,7 +98,11 @@ class VirtualLogit:
 
     def tensors(self, dims: Dims) -> list[TensorSpec]:
         width = self._width(dims)
-        return [frozen("vim.centre", (dims.features,)), frozen("vim.subspace", (dims.features, width)), frozen("vim.scale", (1,))]
+        return [
+            frozen("vim.centre", (dims.features,)),
+            frozen("vim.subspace", (dims.features, width)),
+            frozen("vim.scale", (1,)),
+        ]
 
     def factory(self, data: FactoryData) -> Arrays:
         centre = data.z.mean(axis=0, dtype=np.float64)
@@ -105,13 +112,16 @@ class VirtualLogit:
         return {
             "vim.centre": centre.astype(np.float32),
             "vim.subspace": vectors.astype(np.float32),
-            "vim.scale": np.array([1.0 / max(float(residual.mean()), 1e-9)], np.float32),  # a ridge logit is about 1
+            # a ridge logit is about 1
+            "vim.scale": np.array([1.0 / max(float(residual.mean()), 1e-9)], np.float32),
         }
 
     def novelty(self, t: Values, z: Tensor, taps: Tensor, logits: Tensor) -> Tensor:
         rest, means = self._outside(t, z), self._outside(t, t["head.mean"])
         from_centre = (rest * rest).sum(dim=1)
-        from_means = from_centre[:, None] - 2.0 * rest @ means.T + (means * means).sum(dim=1)[None, :]
+        from_means = (
+            from_centre[:, None] - 2.0 * rest @ means.T + (means * means).sum(dim=1)[None, :]
+        )
         nearest = torch.amin(from_means + (1.0 - t["head.active"]) * _FAR, dim=1)
         outside = torch.sqrt(torch.clamp(torch.minimum(from_centre, nearest), min=0.0) + 1e-12)
         return outside * t["vim.scale"] - torch.logsumexp(logits, dim=1)
@@ -124,7 +134,9 @@ class VirtualLogit:
 
 @dataclass(frozen=True)
 class Mahalanobis:
-    """Squared distance to the nearest class mean over the whitened columns that the shift residual already has."""
+    """Squared distance to the nearest class mean over the whitened columns that the shift residual
+    already has.
+    """
 
     sense: ResidualShift = field(default_factory=ResidualShift)
     name: ClassVar[str] = "mahalanobis"
@@ -138,7 +150,11 @@ class Mahalanobis:
     def novelty(self, t: Values, z: Tensor, taps: Tensor, logits: Tensor) -> Tensor:
         columns = (z - t["shift.centre"]) @ t["shift.projection"]
         means = t["shift.mean"][:, : columns.shape[1]]
-        squared = (columns * columns).sum(dim=1, keepdim=True) - 2.0 * columns @ means.T + (means * means).sum(dim=1)[None, :]
+        squared = (
+            (columns * columns).sum(dim=1, keepdim=True)
+            - 2.0 * columns @ means.T
+            + (means * means).sum(dim=1)[None, :]
+        )
         return torch.amin(squared + (1.0 - t["head.active"]) * _FAR, dim=1) / columns.shape[1]
 
 

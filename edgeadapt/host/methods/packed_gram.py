@@ -1,11 +1,13 @@
-"""A symmetric matrix of sums with its lower blocks left out: about 9/16 of the bytes and of the multiplications.
+"""A symmetric matrix of sums with its lower blocks left out: about 9/16 of the bytes and of the
+multiplications.
 
     G = sum w h h^T  (n, n),   h cut into ``BLOCKS`` runs of columns h_1, h_2, ...:   store [h_i^T (w h_j)] for j >= i only
 
-A block on the diagonal is stored whole, so the share is (b + 1) / (2 b) of the square for b equal runs; a true triangle would need
-one product per row. The pieces lie one after the other in a vector, which adds, merges and forgets like the square. ``unpacked`` in
-``bundle/packed_gram.py`` gives the square back, for the numerics that derive weights from it.
-"""
+A block on the diagonal is stored whole, so the share is (b + 1) / (2 b) of the square for b equal
+runs; a true triangle would need one product per row. The pieces lie one after the other in a
+vector, which adds, merges and forgets like the square. ``unpacked`` in ``bundle/packed_gram.py``
+gives the square back, for the numerics that derive weights from it.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -31,12 +33,16 @@ def added_gram(gram: Tensor, h: Tensor, sample_weight: Tensor) -> Tensor:
     weighted = h * sample_weight[:, None]
     if gram.dim() == 2:
         return gram + h.T @ weighted
-    pieces = [(h[:, start:end].T @ weighted[:, start:]).reshape(-1) for start, end in packed_runs(h.shape[1])]
+    pieces = [
+        (h[:, start:end].T @ weighted[:, start:]).reshape(-1)
+        for start, end in packed_runs(h.shape[1])
+    ]
     return gram + torch.cat(pieces)
 
 
 def with_symmetric(name: str, values: Arrays) -> Arrays:
-    """``values`` with the Gram matrix called ``name`` equal to its transpose bit for bit, so that a file keeps a triangle of it.
+    """``values`` with the Gram matrix called ``name`` equal to its transpose bit for bit, so that a
+    file keeps a triangle of it.
 
     h_i (w h_j) and (w h_i) h_j round apart: of each pair the one above the diagonal is kept.
 

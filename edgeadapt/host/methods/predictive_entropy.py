@@ -1,4 +1,5 @@
-"""Entropy of what the head predicts, which predictions are sure enough to learn from, and when learning from them has gone wrong.
+"""Entropy of what the head predicts, which predictions are sure enough to learn from, and when
+learning from them has gone wrong.
 
     H = - sum_k p_k log p_k,  p = softmax(logits / temperature)
     E0 = margin ln K                                         K classes in use
@@ -6,11 +7,12 @@
     below <- below + 0.3 mean_i s_i ((E0 - H_i) / ln K - below)     running mean of how far the sure ones lie below the margin, from 0
     reset once margin - below < 0.029
 
-Sources: margin and exp(E0 - H): Niu et al., EATA, ICML 2022, arXiv 2204.02610, eq. 3-4. The guard: Niu et al., SAR, ICLR 2023, arXiv
-2302.12400, section 4: a moving average of the loss below 0.2 at K = 1000, that is 0.029 ln K; ours starts at the margin and not at
-the first loss, and moves by 0.3 and not 0.1, since a refresh is rarer than a batch.
-Ours: the filter has a soft edge of a twentieth of ln K instead of a step, so that two engines agree on a sample that lies on it.
-"""
+Sources: margin and exp(E0 - H): Niu et al., EATA, ICML 2022, arXiv 2204.02610, eq. 3-4. The guard:
+Niu et al., SAR, ICLR 2023, arXiv 2302.12400, section 4: a moving average of the loss below 0.2 at K
+= 1000, that is 0.029 ln K; ours starts at the margin and not at the first loss, and moves by 0.3
+and not 0.1, since a refresh is rarer than a batch. Ours: the filter has a soft edge of a twentieth
+of ln K instead of a step, so that two engines agree on a sample that lies on it.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ _RATE = 0.3
 
 
 def entropy_of(logits: Tensor) -> Tensor:
-    """(B,) nats of logits (B, K) that were divided by the temperature. Unused slots are at most -1e9 and count nothing."""
+    """(B,) nats of logits (B, K) that were divided by the temperature. Unused slots are at most
+    -1e9 and count nothing.
+    """
     logs = torch.log_softmax(logits, dim=1)
     return -(torch.exp(logs) * logs).sum(dim=1)
 
@@ -44,12 +48,22 @@ def reliability(entropy: Tensor, most: Tensor, margin: float = MARGIN) -> Tensor
 
 
 def soft_step(value: Tensor) -> Tensor:
-    """The logistic function, written out: engines approximate theirs, and below -18 one of them gives 0."""
+    """The logistic function, written out: engines approximate theirs, and below -18 one of them
+    gives 0.
+    """
     return 1.0 / (1.0 + torch.exp(-value))
 
 
-def moved_below(below: Tensor, entropy: Tensor, weight: Tensor, most: Tensor, margin: float = MARGIN, steps: int = 1) -> Tensor:
-    """(1,) the guard's running mean, as a share of ln K; from 0. ``entropy`` (B,), ``weight`` (B,) of which those of weight 0 do not count.
+def moved_below(
+    below: Tensor,
+    entropy: Tensor,
+    weight: Tensor,
+    most: Tensor,
+    margin: float = MARGIN,
+    steps: int = 1,
+) -> Tensor:
+    """(1,) the guard's running mean, as a share of ln K; from 0. ``entropy`` (B,), ``weight`` (B,)
+    of which those of weight 0 do not count.
 
     ``steps`` calls on the same memory move it as far as one call would.
     """
@@ -70,4 +84,7 @@ def require_gradient(head: Head, method: str) -> None:
         InputError: names head and method.
     """
     if isinstance(head, GivesReceipts):
-        raise InputError(f"adapt = {method!r} needs a head that a gradient goes through, and {head.name} looks its answers up")
+        raise InputError(
+            f"adapt = {method!r} needs a head that a gradient goes through, and {head.name} looks"
+            " its answers up"
+        )

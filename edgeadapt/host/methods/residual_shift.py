@@ -2,10 +2,11 @@
 
     r(x) = [(z - mu_z) P, (taps - m) / s] - M[argmax logits]          (B, R), R <= 256
 
-P whitens the pooled within-class covariance of at most ``feature_columns`` leading directions; taps are scaled by
-their within-class deviation; M holds the class means in that space. On clean data every column has unit variance
-around 0. The device averages r over a window; class-free means false-alarm on windows of one class, residuals do not.
-Source: windowed mean tests on hidden features are common; the class-conditional form was chosen by measurement.
+P whitens the pooled within-class covariance of at most ``feature_columns`` leading directions; taps
+are scaled by their within-class deviation; M holds the class means in that space. On clean data
+every column has unit variance around 0. The device averages r over a window; class-free means
+false-alarm on windows of one class, residuals do not. Source: windowed mean tests on hidden
+features are common; the class-conditional form was chosen by measurement.
 """
 
 from __future__ import annotations
@@ -19,12 +20,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
-from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, accumulate, class_moment, evidence, frozen, one_hot
+from edgeadapt.host.contracts import (
+    Arrays,
+    Dims,
+    FactoryData,
+    Values,
+    accumulate,
+    class_moment,
+    evidence,
+    frozen,
+    one_hot,
+)
 
 
 @dataclass(frozen=True)
 class ResidualShift:
-    """State ``shift.moment`` (R + 1, K): class sums in residual space; new classes get their mean from their labels.
+    """State ``shift.moment`` (R + 1, K): class sums in residual space; new classes get their mean
+    from their labels.
 
     Args:
         feature_columns: at most this many whitened directions of z.
@@ -45,30 +57,52 @@ class ResidualShift:
             frozen("shift.centre", (dims.features,)),
             frozen("shift.projection", (dims.features, d)),
             evidence("shift.moment", (d + taps + 1, dims.slots), 1),
-            TensorSpec(name="shift.mean", dtype="float32", shape=(dims.slots, d + taps), kind="derived", class_axis=0, bound=1e6, persist="never"),
+            TensorSpec(
+                name="shift.mean",
+                dtype="float32",
+                shape=(dims.slots, d + taps),
+                kind="derived",
+                class_axis=0,
+                bound=1e6,
+                persist="never",
+            ),
         ]
         if taps:
             specs += [frozen("shift.tap_centre", (taps,)), frozen("shift.tap_scale", (taps,))]
         return specs
 
     def factory(self, data: FactoryData) -> Arrays:
-        fixed: Arrays = {"shift.centre": data.z.mean(axis=0), "shift.projection": self._whitening(data)}
+        fixed: Arrays = {
+            "shift.centre": data.z.mean(axis=0),
+            "shift.projection": self._whitening(data),
+        }
         if data.dims.taps:
             within = data.taps - data.class_means(data.taps)[data.y]
             deviation = np.sqrt((within**2).mean(axis=0))
             fixed["shift.tap_centre"] = data.taps.mean(axis=0)
-            fixed["shift.tap_scale"] = (1.0 / np.maximum(deviation, 0.05 * deviation.mean() + 1e-9)).astype(np.float32)
-        state = {name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in fixed.items()}
+            fixed["shift.tap_scale"] = (
+                1.0 / np.maximum(deviation, 0.05 * deviation.mean() + 1e-9)
+            ).astype(np.float32)
+        state = {
+            name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in fixed.items()
+        }
         state["shift.moment"] = torch.zeros(sum(self.columns(data.dims)) + 1, data.slots)
-        return {**{k: np.asarray(v, np.float32) for k, v in fixed.items()}, **accumulate(self, state, data, ("shift.moment",))}
+        return {
+            **{k: np.asarray(v, np.float32) for k, v in fixed.items()},
+            **accumulate(self, state, data, ("shift.moment",)),
+        }
 
     def _whitening(self, data: FactoryData) -> NDArray[np.float32]:
-        """Directions of largest total variance, scaled so that within-class variance is 1 in each."""
+        """Directions of largest total variance, scaled so that within-class variance is 1 in
+        each.
+        """
         d, _ = self.columns(data.dims)
         z = data.z.astype(np.float64)
         within = z - data.class_means(data.z)[data.y]
         covariance = within.T @ within / len(within)
-        covariance = (1 - self.shrinkage) * covariance + self.shrinkage * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+        covariance = (1 - self.shrinkage) * covariance + self.shrinkage * np.trace(
+            covariance
+        ) / len(covariance) * np.eye(len(covariance))
         if d < data.dims.features:
             basis = _widest(z, d)
         else:
@@ -87,9 +121,15 @@ class ResidualShift:
         predicted = one_hot(torch.argmax(logits, dim=1), logits.shape[1])
         return self.place(t, z, taps) - predicted @ t["shift.mean"]
 
-    def learn(self, t: Values, z: Tensor, taps: Tensor, y: Tensor, sample_weight: Tensor) -> dict[str, Tensor]:
+    def learn(
+        self, t: Values, z: Tensor, taps: Tensor, y: Tensor, sample_weight: Tensor
+    ) -> dict[str, Tensor]:
         slots = t["shift.moment"].shape[1]
-        return {"shift.moment": t["shift.moment"] + class_moment(self.place(t, z, taps), y, sample_weight, slots)}
+        return {
+            "shift.moment": (
+                t["shift.moment"] + class_moment(self.place(t, z, taps), y, sample_weight, slots)
+            )
+        }
 
     def numerics(self) -> list[NumericSpec]:
         return [NumericSpec(numeric="class_mean", reads=("shift.moment",), writes=("shift.mean",))]

@@ -2,8 +2,9 @@
 
     a(z) = z + s(z) (n(z) * gain + shift);     n, s: see ``trained_adaptor``
 
-After SSF: Lian et al., NeurIPS 2022 (arXiv 2210.08823, eq. 3), which puts y = gamma x + beta behind every operation of a network. Here it
-stands once, behind the encoder; gain = gamma - 1 acts on the normalised sample, so the mean of its features is left where it is.
+After SSF: Lian et al., NeurIPS 2022 (arXiv 2210.08823, eq. 3), which puts y = gamma x + beta behind
+every operation of a network. Here it stands once, behind the encoder; gain = gamma - 1 acts on the
+normalised sample, so the mean of its features is left where it is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from edgeadapt.host.methods.trained_adaptor import TrainedAdaptor
 
 @dataclass(frozen=True)
 class ScaleShift(TrainedAdaptor):
-    """2 D parameters; as many multiplications per sample. ``probe`` gives all D features, of which it trains a diagonal read-out only."""
+    """2 D parameters; as many multiplications per sample. ``probe`` gives all D features, of which
+    it trains a diagonal read-out only.
+    """
 
     kind: ClassVar[str] = "scale_shift"
     decayed: ClassVar[frozenset[str]] = frozenset({"gain", "shift"})

@@ -1,16 +1,18 @@
-"""Columns brought to one scale before a second-order head sums them, and random features of what was scaled.
+"""Columns brought to one scale before a second-order head sums them, and random features of what
+was scaled.
 
     standardised      p = (z - c) / s                       z (B, D), c and s (D,) of the factory features
     random features   p = relu([(z - c) / s, 1] R)          R (D + 1, M), normal from a seed
 
-A penalty or a shrinkage is one number for all columns, so a column in large units would be penalised
-least. The scale s_j^2 = v_j + floor mean(v) lies between that of all columns (floor large: one scale)
-and that of each column (floor 0: unit variance). Features of one layer of a network have one unit, and
-their columns of small variance are noise: they want a floor. Raw measurements do not.
+A penalty or a shrinkage is one number for all columns, so a column in large units would be
+penalised least. The scale s_j^2 = v_j + floor mean(v) lies between that of all columns (floor
+large: one scale) and that of each column (floor 0: unit variance). Features of one layer of a
+network have one unit, and their columns of small variance are noise: they want a floor. Raw
+measurements do not.
 
 Random features give a linear head of few inputs something to separate: RanPAC (McDonnell et al.,
 NeurIPS 2023, section 3.2). Where we differ: inputs are standardised first, and there is a bias.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -27,10 +29,13 @@ from edgeadapt.errors import InputError
 from edgeadapt.host.contracts import Arrays, FactoryData, Values, frozen, with_one
 
 _CENTRE, _SCALE = "projection.centre", "projection.scale"
-_DEAD = 1e-6  # of the mean square of a column: less variance than this is rounding, and it is left as it is
+# of the mean square of a column: less variance than this is rounding, and it is left as it is
+_DEAD = 1e-6
 
 
-def centre_and_scale(z: NDArray[np.float32], floor: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def centre_and_scale(
+    z: NDArray[np.float32], floor: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """c and s (D,) of features (N, D); a column that does not vary is scaled by 1.
 
     Raises:
@@ -75,10 +80,12 @@ class Standardisation:
 
 @dataclass(frozen=True)
 class RandomFeatures:
-    """M rectified random features of standardised columns; ``projection.random`` (D + 1, M) beside centre and scale.
+    """M rectified random features of standardised columns; ``projection.random`` (D + 1, M) beside
+    centre and scale.
 
     Args:
-        width: M. seed: of R, whose rows are drawn for unit variance. floor: as for ``Standardisation``.
+        width: M. seed: of R, whose rows are drawn for unit variance. floor: as for
+        ``Standardisation``.
     """
 
     width: int

@@ -2,9 +2,10 @@
 
     y = conv(x, W) * g + t        is one layer with weight W g and bias t        (a batch-norm after training)
 
-The product is not computed here: it stays an expression over the frozen tensors, which an engine folds when it loads the graph. So no
-weight is stored twice, and a graph whose g and t are replaced by name is another encoder over the same W.
-"""
+The product is not computed here: it stays an expression over the frozen tensors, which an engine
+folds when it loads the graph. So no weight is stored twice, and a graph whose g and t are replaced
+by name is another encoder over the same W.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-_OUTPUT_CHANNELS = {"Conv": 0, "Gemm": 1, "MatMul": 1}  # axis of the weight; a Gemm with transB has them first
+# axis of the weight; a Gemm with transB has them first
+_OUTPUT_CHANNELS = {"Conv": 0, "Gemm": 1, "MatMul": 1}
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +27,10 @@ class Layer:
     """A convolution or product with a constant weight, up to the shift per channel behind it.
 
     Attributes:
-        node: Conv, Gemm or MatMul. weight: its frozen or stored tensor. axis: of the weight, where the output channels are.
-        scale, shift: names of what multiplies and is added per channel behind it; empty for none. absorbed: the nodes that did.
-        padding: a Pad with zeros in front of a convolution, which the convolution can do itself. data: what is read, in front of it.
+        node: Conv, Gemm or MatMul. weight: its frozen or stored tensor. axis: of the weight, where
+        the output channels are. scale, shift: names of what multiplies and is added per channel
+        behind it; empty for none. absorbed: the nodes that did. padding: a Pad with zeros in front
+        of a convolution, which the convolution can do itself. data: what is read, in front of it.
         output: what the layer leaves, behind all of them.
     """
 
@@ -54,17 +57,27 @@ class Shapes:
 
     def __init__(self, model: ModelProto) -> None:
         graph = model.graph
-        self.constants: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
+        self.constants: dict[str, TensorProto] = {
+            tensor.name: tensor for tensor in graph.initializer
+        }
         self.readers: dict[str, list[NodeProto]] = {}
-        self.makers: dict[str, NodeProto] = {output: node for node in graph.node for output in node.output}
+        self.makers: dict[str, NodeProto] = {
+            output: node for node in graph.node for output in node.output
+        }
         for node in graph.node:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
         self.outputs = {value.name for value in graph.output}
         known = onnx.shape_inference.infer_shapes(model).graph
-        typed = [value for value in (*known.value_info, *known.input, *known.output) if value.type.tensor_type.HasField("shape")]
+        typed = [
+            value
+            for value in (*known.value_info, *known.input, *known.output)
+            if value.type.tensor_type.HasField("shape")
+        ]
         self.ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in typed}
-        self.kinds = {value.name: value.type.tensor_type.elem_type for value in typed} | {t.name: t.data_type for t in graph.initializer}
+        self.kinds = {value.name: value.type.tensor_type.elem_type for value in typed} | {
+            t.name: t.data_type for t in graph.initializer
+        }
 
     def only_reader(self, name: str) -> NodeProto | None:
         """The one node that reads a value; None if there are more, or the graph gives it away."""
@@ -72,12 +85,16 @@ class Shapes:
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
     def is_per_channel(self, name: str, channels: int, rank: int) -> bool:
-        """Whether a constant has one number per channel, lying on the channel axis of a value of this rank."""
+        """Whether a constant has one number per channel, lying on the channel axis of a value of
+        this rank.
+        """
         if name not in self.constants:
             return False
         dims = [1] * (rank - len(self.constants[name].dims)) + list(self.constants[name].dims)
         axis = 1 if rank > 2 else rank - 1
-        return len(dims) == rank and all(size == (channels if place == axis else 1) for place, size in enumerate(dims))
+        return len(dims) == rank and all(
+            size == (channels if place == axis else 1) for place, size in enumerate(dims)
+        )
 
 
 def layers_of(model: ModelProto, shapes: Shapes | None = None) -> list[Layer]:
@@ -91,9 +108,15 @@ def _layer(node: NodeProto, shapes: Shapes) -> Layer | None:
         return None
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     weight = shapes.constants[node.input[1]]
-    if weight.data_type != TensorProto.FLOAT or (node.op_type == "MatMul" and len(weight.dims) != 2):
+    if weight.data_type != TensorProto.FLOAT or (
+        node.op_type == "MatMul" and len(weight.dims) != 2
+    ):
         return None
-    if node.op_type == "Gemm" and (attributes.get("alpha", 1.0), attributes.get("beta", 1.0), attributes.get("transA", 0)) != (1.0, 1.0, 0):
+    if node.op_type == "Gemm" and (
+        attributes.get("alpha", 1.0),
+        attributes.get("beta", 1.0),
+        attributes.get("transA", 0),
+    ) != (1.0, 1.0, 0):
         return None
     axis = 0 if attributes.get("transB", 0) else _OUTPUT_CHANNELS[node.op_type]
     channels = int(weight.dims[axis])
@@ -102,27 +125,54 @@ def _layer(node: NodeProto, shapes: Shapes) -> Layer | None:
         return Layer(node, weight.name, axis, channels)
     scale, at, absorbed, padding = "", node, [], _padding(node, attributes, shapes)
     multiplied = shapes.only_reader(at.output[0])
-    if multiplied is not None and multiplied.op_type == "Mul" and (other := _other(multiplied, at.output[0])) and shapes.is_per_channel(other, channels, rank):
+    if (
+        multiplied is not None
+        and multiplied.op_type == "Mul"
+        and (other := _other(multiplied, at.output[0]))
+        and shapes.is_per_channel(other, channels, rank)
+    ):
         scale, at = other, multiplied
         absorbed.append(at)
     added = shapes.only_reader(at.output[0])
-    if added is None or added.op_type != "Add" or not (other := _other(added, at.output[0])) or not shapes.is_per_channel(other, channels, rank):
+    if (
+        added is None
+        or added.op_type != "Add"
+        or not (other := _other(added, at.output[0]))
+        or not shapes.is_per_channel(other, channels, rank)
+    ):
         return Layer(node, weight.name, axis, channels, scale, "", tuple(absorbed), padding)
     return Layer(node, weight.name, axis, channels, scale, other, (*absorbed, added), padding)
 
 
 def _padding(node: NodeProto, attributes: Mapping[str, Any], shapes: Shapes) -> NodeProto | None:
-    """The Pad that a convolution reads, if it is one with zeros over space alone, and nothing else reads it."""
+    """The Pad that a convolution reads, if it is one with zeros over space alone, and nothing else
+    reads it.
+    """
     pad = shapes.makers.get(node.input[0])
-    if pad is None or pad.op_type != "Pad" or shapes.only_reader(node.input[0]) is None or attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
+    if (
+        pad is None
+        or pad.op_type != "Pad"
+        or shapes.only_reader(node.input[0]) is None
+        or attributes.get("auto_pad", b"NOTSET") != b"NOTSET"
+    ):
         return None
-    mode = next((helper.get_attribute_value(a) for a in pad.attribute if a.name == "mode"), b"constant")
+    mode = next(
+        (helper.get_attribute_value(a) for a in pad.attribute if a.name == "mode"), b"constant"
+    )
     constants = [shapes.constants.get(name) for name in pad.input[1:] if name]
-    if mode != b"constant" or len(pad.input) > 3 or any(c is None or c.data_location == TensorProto.EXTERNAL for c in constants):
+    if (
+        mode != b"constant"
+        or len(pad.input) > 3
+        or any(c is None or c.data_location == TensorProto.EXTERNAL for c in constants)
+    ):
         return None
     widths, *value = (numpy_helper.to_array(c) for c in constants if c is not None)
     around = widths.reshape(2, -1)
-    return pad if not around[:, :2].any() and around.min() >= 0 and not any(v.any() for v in value) else None
+    return (
+        pad
+        if not around[:, :2].any() and around.min() >= 0 and not any(v.any() for v in value)
+        else None
+    )
 
 
 def padded(layer: Layer, shapes: Shapes) -> NodeProto:
@@ -131,11 +181,20 @@ def padded(layer: Layer, shapes: Shapes) -> NodeProto:
     made.CopyFrom(layer.node)
     if layer.padding is None:
         return made
-    around = numpy_helper.to_array(shapes.constants[layer.padding.input[1]]).reshape(2, -1)[:, 2:].ravel()
+    around = (
+        numpy_helper.to_array(shapes.constants[layer.padding.input[1]])
+        .reshape(2, -1)[:, 2:]
+        .ravel()
+    )
     own = next((list(a.ints) for a in layer.node.attribute if a.name == "pads"), [0] * len(around))
     kept = [a for a in layer.node.attribute if a.name != "pads"]
     del made.attribute[:]
-    made.attribute.extend([*kept, helper.make_attribute("pads", [int(a + b) for a, b in zip(own, around, strict=True)])])
+    made.attribute.extend(
+        [
+            *kept,
+            helper.make_attribute("pads", [int(a + b) for a, b in zip(own, around, strict=True)]),
+        ]
+    )
     return made
 
 
@@ -151,7 +210,9 @@ class Writer:
         self.model = ModelProto()
         self.model.CopyFrom(model)
         self.nodes: list[NodeProto] = []
-        self._taken = {name for node in model.graph.node for name in (*node.input, *node.output)} | {t.name for t in model.graph.initializer}
+        self._taken = {
+            name for node in model.graph.node for name in (*node.input, *node.output)
+        } | {t.name for t in model.graph.initializer}
         self._count = 0
         self._known: dict[tuple[str, bytes, tuple[int, ...]], str] = {}
 
@@ -191,12 +252,15 @@ class Writer:
         graph.initializer.extend(kept)
         return self.model
 
-    # -- expressions over frozen tensors that an engine folds -----------------------------------------
+    # -- expressions over frozen tensors that an engine folds --------------------------------------
     def folded_weight(self, layer: Layer, rank: int) -> str:
         """W g: the weight with the scale of its output channels."""
         if not layer.scale:
             return layer.weight
-        gain = self.node("Reshape", [layer.scale, self.constant(np.array([layer.channels] + [1] * (rank - 1), np.int64))])
+        gain = self.node(
+            "Reshape",
+            [layer.scale, self.constant(np.array([layer.channels] + [1] * (rank - 1), np.int64))],
+        )
         return self.node("Mul", [layer.weight, gain])
 
     def folded_bias(self, layer: Layer) -> str:
@@ -214,4 +278,11 @@ class Writer:
 def stored(model: ModelProto, values: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
     """The value of a constant, wherever it lies."""
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
-    return np.asarray(values[name] if tensor.data_location == TensorProto.EXTERNAL else numpy_helper.to_array(tensor), np.float32)
+    return np.asarray(
+        (
+            values[name]
+            if tensor.data_location == TensorProto.EXTERNAL
+            else numpy_helper.to_array(tensor)
+        ),
+        np.float32,
+    )

@@ -1,14 +1,15 @@
-"""Many small tensors as one flat vector, so that a step reads, updates and writes one tensor instead of all of them.
+"""Many small tensors as one flat vector, so that a step reads, updates and writes one tensor
+instead of all of them.
 
-Every tensor of a state costs a call of the runtime and an operator for each line of the optimiser, whatever its size. Taken apart by
-``torch.split``, the vector's gradient is one concatenation.
+Every tensor of a state costs a call of the runtime and an operator for each line of the optimiser,
+whatever its size. Taken apart by ``torch.split``, the vector's gradient is one concatenation.
 
 >>> import torch
 >>> layout = Flat.of({"norm.gain": torch.ones(3), "norm.offset": torch.zeros(3), "scale.value": torch.tensor(2.0)})
 >>> vector = layout.pack({"norm.gain": torch.ones(3), "norm.offset": torch.zeros(3), "scale.value": torch.tensor(2.0)})
 >>> vector.tolist(), layout.unpack(vector)["scale.value"]
 ([1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 2.0], tensor(2.))
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -43,4 +44,7 @@ class Flat:
     def unpack(self, vector: Tensor) -> dict[str, Tensor]:
         """The tensors by name; gradients flow back into the vector."""
         parts = torch.split(vector, [math.prod(shape) for _, shape in self.shapes])
-        return {name: part if len(shape) == 1 else part.reshape(shape) for (name, shape), part in zip(self.shapes, parts, strict=True)}
+        return {
+            name: part if len(shape) == 1 else part.reshape(shape)
+            for (name, shape), part in zip(self.shapes, parts, strict=True)
+        }

@@ -1,8 +1,8 @@
 """What somebody writes who knows ``torch.optim``: its classes as optimisers of a learning step.
 
 A class, or ``functools.partial(torch.optim.SGD, momentum=0.9)``, stands for the optimiser of
-:mod:`edgeadapt.host.steps.optimisers` that takes the same steps. An object cannot: it holds parameters
-and state of its own, and a graph has neither.
+:mod:`edgeadapt.host.steps.optimisers` that takes the same steps. An object cannot: it holds
+parameters and state of its own, and a graph has neither.
 """
 
 from __future__ import annotations

@@ -20,10 +20,16 @@ from edgeadapt.inputs import check_batch
 
 
 def stress_again(
-    bundle: Bundle, out: str | os.PathLike[str], x: NDArray[Any], labels: Any, *,
-    kind: Kind = "full", seed: int = 0, private_key: bytes | None = None,
+    bundle: Bundle,
+    out: str | os.PathLike[str],
+    x: NDArray[Any],
+    labels: Any,
+    *,
+    kind: Kind = "full",
+    seed: int = 0,
+    private_key: bytes | None = None,
     say: Callable[[str], None] = print,
-) -> Bundle:  # fmt: skip
+) -> Bundle:
     """Run the card of a bundle's own correction, and write the bundle with what it allows.
 
     Args:
@@ -57,9 +63,13 @@ def stress_again(
 
 
 def _written(
-    bundle: Bundle, path: Path, manifest: Manifest, adapt: AdaptPolicy, card: Any,
+    bundle: Bundle,
+    path: Path,
+    manifest: Manifest,
+    adapt: AdaptPolicy,
+    card: Any,
     private_key: bytes | None = None,
-) -> Bundle:  # fmt: skip
+) -> Bundle:
     policy = msgspec.structs.replace(manifest.policy, adapt=adapt)
     graphs = {spec.file: bundle.graph(spec.file) for spec in manifest.graphs}
     held = [name for name in (FROZEN, FACTORY, GUARD) if name in bundle.manifest.members]

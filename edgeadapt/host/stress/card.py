@@ -1,7 +1,9 @@
-"""The stress card: the shipped configuration on streams that it was not tuned on decides whether adaptation may act.
+"""The stress card: the shipped configuration on streams that it was not tuned on decides whether
+adaptation may act.
 
-The learner adapts without labels beside a frozen twin, with the policy, windows and limits that a device has. What is run is in
-``stress_streams`` and ``stress_long``, what follows from it in ``stress_verdict``, and for people in ``docs/stress_card.md``.
+The learner adapts without labels beside a frozen twin, with the policy, windows and limits that a
+device has. What is run is in ``stress_streams`` and ``stress_long``, what follows from it in
+``stress_verdict``, and for people in ``docs/stress_card.md``.
 """
 
 from __future__ import annotations
@@ -24,7 +26,15 @@ from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.resources.budget import Budget
 from edgeadapt.host.stress.features import RemembersFeatures
 from edgeadapt.host.stress.long_run import long_run, ports_of, row_of
-from edgeadapt.host.stress.streams import BATCH, EncodedPool, Pool, StressStream, constants, pool_of, streams
+from edgeadapt.host.stress.streams import (
+    BATCH,
+    EncodedPool,
+    Pool,
+    StressStream,
+    constants,
+    pool_of,
+    streams,
+)
 from edgeadapt.host.stress.verdict import StressCard, StressRow, verdict
 from edgeadapt.runtime import Runtime, open_runtime
 from edgeadapt.scenarios.orders import batches
@@ -45,21 +55,32 @@ LENGTHS: dict[Kind, Lengths] = {"full": Lengths(960, 100_000), "short": Lengths(
 
 
 def stress_card(
-    bundle: Bundle, x: NDArray[Any], y: NDArray[np.int64], *, seed: int, say: Callable[[str], None], kind: Kind = "full",
-    lengths: Lengths | None = None, pool: Pool | None = None,
-) -> StressCard:  # fmt: skip
+    bundle: Bundle,
+    x: NDArray[Any],
+    y: NDArray[np.int64],
+    *,
+    seed: int,
+    say: Callable[[str], None],
+    kind: Kind = "full",
+    lengths: Lengths | None = None,
+    pool: Pool | None = None,
+) -> StressCard:
     """Run every stream.
 
     Args:
-        bundle: with adaptation acting. x, y: held-out calibration inputs (N, ...) and labels (N,). kind: how long the streams are.
-        lengths: instead of those of ``kind``. pool: see ``pool_for``; made here if it is not given.
+        bundle: with adaptation acting. x, y: held-out calibration inputs (N, ...) and labels (N,).
+        kind: how long the streams are. lengths: instead of those of ``kind``. pool: see
+        ``pool_for``; made here if it is not given.
     """
     chosen, pool = lengths or LENGTHS[kind], pool or pool_for(bundle, x, y, seed)
     rows: list[StressRow] = []
-    started, engine = time.perf_counter(), engine_of(bundle, pool)  # one for all streams, so that each graph is loaded once
+    # one for all streams, so that each graph is loaded once
+    started, engine = time.perf_counter(), engine_of(bundle, pool)
 
     shifts = len(pool.shifts)
-    singles = kind == "full" or isinstance(pool, EncodedPool) or bundle.manifest.input.dtype != "uint8"
+    singles = (
+        kind == "full" or isinstance(pool, EncodedPool) or bundle.manifest.input.dtype != "uint8"
+    )
     expected = 2 * (1 + shifts) + (1 + shifts if singles else 1) + 1 + 2 + 2  # the long run as two
 
     def run(stream: StressStream, twin: Twin) -> None:
@@ -76,23 +97,31 @@ def stress_card(
             run(stream, twin)
     long = long_run(bundle, pool, chosen.batches, say, engine)
     say(f"stress: {row_line(long.row.name, long.row.learner, long.row.frozen, long.row.refreshes)}")
-    say(f"stress: {sum(row.samples for row in (*rows, long.row))} samples in {time.perf_counter() - started:.0f} s")
+    say(
+        f"stress: {sum(row.samples for row in (*rows, long.row))} samples in"
+        f" {time.perf_counter() - started:.0f} s"
+    )
     return verdict(rows, long, kind=kind, distinct=len(y))
 
 
 def engine_of(bundle: Bundle, pool: Pool) -> Runtime:
-    """A runtime that encodes each sample of the pool once for as long as nothing corrects the encoder."""
+    """A runtime that encodes each sample of the pool once for as long as nothing corrects the
+    encoder.
+    """
     engine, encoder = open_runtime(), bundle.manifest.encoder()
     return engine if encoder is None else RemembersFeatures(engine, encoder.file, pool.encoded)
 
 
-def run_stream(bundle: Bundle, twin: Twin, stream: StressStream, runtime: Runtime | None = None) -> StressRow:
+def run_stream(
+    bundle: Bundle, twin: Twin, stream: StressStream, runtime: Runtime | None = None
+) -> StressRow:
     """Label-free pass of a new learner over a stream, beside the frozen twin.
 
     Args:
         runtime: one that other streams share; None opens one for this stream.
 
-    The worker is waited for after every batch, so that the result does not depend on the machine's speed.
+    The worker is waited for after every batch, so that the result does not depend on the machine's
+    speed.
     """
     right = []
     with open_learner(bundle, runtime=runtime or open_runtime(), budget=_BUDGET) as learner:
@@ -108,15 +137,25 @@ def run_stream(bundle: Bundle, twin: Twin, stream: StressStream, runtime: Runtim
 
 
 def pool_for(bundle: Bundle, x: NDArray[Any], y: NDArray[np.int64], seed: int) -> Pool:
-    """Held-out samples and their shifts: features of them, where nothing adapts the encoder, which then has to run once and not in every trial."""
+    """Held-out samples and their shifts: features of them, where nothing adapts the encoder, which
+    then has to run once and not in every trial.
+    """
     pool, program = pool_of(x, y, bundle.manifest.input, seed), Program(bundle, open_runtime())
     if not program.has_encoder or program.adapts_encoder:
         return pool
-    return EncodedPool(pool.x, pool.y, pool.shifts, pool.shift, pool.seed, encode=lambda some: np.concatenate(program.encode(some), axis=1))
+    return EncodedPool(
+        pool.x,
+        pool.y,
+        pool.shifts,
+        pool.shift,
+        pool.seed,
+        encode=lambda some: np.concatenate(program.encode(some), axis=1),
+    )
 
 
 class Twin:
-    """The frozen learner beside those that adapt. It sees each sample once: streams are orders of the same ones.
+    """The frozen learner beside those that adapt. It sees each sample once: streams are orders of
+    the same ones.
 
     Args:
         bundle: of both. frozen: a learner of it that never adapts. is_encoded: the samples are
@@ -132,9 +171,15 @@ class Twin:
         return {"features": ports_of(x, self._bundle)} if self._is_encoded else {"x": x}
 
     def right(self, x: NDArray[Any], y: NDArray[np.int64], batch: int = BATCH) -> NDArray[np.bool_]:
-        """(N,) which samples it gets right; asked in batches of ``batch``, where it was not asked before."""
+        """(N,) which samples it gets right; asked in batches of ``batch``, where it was not asked
+        before.
+        """
         keys = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in x]
-        unseen = [place for key, place in {key: place for place, key in enumerate(keys)}.items() if key not in self._labels]
+        unseen = [
+            place
+            for key, place in {key: place for place, key in enumerate(keys)}.items()
+            if key not in self._labels
+        ]
         for rows in batches(len(unseen), batch):
             some = np.asarray(unseen)[rows]
             labels = self._frozen.predict(**self.given(x[some])).labels
@@ -143,4 +188,15 @@ class Twin:
         return np.array([self._labels[key] for key in keys]) == names[y]
 
 
-__all__ = ["LENGTHS", "Kind", "Lengths", "StressCard", "StressRow", "Twin", "pool_for", "run_stream", "stress_card", "verdict"]
+__all__ = [
+    "LENGTHS",
+    "Kind",
+    "Lengths",
+    "StressCard",
+    "StressRow",
+    "Twin",
+    "pool_for",
+    "run_stream",
+    "stress_card",
+    "verdict",
+]

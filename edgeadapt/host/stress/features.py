@@ -23,9 +23,8 @@ class RemembersFeatures:
     """A runtime whose encoder answers from memory what it was asked before.
 
     Args:
-        runtime: runs everything.
-        encoder: file name of the encoder's graph.
-        known: rows by the hash of the graph and its weights; shared by runtimes that run the same encoder.
+        runtime: runs everything. encoder: file name of the encoder's graph. known: rows by the hash
+        of the graph and its weights; shared by runtimes that run the same encoder.
     """
 
     def __init__(self, runtime: Runtime, encoder: str, known: dict[str, Rows]) -> None:
@@ -34,8 +33,12 @@ class RemembersFeatures:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)
 
-    def load(self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None) -> Executable:
-        """As of the runtime; remembers the outputs of the encoder unless its constants are replaced."""
+    def load(
+        self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None
+    ) -> Executable:
+        """As of the runtime; remembers the outputs of the encoder unless its constants are
+        replaced.
+        """
         loaded = self._runtime.load(graph, constants)
         if constants or graph.name != self._encoder:
             return loaded

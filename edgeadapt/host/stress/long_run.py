@@ -1,8 +1,10 @@
 """The long run of the stress card: feature vectors one at a time, and everything that may not grow.
 
-Phases take turns: clean, a shift, clean, the next shift; the second half repeats the first, so that it meets nothing it has to make room for.
-A bundle that corrects features meets shifts of feature columns and adapts all the while. One that adapts its encoder cannot adapt to
-features that were computed elsewhere: it meets the factory's features of clean and shifted inputs, and is watched for bounds alone.
+Phases take turns: clean, a shift, clean, the next shift; the second half repeats the first, so that
+it meets nothing it has to make room for. A bundle that corrects features meets shifts of feature
+columns and adapts all the while. One that adapts its encoder cannot adapt to features that were
+computed elsewhere: it meets the factory's features of clean and shifted inputs, and is watched for
+bounds alone.
 """
 
 from __future__ import annotations
@@ -29,12 +31,16 @@ from edgeadapt.scenarios.environment import resident_mib
 _LARGEST_POOL = 1000  # different samples
 _LOOK_EVERY = 250  # batches
 _FRESH = Budget(busy_fraction=1.0, memory_mib=4096)
-_SOON = Keep(pending_s=2.0)  # the store of samples that wait for labels is full at once: what grows later does not hide behind it
+# the store of samples that wait for labels is full at once: what grows later does not hide behind
+# it
+_SOON = Keep(pending_s=2.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Features of one condition, z then taps in a row (N, D + T), their labels, and which the frozen twin gets right (N,)."""
+    """Features of one condition, z then taps in a row (N, D + T), their labels, and which the
+    frozen twin gets right (N,).
+    """
 
     values: NDArray[np.float32]
     y: NDArray[np.int64]
@@ -58,7 +64,10 @@ def conditions_of(bundle: Bundle, pool: Pool, engine: Runtime) -> dict[str, Feat
                 values = np.concatenate(program.encode(shifted), axis=1)
             else:
                 values, labels = columns.shifted(clean, name, pool.seed), y
-            right = np.array(twin.predict(features=ports_of(values, bundle)).labels) == np.array(bundle.manifest.classes)[labels]
+            right = (
+                np.array(twin.predict(features=ports_of(values, bundle)).labels)
+                == np.array(bundle.manifest.classes)[labels]
+            )
             found[name] = Features(values, labels, right)
     return found
 
@@ -66,7 +75,11 @@ def conditions_of(bundle: Bundle, pool: Pool, engine: Runtime) -> dict[str, Feat
 def ports_of(values: NDArray[np.float32], bundle: Bundle) -> dict[str, Any]:
     """``features=`` of a batch of values, z then taps in a row."""
     dim = bundle.manifest.feature_dim
-    return {"z": values[:, :dim], "taps": values[:, dim:]} if bundle.manifest.tap_dim else {"z": values}
+    return (
+        {"z": values[:, :dim], "taps": values[:, dim:]}
+        if bundle.manifest.tap_dim
+        else {"z": values}
+    )
 
 
 class _Watch:
@@ -81,8 +94,16 @@ class _Watch:
         self.most = {name: max(most, int(counters[name])) for name, most in self.most.items()}
 
 
-def long_run(bundle: Bundle, pool: Pool, batches: int, say: Callable[[str], None], engine: Runtime | None = None) -> LongRun:
-    """``batches`` feature vectors, one at a time; the worker is waited for whenever it has work, so that the result repeats."""
+def long_run(
+    bundle: Bundle,
+    pool: Pool,
+    batches: int,
+    say: Callable[[str], None],
+    engine: Runtime | None = None,
+) -> LongRun:
+    """``batches`` feature vectors, one at a time; the worker is waited for whenever it has work, so
+    that the result repeats.
+    """
     engine = engine or open_runtime()
     conditions = conditions_of(bundle, pool, engine)
     shifts = [name for name in conditions if name != CLEAN]
@@ -100,7 +121,9 @@ def long_run(bundle: Bundle, pool: Pool, batches: int, say: Callable[[str], None
             if number == 3 * len(cycle) // 2:
                 warm = resident_mib()
             features, before = conditions[name], int(learner.counters()["refreshes"])
-            rows = np.concatenate([rng.permutation(len(features.y)) for _ in range(-(-length // len(features.y)))])[:length]
+            rows = np.concatenate(
+                [rng.permutation(len(features.y)) for _ in range(-(-length // len(features.y)))]
+            )[:length]
             right = np.zeros(length, np.bool_)
             for i, row in enumerate(rows):
                 seen = learner.observe(features=ports_of(features.values[row : row + 1], bundle))
@@ -113,13 +136,25 @@ def long_run(bundle: Bundle, pool: Pool, batches: int, say: Callable[[str], None
             everything.append(row_of(name, "long", right, twin, refreshes))
             phases.append(row_of(name, "long", right[late:], twin[late:], refreshes))
             if number % len(cycle) == len(cycle) - 1:
-                say(f"stress: {sum(row.samples for row in everything)} of {length * 2 * len(cycle)} feature batches")
+                say(
+                    f"stress: {sum(row.samples for row in everything)} of {length * 2 * len(cycle)}"
+                    " feature batches"
+                )
         watch.look()
         grown = resident_mib() - warm
     return LongRun(
-        _total(everything), tuple(phases), watch.most["tensor_bytes"], _declared(bundle, engine), watch.most["pending"], LARGEST_PENDING, watch.most["backlog"],
-        watch.most["conditions"], bundle.manifest.domain_slots, warm, max(0.0, grown),
-    )  # fmt: skip
+        _total(everything),
+        tuple(phases),
+        watch.most["tensor_bytes"],
+        _declared(bundle, engine),
+        watch.most["pending"],
+        LARGEST_PENDING,
+        watch.most["backlog"],
+        watch.most["conditions"],
+        bundle.manifest.domain_slots,
+        warm,
+        max(0.0, grown),
+    )
 
 
 def settling(bundle: Bundle) -> int:
@@ -128,20 +163,41 @@ def settling(bundle: Bundle) -> int:
     return shift.window * (max(shift.confirm_windows, shift.clear_windows) + 1)
 
 
-def row_of(condition: str, order: str, right: NDArray[np.bool_], twin: NDArray[np.bool_], refreshes: int) -> StressRow:
+def row_of(
+    condition: str, order: str, right: NDArray[np.bool_], twin: NDArray[np.bool_], refreshes: int
+) -> StressRow:
     """A row from what the learner and its twin got right, sample by sample."""
     gained, lost = int((right & ~twin).sum()), int((twin & ~right).sum())
-    return StressRow(condition, order, len(right), float(right.mean()), float(twin.mean()), gained, lost, refreshes)
+    return StressRow(
+        condition,
+        order,
+        len(right),
+        float(right.mean()),
+        float(twin.mean()),
+        gained,
+        lost,
+        refreshes,
+    )
 
 
 def _total(phases: list[StressRow]) -> StressRow:
     samples = sum(row.samples for row in phases)
-    learner, frozen = (sum(getattr(row, who) * row.samples for row in phases) / samples for who in ("learner", "frozen"))
-    gained, lost, refreshes = (sum(getattr(row, what) for row in phases) for what in ("gained", "lost", "refreshes"))
+    learner, frozen = (
+        sum(getattr(row, who) * row.samples for row in phases) / samples
+        for who in ("learner", "frozen")
+    )
+    gained, lost, refreshes = (
+        sum(getattr(row, what) for row in phases) for what in ("gained", "lost", "refreshes")
+    )
     return StressRow("features", "long", samples, learner, frozen, gained, lost, refreshes)
 
 
 def _declared(bundle: Bundle, engine: Runtime) -> int:
-    """Bytes of global tensors and of a full set of conditions, and of the factory's, which lies underneath; frozen ones do not change."""
+    """Bytes of global tensors and of a full set of conditions, and of the factory's, which lies
+    underneath; frozen ones do not change.
+    """
     program = Program(bundle, engine)
-    return sum(size for kind, size in program.nbytes().items() if kind != "frozen") + program.factory_domain().nbytes
+    return (
+        sum(size for kind, size in program.nbytes().items() if kind != "frozen")
+        + program.factory_domain().nbytes
+    )

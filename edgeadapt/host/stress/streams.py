@@ -1,7 +1,8 @@
 """The streams of the stress card: what arrives, in which order, in batches of what size.
 
-Every stream is drawn from held-out calibration samples. Images meet the four corruptions that settings are chosen on; other inputs
-(feature vectors, sensor windows) meet four shifts of their columns, in units of each column's standard deviation on clean samples.
+Every stream is drawn from held-out calibration samples. Images meet the four corruptions that
+settings are chosen on; other inputs (feature vectors, sensor windows) meet four shifts of their
+columns, in units of each column's standard deviation on clean samples.
 """
 
 from __future__ import annotations
@@ -40,28 +41,40 @@ class StressStream:
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Held-out samples, and the shifts they meet. ``shift(x, name, seed)`` keeps shape, dtype and range."""
+    """Held-out samples, and the shifts they meet. ``shift(x, name, seed)`` keeps shape, dtype and
+    range.
+    """
 
     x: NDArray[Any]
     y: NDArray[np.int64]
     shifts: tuple[str, ...]
     shift: Callable[[NDArray[Any], str, int], NDArray[Any]]
     seed: int
-    encoded: dict[str, Rows] = field(default_factory=dict, kw_only=True)  # for every bundle that is tried on it
-    _made: dict[tuple[str, int], tuple[NDArray[Any], NDArray[np.int64]]] = field(default_factory=dict)
+    # for every bundle that is tried on it
+    encoded: dict[str, Rows] = field(default_factory=dict, kw_only=True)
+    _made: dict[tuple[str, int], tuple[NDArray[Any], NDArray[np.int64]]] = field(
+        default_factory=dict
+    )
 
     def shuffled(self, condition: str, count: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """``count`` samples under a condition, shuffled; the pool is passed through again, newly shifted, if it is smaller."""
+        """``count`` samples under a condition, shuffled; the pool is passed through again, newly
+        shifted, if it is smaller.
+        """
         if (condition, count) not in self._made:
             rows = arrange(self.y, "shuffled", count, self.seed)
-            x = self.x[rows] if condition == CLEAN else self.shift(self.x[rows], condition, self.seed)
+            x = (
+                self.x[rows]
+                if condition == CLEAN
+                else self.shift(self.x[rows], condition, self.seed)
+            )
             self._made[condition, count] = x, self.y[rows]
         return self._made[condition, count]
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedPool(Pool):
-    """The same, of features: each condition goes through the encoder once, whatever number of bundles is tried on it.
+    """The same, of features: each condition goes through the encoder once, whatever number of
+    bundles is tried on it.
 
     Args:
         encode: inputs (N, *shape) to features, z then taps in a row (N, D + T) float32.
@@ -78,21 +91,33 @@ class EncodedPool(Pool):
 
 
 def pool_of(x: NDArray[Any], y: NDArray[np.int64], spec: InputSpec, seed: int) -> Pool:
-    """The shifts that make sense for an input: corruptions of images, shifts of columns of everything else."""
+    """The shifts that make sense for an input: corruptions of images, shifts of columns of
+    everything else.
+    """
     if spec.dtype == "uint8":
         return Pool(x, y, TUNING, lambda images, name, s: corrupt(images, name, SEVERITY, s), seed)
     columns = Columns.of(x, channel_axis(spec))
-    return Pool(x, y, COLUMN_SHIFTS, lambda values, name, s: columns.shifted(values, name, s, spec.range), seed)
+    return Pool(
+        x,
+        y,
+        COLUMN_SHIFTS,
+        lambda values, name, s: columns.shifted(values, name, s, spec.range),
+        seed,
+    )
 
 
 def channel_axis(spec: InputSpec) -> int:
-    """The axis of a batch along which columns are counted: the channels of float images, the shortest axis of anything else."""
+    """The axis of a batch along which columns are counted: the channels of float images, the
+    shortest axis of anything else.
+    """
     return 1 if spec.layout == "NCHW" else 1 + int(np.argmin(spec.shape))
 
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """Mean and spread of every column of clean samples, shaped so that they broadcast over a batch."""
+    """Mean and spread of every column of clean samples, shaped so that they broadcast over a
+    batch.
+    """
 
     mean: NDArray[np.float32]
     spread: NDArray[np.float32]
@@ -100,15 +125,23 @@ class Columns:
     @classmethod
     def of(cls, x: NDArray[Any], axis: int = 1) -> Columns:
         others = tuple(i for i in range(x.ndim) if i != axis)
-        mean, spread = (f(x, axis=others, keepdims=True, dtype=np.float64).astype(np.float32) for f in (np.mean, np.std))
+        mean, spread = (
+            f(x, axis=others, keepdims=True, dtype=np.float64).astype(np.float32)
+            for f in (np.mean, np.std)
+        )
         return cls(mean, spread)
 
-    def shifted(self, x: NDArray[Any], name: str, seed: int, limits: tuple[float, float] | None = None) -> NDArray[np.float32]:
-        """A shift of the columns; which columns go which way is drawn by ``seed`` alone, so that it is one condition.
+    def shifted(
+        self, x: NDArray[Any], name: str, seed: int, limits: tuple[float, float] | None = None
+    ) -> NDArray[np.float32]:
+        """A shift of the columns; which columns go which way is drawn by ``seed`` alone, so that it
+        is one condition.
 
         Args:
-            x: (N, ...) float32. name: ``offset``: one spread up or down, per column. ``gain``: times 2 or 1/2, per column, about zero.
-                ``noise``: normal, one spread. ``dead``: a quarter of the columns stand at their mean. limits: results are clipped to them.
+            x: (N, ...) float32. name: ``offset``: one spread up or down, per column. ``gain``:
+            times 2 or 1/2, per column, about zero.
+                ``noise``: normal, one spread. ``dead``: a quarter of the columns stand at their
+                mean. limits: results are clipped to them.
         """
         rng = np.random.default_rng([seed, COLUMN_SHIFTS.index(name)])
         up = rng.integers(0, 2, self.mean.shape).astype(bool)
@@ -141,8 +174,14 @@ def streams(pool: Pool, samples: int, singles: bool = True) -> Iterator[StressSt
     yield StressStream(MIXED, "mixed", *_mixed(pool, samples), BATCH)
 
 
-def constants(pool: Pool, samples: int, is_right: Callable[[NDArray[Any], NDArray[np.int64]], NDArray[np.bool_]]) -> Iterator[StressStream]:
-    """One frame again and again, clean and shifted: the first that the frozen twin gets right, so that a loss shows."""
+def constants(
+    pool: Pool,
+    samples: int,
+    is_right: Callable[[NDArray[Any], NDArray[np.int64]], NDArray[np.bool_]],
+) -> Iterator[StressStream]:
+    """One frame again and again, clean and shifted: the first that the frozen twin gets right, so
+    that a loss shows.
+    """
     for condition in (CLEAN, pool.shifts[0]):
         x, y = pool.shuffled(condition, samples)
         right = np.flatnonzero(is_right(x, y))

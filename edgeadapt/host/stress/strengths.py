@@ -1,7 +1,9 @@
-"""The strongest correction that may act: a card that finds harm is tried again with milder ones before adaptation is given up.
+"""The strongest correction that may act: a card that finds harm is tried again with milder ones
+before adaptation is given up.
 
-A correction of strength s goes that share of the way from the factory's statistics to the condition's: shrinkage towards none, as an
-empirical-Bayes estimate of a condition from few samples would have it. Which s is the card's to say, and the device applies it.
+A correction of strength s goes that share of the way from the factory's statistics to the
+condition's: shrinkage towards none, as an empirical-Bayes estimate of a condition from few samples
+would have it. Which s is the card's to say, and the device applies it.
 """
 
 from __future__ import annotations
@@ -39,8 +41,12 @@ class Trial:
         return found | {"reason": self.card.reason, "gain": self.gain}
 
 
-def tried(method: str, card_of: Callable[[float], StressCard], strengths: Sequence[float] = STRENGTHS) -> list[Trial]:
-    """Cards from the strongest on, until one acts, or finds no harm that a milder correction could undo."""
+def tried(
+    method: str, card_of: Callable[[float], StressCard], strengths: Sequence[float] = STRENGTHS
+) -> list[Trial]:
+    """Cards from the strongest on, until one acts, or finds no harm that a milder correction could
+    undo.
+    """
     trials: list[Trial] = []
     for strength in strengths:
         trials.append(Trial(method, strength, card_of(strength)))
@@ -51,17 +57,25 @@ def tried(method: str, card_of: Callable[[float], StressCard], strengths: Sequen
 
 def best(trials: Sequence[Trial]) -> Trial:
     """Of those that may act the one that gains most; where none may, the first."""
-    return max((trial for trial in trials if trial.mode == "act"), key=lambda trial: trial.gain, default=trials[0])
+    return max(
+        (trial for trial in trials if trial.mode == "act"),
+        key=lambda trial: trial.gain,
+        default=trials[0],
+    )
 
 
 def card_of(trials: Sequence[Trial]) -> dict[str, Any]:
-    """What ``card.json`` holds of them under ``stress``: the whole card of the best, and a line of each where there are several."""
+    """What ``card.json`` holds of them under ``stress``: the whole card of the best, and a line of
+    each where there are several.
+    """
     several = {"trials": [trial.as_dict() for trial in trials]} if len(trials) > 1 else {}
     return best(trials).card.as_dict() | several
 
 
 def milder(home: float, strength: float) -> float:
-    """``AdaptPolicy.home`` of a correction of this strength: it comes home by that share of the margin."""
+    """``AdaptPolicy.home`` of a correction of this strength: it comes home by that share of the
+    margin.
+    """
     return home if strength == 1.0 else 1.0 - strength * (1.0 - home)
 
 

@@ -1,8 +1,10 @@
-"""Augmentation of training inputs, by kind: ``plain``, ``robust`` or ``none``; images in pixel values, sensor data in its own units.
+"""Augmentation of training inputs, by kind: ``plain``, ``robust`` or ``none``; images in pixel
+values, sensor data in its own units.
 
-Every draw is made by torch's CPU generator, on which a resume relies, and every input is drawn anew. torchvision's v2 transforms draw
-once per batch, and one call per image takes tens of times as long as a gather over all of them: flips, shifts, light and noise are
-vectorised here, and v2's kernels do blur, sharpness and posterising, each at one strength per group of ``GROUP`` images.
+Every draw is made by torch's CPU generator, on which a resume relies, and every input is drawn
+anew. torchvision's v2 transforms draw once per batch, and one call per image takes tens of times as
+long as a gather over all of them: flips, shifts, light and noise are vectorised here, and v2's
+kernels do blur, sharpness and posterising, each at one strength per group of ``GROUP`` images.
 """
 
 from __future__ import annotations
@@ -21,15 +23,18 @@ GROUP = 16  # images that share the strength of an operation of v2
 def augmented(x: Tensor, kind: Augment) -> Tensor:
     """A batch of training inputs, changed at random; ``none`` changes nothing.
 
-    *Images*: ``plain`` flips left-right and shifts by up to 2 pixels. ``robust`` adds contrast 0.6 to 1.4 and brightness +-0.2 for every
-    image, Gaussian noise of up to 0.08 for half of them, and for a third each Gaussian blur of up to 0.03 of the height, sharpness 0 to 2,
-    and 3 to 6 bits per pixel. Every one is milder than at severity 3 of the corruptions of ``edgeadapt bench``; but Gaussian noise,
-    brightness and contrast, which are reported there, and Gaussian blur, which is for choosing and a relative of defocus, are among them:
-    an encoder trained so has seen these, and its table is to be read with that in mind.
+    *Images*: ``plain`` flips left-right and shifts by up to 2 pixels. ``robust`` adds contrast 0.6
+    to 1.4 and brightness +-0.2 for every image, Gaussian noise of up to 0.08 for half of them, and
+    for a third each Gaussian blur of up to 0.03 of the height, sharpness 0 to 2, and 3 to 6 bits
+    per pixel. Every one is milder than at severity 3 of the corruptions of ``edgeadapt bench``; but
+    Gaussian noise, brightness and contrast, which are reported there, and Gaussian blur, which is
+    for choosing and a relative of defocus, are among them: an encoder trained so has seen these,
+    and its table is to be read with that in mind.
 
-    *Sensor data*, in standard deviations of the channel over the batch: ``plain`` adds jitter of 0.02 and moves signals in time by up to
-    1/20 of their length, reflected. ``robust`` adds a gain of 0.7 to 1.3 per sample and channel, noise of up to 0.3 per sample, and in
-    every tenth channel, of several, the mean in place of what was measured.
+    *Sensor data*, in standard deviations of the channel over the batch: ``plain`` adds jitter of
+    0.02 and moves signals in time by up to 1/20 of their length, reflected. ``robust`` adds a gain
+    of 0.7 to 1.3 per sample and channel, noise of up to 0.3 per sample, and in every tenth channel,
+    of several, the mean in place of what was measured.
 
     Args:
         x: images (B, C, H, W) uint8, or signals (B, C, L) or vectors (B, F) float32.
@@ -49,14 +54,21 @@ def augmented(x: Tensor, kind: Augment) -> Tensor:
 def _flipped_and_shifted(x: Tensor) -> Tensor:
     size, channels, height, width = x.shape
     down, right = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (2, size, 1))
-    columns = torch.where(torch.rand(size, 1) < 0.5, torch.arange(width - 1, -1, -1), torch.arange(width))
+    columns = torch.where(
+        torch.rand(size, 1) < 0.5, torch.arange(width - 1, -1, -1), torch.arange(width)
+    )
     rows = _reflected(torch.arange(height) + down, height)
     pixels = rows.unsqueeze(2) * width + _reflected(columns + right, width).unsqueeze(1)
-    return x.flatten(2).gather(2, pixels.to(x.device).reshape(size, 1, -1).expand(-1, channels, -1)).reshape(x.shape)
+    return (
+        x.flatten(2)
+        .gather(2, pixels.to(x.device).reshape(size, 1, -1).expand(-1, channels, -1))
+        .reshape(x.shape)
+    )
 
 
 def _robust_images(x: Tensor) -> Tensor:
-    from torchvision.transforms.v2 import functional as kernels  # late: nothing else here needs it, and it takes a second to load
+    # late: nothing else here needs it, and it takes a second to load
+    from torchvision.transforms.v2 import functional as kernels
 
     size, height = len(x), x.shape[2]
     contrast, brightness, noise = (draw.to(x.device) for draw in torch.rand(3, size, 1, 1, 1))
@@ -64,12 +76,15 @@ def _robust_images(x: Tensor) -> Tensor:
     centre = x.mean((1, 2, 3), keepdim=True)
     x = (centre + (x - centre) * (0.6 + 0.8 * contrast) + 0.4 * (brightness - 0.5)).clamp_(0.0, 1.0)
     widest = 0.03 * height
-    kernel = [2 * min(max(1, round(2 * widest)), min(x.shape[2:]) - 1) + 1] * 2  # the reflected border is narrower than the image
+    # the reflected border is narrower than the image
+    kernel = [2 * min(max(1, round(2 * widest)), min(x.shape[2:]) - 1) + 1] * 2
     parts = []
     for part in x.split(GROUP):
         sigma, sharpness = 0.1 + widest * torch.rand(()).item(), 2.0 * torch.rand(()).item()
         bits = int(torch.randint(3, 7, ()))
-        part = torch.where(_chosen(part, 1 / 3), kernels.gaussian_blur(part, kernel, [sigma, sigma]), part)
+        part = torch.where(
+            _chosen(part, 1 / 3), kernels.gaussian_blur(part, kernel, [sigma, sigma]), part
+        )
         part = torch.where(_chosen(part, 1 / 3), kernels.adjust_sharpness(part, sharpness), part)
         parts.append(torch.where(_chosen(part, 1 / 3), kernels.posterize(part, bits), part))
     x = torch.cat(parts)

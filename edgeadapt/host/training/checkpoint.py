@@ -1,11 +1,12 @@
-"""A run in one safetensors file: weights, the optimiser's state, the best weights, random states, history and log.
+"""A run in one safetensors file: weights, the optimiser's state, the best weights, random states,
+history and log.
 
     model.NAME            parameters and buffers
     optimiser.KEY.NAME    what the optimiser keeps of a parameter: momentum_buffer, or step, exp_avg and exp_avg_sq
     best.NAME             weights of the best epoch, if early stopping is on and that is not the last
     random.cpu, .cuda     states of torch's generators
     metadata              settings, history, log, the loss scale and the number of threads, as JSON
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ class Parts:
     device: torch.device
 
 
-def save_checkpoint(path: Path, parts: Parts, history: Sequence[EpochRecord], rows: Sequence[LogRow]) -> None:
+def save_checkpoint(
+    path: Path, parts: Parts, history: Sequence[EpochRecord], rows: Sequence[LogRow]
+) -> None:
     """Replace the file in one step; a failure leaves the old one.
 
     Raises:
@@ -49,7 +52,11 @@ def save_checkpoint(path: Path, parts: Parts, history: Sequence[EpochRecord], ro
     tensors = {f"model.{name}": value for name, value in parts.module.state_dict().items()}
     for name, parameter in parts.module.named_parameters():
         kept = parts.optimiser.state.get(parameter, {})
-        tensors |= {f"optimiser.{key}.{name}": value for key, value in kept.items() if isinstance(value, Tensor)}
+        tensors |= {
+            f"optimiser.{key}.{name}": value
+            for key, value in kept.items()
+            if isinstance(value, Tensor)
+        }
     if parts.best.weights and best_epoch(history) != len(history):
         tensors |= {f"best.{name}": value for name, value in parts.best.weights.items()}
     tensors["random.cpu"] = torch.get_rng_state()
@@ -63,7 +70,16 @@ def save_checkpoint(path: Path, parts: Parts, history: Sequence[EpochRecord], ro
         "threads": json.dumps(torch.get_num_threads()),
     }
     try:
-        replace_file(path, save({name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}, metadata))
+        replace_file(
+            path,
+            save(
+                {
+                    name: value.detach().cpu().clone().contiguous()
+                    for name, value in tensors.items()
+                },
+                metadata,
+            ),
+        )
     except OSError as error:
         raise StateError(f"{path}: the checkpoint cannot be written: {error}") from error
 
@@ -80,11 +96,15 @@ def read_checkpoint(path: Path) -> bytes | None:
         raise StateError(f"{path}: the checkpoint cannot be read: {error}") from error
 
 
-def restore(path: Path, data: bytes, parts: Parts, say: Callable[[str], None]) -> tuple[list[EpochRecord], list[LogRow]]:
-    """Continue where the file was written: fills the parts and torch's generators, and gives history and log.
+def restore(
+    path: Path, data: bytes, parts: Parts, say: Callable[[str], None]
+) -> tuple[list[EpochRecord], list[LogRow]]:
+    """Continue where the file was written: fills the parts and torch's generators, and gives
+    history and log.
 
     Raises:
-        StateError: the file is damaged, or belongs to other settings, data or another network; only in the last case are weights filled.
+        StateError: the file is damaged, or belongs to other settings, data or another network; only
+        in the last case are weights filled.
     """
     try:
         metadata, tensors = _metadata(data), load(data)
@@ -92,13 +112,23 @@ def restore(path: Path, data: bytes, parts: Parts, say: Callable[[str], None]) -
         history = [EpochRecord(**record) for record in json.loads(metadata["history"])]
         rows = [LogRow(*row) for row in json.loads(metadata["log"])]
         scale, threads = json.loads(metadata["scale"]), json.loads(metadata["threads"])
-        random_states = {name: tensors.pop(f"random.{name}") for name in ("cpu", "cuda") if f"random.{name}" in tensors}
+        random_states = {
+            name: tensors.pop(f"random.{name}")
+            for name in ("cpu", "cuda")
+            if f"random.{name}" in tensors
+        }
         best_epoch(history), random_states["cpu"]
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise StateError(f"{path}: not a checkpoint of this trainer, or damaged: {error}; delete it to start anew") from error
+        raise StateError(
+            f"{path}: not a checkpoint of this trainer, or damaged: {error}; delete it to start"
+            " anew"
+        ) from error
     for name, value in asdict(parts.settings).items():
         if saved.get(name) != value:
-            raise StateError(f"{path}: the checkpoint was written with {name} = {saved.get(name)}, not {value}; delete it to start anew")
+            raise StateError(
+                f"{path}: the checkpoint was written with {name} = {saved.get(name)}, not {value};"
+                " delete it to start anew"
+            )
     try:
         parts.module.load_state_dict(_under("model.", tensors))
     except RuntimeError as error:
@@ -118,12 +148,19 @@ def restore(path: Path, data: bytes, parts: Parts, say: Callable[[str], None]) -
         torch.cuda.set_rng_state(random_states["cuda"], parts.device)
     say(f"train: resumed {path} after epoch {len(history)} of {parts.settings.epochs}")
     if threads != torch.get_num_threads():
-        say(f"train: it was written with {threads} threads, now there are {torch.get_num_threads()}: sums are rounded otherwise from here on")
+        say(
+            f"train: it was written with {threads} threads, now there are"
+            f" {torch.get_num_threads()}: sums are rounded otherwise from here on"
+        )
     return history, rows
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _metadata(data: bytes) -> dict[str, Any]:

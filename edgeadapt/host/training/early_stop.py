@@ -13,7 +13,8 @@ class BestWeights:
     """Keeps the weights of the epoch with the highest validation accuracy, the earliest of equals.
 
     Args:
-        patience: epochs without a better one after which training stops; 0 switches all of this off.
+        patience: epochs without a better one after which training stops; 0 switches all of this
+        off.
     """
 
     def __init__(self, patience: int) -> None:
@@ -23,11 +24,15 @@ class BestWeights:
     def look(self, module: nn.Module, history: Sequence[EpochRecord]) -> None:
         """After an epoch: copy the weights, to the CPU, if it was the best."""
         if self.patience and best_epoch(history) == len(history):
-            self.weights = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+            self.weights = {
+                name: value.detach().cpu().clone() for name, value in module.state_dict().items()
+            }
 
     def is_waiting_over(self, history: Sequence[EpochRecord]) -> bool:
         """Were the last ``patience`` epochs all no better than the best before them?"""
-        return bool(self.patience and history and len(history) - best_epoch(history) >= self.patience)
+        return bool(
+            self.patience and history and len(history) - best_epoch(history) >= self.patience
+        )
 
 
 def best_epoch(history: Sequence[EpochRecord]) -> int:

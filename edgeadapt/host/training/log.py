@@ -1,4 +1,6 @@
-"""A run as a table and as curves: ``metrics.csv``, and TensorBoard events where its package is installed."""
+"""A run as a table and as curves: ``metrics.csv``, and TensorBoard events where its package is
+installed.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,17 @@ class RunLog:
     """Rows of a run, kept in memory for the checkpoint and written to a folder if there is one.
 
     Args:
-        folder: made if it is missing; None keeps the rows only. A ``metrics.csv`` that is there is replaced by the rows of this run.
-        rows: those before a resume.
-        say: told once where TensorBoard is not installed.
+        folder: made if it is missing; None keeps the rows only. A ``metrics.csv`` that is there is
+        replaced by the rows of this run. rows: those before a resume. say: told once where
+        TensorBoard is not installed.
 
     Raises:
         StateError: the folder cannot be made, or the file not be written.
     """
 
-    def __init__(self, folder: Path | None, rows: Sequence[LogRow], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path | None, rows: Sequence[LogRow], say: Callable[[str], None]
+    ) -> None:
         self.rows = list(rows)
         self._file: io.TextIOWrapper | None = None
         self._board: Any = None
@@ -38,7 +42,9 @@ class RunLog:
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            replace_file(folder / FILE, "".join(map(_line, (COLUMNS, *map(_values, self.rows)))).encode())
+            replace_file(
+                folder / FILE, "".join(map(_line, (COLUMNS, *map(_values, self.rows)))).encode()
+            )
             self._file = open(folder / FILE, "a", encoding="utf-8", newline="")  # noqa: SIM115, closed by close()
         except OSError as error:
             raise StateError(f"{folder}: the log cannot be written: {error}") from error
@@ -74,18 +80,31 @@ class RunLog:
 
 
 def _board(folder: Path, first_step: int, say: Callable[[str], None]) -> Any:
-    """TensorBoard's writer; events of an earlier run in this folder count as undone from ``first_step`` on."""
+    """TensorBoard's writer; events of an earlier run in this folder count as undone from
+    ``first_step`` on.
+    """
     try:
-        from torch.utils.tensorboard import SummaryWriter  # late: it takes a second, and the package is optional
+        # late: it takes a second, and the package is optional
+        from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        say(f"train: {folder} gets {FILE} and no TensorBoard events: pip install 'edgeadapt[tensorboard]' for those")
+        say(
+            f"train: {folder} gets {FILE} and no TensorBoard events: pip install"
+            " 'edgeadapt[tensorboard]' for those"
+        )
         return None
     return SummaryWriter(str(folder), purge_step=first_step)
 
 
 def _values(row: LogRow) -> tuple[object, ...]:
     epoch, step, lr, loss, accuracy, seconds = astuple(row)
-    return epoch, step, f"{lr:.6g}", f"{loss:.6g}", "" if accuracy is None else f"{accuracy:.6g}", f"{seconds:.3f}"
+    return (
+        epoch,
+        step,
+        f"{lr:.6g}",
+        f"{loss:.6g}",
+        "" if accuracy is None else f"{accuracy:.6g}",
+        f"{seconds:.3f}",
+    )
 
 
 def _line(values: Sequence[object]) -> str:

@@ -9,16 +9,25 @@ import torch
 
 from edgeadapt.errors import BudgetError, InputError
 
-_SIGNS = ("not enough memory", "DefaultCPUAllocator", "can't allocate memory", "out of memory", "ALLOC_FAILED")
+_SIGNS = (
+    "not enough memory",
+    "DefaultCPUAllocator",
+    "can't allocate memory",
+    "out of memory",
+    "ALLOC_FAILED",
+)
 
 
 class TrainingMemoryError(BudgetError):
-    """A step does not fit into memory; the message has the batch, the shape of a sample and the device."""
+    """A step does not fit into memory; the message has the batch, the shape of a sample and the
+    device.
+    """
 
 
 @contextmanager
 def naming_out_of_memory(batch: int, shape: Sequence[int], device: torch.device) -> Iterator[None]:
-    """Turn what torch says when an allocation fails, on a GPU or a CPU, into one error that says what to change.
+    """Turn what torch says when an allocation fails, on a GPU or a CPU, into one error that says
+    what to change.
 
     Raises:
         TrainingMemoryError: memory ran out inside the block.
@@ -26,13 +35,15 @@ def naming_out_of_memory(batch: int, shape: Sequence[int], device: torch.device)
     try:
         yield
     except (MemoryError, RuntimeError, InputError) as error:
-        reason = error.__cause__ if isinstance(error, InputError) else error  # the first forward pass reports a failure as a refused input
+        # the first forward pass reports a failure as a refused input
+        reason = error.__cause__ if isinstance(error, InputError) else error
         if not _is_out_of_memory(reason):
             raise
         said = " ".join(str(reason).split())[:160] or "MemoryError"
         raise TrainingMemoryError(
-            f"out of memory on {device.type} with train.batch = {batch} samples of shape {tuple(shape)} per process: lower train.batch, "
-            f"or use smaller samples or a smaller network ({said})"
+            f"out of memory on {device.type} with train.batch = {batch} samples of shape"
+            f" {tuple(shape)} per process: lower train.batch, or use smaller samples or a smaller"
+            f" network ({said})"
         ) from error
 
 

@@ -22,7 +22,10 @@ class Meter:
         self._next = now + 5.0
         done = epoch * self._steps + step + 1
         left = (now - self._started) / (done - self._first) * (self._epochs * self._steps - done)
-        self._say(f"train: epoch {epoch + 1} of {self._epochs}  step {step + 1} of {self._steps}  loss {loss:.3f}  about {left:.0f} s left")
+        self._say(
+            f"train: epoch {epoch + 1} of {self._epochs}  step {step + 1} of {self._steps}  loss"
+            f" {loss:.3f}  about {left:.0f} s left"
+        )
 
 
 __all__ = ["Meter"]

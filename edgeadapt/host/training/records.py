@@ -8,12 +8,16 @@ from edgeadapt.errors import EdgeadaptError
 
 
 class DivergenceError(EdgeadaptError):
-    """The loss or the logits stopped being finite; the message has the epoch, the step and the learning rate."""
+    """The loss or the logits stopped being finite; the message has the epoch, the step and the
+    learning rate.
+    """
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch: mean training loss (nats, on augmented samples), validation accuracy in [0, 1], wall-clock seconds."""
+    """One epoch: mean training loss (nats, on augmented samples), validation accuracy in [0, 1],
+    wall-clock seconds.
+    """
 
     epoch: int
     loss: float
@@ -25,8 +29,9 @@ class EpochRecord:
 class LogRow:
     """One row of ``metrics.csv``.
 
-    ``epoch`` counts from 1 and ``step`` over all epochs; ``loss`` is the mean since the epoch began; ``accuracy`` is given in the last
-    row of an epoch; ``seconds`` are those of training since the run began, without the time in which it was interrupted.
+    ``epoch`` counts from 1 and ``step`` over all epochs; ``loss`` is the mean since the epoch
+    began; ``accuracy`` is given in the last row of an epoch; ``seconds`` are those of training
+    since the run began, without the time in which it was interrupted.
     """
 
     epoch: int

@@ -9,7 +9,8 @@ START_DIVISOR, END_DIVISOR = 25.0, 25e4  # peak over first and over last learnin
 
 
 def one_cycle(step: int, total: int, peak: float) -> float:
-    """Learning rate of a step: cosine from peak / 25 up to peak, then cosine down to peak / 250,000.
+    """Learning rate of a step: cosine from peak / 25 up to peak, then cosine down to peak /
+    250,000.
 
     Source: Smith and Topin, arXiv 1708.07120; momentum is constant here.
     """

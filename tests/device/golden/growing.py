@@ -1,4 +1,6 @@
-"""A bundle with two adaptors, for the mirror of ``edgeadapt_bench.datasets.mirror``: ``python -m golden.growing FILE`` in ``tests/device``. Needs the host extra."""
+"""A bundle with two adaptors, for the mirror of ``edgeadapt_bench.datasets.mirror``: ``python -m
+golden.growing FILE`` in ``tests/device``. Needs the host extra.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,18 @@ def export(path: Any) -> None:
     x, names = samples(400, 1)
     labels = np.array([NAMES.index(name) for name in names])
     host.export(
-        path, host.Identity(WIDTH), calibration=(x, labels), classes=NAMES, class_slots=8, domain_slots=4, guard_per_class=20, random_features=0, adapt="none",
-        adaptors=(LowRank(4), Bottleneck(16)), name="growing",
-    )  # fmt: skip
+        path,
+        host.Identity(WIDTH),
+        calibration=(x, labels),
+        classes=NAMES,
+        class_slots=8,
+        domain_slots=4,
+        guard_per_class=20,
+        random_features=0,
+        adapt="none",
+        adaptors=(LowRank(4), Bottleneck(16)),
+        name="growing",
+    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 A life on a bundle with adaptors: labels of two sources, a condition that trained an adaptor, a new
 class, a rollback, and labels that were withdrawn and forgotten, by sample and by source. ``FOLDER``
-gets ``learner.db``, ``answers.npz`` and ``expected.json``. A kept folder is never made again: it says
-how that version wrote. ``README.md`` says which version wrote which.
+gets ``learner.db``, ``answers.npz`` and ``expected.json``. A kept folder is never made again: it
+says how that version wrote. ``README.md`` says which version wrote which.
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ def main() -> None:
         with sqlite3.connect(Path(folder) / "learner.db") as db:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         shutil.copy(Path(folder) / "learner.db", out / "learner.db")
-        with edgeadapt.open(bundle, state=folder, budget=Budget(busy_fraction=1.0), freeze=True) as learner:
+        with edgeadapt.open(
+            bundle, state=folder, budget=Budget(busy_fraction=1.0), freeze=True
+        ) as learner:
             np.savez_compressed(out / "answers.npz", **answers(learner))
 
 

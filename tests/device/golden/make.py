@@ -1,8 +1,10 @@
-"""Makes a golden state folder: ``python -m golden.make FOLDER`` in ``tests/device``, with the version whose journal is to be kept.
+"""Makes a golden state folder: ``python -m golden.make FOLDER`` in ``tests/device``, with the
+version whose journal is to be kept.
 
-A life with something of everything: sources, a new class, a removed one, a forgotten source, a rollback, a provisional condition,
-labels that were held, and labels that still wait. ``FOLDER`` gets ``learner.db``, ``probe.npz`` and ``expected.json``. A kept folder
-is never made again: it says how that version wrote.
+A life with something of everything: sources, a new class, a removed one, a forgotten source, a
+rollback, a provisional condition, labels that were held, and labels that still wait. ``FOLDER``
+gets ``learner.db``, ``probe.npz`` and ``expected.json``. A kept folder is never made again: it says
+how that version wrote.
 """
 
 from __future__ import annotations
@@ -20,13 +22,27 @@ from vectors import NAMES, WIDTH, samples
 import edgeadapt
 
 HERE = Path(__file__).parent
+
+
 def make_bundle(path: Path) -> None:
-    """The factory's classes are the first four. Needs the host extra; the kept file is what the tests use."""
+    """The factory's classes are the first four. Needs the host extra; the kept file is what the
+    tests use.
+    """
     from edgeadapt import host
 
     x, names = samples(400, [0, 1, 2, 3], 1)
     y = np.array([NAMES.index(name) for name in names])
-    host.export(path, host.Identity(WIDTH), calibration=(x, y), classes=NAMES[:4], class_slots=8, guard_per_class=20, random_features=0, name="vectors", stress=False)
+    host.export(
+        path,
+        host.Identity(WIDTH),
+        calibration=(x, y),
+        classes=NAMES[:4],
+        class_slots=8,
+        guard_per_class=20,
+        random_features=0,
+        name="vectors",
+        stress=False,
+    )
 
 
 def live(learner: Any) -> None:
@@ -70,9 +86,12 @@ def main() -> None:
         probe = samples(64, [0, 1, 2, 3, 4], 99)[0]
         np.savez(out / "probe.npz", x=probe, probs=learner.predict(probe).probs)
         expected = {
-            "classes": learner.classes, "evidence": learner.counters()["evidence"], "domains": learner.domains(),
-            "history": [[c.number, c.kind, c.outcome] for c in reversed(learner.history(100))], "digest": learner.digest(),
-        }  # fmt: skip
+            "classes": learner.classes,
+            "evidence": learner.counters()["evidence"],
+            "domains": learner.domains(),
+            "history": [[c.number, c.kind, c.outcome] for c in reversed(learner.history(100))],
+            "digest": learner.digest(),
+        }
         (out / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
         learner._journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         shutil.copy(Path(folder) / "learner.db", out / "learner.db")

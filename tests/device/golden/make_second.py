@@ -1,7 +1,9 @@
-"""Makes ``second.edge``: ``python make_second.py`` writes it beside this file. Needs the host extra; the kept file is what the tests use.
+"""Makes ``second.edge``: ``python make_second.py`` writes it beside this file. Needs the host
+extra; the kept file is what the tests use.
 
-Another encoder for the demo's clothes, small enough to be kept: two convolutions and a linear layer, trained here on the first 200 sample
-images of each of the six known classes and calibrated on the next 80. What is left, and the four other classes, it has never seen.
+Another encoder for the demo's clothes, small enough to be kept: two convolutions and a linear
+layer, trained here on the first 200 sample images of each of the six known classes and calibrated
+on the next 80. What is left, and the four other classes, it has never seen.
 """
 
 from __future__ import annotations
@@ -28,10 +30,18 @@ def rows(first: int, last: int) -> np.ndarray:
 def network() -> nn.Module:
     """Pixels, one channel, to 20 features, the input of the last layer."""
     return nn.Sequential(
-        nn.Conv2d(1, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.AvgPool2d(3, stride=2), nn.Flatten(), nn.Linear(16 * 9, 20), nn.ReLU(), nn.Linear(20, len(KNOWN)),
-    )  # fmt: skip
+        nn.Conv2d(1, 8, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.AvgPool2d(3, stride=2),
+        nn.Flatten(),
+        nn.Linear(16 * 9, 20),
+        nn.ReLU(),
+        nn.Linear(20, len(KNOWN)),
+    )
 
 
 def train(whole: nn.Module, x: np.ndarray, y: np.ndarray) -> None:
@@ -55,9 +65,19 @@ def main() -> None:
     whole.eval()
     rest = rows(TRAINED, TRAINED + CALIBRATED)
     bundle = host.export(
-        HERE / "second.edge", whole, calibration=(sample.x[rest], sample.y[rest]), classes=KNOWN, name="second", class_slots=12, domain_slots=4,
-        random_features=0, guard_per_class=10, adapt="none", novelty="cosine", progress=print,
-    )  # fmt: skip
+        HERE / "second.edge",
+        whole,
+        calibration=(sample.x[rest], sample.y[rest]),
+        classes=KNOWN,
+        name="second",
+        class_slots=12,
+        domain_slots=4,
+        random_features=0,
+        guard_per_class=10,
+        adapt="none",
+        novelty="cosine",
+        progress=print,
+    )
     print(bundle.bytes, bundle.card["held_out_accuracy"])
 
 

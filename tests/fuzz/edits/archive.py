@@ -1,4 +1,6 @@
-"""Edits of a zip as a bundle has it: fields of its records, and members with every size and CRC made right again."""
+"""Edits of a zip as a bundle has it: fields of its records, and members with every size and CRC
+made right again.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +13,63 @@ from edgeadapt.bundle._container import pack
 from fuzz.edits import raw
 
 _NAMES = (
-    "manifest.json", "card.json", "manifest.sig", "graphs/a.onnx", "weights/a.safetensors", "weights/frozen.safetensors", "../a",
-    "/etc/passwd", "graphs/../../a.onnx",
-    "graphs\\a.onnx", "C:/a", "", "graphs/", "graphs/.onnx", "a/b/c", "graphs/a.onnx/", "manifest.json\0", "graphs/" + "a" * 300 + ".onnx",
-    "GRAPHS/A.ONNX", "./manifest.json",
-)  # fmt: skip
+    "manifest.json",
+    "card.json",
+    "manifest.sig",
+    "graphs/a.onnx",
+    "weights/a.safetensors",
+    "weights/frozen.safetensors",
+    "../a",
+    "/etc/passwd",
+    "graphs/../../a.onnx",
+    "graphs\\a.onnx",
+    "C:/a",
+    "",
+    "graphs/",
+    "graphs/.onnx",
+    "a/b/c",
+    "graphs/a.onnx/",
+    "manifest.json\0",
+    "graphs/" + "a" * 300 + ".onnx",
+    "GRAPHS/A.ONNX",
+    "./manifest.json",
+)
 _LOCAL = {
-    "version": (4, "H"), "flags": (6, "H"), "method": (8, "H"), "time": (10, "H"), "crc": (14, "I"), "packed": (18, "I"),
-    "size": (22, "I"), "name": (26, "H"), "extra": (28, "H"),
-}  # fmt: skip
+    "version": (4, "H"),
+    "flags": (6, "H"),
+    "method": (8, "H"),
+    "time": (10, "H"),
+    "crc": (14, "I"),
+    "packed": (18, "I"),
+    "size": (22, "I"),
+    "name": (26, "H"),
+    "extra": (28, "H"),
+}
 _CENTRAL = {
-    "made": (4, "H"), "flags": (8, "H"), "method": (10, "H"), "crc": (16, "I"), "packed": (20, "I"), "size": (24, "I"), "name": (28, "H"),
+    "made": (4, "H"),
+    "flags": (8, "H"),
+    "method": (10, "H"),
+    "crc": (16, "I"),
+    "packed": (20, "I"),
+    "size": (24, "I"),
+    "name": (28, "H"),
     "extra": (30, "H"),
-    "comment": (32, "H"), "disk": (34, "H"), "attributes": (38, "I"), "offset": (42, "I"),
-}  # fmt: skip
+    "comment": (32, "H"),
+    "disk": (34, "H"),
+    "attributes": (38, "I"),
+    "offset": (42, "I"),
+}
 _END = {
-    "disk": (4, "H"), "start_disk": (6, "H"), "here": (8, "H"), "count": (10, "H"), "length": (12, "I"), "start": (16, "I"),
+    "disk": (4, "H"),
+    "start_disk": (6, "H"),
+    "here": (8, "H"),
+    "count": (10, "H"),
+    "length": (12, "I"),
+    "start": (16, "I"),
     "comment": (20, "H"),
-}  # fmt: skip
-_MODES = (0o120777 << 16, 0o040755 << 16, 0o010644 << 16, 0o060644 << 16)  # symlink, folder, pipe, device
+}
+# symlink, folder, pipe, device
+_MODES = (0o120777 << 16, 0o040755 << 16, 0o010644 << 16, 0o060644 << 16)
 
 
 def edit_fields(rng: Random, data: bytes) -> bytes:
@@ -89,7 +129,9 @@ def _write(data: bytearray, at: int, field: tuple[int, str], value: int) -> None
 
 
 def edit_members(rng: Random, members: dict[str, bytes]) -> bytes:
-    """A container that is sound by itself, with members added, renamed, doubled, dropped, moved or nested."""
+    """A container that is sound by itself, with members added, renamed, doubled, dropped, moved or
+    nested.
+    """
     listed = list(members.items())
     for _ in range(rng.choice((1, 1, 2))):
         index = rng.randrange(len(listed)) if listed else 0
@@ -118,7 +160,9 @@ def _by_zipfile(rng: Random, listed: list[tuple[str, bytes]]) -> bytes:
     method = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
     with zipfile.ZipFile(buffer, "w", method) as archive:
         for name in {name: None for name, _ in listed}:
-            with archive.open(zipfile.ZipInfo(name or "x"), "w", force_zip64=rng.random() < 0.3) as member:
+            with archive.open(
+                zipfile.ZipInfo(name or "x"), "w", force_zip64=rng.random() < 0.3
+            ) as member:
                 member.write(dict(listed)[name])
         archive.comment = b"c" * rng.choice((0, 0, 5))
     return buffer.getvalue()

@@ -1,4 +1,6 @@
-"""Edits of protobuf messages with lengths that stay right: any message is a tree of numbered fields."""
+"""Edits of protobuf messages with lengths that stay right: any message is a tree of numbered
+fields.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ _DEEPEST = 12
 
 
 def edit(rng: Random, data: bytes, other: bytes = b"") -> bytes:
-    """One to three edits of fields anywhere in the tree; bytes that are no message are edited as bytes."""
+    """One to three edits of fields anywhere in the tree; bytes that are no message are edited as
+    bytes.
+    """
     fields = parse(data)
     if not fields:
         return raw.edit(rng, data, other)
@@ -22,7 +26,9 @@ def edit(rng: Random, data: bytes, other: bytes = b"") -> bytes:
 
 
 def parse(data: bytes, depth: int = 0) -> list[Field] | None:
-    """The fields of a message, inner messages where the bytes can be one; None if these bytes cannot."""
+    """The fields of a message, inner messages where the bytes can be one; None if these bytes
+    cannot.
+    """
     fields: list[Field] = []
     position = 0
     while position < len(data):
@@ -42,7 +48,11 @@ def parse(data: bytes, depth: int = 0) -> list[Field] | None:
         if position < 0 or position + size > len(data):
             return None
         piece = data[position : position + size]
-        inner = parse(piece, depth + 1) if wire == 2 and depth < _DEEPEST and 1 < size < 1 << 16 else None
+        inner = (
+            parse(piece, depth + 1)
+            if wire == 2 and depth < _DEEPEST and 1 < size < 1 << 16
+            else None
+        )
         fields.append((number, wire, inner or piece))
         position += size
     return fields
@@ -101,22 +111,57 @@ def _once(rng: Random, fields: list[Field], donor: list[Field]) -> None:
     elif kind == 1:
         message[index:index] = [message[index]] * rng.choice((1, 2, 100))
     elif kind == 2:
-        message[index] = (rng.choice((number + 1, max(1, number - 1), rng.randrange(1, 30), 2**29 - 1)), wire, value)
+        message[index] = (
+            rng.choice((number + 1, max(1, number - 1), rng.randrange(1, 30), 2**29 - 1)),
+            wire,
+            value,
+        )
     elif kind == 3:
         piece = rng.choice(_messages(donor))
         if piece:
             taken, wire, value = rng.choice(piece)
-            message.insert(index, (taken, wire, serialise(value) if isinstance(value, list) else value))  # flat: nothing may contain itself
+            # flat: nothing may contain itself
+            message.insert(
+                index, (taken, wire, serialise(value) if isinstance(value, list) else value)
+            )
     elif kind == 4:
         for _ in range(rng.choice((1, 10, 100))):
-            value = [(number, 2, serialise(value) if isinstance(value, list) else value if isinstance(value, bytes) else varint(value))]
+            value = [
+                (
+                    number,
+                    2,
+                    (
+                        serialise(value)
+                        if isinstance(value, list)
+                        else value
+                        if isinstance(value, bytes)
+                        else varint(value)
+                    ),
+                )
+            ]
         message[index] = (number, 2, value)
     elif isinstance(value, int):
-        message[index] = (number, wire, rng.choice((raw.interesting(rng), value + 1, value ^ 1, 2**64 - 1)))
+        message[index] = (
+            number,
+            wire,
+            rng.choice((raw.interesting(rng), value + 1, value ^ 1, 2**64 - 1)),
+        )
     elif isinstance(value, bytes) and wire == 2:
         message[index] = (
-            number, wire, rng.choice((raw.edit(rng, value), b"bundle:", b"/etc/passwd", b"location", b"", b"*/_ORT_MEM_ADDR_/*", b"Loop")),
-        )  # fmt: skip
+            number,
+            wire,
+            rng.choice(
+                (
+                    raw.edit(rng, value),
+                    b"bundle:",
+                    b"/etc/passwd",
+                    b"location",
+                    b"",
+                    b"*/_ORT_MEM_ADDR_/*",
+                    b"Loop",
+                )
+            ),
+        )
     elif isinstance(value, bytes):
         message[index] = (number, wire, rng.randbytes(len(value)))
     else:

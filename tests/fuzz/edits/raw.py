@@ -1,13 +1,40 @@
-"""Edits of bytes without structure: flips, interesting values, and pieces cut, doubled, moved or taken from another input."""
+"""Edits of bytes without structure: flips, interesting values, and pieces cut, doubled, moved or
+taken from another input.
+"""
 
 from __future__ import annotations
 
 from random import Random
 
 _INTERESTING = [
-    0, 1, 2, 7, 8, 16, 32, 64, 100, 127, 128, 255, 256, 1000, 1024, 4096, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**53,
-    2**63 - 1, 2**63, 2**64 - 1,
-]  # fmt: skip
+    0,
+    1,
+    2,
+    7,
+    8,
+    16,
+    32,
+    64,
+    100,
+    127,
+    128,
+    255,
+    256,
+    1000,
+    1024,
+    4096,
+    32767,
+    32768,
+    65535,
+    65536,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**53,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+]
 LARGEST = 1 << 20
 
 
@@ -39,7 +66,9 @@ def _integer(rng: Random, data: bytearray, other: bytes) -> None:
     if len(data) >= width:
         at = rng.randrange(len(data) - width + 1)
         value = interesting(rng) if rng.random() < 0.7 else rng.getrandbits(8 * width)
-        data[at : at + width] = (value % (1 << 8 * width)).to_bytes(width, rng.choice(("little", "little", "big")))
+        data[at : at + width] = (value % (1 << 8 * width)).to_bytes(
+            width, rng.choice(("little", "little", "big"))
+        )
 
 
 def _nudge(rng: Random, data: bytearray, other: bytes) -> None:
@@ -50,7 +79,9 @@ def _nudge(rng: Random, data: bytearray, other: bytes) -> None:
 
 def _insert(rng: Random, data: bytearray, other: bytes) -> None:
     at, count = rng.randrange(len(data) + 1), rng.choice((1, 2, 4, 16, 200))
-    data[at:at] = rng.randbytes(count) if rng.random() < 0.5 else bytes([rng.randrange(256)]) * count
+    data[at:at] = (
+        rng.randbytes(count) if rng.random() < 0.5 else bytes([rng.randrange(256)]) * count
+    )
 
 
 def _cut(rng: Random, data: bytearray, other: bytes) -> None:

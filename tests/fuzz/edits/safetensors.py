@@ -1,4 +1,6 @@
-"""Edits of a safetensors file: the tree of its header, the length before it, and the values after it."""
+"""Edits of a safetensors file: the tree of its header, the length before it, and the values after
+it.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,26 @@ from random import Random
 from fuzz.edits import raw, tree
 
 _WORDS = (
-    "F16", "F32", "F64", "BF16", "I8", "I32", "I64", "U8", "BOOL", "F8_E4M3", "C64", "__metadata__", "dtype", "shape", "data_offsets",
-    "format", "pt",
-)  # fmt: skip
-_SPECIAL = (b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\0\0\x80\xff", b"\xff\xff\xff\xff", b"\1\0\0\0")  # NaN, infinities, float32
+    "F16",
+    "F32",
+    "F64",
+    "BF16",
+    "I8",
+    "I32",
+    "I64",
+    "U8",
+    "BOOL",
+    "F8_E4M3",
+    "C64",
+    "__metadata__",
+    "dtype",
+    "shape",
+    "data_offsets",
+    "format",
+    "pt",
+)
+# NaN, infinities, float32
+_SPECIAL = (b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\0\0\x80\xff", b"\xff\xff\xff\xff", b"\1\0\0\0")
 
 
 def edit(rng: Random, data: bytes, other: bytes = b"") -> bytes:

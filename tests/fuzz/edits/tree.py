@@ -1,6 +1,8 @@
-"""Edits of nested dicts and lists, as JSON and TOML hold them: one value replaced, dropped, doubled, moved, deepened.
+"""Edits of nested dicts and lists, as JSON and TOML hold them: one value replaced, dropped,
+doubled, moved, deepened.
 
-``DEEP`` stands in a tree for brackets nested thousands deep, which no tree could hold; writing it out turns it into text.
+``DEEP`` stands in a tree for brackets nested thousands deep, which no tree could hold; writing it
+out turns it into text.
 """
 
 from __future__ import annotations
@@ -16,19 +18,57 @@ from fuzz.edits import raw
 
 DEEP = "\ue000deep"
 _NUMBERS = [
-    0, 1, -1, 2, 3, 255, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, -(2**63) - 1, 2**64, 10**30, 0.5, -0.0, 1e-320, 1e308, 3.5e38,
-    float("inf"), float("-inf"), float("nan"),
-]  # fmt: skip
+    0,
+    1,
+    -1,
+    2,
+    3,
+    255,
+    2**31,
+    2**32,
+    2**53 + 1,
+    2**63 - 1,
+    2**63,
+    -(2**63) - 1,
+    2**64,
+    10**30,
+    0.5,
+    -0.0,
+    1e-320,
+    1e308,
+    3.5e38,
+    float("inf"),
+    float("-inf"),
+    float("nan"),
+]
 _TEXTS = [
-    "", " ", "a", "float32", "F32", "..", "../../etc/passwd", "/etc/passwd", "\0", "a\nb", "\u202e", "\U0001f600", "é" * 40, "x" * 3000,
-    "None", "true", "$.a[0]", "'; --",
-]  # fmt: skip
+    "",
+    " ",
+    "a",
+    "float32",
+    "F32",
+    "..",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "\0",
+    "a\nb",
+    "\u202e",
+    "\U0001f600",
+    "é" * 40,
+    "x" * 3000,
+    "None",
+    "true",
+    "$.a[0]",
+    "'; --",
+]
 _PLAIN: list[Any] = [None, True, False, [], {}, [[]], [None], {"": None}, ["a", 1, None]]
 Path = tuple[Any, ...]
 
 
 def edit(rng: Random, tree: Any, *, texts: tuple[str, ...] = (), other: Any = None) -> Any:
-    """The tree, changed in place by one to three edits. ``texts`` are words of this format; ``other`` a tree to take branches from."""
+    """The tree, changed in place by one to three edits. ``texts`` are words of this format;
+    ``other`` a tree to take branches from.
+    """
     edited = tree
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         edited = _once(rng, edited, texts, other)
@@ -82,7 +122,9 @@ def _once(rng: Random, tree: Any, texts: tuple[str, ...], other: Any) -> Any:
     elif kind == 7 and isinstance(parent, list):
         parent[key:key] = [copy.deepcopy(parent[key]) for _ in range(rng.choice((1, 2, 60)))]
     elif kind == 8 and isinstance(parent, dict):
-        parent[str(value(rng, texts))] = parent.pop(key) if rng.random() < 0.5 else copy.deepcopy(parent[key])
+        parent[str(value(rng, texts))] = (
+            parent.pop(key) if rng.random() < 0.5 else copy.deepcopy(parent[key])
+        )
     elif kind == 9:
         for _ in range(rng.choice((1, 3, 20))):
             parent[key] = [parent[key]] if rng.random() < 0.7 else {"a": parent[key]}
@@ -105,12 +147,18 @@ def _near(rng: Random, found: Any) -> Any:
         return found * rng.choice((-1.0, 0.0, 2.0, 1e6, float("inf"), float("nan")))
     if isinstance(found, str):
         place = rng.randrange(len(found) + 1)
-        return found[:place] + rng.choice(("", "a", "\n", ".", "\0", "Z" * 20)) + found[place + rng.choice((0, 1)) :]
+        return (
+            found[:place]
+            + rng.choice(("", "a", "\n", ".", "\0", "Z" * 20))
+            + found[place + rng.choice((0, 1)) :]
+        )
     return found
 
 
 def to_json(rng: Random, tree: Any) -> bytes:
-    """Bytes of a tree; now and then with a key twice, or text that is not quite JSON (``NaN``, a byte order mark)."""
+    """Bytes of a tree; now and then with a key twice, or text that is not quite JSON (``NaN``, a
+    byte order mark).
+    """
     depth = rng.choice((50, 500, 5000, 100_000))
     text = dumped(tree, depth, is_closed=rng.random() < 0.7)
     chance = rng.random()
@@ -120,7 +168,13 @@ def to_json(rng: Random, tree: Any) -> bytes:
     elif chance < 0.06:
         text = "\ufeff" + text
     elif chance < 0.1:
-        text = re.sub(r"\d+", lambda found: "9" * rng.choice((20, 400, 5000)) if rng.random() < 0.05 else found.group(), text)
+        text = re.sub(
+            r"\d+",
+            lambda found: (
+                "9" * rng.choice((20, 400, 5000)) if rng.random() < 0.05 else found.group()
+            ),
+            text,
+        )
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -129,8 +183,12 @@ def dumped(tree: Any, depth: int = 5000, *, is_closed: bool = True) -> str:
     return json.dumps(tree).replace(json.dumps(DEEP), "[" * depth + "]" * (depth * is_closed))
 
 
-def edit_json(rng: Random, data: bytes, other: bytes = b"", *, texts: tuple[str, ...] = ()) -> bytes:
-    """The same on bytes; what is no JSON, or nested too deep to be a tree here, is edited as bytes."""
+def edit_json(
+    rng: Random, data: bytes, other: bytes = b"", *, texts: tuple[str, ...] = ()
+) -> bytes:
+    """The same on bytes; what is no JSON, or nested too deep to be a tree here, is edited as
+    bytes.
+    """
     try:
         return to_json(rng, edit(rng, json.loads(data), texts=texts))
     except (ValueError, RecursionError):

@@ -1,4 +1,6 @@
-"""An ``.npz`` as the source of ``edgeadapt run``: what is accepted holds samples that can be read and checked."""
+"""An ``.npz`` as the source of ``edgeadapt run``: what is accepted holds samples that can be read
+and checked.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +22,35 @@ from fuzz.target import Execute, Target
 
 _SPEC = InputSpec(layout="NHW", dtype="uint8", shape=(4, 4))
 _HEADERS = (
-    "{'descr': '|u1', 'fortran_order': False, 'shape': (3, 4, 4), }", "{'descr': '|u1', 'fortran_order': True, 'shape': (3, 4, 4), }",
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (3, 4, 4), }",
+    "{'descr': '|u1', 'fortran_order': True, 'shape': (3, 4, 4), }",
     "{'descr': '|O', 'fortran_order': False, 'shape': (3,), }",
     "{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000, 4, 4), }",
-    "{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 4, 4), }", "{'descr': '<f4', 'fortran_order': False, 'shape': (), }",
-    "{'descr': '|u1', 'fortran_order': False, 'shape': (9223372036854775807, 9223372036854775807), }",
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 4, 4), }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (), }",
+    (
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (9223372036854775807,"
+        " 9223372036854775807), }"
+    ),
     "{'descr': '|u1', 'fortran_order': False, 'shape': (0, 4, 4), }",
     "{'descr': [('a', '|u1'), ('b', '<f8')], 'fortran_order': False, 'shape': (3,), }",
-    "{'descr': '|V8', 'fortran_order': False, 'shape': (3,), }", "{'descr': '<U1000000', 'fortran_order': False, 'shape': (300,), }",
+    "{'descr': '|V8', 'fortran_order': False, 'shape': (3,), }",
+    "{'descr': '<U1000000', 'fortran_order': False, 'shape': (300,), }",
     "{'descr': '<M8[ns]', 'fortran_order': False, 'shape': (6,), }",
-    "{'descr': '|u1', 'fortran_order': False, 'shape': (3, 4, 4), 'x': 1}", "{'shape': (3,)}", "[]", "(" * 2000, "-" * 5000 + "1",
-    "{'descr': '|u1', 'fortran_order': False, 'shape': (True, 48), }", "{'descr': '<U4', 'fortran_order': False, 'shape': (12,), }",
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (3, 4, 4), 'x': 1}",
+    "{'shape': (3,)}",
+    "[]",
+    "(" * 2000,
+    "-" * 5000 + "1",
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (True, 48), }",
+    "{'descr': '<U4', 'fortran_order': False, 'shape': (12,), }",
     "{'descr': '<c16', 'fortran_order': False, 'shape': (3,), }",
     "{'descr': '|S0', 'fortran_order': False, 'shape': (99999999999,), }",
-    "{'descr': ('|u1', (4, 4)), 'fortran_order': False, 'shape': (3,), }", "{'descr': '|u1', 'fortran_order': False, 'shape': 48}",
-    "{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999, 0), }", "{'descr': '<U1', 'fortran_order': False, 'shape': (3, 4), }",
-)  # fmt: skip
+    "{'descr': ('|u1', (4, 4)), 'fortran_order': False, 'shape': (3,), }",
+    "{'descr': '|u1', 'fortran_order': False, 'shape': 48}",
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999, 0), }",
+    "{'descr': '<U1', 'fortran_order': False, 'shape': (3, 4), }",
+)
 
 
 def seeds() -> list[bytes]:
@@ -62,15 +77,19 @@ def mutate(rng: Random, data: bytes, other: bytes) -> bytes:
         return archive.edit_fields(rng, data)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as given:
-            members = {name: given.read(name) for name in given.namelist()[:6] if given.getinfo(name).file_size < 1 << 20}
+            members = {
+                name: given.read(name)
+                for name in given.namelist()[:6]
+                if given.getinfo(name).file_size < 1 << 20
+            }
     except Exception:  # what a spoilt archive makes of zipfile is not the question here
         return raw.edit(rng, data, other)
     members = members or {"x.npy": b""}
     name = rng.choice(sorted(members))
     members[name] = _spoilt(rng, members[name])
     if rng.random() < 0.1:
-        members[rng.choice(("x.npy", "y.npy", "x", "y", "../x.npy", "z.npy", "x.npy/"))] = rng.choice(
-            (members[name], b"", b"text", b"\x80\x04K\x01.")
+        members[rng.choice(("x.npy", "y.npy", "x", "y", "../x.npy", "z.npy", "x.npy/"))] = (
+            rng.choice((members[name], b"", b"text", b"\x80\x04K\x01."))
         )
     return _zipped(rng, members)
 
@@ -92,7 +111,11 @@ def _spoilt(rng: Random, member: bytes) -> bytes:
     return (
         b"\x93NUMPY"
         + version
-        + (struct.pack("<H", length % 65536) if version == b"\1\0" else struct.pack("<I", length % 2**32))
+        + (
+            struct.pack("<H", length % 65536)
+            if version == b"\1\0"
+            else struct.pack("<I", length % 2**32)
+        )
         + header
         + values
     )
@@ -100,7 +123,9 @@ def _spoilt(rng: Random, member: bytes) -> bytes:
 
 def _zipped(rng: Random, members: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2))) as made:
+    with zipfile.ZipFile(
+        buffer, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2))
+    ) as made:
         for name, content in members.items():
             made.writestr(name, content)
     data = buffer.getvalue()
@@ -120,7 +145,10 @@ def prepare(scratch: Path) -> Execute:
         assert count and (not source.y or len(source.y) == count)
         rows, samples, _ = source.read_whole(slice(0, 2), _SPEC)
         assert samples is not None
-        assert len(source.right(("Coat",) * min(2, count), rows, ("Coat", "Bag"))) in (0, min(2, count))
+        assert len(source.right(("Coat",) * min(2, count), rows, ("Coat", "Bag"))) in (
+            0,
+            min(2, count),
+        )
         assert check_batch(samples, _SPEC).shape == (min(2, count), 4, 4)
 
     return execute

@@ -1,4 +1,6 @@
-"""What a caller hands in: batches, features and labels of every type. What is accepted has the shape and dtype it must have."""
+"""What a caller hands in: batches, features and labels of every type. What is accepted has the
+shape and dtype it must have.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,15 @@ from fuzz.edits import tree
 from fuzz.target import Execute, Target
 from fuzz.values import WORDS, build
 
-_IMAGE = InputSpec(layout="NHW", dtype="uint8", shape=(4, 4), mean=(100.0,), std=(30.0,), colour="gray", resize="bilinear")
+_IMAGE = InputSpec(
+    layout="NHW",
+    dtype="uint8",
+    shape=(4, 4),
+    mean=(100.0,),
+    std=(30.0,),
+    colour="gray",
+    resize="bilinear",
+)
 _FLOAT = InputSpec(
     layout="NCHW",
     dtype="float32",
@@ -38,20 +48,38 @@ def _door(name: str, value: Any) -> bytes:
 def seeds() -> list[bytes]:
     image = {"array": {"dtype": "|u1", "shape": [2, 4, 4], "fill": "ramp", "order": "C"}}
     real = {"array": {"dtype": "<f4", "shape": [2, 3, 4, 4], "fill": "ones", "order": "C"}}
-    z, taps = ({"array": {"dtype": "<f4", "shape": [2, width], "fill": "noise", "order": "C"}} for width in (4, 3))
+    z, taps = (
+        {"array": {"dtype": "<f4", "shape": [2, width], "fill": "noise", "order": "C"}}
+        for width in (4, 3)
+    )
     return [
-        _door("image", image), _door("real", real), _door("features", {"z": z, "taps": taps}), _door("z", {"z": z}), _door("labels", ["Coat", "Bag"]),
-        _door("labels", {"array": {"dtype": "<i8", "shape": [2], "fill": "zeros", "order": "C"}}), _door("labels", [0, {"scalar": ["<i8", 5]}]),
-        _door("open labels", ["Coat", "new"]), _door("frame", {"array": {"dtype": "|u1", "shape": [5, 6, 3], "fill": "ramp", "order": "C"}}),
-        _door("image", {"array": {"dtype": "|u1", "shape": [4, 4], "fill": "ones", "order": "F"}}), _door("z", {"z": {"dlpack": "host"}}),
-    ]  # fmt: skip
+        _door("image", image),
+        _door("real", real),
+        _door("features", {"z": z, "taps": taps}),
+        _door("z", {"z": z}),
+        _door("labels", ["Coat", "Bag"]),
+        _door("labels", {"array": {"dtype": "<i8", "shape": [2], "fill": "zeros", "order": "C"}}),
+        _door("labels", [0, {"scalar": ["<i8", 5]}]),
+        _door("open labels", ["Coat", "new"]),
+        _door(
+            "frame", {"array": {"dtype": "|u1", "shape": [5, 6, 3], "fill": "ramp", "order": "C"}}
+        ),
+        _door("image", {"array": {"dtype": "|u1", "shape": [4, 4], "fill": "ones", "order": "F"}}),
+        _door("z", {"z": {"dlpack": "host"}}),
+    ]
 
 
 def mutate(rng: Random, data: bytes, other: bytes) -> bytes:
     call = json.loads(data)
     value = tree.edit(rng, {"value": call["value"]}, texts=WORDS, other=json.loads(other)["value"])
-    door = call["door"] if rng.random() < 0.9 else rng.choice(("image", "real", "features", "z", "labels", "open labels", "frame"))
-    return json.dumps({"door": door, "value": value.get("value") if isinstance(value, dict) else value}).encode()
+    door = (
+        call["door"]
+        if rng.random() < 0.9
+        else rng.choice(("image", "real", "features", "z", "labels", "open labels", "frame"))
+    )
+    return json.dumps(
+        {"door": door, "value": value.get("value") if isinstance(value, dict) else value}
+    ).encode()
 
 
 def prepare(scratch: Path) -> Execute:
@@ -76,23 +104,48 @@ def execute(data: bytes) -> None:
             FirstFrames(spec, 1).look(x)
         elif door in ("features", "z"):
             z, taps = check_features(value, 4, 3 if door == "features" else 0)
-            assert z.shape[1] == 4 and len(z) == len(taps) > 0 and z.dtype == taps.dtype == np.float32
-            assert np.isfinite(z).all() and np.isfinite(taps).all() and type(z) is type(taps) is np.ndarray
+            assert (
+                z.shape[1] == 4 and len(z) == len(taps) > 0 and z.dtype == taps.dtype == np.float32
+            )
+            assert (
+                np.isfinite(z).all()
+                and np.isfinite(taps).all()
+                and type(z) is type(taps) is np.ndarray
+            )
         elif door == "frame":
-            assert prepare_frame(to_numpy(value), _IMAGE).shape == (4, 4) and prepare_frame(to_numpy(value), _FLOAT).shape == (3, 4, 4)
+            assert prepare_frame(to_numpy(value), _IMAGE).shape == (4, 4) and prepare_frame(
+                to_numpy(value), _FLOAT
+            ).shape == (3, 4, 4)
         else:
             names = check_labels(value, 2, _CLASSES, refuse_unknown=door == "labels")
-            assert len(names) == 2 and all(isinstance(name, str) and (name in _CLASSES or door != "labels") for name in names)
+            assert len(names) == 2 and all(
+                isinstance(name, str) and (name in _CLASSES or door != "labels") for name in names
+            )
 
 
 def is_past_header(error: Exception) -> bool:
     """It was an array of the right shape, or as many labels as inputs."""
     return not any(
         part in str(error)
-        for part in ("not an array", "an input batch has shape", "has shape (N", "a mapping with the key", "a frame is", "inputs need")
+        for part in (
+            "not an array",
+            "an input batch has shape",
+            "has shape (N",
+            "a mapping with the key",
+            "a frame is",
+            "inputs need",
+        )
     )
 
 
 TARGET = Target(
-    "arguments", seeds, mutate, prepare, (InputError, UnknownClassError), is_past_header, ("edgeadapt.inputs", "edgeadapt._prepare"), share=80, memory_mib=64
-)  # fmt: skip
+    "arguments",
+    seeds,
+    mutate,
+    prepare,
+    (InputError, UnknownClassError),
+    is_past_header,
+    ("edgeadapt.inputs", "edgeadapt._prepare"),
+    share=80,
+    memory_mib=64,
+)

@@ -1,4 +1,6 @@
-"""A whole bundle through its front door, as it came or with every hash made right again, read to the end."""
+"""A whole bundle through its front door, as it came or with every hash made right again, read to
+the end.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,10 @@ def prepare(scratch: Path) -> Execute:
         path.write_bytes(data)
         bundle = read_bundle(path)
         manifest = bundle.manifest
-        assert set(read_directory(io.BytesIO(data), len(data))) - {"manifest.json", "manifest.sig"} == set(manifest.members)
+        assert set(read_directory(io.BytesIO(data), len(data))) - {
+            "manifest.json",
+            "manifest.sig",
+        } == set(manifest.members)
         describe(bundle)
         for spec in manifest.graphs:
             assert bundle.graph_file(spec).model == bundle.graph(spec.file)
@@ -70,7 +75,9 @@ def prepare(scratch: Path) -> Execute:
                 bundle.weights(name)
         if bundle.signed_by is not None:
             read_bundle(path, trust=[key])
-            assert tiny.members_of(data)["manifest.json"] == signed_manifest, "another manifest passed for the signed one"
+            assert tiny.members_of(data)["manifest.json"] == signed_manifest, (
+                "another manifest passed for the signed one"
+            )
 
     return execute
 
@@ -80,7 +87,13 @@ def is_past_header(error: Exception) -> bool:
 
 
 _MODULES = (
-    "edgeadapt.bundle.archive", "edgeadapt.bundle._container", "edgeadapt.bundle.schema", "edgeadapt.bundle._consistency",
-    "edgeadapt.bundle._weights", "edgeadapt.bundle._describe",
-)  # fmt: skip
-TARGET = Target("bundle", seeds, mutate, prepare, (BundleError,), is_past_header, _MODULES, share=70)
+    "edgeadapt.bundle.archive",
+    "edgeadapt.bundle._container",
+    "edgeadapt.bundle.schema",
+    "edgeadapt.bundle._consistency",
+    "edgeadapt.bundle._weights",
+    "edgeadapt.bundle._describe",
+)
+TARGET = Target(
+    "bundle", seeds, mutate, prepare, (BundleError,), is_past_header, _MODULES, share=70
+)

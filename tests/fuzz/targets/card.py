@@ -1,4 +1,6 @@
-"""The stress card, in a bundle that is otherwise sound: what is accepted can be shown and written again."""
+"""The stress card, in a bundle that is otherwise sound: what is accepted can be shown and written
+again.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,11 @@ NEEDS = ("onnx",)
 
 
 def seeds() -> list[bytes]:
-    return [tiny_members()["card.json"], b"{}", b'{"verdict": "act", "runs": {"fog": [0.1, 0.2]}, "text": "\\u00e9"}']
+    return [
+        tiny_members()["card.json"],
+        b"{}",
+        b'{"verdict": "act", "runs": {"fog": [0.1, 0.2]}, "text": "\\u00e9"}',
+    ]
 
 
 def mutate(rng: Random, data: bytes, other: bytes) -> bytes:
@@ -42,5 +48,12 @@ def is_past_header(error: Exception) -> bool:
 
 
 TARGET = Target(
-    "card", seeds, mutate, prepare, (BundleError,), is_past_header, ("edgeadapt.bundle.archive", "edgeadapt.bundle._describe"), share=50
+    "card",
+    seeds,
+    mutate,
+    prepare,
+    (BundleError,),
+    is_past_header,
+    ("edgeadapt.bundle.archive", "edgeadapt.bundle._describe"),
+    share=50,
 )

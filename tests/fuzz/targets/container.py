@@ -30,7 +30,11 @@ def mutate(rng: Random, data: bytes, other: bytes) -> bytes:
         return archive.edit_fields(rng, data)
     return archive.edit_members(
         rng,
-        tiny.members_of(tiny_archive()) if rng.random() < 0.5 else {"manifest.json": b"{}", "graphs/a.onnx": b"abc", "card.json": b"{}"},
+        (
+            tiny.members_of(tiny_archive())
+            if rng.random() < 0.5
+            else {"manifest.json": b"{}", "graphs/a.onnx": b"abc", "card.json": b"{}"}
+        ),
     )
 
 
@@ -45,7 +49,9 @@ def execute(data: bytes) -> None:
     for name, entry in entries.items():
         content = read_entry(file, entry)
         assert b"".join(read_chunks(file, entry)) == content
-        assert entry.offset == position + 30 + len(name) and entry.size == len(content), "members do not tile the file"
+        assert entry.offset == position + 30 + len(name) and entry.size == len(content), (
+            "members do not tile the file"
+        )
         position = entry.offset + entry.size
 
 
@@ -54,5 +60,13 @@ def is_past_header(error: Exception) -> bool:
 
 
 TARGET = Target(
-    "container", seeds, mutate, prepare, (BundleError,), is_past_header, ("edgeadapt.bundle._container",), share=200, memory_mib=64
+    "container",
+    seeds,
+    mutate,
+    prepare,
+    (BundleError,),
+    is_past_header,
+    ("edgeadapt.bundle._container",),
+    share=200,
+    memory_mib=64,
 )

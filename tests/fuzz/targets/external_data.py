@@ -1,4 +1,6 @@
-"""Where a graph keeps its tensors: what is accepted reaches for nothing else, and ``onnx`` sees the same."""
+"""Where a graph keeps its tensors: what is accepted reaches for nothing else, and ``onnx`` sees the
+same.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +19,45 @@ from fuzz.target import Execute, Target
 
 NEEDS = ("onnx",)
 _FROZEN = ("stem.whiten",)
-_LOCATIONS = ("bundle:", "/etc/passwd", "../w.bin", "", "bundle:/x", "bundle:\0", "*/_ORT_MEM_ADDR_/*", "w.safetensors", None)
+_LOCATIONS = (
+    "bundle:",
+    "/etc/passwd",
+    "../w.bin",
+    "",
+    "bundle:/x",
+    "bundle:\0",
+    "*/_ORT_MEM_ADDR_/*",
+    "w.safetensors",
+    None,
+)
 
 
 def seeds() -> list[bytes]:
     sparse = tiny.predict_model()
-    sparse.graph.sparse_initializer.add(dims=[2]).values.CopyFrom(helper.make_tensor("s", TensorProto.FLOAT, [1], [1.0]))
+    sparse.graph.sparse_initializer.add(dims=[2]).values.CopyFrom(
+        helper.make_tensor("s", TensorProto.FLOAT, [1], [1.0])
+    )
     nested = tiny.predict_model()
-    inner = helper.make_graph([helper.make_node("Identity", ["z"], ["o"])], "inner", [], [], [tiny.external("stem.whiten", (16, 16))])
-    nested.graph.node.append(helper.make_node("If", ["c"], ["o"], then_branch=inner, else_branch=inner))
+    inner = helper.make_graph(
+        [helper.make_node("Identity", ["z"], ["o"])],
+        "inner",
+        [],
+        [],
+        [tiny.external("stem.whiten", (16, 16))],
+    )
+    nested.graph.node.append(
+        helper.make_node("If", ["c"], ["o"], then_branch=inner, else_branch=inner)
+    )
     nested.functions.add(name="f", domain="d").node.append(
-        helper.make_node("Constant", [], ["c"], value=helper.make_tensor("t", TensorProto.FLOAT, [1], [1.0]))
+        helper.make_node(
+            "Constant", [], ["c"], value=helper.make_tensor("t", TensorProto.FLOAT, [1], [1.0])
+        )
     )
     nested.training_info.add().algorithm.CopyFrom(inner)
-    return [model.SerializeToString() for model in (tiny.predict_model(), tiny.learn_model(), sparse, nested)]
+    return [
+        model.SerializeToString()
+        for model in (tiny.predict_model(), tiny.learn_model(), sparse, nested)
+    ]
 
 
 def mutate(rng: Random, data: bytes, other: bytes) -> bytes:
@@ -48,19 +75,27 @@ def _with_tensor(rng: Random, data: bytes) -> bytes:
         model = onnx.ModelProto.FromString(data)
     except Exception:  # protobuf's own error class differs between its versions
         return raw.edit(rng, data)
-    tensor = tiny.external(rng.choice(("stem.whiten", "other", "")), (16, 16), rng.choice(_LOCATIONS))
-    tensor.data_location = rng.choice((TensorProto.EXTERNAL, TensorProto.EXTERNAL, TensorProto.DEFAULT))
+    tensor = tiny.external(
+        rng.choice(("stem.whiten", "other", "")), (16, 16), rng.choice(_LOCATIONS)
+    )
+    tensor.data_location = rng.choice(
+        (TensorProto.EXTERNAL, TensorProto.EXTERNAL, TensorProto.DEFAULT)
+    )
     place = rng.randrange(5)
     if place == 0:
         model.graph.initializer.append(tensor)
     elif place == 1:
-        model.functions.add(name="f").attribute_proto.add(name="a", type=AttributeProto.TENSOR, t=tensor)
+        model.functions.add(name="f").attribute_proto.add(
+            name="a", type=AttributeProto.TENSOR, t=tensor
+        )
     elif place == 2:
         model.training_info.add().initialization.initializer.append(tensor)
     elif place == 3:
         model.graph.sparse_initializer.add(dims=[2]).indices.CopyFrom(tensor)
     elif model.graph.node:
-        rng.choice(list(model.graph.node)).attribute.add(name="l", type=AttributeProto.TENSORS, tensors=[tensor])
+        rng.choice(list(model.graph.node)).attribute.add(
+            name="l", type=AttributeProto.TENSORS, tensors=[tensor]
+        )
     return model.SerializeToString()
 
 
@@ -75,7 +110,9 @@ def execute(data: bytes) -> None:
     except Exception:
         return
     for tensor in _tensors(model):
-        assert all(entry.key != "location" or entry.value == "bundle:" for entry in tensor.external_data), "onnx sees another location"
+        assert all(
+            entry.key != "location" or entry.value == "bundle:" for entry in tensor.external_data
+        ), "onnx sees another location"
         is_external = tensor.data_location == TensorProto.EXTERNAL or len(tensor.external_data)
         assert not is_external or tensor.name in _FROZEN, "onnx sees another external tensor"
 
@@ -87,7 +124,9 @@ def _tensors(message: object) -> Iterator[TensorProto]:
         return
     for field, value in message.ListFields():  # type: ignore[attr-defined]
         if field.message_type is not None:
-            for inner in value if hasattr(value, "__len__") and not hasattr(value, "ListFields") else [value]:
+            for inner in (
+                value if hasattr(value, "__len__") and not hasattr(value, "ListFields") else [value]
+            ):
                 if hasattr(inner, "ListFields"):
                     yield from _tensors(inner)
 
@@ -97,4 +136,13 @@ def is_past_header(error: Exception) -> bool:
     return "not an ONNX model" not in str(error)
 
 
-TARGET = Target("external_data", seeds, mutate, prepare, (BundleError,), is_past_header, ("edgeadapt.bundle._external_data",), share=110)
+TARGET = Target(
+    "external_data",
+    seeds,
+    mutate,
+    prepare,
+    (BundleError,),
+    is_past_header,
+    ("edgeadapt.bundle._external_data",),
+    share=110,
+)

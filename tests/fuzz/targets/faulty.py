@@ -1,4 +1,6 @@
-"""A target with every fault there is, to see that each is found, named and survived. Never part of a campaign that does not ask for it."""
+"""A target with every fault there is, to see that each is found, named and survived. Never part of
+a campaign that does not ask for it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ def seeds() -> list[bytes]:
 
 
 def mutate(rng: Random, data: bytes, other: bytes) -> bytes:
-    return bytes([rng.choice(_FAULTS)]) if rng.random() < 0.025 else rng.choice((b"refused", b"early", b"sound and more"))
+    return (
+        bytes([rng.choice(_FAULTS)])
+        if rng.random() < 0.025
+        else rng.choice((b"refused", b"early", b"sound and more"))
+    )
 
 
 def prepare(scratch: Path) -> Execute:
@@ -52,4 +58,15 @@ def is_past_header(error: Exception) -> bool:
     return str(error) != "early"
 
 
-TARGET = Target("faulty", seeds, mutate, prepare, (Refused,), is_past_header, ("fuzz.targets.faulty",), share=1, memory_mib=64, seconds=0.5)
+TARGET = Target(
+    "faulty",
+    seeds,
+    mutate,
+    prepare,
+    (Refused,),
+    is_past_header,
+    ("fuzz.targets.faulty",),
+    share=1,
+    memory_mib=64,
+    seconds=0.5,
+)

@@ -1,4 +1,6 @@
-"""A folder of images as the source of ``edgeadapt run``: what is accepted becomes a sample of the encoder."""
+"""A folder of images as the source of ``edgeadapt run``: what is accepted becomes a sample of the
+encoder.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,14 @@ from fuzz.target import Execute, Target
 
 NEEDS = ("PIL",)
 _GRAY = InputSpec(layout="NHW", dtype="uint8", shape=(8, 8), colour="gray", resize="bilinear")
-_COLOUR = InputSpec(layout="NCHW", dtype="float32", shape=(3, 8, 8), colour="rgb", resize="bilinear", range=(0.0, 1.0))
+_COLOUR = InputSpec(
+    layout="NCHW",
+    dtype="float32",
+    shape=(3, 8, 8),
+    colour="rgb",
+    resize="bilinear",
+    range=(0.0, 1.0),
+)
 _SUFFIXES = (".png", ".jpg", ".bmp", ".gif", ".tif", ".webp")
 
 
@@ -61,12 +70,29 @@ def _spoilt_png(rng: Random, data: bytes) -> bytes:
         kind, content = chunks[index]
         choice = rng.randrange(6)
         if choice == 0 and kind == b"IHDR":
-            content = struct.pack(">II", *(rng.choice((0, 1, 9, 5000, 65535, 2**31 - 1)) for _ in range(2))) + content[8:]
+            content = (
+                struct.pack(
+                    ">II", *(rng.choice((0, 1, 9, 5000, 65535, 2**31 - 1)) for _ in range(2))
+                )
+                + content[8:]
+            )
         elif choice == 1:
             chunks.insert(
                 index,
                 (
-                    rng.choice((b"tEXt", b"zTXt", b"iCCP", b"PLTE", b"tRNS", b"acTL", b"fdAT", b"eXIf", kind)),
+                    rng.choice(
+                        (
+                            b"tEXt",
+                            b"zTXt",
+                            b"iCCP",
+                            b"PLTE",
+                            b"tRNS",
+                            b"acTL",
+                            b"fdAT",
+                            b"eXIf",
+                            kind,
+                        )
+                    ),
                     rng.choice((content, b"", b"a\0\0" + zlib.compress(bytes(1 << 20)))),
                 ),
             )
@@ -78,7 +104,11 @@ def _spoilt_png(rng: Random, data: bytes) -> bytes:
             content = raw.edit(rng, content)
         chunks[index] = (kind, content)
     return data[:8] + b"".join(
-        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)) for kind, content in chunks
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
     )
 
 

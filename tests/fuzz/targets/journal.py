@@ -1,4 +1,6 @@
-"""A ``learner.db`` that somebody else wrote, opened as a journal: refused by name, or read to the end and written to."""
+"""A ``learner.db`` that somebody else wrote, opened as a journal: refused by name, or read to the
+end and written to.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ _DAMAGE = (
 
 def seeds() -> list[bytes]:
     """States of the shipped bundle, and those of every version that are kept."""
-    return [*shipped_states(), *(path.read_bytes() for path in sorted(_GOLDEN.glob("v*/learner.db")))]
+    return [
+        *shipped_states(),
+        *(path.read_bytes() for path in sorted(_GOLDEN.glob("v*/learner.db"))),
+    ]
 
 
 def shipped_states() -> list[bytes]:
@@ -56,7 +61,9 @@ def _little(learner: Learner) -> None:
 
 
 def _much(learner: Learner) -> None:
-    """Labels from two sources, a class of its own, a condition with its tensors, a forgotten row and a rollback."""
+    """Labels from two sources, a class of its own, a condition with its tensors, a forgotten row
+    and a rollback.
+    """
     x, names = shipped.clean()
     learner.add_class("new")
     learner.learn(x[:20], names[:20], source="ann")
@@ -109,18 +116,55 @@ def read_all(journal: Journal) -> None:
     for number in journal.snapshot_numbers():
         journal.snapshot(number)
     journal.count_evidence(), journal.count_accepted(), journal.last_number()
-    journal.receive([EvidenceRow("f" * 16, "", "s", "source", 0.0, "Coat", 1.0, "0" * 64, True, np.zeros(192, np.float16))])
+    journal.receive(
+        [
+            EvidenceRow(
+                "f" * 16,
+                "",
+                "s",
+                "source",
+                0.0,
+                "Coat",
+                1.0,
+                "0" * 64,
+                True,
+                np.zeros(192, np.float16),
+            )
+        ]
+    )
 
 
 def is_past_header(error: Exception) -> bool:
     """SQLite opened it, and it has tables of ours of a version that is read."""
     return not any(
-        part in str(error) for part in ("not a database", "malformed", "journal schema", "something else", "no such table: meta")
+        part in str(error)
+        for part in (
+            "not a database",
+            "malformed",
+            "journal schema",
+            "something else",
+            "no such table: meta",
+        )
     )
 
 
 _MODULES = (
-    "edgeadapt.device.storage.journal", "edgeadapt.device.storage.database", "edgeadapt.device.storage.evidence_table", "edgeadapt.device.storage.commit_table",
-    "edgeadapt.device.storage.rows", "edgeadapt.device.storage.schema", "edgeadapt.device.storage.folder",
-)  # fmt: skip
-TARGET = Target("journal", seeds, mutate, prepare, (StateError,), is_past_header, _MODULES, share=20, seconds=10.0)
+    "edgeadapt.device.storage.journal",
+    "edgeadapt.device.storage.database",
+    "edgeadapt.device.storage.evidence_table",
+    "edgeadapt.device.storage.commit_table",
+    "edgeadapt.device.storage.rows",
+    "edgeadapt.device.storage.schema",
+    "edgeadapt.device.storage.folder",
+)
+TARGET = Target(
+    "journal",
+    seeds,
+    mutate,
+    prepare,
+    (StateError,),
+    is_past_header,
+    _MODULES,
+    share=20,
+    seconds=10.0,
+)

@@ -12,15 +12,48 @@ from fuzz.target import Execute, Target
 
 _NAMES = ("a.png", "b.png", "7", "c d.png", "é.png", '"q".png')
 _FIELDS = (
-    "a.png", "b.png", "7", "0", "1", "5", "6", "-1", "+1", "00", "1.0", "٣", "²", "1e3", "9" * 30, "9" * 5000, "é.png", '"q"', "'", "Coat",
-    " Coat ", "", " ", "#", "a,b", '"', '""', "\0",
-    "\ufeffa.png", "x" * 200_000, "=1+1", "\ud800",
-)  # fmt: skip
+    "a.png",
+    "b.png",
+    "7",
+    "0",
+    "1",
+    "5",
+    "6",
+    "-1",
+    "+1",
+    "00",
+    "1.0",
+    "٣",
+    "²",
+    "1e3",
+    "9" * 30,
+    "9" * 5000,
+    "é.png",
+    '"q"',
+    "'",
+    "Coat",
+    " Coat ",
+    "",
+    " ",
+    "#",
+    "a,b",
+    '"',
+    '""',
+    "\0",
+    "\ufeffa.png",
+    "x" * 200_000,
+    "=1+1",
+    "\ud800",
+)
 _BREAKS = ("\n", "\r\n", "\r", "\n\n", "\x0b", "\u2028")
 
 
 def seeds() -> list[bytes]:
-    return [b"a.png,Coat\nb.png,Bag\n", b"# truth\r\n0,Coat\r\n7,Bag\r\n", '"é.png","T-shirt, long"\n'.encode()]
+    return [
+        b"a.png,Coat\nb.png,Bag\n",
+        b"# truth\r\n0,Coat\r\n7,Bag\r\n",
+        '"é.png","T-shirt, long"\n'.encode(),
+    ]
 
 
 def mutate(rng: Random, data: bytes, other: bytes) -> bytes:
@@ -51,5 +84,13 @@ def is_past_header(error: Exception) -> bool:
 
 
 TARGET = Target(
-    "labels_file", seeds, mutate, prepare, (InputError,), is_past_header, ("edgeadapt.commands.reading",), share=50, memory_mib=64
+    "labels_file",
+    seeds,
+    mutate,
+    prepare,
+    (InputError,),
+    is_past_header,
+    ("edgeadapt.commands.reading",),
+    share=50,
+    memory_mib=64,
 )

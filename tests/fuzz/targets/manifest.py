@@ -19,17 +19,60 @@ from fuzz.target import Execute, Target
 
 NEEDS = ("onnx",)
 WORDS = (
-    "float32", "float16", "int64", "uint8", "bool", "frozen", "evidence", "parameter", "statistic", "derived", "global", "domain",
-    "stream", "add", "mean", "replace",
-    "checkpoint", "session", "never", "NHWC", "NCHW", "NHW", "features", "rgb", "gray", *ROLE_NAMES, "balanced_ridge", "nearest_mean",
-    "class_mean", "classify", "regress",
-    "embed", "stem.whiten", "ridge.gram", "ridge.weight", "ridge.count", "graphs/learn.onnx", "z", "taps", "y", "x", "logits", "0" * 64,
-    "act", "off", "format",
-)  # fmt: skip
+    "float32",
+    "float16",
+    "int64",
+    "uint8",
+    "bool",
+    "frozen",
+    "evidence",
+    "parameter",
+    "statistic",
+    "derived",
+    "global",
+    "domain",
+    "stream",
+    "add",
+    "mean",
+    "replace",
+    "checkpoint",
+    "session",
+    "never",
+    "NHWC",
+    "NCHW",
+    "NHW",
+    "features",
+    "rgb",
+    "gray",
+    *ROLE_NAMES,
+    "balanced_ridge",
+    "nearest_mean",
+    "class_mean",
+    "classify",
+    "regress",
+    "embed",
+    "stem.whiten",
+    "ridge.gram",
+    "ridge.weight",
+    "ridge.count",
+    "graphs/learn.onnx",
+    "z",
+    "taps",
+    "y",
+    "x",
+    "logits",
+    "0" * 64,
+    "act",
+    "off",
+    "format",
+)
 
 
 def seeds() -> list[bytes]:
-    return [*[tiny_members()["manifest.json"]] * 3, encode_manifest(read_bundle(bundle_path()).manifest)]
+    return [
+        *[tiny_members()["manifest.json"]] * 3,
+        encode_manifest(read_bundle(bundle_path()).manifest),
+    ]
 
 
 def mutate(rng: Random, data: bytes, other: bytes) -> bytes:
@@ -44,11 +87,15 @@ def prepare(scratch: Path) -> Execute:
 
 def execute(data: bytes) -> None:
     manifest = decode_manifest(data)
-    assert decode_manifest(encode_manifest(manifest)) == manifest, "it reads back as another manifest"
+    assert decode_manifest(encode_manifest(manifest)) == manifest, (
+        "it reads back as another manifest"
+    )
     for spec in manifest.tensors:
         assert manifest.tensor(spec.name) is spec
         assert tensor_bytes(spec) >= 0
-    assert sum(len(manifest.graphs_for(role)) for role in ROLE_NAMES) <= sum(len(graph.roles) for graph in manifest.graphs)
+    assert sum(len(manifest.graphs_for(role)) for role in ROLE_NAMES) <= sum(
+        len(graph.roles) for graph in manifest.graphs
+    )
 
 
 def is_past_header(error: Exception) -> bool:

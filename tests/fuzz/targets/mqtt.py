@@ -32,19 +32,72 @@ _DOORS = tuple(
 )
 _LABELS, _LABEL_TOPIC, _TOPIC = "truth/+", b"truth/door", b"belt/1"
 _TOPICS = (
-    _TOPIC, _LABEL_TOPIC, b"truth", b"truth/", b"truth/a/b", b"$SYS/x", b"#", b"+", b"/", b"",
-    b"truth/\xff", b"truth/\0", "truth/\u202e".encode(), b"x/" * 2000, b"truth/+", b"truth/#",
-)  # fmt: skip
+    _TOPIC,
+    _LABEL_TOPIC,
+    b"truth",
+    b"truth/",
+    b"truth/a/b",
+    b"$SYS/x",
+    b"#",
+    b"+",
+    b"/",
+    b"",
+    b"truth/\xff",
+    b"truth/\0",
+    "truth/\u202e".encode(),
+    b"x/" * 2000,
+    b"truth/+",
+    b"truth/#",
+)
 _VALUES = (
-    None, True, -1, 0, 255, 256, 1e308, -0.0, 2**63, 2**70, "", "a", "x" * 300, "\0", "\u202e", "AAAA", "AAA",
-    [], [[]], [1, [2]], [[1, 2], [3]], ["a"], [None], [1e400], {}, {"x": 1}, [[0] * 8] * 8, [0.5] * 3, b"", b"\0" * 12,
-    [[[1]] * 3] * 3, float("inf"), [float("nan")] * 3,
-)  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    255,
+    256,
+    1e308,
+    -0.0,
+    2**63,
+    2**70,
+    "",
+    "a",
+    "x" * 300,
+    "\0",
+    "\u202e",
+    "AAAA",
+    "AAA",
+    [],
+    [[]],
+    [1, [2]],
+    [[1, 2], [3]],
+    ["a"],
+    [None],
+    [1e400],
+    {},
+    {"x": 1},
+    [[0] * 8] * 8,
+    [0.5] * 3,
+    b"",
+    b"\0" * 12,
+    [[[1]] * 3] * 3,
+    float("inf"),
+    [float("nan")] * 3,
+)
 _TEXTS = ("a", "Coat", "x" * 256, "x" * 257, "", "\0", "\u202e", "a/b", "__proto__", " ")
 _ARRAYS = (
-    [0] * 3, [0.5] * 3, [[0] * 8] * 8, [[300] * 8] * 8, [[-1.5] * 8] * 8, [[[0.0] * 4] * 4] * 3, [[1], [2, 3]],
-    [1e39] * 3, "AAAA" * 16, "AAAA" * 64, [[[0] * 3] * 9] * 9,
-)  # fmt: skip
+    [0] * 3,
+    [0.5] * 3,
+    [[0] * 8] * 8,
+    [[300] * 8] * 8,
+    [[-1.5] * 8] * 8,
+    [[[0.0] * 4] * 4] * 3,
+    [[1], [2, 3]],
+    [1e39] * 3,
+    "AAAA" * 16,
+    "AAAA" * 64,
+    [[[0] * 3] * 9] * 9,
+)
 _PNG = png_of(np.arange(105, dtype=np.uint8).reshape(5, 7, 3))
 _KEYS = ("x", "z", "taps", "name", "label", "time", "sample", "__proto__")
 
@@ -80,7 +133,9 @@ def mutate(rng: Random, data: bytes, other: bytes) -> bytes:
     door = rng.randrange(len(_DOORS))
     topic = rng.choice(_TOPICS[:2]) if rng.random() < 0.7 else rng.choice(_TOPICS)
     if kind < 0.4:
-        return _packed(door, topic, b"[" * rng.choice((10, 500, 5000)) + b"1" + b"]" * rng.choice((0, 10)))
+        return _packed(
+            door, topic, b"[" * rng.choice((10, 500, 5000)) + b"1" + b"]" * rng.choice((0, 10))
+        )
     if kind < 0.5:
         value = {key: rng.choice(_VALUES[:15]) for key in rng.sample(_KEYS, 3)}
         return _packed(door, topic, json.dumps(value).encode())
@@ -90,7 +145,11 @@ def mutate(rng: Random, data: bytes, other: bytes) -> bytes:
     if topic == _LABEL_TOPIC:
         value = {"sample": rng.choice(_TEXTS), "label": rng.choice(_TEXTS)}
     elif rng.random() < 0.3:
-        value = {"x": rng.choice(_ARRAYS), "name": rng.choice(_TEXTS), "time": rng.choice((None, 0, 1e9, -1, 1e300))}
+        value = {
+            "x": rng.choice(_ARRAYS),
+            "name": rng.choice(_TEXTS),
+            "time": rng.choice((None, 0, 1e9, -1, 1e300)),
+        }
     elif rng.random() < 0.6:
         value = {rng.choice(("x", "z")): rng.choice(_VALUES), **value}
     try:
@@ -112,10 +171,18 @@ def prepare(scratch: Path) -> Execute:
 
     sources = [
         MqttMessages(
-            MqttSource(host="h", topic="belt/+", format=form, name="belt", stream="belt", labels_topic=_LABELS), spec
+            MqttSource(
+                host="h",
+                topic="belt/+",
+                format=form,
+                name="belt",
+                stream="belt",
+                labels_topic=_LABELS,
+            ),
+            spec,
         )
         for form, spec in _DOORS
-    ]  # fmt: skip
+    ]
 
     def execute(data: bytes) -> None:
         head = data[:2].ljust(2, b"\0")
@@ -148,6 +215,13 @@ def is_past_header(error: Exception) -> bool:
 
 
 TARGET = Target(
-    "mqtt", seeds, mutate, prepare, (InputError,), is_past_header,
-    ("edgeadapt.daemon.io.sources.mqtt",), share=50, memory_mib=128,
-)  # fmt: skip
+    "mqtt",
+    seeds,
+    mutate,
+    prepare,
+    (InputError,),
+    is_past_header,
+    ("edgeadapt.daemon.io.sources.mqtt",),
+    share=50,
+    memory_mib=128,
+)

@@ -1,4 +1,6 @@
-"""A saved graph with its safetensors: what opens can be run, and keeps and finds its state again."""
+"""A saved graph with its safetensors: what opens can be run, and keeps and finds its state
+again.
+"""
 
 from __future__ import annotations
 
@@ -28,26 +30,41 @@ def _models() -> list[bytes]:
     return [tiny.learn_model().SerializeToString(), tiny.predict_model().SerializeToString()]
 
 
-def _described(model: bytes, reads: tuple[str, ...], writes: tuple[str, ...], outputs: tuple[str, ...]) -> bytes:
+def _described(
+    model: bytes, reads: tuple[str, ...], writes: tuple[str, ...], outputs: tuple[str, ...]
+) -> bytes:
     parity = Parity(cases=8, tolerance=1e-5, median_error=1e-7, worst_error=3e-7)
     z = PortSpec(name="z", dtype="float32", shape=(None, tiny.DIM))
     out = tuple(PortSpec(name=name, dtype="float32", shape=(None, tiny.SLOTS)) for name in outputs)
     about = Description(
-        name="tiny", model_sha256=hashlib.sha256(model).hexdigest(), ports=(z,), outputs=out, reads=reads, writes=writes, frozen=("stem.whiten",), parity=parity
-    )  # fmt: skip
+        name="tiny",
+        model_sha256=hashlib.sha256(model).hexdigest(),
+        ports=(z,),
+        outputs=out,
+        reads=reads,
+        writes=writes,
+        frozen=("stem.whiten",),
+        parity=parity,
+    )
     values: dict[str, Any] = {"stem.whiten": np.eye(tiny.DIM, dtype=np.float32)}
-    values |= {name: np.ones((tiny.DIM, tiny.DIM if name == "ridge.gram" else tiny.SLOTS), np.float32) for name in reads}
+    values |= {
+        name: np.ones((tiny.DIM, tiny.DIM if name == "ridge.gram" else tiny.SLOTS), np.float32)
+        for name in reads
+    }
     return save(values, {KEY: msgspec.json.encode(about).decode()})
 
 
 def seeds() -> list[bytes]:
-    """The first byte says which model lies beside the file, or that it is a state of the first one."""
+    """The first byte says which model lies beside the file, or that it is a state of the first
+    one.
+    """
     learn, predict = _models()
     state = save({"ridge.gram": np.ones((tiny.DIM, tiny.DIM), np.float32)}, {KEY: "tiny"})
     return [
-        b"\0" + _described(learn, ("ridge.gram",), ("ridge.gram",), ()), b"\1" + _described(predict, ("ridge.weight",), (), ("logits",)),
+        b"\0" + _described(learn, ("ridge.gram",), ("ridge.gram",), ()),
+        b"\1" + _described(predict, ("ridge.weight",), (), ("logits",)),
         bytes([_STATE]) + state,
-    ]  # fmt: skip
+    ]
 
 
 def mutate(rng: Random, data: bytes, other: bytes) -> bytes:
@@ -59,7 +76,9 @@ def mutate(rng: Random, data: bytes, other: bytes) -> bytes:
         return first + safetensors.edit(rng, content, other[1:])
     try:
         header, values = safetensors.described(content)
-        header["__metadata__"][KEY] = tree.edit_json(rng, header["__metadata__"][KEY].encode(), texts=WORDS).decode()  # type: ignore[index]
+        header["__metadata__"][KEY] = tree.edit_json(
+            rng, header["__metadata__"][KEY].encode(), texts=WORDS
+        ).decode()  # type: ignore[index]
         return first + safetensors.assembled(header, values)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return first + raw.edit(rng, content, other[1:])
@@ -78,7 +97,9 @@ def prepare(scratch: Path) -> Execute:
         first, content = data[0] if data else 0, data[1:]
         if first == _STATE:
             (scratch / "given.safetensors").write_bytes(content)
-            step = read_graph(scratch / "whole.onnx", state=scratch / "given.safetensors", runtime=runtime)
+            step = read_graph(
+                scratch / "whole.onnx", state=scratch / "given.safetensors", runtime=runtime
+            )
         else:
             path = scratch / f"{first % 2}.onnx"
             path.with_suffix(".safetensors").write_bytes(content)
@@ -107,4 +128,14 @@ def is_past_header(error: Exception) -> bool:
 
 
 _NAMED = (BundleError, StateError, InputError, RuntimeUnavailable)
-TARGET = Target("saved_graph", seeds, mutate, prepare, _NAMED, is_past_header, ("edgeadapt._saved_graph",), share=30, memory_mib=256)
+TARGET = Target(
+    "saved_graph",
+    seeds,
+    mutate,
+    prepare,
+    _NAMED,
+    is_past_header,
+    ("edgeadapt._saved_graph",),
+    share=30,
+    memory_mib=256,
+)

@@ -1,4 +1,6 @@
-"""``manifest.sig`` and the text of public keys: what is accepted verifies, and only over the bytes that were signed."""
+"""``manifest.sig`` and the text of public keys: what is accepted verifies, and only over the bytes
+that were signed.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def mutate(rng: Random, data: bytes, other: bytes) -> bytes:
         return _respelt(rng, data)
     if rng.random() < 0.4 or not data.startswith(b"{"):
         return raw.edit(rng, data, other)
-    return tree.edit_json(rng, data, other, texts=("ed25519", "rsa", "0" * 16, "A" * 43 + "=", "A" * 86 + "=="))
+    return tree.edit_json(
+        rng, data, other, texts=("ed25519", "rsa", "0" * 16, "A" * 43 + "=", "A" * 86 + "==")
+    )
 
 
 def _respelt(rng: Random, data: bytes) -> bytes:
@@ -53,7 +57,9 @@ def prepare(scratch: Path) -> Execute:
         signature = decode_signature(data)
         for trusted in ((), (key,)):
             verify(manifest, signature, trusted)
-        assert _what_counts(signature) == _what_counts(signed), "another signature passed for this manifest"
+        assert _what_counts(signature) == _what_counts(signed), (
+            "another signature passed for this manifest"
+        )
         try:
             verify(manifest + b" ", signature)
         except BundleError:
@@ -69,7 +75,20 @@ def _what_counts(signature: Signature) -> tuple[str, str]:
 
 def is_past_header(error: Exception) -> bool:
     """It was a signature, or a key, by its form; the cryptography refused it."""
-    return any(part in str(error) for part in ("does not match", "unknown key", "not that of its public key"))
+    return any(
+        part in str(error)
+        for part in ("does not match", "unknown key", "not that of its public key")
+    )
 
 
-TARGET = Target("signature", seeds, mutate, prepare, (BundleError,), is_past_header, ("edgeadapt.bundle.signing",), share=60, memory_mib=64)
+TARGET = Target(
+    "signature",
+    seeds,
+    mutate,
+    prepare,
+    (BundleError,),
+    is_past_header,
+    ("edgeadapt.bundle.signing",),
+    share=60,
+    memory_mib=64,
+)

@@ -1,4 +1,6 @@
-"""The same file under a learner: it is refused when it is opened, or everything can be asked, learned, forgotten and undone."""
+"""The same file under a learner: it is refused when it is opened, or everything can be asked,
+learned, forgotten and undone.
+"""
 
 from __future__ import annotations
 
@@ -36,17 +38,31 @@ def _use(learner: Learner) -> None:
     x, names = shipped.clean()
     refused: list[EdgeadaptError] = []
     for call in (
-        learner.settle, learner.history, learner.decisions, learner.counters, learner.digest, learner.domains, lambda: learner.questions(3), lambda: learner.observe(x[:4], stream="cam"),
-        lambda: learner.learn(x[:2], names[:2], source="eve"), learner.settle, lambda: learner.forget(source="eve"), lambda: learner.forget(source="ann"), learner.rollback,
-        lambda: learner.remove_class("Coat"), learner.checkpoint,
-    ):  # fmt: skip
+        learner.settle,
+        learner.history,
+        learner.decisions,
+        learner.counters,
+        learner.digest,
+        learner.domains,
+        lambda: learner.questions(3),
+        lambda: learner.observe(x[:4], stream="cam"),
+        lambda: learner.learn(x[:2], names[:2], source="eve"),
+        learner.settle,
+        lambda: learner.forget(source="eve"),
+        lambda: learner.forget(source="ann"),
+        learner.rollback,
+        lambda: learner.remove_class("Coat"),
+        learner.checkpoint,
+    ):
         try:
             call()
         except EdgeadaptError as error:
             refused.append(error)
         assert np.isfinite(learner.predict(x[:2]).probs).all(), "it answers with what is no number"
     if refused:
-        raise StateError(f"opened, then {len(refused)} calls were refused: {refused[0]}") from refused[0]
+        raise StateError(
+            f"opened, then {len(refused)} calls were refused: {refused[0]}"
+        ) from refused[0]
 
 
 def _close(learner: Learner) -> None:
@@ -59,10 +75,26 @@ def _close(learner: Learner) -> None:
 
 
 _MODULES = (
-    "edgeadapt.device.recovery.rebuild", "edgeadapt.device.storage.database", "edgeadapt.device.storage.evidence_table", "edgeadapt.device.storage.commit_table", "edgeadapt.device.storage.rows", "edgeadapt.device.commits.holdout",
-    "edgeadapt.device.recovery.rollback", "edgeadapt.device.recovery.label_selection", "edgeadapt.device.commits.transactions",
+    "edgeadapt.device.recovery.rebuild",
+    "edgeadapt.device.storage.database",
+    "edgeadapt.device.storage.evidence_table",
+    "edgeadapt.device.storage.commit_table",
+    "edgeadapt.device.storage.rows",
+    "edgeadapt.device.commits.holdout",
+    "edgeadapt.device.recovery.rollback",
+    "edgeadapt.device.recovery.label_selection",
+    "edgeadapt.device.commits.transactions",
     "edgeadapt.device.learner",
-)  # fmt: skip
+)
 TARGET = Target(
-    "state", shipped_states, mutate, prepare, (EdgeadaptError,), is_past_header, _MODULES, share=4, memory_mib=512, seconds=30.0
+    "state",
+    shipped_states,
+    mutate,
+    prepare,
+    (EdgeadaptError,),
+    is_past_header,
+    _MODULES,
+    share=4,
+    memory_mib=512,
+    seconds=30.0,
 )

@@ -26,15 +26,25 @@ NEEDS = ("onnx",)
 def members() -> dict[str, bytes]:
     """Of the shipped bundle; an input is an edit of one of them."""
     with open(shipped.bundle().path, "rb") as file:
-        found = {name: read_entry(file, entry) for name, entry in read_directory(file, shipped.bundle().bytes).items()}
+        found = {
+            name: read_entry(file, entry)
+            for name, entry in read_directory(file, shipped.bundle().bytes).items()
+        }
     return found
 
 
 def seeds() -> list[bytes]:
-    """``member`` and a number from which the edit follows: a whole bundle of a megabyte is not carried about."""
+    """``member`` and a number from which the edit follows: a whole bundle of a megabyte is not
+    carried about.
+    """
     return [
         json.dumps({"member": name, "edit": 0}).encode()
-        for name in ("manifest.json", "weights/factory.safetensors", "weights/frozen.safetensors", "weights/guard.safetensors")
+        for name in (
+            "manifest.json",
+            "weights/factory.safetensors",
+            "weights/frozen.safetensors",
+            "weights/guard.safetensors",
+        )
     ]
 
 
@@ -68,7 +78,12 @@ def prepare(scratch: Path) -> Execute:
 
     def execute(data: bytes) -> None:
         path.write_bytes(repaired(spoilt(data)))
-        with open_learner(path, runtime=shipped.runtime(), budget=Budget(busy_fraction=1.0)) as learner, np.errstate(all="ignore"):
+        with (
+            open_learner(
+                path, runtime=shipped.runtime(), budget=Budget(busy_fraction=1.0)
+            ) as learner,
+            np.errstate(all="ignore"),
+        ):
             assert len(learner.observe(x[:4]).prediction) == 4
             learner.learn(x[:3], learner.classes[:1] * 3)
             learner.settle()
@@ -83,4 +98,15 @@ def is_past_header(error: Exception) -> bool:
 
 
 _MODULES = ("edgeadapt.device.inference.program", "edgeadapt.bundle._consistency")
-TARGET = Target("stranger", seeds, mutate, prepare, (EdgeadaptError,), is_past_header, _MODULES, share=2, memory_mib=512, seconds=30.0)
+TARGET = Target(
+    "stranger",
+    seeds,
+    mutate,
+    prepare,
+    (EdgeadaptError,),
+    is_past_header,
+    _MODULES,
+    share=2,
+    memory_mib=512,
+    seconds=30.0,
+)

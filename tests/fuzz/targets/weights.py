@@ -1,4 +1,6 @@
-"""The three weight files: what decodes also passed the check of its header, fits the manifest and is finite."""
+"""The three weight files: what decodes also passed the check of its header, fits the manifest and
+is finite.
+"""
 
 from __future__ import annotations
 
@@ -56,4 +58,13 @@ def is_past_header(error: Exception) -> bool:
     return "cut off or above" not in str(error) and "malformed" not in str(error)
 
 
-TARGET = Target("weights", seeds, mutate, prepare, (BundleError,), is_past_header, ("edgeadapt.bundle._weights",), share=110)
+TARGET = Target(
+    "weights",
+    seeds,
+    mutate,
+    prepare,
+    (BundleError,),
+    is_past_header,
+    ("edgeadapt.bundle._weights",),
+    share=110,
+)

@@ -1,7 +1,9 @@
-"""What the compiler is held to: learning steps and functions of every kind that a method here or a user's own may need.
+"""What the compiler is held to: learning steps and functions of every kind that a method here or a
+user's own may need.
 
-Each entry is a complete ``compile_step`` or ``compile_inference`` call at small sizes. Steps with a ``loss`` learn, and steps with a
-``sample_weight`` ignore weightless samples; the compiler itself refuses them otherwise.
+Each entry is a complete ``compile_step`` or ``compile_inference`` call at small sizes. Steps with a
+``loss`` learn, and steps with a ``sample_weight`` ignore weightless samples; the compiler itself
+refuses them otherwise.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ CLASSES = 4
 
 @dataclass(frozen=True)
 class Entry:
-    """One graph. ``is_quick`` entries run by default; the others repeat a family one member at a time, in the slow run."""
+    """One graph. ``is_quick`` entries run by default; the others repeat a family one member at a
+    time, in the slow run.
+    """
 
     name: str
     fn: Step
@@ -40,7 +44,14 @@ class Entry:
 
     def compile(self) -> CompiledGraph:
         if self.is_step:
-            return compile_step(self.name, self.fn, self.make_ports, self.tensors, frozen=self.frozen, **self.options)
+            return compile_step(
+                self.name,
+                self.fn,
+                self.make_ports,
+                self.tensors,
+                frozen=self.frozen,
+                **self.options,
+            )
         return compile_inference(self.name, self.fn, self.make_ports, self.tensors, **self.options)
 
 
@@ -52,7 +63,8 @@ def labelled(*shape: int) -> MakePorts:
     """``z (B, *shape)``, ``y (B,)`` and ``sample_weight (B,)``."""
 
     def make_ports(generator: torch.Generator, batch: int) -> Values:
-        z, y = torch.randn(batch, *shape, generator=generator), torch.randint(0, CLASSES, (batch,), generator=generator)
+        z = torch.randn(batch, *shape, generator=generator)
+        y = torch.randint(0, CLASSES, (batch,), generator=generator)
         return {"z": z, "y": y, "sample_weight": torch.ones(batch)}
 
     return make_ports
@@ -60,7 +72,9 @@ def labelled(*shape: int) -> MakePorts:
 
 def unweighted(make_ports: MakePorts) -> MakePorts:
     """Without ``sample_weight``, for steps that mix samples and so cannot leave one out."""
-    return lambda generator, batch: {key: value for key, value in make_ports(generator, batch).items() if key != "sample_weight"}
+    return lambda generator, batch: {
+        key: value for key, value in make_ports(generator, batch).items() if key != "sample_weight"
+    }
 
 
 def one_hot(index: Tensor, count: int) -> Tensor:
@@ -119,13 +133,18 @@ def training(
     rule, constants = optimiser or Momentum(), frozen or {}
     tensors = {**trained, **constants, **rule.state(trained)}
     step = learner(network, trained, rule, rate, loss, output)
-    return Entry(name, step, make_ports, tensors, tuple(constants), options=options, is_quick=is_quick)
+    return Entry(
+        name, step, make_ports, tensors, tuple(constants), options=options, is_quick=is_quick
+    )
 
 
 WIDTH = 12
 MLP = {
-    "mlp.w1": random(1, 16, WIDTH, scale=0.4), "mlp.b1": torch.zeros(16), "mlp.w2": random(2, CLASSES, 16, scale=0.3), "mlp.b2": torch.zeros(CLASSES)
-}  # fmt: skip
+    "mlp.w1": random(1, 16, WIDTH, scale=0.4),
+    "mlp.b1": torch.zeros(16),
+    "mlp.w2": random(2, CLASSES, 16, scale=0.3),
+    "mlp.b2": torch.zeros(CLASSES),
+}
 HEAD = {"head.weight": random(3, CLASSES, WIDTH, scale=0.3), "head.bias": torch.zeros(CLASSES)}
 
 
@@ -152,27 +171,76 @@ def low_rank(t: Values, z: Tensor) -> Tensor:
 
 SSF = {"ssf.scale": torch.ones(WIDTH), "ssf.shift": torch.zeros(WIDTH), **HEAD}
 NECK = {
-    "neck.gain": torch.ones(WIDTH), "neck.offset": torch.zeros(WIDTH), "neck.down": random(4, 6, WIDTH, scale=0.3),
-    "neck.up": random(5, WIDTH, 6, scale=0.1), **HEAD,
-}  # fmt: skip
-LORA = {"lora.a": random(6, 3, WIDTH, scale=0.3), "lora.b": random(7, CLASSES, 3, scale=0.1), "head.bias": torch.zeros(CLASSES)}
+    "neck.gain": torch.ones(WIDTH),
+    "neck.offset": torch.zeros(WIDTH),
+    "neck.down": random(4, 6, WIDTH, scale=0.3),
+    "neck.up": random(5, WIDTH, 6, scale=0.1),
+    **HEAD,
+}
+LORA = {
+    "lora.a": random(6, 3, WIDTH, scale=0.3),
+    "lora.b": random(7, CLASSES, 3, scale=0.1),
+    "head.bias": torch.zeros(CLASSES),
+}
 
 OPTIMISERS: dict[str, tuple[Optimiser, float]] = {
-    "SGD": (SGD(), 0.5), "momentum": (Momentum(), 0.1), "Adam": (Adam(), 0.02), "AdamW": (AdamW(0.05), 0.02),
-}  # fmt: skip
+    "SGD": (SGD(), 0.5),
+    "momentum": (Momentum(), 0.1),
+    "Adam": (Adam(), 0.02),
+    "AdamW": (AdamW(0.05), 0.02),
+}
 
 
 def adaptors() -> list[Entry]:
     ports = labelled(WIDTH)
-    found = [training(f"mlp, {name}", mlp, MLP, ports, optimiser=rule, rate=rate, is_quick=name == "AdamW")
-             for name, (rule, rate) in OPTIMISERS.items()]  # fmt: skip
-    found += [training(f"scale and shift, {name}", ssf, SSF, ports, optimiser=rule, rate=rate, is_quick=False)
-              for name, (rule, rate) in OPTIMISERS.items()]  # fmt: skip
-    found += [training(f"bottleneck, {name}", bottleneck, NECK, ports, optimiser=rule, rate=rate, is_quick=name == "Adam")
-              for name, (rule, rate) in OPTIMISERS.items()]  # fmt: skip
-    found += [training(f"low rank, {name}", low_rank, LORA, ports, optimiser=rule, rate=rate, is_quick=name == "SGD",
-                       frozen={"base.weight": random(50, CLASSES, WIDTH, scale=0.1)}) for name, (rule, rate) in OPTIMISERS.items()]  # fmt: skip
-    found.append(training("mlp, one sample at a time", mlp, MLP, ports, dynamic_batch=False, batch=1, is_quick=False))
+    found = [
+        training(
+            f"mlp, {name}", mlp, MLP, ports, optimiser=rule, rate=rate, is_quick=name == "AdamW"
+        )
+        for name, (rule, rate) in OPTIMISERS.items()
+    ]
+    found += [
+        training(
+            f"scale and shift, {name}", ssf, SSF, ports, optimiser=rule, rate=rate, is_quick=False
+        )
+        for name, (rule, rate) in OPTIMISERS.items()
+    ]
+    found += [
+        training(
+            f"bottleneck, {name}",
+            bottleneck,
+            NECK,
+            ports,
+            optimiser=rule,
+            rate=rate,
+            is_quick=name == "Adam",
+        )
+        for name, (rule, rate) in OPTIMISERS.items()
+    ]
+    found += [
+        training(
+            f"low rank, {name}",
+            low_rank,
+            LORA,
+            ports,
+            optimiser=rule,
+            rate=rate,
+            is_quick=name == "SGD",
+            frozen={"base.weight": random(50, CLASSES, WIDTH, scale=0.1)},
+        )
+        for name, (rule, rate) in OPTIMISERS.items()
+    ]
+    found.append(
+        training(
+            "mlp, one sample at a time",
+            mlp,
+            MLP,
+            ports,
+            dynamic_batch=False,
+            batch=1,
+            is_quick=False,
+        )
+    )
     return found
 
 
@@ -180,7 +248,9 @@ MAPS = 4
 
 
 def behind_a_stem(inner: Callable[[Values, Tensor], Tensor]) -> Callable[[Values, Tensor], Tensor]:
-    """A trained pointwise layer, what is tried, the mean over places, a head: gradients pass through ``inner`` to reach the stem."""
+    """A trained pointwise layer, what is tried, the mean over places, a head: gradients pass
+    through ``inner`` to reach the stem.
+    """
 
     def network(t: Values, z: Tensor) -> Tensor:
         stem = torch.einsum("bc...,mc->bm...", z, t["stem.weight"])
@@ -189,23 +259,52 @@ def behind_a_stem(inner: Callable[[Values, Tensor], Tensor]) -> Callable[[Values
     return network
 
 
-STEM = {"stem.weight": random(8, MAPS, 3, scale=0.8), "top.weight": random(9, CLASSES, MAPS), "top.bias": torch.zeros(CLASSES)}
+STEM = {
+    "stem.weight": random(8, MAPS, 3, scale=0.8),
+    "top.weight": random(9, CLASSES, MAPS),
+    "top.bias": torch.zeros(CLASSES),
+}
 
 
-def through(name: str, inner: Callable[[Values, Tensor], Tensor], size: tuple[int, ...] = (7, 6), *, weight: Tensor | None = None, **options: Any) -> Entry:
+def through(
+    name: str,
+    inner: Callable[[Values, Tensor], Tensor],
+    size: tuple[int, ...] = (7, 6),
+    *,
+    weight: Tensor | None = None,
+    **options: Any,
+) -> Entry:
     trained = STEM if weight is None else {**STEM, "inner.weight": weight}
     return training(name, behind_a_stem(inner), trained, labelled(3, *size), **options)
 
 
 def convolutions() -> list[Entry]:
-    def entry(name: str, weight: Tensor, size: tuple[int, ...] = (7, 6), is_quick: bool = True, **arguments: Any) -> Entry:
+    def entry(
+        name: str,
+        weight: Tensor,
+        size: tuple[int, ...] = (7, 6),
+        is_quick: bool = True,
+        **arguments: Any,
+    ) -> Entry:
         kind = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.dim()]
         if arguments.pop("transposed", False):
-            kind = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}[weight.dim()]
-        rate = arguments.pop("rate", 0.3 if "transpose" in kind.__name__ else 0.1)  # a mean over more places has smaller slopes
-        return through(name, lambda t, x: torch.tanh(kind(x, t["inner.weight"], **arguments)), size, weight=weight, rate=rate, is_quick=is_quick)
+            kind = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}[
+                weight.dim()
+            ]
+        # a mean over more places has smaller slopes
+        rate = arguments.pop("rate", 0.3 if "transpose" in kind.__name__ else 0.1)
+        return through(
+            name,
+            lambda t, x: torch.tanh(kind(x, t["inner.weight"], **arguments)),
+            size,
+            weight=weight,
+            rate=rate,
+            is_quick=is_quick,
+        )
 
-    full, grouped, single = random(10, MAPS, MAPS, 3, 3, scale=0.3), random(11, MAPS, 2, 3, 3, scale=0.4), random(12, MAPS, 1, 3, 3, scale=0.5)
+    full = random(10, MAPS, MAPS, 3, 3, scale=0.3)
+    grouped = random(11, MAPS, 2, 3, 3, scale=0.4)
+    single = random(12, MAPS, 1, 3, 3, scale=0.5)
     return [
         entry("convolution, padded", full, padding=1, is_quick=False),
         entry("convolution, without padding", full, is_quick=False),
@@ -214,21 +313,81 @@ def convolutions() -> list[Entry]:
         entry("convolution, depthwise and strided", single, stride=2, padding=1, groups=MAPS),
         entry("convolution, grouped", grouped, padding=(2, 0), groups=2, is_quick=False),
         entry("convolution, dilated", full, padding=(2, 3), dilation=(2, 3), is_quick=False),
-        entry("convolution, padding beyond the kernel", full, padding=(4, 1), stride=(1, 2), is_quick=False),
-        entry("convolution, same padding of an even kernel", random(13, MAPS, MAPS, 4, 2, scale=0.3), padding="same", is_quick=False),
+        entry(
+            "convolution, padding beyond the kernel",
+            full,
+            padding=(4, 1),
+            stride=(1, 2),
+            is_quick=False,
+        ),
+        entry(
+            "convolution, same padding of an even kernel",
+            random(13, MAPS, MAPS, 4, 2, scale=0.3),
+            padding="same",
+            is_quick=False,
+        ),
         through(
             "convolution, asymmetric padding",
             lambda t, x: torch.tanh(F.conv2d(F.pad(x, (0, 1, 0, 1)), t["inner.weight"], stride=2)),
-            weight=full, is_quick=False,
+            weight=full,
+            is_quick=False,
         ),
-        entry("convolution, transposed", full, stride=2, padding=1, output_padding=1, transposed=True),
-        entry("convolution, transposed and grouped", random(14, MAPS, 2, 3, 3, scale=0.4), stride=(1, 2), groups=2, transposed=True, is_quick=False),
-        entry("convolution, transposed and dilated", full, stride=2, padding=1, dilation=2, transposed=True, rate=0.6, is_quick=False),
-        entry("convolution, one axis", random(15, MAPS, 2, 5, scale=0.3), (15,), stride=2, padding=2, groups=2, is_quick=False),
-        entry("convolution, one axis, dilated and depthwise", random(16, MAPS, 1, 3, scale=0.5), (15,), dilation=3, groups=MAPS, is_quick=False),
-        entry("convolution, one axis, transposed", random(17, MAPS, MAPS, 4, scale=0.3), (8,), stride=2, padding=1, transposed=True, is_quick=False),
-        entry("convolution, three axes", random(18, MAPS, MAPS, 2, 2, 3, scale=0.3), (4, 3, 5), stride=(1, 1, 2), padding=(0, 1, 1), is_quick=False),
-    ]  # fmt: skip
+        entry(
+            "convolution, transposed", full, stride=2, padding=1, output_padding=1, transposed=True
+        ),
+        entry(
+            "convolution, transposed and grouped",
+            random(14, MAPS, 2, 3, 3, scale=0.4),
+            stride=(1, 2),
+            groups=2,
+            transposed=True,
+            is_quick=False,
+        ),
+        entry(
+            "convolution, transposed and dilated",
+            full,
+            stride=2,
+            padding=1,
+            dilation=2,
+            transposed=True,
+            rate=0.6,
+            is_quick=False,
+        ),
+        entry(
+            "convolution, one axis",
+            random(15, MAPS, 2, 5, scale=0.3),
+            (15,),
+            stride=2,
+            padding=2,
+            groups=2,
+            is_quick=False,
+        ),
+        entry(
+            "convolution, one axis, dilated and depthwise",
+            random(16, MAPS, 1, 3, scale=0.5),
+            (15,),
+            dilation=3,
+            groups=MAPS,
+            is_quick=False,
+        ),
+        entry(
+            "convolution, one axis, transposed",
+            random(17, MAPS, MAPS, 4, scale=0.3),
+            (8,),
+            stride=2,
+            padding=1,
+            transposed=True,
+            is_quick=False,
+        ),
+        entry(
+            "convolution, three axes",
+            random(18, MAPS, MAPS, 2, 2, 3, scale=0.3),
+            (4, 3, 5),
+            stride=(1, 1, 2),
+            padding=(0, 1, 1),
+            is_quick=False,
+        ),
+    ]
 
 
 def batch_statistics(t: Values, x: Tensor) -> Tensor:
@@ -242,16 +401,27 @@ def normalisations() -> list[Entry]:
     def entry(name: str, inner: Callable[[Values, Tensor], Tensor], is_quick: bool = True) -> Entry:
         ports = labelled(3, 5, 4)
         mixes = inner is batch_statistics
-        return training(name, behind_a_stem(inner), {**STEM, **AFFINE}, unweighted(ports) if mixes else ports, is_quick=is_quick)
+        return training(
+            name,
+            behind_a_stem(inner),
+            {**STEM, **AFFINE},
+            unweighted(ports) if mixes else ports,
+            is_quick=is_quick,
+        )
 
     def layer(t: Values, x: Tensor) -> Tensor:
-        return torch.tanh(F.layer_norm(x.movedim(1, -1), (MAPS,), t["norm.gain"], t["norm.offset"]).movedim(-1, 1))
+        return torch.tanh(
+            F.layer_norm(x.movedim(1, -1), (MAPS,), t["norm.gain"], t["norm.offset"]).movedim(-1, 1)
+        )
 
     def group(t: Values, x: Tensor) -> Tensor:
         return torch.tanh(F.group_norm(x, 2, t["norm.gain"], t["norm.offset"]))
 
     def root_mean_square(t: Values, x: Tensor) -> Tensor:
-        return torch.tanh(F.rms_norm(x.movedim(1, -1), (MAPS,), t["norm.gain"]).movedim(-1, 1) + t["norm.offset"][:, None, None])
+        return torch.tanh(
+            F.rms_norm(x.movedim(1, -1), (MAPS,), t["norm.gain"]).movedim(-1, 1)
+            + t["norm.offset"][:, None, None]
+        )
 
     def instance(t: Values, x: Tensor) -> Tensor:
         return torch.tanh(F.instance_norm(x, weight=t["norm.gain"], bias=t["norm.offset"]))
@@ -264,7 +434,9 @@ def normalisations() -> list[Entry]:
         entry("instance norm", instance, is_quick=False),
         training(
             "batch norm of features, batch statistics",
-            lambda t, z: head(t, F.batch_norm(z, None, None, t["bn.gain"], t["bn.offset"], training=True)),
+            lambda t, z: head(
+                t, F.batch_norm(z, None, None, t["bn.gain"], t["bn.offset"], training=True)
+            ),
             {"bn.gain": torch.ones(WIDTH), "bn.offset": torch.zeros(WIDTH), **HEAD},
             unweighted(labelled(WIDTH)),
             dynamic_batch=False,  # torch refuses to normalise one sample by itself
@@ -274,21 +446,46 @@ def normalisations() -> list[Entry]:
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu, "relu6": F.relu6, "leaky relu": F.leaky_relu, "gelu": F.gelu, "gelu, tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "silu": F.silu, "hard-swish": F.hardswish, "hard-sigmoid": F.hardsigmoid, "softplus": F.softplus, "mish": F.mish, "elu": F.elu,
-    "sigmoid": torch.sigmoid, "log-sigmoid": F.logsigmoid, "softsign": F.softsign, "clamp": lambda x: x.clamp(-0.7, 0.9),
-}  # fmt: skip
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "leaky relu": F.leaky_relu,
+    "gelu": F.gelu,
+    "gelu, tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "hard-swish": F.hardswish,
+    "hard-sigmoid": F.hardsigmoid,
+    "softplus": F.softplus,
+    "mish": F.mish,
+    "elu": F.elu,
+    "sigmoid": torch.sigmoid,
+    "log-sigmoid": F.logsigmoid,
+    "softsign": F.softsign,
+    "clamp": lambda x: x.clamp(-0.7, 0.9),
+}
 
 
 def activations() -> list[Entry]:
     def together(t: Values, z: Tensor) -> Tensor:
         inner = F.linear(z, t["mlp.w1"], t["mlp.b1"])
-        return F.linear(torch.cat([activation(inner) for activation in ACTIVATIONS.values()], 1), t["mlp.w2"], t["mlp.b2"])
+        return F.linear(
+            torch.cat([activation(inner) for activation in ACTIVATIONS.values()], 1),
+            t["mlp.w2"],
+            t["mlp.b2"],
+        )
 
     wide = {**MLP, "mlp.w2": random(19, CLASSES, 16 * len(ACTIVATIONS), scale=0.1)}
     found = [training("activations, all side by side", together, wide, labelled(WIDTH), rate=0.02)]
     for name, activation in ACTIVATIONS.items():
-        found.append(training(f"activation, {name}", lambda t, z, f=activation: mlp(t, z, f), MLP, labelled(WIDTH), rate=0.2, is_quick=False))
+        found.append(
+            training(
+                f"activation, {name}",
+                lambda t, z, f=activation: mlp(t, z, f),
+                MLP,
+                labelled(WIDTH),
+                rate=0.2,
+                is_quick=False,
+            )
+        )
     return found
 
 
@@ -300,7 +497,10 @@ POOLS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "max to a fixed size": (lambda x: F.adaptive_max_pool2d(x, (1, 2)), (5, 8)),
     "average": (lambda x: F.avg_pool2d(x, 2), (6, 4)),
     "average, padded and overlapping": (lambda x: F.avg_pool2d(x, 3, 2, 1), (7, 6)),
-    "average, padding not counted": (lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), (7, 6)),
+    "average, padding not counted": (
+        lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
+        (7, 6),
+    ),
     "average, ceil mode": (lambda x: F.avg_pool2d(x, 2, ceil_mode=True), (7, 5)),
     "average, one axis": (lambda x: F.avg_pool1d(x, 4, 2, 1), (10,)),
     "average to one place": (lambda x: F.adaptive_avg_pool2d(x, 1), (5, 4)),
@@ -312,17 +512,29 @@ POOLS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
 def poolings() -> list[Entry]:
     quick = {"average, padding not counted"}
     return [
-        through(f"pooling, {name}", lambda t, x, f=pool: torch.tanh(2 * f(torch.tanh(x))), size, rate=0.3, is_quick=name in quick)
+        through(
+            f"pooling, {name}",
+            lambda t, x, f=pool: torch.tanh(2 * f(torch.tanh(x))),
+            size,
+            rate=0.3,
+            is_quick=name in quick,
+        )
         for name, (pool, size) in POOLS.items()
     ]
 
 
 TOKENS, EMBED, HEADS = 5, 8, 2
 BLOCK = {
-    "block.qkv": random(20, 3 * EMBED, EMBED, scale=0.4), "block.qkv_bias": random(21, 3 * EMBED, scale=0.1), "block.out": random(22, EMBED, EMBED, scale=0.3),
-    "block.gain": torch.ones(EMBED), "block.offset": torch.zeros(EMBED), "block.up": random(23, 2 * EMBED, EMBED, scale=0.3),
-    "block.down": random(24, EMBED, 2 * EMBED, scale=0.2), "top.weight": random(25, CLASSES, EMBED), "top.bias": torch.zeros(CLASSES),
-}  # fmt: skip
+    "block.qkv": random(20, 3 * EMBED, EMBED, scale=0.4),
+    "block.qkv_bias": random(21, 3 * EMBED, scale=0.1),
+    "block.out": random(22, EMBED, EMBED, scale=0.3),
+    "block.gain": torch.ones(EMBED),
+    "block.offset": torch.zeros(EMBED),
+    "block.up": random(23, 2 * EMBED, EMBED, scale=0.3),
+    "block.down": random(24, EMBED, 2 * EMBED, scale=0.2),
+    "top.weight": random(25, CLASSES, EMBED),
+    "top.bias": torch.zeros(CLASSES),
+}
 
 
 def written_out(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -330,11 +542,15 @@ def written_out(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def transformer_block(attend: Callable[..., Tensor]) -> Callable[[Values, Tensor], Tensor]:
-    """The last block of a small vision transformer, pre-norm, and its classifier on the mean token."""
+    """The last block of a small vision transformer, pre-norm, and its classifier on the mean
+    token.
+    """
 
     def network(t: Values, z: Tensor) -> Tensor:
         normal = F.layer_norm(z, (EMBED,), t["block.gain"], t["block.offset"])
-        split = F.linear(normal, t["block.qkv"], t["block.qkv_bias"]).unflatten(-1, (3, HEADS, EMBED // HEADS))
+        split = F.linear(normal, t["block.qkv"], t["block.qkv_bias"]).unflatten(
+            -1, (3, HEADS, EMBED // HEADS)
+        )
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
         z = z + attend(query, key, value).transpose(1, 2).flatten(2) @ t["block.out"].T
         z = z + F.gelu(F.layer_norm(z, (EMBED,)) @ t["block.up"].T) @ t["block.down"].T
@@ -351,30 +567,62 @@ def attentions() -> list[Entry]:
     inside = {f"module.{name}": value.detach() for name, value in module.named_parameters()}
 
     def packaged(t: Values, z: Tensor) -> Tensor:
-        mixed, _ = functional_call(module, {key.removeprefix("module."): t[key] for key in inside}, (z, z, z), {"need_weights": False})
+        mixed, _ = functional_call(
+            module,
+            {key.removeprefix("module."): t[key] for key in inside},
+            (z, z, z),
+            {"need_weights": False},
+        )
         return F.linear((z + mixed).mean(1), t["top.weight"], t["top.bias"])
 
     mask = torch.tensor([[row - column < 3 for column in range(TOKENS)] for row in range(TOKENS)])
     return [
-        training("attention, written out", transformer_block(written_out), BLOCK, ports, rate=0.05, is_quick=False),
-        training("attention, torch's own", transformer_block(F.scaled_dot_product_attention), BLOCK, ports, rate=0.05),
         training(
-            "attention, causal", transformer_block(lambda *qkv: F.scaled_dot_product_attention(*qkv, is_causal=True)), BLOCK, ports, rate=0.05,
+            "attention, written out",
+            transformer_block(written_out),
+            BLOCK,
+            ports,
+            rate=0.05,
             is_quick=False,
         ),
         training(
-            "attention, masked", transformer_block(lambda *qkv: F.scaled_dot_product_attention(*qkv, attn_mask=mask)), BLOCK, ports, rate=0.05,
+            "attention, torch's own",
+            transformer_block(F.scaled_dot_product_attention),
+            BLOCK,
+            ports,
+            rate=0.05,
+        ),
+        training(
+            "attention, causal",
+            transformer_block(lambda *qkv: F.scaled_dot_product_attention(*qkv, is_causal=True)),
+            BLOCK,
+            ports,
+            rate=0.05,
             is_quick=False,
         ),
         training(
-            "attention, nn.MultiheadAttention", packaged, {**inside, "top.weight": random(27, CLASSES, EMBED), "top.bias": torch.zeros(CLASSES)},
-            ports, rate=0.05, is_quick=False,
+            "attention, masked",
+            transformer_block(lambda *qkv: F.scaled_dot_product_attention(*qkv, attn_mask=mask)),
+            BLOCK,
+            ports,
+            rate=0.05,
+            is_quick=False,
         ),
-    ]  # fmt: skip
+        training(
+            "attention, nn.MultiheadAttention",
+            packaged,
+            {**inside, "top.weight": random(27, CLASSES, EMBED), "top.bias": torch.zeros(CLASSES)},
+            ports,
+            rate=0.05,
+            is_quick=False,
+        ),
+    ]
 
 
 def soft_hebbian(p: Values, t: Values) -> tuple[Values, Values]:
-    """SoftHebb (Journe et al., ICLR 2023, arXiv 2209.11883, eq. 1): ``dw_k = sum y_k (x - u_k w_k)``, divided by its largest entry."""
+    """SoftHebb (Journe et al., ICLR 2023, arXiv 2209.11883, eq. 1): ``dw_k = sum y_k (x - u_k
+    w_k)``, divided by its largest entry.
+    """
     filters, live = t["hebb.filters"], p["sample_weight"].sum() > 0
     u = F.conv2d(p["z"], filters, padding=1)
     y = torch.softmax(2 * u, 1) * p["sample_weight"][:, None, None, None]
@@ -388,16 +636,30 @@ def counting(p: Values, t: Values) -> tuple[Values, Values]:
     """Counts of (nearest key, class), in float32 and in int32, and sums of features by class."""
     nearest = (t["book.keys"].square().sum(1) - 2 * p["z"] @ t["book.keys"].T).argmin(1)
     hit, label = one_hot(nearest, 6), one_hot(p["y"], CLASSES) * p["sample_weight"].unsqueeze(1)
-    seen = (one_hot(nearest, 6) * (p["sample_weight"] > 0).float().unsqueeze(1)).to(torch.int32).sum(0).to(torch.int32)
-    return {}, {"book.counts": t["book.counts"] + hit.T @ label, "book.seen": t["book.seen"] + seen, "book.sums": t["book.sums"] + label.T @ p["z"]}
+    seen = (
+        (one_hot(nearest, 6) * (p["sample_weight"] > 0).float().unsqueeze(1))
+        .to(torch.int32)
+        .sum(0)
+        .to(torch.int32)
+    )
+    return {}, {
+        "book.counts": t["book.counts"] + hit.T @ label,
+        "book.seen": t["book.seen"] + seen,
+        "book.sums": t["book.sums"] + label.T @ p["z"],
+    }
 
 
 def key_search(p: Values, t: Values) -> tuple[Values, Values]:
-    """The three nearest of the stored samples vote, by the third largest similarity and not by indices, which differ on ties."""
+    """The three nearest of the stored samples vote, by the third largest similarity and not by
+    indices, which differ on ties.
+    """
     near = F.normalize(p["z"], dim=1) @ F.normalize(t["store.keys"], dim=1).T
     kth = near.topk(3, 1).values[:, 2:]
     votes = torch.where(near >= kth, (near - kth).exp(), 0.0) @ t["store.labels"]
-    return {"probability": votes / votes.sum(1, keepdim=True), "similarity": near.topk(3, 1).values}, {}
+    return {
+        "probability": votes / votes.sum(1, keepdim=True),
+        "similarity": near.topk(3, 1).values,
+    }, {}
 
 
 def moving_average(p: Values, t: Values) -> tuple[Values, Values]:
@@ -405,17 +667,26 @@ def moving_average(p: Values, t: Values) -> tuple[Values, Values]:
     label = one_hot(p["y"], CLASSES) * p["sample_weight"].unsqueeze(1)
     count = label.sum(0).unsqueeze(1)
     mean = label.T @ p["z"] / count.clamp(min=1e-6)
-    return {}, {"ema.means": torch.where(count > 0, t["ema.means"] + 0.1 * (mean - t["ema.means"]), t["ema.means"])}
+    return {}, {
+        "ema.means": torch.where(
+            count > 0, t["ema.means"] + 0.1 * (mean - t["ema.means"]), t["ema.means"]
+        )
+    }
 
 
 def ridge_sums(p: Values, t: Values) -> tuple[Values, Values]:
     """Information form: ``A += Z^T W Z``, ``b += Z^T W Y``."""
     weighted = p["z"] * p["sample_weight"].unsqueeze(1)
-    return {}, {"ridge.gram": t["ridge.gram"] + weighted.T @ p["z"], "ridge.moment": t["ridge.moment"] + weighted.T @ one_hot(p["y"], CLASSES)}
+    return {}, {
+        "ridge.gram": t["ridge.gram"] + weighted.T @ p["z"],
+        "ridge.moment": t["ridge.moment"] + weighted.T @ one_hot(p["y"], CLASSES),
+    }
 
 
 def newton_schulz_ridge(p: Values, t: Values) -> tuple[Values, Values]:
-    """``W = (A + l I)^-1 b`` by 14 Newton-Schulz steps ``X <- X (2 I - A X)`` from ``A^T / (|A|_1 |A|_inf)``."""
+    """``W = (A + l I)^-1 b`` by 14 Newton-Schulz steps ``X <- X (2 I - A X)`` from ``A^T / (|A|_1
+    |A|_inf)``.
+    """
     gram = t["ridge.gram"] + torch.eye(WIDTH)
     inverse = gram.T / gram.abs().sum(0).amax(0).square()
     for _ in range(14):
@@ -438,7 +709,9 @@ def conjugate_gradients(p: Values, t: Values) -> tuple[Values, Values]:
 
 
 def sinkhorn(p: Values, t: Values) -> tuple[Values, Values]:
-    """Balanced soft assignment to prototypes: eight rounds of row and column normalisation in the log domain."""
+    """Balanced soft assignment to prototypes: eight rounds of row and column normalisation in the
+    log domain.
+    """
     scores = F.normalize(p["z"], dim=1) @ F.normalize(t["proto.keys"], dim=1).T / 0.2
     for _ in range(8):
         scores = scores - scores.logsumexp(0, keepdim=True)
@@ -456,7 +729,9 @@ def power_iteration(p: Values, t: Values) -> tuple[Values, Values]:
 
 
 def orthogonal_momentum(p: Values, t: Values) -> tuple[Values, Values]:
-    """Momentum made orthogonal by five Newton-Schulz steps ``X <- 3/2 X - 1/2 X X^T X`` (the idea of Muon) before it is applied."""
+    """Momentum made orthogonal by five Newton-Schulz steps ``X <- 3/2 X - 1/2 X X^T X`` (the idea
+    of Muon) before it is applied.
+    """
 
     def objective(weight: Tensor) -> Tensor:
         return mean_over_samples(F.cross_entropy(p["z"] @ weight.T, p["y"], reduction="none"), p)
@@ -472,7 +747,9 @@ def orthogonal_momentum(p: Values, t: Values) -> tuple[Values, Values]:
 
 
 def laplacian_assignment(p: Values, t: Values) -> tuple[Values, Values]:
-    """LAME (Boudiaf et al., CVPR 2022, arXiv 2201.05718): six fixed-point rounds between logits and the batch's own neighbourhoods."""
+    """LAME (Boudiaf et al., CVPR 2022, arXiv 2201.05718): six fixed-point rounds between logits and
+    the batch's own neighbourhoods.
+    """
     logs = F.log_softmax(head(t, p["z"]), 1)
     normal = F.normalize(p["z"], dim=1)
     kernel = torch.exp(normal @ normal.T)
@@ -489,46 +766,122 @@ def gram(seed: int) -> Tensor:
 
 def other_rules() -> list[Entry]:
     ports = labelled(WIDTH)
-    ridge = {"ridge.gram": gram(30), "ridge.moment": random(31, WIDTH, CLASSES, scale=3.0), "ridge.weight": random(32, WIDTH, CLASSES, scale=0.1)}
+    ridge = {
+        "ridge.gram": gram(30),
+        "ridge.moment": random(31, WIDTH, CLASSES, scale=3.0),
+        "ridge.weight": random(32, WIDTH, CLASSES, scale=0.1),
+    }
     book = {
-        "book.keys": random(33, 6, WIDTH), "book.counts": torch.ones(6, CLASSES), "book.seen": torch.zeros(6, dtype=torch.int32),
+        "book.keys": random(33, 6, WIDTH),
+        "book.counts": torch.ones(6, CLASSES),
+        "book.seen": torch.zeros(6, dtype=torch.int32),
         "book.sums": torch.zeros(CLASSES, WIDTH),
-    }  # fmt: skip
-    store = {"store.keys": random(34, 20, WIDTH), "store.labels": one_hot(torch.arange(20) % CLASSES, CLASSES)}
+    }
+    store = {
+        "store.keys": random(34, 20, WIDTH),
+        "store.labels": one_hot(torch.arange(20) % CLASSES, CLASSES),
+    }
 
     def no_ports(generator: torch.Generator, batch: int) -> Values:
         return {}
 
     return [
-        Entry("soft-Hebbian convolution", soft_hebbian, unlabelled(3, 6, 5), {"hebb.filters": F.normalize(random(35, 5, 27), dim=1).reshape(5, 3, 3, 3)}),
+        Entry(
+            "soft-Hebbian convolution",
+            soft_hebbian,
+            unlabelled(3, 6, 5),
+            {"hebb.filters": F.normalize(random(35, 5, 27), dim=1).reshape(5, 3, 3, 3)},
+        ),
         Entry("counting", counting, ports, book, ("book.keys",)),
         Entry("key search", key_search, unlabelled(WIDTH), store, is_step=False),
         Entry("moving average", moving_average, ports, {"ema.means": random(36, CLASSES, WIDTH)}),
-        Entry("ridge, sums", ridge_sums, ports, {key: ridge[key] for key in ("ridge.gram", "ridge.moment")}),
-        Entry("ridge, Newton-Schulz", newton_schulz_ridge, no_ports, ridge, options={"dynamic_batch": False}),
-        Entry("ridge, conjugate gradients", conjugate_gradients, no_ports, ridge, options={"dynamic_batch": False}, is_quick=False),
-        Entry("Sinkhorn", sinkhorn, unlabelled(WIDTH), {"proto.keys": random(37, 3, WIDTH)}, is_step=False, is_quick=False),
-        Entry("power iteration", power_iteration, unweighted(unlabelled(WIDTH)), {"power.moment": gram(38), "power.direction": F.normalize(random(39, WIDTH), dim=0)}, is_quick=False),
-        Entry("orthogonal momentum", orthogonal_momentum, ports, {"muon.weight": random(40, CLASSES, WIDTH, scale=0.1), "muon.velocity": random(41, CLASSES, WIDTH, scale=0.01)}, is_quick=False),
+        Entry(
+            "ridge, sums",
+            ridge_sums,
+            ports,
+            {key: ridge[key] for key in ("ridge.gram", "ridge.moment")},
+        ),
+        Entry(
+            "ridge, Newton-Schulz",
+            newton_schulz_ridge,
+            no_ports,
+            ridge,
+            options={"dynamic_batch": False},
+        ),
+        Entry(
+            "ridge, conjugate gradients",
+            conjugate_gradients,
+            no_ports,
+            ridge,
+            options={"dynamic_batch": False},
+            is_quick=False,
+        ),
+        Entry(
+            "Sinkhorn",
+            sinkhorn,
+            unlabelled(WIDTH),
+            {"proto.keys": random(37, 3, WIDTH)},
+            is_step=False,
+            is_quick=False,
+        ),
+        Entry(
+            "power iteration",
+            power_iteration,
+            unweighted(unlabelled(WIDTH)),
+            {"power.moment": gram(38), "power.direction": F.normalize(random(39, WIDTH), dim=0)},
+            is_quick=False,
+        ),
+        Entry(
+            "orthogonal momentum",
+            orthogonal_momentum,
+            ports,
+            {
+                "muon.weight": random(40, CLASSES, WIDTH, scale=0.1),
+                "muon.velocity": random(41, CLASSES, WIDTH, scale=0.01),
+            },
+            is_quick=False,
+        ),
         Entry("Laplacian assignment", laplacian_assignment, unlabelled(WIDTH), HEAD, is_step=False),
-    ]  # fmt: skip
+    ]
 
 
 def unlabelled(*shape: int) -> MakePorts:
     """``z (B, *shape)`` and ``sample_weight (B,)``."""
     whole = labelled(*shape)
-    return lambda generator, batch: {key: value for key, value in whole(generator, batch).items() if key != "y"}
+    return lambda generator, batch: {
+        key: value for key, value in whole(generator, batch).items() if key != "y"
+    }
 
 
 LOSSES: dict[str, Callable[[Tensor, Values, Values], Tensor]] = {
-    "label smoothing": lambda logits, p, t: F.cross_entropy(logits, p["y"], reduction="none", label_smoothing=0.1),
-    "binary cross-entropy": lambda logits, p, t: F.binary_cross_entropy_with_logits(logits, one_hot(p["y"], CLASSES), reduction="none").mean(1),
-    "squared error": lambda logits, p, t: F.mse_loss(logits, one_hot(p["y"], CLASSES), reduction="none").mean(1),
-    "smooth absolute error": lambda logits, p, t: F.smooth_l1_loss(logits, one_hot(p["y"], CLASSES), reduction="none").mean(1),
-    "distillation": lambda logits, p, t: F.kl_div(
-        F.log_softmax(logits / 2, 1), F.softmax(p["z"] @ t["teacher.weight"].T, 1), reduction="none"
-    ).sum(1),
-    "focal": lambda logits, p, t: -((1 - logits.softmax(1)).square() * F.log_softmax(logits, 1) * one_hot(p["y"], CLASSES)).sum(1),
+    "label smoothing": lambda logits, p, t: F.cross_entropy(
+        logits, p["y"], reduction="none", label_smoothing=0.1
+    ),
+    "binary cross-entropy": (
+        lambda logits, p, t: F.binary_cross_entropy_with_logits(
+            logits, one_hot(p["y"], CLASSES), reduction="none"
+        ).mean(1)
+    ),
+    "squared error": (
+        lambda logits, p, t: F.mse_loss(logits, one_hot(p["y"], CLASSES), reduction="none").mean(1)
+    ),
+    "smooth absolute error": (
+        lambda logits, p, t: F.smooth_l1_loss(
+            logits, one_hot(p["y"], CLASSES), reduction="none"
+        ).mean(1)
+    ),
+    "distillation": (
+        lambda logits, p, t: F.kl_div(
+            F.log_softmax(logits / 2, 1),
+            F.softmax(p["z"] @ t["teacher.weight"].T, 1),
+            reduction="none",
+        ).sum(1)
+    ),
+    "focal": lambda logits, p, t: (
+        -(
+            (1 - logits.softmax(1)).square() * F.log_softmax(logits, 1) * one_hot(p["y"], CLASSES)
+        ).sum(1)
+    ),
     "multi-margin": lambda logits, p, t: F.multi_margin_loss(logits, p["y"], reduction="none"),
 }
 
@@ -545,14 +898,51 @@ def losses() -> list[Entry]:
     ports = labelled(WIDTH)
 
     def together(logits: Tensor, p: Values, t: Values) -> Tensor:
-        return sum((loss(logits, p, t) for name, loss in LOSSES.items() if name != "multi-margin"), entropy(logits, p, t))  # type: ignore[no-any-return]
+        return sum(
+            (loss(logits, p, t) for name, loss in LOSSES.items() if name != "multi-margin"),
+            entropy(logits, p, t),
+        )  # type: ignore[no-any-return]
 
-    found = [training("losses, all at once", mlp, MLP, ports, loss=together, output="objective", frozen=TEACHER, rate=0.05)]
-    found.append(training("entropy", mlp, MLP, unlabelled(WIDTH), loss=entropy, output="entropy", is_quick=False))
-    for name in ("label smoothing", "binary cross-entropy", "squared error", "smooth absolute error", "distillation", "focal"):
-        output = "loss" if name in ("squared error", "focal") else "objective"  # the others stay above half of where they begin
+    found = [
+        training(
+            "losses, all at once",
+            mlp,
+            MLP,
+            ports,
+            loss=together,
+            output="objective",
+            frozen=TEACHER,
+            rate=0.05,
+        )
+    ]
+    found.append(
+        training(
+            "entropy", mlp, MLP, unlabelled(WIDTH), loss=entropy, output="entropy", is_quick=False
+        )
+    )
+    for name in (
+        "label smoothing",
+        "binary cross-entropy",
+        "squared error",
+        "smooth absolute error",
+        "distillation",
+        "focal",
+    ):
+        # the others stay above half of where they begin
+        output = "loss" if name in ("squared error", "focal") else "objective"
         frozen = TEACHER if name == "distillation" else None
-        found.append(training(f"loss, {name}", mlp, MLP, ports, loss=LOSSES[name], output=output, frozen=frozen, is_quick=False))
+        found.append(
+            training(
+                f"loss, {name}",
+                mlp,
+                MLP,
+                ports,
+                loss=LOSSES[name],
+                output=output,
+                frozen=frozen,
+                is_quick=False,
+            )
+        )
     return found
 
 
@@ -562,10 +952,16 @@ def lookups() -> list[Entry]:
         z = torch.randint(0, 9, (batch, TOKENS), generator=generator)
         return {"z": z, "y": y, "sample_weight": torch.ones(batch)}
 
-    table = {"table.rows": random(46, 9, EMBED), "top.weight": random(47, CLASSES, EMBED), "top.bias": torch.zeros(CLASSES)}
+    table = {
+        "table.rows": random(46, 9, EMBED),
+        "top.weight": random(47, CLASSES, EMBED),
+        "top.bias": torch.zeros(CLASSES),
+    }
 
     def network(t: Values, z: Tensor) -> Tensor:
-        return F.linear(torch.tanh(F.embedding(z, t["table.rows"])).mean(1), t["top.weight"], t["top.bias"])
+        return F.linear(
+            torch.tanh(F.embedding(z, t["table.rows"])).mean(1), t["top.weight"], t["top.bias"]
+        )
 
     return [training("embedding", network, table, tokens, output="objective", rate=0.5)]
 
@@ -575,37 +971,76 @@ def modules() -> list[Entry]:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(48)
         network = nn.Sequential(
-            nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU6(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32, CLASSES)
-        ).eval()  # fmt: skip
+            nn.Conv2d(3, 8, 3, stride=2, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU6(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32, CLASSES),
+        ).eval()
     trained = {f"net.{name}": value.detach().clone() for name, value in network.named_parameters()}
-    buffers = {f"net.{name}": value.detach().clone() for name, value in network.named_buffers() if value.is_floating_point()}
+    buffers = {
+        f"net.{name}": value.detach().clone()
+        for name, value in network.named_buffers()
+        if value.is_floating_point()
+    }
 
     def call(t: Values, z: Tensor) -> Tensor:
-        return functional_call(network, {key.removeprefix("net."): t[key] for key in (*trained, *buffers)}, (z,))  # type: ignore[no-any-return]
+        return functional_call(
+            network, {key.removeprefix("net."): t[key] for key in (*trained, *buffers)}, (z,)
+        )  # type: ignore[no-any-return]
 
     return [training("nn.Module", call, trained, labelled(3, 8, 8), frozen=buffers, rate=0.05)]
 
 
 GALLERY: tuple[Entry, ...] = (
-    *adaptors(), *convolutions(), *normalisations(), *activations(), *poolings(), *attentions(), *other_rules(), *losses(), *lookups(), *modules(),
-)  # fmt: skip
+    *adaptors(),
+    *convolutions(),
+    *normalisations(),
+    *activations(),
+    *poolings(),
+    *attentions(),
+    *other_rules(),
+    *losses(),
+    *lookups(),
+    *modules(),
+)
 
 
 def pixels(size: int, channels: int = 3) -> MakePorts:
-    """``x (B, channels, size, size)`` float32 in 0..255, smooth as pictures are, and ``sample_weight`` nowhere."""
+    """``x (B, channels, size, size)`` float32 in 0..255, smooth as pictures are, and
+    ``sample_weight`` nowhere.
+    """
 
     def make_ports(generator: torch.Generator, batch: int) -> Values:
         coarse = torch.rand(batch, channels, 4, 4, generator=generator)
         smooth = F.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=False)
-        return {"x": 255 * (0.9 * smooth + 0.1 * torch.rand(batch, channels, size, size, generator=generator))}
+        return {
+            "x": (
+                255
+                * (
+                    0.9 * smooth
+                    + 0.1 * torch.rand(batch, channels, size, size, generator=generator)
+                )
+            )
+        }
 
     return make_ports
 
 
-def encoder(name: str, network: nn.Module, make_ports: MakePorts, prepare: Callable[[Tensor], Tensor] = lambda x: x) -> Entry:
+def encoder(
+    name: str,
+    network: nn.Module,
+    make_ports: MakePorts,
+    prepare: Callable[[Tensor], Tensor] = lambda x: x,
+) -> Entry:
     """A whole network in evaluation mode, every weight frozen."""
     network.eval()
-    values = {f"net.{key}": value.detach() for key, value in network.state_dict().items() if value.is_floating_point()}
+    values = {
+        f"net.{key}": value.detach()
+        for key, value in network.state_dict().items()
+        if value.is_floating_point()
+    }
 
     def fn(p: Values, t: Values) -> tuple[Values, Values]:
         weights = {key.removeprefix("net."): t[key] for key in values}
@@ -641,7 +1076,9 @@ def mobilenet_v2() -> Entry:
 
 
 def torchvision_network(name: str, size: int, **options: Any) -> Entry:
-    return encoder(name, build_network(f"torchvision:{name}", 10, 3, **options), pixels(size), normalised)
+    return encoder(
+        name, build_network(f"torchvision:{name}", 10, 3, **options), pixels(size), normalised
+    )
 
 
 class SmallTransformer(nn.Module):
@@ -652,12 +1089,19 @@ class SmallTransformer(nn.Module):
         self.patches = nn.Conv2d(3, width, 8, stride=8)
         self.positions = nn.Parameter(random(60, 1, (size // 8) ** 2, width, scale=0.1))
         self.blocks = nn.Sequential(
-            *(nn.TransformerEncoderLayer(width, heads, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True) for _ in range(2))
+            *(
+                nn.TransformerEncoderLayer(
+                    width, heads, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True
+                )
+                for _ in range(2)
+            )
         )
         self.head = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.blocks(self.patches(x).flatten(2).transpose(1, 2) + self.positions).mean(1))
+        logits: Tensor = self.head(
+            self.blocks(self.patches(x).flatten(2).transpose(1, 2) + self.positions).mean(1)
+        )
         return logits
 
 
@@ -669,7 +1113,11 @@ class SeriesNetwork(nn.Module):
         widths = (2, 16, 24, 32, 32)
         self.blocks = nn.Sequential(
             *(
-                nn.Sequential(nn.Conv1d(a, b, 5, stride=2, padding=2, groups=g, bias=False), nn.BatchNorm1d(b), nn.GELU())
+                nn.Sequential(
+                    nn.Conv1d(a, b, 5, stride=2, padding=2, groups=g, bias=False),
+                    nn.BatchNorm1d(b),
+                    nn.GELU(),
+                )
                 for a, b, g in zip(widths, widths[1:], (1, 4, 8, 32), strict=False)
             )
         )
@@ -696,14 +1144,28 @@ HEAVY: dict[str, Callable[[], Entry]] = {
     "MobileNetV2": mobilenet_v2,
     "MobileNetV3-small": lambda: torchvision_network("mobilenet_v3_small", 64),
     "ResNet-18": lambda: torchvision_network("resnet18", 48),
-    "small vision transformer": lambda: encoder("small vision transformer", seeded(SmallTransformer), pixels(32), normalised),
+    "small vision transformer": lambda: encoder(
+        "small vision transformer", seeded(SmallTransformer), pixels(32), normalised
+    ),
     "torchvision vision transformer": lambda: encoder(
         "torchvision vision transformer",
-        seeded(lambda: VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=64, num_classes=10)),
+        seeded(
+            lambda: VisionTransformer(
+                image_size=32,
+                patch_size=8,
+                num_layers=2,
+                num_heads=4,
+                hidden_dim=32,
+                mlp_dim=64,
+                num_classes=10,
+            )
+        ),
         pixels(32),
         normalised,
     ),
-    "one-dimensional network": lambda: encoder("one-dimensional network", seeded(SeriesNetwork), series),
+    "one-dimensional network": lambda: encoder(
+        "one-dimensional network", seeded(SeriesNetwork), series
+    ),
 }
 """Encoders by name; made on demand, since two need packages that are no dependency."""
 
@@ -712,9 +1174,23 @@ def every_layer_of_the_demo_network() -> Entry:
     """All weights of the demo network trained by Adam, batch-norms on their stored statistics."""
     network = build_network("small-residual", CLASSES, widths=(8, 12, 16)).eval()
     trained = {f"net.{key}": value.detach().clone() for key, value in network.named_parameters()}
-    stored = {f"net.{key}": value.detach().clone() for key, value in network.named_buffers() if value.is_floating_point()}
+    stored = {
+        f"net.{key}": value.detach().clone()
+        for key, value in network.named_buffers()
+        if value.is_floating_point()
+    }
 
     def call(t: Values, z: Tensor) -> Tensor:
-        return functional_call(network, {key.removeprefix("net."): t[key] for key in (*trained, *stored)}, (z,))  # type: ignore[no-any-return]
+        return functional_call(
+            network, {key.removeprefix("net."): t[key] for key in (*trained, *stored)}, (z,)
+        )  # type: ignore[no-any-return]
 
-    return training("every layer of the demo network", call, trained, labelled(1, 16, 16), optimiser=Adam(), frozen=stored, rate=0.003)
+    return training(
+        "every layer of the demo network",
+        call,
+        trained,
+        labelled(1, 16, 16),
+        optimiser=Adam(),
+        frozen=stored,
+        rate=0.003,
+    )

@@ -1,7 +1,9 @@
-"""Keep the gallery for another ONNX Runtime: ``python tests/host/compile/keep_gallery.py FOLDER [NAME...]``, or ``EDGEADAPT_KEEP_GALLERY=FOLDER make test-engines``
-for the entries that are compiled there anyway.
+"""Keep the gallery for another ONNX Runtime: ``python tests/host/compile/keep_gallery.py FOLDER
+[NAME...]``, or ``EDGEADAPT_KEEP_GALLERY=FOLDER make test-engines`` for the entries that are
+compiled there anyway.
 
-Each entry becomes a folder with ``model.onnx`` and ``values.npz``, which ``tests/runtimes/test_kept_gallery.py`` replays without torch:
+Each entry becomes a folder with ``model.onnx`` and ``values.npz``, which
+``tests/runtimes/test_kept_gallery.py`` replays without torch:
 
     frozen|NAME            frozen tensors
     STEP|port|NAME         inputs
@@ -10,7 +12,7 @@ Each entry becomes a folder with ``model.onnx`` and ``values.npz``, which ``test
     STEP|float32|NAME      torch's result in float32
     STEP|allowed|NAME      how far float32 may be from float64 for reasons of the function's own, see ``conditioning``
     tolerance              largest other error, as a share of the change
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -50,14 +52,24 @@ def keep(entry: Entry, graph: CompiledGraph, target: Path) -> None:
             raise RuntimeError(f"{entry.name}: torch has no float64 result")
         allowed = Conditioning(want, partial(run_torch, entry.fn, ports, state)).allowances()
         used = {port.name for port in graph.ports}
-        kinds = {"port": {k: v for k, v in ports.items() if k in used}, "state": {k: state[k] for k in graph.reads}}
+        kinds = {
+            "port": {k: v for k, v in ports.items() if k in used},
+            "state": {k: state[k] for k in graph.reads},
+        }
         for kind, kept in {**kinds, "float64": exact, "float32": want, "allowed": allowed}.items():
             values |= {f"{step}|{kind}|{name}": value for name, value in kept.items()}
-        state = state | {name.removesuffix(".next"): value for name, value in want.items() if name.endswith(".next")}
+        state = state | {
+            name.removesuffix(".next"): value
+            for name, value in want.items()
+            if name.endswith(".next")
+        }
     folder = folder_of(entry, target)
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(graph.model)
-    arrays = {name: value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value) for name, value in values.items()}
+    arrays = {
+        name: value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        for name, value in values.items()
+    }
     np.savez(folder / "values.npz", tolerance=graph.parity.tolerance, **arrays)
 
 
@@ -75,7 +87,11 @@ def main(target: Path, names: list[str]) -> None:
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
         list(pool.map(partial(keep_numbered, target), numbers))
     kept = list(target.glob("*/model.onnx"))
-    print(f"kept {len(kept)} graphs, {sum(path.stat().st_size for path in target.glob('*/*')) / 2**20:.1f} MiB, {time.monotonic() - start:.0f} s")
+    print(
+        f"kept {len(kept)} graphs,"
+        f" {sum(path.stat().st_size for path in target.glob('*/*')) / 2**20:.1f} MiB,"
+        f" {time.monotonic() - start:.0f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Tiny encoders of every kind that ``export`` takes, each with inputs that it can tell apart. Weights are random: what is built is a graph, not its accuracy."""
+"""Tiny encoders of every kind that ``export`` takes, each with inputs that it can tell apart.
+Weights are random: what is built is a graph, not its accuracy.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +40,19 @@ def _pixels(*shape: int) -> NDArray[np.uint8]:
 
 
 class Convolutions(nn.Module):
-    """Two convolutions over images (B, C, H, W), the second with ``width`` channels; features (B, 6)."""
+    """Two convolutions over images (B, C, H, W), the second with ``width`` channels; features (B,
+    6).
+    """
 
-    def __init__(self, in_channels: int, width: int = 6, unit: float = 1.0, *, has_norms: bool = True) -> None:
+    def __init__(
+        self, in_channels: int, width: int = 6, unit: float = 1.0, *, has_norms: bool = True
+    ) -> None:
         super().__init__()
         norm = nn.BatchNorm2d if has_norms else lambda _: nn.Identity()
         self.unit = unit
-        self.stem = nn.Sequential(nn.Conv2d(in_channels, width, 3, 2, 1, bias=False), norm(width), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, 2, 1, bias=False), norm(width), nn.ReLU()
+        )
         self.block = nn.Sequential(nn.Conv2d(width, 6, 3, 2, 1, bias=False), norm(6), nn.ReLU())
         self.head = nn.Linear(6, len(CLASSES))
 
@@ -87,7 +95,11 @@ def program(folder: Path) -> Source:
     x = _pixels(12, 12)
     batch = torch.export.Dim("batch", min=1, max=4096)
     with torch.no_grad():
-        exported = torch.export.export(Convolutions(1, unit=255.0, has_norms=False).eval(), (torch.zeros(2, 1, 12, 12),), dynamic_shapes=({0: batch},))
+        exported = torch.export.export(
+            Convolutions(1, unit=255.0, has_norms=False).eval(),
+            (torch.zeros(2, 1, 12, 12),),
+            dynamic_shapes=({0: batch},),
+        )
     return exported, x
 
 
@@ -95,25 +107,45 @@ def onnx_file(folder: Path) -> Source:
     """An ONNX file that torch never saw: two convolutions, an average, a classifier."""
     rng = np.random.default_rng(1)
     shapes = {"first": (6, 3, 3, 3), "second": (8, 6, 3, 3), "classifier": (8, len(CLASSES))}
-    weights = [numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32) / 9, name) for name, shape in shapes.items()]
+    weights = [
+        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32) / 9, name)
+        for name, shape in shapes.items()
+    ]
     strided = {"strides": [2, 2], "pads": [1, 1, 1, 1]}
     nodes = [
-        helper.make_node("Conv", ["x", "first"], ["a"], **strided), helper.make_node("Relu", ["a"], ["b"]),
-        helper.make_node("Conv", ["b", "second"], ["c"], **strided), helper.make_node("Relu", ["c"], ["d"]),
-        helper.make_node("GlobalAveragePool", ["d"], ["e"]), helper.make_node("Flatten", ["e"], ["f"]), helper.make_node("MatMul", ["f", "classifier"], ["logits"]),
-    ]  # fmt: skip
-    ports = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", ["batch", 3, 12, 12]), ("logits", ["batch", len(CLASSES)])))
+        helper.make_node("Conv", ["x", "first"], ["a"], **strided),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "second"], ["c"], **strided),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("GlobalAveragePool", ["d"], ["e"]),
+        helper.make_node("Flatten", ["e"], ["f"]),
+        helper.make_node("MatMul", ["f", "classifier"], ["logits"]),
+    ]
+    ports = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["batch", 3, 12, 12]), ("logits", ["batch", len(CLASSES)]))
+    )
     graph = helper.make_graph(nodes, "foreign", [next(ports)], [next(ports)], weights)
     path = folder / "foreign.onnx"
-    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString())
+    path.write_bytes(
+        helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+        ).SerializeToString()
+    )
     return path, _noise(3, 12, 12)
 
 
 SOURCES: dict[str, Callable[[Path], Source]] = {
-    "feature vectors": features, "vectors, perceptron": vectors, "signals, convolutions over time": signals, "gray images": gray_images,
-    "colour images, residual": colour_images, "float images": channels_first, "gray images, projected taps": wide_taps,
-    "a torch.export program": program, "an ONNX file": onnx_file,
-}  # fmt: skip
+    "feature vectors": features,
+    "vectors, perceptron": vectors,
+    "signals, convolutions over time": signals,
+    "gray images": gray_images,
+    "colour images, residual": colour_images,
+    "float images": channels_first,
+    "gray images, projected taps": wide_taps,
+    "a torch.export program": program,
+    "an ONNX file": onnx_file,
+}
 
 
 def source(kind: str, folder: Path) -> Source:

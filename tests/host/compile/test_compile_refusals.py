@@ -16,7 +16,11 @@ from edgeadapt.host.compile.lint import lint, operator_table
 
 def ports(generator, batch):
     z = torch.randn(batch, 6, generator=generator)
-    return {"z": z, "y": torch.randint(0, 4, (batch,), generator=generator), "sample_weight": torch.ones(batch)}
+    return {
+        "z": z,
+        "y": torch.randint(0, 4, (batch,), generator=generator),
+        "sample_weight": torch.ones(batch),
+    }
 
 
 STATE = {"head.weight": torch.linspace(-1, 1, 24).reshape(4, 6)}
@@ -29,7 +33,9 @@ def refused(fn, match, make_ports=ports, tensors=STATE, **options):
 
 def test_a_write_to_an_input_is_refused_and_does_not_touch_the_example():
     before = STATE["head.weight"].clone()
-    refused(lambda p, t: ({}, {"head.weight": t["head.weight"].add_(1)}), "add_.*in place.*head.weight")
+    refused(
+        lambda p, t: ({}, {"head.weight": t["head.weight"].add_(1)}), "add_.*in place.*head.weight"
+    )
     assert torch.equal(STATE["head.weight"], before)
 
 
@@ -50,18 +56,39 @@ def test_a_write_to_a_part_of_an_inner_tensor_is_refused():
     refused(fn, "part of a tensor")
 
 
-@pytest.mark.parametrize("draw", [torch.randn_like, torch.rand_like, lambda z: torch.nn.functional.dropout(z, 0.5), torch.bernoulli])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        torch.randn_like,
+        torch.rand_like,
+        lambda z: torch.nn.functional.dropout(z, 0.5),
+        torch.bernoulli,
+    ],
+)
 def test_random_operators_are_refused_by_name(draw):
-    refused(lambda p, t: ({"out": p["z"] + draw(p["z"].sigmoid())}, {}), r"aten\.\w*(rand|dropout|bernoulli)\w*\.\w+ draws random numbers")
+    refused(
+        lambda p, t: ({"out": p["z"] + draw(p["z"].sigmoid())}, {}),
+        r"aten\.\w*(rand|dropout|bernoulli)\w*\.\w+ draws random numbers",
+    )
 
 
-@pytest.mark.parametrize("read", [lambda z: z * float(z.sum()), lambda z: z if z.sum() > 0 else -z, lambda z: z * z.numpy().sum()])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda z: z * float(z.sum()),
+        lambda z: z if z.sum() > 0 else -z,
+        lambda z: z * z.numpy().sum(),
+    ],
+)
 def test_reading_a_value_in_python_is_refused(read):
     refused(lambda p, t: ({"out": read(p["z"])}, {}), "reads data")
 
 
 def test_a_reducing_scatter_is_refused_with_the_way_out():
-    refused(lambda p, t: ({}, {"head.weight": t["head.weight"].index_add(0, p["y"], p["z"])}), "Scatter.*reduction.*one-hot matmul")
+    refused(
+        lambda p, t: ({}, {"head.weight": t["head.weight"].index_add(0, p["y"], p["z"])}),
+        "Scatter.*reduction.*one-hot matmul",
+    )
 
 
 def test_the_gradient_of_a_gather_is_refused():
@@ -103,7 +130,11 @@ def test_a_function_that_fixes_the_batch_is_refused_only_while_the_batch_is_free
         (lambda p, t: ({}, {}), {}, "returns nothing"),
         (lambda p, t: ({"z": p["z"] + 1}, {}), {}, "'z' is both a port and an output"),
         (lambda p, t: ({}, {"head.bias": p["z"]}), {}, "writes 'head.bias'"),
-        (lambda p, t: ({}, {"head.weight": t["head.weight"] + 1}), {"frozen": ["head.weight"]}, "writes the frozen tensor"),
+        (
+            lambda p, t: ({}, {"head.weight": t["head.weight"] + 1}),
+            {"frozen": ["head.weight"]},
+            "writes the frozen tensor",
+        ),
         (lambda p, t: ({"out": p["z"] + 1}, {}), {"frozen": ["nobody.knows"]}, "nobody.knows"),
         (lambda p, t: ({"a.b": p["z"] + 1}, {}), {}, "without a dot"),
         (lambda p, t: ({"out": p["z"] / 0}, {}), {}, "not finite on the traced input"),
@@ -161,7 +192,9 @@ def test_a_gradient_step_up_the_hill_is_refused(sign):
         assert compile_graph("graph", fn, ports, STATE, is_step=True).writes == ("head.weight",)
     else:
         refused(fn, "not to half", is_step=True)
-        with pytest.warns(CompileWarning, match=r"not to half; check the sign .*toy_loss=\"accept\" takes it"):
+        with pytest.warns(
+            CompileWarning, match=r"not to half; check the sign .*toy_loss=\"accept\" takes it"
+        ):
             assert compile_step("graph", fn, ports, STATE).writes == ("head.weight",)
 
 
@@ -173,35 +206,60 @@ def model(nodes, inputs=(("x", 1),), outputs=(("out", 1),), constants=(), opset=
         [helper.make_tensor_value_info(name, kind, [4, 4]) for name, kind in outputs],
         list(constants),
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)])
+    return helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)],
+    )
 
 
 NODE = helper.make_node
 LINTS = {
     "RandomNormalLike draws random": model([NODE("RandomNormalLike", ["x"], ["out"])]),
-    "NonZero has a shape that depends on data": model([NODE("NonZero", ["x"], ["out"])], outputs=[("out", 7)]),
+    "NonZero has a shape that depends on data": model(
+        [NODE("NonZero", ["x"], ["out"])], outputs=[("out", 7)]
+    ),
     "Det is exported": model([NODE("Det", ["x"], ["out"])]),
-    "FusedMatMul is of a foreign domain": model([NODE("FusedMatMul", ["x", "x"], ["out"], domain="com.microsoft")]),
+    "FusedMatMul is of a foreign domain": model(
+        [NODE("FusedMatMul", ["x", "x"], ["out"], domain="com.microsoft")]
+    ),
     "Swish is not supported by every engine": model([NODE("Swish", ["x"], ["out"])]),
     "Unheard is not in the operator table": model([NODE("Unheard", ["x"], ["out"])]),
     "opset 21 is newer": model([NODE("Abs", ["x"], ["out"])], opset=21),
-    "ScatterND with a reduction": model([NODE("ScatterND", ["x", "i", "x"], ["out"], reduction="add")], inputs=[("x", 1), ("i", 7)]),
+    "ScatterND with a reduction": model(
+        [NODE("ScatterND", ["x", "i", "x"], ["out"], reduction="add")], inputs=[("x", 1), ("i", 7)]
+    ),
     "LayerNormalization with more than one output": model(
         [NODE("LayerNormalization", ["x", "x"], ["out", "mean"])], outputs=[("out", 1), ("mean", 1)]
     ),
-    "MaxPool with indices": model([NODE("MaxPool", ["x"], ["out", "i"], kernel_shape=[2])], outputs=[("out", 1), ("i", 7)]),
+    "MaxPool with indices": model(
+        [NODE("MaxPool", ["x"], ["out", "i"], kernel_shape=[2])], outputs=[("out", 1), ("i", 7)]
+    ),
     "output x is also an input": model([NODE("Abs", ["x"], ["y"])], outputs=[("x", 1)]),
-    "x: DOUBLE is not one of": model([NODE("Cast", ["x"], ["out"], to=1)], inputs=[("x", TensorProto.DOUBLE)]),
-    "x: UINT16 is not one of": model([NODE("Cast", ["x"], ["out"], to=1)], inputs=[("x", TensorProto.UINT16)]),
+    "x: DOUBLE is not one of": model(
+        [NODE("Cast", ["x"], ["out"], to=1)], inputs=[("x", TensorProto.DOUBLE)]
+    ),
+    "x: UINT16 is not one of": model(
+        [NODE("Cast", ["x"], ["out"], to=1)], inputs=[("x", TensorProto.UINT16)]
+    ),
     "constant c: DOUBLE": model(
         [NODE("Cast", ["c"], ["d"], to=1), NODE("Add", ["x", "d"], ["out"])],
         constants=[helper.make_tensor("c", TensorProto.DOUBLE, [], [0.1])],
     ),
-    "MatMul of INT32 is refused": model([NODE("MatMul", ["x", "x"], ["out"])], inputs=[("x", 6)], outputs=[("out", 6)]),
-    "Gather of uint8 is refused": model([NODE("Gather", ["x", "i"], ["out"])], inputs=[("x", 2), ("i", 7)], outputs=[("out", 2)]),
-    "ReduceSum takes operand 1 from a computation": model([NODE("ReduceSum", ["x", "i"], ["out"])], inputs=[("x", 1), ("i", 7)]),
-    "Reshape takes a shape from the values of an input": model([NODE("Reshape", ["x", "i"], ["out"])], inputs=[("x", 1), ("i", 7)]),
-    "BatchNormalization in training mode": model([NODE("BatchNormalization", ["x"] * 5, ["out"], training_mode=1)]),
+    "MatMul of INT32 is refused": model(
+        [NODE("MatMul", ["x", "x"], ["out"])], inputs=[("x", 6)], outputs=[("out", 6)]
+    ),
+    "Gather of uint8 is refused": model(
+        [NODE("Gather", ["x", "i"], ["out"])], inputs=[("x", 2), ("i", 7)], outputs=[("out", 2)]
+    ),
+    "ReduceSum takes operand 1 from a computation": model(
+        [NODE("ReduceSum", ["x", "i"], ["out"])], inputs=[("x", 1), ("i", 7)]
+    ),
+    "Reshape takes a shape from the values of an input": model(
+        [NODE("Reshape", ["x", "i"], ["out"])], inputs=[("x", 1), ("i", 7)]
+    ),
+    "BatchNormalization in training mode": model(
+        [NODE("BatchNormalization", ["x"] * 5, ["out"], training_mode=1)]
+    ),
 }
 
 
@@ -215,7 +273,9 @@ def test_lint_names_the_operator_and_the_reason(finding):
 def test_lint_passes_a_clean_model_and_the_table_is_whole():
     lint("graph", model([NODE("Abs", ["x"], ["y"]), NODE("MatMul", ["y", "x"], ["out"])]))
     operators = [key for key in operator_table() if not key.startswith("_")]
-    assert len(operators) > 170 and not operator_table()["NonZero"]["notes"].startswith("measured: OK")
+    assert len(operators) > 170 and not operator_table()["NonZero"]["notes"].startswith(
+        "measured: OK"
+    )
     assert onnx.defs.has("MatMul")
 
 
@@ -229,7 +289,9 @@ def test_a_loss_with_a_floor_is_warned_about_and_can_be_accepted_and_refused(rec
 
     assert compile_step("graph", fn, ports, STATE, toy_loss="accept").writes == ("head.weight",)
     assert not [one for one in recwarn if one.category is CompileWarning]
-    with pytest.warns(CompileWarning, match="graph: 50 steps .* not to half; check the learning rate"):
+    with pytest.warns(
+        CompileWarning, match="graph: 50 steps .* not to half; check the learning rate"
+    ):
         compile_step("graph", fn, ports, STATE)
     with pytest.raises(CompileError, match="not to half"):
         compile_step("graph", fn, ports, STATE, toy_loss="refuse")

@@ -1,4 +1,6 @@
-"""Gradients of convolutions of one to three axes, plain and transposed, against torch in float64."""
+"""Gradients of convolutions of one to three axes, plain and transposed, against torch in
+float64.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,24 @@ def test_any_stride_padding_dilation_and_groups(rank, groups, transposed, data):
     def each(low: int, high: int) -> list[int]:
         return [data.draw(st.integers(low, high)) for _ in range(rank)]
 
-    kernel, stride, dilation, padding, size = each(1, 3), each(1, 3), each(1, 2), each(0, 3), each(3, 6)
-    extra = [data.draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True)] if transposed else [0] * rank
+    kernel = each(1, 3)
+    stride = each(1, 3)
+    dilation = each(1, 2)
+    padding = each(0, 3)
+    size = each(3, 6)
+    extra = (
+        [data.draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True)]
+        if transposed
+        else [0] * rank
+    )
     reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
     if transposed:
-        assume(all((n - 1) * s - 2 * p + r + e + 1 > 0 for n, s, p, r, e in zip(size, stride, padding, reach, extra, strict=True)))
+        assume(
+            all(
+                (n - 1) * s - 2 * p + r + e + 1 > 0
+                for n, s, p, r, e in zip(size, stride, padding, reach, extra, strict=True)
+            )
+        )
     else:
         assume(all(n + 2 * p > r for n, p, r in zip(size, padding, reach, strict=True)))
     generator = torch.Generator().manual_seed(0)

@@ -18,12 +18,19 @@ from edgeadapt.host.steps.optimisers import SGD
 from edgeadapt.runtime import GraphFile, open_runtime
 
 
-def run(graph: CompiledGraph, ports: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def run(
+    graph: CompiledGraph, ports: dict[str, Tensor], tensors: dict[str, Tensor]
+) -> dict[str, Tensor]:
     runtime = open_runtime()
-    executable = runtime.load(GraphFile(graph.name, graph.model, {name: array(tensors[name]) for name in graph.frozen}))
+    executable = runtime.load(
+        GraphFile(graph.name, graph.model, {name: array(tensors[name]) for name in graph.frozen})
+    )
     held = runtime.upload({name: array(tensors[name]) for name in graph.reads})
     outputs, written = executable({name: array(value) for name, value in ports.items()}, held)
-    return {name: torch.from_numpy(value) for name, value in {**outputs, **runtime.download(written)}.items()}
+    return {
+        name: torch.from_numpy(value)
+        for name, value in {**outputs, **runtime.download(written)}.items()
+    }
 
 
 def of_input(fn, *shape: int, **options) -> CompiledGraph:
@@ -32,7 +39,9 @@ def of_input(fn, *shape: int, **options) -> CompiledGraph:
     def make_ports(generator: torch.Generator, batch: int) -> dict[str, Tensor]:
         return {"x": torch.randn(batch, *shape, generator=generator)}
 
-    return compile_graph("edge", lambda ports, tensors: ({"out": fn(ports["x"])}, {}), make_ports, {}, **options)
+    return compile_graph(
+        "edge", lambda ports, tensors: ({"out": fn(ports["x"])}, {}), make_ports, {}, **options
+    )
 
 
 def slope(fn):
@@ -45,21 +54,34 @@ def operators(graph: CompiledGraph) -> list[str]:
 
 def test_labels_that_are_all_ignored_change_nothing() -> None:
     def make_ports(generator: torch.Generator, batch: int) -> dict[str, Tensor]:
-        return {"x": torch.randn(batch, 5, generator=generator), "y": torch.randint(0, 3, (batch,), generator=generator)}
+        return {
+            "x": torch.randn(batch, 5, generator=generator),
+            "y": torch.randint(0, 3, (batch,), generator=generator),
+        }
 
-    step = gradient_step(nn.Linear(5, 3), lambda out, ports: F.cross_entropy(out, ports["y"]), SGD(), learning_rate=0.1)
+    step = gradient_step(
+        nn.Linear(5, 3),
+        lambda out, ports: F.cross_entropy(out, ports["y"]),
+        SGD(),
+        learning_rate=0.1,
+    )
     graph = compile_step("ignored", step.fn, make_ports, step.tensors)
     ports = {"x": torch.randn(4, 5), "y": torch.full((4,), -100)}
     after = run(graph, ports, step.tensors)
     assert torch.equal(after["model.weight"], step.tensors["model.weight"])
     some = {**ports, "y": torch.tensor([-100, 2, -100, 0])}
-    torch.testing.assert_close(run(graph, some, step.tensors)["model.weight"], step.fn(some, step.tensors)[1]["model.weight"])
+    torch.testing.assert_close(
+        run(graph, some, step.tensors)["model.weight"],
+        step.fn(some, step.tensors)[1]["model.weight"],
+    )
 
 
 def test_a_query_that_sees_no_key_attends_to_nothing() -> None:
     def fn(ports, tensors):
         def loss(weight):
-            out = F.scaled_dot_product_attention(ports["x"] @ weight, ports["x"], ports["x"], attn_mask=ports["seen"][:, None, :] > 0)
+            out = F.scaled_dot_product_attention(
+                ports["x"] @ weight, ports["x"], ports["x"], attn_mask=ports["seen"][:, None, :] > 0
+            )
             return (out**2).sum()
 
         return {}, {"w.w": tensors["w.w"] - 0.1 * torch.func.grad(loss)(tensors["w.w"])}
@@ -75,14 +97,23 @@ def test_a_query_that_sees_no_key_attends_to_nothing() -> None:
     torch.testing.assert_close(run(graph, ports, tensors)["w.w"], want)
 
 
-@pytest.mark.parametrize("fn", [lambda x: torch.cat([x, x]), lambda x: x.reshape(-1), lambda x: torch.cat([x, torch.ones(1, 5)])])
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: torch.cat([x, x]),
+        lambda x: x.reshape(-1),
+        lambda x: torch.cat([x, torch.ones(1, 5)]),
+    ],
+)
 def test_an_axis_that_depends_on_the_batch_otherwise_is_refused(fn) -> None:
     with pytest.raises(CompileError, match=r"an axis of out has .*batch.* elements"):
         of_input(fn, 5)
 
 
 @pytest.mark.parametrize("scale", [1.0, 200.0])
-def test_a_small_part_of_a_flat_vector_is_judged_by_itself(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
+def test_a_small_part_of_a_flat_vector_is_judged_by_itself(
+    monkeypatch: pytest.MonkeyPatch, scale: float
+) -> None:
     layout = Flat.of({"far.w": torch.zeros(5), "near.s": torch.zeros(3)})
 
     def fn(ports, tensors):
@@ -91,7 +122,11 @@ def test_a_small_part_of_a_flat_vector_is_judged_by_itself(monkeypatch: pytest.M
             near = 0.05 * torch.relu(ports["x"][:, :3] * parts["near.s"]).sum(1).mean()
             return (scale * (ports["x"] * parts["far.w"]).sum(1)).square().mean() + near
 
-        return {}, {"all.vector": tensors["all.vector"] - 0.01 * torch.func.grad(loss)(tensors["all.vector"])}
+        return {}, {
+            "all.vector": (
+                tensors["all.vector"] - 0.01 * torch.func.grad(loss)(tensors["all.vector"])
+            )
+        }
 
     def make_ports(generator: torch.Generator, batch: int) -> dict[str, Tensor]:
         return {"x": torch.randn(batch, 5, generator=generator)}
@@ -101,7 +136,12 @@ def test_a_small_part_of_a_flat_vector_is_judged_by_itself(monkeypatch: pytest.M
     right = tracing.decompositions
 
     def wrong():
-        return {**right(), torch.ops.aten.threshold_backward.default: lambda grad, x, threshold: -grad * (x < threshold).to(grad.dtype)}
+        return {
+            **right(),
+            torch.ops.aten.threshold_backward.default: lambda grad, x, threshold: (
+                -grad * (x < threshold).to(grad.dtype)
+            ),
+        }
 
     monkeypatch.setattr(tracing, "decompositions", wrong)
     with pytest.raises(CompileError, match=r"all.vector\[1\].next"):
@@ -147,7 +187,9 @@ def test_gradients_of_pooling_at_its_corners(fn, shape: tuple[int, ...]) -> None
     assert of_input(slope(fn), *shape).parity.worst_error < 1e-5
 
 
-@pytest.mark.parametrize("fn", [lambda x: x.var(0), lambda x: x.std(0), lambda x: x.var(0, correction=0)])
+@pytest.mark.parametrize(
+    "fn", [lambda x: x.var(0), lambda x: x.std(0), lambda x: x.var(0, correction=0)]
+)
 def test_a_variance_of_one_repeated_sample_is_rounding(fn) -> None:
     assert of_input(fn, 5, dynamic_batch=False).parity.median_error < 1e-5
 
@@ -176,9 +218,14 @@ def test_writes_through_out_and_through_chunks_are_refused(fn) -> None:
 @pytest.mark.parametrize("value", [1.7, float("nan"), 10**30])
 def test_a_number_that_an_integer_port_cannot_hold_is_refused(value: float) -> None:
     graph = compile_graph(
-        "count", lambda p, t: ({"out": p["x"] * p["n"]}, {}),
-        lambda generator, batch: {"x": torch.randn(batch, 2, generator=generator), "n": torch.tensor(3)}, {},
-    )  # fmt: skip
+        "count",
+        lambda p, t: ({"out": p["x"] * p["n"]}, {}),
+        lambda generator, batch: {
+            "x": torch.randn(batch, 2, generator=generator),
+            "n": torch.tensor(3),
+        },
+        {},
+    )
     executable = open_runtime().load(GraphFile("count", graph.model))
     with pytest.raises(InputError, match="port 'n' takes int64"):
         executable({"x": array(torch.ones(1, 2)), "n": value}, open_runtime().upload({}))

@@ -1,7 +1,7 @@
 """Whole encoders in evaluation mode, against torch.
 
-EfficientNet-Lite0 and MobileNetV2 carry the ImageNet weights that their packages ship. All others have random weights: for them this is
-parity and nothing else.
+EfficientNet-Lite0 and MobileNetV2 carry the ImageNet weights that their packages ship. All others
+have random weights: for them this is parity and nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ STEP_SECONDS = 60.0
 QUICK = ("demo network", "small vision transformer", "one-dimensional network")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in HEAVY])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in HEAVY]
+)
 def test_an_encoder_computes_what_torch_computes(name):
     try:
         entry = HEAVY[name]()
@@ -49,12 +51,24 @@ def test_the_entropy_step_through_lite0_compiles_in_a_minute():
         step, make_ports, tensors = entropy_step.step()
     except RuntimeUnavailable as error:
         pytest.skip(str(error))
-    graph, seconds = timed(lambda: compile_step("entropy", step, make_ports, tensors, frozen=entropy_step.frozen(tensors), batch=2, dynamic_batch=False))
+    graph, seconds = timed(
+        lambda: compile_step(
+            "entropy",
+            step,
+            make_ports,
+            tensors,
+            frozen=entropy_step.frozen(tensors),
+            batch=2,
+            dynamic_batch=False,
+        )
+    )
     assert seconds <= STEP_SECONDS
     assert set(graph.writes) == set(tensors) - set(entropy_step.frozen(tensors))
 
 
 def timed(work):
-    """Result and seconds of the process, which has one thread: what others do on the machine does not count."""
+    """Result and seconds of the process, which has one thread: what others do on the machine does
+    not count.
+    """
     start = time.process_time()
     return work(), time.process_time() - start

@@ -37,7 +37,12 @@ class Network(nn.Module):
     def __init__(self, last: nn.Module) -> None:
         super().__init__()
         self.first = nn.Linear(WIDTH, WIDTH)
-        self.blocks = nn.ModuleList([nn.Sequential(nn.LayerNorm(WIDTH), nn.GELU()), nn.Sequential(nn.LayerNorm(WIDTH), last)])
+        self.blocks = nn.ModuleList(
+            [
+                nn.Sequential(nn.LayerNorm(WIDTH), nn.GELU()),
+                nn.Sequential(nn.LayerNorm(WIDTH), last),
+            ]
+        )
 
     def forward(self, x):
         return self.blocks[1](self.blocks[0](self.first(x)))
@@ -53,7 +58,15 @@ def refusal(last, is_gradient: bool, **options) -> str:
 
     def fn(p, t):
         def loss(x):
-            return functional_call(encoder, {name.removeprefix("encoder."): value for name, value in t.items()}, (x,)).square().sum()
+            return (
+                functional_call(
+                    encoder,
+                    {name.removeprefix("encoder."): value for name, value in t.items()},
+                    (x,),
+                )
+                .square()
+                .sum()
+            )
 
         return {"out": grad(loss)(p["x"]) if is_gradient else loss(p["x"])}, {}
 
@@ -73,7 +86,10 @@ HERE = "in encoder.blocks.1.1 (Written)"
 FORWARD = {
     "aten._linalg_eigh.default": (lambda x: x @ torch.linalg.eigh(x.T @ x)[1], "power iteration"),
     "aten.linalg_inv_ex.default": (lambda x: x @ torch.linalg.inv(x.T @ x), "Newton-Schulz"),
-    "aten.linalg_cholesky_ex.default": (lambda x: x @ torch.linalg.cholesky(x.T @ x), "solve outside of the graph"),
+    "aten.linalg_cholesky_ex.default": (
+        lambda x: x @ torch.linalg.cholesky(x.T @ x),
+        "solve outside of the graph",
+    ),
     "aten.nonzero.default": (lambda x: x[x.sum(1).nonzero()[:, 0]], "torch.where"),
     "aten.index.Tensor": (lambda x: x[x.sum(1) > 0], "torch.where"),
     "aten._fft_r2c.default": (lambda x: torch.fft.rfft(x).abs(), "constant cosines and sines"),
@@ -94,12 +110,16 @@ def test_the_operator_its_module_and_a_way_out_are_named(operator):
 
 GRADIENTS = {
     "aten.grid_sampler_2d_backward.default": (
-        lambda x: F.grid_sample(x.reshape(4, 1, 2, 3), GRID, align_corners=False).flatten(1), "matrix of interpolation weights"
+        lambda x: F.grid_sample(x.reshape(4, 1, 2, 3), GRID, align_corners=False).flatten(1),
+        "matrix of interpolation weights",
     ),
     "aten.index_put.default": (lambda x: x[torch.tensor([0, 0, 1])], "one-hot matmul"),
-    "aten.scatter_add.default": (lambda x: x.gather(1, x.argmax(1, keepdim=True)), "one-hot matmul"),
+    "aten.scatter_add.default": (
+        lambda x: x.gather(1, x.argmax(1, keepdim=True)),
+        "one-hot matmul",
+    ),
     "aten._linalg_eigh.default": (lambda x: torch.linalg.eigh(x.T @ x)[0], "power iteration"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("operator", GRADIENTS)
@@ -111,7 +131,8 @@ def test_an_operator_of_a_gradient_is_found_in_the_module_whose_gradient_it_is(o
 
 @pytest.mark.parametrize("is_gradient", [False, True])
 def test_dropout_and_batch_norm_in_training_mode_are_found_by_their_class(is_gradient):
-    dropout, norm = refusal(nn.Dropout(0.5), is_gradient), refusal(nn.BatchNorm1d(WIDTH), is_gradient)
+    dropout = refusal(nn.Dropout(0.5), is_gradient)
+    norm = refusal(nn.BatchNorm1d(WIDTH), is_gradient)
     assert "in encoder.blocks.1.1 (Dropout) " in dropout and "a port" in dropout
     assert "in encoder.blocks.1.1 (BatchNorm1d) " in norm and "F.batch_norm(x, None, None" in norm
 
@@ -121,12 +142,19 @@ def test_an_error_of_python_is_found_too():
     assert message.startswith(f"graph: {HERE} cannot be traced: AttributeError")
     assert "numpy" in refusal(lambda x: x * x.detach().numpy().sum(), is_gradient=False)
     wrong = refusal(lambda x: x @ torch.ones(3, 3), is_gradient=False)
-    assert wrong.startswith(f"graph: aten.mm.default {HERE} cannot be traced") and "decompose" not in wrong
+    assert (
+        wrong.startswith(f"graph: aten.mm.default {HERE} cannot be traced")
+        and "decompose" not in wrong
+    )
 
 
 def test_without_a_module_the_operator_stands_alone():
-    with pytest.raises(CompileError, match=r"graph: aten\._linalg_eigh\.default is a matrix factorisation"):
-        compile_graph("graph", lambda p, t: ({"out": torch.linalg.eigh(p["x"].T @ p["x"])[0]}, {}), ports, {})
+    with pytest.raises(
+        CompileError, match=r"graph: aten\._linalg_eigh\.default is a matrix factorisation"
+    ):
+        compile_graph(
+            "graph", lambda p, t: ({"out": torch.linalg.eigh(p["x"].T @ p["x"])[0]}, {}), ports, {}
+        )
 
 
 class Learner:
@@ -140,24 +168,37 @@ class Learner:
         return {"out": self.rest[0](self.backbone(p["x"]))}, {}
 
 
-BODY = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3)))
+BODY = nn.Sequential(
+    nn.Linear(WIDTH, WIDTH), nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3))
+)
 
 
 def call_body(x, t):
-    return functional_call(BODY, {name.removeprefix("body."): value for name, value in t.items()}, (x,))
+    return functional_call(
+        BODY, {name.removeprefix("body."): value for name, value in t.items()}, (x,)
+    )
 
 
 def paths(fn, tensors=None):
     example = ports(torch.Generator().manual_seed(0), 4)
     traced = trace("graph", fn, example, tensors or {}, ("x",))
-    return [(str(node.target), node.meta.get(META)) for node in traced.module.graph.nodes if node.op == "call_function"]
+    return [
+        (str(node.target), node.meta.get(META))
+        for node in traced.module.graph.nodes
+        if node.op == "call_function"
+    ]
 
 
 def test_roots_are_called_by_the_name_that_reaches_them_or_else_by_their_class():
     found = {path for _, path in paths(Learner().step)}
     assert found == {"backbone.0 (Linear)", "backbone.1 (Tanh)", "Linear"}
     tensors = {f"body.{name}": value.detach() for name, value in BODY.named_parameters()}
-    found = {path for _, path in paths(partial(lambda scale, p, t: ({"out": scale * call_body(p["x"], t)}, {}), 2.0), tensors)}
+    found = {
+        path
+        for _, path in paths(
+            partial(lambda scale, p, t: ({"out": scale * call_body(p["x"], t)}, {}), 2.0), tensors
+        )
+    }
     assert found == {"BODY.0 (Linear)", "BODY.1.0 (LayerNorm)", "BODY.1.1 (Linear)", None}
 
 
@@ -170,7 +211,13 @@ def test_every_operator_between_two_modules_has_none_and_gradients_lie_inside_th
     found = paths(fn, tensors)
     order = [path for _, path in found if path]
     turns = [path for index, path in enumerate(order) if index == 0 or order[index - 1] != path]
-    assert turns == ["BODY.0 (Linear)", "BODY.1.0 (LayerNorm)", "BODY.1.1 (Linear)", "BODY.1.0 (LayerNorm)", "BODY.0 (Linear)"]
+    assert turns == [
+        "BODY.0 (Linear)",
+        "BODY.1.0 (LayerNorm)",
+        "BODY.1.1 (Linear)",
+        "BODY.1.0 (LayerNorm)",
+        "BODY.0 (Linear)",
+    ]
     assert found[0] == ("aten.tanh.default", None) and found[-1][1] is None
 
 
@@ -187,8 +234,12 @@ def test_following_changes_no_operator_and_leaves_no_hook():
     x = torch.randn(4, WIDTH)
     with pytest.raises(ZeroDivisionError), Origins(fn):
         BODY(x / (1 // 0))
-    plain, marked = (make_fx(f, tracing_mode="fake", _allow_non_fake_inputs=True)(x) for f in (fn, followed))
-    assert [str(node.target) for node in plain.graph.nodes] == [str(node.target) for node in marked.graph.nodes]
+    plain, marked = (
+        make_fx(f, tracing_mode="fake", _allow_non_fake_inputs=True)(x) for f in (fn, followed)
+    )
+    assert [str(node.target) for node in plain.graph.nodes] == [
+        str(node.target) for node in marked.graph.nodes
+    ]
     assert (len(_global_forward_hooks), len(_global_forward_pre_hooks)) == before
 
 

@@ -33,12 +33,18 @@ def compiled(fn: Callable[[Tensor, Tensor], Tensor]) -> list[str]:
     def ports(generator: torch.Generator, batch: int) -> dict[str, Tensor]:
         return {"x": torch.randn(batch, 6, generator=generator)}
 
-    made = compile_inference("one", lambda p, t: ({"out": fn(p["x"], t["a.w"])}, {}), ports, {"a.w": W})
-    return sorted(f"{n.op_type} {n.attribute}" for n in ModelProto.FromString(made.model).graph.node)
+    made = compile_inference(
+        "one", lambda p, t: ({"out": fn(p["x"], t["a.w"])}, {}), ports, {"a.w": W}
+    )
+    return sorted(
+        f"{n.op_type} {n.attribute}" for n in ModelProto.FromString(made.model).graph.node
+    )
 
 
 @pytest.mark.parametrize("fn", [with_a_constant, by_batch, with_a_gradient])
-def test_the_graph_is_the_one_that_torch_exports(monkeypatch: pytest.MonkeyPatch, fn: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_the_graph_is_the_one_that_torch_exports(
+    monkeypatch: pytest.MonkeyPatch, fn: Callable[[Tensor, Tensor], Tensor]
+) -> None:
     asked = []
     export = torch.export.export
     monkeypatch.setattr(torch.export, "export", lambda *a, **k: asked.append(1) or export(*a, **k))

@@ -1,7 +1,9 @@
-"""Random small networks, losses and optimisers: what leaves the compiler is compared with an independent reference.
+"""Random small networks, losses and optimisers: what leaves the compiler is compared with an
+independent reference.
 
-The reference shares nothing with the compiler: ``torch.autograd`` and ``torch.optim`` in float64, eager, on fresh data, over a
-chain of steps. A graph may be refused with an error that names the operator; it may never be wrong in silence.
+The reference shares nothing with the compiler: ``torch.autograd`` and ``torch.optim`` in float64,
+eager, on fresh data, over a chain of steps. A graph may be refused with an error that names the
+operator; it may never be wrong in silence.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from edgeadapt.host.compile import compile_step
 from edgeadapt.host.steps.optimisers import SGD, Adam, AdamW, Momentum, Optimiser
 
 TOLERANCE = 1e-4  # of the largest change in a tensor
-MOVES = 4.0  # an error may also be this many times that of eager float32, or what rounding of everything that is read moves
+# an error may also be this many times that of eager float32, or what rounding of everything that is
+# read moves
+MOVES = 4.0
 ROUNDING = 1e-6
 STEPS = 3
 BLOWS_UP = 10.0  # times the first loss: from there on a step only multiplies its rounding errors
@@ -35,7 +39,8 @@ CLASSES = 4
 RATE = 0.02
 
 State = dict[str, Tensor]
-Layer = Callable[[Tensor, Mapping[str, Tensor], State], Tensor]  # (activations, tensors, new statistics)
+# (activations, tensors, new statistics)
+Layer = Callable[[Tensor, Mapping[str, Tensor], State], Tensor]
 
 
 class Network:
@@ -77,12 +82,27 @@ class Network:
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu, "relu6": F.relu6, "leaky_relu": functools.partial(F.leaky_relu, negative_slope=0.1), "gelu": F.gelu,
-    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"), "silu": F.silu, "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid,
-    "tanh": torch.tanh, "sigmoid": torch.sigmoid, "elu": F.elu, "softplus": F.softplus, "mish": F.mish, "softsign": F.softsign,
-    "selu": F.selu, "hardtanh": F.hardtanh, "clamp": lambda h: h.clamp(-1.0, 2.0), "square": lambda h: h * h / (1 + h.abs()),
-    "log_sigmoid": F.logsigmoid, "celu": functools.partial(F.celu, alpha=0.7),
-}  # fmt: skip
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "leaky_relu": functools.partial(F.leaky_relu, negative_slope=0.1),
+    "gelu": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+    "hardswish": F.hardswish,
+    "hardsigmoid": F.hardsigmoid,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "elu": F.elu,
+    "softplus": F.softplus,
+    "mish": F.mish,
+    "softsign": F.softsign,
+    "selu": F.selu,
+    "hardtanh": F.hardtanh,
+    "clamp": lambda h: h.clamp(-1.0, 2.0),
+    "square": lambda h: h * h / (1 + h.abs()),
+    "log_sigmoid": F.logsigmoid,
+    "celu": functools.partial(F.celu, alpha=0.7),
+}
 
 
 def add_activation(draw: Any, net: Network) -> None:
@@ -111,7 +131,10 @@ def add_convolution(draw: Any, net: Network) -> None:
     bias = net.parameter(out, scale=0.3) if draw(st.booleans()) else None
     convolve = F.conv2d if len(sizes) == 2 else F.conv1d
     net.add(
-        f"conv{len(sizes)}d", lambda h, t, new: convolve(h, t[weight], t[bias] if bias else None, stride, padding, dilation, groups)
+        f"conv{len(sizes)}d",
+        lambda h, t, new: convolve(
+            h, t[weight], t[bias] if bias else None, stride, padding, dilation, groups
+        ),
     )
 
 
@@ -124,8 +147,12 @@ def add_residual(draw: Any, net: Network) -> None:
         net.add("residual", lambda h, t, new: h + ACTIVATIONS[kind](h @ t[down].T) @ t[up].T)
         return
     convolve = F.conv2d if len(sizes) == 2 else F.conv1d
-    weight, bias = net.parameter(channels, channels, *[3] * len(sizes)), net.parameter(channels, scale=0.3)
-    net.add("residual", lambda h, t, new: h + ACTIVATIONS[kind](convolve(h, t[weight], t[bias], padding=1)))
+    weight = net.parameter(channels, channels, *[3] * len(sizes))
+    bias = net.parameter(channels, scale=0.3)
+    net.add(
+        "residual",
+        lambda h, t, new: h + ACTIVATIONS[kind](convolve(h, t[weight], t[bias], padding=1)),
+    )
 
 
 def add_squeeze_excite(draw: Any, net: Network) -> None:
@@ -134,7 +161,9 @@ def add_squeeze_excite(draw: Any, net: Network) -> None:
     axes = tuple(range(2, 2 + len(sizes)))
 
     def gate(h: Tensor, t: Mapping[str, Tensor], new: State) -> Tensor:
-        scale = torch.sigmoid(h.mean(axes) @ t[weight].T) if axes else torch.sigmoid(h @ t[weight].T)
+        scale = (
+            torch.sigmoid(h.mean(axes) @ t[weight].T) if axes else torch.sigmoid(h @ t[weight].T)
+        )
         return h * scale.reshape(*scale.shape, *[1] * len(axes))
 
     net.add("squeeze_excite", gate)
@@ -147,19 +176,32 @@ def add_layer_norm(draw: Any, net: Network) -> None:
         gain = net.parameter(*net.shape, scale=0.2, around=1.0) if draw(st.booleans()) else None
         bias = net.parameter(*net.shape, scale=0.2) if gain and draw(st.booleans()) else None
         shape = net.shape
-        net.add("layer_norm", lambda h, t, new: F.layer_norm(h, shape, t[gain] if gain else None, t[bias] if bias else None, eps))
+        net.add(
+            "layer_norm",
+            lambda h, t, new: F.layer_norm(
+                h, shape, t[gain] if gain else None, t[bias] if bias else None, eps
+            ),
+        )
         return
-    gain, bias = net.parameter(net.shape[0], scale=0.2, around=1.0), net.parameter(net.shape[0], scale=0.2)
+    gain = net.parameter(net.shape[0], scale=0.2, around=1.0)
+    bias = net.parameter(net.shape[0], scale=0.2)
     net.add(
         "layer_norm",
-        lambda h, t, new: F.layer_norm(h.movedim(1, -1), (h.shape[1],), t[gain], t[bias], eps).movedim(-1, 1),
+        lambda h, t, new: F.layer_norm(
+            h.movedim(1, -1), (h.shape[1],), t[gain], t[bias], eps
+        ).movedim(-1, 1),
     )
 
 
 def add_group_norm(draw: Any, net: Network) -> None:
     channels = net.shape[0]
     size = int(np.prod(net.shape[1:]))
-    groups = draw(st.sampled_from([g for g in range(1, channels + 1) if channels % g == 0 and channels // g * size > 1] or [1]))
+    groups = draw(
+        st.sampled_from(
+            [g for g in range(1, channels + 1) if channels % g == 0 and channels // g * size > 1]
+            or [1]
+        )
+    )
     gain, bias = net.parameter(channels, scale=0.2, around=1.0), net.parameter(channels, scale=0.2)
     net.add("group_norm", lambda h, t, new: F.group_norm(h, groups, t[gain], t[bias]))
 
@@ -171,20 +213,27 @@ def add_batch_norm(draw: Any, net: Network) -> None:
     momentum = draw(st.sampled_from([0.1, 0.3]))
     net.takes_one_sample &= np.prod(net.shape[1:]) > 1  # one value per channel has no variance
     if not draw(st.booleans()):
-        net.add("batch_norm", lambda h, t, new: F.batch_norm(h, None, None, t[gain], t[bias], training=True))
+        net.add(
+            "batch_norm",
+            lambda h, t, new: F.batch_norm(h, None, None, t[gain], t[bias], training=True),
+        )
         return
-    mean, var = net.statistic(torch.randn(channels, generator=net.generator) / 2), net.statistic(torch.ones(channels))
+    mean = net.statistic(torch.randn(channels, generator=net.generator) / 2)
+    var = net.statistic(torch.ones(channels))
 
     def normalise(h: Tensor, t: Mapping[str, Tensor], new: State) -> Tensor:
         new[mean], new[var] = t[mean].clone(), t[var].clone()
-        return F.batch_norm(h, new[mean], new[var], t[gain], t[bias], training=True, momentum=momentum)
+        return F.batch_norm(
+            h, new[mean], new[var], t[gain], t[bias], training=True, momentum=momentum
+        )
 
     net.add("batch_norm", normalise)
 
 
 def add_scale_shift(draw: Any, net: Network) -> None:
     channels, *sizes = net.shape
-    scale, shift = net.parameter(channels, *[1] * len(sizes), scale=0.2, around=1.0), net.parameter(channels, *[1] * len(sizes), scale=0.2)
+    scale = net.parameter(channels, *[1] * len(sizes), scale=0.2, around=1.0)
+    shift = net.parameter(channels, *[1] * len(sizes), scale=0.2)
     net.add("scale_shift", lambda h, t, new: h * t[scale] + t[shift])
 
 
@@ -214,7 +263,10 @@ def add_attention(draw: Any, net: Network) -> None:
 
     def attend(h: Tensor, t: Mapping[str, Tensor], new: State) -> Tensor:
         tokens = h.shape[1]
-        q, k, v = (part.reshape(-1, tokens, heads, width // heads).transpose(1, 2) for part in (h @ t[packed].T).chunk(3, -1))
+        q, k, v = (
+            part.reshape(-1, tokens, heads, width // heads).transpose(1, 2)
+            for part in (h @ t[packed].T).chunk(3, -1)
+        )
         if is_fused:
             mixed = F.scaled_dot_product_attention(q, k, v)
         else:
@@ -237,19 +289,41 @@ def add_linear(draw: Any, net: Network) -> None:
     net.add("linear", lambda h, t, new: F.linear(h, t[weight], t[bias] if bias else None))
 
 
-SPATIAL = [add_convolution, add_convolution, add_activation, add_activation, add_residual, add_squeeze_excite, add_layer_norm,
-           add_group_norm, add_batch_norm, add_scale_shift, add_pooling]  # fmt: skip
+SPATIAL = [
+    add_convolution,
+    add_convolution,
+    add_activation,
+    add_activation,
+    add_residual,
+    add_squeeze_excite,
+    add_layer_norm,
+    add_group_norm,
+    add_batch_norm,
+    add_scale_shift,
+    add_pooling,
+]
 FAMILIES: dict[str, tuple[Any, list[Any]]] = {
     "images": (st.tuples(st.integers(1, 4), st.integers(4, 9), st.integers(4, 9)), SPATIAL),
     "signals": (st.tuples(st.integers(1, 4), st.integers(5, 16)), SPATIAL),
     "features": (
         st.tuples(st.integers(3, 12)),
-        [add_linear, add_linear, add_activation, add_activation, add_residual, add_squeeze_excite, add_layer_norm, add_batch_norm, add_scale_shift],
+        [
+            add_linear,
+            add_linear,
+            add_activation,
+            add_activation,
+            add_residual,
+            add_squeeze_excite,
+            add_layer_norm,
+            add_batch_norm,
+            add_scale_shift,
+        ],
     ),
     "tokens": (
-        st.tuples(st.integers(2, 6), st.sampled_from([4, 6])), [add_attention, add_attention, add_token_norm, add_linear, add_activation]
+        st.tuples(st.integers(2, 6), st.sampled_from([4, 6])),
+        [add_attention, add_attention, add_token_norm, add_linear, add_activation],
     ),
-}  # fmt: skip
+}
 
 
 def cross_entropy(logits: Tensor, ports: Mapping[str, Tensor]) -> Tensor:
@@ -262,7 +336,9 @@ def smoothed_cross_entropy(logits: Tensor, ports: Mapping[str, Tensor]) -> Tenso
 
 def weighted_cross_entropy(logits: Tensor, ports: Mapping[str, Tensor]) -> Tensor:
     weight = ports["sample_weight"]
-    return (F.cross_entropy(logits, ports["y"], reduction="none") * weight).sum() / weight.sum().clamp(min=1e-6)
+    return (
+        F.cross_entropy(logits, ports["y"], reduction="none") * weight
+    ).sum() / weight.sum().clamp(min=1e-6)
 
 
 def squared_error(logits: Tensor, ports: Mapping[str, Tensor]) -> Tensor:
@@ -286,14 +362,28 @@ def divergence(logits: Tensor, ports: Mapping[str, Tensor]) -> Tensor:
     return F.kl_div(F.log_softmax(logits, 1), F.softmax(ports["target"], 1), reduction="batchmean")
 
 
-LOSSES = {fn.__name__: fn for fn in (
-    cross_entropy, smoothed_cross_entropy, weighted_cross_entropy, squared_error, huber, binary_cross_entropy, entropy, divergence)}  # fmt: skip
+LOSSES = {
+    fn.__name__: fn
+    for fn in (
+        cross_entropy,
+        smoothed_cross_entropy,
+        weighted_cross_entropy,
+        squared_error,
+        huber,
+        binary_cross_entropy,
+        entropy,
+        divergence,
+    )
+}
 
 OPTIMISERS: dict[str, tuple[Optimiser, Callable[[list[Tensor]], torch.optim.Optimizer]]] = {
     "sgd": (SGD(), lambda ps: torch.optim.SGD(ps, RATE)),
     "momentum": (Momentum(), lambda ps: torch.optim.SGD(ps, RATE, momentum=0.9)),
     "adam": (Adam(eps=1e-4), lambda ps: torch.optim.Adam(ps, RATE, eps=1e-4)),
-    "adamw": (AdamW(0.05, eps=1e-4), lambda ps: torch.optim.AdamW(ps, RATE, eps=1e-4, weight_decay=0.05)),
+    "adamw": (
+        AdamW(0.05, eps=1e-4),
+        lambda ps: torch.optim.AdamW(ps, RATE, eps=1e-4, weight_decay=0.05),
+    ),
 }
 
 
@@ -312,7 +402,10 @@ class Plan:
 
     def __repr__(self) -> str:
         free = "free" if self.is_batch_free else "fixed"
-        return f"{self.family}{self.start}: {' '.join(self.net.kinds)} | {self.loss} | {self.optimiser} | batch {self.batch} {free}"
+        return (
+            f"{self.family}{self.start}: {' '.join(self.net.kinds)} | {self.loss} |"
+            f" {self.optimiser} | batch {self.batch} {free}"
+        )
 
     def make_ports(self, generator: torch.Generator, batch: int) -> State:
         ports = {"x": torch.randn(batch, *self.start, generator=generator)}
@@ -332,10 +425,15 @@ class Plan:
 
         def value(theta: State) -> tuple[Tensor, State]:
             new: State = {}
-            return LOSSES[self.loss](self.net.forward(ports["x"], {**tensors, **theta}, new), ports), new
+            return (
+                LOSSES[self.loss](self.net.forward(ports["x"], {**tensors, **theta}, new), ports),
+                new,
+            )
 
         gradient, (loss, statistics) = torch.func.grad_and_value(value, has_aux=True)(parameters)
-        live = (ports["sample_weight"].sum() > 0).to(loss.dtype) if "sample_weight" in ports else None
+        live = (
+            (ports["sample_weight"].sum() > 0).to(loss.dtype) if "sample_weight" in ports else None
+        )
         rate = ports["learning_rate"] if self.rate_is_port else RATE
         new, state = OPTIMISERS[self.optimiser][0].update(parameters, gradient, tensors, rate, live)
         return {"value": loss}, {**new, **state, **statistics}
@@ -345,23 +443,41 @@ class Plan:
         return {**self.net.tensors, **OPTIMISERS[self.optimiser][0].state(parameters)}
 
     def moves_every_parameter(self) -> bool:
-        """Whether float64 has a gradient for every parameter that a step can see; a bias that a norm takes away has only rounding error."""
-        parameters = {k: v.double().requires_grad_() for k, v in self.net.tensors.items() if k.startswith("net.")}
+        """Whether float64 has a gradient for every parameter that a step can see; a bias that a
+        norm takes away has only rounding error.
+        """
+        parameters = {
+            k: v.double().requires_grad_()
+            for k, v in self.net.tensors.items()
+            if k.startswith("net.")
+        }
         tensors = {**{k: v.double() for k, v in self.net.tensors.items()}, **parameters}
-        ports = {k: v.double() if v.is_floating_point() else v for k, v in self.make_ports(torch.Generator().manual_seed(0), self.batch).items()}
+        ports = {
+            k: v.double() if v.is_floating_point() else v
+            for k, v in self.make_ports(torch.Generator().manual_seed(0), self.batch).items()
+        }
         loss = LOSSES[self.loss](self.net.forward(ports["x"], tensors, {}), ports)
         gradients = torch.autograd.grad(loss, list(parameters.values()))
         return all(gradient.abs().max() > 1e-5 for gradient in gradients)
 
-    def reference(self, chain: list[State], noise: int | None = None, kind: torch.dtype = torch.float64) -> list[State]:
-        """Loss, parameters and statistics after every step; with ``noise``, from inputs and tensors off by a rounding error."""
+    def reference(
+        self, chain: list[State], noise: int | None = None, kind: torch.dtype = torch.float64
+    ) -> list[State]:
+        """Loss, parameters and statistics after every step; with ``noise``, from inputs and tensors
+        off by a rounding error.
+        """
         generator = torch.Generator().manual_seed(noise or 0)
 
         def exact(value: Tensor) -> Tensor:
             if not value.is_floating_point():
                 return value
             wide = value.to(kind, copy=True)
-            return wide if noise is None else wide * (1 + ROUNDING * (2 * torch.rand(wide.shape, generator=generator, dtype=kind) - 1))
+            return (
+                wide
+                if noise is None
+                else wide
+                * (1 + ROUNDING * (2 * torch.rand(wide.shape, generator=generator, dtype=kind) - 1))
+            )
 
         tensors = {k: exact(v) for k, v in self.net.tensors.items()}
         parameters = {k: tensors[k].requires_grad_() for k in tensors if k.startswith("net.")}
@@ -374,7 +490,9 @@ class Plan:
             loss.backward()
             optimiser.step()
             tensors.update({k: v.detach() for k, v in new.items()})
-            history.append({"value": loss.detach(), **{k: v.detach().clone() for k, v in tensors.items()}})
+            history.append(
+                {"value": loss.detach(), **{k: v.detach().clone() for k, v in tensors.items()}}
+            )
         return history
 
 
@@ -397,12 +515,19 @@ def plans(draw: Any, family: str, depth: int = 5) -> Plan:
     net.add("linear", lambda h, t, new: F.linear(h, t[head], t[bias]))
     losses = sorted(LOSSES)
     if "batch_norm" in net.kinds:
-        losses.remove("weighted_cross_entropy")  # muted rows reach the batch statistics; a step must not do that
+        # muted rows reach the batch statistics; a step must not do that
+        losses.remove("weighted_cross_entropy")
     is_batch_free = net.takes_one_sample and draw(st.booleans())
     plan = Plan(
-        family, net, start, draw(st.sampled_from(losses)), draw(st.sampled_from(sorted(OPTIMISERS))),
-        draw(st.sampled_from([4, 8] if is_batch_free or "batch_norm" in net.kinds else [1, 3, 8])), is_batch_free, draw(st.booleans()),
-    )  # fmt: skip
+        family,
+        net,
+        start,
+        draw(st.sampled_from(losses)),
+        draw(st.sampled_from(sorted(OPTIMISERS))),
+        draw(st.sampled_from([4, 8] if is_batch_free or "batch_norm" in net.kinds else [1, 3, 8])),
+        is_batch_free,
+        draw(st.booleans()),
+    )
     assume(plan.moves_every_parameter())
     return plan
 
@@ -413,20 +538,31 @@ def follow(plan: Plan, model: bytes, chain: list[State]) -> list[State]:
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     state = {k: v.numpy() for k, v in plan.tensors().items()}
-    inputs, outputs = [v.name for v in session.get_inputs()], [v.name for v in session.get_outputs()]
+    inputs = [v.name for v in session.get_inputs()]
+    outputs = [v.name for v in session.get_outputs()]
     history = []
     for ports in chain:
         given = {**{k: v.numpy() for k, v in ports.items()}, **state}
         values = dict(zip(outputs, session.run(None, {k: given[k] for k in inputs}), strict=True))
         state.update({k.removesuffix(".next"): v for k, v in values.items() if k.endswith(".next")})
-        history.append({"value": torch.from_numpy(np.asarray(values["value"])), **{k: torch.from_numpy(np.asarray(v)) for k, v in state.items()}})
+        history.append(
+            {
+                "value": torch.from_numpy(np.asarray(values["value"])),
+                **{k: torch.from_numpy(np.asarray(v)) for k, v in state.items()},
+            }
+        )
     return history
 
 
 def mismatches(plan: Plan, model: bytes) -> list[str]:
-    """Every tensor that is further from float64 than the tolerance and than rounding of what is read can explain."""
+    """Every tensor that is further from float64 than the tolerance and than rounding of what is
+    read can explain.
+    """
     sizes = (plan.batch, 5 if plan.is_batch_free else plan.batch, plan.batch)
-    chain = [plan.make_ports(torch.Generator().manual_seed(7_000 + step), sizes[step]) for step in range(STEPS)]
+    chain = [
+        plan.make_ports(torch.Generator().manual_seed(7_000 + step), sizes[step])
+        for step in range(STEPS)
+    ]
     got, want = follow(plan, model, chain), plan.reference(chain)
     others: list[list[State]] = []
     found = []
@@ -434,15 +570,25 @@ def mismatches(plan: Plan, model: bytes) -> list[str]:
         if not want[step]["value"].abs() <= BLOWS_UP * want[0]["value"].abs():
             break
         for key, truth in want[step].items():
-            start = plan.net.tensors[key].double() if key in plan.net.tensors else torch.zeros_like(truth)
+            start = (
+                plan.net.tensors[key].double()
+                if key in plan.net.tensors
+                else torch.zeros_like(truth)
+            )
             scale = (truth - start).abs().max() + 1e-6 * truth.abs().max() + 1e-9
             error = (got[step][key].double() - truth).abs().max()
             if error <= TOLERANCE * scale:
                 continue
-            others = others or [plan.reference(chain, kind=torch.float32), *(plan.reference(chain, noise) for noise in range(1, 17))]
+            others = others or [
+                plan.reference(chain, kind=torch.float32),
+                *(plan.reference(chain, noise) for noise in range(1, 17)),
+            ]
             moved = max((other[step][key] - truth).abs().max() for other in others)
             if not error <= TOLERANCE * scale + MOVES * moved:
-                found.append(f"{key} after step {step + 1}: error {error / scale:.1e} of the change, rounding moves it by {moved / scale:.1e}")
+                found.append(
+                    f"{key} after step {step + 1}: error {error / scale:.1e} of the change,"
+                    f" rounding moves it by {moved / scale:.1e}"
+                )
     return found
 
 
@@ -452,7 +598,12 @@ def judge(plan: Plan, tally: Counter[str]) -> None:
     tally.update(set(plan.net.kinds) | {plan.loss, plan.optimiser})
     try:
         graph = compile_step(
-            "random", plan.step, plan.make_ports, plan.tensors(), dynamic_batch=plan.is_batch_free, batch=plan.batch
+            "random",
+            plan.step,
+            plan.make_ports,
+            plan.tensors(),
+            dynamic_batch=plan.is_batch_free,
+            batch=plan.batch,
         )
     except CompileError as error:
         assert names_an_operator(str(error)), f"{plan}\n{error}"
@@ -465,14 +616,24 @@ def judge(plan: Plan, tally: Counter[str]) -> None:
 
 def names_an_operator(message: str) -> bool:
     """A refusal that tells the user what to replace, and not that numbers differ."""
-    return "differs from torch" not in message and re.search(r"aten[.:]|[Gg]radient of|[A-Z][a-z]+[A-Za-z]* (with|is|takes|of) ", message) is not None
+    return (
+        "differs from torch" not in message
+        and re.search(r"aten[.:]|[Gg]radient of|[A-Z][a-z]+[A-Za-z]* (with|is|takes|of) ", message)
+        is not None
+    )
 
 
 def explore(family: str, number: int, count: int, depth: int = 5) -> Counter[str]:
     tally: Counter[str] = Counter()
 
     @seed(number)
-    @settings(max_examples=count, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(plans(family, depth))
     def each(plan: Plan) -> None:
         judge(plan, tally)

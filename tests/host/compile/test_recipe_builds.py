@@ -1,4 +1,6 @@
-"""Every choice of a recipe that changes a graph is in a recipe whose graphs build with TensorRT for RTX, and the page says which and when."""
+"""Every choice of a recipe that changes a graph is in a recipe whose graphs build with TensorRT for
+RTX, and the page says which and when.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ QUICK = [recipe for recipe in RECIPES if recipe.is_quick]
 REST = [recipe for recipe in RECIPES if not recipe.is_quick]
 
 
-# -- the table of recipes -----------------------------------------------------------------------------
+# -- the table of recipes --------------------------------------------------------------------------
 def test_every_value_of_every_choice_is_in_a_recipe() -> None:
     assert uncovered() == {}
 
@@ -50,7 +52,9 @@ def test_a_new_field_of_a_head_has_to_be_placed(monkeypatch: pytest.MonkeyPatch)
     class Newer(Ridge):
         rounds: int = 1
 
-    monkeypatch.setitem(recipe_choices.NUMBERS, "Newer", recipe_choices.NUMBERS["Ridge"] | {"random_features"})
+    monkeypatch.setitem(
+        recipe_choices.NUMBERS, "Newer", recipe_choices.NUMBERS["Ridge"] | {"random_features"}
+    )
     with pytest.raises(KeyError, match="rounds"):
         list(options(Newer))
 
@@ -61,29 +65,56 @@ def test_a_new_setting_has_to_be_placed() -> None:
 
 
 def test_recipes_have_names_of_their_own_and_every_encoder_is_used() -> None:
-    assert len({recipe.name for recipe in RECIPES}) == len(RECIPES) and {recipe.source for recipe in RECIPES} == set(SOURCES)
+    assert len({recipe.name for recipe in RECIPES}) == len(RECIPES) and {
+        recipe.source for recipe in RECIPES
+    } == set(SOURCES)
 
 
 def test_the_quick_recipes_and_the_demo_have_every_kind_of_graph() -> None:
-    of_demo = {Path(graph.file).stem for graph in read_bundle(bundle_path()).manifest.graphs} | {"encode" + AS_INPUTS}
+    of_demo = {Path(graph.file).stem for graph in read_bundle(bundle_path()).manifest.graphs} | {
+        "encode" + AS_INPUTS
+    }
     assert set().union(*map(kinds, QUICK)) | of_demo == set().union(*map(kinds, RECIPES))
 
 
 def kinds(recipe: Recipe) -> set[str]:
     """Graphs without the name of their adaptor."""
-    return {next((graph.removesuffix(adaptor.name) for adaptor in recipe.adaptors if graph.endswith(adaptor.name)), graph) for graph in graphs_of(recipe)}
+    return {
+        next(
+            (
+                graph.removesuffix(adaptor.name)
+                for adaptor in recipe.adaptors
+                if graph.endswith(adaptor.name)
+            ),
+            graph,
+        )
+        for graph in graphs_of(recipe)
+    }
 
 
-# -- the page -----------------------------------------------------------------------------------------
+# -- the page --------------------------------------------------------------------------------------
 def cells(marker: str) -> list[list[str]]:
     """Rows of the page's table."""
     table = PAGE.partition(f"<!-- {marker} -->\n")[2].partition("\n<!-- end -->")[0]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")][2:]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.splitlines()
+        if line.startswith("|")
+    ][2:]
 
 
 def test_the_page_lists_the_recipes_as_they_are() -> None:
     listed = [row[:5] for row in cells("recipes")]
-    assert listed == [[recipe.name, recipe.source, head_text(recipe.head), f"`{recipe.novelty}`", f"`{recipe.adapt}`"] for recipe in RECIPES]
+    assert listed == [
+        [
+            recipe.name,
+            recipe.source,
+            head_text(recipe.head),
+            f"`{recipe.novelty}`",
+            f"`{recipe.adapt}`",
+        ]
+        for recipe in RECIPES
+    ]
 
 
 def test_the_page_has_exactly_the_graphs_that_the_recipes_make_and_all_are_built() -> None:
@@ -93,29 +124,53 @@ def test_the_page_has_exactly_the_graphs_that_the_recipes_make_and_all_are_built
             found.setdefault(recipe, set()).add(graph.strip("`"))
         assert int(layers) > 0 and int(plan) > 0 and float(seconds) > 0
     assert found == {recipe.name: graphs_of(recipe) for recipe in RECIPES}
-    assert [row[6] for row in cells("recipes")] == [f"{len(graphs_of(recipe))} of {len(graphs_of(recipe))}" for recipe in RECIPES]
-    assert re.search(rf"^{len(cells('recipe graphs'))} distinct graphs of {len(RECIPES)} recipes, {len(cells('recipe graphs'))} built; 20\d\d-\d\d-\d\d, tensorrt-rtx \d", PAGE, re.MULTILINE)
+    assert [row[6] for row in cells("recipes")] == [
+        f"{len(graphs_of(recipe))} of {len(graphs_of(recipe))}" for recipe in RECIPES
+    ]
+    assert re.search(
+        rf"^{len(cells('recipe graphs'))} distinct graphs of {len(RECIPES)} recipes,"
+        rf" {len(cells('recipe graphs'))} built; 20\d\d-\d\d-\d\d, tensorrt-rtx \d",
+        PAGE,
+        re.MULTILINE,
+    )
 
 
 def test_a_page_without_a_marker_is_refused() -> None:
-    assert with_tables("<!-- a -->\nold\n<!-- end -->\nkept", {"a": "new\\1"}) == "<!-- a -->\nnew\\1\n<!-- end -->\nkept"
+    assert (
+        with_tables("<!-- a -->\nold\n<!-- end -->\nkept", {"a": "new\\1"})
+        == "<!-- a -->\nnew\\1\n<!-- end -->\nkept"
+    )
     with pytest.raises(ValueError, match="0 markers <!-- b -->"):
         with_tables("<!-- a -->\nold\n<!-- end -->", {"b": ""})
 
 
-# -- the builds ---------------------------------------------------------------------------------------
+# -- the builds ------------------------------------------------------------------------------------
 def check_recipe(recipe: Recipe, folder: Path) -> None:
-    """Its bundle has the graphs and operators that the page names, a device loads them all, and each builds."""
+    """Its bundle has the graphs and operators that the page names, a device loads them all, and
+    each builds.
+    """
     bundle = recipe.export(folder)
     graphs = loaded_by_device(bundle)
     assert {graph.name for graph in graphs} == graphs_of(recipe)
-    assert {Path(graph.file).stem for graph in bundle.manifest.graphs} == {graph.name for graph in graphs if not graph.replaced}
-    assert all(int8_weights(graph) == set() for graph in graphs), "TensorRT builds no cast of an int8 constant, see methods/whole_bytes.py"
-    missing = set().union(*(operators(graph.model) for graph in graphs)) - {row[0] for row in cells("operators")}
+    assert {Path(graph.file).stem for graph in bundle.manifest.graphs} == {
+        graph.name for graph in graphs if not graph.replaced
+    }
+    assert all(int8_weights(graph) == set() for graph in graphs), (
+        "TensorRT builds no cast of an int8 constant, see methods/whole_bytes.py"
+    )
+    missing = set().union(*(operators(graph.model) for graph in graphs)) - {
+        row[0] for row in cells("operators")
+    }
     assert not missing, "add them to the page with the command that it names"
-    trt: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'edgeadapt[rtx]'")
+    trt: Any = pytest.importorskip(
+        "tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'edgeadapt[rtx]'"
+    )
     builder = Builder(trt, folder)
-    failed = {graph.name: built.error for graph in graphs if (built := builder.build(graph)).error or built.plan_kib < 1}
+    failed = {
+        graph.name: built.error
+        for graph in graphs
+        if (built := builder.build(graph)).error or built.plan_kib < 1
+    }
     assert failed == {}
 
 
@@ -123,7 +178,9 @@ def int8_weights(graph: Loaded) -> set[str]:
     """Int8 initialisers that anything but a dequantisation reads."""
     proto = onnx.load_from_string(graph.model).graph
     whole = {tensor.name for tensor in proto.initializer if tensor.data_type == TensorProto.INT8}
-    return {name for node in proto.node if node.op_type != "DequantizeLinear" for name in node.input} & whole
+    return {
+        name for node in proto.node if node.op_type != "DequantizeLinear" for name in node.input
+    } & whole
 
 
 @pytest.mark.slow
@@ -144,9 +201,19 @@ def test_a_cast_of_an_int8_constant_does_not_build(tmp_path: Path) -> None:
     import tensorrt_rtx
 
     weight = onnx.helper.make_tensor("k.whole", TensorProto.INT8, [4], [1, -2, 3, -4])
-    nodes = [onnx.helper.make_node("Cast", ["k.whole"], ["k"], to=TensorProto.FLOAT), onnx.helper.make_node("Mul", ["x", "k"], ["out"])]
-    x, out = (onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("x", "out"))
-    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [x], [out], [weight]), opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    nodes = [
+        onnx.helper.make_node("Cast", ["k.whole"], ["k"], to=TensorProto.FLOAT),
+        onnx.helper.make_node("Mul", ["x", "k"], ["out"]),
+    ]
+    x, out = (
+        onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4])
+        for name in ("x", "out")
+    )
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "g", [x], [out], [weight]),
+        opset_imports=[onnx.helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
     graph = Loaded("cast", model.SerializeToString(), {})
     assert int8_weights(graph) == {"k.whole"}
     assert "Quantized constant" in Builder(tensorrt_rtx, tmp_path).build(graph).error

@@ -35,9 +35,19 @@ def predict(ports, tensors):
     return {"score": ports["x"] @ tensors["sum.x"] + tensors["offset.b"]}, {}
 
 
-TENSORS = {"sum.x": torch.zeros(3), "sum.count": torch.zeros(()), "decay.factor": torch.from_numpy(DECAY.copy())}
+TENSORS = {
+    "sum.x": torch.zeros(3),
+    "sum.count": torch.zeros(()),
+    "decay.factor": torch.from_numpy(DECAY.copy()),
+}
 STEP = compile_graph("sum/step", learn, make_ports, TENSORS, frozen=["decay.factor"], check=False)
-PREDICT = compile_graph("predict", predict, make_ports, {"sum.x": torch.ones(3), "offset.b": torch.ones(())}, check=False)
+PREDICT = compile_graph(
+    "predict",
+    predict,
+    make_ports,
+    {"sum.x": torch.ones(3), "offset.b": torch.ones(())},
+    check=False,
+)
 
 
 @pytest.fixture
@@ -49,7 +59,7 @@ def x(*rows):
     return np.array(rows, np.float32)
 
 
-# -- what comes back --------------------------------------------------------------------------------------
+# -- what comes back -------------------------------------------------------------------------------
 def test_a_fresh_process_without_torch_and_onnx_runs_the_steps(path):
     script = """
 import sys
@@ -60,9 +70,15 @@ step = read_graph(sys.argv[1])
 totals = [step(x=np.full((2, 3), n, np.float32), rate=0.5)["total"].tolist() for n in (1, 2, 4)]
 step.save_state(sys.argv[2])
 print(json.dumps([totals, float(step.state["sum.count"]), sorted(m for m in sys.modules if m.startswith("edgeadapt.host"))]))
-"""
+"""  # noqa: E501
     saved = path.with_name("state.safetensors")
-    done = subprocess.run([sys.executable, "-c", script, path, saved], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script, path, saved],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     totals, count, host = json.loads(done.stdout)
     want, state = [], np.zeros(3, np.float32)
@@ -77,14 +93,24 @@ def test_the_second_file_has_the_values_and_describes_the_graph(path):
     with safe_open(path.with_suffix(".safetensors"), "numpy") as file:
         described = json.loads(file.metadata()["edgeadapt.graph"])
         assert sorted(file.keys()) == ["decay.factor", "sum.count", "sum.x"]
-    assert described["ports"] == [{"name": "x", "dtype": "float32", "shape": [None, 3]}, {"name": "rate", "dtype": "float32", "shape": []}]
-    assert described["reads"] == ["sum.x", "sum.count"] and described["writes"] == ["sum.x", "sum.count"]
+    assert described["ports"] == [
+        {"name": "x", "dtype": "float32", "shape": [None, 3]},
+        {"name": "rate", "dtype": "float32", "shape": []},
+    ]
+    assert described["reads"] == ["sum.x", "sum.count"] and described["writes"] == [
+        "sum.x",
+        "sum.count",
+    ]
     assert described["frozen"] == ["decay.factor"] and described["outputs"][0]["name"] == "total"
     assert path.read_bytes() == STEP.model
 
 
 def test_it_starts_from_the_values_that_save_was_given(tmp_path):
-    step = read_graph(STEP.save(tmp_path / "step.onnx", {"sum.x": torch.full((3,), 8.0), "decay.factor": torch.zeros(3)}))
+    step = read_graph(
+        STEP.save(
+            tmp_path / "step.onnx", {"sum.x": torch.full((3,), 8.0), "decay.factor": torch.zeros(3)}
+        )
+    )
     np.testing.assert_array_equal(step.state["sum.x"], [8, 8, 8])
     np.testing.assert_array_equal(step(x=x([1, 2, 3]), rate=1.0)["total"], [1, 2, 3])
 
@@ -109,15 +135,22 @@ def test_a_state_goes_on_where_it_was_saved(path):
 def test_a_graph_that_predicts_sees_what_another_learns(path):
     step = read_graph(path)
     predictor = read_graph(PREDICT.save(path.parent), state=step)
-    np.testing.assert_array_equal(predictor(x=x([1, 1, 1]))["score"], [1])  # the step's zeros, its own offset
+    # the step's zeros, its own offset
+    np.testing.assert_array_equal(predictor(x=x([1, 1, 1]))["score"], [1])
     step(x=x([1, 2, 3]), rate=1.0)
     np.testing.assert_array_equal(predictor(x=x([1, 1, 1], [1, 0, 0]))["score"], [7, 2])
-    assert set(step.state) == {"sum.x", "sum.count"} and set(predictor.state) == {"sum.x", "offset.b"}
+    assert set(step.state) == {"sum.x", "sum.count"} and set(predictor.state) == {
+        "sum.x",
+        "offset.b",
+    }
 
 
 def test_no_step_is_lost_between_threads(path):
     step = read_graph(path)
-    threads = [threading.Thread(target=lambda: [step(x=x([0, 0, 0]), rate=0.0) for _ in range(50)]) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: [step(x=x([0, 0, 0]), rate=0.0) for _ in range(50)])
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -131,7 +164,7 @@ def test_the_state_that_is_given_out_is_a_copy(path):
     assert not step.state["sum.x"].any()
 
 
-# -- input ------------------------------------------------------------------------------------------------
+# -- input -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("ports", "message"),
     [
@@ -153,14 +186,16 @@ def test_refused_input_changes_nothing(path, ports, message):
     assert all(np.array_equal(value, before[name]) for name, value in step.state.items())
 
 
-# -- saving the state -------------------------------------------------------------------------------------
+# -- saving the state ------------------------------------------------------------------------------
 def test_a_state_that_diverged_is_not_written_over_a_good_one(path):
     step, saved = read_graph(path), path.with_name("state.safetensors")
     step.save_state(saved)
     good = saved.read_bytes()
     for _ in range(3):
         step(x=np.full((4, 3), 3e38, np.float32), rate=1.0)
-    with pytest.raises(StateError, match=r"sum\.x has values that are not finite; a step of 'sum/step' diverged"):
+    with pytest.raises(
+        StateError, match=r"sum\.x has values that are not finite; a step of 'sum/step' diverged"
+    ):
         step.save_state(saved)
     assert saved.read_bytes() == good
 
@@ -186,10 +221,19 @@ def test_the_state_of_another_graph_is_refused(path):
     other = path.with_name("other.safetensors")
     for values, message in (
         ({"sum.x": x(1, 2, 3)}, r"it has no tensor 'sum\.count'"),
-        ({"sum.x": x(1, 2, 3), "sum.count": x(0).reshape(()), "z.z": x(1)}, r"it has a tensor 'z\.z'"),
-        ({"sum.x": x(1, 2), "sum.count": x(0).reshape(())}, r"sum\.x is float32\[2\], the graph takes float32\[3\]"),
+        (
+            {"sum.x": x(1, 2, 3), "sum.count": x(0).reshape(()), "z.z": x(1)},
+            r"it has a tensor 'z\.z'",
+        ),
+        (
+            {"sum.x": x(1, 2), "sum.count": x(0).reshape(())},
+            r"sum\.x is float32\[2\], the graph takes float32\[3\]",
+        ),
         ({"sum.x": np.zeros(3), "sum.count": x(0).reshape(())}, r"sum\.x is float64\[3\]"),
-        ({"sum.x": x(1, np.inf, 3), "sum.count": x(0).reshape(())}, r"sum\.x has values that are not finite"),
+        (
+            {"sum.x": x(1, np.inf, 3), "sum.count": x(0).reshape(())},
+            r"sum\.x has values that are not finite",
+        ),
     ):
         save_file(values, other)
         with pytest.raises(StateError, match=message):
@@ -203,13 +247,17 @@ def test_the_state_of_another_graph_is_refused(path):
 
 def test_a_graph_with_a_tensor_of_another_shape_cannot_share(path, tmp_path):
     narrow = compile_graph(
-        "narrow", lambda p, t: ({"y": p["x"] * t["sum.x"]}, {}), lambda g, b: {"x": torch.ones(b, 2)}, {"sum.x": torch.ones(2)}, check=False
+        "narrow",
+        lambda p, t: ({"y": p["x"] * t["sum.x"]}, {}),
+        lambda g, b: {"x": torch.ones(b, 2)},
+        {"sum.x": torch.ones(2)},
+        check=False,
     )
     with pytest.raises(InputError, match=r"sum\.x is float32\[3\], the graph takes float32\[2\]"):
         read_graph(narrow.save(tmp_path), state=read_graph(path))
 
 
-# -- damage -----------------------------------------------------------------------------------------------
+# -- damage ----------------------------------------------------------------------------------------
 def test_two_files_of_different_compilations_are_refused(path):
     path.write_bytes(PREDICT.model)
     with pytest.raises(BundleError, match=r"is not the model that step\.safetensors belongs to"):
@@ -225,14 +273,52 @@ def test_damaged_files_are_refused_by_name(path, tmp_path):
         (lambda: weights.write_bytes(whole[: len(whole) // 2]), "not a safetensors file"),
         (lambda: weights.write_bytes(b""), "not a safetensors file"),
         (lambda: save_file(values, weights), "its header does not describe a graph"),
-        (lambda: save_file(values, weights, {"edgeadapt.graph": "{}"}), "its header does not describe a graph"),
-        (lambda: save_file(values, weights, {"edgeadapt.graph": metadata["edgeadapt.graph"].replace('"format":1', '"format":9')}), "format 9"),
-        (lambda: save_file({k: v for k, v in values.items() if k != "decay.factor"}, weights, metadata), r"no value for decay\.factor"),
-        (lambda: save_file({**values, "sum.x": values["sum.x"][:2]}, weights, metadata), r"sum\.x is float32\[2\], the graph takes float32\[3\]"),
-        (lambda: save_file({**values, "decay.factor": x(1, 2)}, weights, metadata), r"'decay\.factor' must be float32\[3\]"),
-        (lambda: save_file({**values, "decay.factor": DECAY * np.nan}, weights, metadata), r"decay\.factor has values that are not finite"),
         (
-            lambda: save_file(values, weights, {"edgeadapt.graph": metadata["edgeadapt.graph"].replace('"reads":["sum.x"', '"reads":["decay.factor"')}),
+            lambda: save_file(values, weights, {"edgeadapt.graph": "{}"}),
+            "its header does not describe a graph",
+        ),
+        (
+            lambda: save_file(
+                values,
+                weights,
+                {
+                    "edgeadapt.graph": (
+                        metadata["edgeadapt.graph"].replace('"format":1', '"format":9')
+                    )
+                },
+            ),
+            "format 9",
+        ),
+        (
+            lambda: save_file(
+                {k: v for k, v in values.items() if k != "decay.factor"}, weights, metadata
+            ),
+            r"no value for decay\.factor",
+        ),
+        (
+            lambda: save_file({**values, "sum.x": values["sum.x"][:2]}, weights, metadata),
+            r"sum\.x is float32\[2\], the graph takes float32\[3\]",
+        ),
+        (
+            lambda: save_file({**values, "decay.factor": x(1, 2)}, weights, metadata),
+            r"'decay\.factor' must be float32\[3\]",
+        ),
+        (
+            lambda: save_file({**values, "decay.factor": DECAY * np.nan}, weights, metadata),
+            r"decay\.factor has values that are not finite",
+        ),
+        (
+            lambda: save_file(
+                values,
+                weights,
+                {
+                    "edgeadapt.graph": (
+                        metadata["edgeadapt.graph"].replace(
+                            '"reads":["sum.x"', '"reads":["decay.factor"'
+                        )
+                    )
+                },
+            ),
             r"differ about the tensor 'decay\.factor'",
         ),
         (weights.unlink, "No such file"),
@@ -250,7 +336,11 @@ def test_save_refuses_what_a_device_could_not_open(tmp_path):
     for path, tensors, message in (
         (tmp_path, None, "'sum/step' is not a file name"),
         (tmp_path / "step.bin", None, r"ends in \.onnx"),
-        (tmp_path / "step.onnx", {"sum.y": torch.zeros(3)}, r"uses no tensor 'sum\.y'; it uses: sum\.x"),
+        (
+            tmp_path / "step.onnx",
+            {"sum.y": torch.zeros(3)},
+            r"uses no tensor 'sum\.y'; it uses: sum\.x",
+        ),
         (tmp_path / "step.onnx", {"sum.x": torch.zeros(4)}, r"sum\.x is torch\.float32\[4\]"),
         (tmp_path / "step.onnx", {"sum.x": torch.tensor([1.0, float("nan"), 0])}, "not finite"),
     ):

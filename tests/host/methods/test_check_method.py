@@ -47,9 +47,18 @@ def first(**changes: Any) -> Callable[[list[Any]], list[Any]]:
         (first(bound=None), "so it has a bound"),
         (first(bound=10.0), "mean.moment is within its bound 10"),
         (first(dtype="float16"), r"declared float16\[25, 5\], got float32"),
-        (lambda specs: [*specs, msgspec.structs.replace(specs[0], name="more.evidence")], r"they differ in \['more.evidence'\]"),
-        (lambda specs: specs[:-1], r"derive exactly the tensors declared derived; they differ in \['head.active'\]"),
-        (lambda specs: [*specs[:-1], msgspec.structs.replace(specs[-1], persist="session")], "head.active is derived, never stored"),
+        (
+            lambda specs: [*specs, msgspec.structs.replace(specs[0], name="more.evidence")],
+            r"they differ in \['more.evidence'\]",
+        ),
+        (
+            lambda specs: specs[:-1],
+            r"derive exactly the tensors declared derived; they differ in \['head.active'\]",
+        ),
+        (
+            lambda specs: [*specs[:-1], msgspec.structs.replace(specs[-1], persist="session")],
+            "head.active is derived, never stored",
+        ),
     ],
 )
 def test_inconsistent_specs_are_named(change: Any, message: str) -> None:
@@ -65,12 +74,21 @@ class UnknownNumeric(NearestMean):
 class RandomFactory(Ridge):
     def factory(self, data: Any) -> Any:
         values = super().factory(data)
-        return values | {"ridge.gram": values["ridge.gram"] + np.random.default_rng().random(1).astype(np.float32)}
+        return values | {
+            "ridge.gram": (
+                values["ridge.gram"] + np.random.default_rng().random(1).astype(np.float32)
+            )
+        }
 
 
 class BatchMean(NearestMean):
     def learn(self, t: Any, z: Any, taps: Any, y: Any, sample_weight: Any) -> Any:
-        return {"mean.moment": t["mean.moment"] + class_moment(z, y, sample_weight / sample_weight.abs().sum().clamp(min=1e-6), 5)}
+        return {
+            "mean.moment": (
+                t["mean.moment"]
+                + class_moment(z, y, sample_weight / sample_weight.abs().sum().clamp(min=1e-6), 5)
+            )
+        }
 
 
 class ClippedWeight(NearestMean):
@@ -97,7 +115,9 @@ class FactoryOnlyVirtualLogit(VirtualLogit):
 
     def novelty(self, t: Any, z: Any, taps: Any, logits: Any) -> Any:
         rest = self._outside(t, z)
-        return torch.sqrt((rest * rest).sum(dim=1) + 1e-12) * t["vim.scale"] - torch.logsumexp(logits, dim=1)
+        return torch.sqrt((rest * rest).sum(dim=1) + 1e-12) * t["vim.scale"] - torch.logsumexp(
+            logits, dim=1
+        )
 
 
 class ClassFree(ResidualShift):
@@ -121,7 +141,11 @@ class UngatedMomentum(Bottleneck):
 
     def fit(self, t: Any, z: Any, y: Any, sample_weight: Any, learning_rate: Any) -> Any:
         outputs, new = super().fit(t, z, y, sample_weight, learning_rate)
-        return outputs, new | {"bottleneck_32.up": new["bottleneck_32.up"] - learning_rate * 0.1 * t["bottleneck_32.momentum_up"]}
+        return outputs, new | {
+            "bottleneck_32.up": (
+                new["bottleneck_32.up"] - learning_rate * 0.1 * t["bottleneck_32.momentum_up"]
+            )
+        }
 
 
 class BakedIn(NearestMean):
@@ -138,12 +162,21 @@ class BakedIn(NearestMean):
         (RandomFactory(), "factory: ridge.gram is the same each time"),
         (BatchMean(), "learn: evidence is additive"),
         (ClippedWeight(), "learn: a negative weight forgets"),
-        (Smeared(), r"learn: a label of class 0 touches only its own slot of mean.moment, not \[0, 1, 2, 3, 4\]"),
+        (
+            Smeared(),
+            (
+                r"learn: a label of class 0 touches only its own slot of mean.moment, not \[0, 1,"
+                r" 2, 3, 4\]"
+            ),
+        ),
         (Unmasked(), "predict: a class that was .* is not predicted"),
         (FactoryOnlyVirtualLogit(), "novelty: a class that was learned stops being novel"),
         (ClassFree(), "shift: windows of class 0 alone are at most 4 times a mixed window"),
         (Hasty(), "adapt: rows of weight 0 do not matter"),
-        (UngatedMomentum(), "fit: a batch of weight 0 changes nothing, bit for bit; bottleneck_32.up changed"),
+        (
+            UngatedMomentum(),
+            "fit: a batch of weight 0 changes nothing, bit for bit; bottleneck_32.up changed",
+        ),
         (BakedIn(), "predict: does not compile: .*Python reads data"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
@@ -155,10 +188,15 @@ def test_a_faulty_method_is_named_with_the_property_it_breaks(method: Any, messa
 
 def test_a_suite_that_a_stub_passes_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(_suite._CHECKS, "novelty")
-    with pytest.raises(AssertionError, match="vim: check_method passes although novelty is constant"):
+    with pytest.raises(
+        AssertionError, match="vim: check_method passes although novelty is constant"
+    ):
         check_identity_stub(VirtualLogit())
 
 
 def test_a_device_without_torch_can_import_the_suites() -> None:
-    script = "import sys; sys.modules['torch'] = sys.modules['onnx'] = None; from edgeadapt.testing import check_method, check_runtime"
+    script = (
+        "import sys; sys.modules['torch'] = sys.modules['onnx'] = None; from edgeadapt.testing"
+        " import check_method, check_runtime"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)

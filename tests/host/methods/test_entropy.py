@@ -1,4 +1,6 @@
-"""Entropy steps on gains and offsets: they lower what they say they lower, stop where they should, and fold into the encoder."""
+"""Entropy steps on gains and offsets: they lower what they say they lower, stop where they should,
+and fold into the encoder.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def test_the_entropy_of_logits_leaves_unused_slots_out() -> None:
 def test_reliability_is_exp_of_the_margin_below_it_and_nothing_above() -> None:
     most = torch.tensor(math.log(10))
     weight = reliability(torch.tensor([0.0, 0.2, 0.4, 0.6, 1.0]) * most, most)
-    torch.testing.assert_close(weight[:2], torch.exp(torch.tensor([0.4, 0.2]) * most), rtol=0.02, atol=0)
+    torch.testing.assert_close(
+        weight[:2], torch.exp(torch.tensor([0.4, 0.2]) * most), rtol=0.02, atol=0
+    )
     assert 0.4 < float(weight[2]) < 0.6 and float(weight[3]) < 0.02 and float(weight[4]) < 1e-4
 
 
@@ -41,7 +45,12 @@ def test_steps_lower_the_entropy_of_the_memory_below_that_of_norm_statistics() -
     state = own.state(tent)
     for _ in range(8):
         state = own.refreshed(tent, state, x)[0]
-    assert mean_entropy(tent, state, x) < 0.7 * statistics < statistics < mean_entropy(tent, own.state(tent), x)
+    assert (
+        mean_entropy(tent, state, x)
+        < 0.7 * statistics
+        < statistics
+        < mean_entropy(tent, own.state(tent), x)
+    )
 
 
 def test_a_step_is_the_gradient_of_the_mean_entropy_by_autograd() -> None:
@@ -49,9 +58,15 @@ def test_a_step_is_the_gradient_of_the_mean_entropy_by_autograd() -> None:
     method = Tent(own.encoder, Ridge(), rate=0.5, optimiser=SGD())
     x, state = dimmed(images(48, 22)[0]), own.state(method)
     state["norm.gain"] = torch.zeros(36, requires_grad=True)
-    passed = method._pass(x, torch.ones(48), state, state["norms.gain"] + state["norm.gain"], state["norms.offset"])
-    (slope,) = torch.autograd.grad(entropy_of(Ridge().predict(state, passed.z)).mean(), state["norm.gain"])
-    moved = method.adapt({"x": x, "sample_weight": torch.ones(48)}, own.state(method))[1]["norm.gain"]
+    passed = method._pass(
+        x, torch.ones(48), state, state["norms.gain"] + state["norm.gain"], state["norms.offset"]
+    )
+    (slope,) = torch.autograd.grad(
+        entropy_of(Ridge().predict(state, passed.z)).mean(), state["norm.gain"]
+    )
+    moved = method.adapt({"x": x, "sample_weight": torch.ones(48)}, own.state(method))[1][
+        "norm.gain"
+    ]
     torch.testing.assert_close(moved, -0.5 * slope, rtol=1e-3, atol=1e-6)
 
 
@@ -72,7 +87,10 @@ def test_predictions_like_the_average_are_redundant() -> None:
     own = trained()
     method = GuardedEntropy(own.encoder, Ridge(), alike=0.5)
     x, y = images(96, 24)
-    state = {**own.state(method), "entropy.prediction": torch.nn.functional.one_hot(torch.tensor(0), SLOTS).float()}
+    state = {
+        **own.state(method),
+        "entropy.prediction": torch.nn.functional.one_hot(torch.tensor(0), SLOTS).float(),
+    }
     weight = method._weigh(state, own.logits(method, own.state(method), x))
     assert float(weight[y == 0].max()) < 0.01 and float(weight[y == 1].min()) > 0.5
 
@@ -88,7 +106,8 @@ def test_a_collapse_asks_for_a_reset_within_a_dozen_refreshes() -> None:
         collapsed, wish = own.refreshed(method, collapsed, x)
         wishes.append(wish)
     assert wishes[0] == 0.0 and wishes[-1] == 1.0
-    flat = {**own.state(method), "head.weight": torch.zeros_like(own.head["head.weight"])}  # all is unsure: nothing to reset
+    # all is unsure: nothing to reset
+    flat = {**own.state(method), "head.weight": torch.zeros_like(own.head["head.weight"])}
     for _ in range(12):
         flat, wish = own.refreshed(method, flat, x)
     assert wish == 0.0

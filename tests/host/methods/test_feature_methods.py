@@ -1,4 +1,6 @@
-"""Label-free methods behind the encoder: corrections of features, answers adjusted by prototypes, answers of a batch smoothed."""
+"""Label-free methods behind the encoder: corrections of features, answers adjusted by prototypes,
+answers of a batch smoothed.
+"""
 
 from __future__ import annotations
 
@@ -67,16 +69,20 @@ def test_the_order_of_a_batch_does_not_matter(method: Any) -> None:
         torch.testing.assert_close(one[spec.name], two[spec.name], rtol=1e-4, atol=1e-4)
 
 
-# -- corrections of features ------------------------------------------------------------------------------
+# -- corrections of features -----------------------------------------------------------------------
 def test_mean_and_deviation_are_those_of_everything_met_so_far() -> None:
-    """One refresh at full rate and a second at half of it weigh their batches equally, means and the spread between them included."""
+    """One refresh at full rate and a second at half of it weigh their batches equally, means and
+    the spread between them included.
+    """
     subject, toy = subject_of(MeanStd(rate=1.0)), Toy(DIMS)
     first, second = toy.rows(3, 8).z, 3.0 + 2.0 * toy.rows(4, 8).z
     state = adapted(subject, first)
     state |= MeanStd(rate=0.5 / len(second)).adapt(state, second, torch.ones(len(second)))[1]
     both = torch.cat([first, second])
     torch.testing.assert_close(state["correct.mean"], both.mean(dim=0), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(state["correct.variance"], both.var(dim=0, correction=0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        state["correct.variance"], both.var(dim=0, correction=0), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_mean_std_undoes_a_change_of_scale_that_a_shift_cannot() -> None:
@@ -85,7 +91,9 @@ def test_mean_std_undoes_a_change_of_scale_that_a_shift_cannot() -> None:
         subject = subject_of(method)
         clean = subject.toy.rows(5, 60).z
         squeezed = 0.5 * clean + 1.0
-        left[method.name] = float((method.correct(adapted(subject, squeezed), squeezed) - clean).square().mean())
+        left[method.name] = float(
+            (method.correct(adapted(subject, squeezed), squeezed) - clean).square().mean()
+        )
     assert left["mean_std"] < 0.1 * left["feature_shift"]
 
 
@@ -102,15 +110,19 @@ def test_a_column_that_is_dead_under_a_condition_is_not_blown_up() -> None:
     assert bool(method.correct(state, z).isfinite().all())
 
 
-# -- answers adjusted by prototypes -----------------------------------------------------------------------
+# -- answers adjusted by prototypes ----------------------------------------------------------------
 def turned(toy: Toy, rows: Rows) -> Rows:
     """Every class moved in a direction of its own."""
-    away = torch.randn(toy.dims.slots, toy.dims.features, generator=torch.Generator().manual_seed(9))
+    away = torch.randn(
+        toy.dims.slots, toy.dims.features, generator=torch.Generator().manual_seed(9)
+    )
     return Rows(rows.z + 3.0 * (away / away.norm(dim=1, keepdim=True))[rows.y], rows.taps, rows.y)
 
 
 @pytest.mark.parametrize("method", ADJUSTING, ids=by_name)
-def test_answers_move_only_by_what_the_prototypes_moved_and_unused_slots_stay_unused(method: Any) -> None:
+def test_answers_move_only_by_what_the_prototypes_moved_and_unused_slots_stay_unused(
+    method: Any,
+) -> None:
     subject = subject_of(method)
     check_adjust(subject)
     z = turned(subject.toy, subject.toy.rows(7, 20)).z
@@ -139,7 +151,9 @@ def test_t3a_keeps_the_most_certain_samples_of_each_class_and_each_once() -> Non
 
 
 def test_hebbian_prototypes_turn_and_keep_their_length() -> None:
-    """Oja's term alone pulls lengths to 1; here they have that length and keep it, however often the rule runs."""
+    """Oja's term alone pulls lengths to 1; here they have that length and keep it, however often
+    the rule runs.
+    """
     method = HebbianPrototypes(Ridge(), SHARPNESS, rate=1.0, anchor=0.0)
     subject = subject_of(method)
     source = source_prototypes(subject.state, subject.state["hebbian.centre"])
@@ -163,11 +177,15 @@ def test_the_anchor_brings_hebbian_prototypes_back() -> None:
     far = {}
     for anchor in (0.0, 0.2, 1.0):
         subject = subject_of(HebbianPrototypes(Ridge(), SHARPNESS, anchor=anchor))
-        far[anchor] = float(adapted(subject, turned(subject.toy, subject.toy.rows(12, 20)).z, 20)["hebbian.offset"].norm())
+        far[anchor] = float(
+            adapted(subject, turned(subject.toy, subject.toy.rows(12, 20)).z, 20)[
+                "hebbian.offset"
+            ].norm()
+        )
     assert far[0.0] > 1.2 * far[0.2] > 0.0 and far[1.0] < 1e-3
 
 
-# -- answers of a batch -----------------------------------------------------------------------------------
+# -- answers of a batch ----------------------------------------------------------------------------
 def test_lame_does_not_care_about_the_order_of_a_batch() -> None:
     method, toy = Lame(SHARPNESS), Toy(DIMS)
     subject = subject_of(method)
@@ -175,7 +193,12 @@ def test_lame_does_not_care_about_the_order_of_a_batch() -> None:
     logits = subject.logits(subject.state, rows.z)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1))
     one = method.smooth(subject.state, rows.z, logits, rows.ones)[order]
-    torch.testing.assert_close(one, method.smooth(subject.state, rows.z[order], logits[order], rows.ones), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        one,
+        method.smooth(subject.state, rows.z[order], logits[order], rows.ones),
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
 
 def test_lame_changes_no_answer_by_more_than_its_neighbours_weigh() -> None:
@@ -185,10 +208,12 @@ def test_lame_changes_no_answer_by_more_than_its_neighbours_weigh() -> None:
     logits = subject.logits(subject.state, rows.z)
     moved = SHARPNESS * (method.smooth(subject.state, rows.z, logits, rows.ones) - logits)
     assert float(moved.min()) >= -1e-3 and float(moved.max()) <= 5.0 + 1e-3
-    torch.testing.assert_close(moved.sum(dim=1), torch.full((len(rows),), 5.0), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        moved.sum(dim=1), torch.full((len(rows),), 5.0), rtol=1e-3, atol=1e-3
+    )
 
 
-# -- in a bundle, on a device -----------------------------------------------------------------------------
+# -- in a bundle, on a device ----------------------------------------------------------------------
 KNOWN = tuple("abcdef")
 
 
@@ -206,13 +231,36 @@ def features(count: int, seed: int, condition: str = "clean") -> tuple[Any, Any]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "condition"), [("feature_shift", "shifted"), ("mean_std", "shifted"), ("t3a", "turned"), ("hebbian_prototypes", "turned")])
-def test_in_a_bundle_it_acts_under_a_shift_and_answers_become_better(tmp_path: Path, name: str, condition: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "condition"),
+    [
+        ("feature_shift", "shifted"),
+        ("mean_std", "shifted"),
+        ("t3a", "turned"),
+        ("hebbian_prototypes", "turned"),
+    ],
+)
+def test_in_a_bundle_it_acts_under_a_shift_and_answers_become_better(
+    tmp_path: Path, name: str, condition: str
+) -> None:
     assert name in FEATURE_SPACE
-    bundle = export(tmp_path / "a.edge", Identity(20), features(900, 1), KNOWN, adapt=name, stress=False, novelty="cosine", random_features=0)
+    bundle = export(
+        tmp_path / "a.edge",
+        Identity(20),
+        features(900, 1),
+        KNOWN,
+        adapt=name,
+        stress=False,
+        novelty="cosine",
+        random_features=0,
+    )
     policy = bundle.manifest.policy
-    policy = msgspec.structs.replace(policy, adapt=msgspec.structs.replace(policy.adapt, mode="act"))
-    acting: Bundle = dataclasses.replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, policy=policy))
+    policy = msgspec.structs.replace(
+        policy, adapt=msgspec.structs.replace(policy.adapt, mode="act")
+    )
+    acting: Bundle = dataclasses.replace(
+        bundle, manifest=msgspec.structs.replace(bundle.manifest, policy=policy)
+    )
     z, y = features(1600, 2, condition)
     truth = np.array(KNOWN)[y]
     with open_learner(acting, budget=Budget(busy_fraction=1.0)) as learner:

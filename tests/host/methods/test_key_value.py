@@ -1,4 +1,6 @@
-"""The key-value bottleneck counts whole samples: in any order, merged by adding, forgotten exactly, and read only where something was counted."""
+"""The key-value bottleneck counts whole samples: in any order, merged by adding, forgotten exactly,
+and read only where something was counted.
+"""
 
 from __future__ import annotations
 
@@ -28,23 +30,59 @@ State = dict[str, torch.Tensor]
 HEAD = KeyValueBottleneck(books=BOOKS, pairs=16, key_dim=8, epochs=2, whitening="scale")
 VARIANTS = {
     "signs": HEAD,
-    "random heads, one read": KeyValueBottleneck(books=BOOKS, pairs=16, key_dim=4, epochs=2, split="random", reads=1, whitening="none", start="normal"),
-    "parts of the features": KeyValueBottleneck(books=4, pairs=16, key_dim=0, epochs=1, split="chunk", whitening="scale", informative=1.0, start="rows"),
-    "projected, within classes": KeyValueBottleneck(
-        books=4, pairs=16, key_dim=2, epochs=1, projection=PrincipalProjection(6), whitening="within", compact=True
+    "random heads, one read": KeyValueBottleneck(
+        books=BOOKS,
+        pairs=16,
+        key_dim=4,
+        epochs=2,
+        split="random",
+        reads=1,
+        whitening="none",
+        start="normal",
     ),
-    "transformed": KeyValueBottleneck(books=6, pairs=16, key_dim=4, epochs=1, projection=HadamardProjection(10), whitening="scale", reads=16),
+    "parts of the features": KeyValueBottleneck(
+        books=4,
+        pairs=16,
+        key_dim=0,
+        epochs=1,
+        split="chunk",
+        whitening="scale",
+        informative=1.0,
+        start="rows",
+    ),
+    "projected, within classes": KeyValueBottleneck(
+        books=4,
+        pairs=16,
+        key_dim=2,
+        epochs=1,
+        projection=PrincipalProjection(6),
+        whitening="within",
+        compact=True,
+    ),
+    "transformed": KeyValueBottleneck(
+        books=6,
+        pairs=16,
+        key_dim=4,
+        epochs=1,
+        projection=HadamardProjection(10),
+        whitening="scale",
+        reads=16,
+    ),
 }
 
 
 def samples(count: int, seed: int, classes: tuple[int, ...] = (0, 1, 2)) -> tuple[Any, Any]:
     rng = np.random.default_rng(seed)
     y = rng.choice(classes, count)
-    return (CENTRES[y] + 0.8 * rng.standard_normal((count, WIDTH))).astype(np.float32), y.astype(np.int64)
+    return (CENTRES[y] + 0.8 * rng.standard_normal((count, WIDTH))).astype(np.float32), y.astype(
+        np.int64
+    )
 
 
 def factory_data(z: Any, y: Any) -> FactoryData:
-    return FactoryData(z, np.zeros((len(z), 0), np.float32), y, np.full(len(z), 0.25, np.float32), SLOTS)
+    return FactoryData(
+        z, np.zeros((len(z), 0), np.float32), y, np.full(len(z), 0.25, np.float32), SLOTS
+    )
 
 
 @cache
@@ -54,23 +92,39 @@ def made(variant: str) -> tuple[KeyValueBottleneck, State]:
     values = head.factory(factory_data(*samples(120, 0)))
     kinds = {spec.name: spec.kind for spec in head.tensors(factory_data(*samples(1, 0)).dims)}
     state = {name: torch.from_numpy(value) for name, value in values.items()}
-    return head, {name: torch.zeros_like(value) if kinds[name] == "evidence" else value for name, value in state.items()}
+    return head, {
+        name: torch.zeros_like(value) if kinds[name] == "evidence" else value
+        for name, value in state.items()
+    }
 
 
 def learn(head: KeyValueBottleneck, t: State, z: Any, y: Any, weight: Any = None) -> State:
     w = torch.ones(len(y)) if weight is None else torch.as_tensor(weight, dtype=torch.float32)
-    return {**t, **head.learn(t, torch.from_numpy(z), torch.zeros(len(y), 0), torch.from_numpy(y), w)}
+    return {
+        **t,
+        **head.learn(t, torch.from_numpy(z), torch.zeros(len(y), 0), torch.from_numpy(y), w),
+    }
 
 
 def derive(head: KeyValueBottleneck, t: State) -> State:
     for numeric in head.numerics():
-        values = NUMERICS[numeric.numeric](*(t[name].numpy() for name in numeric.reads), **numeric.arguments)
-        t = {**t, **{name: torch.from_numpy(value) for name, value in zip(numeric.writes, values, strict=True)}}
+        values = NUMERICS[numeric.numeric](
+            *(t[name].numpy() for name in numeric.reads), **numeric.arguments
+        )
+        t = {
+            **t,
+            **{
+                name: torch.from_numpy(value)
+                for name, value in zip(numeric.writes, values, strict=True)
+            },
+        }
     return t
 
 
 def accuracy(head: KeyValueBottleneck, t: State, z: Any, y: Any) -> float:
-    return float((head.predict(derive(head, t), torch.from_numpy(z)).argmax(dim=1).numpy() == y).mean())
+    return float(
+        (head.predict(derive(head, t), torch.from_numpy(z)).argmax(dim=1).numpy() == y).mean()
+    )
 
 
 def counts(t: State) -> torch.Tensor:
@@ -79,10 +133,16 @@ def counts(t: State) -> torch.Tensor:
 
 def test_the_head_keeps_the_promises_of_a_head_and_its_stubs_do_not() -> None:
     assert isinstance(HEAD, Head) and isinstance(HEAD, GivesReceipts)
-    found = check_identity_stub(KeyValueBottleneck(books=24, pairs=16, key_dim=16, epochs=2, whitening="scale"))
+    found = check_identity_stub(
+        KeyValueBottleneck(books=24, pairs=16, key_dim=16, epochs=2, whitening="scale")
+    )
     assert set(found) == {
-        "learn changes nothing", "learn ignores sample_weight", "learn decays what was learned before", "predict is constant", "predict returns its input",
-    }  # fmt: skip
+        "learn changes nothing",
+        "learn ignores sample_weight",
+        "learn decays what was learned before",
+        "predict is constant",
+        "predict returns its input",
+    }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -90,13 +150,18 @@ def test_every_variant_learns_from_counts_alone(variant: str) -> None:
     head, t = made(variant)
     assert accuracy(head, learn(head, t, *samples(300, 1)), *samples(200, 2)) > 0.9
     grown = learn(head, learn(head, t, *samples(300, 1)), *samples(30, 3, (3,)))
-    assert accuracy(head, grown, *samples(60, 4, (3,))) > 0.7 and accuracy(head, grown, *samples(200, 2)) > 0.8
+    assert (
+        accuracy(head, grown, *samples(60, 4, (3,))) > 0.7
+        and accuracy(head, grown, *samples(200, 2)) > 0.8
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**16), count=st.integers(1, 30))
-def test_any_order_of_the_stream_gives_the_same_counts_and_keys_never_move(variant: str, seed: int, count: int) -> None:
+def test_any_order_of_the_stream_gives_the_same_counts_and_keys_never_move(
+    variant: str, seed: int, count: int
+) -> None:
     head, t = made(variant)
     z, y = samples(count, seed, (0, 1, 2, 3))
     order = np.random.default_rng(seed).permutation(count)
@@ -105,12 +170,18 @@ def test_any_order_of_the_stream_gives_the_same_counts_and_keys_never_move(varia
     for row in order:
         other = learn(head, other, z[row : row + 1], y[row : row + 1])
     assert torch.equal(counts(one), counts(other))
-    assert all(torch.equal(one[name], t[name]) for name in t if name not in ("counts.labels", "mean.moment"))
+    assert all(
+        torch.equal(one[name], t[name])
+        for name in t
+        if name not in ("counts.labels", "mean.moment")
+    )
 
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**16), first=st.integers(0, 20), second=st.integers(1, 20))
-def test_forgetting_restores_the_counts_bit_for_bit_and_two_bottlenecks_merge_by_adding(seed: int, first: int, second: int) -> None:
+def test_forgetting_restores_the_counts_bit_for_bit_and_two_bottlenecks_merge_by_adding(
+    seed: int, first: int, second: int
+) -> None:
     head, t = made("signs")
     a, b = samples(first, seed), samples(second, seed + 1)
     before, alone = learn(head, t, *a), learn(head, t, *b)
@@ -127,7 +198,9 @@ def test_one_label_changes_one_number_in_each_book() -> None:
     head, t = made("signs")
     z, y = samples(1, 5)
     changed = torch.nonzero(counts(learn(head, t, z, y)))
-    assert changed[:, 0].tolist() == list(range(BOOKS)) and set(changed[:, 2].tolist()) == {int(y[0])}
+    assert changed[:, 0].tolist() == list(range(BOOKS)) and set(changed[:, 2].tolist()) == {
+        int(y[0])
+    }
 
 
 def test_fractions_of_labels_are_rounded_one_by_one_so_that_batches_add_up() -> None:
@@ -135,7 +208,9 @@ def test_fractions_of_labels_are_rounded_one_by_one_so_that_batches_add_up() -> 
     z, y = samples(3, 6, (1,))
     z = np.repeat(z[:1], 3, axis=0)
     together = counts(learn(head, t, z, y, [0.4, 0.4, 0.4]))
-    assert not together.any() and int(counts(learn(head, t, z, y, [1.4, 0.6, 2.0])).sum()) == 4 * BOOKS
+    assert (
+        not together.any() and int(counts(learn(head, t, z, y, [1.4, 0.6, 2.0])).sum()) == 4 * BOOKS
+    )
 
 
 def test_the_same_key_wins_whatever_the_batch() -> None:
@@ -146,18 +221,29 @@ def test_the_same_key_wins_whatever_the_batch() -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 2**16), count=st.integers(1, 4), variant=st.sampled_from(sorted(VARIANTS)))
-def test_a_prediction_reads_no_key_that_no_label_ever_met(seed: int, count: int, variant: str) -> None:
+@given(
+    seed=st.integers(0, 2**16), count=st.integers(1, 4), variant=st.sampled_from(sorted(VARIANTS))
+)
+def test_a_prediction_reads_no_key_that_no_label_ever_met(
+    seed: int, count: int, variant: str
+) -> None:
     head, t = made(variant)
     t = derive(head, learn(head, t, *samples(count, seed)))
     z = torch.from_numpy(samples(20, seed + 1, (0, 3, 4))[0])
     unused = t["values.used"] == 0
     assert bool(unused.any())
-    poisoned = {**t, "values.log": torch.where(unused[:, :, None], torch.tensor(127, dtype=torch.int8), t["values.log"])}
+    poisoned = {
+        **t,
+        "values.log": torch.where(
+            unused[:, :, None], torch.tensor(127, dtype=torch.int8), t["values.log"]
+        ),
+    }
     assert torch.equal(head.predict(t, z), head.predict(poisoned, z))
 
 
-def test_a_new_class_leaves_the_logits_of_the_others_alone_where_it_brings_no_key_into_use() -> None:
+def test_a_new_class_leaves_the_logits_of_the_others_alone_where_it_brings_no_key_into_use() -> (
+    None
+):
     head, t = made("signs")
     z, y = samples(200, 8)
     old = derive(head, learn(head, t, z, y))
@@ -165,13 +251,17 @@ def test_a_new_class_leaves_the_logits_of_the_others_alone_where_it_brings_no_ke
     assert torch.equal(old["values.used"], new["values.used"])
     assert torch.equal(old["values.log"][:, :, :3], new["values.log"][:, :, :3])
     query = torch.from_numpy(samples(50, 9)[0])
-    torch.testing.assert_close(head.predict(old, query)[:, :3], head.predict(new, query)[:, :3], rtol=0, atol=0)
+    torch.testing.assert_close(
+        head.predict(old, query)[:, :3], head.predict(new, query)[:, :3], rtol=0, atol=0
+    )
 
 
 def test_without_any_label_no_class_is_active_and_logits_are_finite() -> None:
     head, t = made("signs")
     t = derive(head, t)
-    assert not t["head.active"].any() and bool(head.predict(t, torch.from_numpy(samples(4, 1)[0])).isfinite().all())
+    assert not t["head.active"].any() and bool(
+        head.predict(t, torch.from_numpy(samples(4, 1)[0])).isfinite().all()
+    )
 
 
 @pytest.mark.parametrize(
@@ -180,11 +270,14 @@ def test_without_any_label_no_class_is_active_and_logits_are_finite() -> None:
         (samples(40, 1, (2,))[0], np.full(40, 2)),
         (samples(1, 1)[0], np.zeros(1, np.int64)),
         (np.repeat(samples(1, 2)[0], 30, axis=0), np.zeros(30, np.int64)),
-        (np.where(np.arange(WIDTH) < 6, 1.0, samples(50, 3)[0]).astype(np.float32), samples(50, 3)[1]),
+        (
+            np.where(np.arange(WIDTH) < 6, 1.0, samples(50, 3)[0]).astype(np.float32),
+            samples(50, 3)[1],
+        ),
         (np.zeros((20, WIDTH), np.float32), np.arange(20) % 3),
     ],
     ids=["one class", "one sample", "duplicates", "columns of zero variance", "nothing but zeros"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_poor_factory_still_makes_a_head_that_answers(z: Any, y: Any, variant: str) -> None:
     head = VARIANTS[variant]
@@ -198,16 +291,25 @@ def test_a_poor_factory_still_makes_a_head_that_answers(z: Any, y: Any, variant:
 def test_contradicting_labels_end_in_even_logits() -> None:
     head, t = made("signs")
     z, _ = samples(40, 1)
-    t = derive(head, learn(head, learn(head, t, z, np.zeros(40, np.int64)), z, np.ones(40, np.int64)))
+    t = derive(
+        head, learn(head, learn(head, t, z, np.zeros(40, np.int64)), z, np.ones(40, np.int64))
+    )
     logits = head.predict(t, torch.from_numpy(z))
     torch.testing.assert_close(logits[:, 0], logits[:, 1], rtol=0, atol=1e-6)
 
 
 def test_what_cannot_be_is_refused_by_name() -> None:
     for wrong, word in (
-        ({"pairs": 257}, "pairs"), ({"books": 0}, "books"), ({"smoothing": 0.0}, "smoothing"), ({"split": "even"}, "split"), ({"reads": 99, "pairs": 8}, "reads"),
-        ({"softness": float("nan")}, "softness"), ({"informative": -1.0}, "informative"), ({"key_dim": 0}, "key_dim"), ({"compact": True}, "projection"),
-    ):  # fmt: skip
+        ({"pairs": 257}, "pairs"),
+        ({"books": 0}, "books"),
+        ({"smoothing": 0.0}, "smoothing"),
+        ({"split": "even"}, "split"),
+        ({"reads": 99, "pairs": 8}, "reads"),
+        ({"softness": float("nan")}, "softness"),
+        ({"informative": -1.0}, "informative"),
+        ({"key_dim": 0}, "key_dim"),
+        ({"compact": True}, "projection"),
+    ):
         with pytest.raises(InputError, match=word):
             KeyValueBottleneck(**wrong)
     z, y = samples(5, 1)
@@ -225,11 +327,15 @@ def test_log_frequency_gives_likelihoods_that_sum_to_one_and_weighs_telling_book
     found[0, :2, 0], found[0, 2:, 1] = 50, 50
     found[1, :, :2] = 25
     values, used, active = log_frequency(found)
-    np.testing.assert_allclose(np.exp(0.1 * values.astype(float)[:, :, :2]).sum(axis=1), 1.0, atol=0.06)
+    np.testing.assert_allclose(
+        np.exp(0.1 * values.astype(float)[:, :, :2]).sum(axis=1), 1.0, atol=0.06
+    )
     assert used.all() and active.tolist() == [1, 1, 0] and not values[:, :, 2].any()
     weighted = log_frequency(found, informative=1.0)[0]
     assert (weighted[0] == values[0]).all() and not weighted[1].any()
-    assert (log_frequency(found[:, :, :1], informative=1.0)[0] == log_frequency(found[:, :, :1])[0]).all()
+    assert (
+        log_frequency(found[:, :, :1], informative=1.0)[0] == log_frequency(found[:, :, :1])[0]
+    ).all()
     assert not log_frequency(-found)[2].any()
 
 
@@ -241,15 +347,31 @@ def test_bytes_are_those_of_the_arrays() -> None:
 
 def test_a_device_forgets_by_receipt_after_the_features_are_gone(tmp_path: Path) -> None:
     z, y = samples(400, 20)
-    head = KeyValueBottleneck(books=6, pairs=16, key_dim=0, epochs=2, split="chunk", whitening="none", reads=1)
+    head = KeyValueBottleneck(
+        books=6, pairs=16, key_dim=0, epochs=2, split="chunk", whitening="none", reads=1
+    )
     bundle = host.export(
-        tmp_path / "counting.edge", host.Identity(WIDTH), calibration=(z, y), classes=("a", "b", "c"), class_slots=SLOTS, guard_per_class=15, head=head,
-        novelty="cosine", adapt="none", name="counting",
-    )  # fmt: skip
-    with open_learner(bundle, keep=Keep(features_days=0.0)) as learner, open_learner(bundle) as never:
+        tmp_path / "counting.edge",
+        host.Identity(WIDTH),
+        calibration=(z, y),
+        classes=("a", "b", "c"),
+        class_slots=SLOTS,
+        guard_per_class=15,
+        head=head,
+        novelty="cosine",
+        adapt="none",
+        name="counting",
+    )
+    with (
+        open_learner(bundle, keep=Keep(features_days=0.0)) as learner,
+        open_learner(bundle) as never,
+    ):
         kept, gone = samples(40, 21), samples(20, 22)
         names = np.array(["a", "b", "c"])
-        for device, parts in ((learner, ((gone, "gone"), (kept, "kept"))), (never, ((kept, "kept"),))):
+        for device, parts in (
+            (learner, ((gone, "gone"), (kept, "kept"))),
+            (never, ((kept, "kept"),)),
+        ):
             for (x, labels), source in parts:
                 device.learn(x, list(names[labels]), source=source)
                 device.settle()
@@ -257,7 +379,14 @@ def test_a_device_forgets_by_receipt_after_the_features_are_gone(tmp_path: Path)
         assert {len(row.receipt) for row in learner._journal.evidence()} == {6}
         receipt = learner.forget(source="gone")
         assert receipt.removed == 20 and "counts.labels" in receipt.exact
-        read = [device._program.runtime.download(device._live.tensors, ["counts.labels"])["counts.labels"] for device in (learner, never)]
+        read = [
+            device._program.runtime.download(device._live.tensors, ["counts.labels"])[
+                "counts.labels"
+            ]
+            for device in (learner, never)
+        ]
         np.testing.assert_array_equal(read[0], read[1])
         answers = never.predict(samples(90, 23)[0]).labels
-        assert np.mean([a == b for a, b in zip(answers, names[samples(90, 23)[1]], strict=True)]) > 0.9
+        assert (
+            np.mean([a == b for a, b in zip(answers, names[samples(90, 23)[1]], strict=True)]) > 0.9
+        )

@@ -28,7 +28,9 @@ def test_values_by_gradient_descent_task_by_task_are_centred_counts() -> None:
     values = None
     for task in ((0, 1), (2, 3), (4, 5)):
         rows = np.isin(y, task)
-        values = train_values(codes[rows], y[rows], pairs=PAIRS, classes=CLASSES, epochs=60, start=values)
+        values = train_values(
+            codes[rows], y[rows], pairs=PAIRS, classes=CLASSES, epochs=60, start=values
+        )
     assert values is not None
     counts = np.zeros((BOOKS, PAIRS, CLASSES), np.int32)
     for c in range(BOOKS):

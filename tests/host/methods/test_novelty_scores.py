@@ -1,4 +1,6 @@
-"""Novelty scores: what each promises, what the logits alone cannot, and how the exporter chooses under a limit."""
+"""Novelty scores: what each promises, what the logits alone cannot, and how the exporter chooses
+under a limit.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,24 @@ from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.testing import check_identity_stub, check_method
 
-LEARN = {"learn changes nothing", "learn ignores sample_weight", "learn decays what was learned before"}
+LEARN = {
+    "learn changes nothing",
+    "learn ignores sample_weight",
+    "learn decays what was learned before",
+}
 STUBS = {"novelty is constant", "novelty is the norm of its input", "novelty has the wrong sign"}
 
 
-def drawn(classes: int, per_class: int, features: int = 40, seed: int = 0, centres_seed: int = 5) -> FactoryData:
+def drawn(
+    classes: int, per_class: int, features: int = 40, seed: int = 0, centres_seed: int = 5
+) -> FactoryData:
     """Classes that share a covariance with a few strong directions."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(centres_seed).standard_normal((classes, features)) + 1.0
     y = np.repeat(np.arange(classes), per_class)
-    z = (centres[y] + rng.standard_normal((len(y), features)) * np.geomspace(2.0, 0.3, features)).astype(np.float32)
+    z = (
+        centres[y] + rng.standard_normal((len(y), features)) * np.geomspace(2.0, 0.3, features)
+    ).astype(np.float32)
     return FactoryData(z, np.zeros((len(y), 0), np.float32), y, factory_weights(y, 25.0), 8)
 
 
@@ -41,7 +51,9 @@ def scored(score: Scores, factory: FactoryData, *parts: FactoryData) -> list[np.
 
 
 @pytest.mark.parametrize(
-    ("method", "stubs"), [(RelativeMahalanobis(), LEARN | STUBS), (RelativeResidual(angle=0.5), STUBS)], ids=["rmds", "relative_residual"]
+    ("method", "stubs"),
+    [(RelativeMahalanobis(), LEARN | STUBS), (RelativeResidual(angle=0.5), STUBS)],
+    ids=["rmds", "relative_residual"],
 )
 def test_a_score_keeps_its_promises_and_its_stubs_do_not(method: Scores, stubs: set[str]) -> None:
     assert set(check_identity_stub(method)) == stubs
@@ -57,13 +69,19 @@ def test_energy_lies_between_the_largest_logit_and_its_bound() -> None:
     logits = torch.tensor([[1.0, 0.2, -1e9], [0.3, 0.3, -1e9]])
     z = logits[:, :0]
     energy, largest = Energy(0.1).novelty({}, z, z, logits), MaxLogit().novelty({}, z, z, logits)
-    assert bool((energy <= largest).all()) and bool((energy >= largest - 0.1 * np.log(2) - 1e-6).all())
-    assert MaxSoftmax().novelty({}, z, z, logits).tolist() == pytest.approx([1 / (1 + np.exp(8)), 0.5], abs=1e-6)
+    assert bool((energy <= largest).all()) and bool(
+        (energy >= largest - 0.1 * np.log(2) - 1e-6).all()
+    )
+    assert MaxSoftmax().novelty({}, z, z, logits).tolist() == pytest.approx(
+        [1 / (1 + np.exp(8)), 0.5], abs=1e-6
+    )
 
 
 def test_relative_distance_needs_only_the_discriminants() -> None:
     factory, known, novel = drawn(5, 60), drawn(5, 30, seed=1), drawn(8, 30, seed=2)
-    few, all_of_them = (scored(RelativeMahalanobis(columns=width), factory, known, novel) for width in (4, 40))
+    few, all_of_them = (
+        scored(RelativeMahalanobis(columns=width), factory, known, novel) for width in (4, 40)
+    )
     for a, b in zip(few, all_of_them, strict=True):
         assert np.allclose(a, b, atol=1e-2 * np.abs(b).max())
 
@@ -80,18 +98,33 @@ def test_relative_distance_is_what_two_covariances_give() -> None:
     def squared(v: np.ndarray, covariance: np.ndarray) -> np.ndarray:
         return np.einsum("nd,de,ne->n", v, np.linalg.inv(covariance), v)
 
-    expected = np.min([squared(x - mean, within) for mean in means], axis=0) - squared(x - z.mean(axis=0), total)
-    assert np.allclose(scored(RelativeMahalanobis(), factory, other)[0], expected, atol=1e-2 * np.abs(expected).max())
+    expected = np.min([squared(x - mean, within) for mean in means], axis=0) - squared(
+        x - z.mean(axis=0), total
+    )
+    assert np.allclose(
+        scored(RelativeMahalanobis(), factory, other)[0],
+        expected,
+        atol=1e-2 * np.abs(expected).max(),
+    )
 
 
 def test_inside_and_outside_tell_new_classes_better_than_raw_prototypes() -> None:
-    factory, known, everything = drawn(5, 80), drawn(5, 40, seed=1), drawn(8, 40, seed=2, centres_seed=5)
+    factory = drawn(5, 80)
+    known = drawn(5, 40, seed=1)
+    everything = drawn(8, 40, seed=2, centres_seed=5)
     novel = everything.only(np.array([5, 6, 7]))
-    marks = {score.name: auroc(*scored(score, factory, known, novel)) for score in (Cosine(), RelativeMahalanobis(), RelativeResidual())}
+    marks = {
+        score.name: auroc(*scored(score, factory, known, novel))
+        for score in (Cosine(), RelativeMahalanobis(), RelativeResidual())
+    }
     assert marks["relative_residual"] > marks["cosine"] and marks["rmds"] > 0.7
 
 
-@pytest.mark.parametrize("score", [RelativeMahalanobis(), RelativeResidual(), RelativeResidual(angle=0.5), Hypervector()], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "score",
+    [RelativeMahalanobis(), RelativeResidual(), RelativeResidual(angle=0.5), Hypervector()],
+    ids=lambda m: m.name,
+)
 def test_one_class_duplicates_and_columns_of_zeros_give_finite_scores(score: Scores) -> None:
     data = drawn(1, 30)
     data.z[10:] = data.z[:20]
@@ -110,8 +143,13 @@ def test_every_score_can_be_named_and_its_name_is_its_own() -> None:
 def test_bytes_count_frozen_evidence_and_derived_tensors() -> None:
     assert score_bytes(Cosine(), Dims(1280, 0, 32)) == 0
     assert score_bytes(NearestNeighbours(bank=256), Dims(1280, 0, 32)) == 4 * 256 * 1280
-    assert score_bytes(Hypervector(width=64, taps=False, bits=8), Dims(32, 0, 4)) == 4 * 32 + 8 * 8 + 4 * 65 * 4 + 64 * 4
-    assert score_bytes(RelativeResidual(), Dims(1280, 128, 32)) < 0.15 * score_bytes(VirtualLogit(), Dims(1280, 128, 32))
+    assert (
+        score_bytes(Hypervector(width=64, taps=False, bits=8), Dims(32, 0, 4))
+        == 4 * 32 + 8 * 8 + 4 * 65 * 4 + 64 * 4
+    )
+    assert score_bytes(RelativeResidual(), Dims(1280, 128, 32)) < 0.15 * score_bytes(
+        VirtualLogit(), Dims(1280, 128, 32)
+    )
 
 
 def test_the_exporter_takes_the_best_that_fits_and_judges_no_other() -> None:
@@ -120,10 +158,18 @@ def test_the_exporter_takes_the_best_that_fits_and_judges_no_other() -> None:
     best, marks = choose_novelty(candidates, Ridge(), ResidualShift(), evidence, judge, None, 0)
     assert marks[best.name] == max(marks.values()) and set(marks) == set(NOVELTY)
     limit = 4.0
-    small, fitting = choose_novelty(candidates, Ridge(), ResidualShift(), evidence, judge, None, 0, novelty_kib=limit)
-    assert score_bytes(small, evidence.dims) <= 1024 * limit and fitting[small.name] == max(fitting.values())
-    assert {name for name, mark in marks.items() if name in fitting and mark != fitting[name]} == set()
-    assert set(fitting) == {s.name for s in candidates if score_bytes(s, evidence.dims) <= 1024 * limit}
+    small, fitting = choose_novelty(
+        candidates, Ridge(), ResidualShift(), evidence, judge, None, 0, novelty_kib=limit
+    )
+    assert score_bytes(small, evidence.dims) <= 1024 * limit and fitting[small.name] == max(
+        fitting.values()
+    )
+    assert {
+        name for name, mark in marks.items() if name in fitting and mark != fitting[name]
+    } == set()
+    assert set(fitting) == {
+        s.name for s in candidates if score_bytes(s, evidence.dims) <= 1024 * limit
+    }
 
 
 def test_of_equal_scores_the_smaller_one_is_taken() -> None:
@@ -131,33 +177,49 @@ def test_of_equal_scores_the_smaller_one_is_taken() -> None:
     wide = RelativeMahalanobis(columns=40)
     narrow = Renamed(RelativeMahalanobis(columns=8), "narrow")
     flat = [Flat(wide), Flat(narrow)]
-    assert choose_novelty(flat, Ridge(), ResidualShift(), evidence, judge, None, 0)[0].name == "narrow"  # type: ignore[arg-type]
+    assert (
+        choose_novelty(flat, Ridge(), ResidualShift(), evidence, judge, None, 0)[0].name == "narrow"
+    )  # type: ignore[arg-type]
 
 
 def test_a_score_far_slower_than_the_others_is_left_out() -> None:
     evidence, judge = judge_and_evidence()
     candidates = [Cosine(), RelativeMahalanobis(), Slow()]
-    chosen, marks = choose_novelty(candidates, Ridge(), ResidualShift(), evidence, judge, None, 0, slowest=5.0)  # type: ignore[list-item]
+    chosen, marks = choose_novelty(
+        candidates, Ridge(), ResidualShift(), evidence, judge, None, 0, slowest=5.0
+    )  # type: ignore[list-item]
     assert "slow" not in marks and chosen.name != "slow"
 
 
 def test_a_limit_that_nothing_meets_names_the_smallest_score() -> None:
     evidence, judge = judge_and_evidence()
     with pytest.raises(InputError, match=r"novelty_kib = 1; the smallest, 'rmds', takes \d"):
-        choose_novelty([NearestNeighbours(), RelativeMahalanobis()], Ridge(), ResidualShift(), evidence, judge, None, 0, novelty_kib=1)
+        choose_novelty(
+            [NearestNeighbours(), RelativeMahalanobis()],
+            Ridge(),
+            ResidualShift(),
+            evidence,
+            judge,
+            None,
+            0,
+            novelty_kib=1,
+        )
 
 
 def marks_of(classes: int, unseen: FactoryData | None = None) -> tuple[str, dict[str, float]]:
     candidates = [RelativeMahalanobis(), Flat(Cosine()), NearestNeighbours()]
     images = None if unseen is None else (unseen.z, unseen.taps)
     judge = drawn(classes, 40, seed=1)
-    chosen, marks = choose_novelty(candidates, Ridge(), ResidualShift(), drawn(classes, 40), judge, images, 0)  # type: ignore[list-item]
+    chosen, marks = choose_novelty(
+        candidates, Ridge(), ResidualShift(), drawn(classes, 40), judge, images, 0
+    )  # type: ignore[list-item]
     return chosen.name, marks
 
 
 def test_of_two_classes_each_is_held_out_in_turn() -> None:
     chosen, marks = marks_of(2)
-    assert chosen == "knn" and set(marks) == {"knn", "cosine"}  # one that compares classes cannot be judged by one
+    # one that compares classes cannot be judged by one
+    assert chosen == "knn" and set(marks) == {"knn", "cosine"}
     assert marks["knn"] > 0.9 and marks["cosine"] == 0.5
 
 
@@ -170,10 +232,16 @@ def test_of_one_class_unseen_images_judge_and_without_them_nothing_does() -> Non
 
 def test_a_named_score_that_compares_classes_is_not_judged_by_one() -> None:
     data = drawn(2, 20)
-    chosen, marks = choose_novelty([RelativeMahalanobis()], Ridge(), ResidualShift(), data, data, None, 0)
+    chosen, marks = choose_novelty(
+        [RelativeMahalanobis()], Ridge(), ResidualShift(), data, data, None, 0
+    )
     fitted = Fitted.of(Ridge(), ResidualShift(), data).with_score(chosen, data)
     policy = novelty_policy(chosen, [Part(fitted, data, data, np.arange(len(data.y)))], marks)
-    assert policy.auroc is None and policy.judgement.startswith("not judged") and policy.threshold > -100
+    assert (
+        policy.auroc is None
+        and policy.judgement.startswith("not judged")
+        and policy.threshold > -100
+    )
 
 
 class Renamed:
@@ -192,7 +260,9 @@ class Flat(Renamed):
     def __init__(self, score: Scores) -> None:
         super().__init__(score, score.name)
 
-    def novelty(self, t: object, z: torch.Tensor, taps: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    def novelty(
+        self, t: object, z: torch.Tensor, taps: torch.Tensor, logits: torch.Tensor
+    ) -> torch.Tensor:
         return 0.0 * z[:, 0]
 
 
@@ -202,7 +272,9 @@ class Slow(Renamed):
     def __init__(self) -> None:
         super().__init__(Cosine(), "slow")
 
-    def novelty(self, t: dict[str, torch.Tensor], z: torch.Tensor, taps: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    def novelty(
+        self, t: dict[str, torch.Tensor], z: torch.Tensor, taps: torch.Tensor, logits: torch.Tensor
+    ) -> torch.Tensor:
         for _ in range(300):
             score = Cosine().novelty(t, z, taps, logits)
         return score
@@ -216,9 +288,15 @@ def test_the_relative_residual_is_what_its_definition_gives_for_classes_learned_
     z = torch.from_numpy(other.z).double() - centre
     means, columns = (t["head.mean"] - centre)[known], t["shift.mean"][known][:, : len(span)]
     c = z @ t["shift.projection"]
-    inside = ((c[:, None] - columns) ** 2).sum(dim=2).amin(dim=1) - (c**2).sum(dim=1) + ((c @ t["relative.between"]) ** 2).sum(dim=1)
+    inside = (
+        ((c[:, None] - columns) ** 2).sum(dim=2).amin(dim=1)
+        - (c**2).sum(dim=1)
+        + ((c @ t["relative.between"]) ** 2).sum(dim=1)
+    )
     rest = (z**2).sum(dim=1) - ((c @ span) ** 2).sum(dim=1)
-    moved = ((z[:, None] - means) ** 2).sum(dim=2) - (((c[:, None] - columns) @ span) ** 2).sum(dim=2)
+    moved = ((z[:, None] - means) ** 2).sum(dim=2) - (((c[:, None] - columns) @ span) ** 2).sum(
+        dim=2
+    )
     outside = torch.minimum(rest, moved.amin(dim=1)).clamp(min=0).sqrt()
     expected = (inside * t["relative.scale"][0] + outside * t["relative.scale"][1]).numpy()
     score = fitted.novelty(RelativeResidual(), other.z, other.taps)
@@ -229,18 +307,52 @@ def test_the_relative_residual_is_what_its_definition_gives_for_classes_learned_
 def test_what_follows_from_the_class_means_alone_is_no_work_of_the_read_graph() -> None:
     factory = drawn(5, 60)
     fitted = Fitted.of(Ridge(), ResidualShift(), factory).with_score(RelativeResidual(), factory)
-    frozen = tuple(spec.name for spec in RelativeResidual().tensors(factory.dims) if spec.kind == "frozen")
+    frozen = tuple(
+        spec.name for spec in RelativeResidual().tensors(factory.dims) if spec.kind == "frozen"
+    )
 
     def draw(generator: torch.Generator, batch: int) -> dict[str, torch.Tensor]:
-        return {"z": torch.from_numpy(factory.z[torch.randint(0, 300, (batch,), generator=generator).numpy()])}
+        return {
+            "z": torch.from_numpy(
+                factory.z[torch.randint(0, 300, (batch,), generator=generator).numpy()]
+            )
+        }
 
-    graph = compile_graph("score", lambda p, t: ({"score": RelativeResidual().novelty(t, p["z"], p["z"], p["z"])}, {}), draw, fitted.values,
-                          frozen=(*frozen, "shift.centre", "shift.projection"), check=False)  # fmt: skip
-    assert set(graph.reads) == {"head.mean", "head.active", "shift.mean", "relative.inner", "relative.offset"}
+    graph = compile_graph(
+        "score",
+        lambda p, t: ({"score": RelativeResidual().novelty(t, p["z"], p["z"], p["z"])}, {}),
+        draw,
+        fitted.values,
+        frozen=(*frozen, "shift.centre", "shift.projection"),
+        check=False,
+    )
+    assert set(graph.reads) == {
+        "head.mean",
+        "head.active",
+        "shift.mean",
+        "relative.inner",
+        "relative.offset",
+    }
     nodes = onnx.load_model_from_string(graph.model).graph.node
-    alone = {"head.mean", "shift.mean", "relative.inner", "relative.offset", "relative.span", "shift.centre"}
+    alone = {
+        "head.mean",
+        "shift.mean",
+        "relative.inner",
+        "relative.offset",
+        "relative.span",
+        "shift.centre",
+    }
     for node in nodes:  # views of the class means are free, arithmetic on them alone is not
-        if set(node.input) & alone and node.op_type in ("Slice", "Transpose", "Unsqueeze", "Gather"):
+        if set(node.input) & alone and node.op_type in (
+            "Slice",
+            "Transpose",
+            "Unsqueeze",
+            "Gather",
+        ):
             alone.update(node.output)
-    work = [node.op_type for node in nodes if node.op_type in ("Mul", "Sub", "MatMul", "Gemm") and set(node.input[:2]) <= alone]
+    work = [
+        node.op_type
+        for node in nodes
+        if node.op_type in ("Mul", "Sub", "MatMul", "Gemm") and set(node.input[:2]) <= alone
+    ]
     assert work == []

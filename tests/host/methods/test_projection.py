@@ -1,4 +1,6 @@
-"""Projections keep what they promise: the same from the same seed, inner products, orthogonal rows, and a way back for class means."""
+"""Projections keep what they promise: the same from the same seed, inner products, orthogonal rows,
+and a way back for class means.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,13 @@ SEEDED: list[Any] = KINDS[:2]
 
 def data_of(z: Any) -> FactoryData:
     z = np.asarray(z, np.float32)
-    return FactoryData(z, np.zeros((len(z), 0), np.float32), np.zeros(len(z), np.int64), np.ones(len(z), np.float32), 4)
+    return FactoryData(
+        z,
+        np.zeros((len(z), 0), np.float32),
+        np.zeros(len(z), np.int64),
+        np.ones(len(z), np.float32),
+        4,
+    )
 
 
 def made(projection: Projection, z: Any) -> dict[str, Any]:
@@ -46,15 +54,22 @@ def matrix(projection: Projection, z: Any) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=10, deadline=None)
 @given(features=st.integers(3, 70), seed=st.integers(0, 9), share=st.floats(0.1, 1.0))
-def test_the_same_seed_gives_the_same_projection_whose_tensors_are_declared(kind: Any, features: int, seed: int, share: float) -> None:
+def test_the_same_seed_gives_the_same_projection_whose_tensors_are_declared(
+    kind: Any, features: int, seed: int, share: float
+) -> None:
     projection = kind(max(1, int(share * features)), seed)
     z = np.random.default_rng(seed).standard_normal((40, features))
     one, two = projection.factory(data_of(z)), projection.factory(data_of(z))
     declared = {spec.name: (spec.dtype, spec.shape) for spec in projection.tensors(features)}
-    assert {name: (str(value.dtype), value.shape) for name, value in one.items()} == declared and set(projection.names) == set(declared)
+    assert {
+        name: (str(value.dtype), value.shape) for name, value in one.items()
+    } == declared and set(projection.names) == set(declared)
     assert all(np.array_equal(one[name], two[name]) for name in one)
-    exact = projected_matrix(features, projection.width, *(one[name] for name in projection.names[1:]))
-    np.testing.assert_allclose(matrix(projection, z), exact, atol=1e-5)  # numpy on the device reads the same P as the graph
+    exact = projected_matrix(
+        features, projection.width, *(one[name] for name in projection.names[1:])
+    )
+    # numpy on the device reads the same P as the graph
+    np.testing.assert_allclose(matrix(projection, z), exact, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", SEEDED)
@@ -65,19 +80,27 @@ def test_another_seed_gives_another_projection(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", SEEDED)
 @pytest.mark.parametrize("width", [64, 192])
-def test_inner_products_are_kept_up_to_three_over_the_root_of_the_width(kind: Any, width: int) -> None:
+def test_inner_products_are_kept_up_to_three_over_the_root_of_the_width(
+    kind: Any, width: int
+) -> None:
     z = np.random.default_rng(1).standard_normal((30, 300)).astype(np.float32)
     z /= np.sqrt((z**2).sum(axis=1, keepdims=True))
     z -= z.mean(axis=0)
     projection = kind(width, 5)
     t = made(projection, np.zeros((1, 300)))
-    p = projection.apply(t, torch.from_numpy(z)).numpy() * np.sqrt(width * np.var(matrix(projection, np.zeros((1, 300)))))
+    p = projection.apply(t, torch.from_numpy(z)).numpy() * np.sqrt(
+        width * np.var(matrix(projection, np.zeros((1, 300))))
+    )
     error = np.abs(p @ p.T - z @ z.T)[np.triu_indices(30)]
-    assert np.mean(error < 3.0 / np.sqrt(width)) > 0.99 and np.sqrt((error**2).mean()) < 1.5 / np.sqrt(width)
+    assert np.mean(error < 3.0 / np.sqrt(width)) > 0.99 and np.sqrt(
+        (error**2).mean()
+    ) < 1.5 / np.sqrt(width)
 
 
 @pytest.mark.parametrize("features", [8, 64, 128])
-def test_hadamard_rows_are_orthogonal_where_the_width_of_the_features_is_a_power_of_two(features: int) -> None:
+def test_hadamard_rows_are_orthogonal_where_the_width_of_the_features_is_a_power_of_two(
+    features: int,
+) -> None:
     width = features // 2
     p = matrix(HadamardProjection(width, 3), np.zeros((1, features))) * np.sqrt(width / features)
     np.testing.assert_allclose(p.T @ p, np.eye(width), atol=1e-5)
@@ -93,7 +116,9 @@ def test_two_small_matrices_make_the_whole_walsh_hadamard_transform() -> None:
 def test_five_digits_to_a_byte_come_back_exactly(rows: int, columns: int, seed: int) -> None:
     signs = np.random.default_rng(seed).integers(-1, 2, (rows, columns)).astype(np.int8)
     assert pack_digits(signs).shape == (-(-rows // 5), columns)
-    np.testing.assert_array_equal(np.round(projected_matrix(rows, columns, pack_digits(signs)) * np.sqrt(columns)), signs)
+    np.testing.assert_array_equal(
+        np.round(projected_matrix(rows, columns, pack_digits(signs)) * np.sqrt(columns)), signs
+    )
 
 
 def test_principal_directions_find_the_plane_that_the_samples_lie_in() -> None:
@@ -106,7 +131,11 @@ def test_principal_directions_find_the_plane_that_the_samples_lie_in() -> None:
     np.testing.assert_allclose(kept, plane.T, atol=0.3)
 
 
-@pytest.mark.parametrize("z", [np.ones((1, 20)), np.ones((50, 20)), np.eye(20)[:3]], ids=["one sample", "duplicates", "three samples"])
+@pytest.mark.parametrize(
+    "z",
+    [np.ones((1, 20)), np.ones((50, 20)), np.eye(20)[:3]],
+    ids=["one sample", "duplicates", "three samples"],
+)
 def test_directions_that_the_factory_samples_do_not_span_are_drawn_from_the_seed(z: Any) -> None:
     p = matrix(PrincipalProjection(10, 4), z)
     assert np.isfinite(p).all() and (np.abs(p).max(axis=0) > 0).all()
@@ -144,8 +173,10 @@ def test_no_factory_samples_are_refused(kind: Any) -> None:
 @given(width=st.integers(1, 40), seed=st.integers(0, 99))
 def test_a_packed_gram_matrix_is_the_square_one(width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    h, weight = torch.from_numpy(rng.standard_normal((9, width)).astype(np.float32)), torch.from_numpy(rng.standard_normal(9).astype(np.float32))
-    packed, square = added_gram(torch.zeros(packed_size(width)), h, weight), added_gram(torch.zeros(width, width), h, weight)
+    h = torch.from_numpy(rng.standard_normal((9, width)).astype(np.float32))
+    weight = torch.from_numpy(rng.standard_normal(9).astype(np.float32))
+    packed = added_gram(torch.zeros(packed_size(width)), h, weight)
+    square = added_gram(torch.zeros(width, width), h, weight)
     np.testing.assert_allclose(unpacked(packed.numpy(), width), square, atol=1e-4)
     assert np.array_equal(unpacked(square.numpy(), width), square)
 

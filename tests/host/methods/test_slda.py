@@ -1,4 +1,6 @@
-"""Streaming LDA and projected ridge: sums in any order, forgetting, one label per class, few labels beside many, and bad input."""
+"""Streaming LDA and projected ridge: sums in any order, forgetting, one label per class, few labels
+beside many, and bad input.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ from edgeadapt.device.numerics.linalg import NUMERICS, slda
 from edgeadapt.errors import InputError
 from edgeadapt.host.compile import compile_graph
 from edgeadapt.host.contracts import Dims, FactoryData
-from edgeadapt.host.methods.projection import HadamardProjection, PrincipalProjection, SignProjection
+from edgeadapt.host.methods.projection import (
+    HadamardProjection,
+    PrincipalProjection,
+    SignProjection,
+)
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.host.methods.slda import StreamingLDA
 from edgeadapt.testing import check_identity_stub
@@ -31,7 +37,9 @@ HEADS: dict[str, Any] = {
     "slda": StreamingLDA(),
     "slda on signs": StreamingLDA(projection=SignProjection(20)),
     "slda on principal directions": StreamingLDA(projection=PrincipalProjection(20)),
-    "slda on a hadamard transform, compact": StreamingLDA(projection=HadamardProjection(20), compact=True),
+    "slda on a hadamard transform, compact": StreamingLDA(
+        projection=HadamardProjection(20), compact=True
+    ),
     "ridge on principal directions": Ridge(projection=PrincipalProjection(20), packed=True),
     "ridge, packed": Ridge(packed=True),
 }
@@ -45,23 +53,54 @@ def samples(counts: list[int], seed: int, spread: float = 0.8) -> tuple[Any, Any
 
 
 def learned(head: Any, z: Any, y: Any, weight: Any = None) -> dict[str, Any]:
-    """Evidence after these samples, from nothing; frozen tensors from the same factory every time."""
+    """Evidence after these samples, from nothing; frozen tensors from the same factory every
+    time.
+    """
     factory, labels = samples([20] * CLASSES, 99)
-    start = head.factory(FactoryData(factory, np.zeros((len(factory), 0), np.float32), labels, np.ones(len(labels), np.float32), SLOTS))
+    start = head.factory(
+        FactoryData(
+            factory,
+            np.zeros((len(factory), 0), np.float32),
+            labels,
+            np.ones(len(labels), np.float32),
+            SLOTS,
+        )
+    )
     specs = head.tensors(Dims(WIDTH, 0, SLOTS))
-    state = {s.name: torch.zeros(s.shape) if s.kind == "evidence" else torch.from_numpy(start[s.name]) for s in specs if s.kind != "derived"}
+    state = {
+        s.name: torch.zeros(s.shape) if s.kind == "evidence" else torch.from_numpy(start[s.name])
+        for s in specs
+        if s.kind != "derived"
+    }
     return added(head, state, z, y, weight)
 
 
 def added(head: Any, state: Any, z: Any, y: Any, weight: Any = None) -> dict[str, Any]:
     weight = np.ones(len(y), np.float32) if weight is None else np.asarray(weight, np.float32)
-    return {**state, **head.learn(state, torch.from_numpy(z), torch.zeros(len(y), 0), torch.from_numpy(y), torch.from_numpy(weight))}
+    return {
+        **state,
+        **head.learn(
+            state,
+            torch.from_numpy(z),
+            torch.zeros(len(y), 0),
+            torch.from_numpy(y),
+            torch.from_numpy(weight),
+        ),
+    }
 
 
 def derived(head: Any, state: Any) -> dict[str, Any]:
     for numeric in head.numerics():
-        values = NUMERICS[numeric.numeric](*(state[name].numpy() for name in numeric.reads), **numeric.arguments)
-        state = {**state, **{name: torch.from_numpy(value) for name, value in zip(numeric.writes, values, strict=True)}}
+        values = NUMERICS[numeric.numeric](
+            *(state[name].numpy() for name in numeric.reads), **numeric.arguments
+        )
+        state = {
+            **state,
+            **{
+                name: torch.from_numpy(value)
+                for name, value in zip(numeric.writes, values, strict=True)
+            },
+        }
     return state
 
 
@@ -72,12 +111,16 @@ def accuracy(head: Any, state: Any, seed: int = 50, only: Any = None) -> float:
 
 
 def evidence_of(head: Any, state: Any) -> dict[str, Any]:
-    return {s.name: state[s.name] for s in head.tensors(Dims(WIDTH, 0, SLOTS)) if s.kind == "evidence"}
+    return {
+        s.name: state[s.name] for s in head.tensors(Dims(WIDTH, 0, SLOTS)) if s.kind == "evidence"
+    }
 
 
 def expect_same(head: Any, one: Any, two: Any, tolerance: float = 2e-4) -> None:
     for name, value in evidence_of(head, one).items():
-        assert (value - two[name]).abs().max() <= tolerance * max(1.0, float(value.abs().max())), name
+        assert (value - two[name]).abs().max() <= tolerance * max(1.0, float(value.abs().max())), (
+            name
+        )
 
 
 def test_a_projected_head_keeps_its_promises_and_its_stubs_do_not() -> None:
@@ -95,15 +138,20 @@ def test_three_values_to_a_direction_compile() -> None:
     head = HEADS["ridge on principal directions"]
     state = derived(head, learned(head, *samples([20] * CLASSES, 1)))
     compile_graph(
-        "predict", lambda ports, t: ({"logits": head.predict(t, ports["z"])}, {}), lambda g, b: {"z": torch.randn(b, WIDTH, generator=g)},
-        state, frozen=head.projection.names,
-    )  # fmt: skip
+        "predict",
+        lambda ports, t: ({"logits": head.predict(t, ports["z"])}, {}),
+        lambda g, b: {"z": torch.randn(b, WIDTH, generator=g)},
+        state,
+        frozen=head.projection.names,
+    )
 
 
 @pytest.mark.parametrize("name", HEADS)
 @settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 999))
-def test_order_does_not_matter_states_merge_by_addition_and_a_negative_weight_forgets(name: str, seed: int) -> None:
+def test_order_does_not_matter_states_merge_by_addition_and_a_negative_weight_forgets(
+    name: str, seed: int
+) -> None:
     head = HEADS[name]
     rng = np.random.default_rng(seed)
     z, y = samples([12] * CLASSES, seed)
@@ -111,7 +159,8 @@ def test_order_does_not_matter_states_merge_by_addition_and_a_negative_weight_fo
     whole, permuted = learned(head, z, y), learned(head, z[order], y[order])
     expect_same(head, whole, permuted)
     half = order[: len(order) // 2]
-    one, two = learned(head, z[half], y[half]), learned(head, np.delete(z, half, 0), np.delete(y, half))
+    one = learned(head, z[half], y[half])
+    two = learned(head, np.delete(z, half, 0), np.delete(y, half))
     expect_same(head, whole, {n: one[n] + two[n] for n in evidence_of(head, one)})
     expect_same(head, added(head, whole, z[half], y[half], -np.ones(len(half))), two, 1e-3)
 
@@ -124,7 +173,12 @@ def test_classes_may_change_places(name: str) -> None:
     judge = torch.from_numpy(samples([40] * CLASSES, 2)[0])
     straight = head.predict(derived(head, learned(head, z, y)), judge)
     moved = head.predict(derived(head, learned(head, z, places[y])), judge)
-    np.testing.assert_allclose(moved[:, places[:CLASSES]], straight[:, :CLASSES], rtol=1e-3, atol=1e-3 * float(straight[:, :CLASSES].abs().max()))
+    np.testing.assert_allclose(
+        moved[:, places[:CLASSES]],
+        straight[:, :CLASSES],
+        rtol=1e-3,
+        atol=1e-3 * float(straight[:, :CLASSES].abs().max()),
+    )
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -139,18 +193,29 @@ def test_without_the_floor_under_the_shrinkage_one_label_per_class_is_chance() -
     state = learned(StreamingLDA(), z, y)
     h = np.c_[z, np.ones(len(z))].astype(np.float64)
     means = z.astype(np.float64)
-    within = (h.astype(np.float32).T @ h.astype(np.float32)).astype(np.float64)[:-1, :-1] - means.T @ means  # zero up to rounding
+    # zero up to rounding
+    within = (h.astype(np.float32).T @ h.astype(np.float32)).astype(np.float64)[
+        :-1, :-1
+    ] - means.T @ means
     naive = np.linalg.solve(within + 1e-2 * np.trace(within) / WIDTH * np.eye(WIDTH), means.T)
     judge, labels = samples([100] * CLASSES, 50)
     answers = (judge @ naive - 0.5 * (means.T * naive).sum(axis=0)).argmax(axis=1)
-    assert float((answers == labels).mean()) < 1.6 / CLASSES < 2.0 / CLASSES < accuracy(StreamingLDA(), state)
+    assert (
+        float((answers == labels).mean())
+        < 1.6 / CLASSES
+        < 2.0 / CLASSES
+        < accuracy(StreamingLDA(), state)
+    )
 
 
 def test_correlated_features_are_worth_points_over_the_nearest_mean() -> None:
     state = derived(StreamingLDA(), learned(StreamingLDA(), *samples([100] * CLASSES, 3, 1.5)))
     nearest = NUMERICS["nearest_mean"](state["mean.moment"].numpy())[0]
     judge, labels = samples([100] * CLASSES, 50, 1.5)
-    marks = [float(((judge @ weight[:-1] + weight[-1])[:, :CLASSES].argmax(axis=1) == labels).mean()) for weight in (state["head.weight"].numpy(), nearest)]
+    marks = [
+        float(((judge @ weight[:-1] + weight[-1])[:, :CLASSES].argmax(axis=1) == labels).mean())
+        for weight in (state["head.weight"].numpy(), nearest)
+    ]
     assert marks[0] > marks[1] + 0.05
 
 
@@ -159,7 +224,8 @@ def test_a_class_of_ten_labels_is_not_drowned_by_thousands(name: str) -> None:
     head = HEADS[name]
     state = learned(head, *samples([3000] * (CLASSES - 1) + [10], 4))
     few = [CLASSES - 1]
-    balanced, plain = accuracy(head, state, only=few), accuracy(replace(head, balance=0.0), state, only=few)
+    balanced = accuracy(head, state, only=few)
+    plain = accuracy(replace(head, balance=0.0), state, only=few)
     assert balanced > 0.8 * accuracy(head, learned(head, *samples([3000] * CLASSES, 4)), only=few)
     assert balanced >= plain
 
@@ -172,8 +238,14 @@ def test_the_formula_is_what_plain_numpy_solves() -> None:
     within = (z - means[y]).T @ (z - means[y]) / len(z)
     apart = means - means.mean(axis=0)
     total = np.trace(within) + (apart**2).sum() / CLASSES
-    inverse = np.linalg.inv(within + 0.05 * max(np.trace(within), 0.1 * total) / WIDTH * np.eye(WIDTH))
-    expected = z @ inverse @ apart.T - 0.5 * np.einsum("kd,de,ke->k", apart, inverse, apart) - means.mean(axis=0) @ inverse @ apart.T
+    inverse = np.linalg.inv(
+        within + 0.05 * max(np.trace(within), 0.1 * total) / WIDTH * np.eye(WIDTH)
+    )
+    expected = (
+        z @ inverse @ apart.T
+        - 0.5 * np.einsum("kd,de,ke->k", apart, inverse, apart)
+        - means.mean(axis=0) @ inverse @ apart.T
+    )
     expected += np.trace(inverse @ within) / (2 * np.bincount(y))
     weight, mean, active = slda(h.T @ h, moment, moment, shrinkage=0.05)
     np.testing.assert_allclose((z @ weight[:-1] + weight[-1])[:, :CLASSES], expected, atol=2e-2)
@@ -189,7 +261,13 @@ def test_a_removed_class_leaves_its_scatter_and_takes_its_mean_along() -> None:
         state[name][:, CLASSES - 1] = 0.0
     known = list(range(CLASSES - 1))
     without = learned(StreamingLDA(), z[y < CLASSES - 1], y[y < CLASSES - 1])
-    assert abs(accuracy(StreamingLDA(), state, only=known) - accuracy(StreamingLDA(), without, only=known)) < 0.02
+    assert (
+        abs(
+            accuracy(StreamingLDA(), state, only=known)
+            - accuracy(StreamingLDA(), without, only=known)
+        )
+        < 0.02
+    )
 
 
 def _one_class() -> Any:
@@ -217,8 +295,14 @@ def _contradicting() -> Any:
 
 
 @pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("bad", [_one_class, _one_sample, _duplicates, _constant_columns, _contradicting], ids=lambda f: f.__name__[1:])
-def test_poor_evidence_gives_finite_logits_for_the_classes_it_has(name: str, bad: Callable[[], Any]) -> None:
+@pytest.mark.parametrize(
+    "bad",
+    [_one_class, _one_sample, _duplicates, _constant_columns, _contradicting],
+    ids=lambda f: f.__name__[1:],
+)
+def test_poor_evidence_gives_finite_logits_for_the_classes_it_has(
+    name: str, bad: Callable[[], Any]
+) -> None:
     z, y = bad()
     state = derived(HEADS[name], learned(HEADS[name], z, y))
     logits = HEADS[name].predict(state, torch.from_numpy(samples([10] * CLASSES, 8)[0]))
@@ -247,7 +331,19 @@ def test_compact_means_read_like_full_ones_where_the_projection_kept_them() -> N
     z, y = samples([60] * CLASSES, 9)
     full = StreamingLDA(projection=PrincipalProjection(32))
     compact = replace(full, compact=True)
-    means = [derived(head, learned(head, z, y))["head.mean"].numpy()[:CLASSES] for head in (full, compact)]
-    cosine = (means[0] * means[1]).sum(axis=1) / np.sqrt((means[0] ** 2).sum(axis=1) * (means[1] ** 2).sum(axis=1))
+    means = [
+        derived(head, learned(head, z, y))["head.mean"].numpy()[:CLASSES]
+        for head in (full, compact)
+    ]
+    cosine = (means[0] * means[1]).sum(axis=1) / np.sqrt(
+        (means[0] ** 2).sum(axis=1) * (means[1] ** 2).sum(axis=1)
+    )
     assert cosine.min() > 0.98
-    assert sum(s.shape[0] * s.shape[1] for s in compact.tensors(Dims(1280, 0, 32)) if s.name == "mean.moment") == 33 * 32
+    assert (
+        sum(
+            s.shape[0] * s.shape[1]
+            for s in compact.tensors(Dims(1280, 0, 32))
+            if s.name == "mean.moment"
+        )
+        == 33 * 32
+    )

@@ -23,7 +23,9 @@ from edgeadapt.host.methods.soft_hebbian import SoftHebbian, stem_of
 def filters(norms: Tensor) -> tuple[nn.Conv2d, Tensor]:
     convolution = nn.Conv2d(1, len(norms), 3, bias=False)
     weight = torch.randn(len(norms), 1, 3, 3, generator=torch.Generator().manual_seed(1))
-    return convolution, norms.reshape(-1, 1, 1, 1) * weight / weight.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+    return convolution, norms.reshape(-1, 1, 1, 1) * weight / weight.flatten(1).norm(dim=1).reshape(
+        -1, 1, 1, 1
+    )
 
 
 def patches() -> Tensor:
@@ -54,11 +56,19 @@ def test_the_published_rule_pulls_filters_to_norm_one_and_ours_leaves_their_norm
 
 def test_where_one_channel_takes_every_position_the_others_learn_nothing() -> None:
     convolution, source = filters(torch.ones(6))
-    x = (patches() * 0.1 + 4.0).clamp(min=0.1)  # bright everywhere: the filter with the largest sum wins
+    # bright everywhere: the filter with the largest sum wins
+    x = (patches() * 0.1 + 4.0).clamp(min=0.1)
     sums = source.flatten(1).sum(dim=1)
-    moved = SoftHebbian(rate=0.1, temperature=0.01, anchor=0.0).step(convolution, source, source, x, torch.ones(len(x))) - source
+    moved = (
+        SoftHebbian(rate=0.1, temperature=0.01, anchor=0.0).step(
+            convolution, source, source, x, torch.ones(len(x))
+        )
+        - source
+    )
     change = moved.flatten(1).abs().amax(dim=1)
-    assert int(change.argmax()) == int(sums.argmax()) and float(change.sort().values[-2]) < 1e-4 < 1e-2 < float(change.max())
+    assert int(change.argmax()) == int(sums.argmax()) and float(
+        change.sort().values[-2]
+    ) < 1e-4 < 1e-2 < float(change.max())
 
 
 def test_a_filter_that_was_pruned_away_stays_as_it_is() -> None:
@@ -98,12 +108,15 @@ def test_rates_of_zero_leave_the_source_bit_for_bit(number: int) -> None:
     constants = method.refold({}, state)[1]
     assert all(torch.equal(value, own.encoder.frozen[name]) for name, value in constants.items())
     x = images(16, 12)[0]
-    assert torch.equal(own.features(method, state, x), own.encoder.encode({"x": x}, own.encoder.frozen)["z"])
+    assert torch.equal(
+        own.features(method, state, x), own.encoder.encode({"x": x}, own.encoder.frozen)["z"]
+    )
 
 
 def test_a_rate_of_zero_over_statistics_is_norm_statistics_bit_for_bit() -> None:
     own = trained()
-    plain, tent = NeuroHebbian(own.encoder, Ridge(), rule=STILL, rate=0.0, statistics_rate=1.0), Tent(own.encoder, Ridge(), rate=0.0)
+    plain = NeuroHebbian(own.encoder, Ridge(), rule=STILL, rate=0.0, statistics_rate=1.0)
+    tent = Tent(own.encoder, Ridge(), rate=0.0)
     x = dimmed(images(64, 13)[0])
     one = plain.refold({}, own.refreshed(plain, own.state(plain), x)[0])[1]
     two = tent.refold({}, own.refreshed(tent, own.state(tent), x)[0])[1]
@@ -112,12 +125,18 @@ def test_a_rate_of_zero_over_statistics_is_norm_statistics_bit_for_bit() -> None
 
 def test_samples_that_the_head_is_unsure_of_have_no_part_in_the_third_factor() -> None:
     own = trained()
-    method = ThreeFactorHebbian(own.encoder, Ridge(), rule=SoftHebbian(rate=0.05), over_statistics=False)
+    method = ThreeFactorHebbian(
+        own.encoder, Ridge(), rule=SoftHebbian(rate=0.05), over_statistics=False
+    )
     x, y = images(96, 14)
     given = {**own.state(method), "head.weight": own.head["head.weight"].clone()}
-    given["head.weight"][:, 2] = given["head.weight"][:, 1]  # the last two classes look alike: ln 2 is above 0.4 ln 3
+    # the last two classes look alike: ln 2 is above 0.4 ln 3
+    given["head.weight"][:, 2] = given["head.weight"][:, 1]
     only_sure = (y == 0).float()
-    alone, beside = (method.adapt({"x": x, "sample_weight": weight}, given)[1]["stem.weight"] for weight in (only_sure, torch.ones(96)))
+    alone, beside = (
+        method.adapt({"x": x, "sample_weight": weight}, given)[1]["stem.weight"]
+        for weight in (only_sure, torch.ones(96))
+    )
     plain = Hebbian(own.encoder, rule=SoftHebbian(rate=0.05), over_statistics=False)
     drawn = plain.adapt({"x": x, "sample_weight": torch.ones(96)}, given)[1]["stem.weight"]
     without_the_factor = float((drawn - alone).norm())
@@ -126,12 +145,20 @@ def test_samples_that_the_head_is_unsure_of_have_no_part_in_the_third_factor() -
 
 def test_the_modulator_lowers_the_entropy_of_what_it_adapted_to() -> None:
     own = trained()
-    method = NeuroHebbian(own.encoder, Ridge(), rule=STILL, rate=1.0, margin=1.0, over_statistics=False)
+    method = NeuroHebbian(
+        own.encoder, Ridge(), rule=STILL, rate=1.0, margin=1.0, over_statistics=False
+    )
     x = dimmed(images(96, 15)[0])
     state, entropies = own.state(method), []
     for _ in range(6):
         state, _ = own.refreshed(method, state, x)
-        entropies.append(float(torch.distributions.Categorical(logits=own.logits(method, state, x)).entropy().mean()))
+        entropies.append(
+            float(
+                torch.distributions.Categorical(logits=own.logits(method, state, x))
+                .entropy()
+                .mean()
+            )
+        )
     assert entropies[-1] < 0.9 * entropies[0] and float(state["modulator.gain"].abs().max()) > 0.01
 
 
@@ -158,13 +185,29 @@ def spec(*shape: int) -> InputSpec:
 
 
 def test_an_encoder_without_a_stem_to_learn_is_refused_by_name() -> None:
-    flat = ModuleEncoder(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)).eval(), InputSpec(layout="NC", dtype="float32", shape=(6,)))
+    flat = ModuleEncoder(
+        nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)).eval(),
+        InputSpec(layout="NC", dtype="float32", shape=(6,)),
+    )
     with pytest.raises(InputError, match="has none"):
         stem_of(flat)
-    late = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    late = nn.Sequential(
+        nn.Conv2d(4, 8, 3),
+        nn.ReLU(),
+        nn.BatchNorm2d(8),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 2),
+    )
     with pytest.raises(InputError, match="right behind the first convolution"):
         Hebbian(ModuleEncoder(late.eval(), spec(4, 8, 8)))
-    grouped = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    grouped = nn.Sequential(
+        nn.Conv2d(4, 8, 3, groups=2),
+        nn.BatchNorm2d(8),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 2),
+    )
     with pytest.raises(InputError, match="one group"):
         Hebbian(ModuleEncoder(grouped.eval(), spec(4, 8, 8)))
 

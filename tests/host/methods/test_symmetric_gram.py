@@ -1,4 +1,6 @@
-"""A Gram matrix that is made its own transpose is half as long in a file and solves to the same head."""
+"""A Gram matrix that is made its own transpose is half as long in a file and solves to the same
+head.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +20,30 @@ WIDTH, CLASSES, SLOTS = 40, 4, 6
 
 
 def evidence(decades: float) -> FactoryData:
-    """Features whose columns differ in size by so many decades, and with an offset that is larger than all of them."""
+    """Features whose columns differ in size by so many decades, and with an offset that is larger
+    than all of them.
+    """
     rng = np.random.default_rng(0)
     y = np.arange(400) % CLASSES
-    z = (rng.standard_normal((CLASSES, WIDTH))[y] + rng.standard_normal((400, WIDTH))) * np.logspace(-decades / 2, decades / 2, WIDTH)
-    return FactoryData(z.astype(np.float32) + np.float32(3), np.zeros((400, 0), np.float32), y, np.full(400, 0.37, np.float32), SLOTS)
+    z = (
+        rng.standard_normal((CLASSES, WIDTH))[y] + rng.standard_normal((400, WIDTH))
+    ) * np.logspace(-decades / 2, decades / 2, WIDTH)
+    return FactoryData(
+        z.astype(np.float32) + np.float32(3),
+        np.zeros((400, 0), np.float32),
+        y,
+        np.full(400, 0.37, np.float32),
+        SLOTS,
+    )
 
 
 @pytest.mark.parametrize("decades", [0, 3, 6])
-@pytest.mark.parametrize("head", [StreamingLDA(), Ridge(packed=True), Ridge()], ids=["slda", "ridge packed", "ridge"])
-def test_the_head_of_a_stored_gram_matrix_answers_as_that_of_the_sums(head: StreamingLDA | Ridge, decades: float) -> None:
+@pytest.mark.parametrize(
+    "head", [StreamingLDA(), Ridge(packed=True), Ridge()], ids=["slda", "ridge packed", "ridge"]
+)
+def test_the_head_of_a_stored_gram_matrix_answers_as_that_of_the_sums(
+    head: StreamingLDA | Ridge, decades: float
+) -> None:
     data = evidence(decades)
     stored = head.factory(data)
     gram = next(spec for spec in head.tensors(data.dims) if spec.name.endswith(".gram"))
@@ -38,18 +54,26 @@ def test_the_head_of_a_stored_gram_matrix_answers_as_that_of_the_sums(head: Stre
     square = square_of(back, WIDTH + 1)
     assert np.array_equal(square, square.T)
 
-    zero = {spec.name: torch.zeros(spec.shape) for spec in head.tensors(data.dims) if spec.kind == "evidence"}
+    zero = {
+        spec.name: torch.zeros(spec.shape)
+        for spec in head.tensors(data.dims)
+        if spec.kind == "evidence"
+    }
     sums = accumulate(head, dict(zero), data, tuple(zero))
     step = 2.0**-21 * np.abs(sums[gram.name]).max()
     assert np.abs(sums[gram.name] - back).max() <= step  # of rounding alone
     numeric = head.numerics()[0]
     logits = []
     for values in (sums, stored | {gram.name: back}):
-        weight = NUMERICS[numeric.numeric](*(values[name] for name in numeric.reads), **numeric.arguments)[0]
+        weight = NUMERICS[numeric.numeric](
+            *(values[name] for name in numeric.reads), **numeric.arguments
+        )[0]
         logits.append(np.hstack([data.z, np.ones((400, 1), np.float32)]) @ weight)
     scale = np.abs(logits[0]).max()
     assert np.abs(logits[0] - logits[1]).max() < 1e-3 * scale
-    assert (logits[0][:, :CLASSES].argmax(axis=1) == logits[1][:, :CLASSES].argmax(axis=1)).mean() > 0.995
+    assert (
+        logits[0][:, :CLASSES].argmax(axis=1) == logits[1][:, :CLASSES].argmax(axis=1)
+    ).mean() > 0.995
 
 
 def test_what_is_above_the_diagonal_is_below_it_too() -> None:

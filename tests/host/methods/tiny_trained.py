@@ -1,4 +1,6 @@
-"""A network of three small convolutions, trained here in a second on three kinds of ramps, and what stands beside it when it is adapted."""
+"""A network of three small convolutions, trained here in a second on three kinds of ramps, and what
+stands beside it when it is adapted.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,18 @@ def images(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """x (N, 12, 12) uint8, y (N,): a ramp to the right, a ramp downwards, a saddle; with noise."""
     y = torch.arange(count) % CLASSES
     ramp = torch.linspace(-1, 1, 12)
-    kinds = torch.stack([ramp[None, :].expand(12, 12), ramp[:, None].expand(12, 12), 2 * ramp[None, :] * ramp[:, None]])
-    x = 90 + 25 * torch.randn(count, 12, 12, generator=torch.Generator().manual_seed(seed)) + 50 * kinds[y]
+    kinds = torch.stack(
+        [
+            ramp[None, :].expand(12, 12),
+            ramp[:, None].expand(12, 12),
+            2 * ramp[None, :] * ramp[:, None],
+        ]
+    )
+    x = (
+        90
+        + 25 * torch.randn(count, 12, 12, generator=torch.Generator().manual_seed(seed))
+        + 50 * kinds[y]
+    )
     return x.clamp(0, 255).round().to(torch.uint8), y
 
 
@@ -40,10 +52,19 @@ class Trained:
 
     def state(self, method: Any) -> dict[str, Tensor]:
         """Every tensor of the method in its factory state."""
-        factory = {name: torch.from_numpy(value) for name, value in method.factory(_Slots()).items()}
+        factory = {
+            name: torch.from_numpy(value) for name, value in method.factory(_Slots()).items()
+        }
         return {**self.encoder.frozen, **self.head, **method.frozen, **factory}
 
-    def refreshed(self, method: Any, state: dict[str, Tensor], x: Tensor, weight: Tensor | None = None, seed: int = 0) -> tuple[dict[str, Tensor], float]:
+    def refreshed(
+        self,
+        method: Any,
+        state: dict[str, Tensor],
+        x: Tensor,
+        weight: Tensor | None = None,
+        seed: int = 0,
+    ) -> tuple[dict[str, Tensor], float]:
         """State and the largest ``wants_reset`` of one refresh, as a device makes it."""
         generator, wish = torch.Generator().manual_seed(seed), 0.0
         for _ in range(int(getattr(method, "steps", 1))):
@@ -55,7 +76,9 @@ class Trained:
         return state, wish
 
     def features(self, method: Any, state: dict[str, Tensor], x: Tensor) -> Tensor:
-        z: Tensor = self.encoder.encode({"x": x}, {**self.encoder.frozen, **method.refold({}, state)[1]})["z"]
+        z: Tensor = self.encoder.encode(
+            {"x": x}, {**self.encoder.frozen, **method.refold({}, state)[1]}
+        )["z"]
         return z
 
     def logits(self, method: Any, state: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -73,10 +96,18 @@ def trained() -> Trained:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(
-            nn.Conv2d(1, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-            nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU(),
-            nn.Conv2d(12, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16, CLASSES),
-        )  # fmt: skip
+            nn.Conv2d(1, 8, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(12),
+            nn.ReLU(),
+            nn.Conv2d(12, 16, 3, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(16, CLASSES),
+        )
         optimiser = torch.optim.Adam(net.parameters(), 3e-3)
         for step in range(80):
             x, y = images(96, 100 + step)
@@ -90,5 +121,7 @@ def trained() -> Trained:
     active = (torch.arange(SLOTS) < CLASSES).float()
     x, y = images(96, 7)
     z = encoder.encode({"x": x}, encoder.frozen)["z"]
-    means = torch.stack([z[y == k].mean(dim=0) if k < CLASSES else torch.zeros(16) for k in range(SLOTS)])
+    means = torch.stack(
+        [z[y == k].mean(dim=0) if k < CLASSES else torch.zeros(16) for k in range(SLOTS)]
+    )
     return Trained(encoder, {"head.weight": weight, "head.active": active, "head.mean": means})

@@ -1,4 +1,6 @@
-"""``edgeadapt build`` in a process of its own, with a TensorRT whose third build and later ones take their time: building_child.py LIBRARY SECONDS_PER_STEP ARGUMENT..."""
+"""``edgeadapt build`` in a process of its own, with a TensorRT whose third build and later ones
+take their time: building_child.py LIBRARY SECONDS_PER_STEP ARGUMENT...
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,12 @@ from fake_tensorrt import make
 from edgeadapt import cli
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background has it ignored
+    # whoever runs the tests in the background has it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     library = FakeDevice(sys.argv[1])
     library.reset()
     os.environ["EDGEADAPT_CUDART"] = os.environ["EDGEADAPT_LIBCUDA"] = library.path
     sys.modules["tensorrt"] = make("10.16.2.10", library)
-    sys.modules["tensorrt"].fake.step_s, sys.modules["tensorrt"].fake.slow_from = float(sys.argv[2]), 3
+    sys.modules["tensorrt"].fake.step_s = float(sys.argv[2])
+    sys.modules["tensorrt"].fake.slow_from = 3
     sys.exit(cli.main(sys.argv[3:]))

@@ -1,4 +1,6 @@
-"""A GPU that is not there: the fake CUDA library, the fake TensorRT on it, and a runtime that believes both."""
+"""A GPU that is not there: the fake CUDA library, the fake TensorRT on it, and a runtime that
+believes both.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,11 @@ import pytest
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))  # tiny_models
-collect_ignore = [] if __import__("importlib.util").util.find_spec("onnx") else [path.name for path in HERE.glob("test_*.py")]
+collect_ignore = (
+    []
+    if __import__("importlib.util").util.find_spec("onnx")
+    else [path.name for path in HERE.glob("test_*.py")]
+)
 
 
 @pytest.fixture(scope="session")
@@ -25,13 +31,29 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Any:
     if compiler is None:
         pytest.skip("no C compiler (cc): the fake CUDA library is built from fake_cudart.c")
     path = tmp_path_factory.mktemp("fake") / "libfake_cudart.so"
-    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-o", path, HERE / "fake_cudart.c", "-lpthread"], check=True, timeout=60)
+    subprocess.run(
+        [
+            compiler,
+            "-O1",
+            "-shared",
+            "-fPIC",
+            "-fvisibility=hidden",
+            "-o",
+            path,
+            HERE / "fake_cudart.c",
+            "-lpthread",
+        ],
+        check=True,
+        timeout=60,
+    )
     return FakeDevice(str(path))
 
 
 @pytest.fixture
 def device(library: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """The fake device, fresh; a test ends with an error if anything was done that a GPU leaves undefined."""
+    """The fake device, fresh; a test ends with an error if anything was done that a GPU leaves
+    undefined.
+    """
     from edgeadapt_tensorrt import _arena
 
     gc.collect()

@@ -20,7 +20,8 @@ X = np.arange(8, dtype=np.float32).reshape(2, 4)
 
 @pytest.fixture
 def predict(runtime: Any) -> Any:
-    graph, state = runtime.load(predict_graph(4, 2)), runtime.upload({"W.w": np.ones((4, 2), np.float32)})
+    graph = runtime.load(predict_graph(4, 2))
+    state = runtime.upload({"W.w": np.ones((4, 2), np.float32)})
     return lambda x: graph({"x": x}, state)[0]["y"]
 
 
@@ -31,7 +32,10 @@ def test_device_memory_is_read_where_it_is(predict: Any, device: Any, kind: Any)
     for _ in range(5):
         np.testing.assert_array_equal(predict(x), X.sum(axis=1, keepdims=True) * np.ones((1, 2)))
     after = device.counts("to_device", "on_device")
-    assert after["to_device"] == before["to_device"] and after["on_device"] - before["on_device"] <= 1  # the weight, once
+    # the weight, once
+    assert (
+        after["to_device"] == before["to_device"] and after["on_device"] - before["on_device"] <= 1
+    )
 
 
 def test_an_address_that_is_not_aligned_is_copied_on_the_device(predict: Any, device: Any) -> None:
@@ -40,7 +44,10 @@ def test_an_address_that_is_not_aligned_is_copied_on_the_device(predict: Any, de
     for _ in range(5):
         np.testing.assert_array_equal(predict(x)[:, 0], X.sum(axis=1))
     after = device.counts("to_device", "on_device")
-    assert after["to_device"] == before["to_device"] and after["on_device"] - before["on_device"] == 5 + 1
+    assert (
+        after["to_device"] == before["to_device"]
+        and after["on_device"] - before["on_device"] == 5 + 1
+    )
 
 
 def test_a_camera_with_a_ring_of_frames_is_replayed(predict: Any, device: Any, trt: Any) -> None:
@@ -54,7 +61,9 @@ def test_a_camera_with_a_ring_of_frames_is_replayed(predict: Any, device: Any, t
     assert trt.fake.enqueued == before
 
 
-def test_what_a_stream_of_the_producer_still_writes_is_waited_for(predict: Any, device: Any) -> None:
+def test_what_a_stream_of_the_producer_still_writes_is_waited_for(
+    predict: Any, device: Any
+) -> None:
     from edgeadapt_tensorrt._cudart import TO_DEVICE, CudaRuntime
 
     cuda = CudaRuntime()
@@ -72,7 +81,9 @@ def test_dlpack_is_asked_to_be_ready_on_a_stream_of_ours(predict: Any, device: A
     assert x.stream > 2, "0 to 2 are CUDA's default streams"
 
 
-def test_a_step_that_reads_the_memory_of_others_has_done_so_when_it_returns(runtime: Any, device: Any) -> None:
+def test_a_step_that_reads_the_memory_of_others_has_done_so_when_it_returns(
+    runtime: Any, device: Any
+) -> None:
     nodes = [helper.make_node("Add", ["s.s", "x"], ["s.s.next"])]
     step = runtime.load(GraphFile("add", build(nodes, {"x": [4], "s.s": [4]}, {"s.s.next": [4]})))
     x = Interface(device, X[0])
@@ -111,7 +122,10 @@ def test_wrong_device_arrays_are_refused_by_name(predict: Any, device: Any) -> N
     strange._tensor.lanes = 2
     for value, message in (
         (Exported(device, X, ordinal=1), "is on GPU 1, and this runtime on GPU 0"),
-        (Exported(device, X, strides=(1, 2)), r"not C-contiguous \(shape \[2, 4\], strides \[4, 8\] bytes\)"),
+        (
+            Exported(device, X, strides=(1, 2)),
+            r"not C-contiguous \(shape \[2, 4\], strides \[4, 8\] bytes\)",
+        ),
         (transposed, r"not C-contiguous"),
         (Interface(device, X, mask=object()), "has a mask"),
         (Elsewhere(), "on a device of DLPack kind 10"),
@@ -128,8 +142,21 @@ def test_wrong_device_arrays_are_refused_by_name(predict: Any, device: Any) -> N
 
 
 def test_integers_and_flags_come_by_dlpack_too(runtime: Any, device: Any) -> None:
-    for dtype, kind in (("int64", TensorProto.INT64), ("uint8", TensorProto.UINT8), ("bool", TensorProto.BOOL)):
+    for dtype, kind in (
+        ("int64", TensorProto.INT64),
+        ("uint8", TensorProto.UINT8),
+        ("bool", TensorProto.BOOL),
+    ):
         value = np.array([1, 0, 1]).astype(dtype)
-        graph = runtime.load(GraphFile(dtype, build([helper.make_node("Identity", ["x"], ["y"])], {"x": (kind, [3])}, {"y": (kind, [3])})))
+        graph = runtime.load(
+            GraphFile(
+                dtype,
+                build(
+                    [helper.make_node("Identity", ["x"], ["y"])],
+                    {"x": (kind, [3])},
+                    {"y": (kind, [3])},
+                ),
+            )
+        )
         found = graph({"x": Exported(device, value)}, Tensors())[0]["y"]
         assert found.dtype == value.dtype and found.tolist() == value.tolist()

@@ -1,4 +1,6 @@
-"""The shipped bundle on this runtime: the same numbers as on ONNX Runtime, and a learner that predicts, learns, rolls back and reopens."""
+"""The shipped bundle on this runtime: the same numbers as on ONNX Runtime, and a learner that
+predicts, learns, rolls back and reopens.
+"""
 
 from __future__ import annotations
 
@@ -33,19 +35,27 @@ def ports_of(spec: Any, batch: int, rng: np.random.Generator) -> dict[str, Any]:
         if port.dtype == "float32":
             values[port.name] = rng.uniform(0, 1, shape).astype(np.float32)
         else:
-            values[port.name] = rng.integers(0, 6 if port.name == "y" else 255, shape).astype(port.dtype)
+            values[port.name] = rng.integers(0, 6 if port.name == "y" else 255, shape).astype(
+                port.dtype
+            )
     return values
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_graph_of_the_demo_gives_the_numbers_of_onnx_runtime(tensorrt: Callable[[str], Any], version: str, bundle: Bundle) -> None:
+def test_every_graph_of_the_demo_gives_the_numbers_of_onnx_runtime(
+    tensorrt: Callable[[str], Any], version: str, bundle: Bundle
+) -> None:
     tensorrt(version)
     runtimes: list[Runtime] = [OnnxRuntime(), TensorRT(cache=None)]
     names = {read for spec in bundle.manifest.graphs for read in spec.reads}
     rng = np.random.default_rng(0)
     seen = 0
     for spec in bundle.manifest.graphs:
-        values = {s.name: rng.uniform(0.5, 1.5, s.shape).astype(s.dtype) for s in bundle.manifest.tensors if s.name in names}
+        values = {
+            s.name: rng.uniform(0.5, 1.5, s.shape).astype(s.dtype)
+            for s in bundle.manifest.tensors
+            if s.name in names
+        }
         for batch in (1, 5, 32):
             ports = ports_of(spec, batch, rng)
             results = []
@@ -57,12 +67,16 @@ def test_every_graph_of_the_demo_gives_the_numbers_of_onnx_runtime(tensorrt: Cal
                 results.append(outputs | runtime.download(written))
             assert results[0].keys() == results[1].keys() and results[0]
             for name, value in results[0].items():
-                np.testing.assert_array_equal(results[1][name], value, err_msg=f"{spec.file} {name}")
+                np.testing.assert_array_equal(
+                    results[1][name], value, err_msg=f"{spec.file} {name}"
+                )
                 seen += bool(np.ptp(value) > 0) if value.size else 0
     assert seen > 30
 
 
-def test_a_whole_learner_lives_on_it_as_on_onnx_runtime(trt: Any, device: Any, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_whole_learner_lives_on_it_as_on_onnx_runtime(
+    trt: Any, device: Any, bundle: Bundle, tmp_path: Path
+) -> None:
     told, digests, budget = [], [], Budget(busy_fraction=1.0)
     runtimes: list[Runtime] = [OnnxRuntime(), TensorRT(cache=None)]
     for runtime in runtimes:
@@ -77,6 +91,7 @@ def test_a_whole_learner_lives_on_it_as_on_onnx_runtime(trt: Any, device: Any, b
     assert told[1]["domain"] and np.abs(told[1]["learned"][:, :6] - told[1]["before"]).max() > 0.05
     for name, value in told[0].items():
         np.testing.assert_allclose(told[1][name], value, atol=1e-4, err_msg=name)
-    assert device.count("launches") > 2 * trt.fake.enqueued > 50  # most runs are replays of CUDA graphs
+    # most runs are replays of CUDA graphs
+    assert device.count("launches") > 2 * trt.fake.enqueued > 50
     assert trt.fake.builds == 6  # five graphs, and the encoder with weights that change
     assert device.count("pageable") == 0

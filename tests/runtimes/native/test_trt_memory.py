@@ -1,4 +1,6 @@
-"""Device memory: values while somebody holds them, poison afterwards, given back in the end, and an error with numbers when it runs out."""
+"""Device memory: values while somebody holds them, poison afterwards, given back in the end, and an
+error with numbers when it runs out.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,22 @@ def zeros(rows: int = 256, columns: int = 64) -> dict[str, Any]:
 
 def test_the_arena_never_hands_out_a_byte_twice_and_joins_what_is_free() -> None:
     taken: list[tuple[int, int]] = []
-    arena = Arena(lambda size: 1 << 20 if not taken else 1 << 30, lambda address: taken.append((address, 0)), 1 << 16)
+    arena = Arena(
+        lambda size: 1 << 20 if not taken else 1 << 30,
+        lambda address: taken.append((address, 0)),
+        1 << 16,
+    )
     assert arena.grow(1, is_tight=False)
     rng, held = random.Random(0), []
     for _ in range(4000):
         block = arena.take(rng.randrange(0, 5000)) if rng.random() < 0.55 else None
         if block is not None:
             assert block.address % 256 == 0
-            assert all(block.offset + block.size <= other.offset or other.offset + other.size <= block.offset for other in held)
+            assert all(
+                block.offset + block.size <= other.offset
+                or other.offset + other.size <= block.offset
+                for other in held
+            )
             held.append(block)
         elif held:
             arena.put(held.pop(rng.randrange(len(held))))
@@ -54,8 +64,12 @@ def test_sizes_that_repeat_come_back_to_the_same_places(runtime: Any) -> None:
     assert len(set(addresses[2:])) == 2 and addresses[2:4] * 5 == addresses[2:]
 
 
-def test_a_buffer_is_not_used_again_before_its_stream_has_read_it(runtime: Any, device: Any) -> None:
-    """Late mode: nothing runs until somebody waits, so every step still needs what the step before it wrote."""
+def test_a_buffer_is_not_used_again_before_its_stream_has_read_it(
+    runtime: Any, device: Any
+) -> None:
+    """Late mode: nothing runs until somebody waits, so every step still needs what the step before
+    it wrote.
+    """
     device.mode(LATE)
     step, state = runtime.load(step_graph([256, 64])), runtime.upload(zeros())
     seen = [state["W.w"].address]
@@ -70,7 +84,9 @@ def test_a_buffer_is_not_used_again_before_its_stream_has_read_it(runtime: Any, 
     assert np.all(state["W.w"].numpy() == 36)
 
 
-def test_a_result_that_nobody_keeps_is_not_written_over_what_comes_after(runtime: Any, device: Any) -> None:
+def test_a_result_that_nobody_keeps_is_not_written_over_what_comes_after(
+    runtime: Any, device: Any
+) -> None:
     device.mode(LATE)
     step, state = runtime.load(step_graph([256, 64])), runtime.upload(zeros())
     for _ in range(3):
@@ -82,7 +98,9 @@ def test_a_result_that_nobody_keeps_is_not_written_over_what_comes_after(runtime
         assert np.all(tensors["a.a"].numpy() == 7)
 
 
-def test_the_control_a_pool_that_does_not_wait_is_found(runtime: Any, device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_control_a_pool_that_does_not_wait_is_found(
+    runtime: Any, device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Mark, "is_done", lambda self: True)
     device.mode(LATE)
     step, state = runtime.load(step_graph([256, 64])), runtime.upload(zeros())
@@ -96,7 +114,11 @@ def test_the_control_a_pool_that_does_not_wait_is_found(runtime: Any, device: An
 def test_a_step_without_outputs_returns_while_it_is_under_way(runtime: Any, device: Any) -> None:
     step, state = runtime.load(step_graph([256, 64])), runtime.upload(zeros())
     written = step({}, state)[1]
-    assert not device.is_idle() and isinstance(written["W.w"], DeviceBuffer) and not written["W.w"].written.is_done()  # type: ignore[attr-defined]
+    assert (
+        not device.is_idle()
+        and isinstance(written["W.w"], DeviceBuffer)
+        and not written["W.w"].written.is_done()
+    )  # type: ignore[attr-defined]
     assert np.all(written["W.w"].numpy() == 1) and device.is_idle()
 
 
@@ -149,12 +171,20 @@ def test_a_finaliser_inside_the_pool_does_not_wait(runtime: Any) -> None:
 
 
 @pytest.mark.parametrize("nth", range(1, 5))
-def test_out_of_memory_is_an_error_with_numbers_and_the_next_call_works(trt: Any, device: Any, nth: int) -> None:
+def test_out_of_memory_is_an_error_with_numbers_and_the_next_call_works(
+    trt: Any, device: Any, nth: int
+) -> None:
     runtime = TensorRT(cache=None, chunk_mib=1, copy_limit=0)
     step, state = runtime.load(step_graph([600, 600])), runtime.upload(zeros(600, 600))
     device.capacity(device.count("bytes"))
     held = [state]
-    with pytest.raises(OutOfDeviceMemory, match=r"no room for \d+ bytes on the device: the pool holds \d+ KiB, \d+ KiB of them in use; the device has 0 of \d+ MiB free"):
+    with pytest.raises(
+        OutOfDeviceMemory,
+        match=(
+            r"no room for \d+ bytes on the device: the pool holds \d+ KiB, \d+ KiB of them in use;"
+            r" the device has 0 of \d+ MiB free"
+        ),
+    ):
         for _ in range(5):
             held.append(step({}, held[-1])[1].over(state))
     for age, tensors in enumerate(held):
@@ -205,11 +235,18 @@ def test_reclaim_gives_chunks_without_use_back(runtime: Any, device: Any) -> Non
     assert device.count("bytes") == before
 
 
-@pytest.mark.parametrize("function", ["cudaMemcpyAsync", "cudaEventRecord", "cudaStreamSynchronize", "cudaStreamWaitEvent"])
+@pytest.mark.parametrize(
+    "function",
+    ["cudaMemcpyAsync", "cudaEventRecord", "cudaStreamSynchronize", "cudaStreamWaitEvent"],
+)
 @pytest.mark.parametrize("nth", [1, 2, 3])
-def test_a_call_that_fails_once_leaves_the_values_and_the_runtime(trt: Any, device: Any, function: str, nth: int) -> None:
+def test_a_call_that_fails_once_leaves_the_values_and_the_runtime(
+    trt: Any, device: Any, function: str, nth: int
+) -> None:
     runtime = TensorRT(cache=None, chunk_mib=1)
-    step, predict, state = runtime.load(step_graph([4, 2])), runtime.load(predict_graph(4, 2)), runtime.upload(zeros(4, 2))
+    step = runtime.load(step_graph([4, 2]))
+    predict = runtime.load(predict_graph(4, 2))
+    state = runtime.upload(zeros(4, 2))
     x = {"x": np.ones((1, 4), np.float32)}
     for _ in range(4):
         predict(x, step({}, state)[1])
@@ -234,11 +271,16 @@ def test_an_upload_that_fails_half_way_writes_nothing_later(runtime: Any, device
     assert device.is_idle(), "its buffers are in the pool again"
 
 
-def test_a_failure_after_the_call_is_told_to_whoever_reads_the_result(runtime: Any, device: Any) -> None:
+def test_a_failure_after_the_call_is_told_to_whoever_reads_the_result(
+    runtime: Any, device: Any
+) -> None:
     step, state = runtime.load(step_graph([4, 2])), runtime.upload(zeros(4, 2))
     written = step({}, state)[1]
     device.broken(700)
-    with pytest.raises(DeviceError, match=r"graph 'step': cudaEventSynchronize failed: cudaErrorIllegalAddress \(700\)"):
+    with pytest.raises(
+        DeviceError,
+        match=r"graph 'step': cudaEventSynchronize failed: cudaErrorIllegalAddress \(700\)",
+    ):
         runtime.download(written)
     with pytest.raises(DeviceError, match="cudaErrorIllegalAddress"):
         step({}, state)
@@ -246,7 +288,9 @@ def test_a_failure_after_the_call_is_told_to_whoever_reads_the_result(runtime: A
     assert np.all(written["W.w"].numpy() == 1)
 
 
-def test_memory_that_a_failed_device_may_still_write_is_not_handed_out(runtime: Any, device: Any) -> None:
+def test_memory_that_a_failed_device_may_still_write_is_not_handed_out(
+    runtime: Any, device: Any
+) -> None:
     predict, state = runtime.load(predict_graph(4, 2)), runtime.upload(zeros(4, 2))
     x = {"x": np.ones((1, 4), np.float32)}
     predict(x, state)
@@ -262,7 +306,13 @@ def test_memory_that_a_failed_device_may_still_write_is_not_handed_out(runtime: 
 
 
 def test_empty_and_scalar_tensors_have_addresses_of_their_own(runtime: Any) -> None:
-    tensors = runtime.upload({"a.a": np.zeros((0, 4), np.float32), "b.b": np.array(2.5, np.float32), "c.c": np.zeros(0, np.int64)})
+    tensors = runtime.upload(
+        {
+            "a.a": np.zeros((0, 4), np.float32),
+            "b.b": np.array(2.5, np.float32),
+            "c.c": np.zeros(0, np.int64),
+        }
+    )
     assert isinstance(tensors, Tensors) and len({tensors[name].address for name in tensors}) == 3
     assert tensors["a.a"].numpy().shape == (0, 4) and float(tensors["b.b"].numpy()) == 2.5
     assert repr(tensors["b.b"]) == "DeviceBuffer(float32[])"

@@ -1,4 +1,6 @@
-"""``auto`` with this runtime as a candidate: a learner whose graphs move to the GPU that is not there, and what happens when it fails."""
+"""``auto`` with this runtime as a candidate: a learner whose graphs move to the GPU that is not
+there, and what happens when it fails.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ sys.path.append(str(Path(__file__).parents[2] / "placement"))  # stories, patien
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Make ONNX Runtime on the CPU slower, and more so for the encoder, so that the fake is worth it."""
+    """Make ONNX Runtime on the CPU slower, and more so for the encoder, so that the fake is worth
+    it.
+    """
     plain = OnnxExecutable.__call__
 
     def make(ms: float, encoder_ms: float) -> None:
@@ -40,12 +44,17 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.fixture
 def auto(trt: Any) -> Iterator[Placing]:
     runtime = open_runtime("auto", rules=Rules(calls=2))
-    assert isinstance(runtime, Placing) and [place.name for place in runtime.places] == ["onnxruntime", "tensorrt"]
+    assert isinstance(runtime, Placing) and [place.name for place in runtime.places] == [
+        "onnxruntime",
+        "tensorrt",
+    ]
     yield runtime
     assert runtime.close()
 
 
-def test_a_learner_whose_graphs_move_to_tensorrt_is_the_learner_of_the_cpu(auto: Placing, trt: Any, slow: Callable[..., None], tmp_path: Path) -> None:
+def test_a_learner_whose_graphs_move_to_tensorrt_is_the_learner_of_the_cpu(
+    auto: Placing, trt: Any, slow: Callable[..., None], tmp_path: Path
+) -> None:
     from patience import settle
     from stories import days
 
@@ -58,7 +67,9 @@ def test_a_learner_whose_graphs_move_to_tensorrt_is_the_learner_of_the_cpu(auto:
         moved.update(role for role, where in learner.placement().items() if "tensorrt" in where)
 
     told, found, _ = days(auto, tmp_path / "auto", between)
-    right.pop("worse")  # twenty labels that contradict the head: a rounding decides which of them are believed, with TensorRT alone, too
+    # twenty labels that contradict the head: a rounding decides which of them are believed, with
+    # TensorRT alone, too
+    right.pop("worse")
     for name, value in right.items():
         np.testing.assert_allclose(told[name], value, atol=1e-4, err_msg=name)
     for name, value in learned.items():
@@ -69,7 +80,9 @@ def test_a_learner_whose_graphs_move_to_tensorrt_is_the_learner_of_the_cpu(auto:
     assert any(row["is_refolded"] for row in report["graphs"])
 
 
-def test_a_gpu_that_fails_gives_the_call_back_to_the_cpu(auto: Placing, device: Any, slow: Callable[..., None]) -> None:
+def test_a_gpu_that_fails_gives_the_call_back_to_the_cpu(
+    auto: Placing, device: Any, slow: Callable[..., None]
+) -> None:
     from patience import drive
 
     bundle = read_bundle(bundle_path())

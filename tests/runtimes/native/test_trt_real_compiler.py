@@ -1,4 +1,6 @@
-"""The same building code with a real compiler, TensorRT for RTX, which needs no GPU until an engine is loaded (``pip install 'edgeadapt[rtx]'``)."""
+"""The same building code with a real compiler, TensorRT for RTX, which needs no GPU until an engine
+is loaded (``pip install 'edgeadapt[rtx]'``).
+"""
 
 from __future__ import annotations
 
@@ -25,15 +27,21 @@ from edgeadapt.onnx_file import OnnxFile
 pytest.importorskip("onnx")
 from onnx import TensorProto, helper
 
-trt: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'edgeadapt[rtx]'")
+trt: Any = pytest.importorskip(
+    "tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'edgeadapt[rtx]'"
+)
 
 
 @pytest.fixture
 def compiler(tmp_path: Path) -> Compiler:
-    return Compiler(trt, Device("none", (8, 6), "0"), Flags(), Store(tmp_path / "plans", 1 << 28, print), print)
+    return Compiler(
+        trt, Device("none", (8, 6), "0"), Flags(), Store(tmp_path / "plans", 1 << 28, print), print
+    )
 
 
-def test_every_graph_of_the_demo_builds_and_so_does_the_encoder_with_weights_that_change(compiler: Compiler) -> None:
+def test_every_graph_of_the_demo_builds_and_so_does_the_encoder_with_weights_that_change(
+    compiler: Compiler,
+) -> None:
     bundle = read_bundle(bundle_path())
     refold = next(spec for spec in bundle.manifest.graphs if spec.file.endswith("refold.onnx"))
     for spec in bundle.manifest.graphs:
@@ -41,11 +49,18 @@ def test_every_graph_of_the_demo_builds_and_so_does_the_encoder_with_weights_tha
         file = OnnxFile(graph.name, graph.model)
         for names in ([], sorted(refold.writes)) if "encode" in spec.roles else ([],):
             with listening() as lines:
-                plan = compiler._build(graph.name, file.complete(file.frozen(graph.frozen), names), Profile(8, 32), lines)
+                plan = compiler._build(
+                    graph.name,
+                    file.complete(file.frozen(graph.frozen), names),
+                    Profile(8, 32),
+                    lines,
+                )
             assert len(plan) > 100_000
 
 
-def test_every_precision_of_an_encoder_builds_and_the_float16_one_with_weights_that_change(compiler: Compiler) -> None:
+def test_every_precision_of_an_encoder_builds_and_the_float16_one_with_weights_that_change(
+    compiler: Compiler,
+) -> None:
     bundle = read_bundle(Path(__file__).parents[2] / "device" / "golden" / "precise.edge")
     refold = next(spec for spec in bundle.manifest.graphs if spec.file.endswith("refold.onnx"))
     for spec in bundle.manifest.graphs:
@@ -54,17 +69,29 @@ def test_every_precision_of_an_encoder_builds_and_the_float16_one_with_weights_t
             file = OnnxFile(graph.name, graph.model)
             for names in ([], sorted(refold.writes)) if spec.precision == "float16" else ([],):
                 with listening() as lines:
-                    plan = compiler._build(graph.name, file.complete(file.frozen(graph.frozen), names), Profile(8, 32), lines)
+                    plan = compiler._build(
+                        graph.name,
+                        file.complete(file.frozen(graph.frozen), names),
+                        Profile(8, 32),
+                        lines,
+                    )
                 assert len(plan) > 100_000
 
 
 def test_what_it_does_not_support_is_named(compiler: Compiler) -> None:
     node = helper.make_node("NonZero", ["x"], ["y"], name="here")
     with listening() as lines, pytest.raises(EngineError, match="NonZero at node 'here'"):
-        compiler._build("odd", build([node], {"x": ["B"]}, {"y": (TensorProto.INT64, [1, "n"])}), Profile(8, 32), lines)
+        compiler._build(
+            "odd",
+            build([node], {"x": ["B"]}, {"y": (TensorProto.INT64, [1, "n"])}),
+            Profile(8, 32),
+            lines,
+        )
 
 
-def test_without_a_driver_a_plan_that_does_not_load_is_an_error_with_its_words(compiler: Compiler) -> None:
+def test_without_a_driver_a_plan_that_does_not_load_is_an_error_with_its_words(
+    compiler: Compiler,
+) -> None:
     model = build([helper.make_node("Neg", ["x"], ["y"])], {"x": ["B", 3]}, {"y": ["B", 3]})
     file = OnnxFile("neg", model)
     try:
@@ -73,7 +100,7 @@ def test_without_a_driver_a_plan_that_does_not_load_is_an_error_with_its_words(c
         assert "cannot load the plan that it built. TensorRT said: " in str(error)
 
 
-# -- building ahead -----------------------------------------------------------------------------------------
+# -- building ahead --------------------------------------------------------------------------------
 def encoder() -> tuple[str, bytes]:
     graph = requests(read_bundle(bundle_path()))[0].graph
     file = OnnxFile(graph.name, graph.model)
@@ -84,19 +111,30 @@ def test_its_phases_are_told_and_their_steps_reach_their_number(compiler: Compil
     told: list[tuple[str, int, int]] = []
     with listening() as lines:
         compiler._build(*encoder(), Profile(8, 32), lines, lambda *step: not told.append(step))  # type: ignore[func-returns-value]
-    assert told[0][1] == 0 and len({phase for phase, _, _ in told}) > 3 and any(step == of > 10 for _, step, of in told)
+    assert (
+        told[0][1] == 0
+        and len({phase for phase, _, _ in told}) > 3
+        and any(step == of > 10 for _, step, of in told)
+    )
     assert all(0 <= step <= of for _, step, of in told)
 
 
 @pytest.mark.parametrize("stops_at", [1, 20])
-def test_it_stops_when_it_is_told_to_and_builds_afterwards(compiler: Compiler, stops_at: int) -> None:
+def test_it_stops_when_it_is_told_to_and_builds_afterwards(
+    compiler: Compiler, stops_at: int
+) -> None:
     told: list[Any] = []
 
     def watch(*step: Any) -> bool:
         told.append(step)
         return len(told) < stops_at
 
-    with listening() as lines, pytest.raises(RuntimeUnavailable, match=r"graph 'graphs/encode\.onnx': its build was cancelled"):
+    with (
+        listening() as lines,
+        pytest.raises(
+            RuntimeUnavailable, match=r"graph 'graphs/encode\.onnx': its build was cancelled"
+        ),
+    ):
         compiler._build(*encoder(), Profile(8, 32), lines, watch)
     assert len(told) == stops_at and "BuildCanceled" in "".join(lines)
     with listening() as lines:
@@ -115,9 +153,14 @@ def test_an_error_of_whoever_watches_comes_out_of_the_build(compiler: Compiler) 
 
 @pytest.fixture
 def unloaded(device: Any, monkeypatch: pytest.MonkeyPatch) -> dict[bytes, OnnxFile]:
-    """The real builder as ``tensorrt``. Its plans cannot be loaded without a GPU: what stands for an engine has the ports of the model that was built."""
+    """The real builder as ``tensorrt``. Its plans cannot be loaded without a GPU: what stands for
+    an engine has the ports of the model that was built.
+    """
     module: Any = ModuleType("tensorrt")
-    module.__dict__.update({name: getattr(trt, name) for name in dir(trt) if not name.startswith("__")} | {"__version__": "10.16.0", "__spec__": None})
+    module.__dict__.update(
+        {name: getattr(trt, name) for name in dir(trt) if not name.startswith("__")}
+        | {"__version__": "10.16.0", "__spec__": None}
+    )
     built: dict[bytes, OnnxFile] = {}
     real = Compiler._build
 
@@ -129,13 +172,24 @@ def unloaded(device: Any, monkeypatch: pytest.MonkeyPatch) -> dict[bytes, OnnxFi
     def load(plan: bytes) -> Any:
         inputs, outputs = built[bytes(plan)].inputs, built[bytes(plan)].outputs
         names = [value.name for value in (*inputs, *outputs)]
-        kinds = {"float32": "FLOAT", "int64": "INT64", "int32": "INT32", "uint8": "UINT8", "bool": "BOOL"}
+        kinds = {
+            "float32": "FLOAT",
+            "int64": "INT64",
+            "int32": "INT32",
+            "uint8": "UINT8",
+            "bool": "BOOL",
+        }
         return SimpleNamespace(
-            num_io_tensors=len(names), get_tensor_name=names.__getitem__,
-            get_tensor_mode=lambda name: SimpleNamespace(name="INPUT" if name in {value.name for value in inputs} else "OUTPUT"),
-            get_tensor_dtype=lambda name: SimpleNamespace(name=kinds[next(value.dtype for value in (*inputs, *outputs) if value.name == name)]),
+            num_io_tensors=len(names),
+            get_tensor_name=names.__getitem__,
+            get_tensor_mode=lambda name: SimpleNamespace(
+                name="INPUT" if name in {value.name for value in inputs} else "OUTPUT"
+            ),
+            get_tensor_dtype=lambda name: SimpleNamespace(
+                name=kinds[next(value.dtype for value in (*inputs, *outputs) if value.name == name)]
+            ),
             get_tensor_location=lambda name: trt.TensorLocation.DEVICE,
-        )  # fmt: skip
+        )
 
     module.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=load)
     monkeypatch.setitem(sys.modules, "tensorrt", module)
@@ -143,16 +197,26 @@ def unloaded(device: Any, monkeypatch: pytest.MonkeyPatch) -> dict[bytes, OnnxFi
     return built
 
 
-def test_everything_that_a_learner_asks_for_is_built_and_kept(unloaded: dict[bytes, OnnxFile], tmp_path: Path) -> None:
+def test_everything_that_a_learner_asks_for_is_built_and_kept(
+    unloaded: dict[bytes, OnnxFile], tmp_path: Path
+) -> None:
     asked = requests(read_bundle(bundle_path()))
     steps: list[Any] = []
     first = list(build_ahead(TensorRT(cache=tmp_path), asked, lambda *step: steps.append(step)))
-    assert [result.outcome for result in first] == 6 * ["built"] and all(result.nbytes > 100_000 for result in first) and len(steps) > 500
+    assert (
+        [result.outcome for result in first] == 6 * ["built"]
+        and all(result.nbytes > 100_000 for result in first)
+        and len(steps) > 500
+    )
     runtime = TensorRT(cache=tmp_path)
-    assert [result.outcome for result in build_ahead(runtime, asked)] == 6 * ["kept"] and runtime.compiler.build_count == 0
+    assert [result.outcome for result in build_ahead(runtime, asked)] == 6 * [
+        "kept"
+    ] and runtime.compiler.build_count == 0
 
 
-def test_an_interrupt_leaves_what_was_built(unloaded: dict[bytes, OnnxFile], tmp_path: Path) -> None:
+def test_an_interrupt_leaves_what_was_built(
+    unloaded: dict[bytes, OnnxFile], tmp_path: Path
+) -> None:
     asked = requests(read_bundle(bundle_path()))
 
     def interrupt(phase: str, step: int, of: int) -> None:

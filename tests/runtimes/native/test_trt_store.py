@@ -1,4 +1,6 @@
-"""Kept plans: found again for exactly the same thing, built again for anything else, whatever happened to the files."""
+"""Kept plans: found again for exactly the same thing, built again for anything else, whatever
+happened to the files.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +44,34 @@ def test_a_second_start_builds_nothing(trt: Any, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    ["graph", "frozen", "version", "device", "capability", "driver", "batches", "workspace", "tf32", "level"],
+    [
+        "graph",
+        "frozen",
+        "version",
+        "device",
+        "capability",
+        "driver",
+        "batches",
+        "workspace",
+        "tf32",
+        "level",
+    ],
 )
-def test_each_part_of_the_key_makes_another_plan(tensorrt: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, folder: Path, change: str) -> None:
+def test_each_part_of_the_key_makes_another_plan(
+    tensorrt: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, folder: Path, change: str
+) -> None:
     def graph(scale: float = 2.0, name: str = "y") -> GraphFile:
         frozen = {"k.s": np.array(scale, np.float32)}
-        return GraphFile("scale", build([helper.make_node("Mul", ["x", "k.s"], [name])], {"x": ["B"]}, {name: ["B"]}, [external("k.s", frozen["k.s"])]), frozen)
+        return GraphFile(
+            "scale",
+            build(
+                [helper.make_node("Mul", ["x", "k.s"], [name])],
+                {"x": ["B"]},
+                {name: ["B"]},
+                [external("k.s", frozen["k.s"])],
+            ),
+            frozen,
+        )
 
     def start(file: GraphFile, version: str = "10.16.2.10", **settings: Any) -> int:
         trt = tensorrt(version)
@@ -56,12 +80,19 @@ def test_each_part_of_the_key_makes_another_plan(tensorrt: Callable[[str], Any],
 
     assert start(graph()) == 1 and start(graph()) == 0
     device = find_device()
-    other: dict[str, Any] = {"device": {"name": "Fake Thor"}, "capability": {"capability": (11, 0)}, "driver": {"driver": "13.2"}}
+    other: dict[str, Any] = {
+        "device": {"name": "Fake Thor"},
+        "capability": {"capability": (11, 0)},
+        "driver": {"driver": "13.2"},
+    }
     if change in other:
         monkeypatch.setattr(_runtime, "find_device", lambda *_: replace(device, **other[change]))
     settings: dict[str, Any] = {
-        "batches": {"batches": (1, 8, 64)}, "workspace": {"flags": Flags(workspace_mib=128)}, "tf32": {"flags": Flags(tf32=True)}, "level": {"flags": Flags(level=5)},
-    }  # fmt: skip
+        "batches": {"batches": (1, 8, 64)},
+        "workspace": {"flags": Flags(workspace_mib=128)},
+        "tf32": {"flags": Flags(tf32=True)},
+        "level": {"flags": Flags(level=5)},
+    }
     file = graph(3.0) if change == "frozen" else graph(name="z") if change == "graph" else graph()
     version = "11.4.1.9" if change == "version" else "10.16.2.10"
     assert start(file, version, **settings.get(change, {})) == 1
@@ -75,16 +106,25 @@ def test_a_file_that_is_damaged_anywhere_is_built_again_with_a_note(trt: Any, fo
     path = plans(folder)[0]
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
-    damages = [whole[:size] for size in (0, 1, 20, whole.index(b"\n"), whole.index(b"\n") + 1, len(whole) - 1)] + [whole + b"x", b"[]\n", b'{"format": 9}\n', b"\n" * 9]
+    damages = [
+        whole[:size]
+        for size in (0, 1, 20, whole.index(b"\n"), whole.index(b"\n") + 1, len(whole) - 1)
+    ] + [whole + b"x", b"[]\n", b'{"format": 9}\n', b"\n" * 9]
     for at in rng.integers(0, len(whole), 20):
         damages.append(whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
     for number, damage in enumerate(damages, start=2):
         path.write_bytes(damage)
         runtime = TensorRT(cache=folder)
         graph = runtime.load(predict_graph(4, 2))
-        assert trt.fake.builds == number and "made again" in runtime.notes[0] and path.name in runtime.notes[0]
+        assert (
+            trt.fake.builds == number
+            and "made again" in runtime.notes[0]
+            and path.name in runtime.notes[0]
+        )
         assert path.read_bytes() == whole
-    assert graph({"x": x}, runtime.upload({"W.w": np.ones((4, 2), np.float32)}))[0]["y"].tolist() == [[4, 4]]
+    assert graph({"x": x}, runtime.upload({"W.w": np.ones((4, 2), np.float32)}))[0][
+        "y"
+    ].tolist() == [[4, 4]]
 
 
 def test_a_plan_that_tensorrt_refuses_is_built_again_with_a_note(trt: Any, folder: Path) -> None:
@@ -105,7 +145,11 @@ def test_a_plan_that_tensorrt_refuses_is_built_again_with_a_note(trt: Any, folde
 
     trt.Runtime.deserialize_cuda_engine = refuse_once
     runtime.load(predict_graph(4, 2))
-    assert trt.fake.builds == 2 and "the kept plan is refused, and built again. TensorRT said: error: version tag does not match" in runtime.notes[0]
+    assert (
+        trt.fake.builds == 2
+        and "the kept plan is refused, and built again. TensorRT said: error: version tag does not match"  # noqa: E501
+        in runtime.notes[0]
+    )
 
 
 def eval_key(path: Path) -> dict[str, Any]:
@@ -115,7 +159,9 @@ def eval_key(path: Path) -> dict[str, Any]:
     return key
 
 
-def test_timings_are_kept_handed_to_the_next_build_and_replaced_when_refused(trt: Any, folder: Path) -> None:
+def test_timings_are_kept_handed_to_the_next_build_and_replaced_when_refused(
+    trt: Any, folder: Path
+) -> None:
     TensorRT(cache=folder).load(predict_graph(4, 2))
     TensorRT(cache=folder).load(predict_graph(4, 3))
     assert trt.fake.timings_used == [b"", b"timings 10.16.2.10 "]
@@ -124,11 +170,16 @@ def test_timings_are_kept_handed_to_the_next_build_and_replaced_when_refused(trt
         Store(folder, 1 << 20, print).write("timing", eval_key(timing), bad)
         runtime = TensorRT(cache=folder)
         runtime.load(predict_graph(4, 4 + len(bad)))
-        assert "the kept timings are refused; measured again" in runtime.notes and trt.fake.timings_used[-1] == b""
+        assert (
+            "the kept timings are refused; measured again" in runtime.notes
+            and trt.fake.timings_used[-1] == b""
+        )
 
 
 @pytest.mark.parametrize("function", ["os.replace", "os.fsync", "tempfile.mkstemp"])
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(folder: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
     notes: list[str] = []
     store = Store(folder, 1 << 20, notes.append)
     store.write("plan", KEY, b"old")
@@ -143,7 +194,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(folder: Path, monke
     assert store.read("plan", KEY) == b"old" and len(list(folder.iterdir())) == 1
 
 
-@pytest.mark.parametrize("where", ["before the file is synchronised", "before it is renamed", "after it is renamed"])
+@pytest.mark.parametrize(
+    "where", ["before the file is synchronised", "before it is renamed", "after it is renamed"]
+)
 def test_a_process_that_dies_while_writing_leaves_a_whole_file(folder: Path, where: str) -> None:
     store = Store(folder, 1 << 20, print)
     store.write("plan", KEY, b"old" * 1000)
@@ -165,7 +218,10 @@ def test_a_process_that_dies_while_writing_leaves_a_whole_file(folder: Path, whe
         store.write("plan", KEY, b"new" * 1000)
         os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
-    assert Store(folder, 1 << 20, print).read("plan", KEY) == (b"new" if where.startswith("after") else b"old") * 1000
+    assert (
+        Store(folder, 1 << 20, print).read("plan", KEY)
+        == (b"new" if where.startswith("after") else b"old") * 1000
+    )
 
 
 def test_what_a_dead_process_left_is_removed_after_an_hour(folder: Path) -> None:
@@ -183,10 +239,18 @@ def test_the_folder_is_bounded_and_the_least_recently_used_goes(folder: Path) ->
     store = Store(folder, 5000, notes.append)
     for number in range(4):
         store.write("plan", {"n": number}, bytes(1000))
-        os.utime(next(p for p in folder.iterdir() if eval_key(p) == {"n": number}), (number, number))
+        os.utime(
+            next(p for p in folder.iterdir() if eval_key(p) == {"n": number}), (number, number)
+        )
     assert store.read("plan", {"n": 0}) == bytes(1000)  # used now
     store.write("plan", {"n": 4}, bytes(1000))
-    assert [store.read("plan", {"n": n}) is not None for n in range(5)] == [True, False, True, True, True]
+    assert [store.read("plan", {"n": n}) is not None for n in range(5)] == [
+        True,
+        False,
+        True,
+        True,
+        True,
+    ]
     store.write("plan", {"n": 5}, bytes(9000))
     assert "it is made at every start" in notes[0] and store.read("plan", {"n": 5}) is None
 
@@ -226,7 +290,9 @@ def test_an_unreadable_file_is_made_again(folder: Path, monkeypatch: pytest.Monk
     assert store.read("plan", KEY) is None and "cannot be read (Input/output error)" in notes[0]
 
 
-def test_the_folder_is_the_services_or_the_users(monkeypatch: pytest.MonkeyPatch, trt: Any, tmp_path: Path) -> None:
+def test_the_folder_is_the_services_or_the_users(
+    monkeypatch: pytest.MonkeyPatch, trt: Any, tmp_path: Path
+) -> None:
     assert default_folder() == tmp_path / "cache" / "edgeadapt" / "tensorrt"
     TensorRT().load(step_graph([2, 2]))
     assert len(plans(default_folder())) == 1 and default_folder().stat().st_mode & 0o777 == 0o700
@@ -238,5 +304,10 @@ def test_the_folder_is_the_services_or_the_users(monkeypatch: pytest.MonkeyPatch
 
 
 def test_nothing_is_kept_where_nothing_is_to_be_kept(trt: Any, tmp_path: Path) -> None:
-    graph = TensorRT(cache=None).load(GraphFile("neg", build([helper.make_node("Neg", ["x"], ["y"])], {"x": [2]}, {"y": [2]})))
-    assert graph({"x": np.ones(2, np.float32)}, Tensors())[0]["y"].tolist() == [-1, -1] and not list(tmp_path.rglob("*.trt"))
+    graph = TensorRT(cache=None).load(
+        GraphFile("neg", build([helper.make_node("Neg", ["x"], ["y"])], {"x": [2]}, {"y": [2]}))
+    )
+    assert graph({"x": np.ones(2, np.float32)}, Tensors())[0]["y"].tolist() == [
+        -1,
+        -1,
+    ] and not list(tmp_path.rglob("*.trt"))

@@ -1,4 +1,6 @@
-"""Threads beside each other, and a GPU that works by itself meanwhile: no answer is torn, old, or of somebody else."""
+"""Threads beside each other, and a GPU that works by itself meanwhile: no answer is torn, old, or
+of somebody else.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +40,14 @@ def working(device: Any) -> Iterator[None]:
 
 
 def race(runtime: TensorRT, meetings: int, readers: int = 2) -> tuple[int, int]:
-    """Predictions by some threads beside one that learns ``W.next = W + 1``: how many were wrong, and how many met a step.
+    """Predictions by some threads beside one that learns ``W.next = W + 1``: how many were wrong,
+    and how many met a step.
 
-    It goes on until so many have met one, which is what makes a zero worth anything, or for a few seconds.
+    It goes on until so many have met one, which is what makes a zero worth anything, or for a few
+    seconds.
     """
-    step, predict = runtime.load(step_graph([ROWS, COLUMNS])), runtime.load(predict_graph(ROWS, COLUMNS))
+    step = runtime.load(step_graph([ROWS, COLUMNS]))
+    predict = runtime.load(predict_graph(ROWS, COLUMNS))
     zero = runtime.upload({"W.w": np.zeros((ROWS, COLUMNS), np.float32)})
     published, is_done, failures = [(0, zero)], threading.Event(), []
     wrong = met = 0
@@ -82,16 +87,24 @@ def race(runtime: TensorRT, meetings: int, readers: int = 2) -> tuple[int, int]:
     return wrong, met
 
 
-@pytest.mark.parametrize("settings", [{}, {"copy_limit": 0}, {"copy_limit": 0, "graphs": 2, "lanes": 1}], ids=str)
-def test_predictions_beside_a_learning_thread_are_exact(trt: Any, device: Any, settings: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "settings", [{}, {"copy_limit": 0}, {"copy_limit": 0, "graphs": 2, "lanes": 1}], ids=str
+)
+def test_predictions_beside_a_learning_thread_are_exact(
+    trt: Any, device: Any, settings: dict[str, int]
+) -> None:
     runtime = TensorRT(cache=None, **settings)
     with working(device):
         wrong, met = race(runtime, 80)
     assert wrong == 0 and met >= 80
 
 
-def test_the_race_finds_a_pool_that_reuses_too_early(trt: Any, device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: where what a buffer's last user does is not waited for, answers are wrong or the fake complains."""
+def test_the_race_finds_a_pool_that_reuses_too_early(
+    trt: Any, device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: where what a buffer's last user does is not waited for, answers are wrong or the
+    fake complains.
+    """
     take, recent = Pool.take, []
 
     def take_what_others_may_take(pool: Pool, *layout: Any) -> DeviceBuffer:
@@ -112,15 +125,25 @@ def test_the_race_finds_a_pool_that_reuses_too_early(trt: Any, device: Any, monk
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
-def test_calls_at_once_have_a_context_each_and_no_more_than_allowed(trt: Any, device: Any, lanes: int) -> None:
+def test_calls_at_once_have_a_context_each_and_no_more_than_allowed(
+    trt: Any, device: Any, lanes: int
+) -> None:
     runtime = TensorRT(cache=None, lanes=lanes, graphs=0)
-    predict, state = runtime.load(predict_graph(4, 2)), runtime.upload({"W.w": np.ones((4, 2), np.float32)})
+    predict = runtime.load(predict_graph(4, 2))
+    state = runtime.upload({"W.w": np.ones((4, 2), np.float32)})
     gate, answers = threading.Barrier(6), []
 
     def call(number: int) -> None:
         gate.wait()
         for _ in range(30):
-            answers.append(bool(np.all(predict({"x": np.full((3, 4), number, np.float32)}, state)[0]["y"] == 4 * number)))
+            answers.append(
+                bool(
+                    np.all(
+                        predict({"x": np.full((3, 4), number, np.float32)}, state)[0]["y"]
+                        == 4 * number
+                    )
+                )
+            )
 
     threads = [threading.Thread(target=call, args=(number,)) for number in range(6)]
     for thread in threads:
@@ -131,18 +154,24 @@ def test_calls_at_once_have_a_context_each_and_no_more_than_allowed(trt: Any, de
     assert trt.fake.contexts <= 1 + lanes  # one that measures shapes
 
 
-def test_answers_have_the_highest_priority_and_learning_the_lowest(runtime: Any, device: Any) -> None:
+def test_answers_have_the_highest_priority_and_learning_the_lowest(
+    runtime: Any, device: Any
+) -> None:
     step, predict = runtime.load(step_graph([4, 2])), runtime.load(predict_graph(4, 2))
     state = runtime.upload({"W.w": np.ones((4, 2), np.float32)})
     step({}, state)
     predict({"x": np.ones((1, 4), np.float32)}, state)
-    priorities = [device.library.fake_priority(next(iter(e.engines.lanes.values())).idle[0].stream) for e in (step, predict)]
+    priorities = [
+        device.library.fake_priority(next(iter(e.engines.lanes.values())).idle[0].stream)
+        for e in (step, predict)
+    ]
     assert priorities == [0, -5]
 
 
 def test_a_lane_that_cannot_be_made_is_not_lost(trt: Any, device: Any) -> None:
     runtime = TensorRT(cache=None, lanes=1)
-    predict, state = runtime.load(predict_graph(4, 2)), runtime.upload({"W.w": np.ones((4, 2), np.float32)})
+    predict = runtime.load(predict_graph(4, 2))
+    state = runtime.upload({"W.w": np.ones((4, 2), np.float32)})
     for _ in range(3):
         device.fail("cudaStreamCreateWithPriority", code=1)
         with pytest.raises(Exception, match="cudaStreamCreateWithPriority"):
@@ -160,7 +189,9 @@ def test_uploads_and_downloads_of_several_threads_do_not_mix(runtime: Any, devic
             if not np.array_equal(back, value):
                 failures.append((number, size))
 
-    threads: list[threading.Thread] = [threading.Thread(target=move, args=(number,)) for number in range(4)]
+    threads: list[threading.Thread] = [
+        threading.Thread(target=move, args=(number,)) for number in range(4)
+    ]
     run: Callable[[], None]
     for run in [thread.start for thread in threads] + [thread.join for thread in threads]:
         run()

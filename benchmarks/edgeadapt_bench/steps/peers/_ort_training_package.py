@@ -1,4 +1,6 @@
-"""Lets ``onnxruntime.training`` load in parts: its ``__init__`` imports torch, which neither building nor training here needs."""
+"""Lets ``onnxruntime.training`` load in parts: its ``__init__`` imports torch, which neither
+building nor training here needs.
+"""
 
 from __future__ import annotations
 

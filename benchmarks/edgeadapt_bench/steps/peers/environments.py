@@ -1,7 +1,8 @@
-"""Where a peer runs: a virtual environment with pinned packages, made on demand and kept in a cache folder.
+"""Where a peer runs: a virtual environment with pinned packages, made on demand and kept in a cache
+folder.
 
-The cache is ``$XDG_CACHE_HOME/edgeadapt/peers`` (``~/.cache/edgeadapt/peers``), and removing it is safe. A peer whose environment cannot be
-made here is reported with the reason.
+The cache is ``$XDG_CACHE_HOME/edgeadapt/peers`` (``~/.cache/edgeadapt/peers``), and removing it is
+safe. A peer whose environment cannot be made here is reported with the reason.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ class Peer:
     """Another system.
 
     Attributes:
-        environment: name of its list of packages in ``requirements``. script, arguments: what its process runs.
-        builder: environment and script that write what the process loads, once per batch size.
-        has_momentum: False for one that can only take the step without.
+        environment: name of its list of packages in ``requirements``. script, arguments: what its
+        process runs. builder: environment and script that write what the process loads, once per
+        batch size. has_momentum: False for one that can only take the step without.
     """
 
     name: str
@@ -54,15 +55,29 @@ PYTHONS = {
 PEERS = (
     Peer("jax", "jax", "jax_jit.py"),
     Peer(
-        "onnxruntime_training", "onnxruntime_training", "ort_training.py", ("momentum",), ("onnxruntime_training", "ort_training_build.py")
+        "onnxruntime_training",
+        "onnxruntime_training",
+        "ort_training.py",
+        ("momentum",),
+        ("onnxruntime_training", "ort_training_build.py"),
     ),
     Peer(
-        "onnxruntime_training_no_momentum", "onnxruntime_training", "ort_training.py", ("plain",),
-        ("onnxruntime_training", "ort_training_build.py"), has_momentum=False,
+        "onnxruntime_training_no_momentum",
+        "onnxruntime_training",
+        "ort_training.py",
+        ("plain",),
+        ("onnxruntime_training", "ort_training_build.py"),
+        has_momentum=False,
     ),
-    Peer("executorch", "executorch", "executorch_xnnpack.py", (), ("executorch", "executorch_build.py")),
+    Peer(
+        "executorch",
+        "executorch",
+        "executorch_xnnpack.py",
+        (),
+        ("executorch", "executorch_build.py"),
+    ),
     Peer("litert", "litert", "litert_signature.py", (), ("litert_build", "litert_build.py")),
-)  # fmt: skip
+)
 
 
 def cache_folder() -> Path:
@@ -74,7 +89,8 @@ def python_of(environment: str, cache: Path, say: Say) -> Path:
     """The interpreter of an environment, which is made if it is not there.
 
     Raises:
-        RuntimeUnavailable: no fitting Python on this machine, or its packages cannot be installed; the message has pip's last line.
+        RuntimeUnavailable: no fitting Python on this machine, or its packages cannot be installed;
+        the message has pip's last line.
     """
     requirements = HERE / "requirements" / f"{environment}.txt"
     base = _base_python(PYTHONS[environment])
@@ -88,7 +104,16 @@ def python_of(environment: str, cache: Path, say: Say) -> Path:
     say(f"peers: making the environment {environment} in {folder}")
     try:
         _run([str(base), "-m", "venv", str(folder)], 300, f"no environment for {environment}")
-        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-r", str(requirements)]
+        pip = [
+            str(python),
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "install",
+            "--quiet",
+            "-r",
+            str(requirements),
+        ]
         _run(pip, _PIP_SECONDS, f"the packages of {environment} cannot be installed")
     except RuntimeUnavailable:
         shutil.rmtree(folder, ignore_errors=True)
@@ -106,7 +131,11 @@ def build(peer: Peer, material: Path, cache: Path, say: Say) -> None:
     if peer.builder is not None:
         environment, script = peer.builder
         python = python_of(environment, cache, say)
-        _run([str(python), str(HERE / script), str(material)], _BUILD_SECONDS, f"{peer.name} cannot be built")
+        _run(
+            [str(python), str(HERE / script), str(material)],
+            _BUILD_SECONDS,
+            f"{peer.name} cannot be built",
+        )
 
 
 def command(peer: Peer, cache: Path, say: Say) -> tuple[str, ...]:
@@ -123,7 +152,11 @@ def installed_bytes(python: Path) -> int:
     total = 0
     for packages in python.parent.parent.glob("lib/python*/site-packages"):
         for folder, inner, files in os.walk(packages):
-            inner[:] = [name for name in inner if name != "__pycache__" and not name.startswith(("pip", "setuptools"))]
+            inner[:] = [
+                name
+                for name in inner
+                if name != "__pycache__" and not name.startswith(("pip", "setuptools"))
+            ]
             total += sum((Path(folder) / name).lstat().st_size for name in files)
     return total
 
@@ -131,10 +164,14 @@ def installed_bytes(python: Path) -> int:
 def _base_python(versions: tuple[str, ...]) -> Path:
     for wanted in versions:
         for candidate in filter(Path.is_file, _pythons(wanted)):
-            done = subprocess.run([str(candidate), "-c", _ASK_VERSION], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [str(candidate), "-c", _ASK_VERSION], capture_output=True, text=True, check=False
+            )
             if done.returncode == 0 and done.stdout.strip() == wanted:
                 return candidate
-    raise RuntimeUnavailable(f"needs Python {' or '.join(versions)} with its venv module, and none is on this machine")
+    raise RuntimeUnavailable(
+        f"needs Python {' or '.join(versions)} with its venv module, and none is on this machine"
+    )
 
 
 def _pythons(version: str) -> Iterator[Path]:
@@ -149,13 +186,31 @@ def _pythons(version: str) -> Iterator[Path]:
 
 def _run(arguments: list[str], seconds: int, failure: str) -> None:
     try:
-        done = subprocess.run(arguments, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=False, timeout=seconds)
+        done = subprocess.run(
+            arguments,
+            env={**os.environ, **ONE_THREAD},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RuntimeUnavailable(f"{failure}: {error}") from error
     if done.returncode:
         lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
         errors = [line for line in lines if "rror" in line]
-        raise RuntimeUnavailable(f"{failure}: {(errors or lines or ['no message'])[-1].strip()[:300]}")
+        raise RuntimeUnavailable(
+            f"{failure}: {(errors or lines or ['no message'])[-1].strip()[:300]}"
+        )
 
 
-__all__ = ["PEERS", "PYTHONS", "Peer", "build", "cache_folder", "command", "installed_bytes", "python_of"]
+__all__ = [
+    "PEERS",
+    "PYTHONS",
+    "Peer",
+    "build",
+    "cache_folder",
+    "command",
+    "installed_bytes",
+    "python_of",
+]

@@ -1,4 +1,6 @@
-"""Writes ``executorch.pte``: the adaptor's forward and backward as one ExecuTorch program for XNNPACK."""
+"""Writes ``executorch.pte``: the adaptor's forward and backward as one ExecuTorch program for
+XNNPACK.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def main(folder: Path) -> None:
     network = Adaptor(*(settings[name] for name in ("width", "bottleneck", "classes", "eps")))
     other = {"norm.gain": "norm.weight", "norm.offset": "norm.bias"}
     with np.load(folder / "start.npz") as given:
-        network.load_state_dict({other.get(name, name): torch.from_numpy(given[name]) for name in given.files})
+        network.load_state_dict(
+            {other.get(name, name): torch.from_numpy(given[name]) for name in given.files}
+        )
     with np.load(folder / "inputs.npz") as given:
         x, y = torch.from_numpy(given["x"][0]), torch.from_numpy(given["y"][0])
     joint = _export_forward_backward(export(network, (x, y), strict=True))

@@ -1,4 +1,6 @@
-"""The adaptor step in ExecuTorch: its training module and its SGD with momentum, through the Python bindings."""
+"""The adaptor step in ExecuTorch: its training module and its SGD with momentum, through the Python
+bindings.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from executorch.extension.training import _load_for_executorch_for_training_from_buffer, get_sgd_optimizer
+from executorch.extension.training import (
+    _load_for_executorch_for_training_from_buffer,
+    get_sgd_optimizer,
+)
 from step_protocol import Material, serve
 
 
 class ExecuTorch:
     def __init__(self, material: Material) -> None:
-        self.facts: dict[str, Any] = {"executorch": version("executorch"), "torch": torch.__version__}
-        self.program = (material.folder / "executorch.pte").read_bytes()  # the module refers to these bytes and does not keep them alive
+        self.facts: dict[str, Any] = {
+            "executorch": version("executorch"),
+            "torch": torch.__version__,
+        }
+        # the module refers to these bytes and does not keep them alive
+        self.program = (material.folder / "executorch.pte").read_bytes()
         self.settings = material.settings
-        self.inputs = [tuple(map(torch.from_numpy, material.at(index).values())) for index in range(material.count)]
+        self.inputs = [
+            tuple(map(torch.from_numpy, material.at(index).values()))
+            for index in range(material.count)
+        ]
         self.reset()
 
     def reset(self) -> None:
@@ -27,14 +39,22 @@ class ExecuTorch:
         loss = self.module.forward_backward("forward", self.inputs[index % len(self.inputs)])[0]
         if self.optimiser is None:  # the parameters have names after the first run
             self.optimiser = get_sgd_optimizer(
-                self.module.named_parameters(), self.settings["learning_rate"], self.settings["beta"], 0, 0, False
+                self.module.named_parameters(),
+                self.settings["learning_rate"],
+                self.settings["beta"],
+                0,
+                0,
+                False,
             )
         self.optimiser.step(self.module.named_gradients())
         return float(loss)
 
     def parameters(self) -> dict[str, np.ndarray]:
         other = {"norm.weight": "norm.gain", "norm.bias": "norm.offset"}
-        return {other.get(name, name): value.detach().numpy().copy() for name, value in self.module.named_parameters().items()}
+        return {
+            other.get(name, name): value.detach().numpy().copy()
+            for name, value in self.module.named_parameters().items()
+        }
 
 
 if __name__ == "__main__":

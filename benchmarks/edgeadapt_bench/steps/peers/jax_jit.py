@@ -1,4 +1,6 @@
-"""The adaptor step in JAX: gradient and update in one ``jax.jit`` that gives its old parameters away (``donate_argnums``)."""
+"""The adaptor step in JAX: gradient and update in one ``jax.jit`` that gives its old parameters
+away (``donate_argnums``).
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,16 @@ class Jax:
 
         def loss(p: Tree, x: jax.Array, y: jax.Array) -> jax.Array:
             centred = x - x.mean(1, keepdims=True)
-            normed = centred * jax.lax.rsqrt((centred * centred).mean(1, keepdims=True) + eps) * p["norm.gain"] + p["norm.offset"]
+            normed = (
+                centred
+                * jax.lax.rsqrt((centred * centred).mean(1, keepdims=True) + eps)
+                * p["norm.gain"]
+                + p["norm.offset"]
+            )
             inner = jax.nn.gelu(normed @ p["down.weight"].T + p["down.bias"], approximate=False)
-            logits = (x + inner @ p["up.weight"].T + p["up.bias"]) @ p["head.weight"].T + p["head.bias"]
+            logits = (x + inner @ p["up.weight"].T + p["up.bias"]) @ p["head.weight"].T + p[
+                "head.bias"
+            ]
             chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], axis=1)
             return -chosen.mean()
 

@@ -1,4 +1,6 @@
-"""The adaptor step in LiteRT: the ``train`` signature of a model whose parameters are resource variables."""
+"""The adaptor step in LiteRT: the ``train`` signature of a model whose parameters are resource
+variables.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,13 @@ class LiteRt:
         self.facts: dict[str, Any] = {"ai-edge-litert": version("ai-edge-litert")}
         self.start = {name.replace(".", "_"): value for name, value in material.start.items()}
         self.names = {name.replace(".", "_"): name for name in material.start}
-        self.interpreter = Interpreter(model_path=str(material.folder / "litert.tflite"), num_threads=1)
+        self.interpreter = Interpreter(
+            model_path=str(material.folder / "litert.tflite"), num_threads=1
+        )
         self.interpreter.allocate_tensors()
-        self.train, self.restore, self.save = (self.interpreter.get_signature_runner(name) for name in ("train", "restore", "save"))
+        self.train, self.restore, self.save = (
+            self.interpreter.get_signature_runner(name) for name in ("train", "restore", "save")
+        )
         self.inputs = [material.at(index) for index in range(material.count)]
         for given in self.inputs:
             given["y"] = given["y"].astype(np.int32)

@@ -1,7 +1,8 @@
 """The adaptor step in onnxruntime-training: ``momentum`` or ``plain``.
 
-``momentum`` is its gradient graph with an update in ONNX, ``plain`` its training API with SGD without momentum. ``plain`` is another
-step: it moves three arrays where momentum moves five. It is compared with torch without momentum.
+``momentum`` is its gradient graph with an update in ONNX, ``plain`` its training API with SGD
+without momentum. ``plain`` is another step: it moves three arrays where momentum moves five. It is
+compared with torch without momentum.
 """
 
 from __future__ import annotations
@@ -29,19 +30,32 @@ class Momentum:
         self.facts: dict[str, Any] = {"onnxruntime": onnxruntime.__version__}
         self.material = material
         self.session = onnxruntime.InferenceSession(
-            str(material.folder / "ort_momentum.onnx"), options(), providers=["CPUExecutionProvider"]
+            str(material.folder / "ort_momentum.onnx"),
+            options(),
+            providers=["CPUExecutionProvider"],
         )
         self.inputs = [
-            {name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in material.at(index).items()}
+            {
+                name: onnxruntime.OrtValue.ortvalue_from_numpy(value)
+                for name, value in material.at(index).items()
+            }
             for index in range(material.count)
         ]
-        velocity = {f"velocity.{name}": np.zeros_like(value) for name, value in material.start.items()}
+        velocity = {
+            f"velocity.{name}": np.zeros_like(value) for name, value in material.start.items()
+        }
         self.start = {**material.start, **velocity}
         self.loss = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((), np.float32))
         self.reset()
 
     def reset(self) -> None:
-        self.sets = [{name: onnxruntime.OrtValue.ortvalue_from_numpy(value.copy()) for name, value in self.start.items()} for _ in range(2)]
+        self.sets = [
+            {
+                name: onnxruntime.OrtValue.ortvalue_from_numpy(value.copy())
+                for name, value in self.start.items()
+            }
+            for _ in range(2)
+        ]
         self.bindings = []
         for old, new in (self.sets, self.sets[::-1]):
             binding = self.session.io_binding()
@@ -75,7 +89,12 @@ class Plain:
         self.material = material
         folder = material.folder
         self.state = CheckpointState.load_checkpoint(str(folder / "ort_checkpoint"))
-        self.module = Module(str(folder / "ort_training_model.onnx"), self.state, device="cpu", session_options=options())
+        self.module = Module(
+            str(folder / "ort_training_model.onnx"),
+            self.state,
+            device="cpu",
+            session_options=options(),
+        )
         self.optimiser = Optimizer(str(folder / "ort_optimizer_model.onnx"), self.module)
         self.optimiser.set_learning_rate(material.settings["learning_rate"])
         self.inputs = [list(material.at(index).values()) for index in range(material.count)]

@@ -1,4 +1,5 @@
-"""A process that takes learning steps when it is told to: one JSON command per line in, one JSON answer per line out.
+"""A process that takes learning steps when it is told to: one JSON command per line in, one JSON
+answer per line out.
 
     load    folder               make the system, take one step                  -> done_at (monotonic clock), facts
     follow  first, steps, file   from the start, on inputs from ``first`` on     -> losses; the parameters are in the file
@@ -6,9 +7,10 @@
     peak                                                                         -> peak resident MiB
     quit
 
-A folder holds ``start.npz`` (parameters by name), ``inputs.npz`` (each input with a leading axis of steps) and ``settings.json``.
-Standard library and numpy alone: this file also runs where edgeadapt is not installed.
-"""
+A folder holds ``start.npz`` (parameters by name), ``inputs.npz`` (each input with a leading axis of
+steps) and ``settings.json``. Standard library and numpy alone: this file also runs where edgeadapt
+is not installed.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class System(Protocol):
     """What it says about itself: versions, sizes, seconds."""
 
     def step(self, index: int) -> float:
-        """Take one step on input ``index`` and return its loss; the parameters have been written when this returns."""
+        """Take one step on input ``index`` and return its loss; the parameters have been written
+        when this returns.
+        """
         ...
 
     def reset(self) -> None:
@@ -43,7 +47,9 @@ class System(Protocol):
 
 
 class Material:
-    """What a system is given: ``start`` (name -> float32), ``inputs`` (name -> one array per step) and ``settings``."""
+    """What a system is given: ``start`` (name -> float32), ``inputs`` (name -> one array per step)
+    and ``settings``.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -51,7 +57,9 @@ class Material:
         with np.load(folder / "start.npz") as given:
             self.start = {name: given[name] for name in given.files}
         with np.load(folder / "inputs.npz") as given:
-            self.inputs = {name: [np.array(part, order="C") for part in given[name]] for name in given.files}
+            self.inputs = {
+                name: [np.array(part, order="C") for part in given[name]] for name in given.files
+            }
         self.count = len(next(iter(self.inputs.values())))
 
     def at(self, index: int) -> dict[str, np.ndarray]:
@@ -67,7 +75,9 @@ def peak_mib() -> float:
 
 
 def serve(make: Callable[[Material], System]) -> None:
-    """Answer commands until ``quit`` or the end of standard input. What libraries print goes to standard error."""
+    """Answer commands until ``quit`` or the end of standard input. What libraries print goes to
+    standard error.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     system: System | None = None
@@ -84,7 +94,8 @@ def serve(make: Callable[[Material], System]) -> None:
                 raise RuntimeError("nothing is loaded")
             else:
                 answer = _DOES[command["do"]](system, command)
-        except Exception as error:  # the other side decides what a failure means; it must get its text, not a broken pipe
+        # the other side decides what a failure means; it must get its text, not a broken pipe
+        except Exception as error:
             answer = {"error": f"{type(error).__name__}: {str(error).strip()[:600]}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
@@ -92,7 +103,9 @@ def serve(make: Callable[[Material], System]) -> None:
 
 def _follow(system: System, command: dict[str, Any]) -> dict[str, Any]:
     system.reset()
-    losses = [system.step(index) for index in range(command["first"], command["first"] + command["steps"])]
+    losses = [
+        system.step(index) for index in range(command["first"], command["first"] + command["steps"])
+    ]
     np.savez(command["file"], **system.parameters())
     return {"losses": losses}
 
@@ -108,5 +121,7 @@ def _time(system: System, command: dict[str, Any]) -> dict[str, Any]:
 
 
 _DOES: dict[str, Callable[[System, dict[str, Any]], dict[str, Any]]] = {
-    "follow": _follow, "time": _time, "peak": lambda system, command: {"mib": peak_mib()},
-}  # fmt: skip
+    "follow": _follow,
+    "time": _time,
+    "peak": lambda system, command: {"mib": peak_mib()},
+}

@@ -1,6 +1,8 @@
-"""The status page: a handful of files as they lie here, without a build step, a library, or anything from another host.
+"""The status page: a handful of files as they lie here, without a build step, a library, or
+anything from another host.
 
-They say nothing that is secret, so a browser gets them without a token; what they show, the page asks the HTTP interface for.
+They say nothing that is secret, so a browser gets them without a token; what they show, the page
+asks the HTTP interface for.
 """
 
 from __future__ import annotations
@@ -18,25 +20,51 @@ from starlette.routing import Route
 if TYPE_CHECKING:
     from edgeadapt.daemon.http.routes import Served
 
-_MEDIA = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
+_MEDIA = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
 _FILES = {"/": "index.html"} | {
-    f"/page/{name}": name for name in ("page.css", "page.js", "asking.js", "charts.js", "dom.js", "grid.js", "past.js", "quality.js", "queue.js", "record.js", "role.js", "words.js", "icon.svg")
-}  # fmt: skip
+    f"/page/{name}": name
+    for name in (
+        "page.css",
+        "page.js",
+        "asking.js",
+        "charts.js",
+        "dom.js",
+        "grid.js",
+        "past.js",
+        "quality.js",
+        "queue.js",
+        "record.js",
+        "role.js",
+        "words.js",
+        "icon.svg",
+    )
+}
 PATHS = frozenset(_FILES)
 """What is answered without a token."""
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src"
+    " 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {
-    "cache-control": "no-cache", "content-security-policy": _POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin", "cross-origin-opener-policy": "same-origin",
-}  # fmt: skip
+    "cache-control": "no-cache",
+    "content-security-policy": _POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+}
 
 
 def routes(served: Served) -> list[Route]:
     """One for each file, counted by the metrics of ``served`` as ``/`` and ``/page``."""
-    return [Route(path, _endpoint(served, path, name), methods=["GET"]) for path, name in _FILES.items()]
+    return [
+        Route(path, _endpoint(served, path, name), methods=["GET"]) for path, name in _FILES.items()
+    ]
 
 
 def _endpoint(served: Served, path: str, name: str) -> Callable[[Request], Awaitable[Response]]:
@@ -47,10 +75,19 @@ def _endpoint(served: Served, path: str, name: str) -> Callable[[Request], Await
 
     async def endpoint(request: Request) -> Response:
         started = time.monotonic()
-        is_known = tag in (one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(","))
-        response = Response(status_code=304, headers=headers) if is_known else Response(body, 200, headers, media)
+        is_known = tag in (
+            one.strip().removeprefix("W/")
+            for one in request.headers.get("if-none-match", "").split(",")
+        )
+        response = (
+            Response(status_code=304, headers=headers)
+            if is_known
+            else Response(body, 200, headers, media)
+        )
         if served.metrics is not None:
-            served.metrics.requested("/" if path == "/" else "/page", response.status_code, time.monotonic() - started)
+            served.metrics.requested(
+                "/" if path == "/" else "/page", response.status_code, time.monotonic() - started
+            )
         return response
 
     return endpoint

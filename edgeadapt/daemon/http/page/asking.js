@@ -3,18 +3,26 @@
 const PATIENCE_MS = 12000;
 const PLACE = "edgeadapt.token";
 
-export class Unanswered extends Error {}  // nobody is there, or not now
-export class Unknown extends Error {}  // the token is missing or wrong
-export class Declined extends Error {}  // the daemon says no, and why
+export class Unanswered extends Error {} // nobody is there, or not now
+export class Unknown extends Error {} // the token is missing or wrong
+export class Declined extends Error {} // the daemon says no, and why
 
 function token() {
-  try { return sessionStorage.getItem(PLACE) ?? kept; } catch { return kept; }
+  try {
+    return sessionStorage.getItem(PLACE) ?? kept;
+  } catch {
+    return kept;
+  }
 }
 let kept = "";
 
 export function remember(given) {
   kept = given;
-  try { sessionStorage.setItem(PLACE, given); } catch { /* a browser that keeps nothing: the token lasts as long as the page */ }
+  try {
+    sessionStorage.setItem(PLACE, given);
+  } catch {
+    /* a browser that keeps nothing: the token lasts as long as the page */
+  }
 }
 
 async function request(method, path, body) {
@@ -23,9 +31,16 @@ async function request(method, path, body) {
   if (body !== undefined) headers["content-type"] = "application/json";
   let answer;
   try {
-    answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS * (body === undefined ? 1 : 10)) });
+    answer = await fetch(path, {
+      method,
+      headers,
+      body: body === undefined ? undefined : JSON.stringify(body),
+      cache: "no-store",
+      signal: AbortSignal.timeout(PATIENCE_MS * (body === undefined ? 1 : 10)),
+    });
   } catch (error) {
-    if (error instanceof TypeError && token() && !/^[\x20-\x7e]+$/.test(token())) throw new Unknown("a token is a line of printable ASCII");
+    if (error instanceof TypeError && token() && !/^[\x20-\x7e]+$/.test(token()))
+      throw new Unknown("a token is a line of printable ASCII");
     throw new Unanswered(error.name === "TimeoutError" ? "it takes too long" : "nobody answers");
   }
   if (answer.ok) return answer;
@@ -37,4 +52,5 @@ async function request(method, path, body) {
 
 export const ask = async (path) => (await request("GET", path)).json();
 export const bid = async (path, body) => (await request("POST", path, body)).json();
-export const picture = async (path) => URL.createObjectURL(await (await request("GET", path)).blob());
+export const picture = async (path) =>
+  URL.createObjectURL(await (await request("GET", path)).blob());

@@ -10,12 +10,16 @@ function fill(node, attributes, children) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat(2).filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(
+    ...children.flat(2).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return node;
 }
 
-export const make = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
-export const draw = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+export const make = (tag, attributes = {}, ...children) =>
+  fill(document.createElement(tag), attributes, children);
+export const draw = (tag, attributes = {}, ...children) =>
+  fill(document.createElementNS(SVG, tag), attributes, children);
 
 // Writes only what changed, so that a screen reader is not told the same again.
 export function say(node, text) {
@@ -31,7 +35,8 @@ export function keep(list, rows, key, version, build) {
   const old = new Map([...list.children].map((node) => [node.dataset.key, node]));
   let place = list.firstElementChild;
   for (const row of rows) {
-    const name = String(key(row)), mark = String(version(row));
+    const name = String(key(row)),
+      mark = String(version(row));
     let node = old.get(name);
     if (node === undefined || (node.dataset.version !== mark && !node.hasAttribute("data-busy"))) {
       const fresh = build(row);
@@ -58,5 +63,7 @@ export function tell(text) {
   clearTimeout(quiet);
   const news = by("news");
   news.textContent = "";
-  quiet = setTimeout(() => { news.textContent = text; }, 60);
+  quiet = setTimeout(() => {
+    news.textContent = text;
+  }, 60);
 }

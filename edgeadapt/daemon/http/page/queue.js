@@ -5,18 +5,19 @@ import { by, keep, make, say, show, tell } from "./dom.js";
 import { mayLabel } from "./role.js";
 import { named, percent, reason, whole } from "./words.js";
 
-const AHEAD = 4, HASTE_MS = 220;  // pictures fetched ahead; a second click so soon is the end of a double click, and no answer
+const AHEAD = 4,
+  HASTE_MS = 220; // pictures fetched ahead; a second click so soon is the end of a double click, and no answer
 
 export class Queue {
   constructor(whenAnswered) {
-    this.open = [];  // as the daemon tells them
-    this.done = new Set();  // answered here, and perhaps still on their way
-    this.skipped = [];  // come last, in this order
-    this.pictures = new Map();  // id -> promise of an address, or null
+    this.open = []; // as the daemon tells them
+    this.done = new Set(); // answered here, and perhaps still on their way
+    this.skipped = []; // come last, in this order
+    this.pictures = new Map(); // id -> promise of an address, or null
     this.classes = [];
     this.total = 0;
     this.current = null;
-    this.last = null;  // {question, label}, to be corrected
+    this.last = null; // {question, label}, to be corrected
     this.isCorrecting = false;
     this.shownAt = 0;
     this.whenAnswered = whenAnswered;
@@ -32,8 +33,13 @@ export class Queue {
     const ids = new Set(questions.map((one) => one.id));
     for (const id of this.done) if (!ids.has(id) && !this.sending?.has(id)) this.done.delete(id);
     this.skipped = this.skipped.filter((id) => ids.has(id));
-    for (const id of this.pictures.keys()) if (!ids.has(id) && id !== this.current?.id && id !== this.last?.question.id) this.letGo(id);
-    if (!this.isCorrecting && (this.current === null || !ids.has(this.current.id) || this.done.has(this.current.id))) this.next();
+    for (const id of this.pictures.keys())
+      if (!ids.has(id) && id !== this.current?.id && id !== this.last?.question.id) this.letGo(id);
+    if (
+      !this.isCorrecting &&
+      (this.current === null || !ids.has(this.current.id) || this.done.has(this.current.id))
+    )
+      this.next();
     this.count();
     this.fetchAhead();
   }
@@ -44,19 +50,40 @@ export class Queue {
     this.total = total;
     this.count();
     show(by("new-class"), mayAdd);
-    keep(by("choices"), names, (name) => name, (name) => `${names.indexOf(name)} ${name === predicted}`, (name) => this.choice(name, names.indexOf(name), name === predicted));
+    keep(
+      by("choices"),
+      names,
+      (name) => name,
+      (name) => `${names.indexOf(name)} ${name === predicted}`,
+      (name) => this.choice(name, names.indexOf(name), name === predicted),
+    );
   }
 
   choice(name, place, isGuess) {
     const key = place < 9 ? String(place + 1) : "";
-    return make("button", { type: "button", class: isGuess ? "choice guess" : "choice", "aria-keyshortcuts": key || null, onclick: () => this.answer(name) },
-      key ? make("kbd", { "aria-hidden": "true" }, key) : null, make("span", { class: "choice-name" }, named(name)), isGuess ? make("span", { class: "tag" }, "its guess") : null);
+    return make(
+      "button",
+      {
+        type: "button",
+        class: isGuess ? "choice guess" : "choice",
+        "aria-keyshortcuts": key || null,
+        onclick: () => this.answer(name),
+      },
+      key ? make("kbd", { "aria-hidden": "true" }, key) : null,
+      make("span", { class: "choice-name" }, named(name)),
+      isGuess ? make("span", { class: "tag" }, "its guess") : null,
+    );
   }
 
   waiting() {
     const isNew = (one) => !this.done.has(one.id);
     const fresh = this.open.filter((one) => isNew(one) && !this.skipped.includes(one.id));
-    return [...fresh, ...this.skipped.map((id) => this.open.find((one) => one.id === id)).filter((one) => one && isNew(one))];
+    return [
+      ...fresh,
+      ...this.skipped
+        .map((id) => this.open.find((one) => one.id === id))
+        .filter((one) => one && isNew(one)),
+    ];
   }
 
   next() {
@@ -77,7 +104,12 @@ export class Queue {
     if (question === null) return;
     if (isOther) this.shownAt = performance.now();
     say(by("asked-why"), `From ${named(question.stream)}. ${reason(question.why)}`);
-    say(by("asked-guess"), this.isCorrecting ? `You said ${named(this.last.label)}. Another answer takes its place.` : `It would say ${named(question.predicted)}, and is ${percent(question.confidence)} sure.`);
+    say(
+      by("asked-guess"),
+      this.isCorrecting
+        ? `You said ${named(this.last.label)}. Another answer takes its place.`
+        : `It would say ${named(question.predicted)}, and is ${percent(question.confidence)} sure.`,
+    );
     this.takeClasses(this.classes, !by("new-class").hidden);
     this.paint(question);
     this.offerCorrection();
@@ -97,7 +129,11 @@ export class Queue {
   }
 
   fetch(question) {
-    if (!this.pictures.has(question.id)) this.pictures.set(question.id, picture(question.image.slice(1)).catch(() => null));
+    if (!this.pictures.has(question.id))
+      this.pictures.set(
+        question.id,
+        picture(question.image.slice(1)).catch(() => null),
+      );
     return this.pictures.get(question.id);
   }
 
@@ -126,12 +162,19 @@ export class Queue {
     try {
       await bid("v1/labels", { labels: [{ sample: question.id, label }], source: "page" });
       this.whenAnswered();
-    } catch (error) {  // back to it, with what the daemon says
+    } catch (error) {
+      // back to it, with what the daemon says
       this.done.delete(question.id);
       this.last = wasLast;
       this.isCorrecting = false;
       this.show(question);
-      this.failed(error instanceof Declined ? `Not taken: ${error.message}` : error instanceof Unknown ? "Not taken: the token is not known any more." : "Not taken: the daemon does not answer. Try again when it does.");
+      this.failed(
+        error instanceof Declined
+          ? `Not taken: ${error.message}`
+          : error instanceof Unknown
+            ? "Not taken: the token is not known any more."
+            : "Not taken: the daemon does not answer. Try again when it does.",
+      );
     } finally {
       this.sending.delete(question.id);
     }
@@ -147,7 +190,8 @@ export class Queue {
 
   skip() {
     if (this.current === null) return;
-    if (!this.isCorrecting) this.skipped = [...this.skipped.filter((id) => id !== this.current.id), this.current.id];
+    if (!this.isCorrecting)
+      this.skipped = [...this.skipped.filter((id) => id !== this.current.id), this.current.id];
     this.next();
     this.fetchAhead();
     tell("Skipped.");
@@ -167,8 +211,20 @@ export class Queue {
   }
 
   press(event) {
-    const isTyping = event.target.closest?.("input:not([type=checkbox]), textarea, select, dialog") || event.target.isContentEditable;
-    if (isTyping || event.ctrlKey || event.altKey || event.metaKey || event.repeat || !by("keys").checked || this.current === null || !mayLabel()) return;
+    const isTyping =
+      event.target.closest?.("input:not([type=checkbox]), textarea, select, dialog") ||
+      event.target.isContentEditable;
+    if (
+      isTyping ||
+      event.ctrlKey ||
+      event.altKey ||
+      event.metaKey ||
+      event.repeat ||
+      !by("keys").checked ||
+      this.current === null ||
+      !mayLabel()
+    )
+      return;
     const name = /^[1-9]$/.test(event.key) ? this.classes[Number(event.key) - 1] : undefined;
     if (name !== undefined) this.answer(name);
     else if (event.key.toLowerCase() === "s" && !event.shiftKey) this.skip();
@@ -184,7 +240,11 @@ export class Queue {
     const left = this.left();
     say(by("queue-count"), left ? `${whole(left)} open` : "");
     by("questions").classList.toggle("is-asking", left > 0);
-    if (!left && this.last === null) say(by("queue-empty"), "Nothing to ask. It will, when it sees something that it does not know.");
+    if (!left && this.last === null)
+      say(
+        by("queue-empty"),
+        "Nothing to ask. It will, when it sees something that it does not know.",
+      );
   }
 
   failed(text) {

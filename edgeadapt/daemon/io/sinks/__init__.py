@@ -19,7 +19,9 @@ def open_sink(settings: sections.AnySink) -> Sink:
         return JsonLines(settings.name, settings.path, max_mib=settings.max_mib, keep=settings.keep)
     if isinstance(settings, sections.MqttSink):
         return MqttEvents(settings)
-    raise InputError(f"sink {settings.name!r}: no sink of kind {sections.kind_of(settings)!r} is offered here")
+    raise InputError(
+        f"sink {settings.name!r}: no sink of kind {sections.kind_of(settings)!r} is offered here"
+    )
 
 
 __all__ = ["open_sink"]

@@ -1,8 +1,9 @@
 """A file with one JSON object a line, written beside the loop by a thread of its own.
 
-The loop hands an event over and goes on. The thread writes whole lines only: whoever reads the file at any time finds nothing torn but,
-after a kill, the end; and that is cut off at the next start. It writes what comes, rests for a twentieth of a second, and writes all that came
-meanwhile: the loop has to wake it only after a pause, as each wake costs the answers more than the line does.
+The loop hands an event over and goes on. The thread writes whole lines only: whoever reads the file
+at any time finds nothing torn but, after a kill, the end; and that is cut off at the next start. It
+writes what comes, rests for a twentieth of a second, and writes all that came meanwhile: the loop
+has to wake it only after a pause, as each wake costs the answers more than the line does.
 """
 
 from __future__ import annotations
@@ -24,16 +25,20 @@ _FIRST_S, _LONGEST_S = 0.1, 30.0
 
 
 class JsonLines:
-    """A sink. While the disk is full or failing it waits, ever longer, and tries again; what the queue cannot hold meanwhile is dropped, oldest first.
+    """A sink. While the disk is full or failing it waits, ever longer, and tries again; what the
+    queue cannot hold meanwhile is dropped, oldest first.
 
     Args:
         max_mib, keep: see ``LineFile``. size: events that wait.
 
     Attributes:
-        dropped: events that never reached the file. written: those that did. failures: writes that failed.
+        dropped: events that never reached the file. written: those that did. failures: writes that
+        failed.
     """
 
-    def __init__(self, name: str, path: Path, max_mib: float = 16.0, keep: int = 4, *, size: int = 10_000) -> None:
+    def __init__(
+        self, name: str, path: Path, max_mib: float = 16.0, keep: int = 4, *, size: int = 10_000
+    ) -> None:
         self.name = name
         self.dropped = self.written = self.failures = 0
         self.error = ""
@@ -48,7 +53,12 @@ class JsonLines:
 
     def counters(self) -> dict[str, Any]:
         """For a status line. ``waiting``: events."""
-        return {"waiting": len(self._waiting), "written": self.written, "failures": self.failures, "error": self.error}
+        return {
+            "waiting": len(self._waiting),
+            "written": self.written,
+            "failures": self.failures,
+            "error": self.error,
+        }
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Queue an event, which is not changed from then on. After ``close`` it is dropped."""
@@ -64,7 +74,9 @@ class JsonLines:
                 self._changed.notify()
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """Write what waits, once, and stop. What cannot be written within the time is counted as dropped."""
+        """Write what waits, once, and stop. What cannot be written within the time is counted as
+        dropped.
+        """
         with self._changed:
             self._closing.set()
             self._changed.notify()

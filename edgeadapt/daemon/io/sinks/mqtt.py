@@ -1,7 +1,7 @@
 """Answers and questions as messages of an MQTT broker, sent beside the loop by a thread of its own.
 
-A second, retained topic says whether the daemon is there: ``online`` from this side, ``offline`` from it at the end, or from the broker
-if it goes without a word.
+A second, retained topic says whether the daemon is there: ``online`` from this side, ``offline``
+from it at the end, or from the broker if it goes without a word.
 """
 
 from __future__ import annotations
@@ -22,23 +22,29 @@ from edgeadapt.errors import InputError
 log = logging.getLogger("edgeadapt.daemon")
 _FIRST_S, _LONGEST_S = 0.5, 30.0
 _GOOD_S = 10.0  # a connection of this length starts the waits over
-_GRACE_S = 0.1  # what is opened only to be checked is closed before that, and the broker never hears of it
-_REST_S = 0.05  # after an event was sent: those that come meanwhile go together, and the loop need not wake the thread for each
+# what is opened only to be checked is closed before that, and the broker never hears of it
+_GRACE_S = 0.1
+# after an event was sent: those that come meanwhile go together, and the loop need not wake the
+# thread for each
+_REST_S = 0.05
 _OFFLINE_S = 0.2  # of the time to close, kept for the last word
 
 
 class MqttEvents:
-    """A sink. Each event is one JSON object, with QoS 1: after a broken connection some may come twice, none out of order before it broke.
+    """A sink. Each event is one JSON object, with QoS 1: after a broken connection some may come
+    twice, none out of order before it broke.
 
     While there is no broker events wait; what the queue cannot hold is dropped, oldest first.
 
     Args:
-        settings: ``{stream}`` in its topic is the event's stream. Without ``status_topic`` the status is at the topic, without
+        settings: ``{stream}`` in its topic is the event's stream. Without ``status_topic`` the
+        status is at the topic, without
             ``{stream}``, and ``/status``.
         size: events that wait.
 
     Attributes:
-        dropped: events that the broker never took. written: those that it did. failures: connections that failed or were lost.
+        dropped: events that the broker never took. written: those that it did. failures:
+        connections that failed or were lost.
 
     Raises:
         InputError: the topic has another name in braces, or paho-mqtt is missing.
@@ -47,14 +53,18 @@ class MqttEvents:
     def __init__(self, settings: MqttSink, *, size: int = 10_000) -> None:
         require_paho(f"sink {settings.name!r}")
         if others := set(re.findall(r"\{.*?\}", settings.topic)) - {"{stream}"}:
-            raise InputError(f"sink {settings.name!r}: the topic {settings.topic!r} has {min(others)}; only {{stream}} is put in")
+            raise InputError(
+                f"sink {settings.name!r}: the topic {settings.topic!r} has {min(others)}; only"
+                " {stream} is put in"
+            )
         self.name = settings.name
         self.status_topic = settings.status_topic or _status_topic(settings.topic)
         self.dropped = self.written = self.failures = 0
         self.error, self.is_connected = "", False
         self._settings, self._size = settings, size
         self._waiting: deque[Mapping[str, Any]] = deque()
-        self._flying: OrderedDict[int, Mapping[str, Any]] = OrderedDict()  # number -> event that was sent, the oldest first
+        # number -> event that was sent, the oldest first
+        self._flying: OrderedDict[int, Mapping[str, Any]] = OrderedDict()
         self._last_word = -1
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -66,9 +76,17 @@ class MqttEvents:
         self._thread.start()
 
     def counters(self) -> dict[str, Any]:
-        """For a status line. ``waiting``: events, those that were sent and not yet taken included."""
+        """For a status line. ``waiting``: events, those that were sent and not yet taken
+        included.
+        """
         waiting = len(self._waiting) + len(self._flying)
-        return {"waiting": waiting, "written": self.written, "failures": self.failures, "error": self.error, "is_connected": self.is_connected}
+        return {
+            "waiting": waiting,
+            "written": self.written,
+            "failures": self.failures,
+            "error": self.error,
+            "is_connected": self.is_connected,
+        }
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Queue an event, which is not changed from then on. After ``close`` it is dropped."""
@@ -83,7 +101,9 @@ class MqttEvents:
             link.wake()
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """Send what waits, if there is a broker, and stop. What it did not take within the time is counted as dropped."""
+        """Send what waits, if there is a broker, and stop. What it did not take within the time is
+        counted as dropped.
+        """
         with self._changed:
             self._end = self._end or time.monotonic() + 0.9 * timeout_s
             self._is_closing = True
@@ -122,8 +142,12 @@ class MqttEvents:
     def _connect_and_send(self) -> None:
         """Until it closes; raises when the connection is lost."""
         link = Link(
-            self._settings, client_id_of(self._settings, self._settings.topic), is_clean=True, will=self.status_topic, published=self._was_taken
-        )  # fmt: skip
+            self._settings,
+            client_id_of(self._settings, self._settings.topic),
+            is_clean=True,
+            will=self.status_topic,
+            published=self._was_taken,
+        )
         try:
             if not link.open(self._is_over):
                 return
@@ -147,7 +171,9 @@ class MqttEvents:
             link.close()
 
     def _is_over(self) -> bool:
-        return self._is_closing and not (self._has_more() and time.monotonic() < self._end - _OFFLINE_S)
+        return self._is_closing and not (
+            self._has_more() and time.monotonic() < self._end - _OFFLINE_S
+        )
 
     def _has_more(self) -> bool:
         return bool(self._waiting or self._flying)
@@ -203,7 +229,11 @@ def _status_topic(topic: str) -> str:
 
 def _level(stream: Any) -> str:
     """A stream as one level of a topic; over HTTP it may have any name."""
-    return re.sub(r"[+#/$\x00-\x1f\x7f]", "_", stream[:200]) if isinstance(stream, str) and stream else "_"
+    return (
+        re.sub(r"[+#/$\x00-\x1f\x7f]", "_", stream[:200])
+        if isinstance(stream, str) and stream
+        else "_"
+    )
 
 
 __all__ = ["MqttEvents"]

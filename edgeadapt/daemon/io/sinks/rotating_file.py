@@ -1,4 +1,6 @@
-"""A file of lines that grows, and is renamed when it is full: ``NAME`` -> ``NAME.1`` -> ``NAME.2`` -> ..."""
+"""A file of lines that grows, and is renamed when it is full: ``NAME`` -> ``NAME.1`` -> ``NAME.2``
+-> ...
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,12 @@ _LONGEST_WRITE = 1 << 20
 
 
 class LineFile:
-    """Opened at the first line, and again if somebody else renames or removes it. One thread uses it.
+    """Opened at the first line, and again if somebody else renames or removes it. One thread uses
+    it.
 
     Args:
-        max_bytes: a line that would make the file larger begins a new one. keep: full files that are kept; 0: none.
+        max_bytes: a line that would make the file larger begins a new one. keep: full files that
+        are kept; 0: none.
     """
 
     def __init__(self, path: Path, max_bytes: int, keep: int) -> None:
@@ -39,7 +43,9 @@ class LineFile:
             self._rotate()
             file = self._opened()
         count, size = 1, len(lines[0])
-        while count < len(lines) and size + len(lines[count]) <= min(_LONGEST_WRITE, self._max_bytes - self._size):
+        while count < len(lines) and size + len(lines[count]) <= min(
+            _LONGEST_WRITE, self._max_bytes - self._size
+        ):
             size += len(lines[count])
             count += 1
         left = memoryview(b"".join(lines[:count]))
@@ -59,7 +65,9 @@ class LineFile:
             self._file = None
 
     def _mend(self, file: int) -> None:
-        """Take back the part of a line that was written; if that fails too, the next opening does it."""
+        """Take back the part of a line that was written; if that fails too, the next opening does
+        it.
+        """
         try:
             os.ftruncate(file, self._size)
         except OSError:

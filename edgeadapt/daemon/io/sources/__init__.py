@@ -17,34 +17,67 @@ from edgeadapt.daemon.messages import Source
 from edgeadapt.errors import InputError
 
 
-def open_source(settings: sections.AnySource, spec: InputSpec, classes: Sequence[str] = (), *, taken: Taken | None = None) -> Source:
+def open_source(
+    settings: sections.AnySource,
+    spec: InputSpec,
+    classes: Sequence[str] = (),
+    *,
+    taken: Taken | None = None,
+) -> Source:
     """The source that a section of the settings describes. It reads nothing before it runs.
 
     Args:
-        settings: as ``load_settings`` gives it, with name and stream.
-        spec: what the bundle takes. classes: its class names in the order of their ids, for labels that are ids.
-        taken: what a folder source of this name has taken already, and is to remember; None: nothing.
+        settings: as ``load_settings`` gives it, with name and stream. spec: what the bundle takes.
+        classes: its class names in the order of their ids, for labels that are ids. taken: what a
+        folder source of this name has taken already, and is to remember; None: nothing.
 
     Raises:
         InputError: this kind brings nothing that the bundle takes, or is not offered here.
     """
     if isinstance(settings, sections.FolderSource):
         return FolderWatch(
-            settings.name, settings.stream, settings.path, spec, settings.pattern, settings.label_from, taken=taken, is_skipping=settings.existing == "skip"
+            settings.name,
+            settings.stream,
+            settings.path,
+            spec,
+            settings.pattern,
+            settings.label_from,
+            taken=taken,
+            is_skipping=settings.existing == "skip",
         )
     if isinstance(settings, sections.SequenceSource):
-        return ImageSequence(settings.name, settings.stream, settings.path, spec, settings.rate_hz, settings.pattern)
+        return ImageSequence(
+            settings.name, settings.stream, settings.path, spec, settings.rate_hz, settings.pattern
+        )
     if isinstance(settings, sections.NpzSource):
         return ArrayReplay(
-            settings.name, settings.stream, settings.path, spec, settings.rate_hz, is_looped=settings.loop, has_labels=settings.labels, classes=classes
+            settings.name,
+            settings.stream,
+            settings.path,
+            spec,
+            settings.rate_hz,
+            is_looped=settings.loop,
+            has_labels=settings.labels,
+            classes=classes,
         )
     if isinstance(settings, sections.SensorSource):
-        return SensorWindows(settings.name, settings.stream, settings.path, spec, settings.window, settings.hop or settings.window, settings.rate_hz)
+        return SensorWindows(
+            settings.name,
+            settings.stream,
+            settings.path,
+            spec,
+            settings.window,
+            settings.hop or settings.window,
+            settings.rate_hz,
+        )
     if isinstance(settings, sections.VideoSource):
         return VideoFrames(settings, spec)
     if isinstance(settings, sections.MqttSource):
         return MqttMessages(settings, spec)
-    raise InputError(f"source {settings.name!r}: no source of kind {sections.kind_of(settings)!r} is offered here")
+    raise InputError(
+        f"source {settings.name!r}: no source of kind {sections.kind_of(settings)!r} is offered"
+        " here"
+    )
 
 
 __all__ = ["open_source"]

@@ -1,4 +1,6 @@
-"""A folder that is watched: each image in it is a sample, once it is written to its end, and again when its contents are replaced."""
+"""A folder that is watched: each image in it is a sample, once it is written to its end, and again
+when its contents are replaced.
+"""
 
 from __future__ import annotations
 
@@ -26,23 +28,37 @@ _SHARE = 0.1  # of the time may go into scanning
 
 
 class FolderWatch:
-    """Scans, as that needs nothing of the file system: it works on network drives and in containers.
+    """Scans, as that needs nothing of the file system: it works on network drives and in
+    containers.
 
-    A file is taken when two scans find it unchanged; its name is the path from the folder. A file that cannot be read is logged,
-    counted and left alone until it changes. One that the queue refuses is offered again.
+    A file is taken when two scans find it unchanged; its name is the path from the folder. A file
+    that cannot be read is logged, counted and left alone until it changes. One that the queue
+    refuses is offered again.
 
     Args:
-        pattern: shell pattern of the file's own name. label_from: ``parent``: the folder it lies in is its label, at the top it has none.
-        scan_s: between two scans; longer if a scan takes long. most: files that are remembered. While more than that lie in the folder,
+        pattern: shell pattern of the file's own name. label_from: ``parent``: the folder it lies in
+        is its label, at the top it has none. scan_s: between two scans; longer if a scan takes
+        long. most: files that are remembered. While more than that lie in the folder,
             no new ones are taken.
-        taken: files that were taken before this process, which are not taken again; a file is added once it was answered. None: what is
+        taken: files that were taken before this process, which are not taken again; a file is added
+        once it was answered. None: what is
             there at the start is taken. is_skipping: what the first scan finds is not taken.
     """
 
     def __init__(
-        self, name: str, stream: str, path: Path, spec: InputSpec, pattern: str = "*", label_from: Literal["none", "parent"] = "none",
-        *, scan_s: float = 1.0, most: int = 100_000, taken: Taken | None = None, is_skipping: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        stream: str,
+        path: Path,
+        spec: InputSpec,
+        pattern: str = "*",
+        label_from: Literal["none", "parent"] = "none",
+        *,
+        scan_s: float = 1.0,
+        most: int = 100_000,
+        taken: Taken | None = None,
+        is_skipping: bool = False,
+    ) -> None:
         require_frames(name, spec)
         self.name, self.stream, self.path = name, stream, path
         self.unreadable = 0
@@ -73,13 +89,19 @@ class FolderWatch:
             stop.wait(max(self._scan_s, took_s * (1.0 / _SHARE - 1.0)))
 
     def _scan(self, stop: threading.Event) -> list[tuple[str, Stamp]]:
-        """Files that have not been taken and did not change since the last scan, the oldest first."""
+        """Files that have not been taken and did not change since the last scan, the oldest
+        first.
+        """
         changing: dict[str, Stamp] = {}
         present: dict[str, Stamp] | None = {} if self._is_skipping or self._is_full() else None
         for file, stamp in self._files(self.path, stop):
             if present is not None:
                 present[file] = stamp
-            if self._taken.get(file) != stamp and self._before is not None and self._before.has(file, stamp):
+            if (
+                self._taken.get(file) != stamp
+                and self._before is not None
+                and self._before.has(file, stamp)
+            ):
                 self._taken[file] = stamp
             if self._taken.get(file) != stamp and len(changing) < _AT_ONCE:
                 changing[file] = stamp
@@ -90,12 +112,16 @@ class FolderWatch:
             return []
         if present is not None:
             self._let_go(present)
-        finished = [(file, stamp) for file, stamp in changing.items() if self._changing.get(file) == stamp]
+        finished = [
+            (file, stamp) for file, stamp in changing.items() if self._changing.get(file) == stamp
+        ]
         self._changing = changing
         return sorted(self._remembered(finished), key=lambda found: (found[1][1], found[0]))
 
     def _is_full(self) -> bool:
-        return len(self._taken) >= self._most or (self._before is not None and len(self._before) >= self._most)
+        return len(self._taken) >= self._most or (
+            self._before is not None and len(self._before) >= self._most
+        )
 
     def _let_go(self, present: dict[str, Stamp]) -> None:
         """Of files that are gone; an empty folder may be one that is not mounted yet."""
@@ -104,22 +130,34 @@ class FolderWatch:
             self._before.keep(present.items())
 
     def _remembered(self, finished: list[tuple[str, Stamp]]) -> list[tuple[str, Stamp]]:
-        """Those that there is memory for: a file that would be forgotten would be taken again and again."""
+        """Those that there is memory for: a file that would be forgotten would be taken again and
+        again.
+        """
         known = [found for found in finished if found[0] in self._taken]
         new = [found for found in finished if found[0] not in self._taken]
         room = max(0, self._most - len(self._taken))
         if len(new) > room and not self._is_overfull:
-            log.warning("source %s: %d files of %s were taken and lie there still; new ones are taken when they are gone", self.name, len(self._taken), self.path)
+            log.warning(
+                "source %s: %d files of %s were taken and lie there still; new ones are taken when"
+                " they are gone",
+                self.name,
+                len(self._taken),
+                self.path,
+            )
         self._is_overfull = len(new) > room
         return known + new[:room]
 
     def _files(self, folder: Path, stop: threading.Event) -> Iterator[tuple[str, Stamp]]:
-        """Path from the watched folder, and stamp. Links are not followed: they could lead anywhere, and round."""
+        """Path from the watched folder, and stamp. Links are not followed: they could lead
+        anywhere, and round.
+        """
         try:
             entries = os.scandir(folder)
         except OSError as error:
             if folder == self.path:
-                raise InputError(f"source {self.name!r}: the folder cannot be read: {error}") from error
+                raise InputError(
+                    f"source {self.name!r}: the folder cannot be read: {error}"
+                ) from error
             return  # it went away in the meantime, or is not ours to read
         with entries:
             for entry in entries:
@@ -129,7 +167,11 @@ class FolderWatch:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     yield from self._files(Path(entry.path), stop)
-                elif is_image(entry.name) and fnmatch.fnmatchcase(entry.name, self._pattern) and entry.is_file(follow_symlinks=False):
+                elif (
+                    is_image(entry.name)
+                    and fnmatch.fnmatchcase(entry.name, self._pattern)
+                    and entry.is_file(follow_symlinks=False)
+                ):
                     try:
                         found = entry.stat(follow_symlinks=False)
                     except OSError:
@@ -138,9 +180,12 @@ class FolderWatch:
 
     def _take(self, file: str, stamp: Stamp, deliver: Deliver) -> bool:
         """False if the queue had no room for it."""
-        name = file.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # a name of other bytes than UTF-8
+        # a name of other bytes than UTF-8
+        name = file.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         try:
-            opened = os.open(self.path / file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            opened = os.open(
+                self.path / file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            )
             with os.fdopen(opened, "rb") as source:
                 found = os.fstat(opened)
                 if not stat.S_ISREG(found.st_mode) or (found.st_size, found.st_mtime_ns) != stamp:
@@ -156,13 +201,24 @@ class FolderWatch:
             log.warning("source %s: skipped: %s", self.name, error)
             return True
         parent = os.path.basename(os.path.dirname(name)) if self._has_labels else ""
-        if not deliver(Arrival(self.stream, self.name, x, name=name, label=parent or None, reply=self._answered(file, stamp))):
+        if not deliver(
+            Arrival(
+                self.stream,
+                self.name,
+                x,
+                name=name,
+                label=parent or None,
+                reply=self._answered(file, stamp),
+            )
+        ):
             return False
         self._taken[file] = stamp
         return True
 
     def _answered(self, file: str, stamp: Stamp) -> Callable[[Answer], None] | None:
-        """Remembers a file that has its answer; one that was dropped, or whose label was, or that waited when the daemon stopped, is taken after the restart."""
+        """Remembers a file that has its answer; one that was dropped, or whose label was, or that
+        waited when the daemon stopped, is taken after the restart.
+        """
         before = self._before
         if before is None:
             return None

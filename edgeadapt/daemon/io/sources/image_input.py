@@ -13,7 +13,10 @@ def require_frames(name: str, spec: InputSpec) -> None:
         InputError: with what the bundle takes.
     """
     if not takes_frames(spec):
-        raise InputError(f"source {name!r} brings images, and the bundle takes {spec.layout} of shape {spec.shape}")
+        raise InputError(
+            f"source {name!r} brings images, and the bundle takes {spec.layout} of shape"
+            f" {spec.shape}"
+        )
 
 
 def takes_frames(spec: InputSpec) -> bool:

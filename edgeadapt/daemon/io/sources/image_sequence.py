@@ -19,13 +19,22 @@ log = logging.getLogger("edgeadapt.daemon")
 
 
 class ImageSequence:
-    """The first image comes at once, the others 1 / rate_hz s apart. One that cannot be read is logged, counted and skipped.
+    """The first image comes at once, the others 1 / rate_hz s apart. One that cannot be read is
+    logged, counted and skipped.
 
     Args:
         pattern: shell pattern of the file's name. rate_hz: images a second.
     """
 
-    def __init__(self, name: str, stream: str, path: Path, spec: InputSpec, rate_hz: float, pattern: str = "*") -> None:
+    def __init__(
+        self,
+        name: str,
+        stream: str,
+        path: Path,
+        spec: InputSpec,
+        rate_hz: float,
+        pattern: str = "*",
+    ) -> None:
         require_frames(name, spec)
         self.name, self.stream, self.path = name, stream, path
         self.unreadable = 0
@@ -62,11 +71,18 @@ class ImageSequence:
 
     def _found(self) -> list[Path]:
         try:
-            files = sorted(file for file in self.path.iterdir() if is_image(file.name) and fnmatch.fnmatchcase(file.name, self._pattern))
+            files = sorted(
+                file
+                for file in self.path.iterdir()
+                if is_image(file.name) and fnmatch.fnmatchcase(file.name, self._pattern)
+            )
         except OSError as error:
             raise InputError(f"source {self.name!r}: the folder cannot be read: {error}") from error
         if not files:
-            raise InputError(f"source {self.name!r}: no images {self._pattern!r} in {self.path}; suffixes read here: {', '.join(IMAGES)}")
+            raise InputError(
+                f"source {self.name!r}: no images {self._pattern!r} in {self.path}; suffixes read"
+                f" here: {', '.join(IMAGES)}"
+            )
         return files
 
 

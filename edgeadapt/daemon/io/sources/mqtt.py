@@ -1,8 +1,8 @@
 """Messages of an MQTT broker: each is a sample, or a label.
 
-The network has a thread of its own, which only takes and acknowledges. A message of QoS 1 is acknowledged when it was handed over: what
-was not when the daemon or the broker went down, the broker sends again, as the session and its name stay. What comes twice that way is
-taken once.
+The network has a thread of its own, which only takes and acknowledges. A message of QoS 1 is
+acknowledged when it was handed over: what was not when the daemon or the broker went down, the
+broker sends again, as the session and its name stay. What comes twice that way is taken once.
 """
 
 from __future__ import annotations
@@ -33,13 +33,16 @@ log = logging.getLogger("edgeadapt.daemon")
 _MOST_WAITING, _MOST_WAITING_BYTES = 1024, 64 << 20
 _LARGEST = 16 << 20  # bytes of one message
 _LONGEST_NAME = 256  # characters
-_REMEMBERED = 1024  # messages that the broker may send once more; it has fewer than that on their way
+# messages that the broker may send once more; it has fewer than that on their way
+_REMEMBERED = 1024
 _QUIET_S = 10.0  # between two lines of the log about the same
 _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 
 class _Sample(msgspec.Struct):
-    """A message of the formats json and msgpack; other keys are not looked at. In JSON bytes are base64."""
+    """A message of the formats json and msgpack; other keys are not looked at. In JSON bytes are
+    base64.
+    """
 
     z: list[float] | bytes | None = None
     taps: list[float] | bytes | None = None
@@ -64,18 +67,22 @@ class _Message:
 
 
 class MqttMessages:
-    """Retained messages are no samples, as they come again with every connection. What cannot be read is counted and skipped.
+    """Retained messages are no samples, as they come again with every connection. What cannot be
+    read is counted and skipped.
 
-    A message of format ``image`` is a PNG or JPEG. One of ``json`` or ``msgpack`` is ``{"z": [...], "taps": [...]}`` or ``{"x": ...}``,
-    with, where wanted, ``name``, ``label`` and ``time`` (seconds since the epoch). ``x`` is nested, or bytes: an input as it lies in memory
-    (little-endian), else a PNG or JPEG; ``z`` and ``taps`` may be bytes of float32. A message on ``labels_topic`` is ``{"sample", "label"}``.
+    A message of format ``image`` is a PNG or JPEG. One of ``json`` or ``msgpack`` is ``{"z": [...],
+    "taps": [...]}`` or ``{"x": ...}``, with, where wanted, ``name``, ``label`` and ``time``
+    (seconds since the epoch). ``x`` is nested, or bytes: an input as it lies in memory
+    (little-endian), else a PNG or JPEG; ``z`` and ``taps`` may be bytes of float32. A message on
+    ``labels_topic`` is ``{"sample", "label"}``.
 
     Args:
         settings: ``labels_topic``, ``client_id`` and ``clean_start`` are taken where it has them.
 
     Attributes:
-        received: messages. malformed: skipped. dropped: that had no room while others waited. repeated: sent twice, taken once.
-        retained: skipped. reconnects: connections after the first. is_connected: now.
+        received: messages. malformed: skipped. dropped: that had no room while others waited.
+        repeated: sent twice, taken once. retained: skipped. reconnects: connections after the
+        first. is_connected: now.
 
     Raises:
         InputError: the bundle takes no images, or paho-mqtt is missing.
@@ -86,7 +93,9 @@ class MqttMessages:
         if settings.format == "image":
             require_frames(settings.name, spec)
         self.name, self.stream = settings.name, settings.stream
-        self.received = self.malformed = self.dropped = self.repeated = self.retained = self.reconnects = 0
+        self.received = self.malformed = self.dropped = self.repeated = self.retained = (
+            self.reconnects
+        ) = 0
         self.is_connected, self._was_connected = False, False
         self._settings, self._spec = settings, spec
         self._labels_topic = settings.labels_topic
@@ -95,7 +104,8 @@ class MqttMessages:
         self._waiting: deque[_Message] = deque()
         self._waiting_bytes = 0
         self._changed = threading.Condition()
-        self._done: OrderedDict[int, int] = OrderedDict()  # number -> hash, of messages that were handed over
+        # number -> hash, of messages that were handed over
+        self._done: OrderedDict[int, int] = OrderedDict()
         self._acknowledged: deque[int] = deque()  # of this connection
         self._failure: Exception | None = None
         self._quiet_until: dict[str, float] = {}
@@ -103,9 +113,14 @@ class MqttMessages:
     def counters(self) -> dict[str, int]:
         """For a status line."""
         return {
-            "received": self.received, "malformed": self.malformed, "dropped": self.dropped, "repeated": self.repeated, "retained": self.retained,
-            "reconnects": self.reconnects, "is_connected": self.is_connected,
-        }  # fmt: skip
+            "received": self.received,
+            "malformed": self.malformed,
+            "dropped": self.dropped,
+            "repeated": self.repeated,
+            "retained": self.retained,
+            "reconnects": self.reconnects,
+            "is_connected": self.is_connected,
+        }
 
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
         """Take messages until ``stop``.
@@ -117,8 +132,17 @@ class MqttMessages:
         filters = [self._settings.topic, *([self._labels_topic] if self._labels_topic else [])]
         halt = threading.Event()
         self._failure, self._acknowledged = None, deque()
-        link = Link(self._settings, self._client_id, is_clean=self._is_clean, filters=filters, greeted=self._greet, message=self._receive)
-        network = threading.Thread(target=self._listen, args=(link, halt), name=f"source-{self.name}-network", daemon=True)
+        link = Link(
+            self._settings,
+            self._client_id,
+            is_clean=self._is_clean,
+            filters=filters,
+            greeted=self._greet,
+            message=self._receive,
+        )
+        network = threading.Thread(
+            target=self._listen, args=(link, halt), name=f"source-{self.name}-network", daemon=True
+        )
         network.start()
         try:
             while not stop.is_set():
@@ -136,14 +160,16 @@ class MqttMessages:
         if self._failure is not None and not stop.is_set():
             raise self._failure
 
-    # -- the thread of the network -------------------------------------------------------------------
+    # -- the thread of the network -----------------------------------------------------------------
     def _listen(self, link: Link, halt: threading.Event) -> None:
         try:
             if not link.open(halt.is_set):
                 return
             self.reconnects += self._was_connected
             self.is_connected = self._was_connected = True
-            log.info("source %s: connected to %s:%d", self.name, self._settings.host, self._settings.port)
+            log.info(
+                "source %s: connected to %s:%d", self.name, self._settings.host, self._settings.port
+            )
             while not halt.is_set():
                 self._acknowledge(link)
                 link.turn(1.0)
@@ -165,8 +191,10 @@ class MqttMessages:
             if not has_session:
                 self._done.clear()  # the broker begins to count anew
                 return
-            kept = [message for message in self._waiting if message.number is None]  # the others it sends again
-            self._waiting, self._waiting_bytes = deque(kept), sum(len(message.payload) for message in kept)
+            # the others it sends again
+            kept = [message for message in self._waiting if message.number is None]
+            self._waiting = deque(kept)
+            self._waiting_bytes = sum(len(message.payload) for message in kept)
 
     def _receive(self, message: Any) -> None:
         self.received += 1
@@ -178,7 +206,11 @@ class MqttMessages:
         taken = _Message(topic, bytes(message.payload), number, time.time(), time.monotonic())
         if message.retain:
             self.retained += 1
-        elif number is not None and message.dup and self._done.get(number) == hash((topic, taken.payload)):
+        elif (
+            number is not None
+            and message.dup
+            and self._done.get(number) == hash((topic, taken.payload))
+        ):
             self.repeated += 1
         elif len(taken.payload) > _LARGEST:
             self._skip(topic, f"{len(taken.payload)} bytes, the limit is {_LARGEST}")
@@ -200,9 +232,13 @@ class MqttMessages:
                     self._acknowledged.append(oldest.number)
             self._changed.notify_all()
         if self.dropped:
-            self._say("dropped", "messages come faster than they are taken, %d were dropped so far", self.dropped)
+            self._say(
+                "dropped",
+                "messages come faster than they are taken, %d were dropped so far",
+                self.dropped,
+            )
 
-    # -- the thread of the source --------------------------------------------------------------------
+    # -- the thread of the source ------------------------------------------------------------------
     def _next(self) -> _Message | None:
         with self._changed:
             if not self._waiting:
@@ -225,9 +261,16 @@ class MqttMessages:
 
     def _hand_over(self, message: _Message, deliver: Deliver) -> None:
         try:
-            what = self._label_of(message) if self._is_label(message.topic) else self._sample_of(message)
+            what = (
+                self._label_of(message)
+                if self._is_label(message.topic)
+                else self._sample_of(message)
+            )
         except Exception as error:  # whatever a message does to a decoder: the next may be fine
-            self._skip(message.topic, str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}")
+            self._skip(
+                message.topic,
+                str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}",
+            )
         else:
             deliver(what)
 
@@ -242,7 +285,13 @@ class MqttMessages:
 
     def _sample_of(self, message: _Message) -> Arrival:
         if self._settings.format == "image":
-            return Arrival(self.stream, self.name, self._image(message.payload), at=message.at, came=message.came)
+            return Arrival(
+                self.stream,
+                self.name,
+                self._image(message.payload),
+                at=message.at,
+                came=message.came,
+            )
         found = self._decoded(message.payload, _Sample)
         if (found.x is None) == (found.z is None):
             raise InputError("a sample has either x or z")
@@ -250,10 +299,21 @@ class MqttMessages:
         x = self._input(found.x) if found.x is not None and features is None else None
         label = None if found.label is None else _name(found.label, "label")
         name = _name(found.name, "name") if found.name else ""
-        return Arrival(self.stream, self.name, x, features, name, label, _time(found.time, message.at), message.came)
+        return Arrival(
+            self.stream,
+            self.name,
+            x,
+            features,
+            name,
+            label,
+            _time(found.time, message.at),
+            message.came,
+        )
 
     def _decoded(self, payload: bytes, kind: type[Any]) -> Any:
-        decode = msgspec.msgpack.decode if self._settings.format == "msgpack" else msgspec.json.decode
+        decode = (
+            msgspec.msgpack.decode if self._settings.format == "msgpack" else msgspec.json.decode
+        )
         try:
             return decode(payload, type=kind)
         except Exception as error:  # not such a message, or nested too deeply
@@ -275,12 +335,17 @@ class MqttMessages:
                 return np.frombuffer(x, dtype.newbyteorder("<")).astype(dtype).reshape(spec.shape)
             if takes_frames(spec):
                 return self._image(x)
-            raise InputError(f"x has {len(x)} bytes, and the bundle takes {spec.dtype} of shape {spec.shape}")
+            raise InputError(
+                f"x has {len(x)} bytes, and the bundle takes {spec.dtype} of shape {spec.shape}"
+            )
         value = _numbers(x, "x")
         if value.shape == spec.shape and (dtype.kind == "f" or value.dtype.kind in "iu"):
             return _floats(value) if dtype.kind == "f" else _bytes(value)
         if not takes_frames(spec):
-            raise InputError(f"x has shape {value.shape}, and the bundle takes {spec.dtype} {spec.layout} of shape {spec.shape}")
+            raise InputError(
+                f"x has shape {value.shape}, and the bundle takes {spec.dtype} {spec.layout} of"
+                f" shape {spec.shape}"
+            )
         return prepare(_bytes(value) if value.dtype.kind in "iu" else value, spec)
 
     def _image(self, data: bytes) -> NDArray[Any]:
@@ -290,7 +355,13 @@ class MqttMessages:
 
     def _skip(self, topic: str, why: str) -> None:
         self.malformed += 1
-        self._say("malformed", "a message on %r was skipped, %d so far: %.300s", topic, self.malformed, why)
+        self._say(
+            "malformed",
+            "a message on %r was skipped, %d so far: %.300s",
+            topic,
+            self.malformed,
+            why,
+        )
 
     def _say(self, about: str, text: str, *values: Any) -> None:
         """Warn, but not all the time of the same."""
@@ -322,7 +393,8 @@ def _vector(value: Any, what: str) -> NDArray[np.float32]:
 
 
 def _floats(value: NDArray[Any]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # what float32 cannot hold is not finite, and is refused as such
+    # what float32 cannot hold is not finite, and is refused as such
+    with np.errstate(over="ignore"):
         return value.astype(np.float32)
 
 

@@ -21,18 +21,27 @@ from edgeadapt.errors import InputError
 class ArrayReplay:
     """Row i is called ``i``, and ``i#2`` when it comes for the second time.
 
-    Rows of the bundle's own shape are inputs as they are; other pictures are brought into its form. Where the bundle takes features, a
-    row is ``z``.
+    Rows of the bundle's own shape are inputs as they are; other pictures are brought into its form.
+    Where the bundle takes features, a row is ``z``.
 
     Args:
-        rate_hz: rows a second. is_looped: begin again at the end. has_labels: ``y`` are labels, and come with their samples; else ``y``
+        rate_hz: rows a second. is_looped: begin again at the end. has_labels: ``y`` are labels, and
+        come with their samples; else ``y``
             is not looked at. classes: names of the ids that ``y`` may hold.
     """
 
     def __init__(
-        self, name: str, stream: str, path: Path, spec: InputSpec, rate_hz: float, *, is_looped: bool = False, has_labels: bool = False,
+        self,
+        name: str,
+        stream: str,
+        path: Path,
+        spec: InputSpec,
+        rate_hz: float,
+        *,
+        is_looped: bool = False,
+        has_labels: bool = False,
         classes: Sequence[str] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.name, self.stream, self.path = name, stream, path
         self._spec, self._rate_hz, self._is_looped = spec, rate_hz, is_looped
         self._has_labels, self._classes = has_labels, classes
@@ -48,7 +57,11 @@ class ArrayReplay:
         beat = Beat(self._rate_hz, stop)
         while not stop.is_set() and (self._is_looped or self._next < len(x)):
             turn, row = divmod(self._next, len(x))
-            deliver(self._arrival(x[row], y[row] if y else None, f"{row}#{turn + 1}" if turn else str(row)))
+            deliver(
+                self._arrival(
+                    x[row], y[row] if y else None, f"{row}#{turn + 1}" if turn else str(row)
+                )
+            )
             self._next += 1
             if (self._is_looped or self._next < len(x)) and not beat.wait():
                 return
@@ -56,12 +69,21 @@ class ArrayReplay:
     def _arrival(self, row: NDArray[Any], label: str | None, name: str) -> Arrival:
         if self._spec.layout == "features":
             return Arrival(self.stream, self.name, features={"z": row}, name=name, label=label)
-        return Arrival(self.stream, self.name, row if row.shape == self._spec.shape else prepare(row, self._spec), name=name, label=label)
+        return Arrival(
+            self.stream,
+            self.name,
+            row if row.shape == self._spec.shape else prepare(row, self._spec),
+            name=name,
+            label=label,
+        )
 
     def _read(self) -> tuple[NDArray[Any], list[str]]:
         x, y = read_samples(self.path)
         if x.shape[1:] != self._spec.shape and not takes_frames(self._spec):
-            raise InputError(f"{self.path}: rows of x have shape {x.shape[1:]}, and the bundle takes {self._spec.layout} of shape {self._spec.shape}")
+            raise InputError(
+                f"{self.path}: rows of x have shape {x.shape[1:]}, and the bundle takes"
+                f" {self._spec.layout} of shape {self._spec.shape}"
+            )
         if not self._has_labels:
             return x, []
         if not y:
@@ -72,7 +94,10 @@ class ArrayReplay:
         if isinstance(value, str):
             return value
         if not 0 <= value < len(self._classes):
-            raise InputError(f"{self.path}: y has the class id {value}, and the bundle has {len(self._classes)} classes; names are taken too")
+            raise InputError(
+                f"{self.path}: y has the class id {value}, and the bundle has {len(self._classes)}"
+                " classes; names are taken too"
+            )
         return self._classes[value]
 
 

@@ -1,6 +1,6 @@
 """When the next sample is due, by the monotonic clock.
 
-    due_k = start + k / rate
+due_k = start + k / rate
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ _MADE_UP_S = 1.0
 class Beat:
     """A beat without drift: one that is late does not put off those after it.
 
-    What was missed is made up for as long as it is less than a second; after a longer stop (a full queue, a machine asleep) the count
-    starts anew, so that no flood follows.
+    What was missed is made up for as long as it is less than a second; after a longer stop (a full
+    queue, a machine asleep) the count starts anew, so that no flood follows.
 
     Args:
         rate_hz: beats a second. stop: ends a wait.

@@ -1,6 +1,6 @@
 """A signal from a file, cut into windows that come when a sensor would have brought them.
 
-    window_k = signal[k hop : k hop + window],   due (k hop + window) / rate_hz s after the start
+window_k = signal[k hop : k hop + window],   due (k hop + window) / rate_hz s after the start
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from edgeadapt.errors import InputError
 
 
 class SensorWindows:
-    """Windows are called by the reading they begin with: ``0``, ``hop``, ``2 hop``, ... Readings at the end that fill no window are left.
+    """Windows are called by the reading they begin with: ``0``, ``hop``, ``2 hop``, ... Readings at
+    the end that fill no window are left.
 
     Args:
         window, hop: readings. rate_hz: readings a second.
@@ -28,10 +29,26 @@ class SensorWindows:
         InputError: the bundle takes something else than signals or vectors of that length.
     """
 
-    def __init__(self, name: str, stream: str, path: Path, spec: InputSpec, window: int, hop: int, rate_hz: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        stream: str,
+        path: Path,
+        spec: InputSpec,
+        window: int,
+        hop: int,
+        rate_hz: float,
+    ) -> None:
         self.name, self.stream, self.path = name, stream, path
-        if spec.layout != "NC" or spec.dtype != "float32" or (window not in spec.shape and window != 1):
-            raise InputError(f"source {name!r} brings windows of {window} readings, and the bundle takes {spec.dtype} {spec.layout} of shape {spec.shape}")
+        if (
+            spec.layout != "NC"
+            or spec.dtype != "float32"
+            or (window not in spec.shape and window != 1)
+        ):
+            raise InputError(
+                f"source {name!r} brings windows of {window} readings, and the bundle takes"
+                f" {spec.dtype} {spec.layout} of shape {spec.shape}"
+            )
         self._spec, self._window, self._hop, self._rate_hz = spec, window, hop, rate_hz
         self._next = 0
 
@@ -54,15 +71,24 @@ class SensorWindows:
             self._next, ahead = self._next + self._hop, self._hop
 
     def _shaped(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(window, C) as the bundle takes it: (C, window), (window, C), or a vector where one of the two is 1."""
+        """(window, C) as the bundle takes it: (C, window), (window, C), or a vector where one of
+        the two is 1.
+        """
         length, channels = window.shape
         if length < self._window:
-            raise InputError(f"{self.path}: holds {length} readings, less than a window of {self._window}")
+            raise InputError(
+                f"{self.path}: holds {length} readings, less than a window of {self._window}"
+            )
         if self._spec.shape == (channels, length):
             return np.ascontiguousarray(window.T)
-        if self._spec.shape == (length, channels) or (1 in window.shape and self._spec.shape == (window.size,)):
+        if self._spec.shape == (length, channels) or (
+            1 in window.shape and self._spec.shape == (window.size,)
+        ):
             return window.reshape(self._spec.shape)
-        raise InputError(f"{self.path}: windows are {length} readings of {channels} channels, and the bundle takes {self._spec.layout} of shape {self._spec.shape}")
+        raise InputError(
+            f"{self.path}: windows are {length} readings of {channels} channels, and the bundle"
+            f" takes {self._spec.layout} of shape {self._spec.shape}"
+        )
 
 
 __all__ = ["SensorWindows"]

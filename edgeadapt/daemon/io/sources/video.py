@@ -1,7 +1,8 @@
 """Frames of a camera, a video file, a network stream or a GStreamer pipeline.
 
-Of what is live only the newest frame counts: a thread reads and forgets, and the next frame is handed over when one before it was
-answered, so that a slow loop sees fewer frames, not older ones. A file waits for the loop instead, and loses none.
+Of what is live only the newest frame counts: a thread reads and forgets, and the next frame is
+handed over when one before it was answered, so that a slow loop sees fewer frames, not older ones.
+A file waits for the loop instead, and loses none.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.daemon.config.schema import VideoSource
 from edgeadapt.daemon.io.sources.image_input import require_frames
 from edgeadapt.daemon.io.sources.rate_timer import Beat
-from edgeadapt.daemon.io.sources.video_readers import LAUNCH, Capture, Pipeline, Reader, camera_of, words_of
+from edgeadapt.daemon.io.sources.video_readers import (
+    LAUNCH,
+    Capture,
+    Pipeline,
+    Reader,
+    camera_of,
+    words_of,
+)
 from edgeadapt.daemon.messages import Answer, Arrival, Deliver
 from edgeadapt.errors import InputError
 
@@ -33,13 +41,15 @@ _UNANSWERED_S = 10.0  # then they count as answered
 
 
 class VideoFrames:
-    """Frames are called by their number, from 0 on; of a file its own, of what is live those that came since the daemon started.
+    """Frames are called by their number, from 0 on; of a file its own, of what is live those that
+    came since the daemon started.
 
     Args:
         settings: where the frames come from; ``real_time`` matters to files alone.
 
     Raises:
-        InputError: the bundle takes no images, what reads the video is missing, or a pipeline has a quote that is not closed.
+        InputError: the bundle takes no images, what reads the video is missing, or a pipeline has a
+        quote that is not closed.
     """
 
     def __init__(self, settings: VideoSource, spec: InputSpec) -> None:
@@ -51,27 +61,48 @@ class VideoFrames:
             words_of(settings.pipeline)
             if shutil.which(LAUNCH) is None:
                 raise InputError(
-                    f"source {self.name!r} needs {LAUNCH}, which is not installed; Debian and Ubuntu have it in gstreamer1.0-tools"
+                    f"source {self.name!r} needs {LAUNCH}, which is not installed; Debian and"
+                    " Ubuntu have it in gstreamer1.0-tools"
                 )
         elif importlib.util.find_spec("cv2") is None:
-            raise InputError(f"source {self.name!r} needs OpenCV, which is not installed: pip install 'edgeadapt[video]'")
+            raise InputError(
+                f"source {self.name!r} needs OpenCV, which is not installed: pip install"
+                " 'edgeadapt[video]'"
+            )
 
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
-        """Bring frames until the end of the file or of a pipeline that plays one; when it is run again, from where it was.
+        """Bring frames until the end of the file or of a pipeline that plays one; when it is run
+        again, from where it was.
 
         Raises:
-            InputError: the camera or file cannot be read. ConnectionError: what is live ended, or no frame came for 10 s; run it again.
+            InputError: the camera or file cannot be read. ConnectionError: what is live ended, or
+            no frame came for 10 s; run it again.
         """
         if self._settings.file is not None and camera_of(self._settings.file) is None:
             self._play(self._settings.file, deliver, stop)
         else:
             self._follow(deliver, stop)
 
-    def _arrival(self, frame: NDArray[np.uint8], colour: str, number: int, at: tuple[float, float], ahead: _Ahead | None) -> Arrival:
+    def _arrival(
+        self,
+        frame: NDArray[np.uint8],
+        colour: str,
+        number: int,
+        at: tuple[float, float],
+        ahead: _Ahead | None,
+    ) -> Arrival:
         x = prepare(frame, self._spec, colour=colour)
-        return Arrival(self.stream, self.name, x, name=str(number), at=at[0], came=at[1], reply=None if ahead is None else ahead.answered)
+        return Arrival(
+            self.stream,
+            self.name,
+            x,
+            name=str(number),
+            at=at[0],
+            came=at[1],
+            reply=None if ahead is None else ahead.answered,
+        )
 
-    # -- live -----------------------------------------------------------------------------------------
+    # -- live --------------------------------------------------------------------------------------
     def _open(self) -> Reader:
         if self._settings.pipeline:
             return Pipeline(self._settings.pipeline)
@@ -98,17 +129,22 @@ class VideoFrames:
             newest.stop()
             self._next = newest.number
 
-    # -- a file ---------------------------------------------------------------------------------------
+    # -- a file ------------------------------------------------------------------------------------
     def _play(self, file: Path, deliver: Deliver, stop: threading.Event) -> None:
         if not os.path.isfile(file):
-            raise InputError(f"source {self.name!r}: {file} is {'no regular file' if os.path.exists(file) else 'not there'}")
+            raise InputError(
+                f"source {self.name!r}: {file} is"
+                f" {'no regular file' if os.path.exists(file) else 'not there'}"
+            )
         capture = Capture(str(file), "video")
         try:
             self._play_from(capture, file, deliver, stop)
         finally:
             capture.close()
 
-    def _play_from(self, capture: Capture, file: Path, deliver: Deliver, stop: threading.Event) -> None:
+    def _play_from(
+        self, capture: Capture, file: Path, deliver: Deliver, stop: threading.Event
+    ) -> None:
         beat = Beat(capture.rate_hz, stop) if self._is_real_time else None
         ahead, number, is_first = _Ahead(_FILE_AHEAD), 0, True
         while not stop.is_set():
@@ -124,18 +160,24 @@ class VideoFrames:
                 elif not ahead.waits(stop):
                     return
                 ahead.begin()
-                if not deliver(self._arrival(frame, "bgr", number, (time.time(), time.monotonic()), ahead)):
+                if not deliver(
+                    self._arrival(frame, "bgr", number, (time.time(), time.monotonic()), ahead)
+                ):
                     ahead.answered()
                 self._next, is_first = number + 1, False
             number += 1
         if number == 0 and not stop.is_set():
             raise InputError(f"source {self.name!r}: {file} holds no frames that can be read")
         if not stop.is_set() and number < 0.9 * capture.frames:
-            log.warning("source %s: %s ends after %d of %d frames", self.name, file, number, capture.frames)
+            log.warning(
+                "source %s: %s ends after %d of %d frames", self.name, file, number, capture.frames
+            )
 
 
 class _Ahead:
-    """Counts frames that were handed over and not answered. An answer that never comes does not stop the source for good."""
+    """Counts frames that were handed over and not answered. An answer that never comes does not
+    stop the source for good.
+    """
 
     def __init__(self, most: int) -> None:
         self._most, self._count, self._since = most, 0, time.monotonic()
@@ -171,7 +213,8 @@ class _Newest:
     """Reads on a thread of its own, as fast as frames come, and keeps the newest.
 
     Attributes:
-        number: of the next frame. has_ended: no more will come, for the reason that ``check`` raises, if there is one.
+        number: of the next frame. has_ended: no more will come, for the reason that ``check``
+        raises, if there is one.
     """
 
     def __init__(self, open_reader: Any, every: int, number: int) -> None:
@@ -185,7 +228,9 @@ class _Newest:
         self._thread = threading.Thread(target=self._run, name="video", daemon=True)
         self._thread.start()
 
-    def take(self, timeout_s: float) -> tuple[NDArray[np.uint8], str, int, tuple[float, float]] | None:
+    def take(
+        self, timeout_s: float
+    ) -> tuple[NDArray[np.uint8], str, int, tuple[float, float]] | None:
         """Frame, order of its channels, number and (seconds since the epoch, monotonic seconds)."""
         with self._changed:
             self._changed.wait_for(lambda: self._newest is not None or self.has_ended, timeout_s)
@@ -211,7 +256,12 @@ class _Newest:
                     frame = reader.read(self.number % self._every == 0)
                     with self._changed:
                         if frame is not None:
-                            self._newest = (frame, reader.colour, self.number, (time.time(), time.monotonic()))
+                            self._newest = (
+                                frame,
+                                reader.colour,
+                                self.number,
+                                (time.time(), time.monotonic()),
+                            )
                             self._changed.notify()
                         self.number += 1
             finally:

@@ -1,4 +1,6 @@
-"""What frames are read with: OpenCV for files, cameras and network streams, the system's ``gst-launch-1.0`` for pipelines."""
+"""What frames are read with: OpenCV for files, cameras and network streams, the system's
+``gst-launch-1.0`` for pipelines.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class Reader(Protocol):
     colour: Literal["rgb", "bgr"]
 
     def read(self, is_wanted: bool) -> NDArray[np.uint8] | None:
-        """The next frame, (H, W, 3); None if it is not wanted. Raises ConnectionError, or EOFError at an end that was to be expected."""
+        """The next frame, (H, W, 3); None if it is not wanted. Raises ConnectionError, or EOFError
+        at an end that was to be expected.
+        """
 
     def interrupt(self) -> None:
         """End a ``read`` that waits, if that can be done; from another thread."""
@@ -52,10 +56,17 @@ class Capture:
         self._what = f"{kind} {_without_password(what)}"
         if kind == "stream":
             patience_ms = int(1e3 * _STALLED_S)
-            times = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, patience_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, patience_ms]
+            times = [
+                cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+                patience_ms,
+                cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+                patience_ms,
+            ]
             self._capture: Any = cv2.VideoCapture(what, cv2.CAP_FFMPEG, times)
         else:
-            self._capture = cv2.VideoCapture(what, cv2.CAP_V4L2 if kind == "camera" else cv2.CAP_ANY)
+            self._capture = cv2.VideoCapture(
+                what, cv2.CAP_V4L2 if kind == "camera" else cv2.CAP_ANY
+            )
         if not self._capture.isOpened():
             raise InputError(f"the {self._what} cannot be opened")
         self.frames: float = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
@@ -64,7 +75,10 @@ class Capture:
     @property
     def rate_hz(self) -> float:
         if not (math.isfinite(self._rate_hz) and 0.0 < self._rate_hz < 1e5):
-            raise InputError(f"the {self._what} does not say how many frames a second it has: it cannot be played in real time")
+            raise InputError(
+                f"the {self._what} does not say how many frames a second it has: it cannot be"
+                " played in real time"
+            )
         return self._rate_hz
 
     def read(self, is_wanted: bool) -> NDArray[np.uint8] | None:
@@ -83,7 +97,9 @@ class Capture:
 
 
 class Pipeline:
-    """A GStreamer pipeline, run by the system's own tool: frames come through a pipe, their size through what it says."""
+    """A GStreamer pipeline, run by the system's own tool: frames come through a pipe, their size
+    through what it says.
+    """
 
     colour: Literal["rgb", "bgr"] = "rgb"
 
@@ -91,14 +107,31 @@ class Pipeline:
         words, is_in_time = words_of(text)
         self._pipe, theirs = os.pipe()
         command = [
-            LAUNCH, "-v", "--", *words, "!", "videoconvert", "!", "capsfilter", f"name={_FRAMES}", "caps=video/x-raw,format=RGB",
-            "!", "fdsink", f"fd={theirs}", f"sync={str(is_in_time).lower()}",
-        ]  # fmt: skip
+            LAUNCH,
+            "-v",
+            "--",
+            *words,
+            "!",
+            "videoconvert",
+            "!",
+            "capsfilter",
+            f"name={_FRAMES}",
+            "caps=video/x-raw,format=RGB",
+            "!",
+            "fdsink",
+            f"fd={theirs}",
+            f"sync={str(is_in_time).lower()}",
+        ]
         try:
             self._child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=(theirs,), start_new_session=True,
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs,),
+                start_new_session=True,
                 env={**os.environ, "LC_ALL": "C.UTF-8", "GST_DEBUG_NO_COLOR": "1"},
-            )  # fmt: skip
+            )
         except OSError as error:
             os.close(self._pipe)
             raise InputError(f"{LAUNCH} cannot be started: {error}") from error
@@ -114,11 +147,14 @@ class Pipeline:
     def read(self, is_wanted: bool) -> NDArray[np.uint8] | None:
         self._wait()
         if not self._has_size.wait(_STALLED_S):
-            raise ConnectionError(f"the pipeline does not say how large its frames are: {self._complaint()}")
+            raise ConnectionError(
+                f"the pipeline does not say how large its frames are: {self._complaint()}"
+            )
         height, width = self._sizes[0]
         if len(self._sizes) > 1:
             raise ConnectionError(
-                f"the pipeline changed the size of its frames from {width} x {height} to {self._sizes[-1][1]} x {self._sizes[-1][0]}"
+                f"the pipeline changed the size of its frames from {width} x {height} to"
+                f" {self._sizes[-1][1]} x {self._sizes[-1][0]}"
             )
         row = 3 * width + -3 * width % 4  # rows begin at multiples of four bytes
         rows = np.empty((height, row), np.uint8)
@@ -136,7 +172,9 @@ class Pipeline:
         poll.register(self._pipe, select.POLLIN)
         events = poll.poll(1e3 * _STALLED_S)
         if not events:
-            raise ConnectionError(f"the pipeline brought no frame for {_STALLED_S:g} s: {self._complaint()}")
+            raise ConnectionError(
+                f"the pipeline brought no frame for {_STALLED_S:g} s: {self._complaint()}"
+            )
         if not events[0][1] & select.POLLIN:
             self._end()
 
@@ -183,16 +221,23 @@ class Pipeline:
     def _complaint(self) -> str:
         """What it said last, from the first error on."""
         said = list(self._said)
-        first = next((row for row, line in enumerate(said) if line.startswith(("ERROR", "WARNING"))), max(0, len(said) - 3))
+        first = next(
+            (row for row, line in enumerate(said) if line.startswith(("ERROR", "WARNING"))),
+            max(0, len(said) - 3),
+        )
         return _without_password(" ".join(said[first:]))[:400] or "it said nothing"
 
 
-_SIZE = re.compile(rf"{_FRAMES}\.GstPad:src: caps = .*?width=\(int\)(?P<width>\d+), height=\(int\)(?P<height>\d+)")
+_SIZE = re.compile(
+    rf"{_FRAMES}\.GstPad:src: caps = .*?width=\(int\)(?P<width>\d+), height=\(int\)(?P<height>\d+)"
+)
 _APPSINK = re.compile(r"\s*!\s*appsink(?P<options>(\s[^!]*)?)$")
 
 
 def words_of(pipeline: str) -> tuple[list[str], bool]:
-    """The pipeline as the arguments of a command, without the ``appsink`` at its end, and whether frames come when they are due."""
+    """The pipeline as the arguments of a command, without the ``appsink`` at its end, and whether
+    frames come when they are due.
+    """
     text = pipeline.strip().rstrip("!").rstrip()
     found = _APPSINK.search(text)
     options = found["options"] if found else ""
@@ -206,7 +251,9 @@ def words_of(pipeline: str) -> tuple[list[str], bool]:
 
 
 def camera_of(file: Path) -> str | None:
-    """The device of a camera: a character device, anything in ``/dev`` (it may come back), or ``camera:0``; None for a file."""
+    """The device of a camera: a character device, anything in ``/dev`` (it may come back), or
+    ``camera:0``; None for a file.
+    """
     if (numbered := re.fullmatch(r"camera:(\d{1,3})", file.name)) and not file.exists():
         return f"/dev/video{int(numbered[1])}"
     with suppress(OSError):

@@ -1,7 +1,8 @@
 """Activations and their gradients in few operators.
 
-A mask is a product with a cast comparison: ``Where`` takes five times as long in ONNX Runtime on large maps. They differ where the gradient
-that arrives is infinite: behind a closed gate torch has 0 and the product has no number, as in ``relu(x).sqrt()`` at ``x <= 0``.
+A mask is a product with a cast comparison: ``Where`` takes five times as long in ONNX Runtime on
+large maps. They differ where the gradient that arrives is infinite: behind a closed gate torch has
+0 and the product has no number, as in ``relu(x).sqrt()`` at ``x <= 0``.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def hardsigmoid_backward(grad: Tensor, x: Tensor) -> Tensor:
 
 
 def gelu_backward(grad: Tensor, x: Tensor, approximate: str = "none") -> Tensor:
-    """``Phi(x) + x phi(x)``, written so that it shares ``1 + erf(x / sqrt 2)`` with the forward pass; the density's factor is in its exponent."""
+    """``Phi(x) + x phi(x)``, written so that it shares ``1 + erf(x / sqrt 2)`` with the forward
+    pass; the density's factor is in its exponent.
+    """
     if approximate != "none":
         return _GENERAL[aten.gelu_backward.default](grad, x, approximate=approximate)  # type: ignore[no-any-return]
     scaled = x / math.sqrt(2)
@@ -51,10 +54,20 @@ def gelu_backward(grad: Tensor, x: Tensor, approximate: str = "none") -> Tensor:
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """``x Phi(x)`` in the order of operators that ONNX Runtime fuses into one where nothing else reads the parts."""
+    """``x Phi(x)`` in the order of operators that ONNX Runtime fuses into one where nothing else
+    reads the parts.
+    """
     if approximate != "none":
         return NotImplemented
     return x * (torch.erf(x / math.sqrt(2)) + 1) * 0.5
 
 
-__all__ = ["gelu", "gelu_backward", "hardsigmoid_backward", "hardswish_backward", "hardtanh_backward", "leaky_relu_backward", "threshold_backward"]
+__all__ = [
+    "gelu",
+    "gelu_backward",
+    "hardsigmoid_backward",
+    "hardswish_backward",
+    "hardtanh_backward",
+    "leaky_relu_backward",
+    "threshold_backward",
+]

@@ -25,23 +25,27 @@ def convolution_backward(
     groups: int,
     mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of a convolution or a transposed convolution, any stride, padding, dilation and groups, without ``ConvTranspose``.
+    """Gradients of a convolution or a transposed convolution, any stride, padding, dilation and
+    groups, without ``ConvTranspose``.
 
-    A transposed convolution is the input gradient of a convolution, so its own input gradient is that convolution, and its weight
-    gradient is the one of that convolution with input and output gradient swapped.
+    A transposed convolution is the input gradient of a convolution, so its own input gradient is
+    that convolution, and its weight gradient is the one of that convolution with input and output
+    gradient swapped.
 
     Args:
-        grad: gradient of the output, ``(B, Co, *out)``.
-        x: input ``(B, Ci, *in)``.
-        weight: ``(Co, Ci / groups, *kernel)``, of a transposed convolution ``(Ci, Co / groups, *kernel)``.
-        mask: which of (input, weight, bias) gradients are wanted.
+        grad: gradient of the output, ``(B, Co, *out)``. x: input ``(B, Ci, *in)``. weight: ``(Co,
+        Ci / groups, *kernel)``, of a transposed convolution ``(Ci, Co / groups, *kernel)``. mask:
+        which of (input, weight, bias) gradients are wanted.
     """
     rank = weight.dim() - 2
     stride, padding, dilation = per_axis(rank, stride, padding, dilation)
     gi = gw = None
     if mask[0] and transposed:
-        gi = aten.convolution.default(grad, weight, None, stride, padding, dilation, False, [0] * rank, groups)
-        gi = _cut(gi, [0] * rank, list(x.shape[2:]))  # more only where the output was padded by a stride or more
+        gi = aten.convolution.default(
+            grad, weight, None, stride, padding, dilation, False, [0] * rank, groups
+        )
+        # more only where the output was padded by a stride or more
+        gi = _cut(gi, [0] * rank, list(x.shape[2:]))
     elif mask[0]:
         gi = input_gradient(grad, x, weight, stride, padding, dilation, groups)
     if mask[1]:
@@ -55,29 +59,61 @@ def per_axis(rank: int, *given: Sizes) -> list[list[int]]:
     return [list(sizes) * rank if len(sizes) == 1 else list(sizes) for sizes in given]
 
 
-def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Tensor:
-    """Full correlation of the zero-stuffed gradient with the flipped kernel. Faster in ONNX Runtime than ``ConvTranspose`` with groups."""
+def input_gradient(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    groups: int,
+) -> Tensor:
+    """Full correlation of the zero-stuffed gradient with the flipped kernel. Faster in ONNX Runtime
+    than ``ConvTranspose`` with groups.
+    """
     kernel, axes = list(weight.shape[2:]), range(weight.dim() - 2)
     reach = [dilation[i] * (kernel[i] - 1) for i in axes]
     for axis, step in enumerate(stride, 2):
         if step > 1:
-            gaps = torch.zeros_like(grad).unsqueeze(axis + 1)  # concatenated: padding an axis of size 1 is 20 times slower in ONNX Runtime
-            grad = torch.cat([grad.unsqueeze(axis + 1)] + [gaps] * (step - 1), axis + 1).flatten(axis, axis + 1)
-    need = [x.shape[2 + i] + 2 * padding[i] - reach[i] for i in axes]  # size of the output at stride 1
+            # concatenated: padding an axis of size 1 is 20 times slower in ONNX Runtime
+            gaps = torch.zeros_like(grad).unsqueeze(axis + 1)
+            grad = torch.cat([grad.unsqueeze(axis + 1)] + [gaps] * (step - 1), axis + 1).flatten(
+                axis, axis + 1
+            )
+    # size of the output at stride 1
+    need = [x.shape[2 + i] + 2 * padding[i] - reach[i] for i in axes]
     outside = [max(padding[i] - reach[i], 0) for i in axes]  # outputs that see padding only
     grad = _cut(grad, [0 for _ in axes], need)
     grad = _extend(grad, [need[i] - grad.shape[2 + i] for i in axes])
     grad = _cut(grad, outside, [need[i] - 2 * outside[i] for i in axes])
     co, ci = weight.shape[0] // groups, weight.shape[1]
-    turned = [2 + i for i in axes if kernel[i] > 1]  # flipping an axis of size 1 changes nothing, and folding it costs a copy of the weights
-    flipped = (weight.flip(turned) if turned else weight).reshape(groups, co, ci, *kernel).transpose(1, 2).reshape(groups * ci, co, *kernel)
+    # flipping an axis of size 1 changes nothing, and folding it costs a copy of the weights
+    turned = [2 + i for i in axes if kernel[i] > 1]
+    flipped = (
+        (weight.flip(turned) if turned else weight)
+        .reshape(groups, co, ci, *kernel)
+        .transpose(1, 2)
+        .reshape(groups * ci, co, *kernel)
+    )
     pads = [max(reach[i] - padding[i], 0) for i in axes]
     ones, zeros = [1 for _ in axes], [0 for _ in axes]
-    return aten.convolution.default(grad, flipped.contiguous(), None, ones, pads, list(dilation), False, zeros, groups)
+    return aten.convolution.default(
+        grad, flipped.contiguous(), None, ones, pads, list(dilation), False, zeros, groups
+    )
 
 
-def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Tensor:
-    """``sum_b grad_b patches_b^T`` per group, patches as strided slices of the padded input, one for each position of the kernel."""
+def weight_gradient(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    groups: int,
+) -> Tensor:
+    """``sum_b grad_b patches_b^T`` per group, patches as strided slices of the padded input, one
+    for each position of the kernel.
+    """
     kernel, area = list(weight.shape[2:]), grad.shape[2:].numel()
     rows = torch.stack(patches(x, kernel, stride, padding, dilation, list(grad.shape[2:])), 2)
     co, ci, taps = weight.shape[0] // groups, weight.shape[1], weight.shape[2:].numel()
@@ -86,8 +122,18 @@ def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: Sizes, padd
     return summed.reshape(weight.shape)
 
 
-def patches(x: Tensor, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, out: Sizes, fill: float = 0.0) -> list[Tensor]:
-    """What each position of a window sees: for every position, row by row, ``(B, C, *out)``; ``fill`` outside the input."""
+def patches(
+    x: Tensor,
+    kernel: Sizes,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    out: Sizes,
+    fill: float = 0.0,
+) -> list[Tensor]:
+    """What each position of a window sees: for every position, row by row, ``(B, C, *out)``;
+    ``fill`` outside the input.
+    """
     axes = range(len(kernel))
     last = [dilation[i] * (kernel[i] - 1) + stride[i] * (out[i] - 1) + 1 for i in axes]
     sides = [(padding[i], max(last[i] - x.shape[2 + i] - padding[i], 0)) for i in axes]
@@ -98,7 +144,11 @@ def patches(x: Tensor, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: S
         part = x
         for i in axes:
             start = position[i] * dilation[i]
-            part = part.narrow(2 + i, start, stride[i] * (out[i] - 1) + 1) if stride[i] == 1 else _every(part, 2 + i, start, stride[i], out[i])
+            part = (
+                part.narrow(2 + i, start, stride[i] * (out[i] - 1) + 1)
+                if stride[i] == 1
+                else _every(part, 2 + i, start, stride[i], out[i])
+            )
         found.append(part)
     return found
 

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 
-def embedding_dense_backward(grad: Tensor, indices: Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool) -> Tensor:
-    """``onehot(indices)^T grad``, ``(num_weights, E)`` for grad ``(..., E)`` and int64 indices ``(...)``.
+def embedding_dense_backward(
+    grad: Tensor, indices: Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
+) -> Tensor:
+    """``onehot(indices)^T grad``, ``(num_weights, E)`` for grad ``(..., E)`` and int64 indices
+    ``(...)``.
 
     Costs ``num_weights`` products for each index, so it is meant for tables of a few thousand rows.
     """

@@ -1,7 +1,7 @@
 """Passes that make a graph cheaper and leave its numbers alone, up to the rounding of a product.
 
-Each pass takes a graph and says whether it changed anything. They run in turn until none does. What each one gains is measured by
-``edgeadapt bench steps --passes``.
+Each pass takes a graph and says whether it changed anything. They run in turn until none does. What
+each one gains is measured by ``edgeadapt bench steps --passes``.
 """
 
 from __future__ import annotations

@@ -7,7 +7,9 @@ import onnx_ir as ir
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The constant behind a value; None for what is computed, given at run time, or kept outside the model."""
+    """The constant behind a value; None for what is computed, given at run time, or kept outside
+    the model.
+    """
     if value is None or value.const_value is None or value.is_graph_input():
         return None
     return value.const_value.numpy()
@@ -16,7 +18,11 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
 def scalar(value: ir.Value | None) -> float | None:
     """A constant with one element."""
     array = constant(value)
-    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 and array.ndim <= 1 and array.dtype == np.float32 else None
+    return (
+        float(array.reshape(-1)[0])
+        if array is not None and array.size == 1 and array.ndim <= 1 and array.dtype == np.float32
+        else None
+    )
 
 
 def shape(value: ir.Value | None) -> tuple[int | str | None, ...] | None:
@@ -27,14 +33,24 @@ def shape(value: ir.Value | None) -> tuple[int | str | None, ...] | None:
 
 
 def constant_axes(node: ir.Node) -> set[int] | None:
-    """The axes in the second input of a reduction or squeeze, counted from the front; None where they are not constant, or none are named."""
+    """The axes in the second input of a reduction or squeeze, counted from the front; None where
+    they are not constant, or none are named.
+    """
     sizes, axes = shape(node.inputs[0]), constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    return None if sizes is None or axes is None or axes.size == 0 else {int(axis) % len(sizes) for axis in axes.reshape(-1)}
+    return (
+        None
+        if sizes is None or axes is None or axes.size == 0
+        else {int(axis) % len(sizes) for axis in axes.reshape(-1)}
+    )
 
 
 def keeps_axes(reduction: ir.Node) -> bool:
     """Whether reduced axes stay, with size 1."""
-    return bool(reduction.attributes["keepdims"].as_int()) if "keepdims" in reduction.attributes else True
+    return (
+        bool(reduction.attributes["keepdims"].as_int())
+        if "keepdims" in reduction.attributes
+        else True
+    )
 
 
 def is_matrix(value: ir.Value | None) -> bool:
@@ -49,13 +65,18 @@ def is_private(value: ir.Value) -> bool:
 def producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
     """The node that computes ``value``, if it is of this type."""
     node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == op_type and node.domain in ("", "ai.onnx") else None
+    return (
+        node
+        if node is not None and node.op_type == op_type and node.domain in ("", "ai.onnx")
+        else None
+    )
 
 
 def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """A new initialiser of the graph."""
     value = ir.Value(name=name, const_value=ir.tensor(array))
-    value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.from_numpy(array.dtype))
+    value.shape = ir.Shape(array.shape)
+    value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
     graph.register_initializer(value)
     return value
 
@@ -71,7 +92,9 @@ def replace(node: ir.Node, new: ir.Node) -> None:
 
 
 def replace_by_value(node: ir.Node, value: ir.Value) -> None:
-    """Let everyone who reads ``node`` read ``value``; a result of the graph keeps a node of its own."""
+    """Let everyone who reads ``node`` read ``value``; a result of the graph keeps a node of its
+    own.
+    """
     if node.outputs[0].is_graph_output():
         replace(node, ir.node("Identity", [value]))
         return

@@ -1,6 +1,8 @@
-"""Large constants that hold one number are not stored: ``zeros (8, 96, 48, 24, 1)`` becomes ``Expand(0, shape)``.
+"""Large constants that hold one number are not stored: ``zeros (8, 96, 48, 24, 1)`` becomes
+``Expand(0, shape)``.
 
-An engine folds it again when it loads the graph; the file of a step through a convolutional network is 60 times smaller.
+An engine folds it again when it loads the graph; the file of a step through a convolutional network
+is 60 times smaller.
 """
 
 from __future__ import annotations
@@ -18,7 +20,12 @@ def expand_uniform_constants(graph: ir.Graph) -> bool:
     changed = False
     for value in list(graph.initializers.values()):
         array = constant(value)
-        if array is None or array.size <= _STORED or value.is_graph_output() or not (array == array.flat[0]).all():
+        if (
+            array is None
+            or array.size <= _STORED
+            or value.is_graph_output()
+            or not (array == array.flat[0]).all()
+        ):
             continue
         number = add_constant(graph, f"__number_{value.name}", array.reshape(-1)[:1].reshape(()))
         sizes = add_constant(graph, f"__sizes_{value.name}", np.array(array.shape, np.int64))
@@ -30,4 +37,3 @@ def expand_uniform_constants(graph: ir.Graph) -> bool:
         del graph.initializers[str(value.name)]
         changed = True
     return changed
-

@@ -1,4 +1,5 @@
-"""Matrix products: transposes become flags of ``Gemm``, and what is added to a product becomes its third operand.
+"""Matrix products: transposes become flags of ``Gemm``, and what is added to a product becomes its
+third operand.
 
     Transpose(Transpose(A))           ->  A
     MatMul(Transpose(A), B)           ->  Gemm(A, B, transA=1)
@@ -12,7 +13,15 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgeadapt.host.compile.rewrite._values import is_matrix, is_private, producer, replace, replace_by_value, scalar, shape
+from edgeadapt.host.compile.rewrite._values import (
+    is_matrix,
+    is_private,
+    producer,
+    replace,
+    replace_by_value,
+    scalar,
+    shape,
+)
 
 
 def use_transpose_flags(graph: ir.Graph) -> bool:
@@ -21,7 +30,9 @@ def use_transpose_flags(graph: ir.Graph) -> bool:
     for node in list(graph):
         if node.op_type == "Transpose" and _turns_matrix(node):
             changed |= _cancel(node) or _turn_product(node)
-        elif node.op_type in ("MatMul", "Gemm") and all(is_matrix(value) for value in node.inputs[:2]):
+        elif node.op_type in ("MatMul", "Gemm") and all(
+            is_matrix(value) for value in node.inputs[:2]
+        ):
             changed |= _absorb(node)
     return changed
 
@@ -126,12 +137,18 @@ def _broadcasts(value: ir.Value | None, to: ir.Value) -> bool:
     small, large = shape(value), shape(to)
     if small is None or large is None or len(small) > 2:
         return False
-    return all(size in (1, whole) for size, whole in zip(reversed(small), reversed(large), strict=False))
+    return all(
+        size in (1, whole) for size, whole in zip(reversed(small), reversed(large), strict=False)
+    )
 
 
 def _product(value: ir.Value | None) -> ir.Node | None:
     node = producer(value, "MatMul") or producer(value, "Gemm")
-    return node if node is not None and all(is_matrix(operand) for operand in node.inputs[:2]) else None
+    return (
+        node
+        if node is not None and all(is_matrix(operand) for operand in node.inputs[:2])
+        else None
+    )
 
 
 def _addend(node: ir.Node) -> ir.Value | None:
@@ -144,12 +161,26 @@ def _parts(node: ir.Node) -> tuple[float, ir.Value, ir.Value, bool, bool]:
     assert a is not None and b is not None
     given = node.attributes
     alpha = given["alpha"].as_float() if "alpha" in given else 1.0
-    flags = [bool(given[name].as_int()) if name in given else False for name in ("transA", "transB")]
+    flags = [
+        bool(given[name].as_int()) if name in given else False for name in ("transA", "transB")
+    ]
     return alpha, a, b, flags[0], flags[1]
 
 
-def _gemm(a: ir.Value, b: ir.Value, c: ir.Value | None, flag_a: bool, flag_b: bool, alpha: float, beta: float) -> ir.Node:
-    attributes: dict[str, float | int] = {"alpha": float(alpha), "transA": int(flag_a), "transB": int(flag_b)}
+def _gemm(
+    a: ir.Value,
+    b: ir.Value,
+    c: ir.Value | None,
+    flag_a: bool,
+    flag_b: bool,
+    alpha: float,
+    beta: float,
+) -> ir.Node:
+    attributes: dict[str, float | int] = {
+        "alpha": float(alpha),
+        "transA": int(flag_a),
+        "transB": int(flag_b),
+    }
     if c is not None:
         attributes["beta"] = float(beta)
     return ir.node("Gemm", [a, b] if c is None else [a, b, c], attributes)
@@ -162,4 +193,6 @@ def _transposed(value: ir.Value | None) -> ir.Value | None:
 
 def _turns_matrix(node: ir.Node) -> bool:
     """Whether a ``Transpose`` swaps two axes, which are all it has; the order (0, 1) swaps none."""
-    return is_matrix(node.inputs[0]) and ("perm" not in node.attributes or list(node.attributes["perm"].as_ints()) == [1, 0])
+    return is_matrix(node.inputs[0]) and (
+        "perm" not in node.attributes or list(node.attributes["perm"].as_ints()) == [1, 0]
+    )

@@ -1,11 +1,13 @@
-"""What only a mask of the gradient still needs is computed again instead of kept from the forward pass.
+"""What only a mask of the gradient still needs is computed again instead of kept from the forward
+pass.
 
     y = BatchNormalization(c);  z = Clip(y);  ...;  m = Less(y, 6)    ->    m = Less(BatchNormalization(c), 6)
 
-The gradient keeps ``c`` anyway. Without this both wait in memory, for every layer: a peak of 268 MiB instead of 236 for a step
-through EfficientNet-Lite0 at 8 images of 96 pixels. The copy has another ``momentum``, which means nothing outside training mode: two
-equal nodes would be merged again by the engine.
-"""
+The gradient keeps ``c`` anyway. Without this both wait in memory, for every layer: a peak of 268
+MiB instead of 236 for a step through EfficientNet-Lite0 at 8 images of 96 pixels. The copy has
+another ``momentum``, which means nothing outside training mode: two equal nodes would be merged
+again by the engine.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _COPY = 0.5
 
 
 def recompute_masked_values(graph: ir.Graph) -> bool:
-    """Give the comparisons of a normalised value a normalisation of their own, where others read it as well."""
+    """Give the comparisons of a normalised value a normalisation of their own, where others read it
+    as well.
+    """
     changed = False
     for node in list(graph):
         if node.op_type != "BatchNormalization" or _is_copy(node):
@@ -28,7 +32,9 @@ def recompute_masked_values(graph: ir.Graph) -> bool:
             continue
         copy = ir.node("BatchNormalization", node.inputs, {**node.attributes, "momentum": _COPY})
         copy.outputs[0].type, copy.outputs[0].shape = value.type, value.shape
-        graph.insert_before(next(user for user in graph if any(user is mask for mask, _ in masks)), copy)
+        graph.insert_before(
+            next(user for user in graph if any(user is mask for mask, _ in masks)), copy
+        )
         for user, index in masks:
             user.replace_input_with(index, copy.outputs[0])
         changed = True

@@ -1,6 +1,8 @@
-"""Reductions: axes are dropped at once instead of in a ``Reshape`` of their own, and an axis of size 1 is not summed.
+"""Reductions: axes are dropped at once instead of in a ``Reshape`` of their own, and an axis of
+size 1 is not summed.
 
-The gradient of every bias is a sum over the batch that ends in a reshape; at batch 1 it is no sum at all.
+The gradient of every bias is a sum over the batch that ends in a reshape; at batch 1 it is no sum
+at all.
 """
 
 from __future__ import annotations
@@ -8,16 +10,31 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeadapt.host.compile.rewrite._values import add_constant, constant_axes, is_private, keeps_axes, replace, replace_by_value, shape
+from edgeadapt.host.compile.rewrite._values import (
+    add_constant,
+    constant_axes,
+    is_private,
+    keeps_axes,
+    replace,
+    replace_by_value,
+    shape,
+)
 
-_NEUTRAL = {"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"}  # of one element they are that element
+# of one element they are that element
+_NEUTRAL = {"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"}
 
 
 def drop_reduced_axes(graph: ir.Graph) -> bool:
-    """``Reshape(Reduce(x, keepdims=1))`` to the shape without the reduced axes becomes ``Reduce(x, keepdims=0)``."""
+    """``Reshape(Reduce(x, keepdims=1))`` to the shape without the reduced axes becomes ``Reduce(x,
+    keepdims=0)``.
+    """
     changed = False
     for node in list(graph):
-        if node.op_type not in ("Reshape", "Squeeze") or node.inputs[0] is None or not is_private(node.inputs[0]):
+        if (
+            node.op_type not in ("Reshape", "Squeeze")
+            or node.inputs[0] is None
+            or not is_private(node.inputs[0])
+        ):
             continue
         reduction = node.inputs[0].producer()
         found = _reduced(reduction) if reduction is not None else None
@@ -41,7 +58,9 @@ def skip_single_elements(graph: ir.Graph) -> bool:
         if keeps_axes(node):
             replace_by_value(node, node.inputs[0])
         else:
-            axes = add_constant(graph, f"__axes_{node.outputs[0].name}", np.array(sorted(found[1]), np.int64))
+            axes = add_constant(
+                graph, f"__axes_{node.outputs[0].name}", np.array(sorted(found[1]), np.int64)
+            )
             replace(node, ir.node("Squeeze", [node.inputs[0], axes]))
         changed = True
     return changed
