@@ -28,7 +28,7 @@ FLOORS = {
     "edgeadapt._saved_graph": 70,
     "edgeadapt.inputs": 70,
     "edgeadapt.commands.reading": 75,
-    "edgeadapt._sample_files": 75,
+    "edgeadapt._sample_files": 74,  # of statements; of lines it was 75
     "edgeadapt.device.storage.database": 60,
     "edgeadapt.device.storage.evidence_table": 60,
     "edgeadapt.device.storage.commit_table": 60,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fuzz.findings import Finding, Findings
-from fuzz.lines import function_lines
+from fuzz.lines import function_lines, statement_of
 from fuzz.scoreboard import Scoreboard
 from fuzz.share import Outcome, Share
 from fuzz.target import Target
@@ -164,15 +164,19 @@ class Campaign:
             self._waiting.append((rest, running.deaths + 1))
 
     def coverage(self) -> dict[str, tuple[int, int]]:
-        """Module -> (lines of functions reached, lines of functions)."""
+        """Module -> (statements of functions reached, statements of functions)."""
         reached: dict[str, set[int]] = {}
         for total in self.totals.values():
             for module, lines in total.reached.items():
                 reached.setdefault(module, set()).update(lines)
-        return {
-            module: (len(lines & self._lines[module]), len(self._lines[module]))
-            for module, lines in sorted(reached.items())
-        }
+        counted = {}
+        for module, lines in sorted(reached.items()):
+            first, all_lines = statement_of(module), self._lines[module]
+            seen, there = (
+                {first[line] for line in some} for some in (lines & all_lines, all_lines)
+            )
+            counted[module] = (len(seen), len(there))
+        return counted
 
 
 def _shares(targets: Sequence[Target], executions: int, seed: int, workers: int) -> list[Share]:

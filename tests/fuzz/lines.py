@@ -2,11 +2,12 @@
 
 With ``sys.monitoring`` (Python 3.12) a line reports once and costs nothing afterwards, so every
 execution is watched. Before, ``sys.settrace`` is used on every ``SAMPLED_EVERY``-th execution.
-Counted are the lines of functions; module and class bodies run at import.
+Counted are the statements of functions; module and class bodies run at import.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
 import threading
@@ -31,6 +32,20 @@ def function_lines(module: str) -> set[int]:
                 if code.co_flags & _OPTIMIZED
             )
         )
+
+
+def statement_of(module: str) -> dict[int, int]:
+    """Line -> the first line of its statement: one that is wrapped counts once."""
+    file = str(importlib.import_module(module).__file__)
+    with open(file, encoding="utf-8") as source:
+        statements = [
+            node for node in ast.walk(ast.parse(source.read())) if isinstance(node, ast.stmt)
+        ]
+    found: dict[int, int] = {}
+    for node in sorted(statements, key=lambda node: node.lineno):  # an inner one is the later one
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1):
+            found[line] = node.lineno
+    return found
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
