@@ -30,11 +30,6 @@ def run(name: str, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["http_labels.py", "camera.py", "mqtt_sensor.py"])
-def test_an_example_fits_on_a_screen(name: str) -> None:
-    assert len((EXAMPLES / name).read_text().splitlines()) < 60
-
-
 @pytest.mark.skipif(
     importlib.util.find_spec("cv2") is None, reason="needs the video extra (opencv)"
 )

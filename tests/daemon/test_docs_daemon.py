@@ -167,7 +167,7 @@ def test_every_block_is_of_a_kind_that_is_tested() -> None:
     assert {language for language, _ in blocks()} == {"sh", "text", "toml"}
 
 
-def test_the_client_needs_no_package_and_fits_on_a_screen() -> None:
+def test_the_client_needs_no_package() -> None:
     text = (ROOT / "examples" / "http_labels.py").read_text()
     modules = set(re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE))
-    assert modules <= sys.stdlib_module_names and len(text.splitlines()) < 60
+    assert modules <= sys.stdlib_module_names

@@ -10,7 +10,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[0] = str(HERE.parent)
 
-from public.names import LISTS  # noqa: E402
+from public.names import LISTS, resolves  # noqa: E402
 
 for name, collect in LISTS.items():
-    (HERE / f"{name}.txt").write_text("\n".join(collect()) + "\n")
+    page = HERE / f"{name}.txt"
+    lines = set(collect())
+    if name == "documents":  # a name that they mentioned once is kept as long as it is an alias
+        lines |= {line for line in page.read_text().splitlines() if resolves(line)}
+    page.write_text("\n".join(sorted(lines)) + "\n")

@@ -51,6 +51,15 @@ def resolve(name: str) -> Any:
         return found
 
 
+def resolves(name: str) -> bool:
+    """Is there such an object?"""
+    try:
+        resolve(name)
+    except (AttributeError, ModuleNotFoundError):
+        return False
+    return True
+
+
 def mentioned() -> set[str]:
     """Dotted names and imports in the pages and examples, whether they resolve or not."""
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.py")]

@@ -306,7 +306,7 @@ def page(rows: dict[str, list[Row]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--compile", action="store_true", help=f"compile {len(COMPILED)} of them")
     parser.add_argument("names", nargs="*", help="these alone (default: all)")
