@@ -1,7 +1,7 @@
 """A trace as the exported program that the exporter takes, without tracing it a second time.
 
-``torch.export.export`` traces what :mod:`edgeadapt.host.compile.trace` has traced already, and
-imports torch's compiler to do so. What it would find is known here: the inputs, the constants,
+``torch.export.export`` traces what :mod:`edgeadapt.host.compile.trace` has traced already. What it
+would find is known here: the inputs, the constants,
 the outputs, and that nothing was assumed of the batch.
 """
 
@@ -33,8 +33,9 @@ def as_program(
 ) -> ExportedProgram | None:
     """The program of a trace; None where torch has to look at it again.
 
-    That is where an operator writes, works on Python's objects or has a graph inside, or where
-    tracing assumed something of the batch (which ``torch.export`` explains).
+    That is where an operator writes, works on Python's objects or has a graph inside, where
+    tracing assumed something of the batch (which ``torch.export`` explains), or where this release
+    of torch wants its program put together in another way.
 
     Args:
         module: flat, of one tuple of tensors, every node with its ``val``. It is left as it is.
@@ -45,6 +46,15 @@ def as_program(
     environment = _environment(module)
     if environment is not None and not _is_free(environment):
         return None
+    try:
+        return _assembled(module, arguments, environment)
+    except (AttributeError, TypeError):  # torch promises nothing of these constructors
+        return None
+
+
+def _assembled(
+    module: fx.GraphModule, arguments: tuple[torch.Tensor, ...], environment: ShapeEnv | None
+) -> ExportedProgram:
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     constants: dict[str, torch.Tensor] = {}
