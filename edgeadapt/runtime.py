@@ -11,20 +11,21 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.errors import RuntimeUnavailable
 
-if TYPE_CHECKING:
-    from edgeadapt._saved_graph import StatefulGraph
-
 ArrayLike = Any  # numpy arrays; a runtime may accept anything with ``__dlpack__``
 NEXT = ".next"
+GROUP = "edgeadapt.runtimes"
+# by name like a registered runtime, though it is none: it chooses among them
+CHOOSERS = {"auto": EntryPoint("auto", "edgeadapt.placement:open_auto", GROUP)}
 
 
 class Buffer(Protocol):
@@ -260,7 +261,7 @@ def registered_runtimes() -> dict[str, EntryPoint]:
     """Every registered runtime by name (entry-point group ``edgeadapt.runtimes``); nothing is
     imported.
     """
-    return {entry.name: entry for entry in entry_points(group="edgeadapt.runtimes")}
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
 def available_runtimes() -> list[RuntimeStatus]:
@@ -289,10 +290,9 @@ def open_runtime(name: str = "onnxruntime", **options: Any) -> Runtime:
     Raises:
         RuntimeUnavailable: no runtime of that name is registered, or it cannot run here.
     """
-    if name == "auto":
-        from edgeadapt.placement import open_auto
-
-        return open_auto(**options)
+    if name in CHOOSERS:
+        chosen: Runtime = CHOOSERS[name].load()(**options)
+        return chosen
     return open_registered(registered_runtimes(), name, **options)
 
 
@@ -317,12 +317,25 @@ def open_registered(registered: Mapping[str, EntryPoint], name: str, **options: 
     return runtime
 
 
+class Stateful(Protocol):
+    """A graph with the tensors it learns, as :func:`read_graph` opens it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def signature(self) -> Signature: ...
+    @property
+    def state(self) -> dict[str, NDArray[Any]]: ...
+    def __call__(self, **ports: ArrayLike) -> dict[str, NDArray[Any]]: ...
+    def save_state(self, path: str | Path) -> None: ...
+
+
 def read_graph(
     path: str | Path,
     *,
-    state: str | Path | StatefulGraph | None = None,
+    state: str | Path | Stateful | None = None,
     runtime: Runtime | None = None,
-) -> StatefulGraph:
+) -> Stateful:
     """Open a graph that ``CompiledGraph.save`` wrote: ``step = read_graph("own.onnx"); outputs =
     step(x=x, y=y)``.
 
@@ -340,6 +353,8 @@ def read_graph(
         end in ``.onnx``, or the graph whose state is shared has a tensor of another shape.
         RuntimeUnavailable: there is no runtime here.
     """
-    from edgeadapt._saved_graph import open_graph
-
-    return open_graph(Path(path), state, runtime)
+    # by name: what reads the file rests on bundles, and those on this module
+    opened: Stateful = import_module("edgeadapt._saved_graph").open_graph(
+        Path(path), state, runtime
+    )
+    return opened

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from edgeadapt.bundle.roles import ROLES, RoleName
+from edgeadapt.bundle.schema import GraphSpec, Manifest
 from edgeadapt.errors import BundleError
-
-if TYPE_CHECKING:
-    from edgeadapt.bundle.schema import GraphSpec, Manifest
 
 # an encoder without early layers has no taps, and sums give no receipt
 _MAY_BE_ABSENT = {"taps", "receipt"}

@@ -30,7 +30,8 @@ from edgeadapt.bundle._container import CARD, MANIFEST, SIGNATURE, Entry
 from edgeadapt.bundle._external_data import check_external_data
 from edgeadapt.bundle._space import TensorHashes, check_space, watch_encoder
 from edgeadapt.bundle._weights import FACTORY, FROZEN, GUARD, Arrays
-from edgeadapt.bundle.schema import GraphSpec, Manifest, Member, decode_manifest, encode_manifest
+from edgeadapt.bundle.codec import decode_manifest, encode_manifest
+from edgeadapt.bundle.schema import GraphSpec, Manifest, Member
 from edgeadapt.errors import BundleError
 from edgeadapt.paths import check_path
 from edgeadapt.runtime import GraphFile

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +13,7 @@ from edgeadapt.host.data.labelled import Labelled
 from edgeadapt.host.data.map_style import load_dataset_factory
 from edgeadapt.host.data.sensors import load_sensors
 from edgeadapt.host.data.torchvision_sets import load_torchvision
-
-if TYPE_CHECKING:
-    from edgeadapt.host.recipe import DataSection, Recipe
+from edgeadapt.host.recipe_sections import DataSection, Recipe
 
 FOLDER_SIZE = (96, 96)
 # the least number of groups of every class that calibrate: one judges what the other taught

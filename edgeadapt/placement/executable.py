@@ -54,7 +54,7 @@ class PlacedExecutable:
         reference: Executable | None,
         places: tuple[Place, ...],
         exchange: Exchange,
-        family: Family,
+        family: Family[PlacedExecutable],
         ring: Callable[[], None],
         note: Callable[[str], None],
     ) -> None:

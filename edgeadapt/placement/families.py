@@ -5,17 +5,16 @@ holds for the next.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
 from edgeadapt.placement.held import Held
 from edgeadapt.placement.places import Place
 
-if TYPE_CHECKING:
-    from edgeadapt.placement.executable import PlacedExecutable
+Member = TypeVar("Member")
 
 
 @dataclass(eq=False)
-class Family:
+class Family(Generic[Member]):
     """What was found of graphs that differ in the values of their constants alone.
 
     Attributes:
@@ -27,7 +26,7 @@ class Family:
         loaded at once.
     """
 
-    members: Held[PlacedExecutable] = field(default_factory=Held)
+    members: Held[Member] = field(default_factory=Held)
     refused: dict[int, str] = field(default_factory=dict)
     not_loaded: dict[int, str] = field(default_factory=dict)
     won: dict[tuple[int, int], tuple[Place, str]] = field(default_factory=dict)

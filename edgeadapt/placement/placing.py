@@ -58,7 +58,7 @@ class Placing:
         self._refolded: weakref.WeakValueDictionary[tuple[str, str], PlacedExecutable] = (
             weakref.WeakValueDictionary()
         )
-        self._families: dict[tuple[str, tuple[str, ...]], Family] = {}
+        self._families: dict[tuple[str, tuple[str, ...]], Family[PlacedExecutable]] = {}
         self._executables: Held[PlacedExecutable] = Held()
         self._lock = threading.Lock()
         self._bell = background.Bell()
@@ -208,7 +208,7 @@ class Placing:
         return not self._thread.is_alive()
 
     # -- loading -----------------------------------------------------------------------------------
-    def _family(self, graph: GraphFile, names: tuple[str, ...]) -> Family:
+    def _family(self, graph: GraphFile, names: tuple[str, ...]) -> Family[PlacedExecutable]:
         return self._families.setdefault((graph.sha256, names), Family())
 
     def _placed(
@@ -216,7 +216,7 @@ class Placing:
         graph: GraphFile,
         constants: Mapping[str, NDArray[Any]] | None,
         run: Executable,
-        family: Family,
+        family: Family[PlacedExecutable],
     ) -> PlacedExecutable:
         made = PlacedExecutable(
             graph,
@@ -245,7 +245,11 @@ class Placing:
         return self._placed(graph, private, run, family)
 
     def _straight(
-        self, graph: GraphFile, constants: Mapping[str, NDArray[Any]], family: Family, place: Place
+        self,
+        graph: GraphFile,
+        constants: Mapping[str, NDArray[Any]],
+        family: Family[PlacedExecutable],
+        place: Place,
     ) -> PlacedExecutable | None:
         """Loaded in a candidate alone; None where that has to wait, or fails."""
         # something is being built there

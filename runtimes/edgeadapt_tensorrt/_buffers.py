@@ -15,7 +15,7 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,6 @@ from numpy.typing import NDArray
 from edgeadapt.errors import DeviceError
 from edgeadapt_tensorrt._arena import Arena, Block
 from edgeadapt_tensorrt._cudart import CudaRuntime, OutOfDeviceMemory
-
-if TYPE_CHECKING:
-    from edgeadapt_tensorrt._transfers import Transfers
 
 _serials = count(1)
 
@@ -87,6 +84,12 @@ class Mark:
             self._events.idle.append(self.event)
 
 
+class Downloads(Protocol):
+    """Copies from the device to the host."""
+
+    def download(self, buffers: Sequence[DeviceBuffer]) -> list[NDArray[Any]]: ...
+
+
 class DeviceBuffer:
     """An immutable block of device memory; see ``edgeadapt.runtime.Buffer``."""
 
@@ -140,7 +143,7 @@ class Pool:
         limit: bytes that this pool may hold; 0 is as many as the device has.
     """
 
-    transfers: Transfers  # set by the runtime: copies between host and device
+    transfers: Downloads  # set by the runtime
 
     def __init__(self, cuda: CudaRuntime, chunk_size: int, limit: int = 0) -> None:
         self._cuda = cuda

@@ -103,7 +103,9 @@ class TensorRT:
         self.compiler = Compiler(trt, found, flags or Flags(), store, self._note)
         cuda.use()
         self.pool = Pool(cuda, chunk_mib << 20, memory_mib << 20)
-        self.pool.transfers = Transfers(cuda)
+        self.transfers = Transfers(cuda)
+        """Tensors that crossed between host and device until now; between steps none does."""
+        self.pool.transfers = self.transfers
         self._shared = Shared(
             cuda, self.pool, trt, self._note, cuda.reads_host_memory(), copy_limit, graphs
         )
@@ -116,11 +118,6 @@ class TensorRT:
             WeakValueDictionary()
         )
         self._lock = threading.Lock()
-
-    @property
-    def transfers(self) -> Transfers:
-        """Tensors that crossed between host and device until now; between steps none does."""
-        return self.pool.transfers
 
     @classmethod
     def probe(cls) -> str:
@@ -224,7 +221,7 @@ class TensorRT:
             if array.dtype.char not in _UPLOADABLE or not array.dtype.isnative:
                 raise InputError(f"tensor {name!r} cannot be uploaded: dtype {array.dtype}")
             pairs.append((array, self.pool.take(array.dtype, array.shape)))
-        self.pool.transfers.upload(pairs)
+        self.transfers.upload(pairs)
         return Tensors({name: buffer for name, (_, buffer) in zip(values, pairs, strict=True)})
 
     def download(
@@ -248,7 +245,7 @@ class TensorRT:
             if not isinstance(buffer, DeviceBuffer) or not buffer.belongs_to(self.pool):
                 raise InputError(f"tensor {name!r} is a {type(buffer).__name__} of another runtime")
             buffers.append(buffer)
-        return dict(zip(wanted, self.pool.transfers.download(buffers), strict=True))
+        return dict(zip(wanted, self.transfers.download(buffers), strict=True))
 
     def _refold(
         self, graph: GraphFile, constants: Mapping[str, NDArray[Any]]

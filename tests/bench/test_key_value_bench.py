@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgeadapt_bench.datasets.pools import Pool
+from edgeadapt_bench.datasets.pool import Pool
 from edgeadapt_bench.datasets.small_pools import drawn_pool
 from edgeadapt_bench.streams.key_value import BUDGETS, FAMILIES, Choice, compare, run_key_value
 from numpy.typing import NDArray

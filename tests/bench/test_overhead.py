@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("torch")
 from edgeadapt_bench.datasets import lite0
+from edgeadapt_bench.datasets.lite0_features import Features, plain_session
 from edgeadapt_bench.harness.measure import median_ms
 from edgeadapt_bench.serving import overhead
 from edgeadapt_bench.streams import heads
@@ -33,7 +34,7 @@ def test_the_plain_encoder_gives_the_features_of_the_bundle_and_nothing_else(
     demo: overhead.Subject,
 ) -> None:
     bundle, onnx, frames = demo
-    session = heads.plain_session(onnx)
+    session = plain_session(onnx)
     x = np.load(frames)["x"][:8]
     z, _ = Program(read_bundle(bundle), open_runtime("auto")).encode(x)
     assert [output.name for output in session.get_outputs()] == ["z"]
@@ -121,9 +122,7 @@ def test_heads_on_separable_features_are_order_free_and_the_penalty_is_chosen() 
     told: list[str] = []
     rows = {
         r.name: r
-        for r in heads.compare(
-            heads.Features(draw(), y, draw(), y), Ridge(), NearestMean(), told.append
-        )
+        for r in heads.compare(Features(draw(), y, draw(), y), Ridge(), NearestMean(), told.append)
     }
     assert rows["ridge/fashion_5x2"].value > 98 and rows["ridge/fashion_5x2"].target == 86.4
     assert rows["ridge/order_difference"].holds and rows["ridge/order_changed_answers"].value == 0

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeadapt_bench.datasets.pools import POOLS, Pool, load_pool, quick_pool
+from edgeadapt_bench.datasets.pool import Pool
+from edgeadapt_bench.datasets.pools import POOLS, load_pool, quick_pool
 from edgeadapt_bench.datasets.small_pools import drawn_pool
 from edgeadapt_bench.downloads.folder import keep
 from hypothesis import given, settings

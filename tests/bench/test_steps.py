@@ -19,6 +19,7 @@ from edgeadapt_bench.harness._step_race import Entrant, distance, race
 from edgeadapt_bench.harness.measure import Row, absent, at_least
 from edgeadapt_bench.steps import _step_material as material
 from edgeadapt_bench.steps import steps
+from edgeadapt_bench.steps._step_entrants import ours
 from edgeadapt_bench.steps._step_passes import markdown
 
 from edgeadapt.errors import CompileError, InputError, RuntimeUnavailable
@@ -163,7 +164,7 @@ def test_a_system_that_takes_another_step_is_refused_and_not_timed(
     wrong = Entrant("wrong", (sys.executable, script(tmp_path, WRONG), fault), named=prepared.named)
     told: list[str] = []
     results, missing = race(
-        [wrong, steps.ours(prepared)],
+        [wrong, ours(prepared)],
         prepared.folder,
         prepared.reference,
         rounds=1,
@@ -219,7 +220,7 @@ def test_a_system_that_dies_while_it_is_timed_is_left_out_and_the_others_go_on(
 ) -> None:
     dying = Entrant("dying", (sys.executable, script(tmp_path, DYING)), named=prepared.named)
     results, missing = race(
-        [dying, steps.ours(prepared)],
+        [dying, ours(prepared)],
         prepared.folder,
         prepared.reference,
         rounds=3,

@@ -17,7 +17,8 @@ from edgeadapt_bench.baselines.stream_rivals import (
     layer_bytes,
     row_bytes,
 )
-from edgeadapt_bench.datasets.pools import Pool, quick_pool
+from edgeadapt_bench.datasets.pool import Pool
+from edgeadapt_bench.datasets.pools import quick_pool
 from edgeadapt_bench.datasets.small_pools import drawn_pool
 from edgeadapt_bench.harness.plots import save_bars, save_lines
 from edgeadapt_bench.suites import run

@@ -10,7 +10,7 @@ import pytest
 from schema_meaning import meaning
 
 from edgeadapt.bundle import format_schemas, read_bundle
-from edgeadapt.bundle.schema import decode_manifest, encode_manifest
+from edgeadapt.bundle.codec import decode_manifest, encode_manifest
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.errors import BundleError
 

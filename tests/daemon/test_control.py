@@ -32,6 +32,7 @@ from edgeadapt.bundle import read_bundle
 from edgeadapt.bundle.schema import Manifest
 from edgeadapt.daemon.decoding.images import png_of
 from edgeadapt.daemon.http import routes as api
+from edgeadapt.daemon.http.openapi import ALL_ROUTES
 from edgeadapt.daemon.messages import Answer
 from edgeadapt.daemon.monitoring.time_series import Past, Series, Window
 from edgeadapt.demo.sample import bundle_path, load_sample
@@ -897,7 +898,7 @@ def test_with_a_token_every_path_needs_it(kiosk: Kiosk, monkeypatch: pytest.Monk
     monkeypatch.setattr("edgeadapt.daemon.http.connection_shares._LONGEST_WAIT_S", 0.0)
     with serving(kiosk, "0.0.0.0:0", token=TOKEN) as url:
         near = url.replace("0.0.0.0", "127.0.0.1")
-        for route in api.ROUTES:
+        for route in ALL_ROUTES:
             for headers in (
                 {},
                 {"Authorization": "Bearer another"},
@@ -1219,7 +1220,7 @@ json_values = st.recursive(
     ),
     max_leaves=20,
 )
-posts = [route for route in api.ROUTES if route.body is not None]
+posts = [route for route in ALL_ROUTES if route.body is not None]
 
 
 def hostile(check: Callable[..., None]) -> Any:

@@ -13,8 +13,7 @@ import pytest
 from schema_meaning import meaning
 from test_control import Kiosk, ask, images, serving
 
-from edgeadapt.daemon.http import routes as api
-from edgeadapt.daemon.http.openapi import document, document_text
+from edgeadapt.daemon.http.openapi import ALL_ROUTES, document, document_text
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.learner import open as open_learner
 
@@ -52,9 +51,9 @@ def test_each_route_is_described_once_with_a_summary_and_its_own_statuses() -> N
         for path, methods in paths.items()
         for method, operation in methods.items()
     }
-    assert operations.keys() == {(route.method, route.path) for route in api.ROUTES}
+    assert operations.keys() == {(route.method, route.path) for route in ALL_ROUTES}
     assert len({operation["operationId"] for operation in operations.values()}) == len(operations)
-    for route in api.ROUTES:
+    for route in ALL_ROUTES:
         operation = operations[route.method, route.path]
         assert (
             operation["summary"].endswith(".")
@@ -80,7 +79,7 @@ def test_every_route_of_the_description_answers_and_what_it_says_fits(url: str) 
         "/v1/pause": {"paused": False},
         "/v1/swap": {"bundle": "none.edge"},
     }
-    for route in api.ROUTES:
+    for route in ALL_ROUTES:
         body = bodies.get(route.path) if route.method == "POST" else None
         said = ask(
             url, route.method, route.path.replace("{id}", "none").replace("{name}", "Hat"), body
@@ -100,7 +99,7 @@ def test_every_route_of_the_description_answers_and_what_it_says_fits(url: str) 
 
 def test_what_the_schemas_of_requests_allow_is_what_the_code_reads() -> None:
     schemas = document()["components"]["schemas"]
-    for route in api.ROUTES:
+    for route in ALL_ROUTES:
         if route.body is not None:
             schema = schemas[route.body.__name__]
             fields = msgspec.structs.fields(route.body)

@@ -28,6 +28,7 @@ from edgeadapt.daemon.config.schema import ControlSection, FolderSource, Setting
 from edgeadapt.daemon.config.users import ROLES, Users, add_user, digest_of, remove_user
 from edgeadapt.daemon.http import page
 from edgeadapt.daemon.http import routes as api
+from edgeadapt.daemon.http.openapi import ALL_ROUTES
 from edgeadapt.daemon.http.server import Control
 from edgeadapt.daemon.service import Service
 from edgeadapt.demo.sample import Sample
@@ -79,13 +80,13 @@ MAY = {
 def test_every_route_has_the_role_that_is_written_down_here_and_none_has_no_role(
     kiosk: Any,
 ) -> None:
-    table = {f"{route.method} {route.path}": route.role for route in api.ROUTES}
+    table = {f"{route.method} {route.path}": route.role for route in ALL_ROUTES}
     assert table == {name: role for role, names in MAY.items() for name in names}
     with pytest.raises(TypeError):
         api.Route("GET", "/v1/new", run=lambda service, asked: None, answer=None)  # type: ignore[call-arg]
     app = Control(kiosk, "127.0.0.1:0")._guard._app
     served = {route.path.replace(":path", "") for route in app.routes}
-    assert served == page.PATHS | {route.path for route in api.ROUTES}
+    assert served == page.PATHS | {route.path for route in ALL_ROUTES}
 
 
 def test_every_route_is_401_without_a_user_403_under_its_role_and_answered_from_it_on(
@@ -101,7 +102,7 @@ def test_every_route_is_401_without_a_user_403_under_its_role_and_answered_from_
     )
     with serving(kiosk, "0.0.0.0:0", users=Users(tmp_path / "users")) as url:
         near = url.replace("0.0.0.0", "127.0.0.1")
-        for route in api.ROUTES:
+        for route in ALL_ROUTES:
             path = route.path.replace("{", "").replace("}", "")
             for headers in ({}, bearer("another"), {"Authorization": tokens["admin"]}):
                 assert ask(near, route.method, path, None, headers).status == 401

@@ -17,7 +17,7 @@ from edgeadapt_bench.datasets.mirror import NAMES, drifted, samples
 import edgeadapt
 from edgeadapt import Budget, Policy
 from edgeadapt.bundle import read_bundle
-from edgeadapt.bundle.schema import decode_manifest, encode_manifest
+from edgeadapt.bundle.codec import decode_manifest, encode_manifest
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.recovery.replay import replay
 from edgeadapt.device.storage.journal import Journal

@@ -14,13 +14,8 @@ from ramps import CLASSES, PRECISE, dimmed, ramps
 
 import edgeadapt
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_bundle
-from edgeadapt.bundle.schema import (
-    Manifest,
-    decode_manifest,
-    encode_manifest,
-    encoder_tensors,
-    space_of,
-)
+from edgeadapt.bundle.codec import decode_manifest, encode_manifest
+from edgeadapt.bundle.schema import Manifest, encoder_tensors, space_of
 from edgeadapt.cli import main
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.inference.precision_check import probe_features, probe_inputs

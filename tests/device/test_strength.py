@@ -12,7 +12,7 @@ import pytest
 from vectors import samples
 
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_bundle
-from edgeadapt.bundle.schema import decode_manifest, encode_manifest
+from edgeadapt.bundle.codec import decode_manifest, encode_manifest
 from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import BundleError
 from edgeadapt.runtime import open_runtime

@@ -30,7 +30,7 @@ def test_a_model_of_endless_fields_is_given_up(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("depth", [40, 2000, 200_000])
 def test_json_nested_without_end_is_refused_wherever_it_is_read(depth: int) -> None:
     from edgeadapt.bundle._weights import FROZEN, check_header
-    from edgeadapt.bundle.schema import decode_manifest
+    from edgeadapt.bundle.codec import decode_manifest
     from edgeadapt.bundle.signing import decode_signature
 
     nested = b'{"a":' + b"[" * depth + b"]" * depth + b"}"

@@ -168,9 +168,9 @@ def _options(parser: argparse.ArgumentParser, name: str) -> Iterator[str]:
 
 # -- the daemon ------------------------------------------------------------------------------------
 def routes() -> list[str]:
-    from edgeadapt.daemon.http.routes import ROUTES
+    from edgeadapt.daemon.http.openapi import ALL_ROUTES
 
-    return sorted(f"{r.method} {r.path} {getattr(r.role, 'name', r.role)}" for r in ROUTES)
+    return sorted(f"{r.method} {r.path} {getattr(r.role, 'name', r.role)}" for r in ALL_ROUTES)
 
 
 def settings() -> list[str]:

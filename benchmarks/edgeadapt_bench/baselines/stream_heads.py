@@ -20,7 +20,7 @@ from torch import Tensor
 from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.host.contracts import Dims, FactoryData
 from edgeadapt_bench.baselines.stream_plan import Plan, least
-from edgeadapt_bench.datasets.pools import Pool
+from edgeadapt_bench.datasets.pool import Pool
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.errors import InputError
-from edgeadapt_bench.datasets.pools import Pool
+from edgeadapt_bench.datasets.pool import Pool
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]

@@ -29,7 +29,8 @@ from edgeadapt.device.numerics.linalg import one_thread
 from edgeadapt.errors import EdgeadaptError
 from edgeadapt_bench.coreset.selection_heads import BATCH, by_gradient, replay, ridge
 from edgeadapt_bench.coreset.selection_settings import SETTINGS
-from edgeadapt_bench.datasets.pools import Pool, load_pool, quick_pool
+from edgeadapt_bench.datasets.pool import Pool
+from edgeadapt_bench.datasets.pools import load_pool, quick_pool
 from edgeadapt_bench.harness.measure import Row, Say, absent, at_most
 from edgeadapt_bench.harness.plots import check, save_lines
 from edgeadapt_bench.harness.resampling import mean_and_spread, paired_interval

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.device.coreset import Samples, Selector
-from edgeadapt_bench.datasets.pools import Pool
+from edgeadapt_bench.datasets.pool import Pool
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -129,7 +129,7 @@ def features_of(
 def _encoded(
     encoder: FrozenEncoder, x: U8, pixels: int, corrupted: Sequence[tuple[str, int]], say: Say
 ) -> NDArray[np.float16]:
-    from edgeadapt_bench.streams.heads import export_plain, plain_session
+    from edgeadapt_bench.datasets.lite0_features import export_plain, plain_session
 
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "encoder.onnx"

@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from edgeadapt_bench.datasets.pools import Pool
+from edgeadapt_bench.datasets.pool import Pool
 
 _SHAPES = {
     "mnist": (10, 1, 48, 1),

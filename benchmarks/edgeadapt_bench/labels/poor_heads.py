@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import InputError, RuntimeUnavailable
 from edgeadapt_bench.datasets.material import Say, bar, open_quick
-from edgeadapt_bench.datasets.pools import Pool, load_pool
+from edgeadapt_bench.datasets.pool import Pool
+from edgeadapt_bench.datasets.pools import load_pool
 from edgeadapt_bench.harness.measure import Row
 
 HOME = 0  # the style that the factory saw

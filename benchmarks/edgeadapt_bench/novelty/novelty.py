@@ -21,7 +21,8 @@ from edgeadapt.demo.sample import NEW
 from edgeadapt.errors import InputError
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt_bench.datasets.material import SAMPLE, SEVERITY, Material, load_material
-from edgeadapt_bench.datasets.pools import Pool, load_pool
+from edgeadapt_bench.datasets.pool import Pool
+from edgeadapt_bench.datasets.pools import load_pool
 from edgeadapt_bench.downloads import folder as fetched
 from edgeadapt_bench.harness.measure import Row, Say, absent, at_least
 from edgeadapt_bench.novelty.novelty_material import Case, Lite0WithTaps, Seen, per_class

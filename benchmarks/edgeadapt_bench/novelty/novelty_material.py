@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt_bench.datasets.lite0 import LITE0_TAPS, lite0, upscaled
+from edgeadapt_bench.datasets.lite0_features import plain_session
 from edgeadapt_bench.harness.measure import Say
-from edgeadapt_bench.streams.heads import plain_session
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]

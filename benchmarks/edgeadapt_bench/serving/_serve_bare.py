@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from edgeadapt_bench.datasets.lite0_features import plain_session
 from edgeadapt_bench.harness._serve_turns import take_turns
 from edgeadapt_bench.serving.serve_film import Film
-from edgeadapt_bench.streams.heads import plain_session
 
 
 class Bare:

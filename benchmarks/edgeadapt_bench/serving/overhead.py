@@ -27,8 +27,8 @@ from edgeadapt.device.learner import open as open_learner
 from edgeadapt.errors import InputError, RuntimeUnavailable
 from edgeadapt.scenarios.environment import resident_mib
 from edgeadapt_bench.datasets.lite0 import LITE0_TAPS, lite0, upscaled
+from edgeadapt_bench.datasets.lite0_features import export_plain, plain_session
 from edgeadapt_bench.harness.measure import ONE_THREAD, Row, Say, at_most, median_ms, p95_ms, paired
-from edgeadapt_bench.streams.heads import export_plain, plain_session
 
 Frames = NDArray[np.uint8]
 Subject = tuple[Path, Path, Path]  # bundle, plain ONNX file, frames.npz (x, and class slots y)

@@ -17,10 +17,10 @@ from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt.runtime import open_runtime
 from edgeadapt_bench.datasets.lite0 import LITE0_TAPS, lite0, upscaled
+from edgeadapt_bench.datasets.lite0_features import export_plain
 from edgeadapt_bench.harness.measure import Say
 from edgeadapt_bench.serving.overhead import plain_from_bundle
 from edgeadapt_bench.serving.serve_film import write_film
-from edgeadapt_bench.streams.heads import export_plain
 
 if TYPE_CHECKING:
     from torch import nn

@@ -29,7 +29,8 @@ from edgeadapt.host.exporting.accuracy_estimate import accuracy_policy
 from edgeadapt.host.exporting.cross_fitting import FOLDS, choose_slda, folds_of
 from edgeadapt.host.exporting.settings import Settings
 from edgeadapt.host.methods.residual_shift import ResidualShift
-from edgeadapt_bench.datasets.pools import Pool, lite0_of, load_pool
+from edgeadapt_bench.datasets.pool import Pool
+from edgeadapt_bench.datasets.pools import lite0_of, load_pool
 from edgeadapt_bench.downloads import folder
 from edgeadapt_bench.harness.measure import Row, Say, at_least, at_most
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,9 +16,7 @@ from edgeadapt_bench.harness._step_race import race
 from edgeadapt_bench.harness.measure import Row, Say, absent
 from edgeadapt_bench.steps import _step_material as material
 from edgeadapt_bench.steps import adaptor_step, entropy_step
-
-if TYPE_CHECKING:
-    from edgeadapt_bench.steps.steps import Effort
+from edgeadapt_bench.steps._step_entrants import Effort, ours
 
 ALL, NONE = "all", "none"
 BATCHES = (1, 8, 32)
@@ -67,8 +64,6 @@ def run_passes(say: Say, effort: Effort) -> list[Row]:
 
 
 def _sparing_rows(say: Say) -> list[Row]:
-    from edgeadapt_bench.steps.steps import ours
-
     say(f"passes: entropy step, batch {ENTROPY_BATCH}")
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -128,8 +123,6 @@ def _sparing_rows(say: Say) -> list[Row]:
 def _race_variants(
     prepared: material.Prepared, batch: int, effort: Effort, say: Say
 ) -> tuple[dict[str, int], dict[str, np.ndarray]]:
-    from edgeadapt_bench.steps.steps import ours
-
     learn, make_ports, tensors = adaptor_step.step()
     counts, entrants = {ALL: prepared.nodes}, [ours(prepared, ALL)]
     left_out = {name: (name,) for name in PASSES} | {NONE: tuple(PASSES)}

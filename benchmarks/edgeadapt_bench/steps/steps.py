@@ -9,10 +9,8 @@ buffers, the loss fetched. Cold start is from the start of a process to the end 
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ from edgeadapt_bench.harness._install_size import installed_bytes
 from edgeadapt_bench.harness._step_race import Entrant, Reference, Result, race
 from edgeadapt_bench.harness.measure import Row, Say, absent, at_least, at_most
 from edgeadapt_bench.steps import _step_material as material
+from edgeadapt_bench.steps._step_entrants import Effort, floor, ours, torch_entrants
 from edgeadapt_bench.steps.peers import environments
 
 ADAPTOR_BATCHES, ENTROPY_BATCHES = (1, 8, 32), (1, 8)
@@ -34,18 +33,7 @@ COMPILED = ("torch_compile", "torch_compile_wrapped")
 the faster one counts.
 """
 
-_WORKER = "edgeadapt_bench.steps._step_worker_"
 _MIB = 1 << 20
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much is measured: rounds, and steps per turn."""
-
-    rounds: int
-    block: int
-
-
 ADAPTOR, ENTROPY, QUICK = Effort(40, 64), Effort(12, 8), Effort(4, 24)
 
 
@@ -71,33 +59,6 @@ def run_steps(
 
 
 # -- who takes part --------------------------------------------------------------------------------
-def ours(
-    prepared: material.Prepared, name: str = "edgeadapt", graph: Path | None = None
-) -> Entrant:
-    """Our runtime on a prepared graph, or on another file."""
-    return Entrant(
-        name,
-        (sys.executable, "-m", f"{_WORKER}ours", *([] if graph is None else [str(graph)])),
-        named=prepared.named,
-    )
-
-
-def torch_entrants(which: Mapping[str, str], cache: Path) -> list[Entrant]:
-    """Name -> system of the torch worker. Each compiles into an empty cache."""
-    return [
-        Entrant(
-            name,
-            (sys.executable, "-m", f"{_WORKER}torch", system),
-            {"TORCHINDUCTOR_CACHE_DIR": str(cache / name)},
-        )
-        for name, system in which.items()
-    ]
-
-
-def floor() -> Entrant:
-    return Entrant("floor", (sys.executable, "-m", f"{_WORKER}floor"), is_checked=False)
-
-
 def peer_entrants(folder: Path, say: Say, failed: dict[str, str]) -> list[Entrant]:
     """Peers whose environments can be made; the others go into ``failed`` with the reason, and are
     not tried again.
@@ -394,12 +355,4 @@ def _install_rows(systems: set[str]) -> list[Row]:
     return [Row(f"install_mib/{name}", size / _MIB, "MiB") for name, size in sizes.items()]
 
 
-__all__ = [
-    "adaptor_rows",
-    "entropy_rows",
-    "floor",
-    "ours",
-    "peer_entrants",
-    "run_steps",
-    "torch_entrants",
-]
+__all__ = ["adaptor_rows", "entropy_rows", "peer_entrants", "run_steps"]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from edgeadapt.errors import InputError, RuntimeUnavailable
 from edgeadapt_bench.baselines.stream_plan import by_class
 from edgeadapt_bench.baselines.stream_rivals import NeighbourBank, SoftmaxLayer
-from edgeadapt_bench.datasets.pools import Pool, load_pool, quick_pool
+from edgeadapt_bench.datasets.pool import Pool
+from edgeadapt_bench.datasets.pools import load_pool, quick_pool
 from edgeadapt_bench.harness.measure import Row, Say, absent
 from edgeadapt_bench.harness.plots import Points, save_lines
 from edgeadapt_bench.harness.resampling import mean_and_spread, paired_interval

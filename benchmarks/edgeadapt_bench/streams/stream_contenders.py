@@ -23,7 +23,7 @@ from edgeadapt.host.methods.projection import (
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.host.methods.slda import StreamingLDA
 from edgeadapt_bench.baselines.stream_heads import state_bytes
-from edgeadapt_bench.datasets.pools import Pool
+from edgeadapt_bench.datasets.pool import Pool
 from edgeadapt_bench.streams.stream_tables import BYTE_CLASSES
 
 F32 = NDArray[np.float32]

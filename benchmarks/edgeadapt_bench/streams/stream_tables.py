@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt_bench.baselines.stream_plan import Outcome, by_unit
-from edgeadapt_bench.datasets.pools import Pool
+from edgeadapt_bench.datasets.pool import Pool
 from edgeadapt_bench.harness.measure import Row, absent, at_most
 from edgeadapt_bench.harness.plots import Points, save_lines
 from edgeadapt_bench.harness.resampling import mean_and_spread, paired_interval

@@ -27,7 +27,8 @@ from edgeadapt_bench.baselines.stream_rivals import (
     layer_bytes,
     row_bytes,
 )
-from edgeadapt_bench.datasets.pools import Pool, load_pool, quick_pool
+from edgeadapt_bench.datasets.pool import Pool
+from edgeadapt_bench.datasets.pools import load_pool, quick_pool
 from edgeadapt_bench.harness.measure import Row, Say, absent, at_most
 from edgeadapt_bench.streams.few_shot import few_shot_rows
 from edgeadapt_bench.streams.stream_tables import (

@@ -15,8 +15,8 @@ import msgspec
 
 from edgeadapt import __version__
 from edgeadapt.daemon.decoding.codec import JSON, TEXT
-from edgeadapt.daemon.http.routes import ROUTES, Route
-from edgeadapt.daemon.http.schemas import Failure
+from edgeadapt.daemon.http.routes import ROUTES, Asked, Reply, Route, Served
+from edgeadapt.daemon.http.schemas import Facts, Failure
 
 _REF = "#/components/schemas/{name}"
 _WHY = {
@@ -42,15 +42,15 @@ def document() -> dict[str, Any]:
     """The description as plain values; equal tables give equal documents."""
     types = [
         kind
-        for route in ROUTES
+        for route in ALL_ROUTES
         for kind in (route.body, route.query, route.answer)
         if kind is not None and not isinstance(kind, str)
     ]
     schemas, components = msgspec.json.schema_components([*types, Failure], ref_template=_REF)
     schema_of = {id(kind): schema for kind, schema in zip([*types, Failure], schemas, strict=True)}
-    queries = {route.query.__name__ for route in ROUTES}
+    queries = {route.query.__name__ for route in ALL_ROUTES}
     paths: dict[str, Any] = {}
-    for route in ROUTES:
+    for route in ALL_ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(
             route, schema_of, components
         )
@@ -146,7 +146,19 @@ def document_text() -> str:
     return msgspec.json.format(msgspec.json.encode(document()), indent=2).decode() + "\n"
 
 
+def _document(service: Served, asked: Asked) -> Reply:
+    """This description, as OpenAPI 3.1."""
+    return Reply(document_text().encode())
+
+
+ALL_ROUTES = (
+    *ROUTES,
+    Route("GET", "/openapi.json", "view", _document, Facts, is_probe=True),
+)
+"""What the server answers: the table and its description."""
+
+
 if __name__ == "__main__":
     print(document_text(), end="")
 
-__all__ = ["document", "document_text"]
+__all__ = ["ALL_ROUTES", "document", "document_text"]

@@ -397,13 +397,6 @@ def _metrics(service: Served, asked: Asked) -> Reply:
         raise Refused(503, "Busy", str(error), retry_s=1) from None
 
 
-def _document(service: Served, asked: Asked) -> Reply:
-    """This description, as OpenAPI 3.1."""
-    from edgeadapt.daemon.http.openapi import document_text  # written from this table
-
-    return Reply(document_text().encode())
-
-
 _BATCHES = (NPY, PNG, JPEG)
 ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/predict", "view", _predict, Answers, InStream, Samples, _BATCHES),
@@ -462,7 +455,6 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/healthz", "view", _healthz, Facts, is_probe=True),
     Route("GET", "/readyz", "view", _readyz, Ready, is_probe=True),
     Route("GET", "/metrics", "view", _metrics, TEXT, refusals=(404,), is_probe=True),
-    Route("GET", "/openapi.json", "view", _document, Facts, is_probe=True),
 )
 
 

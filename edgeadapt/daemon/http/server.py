@@ -38,6 +38,7 @@ from edgeadapt.daemon.http import routes as api
 from edgeadapt.daemon.http.certificate import Certificate
 from edgeadapt.daemon.http.connection_shares import Peers
 from edgeadapt.daemon.http.connections import SCOPE_KEY, Connection
+from edgeadapt.daemon.http.openapi import ALL_ROUTES
 from edgeadapt.daemon.http.request_bodies import is_costly
 from edgeadapt.errors import RecipeError, StateError
 
@@ -220,7 +221,7 @@ class Control:
 
 
 # answered where there is room for nothing else
-_PROBED = frozenset(route.path for route in api.ROUTES if route.is_probe)
+_PROBED = frozenset(route.path for route in ALL_ROUTES if route.is_probe)
 
 
 # -- who may speak ---------------------------------------------------------------------------------
@@ -348,7 +349,7 @@ class _Desk:
 
     def app(self) -> Starlette:
         by_path: dict[str, dict[str, api.Route]] = {}
-        for route in api.ROUTES:
+        for route in ALL_ROUTES:
             by_path.setdefault(route.path, {})[route.method] = route
         paths = [
             Path_(

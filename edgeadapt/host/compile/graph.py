@@ -4,6 +4,7 @@ unchecked.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from onnx import ValueInfoProto
 from torch import Tensor
 
+from edgeadapt._saved_graph import Description
 from edgeadapt.bundle.schema import Parity, PortSpec
 from edgeadapt.errors import CompileError
 from edgeadapt.host.compile.behaviour import ToyLoss, check_step
@@ -56,7 +58,17 @@ class CompiledGraph:
         Raises:
             CompileError: see :func:`edgeadapt.host.compile.saving.save_graph`.
         """
-        return save_graph(self, path, tensors)
+        description = Description(
+            name=self.name,
+            model_sha256=hashlib.sha256(self.model).hexdigest(),
+            ports=self.ports,
+            outputs=self.outputs,
+            reads=self.reads,
+            writes=self.writes,
+            frozen=self.frozen,
+            parity=self.parity,
+        )
+        return save_graph(path, self.model, description, self.values, tensors or {})
 
 
 def compile_step(

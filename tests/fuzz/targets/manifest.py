@@ -9,8 +9,8 @@ import msgspec
 
 from edgeadapt.bundle import read_bundle
 from edgeadapt.bundle._weights import tensor_bytes
+from edgeadapt.bundle.codec import decode_manifest, encode_manifest
 from edgeadapt.bundle.roles import ROLE_NAMES
-from edgeadapt.bundle.schema import decode_manifest, encode_manifest
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.errors import BundleError
 from fuzz.edits import raw, tree
@@ -110,6 +110,6 @@ TARGET = Target(
     prepare,
     (BundleError,),
     is_past_header,
-    ("edgeadapt.bundle.schema", "edgeadapt.bundle._consistency"),
+    ("edgeadapt.bundle.codec", "edgeadapt.bundle.schema", "edgeadapt.bundle._consistency"),
     share=110,
 )
