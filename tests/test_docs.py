@@ -80,3 +80,52 @@ def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
     assert not missing
+
+
+# -- the architecture page -------------------------------------------------------------------------
+ROOT = DOCS.parent
+ARCHITECTURE = (DOCS / "architecture.md").read_text(encoding="utf-8")
+
+
+def layers(side: str) -> dict[str, int]:
+    """The folders of ``edgeadapt/SIDE`` in the page's table, with their layers."""
+    table = ARCHITECTURE.partition(f"\n### {side}\n")[2].partition("\n#")[0]
+    rows = re.findall(r"^\| (\d) \| `([^`]+)` \|", table, re.MULTILINE)
+    return {name.removesuffix(".py"): int(layer) for layer, name in rows}
+
+
+def imports_between(side: str) -> set[tuple[str, str]]:
+    """Pairs of folders, or files beside them, of which the first imports the second."""
+    top, found = ROOT / "edgeadapt" / side, set()
+    for file in top.rglob("*.py"):
+        here = file.relative_to(top).with_suffix("").parts[0]
+        text = file.read_text(encoding="utf-8")
+        for there in re.findall(rf"^\s*(?:from|import) edgeadapt\.{side}\.(\w+)", text, re.M):
+            found |= {(here, there)} - {(here, here)}
+    return found
+
+
+def test_files_that_the_architecture_page_names_are_there() -> None:
+    named = re.findall(r"`((?:edgeadapt|runtimes|benchmarks|tools|tests)/[\w./]+)`", ARCHITECTURE)
+    assert len(set(named)) > 60
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("side", ["device", "daemon", "host"])
+def test_folders_import_lower_layers_only_and_all_are_on_the_page(side: str) -> None:
+    found, folders = layers(side), (ROOT / "edgeadapt" / side).glob("*/__init__.py")
+    assert {folder.parent.name for folder in folders} <= set(found)
+    wrong = {
+        (here, there)
+        for here, there in imports_between(side)
+        if here in found and there in found and found[here] <= found[there]
+    }
+    assert wrong == set()
+
+
+def test_the_picture_is_the_one_that_its_script_draws() -> None:
+    import architecture_picture
+
+    drawn = architecture_picture.picture()
+    assert (DOCS / "architecture.svg").read_text(encoding="utf-8") == drawn
+    assert 'class="device"' in drawn and "learner.py" in drawn
