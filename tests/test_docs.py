@@ -129,3 +129,56 @@ def test_the_picture_is_the_one_that_its_script_draws() -> None:
     drawn = architecture_picture.picture()
     assert (DOCS / "architecture.svg").read_text(encoding="utf-8") == drawn
     assert 'class="device"' in drawn and "learner.py" in drawn
+
+
+# -- the index and the first page ------------------------------------------------------------------
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_page_is_in_the_index_by_reader() -> None:
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(([^)#]+)\)", index))
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} - {"README.md"}
+    by_folder = {page for page in pages if page.startswith("decisions/")}
+    assert pages - by_folder <= linked and "decisions" in linked
+    readers = re.findall(r"^## (\w+(?: \w+)?):", index, re.MULTILINE)
+    assert readers == ["Users", "Operators", "Method authors", "Maintainers"]
+
+
+def test_the_first_page_fits_three_screens_and_its_links_lead_somewhere() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 130 and lines.index("make demo") < 12 and lines.index("make test") < 12
+    assert not [s for s in lines if len(s) > 100 and not s.startswith(("|", "!["))]
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README)
+    assert not [t for t in targets if "://" not in t and not (ROOT / t).exists()]
+
+
+def test_the_figures_of_the_first_page_are_those_of_the_page_of_figures() -> None:
+    rows = re.findall(
+        r"^\| ([\w/]+) \| ([\d.e-]+) \| [^|]* \| ([\d.]*) ?\|",
+        (DOCS / "benchmarks.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    figure = {name: (float(value), baseline) for name, value, baseline in rows}
+    table = README.partition("## Six figures")[2].partition("\n\n[All")[0]
+    shown = [row.split(" | ")[1:] for row in table.strip().splitlines()[2:]]
+    alarms = [figure[f"false_alarms/{kind}"][0] for kind in ("random", "two", "one")]
+    answers, new = figure["recovery/10_per_class"], figure["new_in_ten"]
+    ratios = [figure[f"observe_ratio/lite0/b{batch}"][0] for batch in (1, 8)]
+    assert [row[0] for row in shown] == [
+        ", ".join(f"{share:.1%}" for share in alarms),
+        "100%",
+        f"{answers[0]:.1%}",
+        f"{new[0]:.0%}, old ones stay at {figure['old_among_old'][0]:.0%}",
+        f"{figure['honest_batches'][0]:.0f} of {figure['honest_batches'][0]:.0f}",
+        ", ".join(f"{ratio:.2f}x" for ratio in ratios),
+    ]
+    assert shown[2][1].startswith(f"the same answers, no correction: {float(answers[1]):.0%}")
+    assert shown[3][1].startswith(f"nearest mean: {float(new[1]):.0%}")
+    assert figure["honest_accepted"][0] == 1.0
+    seen = {name for name in figure if re.fullmatch(r"detection/\w+/\w+", name)}
+    assert all(
+        figure[name][0] == 1.0
+        for name in seen
+        if re.search(r"gaussian_noise|defocus_blur|fog|contrast", name)
+    )
