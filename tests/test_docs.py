@@ -8,6 +8,7 @@ import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,29 @@ def test_the_figures_of_the_first_page_are_those_of_the_page_of_figures() -> Non
         for name in seen
         if re.search(r"gaussian_noise|defocus_blur|fog|contrast", name)
     )
+
+
+@needs_host
+def test_the_code_of_the_first_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import numpy as np
+
+    from edgeadapt import host
+
+    monkeypatch.chdir(tmp_path)
+    # choosing head and score and playing streams takes long, and says nothing about this code
+    quick = {"head": "nearest_mean", "novelty": "cosine", "adapt": "none", "stress": False}
+    monkeypatch.setattr(host, "export", partial(host.export, quiet=True, **quick))
+    names = ["ok", "scratch"] * 60
+    rng = np.random.default_rng(0)
+    means = np.where(np.array(names) == "ok", 1.0, -1.0)[:, None]
+    images = (means + rng.normal(0, 0.5, (120, 512))).astype(np.float32)
+    given = {"network": host.Identity(512), "images": images, "features": images, "names": names}
+    embed, export = (
+        text for language, text, _ in blocks(ROOT / "README.md") if language == "python"
+    )
+    exec(export, given)
+    exec(embed, {"frames": images[:4]})
+    assert capsys.readouterr().out.splitlines()[0] == f"{tuple(names[:4])} warming"
+    assert (tmp_path / "lines.edge").exists() and (tmp_path / "state" / "learner.db").exists()
