@@ -92,7 +92,7 @@ $(VENV)/.device: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.host: pyproject.toml benchmarks/pyproject.toml $(CONSTRAINTS) | $(BIN)/python
-	@echo "edgeadapt: installing the host extra; a CPU build of torch is enough, the README says how to get one"
+	@echo "edgeadapt: installing the host extra; a CPU build of torch is enough, docs/install.md says how to get one"
 	$(PIP) -e '.[host,dev,images]' -e benchmarks
 	@touch $@ $(VENV)/.device
 
