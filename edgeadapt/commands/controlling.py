@@ -82,7 +82,7 @@ class _Daemon:
 
         Raises:
             EdgeadaptError: the daemon's own, as it was raised there. _NoAnswer: nobody answers, or
-            a fault of the daemon.
+                a fault of the daemon.
         """
         status, answer = self.exchange(method, path, body, **query)
         if status < 300:

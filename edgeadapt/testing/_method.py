@@ -42,8 +42,10 @@ def check_method(method: Method, *, features: int = 24, taps: int = 6, slots: in
     new)``; with an encoder ``adapt(ports, t)`` and ``refold(ports, t)``.
 
     Args:
-        method: an instance of a method class. features: width D of the toy features. taps: width T
-        of its taps, may be 0. slots: class slots K, at least 4 and at most D.
+        method: an instance of a method class.
+        features: width D of the toy features.
+        taps: width T of its taps, may be 0.
+        slots: class slots K, at least 4 and at most D.
 
     Raises:
         AssertionError: names the method, the function and the property that does not hold.

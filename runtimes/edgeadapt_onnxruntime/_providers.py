@@ -68,7 +68,7 @@ def given(providers: Given) -> list[tuple[str, Options]]:
 
     Raises:
         InputError: an option that a CUDA or TensorRT provider does not have, or that is refused;
-        the message names it.
+            the message names it.
     """
     pairs = [(one, {}) if isinstance(one, str) else (one[0], dict(one[1])) for one in providers]
     return [
@@ -132,7 +132,7 @@ def profile(inputs: Mapping[str, tuple[int | None, ...]], batches: Sequence[int]
 
     Args:
         inputs: shapes of those with a free dimension, which is None. Without any nothing is left to
-        choose.
+            choose.
     """
     ordered = sorted(batches)
     sizes = {"min": 1, "opt": ordered[len(ordered) // 2], "max": ordered[-1]}

@@ -69,8 +69,9 @@ class Life:
     """What one stream left behind.
 
     Attributes:
-        right: condition -> right answers of the end on the same judged images. grown: adaptors by
-        the commits that say so. routed: see the module.
+        right: condition -> right answers of the end on the same judged images.
+        grown: adaptors by the commits that say so.
+        routed: see the module.
     """
 
     right: dict[str, NDArray[np.bool_]]

@@ -26,11 +26,13 @@ class Trial:
     label.
 
     Attributes:
-        trained: candidate -> accuracy of head + trained candidate. scores: score -> candidate ->
-        value. others: what there is besides: no adaptor, the head after the same labels, ... ->
-        accuracy. at_source: the same on the source condition. picked: way -> what ``choose`` picks,
-        the base (empty) included. gain: what the ridge score promises of its pick. seconds: step ->
-        seconds.
+        trained: candidate -> accuracy of head + trained candidate.
+        scores: score -> candidate -> value.
+        others: what there is besides: no adaptor, the head after the same labels, ... -> accuracy.
+        at_source: the same on the source condition.
+        picked: way -> what ``choose`` picks, the base (empty) included.
+        gain: what the ridge score promises of its pick.
+        seconds: step -> seconds.
     """
 
     stream: str

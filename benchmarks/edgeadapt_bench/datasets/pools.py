@@ -32,12 +32,16 @@ class Pool:
     """Features and labels of one data set.
 
     Attributes:
-        z: (N, D) float32. y: (N,) int64, an index into ``classes``. test_z, test_y: the part that
-        is reported on. group: (N,) int64, the domain or subject of a row; 0 everywhere if there is
-        only one. groups: their names. unit: (N,) int64; rows of one unit are near copies (an emoji
-        in four styles) and stay on one side of a split. test_unit: the same for the test part: rows
-        of one unit are no independent evidence (windows of one recording). source: what was
-        measured, for the report.
+        z: (N, D) float32.
+        y: (N,) int64, an index into ``classes``.
+        test_z, test_y: the part that is reported on.
+        group: (N,) int64, the domain or subject of a row; 0 everywhere if there is only one.
+        groups: their names.
+        unit: (N,) int64; rows of one unit are near copies (an emoji in four styles) and stay on one
+            side of a split.
+        test_unit: the same for the test part: rows of one unit are no independent evidence (windows
+            of one recording).
+        source: what was measured, for the report.
     """
 
     name: str
@@ -161,14 +165,15 @@ def load_pool(name: str, data: str | os.PathLike[str] | None, say: Say) -> Pool:
     """A full pool; features of images are kept in a cache folder.
 
     Args:
-        name: one of ``POOLS``. data: folder of the four Fashion-MNIST files, or None for where the
-        system's package or
+        name: one of ``POOLS``.
+        data: folder of the four Fashion-MNIST files, or None for where the system's package or
             ``edgeadapt data fetch`` put them; the other pools are read from the data folder.
 
     Raises:
         InputError: no such pool, or its data are not here; the message has the command that fetches
-        them. RuntimeUnavailable: features of images are not cached and torch or the encoder's
-        packages are not installed.
+            them.
+        RuntimeUnavailable: features of images are not cached and torch or the encoder's packages
+            are not installed.
     """
     makers: dict[str, Callable[[], Pool]] = {
         "fashion": lambda: _fashion(data, say),

@@ -404,12 +404,12 @@ def run_serve(data: str | None, say: Say, *, quick: bool = False) -> list[Row]:
     """All cores, one core, memory.
 
     Args:
-        data: not used; the film is of images that ship. quick: the shipped bundle at 28 px, two
-        short rounds, no targets.
+        data: not used; the film is of images that ship.
+        quick: the shipped bundle at 28 px, two short rounds, no targets.
 
     Raises:
         RuntimeUnavailable: the daemon or the host extra is not installed, or a measuring process
-        failed.
+            failed.
     """
     try:
         import prometheus_client  # noqa: F401

@@ -25,8 +25,9 @@ class Film:
     """Frames by number.
 
     Attributes:
-        x: (1 + conditions, N, ...) uint8, clean first. y: (N,) rows of ``names``, in the order of
-        the frames. weight, bias: (D, K), (K,) of the factory head, for who has nothing else.
+        x: (1 + conditions, N, ...) uint8, clean first.
+        y: (N,) rows of ``names``, in the order of the frames.
+        weight, bias: (D, K), (K,) of the factory head, for who has nothing else.
     """
 
     x: NDArray[np.uint8]

@@ -22,9 +22,10 @@ class Feeder:
     """Runs a source until it has no more or is stopped.
 
     Args:
-        deliver: takes what the source brings. stop: ends this source; the daemon's, or one of its
-        own. first_s, longest_s: the first and the longest wait after a failure. good_s: a run of
-        this length starts the waits over.
+        deliver: takes what the source brings.
+        stop: ends this source; the daemon's, or one of its own.
+        first_s, longest_s: the first and the longest wait after a failure.
+        good_s: a run of this length starts the waits over.
     """
 
     def __init__(

@@ -303,7 +303,7 @@ class Metrics:
 
         Raises:
             TimeoutError: another thread has waited for the status for a second: one that waits is
-            enough.
+                enough.
         """
         if not self._asking.acquire(timeout=_PATIENCE_S):
             raise TimeoutError("the status does not come")

@@ -48,10 +48,11 @@ class Health:
     """What a batch of inputs looks like without labels.
 
     Attributes:
-        slots: (N,) predicted classes. entropy: (N,) nats. distance: (N,) from the nearest class
-        mean. is_sure: (N,) confident, and
-            not novel: where a frozen twin is worth listening to. live: classes that there are; 0 if
-            that is not known.
+        slots: (N,) predicted classes.
+        entropy: (N,) nats.
+        distance: (N,) from the nearest class mean.
+        is_sure: (N,) confident, and not novel: where a frozen twin is worth listening to.
+        live: classes that there are; 0 if that is not known.
     """
 
     slots: NDArray[np.int64]
@@ -132,8 +133,9 @@ def healthiest(
     None, and what speaks against the closest.
 
     Args:
-        bare_distance: mean distance of the inputs without a correction. bare: works out all of
-        their health; asked only where it matters. home: see ``HEALTHY``.
+        bare_distance: mean distance of the inputs without a correction.
+        bare: works out all of their health; asked only where it matters.
+        home: see ``HEALTHY``.
     """
     without: Health | None = None
     first = ""

@@ -130,8 +130,8 @@ class Smoothing:
         else ``read`` itself.
 
         Args:
-            slots: (N,) classes predicted without smoothing. reading: what the window says with this
-            batch in it.
+            slots: (N,) classes predicted without smoothing.
+            reading: what the window says with this batch in it.
         """
         known = memory.domains.get(reading.domain)
         place = (reading.domain, known is not None and known.refreshes > 0)

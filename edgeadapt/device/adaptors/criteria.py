@@ -29,10 +29,11 @@ class Standing:
     """What is known of a condition.
 
     Attributes:
-        labels: learned labels with features. classes: how many classes they name. considered:
-        labels when it was last looked at, 0 for
-            never or for labels that were taken back since. gap: relative squared distance between
-            its halves.
+        labels: learned labels with features.
+        classes: how many classes they name.
+        considered: labels when it was last looked at, 0 for never or for labels that were taken
+            back since.
+        gap: relative squared distance between its halves.
     """
 
     kind: DomainKind

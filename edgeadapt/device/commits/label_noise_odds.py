@@ -45,9 +45,9 @@ class Belief:
     """What a head's logits say about honest labels.
 
     Attributes:
-        temperature: T. slack: d, the share of labels that nothing predicts. mixed: (K,) m, how much
-        the confusions weigh, by label. confusion: (K, K) C, by class taken for and label; rows add
-        up to 1.
+        temperature: T. slack: d, the share of labels that nothing predicts.
+        mixed: (K,) m, how much the confusions weigh, by label.
+        confusion: (K, K) C, by class taken for and label; rows add up to 1.
     """
 
     temperature: float

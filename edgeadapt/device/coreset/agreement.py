@@ -45,8 +45,8 @@ def agreeing_rows(answers: F64, y: I64, tolerance: float = TOLERANCE) -> I64:
     class, rounded up, the best first.
 
     Args:
-        answers: (N, K) held-out answers. tolerance: how far another class may be ahead; infinite
-        keeps all.
+        answers: (N, K) held-out answers.
+        tolerance: how far another class may be ahead; infinite keeps all.
     """
     margin, kept = margins(answers, y), []
     for k in np.unique(y):

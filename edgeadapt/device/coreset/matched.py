@@ -34,9 +34,10 @@ class Matched:
     """Needs features and labels only. The seed plays no part, nor does the order of the rows.
 
     Args:
-        strength: of the gradients beside the features. radius: of near-duplicates; negative keeps
-        all. tolerance: for labels
-            that are contradicted; infinite keeps all. width: of the projection.
+        strength: of the gradients beside the features.
+        radius: of near-duplicates; negative keeps all.
+        tolerance: for labels that are contradicted; infinite keeps all.
+        width: of the projection.
     """
 
     name: ClassVar[str] = "matched"

@@ -31,8 +31,8 @@ class Readout:
     """Answers of the read-out for its own pool.
 
     Attributes:
-        fitted: (N, K) f, near the one-hot label. held_out: (N, K) the same by a read-out that did
-        not see the row.
+        fitted: (N, K) f, near the one-hot label.
+        held_out: (N, K) the same by a read-out that did not see the row.
     """
 
     fitted: F64

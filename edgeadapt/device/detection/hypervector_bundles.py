@@ -165,8 +165,9 @@ def merge_candidates(
     condition is in at most one pair.
 
     Args:
-        threshold: mean cosine from which two are one. least_shared: classes that must be
-        comparable. least_count: samples that make a class comparable.
+        threshold: mean cosine from which two are one.
+        least_shared: classes that must be comparable.
+        least_count: samples that make a class comparable.
 
     Raises:
         InputError: a threshold outside [-1, 1], or conditions of different shapes.

@@ -86,11 +86,12 @@ def balanced_ridge(
     removed) counts as one more class of mass 0: its scatter stays in the pool, its mean does not.
 
     Args:
-        gram: G (M + 1, M + 1), sum of w h h^T with h = [phi, 1], or packed. moment: Q (M + 1, K),
-        sum of w h onehot^T; its last row are the counts. class_moment: (D + 1, K), the same in
-        feature space. penalty: relative to the mean diagonal of G'; raised tenfold up to four times
-        while the matrix is not positive definite. balance: 1 gives active classes equal mass, 0
-        leaves them as counted.
+        gram: G (M + 1, M + 1), sum of w h h^T with h = [phi, 1], or packed.
+        moment: Q (M + 1, K), sum of w h onehot^T; its last row are the counts.
+        class_moment: (D + 1, K), the same in feature space.
+        penalty: relative to the mean diagonal of G'; raised tenfold up to four times while the
+            matrix is not positive definite.
+        balance: 1 gives active classes equal mass, 0 leaves them as counted.
 
     Returns:
         Weights (M + 1, K), class means (K, D), active (K,) 1 or 0; inactive classes have zeros.
@@ -145,9 +146,10 @@ def slda(
     one more class whose mean is in no W_k.
 
     Args:
-        gram: G (M + 1, M + 1), or packed. moment: (M + 1, K), counts in the last row. class_moment:
-        (D + 1, K), the same in feature space. shrinkage: epsilon. balance: share of the correction
-        for few labels.
+        gram: G (M + 1, M + 1), or packed.
+        moment: (M + 1, K), counts in the last row.
+        class_moment: (D + 1, K), the same in feature space.
+        shrinkage: epsilon. balance: share of the correction for few labels.
 
     Returns:
         Weights (M + 1, K), class means (K, D), active (K,) 1 or 0; inactive classes have zeros.

@@ -33,9 +33,9 @@ def log_frequency(
 
     Args:
         counts: N (C, J, K) integers; negative ones (something forgotten that was never learned) are
-        taken as 0. smoothing: labels that every key has of every class before any was counted,
-        above 0. informative: how far books that tell classes apart outweigh others; 0 for equal
-        weights.
+            taken as 0.
+        smoothing: labels that every key has of every class before any was counted, above 0.
+        informative: how far books that tell classes apart outweigh others; 0 for equal weights.
 
     Returns:
         L (C, J, K) int8 in steps of 0.1, from 0 to -12.7, 0 for inactive classes; used (C, J)

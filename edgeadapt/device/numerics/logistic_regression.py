@@ -28,8 +28,11 @@ def logistic(x: F32, y: I64, weight: F32, classes: int, cs: Sequence[float]) -> 
     """(M + 1, K) weights with the bias in the last row, for every penalty.
 
     Args:
-        x: (N, M). y: (N,) 0..K-1. weight: (N,) not negative. classes: K. cs: inverse penalties, for
-            rows whose mean square length is 1; others are scaled to that.
+        x: (N, M).
+        y: (N,) 0..K-1.
+        weight: (N,) not negative.
+        classes: K.
+        cs: inverse penalties, for rows whose mean square length is 1; others are scaled to that.
     """
     exact = x.astype(np.float64)
     centre = exact.mean(axis=0)

@@ -82,8 +82,10 @@ def follow(x: NDArray[np.floating], y: Slots, believed: F64, asked: NDArray[np.b
     The mean over settings, so that none is chosen on the labels that are in doubt.
 
     Args:
-        x: (N, D) features. y: (N,) columns. believed: (N, K) the live head's chances. asked: (N,)
-        rows that count; the others only teach.
+        x: (N, D) features.
+        y: (N,) columns.
+        believed: (N, K) the live head's chances.
+        asked: (N,) rows that count; the others only teach.
     """
     gram, rows = _gram(x), np.arange(len(y))
     logs = [
@@ -102,9 +104,10 @@ def taught_by(
     ``asked`` rows, whose labels it does not see.
 
     Args:
-        x: (M + A, D) features. y: (M,) columns of the first M rows. believed: (M + A, K) the live
-        head's chances. judges: (M,) rows on which
-            the setting is chosen.
+        x: (M + A, D) features.
+        y: (M,) columns of the first M rows.
+        believed: (M + A, K) the live head's chances.
+        judges: (M,) rows on which the setting is chosen.
 
     Returns:
         Log chances (M, K) and (A, K).

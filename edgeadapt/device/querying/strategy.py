@@ -74,11 +74,12 @@ class Candidates:
     """A window from which to choose.
 
     Attributes:
-        embedding: (N, D). probability: (N, C) of the known classes. novelty: (N,) scores. doubt,
-        newness: (N,) chance that the prediction is wrong, and that the class is new; see ``doubts``
-        and ``newness_of``. asked: (M, D) embeddings that were asked about before. spread: squared
-        distance between two class means, the median. count: questions at most. least: questions
-        even if none of them promises much.
+        embedding: (N, D). probability: (N, C) of the known classes. novelty: (N,) scores.
+        doubt, newness: (N,) chance that the prediction is wrong, and that the class is new; see
+            ``doubts`` and ``newness_of``.
+        asked: (M, D) embeddings that were asked about before.
+        spread: squared distance between two class means, the median.
+        count: questions at most. least: questions even if none of them promises much.
     """
 
     embedding: F32
@@ -170,9 +171,12 @@ def doubts(
     classes in. The doubt is 1 - the mean probability that the three give the predicted class.
 
     Args:
-        read: features (N, D) -> what the head says. z: (N, D). seen: ``read(z)``. means: (K, D)
-        class means. active: (K,) classes
-            that can be answered. temperature: of the softmax.
+        read: features (N, D) -> what the head says.
+        z: (N, D).
+        seen: ``read(z)``.
+        means: (K, D) class means.
+        active: (K,) classes that can be answered.
+        temperature: of the softmax.
 
     Returns:
         (N, C) probabilities over the active classes and (N,) doubt; rows that are not finite have
@@ -281,10 +285,11 @@ class Asking:
         """Rows of a window to ask about now, and remembers them.
 
         Args:
-            topic: a condition, or one of ``NOVEL``, ``UNCERTAIN``, ``QUIET``. read, z, seen, means,
-            active: see ``doubts``. is_settled: answers have said that this is a condition of known
-            classes. topics: conditions that still exist. limit: questions about the topic in all;
-            None for the bundle's ``per_condition``.
+            topic: a condition, or one of ``NOVEL``, ``UNCERTAIN``, ``QUIET``.
+            read, z, seen, means, active: see ``doubts``.
+            is_settled: answers have said that this is a condition of known classes.
+            topics: conditions that still exist.
+            limit: questions about the topic in all; None for the bundle's ``per_condition``.
         """
         for known in [
             known

@@ -213,7 +213,7 @@ def stranger(db: sqlite3.Connection, *, exactly: bool) -> str | None:
 
     Args:
         exactly: tables and indexes must be those of this version, word for word; else any plain
-        table will do.
+            table will do.
     """
     ours = {
         " ".join(statement.split())

@@ -32,17 +32,17 @@ def save_graph(
     """Write ``NAME.onnx`` and ``NAME.safetensors``.
 
     Args:
-        graph: from the compiler. path: ``.../NAME.onnx``, or an existing folder, in which the files
-        get the graph's name. tensors: values that the device shall start from instead of the
-        examples: the state may have been compiled with a plausible
-            example and start from zero.
+        graph: from the compiler.
+        path: ``.../NAME.onnx``, or an existing folder, in which the files get the graph's name.
+        tensors: values that the device shall start from instead of the examples: the state may have
+            been compiled with a plausible example and start from zero.
 
     Returns:
         The path of the model.
 
     Raises:
         CompileError: a name that the graph does not use, or a value of another dtype or shape, or
-        not finite; a path that ends otherwise.
+            not finite; a path that ends otherwise.
     """
     file = Path(path)
     if file.is_dir():

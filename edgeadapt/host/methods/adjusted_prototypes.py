@@ -33,8 +33,10 @@ class AdjustedPrototypes:
     which is all that answering reads.
 
     Args:
-        head: of the bundle. sharpness: 1 / temperature of its logits. supports: M per class. prior:
-        supports that the source prototype counts as. strength: nats per unit of cosine.
+        head: of the bundle. sharpness: 1 / temperature of its logits.
+        supports: M per class.
+        prior: supports that the source prototype counts as.
+        strength: nats per unit of cosine.
     """
 
     head: Head

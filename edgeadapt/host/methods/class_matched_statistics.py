@@ -60,12 +60,13 @@ class ClassMatchedStatistics(NormStatistics):
     are the moments (F, C) of the factory's classes.
 
     Args:
-        encoder: with batch-norms. head: predicts the classes of the memory. sharpness: 1 /
-        temperature of its logits. x, y: labelled inputs (N, *input) of the factory, and their class
-        slots (N,). slots: K; rate: in (0, 1], of the moving average over refreshes. A slot without
-        inputs has the source's moments, so that a class from
-            the field is expected to look like the source; one that takes the slot of a factory
-            class that was removed has that class's.
+        encoder: with batch-norms.
+        head: predicts the classes of the memory.
+        sharpness: 1 / temperature of its logits.
+        x, y: labelled inputs (N, *input) of the factory, and their class slots (N,).
+        slots: K; rate: in (0, 1], of the moving average over refreshes. A slot without inputs has
+            the source's moments, so that a class from the field is expected to look like the
+            source; one that takes the slot of a factory class that was removed has that class's.
     """
 
     name = "class_matched_statistics"

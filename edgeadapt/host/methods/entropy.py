@@ -52,10 +52,14 @@ class Tent:
     ``norm.variance``, all (C,), and the optimiser's.
 
     Args:
-        encoder: with batch-norms. head: that predicts; a gradient must go through it. sharpness: 1
-        / temperature of its logits. rate: learning rate; 0 leaves norm statistics alone. optimiser:
-        of ``host/optimisers.py``. steps: per refresh. statistics_rate: of the moving average over
-        refreshes, as of ``NormStatistics``; the step itself takes those of the memory.
+        encoder: with batch-norms.
+        head: that predicts; a gradient must go through it.
+        sharpness: 1 / temperature of its logits.
+        rate: learning rate; 0 leaves norm statistics alone.
+        optimiser: of ``host/optimisers.py``.
+        steps: per refresh.
+        statistics_rate: of the moving average over refreshes, as of ``NormStatistics``; the step
+            itself takes those of the memory.
 
     Raises:
         InputError: the head has no gradient.
@@ -193,9 +197,9 @@ class GuardedEntropy(Tent):
     Besides: ``entropy.below`` (1,), ``entropy.prediction`` (K,).
 
     Args:
-        margin: samples above margin ln K have no part. alike: largest cosine of a prediction with
-        the average prediction; 1 for no limit. anchor: share of (dg, db) that is taken back at each
-        step.
+        margin: samples above margin ln K have no part.
+        alike: largest cosine of a prediction with the average prediction; 1 for no limit.
+        anchor: share of (dg, db) that is taken back at each step.
     """
 
     name: ClassVar[str] = "guarded_entropy"

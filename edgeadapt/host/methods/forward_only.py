@@ -38,11 +38,14 @@ class ForwardOnly:
     ``entropy.below`` (1,); with a rule ``stem.weight``.
 
     Args:
-        encoder: begins with a convolution and a batch-norm right behind it. head: that predicts; no
-        gradient goes through it. sharpness: 1 / temperature of its logits. steps: per refresh,
-        three forward passes over the memory each. spread: sigma. reach: of a step, in sigma.
-        distance: lambda. anchor: share of the modulator that is taken back at each step. rule: of
-        the filters, besides; None leaves them alone.
+        encoder: begins with a convolution and a batch-norm right behind it.
+        head: that predicts; no gradient goes through it. sharpness: 1 / temperature of its logits.
+        steps: per refresh, three forward passes over the memory each.
+        spread: sigma.
+        reach: of a step, in sigma.
+        distance: lambda.
+        anchor: share of the modulator that is taken back at each step.
+        rule: of the filters, besides; None leaves them alone.
 
     Raises:
         InputError: the encoder begins otherwise.

@@ -155,9 +155,11 @@ class Hebbian:
     ``over_statistics`` ``norm.mean``, ``norm.variance`` (C,).
 
     Args:
-        encoder: begins with a convolution and a batch-norm right behind it. rule: of the filters.
-        over_statistics: on top of norm statistics of the same memory. statistics_rate: of their
-        moving average. steps: per refresh.
+        encoder: begins with a convolution and a batch-norm right behind it.
+        rule: of the filters.
+        over_statistics: on top of norm statistics of the same memory.
+        statistics_rate: of their moving average.
+        steps: per refresh.
 
     Raises:
         InputError: the encoder begins otherwise.
@@ -261,9 +263,11 @@ class NeuroHebbian(Hebbian):
     Further domain state: ``modulator.gain``, ``modulator.offset`` (O,), ``entropy.below`` (1,).
 
     Args:
-        head: that predicts; a gradient must go through it. sharpness: 1 / temperature of its
-        logits. rate: of the modulator. anchor: share of it that is taken back at each step. margin:
-        of the reliable samples.
+        head: that predicts; a gradient must go through it.
+        sharpness: 1 / temperature of its logits.
+        rate: of the modulator.
+        anchor: share of it that is taken back at each step.
+        margin: of the reliable samples.
 
     Raises:
         InputError: the encoder begins otherwise, or the head has no gradient.

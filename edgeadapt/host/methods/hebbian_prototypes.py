@@ -36,10 +36,14 @@ class HebbianPrototypes:
     nobody added yet.
 
     Args:
-        head: of the bundle. sharpness: 1 / temperature of its logits. temperature: tau of the
-        competition, in cosines. rate: of one step. few: samples that the resistance of a prototype
-        is worth. anchor: share of the source that returns at each step. margin: E0 / ln K.
-        strength: nats per unit of cosine. steps: per refresh.
+        head: of the bundle. sharpness: 1 / temperature of its logits.
+        temperature: tau of the competition, in cosines.
+        rate: of one step.
+        few: samples that the resistance of a prototype is worth.
+        anchor: share of the source that returns at each step.
+        margin: E0 / ln K.
+        strength: nats per unit of cosine.
+        steps: per refresh.
     """
 
     head: Head

@@ -58,12 +58,14 @@ class Hypervector:
 
     Args:
         width: D, a power of two; at least the columns of z and taps for exact cosines, less for a
-        sketch. 0 takes the smallest that
-            holds all columns, 2048 at most.
-        taps: whether taps are fused in. levelled: divide each group by its root mean square over
-        factory samples. centred: subtract one scalar mean per group. normalised: scale each group
-        of each sample to unit norm. bits: of the memory that is compared: 32 reads the bundles; 8
-        and 1 read a derived copy, and 1 takes the signs of h too. seed: of the projection.
+            sketch. 0 takes the smallest that holds all columns, 2048 at most.
+        taps: whether taps are fused in.
+        levelled: divide each group by its root mean square over factory samples.
+        centred: subtract one scalar mean per group.
+        normalised: scale each group of each sample to unit norm.
+        bits: of the memory that is compared: 32 reads the bundles; 8 and 1 read a derived copy, and
+            1 takes the signs of h too.
+        seed: of the projection.
     """
 
     width: int = 0

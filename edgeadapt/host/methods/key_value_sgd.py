@@ -41,8 +41,10 @@ def train_values(
     before.
 
     Args:
-        codes: (N, C) the key of every sample in every book. y: (N,) from 0 to ``classes`` - 1.
-        pairs: J. start: (C, J, K); zeros if None.
+        codes: (N, C) the key of every sample in every book.
+        y: (N,) from 0 to ``classes`` - 1.
+        pairs: J.
+        start: (C, J, K); zeros if None.
 
     Returns:
         V (C, J, K) float32.

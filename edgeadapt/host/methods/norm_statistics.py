@@ -34,11 +34,13 @@ class NormStatistics:
     concatenated (C,).
 
     Args:
-        encoder: with batch-norms. rate: in (0, 1], of the moving average over refreshes, which
-        begins at the source; 1 takes the memory's statistics whole. first: adapt only so many
-        batch-norms, from the input on; None for all. is_unfolded: a second encoder reads the
-        statistics; else the encoder is folded again with them. through: a pass that measures
-        otherwise; None for plain statistics of the first layers.
+        encoder: with batch-norms.
+        rate: in (0, 1], of the moving average over refreshes, which begins at the source; 1 takes
+            the memory's statistics whole.
+        first: adapt only so many batch-norms, from the input on; None for all.
+        is_unfolded: a second encoder reads the statistics; else the encoder is folded again with
+            them.
+        through: a pass that measures otherwise; None for plain statistics of the first layers.
 
     Raises:
         InputError: a rate or a number of layers out of range.

@@ -46,9 +46,9 @@ class RelativeMahalanobis:
     """State ``rmds.moment`` (R + 1, K): class sums in whitened columns, and counts.
 
     Args:
-        columns: R, at most the features. subspace: of largest total variance, in which covariances
-        are fitted; at least R are taken. shrinkage: share of the average variance mixed into the
-        covariance within classes.
+        columns: R, at most the features.
+        subspace: of largest total variance, in which covariances are fitted; at least R are taken.
+        shrinkage: share of the average variance mixed into the covariance within classes.
     """
 
     columns: int = 32

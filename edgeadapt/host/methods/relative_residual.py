@@ -47,9 +47,10 @@ class RelativeResidual:
     Derived from the class means: ``relative.inner`` (K, d), ``relative.offset`` (K, 2).
 
     Args:
-        discriminants: R, at most this many; those beyond the factory's K - 1 are zero. weight: of
-        the residual. angle: of the cosine to the nearest prototype; 0.5 gains on far data what it
-        loses near the classes.
+        discriminants: R, at most this many; those beyond the factory's K - 1 are zero.
+        weight: of the residual.
+        angle: of the cosine to the nearest prototype; 0.5 gains on far data what it loses near the
+            classes.
     """
 
     discriminants: int = 32

@@ -51,13 +51,16 @@ class Ridge:
     K); M = D without random features and projection.
 
     Args:
-        penalty: lambda, relative to the mean diagonal of G'. balance: 1 gives classes equal mass, 0
-        leaves them as counted; above 1 a class of few labels gets more than its share, which
-            offsets the shrinking of a mean that rests on few samples.
-        random_features: width M of relu random features; 0 for none. seed: of the random features.
-        projection: to M dimensions, instead of random features. packed: keep about 9/16 of the Gram
-        matrix, which is symmetric. compact: with a projection, keep the means that novelty scores
-        read in its space, see ``projected_means``.
+        penalty: lambda, relative to the mean diagonal of G'.
+        balance: 1 gives classes equal mass, 0 leaves them as counted; above 1 a class of few labels
+            gets more than its share, which offsets the shrinking of a mean that rests on few
+            samples.
+        random_features: width M of relu random features; 0 for none.
+        seed: of the random features.
+        projection: to M dimensions, instead of random features.
+        packed: keep about 9/16 of the Gram matrix, which is symmetric.
+        compact: with a projection, keep the means that novelty scores read in its space, see
+            ``projected_means``.
 
     Raises:
         InputError: random features and a projection, or compact means without a projection.

@@ -44,9 +44,11 @@ class StreamingLDA:
 
     Args:
         shrinkage: epsilon, relative to the mean variance within classes (or a tenth of the total,
-        if that is more). balance: share of the correction for classes of few labels. projection: to
-        M dimensions; None for the features themselves. compact: keep the means that novelty scores
-        read in the space of the projection, see ``projected_means``.
+            if that is more).
+        balance: share of the correction for classes of few labels.
+        projection: to M dimensions; None for the features themselves.
+        compact: keep the means that novelty scores read in the space of the projection, see
+            ``projected_means``.
 
     Raises:
         InputError: compact means without a projection.

@@ -42,7 +42,7 @@ def stem_of(encoder: ModuleEncoder) -> Stem:
 
     Raises:
         InputError: no convolution in two dimensions, no batch-norm right behind the first, or
-        several groups in it.
+            several groups in it.
     """
     found: list[str] = []
     behind: list[str] = []
@@ -116,9 +116,10 @@ class SoftHebbian:
     """One step of the rule.
 
     Attributes:
-        rate: 0 changes nothing. temperature: of the competition. anchor: share of the way back to
-        the source's directions, each step. keeps_norm: False for the published rule, which has no
-        anchor.
+        rate: 0 changes nothing.
+        temperature: of the competition.
+        anchor: share of the way back to the source's directions, each step.
+        keeps_norm: False for the published rule, which has no anchor.
     """
 
     rate: float = 0.002
@@ -137,9 +138,10 @@ class SoftHebbian:
         """New filters (O, I, h, w).
 
         Args:
-            convolution: gives padding and stride. weight, source: (O, I, h, w), now and at the
-            factory. x: (B, I, H, W), what the convolution is given. sample_weight: (B,), m_b, with
-            0 for rows that do not count.
+            convolution: gives padding and stride.
+            weight, source: (O, I, h, w), now and at the factory.
+            x: (B, I, H, W), what the convolution is given.
+            sample_weight: (B,), m_b, with 0 for rows that do not count.
         """
         if not self.keeps_norm:
             moved = self._direction(convolution, weight, x, sample_weight, is_standardised=False)

@@ -84,8 +84,9 @@ class RandomFeatures:
     centre and scale.
 
     Args:
-        width: M. seed: of R, whose rows are drawn for unit variance. floor: as for
-        ``Standardisation``.
+        width: M.
+        seed: of R, whose rows are drawn for unit variance.
+        floor: as for ``Standardisation``.
     """
 
     width: int

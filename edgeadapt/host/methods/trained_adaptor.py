@@ -33,8 +33,9 @@ class TrainedAdaptor(ABC):
     """Domain state ``<name>.*`` and, while it is trained, ``<name>.momentum_*``.
 
     Args:
-        momentum: beta. decay: pull of what ``decayed`` names back to 0, where the adaptor is the
-        identity. scale: inverse temperature of the head's logits. seed: of what starts at random.
+        momentum: beta.
+        decay: pull of what ``decayed`` names back to 0, where the adaptor is the identity.
+        scale: inverse temperature of the head's logits. seed: of what starts at random.
     """
 
     momentum: float = 0.9
@@ -115,8 +116,11 @@ class TrainedAdaptor(ABC):
         """One step; a batch whose weights are all 0 changes nothing, momentum included.
 
         Args:
-            z: (B, D). y: (B,) int64. sample_weight: (B,), not negative. learning_rate: (). predict:
-            the head, (tensors, (B, D)) -> (B, K).
+            z: (B, D).
+            y: (B,) int64.
+            sample_weight: (B,), not negative.
+            learning_rate: ().
+            predict: the head, (tensors, (B, D)) -> (B, K).
         """
         parameters = self.parameters(t)
         gradient, loss = torch.func.grad_and_value(

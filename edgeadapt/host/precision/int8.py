@@ -69,10 +69,10 @@ class _Plan:
     """Where Q and DQ go.
 
     Attributes:
-        layers: by the name of their first node's output. sums: residual sums. closed: values that
-        are quantised where they are made, with the
-            value from which their scale is taken (what the activation behind leaves, or
-            themselves).
+        layers: by the name of their first node's output.
+        sums: residual sums.
+        closed: values that are quantised where they are made, with the value from which their scale
+            is taken (what the activation behind leaves, or themselves).
     """
 
     shapes: Shapes

@@ -27,10 +27,13 @@ class Layer:
     """A convolution or product with a constant weight, up to the shift per channel behind it.
 
     Attributes:
-        node: Conv, Gemm or MatMul. weight: its frozen or stored tensor. axis: of the weight, where
-        the output channels are. scale, shift: names of what multiplies and is added per channel
-        behind it; empty for none. absorbed: the nodes that did. padding: a Pad with zeros in front
-        of a convolution, which the convolution can do itself. data: what is read, in front of it.
+        node: Conv, Gemm or MatMul.
+        weight: its frozen or stored tensor.
+        axis: of the weight, where the output channels are.
+        scale, shift: names of what multiplies and is added per channel behind it; empty for none.
+        absorbed: the nodes that did.
+        padding: a Pad with zeros in front of a convolution, which the convolution can do itself.
+            data: what is read, in front of it.
         output: what the layer leaves, behind all of them.
     """
 

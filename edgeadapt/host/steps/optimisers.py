@@ -56,15 +56,15 @@ class Optimiser(Protocol):
         """New parameters and new state.
 
         Args:
-            parameters, gradients: float32, the same names and shapes. state: from :meth:`state` or
-            from the last step. learning_rate: a number, which is folded into the graph, or a port
-            ``()``. For SGD and Momentum, which are linear in the
-                gradient, it is cheaper to take the gradients of ``learning_rate * loss`` and to
-                give 1.0 here: the rate then multiplies one number instead of every gradient.
+            parameters, gradients: float32, the same names and shapes.
+            state: from :meth:`state` or from the last step.
+            learning_rate: a number, which is folded into the graph, or a port ``()``. For SGD and
+                Momentum, which are linear in the gradient, it is cheaper to take the gradients of
+                ``learning_rate * loss`` and to give 1.0 here: the rate then multiplies one number
+                instead of every gradient.
             live: ``() float32``, 0 or 1. At 0 every result equals its old value bit for bit: a
-            batch whose weights are all 0 must change
-                nothing. None where no such batch can come; the update of a large matrix is then
-                cheaper by two passes.
+                batch whose weights are all 0 must change nothing. None where no such batch can
+                come; the update of a large matrix is then cheaper by two passes.
         """
         ...
 

@@ -41,12 +41,13 @@ class StressRow:
     """One stream.
 
     Attributes:
-        condition: ``clean``, a shift, or ``mixed``. order: ``shuffled``, ``sorted``, ``single``,
-        ``mixed``, ``constant`` or ``long``. samples: of the stream. learner, frozen: accuracy in
-        [0, 1] of the adapting learner and of its frozen twin. gained, lost: samples that only the
-        learner, only the twin got right. refreshes: corrections that were computed; the device
-        refuses
-            those that do not look healthy.
+        condition: ``clean``, a shift, or ``mixed``.
+        order: ``shuffled``, ``sorted``, ``single``, ``mixed``, ``constant`` or ``long``.
+        samples: of the stream.
+        learner, frozen: accuracy in [0, 1] of the adapting learner and of its frozen twin.
+        gained, lost: samples that only the learner, only the twin got right.
+        refreshes: corrections that were computed; the device refuses those that do not look
+            healthy.
     """
 
     condition: str
@@ -84,14 +85,16 @@ class LongRun:
     first.
 
     Attributes:
-        row: all of it. phases: each phase, from where a device has had the time to notice it
-        (``settling`` samples), since what a change
-            costs until then is in ``row``, which is held to the rule as well. tensor_bytes,
-            tensor_bytes_declared: most that tensors and corrections took, and what the bundle
-            declares. pending, backlog, conditions: most samples, tasks and conditions kept at a
-            time. pending_allowed, conditions_allowed: of these. resident_mib, resident_growth_mib:
-            of the process after three quarters, when every store is full, and what the last quarter
-            added.
+        row: all of it.
+        phases: each phase, from where a device has had the time to notice it (``settling``
+            samples), since what a change costs until then is in ``row``, which is held to the rule
+            as well.
+        tensor_bytes, tensor_bytes_declared: most that tensors and corrections took, and what the
+            bundle declares.
+        pending, backlog, conditions: most samples, tasks and conditions kept at a time.
+        pending_allowed, conditions_allowed: of these.
+        resident_mib, resident_growth_mib: of the process after three quarters, when every store is
+            full, and what the last quarter added.
     """
 
     row: StressRow
@@ -182,7 +185,7 @@ def verdict(
 
     Args:
         rows: shuffled and sorted ones of at least one shift among them; any others are held to the
-        rule on losses.
+            rule on losses.
     """
     mode, reason = _judge([*rows, *((*long.phases, long.row) if long else ())], rows, long)
     return StressCard(

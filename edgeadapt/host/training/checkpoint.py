@@ -104,7 +104,7 @@ def restore(
 
     Raises:
         StateError: the file is damaged, or belongs to other settings, data or another network; only
-        in the last case are weights filled.
+            in the last case are weights filled.
     """
     try:
         metadata, tensors = _metadata(data), load(data)
