@@ -1,8 +1,9 @@
 """The film that ``bench serve`` shows to the daemon and to the bare loop: clean legs and legs under
 a condition by turns, always the same.
 
-    frame n  =  image order[n mod N], under condition leg(n),   leg(n) = n div LEG;  even legs are clean, odd ones take the conditions in turn
-"""  # noqa: E501
+    frame n  =  image order[n mod N], under condition leg(n),
+            leg(n) = n div LEG;  even legs are clean, odd ones take the conditions in turn
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """One thread per source: what it brings goes in, and a source that fails is tried again, ever less
 often.
 
-    wait = min(first 2^k, longest) u,   u uniform in [0.5, 1]        k: failures since the source last ran for a minute
-"""  # noqa: E501
+    wait = min(first 2^k, longest) u,   u uniform in [0.5, 1]
+            k: failures since the source last ran for a minute
+"""
 
 from __future__ import annotations
 

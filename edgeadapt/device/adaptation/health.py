@@ -3,10 +3,14 @@ corrected against bare.
 
 It may suspend a correction, never block a label. Five things speak, each a number per input:
 
-    home       mean d(corrected) <= home mean d(bare), with d = 1 - cosine to the nearest class mean; home nears 1 where most classes are there
-    strays     mean d(corrected) > mean d(bare) over the newest inputs alone, in every window that belongs to the condition
-    collapse   the commonest class takes at least ``CROWDED`` of the inputs, and significantly more than without the correction
-    twin       where the frozen twin is sure, and sees nothing new, the correction answers otherwise more often than ``DISPUTED`` allows
+    home       mean d(corrected) <= home mean d(bare), with d = 1 - cosine to the nearest class
+               mean; home nears 1 where most classes are there
+    strays     mean d(corrected) > mean d(bare) over the newest inputs alone, in every window that
+               belongs to the condition
+    collapse   the commonest class takes at least ``CROWDED`` of the inputs, and significantly more
+               than without the correction
+    twin       where the frozen twin is sure, and sees nothing new, the correction answers otherwise
+               more often than ``DISPUTED`` allows
     certainty  the mean entropy rises by ``UNCERTAIN`` nats, and significantly more inputs grow less certain: half as many disputes are allowed
 
 A correction has to come home; collapse and dispute suspend it. "Significantly" is a one-sided sign

@@ -2,7 +2,9 @@
 other (role ``smooth``).
 
     M   neighbouring samples among the last n + 1 that were taken for the same class, n = 64
-    q_2 = sum_c n_c (n_c - 1) / N (N - 1)      chance that two samples of the stream's last N <= 2048 share a class, whatever their order
+    q_2 = sum_c n_c (n_c - 1) / N (N - 1)
+            chance that two samples of the stream's last N <= 2048 share a class, whatever their
+            order
     z   = (M - n q_2) / sqrt(V + 1)            correlated: z > 3
 
 If the order carries no information every permutation of the N predictions is as likely as the one
@@ -18,7 +20,7 @@ nothing fires. Predictions that change for another reason, because the condition
 order too. So the past starts over when a stream enters or leaves a condition and when that is
 corrected for the first time, and under a shift that is not a known condition yet nothing is
 smoothed.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

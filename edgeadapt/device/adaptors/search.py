@@ -8,9 +8,10 @@ could be read of it, so the four scores below are ours or others', and ``edgeada
 says how they rank.
 
     spectral     exp(-sum_i q_i ln q_i) tr(S_b) / tr(S_w),  q = eigenvalues of the centred F F^T over their sum        EAR's family
-    naswot       ln |det K|,  K_nm = number of columns in which the codes F_n > 0 and F_m > 0 agree                    Mellor et al., ICML 2021, eq. 2
+    naswot       ln |det K|,  K_nm = number of columns in which the codes F_n > 0 and F_m > 0 agree
+                     Mellor et al., ICML 2021, eq. 2
     ridge        minus the leave-one-out loss of base + a closed-form ridge from F to what the base gets wrong         ours
-    parameters   the size                                                                                              the trivial one
+    parameters   the size   the trivial one
 """  # noqa: E501
 
 from __future__ import annotations

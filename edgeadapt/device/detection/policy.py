@@ -1,14 +1,17 @@
 """What to do about a window: pure functions of what was sensed, testable without a model.
 
-clear                   predict; after a few clear windows a correction ends; now and then a question all the same
+clear                   predict; after a few clear windows a correction ends; now and then a
+                        question all the same
 clear, less accurate    ask: the estimate without labels, or answers, say that accuracy has fallen
 shifted, known domain   go back to its correction
-shifted, unknown        open a provisional domain, start correcting (if the bundle earned it), ask a few questions;
+shifted, unknown        open a provisional domain, start correcting (if the bundle earned it), ask a
+                        few questions;
                         both after two windows, or one that leaves no doubt
-shifted, strange        ask at once: samples unlike every known class, or all alike, may be a class and no condition
+shifted, strange        ask at once: samples unlike every known class, or all alike, may be a class
+                        and no condition
 not shifted, novel      ask about the most novel samples
 stuck                   nothing: frames that do not change teach nothing
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

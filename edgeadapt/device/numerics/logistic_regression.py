@@ -1,13 +1,14 @@
 """Multinomial logistic regression of a few hundred rows, in numpy.
 
-    min_W  sum_i w_i [log sum_k exp(x_i W_k) - x_i W_y]  +  |W|^2 / (2 C)         x_i (M + 1,), the last one 1
+    min_W  sum_i w_i [log sum_k exp(x_i W_k) - x_i W_y]  +  |W|^2 / (2 C)
+            x_i (M + 1,), the last one 1
 
 The rows are turned into their own principal axes first, where the sum of their squares is diagonal.
 Half of that diagonal bounds the curvature (Boehning, Ann. Inst. Stat. Math. 1992), so each step is
 one division, and needs no line search; steps are accelerated (Nesterov 1983), and the momentum is
 dropped where it points uphill (O'Donoghue and Candes, Found. Comput. Math. 2015). It starts at zero
 and does the same steps each time: the same rows give the same weights.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -1,14 +1,18 @@
 """What a head that is fitted anew would say of labels: ridge in the space of samples, every row
 judged by the others.
 
-    H = 1/N + K (K + lambda I)^-1,   K = X X^T of centred rows of length 1 (N, N); the intercept is part of H, or own labels would leak
-    s_i = ((H Y)_i - H_ii Y_i) / (1 - H_ii)                     what row i gets from the other N - 1 (closed-form leave-one-out)
-    p_i(c) ~ exp(s_i(c) / t + b log h_i(c)), mixed with a share d that nothing predicts        h: what the live head believes
+    H = 1/N + K (K + lambda I)^-1,
+            K = X X^T of centred rows of length 1 (N, N); the intercept is part of H, or own labels
+            would leak
+    s_i = ((H Y)_i - H_ii Y_i) / (1 - H_ii)
+            what row i gets from the other N - 1 (closed-form leave-one-out)
+    p_i(c) ~ exp(s_i(c) / t + b log h_i(c)), mixed with a share d that nothing predicts
+            h: what the live head believes
 
 N is at most a few hundred, so the width of a feature costs no more than one product. Leave-one-out
 residuals of a linear smoother: Allen, "The relationship between variable selection and data
 augmentation", Technometrics 1974.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@ how the layers look and how sure the head is.
 
     J(m) = mean_i H_i / ln K + lambda / L sum_layers mean_c ((mu_c - mu_c^s)^2 / v_c^s + (sd_c /
     sd_c^s - 1)^2)
-    J0, J+, J- = J(m), J(m + sigma e), J(m - sigma e);   e (2 O,) standard normal: a port, since graphs draw nothing
+    J0, J+, J- = J(m), J(m + sigma e), J(m - sigma e);
+            e (2 O,) standard normal: a port, since graphs draw nothing
     m <- m + a sigma e,  a the minimum of the parabola through the three, at most ``reach`` steps away, if it is one; else the better side
 
 in the manner of FOA (Niu et al., Test-Time Model Adaptation with Only Forward Passes, ICML 2024,

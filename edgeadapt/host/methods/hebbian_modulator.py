@@ -5,7 +5,8 @@ modulator behind it by entropy.
     head (frozen) -> H
     hebbian               W <- soft_hebbian(W; m_i = 1)
     hebbian_three_factor  W <- soft_hebbian(W; m_i = exp(E0 - H_i) [H_i < E0]), H_i before the step: the third factor says whether it was right
-    neuro_hebbian         W <- soft_hebbian(W; m_i = 1);  then (dg, db) <- (1 - a) (dg, db) - rate d/d(dg, db) mean_i r_i H_i
+    neuro_hebbian         W <- soft_hebbian(W; m_i = 1);  then (dg, db) <- (1 - a) (dg, db) - rate
+                          d/d(dg, db) mean_i r_i H_i
 
 A reconstruction. Of Tang et al., Neuro-Modulated Hebbian Learning for Fully Test-Time Adaptation,
 CVPR 2023, arXiv 2303.00914, there is no public code. Known are the order of steps, that the first

@@ -1,7 +1,7 @@
 """Columns brought to one scale before a second-order head sums them, and random features of what
 was scaled.
 
-    standardised      p = (z - c) / s                       z (B, D), c and s (D,) of the factory features
+    standardised      p = (z - c) / s   z (B, D), c and s (D,) of the factory features
     random features   p = relu([(z - c) / s, 1] R)          R (D + 1, M), normal from a seed
 
 A penalty or a shrinkage is one number for all columns, so a column in large units would be
@@ -12,7 +12,7 @@ measurements do not.
 
 Random features give a linear head of few inputs something to separate: RanPAC (McDonnell et al.,
 NeurIPS 2023, section 3.2). Where we differ: inputs are standardised first, and there is a bias.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Which nodes of an encoder multiply by a constant weight, and what stands behind them per channel.
 
-    y = conv(x, W) * g + t        is one layer with weight W g and bias t        (a batch-norm after training)
+    y = conv(x, W) * g + t   is one layer with weight W g and bias t   (a batch-norm after training)
 
 The product is not computed here: it stays an expression over the frozen tensors, which an engine
 folds when it loads the graph. So no weight is stored twice, and a graph whose g and t are replaced
 by name is another encoder over the same W.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """A module, a loss and an optimiser become a learning step: what ``compile_step`` takes.
 
-    o = module(inputs);   e = loss(o, ports);   L = sum_i w_i e_i / sum_i w_i;   p <- optimiser(p, dL/dp)
+    o = module(inputs);   e = loss(o, ports);   L = sum_i w_i e_i / sum_i w_i;
+            p <- optimiser(p, dL/dp)
 
 The parameters become tensors of the step, so the device holds them; the module itself stays as it
 is. Samples whose ``sample_weight`` is 0 have no part in L, and a batch whose weights are all 0
 changes nothing, bit for bit.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What a table of stress streams allows: ``act``, ``advise`` or ``off``, by rules that are pure
 functions of the table.
 
-    act      gains GAIN on shifted shuffled streams and nothing less than 0 on shifted sorted ones (means over those that were adapted
+    act      gains GAIN on shifted shuffled streams and nothing less than 0 on shifted sorted ones
+             (means over those that were adapted
              to), and no loss counts
     advise   one of these fails
     off      a stream loses more than RUIN, or the long run is not bounded
@@ -13,7 +14,7 @@ constant stream may not be adapted to at all: frames that do not change teach no
 
 Paired interval: with l lost and g gained of n samples, (l - g) / n -+ Z sqrt(l + g - (l - g)^2 / n)
 / n.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

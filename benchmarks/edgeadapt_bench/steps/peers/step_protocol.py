@@ -2,9 +2,11 @@
 answer per line out.
 
     load    folder               make the system, take one step                  -> done_at (monotonic clock), facts
-    follow  first, steps, file   from the start, on inputs from ``first`` on     -> losses; the parameters are in the file
+    follow  first, steps, file   from the start, on inputs from ``first`` on
+            -> losses; the parameters are in the file
     time    steps                from the start                                  -> seconds of each step
-    peak                                                                         -> peak resident MiB
+    peak                                                                         -> peak resident
+                                                                                 MiB
     quit
 
 A folder holds ``start.npz`` (parameters by name), ``inputs.npz`` (each input with a leading axis of
