@@ -19,12 +19,11 @@ def check_method(method: Method, *, features: int = 24, taps: int = 6, slots: in
     an encoder has an attribute ``encoder``; it is tried on random images and ``features`` and
     ``taps`` are the encoder's.
 
-    =========  =========================================================================================================
+    =========  ====================================================================================
     specs      names, shapes, kinds and class axes agree; ``factory`` fills exactly what is not
                derived, finite, always the same
     learn      adds evidence: whatever the order, whatever the state; a negative weight forgets;
-               weight 0 changes nothing;
-               a label touches its own slot
+               weight 0 changes nothing; a label touches its own slot
     predict    after learning, held-out accuracy is far above chance; a class that was forgotten or
                never taught is not predicted
     novelty    far samples score above known ones (AUROC > .9); a class that was learned stops being
@@ -39,11 +38,10 @@ def check_method(method: Method, *, features: int = 24, taps: int = 6, slots: in
                are
     fit        50 steps halve the loss; weight 0 changes nothing
     refold     the factory statistics give the encoder's own constants; adapted ones bring a shifted
-               feature mean nearer, or, if the method
-               says ``brings_home = False``, only move it
+               feature mean nearer, or, if the method says ``brings_home = False``, only move it
     smooth     rows of weight 0 pull no other, a sure answer stays, an unsure one follows the
                samples that are like it
-    =========  =========================================================================================================
+    =========  ====================================================================================
 
     Signatures, ``t`` being the tensors by name: ``learn(t, z, taps, y, sample_weight) -> new``,
     ``predict(t, z)``, ``novelty(t, z, taps, logits)``, ``shift(t, z, taps, logits)``, ``correct(t,
@@ -59,7 +57,7 @@ def check_method(method: Method, *, features: int = 24, taps: int = 6, slots: in
 
     Raises:
         AssertionError: names the method, the function and the property that does not hold.
-    """  # noqa: E501
+    """
     from edgeadapt.testing._suite import run_suite
 
     run_suite(method, features=features, taps=taps, slots=slots)

@@ -70,9 +70,10 @@ def ranks(values: ArrayLike) -> NDArray[np.float64]:
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
     """Correlation of ranks; 0 if one of them has no order.
 
-    >>> spearman([1, 2, 3], [10, 20, 25]), spearman([1, 2, 3], [3, 2, 1]), spearman([1, 1, 1], [1, 2, 3])
+    >>> up, down, flat = [1, 2, 3], [3, 2, 1], [1, 1, 1]
+    >>> spearman(up, [10, 20, 25]), spearman(up, down), spearman(flat, up)
     (1.0, -1.0, 0.0)
-    """  # noqa: E501
+    """
     x, y = ranks(a) - ranks(a).mean(), ranks(b) - ranks(b).mean()
     size = float(np.sqrt((x**2).sum() * (y**2).sum()))
     return float((x * y).sum() / size) if size > 0 else 0.0

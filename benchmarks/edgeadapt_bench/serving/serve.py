@@ -11,8 +11,7 @@ alternating order, and whoever has not its turn is stopped.
     rate          frames / (first frame handed over .. last answer told .. the worker has nothing
                   left to do), so work in the background counts
     an answer     at full speed the time from one answer to the next: all that the loop does in
-                  between counts;
-                  at a camera's rate from the frame in hand to its answer
+                  between counts; at a camera's rate from the frame in hand to its answer
     ratio         of the two in one round; reported is the median over the rounds, and the lowest
                   and the highest
     CPU           of the thread that answers, and of all threads, a frame: on a machine that does

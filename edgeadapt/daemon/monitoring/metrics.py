@@ -21,8 +21,8 @@ the parts of it that are read:
     is_paused, is_frozen     booleans
     sources                  [{"name": text, "is_up": boolean, "delivered", "refused", "unreadable",
                              "labels", "failures", "reconnects": counts}]
-    sinks                    [{"name": text, "dropped", "waiting", "written": events, "failures":
-                             count}]
+    sinks                    [{"name": text, "dropped", "waiting", "written": events,
+                             "failures": count}]
     placement                {"roles": role -> runtime, "copies": [{"from", "to": text, "count",
                              "bytes": counts, "is_trial": boolean}]}
     telemetry                {"temperature_c": zone -> number, "power_w": rail -> number,

@@ -11,13 +11,14 @@ It may suspend a correction, never block a label. Five things speak, each a numb
                than without the correction
     twin       where the frozen twin is sure, and sees nothing new, the correction answers otherwise
                more often than ``DISPUTED`` allows
-    certainty  the mean entropy rises by ``UNCERTAIN`` nats, and significantly more inputs grow less certain: half as many disputes are allowed
+    certainty  the mean entropy rises by ``UNCERTAIN`` nats, and significantly more inputs grow less
+               certain: half as many disputes are allowed
 
 A correction has to come home; collapse and dispute suspend it. "Significantly" is a one-sided sign
 test on the inputs that changed. Distance alone would take a correction that gathers everything at
 one class mean for the best of all. Entropy alone suspends nothing: on streams sorted by class it
 rises under corrections that help.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@ other (role ``smooth``).
 
     M   neighbouring samples among the last n + 1 that were taken for the same class, n = 64
     q_2 = sum_c n_c (n_c - 1) / N (N - 1)
-            chance that two samples of the stream's last N <= 2048 share a class, whatever their
-            order
-    z   = (M - n q_2) / sqrt(V + 1)            correlated: z > 3
+          chance that two of the stream's last N <= 2048 samples share a class in any order
+    z   = (M - n q_2) / sqrt(V + 1)
+          correlated: z > 3
 
 If the order carries no information every permutation of the N predictions is as likely as the one
 that came, so M has the exact mean n q_2 and the exact variance V = n q_2 (1 - q_2) + 2 (n - 1) (q_3

@@ -7,12 +7,14 @@ section 3.3) search adaptors without training by a spectral analysis whose exact
 could be read of it, so the four scores below are ours or others', and ``edgeadapt bench search``
 says how they rank.
 
-    spectral     exp(-sum_i q_i ln q_i) tr(S_b) / tr(S_w),  q = eigenvalues of the centred F F^T over their sum        EAR's family
-    naswot       ln |det K|,  K_nm = number of columns in which the codes F_n > 0 and F_m > 0 agree
-                     Mellor et al., ICML 2021, eq. 2
-    ridge        minus the leave-one-out loss of base + a closed-form ridge from F to what the base gets wrong         ours
-    parameters   the size   the trivial one
-"""  # noqa: E501
+    spectral     exp(-sum_i q_i ln q_i) tr(S_b) / tr(S_w), with q the eigenvalues of the centred
+                 F F^T over their sum: of EAR's family
+    naswot       ln |det K|, with K_nm the number of columns in which the codes F_n > 0 and F_m > 0
+                 agree: Mellor et al., ICML 2021, eq. 2
+    ridge        minus the leave-one-out loss of base + a closed-form ridge from F to what the base
+                 gets wrong: ours
+    parameters   the size: the trivial one
+"""
 
 from __future__ import annotations
 

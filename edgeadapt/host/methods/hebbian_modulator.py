@@ -1,12 +1,14 @@
 """Neuro-modulated Hebbian learning: the first convolution learns by a soft-Hebbian rule, a
 modulator behind it by entropy.
 
-    x -> stem convolution W -> batch-norm -> r = (1 + dg) . + db -> rest of the encoder (frozen) ->
-    head (frozen) -> H
+    x -> stem convolution W -> batch-norm -> r = (1 + dg) . + db
+      -> rest of the encoder (frozen) -> head (frozen) -> H
+
     hebbian               W <- soft_hebbian(W; m_i = 1)
-    hebbian_three_factor  W <- soft_hebbian(W; m_i = exp(E0 - H_i) [H_i < E0]), H_i before the step: the third factor says whether it was right
-    neuro_hebbian         W <- soft_hebbian(W; m_i = 1);  then (dg, db) <- (1 - a) (dg, db) - rate
-                          d/d(dg, db) mean_i r_i H_i
+    hebbian_three_factor  W <- soft_hebbian(W; m_i = exp(E0 - H_i) [H_i < E0]), H_i before the step: the
+                          third factor says whether it was right
+    neuro_hebbian         W <- soft_hebbian(W; m_i = 1);  then
+                          (dg, db) <- (1 - a) (dg, db) - rate d/d(dg, db) mean_i r_i H_i
 
 A reconstruction. Of Tang et al., Neuro-Modulated Hebbian Learning for Fully Test-Time Adaptation,
 CVPR 2023, arXiv 2303.00914, there is no public code. Known are the order of steps, that the first
@@ -15,7 +17,7 @@ tuned by entropy through the frozen rest, and that the classifier is locked. The
 SoftHebb, in a form that keeps the norm of every filter. Where the modulator sits, its form (gain
 and offset for each channel), all constants, the filter of reliable samples, the anchor and the
 reset are ours.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

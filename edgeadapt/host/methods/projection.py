@@ -3,11 +3,12 @@ and not D^2.
 
     p = (z - c) P        z (B, D), c (D,) the mean of the factory features, P (D, M)
 
-    signs      P = +-1 / sqrt(M) from a seed, stored five entries to a byte   Achlioptas, JCSS 2003
+    signs      P = +-1 / sqrt(M) from a seed, stored five entries to a byte
+                   Achlioptas, JCSS 2003
     hadamard   P = rows of a Walsh-Hadamard matrix after seeded signs, never stored
                    Ailon and Chazelle, SIAM J. Comput. 2009; Tropp, AADA 2011
     principal  P = the leading eigenvectors of the factory covariance, cut to -1, 0, +1
-            the cut is ours
+                   the cut is ours
 
 The first two know nothing of the data and keep inner products up to about 1 / sqrt(M). The third is
 fitted once, on factory features without their labels, and frozen: the class means and the scatter

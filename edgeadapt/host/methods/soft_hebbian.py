@@ -1,18 +1,21 @@
 """The soft-Hebbian rule on the first convolution of an encoder (Journe et al., SoftHebb, ICLR 2023,
 arXiv 2209.11883).
 
-    u = conv(x, W);  y = softmax over channels of (u / temperature), one competition for each position: lateral inhibition
-    D_o = sum_{b,h,w} m_b y_o (patch - u_o w_o)    Oja's rule, gated by who won
+    u = conv(x, W);  y = softmax over channels of (u / temperature)
+            one competition for each position: lateral inhibition
+    D_o = sum_{b,h,w} m_b y_o (patch - u_o w_o)
+            Oja's rule, gated by who won
     published:  w_o <- w_o + rate sqrt| |w_o| - 1 | D_o / max|D|
             which drives every filter to unit norm
-    kept norm:  v_o = d_o + rate D_o / max|D| + anchor (d0_o - d_o);  w_o <- |w0_o| v_o / |v_o|,  d = w / |w|, d0 the source's
+    kept norm:  v_o = d_o + rate D_o / max|D| + anchor (d0_o - d_o);  w_o <- |w0_o| v_o / |v_o|
+            d = w / |w|, d0 the source's
 
 The radial part of the published rule is y u (1 - |w|^2): it pulls every filter to norm 1. The
 filters of a trained network have other norms, and batch-norms on the source's statistics do not
 hide a change of scale, so the second form learns directions alone. It runs the rule on unit filters
 with u divided by its root mean square over the batch, so that one temperature fits all inputs. m_b
 is a weight for each sample, 1 in the published rule.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -85,10 +85,12 @@ def gradient_step(
             missing port, or a loss of another shape.
 
     >>> from edgeadapt.host.steps.optimisers import SGD
-    >>> step = gradient_step(nn.Linear(3, 1), lambda out, ports: (out[:, 0] - ports["y"]) ** 2, SGD(), freeze=["bias"])
+    >>> def squared(out, ports):
+    ...     return (out[:, 0] - ports["y"]) ** 2
+    >>> step = gradient_step(nn.Linear(3, 1), squared, SGD(), freeze=["bias"])
     >>> sorted(step.tensors), step.frozen
     (['model.bias', 'model.weight'], ('model.bias',))
-    """  # noqa: E501
+    """
     _refuse_training_mode(module)
     optimiser = as_optimiser(optimiser)
     held = {

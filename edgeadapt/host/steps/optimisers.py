@@ -2,12 +2,12 @@
 in, parameters and state out.
 
     SGD        p <- p - lr g
-    Momentum   v <- beta v - lr g;                                   p <- p + v
+    Momentum   v <- beta v - lr g;  p <- p + v
     Adam       m <- b1 m + (1 - b1) g;  s <- b2 s + (1 - b2) g^2;
-                   p <- p - lr (m / (1 - b1^t)) / (sqrt(s / (1 - b2^t)) + eps)
+               p <- p - lr (m / (1 - b1^t)) / (sqrt(s / (1 - b2^t)) + eps)
     AdamW      p <- (1 - lr wd) p first, then Adam
-                   (Loshchilov and Hutter, ICLR 2019, arXiv 1711.05101)
-    LAMB       u = Adam's direction + wd p;                          p <- p - lr (||p|| / ||u||) u
+               (Loshchilov and Hutter, ICLR 2019, arXiv 1711.05101)
+    LAMB       u = Adam's direction + wd p;  p <- p - lr (||p|| / ||u||) u
 
 ``Momentum`` is the classical form (Polyak 1964; Sutskever et al., ICML 2013, eq. 1), in which the
 velocity already holds the learning rate. With a constant rate it takes the same steps as

@@ -2,8 +2,7 @@
 functions of the table.
 
     act      gains GAIN on shifted shuffled streams and nothing less than 0 on shifted sorted ones
-             (means over those that were adapted
-             to), and no loss counts
+             (means over those that were adapted to), and no loss counts
     advise   one of these fails
     off      a stream loses more than RUIN, or the long run is not bounded
 
