@@ -4,6 +4,7 @@ tools/daemon_settings_reference.py > docs/daemon_settings.md``.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from edgeadapt.daemon.config import schema as settings
 
 _HEAD = """# Settings of the daemon
 
-The file that `edgeadapt serve CONFIG.toml` reads. `edgeadapt serve CONFIG.toml --check` says what is wrong with one: the file, the key, its
-value and what is allowed. A key that is not listed here is an error. Relative paths are taken from the folder of the file. A name has at most 64
-letters, digits, dots, dashes and underscores, the first a letter or digit.
+The file that `edgeadapt serve CONFIG.toml` reads. `edgeadapt serve CONFIG.toml --check` says what
+is wrong with one: the file, the key, its value and what is allowed. A key that is not listed here
+is an error. Relative paths are taken from the folder of the file. A name has at most 64 letters,
+digits, dots, dashes and underscores, the first a letter or digit.
 
 ```toml
 bundle = "screws.edge"
@@ -35,8 +37,9 @@ kind = "jsonl"
 path = "answers.jsonl"
 ```
 
-This page is written from the settings themselves: `python tools/daemon_settings_reference.py > docs/daemon_settings.md`.
-"""  # noqa: E501
+This page is written from the settings themselves:
+`python tools/daemon_settings_reference.py > docs/daemon_settings.md`.
+"""
 
 
 def render() -> str:
@@ -115,7 +118,7 @@ def _default(field: mi.Field) -> str:
 
 
 def _doc(struct: type[Struct]) -> str:
-    return " ".join((struct.__doc__ or "").split())
+    return textwrap.fill(" ".join((struct.__doc__ or "").split()), 100, break_on_hyphens=False)
 
 
 if __name__ == "__main__":

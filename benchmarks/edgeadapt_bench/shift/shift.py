@@ -176,10 +176,8 @@ def compare(material: ShiftMaterial, plan: Plan, say: Say, plots: str | None = N
         material, shown[plan.seeds[0]], plan, spent, say
     )
     if plots is not None:
-        say(
-            "shift:"
-            f" {draw(Path(plots) / f'shift-{material.name}.png', results, plan.severities[0], _barred(results))}"  # noqa: E501
-        )
+        picture = Path(plots) / f"shift-{material.name}.png"
+        say(f"shift: {draw(picture, results, plan.severities[0], _barred(results))}")
     return rows
 
 

@@ -119,10 +119,8 @@ class MigrationReport:
             for name, before, after in self.accuracy
         ]
         lost = [f"conditions {', '.join(self.conditions)}"] if self.conditions else []
-        lines.append(
-            "  not carried over:"
-            f" {', '.join([*lost, f'{self.commits} commits of history', f'{self.decisions} decisions'])}"  # noqa: E501
-        )
+        lost += [f"{self.commits} commits of history", f"{self.decisions} decisions"]
+        lines.append(f"  not carried over: {', '.join(lost)}")
         if self.outcome == "refused":
             return [*lines, f"  refused, nothing was changed: {self.why}"]
         return (
