@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs the edgeadapt daemon on a Jetson, or into an image of one. Running it again changes nothing; it starts nothing unless it is told to.
-# Tried in folders and in a Debian root that look like boards. NOT RUN ON A BOARD BY US.
+# Installs the edgeadapt daemon on a Jetson, or into an image of one. Running it again changes
+# nothing; it starts nothing unless it is told to. Tried in folders and in a Debian root that look
+# like boards. NOT RUN ON A BOARD BY US.
 set -euo pipefail
 
 usage() {

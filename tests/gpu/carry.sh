@@ -4,8 +4,9 @@
 #   tests/gpu/carry.sh                    for this machine and its python3
 #   tests/gpu/carry.sh aarch64 3.10       for a Jetson with JetPack 6; aarch64 3.12 for JetPack 7; x86_64 3.11 and so on
 #
-# With EDGEADAPT_GPU_CUDART=1 also nvidia-cuda-runtime, whose licence is NVIDIA's: downloading it means accepting that. The folder is ignored by git and
-# stays under 64 MiB; torch, TensorRT and ONNX Runtime's GPU builds are not carried.
+# With EDGEADAPT_GPU_CUDART=1 also nvidia-cuda-runtime, whose licence is NVIDIA's: downloading it
+# means accepting that. The folder is ignored by git and stays under 64 MiB; torch, TensorRT and
+# ONNX Runtime's GPU builds are not carried.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 most=$((64 << 20))

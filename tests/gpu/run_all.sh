@@ -3,13 +3,16 @@
 #
 #   tests/gpu/run_all.sh [--quick] [--limit SECONDS] [--parts cudart,step,correction,bundle,story,doctor] [--out FOLDER]
 #
-# A result of a real card goes to docs/measurements, anything else to build/gpu. What cannot run says why, and is no failure: without a GPU the exit code is
-# 0. It is 1 if a check failed or a target was missed, 2 if an option is wrong, 5 if there is no usable Python.
+# A result of a real card goes to docs/measurements, anything else to build/gpu. What cannot run
+# says why, and is no failure: without a GPU the exit code is 0. It is 1 if a check failed or a
+# target was missed, 2 if an option is wrong, 5 if there is no usable Python.
 #
-# The first Python that has what tests/gpu/requirements.txt names is used as it is, and nothing is installed into it: $PYTHON, the active environment,
-# .venv, .venv-gpu, /opt/edgeadapt, python3. If none has, .venv-gpu is made: from tests/gpu/wheels if tests/gpu/carry.sh filled it before, else with pip
-# from its index. It sees the system's packages, so that JetPack's TensorRT is found. With EDGEADAPT_GPU_CUDART=1 it also gets nvidia-cuda-runtime, whose
-# licence is NVIDIA's; a CUDA on the machine or in torch's wheels makes that unnecessary.
+# The first Python that has what tests/gpu/requirements.txt names is used as it is, and nothing is
+# installed into it: $PYTHON, the active environment, .venv, .venv-gpu, /opt/edgeadapt, python3. If
+# none has, .venv-gpu is made: from tests/gpu/wheels if tests/gpu/carry.sh filled it before, else
+# with pip from its index. It sees the system's packages, so that JetPack's TensorRT is found. With
+# EDGEADAPT_GPU_CUDART=1 it also gets nvidia-cuda-runtime, whose licence is NVIDIA's; a CUDA on the
+# machine or in torch's wheels makes that unnecessary.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 wheels=$root/tests/gpu/wheels

@@ -5,8 +5,8 @@ modulator behind it by entropy.
       -> rest of the encoder (frozen) -> head (frozen) -> H
 
     hebbian               W <- soft_hebbian(W; m_i = 1)
-    hebbian_three_factor  W <- soft_hebbian(W; m_i = exp(E0 - H_i) [H_i < E0]), H_i before the step: the
-                          third factor says whether it was right
+    hebbian_three_factor  W <- soft_hebbian(W; m_i = exp(E0 - H_i) [H_i < E0]), H_i before the step:
+                          the third factor says whether it was right
     neuro_hebbian         W <- soft_hebbian(W; m_i = 1);  then
                           (dg, db) <- (1 - a) (dg, db) - rate d/d(dg, db) mean_i r_i H_i
 
