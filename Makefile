@@ -3,16 +3,16 @@
 #   make test     also install what the host needs (torch), and run the tests; make test-slow those
 #                 that take minutes, make test-all this one and the next three
 #   make test-host     the tests of training, exporting, methods and benches
-#   make test-engines  the tests of the compiler, the runtimes and where graphs are placed; the GPU suite
-#                      without a GPU
+#   make test-engines  the tests of the compiler, the runtimes and where graphs are placed; the GPU
+#                      suite without a GPU
 #   make test-daemon   the daemon's tests: brokers, cameras, browsers, alert rules; what is not
 #                      installed is skipped and named
 #   make torture  a million damaged files (make fuzz alone does only that), every I/O call fails, a
 #                 thousand kills, hostile streams (an hour)
 #   make bundle   train and export the bundle that ships with the demo
 #                 [DATA=folder with the four Fashion-MNIST files]
-#   make newest   try the newest release of every dependency in an environment of its own, and say what
-#                 it gave; never fails
+#   make newest   try the newest release of every dependency in an environment of its own, and say
+#                 what it gave; never fails
 #   make lint     make bench [SUITE=overhead]     make constraints     make clean
 # Variables: PYTHON (interpreter), VENV (folder), PIP_FLAGS (options of pip install),
 #   CONSTRAINTS (file of the versions that were tested; empty: the newest).
