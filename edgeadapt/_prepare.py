@@ -18,8 +18,10 @@ def prepare(frame: Any, spec: InputSpec, *, colour: str | None = None) -> NDArra
 
     Args:
         frame: (H, W), (H, W, 1) or (H, W, 3) array, uint8 in 0..255 or float in 0..1, or a Pillow
-        image. spec: the bundle's ``manifest.input``. colour: order of the frame's channels,
-        ``"rgb"`` (the default) or ``"bgr"``, as OpenCV has it.
+            image.
+        spec: the bundle's ``manifest.input``.
+        colour: order of the frame's channels, ``"rgb"`` (the default) or ``"bgr"``, as OpenCV has
+            it.
 
     Returns:
         One sample of shape ``spec.shape`` and dtype ``spec.dtype``, without a batch axis.

@@ -52,8 +52,8 @@ def read_image(
     """One sample of shape ``spec.shape``.
 
     Args:
-        opened: the file, if it is open already; ``file`` is what messages call it. formats: that it
-        may be of, as Pillow calls them.
+        opened: the file, if it is open already; ``file`` is what messages call it.
+        formats: that it may be of, as Pillow calls them.
 
     Raises:
         InputError: not an image, damaged, too large, or of a form that the bundle does not take.
@@ -139,11 +139,11 @@ def read_arrays(path: Path, most: Mapping[str, int]) -> dict[str, NDArray[Any]]:
 
     Args:
         most: name of an array -> the most bytes that it may have, unpacked. Those that are not
-        there are left out, and so are all others.
+            there are left out, and so are all others.
 
     Raises:
         InputError: damaged, too large, or holding objects; the message names the file and the
-        array.
+            array.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -90,14 +90,14 @@ class StatefulGraph:
 
         Args:
             ports: an array for each port, of its dtype and shape; a Python number where the port is
-            one.
+                one.
 
         Returns:
             The outputs, as arrays the caller owns.
 
         Raises:
             InputError: a port is missing, unknown, of another dtype or shape, or not finite. The
-            state is then as before.
+                state is then as before.
         """
         for name, value in ports.items():
             array = np.asarray(value)
@@ -118,7 +118,7 @@ class StatefulGraph:
 
         Raises:
             StateError: a tensor is not finite (the step diverged), or the file cannot be written.
-            The old file is untouched.
+                The old file is untouched.
         """
         state = self.state
         for name, value in state.items():

@@ -189,7 +189,7 @@ def check_text(value: Any, what: str) -> str:
 
     Raises:
         InputError: not a text, or one with half a character in it (a lone surrogate), which UTF-8
-        cannot hold.
+            cannot hold.
     """
     if not isinstance(value, str):
         raise InputError(f"{what} is a text, got {describe(value)}")

@@ -61,7 +61,7 @@ class OnnxFile:
 
     Raises:
         BundleError: the bytes are not a protobuf message, or a tensor points anywhere but
-        ``bundle:``.
+            ``bundle:``.
     """
 
     name: str
@@ -115,7 +115,7 @@ class OnnxFile:
 
         Raises:
             BundleError: a value is missing, or has another dtype or shape; the message names the
-            tensor.
+                tensor.
         """
         values = {}
         for name, wanted in self.external.items():

@@ -134,14 +134,17 @@ class Reading(Struct, frozen=True):
 
     Attributes:
         axis: the summary: ``warming`` until a window is full, ``stuck`` when its frames do not
-        differ, ``uncertain`` where no other
-            statistic moved and accuracy seems to have fallen, by its estimate or by answers.
+            differ, ``uncertain`` where no other statistic moved and accuracy seems to have fallen,
+            by its estimate or by answers.
         shift: window statistic divided by its threshold; above 1 the conditions differ from
-        calibration. novel_share: share of the window above the novelty threshold; None while
-        shifted, when it means nothing. window: samples in the window. domain: the condition the
-        stream is in; ``"source"`` too where it is about to leave one, reads clear, and nothing is
-        corrected. accuracy: an estimate, without labels, over the last windows that were looked at;
-        None before the first, and for a bundle without it.
+            calibration.
+        novel_share: share of the window above the novelty threshold; None while shifted, when it
+            means nothing.
+        window: samples in the window.
+        domain: the condition the stream is in; ``"source"`` too where it is about to leave one,
+            reads clear, and nothing is corrected.
+        accuracy: an estimate, without labels, over the last windows that were looked at; None
+            before the first, and for a bundle without it.
     """
 
     axis: Axis
@@ -235,13 +238,12 @@ class LabelState:
     """What became of a label.
 
     Attributes:
-        id: of the sample. label, source: what it was called, and by whom. status: ``received``:
-        waits to be learned. ``learned``: teaches. ``held_out``: accepted, and judges. ``held``: put
-        aside because it
-            contradicts what is known; looked at again as evidence grows. ``vetoed``: it would have
-            cost too much accuracy. ``withdrawn``.
-        why: the reason, where there is one. commit: the change in ``history()`` that made it so;
-        None while it waits.
+        id: of the sample. label, source: what it was called, and by whom.
+        status: ``received``: waits to be learned. ``learned``: teaches. ``held_out``: accepted, and
+            judges. ``held``: put aside because it contradicts what is known; looked at again as
+            evidence grows. ``vetoed``: it would have cost too much accuracy. ``withdrawn``.
+        why: the reason, where there is one.
+        commit: the change in ``history()`` that made it so; None while it waits.
     """
 
     id: str
@@ -257,16 +259,16 @@ class Receipt:
     """What ``forget`` or ``withdraw`` did and what it could not reach.
 
     Attributes:
-        removed: evidence rows and pending samples deleted. subtracted: rows whose contribution was
-        subtracted from the live tensors. snapshots: retained snapshots that were rewritten. moved:
-        other labels that changed sides between teaching and judging, so that a fifth of every class
-        still judges. exact: tensors that are now, bit for bit, what they would be without these
-        rows. In float32 sums the counts are; the rest is to
-            float tolerance.
+        removed: evidence rows and pending samples deleted.
+        subtracted: rows whose contribution was subtracted from the live tensors.
+        snapshots: retained snapshots that were rewritten.
+        moved: other labels that changed sides between teaching and judging, so that a fifth of
+            every class still judges.
+        exact: tensors that are now, bit for bit, what they would be without these rows. In float32
+            sums the counts are; the rest is to float tolerance.
         unreachable: why something could not be undone, one line each; of a factory class, that the
-        bundle's own samples still answer for it.
-            What waits is named too: deleted rows that a reader of another connection keeps in the
-            write-ahead log.
+            bundle's own samples still answer for it. What waits is named too: deleted rows that a
+            reader of another connection keeps in the write-ahead log.
     """
 
     removed: int

@@ -152,8 +152,10 @@ class Built:
     """What a runtime that compiles keeps for a graph.
 
     Attributes:
-        was_kept: it was there already. files: that hold it; none if the runtime compiles nothing
-        for this graph, and ``note`` says why. nbytes: of the engines in them.
+        was_kept: it was there already.
+        files: that hold it; none if the runtime compiles nothing for this graph, and ``note`` says
+            why.
+        nbytes: of the engines in them.
     """
 
     was_kept: bool
@@ -184,7 +186,7 @@ class BuildsAhead(Protocol):
 
         Raises:
             RuntimeUnavailable: it does not compile, cannot be kept, or was cancelled; the message
-            names the graph.
+                names the graph.
         """
         ...
 
@@ -208,8 +210,9 @@ class Executable(Protocol):
             The outputs as arrays the caller owns, and a ``Tensors`` with only what was written.
 
         Raises:
-            InputError: a port or a tensor is not what the graph takes. DeviceError: the device
-            failed or has no room, whatever the call was. RuntimeUnavailable: this call failed.
+            InputError: a port or a tensor is not what the graph takes.
+            DeviceError: the device failed or has no room, whatever the call was.
+            RuntimeUnavailable: this call failed.
         """
         ...
 
@@ -281,11 +284,10 @@ def open_runtime(name: str = "onnxruntime", **options: Any) -> Runtime:
 
     Args:
         name: of a registered runtime. ``"auto"``: every graph where its round trip is least, from
-        the first moment on ONNX Runtime on the CPU
-            (docs/placement.md); where nothing but the CPU could run, that is the plain
-            ``"onnxruntime"``.
+            the first moment on ONNX Runtime on the CPU (docs/placement.md); where nothing but the
+            CPU could run, that is the plain ``"onnxruntime"``.
         options: of the runtime; of ``"auto"``: ``candidates`` (names of runtimes to be tried),
-        ``rules`` (``edgeadapt.placement.Rules``) and those of ``"onnxruntime"``.
+            ``rules`` (``edgeadapt.placement.Rules``) and those of ``"onnxruntime"``.
 
     Raises:
         RuntimeUnavailable: no runtime of that name is registered, or it cannot run here.
@@ -340,17 +342,17 @@ def read_graph(
     step(x=x, y=y)``.
 
     Args:
-        path: ``NAME.onnx``; ``NAME.safetensors`` lies beside it. state: where to start instead of
-        the values that were saved with it: a file that ``save_state`` wrote, or another open graph,
-        whose
-            tensors this one then shares (what a step learns, the graph that predicts sees at its
-            next call).
+        path: ``NAME.onnx``; ``NAME.safetensors`` lies beside it.
+        state: where to start instead of the values that were saved with it: a file that
+            ``save_state`` wrote, or another open graph, whose tensors this one then shares (what a
+            step learns, the graph that predicts sees at its next call).
         runtime: by default a new ONNX Runtime on one thread.
 
     Raises:
-        BundleError: a file is missing or damaged, or the two do not belong together. StateError:
-        ``state`` belongs to another graph, or is missing or damaged. InputError: ``path`` does not
-        end in ``.onnx``, or the graph whose state is shared has a tensor of another shape.
+        BundleError: a file is missing or damaged, or the two do not belong together.
+        StateError: ``state`` belongs to another graph, or is missing or damaged.
+        InputError: ``path`` does not end in ``.onnx``, or the graph whose state is shared has a
+            tensor of another shape.
         RuntimeUnavailable: there is no runtime here.
     """
     # by name: what reads the file rests on bundles, and those on this module

@@ -146,7 +146,8 @@ class EdgeClassifier(ClassifierMixin, BaseEstimator):
         What ``partial_fit`` taught is the learner's state, and no part of it.
 
         Raises:
-            NotFittedError: there is none yet. OSError: it cannot be written.
+            NotFittedError: there is none yet.
+            OSError: it cannot be written.
         """
         check_is_fitted(self)
         place = Path(path)

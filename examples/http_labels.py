@@ -1,8 +1,10 @@
 """A program beside the daemon: it posts pictures, and answers what the learner asks about them.
 Needs nothing but Python.
 
-    python http_labels.py [FOLDER]      FOLDER/CLASS/*.png; without it the pictures that ship with the demo, of classes old and new
-"""  # noqa: E501
+    python http_labels.py [FOLDER]
+            FOLDER/CLASS/*.png; without it the pictures that ship with the demo, of classes old and
+            new
+"""
 
 import argparse
 import json

@@ -77,8 +77,9 @@ LABELLED = """
 import torch
 
 def labelled(generator, batch):
-    return {"x": torch.randn(batch, 4, generator=generator), "y": torch.randint(0, 3, (batch,), generator=generator)}
-"""  # noqa: E501
+    x = torch.randn(batch, 4, generator=generator)
+    return {"x": x, "y": torch.randint(0, 3, (batch,), generator=generator)}
+"""
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def _default(field: mi.Field) -> str:
 
 
 def _doc(struct: type[Struct]) -> str:
-    return textwrap.fill(" ".join((struct.__doc__ or "").split()), 100)
+    return textwrap.fill(" ".join((struct.__doc__ or "").split()), 100, break_on_hyphens=False)
 
 
 if __name__ == "__main__":

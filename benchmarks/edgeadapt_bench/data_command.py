@@ -63,10 +63,8 @@ def _list(args: argparse.Namespace) -> int:
         print(f"{row['name']:<11} {row['summary']}")
         print(f"{'':<11} {row['mebibytes']} MiB: {', '.join(row['packages'])}")
         print(f"{'':<11} licence: {row['licence']}")
-        print(
-            f"{'':<11}"
-            f" {'here: ' + row['place'] if row['place'] else row['missing'] or 'not here: edgeadapt data fetch ' + row['name']}"  # noqa: E501
-        )
+        absent = row["missing"] or f"not here: edgeadapt data fetch {row['name']}"
+        print(f"{'':<11} {'here: ' + row['place'] if row['place'] else absent}")
     return 0
 
 

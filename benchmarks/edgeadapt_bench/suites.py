@@ -166,19 +166,23 @@ def run(
     """Run a suite. What it needs and does not find is said before it starts.
 
     Args:
-        suite: a key of ``SUITES``. data: folder with the four Fashion-MNIST files; by default where
-        the system's package puts them. json_path: the report is written there too. say: called with
-        one line per step, and with the table at the end. options: switches that this suite has.
-        plots: a folder; suites that draw pictures put them there. bundle: path of a ``.edge`` file,
-        for suites that measure any. fetch: get the data that are missing first.
+        suite: a key of ``SUITES``.
+        data: folder with the four Fashion-MNIST files; by default where the system's package puts
+            them.
+        json_path: the report is written there too.
+        say: called with one line per step, and with the table at the end.
+        options: switches that this suite has.
+        plots: a folder; suites that draw pictures put them there.
+        bundle: path of a ``.edge`` file, for suites that measure any.
+        fetch: get the data that are missing first.
 
     Returns:
         The report: ``{"suite", "machine", "versions", "rows": [{"name", "value", "unit",
         "baseline", "target", "holds"}]}``.
 
     Raises:
-        InputError: no such suite or option, or no data. RuntimeUnavailable: a package that the
-        suite needs is not installed.
+        InputError: no such suite or option, or no data.
+        RuntimeUnavailable: a package that the suite needs is not installed.
     """
     if suite not in SUITES:
         raise InputError(f"no suite called {suite!r}; suites: {', '.join(SUITES)}")

@@ -37,7 +37,7 @@ def check_space(manifest: Manifest, encoder: TensorHashes) -> None:
 
     Raises:
         BundleError: the encoder is another one. A bundle that is given features has none, and
-        nothing to hold against its space.
+            nothing to hold against its space.
     """
     graphs = [
         bytes.fromhex(manifest.members[graph.file].sha256)
@@ -111,7 +111,7 @@ class TensorHashes:
 
         Raises:
             BundleError: the header cannot be read, lacks a tensor, places two in the same bytes, or
-            reaches beyond the file.
+                reaches beyond the file.
         """
         missing = sorted(self._names - set(self._digests))
         if self._fault or missing:

@@ -25,7 +25,7 @@ def stress_table(card: Mapping[str, Any]) -> list[str]:
 
     Args:
         card: ``bundle.card``. One of another version, or that says something else, gets one line
-        that says so.
+            that says so.
     """
     stress = card.get("stress")
     if stress is None:

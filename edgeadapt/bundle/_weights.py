@@ -73,7 +73,7 @@ def decode_weights(manifest: Manifest, member: str, data: bytes) -> Arrays:
 
     Raises:
         BundleError: malformed, a tensor the manifest does not place in this file, another dtype or
-        shape, or values that are not finite.
+            shape, or values that are not finite.
     """
     try:
         arrays: Arrays = load(data)

@@ -68,7 +68,7 @@ class Bundle:
 
         Raises:
             BundleError: no such member, it changed since the bundle was opened, or a value is not
-            finite.
+                finite.
         """
         data = self._read(member)
         with _naming(self.path):
@@ -115,11 +115,14 @@ def write_bundle(
     it.
 
     Args:
-        path: where to, usually ``NAME.edge``; an existing file is replaced. manifest: its
-        ``members`` are filled in here. graphs: serialised ONNX models, by the ``file`` of their
-        :class:`GraphSpec` (``graphs/*.onnx``). weights: arrays by tensor name, by weight file
-        (:data:`FROZEN`, :data:`FACTORY`, :data:`GUARD`). card: the stress card; anything JSON can
-        hold. private_key: PEM of an ed25519 key; without it the bundle is unsigned.
+        path: where to, usually ``NAME.edge``; an existing file is replaced.
+        manifest: its ``members`` are filled in here.
+        graphs: serialised ONNX models, by the ``file`` of their :class:`GraphSpec`
+            (``graphs/*.onnx``).
+        weights: arrays by tensor name, by weight file (:data:`FROZEN`, :data:`FACTORY`,
+            :data:`GUARD`).
+        card: the stress card; anything JSON can hold.
+        private_key: PEM of an ed25519 key; without it the bundle is unsigned.
 
     Raises:
         BundleError: names the member that is wrong, or says why the file cannot be written.
@@ -165,12 +168,15 @@ def read_bundle(
     feature space and card.
 
     Args:
-        path: the file. trust: public keys, as text or paths; one, or several. When given, the
-        bundle must be signed by one of them. require_signature: refuse an unsigned bundle also
-        without ``trust``; any signer will do then.
+        path: the file.
+        trust: public keys, as text or paths; one, or several. When given, the bundle must be signed
+            by one of them.
+        require_signature: refuse an unsigned bundle also without ``trust``; any signer will do
+            then.
 
     Raises:
-        BundleError: names the file, the member and the reason. InputError: not a path.
+        BundleError: names the file, the member and the reason.
+        InputError: not a path.
     """
     path = check_path(path, "a bundle")
     with _naming(path):

@@ -166,9 +166,10 @@ def verify(manifest: bytes, signature: Signature, trusted_keys: Sequence[str | P
     """Check a signature.
 
     Args:
-        manifest: the bytes of ``manifest.json``. signature: the content of ``manifest.sig``.
+        manifest: the bytes of ``manifest.json``.
+        signature: the content of ``manifest.sig``.
         trusted_keys: public keys, as text or paths. Empty: any signer is accepted, only damage is
-        found.
+            found.
 
     Returns:
         The key id of the signer.

@@ -40,9 +40,11 @@ def read_step(
     """Run the file and collect the parts; an argument wins over what the file has.
 
     Args:
-        step: ``FILE.py:NAME``. example: ``[FILE.py:]NAME`` of a function ``(generator, batch) ->
-        ports``. tensors: ``[FILE.py:]NAME`` of a dict or of a function that gives one, or a
-        ``.safetensors`` file. frozen: names and patterns with commas between them.
+        step: ``FILE.py:NAME``.
+        example: ``[FILE.py:]NAME`` of a function ``(generator, batch) -> ports``.
+        tensors: ``[FILE.py:]NAME`` of a dict or of a function that gives one, or a ``.safetensors``
+            file.
+        frozen: names and patterns with commas between them.
 
     Raises:
         InputError: names the file, and what is missing or of another kind.

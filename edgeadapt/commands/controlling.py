@@ -82,7 +82,7 @@ class _Daemon:
 
         Raises:
             EdgeadaptError: the daemon's own, as it was raised there. _NoAnswer: nobody answers, or
-            a fault of the daemon.
+                a fault of the daemon.
         """
         status, answer = self.exchange(method, path, body, **query)
         if status < 300:
@@ -93,20 +93,19 @@ class _Daemon:
         if isinstance(kind, type) and issubclass(kind, EdgeadaptError):
             raise kind(why)
         if 400 <= status < 500:
-            raise InputError(
-                f"{why}{'; pass --token-file' if status == 401 and 'authorization' not in self._headers else ''}"  # noqa: E501
-            )
-        raise _NoAnswer(
-            f"{self.where}:"
-            f" {why}{' (request ' + _printable(str(told['request'])) + ' in its log)' if told.get('request') else ''}"  # noqa: E501
-        )
+            needs_token = status == 401 and "authorization" not in self._headers
+            raise InputError(f"{why}{'; pass --token-file' if needs_token else ''}")
+        request = told.get("request")
+        logged = f" (request {_printable(str(request))} in its log)" if request else ""
+        raise _NoAnswer(f"{self.where}: {why}{logged}")
 
     def exchange(
         self, method: str, path: str, body: dict[str, Any] | None = None, **query: int | None
     ) -> tuple[int, Any]:
         """Status and answer, whatever it is."""
         given = {key: value for key, value in query.items() if value is not None}
-        target = f"{'' if self._path else self._url.path.rstrip('/')}{path}{'?' + urlencode(given) if given else ''}"  # noqa: E501
+        prefix = "" if self._path else self._url.path.rstrip("/")
+        target = f"{prefix}{path}{'?' + urlencode(given) if given else ''}"
         data = None if body is None else json.dumps(body).encode()
         headers = self._headers | ({} if data is None else {"content-type": "application/json"})
         connection = self._connection()

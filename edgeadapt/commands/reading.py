@@ -87,7 +87,7 @@ def read_labels(path: Path, source: Source) -> dict[int, str]:
 
     Raises:
         InputError: a line is not ``index-or-filename,label``, or names no sample; the message has
-        its number.
+            its number.
     """
     by_name = {name: row for row, name in enumerate(source.names)}
     lines = list(_lines(path))

@@ -96,9 +96,10 @@ def _bundle(settings: Settings, found: list[Manifest]) -> str:
     bundle = read_bundle(settings.bundle, trust=settings.trust)
     found.append(bundle.manifest.at(settings.precision))
     signer = f"signed by {bundle.signed_by}" if bundle.signed_by else "unsigned"
+    encoder = "" if settings.precision == "float32" else f", encoder in {settings.precision}"
     return (
         f"{settings.bundle}: {bundle.manifest.name} version {bundle.manifest.version},"
-        f" {signer}{'' if settings.precision == 'float32' else f', encoder in {settings.precision}'}"  # noqa: E501
+        f" {signer}{encoder}"
     )
 
 

@@ -26,10 +26,15 @@ class Answer(Struct, frozen=True):
     """What the daemon says about one sample: flat, so that a line of JSON holds it.
 
     Attributes:
-        id: the learner's, for labels. name: the source's own, if it has one. at: seconds since the
-        epoch, when the sample came. confidence: of ``label``, in (0, 1]. shift: window statistic /
-        threshold. axis: see ``edgeadapt.results.Reading``. waited_ms: in the inbox. took_ms: of the
-        batch it was answered in. error: why there is no answer; the other fields are empty then.
+        id: the learner's, for labels.
+        name: the source's own, if it has one.
+        at: seconds since the epoch, when the sample came.
+        confidence: of ``label``, in (0, 1].
+        shift: window statistic / threshold.
+        axis: see ``edgeadapt.results.Reading``.
+        waited_ms: in the inbox.
+        took_ms: of the batch it was answered in.
+        error: why there is no answer; the other fields are empty then.
     """
 
     stream: str
@@ -55,8 +60,9 @@ class Arrival(Struct, frozen=True, eq=False):
 
     Attributes:
         name: how the source calls it; unique within the source for as long as labels may come.
-        label: a label that came with it. reply: called once, on the loop's thread, with the answer
-        or the error; it must not block. came: monotonic seconds.
+        label: a label that came with it.
+        reply: called once, on the loop's thread, with the answer or the error; it must not block.
+        came: monotonic seconds.
     """
 
     stream: str

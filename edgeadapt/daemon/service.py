@@ -70,9 +70,9 @@ class Service:
         sources, sinks: beside those of the settings. notify: the supervisor.
 
     Raises:
-        BundleError, StateError, BudgetError: as ``open_learner``. RuntimeUnavailable: as that, or a
-        package that the settings need is not
-            installed. InputError: a source or a sink cannot be opened.
+        BundleError, StateError, BudgetError: as ``open_learner``.
+        RuntimeUnavailable: as that, or a package that the settings need is not installed.
+        InputError: a source or a sink cannot be opened.
     """
 
     def __init__(

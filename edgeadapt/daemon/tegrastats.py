@@ -37,10 +37,11 @@ class Tegrastats:
     """What a line says.
 
     Attributes:
-        cpu_loads: of each core, 0..1; None: it is off. gpu_load: 0..1, or None. temperatures:
-        degrees Celsius by zone; zones that are off
-            are left out. power_mw: at that moment, by rail. total_power_w: of the rail that feeds
-            the module, or the sum of all rails.
+        cpu_loads: of each core, 0..1; None: it is off.
+        gpu_load: 0..1, or None.
+        temperatures: degrees Celsius by zone; zones that are off are left out.
+        power_mw: at that moment, by rail.
+        total_power_w: of the rail that feeds the module, or the sum of all rails.
     """
 
     ram_used_mib: int

@@ -74,16 +74,18 @@ def export_dataset(
     """Write the newest label of every sample: pictures, features, labels, who, when, predictions.
 
     Args:
-        state: the folder, which may be in use. out: a folder that is empty or not there; it appears
-            when it is whole, readable by its owner only.
+        state: the folder, which may be in use.
+        out: a folder that is empty or not there; it appears when it is whole, readable by its owner
+            only.
         form: one of ``FORMS``. What it cannot hold goes into a side file.
         bundle: that the state belongs to; with it, what the state answers today is written of
             samples that nobody was asked about. Of the others it is what was answered when they
             were met, with or without ``bundle``.
 
     Raises:
-        InputError: ``out`` holds something, or no such form. StateError: no state folder, or it was
-            never opened with a bundle. BundleError: damaged, or not trusted.
+        InputError: ``out`` holds something, or no such form.
+        StateError: no state folder, or it was never opened with a bundle.
+        BundleError: damaged, or not trusted.
     """
     if form not in FORMS:
         raise InputError(f"a form is one of {', '.join(FORMS)}, got {form!r:.80}")

@@ -32,11 +32,12 @@ class ImportReport:
 
     Attributes:
         new: samples that the state did not have. corrected: labels that the file changes.
-        present: samples that the state has already; left as they are there. repeated: the same
-            picture once more. unlabelled: rows that nobody has labelled.
+        present: samples that the state has already; left as they are there.
+        repeated: the same picture once more.
+        unlabelled: rows that nobody has labelled.
         left_out: samples of the export that are no longer in the file.
-        bad: file and row -> why it could not be taken. samples: ids of those that were taken, or
-            are there already.
+        bad: file and row -> why it could not be taken.
+        samples: ids of those that were taken, or are there already.
     """
 
     new: int = 0
@@ -81,14 +82,16 @@ def import_dataset(
 
     Args:
         path: a folder that ``export_dataset`` made, or a file or folder of another tool.
-        form: one of ``FORMS``. source: who says so, where the file does not; by default the name
-            of the file. pictures: Label Studio: below it lie the files that tasks name.
+        form: one of ``FORMS``.
+        source: who says so, where the file does not; by default the name of the file.
+        pictures: Label Studio: below it lie the files that tasks name.
 
     Raises:
         InputError: the file as a whole cannot be read, or names a file elsewhere.
-        CapacityError: too few class slots. BudgetError: the day's writes are used up.
-        StorageError: the disk is full or fails. New samples and corrections are there all or not
-            at all; classes that were added for them may stay, without a label.
+        CapacityError: too few class slots.
+        BudgetError: the day's writes are used up.
+        StorageError: the disk is full or fails. New samples and corrections are there all or not at
+            all; classes that were added for them may stay, without a label.
     """
     return import_files(learner, read_files(path, form, pictures), source=source)
 

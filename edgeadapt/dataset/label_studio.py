@@ -68,8 +68,8 @@ def read(path: Path, pictures: Path | None = None) -> list[Entry]:
     """One entry a task of a JSON export: its newest annotation.
 
     Args:
-        path: the export, or a folder that ``write`` made. pictures: below it lie the files that
-            tasks name; by default the folder of the export.
+        path: the export, or a folder that ``write`` made.
+        pictures: below it lie the files that tasks name; by default the folder of the export.
 
     Raises:
         InputError: not a JSON export, or a picture that lies elsewhere.
@@ -135,7 +135,8 @@ def picture_of(data: Mapping[str, Any], where: str, root: Path) -> Path | bytes 
     """The picture of a task: its bytes, or the file below ``root``.
 
     Raises:
-        ValueError: it has none that can be had here. InputError: it is a file elsewhere.
+        ValueError: it has none that can be had here.
+        InputError: it is a file elsewhere.
     """
     values = [data.get("image"), *data.values()]
     named = next((v for v in values if isinstance(v, str) and _is_picture(v)), None)

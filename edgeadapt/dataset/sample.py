@@ -28,12 +28,14 @@ class Sample:
 
     Attributes:
         label: what was said, by ``source``. time: when it was met, seconds since the epoch.
-        status, met: as in the journal. features: (D + T,) float16 of the feature space ``space``,
-            or (0,) once they have expired.
+        status, met: as in the journal.
+        features: (D + T,) float16 of the feature space ``space``, or (0,) once they have expired.
         raw: the input as the encoder took it, where it is kept.
-        predicted: what was answered, "" if nobody asked. predicted_when: ``met``, when a question
-            about the sample was asked, ``today`` when it was exported, or "". is_random: that
-            question was drawn, not chosen. confidence: of ``today``'s, else None.
+        predicted: what was answered, "" if nobody asked.
+        predicted_when: ``met``, when a question about the sample was asked, ``today`` when it was
+            exported, or "".
+        is_random: that question was drawn, not chosen.
+        confidence: of ``today``'s, else None.
         name: of its picture, without folder and suffix. file: of it, "" if the form has none.
         edited: the file says something else than the state that it came from.
         picture: a foreign one, as a file or as its bytes. where: for messages.

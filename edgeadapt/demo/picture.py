@@ -76,7 +76,8 @@ def render(report: Report) -> str:
 </head>
 <body>
 <a class="skip" href="#picture">Skip to the picture</a>
-<header class="top"><span class="wordmark">edgeadapt</span><span>models that keep learning after they ship</span></header>
+<header class="top"><span class="wordmark">edgeadapt</span>
+<span>models that keep learning after they ship</span></header>
 <main>
 {"".join(parts)}
 </main>
@@ -84,4 +85,4 @@ def render(report: Report) -> str:
 <script>{script}</script>
 </body>
 </html>
-"""  # noqa: E501
+"""

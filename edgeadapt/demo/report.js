@@ -1,4 +1,5 @@
-// Hover, touch or the slider moves one cursor over the batches; the readout tells that batch. Text only: nothing is parsed as HTML.
+// Hover, touch or the slider moves one cursor over the batches; the readout tells that batch. Text
+// only: nothing is parsed as HTML.
 for (const figure of document.querySelectorAll("[data-live]")) {
   const { width, rows } = JSON.parse(figure.querySelector(".rows").textContent);
   const find = (selector) => figure.querySelector(selector);
@@ -91,7 +92,8 @@ for (const figure of document.querySelectorAll("[data-live]")) {
     else tell(Math.min(rows.length - 1, Math.floor(x / step)));
   }
 
-  plot.querySelectorAll("[data-at] title").forEach((title) => title.remove()); // the readout tells them; a second tooltip would cover it
+  // the readout tells them; a second tooltip would cover it
+  plot.querySelectorAll("[data-at] title").forEach((title) => title.remove());
   plot.addEventListener("pointermove", point);
   plot.addEventListener("pointerdown", point);
   plot.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && hide());

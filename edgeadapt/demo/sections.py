@@ -132,8 +132,9 @@ def picture(report: Report, curves: Curves | None) -> str:
     kinds = Counter(dict.fromkeys(charts.GLYPHS, 0))
     for event in events:
         kinds[event["kind"]] += event.get("count") or 1
+    names_of_kinds = {kind: glyph.label for kind, glyph in charts.GLYPHS.items()}
     keys = "".join(
-        f"<li>{charts.legend_glyph(kind)}<span>{escape(charts.GLYPHS[kind].label if kind in charts.GLYPHS else kind)}</span>"  # noqa: E501
+        f"<li>{charts.legend_glyph(kind)}<span>{escape(names_of_kinds.get(kind, kind))}</span>"
         f'<span class="count">{seen}</span></li>'
         for kind, seen in kinds.items()
         if seen
@@ -162,17 +163,19 @@ def picture(report: Report, curves: Curves | None) -> str:
 <p class="lines">{" ".join(_swatch(*name) for name in names)}</p>
 {charts.overview(curves, told)}
 <div class="frame">
-<div class="scroller" tabindex="0" role="region" aria-label="The picture, scrollable sideways on a narrow screen">
+<div class="scroller" tabindex="0" role="region"
+ aria-label="The picture, scrollable sideways on a narrow screen">
 <div class="stage">
 {drawn.gutter()}{drawn.plot(told)}</div></div>
-<div class="scrub" hidden><button type="button" data-jump="-1" aria-label="Previous event">←</button>
+<div class="scrub" hidden>
+<button type="button" data-jump="-1" aria-label="Previous event">←</button>
 <input type="range" min="0" max="{count - 1}" value="0" aria-label="Step through the batches">
 <button type="button" data-jump="1" aria-label="Next event">→</button></div>
 <div class="readout" hidden></div></div>
 {f'<ul class="keys" aria-label="Events">{keys}</ul>' if keys else ""}
 <details><summary>The picture as a table</summary>{_acts_table(report, curves)}</details>
 <script type="application/json" class="rows">{data}</script>
-</figure>"""  # noqa: E501
+</figure>"""
     return _section(
         "picture",
         "What happened",
@@ -286,14 +289,10 @@ def conditions(report: Report) -> str:
             if values["frozen"] is None or values["learner"] is None
             else round(100 * values["learner"]) - round(100 * values["frozen"])
         )
-        gained = (
-            "–"
-            if gain is None
-            else (
-                "<span"
-                f' class="{"up" if gain > 0 else "down" if gain < 0 else "even"}">{f"{gain:+d}".replace("-", "−")}</span>'  # noqa: E501
-            )
-        )
+        gained = "–"
+        if gain is not None:
+            trend = "up" if gain > 0 else "down" if gain < 0 else "even"
+            gained = f'<span class="{trend}">{f"{gain:+d}".replace("-", "−")}</span>'
         rows.append(
             [
                 escape(row["name"]) + order,
@@ -353,7 +352,8 @@ def classes(report: Report) -> str:
         )
     if not (known or figures or rows):
         return ""
-    left = f"<div>{f'<h3>Old classes, among the old ones</h3>{known}' if known else ''}{f'<dl>{figures}</dl>' if figures else ''}</div>"  # noqa: E501
+    slope = f"<h3>Old classes, among the old ones</h3>{known}" if known else ""
+    left = f"<div>{slope}{f'<dl>{figures}</dl>' if figures else ''}</div>"
     right = (
         f"<div>{_table(('class', '0 to 100%', 'frozen', 'learner'), rows, 'classes')}</div>"
         if rows

@@ -193,7 +193,8 @@ class Timeline:
             path(f"dots {name}", dots(self.curves.raw[name], self.x, self.accuracy_y))
             for name in ("oracle", "frozen", "learner")
         )
-        return f'<g id="accuracy">{grid}{raw}{self.curves.lines(self.x, self.accuracy_y)}{self._line_names()}</g>'  # noqa: E501
+        lines = self.curves.lines(self.x, self.accuracy_y)
+        return f'<g id="accuracy">{grid}{raw}{lines}{self._line_names()}</g>'
 
     def _line_names(self) -> str:
         ends = []
@@ -232,10 +233,12 @@ class Timeline:
             for i, b in enumerate(self.curves.batches)
             if b["is_shifted"]
         )
+        note = label(WIDTH + 8, SHIFT_Y + SHIFT_H + 8, "reads “shifted”", "note senses")
         return (
-            f'<g id="shift">{path("excess", area(above, ones, self.x, self.shift_y))}{path("threshold", f"M0 {number(threshold)}H{WIDTH}")}'  # noqa: E501
+            f'<g id="shift">{path("excess", area(above, ones, self.x, self.shift_y))}'
+            f"{path('threshold', f'M0 {number(threshold)}H{WIDTH}')}"
             f"{path('line shift', line(self.shifts, self.x, self.shift_y))}{path('flag', flags)}"
-            f"{label(WIDTH + 8, SHIFT_Y + SHIFT_H + 8, 'reads “shifted”', 'note senses') if flags else ''}</g>"  # noqa: E501
+            f"{note if flags else ''}</g>"
         )
 
     def _novel(self) -> str:
@@ -272,7 +275,8 @@ class Timeline:
         return f'<g id="novel">{"".join(drawn)}</g>'
 
     def _domains(self) -> str:
-        return f'<g id="domains">{"".join(self._ribbon(run, DOMAIN_Y, run.name) for run in self.curves.domains if run.name)}</g>'  # noqa: E501
+        ribbons = [self._ribbon(run, DOMAIN_Y, run.name) for run in self.curves.domains if run.name]
+        return f'<g id="domains">{"".join(ribbons)}</g>'
 
     def _axis(self) -> str:
         count = len(self.curves.batches)
@@ -301,10 +305,8 @@ class Timeline:
             for at, kind, _ in self.marks
             if kind in _LANDMARKS
         )
-        return (
-            f"{path('landmark', landmarks)}<g"
-            f' id="events">{rules}{"".join(self._lane(i, lane) for i, lane in enumerate(LANES))}</g>'  # noqa: E501
-        )
+        lanes = "".join(self._lane(i, lane) for i, lane in enumerate(LANES))
+        return f'{path("landmark", landmarks)}<g id="events">{rules}{lanes}</g>'
 
     def _lane(self, order: int, lane: str) -> str:
         marks = [mark for mark in self.marks if GLYPHS.get(mark[1], OTHER).lane == lane]

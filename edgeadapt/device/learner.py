@@ -91,27 +91,28 @@ def open(
     """Open a bundle and start learning where the state folder left off.
 
     Args:
-        bundle: path of a ``.edge`` file, or a bundle already read. state: folder of ``learner.db``;
-        created if missing. None keeps everything in memory. runtime: ``"auto"`` (each graph where
-        its round trip is least, docs/placement.md), a name from ``edgeadapt runtimes``, or a
-        runtime object
-            (two learners may share one).
-        policy, budget, keep: what may happen, what it may cost, how long things stay. trust: public
-        keys (text or paths). If given, the bundle must be signed by one of them, and the state
-        folder is bound to that
-            signer: it accepts no other from then on, unless it is trusted here.
+        bundle: path of a ``.edge`` file, or a bundle already read.
+        state: folder of ``learner.db``; created if missing. None keeps everything in memory.
+        runtime: ``"auto"`` (each graph where its round trip is least, docs/placement.md), a name
+            from ``edgeadapt runtimes``, or a runtime object (two learners may share one).
+        policy, budget, keep: what may happen, what it may cost, how long things stay.
+        trust: public keys (text or paths). If given, the bundle must be signed by one of them, and
+            the state folder is bound to that signer: it accepts no other from then on, unless it is
+            trusted here.
         precision: of the encoder: ``float16`` and ``int8`` where the bundle has them
-        (``docs/precision.md``). A state folder may be opened with
-            another one each time; learning and adapting compute in float32.
+            (``docs/precision.md``). A state folder may be opened with another one each time;
+            learning and adapting compute in float32.
         freeze: open as after ``learner.freeze()``: labels that wait are not learned yet.
 
     Raises:
-        InputError: an argument of another kind. BundleError: the bundle is damaged, newer, not
-        trusted, or an older version than the state folder has seen, or has no encoder of this
-            precision.
+        InputError: an argument of another kind.
+        BundleError: the bundle is damaged, newer, not trusted, or an older version than the state
+            folder has seen, or has no encoder of this precision.
         StateError: the folder is in use, foreign, not writable, or belongs to another feature
-        space. BudgetError: the bundle declares more memory than the budget has. RuntimeUnavailable:
-        the runtime cannot run here, or computes something else in this precision than the host did.
+            space.
+        BudgetError: the bundle declares more memory than the budget has.
+        RuntimeUnavailable: the runtime cannot run here, or computes something else in this
+            precision than the host did.
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision is one of {', '.join(PRECISIONS)}, got {precision!r:.80}")
@@ -341,18 +342,20 @@ class Learner:
         ``edgeadapt.device.recovery.trust.check_offer``.
 
         Args:
-            bundle: path of a ``.edge`` file, or a bundle already read. trust: public keys; by
-            default those this learner was opened with. allow_older: go back to an older version on
-            purpose. precision: that it is to serve in; by default the one that serves now.
+            bundle: path of a ``.edge`` file, or a bundle already read.
+            trust: public keys; by default those this learner was opened with.
+            allow_older: go back to an older version on purpose.
+            precision: that it is to serve in; by default the one that serves now.
 
         Returns:
             The bundle, to be opened after this learner was closed.
 
         Raises:
             BundleError: damaged, not trusted, older, without an encoder in that precision, or a
-            graph does not load or run here. BudgetError: too
-                large for the budget. RuntimeUnavailable: its encoder computes something else in
-                that precision here than on the host.
+                graph does not load or run here.
+            BudgetError: too large for the budget.
+            RuntimeUnavailable: its encoder computes something else in that precision here than on
+                the host.
             StateError: what was learned has to be carried over first: ``edgeadapt migrate``.
         """
         self._here()
@@ -412,8 +415,9 @@ class Learner:
         """Answer a batch and change nothing.
 
         Args:
-            x: (N, *input) batch, or one input. features: ``{"z": (N, D)[, "taps": (N, T)]}``
-            instead, from your own encoder. stream: whose condition applies.
+            x: (N, *input) batch, or one input.
+            features: ``{"z": (N, D)[, "taps": (N, T)]}`` instead, from your own encoder.
+            stream: whose condition applies.
 
         Raises:
             InputError: the batch does not fit the bundle's input contract.
@@ -557,16 +561,17 @@ class Learner:
         another.
 
         Args:
-            ids: from ``Observation.ids`` or ``Question.id``. labels: one class name (or class id)
-            each. source: who says so; ``forget(source=...)`` can take it all back. trusted: a
-            person vouches for them: they are not held for contradicting the head, nor taken back
-            with others of the source. The
-                paired tests that protect accuracy still judge them. A held label is overridden by
-                giving it again, trusted.
+            ids: from ``Observation.ids`` or ``Question.id``.
+            labels: one class name (or class id) each.
+            source: who says so; ``forget(source=...)`` can take it all back.
+            trusted: a person vouches for them: they are not held for contradicting the head, nor
+                taken back with others of the source. The paired tests that protect accuracy still
+                judge them. A held label is overridden by giving it again, trusted.
 
         Raises:
-            InputError: an id that is neither pending nor labelled. UnknownClassError: an unknown
-            name, if the policy refuses them. BudgetError: the day's writes are used up.
+            InputError: an id that is neither pending nor labelled.
+            UnknownClassError: an unknown name, if the policy refuses them.
+            BudgetError: the day's writes are used up.
             StorageError: the disk is full or fails. Nothing was changed.
         """
         self._here()
@@ -599,9 +604,10 @@ class Learner:
             why.
 
         Raises:
-            InputError: the batch does not fit. UnknownClassError: an unknown name, if the policy
-            refuses them. BudgetError: the day's writes are used up. StorageError: the disk is full
-            or fails. Nothing was changed.
+            InputError: the batch does not fit.
+            UnknownClassError: an unknown name, if the policy refuses them.
+            BudgetError: the day's writes are used up.
+            StorageError: the disk is full or fails. Nothing was changed.
         """
         self._here()
         domain = self._streams.domain_of(stream)
@@ -634,8 +640,7 @@ class Learner:
 
         Raises:
             InputError: an id that is there already, or features that are not this bundle's.
-            UnknownClassError, CapacityError, BudgetError,
-                StorageError: as for ``learn``.
+            UnknownClassError, CapacityError, BudgetError, StorageError: as for ``learn``.
         """
         self._here()
         rows = rows_of(samples, self._program, self._labelling, self._labelling.is_new, corrections)
@@ -724,7 +729,8 @@ class Learner:
         """Make room for a class. Known names change nothing.
 
         Raises:
-            InputError: not a non-empty string. CapacityError: every class slot is in use.
+            InputError: not a non-empty string.
+            CapacityError: every class slot is in use.
         """
         self._here()
         self._labelling.add_classes([name])
@@ -765,9 +771,8 @@ class Learner:
         brought.
 
         Args:
-            ids, source, classes: what to forget; conditions are joined by *and*. before, after:
-            when the sample was met, seconds since
-                the epoch.
+            ids, source, classes: what to forget; conditions are joined by *and*.
+            before, after: when the sample was met, seconds since the epoch.
 
         Returns:
             A receipt: rows removed and subtracted, snapshots rewritten, and what could not be
@@ -775,8 +780,8 @@ class Learner:
             says so, and it is tried again until it is empty.
 
         Raises:
-            InputError: no condition was given. StorageError: the disk is full or fails; nothing was
-            changed.
+            InputError: no condition was given.
+            StorageError: the disk is full or fails; nothing was changed.
         """
         self._here()
         selection = Selection(ids, source, classes, before, after)
@@ -826,8 +831,8 @@ class Learner:
             source: take back only what it said; None for whoever said it.
 
         Raises:
-            InputError: an id without a label, or with one of another source. StorageError: the disk
-            is full or fails; nothing was changed.
+            InputError: an id without a label, or with one of another source.
+            StorageError: the disk is full or fails; nothing was changed.
         """
         self._here()
         samples = Selection(ids=[ids] if isinstance(ids, str) else ids).ids or ()

@@ -22,7 +22,8 @@ class Answer:
     """What came back.
 
     Attributes:
-        said: the child's object; empty if it gave none. failure: why it gave none, in words.
+        said: the child's object; empty if it gave none.
+        failure: why it gave none, in words.
         errors: what it wrote to standard error.
     """
 

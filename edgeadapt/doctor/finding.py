@@ -14,11 +14,13 @@ class Finding:
     """What one probe found.
 
     Attributes:
-        name: short and stable; scripts may rely on it. state: ``ok``; ``note``: it works, and there
-        is something to know; ``missing``: it is not here; ``broken``: it is here and does not work.
-        found: what is here. why: why it matters; empty where everything is well. todo: what to do
-        about it: one command where there is one, else a sentence. is_needed: edgeadapt does not
-        work here without it.
+        name: short and stable; scripts may rely on it.
+        state: ``ok``; ``note``: it works, and there is something to know; ``missing``: it is not
+            here; ``broken``: it is here and does not work.
+        found: what is here.
+        why: why it matters; empty where everything is well.
+        todo: what to do about it: one command where there is one, else a sentence.
+        is_needed: edgeadapt does not work here without it.
     """
 
     name: str

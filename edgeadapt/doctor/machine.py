@@ -33,10 +33,10 @@ class Machine:
     """Where to look, and what cannot be read from a file.
 
     Attributes:
-        root: above ``/proc``, ``/sys`` and ``/etc``. state: the state folder, as a path of that
-        machine. environment: added to that of child processes. child_s: seconds that a child may
-        take. clock_is_set: whether the kernel calls its clock synchronised; None if it does not
-        say.
+        root: above ``/proc``, ``/sys`` and ``/etc``.
+        state: the state folder, as a path of that machine.
+        environment: added to that of child processes. child_s: seconds that a child may take.
+        clock_is_set: whether the kernel calls its clock synchronised; None if it does not say.
     """
 
     root: Path = Path("/")

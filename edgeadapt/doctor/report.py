@@ -79,8 +79,9 @@ class Run:
     """The self-test on one runtime.
 
     Attributes:
-        result: ``not run`` has its reason in ``reason``. latency: ``encode``, ``predict``,
-        ``observe``, ``label``. probs: of the first samples (N, classes), to compare machines by.
+        result: ``not run`` has its reason in ``reason``.
+        latency: ``encode``, ``predict``, ``observe``, ``label``.
+        probs: of the first samples (N, classes), to compare machines by.
     """
 
     runtime: str

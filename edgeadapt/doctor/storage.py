@@ -213,10 +213,8 @@ def _kind(machine: Machine, mount: Mount | None) -> str:
     if re.match(r"(?:vd|xvd)[a-z]+", name):
         return f"{mount.kind}, a virtual disk"
     if drive := re.match(r"sd[a-z]+", name):
-        return (
-            f"{mount.kind},"
-            f" {'a spinning disk' if machine.text(f'/sys/block/{drive[0]}/queue/rotational') == '1' else 'a solid-state disk'}"  # noqa: E501
-        )
+        spins = machine.text(f"/sys/block/{drive[0]}/queue/rotational") == "1"
+        return f"{mount.kind}, {'a spinning disk' if spins else 'a solid-state disk'}"
     return mount.kind
 
 

@@ -83,7 +83,8 @@ def sqlite(machine: Machine) -> list[Finding]:
 
 def cpu(machine: Machine) -> list[Finding]:
     threads = [f"{name}={os.environ[name]}" for name in _THREADS if name in os.environ]
-    found = f"{_plural(machine.cores, 'core')}{_model(machine)}{'; ' + ', '.join(threads) if threads else ''}"  # noqa: E501
+    limits = "; " + ", ".join(threads) if threads else ""
+    found = f"{_plural(machine.cores, 'core')}{_model(machine)}{limits}"
     if threads or machine.cores == 1:
         return [Finding("cpu", "ok", found)]
     why = "numpy's OpenBLAS starts a thread per core; inference uses one anyway."

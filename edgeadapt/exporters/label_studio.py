@@ -64,7 +64,8 @@ class Backend:
         """The answer to one request.
 
         Raises:
-            LookupError: there is no such path. InputError: the request is not what it must be.
+            LookupError: there is no such path.
+            InputError: the request is not what it must be.
         """
         if (method, path) in (("GET", "/"), ("GET", "/health")):
             return {"status": "UP", "model_class": "edgeadapt"}

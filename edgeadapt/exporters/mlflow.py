@@ -22,7 +22,8 @@ def log_bundle(bundle: str | os.PathLike[str] | Bundle) -> None:
     """Parameters of the manifest, figures of the card, and the file itself under ``bundle``.
 
     Raises:
-        BundleError: it is damaged. RuntimeUnavailable: mlflow is not installed.
+        BundleError: it is damaged.
+        RuntimeUnavailable: mlflow is not installed.
     """
     mlflow = _client()
     found = bundle if isinstance(bundle, Bundle) else read_bundle(os.fspath(bundle))
@@ -58,7 +59,8 @@ def log_learner(learner: Learner, step: int | None = None) -> None:
     """What it has observed, been told and got right so far, as metrics of a step.
 
     Raises:
-        StateError: it is closed. RuntimeUnavailable: mlflow is not installed.
+        StateError: it is closed.
+        RuntimeUnavailable: mlflow is not installed.
     """
     mlflow, counters = _client(), learner.counters()
     numbers = {

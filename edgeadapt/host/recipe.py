@@ -44,7 +44,7 @@ def load_recipe(path: str | Path) -> Recipe:
 
     Raises:
         RecipeError: the file is missing or not TOML, a key is unknown or missing, or a value is not
-        allowed.
+            allowed.
     """
     path = Path(path)
     recipe = to_struct(path, read_table(path, "a recipe"), Recipe)

@@ -22,9 +22,10 @@ class Agreement:
     """What a comparison of one call came to.
 
     Attributes:
-        error: the largest difference, relative. why: what does not agree; empty if all does.
+        error: the largest difference, relative.
+        why: what does not agree; empty if all does.
         is_tie: nothing can be said: whole numbers differ in so few places that a tie may have
-        decided them, and all else agrees.
+            decided them, and all else agrees.
     """
 
     error: float
@@ -40,8 +41,9 @@ def compare(expected: Arrays, found: Arrays, before: Arrays, tolerance: float) -
     numbers alone: scores that decide a label nearly agree where the label is a matter of rounding.
 
     Args:
-        expected, found: of the reference and of the other, by name. before: old values of the
-        tensors that are written, as far as they were read: what is compared is the change.
+        expected, found: of the reference and of the other, by name.
+        before: old values of the tensors that are written, as far as they were read: what is
+            compared is the change.
         tolerance: relative difference that is rounding.
     """
     if expected.keys() != found.keys():

@@ -102,7 +102,7 @@ class Exchange:
 
         Raises:
             RuntimeUnavailable: the place takes no tensors; or the only copy lies where it cannot be
-            read any more (``lost``).
+                read any more (``lost``).
         """
         with self._arriving[to]:
             missing = {name: buffer for name, buffer in buffers.items() if buffer.found(to) is None}

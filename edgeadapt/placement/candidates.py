@@ -42,11 +42,13 @@ def open_auto(
 
     Args:
         candidates: names of registered runtimes, in the order in which they are tried; by default
-        all: NVIDIA's first. rules: when a graph may move. options: of ONNX Runtime.
+            all: NVIDIA's first.
+        rules: when a graph may move.
+        options: of ONNX Runtime.
 
     Raises:
         RuntimeUnavailable: ONNX Runtime does not run here; or a candidate that was named is not
-        registered.
+            registered.
     """
     registered = registered_runtimes()
     reference = open_registered(registered, REFERENCE_NAME, **options)
@@ -64,8 +66,8 @@ def possible(
     """Those that nothing speaks against so far, numbered from 1 on.
 
     Args:
-        names: in this order; by default all, NVIDIA's first. registered: looked up here if not
-        given.
+        names: in this order; by default all, NVIDIA's first.
+        registered: looked up here if not given.
 
     Raises:
         RuntimeUnavailable: a name is not registered.

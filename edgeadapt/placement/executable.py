@@ -103,8 +103,9 @@ class PlacedExecutable:
             tensors: at least what the graph reads, from this runtime.
 
         Raises:
-            InputError: as of the reference. RuntimeUnavailable: the reference failed, or a tensor
-            lies only where it cannot be read any more.
+            InputError: as of the reference.
+            RuntimeUnavailable: the reference failed, or a tensor lies only where it cannot be read
+                any more.
         """
         try:
             size = len(ports[self._sized])

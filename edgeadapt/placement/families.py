@@ -18,12 +18,14 @@ class Family(Generic[Member]):
     """What was found of graphs that differ in the values of their constants alone.
 
     Attributes:
-        members: those that somebody holds. refused: place -> why none of them runs there.
-        not_loaded: place -> why no others are loaded there; those that are stay. won: range of
-        batches -> where they run best, and why. lost: range of batches -> places that gave no gain,
-        or did not take them. load_s: seconds that the reference took to load the newest of them.
+        members: those that somebody holds.
+        refused: place -> why none of them runs there.
+        not_loaded: place -> why no others are loaded there; those that are stay.
+        won: range of batches -> where they run best, and why.
+        lost: range of batches -> places that gave no gain, or did not take them.
+        load_s: seconds that the reference took to load the newest of them.
         uploads: places that take other constants as fast as the reference does: there a graph is
-        loaded at once.
+            loaded at once.
     """
 
     members: Held[Member] = field(default_factory=Held)

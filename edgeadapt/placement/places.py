@@ -24,9 +24,10 @@ class Place:
         runtime: where it is open already.
 
     Attributes:
-        why_not: why nothing is placed here; empty while something may be. has_served: a graph has
-        lived here, so tensors may. gate: held by whoever loads a graph here: a runtime may build
-        for minutes, and lets nobody else load meanwhile.
+        why_not: why nothing is placed here; empty while something may be.
+        has_served: a graph has lived here, so tensors may.
+        gate: held by whoever loads a graph here: a runtime may build for minutes, and lets nobody
+            else load meanwhile.
     """
 
     def __init__(

@@ -37,8 +37,9 @@ class Placing:
 
     Args:
         reference: serves every call until something else has shown that it is right and faster, and
-        whenever something else fails. candidates: opened and tried in this order, on a thread of
-        its own. rules: when a graph may move.
+            whenever something else fails.
+        candidates: opened and tried in this order, on a thread of its own.
+        rules: when a graph may move.
     """
 
     name = "auto"

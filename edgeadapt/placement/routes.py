@@ -64,9 +64,9 @@ class Measured:
     """What a trial has found so far.
 
     Attributes:
-        error: largest relative difference. calls: that agreed. ties: that said nothing. here,
-        there: of every measurement on the reference and on the candidate: seconds of the call, and
-        seconds for its tensors to come and go.
+        error: largest relative difference. calls: that agreed. ties: that said nothing.
+        here, there: of every measurement on the reference and on the candidate: seconds of the
+            call, and seconds for its tensors to come and go.
     """
 
     error: float = 0.0
@@ -202,12 +202,16 @@ class Route:
     is free.
 
     Attributes:
-        live: where they run; None is the reference. Published by one assignment. aside: where they
-        will run again when what is built there has been built. trial: that wants a call; None while
-        there is none. todo: places that are still to be tried. measured: place -> what its trial
-        has found. why: why they run where they do. calls: until now, about: threads may lose one.
-        served: of these, since they run where they do. wants_audit: a call is to be compared again.
-        audits: that were, and agreed. ties: that said nothing.
+        live: where they run; None is the reference. Published by one assignment.
+        aside: where they will run again when what is built there has been built.
+        trial: that wants a call; None while there is none.
+        todo: places that are still to be tried.
+        measured: place -> what its trial has found.
+        why: why they run where they do.
+        calls: until now, about: threads may lose one.
+        served: of these, since they run where they do.
+        wants_audit: a call is to be compared again. audits: that were, and agreed. ties: that said
+            nothing.
     """
 
     def __init__(self, smallest: int, largest: int) -> None:

@@ -14,10 +14,12 @@ class Rules:
 
     Args:
         tolerance: relative difference that is rounding in float32: of an output's size, of a
-        tensor's change. low_tolerance: the same in float16 and int8, where right kernels in another
-        order differ by a few thousandths. calls: real calls that have to agree. gain: share of the
-        round trip that has to be gained, over wherever they run now. sample_mib: that copies of
-        calls may take, MiB, while they wait to be run again.
+            tensor's change.
+        low_tolerance: the same in float16 and int8, where right kernels in another order differ by
+            a few thousandths.
+        calls: real calls that have to agree.
+        gain: share of the round trip that has to be gained, over wherever they run now.
+        sample_mib: that copies of calls may take, MiB, while they wait to be run again.
 
     Raises:
         InputError: a value that means nothing.

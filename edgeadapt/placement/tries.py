@@ -30,8 +30,11 @@ class Tries:
 
     Args:
         places: the reference, then the candidates in the order in which they are tried.
-        executables: those that somebody holds. judge: runs samples. room: for samples. gain: share
-        of the time that has to be gained to move. bell: tells when to end.
+        executables: those that somebody holds.
+        judge: runs samples.
+        room: for samples.
+        gain: share of the time that has to be gained to move.
+        bell: tells when to end.
 
     Attributes:
         doing: what is built or run at this moment; empty if nothing.

@@ -15,9 +15,9 @@ def arrange(y: NDArray[np.int64], order: Order, count: int, seed: int) -> NDArra
     """Row indices of a stream of ``count`` samples.
 
     Args:
-        y: (N,) labels of the pool. order: ``shuffled``, or ``sorted``: one class after the other,
-        classes in random order. count: samples; the pool is passed through again, newly shuffled,
-        if it is smaller.
+        y: (N,) labels of the pool.
+        order: ``shuffled``, or ``sorted``: one class after the other, classes in random order.
+        count: samples; the pool is passed through again, newly shuffled, if it is smaller.
     """
     rng = np.random.default_rng(seed)
     rounds = [rng.permutation(len(y)) for _ in range(-(-count // len(y)))]

@@ -19,21 +19,29 @@ def check_method(method: Method, *, features: int = 24, taps: int = 6, slots: in
     an encoder has an attribute ``encoder``; it is tried on random images and ``features`` and
     ``taps`` are the encoder's.
 
-    =========  =========================================================================================================
-    specs      names, shapes, kinds and class axes agree; ``factory`` fills exactly what is not derived, finite, always the same
-    learn      adds evidence: whatever the order, whatever the state; a negative weight forgets; weight 0 changes nothing;
-               a label touches its own slot
-    predict    after learning, held-out accuracy is far above chance; a class that was forgotten or never taught is not predicted
-    novelty    far samples score above known ones (AUROC > .9); a class that was learned stops being novel
-    shift      about mean 0 and variance 1 on clean data, large when conditions changed, small on windows of one class
-    correct    the identity in the factory state; after ``adapt`` a shifted mean is nearer to the source, after ``fit`` the head is right
-    adjust     the identity in the factory state; after ``adapt`` answers are surer of the right class where the classes moved
-    adapt      weight 0 changes nothing, ``used`` are rows with weight, clean data stay where they are
+    =========  ====================================================================================
+    specs      names, shapes, kinds and class axes agree; ``factory`` fills exactly what is not
+               derived, finite, always the same
+    learn      adds evidence: whatever the order, whatever the state; a negative weight forgets;
+               weight 0 changes nothing; a label touches its own slot
+    predict    after learning, held-out accuracy is far above chance; a class that was forgotten or
+               never taught is not predicted
+    novelty    far samples score above known ones (AUROC > .9); a class that was learned stops being
+               novel
+    shift      about mean 0 and variance 1 on clean data, large when conditions changed, small on
+               windows of one class
+    correct    the identity in the factory state; after ``adapt`` a shifted mean is nearer to the
+               source, after ``fit`` the head is right
+    adjust     the identity in the factory state; after ``adapt`` answers are surer of the right
+               class where the classes moved
+    adapt      weight 0 changes nothing, ``used`` are rows with weight, clean data stay where they
+               are
     fit        50 steps halve the loss; weight 0 changes nothing
-    refold     the factory statistics give the encoder's own constants; adapted ones bring a shifted feature mean nearer, or, if the method
-               says ``brings_home = False``, only move it
-    smooth     rows of weight 0 pull no other, a sure answer stays, an unsure one follows the samples that are like it
-    =========  =========================================================================================================
+    refold     the factory statistics give the encoder's own constants; adapted ones bring a shifted
+               feature mean nearer, or, if the method says ``brings_home = False``, only move it
+    smooth     rows of weight 0 pull no other, a sure answer stays, an unsure one follows the
+               samples that are like it
+    =========  ====================================================================================
 
     Signatures, ``t`` being the tensors by name: ``learn(t, z, taps, y, sample_weight) -> new``,
     ``predict(t, z)``, ``novelty(t, z, taps, logits)``, ``shift(t, z, taps, logits)``, ``correct(t,
@@ -42,12 +50,14 @@ def check_method(method: Method, *, features: int = 24, taps: int = 6, slots: in
     new)``; with an encoder ``adapt(ports, t)`` and ``refold(ports, t)``.
 
     Args:
-        method: an instance of a method class. features: width D of the toy features. taps: width T
-        of its taps, may be 0. slots: class slots K, at least 4 and at most D.
+        method: an instance of a method class.
+        features: width D of the toy features.
+        taps: width T of its taps, may be 0.
+        slots: class slots K, at least 4 and at most D.
 
     Raises:
         AssertionError: names the method, the function and the property that does not hold.
-    """  # noqa: E501
+    """
     from edgeadapt.testing._suite import run_suite
 
     run_suite(method, features=features, taps=taps, slots=slots)

@@ -50,9 +50,9 @@ def check_runtime(runtime: Runtime, steps: int = 3000) -> None:
     a message that names them.
 
     Args:
-        runtime: what to check; it is left usable. steps: learning steps taken while other threads
-        predict. A pool that reuses buffers too early was found in 6 of 12
-            runs with 1000 steps and in 12 of 12 with 3000.
+        runtime: what to check; it is left usable.
+        steps: learning steps taken while other threads predict. A pool that reuses buffers too
+            early was found in 6 of 12 runs with 1000 steps and in 12 of 12 with 3000.
 
     Raises:
         AssertionError: the first promise that is not kept.

@@ -67,8 +67,9 @@ class DevicePool(Pool):
     """See ``Pool``; its values lie on one device.
 
     Args:
-        idle_limit: bytes of idle values kept. device: ``cpu``, ``cuda`` or ``cuda:N``. On ``cpu``
-        everything happens as on a GPU, copies included: what a GPU would do is tested so.
+        idle_limit: bytes of idle values kept.
+        device: ``cpu``, ``cuda`` or ``cuda:N``. On ``cpu`` everything happens as on a GPU, copies
+            included: what a GPU would do is tested so.
 
     Raises:
         InputError: ``device`` is none of these.

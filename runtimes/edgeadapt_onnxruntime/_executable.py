@@ -106,8 +106,7 @@ class OnnxExecutable:
 
         Args:
             ports: exactly one array per port. Shape and dtype as in ``signature``; an array that is
-            not C-contiguous
-                is copied first, a Python number is taken in the port's dtype.
+                not C-contiguous is copied first, a Python number is taken in the port's dtype.
             tensors: at least what the graph reads, from this kind of runtime.
 
         Returns:

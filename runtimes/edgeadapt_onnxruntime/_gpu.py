@@ -35,9 +35,12 @@ class CudaRuntime(OnnxRuntime):
     """Runs graphs with the CUDA provider; thread-safe. Nodes that it does not have run on the CPU.
 
     Args:
-        device_id: number of the GPU. memory_mib: most memory of one loaded graph's arena; None for
-        no limit. Tensors are not counted. options: of the provider, by ONNX Runtime's names; they
-        replace ours (docs/onnxruntime_gpu.md). intra_op_threads: threads of the nodes on the CPU.
+        device_id: number of the GPU.
+        memory_mib: most memory of one loaded graph's arena; None for no limit. Tensors are not
+            counted.
+        options: of the provider, by ONNX Runtime's names; they replace ours
+            (docs/onnxruntime_gpu.md).
+        intra_op_threads: threads of the nodes on the CPU.
 
     Raises:
         RuntimeUnavailable: the provider does not compute here; the message says why and what to do.
@@ -78,17 +81,19 @@ class TensorrtRuntime(CudaRuntime):
     and building one takes longer than it would be used.
 
     Args:
-        device_id: number of the GPU. memory_mib: most memory of one loaded graph's CUDA arena; None
-        for no limit. Tensors are not counted. workspace_mib: most memory that TensorRT may use to
-        build and run one engine. cache: folder of engines and timings, made when missing; None
-        keeps none. By default systemd's ``CacheDirectory`` or the user's cache. batches: those that
-        calls will have, for graphs that bring none of their own; those of a bundle do. An engine is
-        then built once, when the
-            graph is loaded, for all from one sample to the largest, and a larger batch fails. None:
-            an engine is built again whenever a batch goes beyond those before.
+        device_id: number of the GPU.
+        memory_mib: most memory of one loaded graph's CUDA arena; None for no limit. Tensors are not
+            counted.
+        workspace_mib: most memory that TensorRT may use to build and run one engine.
+        cache: folder of engines and timings, made when missing; None keeps none. By default
+            systemd's ``CacheDirectory`` or the user's cache.
+        batches: those that calls will have, for graphs that bring none of their own; those of a
+            bundle do. An engine is then built once, when the graph is loaded, for all from one
+            sample to the largest, and a larger batch fails. None: an engine is built again whenever
+            a batch goes beyond those before.
         options: of the providers, by ONNX Runtime's names; those that begin with ``trt_`` go to
-        TensorRT, the others to CUDA. They replace ours. intra_op_threads: threads of the nodes on
-        the CPU.
+            TensorRT, the others to CUDA. They replace ours.
+        intra_op_threads: threads of the nodes on the CPU.
 
     Raises:
         RuntimeUnavailable: the provider does not compute here, or the folder cannot be made.

@@ -19,19 +19,23 @@ Options = dict[str, str]
 Given = Sequence[str | tuple[str, Mapping[str, Any]]]
 
 _CUDA = """
-    arena_extend_strategy cudnn_conv1d_pad_to_nc1d cudnn_conv_algo_search cudnn_conv_use_max_workspace device_id do_copy_in_default_stream
-    enable_cudnn enable_skip_layer_norm_strict_mode fuse_conv_bias gpu_mem_limit prefer_nhwc sdpa_kernel tunable_op_enable
-    tunable_op_max_tuning_duration_ms tunable_op_tuning_enable use_ep_level_unified_stream use_tf32
-"""  # noqa: E501
+    arena_extend_strategy cudnn_conv1d_pad_to_nc1d cudnn_conv_algo_search
+    cudnn_conv_use_max_workspace device_id do_copy_in_default_stream enable_cudnn
+    enable_skip_layer_norm_strict_mode fuse_conv_bias gpu_mem_limit prefer_nhwc sdpa_kernel
+    tunable_op_enable tunable_op_max_tuning_duration_ms tunable_op_tuning_enable
+    use_ep_level_unified_stream use_tf32
+"""
 _TENSORRT = """
-    device_id trt_auxiliary_streams trt_bf16_enable trt_build_heuristics_enable trt_builder_optimization_level trt_context_memory_sharing_enable
-    trt_detailed_build_log trt_dla_core trt_dla_enable trt_dump_subgraphs
-    trt_engine_hw_compatible trt_extra_plugin_lib_paths trt_force_sequential_engine_build trt_force_timing_cache trt_fp16_enable
-    trt_int8_calibration_table_name trt_int8_enable trt_int8_use_native_calibration_table trt_layer_norm_fp32_fallback
-    trt_max_partition_iterations trt_max_workspace_size trt_min_subgraph_size trt_op_types_to_exclude trt_preview_features
-    trt_profile_max_shapes trt_profile_min_shapes trt_profile_opt_shapes trt_sparsity_enable trt_tactic_sources trt_timing_cache_enable
-    trt_timing_cache_path
-"""  # noqa: E501
+    device_id trt_auxiliary_streams trt_bf16_enable trt_build_heuristics_enable
+    trt_builder_optimization_level trt_context_memory_sharing_enable trt_detailed_build_log
+    trt_dla_core trt_dla_enable trt_dump_subgraphs trt_engine_hw_compatible
+    trt_extra_plugin_lib_paths trt_force_sequential_engine_build trt_force_timing_cache
+    trt_fp16_enable trt_int8_calibration_table_name trt_int8_enable
+    trt_int8_use_native_calibration_table trt_layer_norm_fp32_fallback trt_max_partition_iterations
+    trt_max_workspace_size trt_min_subgraph_size trt_op_types_to_exclude trt_preview_features
+    trt_profile_max_shapes trt_profile_min_shapes trt_profile_opt_shapes trt_sparsity_enable
+    trt_tactic_sources trt_timing_cache_enable trt_timing_cache_path
+"""
 KNOWN = {CUDA: frozenset(_CUDA.split()), TENSORRT: frozenset(_TENSORRT.split())}
 """Names in the libraries of onnxruntime-gpu 1.31.1, without those that are refused or that a graph
 in memory cannot use.
@@ -68,7 +72,7 @@ def given(providers: Given) -> list[tuple[str, Options]]:
 
     Raises:
         InputError: an option that a CUDA or TensorRT provider does not have, or that is refused;
-        the message names it.
+            the message names it.
     """
     pairs = [(one, {}) if isinstance(one, str) else (one[0], dict(one[1])) for one in providers]
     return [
@@ -132,7 +136,7 @@ def profile(inputs: Mapping[str, tuple[int | None, ...]], batches: Sequence[int]
 
     Args:
         inputs: shapes of those with a free dimension, which is None. Without any nothing is left to
-        choose.
+            choose.
     """
     ordered = sorted(batches)
     sizes = {"min": 1, "opt": ordered[len(ordered) // 2], "max": ordered[-1]}

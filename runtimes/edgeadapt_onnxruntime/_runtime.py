@@ -41,13 +41,13 @@ class OnnxRuntime:
 
     Args:
         intra_op_threads: threads inside one call. With 1, no thread is started: a call runs where
-        it is made. providers: ONNX Runtime execution providers, best first, each a name or a name
-        with options. Options are laid over our defaults
-            (docs/onnxruntime_gpu.md). One that is left out when a graph is loaded is an error.
+            it is made.
+        providers: ONNX Runtime execution providers, best first, each a name or a name with options.
+            Options are laid over our defaults (docs/onnxruntime_gpu.md). One that is left out when
+            a graph is loaded is an error.
         device: where tensors lie between steps: ``cpu``, ``cuda`` or ``cuda:N``. By default the GPU
-        of a CUDA or TensorRT provider; with other
-            providers the host, where arrays are used as they are. ``cpu`` does on the CPU what a
-            GPU would do, copies included.
+            of a CUDA or TensorRT provider; with other providers the host, where arrays are used as
+            they are. ``cpu`` does on the CPU what a GPU would do, copies included.
 
     Raises:
         RuntimeUnavailable: onnxruntime is too old, or a provider is not in this build.
@@ -114,12 +114,11 @@ class OnnxRuntime:
         Args:
             graph: the model and its frozen tensors. Those the model does not refer to are ignored.
             constants: values that replace frozen tensors of the same name, dtype and shape. They
-            are copied.
+                are copied.
 
         Raises:
             BundleError: a frozen tensor has no value, or one of another dtype or shape; a constant
-            replaces nothing;
-                or ONNX Runtime refuses the model.
+                replaces nothing; or ONNX Runtime refuses the model.
         """
         with self._lock:
             if constants:

@@ -79,14 +79,17 @@ def admit(
     """A port's value as numpy or as device memory; dtype and shape are not judged here.
 
     Args:
-        where: the graph and port, for messages. value: numpy, a Python number, or anything with
-        ``__dlpack__`` or ``__cuda_array_interface__``. dtype: that a Python number is taken in.
-        cuda: of the device that device memory must be on. stream: on which a producer makes its
-        memory ready. mark: after what a stream holds now.
+        where: the graph and port, for messages.
+        value: numpy, a Python number, or anything with ``__dlpack__`` or
+            ``__cuda_array_interface__``.
+        dtype: that a Python number is taken in.
+        cuda: of the device that device memory must be on.
+        stream: on which a producer makes its memory ready.
+        mark: after what a stream holds now.
 
     Raises:
         InputError: a number the dtype cannot hold, memory of another device, or device memory that
-        is not C-contiguous.
+            is not C-contiguous.
     """
     if isinstance(value, np.ndarray):
         return np.asarray(value, order="C")

@@ -165,7 +165,7 @@ class Pool:
 
         Raises:
             OutOfDeviceMemory: there is no room, even after waiting for what is still in use.
-            Nothing was changed.
+                Nothing was changed.
         """
         nbytes = math.prod(shape) * dtype.itemsize
         with self._lock:

@@ -80,8 +80,8 @@ class CudaRuntime:
 
     Args:
         path: of the library; by default ``$EDGEADAPT_CUDART``, then CUDA 13, then CUDA 12: where
-        the loader looks, then what pip installed. One that is
-            not named is passed over if it is newer than the driver.
+            the loader looks, then what pip installed. One that is not named is passed over if it is
+            newer than the driver.
         device: ordinal.
 
     Raises:

@@ -46,9 +46,10 @@ class Flags:
 
     Args:
         workspace_mib: scratch memory that one operation may ask for. TensorRT's own limit is all
-        memory, which on a Jetson is the system's. tf32: let matrix products round their inputs to
-        10 bits of mantissa; off, as a learning step wants float32. level: 0 to 5, how long the
-        builder looks for faster kernels.
+            memory, which on a Jetson is the system's.
+        tf32: let matrix products round their inputs to 10 bits of mantissa; off, as a learning step
+            wants float32.
+        level: 0 to 5, how long the builder looks for faster kernels.
     """
 
     workspace_mib: int = 256

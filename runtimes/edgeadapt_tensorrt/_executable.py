@@ -185,8 +185,8 @@ class TensorRTExecutable:
 
         Args:
             ports: exactly one array per port, of its dtype and shape: numpy, a Python number, or
-            anything with ``__dlpack__`` or
-                ``__cuda_array_interface__``. What is on this GPU and C-contiguous is read there.
+                anything with ``__dlpack__`` or ``__cuda_array_interface__``. What is on this GPU
+                and C-contiguous is read there.
             tensors: at least what the graph reads, from this runtime.
 
         Returns:
@@ -194,9 +194,9 @@ class TensorRTExecutable:
 
         Raises:
             InputError: a port or tensor is missing, unknown, or of another dtype or shape.
-            OutOfDeviceMemory: there was no room for the results; nothing was changed. DeviceError:
-            TensorRT or CUDA failed; the inputs are what they were. Of a graph without outputs,
-            whoever reads its tensors is told.
+            OutOfDeviceMemory: there was no room for the results; nothing was changed.
+            DeviceError: TensorRT or CUDA failed; the inputs are what they were. Of a graph without
+                outputs, whoever reads its tensors is told.
         """
         self._shared.cuda.use()
         sizes: dict[str, int] = {}

@@ -142,7 +142,7 @@ class Model:
 
         Raises:
             EngineError: the shape of an output depends on data, so its memory cannot be there
-            before the run.
+                before the run.
         """
         with self._lock:
             found = self._sizes.get((shapes, port_shapes))

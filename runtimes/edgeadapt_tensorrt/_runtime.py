@@ -43,25 +43,31 @@ class TensorRT:
     """Runs graphs as TensorRT engines; tensors stay on the GPU; thread-safe.
 
     Args:
-        device: ordinal of the GPU. batches: sizes that a free axis usually has, for graphs that
-        bring none of their own; those of a bundle do. Kernels are chosen for the middle one.
+        device: ordinal of the GPU.
+        batches: sizes that a free axis usually has, for graphs that bring none of their own; those
+            of a bundle do. Kernels are chosen for the middle one.
         largest_batch: what a call may bring at most. Above the largest of a graph's batches an
-        engine is built when it is first needed. flags: what engines are built with. cache: folder
-        of plans and timings; None keeps none. By default systemd's ``CacheDirectory`` or the user's
-        cache. cache_mib: bytes that the folder may have. memory_mib: that tensors and scratch
-        memory may have on the device; 0 is no limit. chunk_mib: that are allocated at once. lanes:
-        calls at once per graph; each has scratch memory of its own, others wait. graphs: CUDA
-        graphs kept per lane; 0 records none. copy_limit: bytes up to which a tensor is copied into
-        a place of the lane instead of being bound where it lies. cudart, libcuda: paths of other
-        libraries.
+            engine is built when it is first needed.
+        flags: what engines are built with.
+        cache: folder of plans and timings; None keeps none. By default systemd's ``CacheDirectory``
+            or the user's cache.
+        cache_mib: bytes that the folder may have.
+        memory_mib: that tensors and scratch memory may have on the device; 0 is no limit.
+        chunk_mib: that are allocated at once.
+        lanes: calls at once per graph; each has scratch memory of its own, others wait.
+        graphs: CUDA graphs kept per lane; 0 records none.
+        copy_limit: bytes up to which a tensor is copied into a place of the lane instead of being
+            bound where it lies.
+        cudart, libcuda: paths of other libraries.
 
     Attributes:
-        cache: the folder of plans; None if nothing is kept. notes: the newest of what is worth
-        knowing and no error: plans that were built again, graphs that could not be recorded.
+        cache: the folder of plans; None if nothing is kept.
+        notes: the newest of what is worth knowing and no error: plans that were built again, graphs
+            that could not be recorded.
 
     Raises:
         RuntimeUnavailable: there is no driver, no GPU, no CUDA runtime library, or no TensorRT from
-        10.3 on with its builder.
+            10.3 on with its builder.
     """
 
     name = "tensorrt"
@@ -141,12 +147,12 @@ class TensorRT:
         Args:
             graph: the model and its frozen tensors. Those the model does not refer to are ignored.
             constants: values that replace frozen tensors of the same name, dtype and shape. They
-            are copied.
+                are copied.
 
         Raises:
             BundleError: a frozen tensor has no value, or one of another dtype or shape; or a
-            constant replaces nothing. EngineError: TensorRT does not take the graph; the message
-            names the node.
+                constant replaces nothing.
+            EngineError: TensorRT does not take the graph; the message names the node.
         """
         self._shared.cuda.use()  # a build is for the device of the thread
         with self._lock:
@@ -176,7 +182,7 @@ class TensorRT:
         Args:
             graph, constants: as for :meth:`load`. Values of constants are no part of the engine.
             watch: is told TensorRT's phases and steps on any thread, and may cancel the build; it
-            is not asked by a TensorRT without ``IProgressMonitor``.
+                is not asked by a TensorRT without ``IProgressMonitor``.
 
         Raises:
             BundleError: see :meth:`load`.

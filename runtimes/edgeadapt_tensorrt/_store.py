@@ -42,9 +42,10 @@ class Store:
     """Files by kind and key, bounded in bytes; the least recently used go first.
 
     Args:
-        folder: made when it is missing; None keeps nothing. limit: bytes of all files together.
+        folder: made when it is missing; None keeps nothing.
+        limit: bytes of all files together.
         note: is told in a sentence what was dropped or could not be kept. None of it is an error:
-        the engine is built again.
+            the engine is built again.
     """
 
     def __init__(self, folder: Path | None, limit: int, note: Callable[[str], None]) -> None:

@@ -72,7 +72,7 @@ class Transfers:
 
     Attributes:
         uploads, downloads: of tensors, until now. Ports and outputs cross at every call and are not
-        counted.
+            counted.
     """
 
     def __init__(self, cuda: CudaRuntime) -> None:

@@ -34,16 +34,18 @@ class Wrong(Ours):
     def step(self, index):
         loss = super().step(index)
         if sys.argv[1] == "forgets its velocity":
-            self.state = self.runtime.upload({k: v for k, v in self.start.items() if k.startswith("momentum.")}).over(self.state)
+            still = {k: v for k, v in self.start.items() if k.startswith("momentum.")}
+            self.state = self.runtime.upload(still).over(self.state)
         return loss
 
     def parameters(self):
         now = super().parameters()
         factor = 1.001 if sys.argv[1] == "goes too far" else 1.0
-        return {name: self.start[name] + factor * (value - self.start[name]) for name, value in now.items()}
+        was = self.start
+        return {name: was[name] + factor * (value - was[name]) for name, value in now.items()}
 
 serve(Wrong)
-"""  # noqa: E501
+"""
 DYING = """
 import os
 from edgeadapt_bench.steps._step_worker_ours import Ours, serve

@@ -223,9 +223,10 @@ class Tab:
         place = self.run(f"""(() => {{
             const node = document.querySelector({json.dumps(selector)});
             node.scrollIntoView({{ block: "center", behavior: "instant" }});
-            const box = node.getBoundingClientRect(), x = box.x + box.width / 2, y = box.y + box.height / 2;
+            const box = node.getBoundingClientRect();
+            const x = box.x + box.width / 2, y = box.y + box.height / 2;
             return {{ x, y, isFree: node.contains(document.elementFromPoint(x, y)) }};
-        }})()""")  # noqa: E501
+        }})()""")
         assert place["isFree"], f"{selector} is covered"
         for kind in ("mousePressed", "mouseReleased"):
             self.call(

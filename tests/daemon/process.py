@@ -33,9 +33,11 @@ class Daemon:
     until it is stopped or killed.
 
     Args:
-        extra: lines of its settings, with sections. top: lines before them. control: lines of that
-        section. token: what requests carry. is_unix: whether it listens on ``folder/s``.
-        environment: beside that of this process.
+        extra: lines of its settings, with sections.
+        top: lines before them.
+        control: lines of that section.
+        token: what requests carry.
+        is_unix: whether it listens on ``folder/s``. environment: beside that of this process.
     """
 
     def __init__(

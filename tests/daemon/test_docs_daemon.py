@@ -32,14 +32,22 @@ _END = "-- end of block"
 PRELUDE = """
 set -u
 trap 'kill -9 $(jobs -p) 2>/dev/null' EXIT
-python3() { [ "$1 $2" = "-m venv" ] && mkdir -p "$3/bin" && : > "$3/bin/activate"; }   # what is installed here already is not installed again
+# What is installed here already is not installed again.
+python3() { [ "$1 $2" = "-m venv" ] && mkdir -p "$3/bin" && : > "$3/bin/activate"; }
 pip() { printf '%s\\n' "$*" > installed; }
 python() { "$PYTHON" "$@"; }
 edgeadapt() { # at the port of the test, and killed by its own number
-  if [ "$1" = ctl ]; then shift; "$PYTHON" -m edgeadapt ctl --url "http://127.0.0.1:$PORT" "$@"; else exec "$PYTHON" -m edgeadapt "$@"; fi
+  if [ "$1" = ctl ]; then
+    shift; "$PYTHON" -m edgeadapt ctl --url "http://127.0.0.1:$PORT" "$@"
+  else
+    exec "$PYTHON" -m edgeadapt "$@"
+  fi
 }
-check() { edgeadapt_code=$?; [ $edgeadapt_code = 0 ] || { echo "FAILED with $edgeadapt_code: $1" >&2; exit 1; }; }
-"""  # noqa: E501
+check() {
+  edgeadapt_code=$?
+  [ $edgeadapt_code = 0 ] || { echo "FAILED with $edgeadapt_code: $1" >&2; exit 1; }
+}
+"""
 
 
 def blocks() -> Iterator[tuple[str, str]]:

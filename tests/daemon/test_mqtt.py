@@ -658,9 +658,11 @@ def test_the_broker_says_offline_when_the_daemon_is_killed(
 import time
 from edgeadapt.daemon import settings
 from edgeadapt.daemon.io.sinks import open_sink
-sink = open_sink(settings.MqttSink(name="m", host="127.0.0.1", port={broker.port}, topic="edge/answers"))
+sink = open_sink(
+    settings.MqttSink(name="m", host="127.0.0.1", port={broker.port}, topic="edge/answers")
+)
 time.sleep(60)
-"""  # noqa: E501
+"""
     child = subprocess.Popen(
         [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     )

@@ -636,8 +636,13 @@ def test_every_control_is_reached_by_tab_and_shows_that_it_is(
     for _ in range(controls + 12):
         tab.press("Tab")
         tab.run(
-            """(() => { const one = document.activeElement; if (one === document.body) return; met.add(one);
-            if (getComputedStyle(one).outlineStyle === 'none') hidden_focus.push(one.outerHTML.slice(0, 80)); })()"""  # noqa: E501
+            """(() => {
+                const one = document.activeElement;
+                if (one === document.body) return;
+                met.add(one);
+                const { outlineStyle } = getComputedStyle(one);
+                if (outlineStyle === 'none') hidden_focus.push(one.outerHTML.slice(0, 80));
+            })()"""
         )
     missed = tab.run(
         "[...document.querySelectorAll('a[href], button, input')].filter((one) =>"
@@ -657,29 +662,53 @@ def test_every_control_is_reached_by_tab_and_shows_that_it_is(
 CONTRAST = """(() => {
     const canvas = document.createElement('canvas'); canvas.width = canvas.height = 1;
     const pen = canvas.getContext('2d', { willReadFrequently: true });
-    const rgba = (colour) => { pen.clearRect(0, 0, 1, 1); pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1); const [r, g, b, a] = pen.getImageData(0, 0, 1, 1).data; return [r, g, b, a / 255]; };
-    const over = (top, under) => top.slice(0, 3).map((value, i) => value * top[3] + under[i] * (1 - top[3]));
-    const light = (colour) => { const [r, g, b] = colour.map((value) => { const share = value / 255; return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+    const rgba = (colour) => {
+        pen.clearRect(0, 0, 1, 1);
+        pen.fillStyle = colour;
+        pen.fillRect(0, 0, 1, 1);
+        const [r, g, b, a] = pen.getImageData(0, 0, 1, 1).data;
+        return [r, g, b, a / 255];
+    };
+    const over = (top, under) =>
+        top.slice(0, 3).map((value, i) => value * top[3] + under[i] * (1 - top[3]));
+    const light = (colour) => {
+        const [r, g, b] = colour.map((value) => {
+            const share = value / 255;
+            return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+        });
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
     const lineage = (node) => node ? [...lineage(node.parentElement), node] : [];
     const poor = [];
     let count = 0;
     const words = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     const check = (node, text, colour) => {
         let under = [255, 255, 255], opacity = 1;
-        for (const one of lineage(node)) { const style = getComputedStyle(one); opacity *= Number(style.opacity); under = over(rgba(style.backgroundColor), under); }
+        for (const one of lineage(node)) {
+            const style = getComputedStyle(one);
+            opacity *= Number(style.opacity);
+            under = over(rgba(style.backgroundColor), under);
+        }
         const own = rgba(colour), shown = over([own[0], own[1], own[2], own[3] * opacity], under);
-        const [a, b] = [light(shown), light(under)].sort((x, y) => y - x), ratio = (a + 0.05) / (b + 0.05);
+        const [a, b] = [light(shown), light(under)].sort((x, y) => y - x);
+        const ratio = (a + 0.05) / (b + 0.05);
         count += 1;
-        if (ratio < 4.5) poor.push(`${text.trim().slice(0, 40)} ${ratio.toFixed(2)} ${node.className.baseVal ?? node.className}`);
+        const name = node.className.baseVal ?? node.className;
+        if (ratio < 4.5) poor.push(`${text.trim().slice(0, 40)} ${ratio.toFixed(2)} ${name}`);
     };
     while (words.nextNode()) {
         const text = words.currentNode.textContent, node = words.currentNode.parentElement;
-        if (!text.trim() || !node.checkVisibility() || node.closest('.unseen, .skip, title, noscript')) continue;
-        check(node, text, node.ownerSVGElement ? getComputedStyle(node).fill : getComputedStyle(node).color);
+        if (!text.trim() || !node.checkVisibility()) continue;
+        if (node.closest('.unseen, .skip, title, noscript')) continue;
+        const style = getComputedStyle(node);
+        check(node, text, node.ownerSVGElement ? style.fill : style.color);
     }
-    for (const field of document.querySelectorAll('input[placeholder]')) if (field.checkVisibility()) check(field, field.placeholder, getComputedStyle(field, '::placeholder').color);
+    for (const field of document.querySelectorAll('input[placeholder]')) {
+        if (!field.checkVisibility()) continue;
+        check(field, field.placeholder, getComputedStyle(field, '::placeholder').color);
+    }
     return { count, poor };
-})()"""  # noqa: E501
+})()"""
 
 
 @needs_chromium

@@ -32,17 +32,22 @@ UNIT, DROPINS = "etc/systemd/system/edgeadapt.service", "etc/systemd/system/edge
 # and writes down what it was asked.
 CHROOT = """#!/bin/sh
 root=$1; shift
-case "$*" in *sys.version_info*) echo "${STUB_PYTHON:-3.10}"; exit 0 ;; *ensurepip*) exit 0 ;; *is-enabled*) test -e "$root/enabled"; exit ;; esac
+case "$*" in
+  *sys.version_info*) echo "${STUB_PYTHON:-3.10}"; exit 0 ;;
+  *ensurepip*) exit 0 ;;
+  *is-enabled*) test -e "$root/enabled"; exit ;;
+esac
 echo "$@" >> "$STUB_LOG"
 for last; do :; done
 case "$*" in
-  *"-m venv"*) rm -rf "$root$last"; mkdir -p "$root$last/bin"; echo made > "$root$last/pyvenv.cfg" ;;
+  *"-m venv"*)
+    rm -rf "$root$last"; mkdir -p "$root$last/bin"; echo made > "$root$last/pyvenv.cfg" ;;
   systemd-sysusers) mkdir -p "$root/etc"; echo "edgeadapt:x:482:482:::" >> "$root/etc/passwd" ;;
   "install -d"*) mkdir -p "$root$last" ;;
   "systemctl enable"*) : > "$root/enabled" ;;
   "systemctl disable"*) rm -f "$root/enabled" ;;
 esac
-"""  # noqa: E501
+"""
 
 
 class Board:
@@ -208,9 +213,9 @@ def test_another_package_or_python_makes_the_environment_anew(orin: Board, chang
 def test_state_on_the_data_partition_is_bound_to_where_the_settings_say(orin: Board) -> None:
     orin.install("--state", "/data/edgeadapt", "--prefix", "/opt/learner")
     text = (orin.root / DROPINS / "state.conf").read_text()
-    assert (
-        text
-        == "[Unit]\nRequiresMountsFor=/data/edgeadapt\n\n[Service]\nBindPaths=/data/edgeadapt:/var/lib/edgeadapt\n"  # noqa: E501
+    assert text == (
+        "[Unit]\nRequiresMountsFor=/data/edgeadapt\n\n"
+        "[Service]\nBindPaths=/data/edgeadapt:/var/lib/edgeadapt\n"
     )
     assert "ExecStart=/opt/learner/bin/edgeadapt serve" in (orin.root / UNIT).read_text()
 
@@ -317,17 +322,20 @@ mount -t tmpfs tmpfs "$1"; mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay overlay -o lowerdir=/,upperdir="$1/upper",workdir="$1/work" "$1/root"
 mount --bind /dev "$1/root/dev"
 mkdir -p "$1/root/proc/device-tree"
-printf '%s' "$RELEASE" > "$1/root/etc/nv_tegra_release"; printf '%b' "$COMPATIBLE" > "$1/root/proc/device-tree/compatible"
+printf '%s' "$RELEASE" > "$1/root/etc/nv_tegra_release"
+printf '%b' "$COMPATIBLE" > "$1/root/proc/device-tree/compatible"
 "$SCRIPT" --root "$1/root" --bundle "$BUNDLE" --state /data/edgeadapt --start
 echo "== again"; "$SCRIPT" --root "$1/root" --bundle "$BUNDLE" --state /data/edgeadapt --start
 echo "== inside"; chroot "$1/root" "$SCRIPT" --bundle "$BUNDLE" --state /data/edgeadapt --start
-echo "== found"; stat -c '%u %a %n' "$1/root/data/edgeadapt"; ls "$1/root/etc/systemd/system/multi-user.target.wants"
+echo "== found"; stat -c '%u %a %n' "$1/root/data/edgeadapt"
+ls "$1/root/etc/systemd/system/multi-user.target.wants"
 grep -h include-system "$1/root/opt/edgeadapt/pyvenv.cfg"
 mount -t proc proc "$1/root/proc"
 chroot "$1/root" /opt/edgeadapt/bin/edgeadapt doctor --self-test --state /data/edgeadapt/state
 umount "$1/root/proc"
-echo "== removed"; "$SCRIPT" --root "$1/root" --uninstall; ls -d "$1/root/opt/edgeadapt" 2>&1 || true
-"""  # noqa: E501
+echo "== removed"; "$SCRIPT" --root "$1/root" --uninstall
+ls -d "$1/root/opt/edgeadapt" 2>&1 || true
+"""
 
 
 @pytest.mark.slow

@@ -46,7 +46,8 @@ ORIN_NANO: dict[str, str] = {
     "/etc/nv_tegra_release": (
         "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed"
         " Jan  8 01:49:37 UTC 2025\n# KERNEL_VARIANT:"
-        " oot\nTARGET_USERSPACE_LIB_DIR=nvidia\nTARGET_USERSPACE_LIB_DIR_PATH=usr/lib/aarch64-linux-gnu/nvidia\n"  # noqa: E501
+        " oot\nTARGET_USERSPACE_LIB_DIR=nvidia\n"
+        "TARGET_USERSPACE_LIB_DIR_PATH=usr/lib/aarch64-linux-gnu/nvidia\n"
     ),
     "/proc/device-tree/model": (
         "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super\0"
@@ -257,8 +258,11 @@ int cuDriverGetVersion(int *v) { *v = %d; return 0; }
 int cuDeviceGetCount(int *n) { *n = 1; return 0; }
 int cuDeviceGetName(char *s, int n, int d) { strncpy(s, "%s", n); return 0; }
 int cuDeviceTotalMem_v2(size_t *n, int d) { *n = 7990000000u; return 0; }
-int cuDeviceGetAttribute(int *v, int which, int d) { *v = which == 75 ? %d : which == 76 ? %d : which == 16 ? 8 : which == 18 ? 1 : 0; return 0; }
-"""  # noqa: E501
+int cuDeviceGetAttribute(int *v, int which, int d) {
+    *v = which == 75 ? %d : which == 76 ? %d : which == 16 ? 8 : which == 18 ? 1 : 0;
+    return 0;
+}
+"""
 RUNTIME = "int cudaRuntimeGetVersion(int *v) { *v = %d; return 0; }\n"
 
 

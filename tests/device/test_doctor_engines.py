@@ -32,11 +32,15 @@ class InferenceSession:
     def __init__(self, model, providers):
         self.ran = providers[0]
         if self.ran in {unloadable}:
-            sys.stderr.write("[ONNXRuntimeError] : 1 : FAIL : Failed to load library /home/ada/capi/libonnxruntime_providers_tensorrt.so with error: libnvinfer.so.10: cannot open shared object file: No such file or directory\\n")
+            sys.stderr.write(
+                "[ONNXRuntimeError] : 1 : FAIL : Failed to load library "
+                "/home/ada/capi/libonnxruntime_providers_tensorrt.so with error: "
+                "libnvinfer.so.10: cannot open shared object file: No such file or directory\\n"
+            )
             self.ran = "CPUExecutionProvider"
     def get_providers(self): return [self.ran]
     def run(self, names, feeds): return [{answer}]
-"""  # noqa: E501
+"""
 Place = Callable[[Machine, str, str], Machine]
 
 

@@ -40,8 +40,9 @@ with tempfile.TemporaryDirectory() as place:
         said = str(error)
     shim.lift()
     db.execute("INSERT INTO t VALUES (3)")
-    print(calls, shim.reads, shim.fired, said, [row[0] for row in db.execute("SELECT a FROM t")], sep="|")
-"""  # noqa: E501
+    rows = [row[0] for row in db.execute("SELECT a FROM t")]
+    print(calls, shim.reads, shim.fired, said, rows, sep="|")
+"""
 
 
 def interpreters() -> list[str]:

@@ -48,13 +48,14 @@ onnxruntime.InferenceSession = Counted
 before = set(sys.modules)
 import edgeadapt, numpy
 with edgeadapt.open(sys.argv[1]) as learner:
-    learner.predict(numpy.zeros((1, *learner.bundle.manifest.input.shape), numpy.uint8))
+    shape = learner.bundle.manifest.input.shape
+    learner.predict(numpy.zeros((1, *shape), numpy.uint8))
     started = len(made)
     modules = sorted(set(sys.modules) - before)
-    learner.learn(numpy.zeros((2, *learner.bundle.manifest.input.shape), numpy.uint8), [learner.classes[0]] * 2)
+    learner.learn(numpy.zeros((2, *shape), numpy.uint8), [learner.classes[0]] * 2)
     learner.settle()
     print(json.dumps([started, len(made), modules]))
-"""  # noqa: E501
+"""
 
 
 @pytest.fixture(scope="module")

@@ -39,14 +39,17 @@ class Target:
     """One door.
 
     Args:
-        name: of the module in ``targets``. seeds: sound inputs, each of which is accepted. mutate:
-        (rng, input, another input) -> a spoilt input; the same for the same rng. prepare: folder on
-        tmpfs -> what takes one input: it returns if the input was accepted and could be used to the
-        end. named: the errors by which this door refuses. Anything else that is raised is a
-        finding. is_past_header: did this refusal come after the first structural check? modules:
-        whose lines are counted. share: executions of this target in a thousand. memory_mib: what
-        one execution may need beyond what the process had before. seconds: after which an execution
-        counts as hanging.
+        name: of the module in ``targets``.
+        seeds: sound inputs, each of which is accepted.
+        mutate: (rng, input, another input) -> a spoilt input; the same for the same rng.
+        prepare: folder on tmpfs -> what takes one input: it returns if the input was accepted and
+            could be used to the end.
+        named: the errors by which this door refuses. Anything else that is raised is a finding.
+        is_past_header: did this refusal come after the first structural check?
+        modules: whose lines are counted.
+        share: executions of this target in a thousand.
+        memory_mib: what one execution may need beyond what the process had before.
+        seconds: after which an execution counts as hanging.
     """
 
     name: str

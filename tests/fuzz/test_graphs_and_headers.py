@@ -90,15 +90,20 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeadapt.errors import EdgeadaptError
 from edgeadapt.runtime import GraphFile, Tensors, open_runtime
 
-def field(name): return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) / 1024
+def field(name):
+    lines = open("/proc/self/status")
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 def model(nodes, initialisers, rows="B"):
-    values = [helper.make_tensor_value_info("z", 1, ["B", 4])], [helper.make_tensor_value_info("y", 1, [rows, 4])]
+    values = ([helper.make_tensor_value_info("z", 1, ["B", 4])],
+        [helper.make_tensor_value_info("y", 1, [rows, 4])])
     graph = helper.make_graph(nodes, "g", *values, initialisers)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    opsets = [helper.make_opsetid("", 20)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
 
 size = numpy_helper.from_array(np.array([1 << int(sys.argv[2])], np.int64), "s")
-add = [helper.make_node("ReduceSum", ["c"], ["r"], keepdims=0), helper.make_node("Add", ["z", "r"], ["y"])]
+add = [helper.make_node("ReduceSum", ["c"], ["r"], keepdims=0),
+    helper.make_node("Add", ["z", "r"], ["y"])]
 built = {
     "constant": lambda: model([helper.make_node("ConstantOfShape", ["s"], ["c"]), *add], [size]),
     "expand": lambda: model([helper.make_node("Expand", ["o", "s"], ["c"]), *add],
@@ -117,7 +122,7 @@ try:
     graph({"z": np.ones((2, 4), np.float32)}, Tensors())
 except EdgeadaptError as error:
     print(type(error).__name__)
-"""  # noqa: E501
+"""
 
 
 @pytest.mark.parametrize(

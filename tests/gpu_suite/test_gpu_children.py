@@ -30,8 +30,9 @@ def well():
     os.write(1, b"so does its C part\\n")
     return [checked("t", "well", True, "/home/somebody/secret/file.so")]
 
-answer({"crash": crash, "hang": hang, "raises": raises, "absent": absent, "refused": refused, "well": well})
-"""  # noqa: E501
+answer({"crash": crash, "hang": hang, "raises": raises, "absent": absent, "refused": refused,
+    "well": well})
+"""
 
 
 @pytest.fixture

@@ -271,8 +271,9 @@ class Steps:
 
     def __getitem__(self, row):
         label = row % 2
-        return np.linspace(self.start, self.start + (1 if label else -1), 16, dtype=np.float32)[None], label
-"""  # noqa: E501
+        end = self.start + (1 if label else -1)
+        return np.linspace(self.start, end, 16, dtype=np.float32)[None], label
+"""
 
 
 def test_data_of_ones_own_is_called_with_its_options_and_again_for_validation(

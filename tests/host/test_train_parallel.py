@@ -28,7 +28,7 @@ from torch import nn
 
 
 class Plain(nn.Module):
-    """Neither batch norm nor dropout: the gradient of a batch is the mean of those of its halves."""
+    """Neither batch norm nor dropout: a batch's gradient is the mean of those of its halves."""
 
     def __init__(self, classes, in_channels):
         super().__init__()
@@ -51,7 +51,7 @@ class Noisy(Plain):
             raise SystemExit("power cut")
         z = torch.relu(self.norm(self.convolution(x))).mean((2, 3))
         return self.head(nn.functional.dropout(z, 0.3, self.training))
-'''  # noqa: E501
+'''
 
 RECIPE = """seed = 3
 [encoder]
@@ -209,14 +209,16 @@ with joined_ranks("cpu") as ranks:
         loss = loss + second(torch.ones(1, 2)).sum()
     loss.backward()
     ranks.average_gradients(network)
-    assert torch.equal(first.weight.grad, torch.full((2, 3), 1.5)) and torch.equal(second.weight.grad, torch.full((2, 2), 0.5))
+    assert torch.equal(first.weight.grad, torch.full((2, 3), 1.5))
+    assert torch.equal(second.weight.grad, torch.full((2, 2), 0.5))
     assert third.weight.grad is None, "no process used it"
     weights = ranks.share(first.weight.detach())
     assert torch.equal(weights, first.weight)
-left = sorted(open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task"))
+tasks = os.listdir("/proc/self/task")
+left = sorted(open(f"/proc/self/task/{task}/comm").read().strip() for task in tasks)
 assert not [name for name in left if "gloo" in name], left
 print("rank", ranks.rank, "done", flush=True)
-"""  # noqa: E501
+"""
 
 
 def test_gradients_become_their_mean_and_no_thread_outlives_the_group(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from made_up import MadeUp, batch, predict_graph, table
 began = threading.Event()
 
 def native(seconds, goes_on=lambda: True):
-    run, tensors, x = OnnxRuntime().load(predict_graph()), OnnxRuntime().upload(table()), batch(4096)
+    run, tensors = OnnxRuntime().load(predict_graph()), OnnxRuntime().upload(table())
+    x = batch(4096)
     end = time.monotonic() + seconds
     began.set()
     while time.monotonic() < end and goes_on():
@@ -45,13 +46,14 @@ class Builds(MadeUp):
 one = {"loads": Loads, "builds": Builds}[sys.argv[2]]
 one.opened = []
 ours = [entry for entry in entry_points(group="edgeadapt.runtimes") if entry.name == "onnxruntime"]
-edgeadapt.runtime.entry_points = lambda group: [*ours, SimpleNamespace(name="made-up", load=lambda: one)]
+made_up = SimpleNamespace(name="made-up", load=lambda: one)
+edgeadapt.runtime.entry_points = lambda group: [*ours, made_up]
 runtime = edgeadapt.runtime.open_runtime("auto")
 run, tensors = runtime.load(predict_graph()), runtime.upload(table())
 run({"x": batch(1)}, tensors)
 assert began.wait(30)
 print(time.monotonic(), flush=True)
-"""  # noqa: E501
+"""
 
 
 def ended(what: str) -> tuple[int, str, str, float]:

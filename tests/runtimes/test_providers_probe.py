@@ -34,8 +34,11 @@ THOR = Machine("aarch64", 38, "Thor")
 DRIVER = """
 int cuInit(unsigned flags) {{ return {code}; }}
 int cuDeviceGetCount(int *count) {{ *count = {count}; return 0; }}
-int cuDeviceGetAttribute(int *value, int attribute, int device) {{ *value = attribute == 75 ? 8 : 7; return 0; }}
-"""  # noqa: E501
+int cuDeviceGetAttribute(int *value, int attribute, int device) {{
+    *value = attribute == 75 ? 8 : 7;
+    return 0;
+}}
+"""
 ORT = """
 __version__, cuda_version = "1.31.1", "13.0"
 def get_available_providers(): return {providers}

@@ -42,9 +42,10 @@ class Golden:
     """The life without a fault.
 
     Attributes:
-        calls, reads: of the whole life. states: content after opening and after each transaction.
-        reached: which of them each step, opening first, had come to when it returned. recalled:
-        what is seen in a reopened folder, and its digest, per state.
+        calls, reads: of the whole life.
+        states: content after opening and after each transaction.
+        reached: which of them each step, opening first, had come to when it returned.
+        recalled: what is seen in a reopened folder, and its digest, per state.
     """
 
     calls: int

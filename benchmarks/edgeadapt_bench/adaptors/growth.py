@@ -9,8 +9,9 @@ noticed. One more stream drifts.
     gain      accuracy in a condition at the end, with the family, minus without
     kept      accuracy on clean images at the end
     routed    share of windows of the second A that end in the condition of the first
-    drift     conditions that a stream opens whose images darken by a little in every window; what it grows
-"""  # noqa: E501
+    drift     conditions that a stream opens whose images darken by a little in every window; what
+              it grows
+"""
 
 from __future__ import annotations
 
@@ -69,8 +70,9 @@ class Life:
     """What one stream left behind.
 
     Attributes:
-        right: condition -> right answers of the end on the same judged images. grown: adaptors by
-        the commits that say so. routed: see the module.
+        right: condition -> right answers of the end on the same judged images.
+        grown: adaptors by the commits that say so.
+        routed: see the module.
     """
 
     right: dict[str, NDArray[np.bool_]]

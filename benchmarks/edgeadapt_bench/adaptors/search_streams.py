@@ -41,9 +41,11 @@ class Source:
     """A head and what taught it.
 
     Attributes:
-        z, y, weight: its samples. test_z, test_y: samples of the source condition that taught
-        nothing. head: the method. t: its tensors, derived
-            ones included. scale: inverse temperature of its logits.
+        z, y, weight: its samples.
+        test_z, test_y: samples of the source condition that taught nothing.
+        head: the method.
+        t: its tensors, derived ones included.
+        scale: inverse temperature of its logits.
     """
 
     z: F32

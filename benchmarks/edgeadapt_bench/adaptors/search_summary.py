@@ -26,11 +26,13 @@ class Trial:
     label.
 
     Attributes:
-        trained: candidate -> accuracy of head + trained candidate. scores: score -> candidate ->
-        value. others: what there is besides: no adaptor, the head after the same labels, ... ->
-        accuracy. at_source: the same on the source condition. picked: way -> what ``choose`` picks,
-        the base (empty) included. gain: what the ridge score promises of its pick. seconds: step ->
-        seconds.
+        trained: candidate -> accuracy of head + trained candidate.
+        scores: score -> candidate -> value.
+        others: what there is besides: no adaptor, the head after the same labels, ... -> accuracy.
+        at_source: the same on the source condition.
+        picked: way -> what ``choose`` picks, the base (empty) included.
+        gain: what the ridge score promises of its pick.
+        seconds: step -> seconds.
     """
 
     stream: str
@@ -68,9 +70,10 @@ def ranks(values: ArrayLike) -> NDArray[np.float64]:
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
     """Correlation of ranks; 0 if one of them has no order.
 
-    >>> spearman([1, 2, 3], [10, 20, 25]), spearman([1, 2, 3], [3, 2, 1]), spearman([1, 1, 1], [1, 2, 3])
+    >>> up, down, flat = [1, 2, 3], [3, 2, 1], [1, 1, 1]
+    >>> spearman(up, [10, 20, 25]), spearman(up, down), spearman(flat, up)
     (1.0, -1.0, 0.0)
-    """  # noqa: E501
+    """
     x, y = ranks(a) - ranks(a).mean(), ranks(b) - ranks(b).mean()
     size = float(np.sqrt((x**2).sum() * (y**2).sum()))
     return float((x * y).sum() / size) if size > 0 else 0.0

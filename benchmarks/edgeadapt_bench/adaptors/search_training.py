@@ -47,8 +47,9 @@ def train(
     they are.
 
     Args:
-        z, y: labelled rows. seed: of their order. watch: called after each step with its number and
-        the tensors.
+        z, y: labelled rows.
+        seed: of their order.
+        watch: called after each step with its number and the tensors.
     """
     t = factory(candidate, source)
     rng, queue = np.random.default_rng(seed), np.zeros(0, np.int64)

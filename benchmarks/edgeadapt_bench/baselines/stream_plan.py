@@ -26,8 +26,9 @@ class Plan:
 
     Attributes:
         stages: cells that arrive together, in order. cell, test_cell: (N,), (M,) the cell of every
-        row. is_by_class: cells are classes, and a stage is judged on the classes seen so far; else
-        cells are domains.
+            row.
+        is_by_class: cells are classes, and a stage is judged on the classes seen so far; else cells
+            are domains.
     """
 
     pool: Pool
@@ -99,8 +100,8 @@ class Outcome:
 
     Attributes:
         accuracy: (S, S) share right on the cells of stage j after stage i; NaN where j has not
-        arrived and is no fair question. on_the_way: (S,) after stage i, on everything that arrived.
-        right: (M,) at the end.
+            arrived and is no fair question.
+        on_the_way: (S,) after stage i, on everything that arrived. right: (M,) at the end.
     """
 
     accuracy: NDArray[np.float64]
@@ -136,7 +137,7 @@ def judge(plan: Plan, predictions: list[I64]) -> Outcome:
 
     Args:
         predictions: after every stage, (M,) predicted classes. Rows that are not asked for are not
-        looked at.
+            looked at.
     """
     count = len(plan.stages)
     accuracy, on_the_way = np.full((count, count), np.nan), np.zeros(count)

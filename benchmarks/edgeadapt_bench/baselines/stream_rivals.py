@@ -87,7 +87,8 @@ class SoftmaxLayer:
 
     Args:
         rate: of learning, for features scaled to unit deviation (the deviation of the first rows it
-        meets). passes: over each part it is given.
+            meets).
+        passes: over each part it is given.
     """
 
     dim: int

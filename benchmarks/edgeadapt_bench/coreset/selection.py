@@ -62,8 +62,9 @@ def run_selection(
     costs.
 
     Args:
-        data: folder of the four Fashion-MNIST files. quick: the shipped sample, small; the figures
-        mean nothing. plots: a folder for one picture per setting.
+        data: folder of the four Fashion-MNIST files.
+        quick: the shipped sample, small; the figures mean nothing.
+        plots: a folder for one picture per setting.
     """
     if plots is not None:
         check()

@@ -33,7 +33,7 @@ def lite0() -> nn.Module:
 
     Raises:
         RuntimeUnavailable: torch or the two packages are not installed; the message has the line
-        that installs them.
+            that installs them.
     """
     try:
         import torch

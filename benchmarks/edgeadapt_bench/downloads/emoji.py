@@ -90,8 +90,8 @@ def emoji(google: Path, twitter: Path, openmoji: Path | None) -> Arrays:
         openmoji: None leaves its two styles out.
 
     Raises:
-        RuntimeUnavailable: Pillow is not installed. InputError: the packages hold something else
-        than they are known to.
+        RuntimeUnavailable: Pillow is not installed.
+        InputError: the packages hold something else than they are known to.
     """
     require_decoder()
     with tarfile.open(google) as archive:

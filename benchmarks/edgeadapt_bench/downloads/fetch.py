@@ -47,10 +47,9 @@ def fetch(name: str, to: str | os.PathLike[str] | None = None, say: Say = print)
         other commands takes.
 
     Raises:
-        InputError: no such data set, or what arrived is not what it should be. RuntimeUnavailable:
-        a client, the network, the
-            package or a decoder is missing; the message says which. Whatever happens, no half of a
-            data set is left behind.
+        InputError: no such data set, or what arrived is not what it should be.
+        RuntimeUnavailable: a client, the network, the package or a decoder is missing; the message
+            says which. Whatever happens, no half of a data set is left behind.
     """
     if name not in CATALOGUE:
         raise InputError(f"no data set called {name!r}; there are: {', '.join(CATALOGUE)}")

@@ -38,7 +38,7 @@ def read_frame(packed: bytes, name: str) -> dict[str, Any]:
 
     Raises:
         InputError: not such a file, no object of that name, or a kind of item this reader does not
-        know.
+            know.
     """
     plain = _unpacked(packed)
     if not plain.startswith(_MAGIC):

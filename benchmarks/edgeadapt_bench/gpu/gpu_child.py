@@ -41,8 +41,10 @@ class Task:
     """One child.
 
     Attributes:
-        part, name: of the row that says so if the child gives none. module, check: what it runs.
-        limit_s: how long it may take. arguments: of the check, as JSON can carry them.
+        part, name: of the row that says so if the child gives none.
+        module, check: what it runs.
+        limit_s: how long it may take.
+        arguments: of the check, as JSON can carry them.
     """
 
     part: str

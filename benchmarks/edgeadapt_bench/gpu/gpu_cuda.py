@@ -22,8 +22,8 @@ def open_cuda() -> CudaRuntime:
     """The first device, current in this thread.
 
     Raises:
-        NotHere: no CUDA runtime library. DeviceError: there is one, and it does not serve this
-        driver.
+        NotHere: no CUDA runtime library.
+        DeviceError: there is one, and it does not serve this driver.
     """
     with door(DeviceError):
         cuda = CudaRuntime()

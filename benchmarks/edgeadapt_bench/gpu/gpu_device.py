@@ -1,7 +1,8 @@
 """Which GPU is here, asked in a child process: a driver may crash whoever asks.
 
-python -m edgeadapt_bench.gpu.gpu_device      prints one JSON object: the card, or the reason why there is none
-"""  # noqa: E501
+python -m edgeadapt_bench.gpu.gpu_device
+        prints one JSON object: the card, or the reason why there is none
+"""
 
 from __future__ import annotations
 

@@ -28,11 +28,12 @@ class GpuRow:
     """One line of the table.
 
     Attributes:
-        part: ``cudart``, ``step``, ``correction``, ``bundle``, ``story``. state: ``passed`` and
-        ``failed`` are checks, ``measured`` is a figure. value: in ``unit``; None where nothing was
-        measured. low, high: the tenth and ninetieth percentile, in the same unit. holds: whether
-        ``target`` is met; None where there is no target or no figure. reason: why it did not run or
-        failed, or what was found.
+        part: ``cudart``, ``step``, ``correction``, ``bundle``, ``story``.
+        state: ``passed`` and ``failed`` are checks, ``measured`` is a figure.
+        value: in ``unit``; None where nothing was measured.
+        low, high: the tenth and ninetieth percentile, in the same unit.
+        holds: whether ``target`` is met; None where there is no target or no figure.
+        reason: why it did not run or failed, or what was found.
     """
 
     part: str
@@ -105,9 +106,11 @@ class Card:
     """The GPU.
 
     Attributes:
-        name: as the driver gives it. board: the module it is part of, on a Jetson. capability:
-        ``8.7``. driver: the CUDA version that it speaks. is_fake: a library of the tests stands for
-        it, so no figure means anything.
+        name: as the driver gives it.
+        board: the module it is part of, on a Jetson.
+        capability: ``8.7``.
+        driver: the CUDA version that it speaks.
+        is_fake: a library of the tests stands for it, so no figure means anything.
     """
 
     name: str

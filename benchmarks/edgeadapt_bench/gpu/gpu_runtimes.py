@@ -21,8 +21,8 @@ def opened(name: str, plans: str, **options: Any) -> Runtime:
         plans: folder in which engines are kept for the next process; made when missing.
 
     Raises:
-        NotHere: it cannot run here; the message says why and what to do. DeviceError: it can, and
-        the device failed.
+        NotHere: it cannot run here; the message says why and what to do.
+        DeviceError: it can, and the device failed.
     """
     from edgeadapt_tensorrt import DeviceError
 

@@ -46,8 +46,10 @@ class System:
     """Who takes the step.
 
     Attributes:
-        command: module and arguments. needs: a package that has to be installed. is_gpu: it needs
-        the card. is_ours: it has our tensors, and counts copies.
+        command: module and arguments.
+        needs: a package that has to be installed.
+        is_gpu: it needs the card.
+        is_ours: it has our tensors, and counts copies.
     """
 
     name: str
@@ -117,10 +119,11 @@ def rows(
     """Everything about the step.
 
     Args:
-        no_card: why there is no GPU; empty if there is one. rates: rows of
-        :mod:`edgeadapt_bench.gpu.gpu_rates`, for the floor. only: these systems instead of all.
+        no_card: why there is no GPU; empty if there is one.
+        rates: rows of :mod:`edgeadapt_bench.gpu.gpu_rates`, for the floor.
+        only: these systems instead of all.
         at_once: how many processes may live beside each other; by default one for every 2 GiB of
-        the machine's memory.
+            the machine's memory.
     """
     effort = QUICK if quick else FULL
     at_once = at_once or max(3, machine()["memory_mib"] // _MIB_OF_A_SYSTEM)

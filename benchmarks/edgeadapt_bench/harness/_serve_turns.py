@@ -54,11 +54,11 @@ class Turns:
 
     Args:
         beside: entered while it plays, and left before it is stopped: for those who ask it
-        something meanwhile.
+            something meanwhile.
 
     Raises:
         RuntimeUnavailable: from every method, if the process has failed; the message has its last
-        line.
+            line.
     """
 
     def __init__(

@@ -50,8 +50,9 @@ class Entrant:
     """A system and the command that starts its process.
 
     Attributes:
-        named: from the tensors it holds to those of the reference. reference: its own, if it cannot
-        take the same step; the name says so. is_checked: False only for what learns nothing.
+        named: from the tensors it holds to those of the reference.
+        reference: its own, if it cannot take the same step; the name says so.
+        is_checked: False only for what learns nothing.
     """
 
     name: str
@@ -67,9 +68,10 @@ class Result:
     """What one system showed.
 
     Attributes:
-        medians: seconds per step, one per round. cold_s: process start to the end of the first
-        step. peak_mib: most resident at once. distance: from the reference. facts: what the process
-        says about itself.
+        medians: seconds per step, one per round.
+        cold_s: process start to the end of the first step.
+        peak_mib: most resident at once.
+        distance: from the reference. facts: what the process says about itself.
     """
 
     medians: NDArray[np.float64]
@@ -183,7 +185,7 @@ def check(
 
     Raises:
         InputError: it is larger than the tolerance: the system takes another step, and its time
-        would say nothing.
+            would say nothing.
     """
     found = []
     with tempfile.TemporaryDirectory() as folder:

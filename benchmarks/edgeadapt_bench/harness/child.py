@@ -39,8 +39,8 @@ def in_child(
     """The answer of a job.
 
     Args:
-        module: whose ``JOBS`` has the job. environment: variables beyond those that keep numeric
-        libraries at one thread.
+        module: whose ``JOBS`` has the job.
+        environment: variables beyond those that keep numeric libraries at one thread.
 
     Raises:
         RuntimeUnavailable: it failed; the message has its last line.

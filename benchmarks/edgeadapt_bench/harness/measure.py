@@ -32,9 +32,11 @@ class Row:
     """One measured number.
 
     Attributes:
-        name: ``what/where``. value: None for what could not be measured, and the unit then says
-        why. baseline: what it is compared with, in the same unit. target: the bar; None if it is
-        only reported. holds: whether the bar is met, None without one.
+        name: ``what/where``.
+        value: None for what could not be measured, and the unit then says why.
+        baseline: what it is compared with, in the same unit.
+        target: the bar; None if it is only reported.
+        holds: whether the bar is met, None without one.
     """
 
     name: str

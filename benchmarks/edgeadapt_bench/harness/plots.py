@@ -33,13 +33,15 @@ def save_lines(
     """One line with markers per series; the suffix of ``path`` says the format (png, svg, pdf).
 
     Args:
-        series: name -> (x values, y values). spread: name -> half the height of its error bars.
-        points_only: series without a line. level: name -> height of a dashed horizontal line, for
-        an oracle. x_ticks: where the x axis has its numbers.
+        series: name -> (x values, y values).
+        spread: name -> half the height of its error bars.
+        points_only: series without a line.
+        level: name -> height of a dashed horizontal line, for an oracle.
+        x_ticks: where the x axis has its numbers.
 
     Raises:
-        RuntimeUnavailable: matplotlib is not installed. InputError: nothing to draw, or lengths
-        that differ.
+        RuntimeUnavailable: matplotlib is not installed.
+        InputError: nothing to draw, or lengths that differ.
     """
     if not series:
         raise InputError("nothing to draw: series is empty")
@@ -86,11 +88,13 @@ def save_bars(
     """One horizontal bar per name, the first on top.
 
     Args:
-        values: name -> length. spread: name -> half the length of its error bar. level: name ->
-        place of a dashed vertical line.
+        values: name -> length.
+        spread: name -> half the length of its error bar.
+        level: name -> place of a dashed vertical line.
 
     Raises:
-        RuntimeUnavailable: matplotlib is not installed. InputError: nothing to draw.
+        RuntimeUnavailable: matplotlib is not installed.
+        InputError: nothing to draw.
     """
     if not values:
         raise InputError("nothing to draw: values is empty")

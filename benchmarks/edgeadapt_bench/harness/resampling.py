@@ -26,9 +26,8 @@ def paired_interval(
 
     Args:
         right_a, right_b: (N,) bool, whether each answered unit i rightly; or its share of right
-        answers in [0, 1] where a unit is
-            several orders of a stream, a draw, or a group of samples that are no independent
-            evidence.
+            answers in [0, 1] where a unit is several orders of a stream, a draw, or a group of
+            samples that are no independent evidence.
         rounds: resamples. level: of the interval.
 
     Raises:

@@ -180,8 +180,8 @@ def run_answers(
     Args:
         data, tuning: see ``load_material``. length: images of a condition before it is judged.
         arms: ``given`` labels what it sees from the fifth window on, ``given_at_onset`` from the
-        first (before the shift is
-            confirmed); ``given_frozen`` gives the same labels with adaptation off: the baseline.
+            first (before the shift is confirmed); ``given_frozen`` gives the same labels with
+            adaptation off: the baseline.
     """
     material = load_material(data, tuning=tuning)
     images = material.known()

@@ -146,8 +146,10 @@ def run_classes(
     """New classes at ten labels each, and what whole demos open.
 
     Args:
-        data: see ``load_material``. seeds: of demos; draws of labels start at the first of them.
-        draws: sets of labels. stories: play the demo once per seed (about 15 s each).
+        data: see ``load_material``.
+        seeds: of demos; draws of labels start at the first of them.
+        draws: sets of labels.
+        stories: play the demo once per seed (about 15 s each).
     """
     rows = _new_classes(load_material(data), seeds[0], draws, say)
     return rows + (_domains(seeds, say) if stories else [])

@@ -292,14 +292,17 @@ def run_guard(
     """Honest batches accepted, and poison caught, pooled over seeds.
 
     Args:
-        data: see ``load_material``. per_kind: honest batches under each condition; three times as
-        many under the factory's, twice
-            as many of new classes. poisons: trials of each kind per seed, a third of them young, in
-            the middle and late; under each condition it is offered twice, before any honest label
-            and after those of that condition. power: draws for every entry of the power tables, 0
-            for none; by default 20, and none from the shipped sample, which is too small for them.
-            material: instead of ``data``. poor_heads: streams of pretrained features on which the
-            factory's head is poor, too; by default as for power.
+        data: see ``load_material``.
+        per_kind: honest batches under each condition; three times as many under the factory's,
+            twice as many of new classes.
+        poisons: trials of each kind per seed, a third of them young, in the middle and late; under
+            each condition it is offered twice, before any honest label and after those of that
+            condition.
+        power: draws for every entry of the power tables, 0 for none; by default 20, and none from
+            the shipped sample, which is too small for them.
+        material: instead of ``data``.
+        poor_heads: streams of pretrained features on which the factory's head is poor, too; by
+            default as for power.
     """
     has_poor_heads = poor_heads if poor_heads is not None else data != SAMPLE and material is None
     material = material or load_material(data)

@@ -29,9 +29,11 @@ class Asked:
 
     Attributes:
         taught: whether the answer to each question was another name than the prediction, a new
-        class included. is_new: whether it named a class that the bundle does not know. names: the
-        answers. counts: questions per window that was searched. base: share of each of those
-        windows whose answer would have taught. right: (N,) of the judging images at the end.
+            class included.
+        is_new: whether it named a class that the bundle does not know. names: the answers.
+        counts: questions per window that was searched.
+        base: share of each of those windows whose answer would have taught.
+        right: (N,) of the judging images at the end.
     """
 
     taught: list[bool] = field(default_factory=list)

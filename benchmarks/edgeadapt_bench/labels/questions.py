@@ -120,9 +120,10 @@ def run_questions(
     """Precision and recovery of the questions, under conditions and with new classes.
 
     Args:
-        data, tuning: see ``load_material``. quick: one short stream of each kind from the images
-        that ship. plots: a folder for bars of precision and recovery per rule. conditions: other
-        ones, for choosing defaults.
+        data, tuning: see ``load_material``.
+        quick: one short stream of each kind from the images that ship.
+        plots: a folder for bars of precision and recovery per rule.
+        conditions: other ones, for choosing defaults.
     """
     if plots is not None:
         from edgeadapt_bench.harness.plots import check

@@ -81,8 +81,9 @@ def run_novelty(
     """Every score on every kind of novelty; the exporter's pick; routing of conditions.
 
     Args:
-        data: folder of Fashion-MNIST, or None. quick: the shipped sample and encoder alone, one
-        split, in seconds. plots: a folder for pictures.
+        data: folder of Fashion-MNIST, or None.
+        quick: the shipped sample and encoder alone, one split, in seconds.
+        plots: a folder for pictures.
 
     Raises:
         RuntimeUnavailable: torch, or for the full suite the packages of Lite0, are not installed.

@@ -59,10 +59,11 @@ class Case:
 
     Attributes:
         evidence, judge: factory samples of the known classes, and those that set thresholds and
-        choose the score. known: reported samples of the known classes. others: name -> samples that
-        are to score above ``known``. shifted: name -> known samples under a condition, to be
-        compared with others["novel"]. unseen: inputs that no training showed, for the exporter's
-        second mark.
+            choose the score.
+        known: reported samples of the known classes.
+        others: name -> samples that are to score above ``known``.
+        shifted: name -> known samples under a condition, to be compared with others["novel"].
+        unseen: inputs that no training showed, for the exporter's second mark.
     """
 
     evidence: Seen

@@ -157,8 +157,9 @@ def latencies(
     """Seconds per prediction, idle and under each of ``works``, in alternating blocks.
 
     Args:
-        rows: labels learned before, for ``undoing``. change: a key of ``CHANGES``. on_one_core: the
-        whole process, as on the smallest devices.
+        rows: labels learned before, for ``undoing``.
+        change: a key of ``CHANGES``.
+        on_one_core: the whole process, as on the smallest devices.
     """
     if on_one_core:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -208,7 +209,7 @@ def rows_of(name: str, times: dict[str, Any], bound: float | None) -> list[Row]:
 
     Args:
         bound: of the ratio under labels and windows; undoing, which a person asks for now and then,
-        is held to ``UNDOING_MS``.
+            is held to ``UNDOING_MS``.
     """
     idle = 1e3 * np.array(times["idle"])
     rows: list[Row] = []

@@ -389,8 +389,8 @@ def run_soak(data: str | None, say: Say, *, quick: bool = False) -> list[Row]:
     """The two streams and the large state.
 
     Args:
-        data: see ``bench.material.load_material``. quick: a hundredth of the observations and rows,
-        without targets.
+        data: see ``bench.material.load_material``.
+        quick: a hundredth of the observations and rows, without targets.
     """
     from edgeadapt_bench.datasets.material import load_material
 

@@ -126,15 +126,15 @@ python -m edgeadapt_bench.precision.encoder_parity --compile --out docs/encoders
 ```
 
 It says that an encoder is prepared rightly, not how good it is. `export` checks the graph that it
-compiles against the prepared module; with `--compile` {compiled} of them were compiled here, {soon} in at
-most 30 s of one thread, the slowest in {slowest:.0f} s. `taps` are places where conditions are told
-apart, `adapt` counts batch-norms whose statistics can adapt, `stay` those that cannot. A network
-stands at 96 px, or at its own size where it takes no other. How to use one:
+compiles against the prepared module; with `--compile` {compiled} of them were compiled here,
+{soon} in at most 30 s of one thread, the slowest in {slowest:.0f} s. `taps` are places where
+conditions are told apart, `adapt` counts batch-norms whose statistics can adapt, `stay` those that
+cannot. A network stands at 96 px, or at its own size where it takes no other. How to use one:
 [training](training.md#encoders-by-name).
 
 | family | network | px | feature | taps | adapt | stay | worst error | seconds to prepare | to compile | |
 |---|---|---|---|---|---|---|---|---|---|---|
-"""  # noqa: E501
+"""  # noqa: E501 - a table
 COMPILED = (
     "resnet18",
     "resnetv2_50",

@@ -49,7 +49,8 @@ def run_placement(
         bundle: path of a ``.edge`` file; by default the one that is shipped.
 
     Raises:
-        BundleError: the file is no bundle. RuntimeUnavailable: ONNX Runtime does not run here.
+        BundleError: the file is no bundle.
+        RuntimeUnavailable: ONNX Runtime does not run here.
     """
     opened = read_bundle(Path(bundle) if bundle else bundle_path())
     sides, rows = sides_of(opened, say)

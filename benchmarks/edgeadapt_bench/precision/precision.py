@@ -105,8 +105,9 @@ def run_precision(
     """Every precision of a bundle, by default of the encoder that ships.
 
     Args:
-        networks: encoders of other networks instead, without a bundle. bundle: path of a bundle
-        with precisions that takes these images; without it one is exported for each seed.
+        networks: encoders of other networks instead, without a bundle.
+        bundle: path of a bundle with precisions that takes these images; without it one is exported
+            for each seed.
     """
     material = load_material(SAMPLE if quick and data is None else data)
     if networks:

@@ -272,8 +272,8 @@ def lite0_subject(folder: Path, data: str | None, say: Say) -> Subject:
     images.
 
     Raises:
-        RuntimeUnavailable: its packages or the host extra are not installed. InputError:
-        Fashion-MNIST is not here.
+        RuntimeUnavailable: its packages or the host extra are not installed.
+        InputError: Fashion-MNIST is not here.
     """
     module = lite0()
     from edgeadapt.host import export

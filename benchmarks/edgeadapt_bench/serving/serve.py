@@ -8,17 +8,20 @@ answered questions, checkpoints, a file of JSON lines, metrics that somebody rea
 Each has a process without torch, one thread in ONNX Runtime; they take turns of the same frames in
 alternating order, and whoever has not its turn is stopped.
 
-    rate          frames / (first frame handed over .. last answer told .. the worker has nothing left to do), so work in the background counts
-    an answer     at full speed the time from one answer to the next: all that the loop does in between counts;
-                  at a camera's rate from the frame in hand to its answer
-    ratio         of the two in one round; reported is the median over the rounds, and the lowest and the highest
-    CPU           of the thread that answers, and of all threads, a frame: on a machine that does other things, too, these move least
+    rate          frames / (first frame handed over .. last answer told .. the worker has nothing
+                  left to do), so work in the background counts
+    an answer     at full speed the time from one answer to the next: all that the loop does in
+                  between counts; at a camera's rate from the frame in hand to its answer
+    ratio         of the two in one round; reported is the median over the rounds, and the lowest
+                  and the highest
+    CPU           of the thread that answers, and of all threads, a frame: on a machine that does
+                  other things, too, these move least
 
 On all cores the worker has a core of its own; on ``one_core`` it shares the loop's, as on the
 smallest devices. Between turns the clock goes on, so the daemon has half of the default
 ``budget.busy_fraction``: of the time that it runs, the whole of it. If no correction was computed
 or no label learned, nothing was measured, and the rows with targets are missed.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -404,12 +407,12 @@ def run_serve(data: str | None, say: Say, *, quick: bool = False) -> list[Row]:
     """All cores, one core, memory.
 
     Args:
-        data: not used; the film is of images that ship. quick: the shipped bundle at 28 px, two
-        short rounds, no targets.
+        data: not used; the film is of images that ship.
+        quick: the shipped bundle at 28 px, two short rounds, no targets.
 
     Raises:
         RuntimeUnavailable: the daemon or the host extra is not installed, or a measuring process
-        failed.
+            failed.
     """
     try:
         import prometheus_client  # noqa: F401

@@ -1,8 +1,9 @@
 """The film that ``bench serve`` shows to the daemon and to the bare loop: clean legs and legs under
 a condition by turns, always the same.
 
-    frame n  =  image order[n mod N], under condition leg(n),   leg(n) = n div LEG;  even legs are clean, odd ones take the conditions in turn
-"""  # noqa: E501
+    frame n  =  image order[n mod N], under condition leg(n),
+            leg(n) = n div LEG;  even legs are clean, odd ones take the conditions in turn
+"""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ class Film:
     """Frames by number.
 
     Attributes:
-        x: (1 + conditions, N, ...) uint8, clean first. y: (N,) rows of ``names``, in the order of
-        the frames. weight, bias: (D, K), (K,) of the factory head, for who has nothing else.
+        x: (1 + conditions, N, ...) uint8, clean first.
+        y: (N,) rows of ``names``, in the order of the frames.
+        weight, bias: (D, K), (K,) of the factory head, for who has nothing else.
     """
 
     x: NDArray[np.uint8]

@@ -183,8 +183,9 @@ def run_detection(
 
     Args:
         data: see ``load_material``. seeds: windows and corruptions. windows: per kind and seed.
-        conditions: shown. tuning: on the images and for the choices that are not reported. lite0: a
-        foreign encoder beside it.
+        conditions: shown.
+        tuning: on the images and for the choices that are not reported.
+        lite0: a foreign encoder beside it.
     """
     material = load_material(data, tuning=tuning)
     gate = Gate(material.program(), material.calibration.x, material.calibration.y)

@@ -54,10 +54,12 @@ class Plan:
     """How much is shown.
 
     Attributes:
-        seeds: of images, orders and corruptions. count: images per stream. single: of those that
-        arrive one by one. tuning: per stream that
-            chooses a rate. severities: the first is judged; the others are shown for the first
-            seed, to contenders with published rates.
+        seeds: of images, orders and corruptions.
+        count: images per stream.
+        single: of those that arrive one by one.
+        tuning: per stream that chooses a rate.
+        severities: the first is judged; the others are shown for the first seed, to contenders with
+            published rates.
         is_judged: whether rows have targets. children: measure memory too.
         only: these contenders; empty for all.
     """
@@ -115,10 +117,13 @@ def run_shift(
 
     Args:
         data: folder of the four idx files; ``"sample"``, or ``quick``: the images and the bundle
-        that ship. members: instead, every label-free method that a bundle can carry, in the same
-        bundle otherwise. foreign: instead, on EfficientNet-Lite0. plots: a folder for a picture.
+            that ship.
+        members: instead, every label-free method that a bundle can carry, in the same bundle
+            otherwise.
+        foreign: instead, on EfficientNet-Lite0.
+        plots: a folder for a picture.
         seeds, count: instead of three and 2,048 images per stream (``members``: one and 768,
-        ``foreign``: one and 512).
+            ``foreign``: one and 512).
     """
     if plots is not None:
         pictures.check()
@@ -171,10 +176,8 @@ def compare(material: ShiftMaterial, plan: Plan, say: Say, plots: str | None = N
         material, shown[plan.seeds[0]], plan, spent, say
     )
     if plots is not None:
-        say(
-            "shift:"
-            f" {draw(Path(plots) / f'shift-{material.name}.png', results, plan.severities[0], _barred(results))}"  # noqa: E501
-        )
+        picture = Path(plots) / f"shift-{material.name}.png"
+        say(f"shift: {draw(picture, results, plan.severities[0], _barred(results))}")
     return rows
 
 

@@ -4,17 +4,21 @@ that were published.
 All answer a batch of images and may change themselves by it; none sees a label. Those that work on
 the frozen encoder's features have a file of their own.
 
-    batch statistics   y = gain (x - mean_B) / sd_B + offset in every batch-norm          Schneider et al., NeurIPS 2020, arXiv 2006.16971
-    TENT               and one Adam step on the mean entropy, gains and offsets           Wang et al., ICLR 2021, arXiv 2006.10726
+    batch statistics   y = gain (x - mean_B) / sd_B + offset in every batch-norm
+                           Schneider et al., NeurIPS 2020, arXiv 2006.16971
+    TENT               and one Adam step on the mean entropy, gains and offsets
+                           Wang et al., ICLR 2021, arXiv 2006.10726
     EATA               entropies below .4 ln K, weighted exp(.4 ln K - H), cosine to the
-                       mean prediction below .4, + sum F (w - w0)^2                       Niu et al., ICML 2022, arXiv 2204.02610
+                       mean prediction below .4, + sum F (w - w0)^2
+                               Niu et al., ICML 2022, arXiv 2204.02610
     SAR                SGD at a sharpness-aware point, entropies below .4 ln K,
-                       start over when their average falls below .2                       Niu et al., ICLR 2023, arXiv 2302.12400
+                       start over when their average falls below .2
+                               Niu et al., ICLR 2023, arXiv 2302.12400
 
 TENT and EATA use the CIFAR-10 settings of the online benchmark of Marsden et al. (WACV 2024: Adam
 1e-3; EATA margin .4 ln K, .4, weight 1, 2,000 source images), SAR its own (SGD .00025 for 64
 images, momentum .9). As published, TENT, EATA and SAR answer from before their step.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -43,12 +43,14 @@ class LearnerCost:
     ``between`` by the clock.
 
     Attributes:
-        observe: with its background work, when nothing is adapted. refresh: when a correction is
-        computed too; its own part is ``refresh_ms``. whole: over the stream. between: ``predict``
-        adapted over ``predict`` of a learner that never adapts; the same of resident memory, and in
-        MiB. one_heap: ``between_memory`` where glibc has one heap for all threads
-        (``MALLOC_ARENA_MAX=1``): a worker's own keeps what it freed. peak: memory with refreshes
-        over plain inference.
+        observe: with its background work, when nothing is adapted.
+        refresh: when a correction is computed too; its own part is ``refresh_ms``.
+        whole: over the stream.
+        between: ``predict`` adapted over ``predict`` of a learner that never adapts; the same of
+            resident memory, and in MiB.
+        one_heap: ``between_memory`` where glibc has one heap for all threads
+            (``MALLOC_ARENA_MAX=1``): a worker's own keeps what it freed.
+        peak: memory with refreshes over plain inference.
     """
 
     observe: float

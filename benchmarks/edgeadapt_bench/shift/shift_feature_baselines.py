@@ -1,11 +1,14 @@
 """Published label-free methods that leave the encoder alone: they correct its features, or the
 answers of a batch.
 
-    LAME            y <- softmax(log p + W y) over a batch, W the 5 nearest          Boudiaf et al., CVPR 2022, arXiv 2201.05718
-    T3A             prototypes of the 100 features of least entropy per class        Iwasawa and Matsuo, NeurIPS 2021
-    feature shift   z + (mean_source - mean_stream), a running average of .99        Niu et al., ICML 2024, arXiv 2404.01650
+    LAME            y <- softmax(log p + W y) over a batch, W the 5 nearest
+                        Boudiaf et al., CVPR 2022, arXiv 2201.05718
+    T3A             prototypes of the 100 features of least entropy per class
+                        Iwasawa and Matsuo, NeurIPS 2021
+    feature shift   z + (mean_source - mean_stream), a running average of .99
+                        Niu et al., ICML 2024, arXiv 2404.01650
     mean and sd     the same with standard deviations, an average of .9
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -81,8 +81,9 @@ class ShiftMaterial:
 
     Attributes:
         encoder: float (B, C, H, W) in [0, 255] -> (B, D); its batch-norms are ``nn.BatchNorm2d``.
-        top: how the names of its last stage begin. test: for what is reported. tuning: held out of
-        training, for choices and for the source's statistics.
+        top: how the names of its last stage begin.
+        test: for what is reported.
+        tuning: held out of training, for choices and for the source's statistics.
     """
 
     name: str

@@ -46,9 +46,10 @@ def at_rate(
 
     Args:
         step: batch -> (right per image, cost in plain inferences); called only for batches that
-        arrive in time, in order. read: right per image of a batch that is not adapted to, by the
-        last state. frozen: the same by the frozen model, of every batch. interval: between
-        arrivals, in plain inferences.
+            arrive in time, in order.
+        read: right per image of a batch that is not adapted to, by the last state.
+        frozen: the same by the frozen model, of every batch.
+        interval: between arrivals, in plain inferences.
     """
     free_at, adapted = 0.0, 0
     by_last, by_frozen = [], []

@@ -29,8 +29,8 @@ class Result:
     """One contender on one stream.
 
     Attributes:
-        right: (N,) in order of arrival. steps: how often it changed itself; for the learner,
-        refreshes.
+        right: (N,) in order of arrival.
+        steps: how often it changed itself; for the learner, refreshes.
     """
 
     contender: str

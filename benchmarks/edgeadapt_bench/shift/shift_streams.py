@@ -31,8 +31,8 @@ class Stream:
     """Images in the order in which they arrive.
 
     Attributes:
-        kind: ``shuffled``, ``sorted``, ``batch_1``, ``mixed``, ``constant``, ``drift``. batch:
-        images that arrive together.
+        kind: ``shuffled``, ``sorted``, ``batch_1``, ``mixed``, ``constant``, ``drift``.
+        batch: images that arrive together.
     """
 
     kind: str

@@ -97,8 +97,8 @@ def entropy(folder: Path, batch: int, *, seed: int = 0) -> Prepared:
     """The entropy step at one batch size.
 
     Raises:
-        CompileError: the compiler refuses the step. RuntimeUnavailable: the network's packages are
-        not installed.
+        CompileError: the compiler refuses the step.
+        RuntimeUnavailable: the network's packages are not installed.
     """
     learn, make_ports, tensors = entropy_step.step(seed)
     frozen = entropy_step.frozen(tensors)

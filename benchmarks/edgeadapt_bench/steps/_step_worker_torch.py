@@ -118,8 +118,8 @@ class Eager:
     """autograd and ``torch.optim.SGD``.
 
     Args:
-        is_fused: the optimiser's one-pass kernel. dtype: float64 gives the values that every system
-        is compared with.
+        is_fused: the optimiser's one-pass kernel.
+        dtype: float64 gives the values that every system is compared with.
     """
 
     def __init__(

@@ -1,13 +1,14 @@
 """The entropy step through EfficientNet-Lite0: label-free adaptation of the batch-norms (Tent, Wang
 et al., ICLR 2021, arXiv 2006.10726).
 
-    loss = mean_b H(softmax(W f(x_b) + b)),  f with batch statistics;   trained: 49 gains and 49 offsets, 42,016 numbers, momentum SGD
+    loss = mean_b H(softmax(W f(x_b) + b)),  f with batch statistics;
+            trained: 49 gains and 49 offsets, 42,016 numbers, momentum SGD
 
 x (B, 3, 96, 96) float32, normalised. Convolutions and head are frozen. The trained numbers are one
 flat vector, all gains and then all offsets, taken apart with ``torch.split``, whose gradient is one
 concatenation: the whole state is two tensors instead of 196, and the update is one operator for all
 layers.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

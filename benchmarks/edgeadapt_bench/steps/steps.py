@@ -43,10 +43,11 @@ def run_steps(
     """Both steps at every batch size.
 
     Args:
-        data: unused, inputs are drawn. quick: the adaptor step beside eager torch and the floor
-        alone, few rounds. peers: also systems that need an environment of their own; the first time
-        they are installed, which takes minutes. passes: instead, what each rewrite pass gains; the
-        table is Markdown.
+        data: unused, inputs are drawn.
+        quick: the adaptor step beside eager torch and the floor alone, few rounds.
+        peers: also systems that need an environment of their own; the first time they are
+            installed, which takes minutes.
+        passes: instead, what each rewrite pass gains; the table is Markdown.
     """
     if passes:
         from edgeadapt_bench.steps._step_passes import run_passes

@@ -51,8 +51,8 @@ def run_key_value(data: str | None, say: Say, quick: bool = False) -> list[Row]:
     each of the others.
 
     Args:
-        data: folder of the four Fashion-MNIST files. quick: drawn data, one seed, one budget, one
-        choice per family.
+        data: folder of the four Fashion-MNIST files.
+        quick: drawn data, one seed, one budget, one choice per family.
     """
     rows: list[Row] = []
     for name in ("smartwatch",) if quick else POOLS:

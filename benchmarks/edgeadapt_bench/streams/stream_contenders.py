@@ -44,9 +44,10 @@ class Contender:
     validation picks one.
 
     Attributes:
-        family: what its points are joined by in a picture. variants: the first is the head as it
-        ships. of_all_stages: its frozen tensors come from unlabelled rows of all stages, not of the
-        first alone.
+        family: what its points are joined by in a picture.
+        variants: the first is the head as it ships.
+        of_all_stages: its frozen tensors come from unlabelled rows of all stages, not of the first
+            alone.
     """
 
     label: str

@@ -26,11 +26,14 @@ class Result:
 
     Attributes:
         kind: ``head`` (ships), ``informed`` (a head whose frozen tensors were made from unlabelled
-        rows of all stages), ``rival`` (what a user could pick instead) or ``oracle`` (saw
-        everything at once). nbytes: of state: evidence and frozen tensors, or weights, momentum and
-        stored rows. memory: with what is derived from them. outcomes: one per order. update_us,
-        readout_us: per sample, batches of 32; derive_ms: once, before predictions see it. chosen:
-        what validation chose, for the report.
+            rows of all stages), ``rival`` (what a user could pick instead) or ``oracle`` (saw
+            everything at once).
+        nbytes: of state: evidence and frozen tensors, or weights, momentum and stored rows.
+        memory: with what is derived from them.
+        outcomes: one per order.
+        update_us, readout_us: per sample, batches of 32; derive_ms: once, before predictions see
+            it.
+        chosen: what validation chose, for the report.
     """
 
     label: str
@@ -116,7 +119,8 @@ def class_rows(
 
     Args:
         defaults: byte class -> label of the head that the package takes for it, None if it has none
-        that small. judged: whether the bar holds; a quick run only reports.
+            that small.
+        judged: whether the bar holds; a quick run only reports.
     """
     rows = []
     for name, limit in BYTE_CLASSES.items():

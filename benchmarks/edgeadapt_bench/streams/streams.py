@@ -69,9 +69,10 @@ def run_streams(
     """All streams whose data are here; the others say which command fetches them.
 
     Args:
-        data: folder of the four Fashion-MNIST files. quick: the shipped sample and drawn data, two
-        streams, two orders. plots: folder for the pictures and for ``streams.md``, the tables as a
-        document. only: some of ``STREAMS``; ``few_shot`` is one more.
+        data: folder of the four Fashion-MNIST files.
+        quick: the shipped sample and drawn data, two streams, two orders.
+        plots: folder for the pictures and for ``streams.md``, the tables as a document.
+        only: some of ``STREAMS``; ``few_shot`` is one more.
     """
     import edgeadapt_bench.streams.stream_contenders  # noqa: F401 - first: the command line says if the host extra is missing
 

@@ -40,7 +40,8 @@ def emoji(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
     """Styles and corruptions, each by both encoders.
 
     Raises:
-        InputError: the data are not here. RuntimeUnavailable: an encoder is not installed.
+        InputError: the data are not here.
+        RuntimeUnavailable: an encoder is not installed.
     """
     pairs, corruptions = (TWIN_PAIRS, TWIN_CORRUPTIONS) if is_twin else (PAIRS, CORRUPTIONS)
     for encoder in ENCODERS:

@@ -37,7 +37,8 @@ def digits(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
     """Digits of two sources, by both encoders.
 
     Raises:
-        InputError: MNIST is not here. RuntimeUnavailable: an encoder or scikit-learn is not here.
+        InputError: MNIST is not here.
+        RuntimeUnavailable: an encoder or scikit-learn is not here.
     """
     mnist_y, (_, their_y) = data.load("mnist")["y"].astype(np.int64), _sklearn_digits()
     judged = held(mnist_y, 0.2, 0)
@@ -83,7 +84,8 @@ def inspection(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
     """Two classes and a second camera, by both encoders.
 
     Raises:
-        InputError: Fashion-MNIST is not here. RuntimeUnavailable: an encoder is not installed.
+        InputError: Fashion-MNIST is not here.
+        RuntimeUnavailable: an encoder is not installed.
     """
     kinds, site = (TWIN_INSPECTED, TWIN_SITE) if is_twin else (INSPECTED, SITE)
     x, y, is_test = _clothes(kinds)

@@ -53,12 +53,14 @@ class Transfer:
     """From a factory to a field.
 
     Attributes:
-        name: ``factory-field-encoder``. data: the data set that the units number. source: what was
-            measured, for the report.
+        name: ``factory-field-encoder``.
+        data: the data set that the units number.
+        source: what was measured, for the report.
         classes: names; the first ``known`` are the factory's, the others come in the field.
         factory: the calibration set. stream: of known classes, in the field, in order of arrival.
-        test: of known classes, in the field, judged. clean: the same kind of units in the factory's
-            condition, judged too, in their natural order.
+        test: of known classes, in the field, judged.
+        clean: the same kind of units in the factory's condition, judged too, in their natural
+            order.
         new, new_test: of the new classes in the field, to arrive and to be judged; or None.
         has_groups: units are groups of rows in time order (recordings), not single samples.
     """

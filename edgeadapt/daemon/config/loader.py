@@ -33,7 +33,7 @@ def load_settings(path: str | Path) -> Settings:
 
     Raises:
         RecipeError: the file is missing or not TOML, a key is unknown or missing, or a value, alone
-        or beside others, is not allowed.
+            or beside others, is not allowed.
     """
     path = Path(path)
     here = path.resolve().parent

@@ -646,7 +646,7 @@ def read_secret(path: Path) -> str:
 
     Raises:
         RecipeError: it cannot be read, or does not hold one line of printable ASCII. The message
-        does not show it.
+            does not show it.
     """
     try:
         with open(path, "rb") as file:

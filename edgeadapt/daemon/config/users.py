@@ -56,8 +56,8 @@ class Users:
             what a user said.
 
     Raises:
-        RecipeError: the file cannot be read, others may write it, a line is not as above, or a
-            user has a name that is taken.
+        RecipeError: the file cannot be read, others may write it, a line is not as above, or a user
+            has a name that is taken.
     """
 
     def __init__(self, path: Path, taken: frozenset[str] = frozenset()) -> None:
@@ -105,7 +105,8 @@ def add_user(path: Path, name: str, role: Role, taken: frozenset[str] = frozense
 
     Raises:
         InputError: the name is taken, or is none; or somebody else changes the file and does not
-            end. RecipeError: the file is not in order.
+            end.
+        RecipeError: the file is not in order.
     """
     if not _NAME.fullmatch(name):
         raise InputError(

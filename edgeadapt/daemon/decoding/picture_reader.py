@@ -41,13 +41,15 @@ def read_picture(
     """One sample of shape ``spec.shape``.
 
     Args:
-        name: what messages call it. source: an encoded picture, or a file that is open at its
-            start. formats: as Pillow calls them.
+        name: what messages call it.
+        source: an encoded picture, or a file that is open at its start.
+        formats: as Pillow calls them.
 
     Raises:
         InputError: not an image, damaged, of a form that the bundle does not take, or it has too
             many pixels or scans, or needs too much time or memory.
-        RuntimeUnavailable: no child can be started. ImportError: there is no Pillow.
+        RuntimeUnavailable: no child can be started.
+        ImportError: there is no Pillow.
     """
     if (
         not isinstance(source, bytes)

@@ -54,7 +54,7 @@ def observe(
 
     Raises:
         InputError: the batch does not fit the bundle, or has more samples than the queue has
-        places.
+            places.
     """
     rows = _rows(running.manifest, x, features)
     if names and len(names) != len(rows):

@@ -32,14 +32,15 @@ class Running:
     Attributes:
         manifest: of the bundle that answers. folders: what folder sources remember over restarts.
         feeders, sinks: by their section of the settings, or by identity where a caller brought
-        them. sink_errors: events that a sink
-            raised at, by its name.
-        certificate: of the control interface; None without https. users: who may speak there; None
-        without a file of them. fatal: why no learner is open any more; the process ends for it.
-        swapped: the bundle that a swap put in the place of the settings'. trying: the name of a
-        bundle that is run once before it may take over, and since when, in monotonic seconds.
-        swap_error: why the
-            last one was not taken.
+            them.
+        sink_errors: events that a sink raised at, by its name.
+        certificate: of the control interface; None without https.
+        users: who may speak there; None without a file of them.
+        fatal: why no learner is open any more; the process ends for it.
+        swapped: the bundle that a swap put in the place of the settings'.
+        trying: the name of a bundle that is run once before it may take over, and since when, in
+            monotonic seconds.
+        swap_error: why the last one was not taken.
         checkpoint_error, work_error, reload_error: of the last try; empty if it went well.
         checkpointed_at: seconds since the epoch.
     """

@@ -36,9 +36,8 @@ def forget(
 
     Raises:
         InputError: no condition, or one of the wrong kind, or a name that several sources use.
-        StateError: labels on their way to the
-            disk do not arrive. StorageError: the disk is full or fails; of the learner's, nothing
-            was changed.
+        StateError: labels on their way to the disk do not arrive.
+        StorageError: the disk is full or fails; of the learner's, nothing was changed.
     """
     wanted = Selection(samples, source, classes, before, after)
     naming = running.labels.naming

@@ -1,7 +1,8 @@
 """How long answers take, with and without learning beside them, and when the learner has to wait so
 that they stay fast.
 
-    ratio = p99(batches while the learner worked) / p99(batches while it did not)        over the last 200 of each, from 50 on
+    ratio = p99(batches while the learner worked) / p99(batches while it did not)
+            over the last 200 of each, from 50 on
     slow  = batches while it worked that took longer than p99_ratio p99(batches while it did not)
 
 Above ``p99_ratio`` the learner is paused: for a second, and twice as long each time, up to 30 s,
@@ -11,7 +12,7 @@ chance makes of a hundredth, n / 100 + 3 sqrt(n / 100) of n. Over the last 1,000
 asked once more, where the bound is one batch in fifty: a tail that is thin and stays is met then. A
 learner that never rests is paused for a second, too, where nothing is known yet of answers without
 it.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

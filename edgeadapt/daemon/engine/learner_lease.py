@@ -41,7 +41,7 @@ def open_learner(
 
     Raises:
         BundleError: not signed by a trusted key, unless there is none and unsigned bundles are
-        accepted. Else as ``edgeadapt.open``.
+            accepted. Else as ``edgeadapt.open``.
     """
     engine = runtime or open_runtime(settings.runtime)
     budget = Budget(
@@ -73,7 +73,7 @@ def trusted_bundle(settings: Settings, path: Path) -> Bundle:
 
     Raises:
         BundleError: damaged, not signed by a key of ``trust``, or there is no key and unsigned
-        bundles are refused.
+            bundles are refused.
     """
     if not settings.trust and settings.unsigned != "accept":
         raise BundleError(

@@ -37,11 +37,12 @@ class Loop:
     other threads.
 
     Args:
-        lend: the learner for one batch; calls its argument while it waits for a swap to end. emit:
-        takes every event for the sinks; must not raise or block. beat: called on every turn: the
-        watchdog. batch: samples answered together, at most. rate_hz: a sample older than 1 /
-        rate_hz when its turn comes is answered by ``predict``
-            and counted as ``unadapted``, unless it has a label; 0 observes all.
+        lend: the learner for one batch; calls its argument while it waits for a swap to end.
+        emit: takes every event for the sinks; must not raise or block.
+        beat: called on every turn: the watchdog.
+        batch: samples answered together, at most.
+        rate_hz: a sample older than 1 / rate_hz when its turn comes is answered by ``predict`` and
+            counted as ``unadapted``, unless it has a label; 0 observes all.
         observed: told (stream, samples, seconds) of every batch.
     """
 
@@ -265,7 +266,7 @@ def stacked(
 
     Raises:
         InputError: they differ in shape, dtype or kinds of features: a stack of unlike samples
-        would be converted silently.
+            would be converted silently.
     """
     first = arrivals[0]
     if first.x is not None:

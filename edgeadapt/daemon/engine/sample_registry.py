@@ -22,8 +22,9 @@ class Naming:
     """Names of samples and labels that wait for theirs; bounded, in memory only, thread-safe.
 
     Args:
-        names: that are remembered; the oldest go. held: labels that wait. hold_s: how long a label
-        waits, by ``clock`` (monotonic seconds).
+        names: that are remembered; the oldest go.
+        held: labels that wait.
+        hold_s: how long a label waits, by ``clock`` (monotonic seconds).
     """
 
     def __init__(

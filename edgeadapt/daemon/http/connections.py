@@ -21,8 +21,8 @@ class Connection(H11Protocol):
     """Closed when it sends no whole request in time, and when ``Peers`` says so.
 
     Args:
-        peers: counts it from the first byte on, before its handshake. context: of TLS, asked at
-            every connection; None for plain HTTP.
+        peers: counts it from the first byte on, before its handshake.
+        context: of TLS, asked at every connection; None for plain HTTP.
     """
 
     def __init__(

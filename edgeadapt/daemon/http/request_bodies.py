@@ -126,11 +126,8 @@ def _read_npy(data: bytes) -> NDArray[Any]:
             f"cannot be read as .npy: {type(error).__name__}: {str(error)[:200]}"
         ) from error
     if dtype.kind not in "uif" or len(shape) > _MAX_DEPTH:
-        raise InputError(
-            f"holds {dtype}{list(shape)}; arrays of numbers with at most {_MAX_DEPTH} axes are read here"[  # noqa: E501
-                :300
-            ]
-        )
+        read = f"arrays of numbers with at most {_MAX_DEPTH} axes are read here"
+        raise InputError(f"holds {dtype}{list(shape)}; {read}"[:300])
     size, held = math.prod(shape) * dtype.itemsize, len(data) - file.tell()
     if size != held or min(shape, default=0) < 0:
         raise InputError(f"{dtype}{list(shape)} has {size} bytes, the body holds {held}"[:300])

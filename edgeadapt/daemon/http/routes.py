@@ -162,10 +162,12 @@ class Route:
     """One thing that can be asked.
 
     Attributes:
-        role: the least that may ask. run: calls the service; its docstring is the summary. answer:
-        the type of what it returns, or a media type, or both by status. media: types of a body
-        other than JSON. refusals: statuses of its own, beside those that every route has. is_probe:
-        answered even while all workers wait. is_slow: may take ten times the time-out.
+        role: the least that may ask.
+        run: calls the service; its docstring is the summary.
+        answer: the type of what it returns, or a media type, or both by status.
+        media: types of a body other than JSON.
+        refusals: statuses of its own, beside those that every route has.
+        is_probe: answered even while all workers wait. is_slow: may take ten times the time-out.
     """
 
     method: str
@@ -482,8 +484,9 @@ def answer(
     before.
 
     Args:
-        query: pairs after the question mark. media: the content type, without parameters. key: what
-        stands in the path.
+        query: pairs after the question mark.
+        media: the content type, without parameters.
+        key: what stands in the path.
 
     Raises:
         Refused: with the status that fits. Anything else is a fault of the daemon.

@@ -65,16 +65,18 @@ class Control:
     """The HTTP interface of a service, in a thread of its own.
 
     Args:
-        listen: ``"HOST:PORT"`` (port 0: any that is free), or ``"unix:PATH"``. token: what every
-        request must carry, or that of a user; one
-            of both is needed where ``listen`` is neither a loopback address nor a unix socket.
-            Whoever shows ``token`` is an admin. max_body_mib: the largest body that is read.
-            timeout_s: what a request may take; rollback, forget, checkpoint and swap ten times as
-            long. certificate: for https; without it, http. users: each with a token and a role.
+        listen: ``"HOST:PORT"`` (port 0: any that is free), or ``"unix:PATH"``.
+        token: what every request must carry, or that of a user; one of both is needed where
+            ``listen`` is neither a loopback address nor a unix socket. Whoever shows ``token`` is
+            an admin.
+        max_body_mib: the largest body that is read.
+        timeout_s: what a request may take; rollback, forget, checkpoint and swap ten times as long.
+        certificate: for https; without it, http.
+        users: each with a token and a role.
 
     Raises:
         RecipeError: an address that others can reach, without a token or with one that is easily
-        guessed.
+            guessed.
     """
 
     def __init__(

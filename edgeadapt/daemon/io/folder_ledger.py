@@ -1,12 +1,13 @@
 """What folder sources have taken, over restarts: one small file in the state folder, beside the
 learner's.
 
-    learner.folders = "edgeadapt folders 1\\n", sha256(table), table        table: msgpack {source: its marks, one after the other}
+    learner.folders = "edgeadapt folders 1\\n", sha256(table), table
+            table: msgpack {source: its marks, one after the other}
     mark = first 8 bytes of blake2b(path from the folder, size, time of the last change)
 
 A mark is set once a file was answered, or found unreadable, and written with the next checkpoint:
 what was taken since the last one is taken again after a kill.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -33,12 +33,15 @@ class Link:
 
     Args:
         section: host, port, username, password_file and tls are taken from it, and ca_file where it
-        has one. is_clean: the broker forgets, and is to forget, what it knows of this client id;
-        else it keeps messages while nobody is connected. filters: that are subscribed to, with QoS
-        1. will: a topic on which the broker says ``offline``, retained, when this side is gone
-        without a word. greeted: told, before any message comes, whether the broker still had a
-        session. message: takes every message, as paho gives it. published: told the number of every
-        message that the broker has taken.
+            has one.
+        is_clean: the broker forgets, and is to forget, what it knows of this client id; else it
+            keeps messages while nobody is connected.
+        filters: that are subscribed to, with QoS 1.
+        will: a topic on which the broker says ``offline``, retained, when this side is gone without
+            a word.
+        greeted: told, before any message comes, whether the broker still had a session.
+        message: takes every message, as paho gives it.
+        published: told the number of every message that the broker has taken.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
 """One thread per source: what it brings goes in, and a source that fails is tried again, ever less
 often.
 
-    wait = min(first 2^k, longest) u,   u uniform in [0.5, 1]        k: failures since the source last ran for a minute
-"""  # noqa: E501
+    wait = min(first 2^k, longest) u,   u uniform in [0.5, 1]
+            k: failures since the source last ran for a minute
+"""
 
 from __future__ import annotations
 
@@ -22,9 +23,10 @@ class Feeder:
     """Runs a source until it has no more or is stopped.
 
     Args:
-        deliver: takes what the source brings. stop: ends this source; the daemon's, or one of its
-        own. first_s, longest_s: the first and the longest wait after a failure. good_s: a run of
-        this length starts the waits over.
+        deliver: takes what the source brings.
+        stop: ends this source; the daemon's, or one of its own.
+        first_s, longest_s: the first and the longest wait after a failure.
+        good_s: a run of this length starts the waits over.
     """
 
     def __init__(

@@ -36,8 +36,8 @@ def try_out(
         is_stopping: looked at twenty times a second.
 
     Raises:
-        BundleError: it did not end within ``LONGEST_S``, or ended the process. StateError: the
-            daemon stops. Whatever the trial raised, where its runtime is the daemon's.
+        BundleError: it did not end within ``LONGEST_S``, or ended the process.
+        StateError: the daemon stops. Whatever the trial raised, where its runtime is the daemon's.
     """
     engine = _CPU if runtime in _ON_DEVICES else runtime
     ours, theirs = socket.socketpair()

@@ -58,9 +58,9 @@ class Changing:
             that both name alike.
 
         Raises:
-            BundleError, BudgetError: see ``Learner.offer``. StateError: what was learned has to be
-            migrated first, another change is under way, or the new bundle did not open on the
-            state. The old one serves on.
+            BundleError, BudgetError: see ``Learner.offer``.
+            StateError: what was learned has to be migrated first, another change is under way, or
+                the new bundle did not open on the state. The old one serves on.
         """
         with self._alone():
             running, stamp = self._running, _stamp(Path(path))
@@ -224,8 +224,8 @@ class Changing:
 
         Raises:
             RecipeError: the file is not in order, or a user is called like a source of the new
-                settings, or of the running ones where those cannot be read. Where the source is
-                the new one, the users of the file hold; else those that were known.
+                settings, or of the running ones where those cannot be read. Where the source is the
+                new one, the users of the file hold; else those that were known.
         """
         users, running = self._running.users, self._running.settings.source_names
         if users is None:

@@ -19,11 +19,15 @@ the parts of it that are read:
     domains                  condition -> kind
     questions                a count
     is_paused, is_frozen     booleans
-    sources                  [{"name": text, "is_up": boolean, "delivered", "refused", "unreadable", "labels", "failures", "reconnects": counts}]
-    sinks                    [{"name": text, "dropped", "waiting", "written": events, "failures": count}]
-    placement                {"roles": role -> runtime, "copies": [{"from", "to": text, "count", "bytes": counts, "is_trial": boolean}]}
-    telemetry                {"temperature_c": zone -> number, "power_w": rail -> number, "gpu_load": 0..1}
-"""  # noqa: E501
+    sources                  [{"name": text, "is_up": boolean, "delivered", "refused", "unreadable",
+                             "labels", "failures", "reconnects": counts}]
+    sinks                    [{"name": text, "dropped", "waiting", "written": events,
+                             "failures": count}]
+    placement                {"roles": role -> runtime, "copies": [{"from", "to": text, "count",
+                             "bytes": counts, "is_trial": boolean}]}
+    telemetry                {"temperature_c": zone -> number, "power_w": rail -> number,
+                             "gpu_load": 0..1}
+"""
 
 from __future__ import annotations
 
@@ -303,7 +307,7 @@ class Metrics:
 
         Raises:
             TimeoutError: another thread has waited for the status for a second: one that waits is
-            enough.
+                enough.
         """
         if not self._asking.acquire(timeout=_PATIENCE_S):
             raise TimeoutError("the status does not come")

@@ -13,7 +13,7 @@ class Notify:
 
     Args:
         environment: of the process. ``WATCHDOG_USEC`` counts only if ``WATCHDOG_PID`` is absent or
-        ours.
+            ours.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:

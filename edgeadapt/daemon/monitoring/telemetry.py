@@ -25,8 +25,9 @@ class Telemetry:
     """Read by whoever looks; what cannot be measured is None or left out.
 
     Args:
-        tegrastats: the file that ``tegrastats --logfile`` appends to. sensors: of ``/sys``. clock:
-        seconds since the epoch, as file times are.
+        tegrastats: the file that ``tegrastats --logfile`` appends to.
+        sensors: of ``/sys``.
+        clock: seconds since the epoch, as file times are.
     """
 
     def __init__(

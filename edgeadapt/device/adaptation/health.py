@@ -3,17 +3,22 @@ corrected against bare.
 
 It may suspend a correction, never block a label. Five things speak, each a number per input:
 
-    home       mean d(corrected) <= home mean d(bare), with d = 1 - cosine to the nearest class mean; home nears 1 where most classes are there
-    strays     mean d(corrected) > mean d(bare) over the newest inputs alone, in every window that belongs to the condition
-    collapse   the commonest class takes at least ``CROWDED`` of the inputs, and significantly more than without the correction
-    twin       where the frozen twin is sure, and sees nothing new, the correction answers otherwise more often than ``DISPUTED`` allows
-    certainty  the mean entropy rises by ``UNCERTAIN`` nats, and significantly more inputs grow less certain: half as many disputes are allowed
+    home       mean d(corrected) <= home mean d(bare), with d = 1 - cosine to the nearest class
+               mean; home nears 1 where most classes are there
+    strays     mean d(corrected) > mean d(bare) over the newest inputs alone, in every window that
+               belongs to the condition
+    collapse   the commonest class takes at least ``CROWDED`` of the inputs, and significantly more
+               than without the correction
+    twin       where the frozen twin is sure, and sees nothing new, the correction answers otherwise
+               more often than ``DISPUTED`` allows
+    certainty  the mean entropy rises by ``UNCERTAIN`` nats, and significantly more inputs grow less
+               certain: half as many disputes are allowed
 
 A correction has to come home; collapse and dispute suspend it. "Significantly" is a one-sided sign
 test on the inputs that changed. Distance alone would take a correction that gathers everything at
 one class mean for the best of all. Entropy alone suspends nothing: on streams sorted by class it
 rises under corrections that help.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -48,10 +53,11 @@ class Health:
     """What a batch of inputs looks like without labels.
 
     Attributes:
-        slots: (N,) predicted classes. entropy: (N,) nats. distance: (N,) from the nearest class
-        mean. is_sure: (N,) confident, and
-            not novel: where a frozen twin is worth listening to. live: classes that there are; 0 if
-            that is not known.
+        slots: (N,) predicted classes.
+        entropy: (N,) nats.
+        distance: (N,) from the nearest class mean.
+        is_sure: (N,) confident, and not novel: where a frozen twin is worth listening to.
+        live: classes that there are; 0 if that is not known.
     """
 
     slots: NDArray[np.int64]
@@ -132,8 +138,9 @@ def healthiest(
     None, and what speaks against the closest.
 
     Args:
-        bare_distance: mean distance of the inputs without a correction. bare: works out all of
-        their health; asked only where it matters. home: see ``HEALTHY``.
+        bare_distance: mean distance of the inputs without a correction.
+        bare: works out all of their health; asked only where it matters.
+        home: see ``HEALTHY``.
     """
     without: Health | None = None
     first = ""

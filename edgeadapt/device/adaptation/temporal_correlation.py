@@ -2,8 +2,10 @@
 other (role ``smooth``).
 
     M   neighbouring samples among the last n + 1 that were taken for the same class, n = 64
-    q_2 = sum_c n_c (n_c - 1) / N (N - 1)      chance that two samples of the stream's last N <= 2048 share a class, whatever their order
-    z   = (M - n q_2) / sqrt(V + 1)            correlated: z > 3
+    q_2 = sum_c n_c (n_c - 1) / N (N - 1)
+          chance that two of the stream's last N <= 2048 samples share a class in any order
+    z   = (M - n q_2) / sqrt(V + 1)
+          correlated: z > 3
 
 If the order carries no information every permutation of the N predictions is as likely as the one
 that came, so M has the exact mean n q_2 and the exact variance V = n q_2 (1 - q_2) + 2 (n - 1) (q_3
@@ -18,7 +20,7 @@ nothing fires. Predictions that change for another reason, because the condition
 order too. So the past starts over when a stream enters or leaves a condition and when that is
 corrected for the first time, and under a shift that is not a known condition yet nothing is
 smoothed.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -130,8 +132,8 @@ class Smoothing:
         else ``read`` itself.
 
         Args:
-            slots: (N,) classes predicted without smoothing. reading: what the window says with this
-            batch in it.
+            slots: (N,) classes predicted without smoothing.
+            reading: what the window says with this batch in it.
         """
         known = memory.domains.get(reading.domain)
         place = (reading.domain, known is not None and known.refreshes > 0)

@@ -1,14 +1,16 @@
 """When does a condition deserve an adaptor of its own? A pure decision over what is known of it.
 
     answered     its answers made it a condition, and it has ``fewest_labels`` that teach
-    coherent     the earlier and the later half of its labelled samples lie at the same place, at the same class mix
+    coherent     the earlier and the later half of its labelled samples lie at the same place, at
+                 the same class mix
     persistent   so it outlasted both halves: a drift that passes through leaves halves that differ
-    due          it has none yet, or its labels have grown by the factor ``again`` since it was last looked at, or some were taken back
+    due          it has none yet, or its labels have grown by the factor ``again`` since it was last
+                 looked at, or some were taken back
 
 Growing from answers and not from scores is ours: no score tells a shift from new classes
 (``docs/methods/novelty.md``). The growth of adaptor sets that are frozen for each other is from
 Daniels et al., EAR, 2023 (arXiv 2308.02084, section 3); its conditions are not published.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,11 @@ class Standing:
     """What is known of a condition.
 
     Attributes:
-        labels: learned labels with features. classes: how many classes they name. considered:
-        labels when it was last looked at, 0 for
-            never or for labels that were taken back since. gap: relative squared distance between
-            its halves.
+        labels: learned labels with features.
+        classes: how many classes they name.
+        considered: labels when it was last looked at, 0 for never or for labels that were taken
+            back since.
+        gap: relative squared distance between its halves.
     """
 
     kind: DomainKind

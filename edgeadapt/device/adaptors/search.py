@@ -7,11 +7,14 @@ section 3.3) search adaptors without training by a spectral analysis whose exact
 could be read of it, so the four scores below are ours or others', and ``edgeadapt bench search``
 says how they rank.
 
-    spectral     exp(-sum_i q_i ln q_i) tr(S_b) / tr(S_w),  q = eigenvalues of the centred F F^T over their sum        EAR's family
-    naswot       ln |det K|,  K_nm = number of columns in which the codes F_n > 0 and F_m > 0 agree                    Mellor et al., ICML 2021, eq. 2
-    ridge        minus the leave-one-out loss of base + a closed-form ridge from F to what the base gets wrong         ours
-    parameters   the size                                                                                              the trivial one
-"""  # noqa: E501
+    spectral     exp(-sum_i q_i ln q_i) tr(S_b) / tr(S_w), with q the eigenvalues of the centred
+                 F F^T over their sum: of EAR's family
+    naswot       ln |det K|, with K_nm the number of columns in which the codes F_n > 0 and F_m > 0
+                 agree: Mellor et al., ICML 2021, eq. 2
+    ridge        minus the leave-one-out loss of base + a closed-form ridge from F to what the base
+                 gets wrong: ours
+    parameters   the size: the trivial one
+"""
 
 from __future__ import annotations
 
@@ -46,11 +49,10 @@ class Candidate:
 
     Attributes:
         probe: (N, P) finite, its features of the labelled samples. state_bytes: of its parameters.
-        latency_ms: what correcting one sample takes, measured or declared. read_out: (P, K) of a
-        linear head, for a candidate that trains one number per column of its probe and nothing else
-        (scale and shift):
-            what it can do to the logits is diag(gain) seen through the head, far less than a
-            read-out of its own. None for all others.
+        latency_ms: what correcting one sample takes, measured or declared.
+        read_out: (P, K) of a linear head, for a candidate that trains one number per column of its
+            probe and nothing else (scale and shift): what it can do to the logits is diag(gain)
+            seen through the head, far less than a read-out of its own. None for all others.
     """
 
     name: str
@@ -66,8 +68,10 @@ class LeaveOneOut:
 
     Attributes:
         accuracy, loss: of base + correction; loss is the squared distance of the class shares from
-        the one-hot label, 0 to 2. base_accuracy, base_loss: of the base alone. penalty: the one
-        chosen. samples: that counted, repeated ones once.
+            the one-hot label, 0 to 2.
+        base_accuracy, base_loss: of the base alone.
+        penalty: the one chosen.
+        samples: that counted, repeated ones once.
     """
 
     accuracy: float
@@ -88,8 +92,10 @@ class Ranked:
     """A place in the ranking; ``name`` is empty for the base without an adaptor.
 
     Attributes:
-        score: of the score that was asked for. gain: leave-one-out loss won over the base, about
-        what accuracy wins. fits: into the budget. reason: one sentence for people and journals.
+        score: of the score that was asked for.
+        gain: leave-one-out loss won over the base, about what accuracy wins.
+        fits: into the budget.
+        reason: one sentence for people and journals.
     """
 
     name: str
@@ -156,8 +162,10 @@ def ridge(
     columns, b is taken from a random subspace of that many.
 
     Args:
-        probe: (N, P). logits: (N, K) of the base, slots without a class at -1e9. y: (N,) class
-        slots. scale: inverse temperature of the logits. read_out: (P, K), see :class:`Candidate`.
+        probe: (N, P).
+        logits: (N, K) of the base, slots without a class at -1e9.
+        y: (N,) class slots.
+        scale: inverse temperature of the logits. read_out: (P, K), see :class:`Candidate`.
 
     Raises:
         InputError: see :func:`choose`.
@@ -208,14 +216,14 @@ def choose(
     and no adaptor seems to be worth it.
 
     Args:
-        candidates: with distinct names and probes of the same N samples. logits: (N, K) of the
-        base. y: (N,) class slots. scale: inverse temperature of the logits. budget_bytes,
-        latency_ms: the most a candidate may take; None for no limit. score: a key of ``SCORES``.
+        candidates: with distinct names and probes of the same N samples.
+        logits: (N, K) of the base. y: (N,) class slots. scale: inverse temperature of the logits.
+        budget_bytes, latency_ms: the most a candidate may take; None for no limit.
+        score: a key of ``SCORES``.
 
     Raises:
         InputError: fewer than two samples, shapes that do not agree, values that are not finite, a
-        label outside the logits, an unknown
-            score, two candidates of one name.
+            label outside the logits, an unknown score, two candidates of one name.
     """
     if score not in SCORES:
         raise InputError(f"no score called {score!r}; scores: {', '.join(SCORES)}")

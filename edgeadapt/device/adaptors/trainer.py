@@ -46,9 +46,10 @@ class Lesson:
     """What an adaptor is trained on.
 
     Attributes:
-        z, taps: as they are stored. embedding: z as the condition's own correction leaves it.
-        logits: what a head says of them that has not
-            learned their fold. heads: the condition's tensors with that head, by fold.
+        z, taps: as they are stored.
+        embedding: z as the condition's own correction leaves it.
+        logits: what a head says of them that has not learned their fold.
+        heads: the condition's tensors with that head, by fold.
     """
 
     z: F32

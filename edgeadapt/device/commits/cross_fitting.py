@@ -43,8 +43,9 @@ def folds_of(
     """The rows in fifths of even class mix, each with ``tensors`` that have not learned it.
 
     Args:
-        live: whose classes and corrections count. rows: of one condition, with features. taught:
-        ``seq`` of those that ``tensors`` have learned.
+        live: whose classes and corrections count.
+        rows: of one condition, with features.
+        taught: ``seq`` of those that ``tensors`` have learned.
     """
     order = sorted(range(len(rows)), key=lambda i: (rows[i].label, rows[i].draw, rows[i].seq))
     fold = np.empty(len(rows), np.int64)

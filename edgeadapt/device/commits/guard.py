@@ -29,8 +29,9 @@ class GuardSet:
 
     Attributes:
         z, taps: features before ``correct``; y: class slots; domain: where they were met; slots:
-        the answer set, None for all. own: what the samples, which the factory's head learned, add
-        to their own logits (N, factory classes) in a state; None if they taught nothing.
+            the answer set, None for all.
+        own: what the samples, which the factory's head learned, add to their own logits (N, factory
+            classes) in a state; None if they taught nothing.
     """
 
     name: str

@@ -29,8 +29,9 @@ class Split:
     from now on, and rows that left.
 
     Attributes:
-        taken: learned before and not any more: gone, or held out from now on. added: to be learned,
-        new or held out before. held_out: judges from now on. gone: accepted before, now neither.
+        taken: learned before and not any more: gone, or held out from now on.
+        added: to be learned, new or held out before.
+        held_out: judges from now on. gone: accepted before, now neither.
     """
 
     taken: tuple[EvidenceRow, ...] = ()

@@ -1,9 +1,12 @@
 """How far do labels speak against a head? Odds of two ways to be wrong against the head's own
 uncertainty, as pure functions.
 
-    p_i(c) ~ (1 - d) ((1 - m_c) softmax(logits_i / T)_c + m_c C[argmax logits_i, c]) + d / K     row i, if every class were as frequent
-    careless:  mean over e of  prod_i ((1 - e) + e / (K p_i(y_i)))                                a share e of the labels is drawn at random
-    flipped:   mean over a, b and w of  prod_{i: y_i = b} ((1 - w) + w p_i(a) / p_i(b))           a share w of those called b is of class a
+    p_i(c) ~ (1 - d) ((1 - m_c) softmax(logits_i / T)_c + m_c C[argmax logits_i, c]) + d / K
+            row i, if every class were as frequent
+    careless:  mean over e of  prod_i ((1 - e) + e / (K p_i(y_i)))
+            a share e of the labels is drawn at random
+    flipped:   mean over a, b and w of  prod_{i: y_i = b} ((1 - w) + w p_i(a) / p_i(b))
+                   a share w of those called b is of class a
 
 C is how often samples of class c are taken for another one. Each factor compares how likely a
 *sample* is under two classes, so the mix of classes in a batch does not matter; its mean over
@@ -11,7 +14,7 @@ honest labels is 1 where p is right, and so is the weighted mean of the two: hon
 odds of 1 / alpha with a chance of at most alpha (Markov; Ville's inequality for a growing record:
 Ramdas et al., "Game-theoretic statistics and safe anytime-valid inference", Statistical Science
 2023).
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -45,9 +48,9 @@ class Belief:
     """What a head's logits say about honest labels.
 
     Attributes:
-        temperature: T. slack: d, the share of labels that nothing predicts. mixed: (K,) m, how much
-        the confusions weigh, by label. confusion: (K, K) C, by class taken for and label; rows add
-        up to 1.
+        temperature: T. slack: d, the share of labels that nothing predicts.
+        mixed: (K,) m, how much the confusions weigh, by label.
+        confusion: (K, K) C, by class taken for and label; rows add up to 1.
     """
 
     temperature: float

@@ -35,7 +35,7 @@ def choose(name: str, samples: Samples, budget: int, seed: int = 0) -> I64:
 
     Raises:
         InputError: no such selector, a budget below 1, or the selector needs what ``samples`` does
-        not have.
+            not have.
     """
     if name not in SELECTORS:
         raise InputError(f"no selector called {name!r}; selectors: {', '.join(SELECTORS)}")

@@ -1,16 +1,17 @@
 """Adapt-infinity for a light head: pseudo-skill clusters, an expert per cluster, coverage-centric
 sampling under water-filled budgets.
 
-    1. cluster the samples by their last-layer gradients            clusters.py
+    1. cluster the samples by their last-layer gradients             clusters.py
     2. per cluster, take the score that spreads its samples most     experts.py, choice.py
     3. share the budget between clusters by water-filling            budgets.py
-    4. within a cluster sample evenly over the score's range, without the outermost 5% on either side     coverage.py
+    4. within a cluster sample evenly over the score's range,        coverage.py
+       without the outermost 5% on either side
 
 Source: Maharana et al., ICLR 2025 (arXiv 2410.10636), section 4, for instruction data of a
 vision-language model. A reconstruction: the gradients are those of the head, the bins do not depend
 on a score's unit, the sums are exact. ``quotas`` shares the budget between classes first; without
 it old and rare classes starve, because the current head finds the newest classes hardest.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Labels that the rest of the pool contradicts: cut before a small budget is spent on them.
 
-    margin_i = f_i[y_i] - max_{k != y_i} f_i[k]        f the held-out answer of the pool's ridge read-out (``readout.py``)
+    margin_i = f_i[y_i] - max_{k != y_i} f_i[k]
+            f the held-out answer of the pool's ridge read-out (``readout.py``)
 
 A row with a margin below ``-tolerance`` is cut; a ridge answer is near 1 for the right class and
 near 0 for others, so -1 is a label as wrong as can be. Hard samples have such margins too, so
@@ -11,7 +12,7 @@ rest altogether is a new one, not an error.
 Sources: the margin of Pleiss et al., AUM, NeurIPS 2020 (arXiv 2001.10528), there averaged over
 epochs; agreement of held-out predictions: Northcutt et al., Confident Learning, JAIR 2021 (arXiv
 1911.00068). That a closed-form leave-one-out takes the place of epochs or folds is ours.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -45,8 +46,8 @@ def agreeing_rows(answers: F64, y: I64, tolerance: float = TOLERANCE) -> I64:
     class, rounded up, the best first.
 
     Args:
-        answers: (N, K) held-out answers. tolerance: how far another class may be ahead; infinite
-        keeps all.
+        answers: (N, K) held-out answers.
+        tolerance: how far another class may be ahead; infinite keeps all.
     """
     margin, kept = margins(answers, y), []
     for k in np.unique(y):

@@ -32,8 +32,8 @@ def coverage_rows(
     is constant.
 
     Args:
-        score: (N,) larger is harder. hardest, easiest: shares cut from the two ends, as far as
-        ``budget`` rows remain.
+        score: (N,) larger is harder.
+        hardest, easiest: shares cut from the two ends, as far as ``budget`` rows remain.
     """
     order = np.argsort(score, kind="stable")
     spare = max(len(score) - budget, 0)

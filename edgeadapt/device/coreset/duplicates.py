@@ -26,9 +26,10 @@ def distinct_rows(z: F32, radius: float = RADIUS, rank: I64 | None = None) -> I6
     """Rows that stay, ascending; at least one.
 
     Args:
-        z: (N, D). radius: of the mean squared distance of two rows; 0 drops exact copies only.
-        rank: (N,) who goes first, smallest
-            first; by place if not given, so pass rows in an order that does not depend on arrival.
+        z: (N, D).
+        radius: of the mean squared distance of two rows; 0 drops exact copies only.
+        rank: (N,) who goes first, smallest first; by place if not given, so pass rows in an order
+            that does not depend on arrival.
     """
     squared, centred = _centred(z)
     order = np.arange(len(z)) if rank is None else np.argsort(rank, kind="stable")

@@ -1,17 +1,18 @@
 """Scores of single samples: how hard a sample is for the current head. All come from the forward
 pass that already ran.
 
-    perplexity   1 / p_y                                       the one-token case of exp(mean negative log-likelihood)
+    perplexity   1 / p_y   the one-token case of exp(mean negative log-likelihood)
     entropy      - sum_k p_k ln p_k
-    el2n         |p - onehot(y)|                               Paul et al., NeurIPS 2021 (arXiv 2107.07075)
+    el2n         |p - onehot(y)|   Paul et al., NeurIPS 2021 (arXiv 2107.07075)
     grand        |p - onehot(y)| sqrt(|z|^2 + 1)               the same; exact for the last layer
-    grounding    p_y / blank_y = perplexity without / with     image grounding of Adapt-infinity: how much the content of the input matters
+    grounding    p_y / blank_y = perplexity without / with
+                     image grounding of Adapt-infinity: how much the content of the input matters
 
 Source: Maharana et al., ICLR 2025 (arXiv 2410.10636), section 4. Its code gives perplexity as an
 arithmetic mean of 1 / p over tokens in one place and as a geometric mean in another; with one label
 per sample the two agree. Its grounding runs the model twice; with a frozen encoder the features of
 a blank input are a constant, so ``blank`` is computed once.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

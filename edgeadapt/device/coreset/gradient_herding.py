@@ -47,9 +47,13 @@ def herd_gradients(
     equals.
 
     Args:
-        f: (N, D) directions. narrow: (N, W) the same or a projection of them, for the gradients. y:
-        (N,). u: (N, K) residuals. weight: (N,). quotas: class -> count, at most as many as there
-        are. strength: of the gradients; 0 is plain herding.
+        f: (N, D) directions.
+        narrow: (N, W) the same or a projection of them, for the gradients.
+        y: (N,).
+        u: (N, K) residuals.
+        weight: (N,).
+        quotas: class -> count, at most as many as there are.
+        strength: of the gradients; 0 is plain herding.
     """
     share = balanced_shares(y, weight)
     classes = [k for k in quotas if quotas[k]]

@@ -1,11 +1,12 @@
 """Herding: the next row of a class is the one that brings the mean of the chosen closest to the
 mean of all.
 
-    i_t = argmin_i | mu - (f_i + sum_{s<t} f_{i_s}) / t |,    f = z / |z|,   mu the weighted mean of the class
+    i_t = argmin_i | mu - (f_i + sum_{s<t} f_{i_s}) / t |,   f = z / |z|,
+            mu the weighted mean of the class
 
 Sources: Welling, Herding dynamical weights, ICML 2009; Rebuffi et al., iCaRL, CVPR 2017 (arXiv
 1611.07725), algorithm 4.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

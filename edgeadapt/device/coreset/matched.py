@@ -2,14 +2,14 @@
 and gradients of what is left.
 
     1. quotas       every class the same, small classes whole                            budgets.py
-    2. copies       one of every group of near-duplicates                                 duplicates.py
-    3. agreement    rows whose label the rest contradicts are cut, if there are many                         agreement.py
-    4. matching     herding of features and last-layer gradients together                 gradient_herding.py
+    2. copies       one of every group of near-duplicates   duplicates.py
+    3. agreement    rows whose label the rest contradicts are cut, if there are many   agreement.py
+    4. matching     herding of features and last-layer gradients together   gradient_herding.py
 
 Directions wider than ``WIDTH`` go through a seeded sign projection for all but the class means:
 inner products stay in expectation, and a step costs WIDTH instead of D. Where steps 2 and 3 leave a
 class less than its quota, the rows they took out fill it: contradicted labels last.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ class Matched:
     """Needs features and labels only. The seed plays no part, nor does the order of the rows.
 
     Args:
-        strength: of the gradients beside the features. radius: of near-duplicates; negative keeps
-        all. tolerance: for labels
-            that are contradicted; infinite keeps all. width: of the projection.
+        strength: of the gradients beside the features.
+        radius: of near-duplicates; negative keeps all.
+        tolerance: for labels that are contradicted; infinite keeps all.
+        width: of the projection.
     """
 
     name: ClassVar[str] = "matched"

@@ -3,14 +3,15 @@ has not seen.
 
 With w_i = weight_i / (K sum of the weights of its class), centred at the weighted means::
 
-    A = sum_i w_i z_i z_i^T + lambda I,  lambda = penalty trace / D,   f_i = W^T z_i + t,   leverage l_i = w_i (1 + z_i^T A^-1 z_i)
+    A = sum_i w_i z_i z_i^T + lambda I,  lambda = penalty trace / D,   f_i = W^T z_i + t,
+            leverage l_i = w_i (1 + z_i^T A^-1 z_i)
     leave-one-out residual  r_i = (onehot(y_i) - f_i) / (1 - l_i)
 
 so the answer for a row by a read-out fitted without it costs one more product, not N fits (Allen's
 PRESS; Hastie et al., The Elements of Statistical Learning, eq. 7.64). Primal for N above D, dual
 below. The head's own probabilities would do too, but the head of a stream favours what it saw last;
 this one does not.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ class Readout:
     """Answers of the read-out for its own pool.
 
     Attributes:
-        fitted: (N, K) f, near the one-hot label. held_out: (N, K) the same by a read-out that did
-        not see the row.
+        fitted: (N, K) f, near the one-hot label.
+        held_out: (N, K) the same by a read-out that did not see the row.
     """
 
     fitted: F64

@@ -22,17 +22,17 @@ class Samples:
     """Labelled features of a pool, N at least 1.
 
     Attributes:
-        z: (N, D) features, finite. y: (N,) class slots, 0 or more. p: (N, K) probabilities of the
-        current head, rows sum to 1; None where there is no head. The difficulty experts read them.
+        z: (N, D) features, finite. y: (N,) class slots, 0 or more.
+        p: (N, K) probabilities of the current head, rows sum to 1; None where there is no head. The
+            difficulty experts read them.
         weight: (N,) how many samples of the stream a row stands for, 0 or more and not all 0; ones
-        if not given. Averages that a
-            selection is to match are weighted by it.
+            if not given. Averages that a selection is to match are weighted by it.
         blank: (K,) probabilities for an input without content, a constant of the model; the
-        grounding expert reads it.
+            grounding expert reads it.
 
     Raises:
         InputError: an empty pool, shapes that do not fit, or values that are not finite or out of
-        range.
+            range.
 
     >>> pool = Samples(np.eye(3), np.array([0, 0, 2]))
     >>> pool.slots, pool.classes.tolist(), len(pool)

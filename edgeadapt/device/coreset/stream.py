@@ -20,10 +20,11 @@ class SelectedMemory:
     """At most ``budget`` samples of everything offered.
 
     Args:
-        selector: any of the package. budget: rows, at least 1. patience: new rows that gather
-        before a selection; the memory holds up
-            to ``budget + patience`` rows in between. seed: of the draws, different for every
-            selection.
+        selector: any of the package.
+        budget: rows, at least 1.
+        patience: new rows that gather before a selection; the memory holds up to ``budget +
+            patience`` rows in between.
+        seed: of the draws, different for every selection.
 
     >>> from edgeadapt.device.coreset.balanced import Balanced
     >>> memory = SelectedMemory(Balanced(), 4)

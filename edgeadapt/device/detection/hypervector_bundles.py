@@ -1,6 +1,7 @@
 """Conditions as bundles of hypervectors: which one a window belongs to, and which two are one.
 
-    s_c(x) = max_k cos(h(x), d_{c,k})                     d_{c,k} the sum of the hypervectors that condition c took for class k
+    s_c(x) = max_k cos(h(x), d_{c,k})
+            d_{c,k} the sum of the hypervectors that condition c took for class k
     route:  argmax_c (mean_x s_c(x) - m_c) / sigma_c      m_c, sigma_c of s_c at home
     merge:  mean over shared classes of cos(d_{a,k}, d_{b,k}) above a threshold
 
@@ -8,7 +9,7 @@ A reconstruction of the dynamic routing of EAR (Daniels et al., arXiv 2308.02084
 whose equations were not reachable. Bundles and signatures are sums and counts per class, so what
 two conditions learned adds up to what one would have learned. The learner routes by
 ``Signature.distance`` instead; ``docs/methods/ear.md`` compares the two.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -165,8 +166,9 @@ def merge_candidates(
     condition is in at most one pair.
 
     Args:
-        threshold: mean cosine from which two are one. least_shared: classes that must be
-        comparable. least_count: samples that make a class comparable.
+        threshold: mean cosine from which two are one.
+        least_shared: classes that must be comparable.
+        least_count: samples that make a class comparable.
 
     Raises:
         InputError: a threshold outside [-1, 1], or conditions of different shapes.

@@ -1,14 +1,17 @@
 """What to do about a window: pure functions of what was sensed, testable without a model.
 
-clear                   predict; after a few clear windows a correction ends; now and then a question all the same
+clear                   predict; after a few clear windows a correction ends; now and then a
+                        question all the same
 clear, less accurate    ask: the estimate without labels, or answers, say that accuracy has fallen
 shifted, known domain   go back to its correction
-shifted, unknown        open a provisional domain, start correcting (if the bundle earned it), ask a few questions;
+shifted, unknown        open a provisional domain, start correcting (if the bundle earned it), ask a
+                        few questions;
                         both after two windows, or one that leaves no doubt
-shifted, strange        ask at once: samples unlike every known class, or all alike, may be a class and no condition
+shifted, strange        ask at once: samples unlike every known class, or all alike, may be a class
+                        and no condition
 not shifted, novel      ask about the most novel samples
 stuck                   nothing: frames that do not change teach nothing
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -40,20 +43,19 @@ class Policy:
 
     Args:
         adapt: ``"act"``; ``"advise"`` or ``"off"``: conditions are recognised and asked about, and
-        no prediction is corrected without
-            labels; None takes the bundle's.
+            no prediction is corrected without labels; None takes the bundle's.
         new_classes: what a label with an unknown name does: refused, or the class is added.
-        questions_per_day: over all streams. routing: how a window finds back to a known condition:
-        by its signature, or by bundles of hypervectors (EAR), see ``docs/methods/ear.md``.
+        questions_per_day: over all streams.
+        routing: how a window finds back to a known condition: by its signature, or by bundles of
+            hypervectors (EAR), see ``docs/methods/ear.md``.
         quiet_questions_per_day: of these, how many are asked although nothing seems wrong: half of
-        them about samples drawn at random,
-            which measure the accuracy in the field. 0 for none.
+            them about samples drawn at random, which measure the accuracy in the field. 0 for none.
         trusted_sources: people whose labels are not held for contradicting the head; the paired
-        tests still judge them.
+            tests still judge them.
 
     Raises:
         InputError: a value that its field does not allow; every field is held to its type and
-        range.
+            range.
     """
 
     adapt: AdaptMode | None = None
@@ -81,18 +83,17 @@ class Keep:
     Args:
         pending_s: seconds an unlabelled sample can still be labelled by id (in memory only).
         features_days: days, from when it was met, that the features of a labelled sample are kept;
-        after that it can no longer be
-            forgotten alone, unless the bundle gives receipts, and no rollback reaches a state that
-            would have to be replayed from it.
+            after that it can no longer be forgotten alone, unless the bundle gives receipts, and no
+            rollback reaches a state that would have to be replayed from it.
         rows: labelled samples kept; a tenth beyond it the oldest go as if their days were over.
         commits: changes kept one by one; beyond it the oldest are compacted into a snapshot, and no
-        rollback reaches behind it. raw_per_class: raw inputs of labelled samples kept per class, so
-        that another encoder can take them again (``edgeadapt migrate``).
-            None: as many as this state folder was last told, none for a new one.
+            rollback reaches behind it.
+        raw_per_class: raw inputs of labelled samples kept per class, so that another encoder can
+            take them again (``edgeadapt migrate``). None: as many as this state folder was last
+            told, none for a new one.
         selection: which go beyond ``rows``: the oldest, or those that adaptive data selection
-        leaves out of the oldest eight times as many; with
-            ``"adaptive"`` it also chooses what a condition's adaptor is trained on. See
-            ``docs/methods/selection.md``.
+            leaves out of the oldest eight times as many; with ``"adaptive"`` it also chooses what a
+            condition's adaptor is trained on. See ``docs/methods/selection.md``.
 
     Raises:
         InputError: a value of another type, a negative number, or fewer than 100 rows or commits.
@@ -115,15 +116,19 @@ class WindowReading:
 
     Attributes:
         shift: statistic / threshold; novel_share: share above the novelty threshold (means nothing
-        while shifted). is_step: where the stream was lately leads here: it drifts, if it moves at
-        all. is_home: the active domain's correction still brings the window home: other classes
-        perhaps, and the same condition. active_distance: to the active domain, None in the source
-        condition. nearest, nearest_distance: the closest known domain; looked up only when the
-        active one does not fit. is_strange: the window looks unlike every known class, or is nearly
-        all taken for one; and like no condition of known classes. doubt: why accuracy seems to have
-        fallen although no statistic moved; empty if it does not. is_quiet_turn: a question may be
-        asked although nothing seems wrong. limit: questions there may be about what the window
-        shows, all told; None for the bundle's number.
+            while shifted).
+        is_step: where the stream was lately leads here: it drifts, if it moves at all.
+        is_home: the active domain's correction still brings the window home: other classes perhaps,
+            and the same condition.
+        active_distance: to the active domain, None in the source condition.
+        nearest, nearest_distance: the closest known domain; looked up only when the active one does
+            not fit.
+        is_strange: the window looks unlike every known class, or is nearly all taken for one; and
+            like no condition of known classes.
+        doubt: why accuracy seems to have fallen although no statistic moved; empty if it does not.
+        is_quiet_turn: a question may be asked although nothing seems wrong.
+        limit: questions there may be about what the window shows, all told; None for the bundle's
+            number.
     """
 
     shift: float

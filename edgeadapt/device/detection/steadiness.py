@@ -1,12 +1,13 @@
 """Is a window under a correction like the one that was looked at last? Then a look, which costs the
 encoder once more, can wait.
 
-    differs  if  (mean a - mean b)^2 > 9 (var a / n + var b / n)        of the distances from the classes, or of the novelty scores
+    differs  if  (mean a - mean b)^2 > 9 (var a / n + var b / n)
+            of the distances from the classes, or of the novelty scores
 
 This is Welch's statistic (Biometrika 34, 1947) at three standard errors: one steady window in some
 two hundred seems to differ, and is looked at. All of it is known from answering: the correction was
 in place for it.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class LateGraph:
 
         Raises:
             BundleError, RuntimeUnavailable: the runtime refuses the graph; the next call tries
-            again.
+                again.
         """
         if self._graph is None:
             with self._lock:

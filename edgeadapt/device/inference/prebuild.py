@@ -48,7 +48,10 @@ class Result:
 
     Attributes:
         outcome: ``built`` now, ``kept`` from before, ``none`` if the runtime compiles nothing for
-        it, ``failed``. nbytes: of the engine. note: why there is none. files: that hold it.
+            it, ``failed``.
+        nbytes: of the engine.
+        note: why there is none.
+        files: that hold it.
     """
 
     name: str
@@ -91,14 +94,15 @@ def build_ahead(
     keeps no other from being built.
 
     Args:
-        runtime: one that compiles; see ``edgeadapt.runtime.BuildsAhead``. asked: see
-        :func:`requests`. on_step: is told the phase of the build, its steps that are done and their
-        number, on this thread.
+        runtime: one that compiles; see ``edgeadapt.runtime.BuildsAhead``.
+        asked: see :func:`requests`.
+        on_step: is told the phase of the build, its steps that are done and their number, on this
+            thread.
 
     Raises:
-        RuntimeUnavailable: the runtime keeps nothing. BaseException: what came up while it waited,
-        above all ``KeyboardInterrupt``: the build is cancelled first. What was built before is
-        kept.
+        RuntimeUnavailable: the runtime keeps nothing.
+        BaseException: what came up while it waited, above all ``KeyboardInterrupt``: the build is
+            cancelled first. What was built before is kept.
     """
     if runtime.cache is None:
         raise RuntimeUnavailable(

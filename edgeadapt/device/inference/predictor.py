@@ -55,7 +55,7 @@ class Serving:
 
         Raises:
             InputError: the batch does not fit, or both or neither of ``x`` and ``features`` were
-            given.
+                given.
         """
         manifest = self._manifest
         if (x is None) == (features is None):

@@ -73,11 +73,11 @@ class Program:
 
     Args:
         precision: of the encoder that turns inputs into features, and of the thresholds in
-        ``manifest``; everything else is as it is.
+            ``manifest``; everything else is as it is.
 
     Raises:
         BundleError: a graph is missing or cannot be loaded, or there is no encoder of this
-        precision.
+            precision.
     """
 
     def __init__(self, bundle: Bundle, runtime: Runtime, precision: Precision = "float32") -> None:
@@ -398,9 +398,11 @@ class Program:
 
         Args:
             head: how much the factory's share of the head's sums counts, the shrinkage, and how
-            sure the head is. classes: by slot, as they are now; a slot that the factory's class
-            left has no factory share. Empty: as at the factory. field_only: the head's sums have no
-            factory share yet, as those of one condition's labels.
+                sure the head is.
+            classes: by slot, as they are now; a slot that the factory's class left has no factory
+                share. Empty: as at the factory.
+            field_only: the head's sums have no factory share yet, as those of one condition's
+                labels.
         """
         share = head.factory_weight - (0.0 if field_only else 1.0)
         for numeric in self.manifest.numerics:
@@ -456,8 +458,8 @@ class Program:
         left.
 
         Args:
-            inputs: frames or features, as the bundle's method takes them. seed: of a method that
-            searches at random.
+            inputs: frames or features, as the bundle's method takes them.
+            seed: of a method that searches at random.
 
         Returns:
             The outputs of the last call, with the largest ``wants_reset`` of all; and the tensors

@@ -118,8 +118,10 @@ class HeadChoice:
 
     Attributes:
         factory_weight: how much the factory's share of the sums counts; 1 is ``factory_count``
-        labels a class. shrinkage: times the bundle's own. temperature: that logits are divided by,
-        so that the bundle's own temperature fits them again.
+            labels a class.
+        shrinkage: times the bundle's own.
+        temperature: that logits are divided by, so that the bundle's own temperature fits them
+            again.
     """
 
     factory_weight: float = 1.0

@@ -23,8 +23,10 @@ def class_residual(
     """The class means inside the span, and the parts of distances to them that no sample changes.
 
     Args:
-        head_mean: (K, D). shift_mean: (K, d or more), whitened columns first. centre: (D,). span:
-        (d, w).
+        head_mean: (K, D).
+        shift_mean: (K, d or more), whitened columns first.
+        centre: (D,).
+        span: (d, w).
 
     Returns:
         (K, d) and (K, 2), as above. Inactive classes have what follows from means of zero.

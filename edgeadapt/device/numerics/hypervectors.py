@@ -1,7 +1,8 @@
 """Random hypervectors without a stored matrix: seeded signs and a Hadamard transform, in numpy.
 
-    n >= C:   h = H_n (s * pad(v)) / sqrt(n)                        an isometry: every inner product is kept exactly
-    n <  C:   h = fold_n(s' * H_N (s * pad(v))) / sqrt(N)           N the power of two from C on; inner products up to O(1 / sqrt(n))
+    n >= C:   h = H_n (s * pad(v)) / sqrt(n)   an isometry: every inner product is kept exactly
+    n <  C:   h = fold_n(s' * H_N (s * pad(v))) / sqrt(N)
+            N the power of two from C on; inner products up to O(1 / sqrt(n))
 
 for v (N, C), s and s' signs drawn from a seed, and fold_n adding the blocks of n entries. H is
 Sylvester's Hadamard matrix of a power of two; as a Kronecker product H_a x H_b of two small ones it
@@ -14,7 +15,7 @@ same inner products without cross terms.
 >>> v = np.array([[3.0, 0.0, 4.0]], np.float32)
 >>> float((project(v, 8, seed=1) ** 2).sum().round(4))
 25.0
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

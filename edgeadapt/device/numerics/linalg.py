@@ -77,7 +77,8 @@ def balanced_ridge(
     With n_k the count and m_k = Q_k / n_k the mean of class k, N = sum_k n_k and nu_k proportional
     to n_k^(1 - balance), sum_k nu_k = 1::
 
-        G' = (G - sum_k n_k m_k m_k^T) / N + sum_k nu_k m_k m_k^T        = G / N + sum_k (nu_k - n_k / N) m_k m_k^T
+        G' = (G - sum_k n_k m_k m_k^T) / N + sum_k nu_k m_k m_k^T
+                = G / N + sum_k (nu_k - n_k / N) m_k m_k^T
         Q'_k = nu_k m_k,   lambda = penalty trace(G') / (M + 1),   W = (G' + lambda I)^-1 Q'
 
     W is the regression of the one-hot label under the class masses nu: a perfect fit reads 1 for
@@ -86,18 +87,19 @@ def balanced_ridge(
     removed) counts as one more class of mass 0: its scatter stays in the pool, its mean does not.
 
     Args:
-        gram: G (M + 1, M + 1), sum of w h h^T with h = [phi, 1], or packed. moment: Q (M + 1, K),
-        sum of w h onehot^T; its last row are the counts. class_moment: (D + 1, K), the same in
-        feature space. penalty: relative to the mean diagonal of G'; raised tenfold up to four times
-        while the matrix is not positive definite. balance: 1 gives active classes equal mass, 0
-        leaves them as counted.
+        gram: G (M + 1, M + 1), sum of w h h^T with h = [phi, 1], or packed.
+        moment: Q (M + 1, K), sum of w h onehot^T; its last row are the counts.
+        class_moment: (D + 1, K), the same in feature space.
+        penalty: relative to the mean diagonal of G'; raised tenfold up to four times while the
+            matrix is not positive definite.
+        balance: 1 gives active classes equal mass, 0 leaves them as counted.
 
     Returns:
         Weights (M + 1, K), class means (K, D), active (K,) 1 or 0; inactive classes have zeros.
 
     Raises:
         np.linalg.LinAlgError: not positive definite at any penalty.
-    """  # noqa: E501
+    """
     counts, active = _counts(moment)
     weight = np.zeros(np.shape(moment))
     if active.any():
@@ -135,7 +137,8 @@ def slda(
     With n_k the count and m_k the mean of class k, N = sum_k n_k, mu the plain mean of the class
     means and a_k = m_k - mu::
 
-        S = (G - sum_k n_k m_k m_k^T) / N,   T = S + sum_k a_k a_k^T / K,   A = S + shrinkage max(tr S, tr T / 10) / M I
+        S = (G - sum_k n_k m_k m_k^T) / N,   T = S + sum_k a_k a_k^T / K,
+                A = S + shrinkage max(tr S, tr T / 10) / M I
         W_k = A^-1 a_k,   b_k = -a_k^T A^-1 a_k / 2 - mu^T W_k + balance tr(A^-1 S) / (2 n_k)
 
     The floor tr T / 10 is what keeps one label per class from chance: S is then exactly 0. (Under
@@ -145,16 +148,17 @@ def slda(
     one more class whose mean is in no W_k.
 
     Args:
-        gram: G (M + 1, M + 1), or packed. moment: (M + 1, K), counts in the last row. class_moment:
-        (D + 1, K), the same in feature space. shrinkage: epsilon. balance: share of the correction
-        for few labels.
+        gram: G (M + 1, M + 1), or packed.
+        moment: (M + 1, K), counts in the last row.
+        class_moment: (D + 1, K), the same in feature space.
+        shrinkage: epsilon. balance: share of the correction for few labels.
 
     Returns:
         Weights (M + 1, K), class means (K, D), active (K,) 1 or 0; inactive classes have zeros.
 
     Raises:
         np.linalg.LinAlgError: not positive definite at any shrinkage.
-    """  # noqa: E501
+    """
     counts, active = _counts(moment)
     weight = np.zeros(np.shape(moment))
     if active.any():

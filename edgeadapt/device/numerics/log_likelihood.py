@@ -24,7 +24,8 @@ def log_frequency(
     With N[c, j, k] the count of class k at key j of book c, J keys per book and n_k = sum_j N[c, j,
     k], the same for every book::
 
-        L[c, j, k] = w_c log((N[c, j, k] + smoothing) / (n_k + smoothing J)),   w_c = (I_c / max_c I_c)^informative
+        L[c, j, k] = w_c log((N[c, j, k] + smoothing) / (n_k + smoothing J)),
+                w_c = (I_c / max_c I_c)^informative
         I_c = mutual information of key and class in book c, every class having the same mass
 
     A likelihood under the class and not a share of the key, so that every class has the same prior:
@@ -33,9 +34,9 @@ def log_frequency(
 
     Args:
         counts: N (C, J, K) integers; negative ones (something forgotten that was never learned) are
-        taken as 0. smoothing: labels that every key has of every class before any was counted,
-        above 0. informative: how far books that tell classes apart outweigh others; 0 for equal
-        weights.
+            taken as 0.
+        smoothing: labels that every key has of every class before any was counted, above 0.
+        informative: how far books that tell classes apart outweigh others; 0 for equal weights.
 
     Returns:
         L (C, J, K) int8 in steps of 0.1, from 0 to -12.7, 0 for inactive classes; used (C, J)
@@ -44,7 +45,7 @@ def log_frequency(
     >>> values, used, active = log_frequency(np.array([[[3, 0], [1, 0], [0, 0]]]))
     >>> values[0, :, 0].tolist(), used.tolist(), active.tolist()
     ([-5, -13, -24], [[1.0, 1.0, 0.0]], [1.0, 0.0])
-    """  # noqa: E501
+    """
     found = np.maximum(np.asarray(counts, np.float64), 0.0)
     keys = found.shape[1]
     totals = found.sum(axis=1, keepdims=True)

@@ -1,13 +1,14 @@
 """Multinomial logistic regression of a few hundred rows, in numpy.
 
-    min_W  sum_i w_i [log sum_k exp(x_i W_k) - x_i W_y]  +  |W|^2 / (2 C)         x_i (M + 1,), the last one 1
+    min_W  sum_i w_i [log sum_k exp(x_i W_k) - x_i W_y]  +  |W|^2 / (2 C)
+            x_i (M + 1,), the last one 1
 
 The rows are turned into their own principal axes first, where the sum of their squares is diagonal.
 Half of that diagonal bounds the curvature (Boehning, Ann. Inst. Stat. Math. 1992), so each step is
 one division, and needs no line search; steps are accelerated (Nesterov 1983), and the momentum is
 dropped where it points uphill (O'Donoghue and Candes, Found. Comput. Math. 2015). It starts at zero
 and does the same steps each time: the same rows give the same weights.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -28,8 +29,11 @@ def logistic(x: F32, y: I64, weight: F32, classes: int, cs: Sequence[float]) -> 
     """(M + 1, K) weights with the bias in the last row, for every penalty.
 
     Args:
-        x: (N, M). y: (N,) 0..K-1. weight: (N,) not negative. classes: K. cs: inverse penalties, for
-            rows whose mean square length is 1; others are scaled to that.
+        x: (N, M).
+        y: (N,) 0..K-1.
+        weight: (N,) not negative.
+        classes: K.
+        cs: inverse penalties, for rows whose mean square length is 1; others are scaled to that.
     """
     exact = x.astype(np.float64)
     centre = exact.mean(axis=0)

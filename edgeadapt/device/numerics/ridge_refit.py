@@ -1,14 +1,18 @@
 """What a head that is fitted anew would say of labels: ridge in the space of samples, every row
 judged by the others.
 
-    H = 1/N + K (K + lambda I)^-1,   K = X X^T of centred rows of length 1 (N, N); the intercept is part of H, or own labels would leak
-    s_i = ((H Y)_i - H_ii Y_i) / (1 - H_ii)                     what row i gets from the other N - 1 (closed-form leave-one-out)
-    p_i(c) ~ exp(s_i(c) / t + b log h_i(c)), mixed with a share d that nothing predicts        h: what the live head believes
+    H = 1/N + K (K + lambda I)^-1,
+            K = X X^T of centred rows of length 1 (N, N); the intercept is part of H, or own labels
+            would leak
+    s_i = ((H Y)_i - H_ii Y_i) / (1 - H_ii)
+            what row i gets from the other N - 1 (closed-form leave-one-out)
+    p_i(c) ~ exp(s_i(c) / t + b log h_i(c)), mixed with a share d that nothing predicts
+            h: what the live head believes
 
 N is at most a few hundred, so the width of a feature costs no more than one product. Leave-one-out
 residuals of a linear smoother: Allen, "The relationship between variable selection and data
 augmentation", Technometrics 1974.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -82,8 +86,10 @@ def follow(x: NDArray[np.floating], y: Slots, believed: F64, asked: NDArray[np.b
     The mean over settings, so that none is chosen on the labels that are in doubt.
 
     Args:
-        x: (N, D) features. y: (N,) columns. believed: (N, K) the live head's chances. asked: (N,)
-        rows that count; the others only teach.
+        x: (N, D) features.
+        y: (N,) columns.
+        believed: (N, K) the live head's chances.
+        asked: (N,) rows that count; the others only teach.
     """
     gram, rows = _gram(x), np.arange(len(y))
     logs = [
@@ -102,9 +108,10 @@ def taught_by(
     ``asked`` rows, whose labels it does not see.
 
     Args:
-        x: (M + A, D) features. y: (M,) columns of the first M rows. believed: (M + A, K) the live
-        head's chances. judges: (M,) rows on which
-            the setting is chosen.
+        x: (M + A, D) features.
+        y: (M,) columns of the first M rows.
+        believed: (M + A, K) the live head's chances.
+        judges: (M,) rows on which the setting is chosen.
 
     Returns:
         Log chances (M, K) and (A, K).

@@ -80,8 +80,9 @@ def measured_curve(x: NDArray[np.floating], y: NDArray[np.int64], believed: F64)
     """The stand-in's errors; None below ten labels.
 
     Args:
-        x: (N, D) features. y: (N,) columns of ``believed``. believed: (N, C) probabilities of the
-            head without labels from the field.
+        x: (N, D) features.
+        y: (N,) columns of ``believed``.
+        believed: (N, C) probabilities of the head without labels from the field.
     """
     count = len(y)
     if count < _FEWEST:

@@ -1,8 +1,9 @@
 """Which samples of a window to ask about: those whose answer is likely to teach, none twice, and no
 more than that.
 
-    teach_i  = 1 - (1 - doubt_i) (1 - newness_i)                              the answer names another class, or a new one
-    apart_i  = 1 - exp(-min_j |e_i - e_j|^2 / m)                              j: chosen already, or asked before in this condition
+    teach_i  = 1 - (1 - doubt_i) (1 - newness_i)    the answer names another class, or a new one
+    apart_i  = 1 - exp(-min_j |e_i - e_j|^2 / m)
+            j: chosen already, or asked before in this condition
     next     = argmax_i teach_i apart_i^(1/4)
 
 ``doubt`` is how far a committee of three is from the prediction (``doubts``), ``newness`` how
@@ -16,7 +17,7 @@ and Savarese, ICLR 2018, arXiv 1708.00489), as a weight and not alone; class mix
 re-estimated in turn as in Saerens et al. (Neural Computation 2002). The mean shift between them,
 the product and the waiting are ours. Weights were chosen on the tuning corruptions;
 ``docs/methods/questions.md`` has the figures.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -74,11 +75,12 @@ class Candidates:
     """A window from which to choose.
 
     Attributes:
-        embedding: (N, D). probability: (N, C) of the known classes. novelty: (N,) scores. doubt,
-        newness: (N,) chance that the prediction is wrong, and that the class is new; see ``doubts``
-        and ``newness_of``. asked: (M, D) embeddings that were asked about before. spread: squared
-        distance between two class means, the median. count: questions at most. least: questions
-        even if none of them promises much.
+        embedding: (N, D). probability: (N, C) of the known classes. novelty: (N,) scores.
+        doubt, newness: (N,) chance that the prediction is wrong, and that the class is new; see
+            ``doubts`` and ``newness_of``.
+        asked: (M, D) embeddings that were asked about before.
+        spread: squared distance between two class means, the median.
+        count: questions at most. least: questions even if none of them promises much.
     """
 
     embedding: F32
@@ -170,9 +172,12 @@ def doubts(
     classes in. The doubt is 1 - the mean probability that the three give the predicted class.
 
     Args:
-        read: features (N, D) -> what the head says. z: (N, D). seen: ``read(z)``. means: (K, D)
-        class means. active: (K,) classes
-            that can be answered. temperature: of the softmax.
+        read: features (N, D) -> what the head says.
+        z: (N, D).
+        seen: ``read(z)``.
+        means: (K, D) class means.
+        active: (K,) classes that can be answered.
+        temperature: of the softmax.
 
     Returns:
         (N, C) probabilities over the active classes and (N,) doubt; rows that are not finite have
@@ -211,12 +216,13 @@ def doubts(
 def newness_of(score: F32, policy: NoveltyPolicy, *, is_shifted: bool) -> F64:
     """(N,) chance that a sample is of a new class, from the novelty scores (N,) of its window.
 
-        (1 - rate / f) / (1 + exp(-2 (score - threshold) / spread)),   f = share above the threshold, spread = 1.5 median |score - median|
+        (1 - rate / f) / (1 + exp(-2 (score - threshold) / spread)),
+                f = share above the threshold, spread = 1.5 median |score - median|
 
     Zero unless significantly more of the window lies above the threshold than the ``rate`` that
     known samples reach; and zero in a shifted window of which more than half does: then the shift
     has moved the scores.
-    """  # noqa: E501
+    """
     chance = np.zeros(len(score))
     rows = np.isfinite(score)
     known = min(max(policy.rate, 1e-6), 0.5)
@@ -281,10 +287,11 @@ class Asking:
         """Rows of a window to ask about now, and remembers them.
 
         Args:
-            topic: a condition, or one of ``NOVEL``, ``UNCERTAIN``, ``QUIET``. read, z, seen, means,
-            active: see ``doubts``. is_settled: answers have said that this is a condition of known
-            classes. topics: conditions that still exist. limit: questions about the topic in all;
-            None for the bundle's ``per_condition``.
+            topic: a condition, or one of ``NOVEL``, ``UNCERTAIN``, ``QUIET``.
+            read, z, seen, means, active: see ``doubts``.
+            is_settled: answers have said that this is a condition of known classes.
+            topics: conditions that still exist.
+            limit: questions about the topic in all; None for the bundle's ``per_condition``.
         """
         for known in [
             known

@@ -137,10 +137,14 @@ class Fall:
     """What a search found.
 
     Attributes:
-        good, bad: where it began. margin: how far the accuracy must have fallen. samples: it was
-        taken on. probes: (commit, accuracy) in the order they were taken. culprit: the commit after
-        which it had fallen; None if it did not. before, after: the accuracy before and after it.
-        kind, outcome, source, labels: of the culprit. advice: what can be done.
+        good, bad: where it began.
+        margin: how far the accuracy must have fallen.
+        samples: it was taken on.
+        probes: (commit, accuracy) in the order they were taken.
+        culprit: the commit after which it had fallen; None if it did not.
+        before, after: the accuracy before and after it.
+        kind, outcome, source, labels: of the culprit.
+        advice: what can be done.
     """
 
     good: int

@@ -17,8 +17,9 @@ class Selection:
     """What to forget. ``None`` leaves a condition out.
 
     Args:
-        ids, classes: names. source: who said so. before, after: seconds since the epoch; when the
-        sample was met.
+        ids, classes: names.
+        source: who said so.
+        before, after: seconds since the epoch; when the sample was met.
 
     Raises:
         InputError: no condition, or one of the wrong kind.

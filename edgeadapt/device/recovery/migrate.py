@@ -58,18 +58,19 @@ def migrate(
     of class slots.
 
     Args:
-        old_state: the folder. It must not be in use, unless ``out`` is given. bundle: path of the
-        new ``.edge`` file, or a bundle already read. out: a new folder for the new state; the old
-        one is only read. Without it the new state takes the place of the old one in one
-            step, and the old database is kept beside it.
-        trust, allow_older: as for ``edgeadapt.open``. without_samples: carry the classes over, and
-        no sample. runtime: ``"auto"``, a name, or a runtime object.
+        old_state: the folder. It must not be in use, unless ``out`` is given.
+        bundle: path of the new ``.edge`` file, or a bundle already read.
+        out: a new folder for the new state; the old one is only read. Without it the new state
+            takes the place of the old one in one step, and the old database is kept beside it.
+        trust, allow_older: as for ``edgeadapt.open``.
+        without_samples: carry the classes over, and no sample.
+        runtime: ``"auto"``, a name, or a runtime object.
 
     Raises:
         StateError: the folder is in use, damaged, or keeps nothing that could be carried over.
-        InputError: its raw inputs are not what the
-            new encoder takes. CapacityError: too few class slots. BundleError: damaged, not
-            trusted, or older. Nothing was changed.
+        InputError: its raw inputs are not what the new encoder takes.
+        CapacityError: too few class slots.
+        BundleError: damaged, not trusted, or older. Nothing was changed.
     """
     folder = check_path(old_state, "old_state")
     opened = bundle if isinstance(bundle, Bundle) else read_bundle(bundle, trust=trust)  # type: ignore[arg-type]

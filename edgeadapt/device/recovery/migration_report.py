@@ -13,12 +13,13 @@ class ClassCarried:
 
     Attributes:
         name: of the class. is_new: the new bundle does not know it: it lives by what was carried.
-        labels: that counted in the old state, or waited to be learned. kept: of them with what a
-        new encoder needs. carried: learned or held out in the new state. waiting: carried, and
-        still to be learned. refused: by the guard, with the reasons. judged: held-out samples in
-        the new state. before, after: share of them that the new bundle answers right as shipped,
-        and with
-            what was carried; None without any.
+        labels: that counted in the old state, or waited to be learned.
+        kept: of them with what a new encoder needs.
+        carried: learned or held out in the new state. waiting: carried, and still to be learned.
+        refused: by the guard, with the reasons.
+        judged: held-out samples in the new state.
+        before, after: share of them that the new bundle answers right as shipped, and with what was
+            carried; None without any.
     """
 
     name: str
@@ -62,14 +63,16 @@ class MigrationReport:
 
     Attributes:
         outcome: ``migrated``; ``nothing to do``: the bundle opens the state as it is; ``refused``:
-        the bundle is better as shipped than
-            with what was carried, and nothing was changed.
-        why: of a refusal. state: the folder with the new state. kept: the old database, if it was
-        replaced in place. old, new: bundle name and feature space of each. by: what was learned
-        again, ``raw inputs`` or, in the same space, ``features``. converted: raw inputs that were
-        brought into the form of the new encoder. classes: one each, in slot order. accuracy:
-        (samples, new bundle as shipped, with what was carried). conditions, commits, decisions: of
-        the old state, which are not carried over.
+            the bundle is better as shipped than with what was carried, and nothing was changed.
+        why: of a refusal.
+        state: the folder with the new state.
+        kept: the old database, if it was replaced in place.
+        old, new: bundle name and feature space of each.
+        by: what was learned again, ``raw inputs`` or, in the same space, ``features``.
+        converted: raw inputs that were brought into the form of the new encoder.
+        classes: one each, in slot order.
+        accuracy: (samples, new bundle as shipped, with what was carried).
+        conditions, commits, decisions: of the old state, which are not carried over.
     """
 
     outcome: Literal["migrated", "nothing to do", "refused"]
@@ -116,10 +119,8 @@ class MigrationReport:
             for name, before, after in self.accuracy
         ]
         lost = [f"conditions {', '.join(self.conditions)}"] if self.conditions else []
-        lines.append(
-            "  not carried over:"
-            f" {', '.join([*lost, f'{self.commits} commits of history', f'{self.decisions} decisions'])}"  # noqa: E501
-        )
+        lost += [f"{self.commits} commits of history", f"{self.decisions} decisions"]
+        lines.append(f"  not carried over: {', '.join(lost)}")
         if self.outcome == "refused":
             return [*lines, f"  refused, nothing was changed: {self.why}"]
         return (

@@ -62,7 +62,7 @@ def rebuild_timed(
 
     Raises:
         StateError: a snapshot does not fit the bundle, or the commit is too old to be reached by a
-        replay.
+            replay.
     """
     last = journal.last_number() if upto is None else upto
     memory = factory_memory(program)

@@ -55,14 +55,17 @@ class Replayed:
     """A state, rebuilt.
 
     Attributes:
-        start: the commit that the long replay starts after; 0 is the factory. snapshot: the one a
-        device resumes from. upto: the last. resumed: the state as a device resumes it, against the
-        digest of the last commit. steps: the long replay. continued: snapshots that it went on
-        from, because rows of before were forgotten since and what they left are rounded sums.
+        start: the commit that the long replay starts after; 0 is the factory.
+        snapshot: the one a device resumes from.
+        upto: the last.
+        resumed: the state as a device resumes it, against the digest of the last commit.
+        steps: the long replay.
+        continued: snapshots that it went on from, because rows of before were forgotten since and
+            what they left are rounded sums.
         difference: largest between the long replay and the kept snapshots or the resumed state, as
-        a share of the largest value of the
-            tensor; tensor: where; at: after which commit. is_measured: a snapshot or the resumed
-            state was taken at or after the first commit with another digest.
+            a share of the largest value of the tensor; tensor: where; at: after which commit.
+        is_measured: a snapshot or the resumed state was taken at or after the first commit with
+            another digest.
     """
 
     start: int

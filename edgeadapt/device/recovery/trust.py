@@ -80,12 +80,13 @@ def check_successor(
     keeps what it returns.
 
     Args:
-        remembered: of the folder; None for a new one. bundle: that is to be opened. trust: public
-        keys. If given, the bundle must be signed by one of them, and the folder is bound to that
-        one: this is how a
-            key is replaced. Without it, a folder that is bound accepts only its own signer.
+        remembered: of the folder; None for a new one.
+        bundle: that is to be opened.
+        trust: public keys. If given, the bundle must be signed by one of them, and the folder is
+            bound to that one: this is how a key is replaced. Without it, a folder that is bound
+            accepts only its own signer.
         allow_older: go back to an older version, or an older manifest format, on purpose. The
-        folder remembers the older one from then on.
+            folder remembers the older one from then on.
 
     Returns:
         What the folder is to remember.
@@ -153,18 +154,21 @@ def check_offer(
     quick. Nothing of the learner's state is read or written.
 
     Args:
-        offered: path of a ``.edge`` file, or a bundle already read. running: what serves now.
-        remembered, trust, allow_older: as for :func:`check_successor`. budget: the declared tensors
-        must fit into it. precision: that its encoder is to serve in; by default the one that serves
-        now.
+        offered: path of a ``.edge`` file, or a bundle already read.
+        running: what serves now.
+        remembered, trust, allow_older: as for :func:`check_successor`.
+        budget: the declared tensors must fit into it.
+        precision: that its encoder is to serve in; by default the one that serves now.
 
     Returns:
         The bundle. Open this object, not the path: its members are hashed again when they are read.
 
     Raises:
         BundleError: damaged, not trusted, older, without an encoder in that precision, or a graph
-        does not load or run. BudgetError: it declares more memory than the budget has. StateError:
-        it is sound, but what was learned has to be carried over first: ``edgeadapt migrate``.
+            does not load or run.
+        BudgetError: it declares more memory than the budget has.
+        StateError: it is sound, but what was learned has to be carried over first: ``edgeadapt
+            migrate``.
     """
     bundle = offered if isinstance(offered, Bundle) else read_bundle(Path(offered), trust=trust)
     check_successor(remembered, bundle, trust=trust, allow_older=allow_older)

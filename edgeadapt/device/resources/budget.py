@@ -26,19 +26,18 @@ class Budget:
 
     Args:
         busy_fraction: share of a core's time the worker may be busy, over any ``window_s``. Beyond
-        it adaptation, growth and looks at a
-            condition's windows that are like the last one wait, but each of them runs once a
-            window; answered labels are learned, and new conditions noticed, regardless.
+            it adaptation, growth and looks at a condition's windows that are like the last one
+            wait, but each of them runs once a window; answered labels are learned, and new
+            conditions noticed, regardless.
         memory_mib: declared tensors, pools and pending samples must fit; checked when opening.
-        window_s: length of the accounting window, seconds. write_mib_per_day: what the state folder
-        may write to the disk in 24 hours. Snapshots, corrections, decisions and compaction wait
-            from 80% of it on; a label that comes when all of it is used is refused with a
-            BudgetError.
+        window_s: length of the accounting window, seconds.
+        write_mib_per_day: what the state folder may write to the disk in 24 hours. Snapshots,
+            corrections, decisions and compaction wait from 80% of it on; a label that comes when
+            all of it is used is refused with a BudgetError.
         temperature_c, power_w: adaptation and growth do not start while the hottest zone (degrees
-        Celsius), or the device's power (W), is
-            above it, and start again 3 C or 5% below; answered labels are learned regardless. None:
-            no limit. Where nothing measures it, an ``InputWarning`` says so once, and the limit is
-            not kept.
+            Celsius), or the device's power (W), is above it, and start again 3 C or 5% below;
+            answered labels are learned regardless. None: no limit. Where nothing measures it, an
+            ``InputWarning`` says so once, and the limit is not kept.
 
     Raises:
         BudgetError: a value that its field does not allow.
@@ -115,9 +114,9 @@ class Meter:
     which does one thing at a time.
 
     Args:
-        vitals: the newest temperatures and power; None: neither is limited. spent: seconds that the
-        calling thread has used. The worker lets others go first: while it waits for a core it uses
-        none.
+        vitals: the newest temperatures and power; None: neither is limited.
+        spent: seconds that the calling thread has used. The worker lets others go first: while it
+            waits for a core it uses none.
     """
 
     def __init__(

@@ -25,10 +25,13 @@ class Vitals:
     """What was measured; a None or an empty mapping: nothing here measures it.
 
     Attributes:
-        hottest_c: the hottest zone, degrees Celsius. temperatures: by zone. power_w: of the whole
-        device, or of all rails that are measured. rails: W by rail. is_throttled: a cooling device
-        other than a fan is at work. memory_mib: resident, of this process. load: tasks that run or
-        wait, averaged over a minute, per core.
+        hottest_c: the hottest zone, degrees Celsius.
+        temperatures: by zone.
+        power_w: of the whole device, or of all rails that are measured.
+        rails: W by rail.
+        is_throttled: a cooling device other than a fan is at work.
+        memory_mib: resident, of this process.
+        load: tasks that run or wait, averaged over a minute, per core.
     """
 
     hottest_c: float | None = None
@@ -44,8 +47,8 @@ class Sensors:
     """Reads at most once in ``interval_s``, and repeats the last reading in between; thread-safe.
 
     Args:
-        sys, proc: where these file systems are; by default ``/sys`` and ``/proc``. interval_s:
-        seconds.
+        sys, proc: where these file systems are; by default ``/sys`` and ``/proc``.
+        interval_s: seconds.
     """
 
     def __init__(

@@ -19,9 +19,9 @@ class HeatLimit:
     below it.
 
     Args:
-        temperature_c: of the hottest zone. power_w: of the whole device. None: no limit. vitals:
-        the newest reading. A limit on what it does not measure is not kept; that is said once, by
-        an ``InputWarning``.
+        temperature_c: of the hottest zone. power_w: of the whole device. None: no limit.
+        vitals: the newest reading. A limit on what it does not measure is not kept; that is said
+            once, by an ``InputWarning``.
     """
 
     def __init__(

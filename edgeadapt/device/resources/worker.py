@@ -127,7 +127,7 @@ class Worker:
 
         Args:
             rest: a task that does what the one that runs now leaves undone, if it looks at
-            ``is_paused`` and stops early.
+                ``is_paused`` and stops early.
         """
         with self._wake:
             if paused and not self._is_paused and self._is_busy and rest is not None:

@@ -13,8 +13,8 @@ class Writes:
     """A count that only grows, and how much of it came in each of the last 24 hours.
 
     Args:
-        total: bytes written before. hours: (a time in the hour, bytes written in it), the oldest
-        first.
+        total: bytes written before.
+        hours: (a time in the hour, bytes written in it), the oldest first.
     """
 
     def __init__(

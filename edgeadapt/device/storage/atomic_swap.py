@@ -47,8 +47,8 @@ def put_in_place(folder: Path, space: str, at: Callable[[str], None]) -> Path:
         The path under which the old database is kept.
 
     Raises:
-        StateError: a write-ahead log could not be emptied. StorageError: the disk is full or fails.
-        The old database is still in place.
+        StateError: a write-ahead log could not be emptied.
+        StorageError: the disk is full or fails. The old database is still in place.
     """
     new, old = folder / BUILDING / FILE_NAME, folder / FILE_NAME
     kept = folder / kept_name(space)

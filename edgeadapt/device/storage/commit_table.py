@@ -50,13 +50,17 @@ class CommitTable(Database):
         """One transaction: what became of the rows, the commit, and snapshots taken or rewritten.
 
         Args:
-            row: the commit; its moves set the statuses of the rows they name. statuses: earlier
-            statuses by seq that are restored, with the commit they date from; the moves come after
-            them. receipts: by seq. deleted: rows that are forgotten, with their raw inputs.
-            emptied: rows that lose features and raw input. snapshot: tensors to keep as of this
-            commit. rewritten: new tensors of earlier snapshots. unnamed: taken out of the history
-            where nothing else names them after this. relieved: what is left of the tensors of
-            earlier commits. weights: by seq, of rows that no commit has learned before.
+            row: the commit; its moves set the statuses of the rows they name.
+            statuses: earlier statuses by seq that are restored, with the commit they date from; the
+                moves come after them.
+            receipts: by seq.
+            deleted: rows that are forgotten, with their raw inputs.
+            emptied: rows that lose features and raw input.
+            snapshot: tensors to keep as of this commit.
+            rewritten: new tensors of earlier snapshots.
+            unnamed: taken out of the history where nothing else names them after this.
+            relieved: what is left of the tensors of earlier commits.
+            weights: by seq, of rows that no commit has learned before.
         """
         gone = [(seq,) for seq in deleted]
         empty = [(seq,) for seq in emptied]

@@ -24,8 +24,8 @@ def damage_named(folder: Path | None) -> Iterator[None]:
     """Around code that only reads what was stored: whatever it cannot make sense of is damage.
 
     Raises:
-        StateError: a stored value has another type, form or meaning than we wrote. StorageError:
-        the disk fails.
+        StateError: a stored value has another type, form or meaning than we wrote.
+        StorageError: the disk fails.
     """
     try:
         yield

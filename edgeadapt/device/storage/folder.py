@@ -111,8 +111,8 @@ def claim(folder: Path) -> tuple[FolderLock, Path]:
     """Lock a folder, made if it is missing, and say where its database is or will be.
 
     Raises:
-        StateError: not a folder, not writable, a folder of something else, or in use. StorageError:
-        the disk is full or fails.
+        StateError: not a folder, not writable, a folder of something else, or in use.
+        StorageError: the disk is full or fails.
     """
     if folder.exists() and not folder.is_dir():
         raise StateError(f"{folder} is a file; a state folder is a directory")

@@ -32,9 +32,10 @@ class Frames:
     """All whole frames of a log, in order.
 
     Attributes:
-        is_ours: of this round of the log (salts). follows: the checksum continues that of the frame
-            before. ends_change: the last frame of a transaction. is_one_bit: the first frame that
-            cannot be read could be, were one bit of it another.
+        is_ours: of this round of the log (salts).
+        follows: the checksum continues that of the frame before.
+        ends_change: the last frame of a transaction.
+        is_one_bit: the first frame that cannot be read could be, were one bit of it another.
     """
 
     is_ours: NDArray[np.bool_]

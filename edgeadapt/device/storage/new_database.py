@@ -22,8 +22,9 @@ def make_database(path: Path) -> None:
     """The database with its tables at ``path``, where no file is. The caller has the folder's lock.
 
     Raises:
-        StorageError: the disk is full or fails; there is still no file. StateError: the log of a
-            database that was here is left, which SQLite would play into the new one.
+        StorageError: the disk is full or fails; there is still no file.
+        StateError: the log of a database that was here is left, which SQLite would play into the
+            new one.
     """
     log = Path(f"{path}-wal")
     if log.exists() and log.stat().st_size:

@@ -103,11 +103,14 @@ class Moves:
     taken, then added.
 
     Attributes:
-        taken: subtracted from the evidence, as (commit that had added them, rows). added: learned.
-        held_out: accepted as judges. withdrawn, held, vetoed: not learned, or not any more.
-        expired: deleted for their age. emptied: only their features were. base: statuses of all
-        accepted rows, as (status, commit, rows), in place of the commits before this one that were
-        compacted.
+        taken: subtracted from the evidence, as (commit that had added them, rows).
+        added: learned.
+        held_out: accepted as judges.
+        withdrawn, held, vetoed: not learned, or not any more.
+        expired: deleted for their age.
+        emptied: only their features were.
+        base: statuses of all accepted rows, as (status, commit, rows), in place of the commits
+            before this one that were compacted.
     """
 
     taken: tuple[tuple[int, tuple[int, ...]], ...] = ()
@@ -199,8 +202,9 @@ def accepted_at(
     """Which rows taught or judged after each of these commits.
 
     Args:
-        steps: from the journal's first commit on. numbers: commits; 0 is the factory. only: rows
-        that matter, all by default.
+        steps: from the journal's first commit on.
+        numbers: commits; 0 is the factory.
+        only: rows that matter, all by default.
 
     Raises:
         StateError: a rollback went back to a commit that is not there.

@@ -59,7 +59,7 @@ CREATE TABLE commits (
 CREATE INDEX commits_with_classes ON commits (number) WHERE classes IS NOT NULL;
 CREATE TABLE decisions (time REAL NOT NULL, stream TEXT NOT NULL, kind TEXT NOT NULL, domain TEXT NOT NULL, why TEXT NOT NULL) STRICT;
 CREATE TABLE snapshots (commit_number INTEGER PRIMARY KEY, tensors BLOB NOT NULL) STRICT;
-"""  # noqa: E501
+"""  # noqa: E501 - written journals are compared with it word for word
 
 
 def _from_1(db: sqlite3.Connection) -> None:
@@ -213,7 +213,7 @@ def stranger(db: sqlite3.Connection, *, exactly: bool) -> str | None:
 
     Args:
         exactly: tables and indexes must be those of this version, word for word; else any plain
-        table will do.
+            table will do.
     """
     ours = {
         " ".join(statement.split())

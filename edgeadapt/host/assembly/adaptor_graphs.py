@@ -44,9 +44,10 @@ def compile_adaptor(
     """Compile and check the graphs of one adaptor.
 
     Args:
-        read: correction, adaptor, head and scores. predict: the head, which training goes through
-        and leaves as it is. features: makes examples of the ports ``z`` and, where there are any,
-        ``taps``. classes: how many slots labels are drawn from.
+        read: correction, adaptor, head and scores.
+        predict: the head, which training goes through and leaves as it is.
+        features: makes examples of the ports ``z`` and, where there are any, ``taps``.
+        classes: how many slots labels are drawn from.
     """
 
     def embedded(generator: torch.Generator, batch: int) -> Ports:

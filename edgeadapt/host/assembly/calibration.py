@@ -105,9 +105,11 @@ class Part:
     """Rows that judge, and what was fitted without them.
 
     Attributes:
-        evidence: what ``fitted`` learned. judge: what it did not. rows: (N,) of the judge, in the
-        calibration data. runs: rows of the judge that follow each other in time, one array for each
-        group; empty without groups.
+        evidence: what ``fitted`` learned.
+        judge: what it did not.
+        rows: (N,) of the judge, in the calibration data.
+        runs: rows of the judge that follow each other in time, one array for each group; empty
+            without groups.
     """
 
     fitted: Fitted

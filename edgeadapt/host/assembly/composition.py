@@ -80,10 +80,11 @@ class Composition:
     """The methods of one bundle.
 
     Attributes:
-        head, score, sense: roles predict and learn, novelty, shift. features, constants: the
-        label-free method, at most one of them: it corrects features and answers, or constants of
-        the encoder. adaptors: the family that a condition may grow one of. smoother: role smooth,
-        if the bundle has it.
+        head, score, sense: roles predict and learn, novelty, shift.
+        features, constants: the label-free method, at most one of them: it corrects features and
+            answers, or constants of the encoder.
+        adaptors: the family that a condition may grow one of.
+        smoother: role smooth, if the bundle has it.
     """
 
     encoder: Encoder

@@ -86,8 +86,9 @@ def choose_novelty(
     Args:
         unseen: features (M, D) and taps (M, T) of unseen images; None for feature vectors.
         novelty_kib: candidates of more bytes (frozen, evidence and derived) are left out; None for
-        no limit. slowest: candidates that take more than this many times the median of all per
-        sample are left out.
+            no limit.
+        slowest: candidates that take more than this many times the median of all per sample are
+            left out.
 
     Returns:
         The score, and the lower mark (AUROC) of every candidate that was judged; no marks, and the

@@ -101,8 +101,9 @@ class Conditioning:
     explained, and once.
 
     Args:
-        want: the function's own float32 results. evaluate: runs it. The truth is its float64
-        result, or ``want`` where torch has no float64 for it.
+        want: the function's own float32 results.
+        evaluate: runs it. The truth is its float64 result, or ``want`` where torch has no float64
+            for it.
     """
 
     def __init__(self, want: Mapping[str, Tensor], evaluate: Callable[[], Values]) -> None:

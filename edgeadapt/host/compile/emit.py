@@ -58,8 +58,9 @@ def emit(traced: Traced, frozen: Iterable[str] = ()) -> Emitted:
     """Export a trace.
 
     Args:
-        traced: from :func:`edgeadapt.host.compile.trace.trace`. frozen: tensors that become
-        external initialisers with location ``bundle:`` instead of inputs.
+        traced: from :func:`edgeadapt.host.compile.trace.trace`.
+        frozen: tensors that become external initialisers with location ``bundle:`` instead of
+            inputs.
 
     Raises:
         CompileError: an operator has no ONNX translation, or a batch axis did not stay symbolic.

@@ -116,16 +116,19 @@ def build(
     """Compile a graph for one GPU family.
 
     Args:
-        name: of the graph, for messages. model: serialised ONNX model; its external initialisers
-        have the location ``bundle:``. frozen: values of those initialisers by name. target: one of
-        :data:`TARGETS`. batches: sizes that a free batch axis must take; smallest, middle and
-        largest become the optimisation profile. limits: of time, memory and plan size.
+        name: of the graph, for messages.
+        model: serialised ONNX model; its external initialisers have the location ``bundle:``.
+        frozen: values of those initialisers by name.
+        target: one of :data:`TARGETS`.
+        batches: sizes that a free batch axis must take; smallest, middle and largest become the
+            optimisation profile.
+        limits: of time, memory and plan size.
 
     Raises:
-        InputError: the target is not known, or there are no batches. RuntimeUnavailable: the
-        compiler is not installed. CompileError: a frozen value is missing, the compiler refused the
-        graph, crashed, passed a limit, or changed a port;
-            with its last messages.
+        InputError: the target is not known, or there are no batches.
+        RuntimeUnavailable: the compiler is not installed.
+        CompileError: a frozen value is missing, the compiler refused the graph, crashed, passed a
+            limit, or changed a port; with its last messages.
     """
     limits = limits or Limits()
     check_available([target])

@@ -86,15 +86,17 @@ def compile_step(
     """Compile a learning step: gradient, optimiser and every other update inside one graph.
 
     Args:
-        name: of the graph, for messages. fn: ``(ports, tensors) -> (outputs, new tensors)``, pure.
-        It may take gradients with ``torch.func.grad``. An output called
-            ``loss`` is expected to fall; a port called ``sample_weight`` is expected to silence the
-            samples it is 0 for.
-        make_ports: ``(generator, batch) -> example ports``; see :func:`compile_graph`. tensors:
-        example values by name, state and frozen. frozen: names in ``tensors`` that never change:
-        they are stored once and shared by graphs. dynamic_batch: leave the batch free. False fixes
-        it to ``batch``; learning from one sample at a time is then ``batch=1``. batch: of the trace
-        and of the checks. tolerance: largest error as a share of the change that a step makes.
+        name: of the graph, for messages.
+        fn: ``(ports, tensors) -> (outputs, new tensors)``, pure. It may take gradients with
+            ``torch.func.grad``. An output called ``loss`` is expected to fall; a port called
+            ``sample_weight`` is expected to silence the samples it is 0 for.
+        make_ports: ``(generator, batch) -> example ports``; see :func:`compile_graph`.
+        tensors: example values by name, state and frozen.
+        frozen: names in ``tensors`` that never change: they are stored once and shared by graphs.
+        dynamic_batch: leave the batch free. False fixes it to ``batch``; learning from one sample
+            at a time is then ``batch=1``.
+        batch: of the trace and of the checks.
+        tolerance: largest error as a share of the change that a step makes.
         toy_loss: what happens if an output called ``loss`` is not halved by 50 steps on a separable
             toy problem: "warn" (a ``CompileWarning``), "refuse", or "accept", which does not try.
 
@@ -178,23 +180,27 @@ def compile_graph(
     :func:`compile_inference` are made of.
 
     Args:
-        name: of the graph, for messages. fn: ``(ports, tensors) -> (outputs, new tensors)``; it may
-        take gradients (``torch.func.grad``). make_ports: ``(generator, batch) -> example ports``.
-        Used for the trace and for every check, so examples should look
-            like real ones; float ports are also tried at zero, at 30 times and with constant rows.
+        name: of the graph, for messages.
+        fn: ``(ports, tensors) -> (outputs, new tensors)``; it may take gradients
+            (``torch.func.grad``).
+        make_ports: ``(generator, batch) -> example ports``. Used for the trace and for every check,
+            so examples should look like real ones; float ports are also tried at zero, at 30 times
+            and with constant rows.
         tensors: example values by name, state and frozen. State should be a plausible state, not
-        all zeros. frozen: names in ``tensors`` that become external initialisers with location
-        ``bundle:``. dynamic_batch: leave the leading axis of batched ports free; otherwise the
-        graph has exactly ``batch`` samples. batch: of the trace and of the checks; at least 2 when
-        it is free. tolerance: largest error as a share of the change a step makes, or of the
-        output. is_step: also check that the graph behaves like a learning step
-        (:func:`edgeadapt.host.compile.behaviour.check_step`). toy_loss: as for
-        :func:`compile_step`; steps of this package are refused. check: compare with torch. False
-        only where the same graph was compared before.
+            all zeros.
+        frozen: names in ``tensors`` that become external initialisers with location ``bundle:``.
+        dynamic_batch: leave the leading axis of batched ports free; otherwise the graph has exactly
+            ``batch`` samples.
+        batch: of the trace and of the checks; at least 2 when it is free.
+        tolerance: largest error as a share of the change a step makes, or of the output.
+        is_step: also check that the graph behaves like a learning step
+            (:func:`edgeadapt.host.compile.behaviour.check_step`).
+        toy_loss: as for :func:`compile_step`; steps of this package are refused.
+        check: compare with torch. False only where the same graph was compared before.
 
     Raises:
         CompileError: the function is impure, has no translation, would be refused by an engine, or
-        computes something else than torch.
+            computes something else than torch.
     """
     frozen = tuple(frozen)
     _check_frozen(name, frozen, tensors)

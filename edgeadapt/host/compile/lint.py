@@ -98,7 +98,7 @@ def lint(name: str, model: onnx.ModelProto, *, precision: str = "float32") -> No
 
     Args:
         precision: ``float16`` allows inner values of that type, between casts; ports and constants
-        never have it.
+            never have it.
 
     Raises:
         CompileError: lists every finding with the operator, the reason and a way out.

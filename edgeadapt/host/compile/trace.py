@@ -82,14 +82,17 @@ def trace(
     """Trace ``fn`` at the shapes of the examples.
 
     Args:
-        name: of the graph, for messages. fn: the function; its outputs keep their names, a new
-        tensor ``a.b`` becomes the output ``a.b.next``. ports: example ports, names without a dot.
-        tensors: example tensors (state and frozen), names with a dot. batched: ports whose leading
-        axis stays symbolic; they share one symbol. Empty for a fixed batch.
+        name: of the graph, for messages.
+        fn: the function; its outputs keep their names, a new tensor ``a.b`` becomes the output
+            ``a.b.next``.
+        ports: example ports, names without a dot.
+        tensors: example tensors (state and frozen), names with a dot.
+        batched: ports whose leading axis stays symbolic; they share one symbol. Empty for a fixed
+            batch.
 
     Raises:
         CompileError: an in-place write to an input, a random operator, a value read by Python, an
-        unsupported operator, or a bad name.
+            unsupported operator, or a bad name.
     """
     _check_names(name, ports, tensors)
     inputs = (*ports, *tensors)

@@ -70,8 +70,7 @@ def way_out(operator: str | None, error: BaseException) -> str:
 
     Args:
         operator: as torch writes it (``aten.grid_sampler_2d_backward.default``); the class of the
-        module where Python failed
-            between operators, and None outside of modules.
+            module where Python failed between operators, and None outside of modules.
         error: what was raised.
     """
     text = f"{type(error).__name__} {error}"

@@ -36,8 +36,8 @@ def held_out_rows(
         held, kept: the least number of groups of every class that are held out and that stay.
 
     Raises:
-        InputError: a class in too few groups, or classes that lie in the groups so that none can
-            be held out; the message names the class.
+        InputError: a class in too few groups, or classes that lie in the groups so that none can be
+            held out; the message names the class.
     """
     group_names, of_row = np.unique(groups, return_inverse=True)
     table = np.zeros((len(group_names), len(names)))

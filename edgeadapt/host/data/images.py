@@ -53,7 +53,7 @@ class ImageData(Labelled):
 
     Raises:
         InputError: shapes, dtypes or labels do not fit together; the message has the offending
-        value.
+            value.
     """
 
     x: Images
@@ -76,7 +76,7 @@ def read_idx(path: str | Path) -> NDArray[Any]:
 
     Raises:
         InputError: the file is missing, not IDX, or shorter or longer than its header says; the
-        message names it.
+            message names it.
     """
     path = Path(path)
     try:
@@ -163,11 +163,12 @@ def load_folder(path: str | Path, size: int | tuple[int, int], colour: str = "rg
     Args:
         path: the folder of folders. Hidden ones are skipped, and so is what has no image suffix.
         size: (height, width) in pixels, or one number for both; images are resized bilinearly
-        without cropping. colour: ``"rgb"`` -> (N, H, W, 3), ``"gray"`` -> (N, H, W).
+            without cropping.
+        colour: ``"rgb"`` -> (N, H, W, 3), ``"gray"`` -> (N, H, W).
 
     Raises:
         InputError: no such folder, fewer than two classes, a class without images, or an unreadable
-        image.
+            image.
     """
     from PIL import Image, UnidentifiedImageError  # late: only this loader needs Pillow
 
@@ -223,7 +224,7 @@ def load_npz(path: str | Path, groups: str | None = None) -> ImageData:
 
     Raises:
         InputError: missing or damaged file, missing array, or arrays that do not fit together; the
-        message names the file.
+            message names the file.
     """
     x, y, classes, of_row = read_npz(path, "uint8 images", groups)
     try:
@@ -248,7 +249,7 @@ def read_npz(
 
     Raises:
         InputError: missing or damaged file, missing array, labels that are neither names nor whole
-        numbers, or more than memory can hold.
+            numbers, or more than memory can hold.
     """
     path = Path(path)
     arrays: dict[str, NDArray[Any]] = {}

@@ -13,8 +13,8 @@ def imported(spec: str, what: str) -> Callable[..., Any]:
     """The function or class that ``"module:name"`` names.
 
     Args:
-        spec: the module is looked for as ``import`` does. what: what it makes, for messages:
-        ``"network"``, ``"data set"``.
+        spec: the module is looked for as ``import`` does.
+        what: what it makes, for messages: ``"network"``, ``"data set"``.
 
     Raises:
         InputError: another form, nothing of that name, or nothing that can be called.

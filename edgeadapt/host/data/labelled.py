@@ -27,14 +27,16 @@ class Labelled:
     which arrays it takes.
 
     Args:
-        x: (N, ...) inputs. y: (N,) class names, or int64, an index into ``classes``; kept as the
-        latter. classes: distinct names. groups: (N,) text or whole numbers: the recording, person,
-        day or site of every input, in which rows are in the order of time;
-            None: inputs are independent.
+        x: (N, ...) inputs.
+        y: (N,) class names, or int64, an index into ``classes``; kept as the latter.
+        classes: distinct names.
+        groups: (N,) text or whole numbers: the recording, person, day or site of every input, in
+            which rows are in the order of time; None: inputs are independent.
 
     Raises:
         InputError: shapes, dtypes or labels do not fit together; the message has the offending
-        value. UnknownClassError: a name that is no class.
+            value.
+        UnknownClassError: a name that is no class.
     """
 
     x: NDArray[Any]
@@ -151,7 +153,7 @@ class Labelled:
 
         Raises:
             InputError: the fraction is not between 0 and 1, or a class has a single input, or is in
-            too few groups.
+                too few groups.
         """
         if not 0.0 < fraction < 1.0:
             raise InputError(

@@ -44,11 +44,12 @@ def load_dataset_factory(
 
     Args:
         spec: ``"module:function"``, called with ``options``, which may have a ``groups`` of their
-        own. groups, size, colour: as in ``collect``.
+            own.
+        groups, size, colour: as in ``collect``.
 
     Raises:
         InputError: nothing of that name, arguments that it refuses, or a data set that ``collect``
-        refuses.
+            refuses.
     """
     factory = imported(spec, "data set")
     try:
@@ -73,14 +74,16 @@ def collect(
     from 0 on. Names are those of ``dataset.classes``, else the numbers.
 
     Args:
-        name: for messages. size: (height, width) of images in pixels, or one number for both; None
-        takes that of the first image, which all must then have. colour: ``"rgb"`` or ``"gray"``;
-        None as the first image is. groups: the attribute of the data set with the group of every
-        sample; None is ``"groups"`` where it is there, ``""`` none.
+        name: for messages.
+        size: (height, width) of images in pixels, or one number for both; None takes that of the
+            first image, which all must then have.
+        colour: ``"rgb"`` or ``"gray"``; None as the first image is.
+        groups: the attribute of the data set with the group of every sample; None is ``"groups"``
+            where it is there, ``""`` none.
 
     Raises:
         InputError: not map-style, empty, more than memory can hold, or a sample that cannot be
-        used; the message has its number.
+            used; the message has its number.
     """
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise InputError(

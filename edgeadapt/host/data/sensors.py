@@ -23,12 +23,14 @@ class SensorData(Labelled):
 
     Args:
         x: (N, C, L) float32, C channels of L values over time; or (N, F) float32, F measurements.
-        Finite. y: (N,) int64, an index into ``classes``. classes: distinct names. groups: (N,)
-        group of every sample, or None, as in ``Labelled``.
+            Finite.
+        y: (N,) int64, an index into ``classes``.
+        classes: distinct names.
+        groups: (N,) group of every sample, or None, as in ``Labelled``.
 
     Raises:
         InputError: shapes, dtypes or labels do not fit together, or a value is not finite; the
-        message has it.
+            message has it.
     """
 
     x: NDArray[np.float32]
@@ -59,7 +61,7 @@ def load_sensors(path: str | Path, groups: str | None = None) -> SensorData:
 
     Raises:
         InputError: missing or damaged file, missing array, or arrays that do not fit together; the
-        message names the file.
+            message names the file.
     """
     x, y, classes, of_row = read_npz(path, "float32 signals or vectors", groups)
     try:

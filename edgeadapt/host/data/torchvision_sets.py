@@ -35,8 +35,7 @@ def load_torchvision(
 
     Raises:
         InputError: no such class, its files are not there (the message says where it looked), it
-        has no such part or is not for
-            classification, or a setting that it refuses.
+            has no such part or is not for classification, or a setting that it refuses.
     """
     import torchvision  # late: only this loader needs it
 

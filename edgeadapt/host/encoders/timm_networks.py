@@ -31,7 +31,8 @@ def timm_config(name: str) -> InputConfig:
     """What the weights of this name were trained with, from timm's own table; nothing is loaded.
 
     Raises:
-        InputError: timm has no such network. RuntimeUnavailable: timm is not installed.
+        InputError: timm has no such network.
+        RuntimeUnavailable: timm is not installed.
     """
     found = _known(name).get_pretrained_cfg(name).to_dict()
     return InputConfig.of_unit(found["input_size"][1:], found["mean"], found["std"])
@@ -53,7 +54,8 @@ def timm_network(
             which downloads. Nothing else does.
 
     Raises:
-        InputError: a name, an option or a file that does not fit. RuntimeUnavailable: no timm.
+        InputError: a name, an option or a file that does not fit.
+        RuntimeUnavailable: no timm.
     """
     timm = _known(name)
     for key in options:

@@ -62,26 +62,24 @@ class ModuleEncoder:
 
     Args:
         module: takes float images (B, C, H, W), signals (B, C, L) or vectors (B, F), in the units
-        of ``spec`` (0..255 for uint8 input). spec: the input contract. feature: path of the module
-        whose output is the feature; by default the input of the linear layer that classifies, or
-        the output
-            if there is none (``feature_place``). Feature maps are averaged over space, those of
-            signals over time.
+            of ``spec`` (0..255 for uint8 input).
+        spec: the input contract.
+        feature: path of the module whose output is the feature; by default the input of the linear
+            layer that classifies, or the output if there is none (``feature_place``). Feature maps
+            are averaged over space, those of signals over time.
         taps: paths of modules to tap; by default the last feature map at each resolution but the
-        final one, which of a transformer is its
-            tokens. Vectors have none.
+            final one, which of a transformer is its tokens. Vectors have none.
         inputs: (N, ...) of the contract, on which the prepared module is compared with the
-        untouched one; by default random.
+            untouched one; by default random.
 
     Attributes:
         feature_from: where the feature is, in words. norms: the batch-norms that can adapt.
-        left_frozen: ``path (Type)`` of those that
-            cannot: subclasses that do more than their norm and the modules behind it, and what runs
-            twice or not as a module.
+            left_frozen: ``path (Type)`` of those that cannot: subclasses that do more than their
+            norm and the modules behind it, and what runs twice or not as a module.
 
     Raises:
         InputError: the module does not take the inputs, a path names nothing, or preparing would
-        change what it computes.
+            change what it computes.
     """
 
     def __init__(

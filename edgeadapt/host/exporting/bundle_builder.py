@@ -82,26 +82,29 @@ def export(
     """Compile, calibrate, stress and write a bundle.
 
     Args:
-        path: of the ``.edge`` file. encoder: ``nn.Module``, ``torch.export`` program, ONNX path, or
-        ``host.Identity(dim)`` for feature vectors. calibration: inputs (N, ...) and labels (N,),
-        class names or integers that index ``classes``;
-            data the encoder was not trained on, at least five of each class. All of them teach;
-            they also judge, each by what was fitted without it.
-        classes: names of the known classes; by default those among the labels, sorted. groups: of
-        every sample the recording, person, day or site it is from, two or more. No group lies on
-        both sides of a judgement,
-            and rows of a group are in the order of time: their windows set thresholds too. None:
-            samples are independent.
-        private_key: ed25519 PEM; the bundle is signed with it. progress: called with one line per
-        stage; by default each goes to standard error with the seconds since the start. quiet: no
-        line at all. settings: fields of ``Settings``.
+        path: of the ``.edge`` file.
+        encoder: ``nn.Module``, ``torch.export`` program, ONNX path, or ``host.Identity(dim)`` for
+            feature vectors.
+        calibration: inputs (N, ...) and labels (N,), class names or integers that index
+            ``classes``; data the encoder was not trained on, at least five of each class. All of
+            them teach; they also judge, each by what was fitted without it.
+        classes: names of the known classes; by default those among the labels, sorted.
+        groups: of every sample the recording, person, day or site it is from, two or more. No group
+            lies on both sides of a judgement, and rows of a group are in the order of time: their
+            windows set thresholds too. None: samples are independent.
+        private_key: ed25519 PEM; the bundle is signed with it.
+        progress: called with one line per stage; by default each goes to standard error with the
+            seconds since the start.
+        quiet: no line at all.
+        settings: fields of ``Settings``.
 
     Returns:
         The bundle as a device will read it.
 
     Raises:
-        InputError: calibration data or settings that do not fit. UnknownClassError: a label that is
-            none of ``classes``. CompileError: a graph could not be compiled or checked.
+        InputError: calibration data or settings that do not fit.
+        UnknownClassError: a label that is none of ``classes``.
+        CompileError: a graph could not be compiled or checked.
     """
     say = _silent if quiet else progress or _to_stderr()
     try:

@@ -161,12 +161,14 @@ def choose_head(
     """The head with the best held-out accuracy within the budget; of equals the smaller one.
 
     Args:
-        data: factory evidence. judge: samples that made no evidence. state_kib: all bytes of the
-        head, in KiB; None for no limit. heads: instead of ``candidates``.
+        data: factory evidence.
+        judge: samples that made no evidence.
+        state_kib: all bytes of the head, in KiB; None for no limit.
+        heads: instead of ``candidates``.
 
     Raises:
         InputError: nothing fits (the message has the bytes of the smallest head), a budget that is
-        not positive, no samples, or features that are not finite.
+            not positive, no samples, or features that are not finite.
     """
     _check(data, judge, state_kib)
     limit = float("inf") if state_kib is None else 1024.0 * state_kib

@@ -46,38 +46,37 @@ class Settings:
     """What a user may choose; the defaults were chosen on validation streams.
 
     Attributes:
-        name: of the bundle. version: its number, from 1 on: raise it with every bundle of that name
-        that you ship. A device refuses an
-            older one than its state folder has seen. seed: of splits and simulated windows.
-        class_slots, domain_slots: capacity, fixed at export. head: ``slda`` (streaming linear
-        discriminant analysis whose scales and shrinkage are chosen by cross-fitting), ``ridge``,
-            ``nearest_mean``, ``key_value``, or a head of your own (an object, see
-            ``methods/base.py``). random_features: width for the ridge; -1 chooses 512 below 64
-            dimensions, else none.
-        penalty, balance: of the ridge head, see ``methods/ridge.py``. state_kib: instead of
-        ``head``, the best head on held-out calibration samples whose tensors take no more, see
-        ``ladder.py``; None for ``head``. novelty: ``auto`` (by held-out classes) or a score's name.
-        novelty_kib: with ``auto``, scores whose frozen tensors, evidence and
-            derived copies take more are left out; None for no limit.
+        name: of the bundle.
+        version: its number, from 1 on: raise it with every bundle of that name that you ship. A
+            device refuses an older one than its state folder has seen.
+        seed: of splits and simulated windows.
+        class_slots, domain_slots: capacity, fixed at export.
+        head: ``slda`` (streaming linear discriminant analysis whose scales and shrinkage are chosen
+            by cross-fitting), ``ridge``, ``nearest_mean``, ``key_value``, or a head of your own (an
+            object, see ``methods/base.py``).
+        random_features: width for the ridge; -1 chooses 512 below 64 dimensions, else none.
+        penalty, balance: of the ridge head, see ``methods/ridge.py``.
+        state_kib: instead of ``head``, the best head on held-out calibration samples whose tensors
+            take no more, see ``ladder.py``; None for ``head``.
+        novelty: ``auto`` (by held-out classes) or a score's name.
+        novelty_kib: with ``auto``, scores whose frozen tensors, evidence and derived copies take
+            more are left out; None for no limit.
         adapt: ``auto`` (class-matched statistics if the encoder has batch-norms, else feature shift
-        or mean and deviation, whichever the stress
-            card prefers) or a method's name.
+            or mean and deviation, whichever the stress card prefers) or a method's name.
         smooth: ``lame`` lets answers of a batch speak for each other on streams that show one class
-        after the other, where adaptation acts;
-            ``none`` leaves it out.
+            after the other, where adaptation acts; ``none`` leaves it out.
         adaptors: ``family`` puts candidates into the bundle of which a condition may grow one from
-        its labels (three graphs each), ``none`` leaves
-            them out; or some of them, in sizes of your choice (``LowRank(4)``). adaptor_kib: the
-            largest that may be kept per condition.
+            its labels (three graphs each), ``none`` leaves them out; or some of them, in sizes of
+            your choice (``LowRank(4)``).
+        adaptor_kib: the largest that may be kept per condition.
         stress: run the stress streams and let them decide whether adaptation may act
-        (``docs/stress_card.md``): True or ``"short"`` the short
-            card, which says so in its reason, ``"long"`` the full one, which takes minutes; without
-            them it only advises.
+            (``docs/stress_card.md``): True or ``"short"`` the short card, which says so in its
+            reason, ``"long"`` the full one, which takes minutes; without them it only advises.
         factory_count: labels that all factory samples of a class together weigh as much as.
         guard_per_class: factory samples per class that travel in the bundle to judge changes.
         precisions: variants of the encoder that travel beside the float32 one, of ``float16`` and
-        ``int8``; ``precision_margin`` is the held-out accuracy
-            that each may lose, see ``docs/precision.md``.
+            ``int8``; ``precision_margin`` is the held-out accuracy that each may lose, see
+            ``docs/precision.md``.
         colour, range, resize, feature, taps: see ``host.encoders.as_encoder``.
     """
 
@@ -188,8 +187,9 @@ class Settings:
         """The head, with cross-fitted logits of every row; what was tried is said.
 
         Args:
-            data: every calibration row. halves: the rows in two parts, for the choice within
-            ``state_kib``. fold: (N,) for cross-fitting.
+            data: every calibration row.
+            halves: the rows in two parts, for the choice within ``state_kib``.
+            fold: (N,) for cross-fitting.
 
         Raises:
             InputError: nothing fits ``state_kib``; the message has the bytes of the smallest head.
@@ -294,7 +294,7 @@ class Settings:
 
         Raises:
             InputError: a method that changes the encoder was asked for, and there are no
-            batch-norms in it.
+                batch-norms in it.
         """
         if self.adapt in ENCODER_SPACE and not has_norms:
             raise InputError(

@@ -1,12 +1,13 @@
 """Class prototypes as directions from the source's mean, and answers moved by how far they went:
 shared by the methods that adjust.
 
-    x = (z - c) / |z - c|,    P_k = (mean_k - c) / |mean_k - c|,    logits' = logits + strength / sharpness  x . (W - P)
+    x = (z - c) / |z - c|,   P_k = (mean_k - c) / |mean_k - c|,
+            logits' = logits + strength / sharpness  x . (W - P)
 
 c is the mean of the source's features, mean_k the head's class means as they are now, W the
 prototypes that a condition adapted. What counts is the *difference* to the source: where nothing
 moved, the head's own answer stands, whatever its covariance knows that prototypes do not.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

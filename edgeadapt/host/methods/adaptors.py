@@ -27,8 +27,8 @@ class Training:
     """How one kind is trained on the device.
 
     Attributes:
-        learning_rate, steps, batch: of momentum SGD on shuffled labelled samples. decay: towards
-        the identity.
+        learning_rate, steps, batch: of momentum SGD on shuffled labelled samples.
+        decay: towards the identity.
     """
 
     learning_rate: float
@@ -58,9 +58,10 @@ def family(dims: Dims, state_kib: float | None = None, scale: float = 10.0) -> l
 
     Args:
         dims: of the bundle. A low rank is offered below the feature width only, a full matrix up to
-        ``LARGEST_MATRIX`` features. state_kib: the most that the parameters of one may take,
-        momentum not counted: it lives while a step is made. None for no limit. scale: inverse
-        temperature of the head's logits.
+            ``LARGEST_MATRIX`` features.
+        state_kib: the most that the parameters of one may take, momentum not counted: it lives
+            while a step is made. None for no limit.
+        scale: inverse temperature of the head's logits.
 
     Raises:
         InputError: none fits; the message has the size of the smallest.

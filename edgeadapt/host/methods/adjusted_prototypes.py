@@ -2,13 +2,15 @@
 NeurIPS 2021, "Test-Time Classifier Adjustment Module for Model-Agnostic Domain Generalization",
 section 3).
 
-    S_k <- the M of {S_k, new samples predicted as k} with the lowest entropy,    W_k = unit(prior P_k + sum S_k),    logits' = logits + s x . (W - P)
+    S_k <- the M of {S_k, new samples predicted as k} with the lowest entropy,
+    W_k = unit(prior P_k + sum S_k),
+    logits' = logits + s x . (W - P)
 
 x, P and s: see ``_prototypes``. Where we differ: the paper answers by the prototypes alone, which
 gives up what a head with a covariance knows before anything is adapted; the answer here moves by
 what the *adapted* prototypes say beyond the *source* ones. Its supports are kept as unit
 directions, and an input that is in the memory of two refreshes counts once.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,10 @@ class AdjustedPrototypes:
     which is all that answering reads.
 
     Args:
-        head: of the bundle. sharpness: 1 / temperature of its logits. supports: M per class. prior:
-        supports that the source prototype counts as. strength: nats per unit of cosine.
+        head: of the bundle. sharpness: 1 / temperature of its logits.
+        supports: M per class.
+        prior: supports that the source prototype counts as.
+        strength: nats per unit of cosine.
     """
 
     head: Head

@@ -1,12 +1,13 @@
 """Bottleneck adaptor: a small residual network between encoder and head, trained by gradient steps
 on the device.
 
-    a(z) = z + s(z) (gelu((n(z) * gain + offset) down + down_bias) up + up_bias),     down (D, r), up (r, D);  n, s: see ``trained_adaptor``
+    a(z) = z + s(z) (gelu((n(z) * gain + offset) down + down_bias) up + up_bias),
+            down (D, r), up (r, D);  n, s: see ``trained_adaptor``
 
 Adapters after Houlsby et al., ICML 2019 (arXiv 1902.00751, section 2.1); ``up`` starts at 0. Ours
 reads normalised features and writes in units of their deviation, because between a frozen encoder
 and a linear head no other layer sets the scale.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -1,14 +1,18 @@
 """Normalisation statistics that do not take a run of one class for a condition: measured against
 what the source shows of the same classes.
 
-    p      = shares of the classes that the encoder predicts on the memory, at its present statistics
-    c      = mean confidence of these predictions, times min(1, max(0, 10 (t - 0.5))), where a share t of the memory lies no farther from every
-             class mean than 99% of the source does
-    e      = mu0 + d0 D,   D = c sum_k p_k d_k                mean that the source has at these shares
-    e2     = (1 - c) v0 + d0^2 (c sum_k p_k (w_k + d_k^2) - D^2)            and its variance
-    r      = (v + q v0) / (e2 + q v0)                         how much wider the memory's inputs are than they should be; q = 0.03 K sum_k p_k^2
-    mu_c   = sqrt(r) mu0 + (mu - sqrt(r) e),   v_c = r v0     the condition as an affine map, applied to the source's statistics
-    state <- state + a ((mu_c, v_c) - state)                  a = 1 from the factory's statistics, ``rate`` from then on
+    p      = shares of the classes that the encoder predicts on the memory, at its present
+             statistics
+    c      = mean confidence of these predictions, times min(1, max(0, 10 (t - 0.5))), where a share
+             t of the memory lies no farther from every class mean than 99% of the source does
+    e      = mu0 + d0 D,   D = c sum_k p_k d_k     mean that the source has at these shares
+    e2     = (1 - c) v0 + d0^2 (c sum_k p_k (w_k + d_k^2) - D^2)     and its variance
+    r      = (v + q v0) / (e2 + q v0),   q = 0.03 K sum_k p_k^2
+             how much wider the memory's inputs are than they should be
+    mu_c   = sqrt(r) mu0 + (mu - sqrt(r) e),   v_c = r v0
+             the condition as an affine map, applied to the source's statistics
+    state <- state + a ((mu_c, v_c) - state)
+             a = 1 from the factory's statistics, ``rate`` from then on
 
 for each batch-norm in turn, with mu, v the memory's moments, mu0, v0 the source's, d0^2 = max(v0,
 1e-5), and d_k = (m_k - mu0) / d0, w_k = v_k / d0^2 from the moments m_k, v_k of class k (per
@@ -21,7 +25,7 @@ clean ones. That shares of classes must be told from a change of conditions is t
 device does that too; matching what is left of the imbalance with the source's class moments is
 ours. Under very strong shift the predictions are wrong and so are the shares, but then the features
 lie far from every class: ``c`` falls, and what is left are plain statistics.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -60,12 +64,13 @@ class ClassMatchedStatistics(NormStatistics):
     are the moments (F, C) of the factory's classes.
 
     Args:
-        encoder: with batch-norms. head: predicts the classes of the memory. sharpness: 1 /
-        temperature of its logits. x, y: labelled inputs (N, *input) of the factory, and their class
-        slots (N,). slots: K; rate: in (0, 1], of the moving average over refreshes. A slot without
-        inputs has the source's moments, so that a class from
-            the field is expected to look like the source; one that takes the slot of a factory
-            class that was removed has that class's.
+        encoder: with batch-norms.
+        head: predicts the classes of the memory.
+        sharpness: 1 / temperature of its logits.
+        x, y: labelled inputs (N, *input) of the factory, and their class slots (N,).
+        slots: K; rate: in (0, 1], of the moving average over refreshes. A slot without inputs has
+            the source's moments, so that a class from the field is expected to look like the
+            source; one that takes the slot of a factory class that was removed has that class's.
     """
 
     name = "class_matched_statistics"

@@ -3,7 +3,8 @@ gradient.
 
     f = encoder with batch-norms on the statistics of the memory, gains g + dg, offsets b + db
     TENT       L = mean_i H_i                                      (dg, db) <- Adam(dL / d(dg, db))
-    guarded    L = mean_i w_i H_i,  w_i = r_i [cos(p_i, q) < d]    (dg, db) <- (1 - a) ((dg, db) + momentum step)
+    guarded    L = mean_i w_i H_i,  w_i = r_i [cos(p_i, q) < d]
+                   (dg, db) <- (1 - a) ((dg, db) + momentum step)
                r_i the reliability of ``predictive_entropy.py``, q a running mean of predictions
 
 Tensors of a condition are the differences dg, db to the source (factory 0), the statistics, and the
@@ -15,7 +16,7 @@ SAR, ICLR 2023, arXiv 2302.12400 (reset). Where the guarded form differs: a pull
 place of EATA's Fisher penalty, which needs gradients over source samples that no device has; no SAM
 step, which doubles the cost; the mean is over all samples and not over the reliable ones, so that a
 memory in which few are sure moves little.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -52,10 +53,14 @@ class Tent:
     ``norm.variance``, all (C,), and the optimiser's.
 
     Args:
-        encoder: with batch-norms. head: that predicts; a gradient must go through it. sharpness: 1
-        / temperature of its logits. rate: learning rate; 0 leaves norm statistics alone. optimiser:
-        of ``host/optimisers.py``. steps: per refresh. statistics_rate: of the moving average over
-        refreshes, as of ``NormStatistics``; the step itself takes those of the memory.
+        encoder: with batch-norms.
+        head: that predicts; a gradient must go through it.
+        sharpness: 1 / temperature of its logits.
+        rate: learning rate; 0 leaves norm statistics alone.
+        optimiser: of ``host/optimisers.py``.
+        steps: per refresh.
+        statistics_rate: of the moving average over refreshes, as of ``NormStatistics``; the step
+            itself takes those of the memory.
 
     Raises:
         InputError: the head has no gradient.
@@ -193,9 +198,9 @@ class GuardedEntropy(Tent):
     Besides: ``entropy.below`` (1,), ``entropy.prediction`` (K,).
 
     Args:
-        margin: samples above margin ln K have no part. alike: largest cosine of a prediction with
-        the average prediction; 1 for no limit. anchor: share of (dg, db) that is taken back at each
-        step.
+        margin: samples above margin ln K have no part.
+        alike: largest cosine of a prediction with the average prediction; 1 for no limit.
+        anchor: share of (dg, db) that is taken back at each step.
     """
 
     name: ClassVar[str] = "guarded_entropy"

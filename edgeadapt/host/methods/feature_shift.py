@@ -1,12 +1,13 @@
 """Slow feature shift: move the mean of a condition's features back to where the source had it.
 
-    z' = z + g (mu_source - mu_condition),      mu_condition <- (1 - a) mu_condition + a mean_w(z),  a = rate * mean(w)
+    z' = z + g (mu_source - mu_condition),
+            mu_condition <- (1 - a) mu_condition + a mean_w(z),  a = rate * mean(w)
 
 Forward-only first-moment alignment (Niu et al., FOA, ICML 2024, arXiv 2404.01650, eq. 7-9), with a
 slow average. ``rate`` is per sample: a refresh from 64 inputs takes 18% of the average, and a fast
 average follows the classes of a label-sorted stream instead of its condition. ``g`` is 0 for the
 source and 1 in a domain. See ``mean_std`` for the second moment.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

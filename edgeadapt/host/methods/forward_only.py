@@ -1,10 +1,13 @@
 """Forward-only adaptation: a modulator behind the first batch-norm is searched for at random, by
 how the layers look and how sure the head is.
 
-    J(m) = mean_i H_i / ln K + lambda / L sum_layers mean_c ((mu_c - mu_c^s)^2 / v_c^s + (sd_c /
-    sd_c^s - 1)^2)
-    J0, J+, J- = J(m), J(m + sigma e), J(m - sigma e);   e (2 O,) standard normal: a port, since graphs draw nothing
-    m <- m + a sigma e,  a the minimum of the parabola through the three, at most ``reach`` steps away, if it is one; else the better side
+    J(m) = mean_i H_i / ln K
+           + lambda / L sum_layers mean_c ((mu_c - mu_c^s)^2 / v_c^s + (sd_c / sd_c^s - 1)^2)
+    J0, J+, J- = J(m), J(m + sigma e), J(m - sigma e);
+            e (2 O,) standard normal: a port, since graphs draw nothing
+    m <- m + a sigma e,
+            a the minimum of the parabola through the three, at most ``reach`` steps away, if it is
+            one; else the better side
 
 in the manner of FOA (Niu et al., Test-Time Model Adaptation with Only Forward Passes, ICML 2024,
 arXiv 2404.01650, eq. 5-6). Entropy alone would be lowest where everything is one class; the
@@ -15,7 +18,7 @@ by CMA-ES, because that keeps no covariance and fits a graph of three forward pa
 are those of batch-norm inputs, which a convolutional network was trained with and whose source
 values are in it, so no source data is needed. FOA's shift of the last feature is a method of its
 own (``feature_shift``).
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -38,11 +41,14 @@ class ForwardOnly:
     ``entropy.below`` (1,); with a rule ``stem.weight``.
 
     Args:
-        encoder: begins with a convolution and a batch-norm right behind it. head: that predicts; no
-        gradient goes through it. sharpness: 1 / temperature of its logits. steps: per refresh,
-        three forward passes over the memory each. spread: sigma. reach: of a step, in sigma.
-        distance: lambda. anchor: share of the modulator that is taken back at each step. rule: of
-        the filters, besides; None leaves them alone.
+        encoder: begins with a convolution and a batch-norm right behind it.
+        head: that predicts; no gradient goes through it. sharpness: 1 / temperature of its logits.
+        steps: per refresh, three forward passes over the memory each.
+        spread: sigma.
+        reach: of a step, in sigma.
+        distance: lambda.
+        anchor: share of the modulator that is taken back at each step.
+        rule: of the filters, besides; None leaves them alone.
 
     Raises:
         InputError: the encoder begins otherwise.

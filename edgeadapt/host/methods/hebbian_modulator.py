@@ -1,11 +1,14 @@
 """Neuro-modulated Hebbian learning: the first convolution learns by a soft-Hebbian rule, a
 modulator behind it by entropy.
 
-    x -> stem convolution W -> batch-norm -> r = (1 + dg) . + db -> rest of the encoder (frozen) ->
-    head (frozen) -> H
+    x -> stem convolution W -> batch-norm -> r = (1 + dg) . + db
+      -> rest of the encoder (frozen) -> head (frozen) -> H
+
     hebbian               W <- soft_hebbian(W; m_i = 1)
-    hebbian_three_factor  W <- soft_hebbian(W; m_i = exp(E0 - H_i) [H_i < E0]), H_i before the step: the third factor says whether it was right
-    neuro_hebbian         W <- soft_hebbian(W; m_i = 1);  then (dg, db) <- (1 - a) (dg, db) - rate d/d(dg, db) mean_i r_i H_i
+    hebbian_three_factor  W <- soft_hebbian(W; m_i = exp(E0 - H_i) [H_i < E0]), H_i before the step:
+                          the third factor says whether it was right
+    neuro_hebbian         W <- soft_hebbian(W; m_i = 1);  then
+                          (dg, db) <- (1 - a) (dg, db) - rate d/d(dg, db) mean_i r_i H_i
 
 A reconstruction. Of Tang et al., Neuro-Modulated Hebbian Learning for Fully Test-Time Adaptation,
 CVPR 2023, arXiv 2303.00914, there is no public code. Known are the order of steps, that the first
@@ -14,7 +17,7 @@ tuned by entropy through the frozen rest, and that the classifier is locked. The
 SoftHebb, in a form that keeps the norm of every filter. Where the modulator sits, its form (gain
 and offset for each channel), all constants, the filter of reliable samples, the anchor and the
 reset are ours.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -155,9 +158,11 @@ class Hebbian:
     ``over_statistics`` ``norm.mean``, ``norm.variance`` (C,).
 
     Args:
-        encoder: begins with a convolution and a batch-norm right behind it. rule: of the filters.
-        over_statistics: on top of norm statistics of the same memory. statistics_rate: of their
-        moving average. steps: per refresh.
+        encoder: begins with a convolution and a batch-norm right behind it.
+        rule: of the filters.
+        over_statistics: on top of norm statistics of the same memory.
+        statistics_rate: of their moving average.
+        steps: per refresh.
 
     Raises:
         InputError: the encoder begins otherwise.
@@ -261,9 +266,11 @@ class NeuroHebbian(Hebbian):
     Further domain state: ``modulator.gain``, ``modulator.offset`` (O,), ``entropy.below`` (1,).
 
     Args:
-        head: that predicts; a gradient must go through it. sharpness: 1 / temperature of its
-        logits. rate: of the modulator. anchor: share of it that is taken back at each step. margin:
-        of the reliable samples.
+        head: that predicts; a gradient must go through it.
+        sharpness: 1 / temperature of its logits.
+        rate: of the modulator.
+        anchor: share of it that is taken back at each step.
+        margin: of the reliable samples.
 
     Raises:
         InputError: the encoder begins otherwise, or the head has no gradient.

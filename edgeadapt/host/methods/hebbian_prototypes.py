@@ -1,9 +1,11 @@
 """Hebbian prototypes: class prototypes behind the frozen encoder compete for a condition's
 features, and move towards what they win.
 
-    u = x W^T,   y = softmax(u / tau)                                    lateral inhibition between the K prototypes
-    m = max(0, exp(E0 - H) - 1),   E0 = 0.4 ln K                          three factors: pre x, post y, and how certain the answer was
-    W_k <- unit(W_k + rate  sum_i m_i y_ik (x_i - u_ik W_k) / (sum_i m_i y_ik + few))       Oja's rule; the length of W stays 1
+    u = x W^T,   y = softmax(u / tau)   lateral inhibition between the K prototypes
+    m = max(0, exp(E0 - H) - 1),   E0 = 0.4 ln K
+            three factors: pre x, post y, and how certain the answer was
+    W_k <- unit(W_k + rate  sum_i m_i y_ik (x_i - u_ik W_k) / (sum_i m_i y_ik + few))
+            Oja's rule; the length of W stays 1
     W_k <- unit((1 - anchor) W_k + anchor P_k),    logits' = logits + s x . (W - P)
 
 x, P and s: see ``_prototypes``. **A reconstruction**, not a published method: soft Hebbian
@@ -14,7 +16,7 @@ et al., ICML 2022), less 1, so that a sample on the edge counts for nothing whic
 computes it. Put behind the encoder the rule needs no backward pass, leaves every stored feature
 valid, and costs what a prototype classifier costs. Oja's term alone pulls lengths to 1; source
 prototypes have that length already, so the update turns them and does nothing else.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,14 @@ class HebbianPrototypes:
     nobody added yet.
 
     Args:
-        head: of the bundle. sharpness: 1 / temperature of its logits. temperature: tau of the
-        competition, in cosines. rate: of one step. few: samples that the resistance of a prototype
-        is worth. anchor: share of the source that returns at each step. margin: E0 / ln K.
-        strength: nats per unit of cosine. steps: per refresh.
+        head: of the bundle. sharpness: 1 / temperature of its logits.
+        temperature: tau of the competition, in cosines.
+        rate: of one step.
+        few: samples that the resistance of a prototype is worth.
+        anchor: share of the source that returns at each step.
+        margin: E0 / ln K.
+        strength: nats per unit of cosine.
+        steps: per refresh.
     """
 
     head: Head

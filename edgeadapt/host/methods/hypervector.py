@@ -1,9 +1,11 @@
 """Hyperdimensional novelty: features and taps fused into one hypervector per sample, one bundle per
 class.
 
-    u = [(z - m_z) / r_z, (taps - m_t) / r_t]          groups of columns; m scalars (0 unless centred), r their scales (1 unless levelled)
-    h = P u                                            P from ``device/hypervectors.py``: seeded signs and a Hadamard transform
-    d_k = sum_{i in class k} w_i h_i / |h_i|^p         evidence: order-free, mergeable, forgets by negative weight
+    u = [(z - m_z) / r_z, (taps - m_t) / r_t]
+            groups of columns; m scalars (0 unless centred), r their scales (1 unless levelled)
+    h = P u    P from ``device/hypervectors.py``: seeded signs and a Hadamard transform
+    d_k = sum_{i in class k} w_i h_i / |h_i|^p
+            evidence: order-free, mergeable, forgets by negative weight
     novelty(x) = 1 - max_k cos(h, d_k)                 over classes with evidence; (B,) in [0, 2]
 
 The published ancestor is HDFF (Wilson et al., WACV 2023): one random orthogonal matrix per layer,
@@ -15,7 +17,7 @@ vectors (p = 1); mean pooling; the scalar centring of the paper and a normalisat
 every sample are options and off (neither gained on validation splits). As long as D >= columns and
 the memory is float32 the score equals the cosine to class means of u: hypervectors change what is
 stored (fixed width, any number of taps, one bit per entry), not what is computed.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -58,12 +60,14 @@ class Hypervector:
 
     Args:
         width: D, a power of two; at least the columns of z and taps for exact cosines, less for a
-        sketch. 0 takes the smallest that
-            holds all columns, 2048 at most.
-        taps: whether taps are fused in. levelled: divide each group by its root mean square over
-        factory samples. centred: subtract one scalar mean per group. normalised: scale each group
-        of each sample to unit norm. bits: of the memory that is compared: 32 reads the bundles; 8
-        and 1 read a derived copy, and 1 takes the signs of h too. seed: of the projection.
+            sketch. 0 takes the smallest that holds all columns, 2048 at most.
+        taps: whether taps are fused in.
+        levelled: divide each group by its root mean square over factory samples.
+        centred: subtract one scalar mean per group.
+        normalised: scale each group of each sample to unit norm.
+        bits: of the memory that is compared: 32 reads the bundles; 8 and 1 read a derived copy, and
+            1 takes the signs of h too.
+        seed: of the projection.
     """
 
     width: int = 0

@@ -72,16 +72,20 @@ class KeyValueBottleneck:
     novelty scores. Frozen: keys of a byte per entry and what makes queries.
 
     Args:
-        books: C. pairs: J, keys per book, at most 256. key_dim: d, at most 256; 0 with ``chunk``
-        takes width / C. projection: features to fewer dimensions first; None for the features
-        themselves. whitening: ``none``, ``scale`` (unit variance per column), ``total`` (principal
-        components of unit variance) or ``within`` (unit scatter within
-            the factory's classes). split: how queries are made, see ``key_value_split``.
-        reads: keys read per book in a prediction; 1 is the nearest. softness: T_c, relative to the
-        median squared distance of a factory query to a key. smoothing, informative: of the
-        read-out, see ``log_frequency``. start, epochs: of the moving averages that place the keys,
-        see ``key_value_keys``. rows: factory rows they are placed on, at most. compact: keep the
-        means that novelty scores read in the space of the projection, see ``projected_means``.
+        books: C.
+        pairs: J, keys per book, at most 256.
+        key_dim: d, at most 256; 0 with ``chunk`` takes width / C.
+        projection: features to fewer dimensions first; None for the features themselves.
+        whitening: ``none``, ``scale`` (unit variance per column), ``total`` (principal components
+            of unit variance) or ``within`` (unit scatter within the factory's classes).
+        split: how queries are made, see ``key_value_split``.
+        reads: keys read per book in a prediction; 1 is the nearest.
+        softness: T_c, relative to the median squared distance of a factory query to a key.
+        smoothing, informative: of the read-out, see ``log_frequency``.
+        start, epochs: of the moving averages that place the keys, see ``key_value_keys``.
+        rows: factory rows they are placed on, at most.
+        compact: keep the means that novelty scores read in the space of the projection, see
+            ``projected_means``.
         seed: of the split, the keys and the choice of rows.
 
     Raises:

@@ -121,9 +121,10 @@ def moving_average_keys(
     """Keys of every book from unlabelled queries.
 
     Args:
-        queries: (N, C, d) finite, N at least 1. pairs: J, keys per book. epochs: passes over the
-        queries; 0 leaves the start. batch: queries per step. replace_below: share of the mean hits
-        below which a key is dead.
+        queries: (N, C, d) finite, N at least 1. pairs: J, keys per book.
+        epochs: passes over the queries; 0 leaves the start.
+        batch: queries per step.
+        replace_below: share of the mean hits below which a key is dead.
 
     Raises:
         InputError: no queries, or some that are not finite.

@@ -1,14 +1,15 @@
 """Values by gradient descent, as published (Traeuble et al., ICML 2023, arXiv 2207.11240): for
 comparison with counting, not for a device.
 
-    logits = 1 / C sum_c V[c, i_c],   loss = cross-entropy against (1 - e) onehot(y) + e / K,   V <- V - rate grad, |grad| cut to 1
+    logits = 1 / C sum_c V[c, i_c],   loss = cross-entropy against (1 - e) onehot(y) + e / K,
+            V <- V - rate grad, |grad| cut to 1
 
 The gradient of one sample is (p - y') / C in the C rows that it hits, and it always hits the same
 ones. At the published settings (rate 0.3, batch 256, many books) the logits stay so small that p
 stays near 1 / K. Then every hit adds the same multiple of onehot(y) - 1 / K, and V is proportional
 to the counts minus their mean over classes: ``centred_counts``. This derivation is ours; a test
 compares the two.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -41,8 +42,10 @@ def train_values(
     before.
 
     Args:
-        codes: (N, C) the key of every sample in every book. y: (N,) from 0 to ``classes`` - 1.
-        pairs: J. start: (C, J, K); zeros if None.
+        codes: (N, C) the key of every sample in every book.
+        y: (N,) from 0 to ``classes`` - 1.
+        pairs: J.
+        start: (C, J, K); zeros if None.
 
     Returns:
         V (C, J, K) float32.

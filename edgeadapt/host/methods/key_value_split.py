@@ -1,13 +1,16 @@
 """How one feature vector becomes one query per book, with as little stored as possible.
 
     x = z or its projection        whitened: x <- x M, M frozen, from factory features
-    signs     q = blocks of H_a (s_r x X) H_b / sqrt(n), r = 1, 2, ...   X the padded x as an (a, b) matrix, s_r seeded signs: n bytes for every n / d books
-    random    q_c = x R_c, the columns of R_c normal and of length 1     as published (Traeuble et al., section 3); R in bytes, one scale for all
+    signs     q = blocks of H_a (s_r x X) H_b / sqrt(n), r = 1, 2, ...
+                  X the padded x as an (a, b) matrix, s_r seeded signs: n bytes for every n / d
+                  books
+    random    q_c = x R_c, the columns of R_c normal and of length 1
+                  as published (Traeuble et al., section 3); R in bytes, one scale for all
     chunk     q_c = the c-th part of x                                   stores nothing
 
 A round of signs and a Walsh-Hadamard transform is a rotation, so the books of one round look at
 orthogonal directions, and two rounds are as good as random to each other.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -33,8 +33,10 @@ class Lame:
     """Role ``smooth``; ``lame.centre`` (D,) is its one tensor, and frozen.
 
     Args:
-        sharpness: 1 / temperature of the head's logits. neighbours: total weight of the others, in
-        nats. tau: of the affinity, in cosines. iterations: of the fixed point.
+        sharpness: 1 / temperature of the head's logits.
+        neighbours: total weight of the others, in nats.
+        tau: of the affinity, in cosines.
+        iterations: of the fixed point.
     """
 
     sharpness: float = 1.0

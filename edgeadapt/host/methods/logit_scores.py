@@ -1,13 +1,14 @@
 """Novelty read from the logits alone: no bytes, no multiplications beyond the head's.
 
-    energy       -T log sum_k exp(logits_k / T)             Liu et al., NeurIPS 2020 (arXiv 2010.03759), eq. 4
-    max_logit    -max_k logits_k                            Hendrycks et al., ICML 2022 (arXiv 1911.11132): energy at T -> 0
-    max_softmax  1 - max_k softmax(logits / T)_k            Hendrycks and Gimpel, ICLR 2017 (arXiv 1610.02136)
+    energy       -T log sum_k exp(logits_k / T)   Liu et al., NeurIPS 2020 (arXiv 2010.03759), eq. 4
+    max_logit    -max_k logits_k   Hendrycks et al., ICML 2022 (arXiv 1911.11132): energy at T -> 0
+    max_softmax  1 - max_k softmax(logits / T)_k
+            Hendrycks and Gimpel, ICLR 2017 (arXiv 1610.02136)
 
 All (B,), larger is more novel. A linear head grows without bound away from the data, so samples far
 from every class can read as well known: ``check_method`` refuses ``max_logit`` and ``max_softmax``
 for that, and they are comparisons, not candidates.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
 """Low-rank adaptor: a linear map of rank r beside the identity.
 
-    a(z) = z + s(z) ((n(z) down) up + shift),     down (D, r), up (r, D);  n, s: see ``trained_adaptor``
+    a(z) = z + s(z) ((n(z) down) up + shift),
+            down (D, r), up (r, D);  n, s: see ``trained_adaptor``
 
 After LoRA: Hu et al., ICLR 2022 (arXiv 2106.09685, eq. 3). There it is added to a weight matrix of
 the network and can be merged into it; here the matrix is the identity between encoder and head, the
 input is normalised per sample, and a shift is trained along, as a condition moves features before
 it turns them.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
     z' = mu_source + (z - mu_condition) sd_source / sd_condition
 
-    mu <- mu + a (m - mu),    sd^2 <- (1 - a) sd^2 + a v + a (1 - a) (m - mu)^2,    a = min(rate * sum(w), 1)
+    mu <- mu + a (m - mu),   sd^2 <- (1 - a) sd^2 + a v + a (1 - a) (m - mu)^2,
+            a = min(rate * sum(w), 1)
 
 m and v are the weighted moments of a refresh; the last term is what two groups with different means
 add to a variance, so that the average is exact. Second moments beside the first, as batch-norm has
@@ -11,7 +12,7 @@ and without its gradients. ``smallest`` and ``largest`` bound sd_source / sd_con
 that is dead under a condition must not be blown up. Features are re-scaled as well as moved, so
 this gains more than a shift where classes arrive mixed and loses more where they arrive sorted: a
 run of one class has a small deviation of its own.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

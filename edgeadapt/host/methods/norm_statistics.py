@@ -1,7 +1,8 @@
 """Normalisation statistics from a small memory of recent inputs: forward-only adaptation of a
 source-trained encoder.
 
-    for each batch-norm in turn:  mu, v = weighted moments of its input over the memory;  y = gain (x - mu) / sqrt(v + eps) + offset
+    for each batch-norm in turn   mu, v = weighted moments of its input over the memory
+                                  y = gain (x - mu) / sqrt(v + eps) + offset
     domain state                  s <- s + rate ((mu, v) - s)
 
 The device keeps the memory balanced by predicted class, so that a label-sorted stream does not
@@ -15,7 +16,7 @@ Where loading an encoder again is dear, ``is_unfolded`` leaves the statistics te
 has a second graph of the encoder that reads them, for conditions other than the factory's. It costs
 a multiplication and an addition for each adapted layer, which is why it is meant for the ``first``
 few layers.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -34,11 +35,13 @@ class NormStatistics:
     concatenated (C,).
 
     Args:
-        encoder: with batch-norms. rate: in (0, 1], of the moving average over refreshes, which
-        begins at the source; 1 takes the memory's statistics whole. first: adapt only so many
-        batch-norms, from the input on; None for all. is_unfolded: a second encoder reads the
-        statistics; else the encoder is folded again with them. through: a pass that measures
-        otherwise; None for plain statistics of the first layers.
+        encoder: with batch-norms.
+        rate: in (0, 1], of the moving average over refreshes, which begins at the source; 1 takes
+            the memory's statistics whole.
+        first: adapt only so many batch-norms, from the input on; None for all.
+        is_unfolded: a second encoder reads the statistics; else the encoder is folded again with
+            them.
+        through: a pass that measures otherwise; None for plain statistics of the first layers.
 
     Raises:
         InputError: a rate or a number of layers out of range.

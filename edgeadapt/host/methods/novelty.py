@@ -2,11 +2,14 @@
 
 All read the class means or logits, so a class that was learned stops being novel.
 
-    cosine       1 - max_k cos(z, m_k)                                          raw prototypes, 4 D K bytes
-    knn          1 - k-th largest cosine to a bank of factory samples           Sun et al., ICML 2022 (arXiv 2204.06507), eq. 3
-    vim          alpha min_k |(I - V V^T)(z - m_k)| - logsumexp(logits)         Wang et al., CVPR 2022 (arXiv 2203.10807), eq. 5-7
-    mahalanobis  min_k |(z - mu) P - M_k|^2 over the whitened columns           Lee et al., NeurIPS 2018 (arXiv 1807.03888), eq. 2
-"""  # noqa: E501
+    cosine       1 - max_k cos(z, m_k)   raw prototypes, 4 D K bytes
+    knn          1 - k-th largest cosine to a bank of factory samples
+                     Sun et al., ICML 2022 (arXiv 2204.06507), eq. 3
+    vim          alpha min_k |(I - V V^T)(z - m_k)| - logsumexp(logits)
+                     Wang et al., CVPR 2022 (arXiv 2203.10807), eq. 5-7
+    mahalanobis  min_k |(z - mu) P - M_k|^2 over the whitened columns
+            Lee et al., NeurIPS 2018 (arXiv 1807.03888), eq. 2
+"""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
 """A symmetric matrix of sums with its lower blocks left out: about 9/16 of the bytes and of the
 multiplications.
 
-    G = sum w h h^T  (n, n),   h cut into ``BLOCKS`` runs of columns h_1, h_2, ...:   store [h_i^T (w h_j)] for j >= i only
+    G = sum w h h^T  (n, n),   h cut into ``BLOCKS`` runs of columns h_1, h_2, ...:
+            store [h_i^T (w h_j)] for j >= i only
 
 A block on the diagonal is stored whole, so the share is (b + 1) / (2 b) of the square for b equal
 runs; a true triangle would need one product per row. The pieces lie one after the other in a
 vector, which adds, merges and forgets like the square. ``unpacked`` in ``bundle/packed_gram.py``
 gives the square back, for the numerics that derive weights from it.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

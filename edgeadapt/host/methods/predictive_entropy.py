@@ -4,7 +4,8 @@ learning from them has gone wrong.
     H = - sum_k p_k log p_k,  p = softmax(logits / temperature)
     E0 = margin ln K                                         K classes in use
     reliability r = exp(E0 - H) s((E0 - H) / (0.05 ln K))    s the logistic function
-    below <- below + 0.3 mean_i s_i ((E0 - H_i) / ln K - below)     running mean of how far the sure ones lie below the margin, from 0
+    below <- below + 0.3 mean_i s_i ((E0 - H_i) / ln K - below)
+            running mean of how far the sure ones lie below the margin, from 0
     reset once margin - below < 0.029
 
 Sources: margin and exp(E0 - H): Niu et al., EATA, ICML 2022, arXiv 2204.02610, eq. 3-4. The guard:
@@ -12,7 +13,7 @@ Niu et al., SAR, ICLR 2023, arXiv 2302.12400, section 4: a moving average of the
 = 1000, that is 0.029 ln K; ours starts at the margin and not at the first loss, and moves by 0.3
 and not 0.1, since a refresh is rarer than a batch. Ours: the filter has a soft edge of a twentieth
 of ln K instead of a step, so that two engines agree on a sample that lies on it.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

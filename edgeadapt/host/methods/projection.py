@@ -3,15 +3,18 @@ and not D^2.
 
     p = (z - c) P        z (B, D), c (D,) the mean of the factory features, P (D, M)
 
-    signs      P = +-1 / sqrt(M) from a seed, stored five entries to a byte                  Achlioptas, JCSS 2003
-    hadamard   P = rows of a Walsh-Hadamard matrix after seeded signs, never stored          Ailon and Chazelle, SIAM J. Comput. 2009; Tropp, AADA 2011
-    principal  P = the leading eigenvectors of the factory covariance, cut to -1, 0, +1      the cut is ours
+    signs      P = +-1 / sqrt(M) from a seed, stored five entries to a byte
+                   Achlioptas, JCSS 2003
+    hadamard   P = rows of a Walsh-Hadamard matrix after seeded signs, never stored
+                   Ailon and Chazelle, SIAM J. Comput. 2009; Tropp, AADA 2011
+    principal  P = the leading eigenvectors of the factory covariance, cut to -1, 0, +1
+                   the cut is ours
 
 The first two know nothing of the data and keep inner products up to about 1 / sqrt(M). The third is
 fitted once, on factory features without their labels, and frozen: the class means and the scatter
 of a head stay valid for ever. Cutting eigenvectors to three values costs nothing measurable in
 accuracy (docs/methods/heads.md) and makes them sixteen to twenty times smaller than float32.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

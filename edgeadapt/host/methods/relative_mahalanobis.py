@@ -1,7 +1,7 @@
 """Relative Mahalanobis distance (Ren et al., arXiv 2106.09022, eq. 4-5), in the few columns that
 matter.
 
-    novelty(x) = min_k |c - M_k|^2 - sum_j c_j^2 / l_j,      c = (z - mu) W      (B, R); (B,) unbounded
+    novelty(x) = min_k |c - M_k|^2 - sum_j c_j^2 / l_j,   c = (z - mu) W   (B, R); (B,) unbounded
 
 The paper takes the distance to the nearest class Gaussian minus the distance to one Gaussian over
 all classes. W diagonalises both covariances at once: W^T S_within W = I, W^T S_total W = diag(l).
@@ -12,7 +12,7 @@ can lie. Where we differ: S_within is fitted inside the ``subspace`` of largest 
 shrunk, S_total is that plus S_between. With 1280 features and R = 32 that is 164 kB; the two
 covariances of the paper are 13 MB. M_k comes from additive evidence, so a class that was learned
 stops being novel; W and l stay those of the factory.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class RelativeMahalanobis:
     """State ``rmds.moment`` (R + 1, K): class sums in whitened columns, and counts.
 
     Args:
-        columns: R, at most the features. subspace: of largest total variance, in which covariances
-        are fitted; at least R are taken. shrinkage: share of the average variance mixed into the
-        covariance within classes.
+        columns: R, at most the features.
+        subspace: of largest total variance, in which covariances are fitted; at least R are taken.
+        shrinkage: share of the average variance mixed into the covariance within classes.
     """
 
     columns: int = 32

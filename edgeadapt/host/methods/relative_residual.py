@@ -1,10 +1,12 @@
 """Relative distance inside a subspace, residual outside of it, in the columns that the shift
 residual already has.
 
-    c = (z - mu) P                            (B, d), d <= 96: ``shift.projection`` whitens the covariance within classes
-    inside(x)  = min_k |c - M_k|^2 - |c|^2 + |c E|^2          relative Mahalanobis distance; E E^T = I - S_total^-1 in these columns
+    c = (z - mu) P    (B, d), d <= 96: ``shift.projection`` whitens the covariance within classes
+    inside(x)  = min_k |c - M_k|^2 - |c|^2 + |c E|^2
+            relative Mahalanobis distance; E E^T = I - S_total^-1 in these columns
     outside(x) = min(|rest(z)|, min_k |rest(z) - rest(m_k)|),   |rest|^2 = |z - mu|^2 - |c T|^2
-    novelty(x) = inside / s_i + weight * outside / s_o + angle * (1 - max_k cos(z, m_k)) / s_a          (B,) unbounded
+    novelty(x) = inside / s_i + weight * outside / s_o + angle * (1 - max_k cos(z, m_k)) / s_a
+            (B,) unbounded
 
 s are deviations over factory samples. ``inside`` is RMDS (Ren et al., arXiv 2106.09022): since
 S_total = S_within + S_between, it lives in the K - 1 discriminant directions, so it tells classes
@@ -16,7 +18,7 @@ is the reverse. What depends on the head alone is derived once per label, not pe
 projection instead of a covariance of 6.6 MB and a subspace of 1.3 MB; the residual may start from a
 class mean, so a learned class stops being novel; the sum of the two is ours. No paper is
 reproduced.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -47,9 +49,10 @@ class RelativeResidual:
     Derived from the class means: ``relative.inner`` (K, d), ``relative.offset`` (K, 2).
 
     Args:
-        discriminants: R, at most this many; those beyond the factory's K - 1 are zero. weight: of
-        the residual. angle: of the cosine to the nearest prototype; 0.5 gains on far data what it
-        loses near the classes.
+        discriminants: R, at most this many; those beyond the factory's K - 1 are zero.
+        weight: of the residual.
+        angle: of the cosine to the nearest prototype; 0.5 gains on far data what it loses near the
+            classes.
     """
 
     discriminants: int = 32

@@ -5,7 +5,8 @@ does not depend on the order of samples, and a negative weight forgets. The weig
 I)^-1 Q' are derived in the background (``balanced_ridge``), where G' and Q' give every class the
 same mass:
 
-    m_k = Q_k / n_k,   S = G - sum_k n_k m_k m_k^T,   G' = S / N + sum_k m_k m_k^T / K,   Q'_k = m_k / K
+    m_k = Q_k / n_k,   S = G - sum_k n_k m_k m_k^T,   G' = S / N + sum_k m_k m_k^T / K,
+            Q'_k = m_k / K
 
 With equal counts this is plain ridge; a class of ten labels beside classes of thousands is not
 drowned. Sources: ridge as a streaming head: McDonnell et al., RanPAC, NeurIPS 2023 (eq. 3-5). The
@@ -15,7 +16,7 @@ and it needs no Gram matrix per class.
 Low-dimensional inputs take random features phi(z) = relu(z R) of width ``random_features`` (RanPAC,
 section 3.2); wide ones may take a linear projection phi(z) = (z - c) P to M < D dimensions
 (``projection.py``), for M^2 bytes in place of D^2.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -51,13 +52,16 @@ class Ridge:
     K); M = D without random features and projection.
 
     Args:
-        penalty: lambda, relative to the mean diagonal of G'. balance: 1 gives classes equal mass, 0
-        leaves them as counted; above 1 a class of few labels gets more than its share, which
-            offsets the shrinking of a mean that rests on few samples.
-        random_features: width M of relu random features; 0 for none. seed: of the random features.
-        projection: to M dimensions, instead of random features. packed: keep about 9/16 of the Gram
-        matrix, which is symmetric. compact: with a projection, keep the means that novelty scores
-        read in its space, see ``projected_means``.
+        penalty: lambda, relative to the mean diagonal of G'.
+        balance: 1 gives classes equal mass, 0 leaves them as counted; above 1 a class of few labels
+            gets more than its share, which offsets the shrinking of a mean that rests on few
+            samples.
+        random_features: width M of relu random features; 0 for none.
+        seed: of the random features.
+        projection: to M dimensions, instead of random features.
+        packed: keep about 9/16 of the Gram matrix, which is symmetric.
+        compact: with a projection, keep the means that novelty scores read in its space, see
+            ``projected_means``.
 
     Raises:
         InputError: random features and a projection, or compact means without a projection.

@@ -1,7 +1,8 @@
 """Streaming linear discriminant analysis: one covariance for all classes, one mean each (Hayes and
 Kanan, CVPR workshops 2020, arXiv 1909.01520).
 
-    logits_k(z) = W_k^T p + b_k,   W_k = A^-1 (m_k - mu),   A = S + lambda I        p (B, M) the features or their projection
+    logits_k(z) = W_k^T p + b_k,   W_k = A^-1 (m_k - mu),   A = S + lambda I
+            p (B, M) the features or their projection
 
 S is the pooled covariance within classes and m_k the class mean; ``slda`` in ``device/linalg.py``
 derives both from sums. Where we differ from the paper: its running mean and covariance are
@@ -9,7 +10,7 @@ order-dependent and cannot forget; G = sum w h h^T and the class sums give the s
 rounding, in any order, and a negative weight forgets. Its shrinkage (1 - e) S + e I depends on the
 scale of the features; ours is relative to them and safe at one label per class. Priors are equal,
 and a class of few labels is not passed over (``balance``).
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -44,9 +45,11 @@ class StreamingLDA:
 
     Args:
         shrinkage: epsilon, relative to the mean variance within classes (or a tenth of the total,
-        if that is more). balance: share of the correction for classes of few labels. projection: to
-        M dimensions; None for the features themselves. compact: keep the means that novelty scores
-        read in the space of the projection, see ``projected_means``.
+            if that is more).
+        balance: share of the correction for classes of few labels.
+        projection: to M dimensions; None for the features themselves.
+        compact: keep the means that novelty scores read in the space of the projection, see
+            ``projected_means``.
 
     Raises:
         InputError: compact means without a projection.

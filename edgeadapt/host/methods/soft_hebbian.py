@@ -1,17 +1,21 @@
 """The soft-Hebbian rule on the first convolution of an encoder (Journe et al., SoftHebb, ICLR 2023,
 arXiv 2209.11883).
 
-    u = conv(x, W);  y = softmax over channels of (u / temperature), one competition for each position: lateral inhibition
-    D_o = sum_{b,h,w} m_b y_o (patch - u_o w_o)                                         Oja's rule, gated by who won
-    published:  w_o <- w_o + rate sqrt| |w_o| - 1 | D_o / max|D|                        which drives every filter to unit norm
-    kept norm:  v_o = d_o + rate D_o / max|D| + anchor (d0_o - d_o);  w_o <- |w0_o| v_o / |v_o|,  d = w / |w|, d0 the source's
+    u = conv(x, W);  y = softmax over channels of (u / temperature)
+            one competition for each position: lateral inhibition
+    D_o = sum_{b,h,w} m_b y_o (patch - u_o w_o)
+            Oja's rule, gated by who won
+    published:  w_o <- w_o + rate sqrt| |w_o| - 1 | D_o / max|D|
+            which drives every filter to unit norm
+    kept norm:  v_o = d_o + rate D_o / max|D| + anchor (d0_o - d_o);  w_o <- |w0_o| v_o / |v_o|
+            d = w / |w|, d0 the source's
 
 The radial part of the published rule is y u (1 - |w|^2): it pulls every filter to norm 1. The
 filters of a trained network have other norms, and batch-norms on the source's statistics do not
 hide a change of scale, so the second form learns directions alone. It runs the rule on unit filters
 with u divided by its root mean square over the batch, so that one temperature fits all inputs. m_b
 is a weight for each sample, 1 in the published rule.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -42,7 +46,7 @@ def stem_of(encoder: ModuleEncoder) -> Stem:
 
     Raises:
         InputError: no convolution in two dimensions, no batch-norm right behind the first, or
-        several groups in it.
+            several groups in it.
     """
     found: list[str] = []
     behind: list[str] = []
@@ -116,9 +120,10 @@ class SoftHebbian:
     """One step of the rule.
 
     Attributes:
-        rate: 0 changes nothing. temperature: of the competition. anchor: share of the way back to
-        the source's directions, each step. keeps_norm: False for the published rule, which has no
-        anchor.
+        rate: 0 changes nothing.
+        temperature: of the competition.
+        anchor: share of the way back to the source's directions, each step.
+        keeps_norm: False for the published rule, which has no anchor.
     """
 
     rate: float = 0.002
@@ -137,9 +142,10 @@ class SoftHebbian:
         """New filters (O, I, h, w).
 
         Args:
-            convolution: gives padding and stride. weight, source: (O, I, h, w), now and at the
-            factory. x: (B, I, H, W), what the convolution is given. sample_weight: (B,), m_b, with
-            0 for rows that do not count.
+            convolution: gives padding and stride.
+            weight, source: (O, I, h, w), now and at the factory.
+            x: (B, I, H, W), what the convolution is given.
+            sample_weight: (B,), m_b, with 0 for rows that do not count.
         """
         if not self.keeps_norm:
             moved = self._direction(convolution, weight, x, sample_weight, is_standardised=False)

@@ -1,8 +1,8 @@
 """Columns brought to one scale before a second-order head sums them, and random features of what
 was scaled.
 
-    standardised      p = (z - c) / s                       z (B, D), c and s (D,) of the factory features
-    random features   p = relu([(z - c) / s, 1] R)          R (D + 1, M), normal from a seed
+    standardised      p = (z - c) / s                z (B, D), c and s (D,) of the factory features
+    random features   p = relu([(z - c) / s, 1] R)   R (D + 1, M), normal from a seed
 
 A penalty or a shrinkage is one number for all columns, so a column in large units would be
 penalised least. The scale s_j^2 = v_j + floor mean(v) lies between that of all columns (floor
@@ -12,7 +12,7 @@ measurements do not.
 
 Random features give a linear head of few inputs something to separate: RanPAC (McDonnell et al.,
 NeurIPS 2023, section 3.2). Where we differ: inputs are standardised first, and there is a bias.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -84,8 +84,9 @@ class RandomFeatures:
     centre and scale.
 
     Args:
-        width: M. seed: of R, whose rows are drawn for unit variance. floor: as for
-        ``Standardisation``.
+        width: M.
+        seed: of R, whose rows are drawn for unit variance.
+        floor: as for ``Standardisation``.
     """
 
     width: int

@@ -1,14 +1,16 @@
 """What the adaptors that a device trains have in common: a residual between encoder and head, and
 one step of momentum SGD on it.
 
-    a(z) = z + s(z) f(n(z)),    n(z) = (z - m(z)) / s(z),    m, s: mean and deviation over the features of this sample
-    L = sum_i w_i CE(scale head(a(z_i)), y_i) / sum_i w_i;    v <- beta v + dL/dp,    p <- p - lr (v + decay p)
+    a(z) = z + s(z) f(n(z)),   n(z) = (z - m(z)) / s(z),
+            m, s: mean and deviation over the features of this sample
+    L = sum_i w_i CE(scale head(a(z_i)), y_i) / sum_i w_i;   v <- beta v + dL/dp,
+            p <- p - lr (v + decay p)
 
 f is 0 at the factory, so a fresh adaptor changes nothing, and decay pulls it back there. It sees
 and writes features in units of their own deviation: a(c z) = c a(z), so one learning rate serves
 encoders whose features differ in size. The head's weights are read, not trained. One call is one
 step: gradient and update are inside the graph.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,9 @@ class TrainedAdaptor(ABC):
     """Domain state ``<name>.*`` and, while it is trained, ``<name>.momentum_*``.
 
     Args:
-        momentum: beta. decay: pull of what ``decayed`` names back to 0, where the adaptor is the
-        identity. scale: inverse temperature of the head's logits. seed: of what starts at random.
+        momentum: beta.
+        decay: pull of what ``decayed`` names back to 0, where the adaptor is the identity.
+        scale: inverse temperature of the head's logits. seed: of what starts at random.
     """
 
     momentum: float = 0.9
@@ -115,8 +118,11 @@ class TrainedAdaptor(ABC):
         """One step; a batch whose weights are all 0 changes nothing, momentum included.
 
         Args:
-            z: (B, D). y: (B,) int64. sample_weight: (B,), not negative. learning_rate: (). predict:
-            the head, (tensors, (B, D)) -> (B, K).
+            z: (B, D).
+            y: (B,) int64.
+            sample_weight: (B,), not negative.
+            learning_rate: ().
+            predict: the head, (tensors, (B, D)) -> (B, K).
         """
         parameters = self.parameters(t)
         gradient, loss = torch.func.grad_and_value(

@@ -1,11 +1,11 @@
 """Frozen whole numbers from -127 to 127 at a byte each, stored as uint8 with 128 added.
 
-    stored = x + 128,   x = float32(stored) - 128        exact, and folded away when a graph is loaded
+    stored = x + 128,   x = float32(stored) - 128   exact, and folded away when a graph is loaded
 
 Not as int8: TensorRT takes an int8 constant for a quantised weight and does not build a graph that
 only casts it ("Quantized constant is only allowed before DQ"), and a dequantisation in place of the
 cast is not folded by ONNX Runtime, which would pay for it in every call.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def halved(
 
     Raises:
         CompileError: nothing in it multiplies by a constant weight, or every such value is too
-        large for float16.
+            large for float16.
     """
     shapes = Shapes(model)
     layers = layers_of(model, shapes)

@@ -2,7 +2,8 @@
 convolution and product with a weight.
 
     x -> Q(s_x) -> DQ \\
-                       Conv -> Q(s_y) -> DQ -> Relu -> ...          s_W = max |W| over a channel / 127, times |g| where g is folded
+                       Conv -> Q(s_y) -> DQ -> Relu -> ...
+                               s_W = max |W| over a channel / 127, times |g| where g is folded
     W g -> Q(s_W) -> DQ /
 
 int8, symmetric, zero point 0: per channel on weights, per tensor on activations, biases in float32.
@@ -16,7 +17,7 @@ It is what TensorRT takes as explicit quantisation, and what ONNX Runtime turns 
   once and read twice.
 - ``Q(W g, s |g|) = sign(g) round(W / s)``: another g is no reason for other scales. A re-folded
   encoder stays quantised as well as the first.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -69,10 +70,10 @@ class _Plan:
     """Where Q and DQ go.
 
     Attributes:
-        layers: by the name of their first node's output. sums: residual sums. closed: values that
-        are quantised where they are made, with the
-            value from which their scale is taken (what the activation behind leaves, or
-            themselves).
+        layers: by the name of their first node's output.
+        sums: residual sums.
+        closed: values that are quantised where they are made, with the value from which their scale
+            is taken (what the activation behind leaves, or themselves).
     """
 
     shapes: Shapes

@@ -1,11 +1,11 @@
 """Which nodes of an encoder multiply by a constant weight, and what stands behind them per channel.
 
-    y = conv(x, W) * g + t        is one layer with weight W g and bias t        (a batch-norm after training)
+    y = conv(x, W) * g + t   is one layer with weight W g and bias t   (a batch-norm after training)
 
 The product is not computed here: it stays an expression over the frozen tensors, which an engine
 folds when it loads the graph. So no weight is stored twice, and a graph whose g and t are replaced
 by name is another encoder over the same W.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -27,10 +27,13 @@ class Layer:
     """A convolution or product with a constant weight, up to the shift per channel behind it.
 
     Attributes:
-        node: Conv, Gemm or MatMul. weight: its frozen or stored tensor. axis: of the weight, where
-        the output channels are. scale, shift: names of what multiplies and is added per channel
-        behind it; empty for none. absorbed: the nodes that did. padding: a Pad with zeros in front
-        of a convolution, which the convolution can do itself. data: what is read, in front of it.
+        node: Conv, Gemm or MatMul.
+        weight: its frozen or stored tensor.
+        axis: of the weight, where the output channels are.
+        scale, shift: names of what multiplies and is added per channel behind it; empty for none.
+        absorbed: the nodes that did.
+        padding: a Pad with zeros in front of a convolution, which the convolution can do itself.
+            data: what is read, in front of it.
         output: what the layer leaves, behind all of them.
     """
 

@@ -27,7 +27,7 @@ class Histogram:
 
     Attributes:
         largest: of all; infinite if one was infinite (a mask) or no number. Such values are not
-        counted.
+            counted.
     """
 
     def __init__(self) -> None:
@@ -84,8 +84,10 @@ def histograms(
     """Sizes of named inner values over inputs.
 
     Args:
-        model: an encoder's float32 graph. frozen: its external tensors. names: of float32 values
-        inside it. batches: inputs (N, ...) as the port ``x`` takes them.
+        model: an encoder's float32 graph.
+        frozen: its external tensors.
+        names: of float32 values inside it.
+        batches: inputs (N, ...) as the port ``x`` takes them.
     """
     wanted = sorted(set(names))
     watched = ModelProto()

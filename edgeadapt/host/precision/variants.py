@@ -64,10 +64,12 @@ class Beside:
     """The float32 encoder and what it was calibrated with.
 
     Attributes:
-        base: its graph. frozen: its external tensors. input: the contract. runtime, features: what
-        runs graphs, and what turns inputs into stored features (z, taps) with one of them. fitted,
-        score, shift, novelty: from float32 features. evidence, judge: float32 features. evidence_x,
-        judge_x: the inputs behind them. unseen_x: inputs that no training showed, or None.
+        base: its graph. frozen: its external tensors. input: the contract.
+        runtime, features: what runs graphs, and what turns inputs into stored features (z, taps)
+            with one of them.
+        fitted, score, shift, novelty: from float32 features. evidence, judge: float32 features.
+        evidence_x, judge_x: the inputs behind them.
+        unseen_x: inputs that no training showed, or None.
         signature: columns that tell conditions apart. seed: of splits and simulated windows.
     """
 
@@ -99,7 +101,7 @@ def make_variant(
 
     Raises:
         CompileError: it cannot be made, ONNX Runtime computes it wrongly here, or it loses more
-        than ``margin``, and chance does not explain it.
+            than ``margin``, and chance does not explain it.
     """
     name = f"encode_{precision}"
     rows = np.random.default_rng(beside.seed).permutation(len(beside.evidence_x))[:SAMPLES]

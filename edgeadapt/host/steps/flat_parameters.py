@@ -5,11 +5,13 @@ Every tensor of a state costs a call of the runtime and an operator for each lin
 whatever its size. Taken apart by ``torch.split``, the vector's gradient is one concatenation.
 
 >>> import torch
->>> layout = Flat.of({"norm.gain": torch.ones(3), "norm.offset": torch.zeros(3), "scale.value": torch.tensor(2.0)})
->>> vector = layout.pack({"norm.gain": torch.ones(3), "norm.offset": torch.zeros(3), "scale.value": torch.tensor(2.0)})
+>>> norm = {"norm.gain": torch.ones(3), "norm.offset": torch.zeros(3)}
+>>> tensors = {**norm, "scale.value": torch.tensor(2.0)}
+>>> layout = Flat.of(tensors)
+>>> vector = layout.pack(tensors)
 >>> vector.tolist(), layout.unpack(vector)["scale.value"]
 ([1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 2.0], tensor(2.))
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

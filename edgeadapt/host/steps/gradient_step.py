@@ -1,11 +1,12 @@
 """A module, a loss and an optimiser become a learning step: what ``compile_step`` takes.
 
-    o = module(inputs);   e = loss(o, ports);   L = sum_i w_i e_i / sum_i w_i;   p <- optimiser(p, dL/dp)
+    o = module(inputs);   e = loss(o, ports);   L = sum_i w_i e_i / sum_i w_i;
+            p <- optimiser(p, dL/dp)
 
 The parameters become tensors of the step, so the device holds them; the module itself stays as it
 is. Samples whose ``sample_weight`` is 0 have no part in L, and a batch whose weights are all 0
 changes nothing, bit for bit.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -55,40 +56,41 @@ def gradient_step(
 
     Args:
         module: with float32 parameters, in the mode in which it shall learn: ``eval()`` fixes
-        running statistics and silences dropout,
-            and gradients flow all the same. Its values are copied.
+            running statistics and silences dropout, and gradients flow all the same. Its values are
+            copied.
         loss: gives ``(B,)``, one loss for each sample, whose mean is weighted by the port
-        ``sample_weight`` where there is one; or ``()``,
-            in which case it must weight its samples itself.
+            ``sample_weight`` where there is one; or ``()``, in which case it must weight its
+            samples itself.
         optimiser: of :mod:`edgeadapt.host.steps.optimisers`, or any object with their two methods.
-        If its ``update`` takes no ``live``, a batch
-            whose weights are all 0 is held off from outside, which costs one pass over everything
-            it writes. A class of ``torch.optim``, or a partial of one, stands for ours that takes
-            the same steps (:mod:`edgeadapt.host.steps.torch_optimisers`).
+            If its ``update`` takes no ``live``, a batch whose weights are all 0 is held off from
+            outside, which costs one pass over everything it writes. A class of ``torch.optim``, or
+            a partial of one, stands for ours that takes the same steps
+            (:mod:`edgeadapt.host.steps.torch_optimisers`).
         learning_rate: a number, which becomes a constant of the graph, or the name of a port ``()
-        float32``. inputs: the ports that the module is called with, in order. train: patterns of
-        the parameters to train (``"head.*"``, as in a shell), without the prefix; by default all
-        that require
-            gradients. All others, and all buffers, are frozen.
-        freeze: patterns of parameters that stay frozen though ``train`` names them. prefix:
-        parameter ``0.weight`` becomes the tensor ``<prefix>.0.weight``. loss_name: of the output
-        that holds L. The compiler warns where an output called ``loss`` does not halve within 50
-        steps on a toy
-            problem; a loss with a floor (an entropy, smoothed labels) takes another name, or
-            ``compile_step(..., toy_loss="accept")``.
+            float32``.
+        inputs: the ports that the module is called with, in order.
+        train: patterns of the parameters to train (``"head.*"``, as in a shell), without the
+            prefix; by default all that require gradients. All others, and all buffers, are frozen.
+        freeze: patterns of parameters that stay frozen though ``train`` names them.
+        prefix: parameter ``0.weight`` becomes the tensor ``<prefix>.0.weight``.
+        loss_name: of the output that holds L. The compiler warns where an output called ``loss``
+            does not halve within 50 steps on a toy problem; a loss with a floor (an entropy,
+            smoothed labels) takes another name, or ``compile_step(..., toy_loss="accept")``.
         outputs: ``(output of the module, ports) -> outputs`` to be given besides, as they are
-        before the step.
+            before the step.
 
     Raises:
         CompileError: an optimiser that is none, nothing to train, a pattern that names nothing, a
-            module that writes running statistics or draws random numbers.
-            While it is compiled: a missing port, or a loss of another shape.
+            module that writes running statistics or draws random numbers. While it is compiled: a
+            missing port, or a loss of another shape.
 
     >>> from edgeadapt.host.steps.optimisers import SGD
-    >>> step = gradient_step(nn.Linear(3, 1), lambda out, ports: (out[:, 0] - ports["y"]) ** 2, SGD(), freeze=["bias"])
+    >>> def squared(out, ports):
+    ...     return (out[:, 0] - ports["y"]) ** 2
+    >>> step = gradient_step(nn.Linear(3, 1), squared, SGD(), freeze=["bias"])
     >>> sorted(step.tensors), step.frozen
     (['model.bias', 'model.weight'], ('model.bias',))
-    """  # noqa: E501
+    """
     _refuse_training_mode(module)
     optimiser = as_optimiser(optimiser)
     held = {

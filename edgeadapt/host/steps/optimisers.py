@@ -2,10 +2,12 @@
 in, parameters and state out.
 
     SGD        p <- p - lr g
-    Momentum   v <- beta v - lr g;                                   p <- p + v
-    Adam       m <- b1 m + (1 - b1) g;  s <- b2 s + (1 - b2) g^2;    p <- p - lr (m / (1 - b1^t)) / (sqrt(s / (1 - b2^t)) + eps)
-    AdamW      p <- (1 - lr wd) p first, then Adam                   (Loshchilov and Hutter, ICLR 2019, arXiv 1711.05101)
-    LAMB       u = Adam's direction + wd p;                          p <- p - lr (||p|| / ||u||) u
+    Momentum   v <- beta v - lr g;  p <- p + v
+    Adam       m <- b1 m + (1 - b1) g;  s <- b2 s + (1 - b2) g^2;
+               p <- p - lr (m / (1 - b1^t)) / (sqrt(s / (1 - b2^t)) + eps)
+    AdamW      p <- (1 - lr wd) p first, then Adam
+               (Loshchilov and Hutter, ICLR 2019, arXiv 1711.05101)
+    LAMB       u = Adam's direction + wd p;  p <- p - lr (||p|| / ||u||) u
 
 ``Momentum`` is the classical form (Polyak 1964; Sutskever et al., ICML 2013, eq. 1), in which the
 velocity already holds the learning rate. With a constant rate it takes the same steps as
@@ -21,7 +23,7 @@ with. It is chosen because the whole update of a weight matrix is then one ``Gem
 >>> new, state = adam.update(parameters, {"head.weight": torch.full((2, 3), 0.5)}, state, 0.1)
 >>> round(float(new["head.weight"][0, 0]), 4), float(state["adam.steps"])
 (0.9, 1.0)
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -56,15 +58,15 @@ class Optimiser(Protocol):
         """New parameters and new state.
 
         Args:
-            parameters, gradients: float32, the same names and shapes. state: from :meth:`state` or
-            from the last step. learning_rate: a number, which is folded into the graph, or a port
-            ``()``. For SGD and Momentum, which are linear in the
-                gradient, it is cheaper to take the gradients of ``learning_rate * loss`` and to
-                give 1.0 here: the rate then multiplies one number instead of every gradient.
+            parameters, gradients: float32, the same names and shapes.
+            state: from :meth:`state` or from the last step.
+            learning_rate: a number, which is folded into the graph, or a port ``()``. For SGD and
+                Momentum, which are linear in the gradient, it is cheaper to take the gradients of
+                ``learning_rate * loss`` and to give 1.0 here: the rate then multiplies one number
+                instead of every gradient.
             live: ``() float32``, 0 or 1. At 0 every result equals its old value bit for bit: a
-            batch whose weights are all 0 must change
-                nothing. None where no such batch can come; the update of a large matrix is then
-                cheaper by two passes.
+                batch whose weights are all 0 must change nothing. None where no such batch can
+                come; the update of a large matrix is then cheaper by two passes.
         """
         ...
 

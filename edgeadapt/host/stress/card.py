@@ -68,9 +68,10 @@ def stress_card(
     """Run every stream.
 
     Args:
-        bundle: with adaptation acting. x, y: held-out calibration inputs (N, ...) and labels (N,).
-        kind: how long the streams are. lengths: instead of those of ``kind``. pool: see
-        ``pool_for``; made here if it is not given.
+        bundle: with adaptation acting.
+        x, y: held-out calibration inputs (N, ...) and labels (N,).
+        kind: how long the streams are.
+        lengths: instead of those of ``kind``. pool: see ``pool_for``; made here if it is not given.
     """
     chosen, pool = lengths or LENGTHS[kind], pool or pool_for(bundle, x, y, seed)
     rows: list[StressRow] = []
@@ -158,8 +159,10 @@ class Twin:
     the same ones.
 
     Args:
-        bundle: of both. frozen: a learner of it that never adapts. is_encoded: the samples are
-            features of an ``EncodedPool``; their shape does not say so, where inputs are as wide.
+        bundle: of both.
+        frozen: a learner of it that never adapts.
+        is_encoded: the samples are features of an ``EncodedPool``; their shape does not say so,
+            where inputs are as wide.
     """
 
     def __init__(self, bundle: Bundle, frozen: Learner, *, is_encoded: bool) -> None:

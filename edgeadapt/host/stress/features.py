@@ -23,8 +23,10 @@ class RemembersFeatures:
     """A runtime whose encoder answers from memory what it was asked before.
 
     Args:
-        runtime: runs everything. encoder: file name of the encoder's graph. known: rows by the hash
-        of the graph and its weights; shared by runtimes that run the same encoder.
+        runtime: runs everything.
+        encoder: file name of the encoder's graph.
+        known: rows by the hash of the graph and its weights; shared by runtimes that run the same
+            encoder.
     """
 
     def __init__(self, runtime: Runtime, encoder: str, known: dict[str, Rows]) -> None:

@@ -138,10 +138,11 @@ class Columns:
         is one condition.
 
         Args:
-            x: (N, ...) float32. name: ``offset``: one spread up or down, per column. ``gain``:
-            times 2 or 1/2, per column, about zero.
-                ``noise``: normal, one spread. ``dead``: a quarter of the columns stand at their
-                mean. limits: results are clipped to them.
+            x: (N, ...) float32.
+            name: ``offset``: one spread up or down, per column. ``gain``: times 2 or 1/2, per
+                column, about zero. ``noise``: normal, one spread. ``dead``: a quarter of the
+                columns stand at their mean.
+            limits: results are clipped to them.
         """
         rng = np.random.default_rng([seed, COLUMN_SHIFTS.index(name)])
         up = rng.integers(0, 2, self.mean.shape).astype(bool)

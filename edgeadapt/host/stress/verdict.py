@@ -1,8 +1,8 @@
 """What a table of stress streams allows: ``act``, ``advise`` or ``off``, by rules that are pure
 functions of the table.
 
-    act      gains GAIN on shifted shuffled streams and nothing less than 0 on shifted sorted ones (means over those that were adapted
-             to), and no loss counts
+    act      gains GAIN on shifted shuffled streams and nothing less than 0 on shifted sorted ones
+             (means over those that were adapted to), and no loss counts
     advise   one of these fails
     off      a stream loses more than RUIN, or the long run is not bounded
 
@@ -13,7 +13,7 @@ constant stream may not be adapted to at all: frames that do not change teach no
 
 Paired interval: with l lost and g gained of n samples, (l - g) / n -+ Z sqrt(l + g - (l - g)^2 / n)
 / n.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -41,12 +41,13 @@ class StressRow:
     """One stream.
 
     Attributes:
-        condition: ``clean``, a shift, or ``mixed``. order: ``shuffled``, ``sorted``, ``single``,
-        ``mixed``, ``constant`` or ``long``. samples: of the stream. learner, frozen: accuracy in
-        [0, 1] of the adapting learner and of its frozen twin. gained, lost: samples that only the
-        learner, only the twin got right. refreshes: corrections that were computed; the device
-        refuses
-            those that do not look healthy.
+        condition: ``clean``, a shift, or ``mixed``.
+        order: ``shuffled``, ``sorted``, ``single``, ``mixed``, ``constant`` or ``long``.
+        samples: of the stream.
+        learner, frozen: accuracy in [0, 1] of the adapting learner and of its frozen twin.
+        gained, lost: samples that only the learner, only the twin got right.
+        refreshes: corrections that were computed; the device refuses those that do not look
+            healthy.
     """
 
     condition: str
@@ -84,14 +85,16 @@ class LongRun:
     first.
 
     Attributes:
-        row: all of it. phases: each phase, from where a device has had the time to notice it
-        (``settling`` samples), since what a change
-            costs until then is in ``row``, which is held to the rule as well. tensor_bytes,
-            tensor_bytes_declared: most that tensors and corrections took, and what the bundle
-            declares. pending, backlog, conditions: most samples, tasks and conditions kept at a
-            time. pending_allowed, conditions_allowed: of these. resident_mib, resident_growth_mib:
-            of the process after three quarters, when every store is full, and what the last quarter
-            added.
+        row: all of it.
+        phases: each phase, from where a device has had the time to notice it (``settling``
+            samples), since what a change costs until then is in ``row``, which is held to the rule
+            as well.
+        tensor_bytes, tensor_bytes_declared: most that tensors and corrections took, and what the
+            bundle declares.
+        pending, backlog, conditions: most samples, tasks and conditions kept at a time.
+        pending_allowed, conditions_allowed: of these.
+        resident_mib, resident_growth_mib: of the process after three quarters, when every store is
+            full, and what the last quarter added.
     """
 
     row: StressRow
@@ -182,7 +185,7 @@ def verdict(
 
     Args:
         rows: shuffled and sorted ones of at least one shift among them; any others are held to the
-        rule on losses.
+            rule on losses.
     """
     mode, reason = _judge([*rows, *((*long.phases, long.row) if long else ())], rows, long)
     return StressCard(

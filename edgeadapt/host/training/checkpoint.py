@@ -2,11 +2,13 @@
 history and log.
 
     model.NAME            parameters and buffers
-    optimiser.KEY.NAME    what the optimiser keeps of a parameter: momentum_buffer, or step, exp_avg and exp_avg_sq
-    best.NAME             weights of the best epoch, if early stopping is on and that is not the last
+    optimiser.KEY.NAME    what the optimiser keeps of a parameter: momentum_buffer, or step, exp_avg
+                          and exp_avg_sq
+    best.NAME             weights of the best epoch, if early stopping is on and that is not the
+                          last
     random.cpu, .cuda     states of torch's generators
     metadata              settings, history, log, the loss scale and the number of threads, as JSON
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,7 @@ def restore(
 
     Raises:
         StateError: the file is damaged, or belongs to other settings, data or another network; only
-        in the last case are weights filled.
+            in the last case are weights filled.
     """
     try:
         metadata, tensors = _metadata(data), load(data)

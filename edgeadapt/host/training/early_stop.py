@@ -14,7 +14,7 @@ class BestWeights:
 
     Args:
         patience: epochs without a better one after which training stops; 0 switches all of this
-        off.
+            off.
     """
 
     def __init__(self, patience: int) -> None:

@@ -25,8 +25,9 @@ class RunLog:
 
     Args:
         folder: made if it is missing; None keeps the rows only. A ``metrics.csv`` that is there is
-        replaced by the rows of this run. rows: those before a resume. say: told once where
-        TensorBoard is not installed.
+            replaced by the rows of this run.
+        rows: those before a resume.
+        say: told once where TensorBoard is not installed.
 
     Raises:
         StateError: the folder cannot be made, or the file not be written.

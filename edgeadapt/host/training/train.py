@@ -93,38 +93,43 @@ def train(
 
     Args:
         network: takes (B, C, H, W) float32, or signals, and returns logits (B, classes). A
-        ``Normalised`` keeps its mean and standard
-            deviation; any other is wrapped with those of ``data``.
-        data: at least two classes, at least one sample of each. validation: samples with the same
-        classes, or the fraction of ``data`` to hold out (stratified, by ``seed``; whole groups if
-            ``data`` has any).
+            ``Normalised`` keeps its mean and standard deviation; any other is wrapped with those of
+            ``data``.
+        data: at least two classes, at least one sample of each.
+        validation: samples with the same classes, or the fraction of ``data`` to hold out
+            (stratified, by ``seed``; whole groups if ``data`` has any).
         epochs: passes over ``data``; the last, incomplete batch of a pass is dropped (the order is
-        new every pass). batch: samples per step, over all processes together. optimiser: ``"sgd"``
-        (Nesterov), ``"adamw"`` or ``"lamb"``. lr: peak learning rate; the schedule starts at lr /
-        25, peaks after 30% of the steps, ends at lr / 250,000. None: 0.2 for SGD,
-            0.004 for AdamW, 0.01 for LAMB.
-        momentum: of SGD, and the first beta of AdamW and LAMB, in [0, 1). weight_decay: None: 5e-4
-        for SGD, 0.02 for AdamW and LAMB. augment: ``"plain"``, ``"robust"`` or ``"none"``, of
-        images and of signals: see ``edgeadapt.host.training.augmentation.augmented``. ``"none"``
-            is for images where a flip changes the meaning, such as digits.
+            new every pass).
+        batch: samples per step, over all processes together.
+        optimiser: ``"sgd"`` (Nesterov), ``"adamw"`` or ``"lamb"``.
+        lr: peak learning rate; the schedule starts at lr / 25, peaks after 30% of the steps, ends
+            at lr / 250,000. None: 0.2 for SGD, 0.004 for AdamW, 0.01 for LAMB.
+        momentum: of SGD, and the first beta of AdamW and LAMB, in [0, 1).
+        weight_decay: None: 5e-4 for SGD, 0.02 for AdamW and LAMB.
+        augment: ``"plain"``, ``"robust"`` or ``"none"``, of images and of signals: see
+            ``edgeadapt.host.training.augmentation.augmented``. ``"none"`` is for images where a
+            flip changes the meaning, such as digits.
         patience: stop after so many epochs without a better validation accuracy, and return the
-        best weights; 0 trains to the end and
-            returns the last.
+            best weights; 0 trains to the end and returns the last.
         precision: of the forward and backward pass: ``"float32"``, ``"bfloat16"``, ``"float16"``
-        (GPU) or ``"auto"``: float32 on a CPU,
-            on a GPU bfloat16 if it has it, else float16. Weights and validation are float32.
-        device: ``"cpu"``, ``"cuda"``, or ``"auto"``: a GPU if there is one. seed: at least 0; of
-        order, augmentation and hold-out (initial weights are the network's own). checkpoint: a
-        safetensors file written after every epoch, replaced atomically. resume: continue from
-        ``checkpoint`` if it exists; without, an existing file is replaced. log: a folder for
-        ``metrics.csv`` and, where tensorboard is installed, its events. progress: called with one
-        line at once, within about a second, every five seconds and after every epoch. threads:
-        torch's threads during training; ``None`` leaves them as they are.
+            (GPU) or ``"auto"``: float32 on a CPU, on a GPU bfloat16 if it has it, else float16.
+            Weights and validation are float32.
+        device: ``"cpu"``, ``"cuda"``, or ``"auto"``: a GPU if there is one.
+        seed: at least 0; of order, augmentation and hold-out (initial weights are the network's
+            own).
+        checkpoint: a safetensors file written after every epoch, replaced atomically.
+        resume: continue from ``checkpoint`` if it exists; without, an existing file is replaced.
+        log: a folder for ``metrics.csv`` and, where tensorboard is installed, its events.
+        progress: called with one line at once, within about a second, every five seconds and after
+            every epoch.
+        threads: torch's threads during training; ``None`` leaves them as they are.
 
     Raises:
-        InputError: data or a setting is not usable. StateError: the checkpoint is damaged, cannot
-        be written, or belongs to other settings, data or network. DivergenceError: the loss or the
-        logits are not finite. TrainingMemoryError: a batch does not fit into memory.
+        InputError: data or a setting is not usable.
+        StateError: the checkpoint is damaged, cannot be written, or belongs to other settings, data
+            or network.
+        DivergenceError: the loss or the logits are not finite.
+        TrainingMemoryError: a batch does not fit into memory.
     """
     if (resume and checkpoint is None) or (threads is not None and threads < 1) or seed < 0:
         raise InputError(

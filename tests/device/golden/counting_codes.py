@@ -1,11 +1,12 @@
 """A head that counts: the smallest method with receipts. Made for the tests of forgetting, not for
 accuracy.
 
-logits_k(z) = mean_c log((N[c, i_c(z), k] + 1/2) / (sum_k' N[c, i_c(z), k'] + K/2)),   i_c(z) = argmin_j |z_c - K[c, j]|^2
+logits_k(z) = mean_c log((N[c, i_c(z), k] + 1/2) / (sum_k' N[c, i_c(z), k'] + K/2)),
+        i_c(z) = argmin_j |z_c - K[c, j]|^2
 
 with z cut into C parts z_c. Its evidence N is integers, its receipt is C bytes. (Traeuble et al.,
 ICML 2023, is where codebooks with counts come from; nothing of that paper is claimed here.)
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

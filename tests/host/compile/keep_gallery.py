@@ -10,9 +10,10 @@ Each entry becomes a folder with ``model.onnx`` and ``values.npz``, which
     STEP|state|NAME        tensors before the step: the example, then what torch made of it
     STEP|float64|NAME      torch's result in float64, state as ``NAME.next``
     STEP|float32|NAME      torch's result in float32
-    STEP|allowed|NAME      how far float32 may be from float64 for reasons of the function's own, see ``conditioning``
+    STEP|allowed|NAME      how far float32 may be from float64 for reasons of the function's own,
+                           see ``conditioning``
     tolerance              largest other error, as a share of the change
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def options(kind: type) -> Iterator[tuple[str, set[Any]]]:
 
     Raises:
         KeyError: a field that nobody has placed: in ``NUMBERS`` or ``COUNTED``, or a flag, a
-        ``Literal`` or a projection.
+            ``Literal`` or a projection.
     """
     hints = get_type_hints(kind)
     for item in dataclasses.fields(kind):

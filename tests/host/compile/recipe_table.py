@@ -39,9 +39,10 @@ class Recipe:
     """One bundle.
 
     Attributes:
-        source: of ``recipe_encoders.SOURCES``. head, novelty, adapt, smooth, adaptors: as
-        ``Settings`` has them. is_quick: one of the few that have, with the bundle of the demo,
-        every kind of graph between them.
+        source: of ``recipe_encoders.SOURCES``.
+        head, novelty, adapt, smooth, adaptors: as ``Settings`` has them.
+        is_quick: one of the few that have, with the bundle of the demo, every kind of graph between
+            them.
     """
 
     name: str

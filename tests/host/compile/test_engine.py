@@ -74,11 +74,12 @@ def worker(monkeypatch, tmp_path):
         folder = sys.argv[1]
         order = json.load(open(folder + "/order.json"))
         def answer(**changes):
-            found = {"layers": 1, "inputs": [["x", "FLOAT", [-1, 4]]], "outputs": [["out", "FLOAT", [-1, 4]]], "seconds": 0.1,
-                     "plan_bytes": 4, "peak_kib": 2048, "version": "0"}
+            found = {"layers": 1, "inputs": [["x", "FLOAT", [-1, 4]]],
+                     "outputs": [["out", "FLOAT", [-1, 4]]], "seconds": 0.1, "plan_bytes": 4,
+                     "peak_kib": 2048, "version": "0"}
             open(folder + "/plan", "wb").write(b"plan")
             json.dump({**found, **changes}, open(folder + "/answer.json", "w"))
-    """  # noqa: E501
+    """
 
     def install(script):
         path = tmp_path / "worker.py"

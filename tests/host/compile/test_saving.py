@@ -69,8 +69,9 @@ from edgeadapt.runtime import read_graph
 step = read_graph(sys.argv[1])
 totals = [step(x=np.full((2, 3), n, np.float32), rate=0.5)["total"].tolist() for n in (1, 2, 4)]
 step.save_state(sys.argv[2])
-print(json.dumps([totals, float(step.state["sum.count"]), sorted(m for m in sys.modules if m.startswith("edgeadapt.host"))]))
-"""  # noqa: E501
+host = sorted(m for m in sys.modules if m.startswith("edgeadapt.host"))
+print(json.dumps([totals, float(step.state["sum.count"]), host]))
+"""
     saved = path.with_name("state.safetensors")
     done = subprocess.run(
         [sys.executable, "-c", script, path, saved],

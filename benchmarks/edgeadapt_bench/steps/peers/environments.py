@@ -30,9 +30,10 @@ class Peer:
     """Another system.
 
     Attributes:
-        environment: name of its list of packages in ``requirements``. script, arguments: what its
-        process runs. builder: environment and script that write what the process loads, once per
-        batch size. has_momentum: False for one that can only take the step without.
+        environment: name of its list of packages in ``requirements``.
+        script, arguments: what its process runs.
+        builder: environment and script that write what the process loads, once per batch size.
+        has_momentum: False for one that can only take the step without.
     """
 
     name: str
@@ -90,7 +91,7 @@ def python_of(environment: str, cache: Path, say: Say) -> Path:
 
     Raises:
         RuntimeUnavailable: no fitting Python on this machine, or its packages cannot be installed;
-        the message has pip's last line.
+            the message has pip's last line.
     """
     requirements = HERE / "requirements" / f"{environment}.txt"
     base = _base_python(PYTHONS[environment])

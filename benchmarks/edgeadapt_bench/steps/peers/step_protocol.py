@@ -1,16 +1,19 @@
 """A process that takes learning steps when it is told to: one JSON command per line in, one JSON
 answer per line out.
 
-    load    folder               make the system, take one step                  -> done_at (monotonic clock), facts
-    follow  first, steps, file   from the start, on inputs from ``first`` on     -> losses; the parameters are in the file
-    time    steps                from the start                                  -> seconds of each step
-    peak                                                                         -> peak resident MiB
+    load    folder               make the system, take one step
+                                 -> done_at (monotonic clock), facts
+    follow  first, steps, file   from the start, on inputs from ``first`` on
+                                 -> losses; the parameters are in the file
+    time    steps                from the start
+                                 -> seconds of each step
+    peak                         -> peak resident MiB
     quit
 
 A folder holds ``start.npz`` (parameters by name), ``inputs.npz`` (each input with a leading axis of
 steps) and ``settings.json``. Standard library and numpy alone: this file also runs where edgeadapt
 is not installed.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

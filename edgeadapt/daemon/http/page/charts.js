@@ -20,7 +20,8 @@ export const SCALES = {
 };
 
 export class Plot {
-  // ``rows``: [{values, hue, name, marks}], values being of equal length with null where nothing is known.
+  // ``rows``: [{values, hue, name, marks}], values being of equal length with null where nothing is
+  // known.
   constructor({
     width,
     height,
@@ -77,7 +78,8 @@ export class Plot {
       gap = 0;
     values.forEach((value, place) => {
       if (value === null) {
-        if (++gap > 3) run = null; // a measurement that is late by a step or two does not tear the line
+        // a measurement that is late by a step or two does not tear the line
+        if (++gap > 3) run = null;
         return;
       }
       gap = 0;
@@ -102,7 +104,9 @@ export class Plot {
         this.svg.append(
           draw("path", {
             class: `over ${hue}`,
-            d: `M${points[0][0].toFixed(1)} ${floor}L${over}L${points.at(-1)[0].toFixed(1)} ${floor}Z`,
+            d:
+              `M${points[0][0].toFixed(1)} ${floor}L${over}` +
+              `L${points.at(-1)[0].toFixed(1)} ${floor}Z`,
           }),
         );
       }

@@ -1,4 +1,5 @@
-// The few things that every part of the page does with the document. Text is always set as text, never as markup.
+// The few things that every part of the page does with the document. Text is always set as text,
+// never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -30,7 +31,8 @@ export function show(node, isShown) {
   if (node.hidden === isShown) node.hidden = !isShown;
 }
 
-// Makes the children of a list those of ``rows``, keeping the node of a row whose key and version are the same: focus and an open question stay.
+// Makes the children of a list those of ``rows``, keeping the node of a row whose key and version
+// are the same: focus and an open question stay.
 export function keep(list, rows, key, version, build) {
   const old = new Map([...list.children].map((node) => [node.dataset.key, node]));
   let place = list.firstElementChild;

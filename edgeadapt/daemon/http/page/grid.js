@@ -1,5 +1,5 @@
-// Many questions at once: pictures in an order in which like stands beside like, chosen with keys or
-// fingers, and given one label in one request.
+// Many questions at once: pictures in an order in which like stands beside like, chosen with keys
+// or fingers, and given one label in one request.
 
 import { Declined, ask, bid, picture } from "./asking.js";
 import { by, keep, make, say, show, tell } from "./dom.js";

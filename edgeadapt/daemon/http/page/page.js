@@ -37,8 +37,9 @@ const DUE_MS = {
   quality: 30000,
   me: 10000,
 };
+// decisions are asked of the thread that learns: once a minute, sooner where a stream has moved on
 const SELDOM_MS = 60000,
-  SOONER_MS = 6000; // decisions are asked of the thread that learns: once a minute, sooner where a stream has moved on
+  SOONER_MS = 6000;
 
 const state = {
   status: null,
@@ -70,7 +71,7 @@ past.whenChosen = () => {
   soon();
 };
 
-// -- the turn ------------------------------------------------------------------------------------------
+// -- the turn -------------------------------------------------------------------------------------
 function soon(ms = 0) {
   clearTimeout(state.timer);
   state.timer = setTimeout(turn, ms);
@@ -161,7 +162,7 @@ document.addEventListener("visibilitychange", () => {
 });
 by("again").addEventListener("click", () => soon());
 
-// -- the daemon is there, or is not --------------------------------------------------------------------
+// -- the daemon is there, or is not ---------------------------------------------------------------
 function found() {
   if (state.isGone) tell("The daemon answers again.");
   state.isGone = false;
@@ -184,7 +185,8 @@ function lost(why) {
   );
   say(
     by("gone-text"),
-    `${why[0].toUpperCase()}${why.slice(1)}. Trying again ${state.wait > EVERY_MS ? `every ${duration(state.wait / 1000)}` : "every second"}.`,
+    `${why[0].toUpperCase()}${why.slice(1)}. Trying again ` +
+      `${state.wait > EVERY_MS ? `every ${duration(state.wait / 1000)}` : "every second"}.`,
   );
   show(by("gone"), true);
   for (const name of ["pause", "freeze"]) by(name).disabled = true;
@@ -205,7 +207,7 @@ by("door-form").addEventListener("submit", () => {
   soon(20);
 });
 
-// -- what is said at the top ---------------------------------------------------------------------------
+// -- what is said at the top ----------------------------------------------------------------------
 function headline(status) {
   const streams = Object.entries(status.streams);
   const where = (axis) =>
@@ -242,15 +244,18 @@ function lede(status) {
     .sort();
   if (away.length)
     parts.push(
-      `It has met ${counted(Object.keys(status.domains).length, "condition")} and is in ${list(away)} now.`,
+      `It has met ${counted(Object.keys(status.domains).length, "condition")} ` +
+        `and is in ${list(away)} now.`,
     );
   if (status.questions)
     parts.push(
-      `${counted(status.questions, "question")} ${status.questions === 1 ? "waits" : "wait"} for you.`,
+      `${counted(status.questions, "question")} ` +
+        `${status.questions === 1 ? "waits" : "wait"} for you.`,
     );
   const learned = Object.values(status.labelled).reduce((sum, count) => sum + count, 0);
   parts.push(
-    `${counted(status.loop.answered, "answer")} since ${when(status.started_at)}, ${counted(learned, "label")} learned in all.`,
+    `${counted(status.loop.answered, "answer")} since ${when(status.started_at)}, ` +
+      `${counted(learned, "label")} learned in all.`,
   );
   return parts.join(" ");
 }
@@ -259,7 +264,8 @@ function showTop(status) {
   say(by("headline"), headline(status));
   say(by("lede"), lede(status));
   say(by("bundle"), `${status.bundle.name} ${status.bundle.version}`);
-  document.title = `${status.questions ? `(${status.questions}) ` : ""}${status.bundle.name} · edgeadapt`;
+  const waiting = status.questions ? `(${status.questions}) ` : "";
+  document.title = `${waiting}${status.bundle.name} · edgeadapt`;
   keep(
     by("problems"),
     [...status.problems, ...status.notes],
@@ -298,7 +304,7 @@ by("freeze").addEventListener("click", () => {
   flip("freeze", { frozen: !isOn }, isOn ? "It learns again." : "It is frozen.");
 });
 
-// -- now -----------------------------------------------------------------------------------------------
+// -- now ------------------------------------------------------------------------------------------
 const AXES = {
   clear: "as at the factory",
   shifted: "conditions have changed",
@@ -399,7 +405,7 @@ function table(object) {
   return new Map(Object.entries(object));
 }
 
-// -- the tables ----------------------------------------------------------------------------------------
+// -- the tables -----------------------------------------------------------------------------------
 function showClasses(status) {
   const most = Math.max(1, ...Object.values(status.answers));
   const factory = new Set(status.factory_classes),
@@ -575,7 +581,8 @@ function showFoot(status) {
     : "not signed";
   say(
     by("about"),
-    `edgeadapt ${status.version} · ${status.bundle.name} ${status.bundle.version}, ${signer} · ${status.bundle.sha256.slice(0, 12)}`,
+    `edgeadapt ${status.version} · ${status.bundle.name} ${status.bundle.version}, ` +
+      `${signer} · ${status.bundle.sha256.slice(0, 12)}`,
   );
   say(
     by("saved"),

@@ -81,7 +81,8 @@ export function accuracy(past, status) {
       title: "Right",
       about: best[0].startsWith("factory")
         ? "on samples that the factory held out"
-        : `on labels that were held out here${best[0].endsWith(" source") ? "" : `, under ${best[0].replace("field labels in ", "")}`}`,
+        : "on labels that were held out here" +
+          (best[0].endsWith(" source") ? "" : `, under ${best[0].replace("field labels in ", "")}`),
       sets,
     };
   }
@@ -225,7 +226,10 @@ export class Past {
   band(row, width, isNarrow) {
     const isKnown = row.now !== null && Number.isFinite(row.now);
     const value = isKnown ? row.format(row.now) : "–";
-    const label = `${row.title}, ${row.about}. Now ${isKnown ? value : (row.none ?? "unknown")}; at most ${row.rows.length && Number.isFinite(largest(row.rows.flatMap((one) => one.values))) ? row.format(largest(row.rows.flatMap((one) => one.values))) : "unknown"} in this window.`;
+    const most = row.rows.length ? largest(row.rows.flatMap((one) => one.values)) : NaN;
+    const label =
+      `${row.title}, ${row.about}. Now ${isKnown ? value : (row.none ?? "unknown")}; ` +
+      `at most ${Number.isFinite(most) ? row.format(most) : "unknown"} in this window.`;
     const plot = new Plot({ ...row, width, height: isNarrow ? 84 : 92, label });
     const legend = row.rows
       .filter((one) => one.name)

@@ -15,22 +15,30 @@ function figures(quality) {
     accuracy && {
       name: "Right in the field",
       value: percent(accuracy.value),
-      about: `${between(accuracy)}, by ${counted(accuracy.count, "answer")} to questions drawn at random`,
+      about:
+        `${between(accuracy)}, by ${counted(accuracy.count, "answer")} ` +
+        "to questions drawn at random",
     },
     !accuracy && {
       name: "Right in the field",
       value: "not known",
-      about: `no question drawn at random was answered yet; ${percent(heldOut)} on the factory's samples`,
+      about:
+        "no question drawn at random was answered yet; " +
+        `${percent(heldOut)} on the factory's samples`,
     },
     worst && {
       name: "Estimate without labels",
       value: percent(worst[1].value),
-      about: `${between(worst[1])}${streams.length > 1 ? `, the lowest: ${named(worst[0])}` : ""}; from margins, nobody confirmed it`,
+      about:
+        `${between(worst[1])}${streams.length > 1 ? `, the lowest: ${named(worst[0])}` : ""}; ` +
+        "from margins, nobody confirmed it",
     },
     {
       name: `Ten labels more`,
       value: `${points(gain.value)} points`,
-      about: `expected; ${points(gain.low)} to ${points(gain.high)}, with ${counted(gain.labels, "label")} now`,
+      about:
+        `expected; ${points(gain.low)} to ${points(gain.high)}, ` +
+        `with ${counted(gain.labels, "label")} now`,
     },
   ].filter(Boolean);
 }
@@ -92,6 +100,7 @@ export function showQuality(quality) {
     .reduce((sum, one) => sum + one.count, 0);
   say(
     by("confusion-note"),
-    `Of the last ${counted(quality.answers, "answer")} ${right} agreed with the prediction. Chosen questions are harder than the stream.`,
+    `Of the last ${counted(quality.answers, "answer")} ${right} agreed with the prediction. ` +
+      "Chosen questions are harder than the stream.",
   );
 }

@@ -1,12 +1,14 @@
-// The questions, one at a time: a click or a key answers, and the next one is there before the answer has arrived.
+// The questions, one at a time: a click or a key answers, and the next one is there before the
+// answer has arrived.
 
 import { Declined, Unknown, bid, picture } from "./asking.js";
 import { by, keep, make, say, show, tell } from "./dom.js";
 import { mayLabel } from "./role.js";
 import { named, percent, reason, whole } from "./words.js";
 
+// pictures fetched ahead; a second click so soon is the end of a double click, and no answer
 const AHEAD = 4,
-  HASTE_MS = 220; // pictures fetched ahead; a second click so soon is the end of a double click, and no answer
+  HASTE_MS = 220;
 
 export class Queue {
   constructor(whenAnswered) {

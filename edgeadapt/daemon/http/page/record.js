@@ -38,7 +38,8 @@ function runs(decisions) {
   return found;
 }
 
-// Labels of one source and one condition that were learned within the same minute as one row, the newest first.
+// Labels of one source and one condition that were learned within the same minute as one row, the
+// newest first.
 function groups(history) {
   const found = [];
   for (const one of [...history].reverse()) {
@@ -207,7 +208,10 @@ export class History extends List {
       make(
         "p",
         {},
-        `${undone === 1 ? `Undo #${row.first}` : `Undo ${counted(undone, "change")}, #${row.first} to #${this.newest}`}? Labels that were learned since are withdrawn; the record keeps it all.`,
+        (undone === 1
+          ? `Undo #${row.first}`
+          : `Undo ${counted(undone, "change")}, #${row.first} to #${this.newest}`) +
+          "? Labels that were learned since are withdrawn; the record keeps it all.",
       ),
       make("div", { class: "confirm-buttons" }, back, stay),
     );

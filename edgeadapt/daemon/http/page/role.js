@@ -4,7 +4,9 @@ import { by, say, show } from "./dom.js";
 import { named } from "./words.js";
 
 const MAY = {
-  view: "may look; answering questions needs the role label, the switches and going back the role admin",
+  view:
+    "may look; answering questions needs the role label, " +
+    "the switches and going back the role admin",
   label: "may look and answer questions; the switches and going back need the role admin",
   admin: "may do everything",
 };

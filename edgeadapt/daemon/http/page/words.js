@@ -13,8 +13,9 @@ export const times = (ratio) =>
 export const counted = (count, one, many = `${one}s`) =>
   `${whole(count)} ${count === 1 ? one : many}`;
 
-// A name that somebody gave, such that what stands around it stays where it is: marks that would turn the text around are shown as
-// what they are, and a name that is written from right to left turns within itself only.
+// A name that somebody gave, such that what stands around it stays where it is: marks that would
+// turn the text around are shown as what they are, and a name that is written from right to left
+// turns within itself only.
 export function named(name) {
   if (/^[\x20-\x7e]*$/.test(name)) return name;
   const shown = name.replace(
@@ -39,7 +40,8 @@ export function when(seconds) {
   const then = new Date(1000 * seconds);
   return then.toDateString() === new Date().toDateString()
     ? clock(seconds)
-    : `${then.toLocaleDateString("en", { day: "numeric", month: "short" })} ${clock(seconds, false)}`;
+    : then.toLocaleDateString("en", { day: "numeric", month: "short" }) +
+        ` ${clock(seconds, false)}`;
 }
 
 export function duration(seconds) {
@@ -149,7 +151,8 @@ export const judges = (name) =>
 export function because(change) {
   if (change.detail.why) return reason(String(change.detail.why));
   const marks = Object.entries(change.detail).filter(([name]) => name.startsWith(JUDGED));
-  return marks.length
-    ? `Right: ${marks.map(([name, share]) => `${judges(name.slice(JUDGED.length))} ${percent(share)}`).join(" · ")}`
-    : "";
+  const told = marks.map(
+    ([name, share]) => `${judges(name.slice(JUDGED.length))} ${percent(share)}`,
+  );
+  return marks.length ? `Right: ${told.join(" · ")}` : "";
 }

@@ -33,7 +33,7 @@ class JsonLines:
 
     Attributes:
         dropped: events that never reached the file. written: those that did. failures: writes that
-        failed.
+            failed.
     """
 
     def __init__(

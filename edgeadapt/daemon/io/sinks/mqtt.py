@@ -38,13 +38,12 @@ class MqttEvents:
 
     Args:
         settings: ``{stream}`` in its topic is the event's stream. Without ``status_topic`` the
-        status is at the topic, without
-            ``{stream}``, and ``/status``.
+            status is at the topic, without ``{stream}``, and ``/status``.
         size: events that wait.
 
     Attributes:
         dropped: events that the broker never took. written: those that it did. failures:
-        connections that failed or were lost.
+            connections that failed or were lost.
 
     Raises:
         InputError: the topic has another name in braces, or paho-mqtt is missing.

@@ -20,8 +20,8 @@ class LineFile:
     it.
 
     Args:
-        max_bytes: a line that would make the file larger begins a new one. keep: full files that
-        are kept; 0: none.
+        max_bytes: a line that would make the file larger begins a new one.
+        keep: full files that are kept; 0: none.
     """
 
     def __init__(self, path: Path, max_bytes: int, keep: int) -> None:

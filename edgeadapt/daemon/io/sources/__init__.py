@@ -27,9 +27,11 @@ def open_source(
     """The source that a section of the settings describes. It reads nothing before it runs.
 
     Args:
-        settings: as ``load_settings`` gives it, with name and stream. spec: what the bundle takes.
-        classes: its class names in the order of their ids, for labels that are ids. taken: what a
-        folder source of this name has taken already, and is to remember; None: nothing.
+        settings: as ``load_settings`` gives it, with name and stream.
+        spec: what the bundle takes.
+        classes: its class names in the order of their ids, for labels that are ids.
+        taken: what a folder source of this name has taken already, and is to remember; None:
+            nothing.
 
     Raises:
         InputError: this kind brings nothing that the bundle takes, or is not offered here.

@@ -36,13 +36,14 @@ class FolderWatch:
     refuses is offered again.
 
     Args:
-        pattern: shell pattern of the file's own name. label_from: ``parent``: the folder it lies in
-        is its label, at the top it has none. scan_s: between two scans; longer if a scan takes
-        long. most: files that are remembered. While more than that lie in the folder,
-            no new ones are taken.
+        pattern: shell pattern of the file's own name.
+        label_from: ``parent``: the folder it lies in is its label, at the top it has none.
+        scan_s: between two scans; longer if a scan takes long.
+        most: files that are remembered. While more than that lie in the folder, no new ones are
+            taken.
         taken: files that were taken before this process, which are not taken again; a file is added
-        once it was answered. None: what is
-            there at the start is taken. is_skipping: what the first scan finds is not taken.
+            once it was answered. None: what is there at the start is taken.
+        is_skipping: what the first scan finds is not taken.
     """
 
     def __init__(

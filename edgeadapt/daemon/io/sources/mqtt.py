@@ -81,8 +81,8 @@ class MqttMessages:
 
     Attributes:
         received: messages. malformed: skipped. dropped: that had no room while others waited.
-        repeated: sent twice, taken once. retained: skipped. reconnects: connections after the
-        first. is_connected: now.
+            repeated: sent twice, taken once.
+        retained: skipped. reconnects: connections after the first. is_connected: now.
 
     Raises:
         InputError: the bundle takes no images, or paho-mqtt is missing.

@@ -25,9 +25,10 @@ class ArrayReplay:
     Where the bundle takes features, a row is ``z``.
 
     Args:
-        rate_hz: rows a second. is_looped: begin again at the end. has_labels: ``y`` are labels, and
-        come with their samples; else ``y``
-            is not looked at. classes: names of the ids that ``y`` may hold.
+        rate_hz: rows a second.
+        is_looped: begin again at the end.
+        has_labels: ``y`` are labels, and come with their samples; else ``y`` is not looked at.
+        classes: names of the ids that ``y`` may hold.
     """
 
     def __init__(

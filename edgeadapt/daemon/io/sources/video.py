@@ -49,7 +49,7 @@ class VideoFrames:
 
     Raises:
         InputError: the bundle takes no images, what reads the video is missing, or a pipeline has a
-        quote that is not closed.
+            quote that is not closed.
     """
 
     def __init__(self, settings: VideoSource, spec: InputSpec) -> None:
@@ -75,8 +75,8 @@ class VideoFrames:
         again, from where it was.
 
         Raises:
-            InputError: the camera or file cannot be read. ConnectionError: what is live ended, or
-            no frame came for 10 s; run it again.
+            InputError: the camera or file cannot be read.
+            ConnectionError: what is live ended, or no frame came for 10 s; run it again.
         """
         if self._settings.file is not None and camera_of(self._settings.file) is None:
             self._play(self._settings.file, deliver, stop)
@@ -214,7 +214,7 @@ class _Newest:
 
     Attributes:
         number: of the next frame. has_ended: no more will come, for the reason that ``check``
-        raises, if there is one.
+            raises, if there is one.
     """
 
     def __init__(self, open_reader: Any, every: int, number: int) -> None:

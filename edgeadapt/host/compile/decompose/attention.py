@@ -2,8 +2,9 @@
 translation.
 
     S = scale Q K^T + M,  P = exp(S - lse),  O = P V
-    dV = P^T dO,  dS = P (dO V^T - rowsum(dO O)),  dQ = scale dS K,  dK = scale dS^T Q           (Dao et al., 2022, arXiv 2205.14135, B.2)
-"""  # noqa: E501
+    dV = P^T dO,  dS = P (dO V^T - rowsum(dO O)),  dQ = scale dS K,  dK = scale dS^T Q
+            (Dao et al., 2022, arXiv 2205.14135, B.2)
+"""
 
 from __future__ import annotations
 

@@ -33,9 +33,11 @@ def convolution_backward(
     gradient swapped.
 
     Args:
-        grad: gradient of the output, ``(B, Co, *out)``. x: input ``(B, Ci, *in)``. weight: ``(Co,
-        Ci / groups, *kernel)``, of a transposed convolution ``(Ci, Co / groups, *kernel)``. mask:
-        which of (input, weight, bias) gradients are wanted.
+        grad: gradient of the output, ``(B, Co, *out)``.
+        x: input ``(B, Ci, *in)``.
+        weight: ``(Co, Ci / groups, *kernel)``, of a transposed convolution ``(Ci, Co / groups,
+            *kernel)``.
+        mask: which of (input, weight, bias) gradients are wanted.
     """
     rank = weight.dim() - 2
     stride, padding, dilation = per_axis(rank, stride, padding, dilation)

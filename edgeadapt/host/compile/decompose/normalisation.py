@@ -125,10 +125,11 @@ def native_batch_norm_backward(
     """Gradients of input, weight and bias: ``dx = a g + (k c + m)`` with ``c`` the centred input
     and three numbers per channel,
 
-        a = w rstd,   k = -a rstd^2 sum(g c) / n,   m = -a sum(g) / n    (Ioffe and Szegedy, ICML 2015, the gradient after algorithm 1)
+        a = w rstd,   k = -a rstd^2 sum(g c) / n,   m = -a sum(g) / n
+                (Ioffe and Szegedy, ICML 2015, the gradient after algorithm 1)
 
     so that the gradient is three passes over the data after its two sums.
-    """  # noqa: E501
+    """
     if not training:
         return _GENERAL[aten.native_batch_norm_backward.default](  # type: ignore[no-any-return]
             grad, x, weight, running_mean, running_var, mean, rstd, training, eps, mask

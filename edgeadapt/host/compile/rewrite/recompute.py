@@ -1,13 +1,14 @@
 """What only a mask of the gradient still needs is computed again instead of kept from the forward
 pass.
 
-    y = BatchNormalization(c);  z = Clip(y);  ...;  m = Less(y, 6)    ->    m = Less(BatchNormalization(c), 6)
+    y = BatchNormalization(c);  z = Clip(y);  ...;  m = Less(y, 6)   ->
+            m = Less(BatchNormalization(c), 6)
 
 The gradient keeps ``c`` anyway. Without this both wait in memory, for every layer: a peak of 268
 MiB instead of 236 for a step through EfficientNet-Lite0 at 8 images of 96 pixels. The copy has
 another ``momentum``, which means nothing outside training mode: two equal nodes would be merged
 again by the engine.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
