@@ -33,6 +33,7 @@ demo: device
 
 ENGINES := tests/host/compile tests/runtimes tests/placement tests/gpu_suite
 # Each starts processes of its own, so it is slow for what it covers, and little that is edited breaks it.
+# By file: two files of the fuzzing share one long run among all their tests.
 FAULTS := tests/fuzz tests/test_fuzz.py tests/test_examples.py tests/device/test_io_faults.py tests/device/test_bad_input_children.py
 # What a newer dependency breaks first: what is learned and kept, the bundle, torch's export, the command line.
 CORE := tests/device/test_learner.py tests/device/test_transaction.py tests/device/test_journal.py tests/device/test_golden_lives.py \
@@ -45,7 +46,7 @@ test: host
 test-all: test test-faults test-host test-engines test-daemon
 
 test-faults: host
-	$(TESTS) $(FAULTS)
+	$(TESTS:worksteal=loadfile) $(FAULTS)
 
 test-host: host
 	$(TESTS) --ignore tests/host/compile tests/host tests/bench
