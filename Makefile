@@ -34,14 +34,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(CONSTRAINTS:%=
 
 NEWEST := VENV=.venv-newest CONSTRAINTS=
 
-.PHONY: demo newest constraints test test-all test-faults test-host test-engines test-daemon test-slow \
-  torture fuzz bundle lint bench clean device host
+.PHONY: demo newest constraints test test-all test-faults test-host test-engines test-daemon \
+  test-slow torture fuzz bundle lint bench clean device host
 
 demo: device
 	$(BIN)/edgeadapt demo --out demo-out
 
 ENGINES := tests/host/compile tests/runtimes tests/placement tests/gpu_suite
-# Each starts processes of its own, so it is slow for what it covers, and little that is edited breaks it.
+# Each starts processes of its own, so it is slow for what it covers, and little that is edited
+# breaks it.
 FAULTS := tests/fuzz tests/test_fuzz.py tests/test_examples.py tests/device/test_io_faults.py \
   tests/device/test_bad_input_children.py
 # What a newer dependency breaks first: what is learned and kept, the bundle, torch's export, the
@@ -124,8 +125,8 @@ $(VENV)/.device: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.host: pyproject.toml benchmarks/pyproject.toml $(CONSTRAINTS) | $(BIN)/python
-	@echo "edgeadapt: installing the host extra; a CPU build of torch is enough, docs/install.md says how" \
-	  "to get one"
+	@echo "edgeadapt: installing the host extra; a CPU build of torch is enough," \
+	  "docs/install.md says how to get one"
 	$(PIP) -e '.[host,dev,images]' -e benchmarks
 	@touch $@ $(VENV)/.device
 

@@ -97,10 +97,12 @@ try: learner.settle()
 except StateError as error: pass
 Path("small/filler").unlink()
 learner.learn(x[:5], names[:5]); learner.settle()
-print(json.dumps({"told": told, "served": served, "labelled": labelled, "predicted": predicted, "evidence": learner.counters()["evidence"]}))
+evidence = learner.counters()["evidence"]
+print(json.dumps({"told": told, "served": served, "labelled": labelled, "predicted": predicted,
+                  "evidence": evidence}))
 learner.close()
 print(json.dumps(sum(open(sys.argv[1], state="small").counters()["evidence"].values())))
-"""  # noqa: E501
+"""
 
 
 def test_on_a_disk_that_is_really_full_labels_are_refused_serving_goes_on_and_space_heals_it(
@@ -163,7 +165,8 @@ learner = open(sys.argv[1], state=sys.argv[2])
 ids = learner.observe(x).ids
 child = os.fork()
 if child == 0:
-    for call in (lambda: learner.predict(x), lambda: learner.label(ids[0], names[0]), lambda: learner.digest(), lambda: learner.history()):
+    for call in (lambda: learner.predict(x), lambda: learner.label(ids[0], names[0]),
+                 lambda: learner.digest(), lambda: learner.history()):
         try: call()
         except Exception as error: say(f"{type(error).__name__} {error}")
     learner.close()
@@ -177,7 +180,7 @@ os.waitpid(child, 0)
 learner.label(ids, names); learner.settle()
 say(f"parent {os.getpid()} {learner.counters()['evidence'].get('received', 0)}")
 learner.close()
-"""  # noqa: E501
+"""
 
 
 def forks(state: Path, how: str) -> list[str]:
