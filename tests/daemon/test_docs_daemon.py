@@ -97,7 +97,7 @@ def test_every_command_of_the_page_runs_and_prints_what_it_says(clone: Path, por
     script, wanted = [PRELUDE], []
     for language, text in blocks():
         if language == "sh":
-            for line in text.splitlines():
+            for line in text.replace("\\\n", " ").splitlines():
                 command = line.replace("8420", str(port)).replace(
                     "edgeadapt serve deploy/try.toml --check --reload",
                     "( edgeadapt serve deploy/try.toml --check --reload )",
