@@ -117,7 +117,7 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
-class Inbox:
+class SampleQueue:
     """A bounded queue of samples, in order of arrival; thread-safe.
 
     Args:
@@ -217,8 +217,8 @@ __all__ = [
     "Arrival",
     "Deliver",
     "Drop",
-    "Inbox",
     "LabelArrival",
+    "SampleQueue",
     "Sink",
     "Source",
     "refused",

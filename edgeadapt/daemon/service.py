@@ -24,13 +24,13 @@ from edgeadapt.daemon.engine import answering
 from edgeadapt.daemon.engine import forget as forgetting
 from edgeadapt.daemon.engine.background_thread import aside
 from edgeadapt.daemon.engine.checkpoints import Checkpoints
-from edgeadapt.daemon.engine.context import Running
+from edgeadapt.daemon.engine.context import ServiceContext
 from edgeadapt.daemon.engine.label_queue import Labels
-from edgeadapt.daemon.engine.latency_governor import Pace
-from edgeadapt.daemon.engine.learner_lease import Lending, open_learner, warm
+from edgeadapt.daemon.engine.latency_governor import LatencyGovernor
+from edgeadapt.daemon.engine.learner_lease import LearnerLease, open_learner, warm
 from edgeadapt.daemon.engine.loop import Loop
-from edgeadapt.daemon.engine.pause_reasons import Holds
-from edgeadapt.daemon.engine.sample_registry import Naming
+from edgeadapt.daemon.engine.pause_reasons import PauseReasons
+from edgeadapt.daemon.engine.sample_registry import SampleRegistry
 from edgeadapt.daemon.io.folder_ledger import FolderMemory
 from edgeadapt.daemon.lifecycle import signals as supervised
 from edgeadapt.daemon.lifecycle import status as looking
@@ -43,11 +43,19 @@ from edgeadapt.daemon.lifecycle.factory import (
     source_of,
     users_of,
 )
-from edgeadapt.daemon.lifecycle.reload import Changing
-from edgeadapt.daemon.messages import Answer, Arrival, Inbox, LabelArrival, Sink, Source, refused
+from edgeadapt.daemon.lifecycle.reload import Reload
+from edgeadapt.daemon.messages import (
+    Answer,
+    Arrival,
+    LabelArrival,
+    SampleQueue,
+    Sink,
+    Source,
+    refused,
+)
 from edgeadapt.daemon.monitoring.systemd_notify import Notify
 from edgeadapt.daemon.monitoring.telemetry import Telemetry
-from edgeadapt.daemon.monitoring.time_series import Past, Series, Window, watch
+from edgeadapt.daemon.monitoring.time_series import Series, TimeSeriesWindow, Window, watch
 from edgeadapt.device.learner import DEFAULT_STREAM, Learner
 from edgeadapt.errors import StateError
 from edgeadapt.results import Commit, Quality, Question, Receipt
@@ -92,18 +100,21 @@ class Service:
         self._control: Control | None = None
         self.metrics = metrics_of(settings)
         runtime = open_runtime(settings.runtime)
-        lending = Lending(open_learner(settings, runtime))
+        lending = LearnerLease(open_learner(settings, runtime))
         opened: dict[Any, Sink] = {id(sink): sink for sink in sinks}
         try:
             with lending.lend() as learner:
                 manifest = learner.bundle.manifest
-            holds, inbox = Holds(lending), Inbox(settings.loop.queue, settings.loop.drop)
-            labels = Labels(Naming(), lending.lend)
-            pace = Pace(
+            holds, inbox = (
+                PauseReasons(lending),
+                SampleQueue(settings.loop.queue, settings.loop.drop),
+            )
+            labels = Labels(SampleRegistry(), lending.lend)
+            pace = LatencyGovernor(
                 lambda paused: holds.hold("latency", paused, self._notify.beat),
                 settings.budget.p99_ratio,
             )
-            self._running = Running(
+            self._running = ServiceContext(
                 settings,
                 manifest,
                 runtime,
@@ -136,10 +147,15 @@ class Service:
             _close(lending)
             raise
         self._checkpoints = Checkpoints(self._running)
-        self._changing = Changing(self._running, reread)
+        self._changing = Reload(self._running, reread)
 
     def _loop_of(
-        self, settings: Settings, lending: Lending, inbox: Inbox, labels: Labels, pace: Pace
+        self,
+        settings: Settings,
+        lending: LearnerLease,
+        inbox: SampleQueue,
+        labels: Labels,
+        pace: LatencyGovernor,
     ) -> Loop:
         return Loop(
             lending.lend,
@@ -442,12 +458,12 @@ class Service:
     def status(self) -> dict[str, Any]:
         return looking.status(self._running)
 
-    def series(self, window: Window = "minutes") -> Past:
+    def series(self, window: Window = "minutes") -> TimeSeriesWindow:
         """What the status page draws over time."""
         return self._running.series.past(window)
 
 
-def _close(lending: Lending) -> None:
+def _close(lending: LearnerLease) -> None:
     def close(learner: Learner) -> Learner:
         with suppress(StateError):  # it was closed by a swap that failed
             # what is queued is not waited for: labels are durable, and learned at the next start

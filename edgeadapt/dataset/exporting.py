@@ -19,7 +19,7 @@ from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.dataset import class_folders, coco, csv_table, label_studio, side_file
 from edgeadapt.dataset.pictures import is_whole, written
 from edgeadapt.dataset.sample import FORMS, Form, Sample
-from edgeadapt.device.inference.predictor import Serving
+from edgeadapt.device.inference.predictor import Predictor
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.recovery.rebuild import rebuild
 from edgeadapt.device.storage.journal import Journal
@@ -154,7 +154,7 @@ def _predict(journal: Journal, bundle: Bundle, samples: Sequence[Sample], folder
         raise StateError(f"{folder} was learned in another feature space than {manifest.name!r}'s")
     program = Program(bundle, open_runtime("onnxruntime"))
     memory = rebuild(journal, program)
-    serving = Serving(program, memory.classes)
+    serving = Predictor(program, memory.classes)
     width = manifest.feature_dim + manifest.tap_dim
     known = [s for s in samples if s.features.size == width and not s.predicted_when]
     for domain in dict.fromkeys(s.domain for s in known):

@@ -18,24 +18,24 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.bundle.schema import AdaptMode, Manifest, Precision
-from edgeadapt.device.adaptation.domain_manager import Conditions
+from edgeadapt.device.adaptation.domain_manager import DomainManager
 from edgeadapt.device.adaptation.health import distance_from
 from edgeadapt.device.adaptation.temporal_correlation import Smoothing
-from edgeadapt.device.adaptors.trainer import Growth
+from edgeadapt.device.adaptors.trainer import AdaptorTrainer
 from edgeadapt.device.commits.evidence_sums import factory_memory
 from edgeadapt.device.commits.head_choice import HeadChoices
 from edgeadapt.device.commits.serialization import state_digest
 from edgeadapt.device.commits.transactions import Transactions
 from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.inference.placement import placement_report
-from edgeadapt.device.inference.predictor import Serving
-from edgeadapt.device.inference.state import SOURCE, Memory
-from edgeadapt.device.pipeline.evidence_builder import Labelling
-from edgeadapt.device.pipeline.label_intake import Receiving
-from edgeadapt.device.pipeline.label_worker import Learning
-from edgeadapt.device.pipeline.maintenance import Housekeeping
+from edgeadapt.device.inference.predictor import Predictor
+from edgeadapt.device.inference.state import SOURCE, LearnerState
+from edgeadapt.device.pipeline.evidence_builder import EvidenceBuilder
+from edgeadapt.device.pipeline.label_intake import LabelIntake
+from edgeadapt.device.pipeline.label_worker import LabelWorker
+from edgeadapt.device.pipeline.maintenance import Maintenance
 from edgeadapt.device.pipeline.restoring import Correction, LabelledSample, asked_of, rows_of
-from edgeadapt.device.pipeline.window_queue import Streams
+from edgeadapt.device.pipeline.window_queue import WindowQueue
 from edgeadapt.device.quality.field_quality import ANSWERS, FieldQuality
 from edgeadapt.device.querying.likeness import chained
 from edgeadapt.device.querying.pending import Ids, Pending, PendingBatch
@@ -43,8 +43,8 @@ from edgeadapt.device.querying.questions import Questions
 from edgeadapt.device.querying.quiet_questions import QuietQuestions
 from edgeadapt.device.recovery.label_selection import Selection
 from edgeadapt.device.recovery.rebuild import tables_at
-from edgeadapt.device.recovery.rollback import Undoing, reasons_for
-from edgeadapt.device.recovery.startup import Opened, open_state
+from edgeadapt.device.recovery.rollback import HistoryEditor, reasons_for
+from edgeadapt.device.recovery.startup import StartupState, open_state
 from edgeadapt.device.recovery.trust import Remembered, Trust, check_offer
 from edgeadapt.device.resources.budget import Budget, Meter, WriteRoom
 from edgeadapt.device.resources.sensors import Sensors
@@ -199,7 +199,7 @@ class Learner:
         self._journal = opened.journal
         self._program = opened.program
         self._held_out = opened.held_out
-        self._live: Memory = opened.memory
+        self._live: LearnerState = opened.memory
         self._frozen, self._closed = freeze, False
         self._opened_runtime: Runtime | None = None  # with this learner, and let go with it
 
@@ -211,10 +211,10 @@ class Learner:
             self._journal.close()
             raise
 
-    def _assemble(self, opened: Opened, policy: Policy, budget: Budget, keep: Keep) -> None:
+    def _assemble(self, opened: StartupState, policy: Policy, budget: Budget, keep: Keep) -> None:
         """The rooms behind the face, and what they need of each other."""
 
-        def live() -> Memory:
+        def live() -> LearnerState:
             return self._live
 
         def is_frozen() -> bool:
@@ -249,9 +249,9 @@ class Learner:
             self._room,
             opened.replay_s,
         )
-        self._undoing = Undoing(self._transactions)
+        self._undoing = HistoryEditor(self._transactions)
         self._erasure = LogErasure(self._journal, self._worker)
-        growth = Growth(self._transactions, self._meter, live, is_resting, keep.selection)
+        growth = AdaptorTrainer(self._transactions, self._meter, live, is_resting, keep.selection)
         choices = HeadChoices(self._transactions, self._meter, live, self._publish)
 
         def taken_back(domains: frozenset[str]) -> None:
@@ -260,7 +260,7 @@ class Learner:
 
         self._transactions.taken_back = taken_back
         quiet = QuietQuestions(policy.quiet_questions_per_day)
-        self._conditions = Conditions(
+        self._conditions = DomainManager(
             self._program,
             self._transactions,
             self._questions,
@@ -273,8 +273,10 @@ class Learner:
             policy.routing,
             self._journal.field_answers(ANSWERS),
         )
-        self._streams = Streams(self._manifest.policy, self._conditions, self._worker, self._meter)
-        self._house = Housekeeping(
+        self._streams = WindowQueue(
+            self._manifest.policy, self._conditions, self._worker, self._meter
+        )
+        self._house = Maintenance(
             self._journal,
             self._transactions,
             self._undoing,
@@ -284,7 +286,7 @@ class Learner:
             opened.raw_per_class,
             is_frozen,
         )
-        labelling = Labelling(
+        labelling = EvidenceBuilder(
             self._program,
             policy,
             self._held_out,
@@ -292,7 +294,7 @@ class Learner:
             lambda names: self._worker.call(lambda: self._transactions.add_classes(names)),
         )
         self._labelling = labelling
-        self._learning = Learning(
+        self._learning = LabelWorker(
             self._transactions,
             self._journal,
             self._conditions,
@@ -304,7 +306,7 @@ class Learner:
             choices,
             self._house.run_if_due,
         )
-        self._receiving = Receiving(
+        self._receiving = LabelIntake(
             self._journal,
             self._pending,
             self._questions,
@@ -319,7 +321,7 @@ class Learner:
             self._program, self._journal, self._conditions, self._streams.found, live
         )
         self._keeps_raw = opened.raw_per_class > 0
-        self._serving = Serving(self._program, self._live.classes)
+        self._serving = Predictor(self._program, self._live.classes)
         self._smoothing = Smoothing(self._program) if self._manifest.policy.smooth.method else None
         self._spent = {"encode": 0.0, "sense": 0.0}
         self._observed = self._answered = 0
@@ -370,7 +372,7 @@ class Learner:
             precision=precision,
         )
 
-    def _publish(self, memory: Memory) -> None:
+    def _publish(self, memory: LearnerState) -> None:
         self._live = memory
 
     def _adapt_mode(self) -> AdaptMode:

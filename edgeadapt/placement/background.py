@@ -25,7 +25,7 @@ class Trying(Protocol):
         ...
 
 
-class Bell:
+class WakeEvent:
     """Rung when there may be work; stopped for good when there will be none."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Bell:
         return not self.is_stopped
 
 
-def start(works_for: Trying, bell: Bell) -> threading.Thread:
+def start(works_for: Trying, bell: WakeEvent) -> threading.Thread:
     """A daemon thread."""
     thread = threading.Thread(
         target=_try, args=(ref(works_for), bell), name="placement", daemon=True
@@ -61,7 +61,7 @@ def start(works_for: Trying, bell: Bell) -> threading.Thread:
     return thread
 
 
-_running: WeakKeyDictionary[threading.Thread, Bell] = WeakKeyDictionary()
+_running: WeakKeyDictionary[threading.Thread, WakeEvent] = WeakKeyDictionary()
 
 
 @atexit.register
@@ -85,7 +85,7 @@ def _end() -> None:
         )
 
 
-def _try(works_for: Callable[[], Any], bell: Bell) -> None:
+def _try(works_for: Callable[[], Any], bell: WakeEvent) -> None:
     while bell.wait():
         while not bell.is_stopped:
             trying: Trying | None = works_for()
@@ -101,4 +101,4 @@ def _try(works_for: Callable[[], Any], bell: Bell) -> None:
                 break
 
 
-__all__ = ["Bell", "start"]
+__all__ = ["WakeEvent", "start"]

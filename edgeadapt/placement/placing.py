@@ -62,7 +62,7 @@ class Placing:
         self._families: dict[tuple[str, tuple[str, ...]], Family[PlacedExecutable]] = {}
         self._executables: Held[PlacedExecutable] = Held()
         self._lock = threading.Lock()
-        self._bell = background.Bell()
+        self._bell = background.WakeEvent()
         self._tries = Tries(
             self.places,
             self._executables,

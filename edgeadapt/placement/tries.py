@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from edgeadapt.errors import InputError, RuntimeUnavailable
-from edgeadapt.placement.background import Bell
+from edgeadapt.placement.background import WakeEvent
 from edgeadapt.placement.executable import PlacedExecutable
 from edgeadapt.placement.held import Held
 from edgeadapt.placement.notes import Notes
@@ -47,7 +47,7 @@ class Tries:
         judge: Judge,
         room: Room,
         gain: float,
-        bell: Bell,
+        bell: WakeEvent,
         notes: Notes,
     ) -> None:
         self._places = places

@@ -6,20 +6,20 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from edgeadapt.daemon.io.source_thread import Feeder
+from edgeadapt.daemon.io.source_thread import SourceThread
 from edgeadapt.daemon.messages import Arrival, LabelArrival
 
 
 def feeder(
     source: Any, *, takes: bool = True, **waits: float
-) -> tuple[Feeder, list[Arrival | LabelArrival]]:
+) -> tuple[SourceThread, list[Arrival | LabelArrival]]:
     came: list[Arrival | LabelArrival] = []
 
     def deliver(what: Arrival | LabelArrival) -> bool:
         came.append(what)
         return takes
 
-    return Feeder(source, deliver, threading.Event(), **waits), came
+    return SourceThread(source, deliver, threading.Event(), **waits), came
 
 
 def test_what_a_source_brings_arrives_and_is_counted_and_a_source_without_more_has_finished(

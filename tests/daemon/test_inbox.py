@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeadapt.daemon.messages import OTHER_STREAMS, Answer, Arrival, Drop, Inbox
+from edgeadapt.daemon.messages import OTHER_STREAMS, Answer, Arrival, Drop, SampleQueue
 
 
 def frame(number: int, stream: str = "a", **more: Any) -> Arrival:
@@ -23,7 +23,7 @@ def numbers(arrivals: list[Arrival]) -> list[int]:
 
 
 def test_samples_leave_in_the_order_in_which_they_came() -> None:
-    inbox = Inbox(8)
+    inbox = SampleQueue(8)
     assert all(inbox.put(frame(number)) for number in range(5))
     assert (
         numbers(inbox.take(3, 0)) == [0, 1, 2]
@@ -35,14 +35,14 @@ def test_samples_leave_in_the_order_in_which_they_came() -> None:
 def test_a_batch_is_of_one_stream_the_one_that_waited_longest_and_the_others_keep_their_turn() -> (
     None
 ):
-    inbox = Inbox(8)
+    inbox = SampleQueue(8)
     for number, stream in enumerate("abab"):
         inbox.put(frame(number, stream))
     assert numbers(inbox.take(8, 0)) == [0, 2] and numbers(inbox.take(8, 0)) == [1, 3]
 
 
 def test_frames_and_features_are_never_in_one_batch() -> None:
-    inbox = Inbox(8)
+    inbox = SampleQueue(8)
     inbox.put(frame(0))
     inbox.put(Arrival("a", "test", features={"z": np.zeros(4, np.float32)}))
     inbox.put(frame(1))
@@ -51,7 +51,7 @@ def test_frames_and_features_are_never_in_one_batch() -> None:
 
 
 def test_a_full_inbox_forgets_the_oldest_counts_it_by_stream_and_tells_it() -> None:
-    inbox, told = Inbox(2, "oldest"), list[Answer]()
+    inbox, told = SampleQueue(2, "oldest"), list[Answer]()
     inbox.put(frame(0, "old", reply=told.append))
     assert inbox.put(frame(1)) and inbox.put(frame(2))
     assert inbox.dropped == {"old": 1} and numbers(inbox.take(9, 0)) == [1, 2]
@@ -59,13 +59,13 @@ def test_a_full_inbox_forgets_the_oldest_counts_it_by_stream_and_tells_it() -> N
 
 
 def test_a_full_inbox_may_refuse_the_newest_instead() -> None:
-    inbox = Inbox(2, "newest")
+    inbox = SampleQueue(2, "newest")
     assert [inbox.put(frame(number)) for number in range(3)] == [True, True, False]
     assert inbox.dropped == {"a": 1} and numbers(inbox.take(9, 0)) == [0, 1]
 
 
 def test_with_wait_a_source_goes_on_when_there_is_room_and_nothing_is_lost() -> None:
-    inbox, taken = Inbox(2, "wait"), list[int]()
+    inbox, taken = SampleQueue(2, "wait"), list[int]()
     thread = threading.Thread(target=lambda: [inbox.put(frame(number)) for number in range(50)])
     thread.start()
     while len(taken) < 50:
@@ -76,7 +76,7 @@ def test_with_wait_a_source_goes_on_when_there_is_room_and_nothing_is_lost() -> 
 
 
 def test_who_cannot_wait_for_ever_says_how_long() -> None:
-    inbox = Inbox(1, "wait")
+    inbox = SampleQueue(1, "wait")
     inbox.put(frame(0))
     started = time.monotonic()
     assert not inbox.put(frame(1), timeout_s=0.1)
@@ -89,7 +89,7 @@ def test_who_cannot_wait_for_ever_says_how_long() -> None:
 
 @pytest.mark.parametrize("drop", ["oldest", "newest", "wait"])
 def test_closing_hands_back_what_waits_wakes_everybody_and_takes_no_more(drop: Drop) -> None:
-    inbox, results = Inbox(1, drop), list[Any]()
+    inbox, results = SampleQueue(1, drop), list[Any]()
     taker = threading.Thread(target=lambda: results.append(inbox.take(1, 30.0)))
     taker.start()
     assert inbox.put(frame(7))
@@ -108,7 +108,7 @@ def test_closing_hands_back_what_waits_wakes_everybody_and_takes_no_more(drop: D
 
 
 def test_however_many_streams_are_invented_what_they_lost_is_counted_in_bounded_memory() -> None:
-    inbox = Inbox(1, "newest")
+    inbox = SampleQueue(1, "newest")
     inbox.put(Arrival("first", "s", features={}))
     for n in range(1000):
         assert not inbox.put(Arrival(f"stream {n}", "s", features={}))
@@ -120,7 +120,7 @@ def test_however_many_streams_are_invented_what_they_lost_is_counted_in_bounded_
 
 
 def test_an_inbox_that_grows_lets_in_who_waited() -> None:
-    inbox = Inbox(1, "wait")
+    inbox = SampleQueue(1, "wait")
     inbox.put(frame(0))
     putter = threading.Thread(target=lambda: inbox.put(frame(1)))
     putter.start()

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from edgeadapt.daemon.engine.label_queue import Labels
-from edgeadapt.daemon.engine.latency_governor import Pace
+from edgeadapt.daemon.engine.latency_governor import LatencyGovernor
 from edgeadapt.daemon.engine.loop import Loop
-from edgeadapt.daemon.engine.sample_registry import Naming
-from edgeadapt.daemon.messages import Answer, Arrival, Inbox
+from edgeadapt.daemon.engine.sample_registry import SampleRegistry
+from edgeadapt.daemon.messages import Answer, Arrival, SampleQueue
 from edgeadapt.demo.sample import CLASSES, Sample
 from edgeadapt.device.learner import Learner
 from edgeadapt.scenarios.corruptions import corrupt
@@ -28,9 +28,9 @@ class Parts:
 
     def __init__(self, learner: Learner, **settings: Any) -> None:
         self.learner, self.heard, self.beats = learner, list[dict[str, Any]](), 0
-        self.inbox = Inbox(10_000, "wait")
-        self.labels = Labels(Naming(), lambda: self.lend())
-        self.pace = Pace(learner.pause)
+        self.inbox = SampleQueue(10_000, "wait")
+        self.labels = Labels(SampleRegistry(), lambda: self.lend())
+        self.pace = LatencyGovernor(learner.pause)
         self.loop = Loop(
             self.lend,
             self.inbox,
@@ -279,12 +279,12 @@ class Clock:
         return self.now
 
 
-def paced(ratio: float = 1.5) -> tuple[Pace, list[bool], Clock]:
+def paced(ratio: float = 1.5) -> tuple[LatencyGovernor, list[bool], Clock]:
     told, clock = list[bool](), Clock()
-    return Pace(told.append, ratio, clock), told, clock
+    return LatencyGovernor(told.append, ratio, clock), told, clock
 
 
-def fill(pace: Pace, plain_ms: float, learning_ms: float, count: int = 60) -> None:
+def fill(pace: LatencyGovernor, plain_ms: float, learning_ms: float, count: int = 60) -> None:
     for _ in range(count):
         pace.record(1e-3 * plain_ms, is_learning=False)
         pace.record(1e-3 * learning_ms, is_learning=True)

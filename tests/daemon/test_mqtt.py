@@ -27,10 +27,10 @@ from PIL import Image  # noqa: E402
 
 from edgeadapt.bundle.schema import InputSpec  # noqa: E402
 from edgeadapt.daemon.config import schema as settings  # noqa: E402
-from edgeadapt.daemon.io.mqtt_connection import Link  # noqa: E402
+from edgeadapt.daemon.io.mqtt_connection import MqttConnection  # noqa: E402
 from edgeadapt.daemon.io.sinks import open_sink  # noqa: E402
 from edgeadapt.daemon.io.sinks.mqtt import MqttEvents  # noqa: E402
-from edgeadapt.daemon.io.source_thread import Feeder  # noqa: E402
+from edgeadapt.daemon.io.source_thread import SourceThread  # noqa: E402
 from edgeadapt.daemon.io.sources import open_source  # noqa: E402
 from edgeadapt.daemon.io.sources.mqtt import MqttMessages  # noqa: E402
 from edgeadapt.daemon.messages import Arrival, LabelArrival  # noqa: E402
@@ -95,7 +95,9 @@ class Taking:
     def __init__(self, source: MqttMessages, pause_s: float = 0.0) -> None:
         self.source, self.pause_s = source, pause_s
         self.samples, self.labels = list[Arrival](), list[LabelArrival]()
-        self.feeder = Feeder(source, self._deliver, threading.Event(), first_s=0.1, longest_s=0.3)
+        self.feeder = SourceThread(
+            source, self._deliver, threading.Event(), first_s=0.1, longest_s=0.3
+        )
         self.feeder.start()
 
     def _deliver(self, what: Arrival | LabelArrival) -> bool:
@@ -570,8 +572,8 @@ def test_its_thread_is_woken_after_a_pause_and_sends_what_comes_meanwhile_in_ord
     until: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    woken, wake = list[Link](), Link.wake
-    monkeypatch.setattr(Link, "wake", lambda link: woken.append(link) or wake(link))
+    woken, wake = list[MqttConnection](), MqttConnection.wake
+    monkeypatch.setattr(MqttConnection, "wake", lambda link: woken.append(link) or wake(link))
     publisher.hears("edge/#")
     sink = sink_of(broker)
     until(lambda: sink.is_connected)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgeadapt.daemon.engine.label_queue import Labels
-from edgeadapt.daemon.engine.sample_registry import Naming
+from edgeadapt.daemon.engine.sample_registry import SampleRegistry
 from edgeadapt.daemon.messages import LabelArrival
 from edgeadapt.demo.sample import CLASSES, Sample, bundle_path
 from edgeadapt.device.learner import Learner
@@ -37,7 +37,7 @@ class Clock:
 
 # -- names -----------------------------------------------------------------------------------------
 def test_a_name_means_the_newest_sample_that_its_source_called_so() -> None:
-    naming = Naming()
+    naming = SampleRegistry()
     naming.came("camera", "1.png", "id-1")
     assert naming.find(label("1.png")) == "id-1"
     naming.came("camera", "1.png", "id-2")
@@ -45,7 +45,7 @@ def test_a_name_means_the_newest_sample_that_its_source_called_so() -> None:
 
 
 def test_a_label_that_came_first_is_handed_over_with_its_sample_once() -> None:
-    naming = Naming()
+    naming = SampleRegistry()
     early = label("1.png")
     assert naming.find(early, hold=True) is None and naming.counters()["held"] == 1
     assert naming.came("camera", "1.png", "id-1") == [early]
@@ -53,7 +53,7 @@ def test_a_label_that_came_first_is_handed_over_with_its_sample_once() -> None:
 
 
 def test_of_one_who_labels_twice_before_the_sample_the_last_counts_and_of_two_both() -> None:
-    naming = Naming()
+    naming = SampleRegistry()
     for one in (
         label("1.png", name="Coat"),
         label("1.png", name="Dress"),
@@ -67,7 +67,7 @@ def test_of_one_who_labels_twice_before_the_sample_the_last_counts_and_of_two_bo
 
 
 def test_a_source_that_names_samples_means_its_own_and_another_may_mean_anybodys() -> None:
-    naming = Naming()
+    naming = SampleRegistry()
     naming.came("left", "1.png", "id-left")
     assert naming.find(label("1.png", "anna")) == "id-left"
     naming.came("right", "7.png", "id-right")
@@ -76,7 +76,7 @@ def test_a_source_that_names_samples_means_its_own_and_another_may_mean_anybodys
 
 
 def test_a_name_that_two_sources_use_is_refused_with_the_way_to_say_it() -> None:
-    naming = Naming()
+    naming = SampleRegistry()
     naming.came("left", "1.png", "id-left")
     naming.came("right", "1.png", "id-right")
     with pytest.raises(InputError, match=r"say left/1\.png or right/1\.png"):
@@ -88,7 +88,7 @@ def test_a_name_that_two_sources_use_is_refused_with_the_way_to_say_it() -> None
 
 
 def test_an_early_label_waits_for_the_sample_of_the_source_that_it_names() -> None:
-    naming = Naming()
+    naming = SampleRegistry()
     naming.find(label("right/1.png", "anna"), hold=True)
     assert naming.came("left", "1.png", "id-left") == []
     assert [one.source for one in naming.came("right", "1.png", "id-right")] == ["anna"]
@@ -96,7 +96,7 @@ def test_an_early_label_waits_for_the_sample_of_the_source_that_it_names() -> No
 
 def test_labels_wait_for_an_hour_and_what_expires_is_counted() -> None:
     clock = Clock()
-    naming = Naming(clock=clock)
+    naming = SampleRegistry(clock=clock)
     naming.find(label("1.png"), hold=True)
     clock.now = 1800.0
     naming.find(label("2.png"), hold=True)
@@ -110,7 +110,7 @@ def test_labels_wait_for_an_hour_and_what_expires_is_counted() -> None:
 
 
 def test_names_and_waiting_labels_are_bounded_and_what_goes_is_counted() -> None:
-    naming = Naming(names=100, held=50)
+    naming = SampleRegistry(names=100, held=50)
     for number in range(250):
         naming.came("camera", f"{number}.png", f"id-{number}")
         naming.find(label(f"later-{number}.png"), hold=True)
@@ -143,7 +143,7 @@ def labels_of(learner: Learner, most: int = 10_000) -> Labels:
     def lend() -> Iterator[Learner]:
         yield learner
 
-    made = Labels(Naming(), lend, most)
+    made = Labels(SampleRegistry(), lend, most)
     made.start()
     return made
 

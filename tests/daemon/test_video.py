@@ -19,7 +19,7 @@ import pytest
 
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.daemon.config import schema as settings
-from edgeadapt.daemon.io.source_thread import Feeder
+from edgeadapt.daemon.io.source_thread import SourceThread
 from edgeadapt.daemon.io.sources import open_source
 from edgeadapt.daemon.io.sources.video import VideoFrames
 from edgeadapt.daemon.io.sources.video_readers import camera_of
@@ -53,7 +53,9 @@ class Watching:
         self.seen, self.at, self.most_waiting = list[Arrival](), list[float](), 0
         self._waiting: list[Arrival] = []
         self._changed = threading.Condition()
-        self.feeder = Feeder(source, self._deliver, threading.Event(), first_s=0.2, longest_s=0.4)
+        self.feeder = SourceThread(
+            source, self._deliver, threading.Event(), first_s=0.2, longest_s=0.4
+        )
         threading.Thread(target=self._loop, daemon=True).start()
         self.feeder.start()
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from clothes import BATCH, Opener, images, watch
 
-from edgeadapt.device.detection.steadiness import Look
+from edgeadapt.device.detection.steadiness import WindowStats
 from edgeadapt.device.resources import sensors as vitals
 from edgeadapt.device.resources.budget import Budget, Meter
 from edgeadapt.device.resources.sensors import Vitals
@@ -318,12 +318,12 @@ def test_windows_are_alike_under_one_correction_as_long_as_chance_explains_the_d
 ) -> None:
     rng, correction = np.random.default_rng(0), object()
 
-    def look(moved: float = 0.0, under: object = correction) -> Look:
+    def look(moved: float = 0.0, under: object = correction) -> WindowStats:
         drawn = {
             name: rng.normal(1.0 + (moved if name == what else 0.0), 0.2, 32).astype(np.float32)
             for name in ("distances", "scores")
         }
-        return Look(under, **drawn)
+        return WindowStats(under, **drawn)
 
     assert np.mean([look().resembles(look()) for _ in range(500)]) > 0.97
     assert not any(look(0.3).resembles(look()) or look(-0.3).resembles(look()) for _ in range(50))

@@ -9,7 +9,7 @@ from typing import Any
 
 from clothes import BATCH, KNOWN, Opener, images
 
-from edgeadapt.device.inference.state import Memory
+from edgeadapt.device.inference.state import LearnerState
 from edgeadapt.device.learner import Learner
 
 
@@ -32,11 +32,11 @@ def in_threads(*tasks: Callable[[], Any]) -> None:
         raise errors[0]
 
 
-def remember_published(learner: Learner) -> list[Memory]:
+def remember_published(learner: Learner) -> list[LearnerState]:
     """Every memory the learner publishes from now on, the present one first."""
     published, publish = [learner._live], learner._publish
 
-    def both(memory: Memory) -> None:
+    def both(memory: LearnerState) -> None:
         published.append(memory)
         publish(memory)
 

@@ -9,13 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeadapt.bundle.schema import AdaptorSpec, GrowthPolicy
-from edgeadapt.device.adaptors.criteria import SIGNIFICANCE, Standing, doubt, halves_apart, why_not
-from edgeadapt.device.detection.gradual_drift import Trail
+from edgeadapt.device.adaptors.criteria import (
+    SIGNIFICANCE,
+    AdaptorEligibility,
+    doubt,
+    halves_apart,
+    why_not,
+)
+from edgeadapt.device.detection.gradual_drift import GradualDriftTracker
 
 POLICY = GrowthPolicy(
     candidates=(AdaptorSpec(name="a", tensors=("a.x",), learning_rate=0.1, steps=1, batch=1),)
 )
-READY = Standing("condition", labels=60, classes=4, considered=0, gap=0.05)
+READY = AdaptorEligibility("condition", labels=60, classes=4, considered=0, gap=0.05)
 
 
 def test_a_condition_with_answers_at_one_place_grows() -> None:
@@ -37,8 +43,8 @@ def test_a_condition_with_answers_at_one_place_grows() -> None:
 def test_what_keeps_a_condition_from_growing_is_named(
     change: dict[str, object], reason: str
 ) -> None:
-    fields = {name: getattr(READY, name) for name in Standing.__dataclass_fields__}
-    assert reason in why_not(Standing(**{**fields, **change}), POLICY)
+    fields = {name: getattr(READY, name) for name in AdaptorEligibility.__dataclass_fields__}
+    assert reason in why_not(AdaptorEligibility(**{**fields, **change}), POLICY)
 
 
 def test_a_bundle_without_adaptors_grows_none() -> None:
@@ -89,7 +95,7 @@ def test_nothing_grows_that_loses_as_many_samples_as_it_wins(
 
 
 def test_small_steps_are_followed_however_far_they_lead_and_a_jump_is_not() -> None:
-    trail = Trail(np.full(8, 1.0))
+    trail = GradualDriftTracker(np.full(8, 1.0))
     for step in range(200):
         place = np.full(8, 1.0 + 0.3 * step)
         assert trail.leads_to(place, 0.1)
@@ -100,7 +106,7 @@ def test_small_steps_are_followed_however_far_they_lead_and_a_jump_is_not() -> N
 
 @given(st.integers(1, 40), st.floats(0.1, 5.0))
 def test_a_stream_that_stays_leads_to_where_it_is(windows: int, at: float) -> None:
-    trail = Trail(np.full(5, at))
+    trail = GradualDriftTracker(np.full(5, at))
     for _ in range(windows):
         trail = trail.extended(np.full(5, at))
     assert trail.leads_to(np.full(5, at), 0.1) and trail.weight < 2.0 + 1e-9

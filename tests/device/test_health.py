@@ -14,7 +14,7 @@ from edgeadapt.device.adaptation.health import (
     DISPUTED,
     FEWEST_SURE,
     HEALTHY,
-    Health,
+    CorrectionDiagnostics,
     brings_home,
     collapse,
     dispute,
@@ -31,8 +31,8 @@ from edgeadapt.device.adaptation.health import (
 N = 64
 
 
-def health(distance: float = 1.0, entropy: float = 0.5, sure: int = 0) -> Health:
-    return Health(
+def health(distance: float = 1.0, entropy: float = 0.5, sure: int = 0) -> CorrectionDiagnostics:
+    return CorrectionDiagnostics(
         np.arange(N) % 6, np.full(N, entropy), np.full(N, distance, np.float32), np.arange(N) < sure
     )
 
@@ -183,7 +183,7 @@ def test_a_correction_that_brings_all_newest_inputs_home_is_of_their_condition()
 def test_the_closest_harmless_correction_is_chosen_and_bare_is_read_where_it_matters() -> None:
     asked: list[int] = []
 
-    def bare() -> Health:
+    def bare() -> CorrectionDiagnostics:
         asked.append(1)
         return health()
 
@@ -209,7 +209,7 @@ def test_inputs_that_change_by_chance_are_no_harm(seed: int) -> None:
     suspended = 0
     for _ in range(200):
         slots = rng.integers(0, 6, N)
-        bare = Health(
+        bare = CorrectionDiagnostics(
             slots,
             rng.gamma(2.0, 0.2, N),
             rng.random(N).astype(np.float32) + 0.5,
@@ -217,7 +217,12 @@ def test_inputs_that_change_by_chance_are_no_harm(seed: int) -> None:
         )
         after = np.where(rng.random(N) < 0.1, rng.integers(0, 6, N), slots)
         suspended += (
-            harm(bare, Health(after, rng.gamma(2.0, 0.2, N), 0.7 * bare.distance, bare.is_sure))
+            harm(
+                bare,
+                CorrectionDiagnostics(
+                    after, rng.gamma(2.0, 0.2, N), 0.7 * bare.distance, bare.is_sure
+                ),
+            )
             != ""
         )
     assert suspended <= 2

@@ -13,10 +13,10 @@ import pytest
 import edgeadapt
 from edgeadapt import host
 from edgeadapt.device.commits import head_choice, logistic_head
-from edgeadapt.device.commits.guard import GuardSet
+from edgeadapt.device.commits.guard import ValidationSet
 from edgeadapt.device.commits.logistic_head import LogisticHead
 from edgeadapt.device.detection.policy import Policy
-from edgeadapt.device.inference.state import Domain, Memory, Signature
+from edgeadapt.device.inference.state import Domain, LearnerState, Signature
 from edgeadapt.device.numerics.logistic_regression import logistic
 from edgeadapt.runtime import Tensors
 
@@ -69,7 +69,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def features(program: object, z: np.ndarray, live: Memory, domain: str) -> np.ndarray:
+def features(program: object, z: np.ndarray, live: LearnerState, domain: str) -> np.ndarray:
     return LogisticHead(program)._features(live, z, np.zeros((len(z), 0), np.float32), domain)  # type: ignore[arg-type]
 
 
@@ -97,7 +97,7 @@ def test_a_class_of_which_no_row_is_left_leaves_the_head_alone(bundle: Path) -> 
         none = np.zeros((60, 0), np.float32)
 
         def beside(rows: np.ndarray) -> Tensors:
-            known = GuardSet(
+            known = ValidationSet(
                 "factory samples", z[rows], none[rows], y[rows], "source", np.arange(3), None
             )
             return LogisticHead(program).beside(live.tensors, live, [known], [])
@@ -125,7 +125,7 @@ def test_samples_are_bounded_and_many_classes_leave_the_head_alone(
     with edgeadapt.open(bundle) as learner:
         live, program = learner._live, learner._program
         z, y = blobs(900, 4)
-        known = GuardSet(
+        known = ValidationSet(
             "factory samples", z, np.zeros((900, 0), np.float32), y, "source", np.arange(3), None
         )
         assert LogisticHead(program).beside(live.tensors, live, [known], []) is not live.tensors

@@ -12,7 +12,7 @@ from stored import Stored, difference, stored_in
 
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.device.storage.name_erasure import Names
-from edgeadapt.device.storage.rows import CommitRow, EvidenceRow, Moves
+from edgeadapt.device.storage.rows import CommitRow, EvidenceRow, RowTransitions
 
 
 def row(number: int, source: str = "line 1") -> EvidenceRow:
@@ -38,7 +38,7 @@ def commit(number: int, kind: str = "learn", outcome: str = "learned", **moves: 
         kind,
         outcome,
         {"labels": 1, "source": "gone"},
-        Moves(**moves),
+        RowTransitions(**moves),
         json.dumps({"classes": ["dent"], "number": number}),
         tensors,
     )
@@ -92,7 +92,10 @@ STEPS: tuple[tuple[str, Step], ...] = (
             snapshot=snapshot(5),
         ),
     ),
-    ("compact", lambda j: j.compact(3, Moves(base=(("learned", 1, (1, 2)),)), snapshot(3))),
+    (
+        "compact",
+        lambda j: j.compact(3, RowTransitions(base=(("learned", 1, (1, 2)),)), snapshot(3)),
+    ),
     (
         "forget much",
         lambda j: j.commit(

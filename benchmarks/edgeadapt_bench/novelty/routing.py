@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle import GUARD
 from edgeadapt.device.commits.evidence_sums import factory_memory
-from edgeadapt.device.detection.domain_router import Places
+from edgeadapt.device.detection.domain_router import RoutingProjection
 from edgeadapt.device.detection.hypervector_bundles import ClassSums, ConditionBundle, similarity_of
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import Memory, Signature
+from edgeadapt.device.inference.state import LearnerState, Signature
 from edgeadapt.device.numerics.hypervectors import project
 from edgeadapt.runtime import Executable
 from edgeadapt.scenarios.corruptions import REPORTING, TUNING, corrupt
@@ -90,7 +90,7 @@ def _meet(
 ) -> dict[str, Condition]:
     known = material.known()
     rows = np.random.default_rng([seed, 3]).permutation(len(known))[:count]
-    memory, places = factory_memory(program), Places(program)
+    memory, places = factory_memory(program), RoutingProjection(program)
     seen: dict[str, Condition] = {}
     for name in conditions:
         x = corrupt(known.x[rows], name, SEVERITY, seed)
@@ -115,7 +115,7 @@ def _meet(
     return seen
 
 
-def _adapted(program: Program, memory: Memory, x: NDArray[np.uint8]) -> Executable | None:
+def _adapted(program: Program, memory: LearnerState, x: NDArray[np.uint8]) -> Executable | None:
     """The encoder after one refresh on the first 64 images of the condition, as a device would have
     it.
     """

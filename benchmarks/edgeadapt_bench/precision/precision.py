@@ -23,7 +23,7 @@ from edgeadapt.demo.sample import KNOWN, NEW
 from edgeadapt.device.commits.evidence_sums import factory_memory
 from edgeadapt.device.detection.window import shift_ratio
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import Memory
+from edgeadapt.device.inference.state import LearnerState
 from edgeadapt.errors import InputError
 from edgeadapt.host.assembly.novelty_choice import auroc
 from edgeadapt.host.data.images import ImageData
@@ -58,7 +58,7 @@ class Subject:
 
     def __init__(self, bundle: Bundle, precision: Precision) -> None:
         self.program = Program(bundle, open_runtime("onnxruntime"), precision)
-        self.memory: Memory = factory_memory(self.program)
+        self.memory: LearnerState = factory_memory(self.program)
         self._tensors = self.program.factory_domain().over(self.memory.tensors)
 
     def look(self, x: NDArray[np.uint8]) -> Looks:

@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import Manifest
-from edgeadapt.daemon.engine.context import Running
+from edgeadapt.daemon.engine.context import ServiceContext
 from edgeadapt.daemon.engine.loop import answer_of
 from edgeadapt.daemon.messages import Answer, Arrival, refused
 from edgeadapt.device.learner import DEFAULT_STREAM
@@ -21,7 +21,7 @@ from edgeadapt.inputs import check_batch, check_features
 
 
 def predict(
-    running: Running,
+    running: ServiceContext,
     x: Any = None,
     *,
     features: Mapping[str, Any] | None = None,
@@ -38,7 +38,7 @@ def predict(
 
 
 def observe(
-    running: Running,
+    running: ServiceContext,
     x: Any = None,
     *,
     features: Mapping[str, Any] | None = None,

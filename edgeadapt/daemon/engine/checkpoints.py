@@ -9,7 +9,7 @@ import threading
 import time
 
 from edgeadapt.daemon.config.schema import FolderSource
-from edgeadapt.daemon.engine.context import Running
+from edgeadapt.daemon.engine.context import ServiceContext
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import EdgeadaptError
 
@@ -20,7 +20,7 @@ _SETTLING_S = 1.0  # a checkpoint waits so long for queued work: under load ther
 class Checkpoints:
     """Thread-safe; what fails is kept for health, and tried again."""
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: ServiceContext) -> None:
         self._running = running
         # one after the other: an older table of folders must not come last
         self._taking = threading.Lock()

@@ -12,21 +12,21 @@ from edgeadapt.bundle.schema import Manifest
 from edgeadapt.daemon.config.schema import Settings
 from edgeadapt.daemon.config.users import Users
 from edgeadapt.daemon.engine.label_queue import Labels
-from edgeadapt.daemon.engine.latency_governor import Pace
-from edgeadapt.daemon.engine.learner_lease import Lending
+from edgeadapt.daemon.engine.latency_governor import LatencyGovernor
+from edgeadapt.daemon.engine.learner_lease import LearnerLease
 from edgeadapt.daemon.engine.loop import Loop
-from edgeadapt.daemon.engine.pause_reasons import Holds
+from edgeadapt.daemon.engine.pause_reasons import PauseReasons
 from edgeadapt.daemon.http.certificate import Certificate
 from edgeadapt.daemon.io.folder_ledger import FolderMemory
-from edgeadapt.daemon.io.source_thread import Feeder
-from edgeadapt.daemon.messages import Deliver, Inbox, Sink
+from edgeadapt.daemon.io.source_thread import SourceThread
+from edgeadapt.daemon.messages import Deliver, SampleQueue, Sink
 from edgeadapt.daemon.monitoring.telemetry import Telemetry
 from edgeadapt.daemon.monitoring.time_series import Series
 from edgeadapt.runtime import Runtime
 
 
 @dataclass(eq=False)
-class Running:
+class ServiceContext:
     """The parts, and what went wrong with them.
 
     Attributes:
@@ -48,17 +48,17 @@ class Running:
     settings: Settings
     manifest: Manifest
     runtime: Runtime
-    lending: Lending
-    holds: Holds
-    inbox: Inbox
-    pace: Pace
+    lending: LearnerLease
+    holds: PauseReasons
+    inbox: SampleQueue
+    pace: LatencyGovernor
     labels: Labels
     loop: Loop
     series: Series
     deliver: Deliver
     folders: FolderMemory
     telemetry: Telemetry
-    feeders: dict[Any, Feeder] = field(default_factory=dict)
+    feeders: dict[Any, SourceThread] = field(default_factory=dict)
     sinks: dict[Any, Sink] = field(default_factory=dict)
     certificate: Certificate | None = None
     users: Users | None = None
@@ -77,4 +77,4 @@ class Running:
     checkpointed_at: float = 0.0
 
 
-__all__ = ["Running"]
+__all__ = ["ServiceContext"]

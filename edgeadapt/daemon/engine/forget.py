@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from edgeadapt.daemon.engine.context import Running
+from edgeadapt.daemon.engine.context import ServiceContext
 from edgeadapt.daemon.engine.sample_registry import AN_ID
 from edgeadapt.daemon.messages import LabelArrival
 from edgeadapt.device.recovery.label_selection import Selection
@@ -15,7 +15,7 @@ from edgeadapt.results import Receipt
 
 
 def forget(
-    running: Running,
+    running: ServiceContext,
     samples: Sequence[str] | None = None,
     *,
     source: str | None = None,

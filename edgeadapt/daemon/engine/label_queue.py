@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgeadapt.daemon.engine.sample_registry import AN_ID, Naming
+from edgeadapt.daemon.engine.sample_registry import AN_ID, SampleRegistry
 from edgeadapt.daemon.messages import LabelArrival
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import BudgetError, EdgeadaptError, InputError, StateError, StorageError
@@ -58,7 +58,7 @@ class Labels:
         most: labels that may wait for their turn.
     """
 
-    def __init__(self, naming: Naming, lend: Lend, most: int = 10_000) -> None:
+    def __init__(self, naming: SampleRegistry, lend: Lend, most: int = 10_000) -> None:
         self.received, self.refused, self.dropped = 0, 0, 0
         self.error = ""
         self._failure: EdgeadaptError | None = None  # why labels wait to be tried again

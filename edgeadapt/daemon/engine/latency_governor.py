@@ -32,7 +32,7 @@ _LONG = 1000
 _JUDGED_EVERY, _LONG_JUDGED_EVERY = 10, 250  # batches: sorting 400 numbers is not free at batch 1
 
 
-class Pace:
+class LatencyGovernor:
     """Fed by the loop, read by anyone.
 
     Args:
@@ -171,4 +171,4 @@ def _summary(values: list[float]) -> dict[str, float | int | None]:
     }
 
 
-__all__ = ["Pace"]
+__all__ = ["LatencyGovernor"]

@@ -83,7 +83,7 @@ def trusted_bundle(settings: Settings, path: Path) -> Bundle:
     return read_bundle(path, trust=settings.trust)
 
 
-class Lending:
+class LearnerLease:
     """The learner for whoever needs it; it is replaced only while nobody has it, and who wants it
     meanwhile waits.
     """
@@ -162,4 +162,4 @@ def identity(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-__all__ = ["Lending", "answers_of", "identity", "open_learner", "trusted_bundle", "warm"]
+__all__ = ["LearnerLease", "answers_of", "identity", "open_learner", "trusted_bundle", "warm"]

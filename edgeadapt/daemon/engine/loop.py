@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.daemon.engine.label_queue import Labels
-from edgeadapt.daemon.engine.latency_governor import Pace
-from edgeadapt.daemon.messages import Answer, Arrival, Inbox, refused
+from edgeadapt.daemon.engine.latency_governor import LatencyGovernor
+from edgeadapt.daemon.messages import Answer, Arrival, SampleQueue, refused
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import EdgeadaptError, InputError
 from edgeadapt.results import Observation, Prediction, Question, Reading
@@ -49,9 +49,9 @@ class Loop:
     def __init__(
         self,
         lend: Callable[[Callable[[], None]], AbstractContextManager[Learner]],
-        inbox: Inbox,
+        inbox: SampleQueue,
         labels: Labels,
-        pace: Pace,
+        pace: LatencyGovernor,
         *,
         emit: Callable[[Mapping[str, Any]], None],
         beat: Callable[[], None],

@@ -5,16 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from edgeadapt.daemon.engine.learner_lease import Lending
+from edgeadapt.daemon.engine.learner_lease import LearnerLease
 from edgeadapt.device.learner import Learner
 
 
-class Holds:
+class PauseReasons:
     """Reasons for a pause, each with its own beginning and end: ``user``, ``latency``,
     ``checkpoint``.
     """
 
-    def __init__(self, lending: Lending) -> None:
+    def __init__(self, lending: LearnerLease) -> None:
         self._lending = lending
         self._reasons: set[str] = set()
         self._lock = threading.Lock()
@@ -40,4 +40,4 @@ class Holds:
             learner.pause(bool(self._reasons))
 
 
-__all__ = ["Holds"]
+__all__ = ["PauseReasons"]

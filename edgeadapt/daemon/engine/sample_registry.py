@@ -18,7 +18,7 @@ from edgeadapt.errors import InputError
 AN_ID = re.compile("[0-9a-f]{16}")
 
 
-class Naming:
+class SampleRegistry:
     """Names of samples and labels that wait for theirs; bounded, in memory only, thread-safe.
 
     Args:
@@ -163,4 +163,4 @@ class Naming:
         }
 
 
-__all__ = ["AN_ID", "Naming"]
+__all__ = ["AN_ID", "SampleRegistry"]

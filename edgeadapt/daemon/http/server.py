@@ -111,7 +111,7 @@ class Control:
             log.warning("%s", weak)
         self._calls, self._probes = _Workers(_CALLS, _WAITING), _Workers(_PROBES, _WAITING)
         self._pictures = _Workers(_PICTURES, _PICTURES_WAITING)
-        desk = _Desk(
+        desk = _Endpoints(
             service,
             self._calls,
             self._probes,
@@ -119,7 +119,7 @@ class Control:
             int(max_body_mib * (1 << 20)),
             timeout_s,
         )
-        self._guard = _Guard(desk.app(), token, users, service.metrics)
+        self._guard = _AuthMiddleware(desk.app(), token, users, service.metrics)
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
         self._server: uvicorn.Server | None = None
@@ -227,7 +227,7 @@ _PROBED = frozenset(route.path for route in ALL_ROUTES if route.is_probe)
 
 
 # -- who may speak ---------------------------------------------------------------------------------
-class _Guard:
+class _AuthMiddleware:
     """Refuses what no route should see: a wrong token, another site's page, a name of this machine
     that is not its own.
     """
@@ -333,7 +333,7 @@ def _name_of(host: str) -> str:
 
 
 # -- one request -----------------------------------------------------------------------------------
-class _Desk:
+class _Endpoints:
     """Takes a request in, has a worker answer it, and tells what went wrong."""
 
     def __init__(

@@ -27,7 +27,7 @@ _GOODBYE_S = 0.2
 MOST_IN_FLIGHT = 64  # messages that were published and not yet acknowledged
 
 
-class Link:
+class MqttConnection:
     """One connection, once: after it is lost another is made. All but ``wake`` is for the one
     thread that drives it.
 
@@ -240,4 +240,4 @@ def _meaning(code: int) -> str:
     return str(error_string(code)).rstrip(".")
 
 
-__all__ = ["MOST_IN_FLIGHT", "Link", "client_id_of", "require_paho"]
+__all__ = ["MOST_IN_FLIGHT", "MqttConnection", "client_id_of", "require_paho"]

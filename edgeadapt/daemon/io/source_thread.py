@@ -19,7 +19,7 @@ log = logging.getLogger("edgeadapt.daemon")
 State = Literal["new", "running", "waiting", "finished", "stopped"]
 
 
-class Feeder:
+class SourceThread:
     """Runs a source until it has no more or is stopped.
 
     Args:
@@ -123,4 +123,4 @@ class Feeder:
         self.state = "stopped" if self.stop.is_set() else "finished"
 
 
-__all__ = ["Feeder", "State"]
+__all__ = ["SourceThread", "State"]

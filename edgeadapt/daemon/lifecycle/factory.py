@@ -14,7 +14,7 @@ from edgeadapt.daemon.config.secrecy import exposure_of
 from edgeadapt.daemon.config.users import Users
 from edgeadapt.daemon.http.certificate import Certificate
 from edgeadapt.daemon.io.folder_ledger import FolderMemory
-from edgeadapt.daemon.io.source_thread import Feeder
+from edgeadapt.daemon.io.source_thread import SourceThread
 from edgeadapt.daemon.messages import Deliver, Sink, Source
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def source_of(section: Any, manifest: Manifest, folders: FolderMemory) -> Source
     return open_source(section, manifest.input, manifest.classes, taken=taken)
 
 
-def feeder_of(source: Source, deliver: Deliver) -> Feeder:
-    return Feeder(source, deliver, threading.Event())
+def feeder_of(source: Source, deliver: Deliver) -> SourceThread:
+    return SourceThread(source, deliver, threading.Event())
 
 
 def sink_of(section: Any) -> Sink:

@@ -16,7 +16,7 @@ from edgeadapt.bundle import Bundle
 from edgeadapt.daemon.config.dependencies import require_packages
 from edgeadapt.daemon.config.schema import Settings
 from edgeadapt.daemon.engine.background_thread import aside
-from edgeadapt.daemon.engine.context import Running
+from edgeadapt.daemon.engine.context import ServiceContext
 from edgeadapt.daemon.engine.learner_lease import (
     answers_of,
     identity,
@@ -37,10 +37,10 @@ _REOPENED = ("bundle", "trust", "unsigned", "policy", "budget", "keep", "precisi
 _RESTARTED = ("state", "runtime", "control", "metrics", "telemetry")
 
 
-class Changing:
+class Reload:
     """One swap or reload at a time. ``reread``: gives the settings anew, for ``reload``."""
 
-    def __init__(self, running: Running, reread: Callable[[], Settings] | None) -> None:
+    def __init__(self, running: ServiceContext, reread: Callable[[], Settings] | None) -> None:
         self._running, self._reread = running, reread
         self._changing = threading.Lock()
         self._stamp = _stamp(running.settings.bundle)
@@ -302,7 +302,7 @@ class Changing:
             aside(sink.close, f"sink {sink.name}").join(1.0)
 
 
-def swap_note(running: Running) -> str:
+def swap_note(running: ServiceContext) -> str:
     """What to do after a swap, as long as the settings name another bundle; else empty."""
     if not running.swapped:
         return ""
@@ -313,7 +313,7 @@ def swap_note(running: Running) -> str:
     )
 
 
-def trial_note(running: Running) -> str:
+def trial_note(running: ServiceContext) -> str:
     """That a bundle is being tried, and for how long; else empty."""
     if (trying := running.trying) is None:
         return ""
@@ -343,4 +343,4 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return about.st_ino, about.st_size, about.st_mtime_ns
 
 
-__all__ = ["Changing", "swap_note", "trial_note"]
+__all__ = ["Reload", "swap_note", "trial_note"]

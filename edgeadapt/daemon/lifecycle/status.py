@@ -11,9 +11,9 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 import edgeadapt
-from edgeadapt.daemon.engine.context import Running
+from edgeadapt.daemon.engine.context import ServiceContext
 from edgeadapt.daemon.engine.learner_lease import identity
-from edgeadapt.daemon.io.source_thread import Feeder
+from edgeadapt.daemon.io.source_thread import SourceThread
 from edgeadapt.daemon.lifecycle.reload import swap_note, trial_note
 from edgeadapt.daemon.messages import Sink
 from edgeadapt.device.learner import Learner
@@ -29,7 +29,7 @@ class Counting(Protocol):
     def counters(self) -> Mapping[str, Any]: ...
 
 
-def ready(running: Running) -> tuple[bool, str]:
+def ready(running: ServiceContext) -> tuple[bool, str]:
     """Are samples answered now? And if not, why."""
     if running.fatal or running.is_stopping:
         return False, running.fatal or "stopping"
@@ -40,14 +40,14 @@ def ready(running: Running) -> tuple[bool, str]:
     return (True, "") if running.loop.is_alive else (False, "the loop has ended")
 
 
-def lost(running: Running) -> str:
+def lost(running: ServiceContext) -> str:
     """Why the process has to be started again: tensors lie in a device that does not answer any
     more. Empty while none do.
     """
     return str(getattr(running.runtime, "lost", ""))
 
 
-def health(running: Running) -> dict[str, Any]:
+def health(running: ServiceContext) -> dict[str, Any]:
     """``ok`` while the loop moves; ``problems`` names what does not work as it should, and is tried
     again; ``notes`` what somebody has to do.
     """
@@ -90,7 +90,7 @@ def health(running: Running) -> dict[str, Any]:
     }
 
 
-def _source(feeder: Feeder) -> dict[str, Any]:
+def _source(feeder: SourceThread) -> dict[str, Any]:
     counters = dict(feeder.source.counters()) if isinstance(feeder.source, Counting) else {}
     unreadable = counters.get("unreadable", counters.get("malformed", 0))
     return feeder.health() | {
@@ -109,7 +109,7 @@ def _sink(sink: Sink, errors: int) -> dict[str, Any]:
     )
 
 
-def status(running: Running) -> dict[str, Any]:
+def status(running: ServiceContext) -> dict[str, Any]:
     """Everything that a page or ``ctl status`` shows, but for history, decisions and questions."""
     is_ready, reason = ready(running)
     with running.lending.lend() as learner:
@@ -145,7 +145,7 @@ def status(running: Running) -> dict[str, Any]:
     )
 
 
-def _learner(running: Running, learner: Learner) -> dict[str, Any]:
+def _learner(running: ServiceContext, learner: Learner) -> dict[str, Any]:
     counters = learner.counters()
     write_bytes = int(running.settings.budget.write_mib_per_day * 2**20)
     is_short = counters["written_bytes_last_day"] >= _PATIENT_SHARE * write_bytes

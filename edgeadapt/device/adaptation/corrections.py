@@ -12,14 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import AdaptMode
-from edgeadapt.device.adaptation.health import Health, distance_from, health_of, healthiest, strays
-from edgeadapt.device.adaptation.replay_buffer import BalancedMemory
+from edgeadapt.device.adaptation.health import (
+    CorrectionDiagnostics,
+    distance_from,
+    health_of,
+    healthiest,
+    strays,
+)
+from edgeadapt.device.adaptation.replay_buffer import ReplayBuffer
 from edgeadapt.device.commits.guard import judge
 from edgeadapt.device.commits.holdout import Split
 from edgeadapt.device.commits.transactions import Transactions
 from edgeadapt.device.detection.window import WindowView
-from edgeadapt.device.inference.program import Program, Read
-from edgeadapt.device.inference.state import Domain, Memory
+from edgeadapt.device.inference.program import HeadOutput, Program
+from edgeadapt.device.inference.state import Domain, LearnerState
 from edgeadapt.device.resources.budget import Meter
 from edgeadapt.results import Action
 
@@ -65,7 +71,7 @@ class Corrections:
             self._program.takes(view.inputs) or not self._program.adapts_encoder
         )
 
-    def is_due(self, kept: BalancedMemory, domain: Domain) -> bool:
+    def is_due(self, kept: ReplayBuffer, domain: Domain) -> bool:
         if self._mode() != "act" or domain.kind == "novelty" or not self._program.can_adapt:
             return False
         if self._program.adaptors and self._program.adaptors.held_in(domain.tensors):
@@ -98,14 +104,14 @@ class Corrections:
         return replace(domain, tensors=self._program.factory_domain(), encode=None, refreshes=0)
 
     def refresh(
-        self, kept: BalancedMemory, domain: Domain, memory: Memory, newest: NDArray[Any]
+        self, kept: ReplayBuffer, domain: Domain, memory: LearnerState, newest: NDArray[Any]
     ) -> Domain:
         self.refreshes += 1
         with self._meter.spending("adapt"):
             return self._refreshed(kept, domain, memory, newest)
 
     def _refreshed(
-        self, kept: BalancedMemory, domain: Domain, memory: Memory, newest: NDArray[Any]
+        self, kept: ReplayBuffer, domain: Domain, memory: LearnerState, newest: NDArray[Any]
     ) -> Domain:
         frames = kept.inputs()
         inputs: NDArray[Any] = (
@@ -139,7 +145,7 @@ class Corrections:
         kept.refusals = 0 if chosen.refreshes else min(kept.refusals + 1, _LONGEST_REST)
         return chosen
 
-    def _refused(self, why: str, domain: Domain, kept: BalancedMemory) -> None:
+    def _refused(self, why: str, domain: Domain, kept: ReplayBuffer) -> None:
         """It was computed and is not used: it counts, it cost its time, and the next try waits
         longer.
         """
@@ -150,10 +156,10 @@ class Corrections:
         self,
         active: Domain,
         candidate: Domain,
-        proposed: Health,
-        kept: BalancedMemory,
+        proposed: CorrectionDiagnostics,
+        kept: ReplayBuffer,
         frames: NDArray[Any],
-        memory: Memory,
+        memory: LearnerState,
         newest: NDArray[Any],
     ) -> Domain:
         """The candidate, the correction in use, or none: whichever brings the memory closest to the
@@ -192,7 +198,7 @@ class Corrections:
             self._note(Action("suspend", "", active.name, why=why))
         return chosen or bare
 
-    def _health(self, read: Read, memory: Memory) -> Health:
+    def _health(self, read: HeadOutput, memory: LearnerState) -> CorrectionDiagnostics:
         return health_of(
             read.logits,
             read.embedding,
@@ -202,11 +208,13 @@ class Corrections:
             self._policy.novelty.threshold,
         )
 
-    def _read(self, encode: Any, domain: Domain, inputs: NDArray[Any], memory: Memory) -> Read:
+    def _read(
+        self, encode: Any, domain: Domain, inputs: NDArray[Any], memory: LearnerState
+    ) -> HeadOutput:
         z, taps = self._program.encode(inputs, encode)
         return self._program.read(z, taps, domain.tensors.over(memory.tensors))
 
-    def _problem(self, domain: Domain, refreshed: Domain, memory: Memory) -> str:
+    def _problem(self, domain: Domain, refreshed: Domain, memory: LearnerState) -> str:
         """Tensors that are not finite or out of bounds; or labels held out in this condition that
         the new correction gets wrong.
 

@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from edgeadapt.bundle.schema import AdaptMode
 from edgeadapt.device.adaptation.corrections import Corrections
 from edgeadapt.device.adaptation.health import brings_home, distance_from
-from edgeadapt.device.adaptation.replay_buffer import BalancedMemory
+from edgeadapt.device.adaptation.replay_buffer import ReplayBuffer
 from edgeadapt.device.commits.serialization import domain_blob
 from edgeadapt.device.commits.transactions import Transactions
 from edgeadapt.device.detection.accuracy_estimate import RecentAccuracy, tally
 from edgeadapt.device.detection.domain_router import (
-    Places,
+    RoutingProjection,
     nearest_domain,
     open_domain,
     predicted_in,
 )
 from edgeadapt.device.detection.field_accuracy import FieldAccuracy
-from edgeadapt.device.detection.gradual_drift import Trail
+from edgeadapt.device.detection.gradual_drift import GradualDriftTracker
 from edgeadapt.device.detection.hypervector_bundles import merge_candidates, merged_signature
 from edgeadapt.device.detection.hypervector_router import HypervectorRouter
 from edgeadapt.device.detection.policy import (
@@ -41,10 +41,10 @@ from edgeadapt.device.detection.policy import (
     decide,
     judge_answers,
 )
-from edgeadapt.device.detection.steadiness import Look
+from edgeadapt.device.detection.steadiness import WindowStats
 from edgeadapt.device.detection.window import StreamWindow, WindowView, shift_ratio
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import SOURCE, Domain, Memory
+from edgeadapt.device.inference.state import SOURCE, Domain, LearnerState
 from edgeadapt.device.numerics.stable_hash import draw_of
 from edgeadapt.device.querying.pending import Pending, PendingBatch
 from edgeadapt.device.querying.questions import Questions
@@ -81,18 +81,18 @@ class Stream:
     name: str
     window: StreamWindow
     state: StreamState = field(default_factory=StreamState)
-    trail: Trail | None = None
+    trail: GradualDriftTracker | None = None
     left: str = ""  # the condition it was in before the factory's came back
     left_ago: int = 0  # windows
-    looked: Look | None = None  # at its last window under a condition
+    looked: WindowStats | None = None  # at its last window under a condition
     recent: RecentAccuracy = field(default_factory=RecentAccuracy)
     accuracy: AccuracyEstimate | None = None  # of the last full window, read by ``observe``
-    memories: dict[str, BalancedMemory] = field(default_factory=dict)
+    memories: dict[str, ReplayBuffer] = field(default_factory=dict)
     asking: Asking = field(default_factory=Asking)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class Conditions:
+class DomainManager:
     """Opens, finds, corrects and closes conditions. Runs on the worker only."""
 
     def __init__(
@@ -102,8 +102,8 @@ class Conditions:
         questions: Questions,
         pending: Pending,
         meter: Meter,
-        live: Callable[[], Memory],
-        publish: Callable[[Memory], None],
+        live: Callable[[], LearnerState],
+        publish: Callable[[LearnerState], None],
         mode: Callable[[], AdaptMode],
         quiet: QuietQuestions,
         routing: Routing = "signature",
@@ -116,7 +116,7 @@ class Conditions:
         self._pending = pending
         self._live, self._publish, self._mode = live, publish, mode
         self._policy = program.manifest.policy
-        self._places = Places(program)
+        self._places = RoutingProjection(program)
         # a condition that is gone -> the one that it turned out to be
         self._merged: dict[str, str] = {}
         self.field_accuracy, self._quiet = FieldAccuracy(self._policy, answers), quiet
@@ -178,7 +178,7 @@ class Conditions:
             stream.trail = (
                 stream.trail.extended(places.mean(axis=0))
                 if is_step and stream.trail is not None
-                else Trail(places.mean(axis=0))
+                else GradualDriftTracker(places.mean(axis=0))
             )
         stream.left_ago += 1
         questions: list[Action] = []
@@ -248,7 +248,7 @@ class Conditions:
         )
 
     def _factory_view(
-        self, view: WindowView, hot: NDArray[np.float32] | None, memory: Memory
+        self, view: WindowView, hot: NDArray[np.float32] | None, memory: LearnerState
     ) -> tuple[
         NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32] | None
     ]:
@@ -268,7 +268,7 @@ class Conditions:
         places: NDArray[np.float64],
         view: WindowView,
         domain: Domain | None,
-        memory: Memory,
+        memory: LearnerState,
         factory_slots: NDArray[np.int64],
         is_stuck: bool,
         is_step: bool,
@@ -320,7 +320,7 @@ class Conditions:
         slots: NDArray[np.int64],
         view: WindowView,
         embedding: NDArray[np.float32] | None,
-        memory: Memory,
+        memory: LearnerState,
     ) -> bool:
         """Whether classes that a condition has not met yet are under it all the same: its
         correction, made without them, brings them home.
@@ -332,7 +332,7 @@ class Conditions:
         return brings_home(view.distances, self._bare_distances(view, embedding, memory))
 
     def _bare_distances(
-        self, view: WindowView, embedding: NDArray[np.float32] | None, memory: Memory
+        self, view: WindowView, embedding: NDArray[np.float32] | None, memory: LearnerState
     ) -> NDArray[np.float32]:
         """(W,) of a window from the classes, without a correction."""
         return distance_from(
@@ -341,7 +341,11 @@ class Conditions:
         )
 
     def _slots_in(
-        self, domain: Domain, view: WindowView, factory_slots: NDArray[np.int64], memory: Memory
+        self,
+        domain: Domain,
+        view: WindowView,
+        factory_slots: NDArray[np.int64],
+        memory: LearnerState,
     ) -> NDArray[np.int64]:
         """The classes by which a window is compared with a condition: its corrected encoder's, or
         the factory's; never an adaptor's, which comes and goes.
@@ -520,7 +524,7 @@ class Conditions:
             self._router.met(domain.name, view, factory_slots, memory)
         slots = self._slots_in(domain, view, factory_slots, memory)
         kept = stream.memories.setdefault(
-            domain.name, BalancedMemory(self._policy.adapt.memory, seed=domain.used_at)
+            domain.name, ReplayBuffer(self._policy.adapt.memory, seed=domain.used_at)
         )
         bare = self._bare_distances(view, embedding, memory)
         kept.add(view.inputs, slots, bare)
@@ -546,7 +550,9 @@ class Conditions:
             )
         )
 
-    def _predict(self, domain: Domain, inputs: NDArray[Any], memory: Memory) -> NDArray[np.int64]:
+    def _predict(
+        self, domain: Domain, inputs: NDArray[Any], memory: LearnerState
+    ) -> NDArray[np.int64]:
         z, taps = self._program.encode(inputs, domain.encode)
         slots: NDArray[np.int64] = self._program.read(
             z, taps, memory.tensors_in(domain.name)

@@ -49,7 +49,7 @@ BREADTHS = (0.4, 0.7)
 
 
 @dataclass(frozen=True, eq=False)
-class Health:
+class CorrectionDiagnostics:
     """What a batch of inputs looks like without labels.
 
     Attributes:
@@ -92,7 +92,7 @@ def health_of(
     prototypes: NDArray[np.float32],
     temperature: float,
     novel_above: float,
-) -> Health:
+) -> CorrectionDiagnostics:
     """From what the head reads: logits (N, K), embedding (N, D), novelty score (N,), and unit class
     means (K, D).
     """
@@ -101,7 +101,7 @@ def health_of(
     entropy = -(chance * np.log(np.maximum(chance, 1e-300))).sum(axis=1)
     is_sure = (chance.max(axis=1) >= SURE) & (score <= novel_above)
     live = int((prototypes * prototypes).sum(axis=1).astype(bool).sum())
-    return Health(
+    return CorrectionDiagnostics(
         logits.argmax(axis=1).astype(np.int64),
         entropy,
         distance_from(embedding, prototypes),
@@ -121,7 +121,9 @@ def distance_from(
     return (1.0 - nearest).astype(np.float32)
 
 
-def harm(bare: Health, corrected: Health, home: float = HEALTHY) -> str:
+def harm(
+    bare: CorrectionDiagnostics, corrected: CorrectionDiagnostics, home: float = HEALTHY
+) -> str:
     """Why a correction of these inputs is to be suspended; empty if it is healthy. Both describe
     the same inputs, in order.
     """
@@ -129,9 +131,9 @@ def harm(bare: Health, corrected: Health, home: float = HEALTHY) -> str:
 
 
 def healthiest(
-    choices: Sequence[tuple[Health, Choice]],
+    choices: Sequence[tuple[CorrectionDiagnostics, Choice]],
     bare_distance: float,
-    bare: Callable[[], Health],
+    bare: Callable[[], CorrectionDiagnostics],
     home: float = HEALTHY,
 ) -> tuple[Choice | None, str]:
     """The correction that brings its inputs closest to the classes among those that do no harm; or
@@ -142,7 +144,7 @@ def healthiest(
         bare: works out all of their health; asked only where it matters.
         home: see ``HEALTHY``.
     """
-    without: Health | None = None
+    without: CorrectionDiagnostics | None = None
     first = ""
     for health, choice in sorted(choices, key=lambda pair: float(pair[0].distance.mean())):
         if health.distance.mean() <= eased(home, health.breadth) * bare_distance:
@@ -158,7 +160,9 @@ def healthiest(
     return None, first
 
 
-def not_home(bare: Health, corrected: Health, home: float = HEALTHY) -> str:
+def not_home(
+    bare: CorrectionDiagnostics, corrected: CorrectionDiagnostics, home: float = HEALTHY
+) -> str:
     return _too_far(
         float(corrected.distance.mean()),
         float(bare.distance.mean()),
@@ -200,7 +204,7 @@ def brings_home(corrected: NDArray[np.float32], bare: NDArray[np.float32]) -> bo
     return float(corrected.mean()) <= HEALTHY * float(bare.mean())
 
 
-def collapse(bare: Health, corrected: Health) -> str:
+def collapse(bare: CorrectionDiagnostics, corrected: CorrectionDiagnostics) -> str:
     common = int(corrected.histogram.argmax())
     after, before = corrected.slots == common, bare.slots == common
     if (
@@ -214,7 +218,7 @@ def collapse(bare: Health, corrected: Health) -> str:
     )
 
 
-def is_less_certain(bare: Health, corrected: Health) -> bool:
+def is_less_certain(bare: CorrectionDiagnostics, corrected: CorrectionDiagnostics) -> bool:
     """The entropy rises, by the margin and significantly."""
     rise = corrected.entropy - bare.entropy
     return (
@@ -223,7 +227,7 @@ def is_less_certain(bare: Health, corrected: Health) -> bool:
     )
 
 
-def dispute(bare: Health, corrected: Health) -> str:
+def dispute(bare: CorrectionDiagnostics, corrected: CorrectionDiagnostics) -> str:
     sure = int(bare.is_sure.sum())
     otherwise = int((corrected.slots != bare.slots)[bare.is_sure].sum())
     is_unsure = is_less_certain(bare, corrected)

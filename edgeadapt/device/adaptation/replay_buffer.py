@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class BalancedMemory:
+class ReplayBuffer:
     """At most ``capacity`` inputs, balanced by predicted class; a reservoir within a class.
 
     While there is room every input is kept. Then an input of a class that is not the largest

@@ -32,11 +32,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.inference.state import SOURCE, Memory
+from edgeadapt.device.inference.state import SOURCE, LearnerState
 
 if TYPE_CHECKING:
     from edgeadapt.device.adaptation.domain_manager import Stream
-    from edgeadapt.device.inference.program import Program, Read
+    from edgeadapt.device.inference.program import HeadOutput, Program
     from edgeadapt.results import Reading
 
 PAIRS = 64
@@ -126,8 +126,13 @@ class Smoothing:
         """Batches whose answers were smoothed."""
 
     def of(
-        self, stream: Stream, read: Read, slots: NDArray[np.int64], reading: Reading, memory: Memory
-    ) -> Read:
+        self,
+        stream: Stream,
+        read: HeadOutput,
+        slots: NDArray[np.int64],
+        reading: Reading,
+        memory: LearnerState,
+    ) -> HeadOutput:
         """``read`` with smoothed logits if the stream is correlated and the batch is large enough;
         else ``read`` itself.
 

@@ -27,7 +27,7 @@ SIGNIFICANCE = 0.1
 
 
 @dataclass(frozen=True)
-class Standing:
+class AdaptorEligibility:
     """What is known of a condition.
 
     Attributes:
@@ -45,7 +45,7 @@ class Standing:
     gap: float
 
 
-def why_not(standing: Standing, policy: GrowthPolicy) -> str:
+def why_not(standing: AdaptorEligibility, policy: GrowthPolicy) -> str:
     """Why a condition does not grow now; empty if it should."""
     if not policy.candidates:
         return "the bundle has no adaptors"
@@ -99,4 +99,4 @@ def halves_apart(places: NDArray[np.float64], slots: NDArray[np.int64], slot_cou
     return earlier.distance(places[middle:], slots[middle:])
 
 
-__all__ = ["SIGNIFICANCE", "Standing", "doubt", "halves_apart", "why_not"]
+__all__ = ["SIGNIFICANCE", "AdaptorEligibility", "doubt", "halves_apart", "why_not"]

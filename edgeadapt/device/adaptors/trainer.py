@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.adaptors.criteria import Standing, doubt, halves_apart, why_not
+from edgeadapt.device.adaptors.criteria import AdaptorEligibility, doubt, halves_apart, why_not
 from edgeadapt.device.adaptors.search import Candidate, Ranked, choose
 from edgeadapt.device.commits.evidence_sums import apply_rows, corrections_now
 from edgeadapt.device.commits.guard import judge
@@ -28,10 +28,10 @@ from edgeadapt.device.commits.serialization import domain_blob
 from edgeadapt.device.commits.transactions import Transactions
 from edgeadapt.device.coreset import DEFAULT, Samples
 from edgeadapt.device.coreset import choose as select
-from edgeadapt.device.detection.domain_router import Places
+from edgeadapt.device.detection.domain_router import RoutingProjection
 from edgeadapt.device.detection.policy import Kept
 from edgeadapt.device.inference.adaptor_family import Adaptors
-from edgeadapt.device.inference.state import Domain, Memory
+from edgeadapt.device.inference.state import Domain, LearnerState
 from edgeadapt.device.resources.budget import Meter
 from edgeadapt.device.storage.features import rows_to_arrays
 from edgeadapt.device.storage.rows import EvidenceRow
@@ -42,7 +42,7 @@ _FOLDS = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class AdaptorTrainingSet:
     """What an adaptor is trained on.
 
     Attributes:
@@ -65,14 +65,14 @@ class Lesson:
         return len(self.y)
 
 
-class Growth:
+class AdaptorTrainer:
     """Runs on the worker."""
 
     def __init__(
         self,
         transactions: Transactions,
         meter: Meter,
-        live: Callable[[], Memory],
+        live: Callable[[], LearnerState],
         is_frozen: Callable[[], bool],
         selection: Kept = "oldest",
     ) -> None:
@@ -83,7 +83,7 @@ class Growth:
         self._meter, self._live, self._is_frozen = meter, live, is_frozen
         self._adaptors: Adaptors = self._program.adaptors
         self._policy = self._program.manifest.policy.growth
-        self._places = Places(self._program) if self._adaptors else None
+        self._places = RoutingProjection(self._program) if self._adaptors else None
         self._considered: dict[str, int] = {}  # condition -> labels when it was last looked at
         self._labels: dict[str, int] | None = None  # condition -> labels that teach
 
@@ -154,7 +154,9 @@ class Growth:
             self.grow(domain, rows)
         self._considered[domain.name] = standing.labels
 
-    def _standing(self, domain: Domain, rows: Sequence[EvidenceRow], live: Memory) -> Standing:
+    def _standing(
+        self, domain: Domain, rows: Sequence[EvidenceRow], live: LearnerState
+    ) -> AdaptorEligibility:
         met = sorted(rows, key=lambda row: (row.time, row.seq))
         gap = float("inf")
         if met and self._places is not None:
@@ -166,7 +168,9 @@ class Growth:
                 len(live.classes),
             )
         considered = self._considered.get(domain.name, 0)
-        return Standing(domain.kind, len(rows), len({row.label for row in rows}), considered, gap)
+        return AdaptorEligibility(
+            domain.kind, len(rows), len({row.label for row in rows}), considered, gap
+        )
 
     # -- growing -----------------------------------------------------------------------------------
     def grow(self, domain: Domain, rows: Sequence[EvidenceRow]) -> None:
@@ -219,7 +223,7 @@ class Growth:
             self._transactions.record("grow", "vetoed", {**detail, **marks, "why": problem}, live)
 
     def _cross_validated(
-        self, name: str, lesson: Lesson
+        self, name: str, lesson: AdaptorTrainingSet
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Right answers on samples that neither head nor adaptor has seen: without the adaptor, and
         with it trained on the other folds.
@@ -236,7 +240,7 @@ class Growth:
         return lesson.logits.argmax(axis=1) == lesson.y, right
 
     def _record(
-        self, outcome: str, detail: dict[str, object], domain: Domain, live: Memory
+        self, outcome: str, detail: dict[str, object], domain: Domain, live: LearnerState
     ) -> None:
         saved = replace(domain, saved=domain.tensors)
         self._transactions.record(
@@ -247,7 +251,9 @@ class Growth:
             tensors=domain_blob(self._program, saved),
         )
 
-    def _lesson(self, bare: Domain, rows: Sequence[EvidenceRow], live: Memory) -> Lesson:
+    def _lesson(
+        self, bare: Domain, rows: Sequence[EvidenceRow], live: LearnerState
+    ) -> AdaptorTrainingSet:
         """The samples worth training on, at most as many as the policy says, in folds of equal
         class mix.
         """
@@ -288,13 +294,13 @@ class Growth:
             heads.append(bare.tensors.over(self._program.derive(taken, live.head, live.classes)))
             read = self._program.read(z[own], taps[own], heads[-1])
             logits[own], embedding[own] = read.logits, read.embedding
-        return Lesson(z, taps, y, weight, embedding, logits, fold, tuple(heads))
+        return AdaptorTrainingSet(z, taps, y, weight, embedding, logits, fold, tuple(heads))
 
     @property
     def _temperature(self) -> float:
         return self._program.manifest.policy.learn.temperature
 
-    def _search(self, lesson: Lesson) -> list[Ranked]:
+    def _search(self, lesson: AdaptorTrainingSet) -> list[Ranked]:
         candidates = []
         head = (
             self._program.runtime.download(self._live().tensors, ["head.weight"])
@@ -329,7 +335,7 @@ class Growth:
             scale=1.0 / self._temperature,
         )
 
-    def _train(self, name: str, lesson: Lesson, but: int | None = None) -> Tensors:
+    def _train(self, name: str, lesson: AdaptorTrainingSet, but: int | None = None) -> Tensors:
         """Steps over the folds in turn, rows drawn in the same order every time; what predictions
         read of the result.
         """
@@ -362,4 +368,4 @@ def _probabilities(logits: F32, temperature: float) -> NDArray[np.float64]:
     return result
 
 
-__all__ = ["Growth", "Lesson"]
+__all__ = ["AdaptorTrainer", "AdaptorTrainingSet"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.device.commits.evidence_sums import apply_rows, corrections_now
 from edgeadapt.device.inference.program import F32, Program
-from edgeadapt.device.inference.state import Memory
+from edgeadapt.device.inference.state import LearnerState
 from edgeadapt.device.storage.features import rows_to_arrays
 from edgeadapt.device.storage.rows import EvidenceRow
 from edgeadapt.runtime import Tensors
@@ -35,7 +35,7 @@ class Fold:
 
 def folds_of(
     program: Program,
-    live: Memory,
+    live: LearnerState,
     tensors: Tensors,
     rows: Sequence[EvidenceRow],
     taught: Collection[int],

@@ -9,21 +9,23 @@ import numpy as np
 
 from edgeadapt.device.commits.serialization import Blobs, Corrections, corrections_in
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import Memory
+from edgeadapt.device.inference.state import LearnerState
 from edgeadapt.device.storage.features import rows_to_arrays
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.device.storage.rows import EvidenceRow
 from edgeadapt.runtime import Tensors
 
 
-def factory_memory(program: Program) -> Memory:
+def factory_memory(program: Program) -> LearnerState:
     """The state a bundle ships with."""
     manifest = program.manifest
     classes = (*manifest.classes, *[None] * (manifest.class_slots - len(manifest.classes)))
-    return finish(program, Memory(commit=0, tensors=program.factory(), classes=classes, domains={}))
+    return finish(
+        program, LearnerState(commit=0, tensors=program.factory(), classes=classes, domains={})
+    )
 
 
-def finish(program: Program, memory: Memory) -> Memory:
+def finish(program: Program, memory: LearnerState) -> LearnerState:
     """Refresh the small host copies that decisions read."""
     values = program.runtime.download(
         memory.tensors, ("shift.moment", "shift.mean", "head.mean", "head.active")
@@ -96,7 +98,7 @@ def correction_names(program: Program) -> list[str]:
     ]
 
 
-def corrections_now(program: Program, domains: Sequence[str], memory: Memory) -> Corrections:
+def corrections_now(program: Program, domains: Sequence[str], memory: LearnerState) -> Corrections:
     """What learning under these conditions reads today."""
     names = correction_names(program)
     if not names:

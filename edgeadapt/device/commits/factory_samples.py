@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import GUARD
-from edgeadapt.device.commits.guard import GuardSet
+from edgeadapt.device.commits.guard import ValidationSet
 from edgeadapt.device.inference.program import F32, Program
-from edgeadapt.device.inference.state import SOURCE, Memory
+from edgeadapt.device.inference.state import SOURCE, LearnerState
 
 FACTORY_SET = "factory samples"
 _FOLDS = 5
@@ -53,7 +53,7 @@ class FactorySamples:
             {(*_SHIPPED, 0): np.asarray(values["own"], np.float32)} if "own" in values else {}
         )
 
-    def sets(self, live: Memory) -> list[GuardSet]:
+    def sets(self, live: LearnerState) -> list[ValidationSet]:
         """Samples of the factory's classes that are still where the factory put them; a freed slot
         may hold another class."""
         kept = self._kept(live)
@@ -63,12 +63,12 @@ class FactorySamples:
         slots = np.intersect1d(self._y, kept)
         own = (lambda memory: self.own(memory)[rows]) if self._own else None
         return [
-            GuardSet(
+            ValidationSet(
                 FACTORY_SET, self._z[rows], self._taps[rows], self._y[rows], SOURCE, slots, own
             )
         ]
 
-    def _kept(self, memory: Memory) -> list[int]:
+    def _kept(self, memory: LearnerState) -> list[int]:
         """Slots that still have the factory's class."""
         return [
             slot
@@ -76,7 +76,7 @@ class FactorySamples:
             if memory.classes[slot] == name
         ]
 
-    def own(self, memory: Memory) -> F32:
+    def own(self, memory: LearnerState) -> F32:
         """(N, factory classes) what every sample adds to its own logits in this state."""
         choice = (memory.head.factory_weight, memory.head.shrinkage)
         size = 0 if choice == _SHIPPED else memory.labels.bit_length() // 2
@@ -86,7 +86,7 @@ class FactorySamples:
             self._own[key] = self._measured(memory) / self._share(memory)
         return self._own[key] * np.float32(self._share(memory) / memory.head.temperature)
 
-    def _share(self, memory: Memory) -> float:
+    def _share(self, memory: LearnerState) -> float:
         """Of the factory in all that the head learned."""
         manifest = self._program.manifest
         factory = (
@@ -94,7 +94,7 @@ class FactorySamples:
         )
         return factory / (factory + memory.labels * manifest.policy.learn.field_weight)
 
-    def _measured(self, memory: Memory) -> F32:
+    def _measured(self, memory: LearnerState) -> F32:
         head, weight = replace(memory.head, temperature=1.0), np.asarray(self._weight, np.float32)
         classes = len(self._program.manifest.classes)
         whole = self._program.read(

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import GuardPolicy
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import Memory
+from edgeadapt.device.inference.state import LearnerState
 from edgeadapt.device.numerics.statistics import sign_test
 from edgeadapt.runtime import Tensors
 
 
 @dataclass(frozen=True, eq=False)
-class GuardSet:
+class ValidationSet:
     """Labelled features of one condition, never trained on.
 
     Attributes:
@@ -40,9 +40,9 @@ class GuardSet:
     y: NDArray[np.int64]
     domain: str
     slots: NDArray[np.int64] | None = None
-    own: Callable[[Memory], NDArray[np.float32]] | None = None
+    own: Callable[[LearnerState], NDArray[np.float32]] | None = None
 
-    def logits(self, program: Program, memory: Memory) -> NDArray[np.float32]:
+    def logits(self, program: Program, memory: LearnerState) -> NDArray[np.float32]:
         """(N, K) as if the samples had not been learned at the factory."""
         logits = program.read(self.z, self.taps, memory.judged_in(self.domain)).logits
         if self.own is not None:
@@ -51,7 +51,7 @@ class GuardSet:
             logits[:, : own.shape[1]] -= own
         return logits
 
-    def correct(self, program: Program, memory: Memory) -> NDArray[np.bool_]:
+    def correct(self, program: Program, memory: LearnerState) -> NDArray[np.bool_]:
         logits = self.logits(program, memory)
         if self.slots is not None:
             masked = np.full_like(logits, -np.inf)
@@ -62,7 +62,7 @@ class GuardSet:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GuardDecision:
     """Outcome of the guard; ``why`` is empty when the candidate passed."""
 
     why: str = ""
@@ -75,12 +75,16 @@ class Verdict:
 
 
 def judge(
-    program: Program, live: Memory, candidate: Memory, sets: Sequence[GuardSet], policy: GuardPolicy
-) -> Verdict:
+    program: Program,
+    live: LearnerState,
+    candidate: LearnerState,
+    sets: Sequence[ValidationSet],
+    policy: GuardPolicy,
+) -> GuardDecision:
     """Compare a candidate with the live state."""
     broken = out_of_bounds(program, candidate, live)
     if broken:
-        return Verdict(broken)
+        return GuardDecision(broken)
     marks = []
     for guard in sets:
         before, after = guard.correct(program, live), guard.correct(program, candidate)
@@ -88,21 +92,21 @@ def judge(
         loss = marks[-1][1] - marks[-1][2]
         chance = sign_test(int((after & ~before).sum()), int((before & ~after).sum()))
         if loss > policy.margin and chance < policy.significance:
-            return Verdict(
+            return GuardDecision(
                 f"{guard.name}: accuracy {before.mean():.3f} -> {after.mean():.3f} on {len(before)}"
                 f" samples (p = {chance:.2g})",
                 tuple(marks),
                 guard.name,
             )
-    return Verdict("", tuple(marks))
+    return GuardDecision("", tuple(marks))
 
 
 def decline(
     program: Program,
-    origin: Memory,
-    live: Memory,
-    candidate: Memory,
-    sets: Sequence[GuardSet],
+    origin: LearnerState,
+    live: LearnerState,
+    candidate: LearnerState,
+    sets: Sequence[ValidationSet],
     policy: GuardPolicy,
 ) -> str:
     """Why a candidate goes one step too far down; empty if it does not.
@@ -124,14 +128,16 @@ def decline(
     return ""
 
 
-def out_of_bounds(program: Program, candidate: Memory, live: Memory | None = None) -> str:
+def out_of_bounds(
+    program: Program, candidate: LearnerState, live: LearnerState | None = None
+) -> str:
     """Names the first tensor that is not finite or outside its declared bound; empty if all are
     inside.
 
     Evidence, parameters, statistics and derived tensors, global ones and those of every condition.
     Buffers that ``live`` holds too were looked at when they went live.
     """
-    held = live if live is not None else Memory(0, Tensors(), (), {})
+    held = live if live is not None else LearnerState(0, Tensors(), (), {})
     places = [("", candidate.tensors, held.tensors)]
     for name, domain in candidate.domains.items():
         places.append(

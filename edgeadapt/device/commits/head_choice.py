@@ -41,7 +41,7 @@ from edgeadapt.device.commits.cross_fitting import Fold, cross_fitted, folds_of
 from edgeadapt.device.commits.evidence_sums import apply_rows, corrections_now
 from edgeadapt.device.commits.logistic_head import ROWS, LogisticHead
 from edgeadapt.device.commits.transactions import Transactions
-from edgeadapt.device.inference.state import AS_SHIPPED, SOURCE, HeadChoice, Memory, OwnHead
+from edgeadapt.device.inference.state import AS_SHIPPED, SOURCE, HeadChoice, LearnerState, OwnHead
 from edgeadapt.device.resources.budget import Meter
 from edgeadapt.device.storage.rows import EvidenceRow
 from edgeadapt.runtime import Tensors
@@ -93,8 +93,8 @@ class HeadChoices:
         self,
         transactions: Transactions,
         meter: Meter,
-        live: Callable[[], Memory],
-        publish: Callable[[Memory], None],
+        live: Callable[[], LearnerState],
+        publish: Callable[[LearnerState], None],
     ) -> None:
         self._transactions = transactions
         self._program = transactions.program
@@ -255,7 +255,9 @@ class HeadChoices:
         self._made_from[domain] = live.tensors
         self._publish(replace(live, heads=heads))
 
-    def _newest(self, live: Memory, where: str, limit: int, *values: str) -> list[EvidenceRow]:
+    def _newest(
+        self, live: LearnerState, where: str, limit: int, *values: str
+    ) -> list[EvidenceRow]:
         found = self._journal.evidence(where=where, values=values, limit=limit, newest_first=True)
         return self._counting(found, live)
 
@@ -270,13 +272,13 @@ class HeadChoices:
             if name != "head.mean"
         ]
 
-    def _with(self, live: Memory, sums: Tensors, rows: Sequence[EvidenceRow]) -> Tensors:
+    def _with(self, live: LearnerState, sums: Tensors, rows: Sequence[EvidenceRow]) -> Tensors:
         domains = list(dict.fromkeys(row.domain for row in rows))
         return apply_rows(
             self._program, sums, rows, live.slots, corrections_now(self._program, domains, live)
         )[0]
 
-    def _rows(self, domain: str, live: Memory) -> list[EvidenceRow]:
+    def _rows(self, domain: str, live: LearnerState) -> list[EvidenceRow]:
         found = self._journal.evidence(
             where=f"{_ACCEPTED} AND domain = ?",
             values=(domain,),
@@ -295,7 +297,9 @@ class HeadChoices:
             if row.label in self._program.manifest.classes or counts[row.label] >= FEWEST
         ]
 
-    def _counting(self, newest_first: Sequence[EvidenceRow], live: Memory) -> list[EvidenceRow]:
+    def _counting(
+        self, newest_first: Sequence[EvidenceRow], live: LearnerState
+    ) -> list[EvidenceRow]:
         return [
             row
             for row in self._usable(newest_first, live)
@@ -303,13 +307,13 @@ class HeadChoices:
         ]
 
     @staticmethod
-    def _usable(newest_first: Sequence[EvidenceRow], live: Memory) -> list[EvidenceRow]:
+    def _usable(newest_first: Sequence[EvidenceRow], live: LearnerState) -> list[EvidenceRow]:
         """Oldest first, with features and a class."""
         return [
             row for row in reversed(newest_first) if row.has_features and row.label in live.slots
         ]
 
-    def _own_sums(self, live: Memory, rows: Sequence[EvidenceRow]) -> Tensors | None:
+    def _own_sums(self, live: LearnerState, rows: Sequence[EvidenceRow]) -> Tensors | None:
         """The head's sums of a condition's own labels alone; None if a class has too few."""
         counts = (
             np.unique([live.slots[row.label] for row in rows], return_counts=True)[1]
@@ -328,7 +332,7 @@ class HeadChoices:
         return self._with(live, empty, rows).only(self._policy.weighted).over(live.tensors)
 
     def _best(
-        self, live: Memory, domain: str, folds: Sequence[Fold], *, field_only: bool
+        self, live: LearnerState, domain: str, folds: Sequence[Fold], *, field_only: bool
     ) -> tuple[float, HeadChoice]:
         """(loss, choice): the weight first, then the shrinkage; what is in use stays unless another
         is clearly better."""
@@ -349,7 +353,7 @@ class HeadChoices:
 
     def _better_for_both(
         self,
-        live: Memory,
+        live: LearnerState,
         used: tuple[float, HeadChoice],
         better: Sequence[tuple[float, HeadChoice]],
     ) -> tuple[float, HeadChoice]:
@@ -404,7 +408,12 @@ class HeadChoices:
         )
 
     def _judged(
-        self, live: Memory, domain: str, folds: Sequence[Fold], choice: HeadChoice, field_only: bool
+        self,
+        live: LearnerState,
+        domain: str,
+        folds: Sequence[Fold],
+        choice: HeadChoice,
+        field_only: bool,
     ) -> tuple[F32, I64]:
         below = live.domains[domain].tensors if domain in live.domains else Tensors()
         return cross_fitted(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeadapt.device.commits.guard import GuardSet
+from edgeadapt.device.commits.guard import ValidationSet
 from edgeadapt.device.storage.features import rows_to_arrays
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.device.storage.rows import EvidenceRow
@@ -173,7 +173,7 @@ class HeldOut:
 
     def sets(
         self, slots: dict[str, int], domains: Iterable[str], split: Split, fewest: int = 10
-    ) -> list[GuardSet]:
+    ) -> list[ValidationSet]:
         """One guard set per condition with enough samples, judged among settled classes; nothing
         that either state was trained on.
 
@@ -201,5 +201,7 @@ class HeldOut:
             ]
             if len(rows) >= fewest:
                 z, taps, y, _, _ = rows_to_arrays(rows, slots, self._dim)
-                result.append(GuardSet(f"field labels in {domain}", z, taps, y, domain, settled))
+                result.append(
+                    ValidationSet(f"field labels in {domain}", z, taps, y, domain, settled)
+                )
         return result

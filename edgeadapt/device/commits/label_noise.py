@@ -23,8 +23,8 @@ from edgeadapt.device.commits.label_noise_odds import (
     odds,
 )
 from edgeadapt.device.detection.window import shift_ratio
-from edgeadapt.device.inference.program import Program, Read
-from edgeadapt.device.inference.state import SOURCE, Memory
+from edgeadapt.device.inference.program import HeadOutput, Program
+from edgeadapt.device.inference.state import SOURCE, LearnerState
 from edgeadapt.device.numerics.ridge_refit import follow, lies_elsewhere, taught_by
 from edgeadapt.device.numerics.statistics import sign_test
 from edgeadapt.device.storage.features import rows_to_arrays
@@ -94,7 +94,7 @@ class _Seen:
         return self.logits[rows][:, slots], np.searchsorted(slots, self.y[rows])
 
 
-class Suspicion:
+class LabelNoiseDetector:
     """Reads the journal and the live state, changes nothing."""
 
     def __init__(
@@ -106,7 +106,7 @@ class Suspicion:
         self._factory = factory
         self._policy = program.manifest.policy
 
-    def of(self, live: Memory, rows: Sequence[EvidenceRow]) -> str:
+    def of(self, live: LearnerState, rows: Sequence[EvidenceRow]) -> str:
         """Why these rows of one source and one condition are not to be learned; empty if they are.
 
         Copies of one frame, labels that contradict a head which is right about such samples, and
@@ -121,7 +121,7 @@ class Suspicion:
             or (self._against(live, [*past, *rows], self._record_at) if past else "")
         )
 
-    def surplus(self, live: Memory, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
+    def surplus(self, live: LearnerState, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
         """Copies of frames that are labelled often enough already, where most of a batch is
         something else: they are left out, not the batch.
         """
@@ -138,7 +138,7 @@ class Suspicion:
                 over.append(row)
         return over if 2 * len(over) < len(rows) else []
 
-    def withdraws(self, live: Memory, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
+    def withdraws(self, live: LearnerState, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
         """Accepted rows of the same source and condition that must be taken back together with a
         held batch.
 
@@ -171,7 +171,7 @@ class Suspicion:
         return -float(np.log10(self._policy.guard.source_significance))
 
     # -- rows --------------------------------------------------------------------------------------
-    def _record(self, live: Memory, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
+    def _record(self, live: LearnerState, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
         """The last rows that a source taught under a condition, without labels that are being
         corrected.
         """
@@ -184,7 +184,7 @@ class Suspicion:
         )
         return [row for row in found if row.id not in corrected]
 
-    def _rows(self, live: Memory, which: str, *values: str) -> list[EvidenceRow]:
+    def _rows(self, live: LearnerState, which: str, *values: str) -> list[EvidenceRow]:
         """Up to 256 of the newest rows that still have features, oldest first; a bounded piece of
         the journal is looked through.
         """
@@ -205,7 +205,7 @@ class Suspicion:
                 return f"{(group == same).sum()} labels are of one frame, {COPIES} may be"
         return ""
 
-    def _seen(self, live: Memory, rows: Sequence[EvidenceRow]) -> _Seen | None:
+    def _seen(self, live: LearnerState, rows: Sequence[EvidenceRow]) -> _Seen | None:
         if not rows:
             return None
         z, taps, y, _, _ = rows_to_arrays(rows, live.slots, self._program.manifest.feature_dim)
@@ -215,7 +215,11 @@ class Suspicion:
         )
 
     def _as_seen(
-        self, read: Read, y: NDArray[np.int64], live: Memory, is_held_out: NDArray[np.bool_]
+        self,
+        read: HeadOutput,
+        y: NDArray[np.int64],
+        live: LearnerState,
+        is_held_out: NDArray[np.bool_],
     ) -> _Seen:
         shift = shift_ratio(
             read.residual, read.logits.argmax(axis=1), live.class_counts, self._policy.shift
@@ -232,7 +236,7 @@ class Suspicion:
     # -- what speaks against them ------------------------------------------------------------------
     def _against(
         self,
-        live: Memory,
+        live: LearnerState,
         rows: Sequence[EvidenceRow],
         limit: float,
         past: Sequence[EvidenceRow] = (),
@@ -266,7 +270,7 @@ class Suspicion:
 
     def _contradicts(
         self,
-        live: Memory,
+        live: LearnerState,
         seen: _Seen,
         told: _Seen | None,
         limit: float,
@@ -299,7 +303,7 @@ class Suspicion:
         """What the bundle says of its own head's errors."""
         return Belief(self._policy.learn.temperature, _SLACK * self._policy.guard.source_error)
 
-    def _told_by_others(self, live: Memory, row: EvidenceRow) -> _Seen | None:
+    def _told_by_others(self, live: LearnerState, row: EvidenceRow) -> _Seen | None:
         """What other sources taught under the condition of a row, if it is enough to say how good a
         head is there.
         """
@@ -326,7 +330,7 @@ class Suspicion:
         told_apart, chance = lies_elsewhere(factory.embedding - means[place], placed)
         return told_apart >= _TOLD_APART and chance < _ELSEWHERE
 
-    def _follow(self, live: Memory, seen: _Seen, past: _Seen | None) -> bool:
+    def _follow(self, live: LearnerState, seen: _Seen, past: _Seen | None) -> bool:
         """Do labels follow from the samples so clearly that it is the head that is wrong here?
 
         A refitted head, cross-fitted on them and on what the source taught here before, must make
@@ -350,7 +354,7 @@ class Suspicion:
             chances[asked], y
         ) >= _FOLLOW * max(1.0, len(y) / _AT_LEAST_FOR) * log(10.0)
 
-    def _at_the_factory(self, live: Memory) -> _Seen | None:
+    def _at_the_factory(self, live: LearnerState) -> _Seen | None:
         """The bundle's guard samples and labels held out under the factory condition: what the head
         is known to be right about.
         """
@@ -362,7 +366,7 @@ class Suspicion:
         found = [part.only(part.is_known) for part in parts if part is not None]
         return _joined(found) if found else None
 
-    def _judged(self, live: Memory, told: _Seen | None) -> NDArray[np.int64]:
+    def _judged(self, live: LearnerState, told: _Seen | None) -> NDArray[np.int64]:
         """Slots whose labels are judged: the factory's classes, and others once enough labels say
         how often the head errs on them.
         """

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from edgeadapt.device.commits.cross_fitting import FOLDS
 from edgeadapt.device.commits.evidence_sums import corrections_now
-from edgeadapt.device.commits.guard import GuardSet
+from edgeadapt.device.commits.guard import ValidationSet
 from edgeadapt.device.inference.program import F32, Program
-from edgeadapt.device.inference.state import SOURCE, Memory
+from edgeadapt.device.inference.state import SOURCE, LearnerState
 from edgeadapt.device.numerics.linalg import one_thread
 from edgeadapt.device.numerics.logistic_regression import logistic
 from edgeadapt.device.storage.features import rows_to_arrays
@@ -59,8 +59,8 @@ class LogisticHead:
     def beside(
         self,
         head: Tensors,
-        live: Memory,
-        factory: Sequence[GuardSet],
+        live: LearnerState,
+        factory: Sequence[ValidationSet],
         rows: Sequence[EvidenceRow],
         domain: str = SOURCE,
     ) -> Tensors:
@@ -105,7 +105,7 @@ class LogisticHead:
         weight[:, slots] = (weight[:, slots] + scale / t * found) / 2.0
         return self._program.runtime.upload({_WEIGHT: weight}).over(head)
 
-    def _features(self, live: Memory, z: F32, taps: F32, domain: str) -> F32:
+    def _features(self, live: LearnerState, z: F32, taps: F32, domain: str) -> F32:
         """(N, M) what the head sees of features (N, D) under a condition."""
         program = self._program
         below = corrections_now(program, [domain], live).get(domain, Tensors()).over(live.tensors)

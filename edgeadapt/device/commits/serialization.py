@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import Domain, Memory, Signature, digest
+from edgeadapt.device.inference.state import Domain, LearnerState, Signature, digest
 from edgeadapt.device.storage.rows import CommitRow
 from edgeadapt.runtime import Tensors
 
@@ -88,7 +88,7 @@ def _signature(values: Blobs, slots: int) -> Signature:
     return whole
 
 
-def snapshot_of(program: Program, memory: Memory) -> Blobs:
+def snapshot_of(program: Program, memory: LearnerState) -> Blobs:
     """Everything a replay needs to start from here."""
     values = program.checkpoint(memory.tensors)
     for domain in memory.domains.values():
@@ -97,7 +97,7 @@ def snapshot_of(program: Program, memory: Memory) -> Blobs:
     return values
 
 
-def durable_tables(tables: Mapping[str, Any], memory: Memory) -> str:
+def durable_tables(tables: Mapping[str, Any], memory: LearnerState) -> str:
     """A commit's tables as a reopened learner would have them: without conditions that were never
     checkpointed.
     """
@@ -112,7 +112,7 @@ def durable_tables(tables: Mapping[str, Any], memory: Memory) -> str:
 
 
 def state_digest(
-    program: Program, memory: Memory, tables: Mapping[str, Any], evidence: bytes = b""
+    program: Program, memory: LearnerState, tables: Mapping[str, Any], evidence: bytes = b""
 ) -> str:
     """SHA-256 of what a reopened learner would have: tables, checkpointed tensors, conditions that
     were saved.

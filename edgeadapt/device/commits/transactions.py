@@ -1,8 +1,8 @@
 """Durable changes. Each is the same sentence: compute a candidate, make sure it is good, record it,
 publish it.
 
-The order is fixed: the candidate is a new ``Memory`` and the live one is untouched; the guard may
-veto; one SQLite transaction makes it durable; one assignment publishes it. A kill at any point
+The order is fixed: the candidate is a new ``LearnerState`` and the live one is untouched; the guard
+may veto; one SQLite transaction makes it durable; one assignment publishes it. A kill at any point
 leaves the state before or the state after.
 """
 
@@ -27,9 +27,9 @@ from edgeadapt.device.commits.evidence_sums import (
     take_rows,
 )
 from edgeadapt.device.commits.factory_samples import FACTORY_SET, FactorySamples
-from edgeadapt.device.commits.guard import GuardSet, Verdict, decline, judge
+from edgeadapt.device.commits.guard import GuardDecision, ValidationSet, decline, judge
 from edgeadapt.device.commits.holdout import HeldOut, Split
-from edgeadapt.device.commits.label_noise import Suspicion
+from edgeadapt.device.commits.label_noise import LabelNoiseDetector
 from edgeadapt.device.commits.serialization import (
     correction_blob,
     domain_blob,
@@ -37,12 +37,12 @@ from edgeadapt.device.commits.serialization import (
     state_digest,
 )
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import SOURCE, Domain, HeadChoice, Memory
+from edgeadapt.device.inference.state import SOURCE, Domain, HeadChoice, LearnerState
 from edgeadapt.device.numerics.statistics import sign_test
 from edgeadapt.device.resources.budget import WriteRoom
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.device.storage.name_erasure import Names
-from edgeadapt.device.storage.rows import CommitRow, EvidenceRow, Moves
+from edgeadapt.device.storage.rows import CommitRow, EvidenceRow, RowTransitions
 from edgeadapt.errors import StateError, UnknownClassError
 from edgeadapt.inputs import unknown_class_message
 from edgeadapt.runtime import Tensors
@@ -67,8 +67,8 @@ class Transactions:
         program: Program,
         journal: Journal,
         held_out: HeldOut,
-        live: Callable[[], Memory],
-        publish: Callable[[Memory], None],
+        live: Callable[[], LearnerState],
+        publish: Callable[[LearnerState], None],
         room: WriteRoom,
         replay_s: float = 0.0,
     ) -> None:
@@ -82,7 +82,7 @@ class Transactions:
         self._room = room
         self._publish = publish
         self._factory_samples = FactorySamples(program)
-        self._suspicion = Suspicion(program, journal, held_out, self._factory_samples)
+        self._suspicion = LabelNoiseDetector(program, journal, held_out, self._factory_samples)
         self._replay_s, self._replay_bytes = replay_s, 0
         self._write_s = 0.0
         # labels that were there when held ones of a source and condition were last looked at
@@ -93,18 +93,18 @@ class Transactions:
         """
 
     @property
-    def _origin(self) -> Memory:
+    def _origin(self) -> LearnerState:
         """The state that the bundle ships with, as far as predictions read it."""
         if not self.program.factory_reads:
             self.program.factory()
-        return Memory(
+        return LearnerState(
             commit=0,
             tensors=self.program.factory_reads,
             classes=self.program.manifest.classes,
             domains={},
         )
 
-    def factory_sets(self, live: Memory) -> list[GuardSet]:
+    def factory_sets(self, live: LearnerState) -> list[ValidationSet]:
         """The bundle's own samples, as they judge in this state."""
         return self._factory_samples.sets(live)
 
@@ -119,13 +119,13 @@ class Transactions:
         kind: str,
         outcome: str,
         detail: Mapping[str, Any],
-        candidate: Memory,
+        candidate: LearnerState,
         *,
-        moves: Moves | None = None,
+        moves: RowTransitions | None = None,
         snapshot: bool = False,
         tensors: Mapping[str, NDArray[Any]] | None = None,
         **changes: Any,
-    ) -> Memory:
+    ) -> LearnerState:
         """One transaction, then one assignment. ``changes`` are further arguments of
         :meth:`Journal.commit`.
         """
@@ -134,7 +134,14 @@ class Transactions:
         tables = candidate.tables()
         marks = state_digest(self.program, candidate, json.loads(tables))
         row = CommitRow(
-            candidate.commit, kind, outcome, detail, moves or Moves(), tables, tensors or {}, marks
+            candidate.commit,
+            kind,
+            outcome,
+            detail,
+            moves or RowTransitions(),
+            tables,
+            tensors or {},
+            marks,
         )
         due = snapshot or self._snapshot_is_due(candidate)
         self.journal.commit(
@@ -146,7 +153,7 @@ class Transactions:
         self._publish(candidate)
         return candidate
 
-    def _snapshot_is_due(self, candidate: Memory) -> bool:
+    def _snapshot_is_due(self, candidate: LearnerState) -> bool:
         if self._replay_s <= _REPLAY_S and self._replay_bytes <= _REPLAY_BYTES:
             return False
         return self._replay_s > _LONGEST_REPLAY_S or self._room.has_room(candidate.tensors.nbytes)
@@ -159,7 +166,7 @@ class Transactions:
         self._replay_bytes += nbytes
 
     # -- labels ------------------------------------------------------------------------------------
-    def learn(self, received: Sequence[EvidenceRow]) -> Verdict:
+    def learn(self, received: Sequence[EvidenceRow]) -> GuardDecision:
         """Learn received rows of one source and one domain, or record why not. A row of a sample
         that had a label before corrects it.
         """
@@ -180,7 +187,7 @@ class Transactions:
             self._refuse(
                 "vetoed", {**detail, "labels": len(orphans), "why": why}, live, orphans, outdated
             )
-            return Verdict(why)
+            return GuardDecision(why)
         doubt = "" if rows[0].trusted else self._suspicion.of(live, rows)
         surplus = {row.seq for row in self._suspicion.surplus(live, rows)} if doubt else set()
         if surplus:
@@ -202,7 +209,7 @@ class Transactions:
             doubt = self._suspicion.of(live, rows)
         if doubt:
             self._hold(live, rows, outdated, {**detail, "why": doubt, **_OVERRIDE})
-            return Verdict(doubt)
+            return GuardDecision(doubt)
         before = self.journal.accepted_of([row.id for row in rows])
         split, candidate, receipts, blob = self._proposed(live, rows, before)
         verdict = self._judged(live, candidate, split)
@@ -218,7 +225,7 @@ class Transactions:
             harm = self._harm(live, candidate, verdict)
         # a new class may cost something; the paired test says how much
         if harm and verdict.passed and all(self.held_out.is_settled(row.label) for row in rows):
-            verdict = Verdict(harm, verdict.accuracy)
+            verdict = GuardDecision(harm, verdict.accuracy)
         if not verdict.passed:
             self._refuse("vetoed", {**detail, "why": verdict.why}, live, rows, outdated)
             return verdict
@@ -245,12 +252,12 @@ class Transactions:
 
     def _bearable(
         self,
-        live: Memory,
-        candidate: Memory,
+        live: LearnerState,
+        candidate: LearnerState,
         split: Split,
-        verdict: Verdict,
+        verdict: GuardDecision,
         detail: dict[str, Any],
-    ) -> tuple[Memory, Verdict, str]:
+    ) -> tuple[LearnerState, GuardDecision, str]:
         """(candidate, verdict, harm) of labels that cost the factory samples something.
 
         They may cost it where the condition that they come from gains more. Else the factory's
@@ -272,7 +279,7 @@ class Transactions:
             and found[1] < GAIN_CHANCE
         ):
             detail["gain where it was met"] = round(found[0], 3)
-            return candidate, Verdict("", verdict.accuracy), ""
+            return candidate, GuardDecision("", verdict.accuracy), ""
         learn = self.program.manifest.policy.learn
         for weight in learn.factory_weights if learn.weighted else ():
             if weight > candidate.head.factory_weight:
@@ -290,7 +297,9 @@ class Transactions:
                     return tried, again, ""
         return candidate, verdict, harm
 
-    def _gain(self, live: Memory, candidate: Memory, split: Split) -> tuple[float, float] | None:
+    def _gain(
+        self, live: LearnerState, candidate: LearnerState, split: Split
+    ) -> tuple[float, float] | None:
         """Accuracy that the labels of a condition, cross-fitted, gained over the factory's head,
         and the chance of it; None for too few.
         """
@@ -369,20 +378,20 @@ class Transactions:
                     break
 
     def _proposed(
-        self, live: Memory, rows: Sequence[EvidenceRow], before: Sequence[EvidenceRow]
-    ) -> tuple[Split, Memory, dict[int, bytes], dict[str, NDArray[Any]]]:
+        self, live: LearnerState, rows: Sequence[EvidenceRow], before: Sequence[EvidenceRow]
+    ) -> tuple[Split, LearnerState, dict[int, bytes], dict[str, NDArray[Any]]]:
         split = self.held_out.split(rows, before)
         tensors, receipts, blob = self.applied(live, split)
         return split, self.counted(live, split, tensors), receipts, blob
 
-    def _judged(self, live: Memory, candidate: Memory, split: Split) -> Verdict:
+    def _judged(self, live: LearnerState, candidate: LearnerState, split: Split) -> GuardDecision:
         judges = [
             *self.factory_sets(live),
             *self.held_out.sets(live.slots, (SOURCE, *live.domains), split),
         ]
         return judge(self.program, live, candidate, judges, self.program.manifest.policy.guard)
 
-    def _harm(self, live: Memory, candidate: Memory, verdict: Verdict) -> str:
+    def _harm(self, live: LearnerState, candidate: LearnerState, verdict: GuardDecision) -> str:
         """What all labels together would cost the factory samples, if it is too much; asked only
         where this step costs anything.
         """
@@ -398,7 +407,7 @@ class Transactions:
             self.program.manifest.policy.guard,
         )
 
-    def _kept_apart(self, live: Memory, rows: Sequence[EvidenceRow]) -> dict[int, float]:
+    def _kept_apart(self, live: LearnerState, rows: Sequence[EvidenceRow]) -> dict[int, float]:
         """Weight 0 for labels of known classes that were met in a condition that may grow an
         adaptor: they need not teach the shared head.
         """
@@ -416,7 +425,7 @@ class Transactions:
             "superseded",
             {"labels": len(seqs)},
             self.live(),
-            moves=Moves(withdrawn=tuple(seqs)),
+            moves=RowTransitions(withdrawn=tuple(seqs)),
         )
 
     def give_up(self, rows: Sequence[EvidenceRow], why: str) -> None:
@@ -433,21 +442,21 @@ class Transactions:
         self,
         outcome: str,
         detail: Mapping[str, Any],
-        live: Memory,
+        live: LearnerState,
         rows: Sequence[EvidenceRow],
         outdated: tuple[int, ...],
     ) -> None:
         seqs = tuple(row.seq for row in rows)
         moves = (
-            Moves(vetoed=seqs, withdrawn=outdated)
+            RowTransitions(vetoed=seqs, withdrawn=outdated)
             if outcome == "vetoed"
-            else Moves(held=seqs, withdrawn=outdated)
+            else RowTransitions(held=seqs, withdrawn=outdated)
         )
         self.record("learn", outcome, detail, live, moves=moves)
 
     def _hold(
         self,
-        live: Memory,
+        live: LearnerState,
         rows: Sequence[EvidenceRow],
         outdated: tuple[int, ...],
         detail: dict[str, Any],
@@ -479,7 +488,7 @@ class Transactions:
 
     # -- what a split does to the evidence ---------------------------------------------------------
     def applied(
-        self, live: Memory, split: Split
+        self, live: LearnerState, split: Split
     ) -> tuple[Tensors, dict[int, bytes], dict[str, NDArray[Any]]]:
         """Tensors without what the split takes and with what it adds, derived; receipts of its
         rows; the corrections to record.
@@ -505,7 +514,9 @@ class Transactions:
             tensors = self.program.derive(tensors, live.head, live.classes)
         return tensors, receipts, correction_blob(self.program, corrections)
 
-    def _receipts_of_judges(self, live: Memory, rows: Sequence[EvidenceRow]) -> dict[int, bytes]:
+    def _receipts_of_judges(
+        self, live: LearnerState, rows: Sequence[EvidenceRow]
+    ) -> dict[int, bytes]:
         """A judge may teach later, when its features have expired: where it would be counted is
         known from now on.
         """
@@ -515,7 +526,7 @@ class Transactions:
             self.program, live.tensors, [replace(row, weight=0.0) for row in rows], live.slots, {}
         )[1]
 
-    def counted(self, live: Memory, split: Split, tensors: Tensors) -> Memory:
+    def counted(self, live: LearnerState, split: Split, tensors: Tensors) -> LearnerState:
         """The live memory with these tensors and the number of labels that count after the
         split.
         """
@@ -645,12 +656,14 @@ class Transactions:
         )
 
 
-def moves_of(split: Split, *, withdrawn: Sequence[int] = (), held: Sequence[int] = ()) -> Moves:
+def moves_of(
+    split: Split, *, withdrawn: Sequence[int] = (), held: Sequence[int] = ()
+) -> RowTransitions:
     """What a commit says about the rows of a split."""
     taken = tuple(
         (number, tuple(row.seq for row in rows)) for number, rows in by_commit(split.taken)
     )
-    return Moves(
+    return RowTransitions(
         taken=taken,
         added=tuple(row.seq for row in split.added),
         held_out=tuple(row.seq for row in split.held_out),

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from edgeadapt.device.detection.window import WindowView
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import Domain, Memory, Signature
+from edgeadapt.device.inference.state import Domain, LearnerState, Signature
 
 
-class Places:
+class RoutingProjection:
     """Where samples lie in the factory encoder's residual space, projected to the columns that tell
     conditions apart.
     """
@@ -27,7 +27,7 @@ class Places:
         return int(self._projection.shape[1])
 
     def of(
-        self, residuals: NDArray[np.float32], factory_slots: NDArray[np.int64], memory: Memory
+        self, residuals: NDArray[np.float32], factory_slots: NDArray[np.int64], memory: LearnerState
     ) -> NDArray[np.float64]:
         """(W, S): residuals plus the class mean they were taken from, centred on the factory mean
         and whitened by class mix.
@@ -39,7 +39,7 @@ class Places:
 
 
 def predicted_in(
-    domain: Domain, view: WindowView, program: Program, memory: Memory
+    domain: Domain, view: WindowView, program: Program, memory: LearnerState
 ) -> NDArray[np.int64]:
     """(W,) class slots that a domain's own encoder and correction predict for a window; its adaptor
     has no say.
@@ -52,7 +52,7 @@ def predicted_in(
 
 
 def nearest_domain(
-    places: NDArray[np.float64], view: WindowView, program: Program, memory: Memory, but: str
+    places: NDArray[np.float64], view: WindowView, program: Program, memory: LearnerState, but: str
 ) -> tuple[str, float]:
     """The known domain whose signature fits best at the class mix its own encoder predicts; ``("",
     inf)`` if there is none.
@@ -67,7 +67,7 @@ def nearest_domain(
     return best, distance
 
 
-def open_domain(memory: Memory, program: Program, width: int) -> tuple[Memory, Domain]:
+def open_domain(memory: LearnerState, program: Program, width: int) -> tuple[LearnerState, Domain]:
     """A provisional domain that corrects nothing yet; the least recently used one makes room,
     provisional ones first.
     """

@@ -21,7 +21,7 @@ from edgeadapt.device.detection.domain_router import nearest_domain
 from edgeadapt.device.detection.hypervector_bundles import ConditionBundle
 from edgeadapt.device.detection.window import WindowView
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import Memory
+from edgeadapt.device.inference.state import LearnerState
 from edgeadapt.device.numerics.hypervectors import project
 
 F32 = NDArray[np.float32]
@@ -39,7 +39,9 @@ class HypervectorRouter:
         self._levels = [self._level(guard[name]) for name in ("z", "taps") if name in guard]
         self._bundles: dict[str, ConditionBundle] = {}
 
-    def met(self, name: str, view: WindowView, slots: NDArray[np.int64], memory: Memory) -> None:
+    def met(
+        self, name: str, view: WindowView, slots: NDArray[np.int64], memory: LearnerState
+    ) -> None:
         """A window of a condition, taken for these class slots (W,) by the factory encoder."""
         known = self._bundles.get(name) or ConditionBundle.empty(len(memory.classes), WIDTH)
         self._bundles[name] = known.extended(self._codes(view), slots)
@@ -52,7 +54,7 @@ class HypervectorRouter:
                 self._bundles[kept] = bundle if stays is None else stays.merged(bundle)
 
     def nearest(
-        self, places: NDArray[np.float64], view: WindowView, memory: Memory, but: str
+        self, places: NDArray[np.float64], view: WindowView, memory: LearnerState, but: str
     ) -> tuple[str, float]:
         """As ``nearest_domain``, over the condition whose bundle is most like the window and those
         that have none.

@@ -21,7 +21,7 @@ from edgeadapt.device.detection.window import WindowView
 _ERRORS = 3.0
 
 
-class Look(NamedTuple):
+class WindowStats(NamedTuple):
     """What answering said of a window: the correction it was under, and distances and scores (W,)
     under it.
     """
@@ -31,10 +31,10 @@ class Look(NamedTuple):
     scores: NDArray[np.float32]
 
     @classmethod
-    def of(cls, view: WindowView) -> Look:
+    def of(cls, view: WindowView) -> WindowStats:
         return cls(view.correction, view.distances, view.scores)
 
-    def resembles(self, other: Look) -> bool:
+    def resembles(self, other: WindowStats) -> bool:
         """Neither is without a correction, both are under the same, and it does to both what it
         does.
         """
@@ -50,4 +50,4 @@ def _are_alike(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
     )
 
 
-__all__ = ["Look"]
+__all__ = ["WindowStats"]

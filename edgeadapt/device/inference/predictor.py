@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.inference.program import F32, Program, Read
-from edgeadapt.device.inference.state import SOURCE, Memory
+from edgeadapt.device.inference.program import F32, HeadOutput, Program
+from edgeadapt.device.inference.state import SOURCE, LearnerState
 from edgeadapt.errors import InputError
 from edgeadapt.inputs import FirstFrames, check_batch, check_features
 from edgeadapt.results import Prediction, Reading
@@ -39,7 +39,7 @@ class _AnswerSet:
         )
 
 
-class Serving:
+class Predictor:
     """Inputs to features to predictions, for one program. Thread-safe."""
 
     def __init__(self, program: Program, classes: tuple[str | None, ...]) -> None:
@@ -49,7 +49,7 @@ class Serving:
         self._sharpness = np.float32(1.0 / self._manifest.policy.learn.temperature)
 
     def features(
-        self, x: Any, features: Mapping[str, Any] | None, memory: Memory, domain: str
+        self, x: Any, features: Mapping[str, Any] | None, memory: LearnerState, domain: str
     ) -> tuple[NDArray[Any], F32, F32]:
         """(inputs, z, taps) of a batch that passed the door.
 
@@ -83,7 +83,7 @@ class Serving:
         if self._first_frames.is_looking:
             self._first_frames.look(inputs)
 
-    def prediction(self, read: Read, memory: Memory) -> Prediction:
+    def prediction(self, read: HeadOutput, memory: LearnerState) -> Prediction:
         answers = self._answer_set
         if answers.classes is not memory.classes:
             answers = self._answer_set = _AnswerSet.of(memory.classes)
@@ -96,7 +96,7 @@ class Serving:
         labels = tuple([answers.names[i] for i in logits.argmax(axis=1).tolist()])
         return Prediction(labels, probs, read.score, read.embedding, answers.names)
 
-    def abstained(self, read: Read, reading: Reading) -> NDArray[np.bool_]:
+    def abstained(self, read: HeadOutput, reading: Reading) -> NDArray[np.bool_]:
         """Novel samples while novelty means something; all of a stuck window."""
         if reading.axis == "stuck":
             return np.ones(len(read.score), np.bool_)

@@ -33,7 +33,7 @@ _CORE = frozenset({"shift.moment", "shift.mean", "route.centre", "route.projecti
 
 
 @dataclass(eq=False, slots=True)
-class Read:
+class HeadOutput:
     """What the feature-side roles say about a batch."""
 
     embedding: F32  # (N, D) corrected feature
@@ -300,13 +300,13 @@ class Program:
             [_taps(p, len(p["z"])) for p in parts]
         )
 
-    def read(self, z: F32, taps: F32, tensors: Tensors) -> Read:
+    def read(self, z: F32, taps: F32, tensors: Tensors) -> HeadOutput:
         """Answers through the correction, and the adaptor if there is one, that ``tensors``
         hold.
         """
         if len(z) > self.chunk:
             parts = [self.read(z[rows], taps[rows], tensors) for rows in chunks(len(z), self.chunk)]
-            return Read(
+            return HeadOutput(
                 *(
                     np.concatenate([getattr(p, name) for p in parts])
                     for name in ("embedding", "logits", "score", "residual")
@@ -316,7 +316,7 @@ class Program:
         adaptor = self.adaptors.held_in(tensors) if self.adaptors else ""
         run = self.adaptors.read(adaptor) if adaptor else self._read
         out, _ = run(ports, tensors)
-        return Read(out["embedding"], out["logits"], out["score"], out["residual"])
+        return HeadOutput(out["embedding"], out["logits"], out["score"], out["residual"])
 
     def learn(
         self,

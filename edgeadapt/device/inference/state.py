@@ -1,7 +1,7 @@
 """One immutable value: everything that a prediction depends on and a checkpoint keeps.
 
-The learner owns one reference to a ``Memory``; publishing a change is one assignment, rolling back
-is keeping an old one.
+The learner owns one reference to a ``LearnerState``; publishing a change is one assignment, rolling
+back is keeping an old one.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class OwnHead:
 
 
 @dataclass(frozen=True, eq=False)
-class Memory:
+class LearnerState:
     """Tensors, class table, domain table, counters. ``view`` holds small host copies that decisions
     read.
 
@@ -189,7 +189,7 @@ class Memory:
         found = self.domains.get(domain)
         return None if found is None else found.encode
 
-    def with_class(self, name: str) -> Memory:
+    def with_class(self, name: str) -> LearnerState:
         """The class in the first free slot.
 
         Raises:
@@ -207,10 +207,10 @@ class Memory:
             f"export with class_slots = {2 * len(self.classes)} or call learner.remove_class(...)"
         )
 
-    def with_domain(self, domain: Domain) -> Memory:
+    def with_domain(self, domain: Domain) -> LearnerState:
         return replace(self, domains={**self.domains, domain.name: domain})
 
-    def without_domain(self, name: str) -> Memory:
+    def without_domain(self, name: str) -> LearnerState:
         return replace(
             self, domains={key: value for key, value in self.domains.items() if key != name}
         )

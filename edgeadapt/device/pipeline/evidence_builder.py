@@ -16,7 +16,7 @@ from edgeadapt.device.commits.holdout import HeldOut
 from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.detection.window import shift_ratio
 from edgeadapt.device.inference.program import F32, Program
-from edgeadapt.device.inference.state import SOURCE, Memory
+from edgeadapt.device.inference.state import SOURCE, LearnerState
 from edgeadapt.device.querying.pending import PendingBatch
 from edgeadapt.device.storage.features import as_stored
 from edgeadapt.device.storage.rows import EvidenceRow, Met
@@ -24,7 +24,7 @@ from edgeadapt.errors import InputError
 from edgeadapt.inputs import LONGEST_CLASS_NAME, check_labels, check_text
 
 
-class Labelling:
+class EvidenceBuilder:
     """Turns labels into rows. Adds classes where the policy says so; learns nothing itself."""
 
     def __init__(
@@ -32,7 +32,7 @@ class Labelling:
         program: Program,
         policy: Policy,
         held_out: HeldOut,
-        live: Callable[[], Memory],
+        live: Callable[[], LearnerState],
         add_classes: Callable[[Sequence[str]], None],
     ) -> None:
         self._program, self._policy, self._held_out = program, policy, held_out

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgeadapt.device.inference.program import F32
-from edgeadapt.device.pipeline.evidence_builder import Labelling
-from edgeadapt.device.pipeline.label_worker import Learning
+from edgeadapt.device.pipeline.evidence_builder import EvidenceBuilder
+from edgeadapt.device.pipeline.label_worker import LabelWorker
 from edgeadapt.device.pipeline.restoring import Correction
 from edgeadapt.device.querying.pending import Pending, PendingBatch, new_ids
 from edgeadapt.device.querying.questions import Questions
@@ -37,7 +37,7 @@ class _Said:
     is_new: list[bool]
 
 
-class Receiving:
+class LabelIntake:
     """The door for labels. ``raw_per_class`` above 0 keeps raw inputs with them."""
 
     def __init__(
@@ -45,8 +45,8 @@ class Receiving:
         journal: Journal,
         pending: Pending,
         questions: Questions,
-        labelling: Labelling,
-        learning: Learning,
+        labelling: EvidenceBuilder,
+        learning: LabelWorker,
         room: WriteRoom,
         raw_per_class: int,
         pending_s: float,

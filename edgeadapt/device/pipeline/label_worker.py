@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, MutableMapping, Sequence
 
-from edgeadapt.device.adaptation.domain_manager import Conditions, Stream
-from edgeadapt.device.adaptors.trainer import Growth
+from edgeadapt.device.adaptation.domain_manager import DomainManager, Stream
+from edgeadapt.device.adaptors.trainer import AdaptorTrainer
 from edgeadapt.device.commits.head_choice import HeadChoices
 from edgeadapt.device.commits.transactions import Transactions
 from edgeadapt.device.resources.budget import Meter
@@ -25,19 +25,19 @@ _PUT_OFF_S = 10.0  # until work that the budget had no room for is offered again
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
 
 
-class Learning:
+class LabelWorker:
     """Runs on the worker."""
 
     def __init__(
         self,
         transactions: Transactions,
         journal: Journal,
-        conditions: Conditions,
+        conditions: DomainManager,
         meter: Meter,
         worker: Worker,
         streams: MutableMapping[str, Stream],
         is_frozen: Callable[[], bool],
-        growth: Growth,
+        growth: AdaptorTrainer,
         choices: HeadChoices,
         afterwards: Callable[[], None],
     ) -> None:

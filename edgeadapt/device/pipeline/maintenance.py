@@ -7,10 +7,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from edgeadapt.device.adaptation.domain_manager import Conditions
+from edgeadapt.device.adaptation.domain_manager import DomainManager
 from edgeadapt.device.commits.transactions import Transactions
 from edgeadapt.device.detection.policy import Keep
-from edgeadapt.device.recovery.rollback import Undoing
+from edgeadapt.device.recovery.rollback import HistoryEditor
 from edgeadapt.device.resources.budget import WriteRoom
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.errors import StateError
@@ -22,15 +22,15 @@ _DECISION_BYTES = 128
 _DOUBTFUL_S, _CONFIRMED_S = 86_400.0, 3600.0
 
 
-class Housekeeping:
+class Maintenance:
     """Runs on the worker."""
 
     def __init__(
         self,
         journal: Journal,
         transactions: Transactions,
-        undoing: Undoing,
-        conditions: Conditions,
+        undoing: HistoryEditor,
+        conditions: DomainManager,
         room: WriteRoom,
         keep: Keep,
         raw_per_class: int,

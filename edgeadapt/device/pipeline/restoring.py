@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.inference.state import SOURCE
-from edgeadapt.device.pipeline.evidence_builder import Labelling
+from edgeadapt.device.pipeline.evidence_builder import EvidenceBuilder
 from edgeadapt.device.storage.features import check_storable
 from edgeadapt.device.storage.rows import AskedSample, EvidenceRow, Met
 from edgeadapt.errors import InputError
@@ -62,7 +62,7 @@ class Correction:
 def rows_of(
     samples: Sequence[LabelledSample],
     program: Program,
-    labelling: Labelling,
+    labelling: EvidenceBuilder,
     is_new: Callable[[str], bool],
     corrections: Sequence[Correction] = (),
 ) -> list[EvidenceRow]:

@@ -9,8 +9,8 @@ from collections import OrderedDict, deque
 from typing import Any
 
 from edgeadapt.bundle.schema import PolicySpec
-from edgeadapt.device.adaptation.domain_manager import Conditions, Stream
-from edgeadapt.device.detection.steadiness import Look
+from edgeadapt.device.adaptation.domain_manager import DomainManager, Stream
+from edgeadapt.device.detection.steadiness import WindowStats
 from edgeadapt.device.detection.window import StreamWindow, WindowView
 from edgeadapt.device.inference.state import SOURCE
 from edgeadapt.device.resources.budget import Meter
@@ -24,11 +24,11 @@ _MOST = 256  # streams; the one observed least recently goes, and starts afresh 
 _WAITING, _WAITING_IN_ALL = 8, 64
 
 
-class Streams:
+class WindowQueue:
     """Found by name; thread-safe."""
 
     def __init__(
-        self, policy: PolicySpec, conditions: Conditions, worker: Worker, meter: Meter
+        self, policy: PolicySpec, conditions: DomainManager, worker: Worker, meter: Meter
     ) -> None:
         self._policy = policy
         self._conditions = conditions
@@ -86,7 +86,7 @@ class Streams:
     def _sense(self) -> None:
         with self._lock:
             window = self._waiting.popleft()
-        stream, look = window[0], Look.of(window[1])
+        stream, look = window[0], WindowStats.of(window[1])
         # under a condition the factory encoder sees the window once more; else that has been done
         is_dear = stream.state.domain != SOURCE
         if (

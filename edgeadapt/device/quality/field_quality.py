@@ -18,11 +18,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgeadapt.device.adaptation.domain_manager import Conditions, Stream
+from edgeadapt.device.adaptation.domain_manager import DomainManager, Stream
 from edgeadapt.device.commits.evidence_sums import factory_memory
 from edgeadapt.device.detection.accuracy_estimate import wilson
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import Memory
+from edgeadapt.device.inference.state import LearnerState
 from edgeadapt.device.quality.learning_curve import MOST_ROWS, Curve, expected_gain, measured_curve
 from edgeadapt.device.storage.features import rows_to_arrays
 from edgeadapt.device.storage.journal import Journal
@@ -78,9 +78,9 @@ class FieldQuality:
         self,
         program: Program,
         journal: Journal,
-        conditions: Conditions,
+        conditions: DomainManager,
         streams: Mapping[str, Stream],
-        live: Callable[[], Memory],
+        live: Callable[[], LearnerState],
     ) -> None:
         self._program, self._journal, self._conditions = program, journal, conditions
         self._streams, self._live = streams, live
@@ -124,7 +124,7 @@ class FieldQuality:
             error = (wrong + _PRIOR * error) / (accuracy.count + _PRIOR)
         return expected_gain(curve, error, labels)
 
-    def _measured(self, memory: Memory) -> Curve | None:
+    def _measured(self, memory: LearnerState) -> Curve | None:
         rows = self._journal.evidence(
             where="status IN ('learned', 'held_out') AND length(features) > 0",
             limit=MOST_ROWS,

@@ -60,7 +60,7 @@ _TINY = 1e-9
 
 
 class Seen(Protocol):
-    """What is read of features: see ``program.Read``."""
+    """What is read of features: see ``program.HeadOutput``."""
 
     @property
     def embedding(self) -> F32: ...

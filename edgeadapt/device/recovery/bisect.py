@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle import GUARD
 from edgeadapt.device.inference.program import F32, Program
-from edgeadapt.device.inference.state import SOURCE, Memory
+from edgeadapt.device.inference.state import SOURCE, LearnerState
 from edgeadapt.device.recovery.rebuild import rebuild
 from edgeadapt.device.recovery.replay import commits_in_pages, memory_at, walk
 from edgeadapt.device.storage.journal import Journal
@@ -37,7 +37,7 @@ class Labelled:
     domain: str = SOURCE
     among: frozenset[str] | None = None
 
-    def right(self, program: Program, memory: Memory) -> int:
+    def right(self, program: Program, memory: LearnerState) -> int:
         """How many are answered right. A class that the state does not have is answered wrong."""
         logits = program.read(self.z, self.taps, memory.judged_in(self.domain)).logits
         if self.among is not None:
@@ -49,7 +49,7 @@ class Labelled:
         return int((logits.argmax(axis=1) == truth).sum())
 
 
-def accuracy(program: Program, memory: Memory, sets: Sequence[Labelled]) -> float:
+def accuracy(program: Program, memory: LearnerState, sets: Sequence[Labelled]) -> float:
     """Share answered right over all sets. Tensors that follow from the evidence are derived
     first.
     """
@@ -59,7 +59,9 @@ def accuracy(program: Program, memory: Memory, sets: Sequence[Labelled]) -> floa
     )
 
 
-def own_judges(journal: Journal, program: Program, good: Memory, bad: Memory) -> list[Labelled]:
+def own_judges(
+    journal: Journal, program: Program, good: LearnerState, bad: LearnerState
+) -> list[Labelled]:
     """What a state can be judged by without further data: the bundle's factory samples, and
     held-out labels that never taught.
 

@@ -21,8 +21,8 @@ from edgeadapt.device.commits.guard import judge
 from edgeadapt.device.commits.holdout import HeldOut
 from edgeadapt.device.commits.transactions import Transactions
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import SOURCE, Memory
-from edgeadapt.device.recovery.rollback import Undoing
+from edgeadapt.device.inference.state import SOURCE, LearnerState
+from edgeadapt.device.recovery.rollback import HistoryEditor
 from edgeadapt.device.storage.features import as_stored, check_storable
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.device.storage.rows import EvidenceRow, Met
@@ -72,7 +72,7 @@ class Selected:
 
 
 @dataclass(eq=False)
-class Carrying:
+class EvidenceTransfer:
     """From one journal into the state behind some transactions."""
 
     old: Journal
@@ -80,7 +80,7 @@ class Carrying:
     program: Program
     transactions: Transactions
     held_out: HeldOut
-    shipped: Memory
+    shipped: LearnerState
     at: Callable[[str], None]
     converted: int = 0
     refused: dict[str, str] = field(default_factory=dict)  # sample -> why
@@ -111,7 +111,7 @@ class Carrying:
             )
             why = worse.why  # step by step each was good enough, together they are not
             if why:
-                Undoing(self.transactions).withdraw(
+                HistoryEditor(self.transactions).withdraw(
                     journal.evidence_of([row.seq for row in received])
                 )
         self.refused |= dict.fromkeys((row.id for row in rows), why) if why else {}
@@ -197,4 +197,4 @@ def _converted(raw: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
     return prepare(raw, spec)
 
 
-__all__ = ["Carrying", "Selected"]
+__all__ = ["EvidenceTransfer", "Selected"]

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.device.commits.evidence_sums import factory_memory
-from edgeadapt.device.commits.guard import GuardSet, Verdict, judge
+from edgeadapt.device.commits.guard import GuardDecision, ValidationSet, judge
 from edgeadapt.device.commits.holdout import HeldOut
 from edgeadapt.device.commits.transactions import Transactions
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import SOURCE, Memory
-from edgeadapt.device.recovery.evidence_transfer import Carrying, Selected
+from edgeadapt.device.inference.state import SOURCE, LearnerState
+from edgeadapt.device.recovery.evidence_transfer import EvidenceTransfer, Selected
 from edgeadapt.device.recovery.migration_report import ClassCarried, MigrationReport
 from edgeadapt.device.recovery.rebuild import rebuild, tables_at
 from edgeadapt.device.recovery.trust import Remembered, Trust, check_successor, identity
@@ -191,7 +191,7 @@ class Migration:
             if names:
                 state.transactions.add_classes(names)
             self.at("classes")
-            carrying = Carrying(
+            carrying = EvidenceTransfer(
                 old,
                 by_features,
                 program,
@@ -272,7 +272,7 @@ class _State:
             program, journal, self.held_out, lambda: self.live, self._publish, room
         )
 
-    def _publish(self, memory: Memory) -> None:
+    def _publish(self, memory: LearnerState) -> None:
         self.live = memory
 
 
@@ -300,7 +300,7 @@ def _is_at_home(journal: Journal, program: Program) -> bool:
 
 def _judged(
     state: _State, selected: Selected, refused: dict[str, str]
-) -> tuple[Verdict, tuple[ClassCarried, ...]]:
+) -> tuple[GuardDecision, tuple[ClassCarried, ...]]:
     """Paired tests of the new state against the bundle as shipped, and what became of each
     class.
     """
@@ -311,7 +311,7 @@ def _judged(
         z, taps, y, _, _ = rows_to_arrays(
             held, state.live.slots, state.program.manifest.feature_dim
         )
-        judges = GuardSet("held-out samples", z, taps, y, SOURCE)
+        judges = ValidationSet("held-out samples", z, taps, y, SOURCE)
         right = {
             "before": judges.correct(state.program, state.shipped),
             "after": judges.correct(state.program, state.live),

@@ -35,7 +35,7 @@ from edgeadapt.device.inference.state import (
     Domain,
     DomainKind,
     HeadChoice,
-    Memory,
+    LearnerState,
 )
 from edgeadapt.device.storage.corruption import reads
 from edgeadapt.device.storage.journal import Journal
@@ -47,14 +47,14 @@ from edgeadapt.runtime import Tensors
 @reads
 def rebuild(
     journal: Journal, program: Program, upto: int | None = None, *, from_factory: bool = False
-) -> Memory:
+) -> LearnerState:
     """The memory after commit ``upto`` (the last one by default)."""
     return rebuild_timed(journal, program, upto, from_factory=from_factory)[0]
 
 
 def rebuild_timed(
     journal: Journal, program: Program, upto: int | None = None, *, from_factory: bool = False
-) -> tuple[Memory, float]:
+) -> tuple[LearnerState, float]:
     """The memory after commit ``upto``, and the seconds that replaying commits took.
 
     Args:
@@ -230,8 +230,11 @@ def _check_domain(program: Program, domain: str, values: Mapping[str, NDArray[An
 
 
 def _with_tables(
-    program: Program, memory: Memory, tables: Mapping[str, Any], blobs: Mapping[str, NDArray[Any]]
-) -> Memory:
+    program: Program,
+    memory: LearnerState,
+    tables: Mapping[str, Any],
+    blobs: Mapping[str, NDArray[Any]],
+) -> LearnerState:
     if len(tables["classes"]) != program.manifest.class_slots:
         raise StateError(
             f"the state has {len(tables['classes'])} class slots and the bundle"

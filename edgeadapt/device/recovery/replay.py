@@ -25,7 +25,7 @@ from edgeadapt.device.commits.serialization import (
     with_domains,
 )
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import Domain, Memory
+from edgeadapt.device.inference.state import Domain, LearnerState
 from edgeadapt.device.recovery.rebuild import _replay, _restore, rebuild, tables_at
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.device.storage.name_erasure import NAMES_FORGOTTEN
@@ -194,7 +194,7 @@ class _LongReplay:
         self.worst = (0.0, "", 0)
         self.measured = 0  # the last commit with something to compare tensors with
 
-    def run(self, start: int, last: int) -> Memory:
+    def run(self, start: int, last: int) -> LearnerState:
         """Where rows are missing that were forgotten since, the replay goes on from the first
         snapshot that has all that is still there.
         """
@@ -211,7 +211,7 @@ class _LongReplay:
                 return self.run(commit.number, last)
         return memory
 
-    def _goes_on_from(self, commit: CommitRow, memory: Memory, last: int) -> bool:
+    def _goes_on_from(self, commit: CommitRow, memory: LearnerState, last: int) -> bool:
         found = self._journal.snapshot(commit.number)
         assert found is not None
         self.compare(memory, found[1], commit.number)
@@ -229,7 +229,7 @@ class _LongReplay:
         )
 
     def compare(
-        self, memory: Memory, reference: Arrays, number: int, is_reference: bool = True
+        self, memory: LearnerState, reference: Arrays, number: int, is_reference: bool = True
     ) -> None:
         self.worst = max(
             self.worst, (*difference(snapshot_of(self._program, memory), reference), number)
@@ -310,7 +310,7 @@ class _Point:
 
 def walk(
     journal: Journal, program: Program, start: int, upto: int
-) -> Iterator[tuple[CommitRow, Memory]]:
+) -> Iterator[tuple[CommitRow, LearnerState]]:
     """Every commit after ``start``, each with the state after it; derived tensors are left as the
     factory had them.
     """
@@ -342,13 +342,13 @@ def commits_in_pages(journal: Journal, after: int, upto: int) -> Iterator[Commit
         yield from journal.commits(start, min(start + _PAGE, upto))
 
 
-def memory_at(journal: Journal, program: Program, number: int) -> Memory:
+def memory_at(journal: Journal, program: Program, number: int) -> LearnerState:
     """The state of the factory (0) or of a snapshot."""
     factory = factory_memory(program)
     return _memory(program, factory, number, _point_at(journal, program, factory, number))
 
 
-def _point_at(journal: Journal, program: Program, factory: Memory, number: int) -> _Point:
+def _point_at(journal: Journal, program: Program, factory: LearnerState, number: int) -> _Point:
     found = journal.snapshot(number) if number else None
     tables = tables_at(journal, number)
     if found is None or tables is None:
@@ -360,7 +360,7 @@ def _point_at(journal: Journal, program: Program, factory: Memory, number: int) 
     )
 
 
-def _memory(program: Program, factory: Memory, number: int, point: _Point) -> Memory:
+def _memory(program: Program, factory: LearnerState, number: int, point: _Point) -> LearnerState:
     """Without the encoders of its conditions: what is judged here is judged by features."""
     domains = {}
     for entry in point.tables["domains"]:
@@ -404,7 +404,7 @@ def difference(a: Arrays, b: Arrays) -> tuple[float, str]:
     return worst
 
 
-def _digest(program: Program, commit: CommitRow, memory: Memory) -> str:
+def _digest(program: Program, commit: CommitRow, memory: LearnerState) -> str:
     return state_digest(program, memory, json.loads(commit.tables))
 
 

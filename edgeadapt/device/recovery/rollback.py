@@ -17,11 +17,11 @@ from edgeadapt.device.commits.serialization import domain_blob, snapshot_of, wit
 from edgeadapt.device.commits.transactions import Transactions, moves_of
 from edgeadapt.device.coreset import Samples, choose
 from edgeadapt.device.detection.policy import Kept
-from edgeadapt.device.inference.state import Memory
+from edgeadapt.device.inference.state import LearnerState
 from edgeadapt.device.recovery.rebuild import rebuild, tables_at
 from edgeadapt.device.storage.features import rows_to_arrays
 from edgeadapt.device.storage.name_erasure import Names
-from edgeadapt.device.storage.rows import EvidenceRow, Moves, Step, accepted_at
+from edgeadapt.device.storage.rows import EvidenceRow, RowTransitions, Step, accepted_at
 from edgeadapt.errors import StateError, StorageError
 from edgeadapt.results import Receipt
 
@@ -31,7 +31,7 @@ _LOOKED_AT = 8  # times as many of the oldest rows as must go
 _RESIDUE = 0.01
 
 
-class Undoing:
+class HistoryEditor:
     """Takes things back through :class:`Transactions`. Called by the worker only."""
 
     def __init__(self, transactions: Transactions) -> None:
@@ -98,8 +98,8 @@ class Undoing:
         )
 
     def _shed(
-        self, memory: Memory, domains: Collection[str]
-    ) -> tuple[Memory, dict[str, NDArray[Any]]]:
+        self, memory: LearnerState, domains: Collection[str]
+    ) -> tuple[LearnerState, dict[str, NDArray[Any]]]:
         """Conditions without the adaptors that were trained from their labels, and what a commit
         stores of them.
         """
@@ -210,7 +210,7 @@ class Undoing:
         )
 
     def _rewritten_snapshots(
-        self, rows: Sequence[EvidenceRow], live: Memory
+        self, rows: Sequence[EvidenceRow], live: LearnerState
     ) -> dict[int, dict[str, NDArray[Any]]]:
         """Snapshots without these rows, withdrawn ones included: an old snapshot still holds what
         was taken back later.
@@ -384,7 +384,9 @@ class Undoing:
         outcome = (
             "thinned" if is_covered and not any(row.seq in deleted for row in accepted) else "saved"
         )
-        moves = Moves(expired=tuple(sorted(deleted)), emptied=() if is_covered else tuple(bare))
+        moves = RowTransitions(
+            expired=tuple(sorted(deleted)), emptied=() if is_covered else tuple(bare)
+        )
         live = self._transactions.live()
         live = replace(live, heads={})  # they were made from features that go
         self._transactions.record(
@@ -442,12 +444,12 @@ class Undoing:
         for seq, (status, number) in accepted_at(steps, [upto])[upto].items():
             if seq in present:
                 groups.setdefault((status, number), []).append(seq)
-        base = Moves(
+        base = RowTransitions(
             base=tuple((status, number, tuple(seqs)) for (status, number), seqs in groups.items())
         )
         return self._journal.compact(upto, base, snapshot_of(self._program, memory))
 
-    def _first_to_keep(self, steps: Sequence[Step], wanted: int) -> tuple[int, Memory] | None:
+    def _first_to_keep(self, steps: Sequence[Step], wanted: int) -> tuple[int, LearnerState] | None:
         """The earliest commit from ``wanted`` on that can stand for all before it: no kept rollback
         goes back behind it, and it can be rebuilt.
         """
@@ -472,7 +474,7 @@ class Undoing:
 
 def reasons_for(
     rows: Sequence[EvidenceRow],
-    memory: Memory,
+    memory: LearnerState,
     transactions: Transactions,
     streams_with_inputs: Sequence[str],
 ) -> list[str]:
@@ -509,4 +511,4 @@ def _is_integer(dtype: str) -> bool:
     return dtype.startswith(("int", "uint"))
 
 
-__all__ = ["Undoing", "reasons_for"]
+__all__ = ["HistoryEditor", "reasons_for"]

@@ -16,7 +16,7 @@ from edgeadapt.bundle.schema import Precision
 from edgeadapt.device.commits.holdout import HeldOut
 from edgeadapt.device.detection.policy import Keep
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import Memory
+from edgeadapt.device.inference.state import LearnerState
 from edgeadapt.device.recovery.rebuild import rebuild_timed
 from edgeadapt.device.recovery.trust import Remembered, Trust, check_successor, identity
 from edgeadapt.device.resources.budget import Budget
@@ -28,7 +28,7 @@ _REMEDY = "edgeadapt migrate OLD_STATE NEW.edge"
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
+class StartupState:
     """A journal with what follows from it.
 
     Attributes:
@@ -38,7 +38,7 @@ class Opened:
 
     journal: Journal
     program: Program
-    memory: Memory
+    memory: LearnerState
     held_out: HeldOut
     replay_s: float
     raw_per_class: int
@@ -53,7 +53,7 @@ def open_state(
     trust: Trust,
     allow_older: bool,
     precision: Precision = "float32",
-) -> Opened:
+) -> StartupState:
     """Open or create a state folder, with a bundle that may follow the one it was last opened with.
 
     Raises:
@@ -75,7 +75,9 @@ def open_state(
         # last: a bundle that cannot be opened after all must not make the one before it look old
         if admitted is not None:
             journal.set_meta(admitted)
-        return Opened(journal, program, memory, held_out, replay_s, _raw_per_class(journal, keep))
+        return StartupState(
+            journal, program, memory, held_out, replay_s, _raw_per_class(journal, keep)
+        )
     except (
         sqlite3.DatabaseError,
         SafetensorError,

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from edgeadapt._fields import check_fields
 from edgeadapt.device.resources.sensors import Vitals
-from edgeadapt.device.resources.thermal import HeatLimit
+from edgeadapt.device.resources.thermal import ThermalPowerLimit
 from edgeadapt.device.resources.write_meter import Writes
 from edgeadapt.errors import BudgetError
 
@@ -129,7 +129,9 @@ class Meter:
         self._budget, self._clock, self._spent = budget, clock, spent
         self._inner = 0.0  # seconds of work that is over and was part of other work
         self._heat = (
-            None if vitals is None else HeatLimit(budget.temperature_c, budget.power_w, vitals)
+            None
+            if vitals is None
+            else ThermalPowerLimit(budget.temperature_c, budget.power_w, vitals)
         )
         self._spans: deque[tuple[float, str, float]] = deque()  # when, what, seconds
         self._costs: dict[str, deque[float]] = {}

@@ -14,7 +14,7 @@ _COOLER_C = 3.0
 _LESS_POWER = 0.95
 
 
-class HeatLimit:
+class ThermalPowerLimit:
     """Work that can wait does not start above a limit, and starts again 3 C, or 5% of the power,
     below it.
 
@@ -88,4 +88,4 @@ class HeatLimit:
         return False
 
 
-__all__ = ["HeatLimit"]
+__all__ = ["ThermalPowerLimit"]

@@ -17,7 +17,7 @@ from edgeadapt.device.storage import schema as journal_schema
 from edgeadapt.device.storage.corruption import damage_named, reads
 from edgeadapt.device.storage.database import LOG_BYTES, Database, sane
 from edgeadapt.device.storage.name_erasure import Names, erase, only_in_history
-from edgeadapt.device.storage.rows import ANSWER, CommitRow, Moves, Step
+from edgeadapt.device.storage.rows import ANSWER, CommitRow, RowTransitions, Step
 from edgeadapt.results import Commit
 
 _READER_S = 0.25  # a reader that copies a small journal is through by then
@@ -148,7 +148,7 @@ class CommitTable(Database):
             " 'saved')"
         )
 
-    def compact(self, upto: int, base: Moves, snapshot: Mapping[str, NDArray[Any]]) -> int:
+    def compact(self, upto: int, base: RowTransitions, snapshot: Mapping[str, NDArray[Any]]) -> int:
         """Drop the commits before ``upto``: its snapshot and the statuses in ``base`` stand in for
         them. Returns how many went.
         """
@@ -243,7 +243,7 @@ class CommitTable(Database):
                 " number > ?",
                 (number,),
             ).fetchall()
-        moves = [Moves.decode(rows) for (rows,) in found]
+        moves = [RowTransitions.decode(rows) for (rows,) in found]
         return {
             seq
             for move in moves
@@ -286,7 +286,7 @@ class CommitTable(Database):
                     kind,
                     outcome,
                     about,
-                    Moves.decode(rows),
+                    RowTransitions.decode(rows),
                     tables,
                     load_tensors(blob) if blob else {},
                     marks,
@@ -355,7 +355,11 @@ class CommitTable(Database):
                 (upto if upto is not None else 2**62,),
             ).fetchall()
         steps = [
-            Step(number, None if detail is None else int(_detail(detail)["to"]), Moves.decode(rows))
+            Step(
+                number,
+                None if detail is None else int(_detail(detail)["to"]),
+                RowTransitions.decode(rows),
+            )
             for number, detail, rows in found
         ]
         # it stands for those that were compacted: its base says all, wherever it had gone back to

@@ -15,8 +15,8 @@ from edgeadapt.device.storage.rows import (
     CommitRow,
     EvidenceRow,
     FieldAnswer,
-    Moves,
     RawInput,
+    RowTransitions,
 )
 from edgeadapt.device.storage.schema import VERSION as SCHEMA_VERSION
 
@@ -100,6 +100,6 @@ __all__ = [
     "EvidenceRow",
     "FolderLock",
     "Journal",
-    "Moves",
     "RawInput",
+    "RowTransitions",
 ]

@@ -98,7 +98,7 @@ class FieldAnswer:
 
 
 @dataclass(frozen=True)
-class Moves:
+class RowTransitions:
     """What a commit did with evidence rows, by ``seq``, in the order in which it was done: first
     taken, then added.
 
@@ -127,7 +127,7 @@ class Moves:
         return json.dumps({name: value for name, value in self.__dict__.items() if value})
 
     @classmethod
-    def decode(cls, text: str) -> Moves:
+    def decode(cls, text: str) -> RowTransitions:
         """Raises ValueError, TypeError or KeyError where the text is not what ``encode`` wrote."""
         found = json.loads(text)
         flat = {
@@ -175,7 +175,7 @@ class CommitRow:
     kind: str
     outcome: str
     detail: Mapping[str, Any]
-    moves: Moves
+    moves: RowTransitions
     tables: str
     tensors: Mapping[str, NDArray[Any]]
     digest: str = ""
@@ -193,7 +193,7 @@ class Step:
 
     number: int
     to: int | None
-    moves: Moves
+    moves: RowTransitions
 
 
 def accepted_at(
@@ -248,8 +248,8 @@ __all__ = [
     "EvidenceRow",
     "FieldAnswer",
     "Met",
-    "Moves",
     "RawInput",
+    "RowTransitions",
     "Step",
     "accepted_at",
 ]

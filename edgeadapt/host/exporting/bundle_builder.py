@@ -128,7 +128,7 @@ def export(
         taps=chosen.taps,
     )
     _say_encoder(source, say)
-    maker = _Maker(source, x, y, _group_numbers(groups, len(y)), names, chosen, say)
+    maker = _BundleBuilder(source, x, y, _group_numbers(groups, len(y)), names, chosen, say)
     return maker.write(Path(path), private_key)
 
 
@@ -203,7 +203,7 @@ class _Made:
     labelled: dict[str, RoleGraph] = field(default_factory=dict)
 
 
-class _Maker:
+class _BundleBuilder:
     """One export in progress: stages in order, each leaving what the next needs."""
 
     def __init__(

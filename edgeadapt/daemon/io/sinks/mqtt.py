@@ -16,7 +16,12 @@ from typing import Any
 
 from edgeadapt.daemon.config.schema import MqttSink
 from edgeadapt.daemon.decoding.codec import encode
-from edgeadapt.daemon.io.mqtt_connection import MOST_IN_FLIGHT, Link, client_id_of, require_paho
+from edgeadapt.daemon.io.mqtt_connection import (
+    MOST_IN_FLIGHT,
+    MqttConnection,
+    client_id_of,
+    require_paho,
+)
 from edgeadapt.errors import InputError
 
 log = logging.getLogger("edgeadapt.daemon")
@@ -70,7 +75,7 @@ class MqttEvents:
         self._is_closing = False
         self._is_idle = False  # it waits for the next event
         self._end = 0.0
-        self._link: Link | None = None
+        self._link: MqttConnection | None = None
         self._thread = threading.Thread(target=self._serve, name=f"sink-{self.name}", daemon=True)
         self._thread.start()
 
@@ -140,7 +145,7 @@ class MqttEvents:
 
     def _connect_and_send(self) -> None:
         """Until it closes; raises when the connection is lost."""
-        link = Link(
+        link = MqttConnection(
             self._settings,
             client_id_of(self._settings, self._settings.topic),
             is_clean=True,
@@ -183,12 +188,12 @@ class MqttEvents:
             self._is_idle = not self._waiting
             return self._is_idle or len(self._flying) >= MOST_IN_FLIGHT
 
-    def _rest(self, link: Link) -> None:
+    def _rest(self, link: MqttConnection) -> None:
         until = time.monotonic() + _REST_S
         while not self._is_closing and (left := until - time.monotonic()) > 0.0:
             link.turn(left)
 
-    def _send(self, link: Link) -> bool:
+    def _send(self, link: MqttConnection) -> bool:
         """As many events as may be under way; True if some were sent and none waits."""
         was_sent = False
         while True:

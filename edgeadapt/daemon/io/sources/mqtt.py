@@ -23,7 +23,7 @@ from edgeadapt._prepare import prepare
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.daemon.config.schema import MqttSource
 from edgeadapt.daemon.decoding.picture_reader import read_picture
-from edgeadapt.daemon.io.mqtt_connection import Link, client_id_of, require_paho
+from edgeadapt.daemon.io.mqtt_connection import MqttConnection, client_id_of, require_paho
 from edgeadapt.daemon.io.sources.image_input import require_frames, takes_frames
 from edgeadapt.daemon.messages import Arrival, Deliver, LabelArrival
 from edgeadapt.errors import InputError
@@ -132,7 +132,7 @@ class MqttMessages:
         filters = [self._settings.topic, *([self._labels_topic] if self._labels_topic else [])]
         halt = threading.Event()
         self._failure, self._acknowledged = None, deque()
-        link = Link(
+        link = MqttConnection(
             self._settings,
             self._client_id,
             is_clean=self._is_clean,
@@ -161,7 +161,7 @@ class MqttMessages:
             raise self._failure
 
     # -- the thread of the network -----------------------------------------------------------------
-    def _listen(self, link: Link, halt: threading.Event) -> None:
+    def _listen(self, link: MqttConnection, halt: threading.Event) -> None:
         try:
             if not link.open(halt.is_set):
                 return
@@ -182,7 +182,7 @@ class MqttMessages:
             with self._changed:
                 self._changed.notify_all()
 
-    def _acknowledge(self, link: Link) -> None:
+    def _acknowledge(self, link: MqttConnection) -> None:
         while self._acknowledged:
             link.acknowledge(self._acknowledged.popleft())
 
@@ -249,7 +249,7 @@ class MqttMessages:
             self._waiting_bytes -= len(message.payload)
             return message
 
-    def _settle(self, message: _Message, link: Link) -> None:
+    def _settle(self, message: _Message, link: MqttConnection) -> None:
         assert message.number is not None
         with self._changed:
             self._done.pop(message.number, None)
