@@ -22,7 +22,7 @@ from edgeadapt.device.storage.journal import (
     CommitRow,
     EvidenceRow,
     Journal,
-    Moves,
+    RowTransitions,
 )
 from edgeadapt.errors import StateError
 
@@ -52,7 +52,7 @@ def commit(
         "learn",
         "learned",
         {"learned": len(rows)},
-        Moves(added=rows, held_out=held_out),
+        RowTransitions(added=rows, held_out=held_out),
         json.dumps({"classes": []}),
         tensors,
     )
@@ -152,7 +152,7 @@ def test_a_commit_sets_statuses_deletes_and_keeps_its_tensors(state: Path) -> No
     assert journal.count_evidence() == {"learned": 1, "held_out": 1}
     assert [r.commit_number for r in journal.evidence()] == [1, 1]
     (read,) = journal.commits()
-    assert read.moves == Moves(added=(1,), held_out=(2,)) and read.detail == {"learned": 1}
+    assert read.moves == RowTransitions(added=(1,), held_out=(2,)) and read.detail == {"learned": 1}
     np.testing.assert_array_equal(read.tensors["norm.mean"], np.ones(3))
     assert {
         sample: found.status for sample, found in journal.newest_of(["a", "b", "c"]).items()
