@@ -184,7 +184,7 @@ class Route:
 
     @property
     def summary(self) -> str:
-        return (self.run.__doc__ or "").strip().split("\n")[0]
+        return " ".join((self.run.__doc__ or "").split("\n\n")[0].split())
 
 
 def _predict(service: Served, asked: Asked) -> Answers:
