@@ -4,9 +4,7 @@ from __future__ import annotations
 
 
 class EdgeadaptError(Exception):
-    """Base of every error that edgeadapt raises on purpose. The command line prints it as one
-    line.
-    """
+    """Base of every error that edgeadapt raises on purpose; the command line prints one line."""
 
 
 class BundleError(EdgeadaptError):
@@ -17,9 +15,7 @@ class BundleError(EdgeadaptError):
 
 
 class InputError(EdgeadaptError, ValueError):
-    """An input was refused at the door: wrong shape, dtype, range, or values that are not
-    finite.
-    """
+    """An input was refused at the door: wrong shape, dtype, range, or values not finite."""
 
 
 class UnknownClassError(EdgeadaptError, KeyError):
@@ -50,9 +46,7 @@ class StorageError(StateError):
 
 
 class CompileError(EdgeadaptError):
-    """A torch function could not be turned into a checked graph; the message names the op and a way
-    out.
-    """
+    """A torch function could not become a checked graph; the message names the op and a way out."""
 
 
 class RuntimeUnavailable(EdgeadaptError):
@@ -74,9 +68,7 @@ class RecipeError(EdgeadaptError, ValueError):
 
 
 class InputWarning(UserWarning):
-    """Inputs are accepted but look wrong: for example they fit calibration better after a channel
-    swap.
-    """
+    """Inputs are accepted but look wrong: they fit calibration better after a channel swap, say."""
 
 
 class CompileWarning(UserWarning):

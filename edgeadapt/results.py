@@ -92,9 +92,7 @@ class ExpectedGain(Struct, frozen=True):
 
 
 class Confusion(Struct, frozen=True):
-    """How often a sample that was predicted as one class was given the label of another, or the
-    same.
-    """
+    """How often a sample predicted as one class was given the label of another, or the same."""
 
     predicted: str
     label: str
@@ -102,8 +100,7 @@ class Confusion(Struct, frozen=True):
 
 
 class Quality(Struct, frozen=True):
-    """How good the predictions in the field are, by what people answered, and whether more answers
-    would help.
+    """How good predictions in the field are, by answers, and whether more answers would help.
 
     Attributes:
         accuracy: right answers to questions that were drawn at random, conditions weighted by the

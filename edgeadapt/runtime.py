@@ -29,9 +29,7 @@ CHOOSERS = {"auto": EntryPoint("auto", "edgeadapt.placement:open_auto", GROUP)}
 
 
 class Buffer(Protocol):
-    """One immutable block of memory owned by a runtime. It returns to its pool when the last holder
-    lets go.
-    """
+    """One immutable block of memory owned by a runtime; its last holder returns it to the pool."""
 
     @property
     def dtype(self) -> np.dtype[Any]: ...
@@ -65,9 +63,7 @@ class Tensors(Mapping[str, Buffer]):
         return len(self._buffers)
 
     def over(self, base: Tensors) -> Tensors:
-        """These buffers laid over ``base``: a step's result over the old state, a domain over the
-        global tensors.
-        """
+        """These buffers over ``base``: a step's result over a state, a domain over global ones."""
         if not self._buffers:
             return base
         if not base._buffers:
@@ -100,9 +96,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a graph takes and gives: ports and outputs by value, tensors it reads, tensors it
-    writes.
-    """
+    """What a graph takes and gives by value, and which tensors it reads and writes."""
 
     ports: tuple[Port, ...]
     reads: tuple[Port, ...]
@@ -166,9 +160,7 @@ class Built:
 
 @runtime_checkable
 class BuildsAhead(Protocol):
-    """What a runtime has besides :class:`Runtime` if it compiles graphs and keeps what comes
-    out.
-    """
+    """What a :class:`Runtime` has besides if it compiles graphs and keeps what comes out."""
 
     @property
     def cache(self) -> Path | None:
@@ -219,8 +211,7 @@ class Executable(Protocol):
 
 @runtime_checkable
 class Runtime(Protocol):
-    """An engine that runs graphs. One object owns threads, memory pools and the cache of
-    executables.
+    """An engine that runs graphs. One object owns threads, memory pools and cached executables.
 
     It may have ``runs_where_called``: True says that a call computes on the thread that makes it,
     whose CPU time is then what work has cost. It may have ``spent``, a function that says so
@@ -261,9 +252,7 @@ class RuntimeStatus:
 
 
 def registered_runtimes() -> dict[str, EntryPoint]:
-    """Every registered runtime by name (entry-point group ``edgeadapt.runtimes``); nothing is
-    imported.
-    """
+    """Every registered runtime by name (group ``edgeadapt.runtimes``); nothing is imported."""
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 

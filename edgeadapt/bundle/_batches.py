@@ -1,6 +1,4 @@
-"""How many rows a learner brings to a graph at once: what a compiler has to know before it chooses
-kernels.
-"""
+"""How many rows a learner brings to a graph at once, which a compiler has to know."""
 
 from __future__ import annotations
 
@@ -8,8 +6,7 @@ from edgeadapt.bundle.schema import GraphSpec, Manifest
 
 
 def usual_batches(spec: GraphSpec, manifest: Manifest) -> tuple[int, ...]:
-    """The sizes that a free axis of this graph usually has, ascending; a learner brings none above
-    the last.
+    """The usual sizes of this graph's free axis, ascending; a learner brings none above the last.
 
     A graph with a fixed batch has its own. Most calls come in chunks of the manifest's ladder.
     Three roles take more at once: ``adapt`` the whole memory of recent inputs, ``fit`` a training

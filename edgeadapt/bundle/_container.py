@@ -1,5 +1,4 @@
-"""The zip container of a bundle: written byte for byte the same way, read with nothing left to
-interpretation.
+"""The zip container of a bundle: written the same byte for byte, read without interpretation.
 
 A general zip reader must guess: two directories, gaps, comments, data after the end, headers that
 disagree. Here the entries tile the file from offset 0 to the central directory, which ends at the
@@ -88,8 +87,7 @@ def pack(members: Iterable[tuple[str, bytes]]) -> bytes:
 
 
 def read_directory(file: BinaryIO, size: int) -> dict[str, Entry]:
-    """Check the container of an archive of ``size`` bytes and say where its members lie, in file
-    order.
+    """Check the container of an archive of ``size`` bytes; where its members lie, in file order.
 
     Raises:
         BundleError: not a zip, truncated, or anything that two zip readers could read in two ways.

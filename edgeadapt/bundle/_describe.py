@@ -12,9 +12,7 @@ from edgeadapt.bundle.roles import ROLE_NAMES
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """Everything worth knowing about a bundle as builtins; sizes in bytes, shared weights counted
-    once.
-    """
+    """What a bundle is, as builtins; sizes in bytes, shared weights counted once."""
     manifest = bundle.manifest
     weights = [spec for spec in manifest.tensors if spec.kind == "frozen"]
     found = {

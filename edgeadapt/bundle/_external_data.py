@@ -65,9 +65,7 @@ def check_external_data(member: str, model: bytes, frozen: Iterable[str]) -> Non
 
 
 def external_tensors(model: bytes) -> Iterator[tuple[str, str]]:
-    """Name and location of every tensor marked external or carrying external entries; ``""`` for no
-    location.
-    """
+    """Name and location (``""`` for none) of every tensor that is external or says it is."""
     count = itertools.count(1)
     open_messages: list[tuple[str, Iterator[tuple[int, int | memoryview]], set[int]]] = [
         ("model", _fields(memoryview(model), count), set())

@@ -1,6 +1,4 @@
-"""The stress card as a table for people: what ``edgeadapt inspect`` prints, and the exporter's
-progress lines.
-"""
+"""The stress card as a table for people: for ``edgeadapt inspect`` and the exporter."""
 
 from __future__ import annotations
 

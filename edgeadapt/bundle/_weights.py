@@ -45,8 +45,7 @@ class _Listed(msgspec.Struct, frozen=True):
 
 
 def encode_weights(manifest: Manifest, member: str, values: Mapping[str, NDArray[Any]]) -> bytes:
-    """Safetensors bytes of one weight file; equal values give equal bytes, each in its smallest
-    form.
+    """Safetensors bytes of one weight file, each in its smallest form; equal values, equal bytes.
 
     Raises:
         BundleError: as for :func:`decode_weights`.
@@ -92,8 +91,7 @@ def decode_weights(manifest: Manifest, member: str, data: bytes) -> Arrays:
 
 
 def check_header(manifest: Manifest, member: str, start: bytes) -> set[str]:
-    """Check names, dtypes and shapes from the first bytes of a weight file, without loading a
-    value.
+    """Check names, dtypes and shapes from a weight file's first bytes, without loading a value.
 
     Args:
         manifest: what the file must agree with.
@@ -152,9 +150,7 @@ def _home(spec: TensorSpec) -> str:
 
 
 def _packable(manifest: Manifest, member: str) -> dict[str, TensorSpec]:
-    """Tensors that a weight file may keep in fewer bytes; those of the encoder are hashed as they
-    lie there.
-    """
+    """Tensors that a file may keep in fewer bytes; the encoder's are hashed as they lie there."""
     if member == GUARD or manifest.format <= PLAIN_FORMAT:
         return {}
     specs = {spec.name: spec for spec in manifest.tensors if _home(spec) == member}

@@ -1,5 +1,4 @@
-"""Write and read a bundle: one uncompressed zip, ``NAME.edge``, checked before anything in it is
-parsed.
+"""Write and read a bundle: one uncompressed zip, ``NAME.edge``, checked before it is parsed.
 
 The manifest holds size and sha256 of every member but itself and the signature; the signature
 covers the manifest. Equal content gives an equal file.
@@ -43,17 +42,13 @@ _MAX_CARD_BYTES = 16 << 20
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A bundle that passed every check. Members are read from the file when asked for, and hashed
-    again then.
-    """
+    """A bundle that passed every check. Members are read when asked for, and hashed again then."""
 
     path: Path
     manifest: Manifest
     card: dict[str, Any]
     signed_by: str | None
-    """Key id of the signer; without ``trust`` it says that the file is undamaged, not who made
-    it.
-    """
+    """Key id of the signer; without ``trust`` it says undamaged, not who made it."""
     sha256: str
     """Of the bytes of the manifest: the identity of the bundle."""
     bytes: int
@@ -111,8 +106,7 @@ def write_bundle(
     card: Mapping[str, Any],
     private_key: bytes | None = None,
 ) -> Bundle:
-    """Write a bundle; the file appears whole or not at all, and only if :func:`read_bundle` accepts
-    it.
+    """Write a bundle; it appears whole or not at all, and only if :func:`read_bundle` accepts it.
 
     Args:
         path: where to, usually ``NAME.edge``; an existing file is replaced.
@@ -310,9 +304,7 @@ def _card(data: bytes) -> dict[str, Any]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Put the name of the file in front of every refusal, and turn what the system says into
-    one.
-    """
+    """Put the file's name in front of every refusal, and turn the system's errors into one."""
     try:
         yield
     except BundleError as error:

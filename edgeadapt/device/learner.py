@@ -524,9 +524,7 @@ class Learner:
         return check_text(sample, "an id") in self._pending
 
     def questions(self, limit: int = 5) -> list[Question]:
-        """What the learner wants to know, oldest first. Answer with ``label(question.id,
-        name)``.
-        """
+        """What the learner wants to know, oldest first. Answer: ``label(question.id, name)``."""
         self._here()
         return self._questions.next(check_count(limit, "a limit"), self.is_pending)
 
@@ -594,8 +592,7 @@ class Learner:
         features: Mapping[str, Any] | None = None,
         trusted: bool = False,
     ) -> tuple[str, ...]:
-        """Learn labelled data in hand, met under the stream's present condition. Durable when it
-        returns.
+        """Learn labelled data, met under the stream's present condition. Durable on return.
 
         Args:
             x: (N, *input), or None with ``features``. y: one label each. trusted: as for ``label``.
@@ -650,8 +647,7 @@ class Learner:
         return self._receiving.restore(rows, raw, asked, corrections) if rows or corrections else {}
 
     def stored_features(self, x: Any) -> NDArray[np.float16]:
-        """(N, D + T) features of (N, *input) as the factory encoder gives them and the journal
-        keeps them.
+        """(N, D + T) features of (N, *input), of the factory encoder, as the journal keeps them.
 
         Raises:
             InputError: the batch does not fit, or a feature does not fit into float16.
@@ -1000,9 +996,7 @@ class Learner:
         return done
 
     def digest(self) -> str:
-        """SHA-256 of everything durable: evidence, tables, checkpointed tensors. Equal digests,
-        equal learners.
-        """
+        """SHA-256 of evidence, tables and checkpointed tensors. Equal digests, equal learners."""
         self._here()
 
         def run() -> str:

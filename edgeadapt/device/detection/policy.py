@@ -331,9 +331,7 @@ def _ask(
     why: str,
     limit: int | None = None,
 ) -> tuple[StreamState, tuple[Action, ...]]:
-    """Up to ``per_batch`` questions on one topic, and no more than ``limit`` (``per_condition``) in
-    all.
-    """
+    """Up to ``per_batch`` questions on one topic, at most ``limit`` (``per_condition``) in all."""
     left = (policy.ask.per_condition if limit is None else limit) - state.asked.get(topic, 0)
     count = min(policy.ask.per_batch, left)
     if count <= 0:

@@ -255,8 +255,7 @@ class Settings:
         return [NOVELTY[name]() for name in names]
 
     def adaptor_family(self, dims: Dims, head: Head, temperature: float) -> list[Adapts]:
-        """The adaptors that ship: they are trained through the head, so a head that counts has
-        none.
+        """The adaptors that ship, trained through the head; a head that counts has none.
 
         Raises:
             InputError: they were asked for and cannot be had.
