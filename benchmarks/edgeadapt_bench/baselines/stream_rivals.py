@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeadapt.device.numerics.softmax import softmax
+
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 BATCH = 32
@@ -131,7 +133,7 @@ class SoftmaxLayer:
     def step(self, z: F32, y: I64, rate: float) -> None:
         """One step on the mean cross-entropy of a batch."""
         h = np.concatenate([z * np.float32(self._scale), np.ones((len(z), 1), np.float32)], axis=1)
-        error = _softmax(h @ self._weight)
+        error = softmax(h @ self._weight)
         error[np.arange(len(y)), y] -= 1.0
         self._velocity *= MOMENTUM
         self._velocity += h.T @ error / np.float32(len(y))
@@ -211,12 +213,6 @@ class NeighbourBank:
             counts = (votes[:, :, None] == votes[:, None, :]).sum(axis=2)
             answers.append(votes[np.arange(len(votes)), counts.argmax(axis=1)])
         return np.concatenate(answers)
-
-
-def _softmax(logits: F32) -> F32:
-    grown = np.exp(logits - logits.max(axis=1, keepdims=True))
-    result: F32 = grown / grown.sum(axis=1, keepdims=True)
-    return result
 
 
 def _best_seen(logits: F32, seen: Sequence[int] | set[int]) -> I64:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.device.coreset import Samples, Selector
+from edgeadapt.device.numerics.softmax import softmax
 from edgeadapt_bench.datasets.pool import Pool
 
 F32 = NDArray[np.float32]
@@ -50,12 +51,6 @@ def ridge(z: F32, y: I64, classes: int, penalty: float) -> Linear:
     return Linear(np.vstack([weight, target.mean(axis=0)]), centre, 1.0)
 
 
-def softmax_of(logits: NDArray[np.floating]) -> F64:
-    p = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    shares: F64 = p / p.sum(axis=1, keepdims=True)
-    return shares
-
-
 class SoftmaxHead:
     """Cross-entropy, SGD with momentum, features over their one standard deviation."""
 
@@ -66,7 +61,7 @@ class SoftmaxHead:
 
     def step(self, z: F32, y: I64) -> None:
         x = np.hstack([z / np.float32(self.scale), np.ones((len(z), 1), np.float32)])
-        gradient = softmax_of(x @ self.weight)
+        gradient = softmax((x @ self.weight).astype(np.float64))
         gradient[np.arange(len(y)), y] -= 1.0
         self.velocity *= np.float32(MOMENTUM)
         self.velocity += x.T @ gradient.astype(np.float32) / np.float32(len(y))
@@ -126,7 +121,9 @@ def replay(pool: Pool, selector: Selector, budget: int, seed: int, per_class: in
         all_z, all_y = np.concatenate([kept_z, z]), np.concatenate([kept_y, y])
         # what a kept row stands for
         weights = np.where(np.arange(len(all_y)) < len(kept_y), weight, 1.0)
-        samples = Samples(all_z, all_y, softmax_of(head.linear().logits(all_z)), weights)
+        samples = Samples(
+            all_z, all_y, softmax(head.linear().logits(all_z).astype(np.float64)), weights
+        )
         before = time.perf_counter()
         chosen = selector.select(samples, budget, seed)
         spent, offered = spent + time.perf_counter() - before, offered + len(y)

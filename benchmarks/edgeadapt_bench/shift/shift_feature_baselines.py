@@ -17,6 +17,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeadapt.device.numerics.softmax import softmax
 from edgeadapt_bench.shift.shift_material import Basis
 
 F32 = NDArray[np.float32]
@@ -33,7 +34,7 @@ class Lame:
         self.name, self.head = "LAME", basis.head
 
     def predict(self, x: NDArray[np.uint8], z: F32) -> I64:
-        chance = _softmax(self.head.logits(z))
+        chance = softmax(self.head.logits(z))
         unit = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
         distance = (
             ((unit[:, None] - unit[None]) ** 2).sum(-1)
@@ -48,7 +49,7 @@ class Lame:
         y, energy = chance, math.inf
         for _ in range(LAME_ROUNDS):
             pull = affinity @ y
-            y = _softmax(unary + pull)
+            y = softmax(unary + pull)
             now = float((y * (np.log(np.maximum(y, 1e-20)) - unary - pull)).sum())
             if abs(now - energy) <= 1e-8 * abs(energy):
                 break
@@ -63,13 +64,13 @@ class T3a:
         self.name, self.steps, self.head = "T3A", 0, basis.head
         self.z = np.ascontiguousarray(basis.head.weight.T)
         logits = basis.head.logits(self.z)
-        self.slots, self.entropy = logits.argmax(axis=1), _entropy(_softmax(logits))
+        self.slots, self.entropy = logits.argmax(axis=1), _entropy(softmax(logits))
 
     def predict(self, x: NDArray[np.uint8], z: F32) -> I64:
         logits = self.head.logits(z)
         self.z = np.concatenate([self.z, z])
         self.slots = np.concatenate([self.slots, logits.argmax(axis=1)])
-        self.entropy = np.concatenate([self.entropy, _entropy(_softmax(logits))])
+        self.entropy = np.concatenate([self.entropy, _entropy(softmax(logits))])
         kept = np.concatenate(
             [
                 rows[np.argsort(self.entropy[rows], kind="stable")[:KEPT]]
@@ -112,12 +113,6 @@ class FeatureMoments:
             .argmax(axis=1)
             .astype(np.int64)
         )
-
-
-def _softmax(logits: F32) -> F32:
-    e = np.exp(logits - logits.max(axis=1, keepdims=True))
-    result: F32 = e / e.sum(axis=1, keepdims=True)
-    return result
 
 
 def _entropy(chance: F32) -> F32:

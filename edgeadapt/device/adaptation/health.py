@@ -29,6 +29,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeadapt.device.numerics.softmax import tempered_softmax
 from edgeadapt.device.numerics.statistics import sign_test, upper_tail
 
 Choice = TypeVar("Choice")
@@ -96,8 +97,7 @@ def health_of(
     """From what the head reads: logits (N, K), embedding (N, D), novelty score (N,), and unit class
     means (K, D).
     """
-    shifted = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float64) / temperature)
-    chance = shifted / shifted.sum(axis=1, keepdims=True)
+    chance = tempered_softmax(logits, temperature)
     entropy = -(chance * np.log(np.maximum(chance, 1e-300))).sum(axis=1)
     is_sure = (chance.max(axis=1) >= SURE) & (score <= novel_above)
     live = int((prototypes * prototypes).sum(axis=1).astype(bool).sum())

@@ -32,6 +32,7 @@ from edgeadapt.device.detection.domain_router import RoutingProjection
 from edgeadapt.device.detection.policy import Kept
 from edgeadapt.device.inference.adaptor_family import Adaptors
 from edgeadapt.device.inference.state import Domain, LearnerState
+from edgeadapt.device.numerics.softmax import tempered_softmax
 from edgeadapt.device.resources.budget import Meter
 from edgeadapt.device.storage.features import rows_to_arrays
 from edgeadapt.device.storage.rows import EvidenceRow
@@ -266,7 +267,7 @@ class AdaptorTrainer:
             read = self._program.read(z, taps, bare.tensors.over(live.tensors))
             kept = select(
                 self._selector,
-                Samples(read.embedding, y, _probabilities(read.logits, self._temperature)),
+                Samples(read.embedding, y, tempered_softmax(read.logits, self._temperature)),
                 self._policy.samples,
                 seed=0,
             ).tolist()
@@ -360,12 +361,6 @@ class AdaptorTrainer:
             )
             own = written.over(own)
         return own.only(self._adaptors.names(name))
-
-
-def _probabilities(logits: F32, temperature: float) -> NDArray[np.float64]:
-    shifted = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float64) / temperature)
-    result: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
-    return result
 
 
 __all__ = ["AdaptorTrainer", "AdaptorTrainingSet"]

@@ -24,6 +24,8 @@ from math import lgamma
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeadapt.device.numerics.softmax import tempered_softmax
+
 F64 = NDArray[np.float64]
 Slots = NDArray[np.int64]
 
@@ -60,7 +62,7 @@ class Belief:
 
     def honest(self, logits: NDArray[np.float32]) -> F64:
         """(N, K) chance of every class, if all were as frequent."""
-        chance = _softmax(logits, self.temperature)
+        chance = tempered_softmax(logits, self.temperature)
         if self.confusion is not None:
             chance = (1.0 - self.mixed) * chance + self.mixed * self.confusion[
                 logits.argmax(axis=1)
@@ -90,7 +92,7 @@ def learned_from(logits: NDArray[np.float32], y: Slots, prior: Belief) -> Belief
     mixed = np.array(_MIXED)[:, None]
     best, likeliest = prior, -np.inf
     for temperature in (prior.temperature * hotter for hotter in _HOTTER):
-        soft = _softmax(logits, temperature)[rows, y]
+        soft = tempered_softmax(logits, temperature)[rows, y]
         for slack in (min(_LOOSEST, prior.slack * looser) for looser in _LOOSER):
             # (M, P)
             fit = (
@@ -103,12 +105,6 @@ def learned_from(logits: NDArray[np.float32], y: Slots, prior: Belief) -> Belief
                 best = Belief(temperature, slack, weights, confusion)
                 likeliest = float(fit.max(axis=0).sum())
     return best
-
-
-def _softmax(logits: NDArray[np.float32], temperature: float) -> F64:
-    shifted = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float64) / temperature)
-    result: F64 = shifted / shifted.sum(axis=1, keepdims=True)
-    return result
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import numpy as np
 
 from edgeadapt.device.coreset.samples import F32, F64, I64, Samples
 from edgeadapt.device.numerics.linalg import cholesky_solve
+from edgeadapt.device.numerics.softmax import softmax
 
 PENALTY = 1e-2
 _TEMPERATURE = 10.0  # a ridge logit is between 0 and 1
@@ -75,11 +76,7 @@ def balanced_shares(y: I64, weight: F64) -> F64:
 
 def probabilities(samples: Samples) -> F64:
     """(N, K) softmax of the held-out answers, sharpened: what a head would say of a new sample."""
-    logits = _TEMPERATURE * fit(samples).held_out
-    logits -= logits.max(axis=1, keepdims=True)
-    p = np.exp(logits)
-    shares: F64 = p / p.sum(axis=1, keepdims=True)
-    return shares
+    return softmax(_TEMPERATURE * fit(samples).held_out)
 
 
 def with_probabilities(samples: Samples) -> Samples:

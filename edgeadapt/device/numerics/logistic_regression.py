@@ -17,6 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeadapt.device.numerics.softmax import softmax
+
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -58,9 +60,7 @@ def _minimum(x: F64, target: F64, weight: F64, squares: F64, c: float) -> F64:
     at = before = np.zeros((x.shape[1], target.shape[1]))
     ahead, momentum = at, 1.0
     for _ in range(_STEPS):
-        logits = x @ ahead
-        p = np.exp(logits - logits.max(axis=1, keepdims=True))
-        p /= p.sum(axis=1, keepdims=True)
+        p = softmax(x @ ahead)
         gradient = x.T @ (weight[:, None] * (p - target)) + ahead / c
         before, at = at, ahead - step * gradient
         if np.abs(gradient).max() < _STILL * weight.mean():

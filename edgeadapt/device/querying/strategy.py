@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import NoveltyPolicy, PolicySpec
 from edgeadapt.device.detection.policy import NOVEL, QUIET, UNCERTAIN
+from edgeadapt.device.numerics.softmax import tempered_softmax
 from edgeadapt.device.numerics.statistics import upper_tail
 
 F32 = NDArray[np.float32]
@@ -183,7 +184,7 @@ def doubts(
         (N, C) probabilities over the active classes and (N,) doubt; rows that are not finite have
         doubt 0.
     """
-    own = _softmax(seen.logits[:, active], temperature)
+    own = tempered_softmax(seen.logits[:, active], temperature)
     rows = np.flatnonzero(
         _finite(seen.embedding, seen.score)
         & np.isfinite(own).all(axis=1)
@@ -201,7 +202,10 @@ def doubts(
                 np.float32
             )
             again = read(moved)
-            embedding, opinion = again.embedding, _softmax(again.logits[:, active], temperature)
+            embedding, opinion = (
+                again.embedding,
+                tempered_softmax(again.logits[:, active], temperature),
+            )
             mix = opinion[rows].mean(axis=0)
         return opinion
 
@@ -333,16 +337,6 @@ class Asking:
 def _finite(embedding: F32, score: F32) -> NDArray[np.bool_]:
     rows: NDArray[np.bool_] = np.isfinite(embedding).all(axis=1) & np.isfinite(score)
     return rows
-
-
-def _softmax(logits: F32, temperature: float) -> F64:
-    with np.errstate(invalid="ignore"):
-        shifted = np.exp(
-            (logits - logits.max(axis=1, keepdims=True, initial=-np.inf)).astype(np.float64)
-            / temperature
-        )
-    result: F64 = shifted / shifted.sum(axis=1, keepdims=True)
-    return result
 
 
 def _squared(a: F64, b: F64) -> F64:
