@@ -80,7 +80,7 @@ def test_an_export_takes_names_as_their_numbers(
 
         def write(self, path: Path, key: object) -> None: ...
 
-    monkeypatch.setattr("edgeadapt.host.exporting.bundle_builder._Maker", Maker)
+    monkeypatch.setattr("edgeadapt.host.exporting.bundle_builder._BundleBuilder", Maker)
     x, y = np.zeros((20, 8), np.float32), 5 * ["ok", "scratch", "ok", "dent"]
     host.export(tmp_path / "a.edge", host.Identity(8), (x, y))
     host.export(tmp_path / "a.edge", host.Identity(8), (x, y), NAMES)
