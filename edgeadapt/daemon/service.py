@@ -55,7 +55,7 @@ from edgeadapt.daemon.messages import (
 )
 from edgeadapt.daemon.monitoring.systemd_notify import Notify
 from edgeadapt.daemon.monitoring.telemetry import Telemetry
-from edgeadapt.daemon.monitoring.time_series import Series, TimeSeriesWindow, Window, watch
+from edgeadapt.daemon.monitoring.time_series import Past, Series, Window, watch
 from edgeadapt.device.learner import DEFAULT_STREAM, Learner
 from edgeadapt.errors import StateError
 from edgeadapt.results import Commit, Quality, Question, Receipt
@@ -458,7 +458,7 @@ class Service:
     def status(self) -> dict[str, Any]:
         return looking.status(self._running)
 
-    def series(self, window: Window = "minutes") -> TimeSeriesWindow:
+    def series(self, window: Window = "minutes") -> Past:
         """What the status page draws over time."""
         return self._running.series.past(window)
 

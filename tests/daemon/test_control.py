@@ -34,7 +34,7 @@ from edgeadapt.daemon.decoding.images import png_of
 from edgeadapt.daemon.http import routes as api
 from edgeadapt.daemon.http.openapi import ALL_ROUTES
 from edgeadapt.daemon.messages import Answer
-from edgeadapt.daemon.monitoring.time_series import Series, TimeSeriesWindow, Window
+from edgeadapt.daemon.monitoring.time_series import Past, Series, Window
 from edgeadapt.demo.sample import bundle_path, load_sample
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
@@ -183,7 +183,7 @@ class Kiosk:
     def ready(self) -> tuple[bool, str]:
         return self.is_moving, "" if self.is_moving else "the loop has ended"
 
-    def series(self, window: Window = "minutes") -> TimeSeriesWindow:
+    def series(self, window: Window = "minutes") -> Past:
         return Series().past(window)
 
     def picture_of(self, stream: str, sample: str = "") -> NDArray[np.uint8] | None:

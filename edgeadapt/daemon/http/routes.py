@@ -68,7 +68,7 @@ from edgeadapt.daemon.http.schemas import (
     Withdrawn,
 )
 from edgeadapt.daemon.messages import Answer
-from edgeadapt.daemon.monitoring.time_series import TimeSeriesWindow, Window
+from edgeadapt.daemon.monitoring.time_series import Past, Window
 from edgeadapt.errors import (
     BudgetError,
     CapacityError,
@@ -120,7 +120,7 @@ class Served(Protocol):
     def alike(self, samples: Sequence[str]) -> Mapping[str, int]: ...
     def frame_of(self, question: str) -> NDArray[np.uint8] | None: ...
     def picture_of(self, stream: str, sample: str = "") -> NDArray[np.uint8] | None: ...
-    def series(self, window: Window = "minutes") -> TimeSeriesWindow: ...
+    def series(self, window: Window = "minutes") -> Past: ...
     def classes(self) -> Sequence[str]: ...
     def add_class(self, name: str) -> None: ...
     def remove_class(self, name: str) -> None: ...
@@ -357,7 +357,7 @@ def _status(service: Served, asked: Asked) -> Facts:
     return dict(service.status())
 
 
-def _series(service: Served, asked: Asked) -> TimeSeriesWindow:
+def _series(service: Served, asked: Asked) -> Past:
     """What a status page draws over time."""
     return service.series(asked.query.window)
 
@@ -435,7 +435,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/history", "view", _history, History, AtMost50),
     Route("GET", "/v1/decisions", "view", _decisions, Decisions, AtMost100),
     Route("GET", "/v1/status", "view", _status, Facts),
-    Route("GET", "/v1/series", "view", _series, TimeSeriesWindow, InWindow),
+    Route("GET", "/v1/series", "view", _series, Past, InWindow),
     Route("GET", "/v1/latest/image", "view", _picture, PNG, OfStream, refusals=(404,)),
     Route(
         "POST",

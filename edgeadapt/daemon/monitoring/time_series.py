@@ -58,7 +58,7 @@ class StreamPast(Struct, frozen=True, kw_only=True):
     rate_hz: Line
 
 
-class TimeSeriesWindow(Struct, frozen=True, kw_only=True):
+class Past(Struct, frozen=True, kw_only=True):
     """One window. ``start``: seconds since the epoch of the first step. ``held_out``: judges ->
     (seconds since the epoch, share right).
     """
@@ -307,7 +307,7 @@ class Series:
         return min(1.0, (after - before) / (last - first)) if last > first else None
 
     # -- what is asked -----------------------------------------------------------------------------
-    def past(self, window: Window = "minutes") -> TimeSeriesWindow:
+    def past(self, window: Window = "minutes") -> Past:
         now, step_s = self._clock(), STEP_S[window]
         last = int(now // step_s)
         start = self._epoch() - now + (last - POINTS + 1) * step_s
@@ -321,7 +321,7 @@ class Series:
             held_out = {judges: tuple(marks) for judges, marks in self._held_out.items()}
         of_all = lines.pop("", dict.fromkeys(_OF_ALL, (None,) * POINTS))
         streams = {stream: StreamPast(**of_stream) for stream, of_stream in sorted(lines.items())}
-        return TimeSeriesWindow(
+        return Past(
             window=window, start=start, step_s=step_s, streams=streams, held_out=held_out, **of_all
         )
 
@@ -386,9 +386,9 @@ __all__ = [
     "STEP_S",
     "STREAMS",
     "Latest",
+    "Past",
     "Series",
     "StreamPast",
-    "TimeSeriesWindow",
     "Window",
     "watch",
 ]
