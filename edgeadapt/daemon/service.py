@@ -442,11 +442,11 @@ class Service:
 
     # -- changing what runs, and looking inside ----------------------------------------------------
     def swap(self, path: str | Path) -> dict[str, Any]:
-        """Let another bundle take over; see ``Changing.swap``."""
+        """Let another bundle take over; see ``Reload.swap``."""
         return self._changing.swap(path)
 
     def reload(self) -> dict[str, Any]:
-        """Read the settings again; see ``Changing.reload``."""
+        """Read the settings again; see ``Reload.reload``."""
         return self._changing.reload()
 
     def ready(self) -> tuple[bool, str]:

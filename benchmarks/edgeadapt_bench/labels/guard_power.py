@@ -1,9 +1,9 @@
 """What the guard sees and what it lets through, as tables: batches by share of wrong labels, paired
 tests by samples and loss.
 
-Labels are drawn from real images through the door that every label takes (``Suspicion.of``);
-nothing is learned, so one learner answers for all draws. The paired test is worked out on drawn
-outcomes, because a candidate of a given loss cannot be had to order.
+Labels are drawn from real images through the door that every label takes
+(``LabelNoiseDetector.of``); nothing is learned, so one learner answers for all draws. The paired
+test is worked out on drawn outcomes, because a candidate of a given loss cannot be had to order.
 """
 
 from __future__ import annotations

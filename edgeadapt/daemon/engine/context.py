@@ -1,4 +1,4 @@
-"""What a daemon consists of while it runs. ``Service`` puts it together, ``Changing`` exchanges
+"""What a daemon consists of while it runs. ``Service`` puts it together, ``Reload`` exchanges
 parts of it, ``looking`` reads it.
 """
 

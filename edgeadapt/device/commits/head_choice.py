@@ -20,7 +20,7 @@ lie over the shared ones while the stream is there. They follow from rows that a
 are made again after an opening, and hold nothing that a row does not.
 
 A fifth of the labels is held out, to judge. They judge heads that have not learned them; the heads
-that answer learn them as well, a moment later (``Memory.heads``).
+that answer learn them as well, a moment later (``LearnerState.heads``).
 
 Source: discounting old data by a power of its likelihood is the power prior (Ibrahim and Chen,
 Stat. Sci. 2000); its power is chosen here by cross-validation. That the factory's loss must bear

@@ -1,8 +1,8 @@
 """A trace as the exported program that the exporter takes, without tracing it a second time.
 
 ``torch.export.export`` traces what :mod:`edgeadapt.host.compile.trace` has traced already. What it
-would find is known here: the inputs, the constants,
-the outputs, and that nothing was assumed of the batch.
+would find is known here: the inputs, the constants, the outputs, and that nothing was assumed of
+the batch.
 """
 
 from __future__ import annotations
