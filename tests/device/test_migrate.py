@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import KNOWN, Opener, accuracy, watch, wrong
-from unguarded import unguarded
-from unmigrated import GOLDEN, LEARNED, RAW, SEEN_BY_SECOND, digest, images, teach
-from vectors import samples
+from feature_vectors import samples
+from golden_files import GOLDEN
+from learner_steps import Opener, accuracy, watch
+from migration_state import LEARNED, RAW, SEEN_BY_SECOND, digest, images, teach
+from sample_images import KNOWN, wrong
+from without_guard import unguarded
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.device.inference.program import Program
