@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast, get_args
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import Bundle, read_bundle
-from edgeadapt.bundle.schema import AdaptMode, Manifest, Precision
+from edgeadapt.bundle.schema import Manifest, Precision
 from edgeadapt.device.adaptation.domain_manager import DomainManager
 from edgeadapt.device.adaptation.health import distance_from
 from edgeadapt.device.adaptation.temporal_correlation import Smoothing
@@ -27,9 +28,10 @@ from edgeadapt.device.commits.head_choice import HeadChoices
 from edgeadapt.device.commits.serialization import state_digest
 from edgeadapt.device.commits.transactions import Transactions
 from edgeadapt.device.detection.policy import Keep, Policy
+from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.placement import placement_report
 from edgeadapt.device.inference.predictor import Predictor
-from edgeadapt.device.inference.state import SOURCE, LearnerState
+from edgeadapt.device.inference.state import SOURCE
 from edgeadapt.device.pipeline.evidence_builder import EvidenceBuilder
 from edgeadapt.device.pipeline.label_intake import LabelIntake
 from edgeadapt.device.pipeline.label_worker import LabelWorker
@@ -199,8 +201,10 @@ class Learner:
         self._journal = opened.journal
         self._program = opened.program
         self._held_out = opened.held_out
-        self._live: LearnerState = opened.memory
-        self._frozen, self._closed = freeze, False
+        self._live = LiveState(
+            opened.memory, partial(policy.adapt_mode, self._manifest.policy), is_frozen=freeze
+        )
+        self._closed = False
         self._opened_runtime: Runtime | None = None  # with this learner, and let go with it
 
         self._worker = Worker()
@@ -214,16 +218,7 @@ class Learner:
     def _assemble(self, opened: StartupState, policy: Policy, budget: Budget, keep: Keep) -> None:
         """The rooms behind the face, and what they need of each other."""
 
-        def live() -> LearnerState:
-            return self._live
-
-        def is_frozen() -> bool:
-            return self._frozen
-
-        # a pause is met between two commits, not at the end of a thousand
-        def is_resting() -> bool:
-            return self._frozen or self._worker.is_paused
-
+        live = self._live
         self._ids, self._pending = Ids(), Pending(keep.pending_s)
         self._questions = Questions(
             policy.questions_per_day
@@ -245,14 +240,13 @@ class Learner:
             self._journal,
             self._held_out,
             live,
-            self._publish,
             self._room,
             opened.replay_s,
         )
         self._undoing = HistoryEditor(self._transactions)
         self._erasure = LogErasure(self._journal, self._worker)
-        growth = AdaptorTrainer(self._transactions, self._meter, live, is_resting, keep.selection)
-        choices = HeadChoices(self._transactions, self._meter, live, self._publish)
+        growth = AdaptorTrainer(self._transactions, self._meter, live, self._worker, keep.selection)
+        choices = HeadChoices(self._transactions, self._meter, live)
 
         def taken_back(domains: frozenset[str]) -> None:
             growth.reconsider(domains)
@@ -267,8 +261,6 @@ class Learner:
             self._pending,
             self._meter,
             live,
-            self._publish,
-            self._adapt_mode,
             quiet,
             policy.routing,
             self._journal.field_answers(ANSWERS),
@@ -284,7 +276,7 @@ class Learner:
             self._room,
             keep,
             opened.raw_per_class,
-            is_frozen,
+            live,
         )
         labelling = EvidenceBuilder(
             self._program,
@@ -301,7 +293,7 @@ class Learner:
             self._meter,
             self._worker,
             self._streams.found,
-            is_resting,
+            live,
             growth,
             choices,
             self._house.run_if_due,
@@ -321,7 +313,7 @@ class Learner:
             self._program, self._journal, self._conditions, self._streams.found, live
         )
         self._keeps_raw = opened.raw_per_class > 0
-        self._serving = Predictor(self._program, self._live.classes)
+        self._serving = Predictor(self._program, self._live.current.classes)
         self._smoothing = Smoothing(self._program) if self._manifest.policy.smooth.method else None
         self._spent = {"encode": 0.0, "sense": 0.0}
         self._observed = self._answered = 0
@@ -372,12 +364,6 @@ class Learner:
             precision=precision,
         )
 
-    def _publish(self, memory: LearnerState) -> None:
-        self._live = memory
-
-    def _adapt_mode(self) -> AdaptMode:
-        return "off" if self._frozen else self._policy.adapt_mode(self._manifest.policy)
-
     def _here(self) -> None:
         if self._closed:
             raise StateError("the learner is closed")
@@ -391,7 +377,7 @@ class Learner:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the known classes, in slot order."""
-        return tuple(name for name in self._live.classes if name is not None)
+        return tuple(name for name in self._live.current.classes if name is not None)
 
     @property
     def bundle(self) -> Bundle:
@@ -425,7 +411,7 @@ class Learner:
             InputError: the batch does not fit the bundle's input contract.
         """
         self._here()
-        memory = self._live
+        memory = self._live.current
         domain = self._streams.domain_of(stream)
         _, z, taps = self._serving.features(x, features, memory, domain)
         return self._serving.prediction(
@@ -448,7 +434,7 @@ class Learner:
             InputError: the batch does not fit; the window is unchanged.
         """
         self._here()
-        memory = self._live
+        memory = self._live.current
         found = self._streams.observed(stream)
         domain = found.state.domain
         started = time.perf_counter()
@@ -483,7 +469,7 @@ class Learner:
                 domain != SOURCE
                 and is_factory_path
                 and not reading.is_shifted
-                and self._adapt_mode() != "act"
+                and self._live.adapt_mode != "act"
             ):
                 # nothing is corrected, and nothing shows the condition any more
                 reading = msgspec.structs.replace(reading, domain=SOURCE)
@@ -510,7 +496,7 @@ class Learner:
         abstained = self._serving.abstained(read, reading)
         answer = (
             read
-            if self._smoothing is None or self._adapt_mode() != "act"
+            if self._smoothing is None or self._live.adapt_mode != "act"
             else self._smoothing.of(found, read, slots, reading, memory)
         )
         prediction = self._serving.prediction(answer, memory)
@@ -611,7 +597,7 @@ class Learner:
         self._here()
         domain = self._streams.domain_of(stream)
         inputs, z, taps = self._serving.features(
-            x, features, self._live, domain if self._program.preserves_space else SOURCE
+            x, features, self._live.current, domain if self._program.preserves_space else SOURCE
         )
         return self._receiving.learn(
             inputs,
@@ -653,7 +639,7 @@ class Learner:
             InputError: the batch does not fit, or a feature does not fit into float16.
         """
         self._here()
-        _, z, taps = self._serving.features(x, None, self._live, SOURCE)
+        _, z, taps = self._serving.features(x, None, self._live.current, SOURCE)
         kept = as_stored(z, taps)
         check_storable(kept)
         return kept
@@ -812,7 +798,7 @@ class Learner:
             remembered = [
                 name for name, stream in list(self._streams.found.items()) if stream.memories
             ]
-            reasons += reasons_for(rows, self._live, self._transactions, remembered)
+            reasons += reasons_for(rows, self._live.current, self._transactions, remembered)
             for name in {row.stream for row in rows} & set(self._streams.found):
                 self._streams.found[name].asking.forget()
             receipt = self._undoing.forget(rows, pending, names, reasons)
@@ -889,7 +875,7 @@ class Learner:
             self._house.run()
             self._erasure.finish(_READER_S)
             self._learning.offer_patient_work()
-            return self._live.commit
+            return self._live.current.commit
 
         return self._worker.call(run)
 
@@ -917,7 +903,7 @@ class Learner:
         still received, and learned after ``freeze(False)``.
         """
         self._here()
-        self._frozen = frozen
+        self._live.is_frozen = frozen
         if not frozen:
             self._learning.request()
 
@@ -1007,10 +993,10 @@ class Learner:
                     + r.features.tobytes()
                     + r.receipt
                 )
-            tables = tables_at(self._journal, self._live.commit) or json.loads(
+            tables = tables_at(self._journal, self._live.current.commit) or json.loads(
                 factory_memory(self._program).tables()
             )
-            return state_digest(self._program, self._live, tables, sha.digest())
+            return state_digest(self._program, self._live.current, tables, sha.digest())
 
         return self._worker.call(run)
 
@@ -1022,7 +1008,7 @@ class Learner:
 
     def domains(self) -> dict[str, str]:
         """Known conditions and what they are: provisional, condition or novelty."""
-        return {name: domain.kind for name, domain in self._live.domains.items()}
+        return {name: domain.kind for name, domain in self._live.current.domains.items()}
 
     def domain(self, stream: str = DEFAULT_STREAM) -> str:
         """The condition a stream is in."""
@@ -1069,8 +1055,8 @@ class Learner:
             "written_bytes_last_day": self._room.used,
             "writes_deferred": self._room.deferred,
             "tensor_bytes": (
-                self._live.tensors.nbytes
-                + sum(d.tensors.nbytes for d in self._live.domains.values())
+                self._live.current.tensors.nbytes
+                + sum(d.tensors.nbytes for d in self._live.current.domains.values())
             ),
             "backlog": self._worker.backlog,
             "too_hot": self._meter.too_hot,

@@ -262,7 +262,7 @@ def test_a_batch_beyond_the_ladder_is_smoothed_in_chunks_and_its_small_rest_is_n
 ) -> None:
     program = Program(carrying, runtime)
     with open_learner(carrying, runtime=runtime) as opened:
-        tensors = opened._live.tensors
+        tensors = opened._live.current.tensors
     z, _ = overlapping(70, "sorted")
     read = program.read(z, np.zeros((70, 0), np.float32), tensors)
     whole = program.smooth(read.logits, read.embedding, tensors)

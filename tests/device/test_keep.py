@@ -200,4 +200,4 @@ def test_after_an_expiry_the_way_back_is_open_to_whatever_needs_no_row_that_is_g
             learner.rollback(learner.history(1)[0].number - 1)
         with pytest.raises(StateError, match="rows have expired"):
             learner.rollback(1)
-        assert learner._live.labels == 120
+        assert learner._live.current.labels == 120

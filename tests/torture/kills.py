@@ -197,7 +197,7 @@ def contents(folder: Path) -> dict[str, Any]:
         return {
             "check": check,
             "classes": opened.classes,
-            "labels": opened._live.labels,
+            "labels": opened._live.current.labels,
             "evidence": rows,
             "probs": opened.predict(probe).probs.tobytes(),
             **tensors,
@@ -205,7 +205,7 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 def tensors_of(opened: Learner) -> dict[str, Any]:
-    return dict(opened._program.checkpoint(opened._live.tensors))
+    return dict(opened._program.checkpoint(opened._live.current.tensors))
 
 
 def run(seed: int, kills: int, result: Result, place: Path) -> None:

@@ -118,7 +118,7 @@ def _held(
     for part in batches(len(shown), 32):
         learner.observe(seen[shown[part]])
         learner.settle()
-    live, program, domain = learner._live, learner._program, learner.domain()
+    live, program, domain = learner._live.current, learner._program, learner.domain()
     features = as_stored(*program.encode(seen[drawn], live.encoder_in(domain)))
     result = {}
     for size in SIZES:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.bundle.schema import AdaptMode
 from edgeadapt.device.adaptation.health import (
     CorrectionDiagnostics,
     distance_from,
@@ -24,6 +23,7 @@ from edgeadapt.device.commits.guard import judge
 from edgeadapt.device.commits.holdout import Split
 from edgeadapt.device.commits.transactions import Transactions
 from edgeadapt.device.detection.window import WindowView
+from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.program import HeadOutput, Program
 from edgeadapt.device.inference.state import Domain, LearnerState
 from edgeadapt.device.resources.budget import Meter
@@ -45,13 +45,13 @@ class Corrections:
         program: Program,
         transactions: Transactions,
         meter: Meter,
-        mode: Callable[[], AdaptMode],
+        live: LiveState,
         note: Callable[[Action], None],
     ) -> None:
         self._program = program
         self._transactions = transactions
         self._meter = meter
-        self._mode = mode
+        self._live = live
         self._note = note
         self._policy = program.manifest.policy
         self.refreshes = 0
@@ -63,7 +63,7 @@ class Corrections:
         """
         if (
             not domain.refreshes
-            or self._mode() != "act"
+            or self._live.adapt_mode != "act"
             or self._program.adaptors.held_in(domain.tensors)
         ):
             return False
@@ -72,7 +72,11 @@ class Corrections:
         )
 
     def is_due(self, kept: ReplayBuffer, domain: Domain) -> bool:
-        if self._mode() != "act" or domain.kind == "novelty" or not self._program.can_adapt:
+        if (
+            self._live.adapt_mode != "act"
+            or domain.kind == "novelty"
+            or not self._program.can_adapt
+        ):
             return False
         if self._program.adaptors and self._program.adaptors.held_in(domain.tensors):
             return False  # an adaptor was trained behind the correction as it is

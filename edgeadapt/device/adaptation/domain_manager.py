@@ -7,14 +7,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.bundle.schema import AdaptMode
 from edgeadapt.device.adaptation.corrections import Corrections
 from edgeadapt.device.adaptation.health import brings_home, distance_from
 from edgeadapt.device.adaptation.replay_buffer import ReplayBuffer
@@ -43,6 +42,7 @@ from edgeadapt.device.detection.policy import (
 )
 from edgeadapt.device.detection.steadiness import WindowStats
 from edgeadapt.device.detection.window import StreamWindow, WindowView, shift_ratio
+from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.inference.state import SOURCE, Domain, LearnerState
 from edgeadapt.device.numerics.stable_hash import draw_of
@@ -102,9 +102,7 @@ class DomainManager:
         questions: Questions,
         pending: Pending,
         meter: Meter,
-        live: Callable[[], LearnerState],
-        publish: Callable[[LearnerState], None],
-        mode: Callable[[], AdaptMode],
+        live: LiveState,
         quiet: QuietQuestions,
         routing: Routing = "signature",
         answers: Sequence[FieldAnswer] = (),
@@ -114,7 +112,7 @@ class DomainManager:
         self._transactions = transactions
         self._questions = questions
         self._pending = pending
-        self._live, self._publish, self._mode = live, publish, mode
+        self._live = live
         self._policy = program.manifest.policy
         self._places = RoutingProjection(program)
         # a condition that is gone -> the one that it turned out to be
@@ -125,7 +123,7 @@ class DomainManager:
         # sample id -> the domain it was asked in, the newest last
         self._topics: OrderedDict[str, str] = OrderedDict()
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)  # not recorded yet
-        self.corrections = Corrections(program, transactions, meter, mode, self._note)
+        self.corrections = Corrections(program, transactions, meter, live, self._note)
 
     # -- one window --------------------------------------------------------------------------------
     def window(
@@ -139,7 +137,7 @@ class DomainManager:
         was in use.
         """
         self._clock += 1
-        memory = self._live()
+        memory = self._live.current
         if stream.state.domain in self._merged:
             stream.state = replace(stream.state, domain=self._merged[stream.state.domain])
         is_source = stream.state.domain == SOURCE
@@ -233,7 +231,7 @@ class DomainManager:
                 )
         elif answers.has_fallen:
             self.field_accuracy.restart(stream.name, stream.state.domain)
-        nearest = self._live().domains.get(reading.nearest)
+        nearest = self._live.current.domains.get(reading.nearest)
         is_strange = reading.novel_share >= self._policy.novelty.window_share or float(
             np.bincount(factory_slots).max()
         ) >= _ALIKE * len(factory_slots)
@@ -371,9 +369,9 @@ class DomainManager:
         return (action,) if action.kind == "ask" else ()
 
     def _open(self, stream: Stream, why: str) -> tuple[Action, ...]:
-        before = self._live()
+        before = self._live.current
         memory, domain = open_domain(before, self._program, self._places.width)
-        self._publish(memory)
+        self._live.publish(memory)
         stream.memories = {
             name: kept for name, kept in stream.memories.items() if name in memory.domains
         }
@@ -402,9 +400,9 @@ class DomainManager:
 
     def _move(self, stream: Stream, domain: str) -> None:
         stream.state = replace(stream.state, domain=domain)
-        found = self._live().domains.get(domain)
+        found = self._live.current.domains.get(domain)
         if found is not None:
-            self._publish(self._live().with_domain(replace(found, used_at=self._clock)))
+            self._live.publish(self._live.current.with_domain(replace(found, used_at=self._clock)))
         self._forget_window(stream)
 
     def _forget_window(self, stream: Stream) -> None:
@@ -413,7 +411,7 @@ class DomainManager:
                 stream.window.clear()
 
     def _ask(self, stream: Stream, action: Action, view: WindowView) -> None:
-        memory = self._live()
+        memory = self._live.current
         z, taps = self._program.encode(view.inputs, memory.encoder_in(stream.state.domain))
         tensors = memory.tensors_in(stream.state.domain)
         read = self._program.read(z, taps, tensors)
@@ -516,7 +514,7 @@ class DomainManager:
         """Signature and recent inputs of the active condition, then a label-free refresh if it is
         due.
         """
-        memory = self._live()
+        memory = self._live.current
         domain = memory.domains.get(stream.state.domain)
         if domain is None or shift <= 1.0 or stream.state.away:
             return
@@ -544,8 +542,8 @@ class DomainManager:
             signature = signature.faded(_FOLLOWED)
             # a new value: the next checkpoint keeps where it is now
             refreshed = replace(refreshed, tensors=refreshed.tensors.only(refreshed.tensors))
-        self._publish(
-            self._live().with_domain(
+        self._live.publish(
+            self._live.current.with_domain(
                 replace(refreshed, signature=signature.extended(places, slots), used_at=self._clock)
             )
         )
@@ -565,7 +563,7 @@ class DomainManager:
 
         The labels of the later stay in the shared head, and are the later's own in the journal.
         """
-        live = self._live()
+        live = self._live.current
         found = merge_candidates(
             {d.name: d.signature for d in live.domains.values() if d.kind == "condition"},
             threshold=_ONE,
@@ -625,7 +623,7 @@ class DomainManager:
         heard: dict[str, Domain] = {}
         for sample, met_in, is_new in answers:
             name = self._topics.pop(sample, met_in)
-            domain = heard.get(name) or self._live().domains.get(name)
+            domain = heard.get(name) or self._live.current.domains.get(name)
             if domain is not None and domain.kind == "provisional":
                 heard[name] = replace(
                     domain,
@@ -635,7 +633,7 @@ class DomainManager:
         for domain in heard.values():
             kind = judge_answers(domain.answers_known, domain.answers_new)
             if kind == "provisional":
-                self._publish(self._live().with_domain(domain))
+                self._live.publish(self._live.current.with_domain(domain))
             # the correction was fitted to new classes: drop it, keep the signature
             elif kind == "novelty":
                 self._settle_domain(

@@ -13,7 +13,7 @@ which its own fold was taken back (evidence is additive: one subtraction).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,9 +31,11 @@ from edgeadapt.device.coreset import choose as select
 from edgeadapt.device.detection.domain_router import RoutingProjection
 from edgeadapt.device.detection.policy import Kept
 from edgeadapt.device.inference.adaptor_family import Adaptors
+from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.state import Domain, LearnerState
 from edgeadapt.device.numerics.softmax import tempered_softmax
 from edgeadapt.device.resources.budget import Meter
+from edgeadapt.device.resources.worker import Worker
 from edgeadapt.device.storage.features import rows_to_arrays
 from edgeadapt.device.storage.rows import EvidenceRow
 from edgeadapt.runtime import Tensors
@@ -73,15 +75,15 @@ class AdaptorTrainer:
         self,
         transactions: Transactions,
         meter: Meter,
-        live: Callable[[], LearnerState],
-        is_frozen: Callable[[], bool],
+        live: LiveState,
+        worker: Worker,
         selection: Kept = "oldest",
     ) -> None:
         self._selector = "adaptive" if selection == "adaptive" else DEFAULT
         self._transactions = transactions
         self._program = transactions.program
         self._journal = transactions.journal
-        self._meter, self._live, self._is_frozen = meter, live, is_frozen
+        self._meter, self._live, self._worker = meter, live, worker
         self._adaptors: Adaptors = self._program.adaptors
         self._policy = self._program.manifest.policy.growth
         self._places = RoutingProjection(self._program) if self._adaptors else None
@@ -119,14 +121,19 @@ class AdaptorTrainer:
             self._considered = self._journal.grown() | self._considered
         return [
             d
-            for d in self._live().domains.values()
+            for d in self._live.current.domains.values()
             if d.kind == "condition" and self._is_worth_a_look(d.name, self._labels.get(d.name, 0))
         ]
+
+    @property
+    def _rests(self) -> bool:
+        """A pause is met between two commits, not at the end of a thousand."""
+        return self._live.is_frozen or self._worker.is_paused
 
     def run(self) -> None:
         """Grow, or grow anew, every condition that is due."""
         for domain in self._due() if self._adaptors else ():
-            if self._is_frozen() or not self._meter.may_start("grow"):
+            if self._rests or not self._meter.may_start("grow"):
                 return  # the next labels, checkpoint or opening ask again
             with self._meter.spending("grow"):
                 self._look_at(domain)
@@ -138,7 +145,7 @@ class AdaptorTrainer:
         )
 
     def _look_at(self, domain: Domain) -> None:
-        live = self._live()
+        live = self._live.current
         rows = [
             row
             for row in self._journal.evidence(
@@ -176,7 +183,7 @@ class AdaptorTrainer:
     # -- growing -----------------------------------------------------------------------------------
     def grow(self, domain: Domain, rows: Sequence[EvidenceRow]) -> None:
         """Find a candidate, train it, keep it if it is good."""
-        live = self._live()
+        live = self._live.current
         bare = replace(domain, tensors=self._adaptors.without(domain.tensors))
         lesson = self._lesson(bare, rows, live)
         best = next(
@@ -304,8 +311,8 @@ class AdaptorTrainer:
     def _search(self, lesson: AdaptorTrainingSet) -> list[Ranked]:
         candidates = []
         head = (
-            self._program.runtime.download(self._live().tensors, ["head.weight"])
-            if "head.weight" in self._live().tensors
+            self._program.runtime.download(self._live.current.tensors, ["head.weight"])
+            if "head.weight" in self._live.current.tensors
             else {}
         )
         for name, spec in self._adaptors.candidates.items():

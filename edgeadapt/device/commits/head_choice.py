@@ -41,6 +41,7 @@ from edgeadapt.device.commits.cross_fitting import Fold, cross_fitted, folds_of
 from edgeadapt.device.commits.evidence_sums import apply_rows, corrections_now
 from edgeadapt.device.commits.logistic_head import ROWS, LogisticHead
 from edgeadapt.device.commits.transactions import Transactions
+from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.state import AS_SHIPPED, SOURCE, HeadChoice, LearnerState, OwnHead
 from edgeadapt.device.resources.budget import Meter
 from edgeadapt.device.storage.rows import EvidenceRow
@@ -93,13 +94,12 @@ class HeadChoices:
         self,
         transactions: Transactions,
         meter: Meter,
-        live: Callable[[], LearnerState],
-        publish: Callable[[LearnerState], None],
+        live: LiveState,
     ) -> None:
         self._transactions = transactions
         self._program = transactions.program
         self._journal = transactions.journal
-        self._meter, self._live, self._publish = meter, live, publish
+        self._meter, self._live = meter, live
         self._policy = self._program.manifest.policy.learn
         self._logistic = LogisticHead(self._program)
         self._looked: dict[str, int] = {}  # condition -> labels when it was last looked at
@@ -138,12 +138,12 @@ class HeadChoices:
 
     def _is_baseless(self) -> bool:
         """Has a choice outlived the labels that made it?"""
-        return self._live().head != AS_SHIPPED and not self._live().labels
+        return self._live.current.head != AS_SHIPPED and not self._live.current.labels
 
     def _outdated(self) -> list[str]:
         """Conditions whose head does not follow from the live sums any more; the factory's stands
         for the shared head."""
-        live = self._live()
+        live = self._live.current
         if not self._labels or not live.labels:
             return []
         return [
@@ -165,7 +165,7 @@ class HeadChoices:
                 self._choose(domain)
             self._looked[domain] = (self._labels or {}).get(domain, 0)
         if self._is_baseless():
-            live = self._live()
+            live = self._live.current
             self._transactions.choose_head(
                 AS_SHIPPED,
                 self._program.derive(live.tensors, AS_SHIPPED, live.classes),
@@ -182,7 +182,7 @@ class HeadChoices:
 
     # -- one condition ----------------------------------------------------------------------
     def _choose(self, domain: str) -> None:
-        live = self._live()
+        live = self._live.current
         if domain != SOURCE and domain not in live.domains:
             return
         rows = self._rows(domain, live)
@@ -217,7 +217,7 @@ class HeadChoices:
         elif choice != live.head:
             self._chosen[domain] = _Chosen(choice, is_alone=False)
         elif self._chosen.pop(domain, None) is not None:
-            self._publish(
+            self._live.publish(
                 replace(
                     live, heads={name: head for name, head in live.heads.items() if name != domain}
                 )
@@ -227,7 +227,7 @@ class HeadChoices:
     def _make(self, domain: str) -> None:
         """From the sums of what teaches, from the rows that are held out, and from a logistic
         regression of both."""
-        live = self._live()
+        live = self._live.current
         chosen = self._chosen.get(domain, _Chosen(live.head, is_alone=False))
         heads = {name: head for name, head in live.heads.items() if name != domain}
         sums: Tensors | None
@@ -253,7 +253,7 @@ class HeadChoices:
                 answering.only(self._written),
             )
         self._made_from[domain] = live.tensors
-        self._publish(replace(live, heads=heads))
+        self._live.publish(replace(live, heads=heads))
 
     def _newest(
         self, live: LearnerState, where: str, limit: int, *values: str

@@ -36,6 +36,7 @@ from edgeadapt.device.commits.serialization import (
     snapshot_of,
     state_digest,
 )
+from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.inference.state import SOURCE, Domain, HeadChoice, LearnerState
 from edgeadapt.device.numerics.statistics import sign_test
@@ -67,8 +68,7 @@ class Transactions:
         program: Program,
         journal: Journal,
         held_out: HeldOut,
-        live: Callable[[], LearnerState],
-        publish: Callable[[LearnerState], None],
+        live: LiveState,
         room: WriteRoom,
         replay_s: float = 0.0,
     ) -> None:
@@ -80,7 +80,6 @@ class Transactions:
         self.held_out = held_out
         self.live = live
         self._room = room
-        self._publish = publish
         self._factory_samples = FactorySamples(program)
         self._suspicion = LabelNoiseDetector(program, journal, held_out, self._factory_samples)
         self._replay_s, self._replay_bytes = replay_s, 0
@@ -150,7 +149,7 @@ class Transactions:
         self._write_s += time.perf_counter() - started
         if due:
             self._replay_s, self._replay_bytes = 0.0, 0
-        self._publish(candidate)
+        self.live.publish(candidate)
         return candidate
 
     def _snapshot_is_due(self, candidate: LearnerState) -> bool:
@@ -170,7 +169,7 @@ class Transactions:
         """Learn received rows of one source and one domain, or record why not. A row of a sample
         that had a label before corrects it.
         """
-        live = self.live()
+        live = self.live.current
         newest = {row.id: row for row in received}
         rows = list(newest.values())
         outdated = tuple(row.seq for row in received if newest[row.id] is not row)
@@ -205,7 +204,7 @@ class Transactions:
                 copied,
                 (),
             )
-            detail["labels"], live = len(rows), self.live()
+            detail["labels"], live = len(rows), self.live.current
             doubt = self._suspicion.of(live, rows)
         if doubt:
             self._hold(live, rows, outdated, {**detail, "why": doubt, **_OVERRIDE})
@@ -362,7 +361,9 @@ class Transactions:
             waiting = [
                 row
                 for row in held
-                if row.source == source and row.has_features and row.label in self.live().slots
+                if row.source == source
+                and row.has_features
+                and row.label in self.live.current.slots
             ]
             known = self.journal.count_learned_by_domain().get(domain, 0) + len(waiting)
             if not waiting or known < _GROWN * self._reconsidered.get((source, domain), 0):
@@ -373,7 +374,7 @@ class Transactions:
                 for number in dict.fromkeys(row.commit_number for row in waiting)
             ]
             for batch in [waiting, *batches[-_BATCHES:]] if len(batches) > 1 else batches:
-                if not self._suspicion.of(self.live(), batch):
+                if not self._suspicion.of(self.live.current, batch):
                     self.learn(batch)
                     break
 
@@ -424,7 +425,7 @@ class Transactions:
             "learn",
             "superseded",
             {"labels": len(seqs)},
-            self.live(),
+            self.live.current,
             moves=RowTransitions(withdrawn=tuple(seqs)),
         )
 
@@ -436,7 +437,7 @@ class Transactions:
             "labels": len(rows),
             "why": why,
         }
-        self._refuse("vetoed", detail, self.live(), rows, ())
+        self._refuse("vetoed", detail, self.live.current, rows, ())
 
     def _refuse(
         self,
@@ -552,7 +553,7 @@ class Transactions:
 
     # -- classes -----------------------------------------------------------------------------------
     def add_classes(self, names: Sequence[str]) -> None:
-        live = candidate = self.live()
+        live = candidate = self.live.current
         for name in names:
             candidate = candidate.with_class(name)
         if candidate is not live:
@@ -565,7 +566,7 @@ class Transactions:
 
     def remove_class(self, name: str) -> None:
         """Take back the class's field labels, clear its slot, free its name."""
-        live = self.live()
+        live = self.live.current
         if name not in live.slots:
             raise UnknownClassError(unknown_class_message(name, live.slots))
         if len(live.slots) == 1:
@@ -612,7 +613,9 @@ class Transactions:
             "choose_head",
             "chosen",
             detail,
-            finish(self.program, replace(self.live(), head=choice, tensors=tensors, heads={})),
+            finish(
+                self.program, replace(self.live.current, head=choice, tensors=tensors, heads={})
+            ),
         )
 
     # -- domains -----------------------------------------------------------------------------------
@@ -624,7 +627,7 @@ class Transactions:
         force: bool = False,
     ) -> None:
         """Make the tensors of conditions durable, if any moved since the last time."""
-        live = self.live()
+        live = self.live.current
         moved = [d for d in live.domains.values() if d.tensors is not d.saved]
         if not moved and not force:
             return
@@ -651,7 +654,7 @@ class Transactions:
             "domain",
             outcome,
             {"domain": domain.name, **detail},
-            self.live().with_domain(saved),
+            self.live.current.with_domain(saved),
             tensors=domain_blob(self.program, saved),
         )
 

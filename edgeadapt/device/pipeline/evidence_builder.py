@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from edgeadapt.device.commits.holdout import HeldOut
 from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.detection.window import shift_ratio
+from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.program import F32, Program
-from edgeadapt.device.inference.state import SOURCE, LearnerState
+from edgeadapt.device.inference.state import SOURCE
 from edgeadapt.device.querying.pending import PendingBatch
 from edgeadapt.device.storage.features import as_stored
 from edgeadapt.device.storage.rows import EvidenceRow, Met
@@ -32,7 +33,7 @@ class EvidenceBuilder:
         program: Program,
         policy: Policy,
         held_out: HeldOut,
-        live: Callable[[], LearnerState],
+        live: LiveState,
         add_classes: Callable[[Sequence[str]], None],
     ) -> None:
         self._program, self._policy, self._held_out = program, policy, held_out
@@ -40,7 +41,7 @@ class EvidenceBuilder:
 
     def names(self, labels: Any, count: int) -> tuple[str, ...]:
         """Checked class names; unknown ones are added if the policy says so."""
-        slots = self._live().slots
+        slots = self._live.current.slots
         if self._policy.new_classes == "refuse":
             return check_labels(labels, count, slots)
         names = check_labels(labels, count, slots, refuse_unknown=False)
@@ -174,7 +175,9 @@ class EvidenceBuilder:
         weight = (
             0.0 if self._teaches_an_adaptor(domain, name) else manifest.policy.learn.field_weight
         )
-        by_adapted = self._program.preserves_space and self._live().encoder_in(domain) is not None
+        by_adapted = (
+            self._program.preserves_space and self._live.current.encoder_in(domain) is not None
+        )
         met: Met = "adapted" if by_adapted else "factory" if is_unshifted else "shifted"
         return EvidenceRow(
             sample,
@@ -195,7 +198,7 @@ class EvidenceBuilder:
         """A condition with an adaptor of its own keeps its labels to it (weight 0 in the shared
         head), but for classes that are new.
         """
-        found = self._live().domains.get(domain)
+        found = self._live.current.domains.get(domain)
         return (
             found is not None
             and bool(self._program.adaptors)
@@ -234,7 +237,7 @@ class EvidenceBuilder:
         policy = self._program.manifest.policy.shift
         if len(z) < policy.window // 4:
             return domain != SOURCE
-        memory = self._live()
+        memory = self._live.current
         read = self._program.read(z, taps, memory.tensors_in(domain))
         return (
             shift_ratio(read.residual, read.logits.argmax(axis=1), memory.class_counts, policy)

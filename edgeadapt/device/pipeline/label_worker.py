@@ -11,6 +11,7 @@ from edgeadapt.device.adaptation.domain_manager import DomainManager, Stream
 from edgeadapt.device.adaptors.trainer import AdaptorTrainer
 from edgeadapt.device.commits.head_choice import HeadChoices
 from edgeadapt.device.commits.transactions import Transactions
+from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.resources.budget import Meter
 from edgeadapt.device.resources.worker import Worker
 from edgeadapt.device.storage.journal import Journal
@@ -36,7 +37,7 @@ class LabelWorker:
         meter: Meter,
         worker: Worker,
         streams: MutableMapping[str, Stream],
-        is_frozen: Callable[[], bool],
+        live: LiveState,
         growth: AdaptorTrainer,
         choices: HeadChoices,
         afterwards: Callable[[], None],
@@ -44,13 +45,18 @@ class LabelWorker:
         """``afterwards`` is called when everything that had been received is learned."""
         self._transactions, self._journal, self._conditions = transactions, journal, conditions
         self._meter, self._worker, self._streams = meter, worker, streams
-        self._is_frozen = is_frozen
+        self._live = live
         self._growth = growth
         self._choices = choices
         self._afterwards = afterwards
         # (sample, domain, is new) of labels that came while frozen
         self._answers: deque[tuple[str, str, bool]] = deque(maxlen=_ANSWERS)
         self._retry_s = 0.0
+
+    @property
+    def _rests(self) -> bool:
+        """A pause is met between two commits, not at the end of a thousand."""
+        return self._live.is_frozen or self._worker.is_paused
 
     def request(self) -> None:
         """Have the worker learn what has been received."""
@@ -85,13 +91,13 @@ class LabelWorker:
         Raises:
             StorageError: the disk is full or fails; it is tried again soon, and ever less often.
         """
-        if self._is_frozen():
+        if self._rests:
             return
         try:
             self._hear()
             if outdated := self._journal.superseded():
                 self._transactions.supersede(outdated)
-            while not self._is_frozen() and (
+            while not self._rests and (
                 rows := self._journal.evidence(where="status = 'received'", limit=_FETCHED)
             ):
                 self._learn(rows)
@@ -107,14 +113,14 @@ class LabelWorker:
 
     def offer_patient_work(self) -> None:
         """Have heads chosen and adaptors grown for conditions that are due, when no label waits."""
-        if not self._is_frozen() and self._choices.is_due():
+        if not self._rests and self._choices.is_due():
             self._worker.offer(self._choose_heads)
-        if not self._is_frozen() and self._growth.is_due():
+        if not self._rests and self._growth.is_due():
             self._worker.offer(self._growth.run)
 
     def _choose_heads(self) -> None:
         self._choices.run()
-        if not self._is_frozen() and self._choices.is_due():  # the budget put something off
+        if not self._rests and self._choices.is_due():  # the budget put something off
             self._worker.submit_later(self.offer_patient_work, _PUT_OFF_S)
 
     def went_back(self) -> None:
@@ -140,7 +146,7 @@ class LabelWorker:
             groups.setdefault((row.source, row.domain, row.trusted), []).append(row)
         for group in groups.values():
             for part in chunks(len(group), _AT_ONCE):
-                if self._is_frozen():
+                if self._rests:
                     return
                 with self._meter.spending("learn"):
                     try:
@@ -152,7 +158,7 @@ class LabelWorker:
                     except EdgeadaptError as error:
                         self._transactions.give_up(group[part], str(error))
         for domain in dict.fromkeys(row.domain for row in rows):
-            if self._is_frozen():
+            if self._rests:
                 return
             with self._meter.spending("learn"):
                 self._transactions.reconsider(domain)

@@ -5,11 +5,11 @@ kept small.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from edgeadapt.device.adaptation.domain_manager import DomainManager
 from edgeadapt.device.commits.transactions import Transactions
 from edgeadapt.device.detection.policy import Keep
+from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.recovery.rollback import HistoryEditor
 from edgeadapt.device.resources.budget import WriteRoom
 from edgeadapt.device.storage.journal import Journal
@@ -34,7 +34,7 @@ class Maintenance:
         room: WriteRoom,
         keep: Keep,
         raw_per_class: int,
-        is_frozen: Callable[[], bool],
+        live: LiveState,
     ) -> None:
         self._journal = journal
         self._transactions = transactions
@@ -43,13 +43,13 @@ class Maintenance:
         self._room = room
         self._keep = keep
         self._raw_per_class = raw_per_class
-        self._is_frozen = is_frozen
+        self._live = live
         self._last = time.monotonic()
         self._doubted_at: float | None = None
 
     def run(self) -> None:
         self._last = time.monotonic()
-        if not self._is_frozen():
+        if not self._live.is_frozen:
             self._conditions.merge()
             self._transactions.save_domains()
             now = time.time() if self._clock_is_believed() else float("-inf")
@@ -57,7 +57,7 @@ class Maintenance:
                 now - 86_400.0 * self._keep.features_days, self._keep.rows, self._keep.selection
             )
             self._journal.thin_raw(self._raw_per_class)
-            if self._room.has_room(self._transactions.live().tensors.nbytes):
+            if self._room.has_room(self._live.current.tensors.nbytes):
                 self._undoing.compact(self._keep.commits)
         self.record_decisions()
         if self._room.has_room(0):

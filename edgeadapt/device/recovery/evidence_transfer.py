@@ -101,7 +101,7 @@ class EvidenceTransfer:
         received = journal.evidence(where="status = 'received'")
         why = self.transactions.learn(received).why
         if not why:
-            live = self.transactions.live()
+            live = self.transactions.live.current
             worse = judge(
                 self.program,
                 self.shipped,

@@ -22,8 +22,9 @@ from edgeadapt.device.commits.evidence_sums import factory_memory
 from edgeadapt.device.commits.guard import GuardDecision, ValidationSet, judge
 from edgeadapt.device.commits.holdout import HeldOut
 from edgeadapt.device.commits.transactions import Transactions
+from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import SOURCE, LearnerState
+from edgeadapt.device.inference.state import SOURCE
 from edgeadapt.device.recovery.evidence_transfer import EvidenceTransfer, Selected
 from edgeadapt.device.recovery.migration_report import ClassCarried, MigrationReport
 from edgeadapt.device.recovery.rebuild import rebuild, tables_at
@@ -207,7 +208,7 @@ class Migration:
                 "space": _named(old)[1][:12],
                 "carried": sum(found.carried for found in classes),
             }
-            state.transactions.record("migrate", "saved", detail, state.live, snapshot=True)
+            state.transactions.record("migrate", "saved", detail, state.live.current, snapshot=True)
             journal.write_back()
         finally:
             journal.close()
@@ -260,7 +261,8 @@ class _State:
 
     def __init__(self, program: Program, journal: Journal) -> None:
         self.program, self.journal = program, journal
-        self.live = self.shipped = factory_memory(program)
+        self.shipped = factory_memory(program)
+        self.live = LiveState(self.shipped)
         self.held_out = HeldOut(
             journal,
             program.manifest.policy.learn.held_out_every,
@@ -268,12 +270,7 @@ class _State:
             program.manifest.classes,
         )
         room = WriteRoom(_UNLIMITED, journal.writes)
-        self.transactions = Transactions(
-            program, journal, self.held_out, lambda: self.live, self._publish, room
-        )
-
-    def _publish(self, memory: LearnerState) -> None:
-        self.live = memory
+        self.transactions = Transactions(program, journal, self.held_out, self.live, room)
 
 
 class _Uncounted(Writes):
@@ -305,23 +302,23 @@ def _judged(
     class.
     """
     held = [row for row in state.journal.evidence(where="status = 'held_out'") if row.has_features]
-    sets = state.transactions.factory_sets(state.live)
+    sets = state.transactions.factory_sets(state.live.current)
     right: dict[str, NDArray[np.bool_]] = {}
     if held:
         z, taps, y, _, _ = rows_to_arrays(
-            held, state.live.slots, state.program.manifest.feature_dim
+            held, state.live.current.slots, state.program.manifest.feature_dim
         )
         judges = ValidationSet("held-out samples", z, taps, y, SOURCE)
         right = {
             "before": judges.correct(state.program, state.shipped),
-            "after": judges.correct(state.program, state.live),
+            "after": judges.correct(state.program, state.live.current),
         }
         sets = [*sets, judges]
     verdict = judge(
-        state.program, state.shipped, state.live, sets, state.program.manifest.policy.guard
+        state.program, state.shipped, state.live.current, sets, state.program.manifest.policy.guard
     )
     status = {row.id: row.status for row in state.journal.evidence(narrow=True)}
-    by_class: dict[str, list[EvidenceRow]] = {name: [] for name in state.live.slots}
+    by_class: dict[str, list[EvidenceRow]] = {name: [] for name in state.live.current.slots}
     for row in selected.rows:
         by_class.setdefault(row.label, []).append(row)
     labels = np.array([row.label for row in held])

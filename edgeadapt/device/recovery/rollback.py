@@ -47,7 +47,7 @@ class HistoryEditor:
         """Delete rows, subtract what was learned from them, rewrite retained snapshots, take names
         that nothing else has out of the history.
         """
-        live = self._transactions.live()
+        live = self._transactions.live.current
         slots = live.slots
         split = self._held_out.split(
             (), [row for row in rows if row.status in _ACCEPTED and row.label in slots]
@@ -182,7 +182,7 @@ class HistoryEditor:
         """Classes that the factory's own samples still answer for, when every label of theirs is
         forgotten.
         """
-        live, known = self._transactions.live(), self._program.manifest.classes
+        live, known = self._transactions.live.current, self._program.manifest.classes
         slots = [
             slot
             for slot, name in enumerate(known)
@@ -248,7 +248,7 @@ class HistoryEditor:
         """Labels that were wrong: as if they had never been given. The samples stay, and can be
         labelled again.
         """
-        live = self._transactions.live()
+        live = self._transactions.live.current
         slots = live.slots
         split = self._held_out.split(
             (), [row for row in rows if row.status in _ACCEPTED and row.label in slots]
@@ -281,7 +281,7 @@ class HistoryEditor:
     # -- rolling back ------------------------------------------------------------------------------
     def rollback(self, to: int | None) -> int:
         """Back to the state after commit ``to``; the one before the last change by default."""
-        live = self._transactions.live()
+        live = self._transactions.live.current
         target = self._change_before(live.commit) if to is None else to
         if not 0 <= target < max(live.commit, 1):
             raise StateError(f"cannot roll back to commit {target}: the last is {live.commit}")
@@ -387,7 +387,7 @@ class HistoryEditor:
         moves = RowTransitions(
             expired=tuple(sorted(deleted)), emptied=() if is_covered else tuple(bare)
         )
-        live = self._transactions.live()
+        live = self._transactions.live.current
         live = replace(live, heads={})  # they were made from features that go
         self._transactions.record(
             "expire",
@@ -414,7 +414,7 @@ class HistoryEditor:
         over, known = len(gone) - len(aged), {row.seq for row in aged}
         if not over:
             return aged
-        slots = self._transactions.live().slots
+        slots = self._transactions.live.current.slots
         found = self._journal.evidence(
             where="status IN ('learned', 'held_out') AND length(features) > 0", narrow=True
         )
