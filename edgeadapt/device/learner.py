@@ -23,20 +23,24 @@ from edgeadapt.device.adaptation.domain_manager import DomainManager
 from edgeadapt.device.adaptation.health import distance_from
 from edgeadapt.device.adaptation.temporal_correlation import Smoothing
 from edgeadapt.device.adaptors.trainer import AdaptorTrainer
+from edgeadapt.device.commits.class_changes import add_classes, remove_class
+from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.evidence_sums import factory_memory
+from edgeadapt.device.commits.factory_samples import FactorySamples
 from edgeadapt.device.commits.head_choice import HeadChoices
+from edgeadapt.device.commits.label_update import LabelUpdate
 from edgeadapt.device.commits.serialization import state_digest
-from edgeadapt.device.commits.transactions import Transactions
 from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.placement import placement_report
 from edgeadapt.device.inference.predictor import Predictor
 from edgeadapt.device.inference.state import SOURCE
-from edgeadapt.device.pipeline.evidence_builder import EvidenceBuilder
+from edgeadapt.device.pipeline.deferred_training import DeferredTraining
+from edgeadapt.device.pipeline.evidence_builder import EvidenceBuilder, Origin
 from edgeadapt.device.pipeline.label_intake import LabelIntake
 from edgeadapt.device.pipeline.label_worker import LabelWorker
 from edgeadapt.device.pipeline.maintenance import Maintenance
-from edgeadapt.device.pipeline.restoring import Correction, LabelledSample, asked_of, rows_of
+from edgeadapt.device.pipeline.restored_samples import Correction, LabelledSample, asked_of, rows_of
 from edgeadapt.device.pipeline.window_queue import WindowQueue
 from edgeadapt.device.quality.field_quality import ANSWERS, FieldQuality
 from edgeadapt.device.querying.likeness import chained
@@ -75,7 +79,6 @@ DEFAULT_STREAM = "default"
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 # how long a caller waits for a reader of another connection that keeps the log from being emptied
 _READER_S = 0.2
-_EVERY = 1 << 20  # more questions than are ever open
 
 
 def open(
@@ -207,121 +210,95 @@ class Learner:
         self._closed = False
         self._opened_runtime: Runtime | None = None  # with this learner, and let go with it
 
-        self._worker = Worker()
-        try:
-            self._assemble(opened, policy, budget, keep)
-        except BaseException:  # a part of the bundle that is read late may be refused
-            self._worker.close()
-            self._journal.close()
-            raise
-
-    def _assemble(self, opened: StartupState, policy: Policy, budget: Budget, keep: Keep) -> None:
-        """The rooms behind the face, and what they need of each other."""
-
-        live = self._live
-        self._ids, self._pending = Ids(), Pending(keep.pending_s)
-        self._questions = Questions(
-            policy.questions_per_day
-            if policy.questions_per_day is not None
-            else self._manifest.policy.ask.per_day
-        )
         runtime = self._program.runtime
         # else the work is done by threads, or a GPU, that nobody asks
         is_here = getattr(runtime, "runs_where_called", False)
         spent = getattr(runtime, "spent", None) or (
             time.thread_time if is_here else time.perf_counter
         )
-        self._meter = Meter(
-            budget, vitals=Sensors().read if budget.needs_vitals else None, spent=spent
-        )
+        vitals = Sensors().read if budget.needs_vitals else None
+        self._meter = Meter(budget, vitals=vitals, spent=spent)
         self._room = WriteRoom(budget, self._journal.writes)
-        self._transactions = Transactions(
-            self._program,
-            self._journal,
-            self._held_out,
-            live,
-            self._room,
-            opened.replay_s,
+        self._worker = Worker()
+        try:
+            self._assemble(opened, policy, keep)
+        except BaseException:  # a part of the bundle that is read late may be refused
+            self._worker.close()
+            self._journal.close()
+            raise
+
+    def _assemble(self, opened: StartupState, policy: Policy, keep: Keep) -> None:
+        """The parts behind the face, each handed what it needs."""
+        program, journal, meter = self._program, self._journal, self._meter
+        ask = self._manifest.policy.ask
+        per_day = policy.questions_per_day
+        self._ids, self._pending = Ids(), Pending(keep.pending_s)
+        self._questions = Questions(ask.per_day if per_day is None else per_day)
+        self._log = CommitLog(
+            program, journal, self._held_out, self._live, self._room, opened.replay_s
         )
-        self._undoing = HistoryEditor(self._transactions)
-        self._erasure = LogErasure(self._journal, self._worker)
-        growth = AdaptorTrainer(self._transactions, self._meter, live, self._worker, keep.selection)
-        choices = HeadChoices(self._transactions, self._meter, live)
-
-        def taken_back(domains: frozenset[str]) -> None:
-            growth.reconsider(domains)
-            choices.reconsider()
-
-        self._transactions.taken_back = taken_back
-        quiet = QuietQuestions(policy.quiet_questions_per_day)
+        self._history = HistoryEditor(self._log)
+        self._erasure = LogErasure(journal, self._worker)
         self._conditions = DomainManager(
-            self._program,
-            self._transactions,
+            program,
+            self._log,
             self._questions,
             self._pending,
-            self._meter,
-            live,
-            quiet,
+            meter,
+            QuietQuestions(policy.quiet_questions_per_day),
             policy.routing,
-            self._journal.field_answers(ANSWERS),
+            journal.field_answers(ANSWERS),
         )
-        self._streams = WindowQueue(
-            self._manifest.policy, self._conditions, self._worker, self._meter
+        self._streams = WindowQueue(self._manifest.policy, self._conditions, self._worker, meter)
+        factory = FactorySamples(program)
+        self._training = DeferredTraining(
+            self._log,
+            AdaptorTrainer(self._log, meter, self._worker, keep.selection),
+            HeadChoices(self._log, factory, meter),
+            self._worker,
         )
-        self._house = Maintenance(
-            self._journal,
-            self._transactions,
-            self._undoing,
+        self._maintenance = Maintenance(
+            self._log, self._history, self._conditions, keep, opened.raw_per_class
+        )
+        self._label_worker = LabelWorker(
+            self._log,
+            LabelUpdate(self._log, factory),
             self._conditions,
-            self._room,
-            keep,
-            opened.raw_per_class,
-            live,
+            self._streams.found,
+            self._training,
+            self._maintenance,
+            meter,
+            self._worker,
         )
-        labelling = EvidenceBuilder(
-            self._program,
+        self._builder = EvidenceBuilder(
+            program,
             policy,
             self._held_out,
-            live,
-            lambda names: self._worker.call(lambda: self._transactions.add_classes(names)),
+            self._live,
+            lambda names: self._worker.call(lambda: add_classes(self._log, names)),
         )
-        self._labelling = labelling
-        self._learning = LabelWorker(
-            self._transactions,
-            self._journal,
-            self._conditions,
-            self._meter,
-            self._worker,
-            self._streams.found,
-            live,
-            growth,
-            choices,
-            self._house.run_if_due,
-        )
-        self._receiving = LabelIntake(
-            self._journal,
+        self._intake = LabelIntake(
+            journal,
             self._pending,
             self._questions,
-            labelling,
-            self._learning,
+            self._builder,
             self._room,
             opened.raw_per_class,
-            keep.pending_s,
             self._conditions.field_accuracy.open_among,
         )
         self._quality = FieldQuality(
-            self._program, self._journal, self._conditions, self._streams.found, live
+            program, journal, self._conditions, self._streams.found, self._live
         )
         self._keeps_raw = opened.raw_per_class > 0
-        self._serving = Predictor(self._program, self._live.current.classes)
-        self._smoothing = Smoothing(self._program) if self._manifest.policy.smooth.method else None
+        self._predictor = Predictor(program, self._live.current.classes)
+        self._smoothing = Smoothing(program) if self._manifest.policy.smooth.method else None
         self._spent = {"encode": 0.0, "sense": 0.0}
         self._observed = self._answered = 0
         # labels that were durable but not yet learned when the process stopped
-        if self._journal.count_evidence().get("received"):
-            self._learning.request()
+        if journal.count_evidence().get("received"):
+            self._label_worker.request()
         else:
-            self._learning.offer_patient_work()
+            self._training.offer()
         self._erasure.request()
 
     def offer(
@@ -413,8 +390,8 @@ class Learner:
         self._here()
         memory = self._live.current
         domain = self._streams.domain_of(stream)
-        _, z, taps = self._serving.features(x, features, memory, domain)
-        return self._serving.prediction(
+        _, z, taps = self._predictor.features(x, features, memory, domain)
+        return self._predictor.prediction(
             self._program.read(z, taps, memory.tensors_in(domain)), memory
         )
 
@@ -438,10 +415,10 @@ class Learner:
         found = self._streams.observed(stream)
         domain = found.state.domain
         started = time.perf_counter()
-        inputs, z, taps = self._serving.features(x, features, memory, domain)
+        inputs, z, taps = self._predictor.features(x, features, memory, domain)
         encoded = time.perf_counter()
         if features is None:
-            self._serving.look(inputs)
+            self._predictor.look(inputs)
         read = self._program.read(z, taps, memory.tensors_in(domain))
         ids = self._ids.take(len(z))
         slots = read.logits.argmax(axis=1)
@@ -476,7 +453,7 @@ class Learner:
             is_foreign = not (is_factory_path or self._program.preserves_space) and features is None
             # the caller may use its features again
             kept, late = (
-                (z, taps) if self._serving.is_encoded(features) else (as_stored(z, taps), None)
+                (z, taps) if self._predictor.is_encoded(features) else (as_stored(z, taps), None)
             )
             batch = PendingBatch(
                 ids,
@@ -493,13 +470,13 @@ class Learner:
                 self._pending.keep_inputs(ids, inputs)
             if found.window.is_full and found.window.fresh >= self._manifest.policy.shift.window:
                 queued = (self._streams.queue_window(found, is_factory_path),)
-        abstained = self._serving.abstained(read, reading)
+        abstained = self._predictor.abstained(read, reading)
         answer = (
             read
             if self._smoothing is None or self._live.adapt_mode != "act"
             else self._smoothing.of(found, read, slots, reading, memory)
         )
-        prediction = self._serving.prediction(answer, memory)
+        prediction = self._predictor.prediction(answer, memory)
         self._observed += len(z)
         self._spent["encode"] += encoded - started
         self._spent["sense"] += time.perf_counter() - encoded
@@ -562,11 +539,11 @@ class Learner:
         """
         self._here()
         samples = [check_name(sample, "an id") for sample in check_texts(ids, "an id")]
-        asked = {question.id for question in self.questions(_EVERY)}
-        self._receiving.label(
+        accepted = self._intake.label(
             samples, labels, check_name(source, "a source"), is_trusted=bool(trusted)
         )
-        self._answered += len(asked.intersection(samples))
+        self._answered += accepted.answered
+        self._label_worker.accept(accepted)
 
     def learn(
         self,
@@ -596,20 +573,13 @@ class Learner:
         """
         self._here()
         domain = self._streams.domain_of(stream)
-        inputs, z, taps = self._serving.features(
+        inputs, z, taps = self._predictor.features(
             x, features, self._live.current, domain if self._program.preserves_space else SOURCE
         )
-        return self._receiving.learn(
-            inputs,
-            z,
-            taps,
-            y,
-            source,
-            stream,
-            domain,
-            is_raw=features is None,
-            is_trusted=bool(trusted),
-        )
+        origin = Origin(check_name(source, "a source"), stream, domain, bool(trusted))
+        ids = self._intake.learn(inputs if features is None else None, z, taps, y, origin)
+        self._label_worker.request()
+        return ids
 
     def restore(
         self, samples: Sequence[LabelledSample], corrections: Sequence[Correction] = ()
@@ -628,9 +598,13 @@ class Learner:
             UnknownClassError, CapacityError, BudgetError, StorageError: as for ``learn``.
         """
         self._here()
-        rows = rows_of(samples, self._program, self._labelling, self._labelling.is_new, corrections)
+        if not samples and not corrections:
+            return {}
+        rows = rows_of(samples, self._builder, corrections)
         raw, asked = [sample.raw for sample in samples], asked_of(samples)
-        return self._receiving.restore(rows, raw, asked, corrections) if rows or corrections else {}
+        accepted, refused = self._intake.restore(rows, raw, asked, corrections)
+        self._label_worker.accept(accepted)
+        return refused
 
     def stored_features(self, x: Any) -> NDArray[np.float16]:
         """(N, D + T) features of (N, *input), of the factory encoder, as the journal keeps them.
@@ -639,7 +613,7 @@ class Learner:
             InputError: the batch does not fit, or a feature does not fit into float16.
         """
         self._here()
-        _, z, taps = self._serving.features(x, None, self._live.current, SOURCE)
+        _, z, taps = self._predictor.features(x, None, self._live.current, SOURCE)
         kept = as_stored(z, taps)
         check_storable(kept)
         return kept
@@ -717,7 +691,7 @@ class Learner:
             CapacityError: every class slot is in use.
         """
         self._here()
-        self._labelling.add_classes([name])
+        self._builder.add_classes([name])
 
     def remove_class(self, name: str) -> None:
         """Take a class out of the answer set and its field labels out of the evidence.
@@ -732,8 +706,8 @@ class Learner:
         check_text(name, "a class name")
 
         def run() -> None:
-            self._transactions.remove_class(name)
-            self._learning.offer_patient_work()
+            remove_class(self._log, name)
+            self._training.offer()
 
         self._worker.call(run)
 
@@ -772,10 +746,10 @@ class Learner:
 
         def run() -> Receipt:
             # a label that is on its way is either seen here or refused
-            with self._receiving.writing:
+            with self._intake.writing:
                 receipt = forget()
                 reasons = [
-                    *self._undoing.factory_reasons(selection.whole_classes),
+                    *self._history.factory_reasons(selection.whole_classes),
                     *filter(None, [self._journal.unerased]),
                 ]
                 self._erasure.request()
@@ -791,18 +765,18 @@ class Learner:
             others = [value for value in (source, classes, before, after) if value is not None]
             pending = self._pending.drop(named) if named and not others else 0
             self._questions.close([*named, *(row.id for row in rows)])
-            reasons = list(self._undoing.out_of_reach())
-            names = self._undoing.named_by(rows, source, selection.classes or ())
+            reasons = list(self._history.out_of_reach())
+            names = self._history.named_by(rows, source, selection.classes or ())
             if not rows and not self._journal.only_in_history(names):
                 return Receipt(pending, 0, 0, unreachable=tuple(reasons))
             remembered = [
                 name for name, stream in list(self._streams.found.items()) if stream.memories
             ]
-            reasons += reasons_for(rows, self._live.current, self._transactions, remembered)
+            reasons += reasons_for(rows, self._live.current, self._log, remembered)
             for name in {row.stream for row in rows} & set(self._streams.found):
                 self._streams.found[name].asking.forget()
-            receipt = self._undoing.forget(rows, pending, names, reasons)
-            self._learning.offer_patient_work()
+            receipt = self._history.forget(rows, pending, names, reasons)
+            self._training.offer()
             return receipt
 
         return self._worker.call(run)
@@ -837,8 +811,8 @@ class Learner:
                         f"the label of sample {row.id!r} is not {source!r}'s, and none was "
                         "withdrawn: whoever gave it, or an admin, takes it back"
                     )
-            receipt = self._undoing.withdraw(rows)
-            self._learning.offer_patient_work()
+            receipt = self._history.withdraw(rows)
+            self._training.offer()
             return receipt
 
         return self._worker.call(run)
@@ -858,8 +832,8 @@ class Learner:
             raise InputError(f"a commit is a number from history(), got {to!r:.80}")
 
         def run() -> int:
-            target = self._undoing.rollback(to)
-            self._learning.went_back()
+            target = self._history.rollback(to)
+            self._training.on_rollback()
             return target
 
         return self._worker.call(run)
@@ -872,9 +846,9 @@ class Learner:
         self._worker.settle_unless_paused()
 
         def run() -> int:
-            self._house.run()
+            self._maintenance.run()
             self._erasure.finish(_READER_S)
-            self._learning.offer_patient_work()
+            self._training.offer()
             return self._live.current.commit
 
         return self._worker.call(run)
@@ -905,7 +879,7 @@ class Learner:
         self._here()
         self._live.is_frozen = frozen
         if not frozen:
-            self._learning.request()
+            self._label_worker.request()
 
     def pause(self, paused: bool = True) -> None:
         """Let predictions have the machine to themselves: no queued work starts, and what runs
@@ -917,9 +891,9 @@ class Learner:
         opening; windows that wait are dropped.
         """
         self._here()
-        self._worker.pause(paused, rest=self._learning.learn_received)
+        self._worker.pause(paused, rest=self._label_worker.learn_received)
         if not paused:
-            self._learning.request()
+            self._label_worker.request()
 
     @property
     def is_paused(self) -> bool:
@@ -1037,7 +1011,7 @@ class Learner:
     def timings(self) -> dict[str, float]:
         """Seconds spent so far: encode and sense (caller's threads), learn and record (worker)."""
         self._here()
-        record = self._transactions.write_s
+        record = self._log.write_s
         return {**self._spent, "learn": max(0.0, self._worker.busy_s - record), "record": record}
 
     def counters(self) -> dict[str, Any]:

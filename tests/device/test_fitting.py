@@ -132,7 +132,7 @@ def test_the_way_back_and_forth_finds_the_same_adaptor_again(learner: Any) -> No
 def test_growing_moves_no_answer_of_another_condition_by_a_bit(
     learner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x, record, same = samples(64, 77)[0], learner._transactions.record, []
+    x, record, same = samples(64, 77)[0], learner._log.record, []
 
     def watched(kind: str, *given: Any, **more: Any) -> Any:
         before = learner.predict(x, stream="other").probs
@@ -141,7 +141,7 @@ def test_growing_moves_no_answer_of_another_condition_by_a_bit(
             same.append(np.array_equal(learner.predict(x, stream="other").probs, before))
         return result
 
-    monkeypatch.setattr(learner._transactions, "record", watched)
+    monkeypatch.setattr(learner._log, "record", watched)
     grow(learner, windows=12)
     assert len(grown(learner)) >= 2 and len(same) >= 2 and all(same)
 

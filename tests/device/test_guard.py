@@ -11,6 +11,7 @@ from clothes import KNOWN, NEW, Opener, images, wrong
 from edgeadapt_bench.labels.guard_power import verdict_of
 
 from edgeadapt.bundle.schema import GuardPolicy
+from edgeadapt.device.commits.factory_samples import FactorySamples
 from edgeadapt.device.commits.guard import bound_problem, decline, judge, out_of_bounds
 from edgeadapt.device.detection.domain_router import open_domain
 from edgeadapt.device.numerics.statistics import sign_test, upper_tail
@@ -128,7 +129,7 @@ def test_a_series_of_losses_each_too_small_for_the_paired_test_is_stopped_before
 ) -> None:
     learner = opened()
     origin, program = learner._live.current, learner._program
-    (factory,) = learner._transactions.factory_sets(origin)
+    (factory,) = FactorySamples(learner._program).sets(origin)
     weight = program.runtime.download(origin.tensors, ["head.weight"])["head.weight"]
     worse = np.roll(weight, 1, axis=1) - weight
     live, stopped = origin, ""
@@ -151,7 +152,7 @@ def test_a_series_of_losses_each_too_small_for_the_paired_test_is_stopped_before
 def test_a_candidate_must_lose_by_margin_and_by_significance_to_be_vetoed(opened: Opener) -> None:
     learner = opened()
     live, program = learner._live.current, learner._program
-    (factory,) = learner._transactions.factory_sets(live)
+    (factory,) = FactorySamples(learner._program).sets(live)
     assert len(factory.y) == 300 and factory.correct(program, live).mean() > 0.9
     swapped = program.runtime.upload(
         {

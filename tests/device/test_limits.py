@@ -300,14 +300,14 @@ def test_snapshots_follow_the_cost_of_a_replay(vectors: Bundle) -> None:
     with open_learner(vectors) as learner:
         teach(learner, 8, 0)
         assert learner._journal.snapshot_numbers() == []
-        learner._transactions.costs_replay(0.2, 0)
+        learner._log.costs_replay(0.2, 0)
         teach(learner, 8, 1)
         assert learner._journal.snapshot_numbers() == [2]
         learner._room._writes.add(int(0.9 * learner._room.per_day))
-        learner._transactions.costs_replay(0.2, 0)
+        learner._log.costs_replay(0.2, 0)
         teach(learner, 8, 2)
         assert learner._journal.snapshot_numbers() == [2]  # little may be written
-        learner._transactions.costs_replay(2.0, 0)
+        learner._log.costs_replay(2.0, 0)
         teach(learner, 8, 3)
         assert learner._journal.snapshot_numbers() == [2, 4]
 

@@ -161,12 +161,7 @@ def test_labels_of_a_field_that_the_factory_knows_nothing_of_take_over_and_a_cho
         before = right(learner, *test)
         teach(learner, x[:200], y[:200])
         after, chosen = right(learner, *test), HeadChoice(factory_weight=0.2)
-        program, live = learner._program, learner._live.current
-        learner._worker.call(
-            lambda: learner._transactions.choose_head(
-                chosen, program.derive(live.tensors, chosen, live.classes), {}
-            )
-        )
+        learner._worker.call(lambda: learner._training._choices._use(chosen, {}))
         weighed = right(learner, *test)
         labels = learner.predict(features={"z": test[0]}).labels
     assert before < 0.5 and after > before + 0.3
@@ -237,7 +232,7 @@ def test_what_is_held_out_teaches_the_head_that_answers_and_not_the_one_that_is_
     head = program.derive(every, live.head, live.classes)
     both = learner._journal.evidence(where="status IN ('learned', 'held_out')")
     beside = LogisticHead(program).beside(
-        head, live, learner._transactions.factory_sets(live), both
+        head, live, FactorySamples(learner._program).sets(live), both
     )
     expected = program.read(test, none, beside).logits
     assert (

@@ -13,6 +13,7 @@ import pytest
 import edgeadapt
 from edgeadapt import host
 from edgeadapt.device.commits import head_choice, logistic_head
+from edgeadapt.device.commits.factory_samples import FactorySamples
 from edgeadapt.device.commits.guard import ValidationSet
 from edgeadapt.device.commits.logistic_head import LogisticHead
 from edgeadapt.device.detection.policy import Policy
@@ -154,7 +155,7 @@ def test_a_label_that_does_not_count_teaches_nothing(bundle: Path) -> None:
                 x,
                 np.zeros((40, 0), np.float32),
                 LogisticHead(program).beside(
-                    live.tensors, live, learner._transactions.factory_sets(live), given
+                    live.tensors, live, FactorySamples(learner._program).sets(live), given
                 ),
             ).logits
             for given in (
@@ -204,9 +205,9 @@ def test_what_expired_answers_no_more(bundle: Path, tmp_path: Path) -> None:
         x, y = blobs(60, 9)
         taught(learner, x, [NAMES[k] for k in y])
         before = learner._live.current.heads["source"]
-        learner._worker.call(lambda: learner._undoing.expire(0.0, 10))
+        learner._worker.call(lambda: learner._history.expire(0.0, 10))
         assert "source" not in learner._live.current.heads
-        learner._learning.offer_patient_work()
+        learner._training.offer()
         learner.settle()
         now = learner.predict(features={"z": x}).probs
         assert learner._live.current.heads["source"] is not before

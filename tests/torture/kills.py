@@ -35,7 +35,7 @@ from typing import Any
 import source
 from warm import learner, samples, warm_up
 
-from edgeadapt.device.commits import transactions as transaction
+from edgeadapt.device.commits import commit_log
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.storage.journal import Journal
 
@@ -126,7 +126,7 @@ def live(folder: Path, seed: int, until: int, board: Board) -> None:
 
 
 def fix_snapshots(seed: int) -> None:
-    transaction._REPLAY_S = transaction._LONGEST_REPLAY_S = -1.0 if seed % 2 else 1e9
+    commit_log._REPLAY_S = commit_log._LONGEST_REPLAY_S = -1.0 if seed % 2 else 1e9
 
 
 def started(act: Any) -> tuple[int, int]:

@@ -135,7 +135,7 @@ def _held(
                 batch = [
                     _row(domain, name, features[row]) for name, row in zip(names, rows, strict=True)
                 ]
-                held += learner._transactions._suspicion.of(live, batch) != ""
+                held += learner._label_worker._updates._noise.of(live, batch) != ""
             result[size, kind] = held / draws
     return result
 

@@ -19,11 +19,10 @@ from edgeadapt.device.adaptation.health import (
     strays,
 )
 from edgeadapt.device.adaptation.replay_buffer import ReplayBuffer
+from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.guard import judge
 from edgeadapt.device.commits.holdout import Split
-from edgeadapt.device.commits.transactions import Transactions
 from edgeadapt.device.detection.window import WindowView
-from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.program import HeadOutput, Program
 from edgeadapt.device.inference.state import Domain, LearnerState
 from edgeadapt.device.resources.budget import Meter
@@ -43,15 +42,14 @@ class Corrections:
     def __init__(
         self,
         program: Program,
-        transactions: Transactions,
+        log: CommitLog,
         meter: Meter,
-        live: LiveState,
         note: Callable[[Action], None],
     ) -> None:
         self._program = program
-        self._transactions = transactions
+        self._log = log
         self._meter = meter
-        self._live = live
+        self._live = log.live
         self._note = note
         self._policy = program.manifest.policy
         self.refreshes = 0
@@ -226,7 +224,7 @@ class Corrections:
         those, and they cannot judge it.
         """
         slots = memory.slots if not self._program.adapts_encoder else {}
-        judges = self._transactions.held_out.sets(slots, (domain.name,), Split()) if slots else []
+        judges = self._log.held_out.sets(slots, (domain.name,), Split()) if slots else []
         return judge(
             self._program,
             memory.with_domain(domain),

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from edgeadapt.device.adaptation.corrections import Corrections
 from edgeadapt.device.adaptation.health import brings_home, distance_from
 from edgeadapt.device.adaptation.replay_buffer import ReplayBuffer
+from edgeadapt.device.commits.commit_log import CommitLog
+from edgeadapt.device.commits.domain_changes import confirm_domain, save_domains
 from edgeadapt.device.commits.serialization import domain_blob
-from edgeadapt.device.commits.transactions import Transactions
 from edgeadapt.device.detection.accuracy_estimate import RecentAccuracy, tally
 from edgeadapt.device.detection.domain_router import (
     RoutingProjection,
@@ -42,7 +43,6 @@ from edgeadapt.device.detection.policy import (
 )
 from edgeadapt.device.detection.steadiness import WindowStats
 from edgeadapt.device.detection.window import StreamWindow, WindowView, shift_ratio
-from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.inference.state import SOURCE, Domain, LearnerState
 from edgeadapt.device.numerics.stable_hash import draw_of
@@ -98,21 +98,20 @@ class DomainManager:
     def __init__(
         self,
         program: Program,
-        transactions: Transactions,
+        log: CommitLog,
         questions: Questions,
         pending: Pending,
         meter: Meter,
-        live: LiveState,
         quiet: QuietQuestions,
         routing: Routing = "signature",
         answers: Sequence[FieldAnswer] = (),
     ) -> None:
         self._router = HypervectorRouter(program) if routing == "hypervector" else None
         self._program = program
-        self._transactions = transactions
+        self._log = log
         self._questions = questions
         self._pending = pending
-        self._live = live
+        self._live = log.live
         self._policy = program.manifest.policy
         self._places = RoutingProjection(program)
         # a condition that is gone -> the one that it turned out to be
@@ -123,7 +122,7 @@ class DomainManager:
         # sample id -> the domain it was asked in, the newest last
         self._topics: OrderedDict[str, str] = OrderedDict()
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)  # not recorded yet
-        self.corrections = Corrections(program, transactions, meter, live, self._note)
+        self.corrections = Corrections(program, log, meter, self._note)
 
     # -- one window --------------------------------------------------------------------------------
     def window(
@@ -395,7 +394,7 @@ class DomainManager:
             if old.saved is not None and name not in memory.domains
         ]
         if retired:
-            self._transactions.save_domains("domain", {"retired": retired}, force=True)
+            save_domains(self._log, "domain", {"retired": retired}, force=True)
         return actions
 
     def _move(self, stream: Stream, domain: str) -> None:
@@ -600,7 +599,7 @@ class DomainManager:
                     ),
                 )
             )
-        self._transactions.record(
+        self._log.record(
             "domain",
             "merged",
             {"merged": [f"{p.first} and {p.second}" for p in found]},
@@ -649,8 +648,10 @@ class DomainManager:
                 self._settle_domain(replace(domain, kind="condition"))
 
     def _settle_domain(self, domain: Domain) -> None:
-        self._transactions.confirm_domain(
-            domain, {"answers_known": domain.answers_known, "answers_new": domain.answers_new}
+        confirm_domain(
+            self._log,
+            domain,
+            {"answers_known": domain.answers_known, "answers_new": domain.answers_new},
         )
 
 

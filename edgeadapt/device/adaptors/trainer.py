@@ -21,17 +21,16 @@ from numpy.typing import NDArray
 
 from edgeadapt.device.adaptors.criteria import AdaptorEligibility, doubt, halves_apart, why_not
 from edgeadapt.device.adaptors.search import Candidate, Ranked, choose
+from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.evidence_sums import apply_rows, corrections_now
 from edgeadapt.device.commits.guard import judge
 from edgeadapt.device.commits.holdout import Split
 from edgeadapt.device.commits.serialization import domain_blob
-from edgeadapt.device.commits.transactions import Transactions
 from edgeadapt.device.coreset import DEFAULT, Samples
 from edgeadapt.device.coreset import choose as select
 from edgeadapt.device.detection.domain_router import RoutingProjection
 from edgeadapt.device.detection.policy import Kept
 from edgeadapt.device.inference.adaptor_family import Adaptors
-from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.state import Domain, LearnerState
 from edgeadapt.device.numerics.softmax import tempered_softmax
 from edgeadapt.device.resources.budget import Meter
@@ -73,29 +72,26 @@ class AdaptorTrainer:
 
     def __init__(
         self,
-        transactions: Transactions,
+        log: CommitLog,
         meter: Meter,
-        live: LiveState,
         worker: Worker,
         selection: Kept = "oldest",
     ) -> None:
         self._selector = "adaptive" if selection == "adaptive" else DEFAULT
-        self._transactions = transactions
-        self._program = transactions.program
-        self._journal = transactions.journal
-        self._meter, self._live, self._worker = meter, live, worker
+        self._log, self._meter, self._worker = log, meter, worker
+        self._program, self._journal, self._live = log.program, log.journal, log.live
         self._adaptors: Adaptors = self._program.adaptors
         self._policy = self._program.manifest.policy.growth
         self._places = RoutingProjection(self._program) if self._adaptors else None
         self._considered: dict[str, int] = {}  # condition -> labels when it was last looked at
         self._labels: dict[str, int] | None = None  # condition -> labels that teach
 
-    def taught(self, domain: str, count: int) -> None:
+    def on_labels_learned(self, domain: str, count: int) -> None:
         """So many labels more teach."""
         if self._labels is not None:
             self._labels[domain] = self._labels.get(domain, 0) + count
 
-    def reconsider(self, domains: Iterable[str]) -> None:
+    def on_labels_removed(self, domains: Iterable[str]) -> None:
         """Labels of these conditions were taken back or changed: look at them whatever their
         number.
         """
@@ -103,7 +99,7 @@ class AdaptorTrainer:
         for domain in domains:
             self._considered[domain] = 0
 
-    def went_back(self) -> None:
+    def on_rollback(self) -> None:
         """After a rollback: what is there now was looked at, so that it does not grow again what
         was just taken away.
         """
@@ -155,7 +151,9 @@ class AdaptorTrainer:
         ]
         standing = self._standing(domain, rows, live)
         # as they were counted now
-        self.taught(domain.name, standing.labels - (self._labels or {}).get(domain.name, 0))
+        self.on_labels_learned(
+            domain.name, standing.labels - (self._labels or {}).get(domain.name, 0)
+        )
         if not self._is_worth_a_look(domain.name, standing.labels):
             return
         if not why_not(standing, self._policy):
@@ -209,7 +207,7 @@ class AdaptorTrainer:
         )
         if not problem:
             grown = replace(domain, tensors=self._train(best.name, lesson).over(bare.tensors))
-            sets = self._transactions.held_out.sets(live.slots, (domain.name,), Split())
+            sets = self._log.held_out.sets(live.slots, (domain.name,), Split())
             verdict = judge(
                 self._program,
                 live.with_domain(bare),
@@ -228,7 +226,7 @@ class AdaptorTrainer:
         elif self._adaptors.held_in(domain.tensors):
             self._record("shed", {**detail, **marks, "why": problem}, bare, live)
         else:
-            self._transactions.record("grow", "vetoed", {**detail, **marks, "why": problem}, live)
+            self._log.record("grow", "vetoed", {**detail, **marks, "why": problem}, live)
 
     def _cross_validated(
         self, name: str, lesson: AdaptorTrainingSet
@@ -251,7 +249,7 @@ class AdaptorTrainer:
         self, outcome: str, detail: dict[str, object], domain: Domain, live: LearnerState
     ) -> None:
         saved = replace(domain, saved=domain.tensors)
-        self._transactions.record(
+        self._log.record(
             "grow",
             outcome,
             detail,

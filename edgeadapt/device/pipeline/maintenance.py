@@ -7,12 +7,10 @@ from __future__ import annotations
 import time
 
 from edgeadapt.device.adaptation.domain_manager import DomainManager
-from edgeadapt.device.commits.transactions import Transactions
+from edgeadapt.device.commits.commit_log import CommitLog
+from edgeadapt.device.commits.domain_changes import save_domains
 from edgeadapt.device.detection.policy import Keep
-from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.recovery.rollback import HistoryEditor
-from edgeadapt.device.resources.budget import WriteRoom
-from edgeadapt.device.storage.journal import Journal
 from edgeadapt.errors import StateError
 
 # without being asked: a correction that is lost with the power is at most as old as this
@@ -27,23 +25,18 @@ class Maintenance:
 
     def __init__(
         self,
-        journal: Journal,
-        transactions: Transactions,
+        log: CommitLog,
         undoing: HistoryEditor,
         conditions: DomainManager,
-        room: WriteRoom,
         keep: Keep,
         raw_per_class: int,
-        live: LiveState,
     ) -> None:
-        self._journal = journal
-        self._transactions = transactions
+        self._log, self._journal, self._live = log, log.journal, log.live
         self._undoing = undoing
         self._conditions = conditions
-        self._room = room
+        self._room = log.room
         self._keep = keep
         self._raw_per_class = raw_per_class
-        self._live = live
         self._last = time.monotonic()
         self._doubted_at: float | None = None
 
@@ -51,7 +44,7 @@ class Maintenance:
         self._last = time.monotonic()
         if not self._live.is_frozen:
             self._conditions.merge()
-            self._transactions.save_domains()
+            save_domains(self._log)
             now = time.time() if self._clock_is_believed() else float("-inf")
             self._undoing.expire(
                 now - 86_400.0 * self._keep.features_days, self._keep.rows, self._keep.selection

@@ -18,10 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.device.commits.class_changes import add_classes
+from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.evidence_sums import factory_memory
+from edgeadapt.device.commits.factory_samples import FactorySamples
 from edgeadapt.device.commits.guard import GuardDecision, ValidationSet, judge
 from edgeadapt.device.commits.holdout import HeldOut
-from edgeadapt.device.commits.transactions import Transactions
+from edgeadapt.device.commits.label_update import LabelUpdate
 from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.inference.state import SOURCE
@@ -190,14 +193,14 @@ class Migration:
             state = _State(program, journal)
             names = [found for found in (tables["classes"] if tables else ()) if found is not None]
             if names:
-                state.transactions.add_classes(names)
+                add_classes(state.log, names)
             self.at("classes")
             carrying = EvidenceTransfer(
                 old,
                 by_features,
-                program,
-                state.transactions,
-                state.held_out,
+                state.log,
+                LabelUpdate(state.log, state.factory),
+                state.factory,
                 state.shipped,
                 self.at,
             )
@@ -208,7 +211,7 @@ class Migration:
                 "space": _named(old)[1][:12],
                 "carried": sum(found.carried for found in classes),
             }
-            state.transactions.record("migrate", "saved", detail, state.live.current, snapshot=True)
+            state.log.record("migrate", "saved", detail, state.live.current, snapshot=True)
             journal.write_back()
         finally:
             journal.close()
@@ -255,22 +258,21 @@ class Migration:
 
 
 class _State:
-    """A new state under construction: transactions over a journal, without a learner around
-    them.
-    """
+    """A new state under construction: a commit log without a learner around it."""
 
     def __init__(self, program: Program, journal: Journal) -> None:
         self.program, self.journal = program, journal
         self.shipped = factory_memory(program)
         self.live = LiveState(self.shipped)
-        self.held_out = HeldOut(
+        self.factory = FactorySamples(program)
+        held_out = HeldOut(
             journal,
             program.manifest.policy.learn.held_out_every,
             program.manifest.feature_dim,
             program.manifest.classes,
         )
         room = WriteRoom(_UNLIMITED, journal.writes)
-        self.transactions = Transactions(program, journal, self.held_out, self.live, room)
+        self.log = CommitLog(program, journal, held_out, self.live, room)
 
 
 class _Uncounted(Writes):
@@ -302,7 +304,7 @@ def _judged(
     class.
     """
     held = [row for row in state.journal.evidence(where="status = 'held_out'") if row.has_features]
-    sets = state.transactions.factory_sets(state.live.current)
+    sets = state.factory.sets(state.live.current)
     right: dict[str, NDArray[np.bool_]] = {}
     if held:
         z, taps, y, _, _ = rows_to_arrays(
