@@ -74,7 +74,9 @@ def test_while_it_learns_every_prediction_matches_exactly_one_published_memory(
 
     in_threads(predict, predict, teach)
     possible = [
-        learner._predictor.prediction(learner._program.read(z, taps, memory.tensors), memory)
+        learner._observer.predictor.prediction(
+            learner._program.read(z, taps, memory.tensors), memory
+        )
         for memory in published
     ]
     keys = {(p.classes, p.probs.tobytes()) for p in possible}

@@ -23,7 +23,7 @@ from edgeadapt.device.recovery.rebuild import rebuild, tables_at
 from edgeadapt.device.storage.features import rows_to_arrays
 from edgeadapt.device.storage.name_erasure import Names
 from edgeadapt.device.storage.rows import EvidenceRow, RowTransitions, Step, accepted_at
-from edgeadapt.errors import StateError, StorageError
+from edgeadapt.errors import InputError, StateError, StorageError
 from edgeadapt.results import Receipt
 
 _ACCEPTED = ("learned", "held_out")
@@ -242,6 +242,29 @@ class HistoryEditor:
         return result
 
     # -- withdrawing -------------------------------------------------------------------------------
+    def withdraw_labels(self, samples: Sequence[str], source: str | None) -> Receipt:
+        """Take back the labels of these samples, all or none.
+
+        Raises:
+            InputError: a sample without a label, or with one of another source.
+        """
+        rows = [
+            row
+            for row in self._journal.rows_of(list(samples))
+            if row.status in ("received", "held", "learned", "held_out")
+        ]
+        newest = {row.id: row for row in rows}
+        for sample in samples:
+            if sample not in newest:
+                raise InputError(f"sample {sample!r} has no label that could be withdrawn")
+        for row in newest.values():
+            if source is not None and row.source != source:
+                raise InputError(
+                    f"the label of sample {row.id!r} is not {source!r}'s, and none was withdrawn:"
+                    " whoever gave it, or an admin, takes it back"
+                )
+        return self.withdraw(rows)
+
     def withdraw(self, rows: Sequence[EvidenceRow]) -> Receipt:
         """Labels that were wrong: as if they had never been given. The samples stay, and can be
         labelled again.
