@@ -230,7 +230,6 @@ class Learner:
         self._history = HistoryEditor(self._log)
         self._log_erasure = LogErasure(journal, self._worker)
         self._conditions = DomainManager(
-            program,
             self._log,
             self._questions,
             self._pending,

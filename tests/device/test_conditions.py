@@ -14,7 +14,8 @@ from clothes import BATCH, KNOWN, NEW, Opener, accuracy, images, sample, watch
 
 from edgeadapt.bundle.schema import AccuracyPolicy, PolicySpec
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.device.adaptation import domain_manager as conditions_module
+from edgeadapt.device.adaptation import router
+from edgeadapt.device.adaptation.corrections import Corrections
 from edgeadapt.device.adaptation.health import HEALTHY, distance_from
 from edgeadapt.device.detection.domain_router import open_domain
 from edgeadapt.device.detection.field_accuracy import FieldAccuracy
@@ -359,7 +360,7 @@ def test_the_least_recently_used_guess_makes_room_first_and_retiring_is_durable(
     x = sample().x
     for _ in range(learner.bundle.manifest.domain_slots):
         memory, _ = open_domain(
-            learner._live.current, learner._program, learner._conditions._places.width
+            learner._live.current, learner._program, learner._conditions._projection.width
         )
         learner._live.publish(memory)
     learner.checkpoint()
@@ -446,7 +447,7 @@ def test_classes_that_come_for_the_first_time_stay_in_the_condition_whose_correc
         return learner.domains(), right
 
     together, gained = seen()
-    monkeypatch.setattr(conditions_module, "brings_home", lambda corrected, bare: False)
+    monkeypatch.setattr(router, "brings_home", lambda corrected, bare: False)
     apart, right = seen()
     assert len(together) < len(apart) and gained > right + 0.05
 
@@ -483,7 +484,5 @@ def test_a_stream_whose_new_classes_stray_drops_its_correction_between_refreshes
         )
 
     with_it = dropped()
-    monkeypatch.setattr(
-        conditions_module.Corrections, "unless_it_harms", lambda self, domain, view, bare: domain
-    )
+    monkeypatch.setattr(Corrections, "unless_it_harms", lambda self, domain, view, bare: domain)
     assert with_it > dropped()

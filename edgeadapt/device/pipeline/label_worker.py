@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import MutableMapping, Sequence
 
-from edgeadapt.device.adaptation.domain_manager import DomainManager, Stream
+from edgeadapt.device.adaptation.domain_manager import DomainManager
+from edgeadapt.device.adaptation.stream import Stream
 from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.label_update import LabelUpdate
 from edgeadapt.device.pipeline.deferred_training import DeferredTraining

@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.adaptation.domain_manager import Stream
 from edgeadapt.device.adaptation.health import distance_from
+from edgeadapt.device.adaptation.stream import Stream
 from edgeadapt.device.adaptation.temporal_correlation import Smoothing
 from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.predictor import Predictor

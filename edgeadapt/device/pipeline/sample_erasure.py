@@ -6,7 +6,7 @@ import threading
 from collections.abc import MutableMapping
 from dataclasses import replace
 
-from edgeadapt.device.adaptation.domain_manager import Stream
+from edgeadapt.device.adaptation.stream import Stream
 from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.querying.pending import Pending
 from edgeadapt.device.querying.questions import Questions

@@ -18,7 +18,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgeadapt.device.adaptation.domain_manager import DomainManager, Stream
+from edgeadapt.device.adaptation.domain_manager import DomainManager
+from edgeadapt.device.adaptation.stream import Stream
 from edgeadapt.device.commits.evidence_sums import factory_memory
 from edgeadapt.device.detection.accuracy_estimate import wilson
 from edgeadapt.device.inference.live_state import LiveState
