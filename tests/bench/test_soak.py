@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgeadapt_bench.datasets.vectors import Crowd
-from edgeadapt_bench.harness.child import in_child
+from edgeadapt_bench.harness.process import in_child
 from edgeadapt_bench.operations import large_state, soak
 from edgeadapt_bench.suites import SUITES, run
 

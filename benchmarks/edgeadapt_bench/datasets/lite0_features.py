@@ -57,7 +57,7 @@ def export_plain(module: nn.Module, path: Path, pixels: int) -> None:
         )
 
 
-def plain_session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
+def plain_session(path: str | Path, threads: int = 1) -> onnxruntime.InferenceSession:
     """ONNX Runtime with the options of our runtime: no spinning, denormals are zero."""
     import onnxruntime
 

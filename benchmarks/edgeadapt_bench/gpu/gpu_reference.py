@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt_bench.harness._step_race import Reference
+from edgeadapt_bench.harness.step_reference import Reference
 
 WIDTH, BOTTLENECK, CLASSES = 1280, 64, 20
 LEARNING_RATE, BETA, EPS = 0.01, 0.9, 1e-5

@@ -29,8 +29,9 @@ from edgeadapt.device.learner import open as open_learner
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt.scenarios.environment import resident_mib
 from edgeadapt_bench.datasets.vectors import Crowd, vector_bundle
-from edgeadapt_bench.harness.child import answer, in_child
+from edgeadapt_bench.harness.child.job_server import serve
 from edgeadapt_bench.harness.measure import Row, Say, at_most
+from edgeadapt_bench.harness.process import in_child
 from edgeadapt_bench.operations import large_state
 from edgeadapt_bench.operations.large_state import folder_bytes
 
@@ -433,4 +434,4 @@ def run_soak(data: str | None, say: Say, *, quick: bool = False) -> list[Row]:
 JOBS = {"vectors": soak_vectors, "images": soak_images}
 
 if __name__ == "__main__":
-    answer(JOBS)
+    serve(JOBS)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeadapt_bench.harness._step_race import Entrant
+from edgeadapt_bench.harness.step_race import Entrant
 from edgeadapt_bench.steps import _step_material as material
 
 _WORKER = "edgeadapt_bench.steps._step_worker_"
