@@ -143,6 +143,3 @@ def _encoded(
                 images = corruptions.corrupt(images, corruption, severity, seed=start)
             found.append(session.run(None, {"x": images})[0].astype(np.float16))
         return np.concatenate(found)
-
-
-__all__ = ["ENCODERS", "FrozenEncoder", "features_of", "mobilenet_v2"]

@@ -380,6 +380,3 @@ def _sum_up(rows: Sequence[GpuRow], card: Card | None) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-
-__all__ = ["LIMIT_S", "PARTS", "main", "measure", "run_gpu"]

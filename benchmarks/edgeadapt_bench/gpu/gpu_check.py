@@ -88,15 +88,3 @@ def absent_is_no_failure(failing: type[RuntimeUnavailable] | None = None) -> Ite
         if failing is not None and isinstance(error, failing):
             raise
         raise NotHere(str(error)) from error
-
-
-__all__ = [
-    "NOT_HERE",
-    "Check",
-    "NotHere",
-    "Task",
-    "absent_is_no_failure",
-    "answer",
-    "run",
-    "unmeasured",
-]

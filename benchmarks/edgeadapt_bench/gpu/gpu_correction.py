@@ -86,6 +86,3 @@ CHECKS = {"correction": correction}
 
 if __name__ == "__main__":
     answer(CHECKS)
-
-
-__all__ = ["CHECKS", "PART", "TARGET", "correction"]

@@ -55,6 +55,3 @@ def fill(cuda: CudaRuntime, address: int, value: int, nbytes: int, stream: int) 
     function = cuda.library.cudaMemsetAsync
     function.argtypes, function.restype = (c_void_p, c_int, c_size_t, c_void_p), c_int
     cuda.check(function(address, value, nbytes, stream), "cudaMemsetAsync")
-
-
-__all__ = ["MIB", "Bytes", "fill", "noise", "open_cuda", "open_pool", "pinned"]

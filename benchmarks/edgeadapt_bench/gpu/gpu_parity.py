@@ -124,6 +124,3 @@ CHECKS = {"graph": graph}
 
 if __name__ == "__main__":
     answer(CHECKS)
-
-
-__all__ = ["CHECKS", "CLOSE", "DIFFERENT", "files", "graph"]

@@ -128,6 +128,3 @@ CHECKS = {"rates": rates}
 
 if __name__ == "__main__":
     answer(CHECKS)
-
-
-__all__ = ["CHECKS", "LAUNCH", "ON_THE_DEVICE", "rates"]

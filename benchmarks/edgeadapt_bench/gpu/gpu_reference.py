@@ -180,18 +180,3 @@ def write(folder: Path, batch: int) -> Reference:
 def state_bytes() -> int:
     """Of parameters and velocity, once: what a step has to read, and to write."""
     return sum(value.nbytes for value in tensors(parameters()).values())
-
-
-__all__ = [
-    "BETA",
-    "GRAPH",
-    "INPUTS",
-    "LEARNING_RATE",
-    "STEPS",
-    "Exact",
-    "named",
-    "parameters",
-    "state_bytes",
-    "tensors",
-    "write",
-]

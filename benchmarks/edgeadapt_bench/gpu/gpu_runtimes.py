@@ -29,6 +29,3 @@ def opened(name: str, plans: str, **options: Any) -> Runtime:
     own: dict[str, Any] = {} if name in (CPU, "onnxruntime-cuda") else {"cache": Path(plans) / name}
     with absent_is_no_failure(DeviceError):
         return open_runtime(name, **own, **options)
-
-
-__all__ = ["CPU", "GPU", "opened"]

@@ -315,16 +315,3 @@ def _remark(timing: Timing) -> str:
         "" if graphs is None else f"{graphs} CUDA graphs",
     ]
     return ", ".join(filter(None, parts))
-
-
-__all__ = [
-    "BATCHES",
-    "BEST",
-    "EAGER",
-    "OVER_EAGER",
-    "OVER_FLOOR",
-    "System",
-    "floor_us",
-    "rows",
-    "systems",
-]

@@ -109,6 +109,3 @@ def _exported(buffer: Any) -> Any:
 
 if __name__ == "__main__":
     serve(steps_of(partial(Ours, system=sys.argv[1], plans=sys.argv[2])))
-
-
-__all__ = ["COUNTED", "SYSTEMS"]

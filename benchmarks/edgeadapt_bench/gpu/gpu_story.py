@@ -187,6 +187,3 @@ CHECKS = {"story": story}
 
 if __name__ == "__main__":
     answer(CHECKS)
-
-
-__all__ = ["CHECKS", "Day", "dark", "live", "story"]

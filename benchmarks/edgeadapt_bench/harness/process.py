@@ -203,14 +203,3 @@ def descendants(pid: int) -> list[int]:
         todo = [child for parent in todo for child in parents.get(parent, ())]
         found += todo
     return found[::-1]
-
-
-__all__ = [
-    "SHORTEST_S",
-    "TIME_IS_UP",
-    "Clock",
-    "MeasuringProcess",
-    "descendants",
-    "end",
-    "in_child",
-]

@@ -262,6 +262,3 @@ def race(
         running.load(entrants, folder)
         blocks = {entrant.name: block for entrant in entrants}
         return running.run(reference, rounds, blocks), running.absent
-
-
-__all__ = ["Entrant", "Race", "Timing", "interleaved", "race"]

@@ -94,6 +94,3 @@ def check(
             " does not take the same step"
         )
     return median
-
-
-__all__ = ["Arrays", "Reference", "check", "distance"]

@@ -462,6 +462,3 @@ def _draw(found: _Streams, folder: Path) -> None:
         x_label="share of the way to 1,000 labels",
         level={"target": RECOVERY},
     )
-
-
-__all__ = ["run_questions", "with_new_classes"]

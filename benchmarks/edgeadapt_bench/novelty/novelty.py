@@ -449,6 +449,3 @@ def _picture(path: Path, title: str, by_score: dict[str, list[Mark]]) -> None:
     values = {score: float(np.mean([mark.auroc for mark in by_score[score]])) for score in ordered}
     spread = {score: float(np.std([mark.auroc for mark in by_score[score]])) for score in ordered}
     save_bars(path, values, title=title, x_label="AUROC", spread=spread, level={"cannot tell": 0.5})
-
-
-__all__ = ["comparisons", "run_novelty"]

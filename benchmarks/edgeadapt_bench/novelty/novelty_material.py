@@ -156,6 +156,3 @@ def per_class(y: I64, count: int, seed: int) -> I64:
     """Rows: ``count`` of each class, or all where there are fewer, shuffled."""
     rng = np.random.default_rng(seed)
     return np.concatenate([rng.permutation(np.flatnonzero(y == k))[:count] for k in np.unique(y)])
-
-
-__all__ = ["Case", "Lite0WithTaps", "Seen", "per_class"]

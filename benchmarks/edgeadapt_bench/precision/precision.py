@@ -295,6 +295,3 @@ def _time_rows(bundle: Bundle, images: NDArray[np.uint8], quick: bool) -> list[R
                 )
             )
     return rows
-
-
-__all__ = ["precisions_of", "run_precision"]

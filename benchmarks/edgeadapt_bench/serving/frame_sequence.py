@@ -76,6 +76,3 @@ def write_frames(
         [x[order], *(corrupt(x[order], condition, SEVERITY, 0) for condition in CONDITIONS)]
     )
     np.savez(path, x=shown, y=y[order], names=np.array(names), weight=head[0], bias=head[1])
-
-
-__all__ = ["CONDITIONS", "LEG", "SEVERITY", "FrameSequence", "write_frames"]

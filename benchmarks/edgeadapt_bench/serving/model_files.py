@@ -138,6 +138,3 @@ def _normalise(module: nn.Module, x: NDArray[np.uint8]) -> None:
     with torch.no_grad():
         module(torch.from_numpy(x).permute(0, 3, 1, 2).float())
     module.eval()
-
-
-__all__ = ["PIXELS", "ModelFiles", "at_96_px", "shipped"]

@@ -118,6 +118,3 @@ class Player:
 
     def __exit__(self, *raised: object) -> None:
         self._process.close()
-
-
-__all__ = ["MetricsReader", "Player", "Playing", "Said", "jobs_of"]

@@ -136,6 +136,3 @@ def run_serve(data: str | None, say: Say, *, quick: bool = False) -> list[Row]:
         mib, told = memory_of(model, memory, turn)
         rows += memory_rows(f"{model.name}/b1", mib, memory, told, with_targets=not quick)
     return rows
-
-
-__all__ = ["match", "memory_of", "run_serve"]

@@ -257,13 +257,3 @@ def _median(values: list[float]) -> float:
 
 def _range(values: list[float]) -> str:
     return f"{min(values):.2f} to {max(values):.2f}"
-
-
-__all__ = [
-    "CAMERA_HZ",
-    "GROWTH_MIB",
-    "WARM_UP",
-    "Match",
-    "memory_rows",
-    "rows_of",
-]

@@ -425,17 +425,3 @@ def _sources(*names: str) -> bytes:
         ):
             digest.update(path.read_bytes())
     return digest.digest()
-
-
-__all__ = [
-    "Basis",
-    "Features",
-    "LinearHead",
-    "ShiftMaterial",
-    "acting",
-    "cache_folder",
-    "foreign",
-    "ours",
-    "rebuilt",
-    "with_method",
-]

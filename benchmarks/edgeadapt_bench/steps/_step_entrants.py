@@ -48,6 +48,3 @@ def torch_entrants(which: Mapping[str, str], cache: Path) -> list[Entrant]:
 
 def floor() -> Entrant:
     return Entrant("floor", (sys.executable, "-m", f"{_WORKER}floor"), is_checked=False)
-
-
-__all__ = ["Effort", "floor", "ours", "torch_entrants"]

@@ -181,15 +181,3 @@ def _write(
         **{name: torch.stack([ports[name] for ports in drawn]).numpy() for name in drawn[0]},
     )
     (folder / "settings.json").write_text(json.dumps(settings))
-
-
-__all__ = [
-    "ADAPTOR_TOLERANCE",
-    "ADAPTOR_WALKS",
-    "ENTROPY_TOLERANCE",
-    "ENTROPY_WALKS",
-    "Prepared",
-    "adaptor",
-    "entropy",
-    "reference",
-]

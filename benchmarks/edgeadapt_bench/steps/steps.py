@@ -357,6 +357,3 @@ def _install_rows(systems: set[str]) -> list[Row]:
             environments.python_of(peer.environment, environments.cache_folder(), lambda line: None)
         )
     return [Row(f"install_mib/{name}", size / _MIB, "MiB") for name, size in sizes.items()]
-
-
-__all__ = ["adaptor_rows", "entropy_rows", "peer_entrants", "run_steps"]

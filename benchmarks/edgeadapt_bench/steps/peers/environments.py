@@ -206,15 +206,3 @@ def _run(arguments: list[str], seconds: int, failure: str) -> None:
         raise RuntimeUnavailable(
             f"{failure}: {(errors or lines or ['no message'])[-1].strip()[:300]}"
         )
-
-
-__all__ = [
-    "PEERS",
-    "PYTHONS",
-    "Peer",
-    "build",
-    "cache_folder",
-    "command",
-    "installed_bytes",
-    "python_of",
-]
