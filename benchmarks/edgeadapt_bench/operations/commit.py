@@ -26,7 +26,7 @@ from edgeadapt_bench.harness.measure import Row, Say, absent
 from edgeadapt_bench.harness.process import in_child
 from edgeadapt_bench.operations.interference import WIDE, Pool
 from edgeadapt_bench.operations.large_state import open_free
-from edgeadapt_bench.operations.soak import written_bytes
+from edgeadapt_bench.operations.soak_streams import written_bytes
 
 LABELS, FORGOTTEN = 200, (1, 100, 10_000)
 _TOGETHER, _WARM_UP = 64, 5

@@ -151,7 +151,7 @@ def run_precision(
 
 def _exported(material: Material, path: Path, seed: int, say: Say) -> Bundle:
     from edgeadapt.host import export
-    from edgeadapt_bench.shift.shift_material import rebuilt
+    from edgeadapt_bench.shift.shift_encoders import rebuilt
 
     say(f"precision: seed {seed}: exporting the encoder that ships with float16 and int8")
     images = material.calibration
