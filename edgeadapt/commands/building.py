@@ -45,7 +45,7 @@ def build(args: argparse.Namespace) -> int:
     if not isinstance(runtime, BuildsAhead):
         report.nothing(bundle, runtime)
         return 0
-    asked = requests(bundle, refolds_by_input=getattr(runtime, "refolds_by_input", False))
+    asked = requests(bundle, refolds_by_input=runtime.refolds_by_input)
     report.begin(bundle, runtime, asked)
     results: list[Result] = []
     started = time.perf_counter()

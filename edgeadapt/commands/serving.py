@@ -107,11 +107,9 @@ def _runtime(name: str) -> str:
     from edgeadapt.runtime import open_runtime
 
     runtime = open_runtime(name)
-    places = [place.name for place in getattr(runtime, "places", ())]
-    if not places:
-        return runtime.name
-    runtime.close()  # type: ignore[attr-defined]  # what places graphs has a thread
-    return f"{places[0]}; while it serves, tried: {', '.join(places[1:])}"
+    serves, *tried = runtime.report()["runtimes"]
+    runtime.close()  # what places graphs has a thread
+    return f"{serves}; while it serves, tried: {', '.join(tried)}" if tried else runtime.name
 
 
 def _state(folder: Path, is_running: bool) -> str:

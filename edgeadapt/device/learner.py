@@ -134,7 +134,7 @@ def open(
         )
     except BaseException:
         if engine is not runtime:
-            _let_go(engine)
+            engine.close()
         raise
     learner._opened_runtime = None if engine is runtime else engine
     return learner
@@ -163,13 +163,6 @@ def _check_settings(
             ),
             "trust",
         )
-
-
-def _let_go(runtime: Runtime | None) -> None:
-    """A runtime that was opened here ends what it does in the background; some do nothing there."""
-    close = getattr(runtime, "close", None)
-    if close is not None:
-        close()
 
 
 class Learner:
@@ -230,14 +223,10 @@ class Learner:
             if policy.questions_per_day is not None
             else self._manifest.policy.ask.per_day
         )
-        runtime = self._program.runtime
-        # else the work is done by threads, or a GPU, that nobody asks
-        is_here = getattr(runtime, "runs_where_called", False)
-        spent = getattr(runtime, "spent", None) or (
-            time.thread_time if is_here else time.perf_counter
-        )
         self._meter = Meter(
-            budget, vitals=Sensors().read if budget.needs_vitals else None, spent=spent
+            budget,
+            vitals=Sensors().read if budget.needs_vitals else None,
+            spent=self._program.runtime.spent,
         )
         self._room = WriteRoom(budget, self._journal.writes)
         self._transactions = Transactions(
@@ -1091,7 +1080,8 @@ class Learner:
             self._closed = True
             self._worker.close()
             self._journal.close()
-            _let_go(self._opened_runtime)
+            if self._opened_runtime is not None:
+                self._opened_runtime.close()
 
     def __enter__(self) -> Learner:
         return self

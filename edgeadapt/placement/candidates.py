@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from edgeadapt.errors import RuntimeUnavailable
-from edgeadapt.runtime import Runtime, open_registered, registered_runtimes
+from edgeadapt.runtime import Runtime, open_registered, registered_runtimes, with_defaults
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -108,8 +108,7 @@ def _maker(entry: Any) -> Callable[[], Runtime]:
     def make() -> Runtime:
         factory = entry.load()
         factory.probe()
-        made: Runtime = factory()
-        return made
+        return with_defaults(factory())
 
     return make
 

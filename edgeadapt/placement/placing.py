@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,12 @@ from edgeadapt.placement.routes import Room
 from edgeadapt.placement.rules import Rules
 from edgeadapt.placement.trials import Judge
 from edgeadapt.placement.tries import Tries
-from edgeadapt.runtime import Executable, GraphFile, Runtime, Tensors
+from edgeadapt.runtime import Executable, GraphFile, Runtime, Tensors, with_defaults
 
 CACHED = 16  # loaded graphs kept
 
 
-class Placing:
+class Placing(Runtime):
     """Runs every graph where its round trip is least; see ``docs/placement.md``.
 
     Args:
@@ -47,7 +47,7 @@ class Placing:
     def __init__(
         self, reference: Runtime, candidates: Sequence[Place], rules: Rules | None = None
     ) -> None:
-        rules = rules or Rules()
+        rules, reference = rules or Rules(), with_defaults(reference)
         self.places = (Place(REFERENCE, reference.name, runtime=reference), *candidates)
         if [place.index for place in self.places] != list(range(len(self.places))):
             raise InputError(
@@ -151,21 +151,15 @@ class Placing:
         """True as long as the reference computes on the thread that calls, and nothing runs
         elsewhere. ``spent`` is right in either case.
         """
-        is_here = bool(getattr(self._reference, "runs_where_called", False))
-        return is_here and not any(
+        return self._reference.runs_where_called and not any(
             route.live is not None for one in list(self._executables) for route in one.routes
         )
 
     @property
-    def spent(self) -> Any:
-        """Seconds of work of the calling thread: its own, and what it waited for devices. None
-        where the reference has threads of its own.
-        """
-        return (
-            self.exchange.elsewhere.spent
-            if getattr(self._reference, "runs_where_called", False)
-            else None
-        )
+    def spent(self) -> Callable[[], float]:
+        """Seconds of work of the calling thread: its own, and what it waited for devices."""
+        is_here = self._reference.runs_where_called
+        return self.exchange.elsewhere.spent if is_here else self._reference.spent
 
     # -- looking inside ----------------------------------------------------------------------------
     @property

@@ -132,7 +132,7 @@ class Tries:
         before: that can be cancelled, loading cannot.
         """
         runtime, graph, constants = place.opened, executable.graph, executable.constants
-        if constants and graph.precision == "int8" and getattr(runtime, "refolds_by_input", False):
+        if constants and graph.precision == "int8" and runtime.refolds_by_input:
             raise RuntimeUnavailable(f"{place.name} cannot quantise weights that are replaced")
         if isinstance(runtime, BuildsAhead) and runtime.cache is not None:
             try:

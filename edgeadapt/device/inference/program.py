@@ -21,7 +21,7 @@ from edgeadapt.device.inference.state import AS_SHIPPED, HeadChoice
 from edgeadapt.device.numerics.linalg import NUMERICS, one_thread
 from edgeadapt.errors import BundleError, StateError
 from edgeadapt.inputs import chunks
-from edgeadapt.runtime import ArrayLike, Executable, Runtime, Signature, Tensors
+from edgeadapt.runtime import ArrayLike, Executable, Runtime, Signature, Tensors, with_defaults
 
 F32 = NDArray[np.float32]
 NO_TENSORS = Tensors()
@@ -82,7 +82,7 @@ class Program:
 
     def __init__(self, bundle: Bundle, runtime: Runtime, precision: Precision = "float32") -> None:
         self.bundle = bundle
-        self.runtime = runtime
+        self.runtime = with_defaults(runtime)
         self.manifest = bundle.manifest.at(precision)
         self.precision = precision
         missing = sorted(_CORE - {spec.name for spec in self.manifest.tensors})
@@ -169,8 +169,8 @@ class Program:
         """The encoder whose constants a condition replaces: the one that serves, or the float32 one
         where the runtime cannot quantise what it is given later.
         """
-        by_input = getattr(self.runtime, "refolds_by_input", False)
-        return self.manifest.encoder() if self.precision == "int8" and by_input else encoder
+        by_input = self.precision == "int8" and self.runtime.refolds_by_input
+        return self.manifest.encoder() if by_input else encoder
 
     def check_precision(self) -> None:
         """Refuse a machine on which the encoder of this precision is another encoder.
@@ -279,7 +279,7 @@ class Program:
         its activations stay in the arena: a window of EfficientNet-Lite0 at 32 images a call held
         90 MiB more. Small images go at once: calls in the background delay answers, each a little.
         """
-        return self._piece if getattr(self.runtime, "runs_where_called", False) else self.chunk
+        return self._piece if self.runtime.runs_where_called else self.chunk
 
     def encode(self, x: NDArray[Any], encoder: Executable | None = None) -> tuple[F32, F32]:
         """Features (N, D) and taps (N, T) of inputs that passed the door; in chunks of
