@@ -24,8 +24,8 @@ from edgeadapt.runtime import Runtime, open_registered, registered_runtimes, wit
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from edgeadapt.placement.comparison import Rules
     from edgeadapt.placement.places import Place
-    from edgeadapt.placement.rules import Rules
 
 log = logging.getLogger("edgeadapt")
 
@@ -55,9 +55,10 @@ def open_auto(
     found = possible(candidates, registered)
     if not found:
         return reference
-    from edgeadapt.placement.placing import Placing  # where only the CPU serves, nothing is placed
+    # where only the CPU serves, nothing is placed
+    from edgeadapt.placement.placed_runtime import PlacedRuntime
 
-    return Placing(reference, found, rules)
+    return PlacedRuntime(reference, found, rules)
 
 
 def possible(

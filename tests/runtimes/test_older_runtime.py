@@ -14,7 +14,7 @@ from edgeadapt_onnxruntime import OnnxRuntime
 import edgeadapt
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.placement import Placing
+from edgeadapt.placement import PlacedRuntime
 from edgeadapt.runtime import BuildsAhead, Executable, GraphFile, Runtime, Tensors, with_defaults
 
 
@@ -63,6 +63,6 @@ def test_what_an_older_runtime_says_of_itself_stays() -> None:
 
 
 def test_an_older_runtime_may_be_the_reference_of_a_placement() -> None:
-    placing = Placing(Older(), [])  # type: ignore[arg-type]
+    placing = PlacedRuntime(Older(), [])  # type: ignore[arg-type]
     assert placing.spent is time.perf_counter and not placing.runs_where_called
     assert placing.close()
