@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from edgeadapt.doctor.examination import examine
+from edgeadapt.doctor.finding import page
 from edgeadapt.doctor.machine import STATE, Machine
 from edgeadapt.doctor.report import Run, report, to_json
 from edgeadapt.doctor.self_test import lines, self_test
-from edgeadapt.doctor.text import page
 
 
 def doctor(args: argparse.Namespace) -> int:

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeadapt.doctor.child import ask
-from edgeadapt.doctor.privacy import without_places
+from edgeadapt.doctor.finding import without_places
+from edgeadapt.doctor.machine import ask
 from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt_bench.gpu.gpu_result import GpuRow, failed, not_run
 from edgeadapt_bench.harness.measure import ONE_THREAD

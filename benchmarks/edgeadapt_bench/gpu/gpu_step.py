@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeadapt.doctor.privacy import without_places
+from edgeadapt.doctor.finding import without_places
 from edgeadapt.scenarios.environment import machine
 from edgeadapt_bench.gpu import gpu_race, gpu_reference
 from edgeadapt_bench.gpu.gpu_child import Clock
