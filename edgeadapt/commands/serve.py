@@ -20,6 +20,30 @@ if TYPE_CHECKING:
     from edgeadapt.daemon.config.schema import AnySink, AnySource, Settings
 
 
+def serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG.toml")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "float16", "int8"),
+        help="of the encoder, instead of what the settings say",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help=(
+            "only say whether it could run here: settings, bundle, state folder and its lock, port,"
+            " sources and sinks"
+        ),
+    )
+    parser.add_argument(
+        "--reload",
+        action="store_true",
+        help=(
+            "with --check: a daemon runs on them already, so its port and state folder are its own"
+        ),
+    )
+
+
 def serve(args: argparse.Namespace) -> int:
     """Run the daemon until it is told to stop; with ``--check`` only say whether it could."""
     from edgeadapt.daemon.config.loader import load_settings
