@@ -230,11 +230,7 @@ class PlacedRuntime(Runtime):
         return self._placed(graph, private, run, family)
 
     def _load_on_candidate(
-        self,
-        graph: GraphFile,
-        constants: Mapping[str, NDArray[Any]],
-        family: Family,
-        place: Place,
+        self, graph: GraphFile, constants: Mapping[str, NDArray[Any]], family: Family, place: Place
     ) -> PlacedExecutable | None:
         """Loaded in a candidate alone; None where that has to wait, or fails."""
         # something is being built there
