@@ -251,8 +251,7 @@ class Service:
         for feeder in running.feeders.values():
             feeder.join(max(0.0, end - time.monotonic()))
         # what places graphs has a thread that tries them
-        end_trials = getattr(running.runtime, "close", None)
-        has_ended = end_trials is None or end_trials(max(0.1, end - time.monotonic()))
+        has_ended = running.runtime.close(max(0.1, end - time.monotonic()))
         return has_ended and not learner.is_alive()
 
     def _let_go_of_labels(self) -> list[threading.Thread]:

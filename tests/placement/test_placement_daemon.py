@@ -16,7 +16,7 @@ from patience import settle
 from edgeadapt import cli
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path, load_sample
-from edgeadapt.placement import Placing
+from edgeadapt.placement import PlacedRuntime
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def service(register: Callable[..., None], tmp_path: Path, slow_cpu: dict[str, A
 
 def test_a_daemon_shows_where_roles_run_and_what_it_copied(service: Any) -> None:
     runtime = service._running.runtime
-    assert isinstance(runtime, Placing)
+    assert isinstance(runtime, PlacedRuntime)
     x = load_sample().x
     for at in range(0, 80, 8):
         service.predict(x[at : at + 8])

@@ -44,7 +44,7 @@ def lost(running: ServiceContext) -> str:
     """Why the process has to be started again: tensors lie in a device that does not answer any
     more. Empty while none do.
     """
-    return str(getattr(running.runtime, "lost", ""))
+    return running.runtime.lost
 
 
 def health(running: ServiceContext) -> dict[str, Any]:

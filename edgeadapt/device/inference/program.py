@@ -21,7 +21,7 @@ from edgeadapt.device.inference.precision_check import check_probe
 from edgeadapt.device.inference.role_graphs import RoleGraphs
 from edgeadapt.errors import BundleError
 from edgeadapt.inputs import chunks
-from edgeadapt.runtime import Executable, Runtime, Tensors
+from edgeadapt.runtime import Executable, Runtime, Tensors, with_defaults
 
 F32 = NDArray[np.float32]
 NO_TENSORS = Tensors()
@@ -57,7 +57,7 @@ class Program:
 
     def __init__(self, bundle: Bundle, runtime: Runtime, precision: Precision = "float32") -> None:
         self.bundle = bundle
-        self.runtime = runtime
+        self.runtime = with_defaults(runtime)
         self.manifest = bundle.manifest.at(precision)
         self.precision = precision
         missing = sorted(_CORE - {spec.name for spec in self.manifest.tensors})
@@ -186,7 +186,7 @@ class Program:
         its activations stay in the arena: a window of EfficientNet-Lite0 at 32 images a call held
         90 MiB more. Small images go at once: calls in the background delay answers, each a little.
         """
-        return self._piece if getattr(self.runtime, "runs_where_called", False) else self.chunk
+        return self._piece if self.runtime.runs_where_called else self.chunk
 
     def encode(self, x: NDArray[Any], encoder: Executable | None = None) -> tuple[F32, F32]:
         """Features (N, D) and taps (N, T) of inputs that passed the door; in chunks of

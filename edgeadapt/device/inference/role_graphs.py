@@ -46,7 +46,7 @@ class RoleGraphs:
         self.smooth = self._now(self._required("smooth")) if manifest.policy.smooth.method else None
         # the encoder whose constants a condition replaces: the one that serves, or the float32 one
         # where the runtime cannot quantise what it is given later
-        by_input = getattr(runtime, "refolds_by_input", False)
+        by_input = runtime.refolds_by_input
         folded = manifest.encoder() if precision == "int8" and by_input else encoder
         constants = {*encoder.frozen}.intersection(derive.writes) if encoder and derive else set()
         reading = next((spec for spec in shared_graphs(manifest, "encode") if spec.reads), None)

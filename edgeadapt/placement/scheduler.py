@@ -10,14 +10,11 @@ import time
 import numpy as np
 
 from edgeadapt.errors import InputError, RuntimeUnavailable
-from edgeadapt.placement.background import WakeEvent
-from edgeadapt.placement.executable import PlacedExecutable
-from edgeadapt.placement.held import Held
-from edgeadapt.placement.notes import Notes
+from edgeadapt.placement.background import at_low_priority
+from edgeadapt.placement.comparison import Rules, SampleRunner
+from edgeadapt.placement.executable import PlacedExecutable, PlacementContext
 from edgeadapt.placement.places import REFERENCE, Place
-from edgeadapt.placement.priority import at_low_priority
-from edgeadapt.placement.routes import Room, Route, Sample, Trial
-from edgeadapt.placement.trials import Judge, too_many
+from edgeadapt.placement.routes import Route, Sample, SampleBudget, Trial
 from edgeadapt.runtime import BuildsAhead, Executable
 
 log = logging.getLogger("edgeadapt")
@@ -25,60 +22,44 @@ log = logging.getLogger("edgeadapt")
 _UPLOAD = 2.0
 
 
-class Tries:
-    """All trials of one ``Placing``, one piece of work at a time.
+class TrialScheduler:
+    """All trials of one placed runtime, one piece of work at a time.
 
     Args:
-        places: the reference, then the candidates in the order in which they are tried.
-        executables: those that somebody holds.
-        judge: runs samples.
-        room: for samples.
-        gain: share of the time that has to be gained to move.
-        bell: tells when to end.
+        context: graphs, and places in the order in which they are tried.
+        rules: when a graph may move.
 
     Attributes:
+        budget: for samples.
         doing: what is built or run at this moment; empty if nothing.
     """
 
-    def __init__(
-        self,
-        places: tuple[Place, ...],
-        executables: Held[PlacedExecutable],
-        judge: Judge,
-        room: Room,
-        gain: float,
-        bell: WakeEvent,
-        notes: Notes,
-    ) -> None:
-        self._places = places
-        self._executables = executables
-        self._judge = judge
-        self._room = room
-        self._gain = gain
-        self._bell = bell
-        self._notes = notes
+    def __init__(self, context: PlacementContext, rules: Rules) -> None:
+        self._context, self._places, self._wake = context, context.places, context.wake
+        self._runner, self._gain = SampleRunner(context, rules), rules.gain
+        self.budget = SampleBudget(rules.sample_mib << 20)
         self.doing = ""
 
     @property
     def is_settled(self) -> bool:
         """True if nothing could go on before another call comes."""
-        if self._bell.is_stopped:
+        if self._wake.is_stopped:
             return not self.doing
         return (
             not self.doing
-            and not self._bell.has_rung
-            and not any(one.waiting or self._has_work(one) for one in list(self._executables))
+            and not self._wake.is_set()
+            and not any(one.waiting or _has_work(one) for one in self._context.executables)
         )
 
     def try_next(self) -> bool:
         """One piece of work, the quickest first: a sample, a trial to begin, a graph to load. False
         if there is none.
         """
-        executables = list(self._executables)
+        executables = list(self._context.executables)
         for executable in executables:
             for route in executable.routes:
-                if route.trial is not None and route.trial.has_sample:
-                    self._try_sample(executable, route, route.trial, executables)
+                if route.trial is not None and (sample := route.trial.sample) is not None:
+                    self._try_sample(executable, route, route.trial, sample)
                     return True
                 if route.trial is None and self._begin(executable, route):
                     return True
@@ -88,23 +69,25 @@ class Tries:
                     self._load(executable, place)
                     return True
         for executable in executables:
-            self._tidy(executable)
+            executable.release_unused()
         for place in self._places[1:]:
             if place.is_open and not any(place.index in one.loaded for one in executables):
-                place.let_go()
+                place.release()
         return False
 
     def _begin(self, executable: PlacedExecutable, route: Route) -> bool:
+        writes = {port.name for port in executable.signature.writes}
+        read_only = [name for name in executable.reads if name not in writes]
         with executable.change:
             for place in route.todo:
                 if (run := executable.loaded.get(place.index)) is not None:
                     route.todo.remove(place)
-                    route.trial = Trial(place, run, self._room, executable.comes)
+                    route.trial = Trial(place, run, self.budget, read_only)
                     return True
             if route.wants_audit:
                 route.wants_audit = False
                 if (live := route.live) is not None:
-                    route.trial = Trial(*live, self._room, executable.comes, is_audit=True)
+                    route.trial = Trial(*live, self.budget, read_only, is_audit=True)
                     return True
         return False
 
@@ -132,53 +115,42 @@ class Tries:
         before: that can be cancelled, loading cannot.
         """
         runtime, graph, constants = place.opened, executable.graph, executable.constants
-        if constants and graph.precision == "int8" and getattr(runtime, "refolds_by_input", False):
+        if constants and graph.precision == "int8" and runtime.refolds_by_input:
             raise RuntimeUnavailable(f"{place.name} cannot quantise weights that are replaced")
         if isinstance(runtime, BuildsAhead) and runtime.cache is not None:
             try:
-                runtime.build(graph, constants, lambda *_: not self._bell.is_stopped)
+                runtime.build(graph, constants, lambda *_: not self._wake.is_stopped)
             except RuntimeUnavailable as error:
                 # it may load even so: with constants built in, or what cannot be kept
-                if not self._bell.is_stopped:
-                    log.info(
-                        "placement: graph %r is not built ahead in %s: %s",
-                        graph.name,
-                        place.name,
-                        error,
-                    )
-        return None if self._bell.is_stopped else runtime.load(graph, constants)
+                if not self._wake.is_stopped:
+                    what = f"graph {graph.name!r} is not built ahead in {place.name}"
+                    log.info("placement: %s: %s", what, error)
+        return None if self._wake.is_stopped else runtime.load(graph, constants)
 
     def _leave_out(self, place: Place) -> None:
         """It does not open: no graph is tried there. When none does, there is nothing left to
         do.
         """
-        for executable in list(self._executables):
+        for executable in self._context.executables:
             executable.refuse(place, place.why_not, is_noted=False)
-        self._notes.add(f"nothing runs in {place.name}: {place.why_not}")
+        self._context.note(f"nothing runs in {place.name}: {place.why_not}")
         if all(one.why_not for one in self._places[1:]):
-            self._bell.stop()
+            self._wake.stop()
 
     def _try_sample(
-        self,
-        executable: PlacedExecutable,
-        route: Route,
-        trial: Trial,
-        executables: list[PlacedExecutable],
+        self, executable: PlacedExecutable, route: Route, trial: Trial, sample: Sample
     ) -> None:
-        sample = trial.sample()
-        if sample is None:
-            return
         self.doing = f"{executable.graph.name}, batch {route.batches}, in {trial.place.name}"
         try:
             if trial.is_audit:
                 self._audit(executable, route, trial, sample)
                 return
             route.measured[trial.place.name] = trial.measured
-            said = self._judge.run(executable, trial, route, sample, executables)
-            if said == "done":
+            outcome = self._runner.run(executable, trial, route, sample)
+            if outcome == "done":
                 self._decide(executable, route, trial)
-            elif said != "again":
-                executable.refuse(trial.place, said)
+            elif outcome != "again":
+                executable.refuse(trial.place, outcome)
         except InputError as error:  # not this batch
             executable.leave(route, trial.place, f"it refuses what the reference takes: {error}")
         except Exception as error:
@@ -191,54 +163,46 @@ class Tries:
         self, executable: PlacedExecutable, route: Route, trial: Trial, sample: Sample
     ) -> None:
         """Compare again. A tie says nothing, so the next call is compared, too."""
-        found = self._judge.audit(executable, trial, sample)
+        found = self._runner.audit(executable, trial, sample)
         route.ties += found.is_tie
-        why = found.why or (too_many(route.ties) if route.ties >= self._judge.calls else "")
-        if why:
+        if why := found.why or self._runner.too_many(route.ties):
             executable.refuse(trial.place, f"it agreed, and does not any more: {why}")
         elif not found.is_tie:
             route.audits += 1
-            self._end(route, trial, "")
+            _end(route, trial)
 
     def _decide(self, executable: PlacedExecutable, route: Route, trial: Trial) -> None:
-        place, measured = trial.place, trial.measured
+        place, measured, family = trial.place, trial.measured, executable.family
         figures = (
             f"{1e3 * measured.there_s:.3g} ms, {self._places[REFERENCE].name}"
             f" {1e3 * measured.here_s:.3g} ms"
         )
         if measured.ratio >= (1.0 - self._gain) * route.ratio():
-            self._end(route, trial, "" if route.live else f"{place.name} is not faster: {figures}")
-            executable.family.lost.setdefault(route.key, set()).add(place.index)
+            if not route.live:
+                route.why = f"{place.name} is not faster: {figures}"
+            _end(route, trial)
+            family.lost.setdefault(route.key, set()).add(place.index)
             return
+        why = (
+            f"{place.name} is faster: {figures}; {measured.calls} calls agree to"
+            f" {measured.error:.1e}"
+        )
         with executable.change:
-            if place.index in executable.refused or self._bell.is_stopped:
+            if place.index in executable.refused or self._wake.is_stopped:
                 return
             place.has_served = True
-            route.move(
-                place,
-                trial.run,
-                f"{place.name} is faster: {figures}; {measured.calls} calls agree to"
-                f" {measured.error:.1e}",
-            )
-            self._end(route, trial, "")
-        self._notes.add(f"graph {executable.graph.name!r}, batch {route.batches}: {route.why}")
+            route.move(place, trial.run, why)
+            _end(route, trial)
+        self._context.note(f"graph {executable.graph.name!r}, batch {route.batches}: {why}")
         if executable.constants:
-            executable.family.won[route.key] = (
-                place,
-                f"as others with other constants: {route.why}",
-            )
-            self._ask_for_other_constants(executable, place)
+            family.won[route.key] = (place, f"as others with other constants: {why}")
+            self._time_other_constants(executable, place)
 
-    def _end(self, route: Route, trial: Trial, why: str) -> None:
-        route.why = why or route.why
-        if route.trial is trial:
-            route.end_trial()
-
-    def _ask_for_other_constants(self, executable: PlacedExecutable, place: Place) -> None:
+    def _time_other_constants(self, executable: PlacedExecutable, place: Place) -> None:
         """Is another set of constants an upload here, or a build? Found out with one that nobody
         uses.
         """
-        family = executable.family
+        family, about = executable.family, f"graph {executable.graph.name!r}: {place.name}"
         if place in family.uploads or executable.constants is None:
             return
         other = {
@@ -251,47 +215,29 @@ class Tries:
                 at_low_priority(lambda: place.opened.load(executable.graph, other))
         except Exception as error:
             family.not_loaded.setdefault(place.index, f"{type(error).__name__}: {error}")
-            self._notes.add(
-                f"graph {executable.graph.name!r}: {place.name} does not take other constants:"
-                f" {error}"
-            )
+            self._context.note(f"{about} does not take other constants: {error}")
             return
         took = time.perf_counter() - started
         if took <= _UPLOAD * family.load_s:
             family.uploads.append(place)
         else:
-            family.not_loaded.setdefault(
-                place.index,
+            why = (
                 f"other constants take {1e3 * took:.3g} ms to load, {1e3 * family.load_s:.3g} ms in"
-                f" {self._places[REFERENCE].name}",
+                f" {self._places[REFERENCE].name}"
             )
-            self._notes.add(
-                f"graph {executable.graph.name!r}: {place.name}: {family.not_loaded[place.index]}"
-            )
-
-    def _has_work(self, executable: PlacedExecutable) -> bool:
-        return any(
-            (route.trial is not None and route.trial.has_sample)
-            or (route.trial is None and (route.todo or route.wants_audit))
-            for route in executable.routes
-        )
-
-    def _tidy(self, executable: PlacedExecutable) -> None:
-        """Let go of what was loaded for trials and serves nothing. Before the first call nothing is
-        known.
-        """
-        with executable.change:
-            routes = list(executable.own_routes.values())
-            if (
-                not routes
-                or executable.waiting
-                or any(route.trial is not None or route.todo for route in routes)
-            ):
-                return
-            used = {route.live[0].index for route in routes if route.live is not None}
-            executable.loaded = {
-                index: run for index, run in executable.loaded.items() if index in used
-            }
+            self._context.note(f"{about}: {family.not_loaded.setdefault(place.index, why)}")
 
 
-__all__ = ["Tries"]
+def _end(route: Route, trial: Trial) -> None:
+    if route.trial is trial:
+        route.end_trial()
+
+
+def _has_work(executable: PlacedExecutable) -> bool:
+    return any(
+        route.todo or route.wants_audit if route.trial is None else route.trial.sample is not None
+        for route in executable.routes
+    )
+
+
+__all__ = ["TrialScheduler"]

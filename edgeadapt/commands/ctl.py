@@ -12,15 +12,138 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from edgeadapt import errors
+from edgeadapt.commands._arguments import add_actions, count
 from edgeadapt.errors import EdgeadaptError, InputError, UnknownClassError
 
 _CONNECT_S, _PATIENCE_S, _MAX_ANSWER_BYTES = 10.0, 600.0, 64 << 20
 _LONGEST_NAME = 64  # of a class, in a message; the time for the closest grows with the square of it
+
+
+def ctl_arguments(parser: argparse.ArgumentParser) -> None:
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
+        "--url",
+        default="http://127.0.0.1:8420",
+        help="where it listens (default: http://127.0.0.1:8420)",
+    )
+    place.add_argument(
+        "--socket", type=Path, metavar="PATH", help="the unix socket on which it listens"
+    )
+    parser.add_argument(
+        "--token-file", type=Path, metavar="F", help="file with the token that it wants"
+    )
+    parser.add_argument(
+        "--ca-file",
+        type=Path,
+        metavar="F",
+        help="certificate, in PEM, that vouches for an https daemon's (default: the system's)",
+    )
+    parser.add_argument("--json", action="store_true", help="the answer as one line of JSON")
+    add = add_actions(parser)
+
+    def action(name: str, summary: str) -> argparse.ArgumentParser:
+        added = add(name, summary)
+        added.add_argument(
+            "--json",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="the answer as one line of JSON",
+        )
+        return added
+
+    action("status", "what it does, what it costs, what it learned")
+    action("health", "alive and ready? exit code 1 if not")
+    action("metrics", "numbers in the text format of Prometheus")
+    questions = action("questions", "what it wants to know")
+    history = action("history", "changes, newest first")
+    decisions = action("decisions", "what was decided about windows, newest first")
+    for listed in (questions, history, decisions):
+        listed.add_argument("--limit", type=count, metavar="N", help="how many at most")
+    label = action("label", "label a sample, or answer a question")
+    label.add_argument(
+        "sample",
+        metavar="ID",
+        help="the id of a question or answer, or the name that its source gave the sample",
+    )
+    label.add_argument("label", metavar="NAME", help="the class")
+    label.add_argument("--source", default="ctl", metavar="WHO", help="who says so (default: ctl)")
+    label.add_argument(
+        "--new",
+        action="store_true",
+        help=(
+            "NAME is a class that it does not know yet; without this a terminal is asked, and a "
+            "script refused"
+        ),
+    )
+    forget = action(
+        "forget", "remove labels as if they had never been; conditions are joined by and"
+    )
+    forget.add_argument(
+        "samples",
+        nargs="*",
+        metavar="ID",
+        help="ids, or the names that their source gave the samples",
+    )
+    forget.add_argument("--source", metavar="WHO", help="who said so")
+    forget.add_argument(
+        "--class",
+        dest="classes",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="labels of this class; may be repeated",
+    )
+    forget.add_argument(
+        "--before",
+        type=_moment,
+        metavar="TIME",
+        help="samples met before: 2026-01-31T12:00, or seconds since the epoch",
+    )
+    forget.add_argument("--after", type=_moment, metavar="TIME", help="samples met from then on")
+    classes = action("classes", "the known classes")
+    change = classes.add_mutually_exclusive_group()
+    change.add_argument("--add", metavar="NAME", help="make room for a class first")
+    change.add_argument(
+        "--remove", metavar="NAME", help="remove a class first, with what was learned of it"
+    )
+    rollback = action("rollback", "go back to a commit of the history")
+    rollback.add_argument("to", type=_commit, metavar="N", help="number of the commit")
+    action("freeze", "answer and measure, but learn nothing")
+    action("unfreeze", "learn again")
+    action("pause", "hold the work in the background")
+    action("resume", "go on with it")
+    action("checkpoint", "finish what is queued and make it durable")
+    swap = action(
+        "swap",
+        "load another bundle, verify and compare it, and switch to it; the old one serves until"
+        " then",
+    )
+    swap.add_argument(
+        "bundle", type=Path, metavar="PATH", help="the bundle, on the machine of the daemon"
+    )
+
+
+def _moment(text: str) -> float:
+    """Local time, or seconds since the epoch."""
+    try:
+        return datetime.fromisoformat(text).timestamp() if "-" in text else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"a time is 2026-01-31T12:00 or seconds since the epoch, got {text!r}"
+        ) from None
+
+
+def _commit(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"at least 0, got {value}")
+    return value
 
 
 def ctl(args: argparse.Namespace) -> int:

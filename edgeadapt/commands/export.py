@@ -1,4 +1,4 @@
-"""``export``, ``train`` and ``keygen``: the host's commands. torch loads here, when one of them is
+"""``export`` and ``train``: from a recipe to a bundle. torch loads here, when one of them is
 called.
 """
 
@@ -23,12 +23,26 @@ if TYPE_CHECKING:
 CALIBRATION = 0.1  # of each class of the training samples; training never sees it
 
 
-def keygen(args: argparse.Namespace) -> int:
-    """Write a key pair and print the public key."""
-    from edgeadapt.bundle.signing import write_keypair
-
-    print(write_keypair(args.path))
-    return 0
+def train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.toml")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="F.safetensors",
+        help="default: the recipe's name with .safetensors, beside it",
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="instead of the recipe's data.path"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue after the last finished epoch"
+    )
+    parser.add_argument(
+        "--log",
+        type=Path,
+        metavar="DIR",
+        help="write metrics.csv there, and TensorBoard events if tensorboard is installed",
+    )
 
 
 def train(args: argparse.Namespace) -> int:
@@ -62,6 +76,33 @@ def train(args: argparse.Namespace) -> int:
         _write_weights(network, out)
         print(f"wrote {out}: validation accuracy {accuracy:.2%}")
     return 0
+
+
+def export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.toml")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="F.edge")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="instead of the recipe's data.path"
+    )
+    parser.add_argument(
+        "--key",
+        type=Path,
+        metavar="PEM",
+        help="private key that signs the bundle, from edgeadapt keygen",
+    )
+    parser.add_argument(
+        "--state-kib",
+        type=_size,
+        metavar="KIB",
+        help="choose the best head whose tensors take no more than this, and print what was tried",
+    )
+
+
+def _size(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"above 0, got {value:g}")
+    return value
 
 
 def export(args: argparse.Namespace) -> int:

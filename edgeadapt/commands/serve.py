@@ -20,6 +20,30 @@ if TYPE_CHECKING:
     from edgeadapt.daemon.config.schema import AnySink, AnySource, Settings
 
 
+def serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG.toml")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "float16", "int8"),
+        help="of the encoder, instead of what the settings say",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help=(
+            "only say whether it could run here: settings, bundle, state folder and its lock, port,"
+            " sources and sinks"
+        ),
+    )
+    parser.add_argument(
+        "--reload",
+        action="store_true",
+        help=(
+            "with --check: a daemon runs on them already, so its port and state folder are its own"
+        ),
+    )
+
+
 def serve(args: argparse.Namespace) -> int:
     """Run the daemon until it is told to stop; with ``--check`` only say whether it could."""
     from edgeadapt.daemon.config.loader import load_settings
@@ -107,11 +131,9 @@ def _runtime(name: str) -> str:
     from edgeadapt.runtime import open_runtime
 
     runtime = open_runtime(name)
-    places = [place.name for place in getattr(runtime, "places", ())]
-    if not places:
-        return runtime.name
-    runtime.close()  # type: ignore[attr-defined]  # what places graphs has a thread
-    return f"{places[0]}; while it serves, tried: {', '.join(places[1:])}"
+    serves, *tried = runtime.report()["runtimes"]
+    runtime.close()  # what places graphs has a thread
+    return f"{serves}; while it serves, tried: {', '.join(tried)}" if tried else runtime.name
 
 
 def _state(folder: Path, is_running: bool) -> str:

@@ -1,19 +1,11 @@
-"""Runs in a child process: the bundle that ships, on one runtime, from opening to a restart.
-
-    python -m edgeadapt.doctor.self_test_child onnxruntime [PROVIDER] [--like F.npy]
-
-With ``--like`` embeddings are held against those of the CPU, which ``--keep F.npy`` wrote. A bundle
-carries no vectors to compare with.
-"""
+"""What a self-test does: the bundle that ships, on one runtime, from opening to a restart."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,21 +155,21 @@ def _median(call: Callable[[Any], object], values: list[Any]) -> Latency:
     return Latency(round(1000 * float(np.median(spent)), 4), len(spent), _BATCH)
 
 
-def main() -> None:
+def run_self_test(arguments: Sequence[str]) -> Run:
+    """``RUNTIME [PROVIDER] [--keep F.npy] [--like F.npy]``: with ``--like`` embeddings are held
+    against those of the CPU, which ``--keep`` wrote. A bundle carries no vectors to compare with.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("runtime")
     parser.add_argument("provider", nargs="?")
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--like", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     options = {"providers": (args.provider, "CPUExecutionProvider")} if args.provider else {}
     name = f"{args.runtime}:{args.provider}" if args.provider else args.runtime
     with tempfile.TemporaryDirectory(prefix="edgeadapt-doctor-") as folder:
-        run = SelfTest(open_runtime(args.runtime, **options), Path(folder) / "state").run(
-            name, args.keep, args.like
-        )
-    print(json.dumps(asdict(run)))
+        test = SelfTest(open_runtime(args.runtime, **options), Path(folder) / "state")
+        return test.run(name, args.keep, args.like)
 
 
-if __name__ == "__main__":
-    main()
+__all__ = ["run_self_test"]

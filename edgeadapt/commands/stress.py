@@ -3,9 +3,46 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from edgeadapt.bundle import read_bundle
 from edgeadapt.errors import InputError
+
+
+def stress_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, metavar="F.edge")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="D",
+        help=(
+            "samples the bundle was not made from: a folder of images per class, or an .npz with x,"
+            " y and classes"
+        ),
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        metavar="F.edge",
+        help="the new bundle, of the next version",
+    )
+    parser.add_argument(
+        "--short",
+        action="store_true",
+        help="the short streams that an export runs, instead of the full ones",
+    )
+    parser.add_argument(
+        "--key",
+        type=Path,
+        metavar="PEM",
+        help="signs the new bundle; needed where the old one is signed",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of orders and shifts (default 0)"
+    )
 
 
 def stress(args: argparse.Namespace) -> int:

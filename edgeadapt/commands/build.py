@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.commands._arguments import add_trust
 from edgeadapt.device.inference.prebuild import Request, Result, build_ahead, lost, requests
 from edgeadapt.errors import InputError
 from edgeadapt.runtime import BuildsAhead, Runtime, open_runtime
@@ -20,6 +21,29 @@ from edgeadapt.runtime import BuildsAhead, Runtime, open_runtime
 _SERVICE = "CACHE_DIRECTORY"  # systemd's name for the folders of a service's CacheDirectory=
 _OUTCOMES = ("built", "kept", "none", "failed")
 _STEP_S, _EVENT_S = 0.1, 1.0  # between two steps that are shown
+
+
+def build_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, metavar="F.edge")
+    parser.add_argument(
+        "--runtime",
+        default="tensorrt",
+        metavar="R",
+        help="tensorrt or onnxruntime-tensorrt; the others compile nothing (default: tensorrt)",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help=(
+            "cache folder of the service that will open it (/var/cache/edgeadapt); it goes into"
+            " DIR/R (default: as this user opens it)"
+        ),
+    )
+    add_trust(parser)
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object per event, the last a summary"
+    )
 
 
 def build(args: argparse.Namespace) -> int:
@@ -45,7 +69,7 @@ def build(args: argparse.Namespace) -> int:
     if not isinstance(runtime, BuildsAhead):
         report.nothing(bundle, runtime)
         return 0
-    asked = requests(bundle, refolds_by_input=getattr(runtime, "refolds_by_input", False))
+    asked = requests(bundle, refolds_by_input=runtime.refolds_by_input)
     report.begin(bundle, runtime, asked)
     results: list[Result] = []
     started = time.perf_counter()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgeadapt.commands._arguments import count, share
 from edgeadapt.commands._step_file import read_step
 from edgeadapt.errors import CompileError, InputError
 from edgeadapt.runtime import GraphFile, Port, Signature, open_runtime
@@ -23,6 +24,58 @@ if TYPE_CHECKING:
     from edgeadapt.host.compile import CompiledGraph
 
 _OPENED = 5  # sessions, of which the median counts
+
+
+def compile_file_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "step",
+        metavar="STEP.py:NAME",
+        help=(
+            "a function (ports, tensors) -> (outputs, new), or one that makes it, as"
+            " edgeadapt.host.gradient_step does"
+        ),
+    )
+    parser.add_argument(
+        "--example",
+        metavar="[FILE.py:]NAME",
+        help="(generator, batch) -> example ports (default: make_ports or example of STEP.py)",
+    )
+    parser.add_argument(
+        "--tensors",
+        metavar="[FILE.py:]NAME|F.safetensors",
+        help="the tensors by name, or a function that gives them (default: tensors of STEP.py)",
+    )
+    parser.add_argument(
+        "--frozen",
+        metavar="A.B,C.*",
+        help="tensors that never change (default: frozen of STEP.py; with --inference, all)",
+    )
+    parser.add_argument(
+        "--batch", type=_batch, metavar="N|free", help="samples in a call (default: free)"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=share,
+        default=1e-4,
+        help="largest error as a share of the change a step makes (default: 1e-4)",
+    )
+    parser.add_argument(
+        "--accept-loss",
+        action="store_true",
+        help="say nothing of a loss that does not halve on the toy problem",
+    )
+    parser.add_argument("--inference", action="store_true", help="the function writes no tensor")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="F.onnx",
+        help="write the graph there, and its values beside it as F.safetensors",
+    )
+    parser.add_argument("--json", action="store_true")
+
+
+def _batch(text: str) -> int | None:
+    return None if text == "free" else count(text)
 
 
 def compile_file(args: argparse.Namespace) -> int:
