@@ -95,9 +95,7 @@ class Taking:
     def __init__(self, source: MqttMessages, pause_s: float = 0.0) -> None:
         self.source, self.pause_s = source, pause_s
         self.samples, self.labels = list[Arrival](), list[LabelArrival]()
-        self.feeder = SourceThread(
-            source, self._deliver, threading.Event(), first_s=0.1, longest_s=0.3
-        )
+        self.feeder = SourceThread(source, self._deliver, first_s=0.1, longest_s=0.3)
         self.feeder.start()
 
     def _deliver(self, what: Arrival | LabelArrival) -> bool:
