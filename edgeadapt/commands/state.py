@@ -13,8 +13,8 @@ from edgeadapt.device.inference.program import Program
 from edgeadapt.device.recovery.bisect import Fall, Labelled, course, own_judges, search
 from edgeadapt.device.recovery.migrate import migrate as migrate_state
 from edgeadapt.device.recovery.rebuild import rebuild
-from edgeadapt.device.recovery.replay import last_commit, reachable_start
 from edgeadapt.device.recovery.replay import replay as replay_state
+from edgeadapt.device.recovery.walk import last_commit, reachable_start
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.device.storage.snapshot_copy import copied
 from edgeadapt.errors import InputError, StateError

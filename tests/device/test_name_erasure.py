@@ -9,6 +9,7 @@ import pytest
 from vectors import samples
 
 from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.device.commits.class_changes import add_classes
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.recovery.replay import replay
@@ -93,7 +94,7 @@ def test_a_source_whose_labels_are_gone_already_is_taken_out_too(
 ) -> None:
     with open_learner(vectors, state=tmp_path) as learner:
         taught(learner)
-        learner._undoing.expire(float("inf"), 0)
+        learner._history.expire(float("inf"), 0)
         assert is_stored(tmp_path, SOURCE)
         assert learner.forget(source=SOURCE).removed == 0
         assert not is_stored(tmp_path, SOURCE)
@@ -119,7 +120,7 @@ def test_classes_of_the_bundle_and_their_neighbours_in_a_list_keep_their_names(
     with open_learner(vectors) as learner:
         x, names = samples(8, [0, 1], 1)
         learner.learn(x, names, source="a")
-        learner._worker.call(lambda: learner._transactions.add_classes(["left", "right"]))
+        learner._worker.call(lambda: add_classes(learner._log, ["left", "right"]))
         learner.settle()
         learner.forget(classes=[*learner.bundle.manifest.classes, "left"])
         learner.remove_class("left")

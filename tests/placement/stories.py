@@ -67,7 +67,7 @@ def days(
     with open_learner(bundle, state=state, runtime=runtime, budget=budget) as learner:
         told = day(learner, lambda: between(learner))
         digest, placement = learner.digest(), learner.placement()
-        learned = learner._program.checkpoint(learner._live.tensors)
+        learned = learner._program.checkpoint(learner._live.current.tensors)
     with open_learner(bundle, state=state, runtime=runtime, budget=budget) as learner:
         told["reopened"] = learner.predict(probe).probs
         assert learner.digest() == digest

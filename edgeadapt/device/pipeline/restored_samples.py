@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.inference.program import Program
 from edgeadapt.device.inference.state import SOURCE
 from edgeadapt.device.pipeline.evidence_builder import EvidenceBuilder
 from edgeadapt.device.storage.features import check_storable
@@ -61,9 +60,7 @@ class Correction:
 
 def rows_of(
     samples: Sequence[LabelledSample],
-    program: Program,
-    labelling: EvidenceBuilder,
-    is_new: Callable[[str], bool],
+    builder: EvidenceBuilder,
     corrections: Sequence[Correction] = (),
 ) -> list[EvidenceRow]:
     """Evidence rows, once all classes are there, those of corrections too; the rows' conditions are
@@ -75,7 +72,7 @@ def rows_of(
     """
     if len({s.id for s in samples}) != len(samples):
         raise InputError("an id is given twice")
-    manifest = program.manifest
+    manifest = builder.program.manifest
     width = manifest.feature_dim + manifest.tap_dim
     for s in samples:
         if not 0 < len(check_text(s.id, "an id")) <= _LONGEST_ID:
@@ -89,7 +86,7 @@ def rows_of(
     teaching = [s.label for s in samples if s.status == "received"]
     teaching += [one.label for one in corrections]
     if teaching:
-        labelling.names(teaching, len(teaching))
+        builder.names(teaching, len(teaching))
     weight = manifest.policy.learn.field_weight
     return [
         EvidenceRow(
@@ -101,7 +98,7 @@ def rows_of(
             s.label,
             weight,
             manifest.space,
-            s.met == "factory" or (s.met == "shifted" and is_new(s.label)),
+            builder.counts_for_factory(cast(Met, s.met), s.label),
             s.features,
             status=s.status,
             met=cast(Met, s.met),
