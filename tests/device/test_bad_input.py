@@ -606,7 +606,7 @@ def test_labels_received_before_the_disk_was_full_are_learned_when_it_has_space(
     with pytest.raises(StateError, match="database or disk is full"):
         learner.settle()
     assert learner.counters()["evidence"]["received"] > 100
-    assert learner._live.labels == 200 - learner.counters()["evidence"]["received"]
+    assert learner._live.current.labels == 200 - learner.counters()["evidence"]["received"]
     with nothing_full(learner):
         assert len(learner._journal.evidence()) == 200
     limit_pages(learner, None)

@@ -83,11 +83,12 @@ def test_labels_taken_before_the_disk_was_full_are_learned_later_without_being_a
                 learner.settle()
             assert 0 < learner.counters()["evidence"]["received"] <= 400
         deadline = time.monotonic() + 20.0
-        while learner._live.labels < 400 and time.monotonic() < deadline:
+        while learner._live.current.labels < 400 and time.monotonic() < deadline:
             time.sleep(0.05)
         learner.settle()  # and the failure is not reported any more
         assert (
-            learner.counters()["evidence"].get("received") is None and learner._live.labels == 400
+            learner.counters()["evidence"].get("received") is None
+            and learner._live.current.labels == 400
         )
         digest = learner.digest()
     with open_vectors(state=tmp_path / "s") as again:
@@ -178,7 +179,10 @@ def test_beyond_their_number_the_oldest_rows_go_and_what_they_taught_stays(
             teach(learner, 50, seed)
         probs = learner.predict(PROBE).probs
         learner.checkpoint()
-        assert sum(learner.counters()["evidence"].values()) == 100 and learner._live.labels == 250
+        assert (
+            sum(learner.counters()["evidence"].values()) == 100
+            and learner._live.current.labels == 250
+        )
         np.testing.assert_array_equal(learner.predict(PROBE).probs, probs)
         assert {row.seq for row in learner._journal.evidence()} == set(range(151, 251))
 
@@ -263,7 +267,7 @@ def test_an_error_after_a_change_became_durable_delays_the_log_and_nothing_else(
         assert learner.forget(source="gone").removed == 20
         assert (
             learner._journal.delayed == "disk I/O error"
-            and learner._live.commit == learner._journal.last_number()
+            and learner._live.current.commit == learner._journal.last_number()
         )
         learner._journal._db = db
         teach(learner, 20, 3, "later")
@@ -287,14 +291,14 @@ def test_snapshots_follow_the_cost_of_a_replay(open_vectors: Opener) -> None:
     with open_vectors() as learner:
         teach(learner, 8, 0)
         assert learner._journal.snapshot_numbers() == []
-        learner._transactions.costs_replay(0.2, 0)
+        learner._log.costs_replay(0.2, 0)
         teach(learner, 8, 1)
         assert learner._journal.snapshot_numbers() == [2]
         learner._room._writes.add(int(0.9 * learner._room.per_day))
-        learner._transactions.costs_replay(0.2, 0)
+        learner._log.costs_replay(0.2, 0)
         teach(learner, 8, 2)
         assert learner._journal.snapshot_numbers() == [2]  # little may be written
-        learner._transactions.costs_replay(2.0, 0)
+        learner._log.costs_replay(2.0, 0)
         teach(learner, 8, 3)
         assert learner._journal.snapshot_numbers() == [2, 4]
 

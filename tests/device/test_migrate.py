@@ -20,6 +20,7 @@ from sample_images import KNOWN, wrong
 from without_guard import unguarded
 
 from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.device.commits.domain_changes import save_domains
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.recovery.migrate import migrate
@@ -119,7 +120,7 @@ def test_another_head_in_the_same_space_relearns_the_features(
         learner.add_class("crack")
         learner.learn(*samples(60, [0, 1, 2, 3, 4], 1), source="line 1")
         learner.checkpoint()
-        learner._worker.call(lambda: learner._transactions.save_domains(force=True))
+        learner._worker.call(lambda: save_domains(learner._log, force=True))
         learner.rollback(2)  # takes a snapshot, which the other head cannot read
     with pytest.raises(StateError, match="migrate"):
         open_learner(counting, state=state, runtime=runtime)

@@ -9,6 +9,7 @@ import pytest
 from feature_vectors import samples
 from learner_steps import Opener
 
+from edgeadapt.device.commits.class_changes import add_classes
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.recovery.replay import replay
 
@@ -86,7 +87,7 @@ def test_a_source_whose_labels_are_gone_already_is_taken_out_too(
 ) -> None:
     with open_vectors(state=tmp_path) as learner:
         taught(learner)
-        learner._undoing.expire(float("inf"), 0)
+        learner._history.expire(float("inf"), 0)
         assert is_stored(tmp_path, SOURCE)
         assert learner.forget(source=SOURCE).removed == 0
         assert not is_stored(tmp_path, SOURCE)
@@ -114,7 +115,7 @@ def test_classes_of_the_bundle_and_their_neighbours_in_a_list_keep_their_names(
     with open_vectors() as learner:
         x, names = samples(8, [0, 1], 1)
         learner.learn(x, names, source="a")
-        learner._worker.call(lambda: learner._transactions.add_classes(["left", "right"]))
+        learner._worker.call(lambda: add_classes(learner._log, ["left", "right"]))
         learner.settle()
         learner.forget(classes=[*learner.bundle.manifest.classes, "left"])
         learner.remove_class("left")

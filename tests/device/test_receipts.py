@@ -118,7 +118,7 @@ def test_a_rollback_over_bare_rows_that_were_forgotten_is_as_if_they_had_never_b
         learner.forget(ids=ids[:3])
         learner.rollback(2)
         rows = learner._journal.evidence(where="status IN ('learned', 'held_out')")
-        assert len(rows) == 4 == learner._live.labels and all(
+        assert len(rows) == 4 == learner._live.current.labels and all(
             row.status == "learned" for row in rows
         )
 

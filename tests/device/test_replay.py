@@ -26,7 +26,8 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.recovery.bisect import Fall, Labelled, accuracy, course, own_judges, search
 from edgeadapt.device.recovery.rebuild import rebuild
-from edgeadapt.device.recovery.replay import Replayed, difference, reachable_start, replay, walk
+from edgeadapt.device.recovery.replay import Replayed, difference, replay
+from edgeadapt.device.recovery.walk import reachable_start, walk
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.device.storage.snapshot_copy import copied
 from edgeadapt.errors import StateError

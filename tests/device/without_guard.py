@@ -29,5 +29,5 @@ def unguarded(bundle: Bundle, state: Path, runtime: Runtime, **settings: Any) ->
     with open_learner(
         dataclasses.replace(bundle, manifest=manifest), state=state, runtime=runtime, **settings
     ) as learner:
-        learner._transactions._suspicion.of = lambda live, rows: ""  # type: ignore[method-assign]
+        learner._label_worker._updates._noise.of = lambda live, rows: ""  # type: ignore[method-assign]
         yield learner

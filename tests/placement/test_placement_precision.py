@@ -13,10 +13,10 @@ import pytest
 from fake_runtimes import MadeUp, Wrong, batch, predict_graph, scale_graph, table
 from placement_trials import drive, rows
 
-from edgeadapt.placement import Placing
+from edgeadapt.placement import PlacedRuntime
 from edgeadapt.runtime import Tensors
 
-Open = Callable[..., Placing]
+Open = Callable[..., PlacedRuntime]
 Register = Callable[..., None]
 
 

@@ -41,7 +41,7 @@ def watch(learner: Learner, x: Any, stream: str = "default") -> list[Any]:
 
 def tensors(learner: Learner) -> dict[str, Any]:
     """Checkpointed tensors on the host."""
-    return learner._program.checkpoint(learner._live.tensors)
+    return learner._program.checkpoint(learner._live.current.tensors)
 
 
 def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:

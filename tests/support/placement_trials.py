@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from edgeadapt.placement import Placing
+from edgeadapt.placement import PlacedRuntime
 
 PATIENCE_S = 30.0
 
 
-def settle(runtime: Placing) -> None:
+def settle(runtime: PlacedRuntime) -> None:
     """Wait until the trials could not go on without another call."""
     end = time.monotonic() + PATIENCE_S
     while not runtime.is_settled:
@@ -19,7 +19,7 @@ def settle(runtime: Placing) -> None:
         time.sleep(0.002)
 
 
-def drive(runtime: Placing, call: Callable[[], Any], calls: int = 8) -> Any:
+def drive(runtime: PlacedRuntime, call: Callable[[], Any], calls: int = 8) -> Any:
     """Make calls, and let the trials catch up after each."""
     for _ in range(calls):
         results = call()
@@ -27,5 +27,5 @@ def drive(runtime: Placing, call: Callable[[], Any], calls: int = 8) -> Any:
     return results
 
 
-def rows(runtime: Placing, graph: str) -> list[dict[str, Any]]:
+def rows(runtime: PlacedRuntime, graph: str) -> list[dict[str, Any]]:
     return [row for row in runtime.report()["graphs"] if row["graph"] == graph]

@@ -113,7 +113,7 @@ def endure(kind: str, turns: int, seed: int, place: Path | None) -> Hardship:
             found.turns += 1
         found.end_mib = resident_mib()
         found.problems += crashes.seen + recovered(opened)
-        found.commits = opened._live.commit
+        found.commits = opened._live.current.commit
     logging.getLogger("edgeadapt").removeHandler(crashes)
     if found.growth_mib > FLAT_MIB:
         found.problems.append(

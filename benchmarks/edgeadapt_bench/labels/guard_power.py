@@ -118,7 +118,7 @@ def _held(
     for part in batches(len(shown), 32):
         learner.observe(seen[shown[part]])
         learner.settle()
-    live, program, domain = learner._live, learner._program, learner.domain()
+    live, program, domain = learner._live.current, learner._program, learner.domain()
     features = as_stored(*program.encode(seen[drawn], live.encoder_in(domain)))
     result = {}
     for size in SIZES:
@@ -135,13 +135,10 @@ def _held(
                 batch = [
                     _row(domain, name, features[row]) for name, row in zip(names, rows, strict=True)
                 ]
-                held += learner._transactions._suspicion.of(live, batch) != ""
+                held += learner._label_worker._updates._noise.of(live, batch) != ""
             result[size, kind] = held / draws
     return result
 
 
 def _row(domain: str, name: str, features: np.ndarray) -> EvidenceRow:
     return EvidenceRow("", "somebody", "bench", domain, 0.0, name, 1.0, "", True, features)
-
-
-__all__ = ["held_rows", "paired_rows", "verdict_of"]

@@ -154,7 +154,7 @@ def best_of_sets(
     """
     with open_quick(material.bundle) as learner:
         watched(learner, lambda window: [], shown.before.x, shown.under.x, shown.under.y)
-        program, memory, domain = learner._program, learner._live, learner.domain(_STREAM)
+        program, memory, domain = learner._program, learner._live.current, learner.domain(_STREAM)
         found = memory.domains.get(domain)
         z, taps = program.encode(shown.under.x, memory.encoder_in(domain))
         judge_z, judge_taps = program.encode(shown.judge.x, memory.encoder_in(domain))
@@ -174,6 +174,3 @@ def best_of_sets(
                 ).logits
                 best[size] = max(best[size], float((logits.argmax(axis=1) == shown.judge.y).mean()))
         return best
-
-
-__all__ = ["Asked", "Witness", "allowing", "best_of_sets", "marks", "under_condition", "watched"]

@@ -19,7 +19,7 @@ from placement_trials import settle
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.learner import Learner
-from edgeadapt.placement import Placing, Rules
+from edgeadapt.placement import PlacedRuntime, Rules
 from edgeadapt.runtime import open_runtime
 
 
@@ -41,9 +41,9 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture
-def auto(trt: Any) -> Iterator[Placing]:
+def auto(trt: Any) -> Iterator[PlacedRuntime]:
     runtime = open_runtime("auto", rules=Rules(calls=2))
-    assert isinstance(runtime, Placing) and [place.name for place in runtime.places] == [
+    assert isinstance(runtime, PlacedRuntime) and [place.name for place in runtime.places] == [
         "onnxruntime",
         "tensorrt",
     ]
@@ -52,7 +52,7 @@ def auto(trt: Any) -> Iterator[Placing]:
 
 
 def test_a_learner_whose_graphs_move_to_tensorrt_is_the_learner_of_the_cpu(
-    auto: Placing, trt: Any, slow: Callable[..., None], tmp_path: Path
+    auto: PlacedRuntime, trt: Any, slow: Callable[..., None], tmp_path: Path
 ) -> None:
     right, learned, _ = days(OnnxRuntime(), tmp_path / "cpu", lambda learner: None)
     slow(4.0, encoder_ms=40.0)
@@ -77,7 +77,7 @@ def test_a_learner_whose_graphs_move_to_tensorrt_is_the_learner_of_the_cpu(
 
 
 def test_a_gpu_that_fails_gives_the_call_back_to_the_cpu(
-    auto: Placing, device: Any, slow: Callable[..., None]
+    auto: PlacedRuntime, device: Any, slow: Callable[..., None]
 ) -> None:
     from placement_trials import drive
 
@@ -94,7 +94,7 @@ def test_a_gpu_that_fails_gives_the_call_back_to_the_cpu(
     assert auto.where(run) == "onnxruntime" and "DeviceError" in auto.report()["notes"][-1]
 
 
-def test_a_build_ends_with_the_trials(auto: Placing, trt: Any) -> None:
+def test_a_build_ends_with_the_trials(auto: PlacedRuntime, trt: Any) -> None:
     trt.fake.step_s = 0.5  # of seven
     bundle = read_bundle(bundle_path())
     spec = next(spec for spec in bundle.manifest.graphs if "encode" in spec.roles)
