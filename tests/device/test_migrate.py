@@ -15,7 +15,7 @@ import pytest
 from feature_vectors import samples
 from golden_files import GOLDEN
 from learner_steps import Opener, accuracy, watch
-from migration_state import LEARNED, RAW, SEEN_BY_SECOND, digest, images, teach
+from migration_state import LEARNED, RAW, SEEN_BY_SECOND, digest, images, teach_three_sources
 from sample_images import KNOWN, wrong
 from without_guard import unguarded
 
@@ -142,7 +142,7 @@ def test_without_raw_inputs_it_says_what_would_have_kept_them(
     state: Path, bundle: Bundle, second: Bundle, runtime: Runtime, opened: Opener
 ) -> None:
     with open_learner(bundle, state=state, runtime=runtime) as learner:
-        teach(learner)
+        teach_three_sources(learner)
     was = digest(state, bundle, runtime)
     with pytest.raises(
         StateError,
