@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeadapt.bundle.schema import AdaptPolicy, NumericSpec, Precision, TensorSpec
@@ -37,7 +35,6 @@ from edgeadapt.host.contracts import (
 from edgeadapt.host.encoders.base import Encoder, example_input
 from edgeadapt.host.encoders.dispatch import Identity
 from edgeadapt.host.encoders.torch_module import ModuleEncoder
-from edgeadapt.host.methods.adaptations import Beside, adaptation
 from edgeadapt.host.methods.lame import Lame
 from edgeadapt.host.methods.nearest_mean import NearestMean
 from edgeadapt.host.methods.projected_means import KeepsMeans
@@ -104,15 +101,11 @@ class Composition:
         head: Head,
         score: Scores,
         sense: ResidualShift,
-        label_free: str,
+        method: AdaptsEncoder | AdaptsFeatures | None,
         adaptors: Sequence[Adapts] = (),
-        sharpness: float = 1.0,
-        smooth: str = "none",
-        source: tuple[NDArray[Any], NDArray[np.int64], int] | None = None,
+        smoother: Lame | None = None,
     ) -> Composition:
-        x, y, slots = source or (None, None, 0)
-        method = adaptation(label_free, encoder, Beside(head, sharpness, x, y, slots))
-        smoother = Lame(sharpness) if smooth == "lame" else None
+        """``method``: the label-free one."""
         if hasattr(method, "refold"):
             return cls(encoder, head, score, sense, None, method, tuple(adaptors), smoother)
         return cls(encoder, head, score, sense, method, None, tuple(adaptors), smoother)

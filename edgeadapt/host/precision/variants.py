@@ -60,14 +60,14 @@ Features = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
-class Beside:
+class VariantContext:
     """The float32 encoder and what it was calibrated with.
 
     Attributes:
         base: its graph. frozen: its external tensors. input: the contract.
         runtime, features: what runs graphs, and what turns inputs into stored features (z, taps)
             with one of them.
-        fitted, score, shift, novelty: from float32 features. evidence, judge: float32 features.
+        part, score, shift, novelty: from float32 features.
         evidence_x, judge_x: the inputs behind them.
         unseen_x: inputs that no training showed, or None.
         signature: columns that tell conditions apart. seed: of splits and simulated windows.
@@ -78,12 +78,10 @@ class Beside:
     input: InputSpec
     runtime: Runtime
     features: Callable[[NDArray[Any], Executable], Features]
-    fitted: calibrate.Fitted
+    part: calibrate.Part
     score: Scores
     shift: ShiftPolicy
     novelty: NoveltyPolicy
-    evidence: FactoryData
-    judge: FactoryData
     evidence_x: NDArray[Any]
     judge_x: NDArray[Any]
     unseen_x: NDArray[Any] | None
@@ -92,7 +90,7 @@ class Beside:
 
 
 def make_variant(
-    precision: Variant, beside: Beside, margin: float
+    precision: Variant, context: VariantContext, margin: float
 ) -> tuple[RoleGraph, PrecisionSpec]:
     """The graph of a variant, and what the manifest says about it.
 
@@ -104,27 +102,27 @@ def make_variant(
             than ``margin``, and chance does not explain it.
     """
     name = f"encode_{precision}"
-    rows = np.random.default_rng(beside.seed).permutation(len(beside.evidence_x))[:SAMPLES]
-    calibration = [beside.evidence_x[rows]] + (
-        [extremes(beside.input, beside.seed)] if precision == "float16" else []
+    rows = np.random.default_rng(context.seed).permutation(len(context.evidence_x))[:SAMPLES]
+    calibration = [context.evidence_x[rows]] + (
+        [extremes(context.input, context.seed)] if precision == "float16" else []
     )
     made = _MAKERS[precision](
-        name, ModelProto.FromString(beside.base.graph.model), beside.frozen, calibration
+        name, ModelProto.FromString(context.base.graph.model), context.frozen, calibration
     )
     lint(name, made, precision=precision)
-    _check_kernels(name, made, beside, beside.evidence_x[rows[:32]])
-    encode = beside.runtime.load(GraphFile(name, made.SerializeToString(), dict(beside.frozen)))
-    z, taps = beside.features(beside.judge_x, encode)
-    judge = replace(beside.judge, z=z, taps=taps)
+    _check_kernels(name, made, context, context.evidence_x[rows[:32]])
+    encode = context.runtime.load(GraphFile(name, made.SerializeToString(), dict(context.frozen)))
+    z, taps = context.features(context.judge_x, encode)
+    judge = replace(context.part.judge, z=z, taps=taps)
     if not np.isfinite(z).all() or not np.isfinite(taps).all():
         raise CompileError(
             f"{name}: features are not finite on held-out samples; leave {precision} out of"
             " precisions"
         )
-    _gate(precision, beside, judge, margin)
-    part = calibrate.Part(beside.fitted, beside.evidence, judge, np.arange(len(judge.y)))
-    shift = calibrate.shift_policy([part], beside.signature, beside.seed)
-    report = _report(beside, judge, shift, encode)
+    _gate(precision, context, judge, margin)
+    part = _judged_by(context, judge)
+    shift = calibrate.shift_policy([part], context.signature, context.seed)
+    report = _report(context, judge, shift, encode)
     tolerance = _TOLERANCE[precision]
     if not report.median_error <= tolerance:
         raise CompileError(
@@ -133,10 +131,10 @@ def make_variant(
         )
     external = {tensor.name for tensor in made.graph.initializer if tensor.external_data}
     graph = replace(
-        beside.base.graph,
+        context.base.graph,
         name=name,
         model=made.SerializeToString(),
-        frozen=tuple(tensor for tensor in beside.base.graph.frozen if tensor in external),
+        frozen=tuple(tensor for tensor in context.base.graph.frozen if tensor in external),
         nodes=len(made.graph.node),
         values={},
         parity=Parity(
@@ -147,10 +145,10 @@ def make_variant(
             onnxruntime=VERSION,
         ),
     )
-    probe = probe_features(encode, beside.input)
+    probe = probe_features(encode, context.input)
     written = compared(
-        open_session(made, beside.frozen, optimised=False).run(
-            ["z"], {"x": probe_inputs(beside.input)}
+        open_session(made, context.frozen, optimised=False).run(
+            ["z"], {"x": probe_inputs(context.input)}
         )[0]
     )
     spec = PrecisionSpec(
@@ -160,10 +158,12 @@ def make_variant(
         probe_tolerance=max(LEAST_TOLERANCE, _OTHER_KERNELS * distance_between(probe, written)),
         shift=shift,
         novelty=calibrate.novelty_policy(
-            beside.score, [part], {} if report.auroc is None else {beside.score.name: report.auroc}
+            context.score,
+            [part],
+            {} if report.auroc is None else {context.score.name: report.auroc},
         ),
     )
-    return RoleGraph(graph, ("encode",), beside.base.methods, precision), spec
+    return RoleGraph(graph, ("encode",), context.base.methods, precision), spec
 
 
 def extremes(spec: InputSpec, seed: int) -> NDArray[Any]:
@@ -194,7 +194,7 @@ def extremes(spec: InputSpec, seed: int) -> NDArray[Any]:
     return x.round().astype(np.uint8) if spec.dtype == "uint8" else x.astype(np.float32)
 
 
-def _check_kernels(name: str, made: ModelProto, beside: Beside, x: NDArray[Any]) -> None:
+def _check_kernels(name: str, made: ModelProto, context: VariantContext, x: NDArray[Any]) -> None:
     """ONNX Runtime's kernels for low precision against the nodes as they are written, one by one in
     float32.
 
@@ -202,7 +202,7 @@ def _check_kernels(name: str, made: ModelProto, beside: Beside, x: NDArray[Any])
     rounding in another order does.
     """
     fast, plain = (
-        open_session(made, beside.frozen, optimised=optimised).run(["z"], {"x": x})[0]
+        open_session(made, context.frozen, optimised=optimised).run(["z"], {"x": x})[0]
         for optimised in (True, False)
     )
     if not np.isfinite(fast).all() or not np.isfinite(plain).all():
@@ -210,7 +210,7 @@ def _check_kernels(name: str, made: ModelProto, beside: Beside, x: NDArray[Any])
             f"{name}: features are not finite on calibration inputs; leave this precision out"
         )
     whole = open_session(
-        ModelProto.FromString(beside.base.graph.model), beside.frozen, optimised=True
+        ModelProto.FromString(context.base.graph.model), context.frozen, optimised=True
     ).run(["z"], {"x": x})[0]
     distance, cost = (float(np.median(relative_errors(plain, other))) for other in (fast, whole))
     if distance > max(LEAST_TOLERANCE, cost):
@@ -230,18 +230,22 @@ def relative_errors(z: NDArray[np.float32], reference: NDArray[np.float32]) -> N
     return found
 
 
+def _judged_by(context: VariantContext, judge: FactoryData) -> calibrate.Part:
+    """What was fitted on float32 features, judged by these; as independent samples."""
+    part = context.part
+    return calibrate.Part(part.fitted, part.evidence, judge, np.arange(len(judge.y)))
+
+
 def _report(
-    beside: Beside, judge: FactoryData, shift: ShiftPolicy, encode: Executable
+    context: VariantContext, judge: FactoryData, shift: ShiftPolicy, encode: Executable
 ) -> PrecisionReport:
-    fitted, before, seed = beside.fitted, beside.judge, beside.seed
+    fitted, before, seed = context.part.fitted, context.part.judge, context.seed
     answers = fitted.logits(judge.z).argmax(axis=1)
     answers32 = fitted.logits(before.z).argmax(axis=1)
     errors = relative_errors(judge.z, before.z)
-    part = calibrate.Part(fitted, beside.evidence, before, np.arange(len(before.y)))
-    unseen = beside.features(beside.unseen_x, encode) if beside.unseen_x is not None else None
-    marks = choose_novelty(
-        [beside.score], fitted.head, fitted.sense, beside.evidence, judge, unseen, seed
-    )[1]
+    part, variant = _judged_by(context, before), _judged_by(context, judge)
+    unseen = context.features(context.unseen_x, encode) if context.unseen_x is not None else None
+    marks = choose_novelty([context.score], variant, unseen, seed)[1]
     return PrecisionReport(
         samples=len(judge.y),
         accuracy=float((answers == judge.y).mean()),
@@ -249,16 +253,17 @@ def _report(
         agreement=float((answers == answers32).mean()),
         median_error=float(np.median(errors)),
         worst_error=float(errors.max()),
-        auroc=marks.get(beside.score.name, beside.novelty.auroc),
-        float32_auroc=beside.novelty.auroc,
-        false_alarms=calibrate.false_alarms([replace(part, judge=judge)], shift, seed),
-        float32_false_alarms=calibrate.false_alarms([part], beside.shift, seed),
+        auroc=marks.get(context.score.name, context.novelty.auroc),
+        float32_auroc=context.novelty.auroc,
+        false_alarms=calibrate.false_alarms([variant], shift, seed),
+        float32_false_alarms=calibrate.false_alarms([part], context.shift, seed),
     )
 
 
-def _gate(precision: Variant, beside: Beside, judge: FactoryData, margin: float) -> None:
+def _gate(precision: Variant, context: VariantContext, judge: FactoryData, margin: float) -> None:
     right, right32 = (
-        beside.fitted.logits(data.z).argmax(axis=1) == data.y for data in (judge, beside.judge)
+        context.part.fitted.logits(data.z).argmax(axis=1) == data.y
+        for data in (judge, context.part.judge)
     )
     loss = float(right32.mean() - right.mean())
     chance = sign_test(int((right & ~right32).sum()), int((right32 & ~right).sum()))
