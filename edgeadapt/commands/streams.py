@@ -151,9 +151,9 @@ class _Pass:
         learner = self._learner
         read, x, broken = self._source.read_whole(rows, learner.bundle.manifest.input)
         self.broken |= broken
-        told = {"broken": broken} if broken else {}
+        refused = {"broken": broken} if broken else {}
         if x is None:
-            return {"samples": [], **told}
+            return {"samples": [], **refused}
         names = [self._source.names[row] for row in read]
         seen = learner.observe(x, stream="run")
         self._names.update(zip(seen.ids, names, strict=True))
@@ -161,7 +161,13 @@ class _Pass:
         right = self._source.right(seen.prediction.labels, read, learner.classes)
         self._right += right
         learned = self._teach(seen, read)
-        return {"samples": names, **told, **_outcome(seen), "learned": learned, **_accuracy(right)}
+        return {
+            "samples": names,
+            **refused,
+            **_outcome(seen),
+            "learned": learned,
+            **_accuracy(right),
+        }
 
     def _teach(self, seen: Observation, rows: list[int]) -> int:
         pairs = zip(seen.ids, rows, strict=True)

@@ -1,4 +1,4 @@
-"""A loaded graph: the door for ports and tensors, an engine per range of batches, and a bounded
+"""A loaded graph: a check of ports and tensors, an engine per range of batches, and a bounded
 number of lanes for each.
 """
 
@@ -250,7 +250,7 @@ class TensorRTExecutable:
     def _admit(
         self, name: str, wanted: Value, dtype: np.dtype[Any], value: ArrayLike
     ) -> NDArray[Any] | DeviceArray:
-        """The off-path part of the door: what is not a numpy array."""
+        """Check what is seldom given: what is not a numpy array."""
         if value is None:
             raise InputError(f"graph {self._name!r}: port {name!r} is missing; it takes {wanted}")
         where = f"graph {self._name!r}: port {name!r} takes {wanted}, and what was given"

@@ -138,7 +138,7 @@ class TensorRT(Runtime):
     def load(
         self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None
     ) -> TensorRTExecutable:
-        """A runnable graph, cached by its hash; the least recently used of 16 is let go.
+        """A runnable graph, cached by its hash; the least recently used of 16 is dropped.
 
         With constants the weights that they replace become inputs of an engine that is built once,
         so another set of values is an upload and not a build. Where TensorRT wants such a weight to
