@@ -169,10 +169,10 @@ def _state(folder: Path, is_running: bool) -> str:
 def _control(settings: Settings, is_running: bool) -> str:
     """The port is taken for a moment; a unix socket is asked: to take it would make a file."""
     from edgeadapt.daemon.config.addresses import bound, is_answered
+    from edgeadapt.daemon.config.certificate import Certificate
     from edgeadapt.daemon.config.schema import read_secret
     from edgeadapt.daemon.config.secrecy import exposure_of, weakness_of
     from edgeadapt.daemon.config.users import Users
-    from edgeadapt.daemon.http.certificate import Certificate
 
     control = settings.control
     if not control.is_on:

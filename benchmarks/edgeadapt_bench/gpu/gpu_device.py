@@ -71,6 +71,3 @@ def _is_fake(driver: str) -> bool:
 
 if __name__ == "__main__":
     print(json.dumps(say()))
-
-
-__all__ = ["LIMIT_S", "find"]

@@ -1,5 +1,5 @@
-"""The film that ``bench serve`` shows to the daemon and to the bare loop: clean legs and legs under
-a condition by turns, always the same.
+"""The frames that ``bench serve`` shows to the daemon and to the bare loop: clean legs and legs
+under a condition by turns, always the same.
 
     frame n  =  image order[n mod N], under condition leg(n),
             leg(n) = n div LEG;  even legs are clean, odd ones take the conditions in turn
@@ -22,7 +22,7 @@ LEG = 1024  # frames
 
 
 @dataclass(frozen=True, eq=False)
-class Film:
+class FrameSequence:
     """Frames by number.
 
     Attributes:
@@ -38,7 +38,7 @@ class Film:
     bias: NDArray[np.float32]
 
     @classmethod
-    def of(cls, path: str) -> Film:
+    def of(cls, path: str) -> FrameSequence:
         with np.load(path) as kept:
             return cls(
                 kept["x"],
@@ -63,19 +63,16 @@ class Film:
         return number // LEG % 2 == 1
 
 
-def write_film(
+def write_frames(
     path: Path,
     x: NDArray[np.uint8],
     y: NDArray[np.int64],
     names: tuple[str, ...],
     head: tuple[NDArray[Any], NDArray[Any]],
 ) -> None:
-    """Keep a film of these images (N, ...), shuffled by a fixed seed."""
+    """Keep frames of these images (N, ...), shuffled by a fixed seed."""
     order = np.random.default_rng(0).permutation(len(y))
     shown = np.stack(
         [x[order], *(corrupt(x[order], condition, SEVERITY, 0) for condition in CONDITIONS)]
     )
     np.savez(path, x=shown, y=y[order], names=np.array(names), weight=head[0], bias=head[1])
-
-
-__all__ = ["CONDITIONS", "LEG", "SEVERITY", "Film", "write_film"]

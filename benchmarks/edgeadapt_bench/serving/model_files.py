@@ -1,5 +1,5 @@
-"""What ``bench serve`` runs on: a bundle that adapts, its encoder alone as one ONNX file, and a
-film of images that it was not calibrated on.
+"""What ``bench serve`` runs on: a bundle that adapts, its encoder alone as one ONNX file, and
+frames of images that it was not calibrated on.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from edgeadapt.runtime import open_runtime
 from edgeadapt_bench.datasets.lite0 import LITE0_TAPS, lite0, upscaled
 from edgeadapt_bench.datasets.lite0_features import export_plain
 from edgeadapt_bench.harness.measure import Say
+from edgeadapt_bench.serving.frame_sequence import write_frames
 from edgeadapt_bench.serving.overhead import plain_from_bundle
-from edgeadapt_bench.serving.serve_film import write_film
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,27 +30,29 @@ _CALIBRATION, _SHOWN = 60, 40  # images of each class
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelFiles:
     """Paths, and a name that says which encoder ran."""
 
     name: str
     bundle: Path
     encoder: Path
-    film: Path
+    frames: Path
 
 
-def shipped(folder: Path) -> Subject:
+def shipped(folder: Path) -> ModelFiles:
     """The bundle that ships, at 28 px, and images of the six classes that it knows."""
     sample = load_sample()
     rows = sample.rows(KNOWN, np.random.default_rng(0))[: _SHOWN * len(KNOWN)]
     bundle = read_bundle(bundle_path())
-    found = Subject("shipped_28px", bundle_path(), folder / "encoder.onnx", folder / "film.npz")
+    found = ModelFiles(
+        "shipped_28px", bundle_path(), folder / "encoder.onnx", folder / "frames.npz"
+    )
     plain_from_bundle(bundle, found.encoder)
-    write_film(found.film, sample.x[rows], sample.y[rows], CLASSES, _head(bundle))
+    write_frames(found.frames, sample.x[rows], sample.y[rows], CLASSES, _head(bundle))
     return found
 
 
-def at_96_px(folder: Path, say: Say) -> Subject:
+def at_96_px(folder: Path, say: Say) -> ModelFiles:
     """EfficientNet-Lite0 with ImageNet weights, or where its packages are not installed
     torchvision's MobileNetV2 without training.
 
@@ -80,10 +82,12 @@ def at_96_px(folder: Path, say: Say) -> Subject:
         progress=lambda line: say(f"serve: {line}"),
     )
     bundle = acting(made)
-    found = Subject(f"{name}_{PIXELS}px", bundle.path, folder / "encoder.onnx", folder / "film.npz")
+    found = ModelFiles(
+        f"{name}_{PIXELS}px", bundle.path, folder / "encoder.onnx", folder / "frames.npz"
+    )
     export_plain(module, found.encoder, PIXELS)
-    write_film(
-        found.film, upscaled(sample.x[shown], PIXELS), sample.y[shown], CLASSES, _head(bundle)
+    write_frames(
+        found.frames, upscaled(sample.x[shown], PIXELS), sample.y[shown], CLASSES, _head(bundle)
     )
     return found
 
@@ -134,6 +138,3 @@ def _normalise(module: nn.Module, x: NDArray[np.uint8]) -> None:
     with torch.no_grad():
         module(torch.from_numpy(x).permute(0, 3, 1, 2).float())
     module.eval()
-
-
-__all__ = ["PIXELS", "Subject", "at_96_px", "shipped"]

@@ -1,25 +1,19 @@
-"""A process that takes learning steps when it is told to: one JSON command per line in, one JSON
-answer per line out.
+"""A process that takes learning steps when it is told to; its orders:
 
     load    folder               make the system, take one step
                                  -> done_at (monotonic clock), facts
     follow  first, steps, file   from the start, on inputs from ``first`` on
                                  -> losses; the parameters are in the file
     time    steps                from the start
-                                 -> seconds of each step
-    peak                         -> peak resident MiB
-    quit
+                                 -> seconds of each step, peak_mib (resident, until now)
 
 A folder holds ``start.npz`` (parameters by name), ``inputs.npz`` (each input with a leading axis of
-steps) and ``settings.json``. Standard library and numpy alone: this file also runs where edgeadapt
-is not installed.
+steps) and ``settings.json``.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,54 +71,34 @@ def peak_mib() -> float:
     raise OSError("/proc/self/status has no VmHWM")
 
 
-def serve(make: Callable[[Material], System]) -> None:
-    """Answer commands until ``quit`` or the end of standard input. What libraries print goes to
-    standard error.
-    """
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    system: System | None = None
-    for line in sys.stdin:
-        command = json.loads(line)
-        if command["do"] == "quit":
-            return
-        try:
-            if command["do"] == "load":
-                system = make(Material(Path(command["folder"])))
-                system.step(0)
-                answer = {"done_at": time.monotonic(), "facts": system.facts}
-            elif system is None:
-                raise RuntimeError("nothing is loaded")
-            else:
-                answer = _DOES[command["do"]](system, command)
-        # the other side decides what a failure means; it must get its text, not a broken pipe
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {str(error).strip()[:600]}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+def steps_of(make: Callable[[Material], System]) -> dict[str, Callable[..., dict[str, Any]]]:
+    """The jobs of a process that takes the steps of one system at a time."""
+    loaded: list[System] = []
 
+    def system() -> System:
+        if not loaded:
+            raise RuntimeError("nothing is loaded")
+        loaded[0].reset()
+        return loaded[0]
 
-def _follow(system: System, command: dict[str, Any]) -> dict[str, Any]:
-    system.reset()
-    losses = [
-        system.step(index) for index in range(command["first"], command["first"] + command["steps"])
-    ]
-    np.savez(command["file"], **system.parameters())
-    return {"losses": losses}
+    def load(folder: str) -> dict[str, Any]:
+        loaded[:] = [make(Material(Path(folder)))]
+        loaded[0].step(0)
+        return {"done_at": time.monotonic(), "facts": loaded[0].facts}
 
+    def follow(first: int, steps: int, file: str) -> dict[str, Any]:
+        followed = system()
+        losses = [followed.step(index) for index in range(first, first + steps)]
+        np.savez(file, **followed.parameters())
+        return {"losses": losses}
 
-def _time(system: System, command: dict[str, Any]) -> dict[str, Any]:
-    system.reset()
-    seconds = []
-    for index in range(command["steps"]):
-        started = time.perf_counter()
-        system.step(index)
-        seconds.append(time.perf_counter() - started)
-    return {"seconds": seconds}
+    def timed(steps: int) -> dict[str, Any]:
+        measured = system()
+        seconds = []
+        for index in range(steps):
+            started = time.perf_counter()
+            measured.step(index)
+            seconds.append(time.perf_counter() - started)
+        return {"seconds": seconds, "peak_mib": peak_mib()}
 
-
-_DOES: dict[str, Callable[[System, dict[str, Any]], dict[str, Any]]] = {
-    "follow": _follow,
-    "time": _time,
-    "peak": lambda system, command: {"mib": peak_mib()},
-}
+    return {"load": load, "follow": follow, "time": timed}
