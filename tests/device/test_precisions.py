@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from ramps import CLASSES, PRECISE, dimmed, ramps
+from ramp_images import CLASSES, PRECISE, dimmed, ramps
 
 import edgeadapt
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_bundle

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from laid_out import NAMES, lay_out
+from machine_folders import NAMES, lay_out
 from schema_meaning import meaning
 
 from edgeadapt import cli

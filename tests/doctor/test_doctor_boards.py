@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from laid_out import DRIVER, HAS_COMPILER, NAMES, NANO_MODES, RUNTIME, compile_library, lay_out
+from machine_folders import (
+    DRIVER,
+    HAS_COMPILER,
+    NAMES,
+    NANO_MODES,
+    RUNTIME,
+    compile_library,
+    lay_out,
+)
 
 from edgeadapt.device.resources import sensors as vitals
 from edgeadapt.doctor import accelerator, board, condition, system

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from laid_out import DRIVER, HAS_COMPILER, compile_library, lay_out
+from machine_folders import DRIVER, HAS_COMPILER, compile_library, lay_out
 
 from edgeadapt.doctor import accelerator, packages
 from edgeadapt.doctor.board import read_board

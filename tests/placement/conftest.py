@@ -17,7 +17,7 @@ from edgeadapt_onnxruntime._executable import OnnxExecutable
 import edgeadapt.runtime
 from edgeadapt.placement import PlacedRuntime
 
-sys.path.append(str(Path(__file__).parent))  # made_up
+sys.path.append(str(Path(__file__).parent))  # fake_runtimes
 
 
 @pytest.fixture

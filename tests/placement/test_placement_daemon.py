@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeadapt_bench.precision.placement import graph_rows, run_placement, sides_of
-from made_up import DoesNotOpen, MadeUp, NotANumber, Wrong
-from patience import settle
+from fake_runtimes import DoesNotOpen, MadeUp, NotANumber, Wrong
+from placement_trials import settle
 
 from edgeadapt import cli
 from edgeadapt.bundle import read_bundle

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeadapt_onnxruntime._executable import OnnxExecutable
-from made_up import (
+from fake_runtimes import (
     BuildsConstants,
     Hangs,
     MadeUp,
@@ -24,7 +24,7 @@ from made_up import (
     scale_graph,
     table,
 )
-from patience import drive, rows, settle
+from placement_trials import drive, rows, settle
 
 from edgeadapt.errors import InputError, RuntimeUnavailable
 from edgeadapt.placement import PlacedRuntime

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from made_up import MadeUp, scale_graph
-from patience import drive, settle
+from fake_runtimes import MadeUp, scale_graph
+from placement_trials import drive, settle
 
 from edgeadapt.placement import PlacedRuntime
 from edgeadapt.placement.places import Place

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from device_day import days, images
 from edgeadapt_onnxruntime import OnnxRuntime
-from made_up import MadeUp, Slow, Wrong
-from patience import PATIENCE_S, settle
-from stories import days, images
+from fake_runtimes import MadeUp, Slow, Wrong
+from placement_trials import PATIENCE_S, settle
 
 from edgeadapt.demo.sample import KNOWN, bundle_path
 from edgeadapt.device.learner import Learner

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from made_up import MadeUp, batch, predict_graph, table
-from patience import drive
+from fake_runtimes import MadeUp, batch, predict_graph, table
+from placement_trials import drive
 
 from edgeadapt.placement import PlacedRuntime
 from edgeadapt.placement.background import at_low_priority

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from edgeadapt_onnxruntime import OnnxRuntime
 from edgeadapt_onnxruntime._executable import OnnxExecutable
-from made_up import (
+from fake_runtimes import (
     BuildsForABatch,
     DoesNotLoad,
     DoesNotOpen,
@@ -33,7 +33,7 @@ from made_up import (
     predict_graph,
     table,
 )
-from patience import drive, rows, settle
+from placement_trials import drive, rows, settle
 
 from edgeadapt.errors import InputError, RuntimeUnavailable
 from edgeadapt.placement import PlacedRuntime, Rules

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeadapt_onnxruntime import OnnxRuntime
-from made_up import (
+from fake_runtimes import (
     BuildsConstants,
     Hangs,
     MadeUp,
@@ -25,7 +25,7 @@ from made_up import (
     scale_graph,
     table,
 )
-from patience import drive, rows, settle
+from placement_trials import drive, rows, settle
 
 from edgeadapt.errors import InputError
 from edgeadapt.placement import PlacedRuntime, Rules

@@ -4,7 +4,6 @@ there, and what happens when it fails.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from device_day import days
 from edgeadapt_onnxruntime import OnnxRuntime
 from edgeadapt_onnxruntime._executable import OnnxExecutable
+from placement_trials import settle
 
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.learner import Learner
 from edgeadapt.placement import PlacedRuntime, Rules
 from edgeadapt.runtime import open_runtime
-
-sys.path.append(str(Path(__file__).parents[2] / "placement"))  # stories, patience
 
 
 @pytest.fixture
@@ -55,9 +54,6 @@ def auto(trt: Any) -> Iterator[PlacedRuntime]:
 def test_a_learner_whose_graphs_move_to_tensorrt_is_the_learner_of_the_cpu(
     auto: PlacedRuntime, trt: Any, slow: Callable[..., None], tmp_path: Path
 ) -> None:
-    from patience import settle
-    from stories import days
-
     right, learned, _ = days(OnnxRuntime(), tmp_path / "cpu", lambda learner: None)
     slow(4.0, encoder_ms=40.0)
     moved: set[str] = set()
@@ -83,7 +79,7 @@ def test_a_learner_whose_graphs_move_to_tensorrt_is_the_learner_of_the_cpu(
 def test_a_gpu_that_fails_gives_the_call_back_to_the_cpu(
     auto: PlacedRuntime, device: Any, slow: Callable[..., None]
 ) -> None:
-    from patience import drive
+    from placement_trials import drive
 
     bundle = read_bundle(bundle_path())
     spec = next(spec for spec in bundle.manifest.graphs if "encode" in spec.roles)

@@ -1,5 +1,5 @@
-"""Feature vectors of six classes, for the small bundles in ``golden/``: the factory knows the first
-four.
+"""Feature vectors of six classes, for ``vectors.edge`` and other small golden bundles: the factory
+knows the first four.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Processes that die where they are told: ``python dying.py BUNDLE`` reads one case per line and
-forks one child for each.
+"""Processes that die where they are told: ``python killed_changes.py BUNDLE`` reads one
+case per line and forks one child for each.
 
 A case is {"state", "change", "step"}: open the state folder, make the change, and SIGKILL the
 process at that step of the journal's transaction. Nothing of the engine is loaded before the fork.
@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from clothes import images, watch
+from learner_steps import watch
+from sample_images import images
 
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner

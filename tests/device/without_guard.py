@@ -31,6 +31,3 @@ def unguarded(bundle: Bundle, state: Path, runtime: Runtime, **settings: Any) ->
     ) as learner:
         learner._label_worker._updates._noise.of = lambda live, rows: ""  # type: ignore[method-assign]
         yield learner
-
-
-__all__ = ["unguarded"]

@@ -1,5 +1,5 @@
-"""Processes that die in the middle of a migration: ``python migrating.py BUNDLE`` reads one case
-per line and forks one child for each.
+"""Processes that die in the middle of a migration: ``python killed_migrations.py BUNDLE`` reads
+one case per line and forks one child for each.
 
 A case is {"state", "step", "count"}: migrate the folder in place, and SIGKILL the process when it
 reaches that step for the ``count``-th time. Nothing of the engine is loaded before the fork. It

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from clothes import CLASSES, KNOWN, sample
+from learner_steps import teach
+from sample_images import KNOWN, images_between
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.device.detection.policy import Keep
@@ -18,7 +19,6 @@ from edgeadapt.device.learner import open as open_learner
 from edgeadapt.runtime import Runtime
 from edgeadapt.scenarios.corruptions import corrupt
 
-GOLDEN = Path(__file__).parent / "golden"
 RAW = Keep(raw_per_class=20)
 LEARNED = ("Bag", "Ankle boot")
 SEEN_BY_SECOND = 280  # images of a class that its encoder was trained and calibrated on
@@ -26,29 +26,21 @@ SEEN_BY_SECOND = 280  # images of a class that its encoder was trained and calib
 
 def images(classes: Sequence[str], first: int, last: int) -> tuple[Any, list[str]]:
     """Images ``first`` to ``last`` of each class, shuffled."""
-    rows = np.concatenate(
-        [np.flatnonzero(sample().y == CLASSES.index(name))[first:last] for name in classes]
-    )
-    rows = np.random.default_rng(0).permutation(rows)
-    return sample().x[rows], [CLASSES[i] for i in sample().y[rows]]
+    x, names = images_between(first, last, classes)
+    order = np.random.default_rng(0).permutation(len(x))
+    return x[order], [names[row] for row in order]
 
 
-def teach(learner: Learner) -> None:
+def teach_three_sources(learner: Learner) -> None:
     """Two new classes from one source, known ones from two others, one of them in fog."""
     for name in LEARNED:
         learner.add_class(name)
-    learner.learn(*images(LEARNED, 0, 25), source="line 1")
-    learner.settle()
-    learner.learn(*images(KNOWN, SEEN_BY_SECOND, SEEN_BY_SECOND + 10), source="line 2")
-    learner.settle()
+    teach(learner, *images(LEARNED, 0, 25), "line 1")
+    teach(learner, *images(KNOWN, SEEN_BY_SECOND, SEEN_BY_SECOND + 10), "line 2")
     x, names = images(KNOWN, SEEN_BY_SECOND + 10, SEEN_BY_SECOND + 20)
-    learner.learn(corrupt(x, "fog", 3, 0), names, source="line 3")
-    learner.settle()
+    teach(learner, corrupt(x, "fog", 3, 0), names, "line 3")
 
 
 def digest(state: Path, bundle: Bundle, runtime: Runtime) -> str:
     with open_learner(bundle, state=state, runtime=runtime, keep=RAW) as learner:
         return learner.digest()
-
-
-__all__ = ["GOLDEN", "LEARNED", "RAW", "SEEN_BY_SECOND", "digest", "images", "teach"]

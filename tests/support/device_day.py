@@ -1,5 +1,5 @@
 """A day of a device with the shipped bundle: a new class, labels, a shift that is corrected, a step
-back, a restart.
+back, a restart. Every graph of the bundle is used.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from learner_steps import tensors
 
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
@@ -26,10 +27,14 @@ def images(
     return (sample.x[rows] * darker).astype(np.uint8), [CLASSES[k] for k in sample.y[rows]]
 
 
-def day(learner: Learner, between: Callable[[], None]) -> dict[str, Any]:
-    """What was predicted, and what became of it; ``between`` runs after each step."""
+def day(
+    learner: Learner, between: Callable[[], None] = lambda: None, rows: int = 32
+) -> dict[str, Any]:
+    """What was predicted of so many rows, and what became of it; ``between`` runs after each
+    step.
+    """
     told: dict[str, Any] = {}
-    probe, _ = images(32, CLASSES, 9)
+    probe, _ = images(rows, CLASSES, 9)
     told["before"] = learner.predict(probe).probs
     learner.add_class("Bag")
     x, names = images(96, (*KNOWN, "Bag"), 1)
@@ -39,20 +44,30 @@ def day(learner: Learner, between: Callable[[], None]) -> dict[str, Any]:
         learner.settle()
         between()
     told["learned"] = learner.predict(probe).probs
+    told["evidence"] = np.array(sorted(learner.counters()["evidence"].values()))
     dark, _ = images(224, KNOWN, 2, darker=0.25)
     for at in range(0, 224, 32):
         learner.observe(dark[at : at + 32])
         learner.settle()
         between()
-    told["shifted"] = learner.predict(dark[:32]).probs
+    told["shifted"] = learner.predict(dark[:rows]).probs
     told["domain"] = np.array(learner.domain() != "source")
     commit = learner.checkpoint()
+    told["kept"] = learner.predict(probe).probs
     learner.learn(x[:20], ["Coat"] * 20)
     learner.settle()
     between()
     told["worse"] = learner.predict(probe).probs
     learner.rollback(commit)
     told["back"] = learner.predict(probe).probs
+    return told
+
+
+def day_of_one_runtime(learner: Learner) -> dict[str, Any]:
+    """The same where nothing moves meanwhile: the step back is exact."""
+    told = day(learner, rows=40)
+    assert np.abs(told.pop("worse") - told["kept"]).max() > 0.01
+    np.testing.assert_array_equal(told["back"], told["kept"])
     return told
 
 
@@ -66,8 +81,7 @@ def days(
     probe, _ = images(32, CLASSES, 9)
     with open_learner(bundle, state=state, runtime=runtime, budget=budget) as learner:
         told = day(learner, lambda: between(learner))
-        digest, placement = learner.digest(), learner.placement()
-        learned = learner._program.checkpoint(learner._live.current.tensors)
+        digest, placement, learned = learner.digest(), learner.placement(), tensors(learner)
     with open_learner(bundle, state=state, runtime=runtime, budget=budget) as learner:
         told["reopened"] = learner.predict(probe).probs
         assert learner.digest() == digest

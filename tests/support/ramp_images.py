@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
+from golden_files import GOLDEN
 
-PRECISE = Path(__file__).parent / "golden" / "precise.edge"
+PRECISE = GOLDEN / "precise.edge"
 CLASSES = ("right", "down", "saddle")
 
 
