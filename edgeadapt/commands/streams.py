@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeadapt.bundle import read_bundle
-from edgeadapt.commands._arguments import add_trust, count
+from edgeadapt.commands._arguments import add_new_classes, add_trust, count
 from edgeadapt.commands.sample_source import Source, open_source, read_labels
 from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
@@ -71,12 +71,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
             "each is learned after its sample was predicted"
         ),
     )
-    parser.add_argument(
-        "--new-classes",
-        choices=("refuse", "add"),
-        default="refuse",
-        help="what a label with an unknown name does (default: refuse)",
-    )
+    add_new_classes(parser)
     parser.add_argument("--batch", type=count, default=32, help="samples per batch (default: 32)")
     parser.add_argument(
         "--runtime",
