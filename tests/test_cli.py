@@ -371,6 +371,19 @@ def test_the_installed_command_starts_fast_and_without_numpy() -> None:
     assert done.returncode == 0 and done.stdout.startswith("edgeadapt ")
 
 
+def test_a_command_imports_its_own_file_and_no_other_command() -> None:
+    script = (
+        "import sys, edgeadapt.cli as cli\ntry: cli.main(['ctl', '--help'])\nexcept SystemExit:"
+        " pass\nprint(*[name for name in sys.modules if name.startswith('edgeadapt.commands.')])\n"
+        "assert 'numpy' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert imported == {"edgeadapt.commands._arguments", "edgeadapt.commands.ctl"}
+
+
 # -- host ------------------------------------------------------------------------------------------
 RECIPE = """
 [data]

@@ -42,6 +42,15 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_new_classes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--new-classes",
+        choices=("refuse", "add"),
+        default="refuse",
+        help="what a label with an unknown name does (default: refuse)",
+    )
+
+
 def add_bundle_options(parser: argparse.ArgumentParser) -> None:
     """Of what opens a bundle and says what came of it."""
     parser.add_argument(
@@ -57,13 +66,8 @@ def add_bundle_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_learning_options(parser: argparse.ArgumentParser) -> None:
-    """Of what learns labels from elsewhere."""
-    parser.add_argument(
-        "--new-classes",
-        choices=("refuse", "add"),
-        default="refuse",
-        help="what a label with an unknown name does (default: refuse)",
-    )
+    """Of what learns labels of other tools."""
+    add_new_classes(parser)
     parser.add_argument(
         "--keep",
         type=count,
@@ -90,6 +94,7 @@ __all__ = [
     "add_actions",
     "add_bundle_options",
     "add_learning_options",
+    "add_new_classes",
     "add_trust",
     "count",
     "everywhere",

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeadapt.bundle import Bundle, describe, read_bundle, stress_table
 from edgeadapt.bundle.schema import GraphSpec, PortSpec
-from edgeadapt.commands._arguments import add_trust
+from edgeadapt.commands._arguments import add_bundle_options
 from edgeadapt.device.inference.adaptor_family import adaptor_of
 from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import BundleError, InputError
@@ -100,16 +100,7 @@ def _signed(signer: str | None) -> str:
 
 def verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="F.edge")
-    parser.add_argument(
-        "--runtime",
-        default="auto",
-        metavar="R",
-        help=(
-            "what runs the graphs: a name from edgeadapt runtimes (default: auto, here onnxruntime)"
-        ),
-    )
-    add_trust(parser)
-    parser.add_argument("--json", action="store_true")
+    add_bundle_options(parser)
     parser.add_argument(
         "--engine",
         choices=("tensorrt-rtx",),

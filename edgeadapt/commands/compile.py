@@ -85,7 +85,7 @@ def compile_file(args: argparse.Namespace) -> int:
     if args.out:
         _require_place(args.out)
     step = read_step(args.step, example=args.example, tensors=args.tensors, frozen=args.frozen)
-    door = compile_inference if args.inference else compile_step
+    compile_ = compile_inference if args.inference else compile_step
     settings: dict[str, Any] = {"tolerance": args.tolerance, "dynamic_batch": args.batch is None}
     if args.batch is not None:
         settings["batch"] = args.batch
@@ -95,7 +95,7 @@ def compile_file(args: argparse.Namespace) -> int:
         settings["toy_loss"] = "accept"
     start = time.perf_counter()
     try:
-        graph = door(step.name, step.fn, step.make_ports, step.tensors, **settings)
+        graph = compile_(step.name, step.fn, step.make_ports, step.tensors, **settings)
     except CompileError as error:  # the step is this command's input, and it was refused
         raise InputError(str(error)) from error
     report = _Report.of(graph, time.perf_counter() - start, args.out)

@@ -210,15 +210,15 @@ class _Daemon:
         status, answer = self.exchange(method, path, body, **query)
         if status < 300:
             return answer
-        told = answer if isinstance(answer, dict) else {}
-        why = _printable(str(told.get("error") or f"HTTP status {status}"))
-        kind = getattr(errors, str(told.get("kind")), None)
+        reply = answer if isinstance(answer, dict) else {}
+        why = _printable(str(reply.get("error") or f"HTTP status {status}"))
+        kind = getattr(errors, str(reply.get("kind")), None)
         if isinstance(kind, type) and issubclass(kind, EdgeadaptError):
             raise kind(why)
         if 400 <= status < 500:
             needs_token = status == 401 and "authorization" not in self._headers
             raise InputError(f"{why}{'; pass --token-file' if needs_token else ''}")
-        request = told.get("request")
+        request = reply.get("request")
         logged = f" (request {_printable(str(request))} in its log)" if request else ""
         raise _NoAnswer(f"{self.where}: {why}{logged}")
 

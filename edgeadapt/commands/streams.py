@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeadapt.bundle import read_bundle
-from edgeadapt.commands._arguments import add_trust, count
+from edgeadapt.commands._arguments import add_new_classes, add_trust, count
 from edgeadapt.commands.sample_source import Source, open_source, read_labels
 from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
@@ -71,12 +71,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
             "each is learned after its sample was predicted"
         ),
     )
-    parser.add_argument(
-        "--new-classes",
-        choices=("refuse", "add"),
-        default="refuse",
-        help="what a label with an unknown name does (default: refuse)",
-    )
+    add_new_classes(parser)
     parser.add_argument("--batch", type=count, default=32, help="samples per batch (default: 32)")
     parser.add_argument(
         "--runtime",
@@ -151,9 +146,9 @@ class _Pass:
         learner = self._learner
         read, x, broken = self._source.read_whole(rows, learner.bundle.manifest.input)
         self.broken |= broken
-        told = {"broken": broken} if broken else {}
+        refused = {"broken": broken} if broken else {}
         if x is None:
-            return {"samples": [], **told}
+            return {"samples": [], **refused}
         names = [self._source.names[row] for row in read]
         seen = learner.observe(x, stream="run")
         self._names.update(zip(seen.ids, names, strict=True))
@@ -161,7 +156,13 @@ class _Pass:
         right = self._source.right(seen.prediction.labels, read, learner.classes)
         self._right += right
         learned = self._teach(seen, read)
-        return {"samples": names, **told, **_outcome(seen), "learned": learned, **_accuracy(right)}
+        return {
+            "samples": names,
+            **refused,
+            **_outcome(seen),
+            "learned": learned,
+            **_accuracy(right),
+        }
 
     def _teach(self, seen: Observation, rows: list[int]) -> int:
         pairs = zip(seen.ids, rows, strict=True)

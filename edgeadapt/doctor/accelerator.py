@@ -77,11 +77,8 @@ def driver(machine: Machine, board: Board) -> tuple[Gpu | None, list[Finding]]:
             return None, broken(
                 "driver", str(said["error"]), f"It is here and does not load. {_ON_CPU}", todo
             )
-        return None, [
-            Finding(
-                "driver", "missing" if board.is_jetson else "note", f"no {DRIVER}", _ON_CPU, todo
-            )
-        ]
+        absent = missing if board.is_jetson else note
+        return None, absent("driver", f"no {DRIVER}", _ON_CPU, todo)
     if said["code"] or not said["devices"]:
         why = _CODES.get(said["code"], "") if said["code"] else "no device"
         return None, broken(
@@ -169,11 +166,8 @@ def tensorrt(machine: Machine, board: Board, has_driver: bool) -> list[Finding]:
             "Reinstall the TensorRT that belongs to this driver.",
         )
     if "error" in answer.said:
-        return [
-            _not_importable(
-                board, on_disk, str(answer.said["error"]), bool(answer.said["is_installed"])
-            )
-        ]
+        said = answer.said
+        return _not_importable(board, on_disk, str(said["error"]), bool(said["is_installed"]))
     found = str(answer.said["version"])
     lean = (
         "" if answer.said["has_builder"] else ", the lean runtime: it runs engines and builds none"
@@ -189,39 +183,22 @@ def tensorrt(machine: Machine, board: Board, has_driver: bool) -> list[Finding]:
     return ok("tensorrt", f"{found}{lean}")
 
 
-def _not_importable(board: Board, on_disk: str, error: str, is_installed: bool) -> Finding:
+def _not_importable(board: Board, on_disk: str, error: str, is_installed: bool) -> list[Finding]:
     if is_installed:
-        return Finding(
-            "tensorrt",
-            "broken",
-            error,
-            "Its Python part is here, and a library of it is not.",
-            "Install the libraries of the same version.",
-        )
+        why = "Its Python part is here, and a library of it is not."
+        return broken("tensorrt", error, why, "Install the libraries of the same version.")
     if on_disk:
         why = (
             f"TensorRT {on_disk} is installed, and this Python does not see it: a virtual"
             " environment hides the system's packages."
         )
-        return Finding(
-            "tensorrt",
-            "missing",
-            error,
-            why,
-            "/usr/bin/python3 -m venv --system-site-packages /opt/edgeadapt",
-        )
-    todo = (
-        "sudo apt-get install tensorrt python3-libnvinfer"
-        if board.is_jetson
-        else "pip install tensorrt"
-    )
-    return Finding(
-        "tensorrt",
-        "missing" if board.is_jetson else "note",
-        "not installed",
-        "Only native engines need it.",
-        todo,
-    )
+        todo = "/usr/bin/python3 -m venv --system-site-packages /opt/edgeadapt"
+        return missing("tensorrt", error, why, todo)
+    why = "Only native engines need it."
+    if board.is_jetson:
+        todo = "sudo apt-get install tensorrt python3-libnvinfer"
+        return missing("tensorrt", "not installed", why, todo)
+    return note("tensorrt", "not installed", why, "pip install tensorrt")
 
 
 def _beside_jetpack(board: Board, found: str) -> str:

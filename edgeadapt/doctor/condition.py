@@ -71,16 +71,16 @@ def power_mode(machine: Machine) -> list[Finding]:
 
 
 def clocks(machine: Machine) -> list[Finding]:
-    told = [*_cpu_clocks(machine), *_gpu_clocks(machine)]
-    if not told:
+    measured = [*_cpu_clocks(machine), *_gpu_clocks(machine)]
+    if not measured:
         return []
     found = "; ".join(
         f"{name} {_span(low, high)} MHz{', ' + governor if governor else ''}"
-        for name, low, high, _, governor in told
+        for name, low, high, _, governor in measured
     )
-    pinned = [name for name, low, high, _, _ in told if low == high]
-    capped = [name for name, _, high, most, _ in told if high < most]
-    if len(pinned) == len(told):
+    pinned = [name for name, low, high, _, _ in measured if low == high]
+    capped = [name for name, _, high, most, _ in measured if high < most]
+    if len(pinned) == len(measured):
         return note(
             "clocks",
             found,
@@ -202,10 +202,15 @@ def clock(machine: Machine) -> list[Finding]:
     if is_set:
         return ok("clock", f"{found}, synchronised")
     has_own = "" if machine.exists("/sys/class/rtc/rtc0") else ", no clock of its own"
-    told = "nobody says whether it is synchronised" if is_set is None else "not synchronised"
+    synchronised = (
+        "nobody says whether it is synchronised" if is_set is None else "not synchronised"
+    )
     why = "Evidence and questions carry times; many carrier boards have no battery for their clock."
     return note(
-        "clock", f"{found}, {told}{has_own}", why, "sudo systemctl enable --now systemd-timesyncd"
+        "clock",
+        f"{found}, {synchronised}{has_own}",
+        why,
+        "sudo systemctl enable --now systemd-timesyncd",
     )
 
 

@@ -89,7 +89,7 @@ def core(machine: Machine) -> list[Finding]:
 
 
 def extras(machine: Machine) -> list[Finding]:
-    found = []
+    found: list[Finding] = []
     for extra, purpose in PURPOSES.items():
         try:
             versions = {name: installed(name) for name in requirements(extra)}
@@ -97,19 +97,14 @@ def extras(machine: Machine) -> list[Finding]:
             return []  # said by core()
         absent = [name for name, number in versions.items() if number is None]
         if absent:
-            found.append(
-                Finding(
-                    extra,
-                    "note",
-                    f"without {', '.join(absent)}",
-                    f"Needed {purpose}; for nothing else.",
-                    f"pip install 'edgeadapt[{extra}]'",
-                )
+            found += note(
+                extra,
+                f"without {', '.join(absent)}",
+                f"Needed {purpose}; for nothing else.",
+                f"pip install 'edgeadapt[{extra}]'",
             )
         else:
-            found.append(
-                Finding(extra, "ok", f"{purpose} ({_LEADING[extra]} {versions[_LEADING[extra]]})")
-            )
+            found += ok(extra, f"{purpose} ({_LEADING[extra]} {versions[_LEADING[extra]]})")
     return found
 
 
@@ -122,61 +117,42 @@ _DATA = "/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte"
 def onnxruntime(machine: Machine) -> list[Finding]:
     answer = machine.ask("onnxruntime")
     if answer.failure or "error" in answer.said:
-        said = answer.failure or str(answer.said["error"])
-        return broken(
-            "onnxruntime",
-            said,
-            "Everything is computed by it.",
-            "pip install --force-reinstall onnxruntime",
-            is_needed=True,
-        )
+        return _broken_onnxruntime(answer.failure or str(answer.said["error"]))
     found = str(answer.said["version"])
     if tuple(int(part) for part in re.findall(r"[0-9]+", found)[:2]) < _OLDEST:
-        return broken(
-            "onnxruntime",
-            f"{found}; {_OLDEST[0]}.{_OLDEST[1]} or newer is needed",
-            "Everything is computed by it.",
-            "pip install --upgrade onnxruntime",
-            is_needed=True,
-        )
+        said = f"{found}; {_OLDEST[0]}.{_OLDEST[1]} or newer is needed"
+        return _broken_onnxruntime(said, "pip install --upgrade onnxruntime")
     providers = dict(answer.said["providers"])
     return [
-        _core(machine, found, providers),
+        *_core(machine, found, providers),
         *_providers(machine, providers, answer.errors, str(answer.said["wants"])),
     ]
 
 
-def _core(machine: Machine, found: str, providers: dict[str, str]) -> Finding:
+def _broken_onnxruntime(
+    said: str, todo: str = "pip install --force-reinstall onnxruntime"
+) -> list[Finding]:
+    return broken("onnxruntime", said, "Everything is computed by it.", todo, is_needed=True)
+
+
+def _core(machine: Machine, found: str, providers: dict[str, str]) -> list[Finding]:
     usable = ", ".join(
         name.removesuffix("ExecutionProvider")
         for name, error in providers.items()
         if not error and name != _ALWAYS[1]
     )
     if providers.get(_ALWAYS[0], "absent"):
-        return Finding(
+        said = providers.get(_ALWAYS[0], "it has no CPU provider")
+        return _broken_onnxruntime(f"{found}: {said}")
+    if machine.is_here and _is_installed("onnxruntime") and _is_installed("onnxruntime-gpu"):
+        return note(
             "onnxruntime",
-            "broken",
-            f"{found}: {providers.get(_ALWAYS[0], 'it has no CPU provider')}",
-            "Everything is computed by it.",
-            "pip install --force-reinstall onnxruntime",
-            True,
-        )
-    both = (
-        [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
-        if machine.is_here
-        else []
-    )
-    if len(both) == 2:
-        why = "Both packages write the same folder; the one that came last is half overwritten."
-        return Finding(
-            "onnxruntime",
-            "note",
-            f"{found}, from two packages: {' and '.join(both)}",
-            why,
+            f"{found}, from two packages: onnxruntime and onnxruntime-gpu",
+            "Both packages write the same folder; the one that came last is half overwritten.",
             "pip uninstall -y onnxruntime onnxruntime-gpu, then install one",
-            True,
+            is_needed=True,
         )
-    return Finding("onnxruntime", "ok", f"{found}, runs on {usable}", is_needed=True)
+    return ok("onnxruntime", f"{found}, runs on {usable}", is_needed=True)
 
 
 def _is_installed(package: str) -> bool:
@@ -191,7 +167,7 @@ def _providers(
 ) -> list[Finding]:
     """One line for each that is listed and cannot be used, with the library that it lacks."""
     lacks = dict(re.findall(r"providers_(\w+)\.so with error: ([^\s:]+)", errors))
-    found = []
+    found: list[Finding] = []
     for name, error in providers.items():
         if not error or name in _ALWAYS:
             continue
@@ -202,15 +178,8 @@ def _providers(
             if error.startswith("it is listed")
             else f"{short}: {error}"
         )
-        found.append(
-            Finding(
-                "provider",
-                "note",
-                detail[:300],
-                _why(machine, short, wants),
-                _todo(machine, short, wants),
-            )
-        )
+        why, todo = _why(machine, short, wants), _todo(machine, short, wants)
+        found += note("provider", detail[:300], why, todo)
     return found
 
 
@@ -251,10 +220,8 @@ def runtimes(machine: Machine) -> list[Finding]:
     }
     here = [name for name, (is_available, _) in statuses.items() if is_available]
     if "onnxruntime" not in here:
-        said = (
-            answer.failure
-            or statuses.get("onnxruntime", (False, "onnxruntime is not registered"))[1]
-        )
+        absent = (False, "onnxruntime is not registered")
+        said = answer.failure or statuses.get("onnxruntime", absent)[1]
         return missing(
             "runtimes",
             said,
@@ -273,7 +240,7 @@ def runtimes(machine: Machine) -> list[Finding]:
         for name, (is_available, detail) in statuses.items()
         if not is_available
     ]
-    return [Finding("runtimes", "ok", ", ".join(here), is_needed=True), *others]
+    return [*ok("runtimes", ", ".join(here), is_needed=True), *others]
 
 
 def bundle(machine: Machine) -> list[Finding]:

@@ -40,7 +40,7 @@ class Check:
 
 @dataclass(frozen=True)
 class BoardFacts:
-    """What is looked at; empty: not told. Numbers that tell one machine from another of its kind
+    """What is looked at; empty: not known. Numbers that tell one machine from another of its kind
     are not read.
     """
 

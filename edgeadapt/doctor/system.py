@@ -94,7 +94,7 @@ def _plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
-def _told(machine: Machine) -> dict[str, int]:
+def _meminfo(machine: Machine) -> dict[str, int]:
     """MiB by name, of /proc/meminfo."""
     return {
         name: int(kib) >> 10
@@ -105,15 +105,15 @@ def _told(machine: Machine) -> dict[str, int]:
 
 
 def memory(machine: Machine) -> list[Finding]:
-    told = _told(machine)
-    if "MemTotal" not in told:
+    known = _meminfo(machine)
+    if "MemTotal" not in known:
         return note(
             "memory",
             "/proc/meminfo does not say",
             "How much may be used is not known.",
             "Mount /proc.",
         )
-    total, free = told["MemTotal"], told.get("MemAvailable", told["MemTotal"])
+    total, free = known["MemTotal"], known.get("MemAvailable", known["MemTotal"])
     shared = ", shared by CPU and GPU" if read_board(machine).is_jetson else ""
     found = f"{_gib(total)} GiB{shared}, {_gib(free)} GiB available"
     if free < _SCARCE_MIB:
@@ -131,7 +131,7 @@ def swap(machine: Machine) -> list[Finding]:
     total = sum(int(area[2]) for area in areas) >> 10
     on_flash = [area[0] for area in areas if not area[0].startswith("/dev/zram")]
     if not areas:
-        if read_board(machine).is_jetson and 0 < _told(machine).get("MemTotal", 0) < _SMALL_MIB:
+        if read_board(machine).is_jetson and 0 < _meminfo(machine).get("MemTotal", 0) < _SMALL_MIB:
             return note(
                 "swap",
                 "none",

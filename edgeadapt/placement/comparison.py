@@ -93,7 +93,7 @@ class SampleRunner:
             whatever the candidate raises.
         """
         place, measured = trial.place, trial.measured
-        reference = executable.reference()
+        reference = executable.reference.get()
         here, here_s = self._borrow(sample, trial, REFERENCE)
         there, there_s = self._borrow(sample, trial, place.index)
         if not trial.is_warm:
@@ -126,7 +126,7 @@ class SampleRunner:
         """
         here, _ = self._exchange.borrow(sample.tensors, REFERENCE)
         there, _ = self._exchange.borrow(sample.tensors, trial.place.index)
-        with executable.borrowed_reference() as reference:
+        with executable.reference.borrowed() as reference:
             return self._compare(executable.graph, reference, trial, sample, (here, there))
 
     def too_many(self, ties: int) -> str:

@@ -8,7 +8,7 @@ import logging
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -110,6 +110,36 @@ class Family:
             del self.won[batches]
 
 
+class LazyReference:
+    """A graph in the reference, loaded there when it is first needed.
+
+    Args:
+        load: loads it.
+        run: what is loaded already.
+    """
+
+    def __init__(self, load: Callable[[], Executable], run: Executable | None) -> None:
+        self._load, self.run = load, run
+        self.is_kept, self._lock = run is not None, threading.Lock()
+
+    def get(self, is_kept: bool = True) -> Executable:
+        with self._lock:  # its own: calls that need no reference do not wait
+            self.is_kept = self.is_kept or is_kept
+            if self.run is None:
+                self.run = self._load()
+            return self.run
+
+    @contextmanager
+    def borrowed(self) -> Iterator[Executable]:
+        """The same, and released again if nobody else has needed it."""
+        try:
+            yield self.get(is_kept=False)
+        finally:
+            with self._lock:
+                if not self.is_kept:
+                    self.run = None
+
+
 class PlacedExecutable:
     """See ``edgeadapt.runtime.Executable``.
 
@@ -124,6 +154,7 @@ class PlacedExecutable:
         reads: names of tensors.
         loaded: place -> the graph there. refused: place -> why it is not used there.
         waiting: places where it is still to be loaded.
+        reference: the graph there.
         change: held by whoever changes one of these, or a route.
     """
 
@@ -137,12 +168,15 @@ class PlacedExecutable:
         family: Family,
     ) -> None:
         self.graph, self.constants, self.family = graph, constants, family
-        self.context, self._exchange = context, context.exchange
+        self.context = context
         self.signature = run.signature
         self.reads = tuple(port.name for port in self.signature.reads)
-        self._is_kept = place.index == REFERENCE
-        self._reference = run if self._is_kept else None
-        self.loaded: dict[int, Executable] = {} if self._is_kept else {place.index: run}
+        is_here = place.index == REFERENCE
+        self.reference = LazyReference(
+            lambda: context.places[REFERENCE].opened.load(graph, constants),
+            run if is_here else None,
+        )
+        self.loaded: dict[int, Executable] = {} if is_here else {place.index: run}
         self.refused: dict[int, str] = (
             {place.index: place.why_not for place in context.places if place.why_not}
             | family.not_loaded
@@ -152,7 +186,7 @@ class PlacedExecutable:
         # they run best; others are built ahead, in one place
         ahead = [place for place in context.places[1:] if place.index not in self.refused]
         self.waiting = [] if constants else ahead[:1]
-        self.change, self._loading = threading.RLock(), threading.Lock()
+        self.change = threading.RLock()
         self._sized = next(
             (port.name for port in self.signature.ports if port.shape and port.shape[0] is None), ""
         )
@@ -194,29 +228,11 @@ class PlacedExecutable:
             self.context.wake.set()
         return results
 
-    def reference(self, is_kept: bool = True) -> Executable:
-        """The graph in the reference, loaded there if it was not needed so far."""
-        with self._loading:  # and not ``change``: calls that need no reference do not wait
-            self._is_kept = self._is_kept or is_kept
-            if self._reference is None:
-                reference = self.context.places[REFERENCE].opened
-                self._reference = reference.load(self.graph, self.constants)
-            return self._reference
-
-    @contextmanager
-    def borrowed_reference(self) -> Iterator[Executable]:
-        """The same, and released again if nobody else has needed it."""
-        try:
-            yield self.reference(is_kept=False)
-        finally:
-            with self._loading:
-                if not self._is_kept:
-                    self._reference = None
-
     def _run_here(self, ports: Mapping[str, ArrayLike], tensors: Tensors) -> Results:
-        run = self._reference
-        if run is None or not self._is_kept:
-            run = self.reference()
+        reference = self.reference
+        run = reference.run
+        if run is None or not reference.is_kept:
+            run = reference.get()
         outputs, written = run(ports, self._gathered(tensors, REFERENCE))
         return outputs, self._wrapped(written, REFERENCE)
 
@@ -226,7 +242,7 @@ class PlacedExecutable:
         place, run = live
         try:
             gathered = self._gathered(tensors, place.index)
-            with self._exchange.device_time.waiting():
+            with self.context.exchange.device_time.waiting():
                 outputs, written = run(ports, gathered)
             route.served = served = route.served + 1
             if not served & (served - 1) or not served % AUDIT:
@@ -251,7 +267,7 @@ class PlacedExecutable:
             return _NOTHING
         found: dict[str, Buffer] = {}
         absent: dict[str, PlacedBuffer] = {}
-        exchange = self._exchange
+        exchange = self.context.exchange
         for name in self.reads:
             try:
                 buffer = tensors[name]
@@ -278,7 +294,7 @@ class PlacedExecutable:
     def _wrapped(self, written: Tensors, place: int) -> Tensors:
         if not written:
             return _NOTHING
-        exchange = self._exchange
+        exchange = self.context.exchange
         return Tensors(
             {name: PlacedBuffer(buffer, place, exchange) for name, buffer in written.items()}
         )

@@ -64,7 +64,7 @@ class PlacedRuntime(Runtime):
     def load(
         self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None
     ) -> PlacedExecutable:
-        """A runnable graph, cached by its hash; the least recently used of 16 is released. With
+        """A runnable graph, cached by its hash; the least recently used of 16 is dropped. With
         constants it is shared for as long as somebody holds it.
 
         It runs on the reference from now on. Where others with the same names of constants have

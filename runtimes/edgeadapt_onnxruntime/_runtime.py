@@ -108,7 +108,7 @@ class OnnxRuntime(Runtime):
     def load(
         self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None
     ) -> OnnxExecutable:
-        """A runnable graph, cached by its hash; the least recently used of 16 is let go. With
+        """A runnable graph, cached by its hash; the least recently used of 16 is dropped. With
         constants it is shared for as long as somebody holds it.
 
         Args:

@@ -79,9 +79,9 @@ def test_a_reference_that_a_call_has_needed_outlives_a_comparison(
     first = folded(runtime, 1)
     drive(runtime, lambda: scale(first, 4))
     second = folded(runtime, 5)
-    assert second._reference is None
+    assert second.reference.run is None
     loads.clear()
-    with second.borrowed_reference():
+    with second.reference.borrowed():
         scale(second, 100)  # of a size that only the reference serves
     scale(second, 100)
     assert len(loads) == 1
@@ -107,9 +107,9 @@ def test_calls_elsewhere_do_not_wait_for_the_reference_to_load(
     first = folded(runtime, 1)
     drive(runtime, lambda: scale(first, 4))
     second = folded(runtime, 5)
-    assert runtime.where(first) == "made-up" and second._reference is None
+    assert runtime.where(first) == "made-up" and second.reference.run is None
     runtime._reference.load = hangs  # type: ignore[method-assign]
-    waiting = threading.Thread(target=second.reference)
+    waiting = threading.Thread(target=second.reference.get)
     waiting.start()
     answered: list[Any] = []
     # a new size, of a range that runs elsewhere

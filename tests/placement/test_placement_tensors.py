@@ -278,7 +278,9 @@ def test_what_went_straight_is_compared_when_it_is_called(
     second = runtime.load(scale_graph(), constants(7))
     drive(runtime, lambda: scaled(second, 7), 3)
     # loaded for the comparison, and let go again
-    assert runtime.where(second) == "made-up" and slowly.count > loads and second._reference is None
+    assert (
+        runtime.where(second) == "made-up" and slowly.count > loads and second.reference.run is None
+    )
     WrongInTheEnd.opened[0].is_wrong = True
     third = runtime.load(scale_graph(), constants(9))
     x = np.ones((4, 3), np.float32)
