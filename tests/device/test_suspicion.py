@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from clothes import KNOWN, NEW, Opener, assert_same, images, tensors, watch
-from edgeadapt_bench.datasets.poison import AT_THE_FACTORY, burst
+from edgeadapt_bench.datasets.label_noise import AT_THE_FACTORY, burst
 from vectors import NAMES, samples
 
 from edgeadapt.demo.sample import CLASSES

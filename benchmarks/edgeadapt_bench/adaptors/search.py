@@ -109,7 +109,7 @@ def trial(
     import torch
 
     from edgeadapt.host.methods.adaptors import Training, family, training
-    from edgeadapt_bench.adaptors.search_training import adapted_logits, factory, train
+    from edgeadapt_bench.adaptors.candidate_fit import adapted_logits, factory, train
 
     source = stream.source
     z, y = labelled(stream, labels, seed)

@@ -137,7 +137,7 @@ def story(no_card: str, clock: Clock, plans: str) -> list[GpuRow]:
         return Task(
             "story",
             f"a short day on {name}",
-            f"{_LAYER}story",
+            f"{_LAYER}scenario",
             "story",
             _RUNTIME_S,
             {"runtime": name, "plans": plans},

@@ -11,13 +11,13 @@ from edgeadapt.device.querying.strategy import choose_questions
 from edgeadapt.host.data.images import ImageData
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt_bench.baselines.question_rules import (
-    RIVALS,
+    BASELINES,
     paced,
     previous,
 )
-from edgeadapt_bench.datasets.material import (
+from edgeadapt_bench.datasets.image_dataset import (
     PREFIX,
-    Material,
+    ImageDataset,
     Say,
     open_quick,
 )
@@ -38,17 +38,17 @@ _SHARE_NEW = 0.3
 
 
 def with_new_classes(
-    material: Material, condition: str, length: int, seed: int
+    dataset: ImageDataset, condition: str, length: int, seed: int
 ) -> tuple[NDArray[np.uint8], ImageData]:
     """A clean prefix of known classes, then a stream of which three tenths are of the four new
     ones, under a condition at severity 1.
     """
     rng = np.random.default_rng([seed, 14])
-    known, new = material.known(), material.test.only(NEW)
+    known, new = dataset.known(), dataset.test.only(NEW)
     # calibration images are of known classes: training images of the others, which no training
     # showed
     if not len(new):
-        new = material.training.only(NEW)
+        new = dataset.training.only(NEW)
     rows = rng.permutation(len(known))
     prefix = min(PREFIX, len(known) // 5)
     mixed = np.arange(length) < round(_SHARE_NEW * length)
@@ -58,25 +58,25 @@ def with_new_classes(
     x = np.where(mixed.reshape(-1, *[1] * (known.x.ndim - 1)), new.x[fresh], known.x[old])
     y = np.where(mixed, new.y[fresh] + len(KNOWN), known.y[old])
     return known.x[rows[:prefix]], ImageData(
-        corrupt(x, condition, 1, seed), y, material.test.classes
+        corrupt(x, condition, 1, seed), y, dataset.test.classes
     )
 
 
-def new_class_rows(material: Material, size: Size, say: Say) -> list[Row]:
+def new_class_rows(dataset: ImageDataset, size: Size, say: Say) -> list[Row]:
     rows: list[Row] = []
     for condition in size.mild:
         found: dict[str, list[Asked]] = {}
         for seed in size.seeds:
-            before, stream = with_new_classes(material, condition, size.new_length, seed)
+            before, stream = with_new_classes(dataset, condition, size.new_length, seed)
             ours: Asked | None = None
-            for name in ("ours", *size.rivals, "previous_at_once"):
+            for name in ("ours", *size.baselines, "previous_at_once"):
                 own = {"ours": choose_questions, "previous_at_once": previous}
                 rule = (
                     own[name]
                     if name in own
-                    else paced(RIVALS[name](seed), ours.counts if ours else ())
+                    else paced(BASELINES[name](seed), ours.counts if ours else ())
                 )
-                with open_quick(material.bundle, Policy(new_classes="add")) as learner:
+                with open_quick(dataset.bundle, Policy(new_classes="add")) as learner:
                     asked = watched(learner, rule, before, stream.x, stream.y)
                 ours = ours or asked
                 found.setdefault(name, []).append(asked)

@@ -10,9 +10,9 @@ import numpy as np
 
 from edgeadapt.scenarios.refitted_head import recovery
 from edgeadapt_bench.baselines.question_rules import (
-    RIVALS,
+    BASELINES,
 )
-from edgeadapt_bench.datasets.material import (
+from edgeadapt_bench.datasets.image_dataset import (
     BATCH,
     CONDITIONS,
 )
@@ -41,7 +41,7 @@ class Size:
     conditions: tuple[str, ...] = CONDITIONS
     mild: tuple[str, ...] = MILD
     seeds: tuple[int, ...] = (0, 1, 2)
-    rivals: tuple[str, ...] = tuple(RIVALS)
+    baselines: tuple[str, ...] = tuple(BASELINES)
     without_correction: tuple[str, ...] = ("random", "least_margin")
     length: int = _LENGTH
     new_length: int = _NEW_LENGTH

@@ -179,10 +179,10 @@ def run_soak(data: str | None, say: Say, *, quick: bool = False) -> list[Row]:
     """The two streams and the large state.
 
     Args:
-        data: see ``bench.material.load_material``.
+        data: see ``load_dataset``.
         quick: a hundredth of the observations and rows, without targets.
     """
-    from edgeadapt_bench.datasets.material import load_material
+    from edgeadapt_bench.datasets.image_dataset import load_dataset
 
     if quick:
         observations = OBSERVATIONS // 100
@@ -207,7 +207,7 @@ def run_soak(data: str | None, say: Say, *, quick: bool = False) -> list[Row]:
             ),
             not quick,
         )
-        test = load_material(data).test
+        test = load_dataset(data).test
         np.savez(scratch / "images.npz", x=test.x, y=test.y, names=np.array(test.classes))
         say(f"soak: {images} images")
         found = in_child(

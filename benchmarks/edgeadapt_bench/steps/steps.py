@@ -20,7 +20,7 @@ from edgeadapt_bench.harness._install_size import installed_bytes
 from edgeadapt_bench.harness.measure import Row, Say, absent, at_least, at_most
 from edgeadapt_bench.harness.step_race import Entrant, Timing, race
 from edgeadapt_bench.harness.step_reference import Reference
-from edgeadapt_bench.steps import _step_material as material
+from edgeadapt_bench.steps import _step_inputs as step_inputs
 from edgeadapt_bench.steps._step_entrants import Effort, floor, ours, torch_entrants
 from edgeadapt_bench.steps.peers import environments
 
@@ -79,8 +79,8 @@ def peer_entrants(folder: Path, say: Say, failed: dict[str, str]) -> list[Entran
             say(f"absent: {peer.name}: {error}")
             continue
         if not peer.has_momentum and plain is None:
-            plain = material.reference(
-                folder, material.ADAPTOR_TOLERANCE, material.ADAPTOR_WALKS, beta=0.0
+            plain = step_inputs.reference(
+                folder, step_inputs.ADAPTOR_TOLERANCE, step_inputs.ADAPTOR_WALKS, beta=0.0
             )
         reference = None if peer.has_momentum else plain
         paths = {"PYTHONPATH": str(environments.PROTOCOL)}
@@ -95,11 +95,11 @@ def adaptor_rows(folder: Path, say: Say, *, quick: bool = False, peers: bool = F
     rows: list[Row] = []
     failed: dict[str, str] = {}
     shown: dict[int, dict[str, Timing]] = {}
-    made: dict[int, material.Prepared] = {}
-    free = None if quick else material.adaptor(folder / "free", 8, is_batch_free=True)
+    made: dict[int, step_inputs.Prepared] = {}
+    free = None if quick else step_inputs.adaptor(folder / "free", 8, is_batch_free=True)
     for batch in ADAPTOR_BATCHES:
         say(f"steps: adaptor, batch {batch}")
-        made[batch] = prepared = material.adaptor(folder / f"adaptor-{batch}", batch)
+        made[batch] = prepared = step_inputs.adaptor(folder / f"adaptor-{batch}", batch)
         entrants = [ours(prepared), *torch_entrants({"torch_eager": "eager"}, folder), floor()]
         if free is not None:
             entrants.append(ours(free, "edgeadapt_free_batch", free.folder / "step.onnx"))
@@ -223,11 +223,11 @@ def entropy_rows(folder: Path, say: Say) -> list[Row]:
     """Time and memory beside eager torch; rows that cannot be measured here say why."""
     rows: list[Row] = []
     shown: dict[int, dict[str, Timing]] = {}
-    made: dict[int, material.Prepared] = {}
+    made: dict[int, step_inputs.Prepared] = {}
     for batch in ENTROPY_BATCHES:
         say(f"steps: entropy, batch {batch}")
         try:
-            made[batch] = prepared = material.entropy(folder / f"entropy-{batch}", batch)
+            made[batch] = prepared = step_inputs.entropy(folder / f"entropy-{batch}", batch)
         except (CompileError, RuntimeUnavailable) as error:
             say(f"absent: {error}")
             # a step that is refused misses its bar; one whose network is not installed has none
@@ -310,7 +310,7 @@ def _left_out_rows() -> list[Row]:
 
 # -- what a step costs besides its time ------------------------------------------------------------
 def _graph_rows(
-    step: str, made: Mapping[int, material.Prepared], results: Mapping[int, Timing]
+    step: str, made: Mapping[int, step_inputs.Prepared], results: Mapping[int, Timing]
 ) -> list[Row]:
     rows = []
     for batch, prepared in made.items():

@@ -15,7 +15,7 @@ import fake_tensorrt
 import numpy as np
 import pytest
 from demo_day import story
-from edgeadapt_bench.datasets.mirror import samples
+from edgeadapt_bench.datasets.mirrored_domain import samples
 from edgeadapt_tensorrt import TensorRT
 from fake_tensorrt import VERSIONS
 from tiny_models import predict_graph

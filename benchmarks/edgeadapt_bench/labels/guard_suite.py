@@ -19,24 +19,24 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.host.data.images import ImageData
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt.scenarios.orders import batches
-from edgeadapt_bench.datasets.material import (
+from edgeadapt_bench.datasets.image_dataset import (
     BATCH,
     CONDITIONS,
     PREFIX,
     SAMPLE,
     SEVERITY,
-    Material,
+    ImageDataset,
     Say,
     accuracy,
     bar,
-    load_material,
+    load_dataset,
     names_of,
     open_quick,
     shares,
 )
-from edgeadapt_bench.datasets.poison import (
+from edgeadapt_bench.datasets.label_noise import (
     AT_THE_FACTORY,
-    POISONS,
+    NOISE_KINDS,
     SHIFTED,
     UNDER_SHIFT,
     Burst,
@@ -69,7 +69,7 @@ class Trial:
 class Life:
     """One learner, the labels it is offered, and what became of them."""
 
-    material: Material
+    dataset: ImageDataset
     learner: Learner
     seed: int
     say: Say
@@ -79,7 +79,7 @@ class Life:
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng([self.seed, 5])
-        test = self.material.test
+        test = self.dataset.test
         judge, rest = shares(len(test), self.seed, 1000)
         self.judge = test.take(judge)
         pool = test.take(rest)
@@ -174,7 +174,7 @@ class Life:
         return tuple(ids), self.known.y[rows]
 
     # -- poison ------------------------------------------------------------------------------------
-    def poison(self, kind: str, source: str, stage: str) -> None:
+    def noise(self, kind: str, source: str, stage: str) -> None:
         """64 labels of one source; what gets through is judged and rolled back."""
         is_shifted = kind.endswith(UNDER_SHIFT)
         offered = burst(
@@ -234,30 +234,30 @@ class Life:
 
 
 def live(
-    material: Material,
+    dataset: ImageDataset,
     seed: int,
     say: Say,
     *,
     per_kind: int,
     conditions: tuple[str, ...],
-    poisons: int,
+    noises: int,
 ) -> Life:
     """One learner's life: honest labels of every kind, with poison offered young, in the middle and
     late.
     """
-    with open_quick(material.bundle) as learner:
-        life = Life(material, learner, seed, say)
+    with open_quick(dataset.bundle) as learner:
+        life = Life(dataset, learner, seed, say)
         life.born = accuracy(learner, life.judge.x, life.judge.y)
-        stages = max(1, poisons // 3)
+        stages = max(1, noises // 3)
 
         def offer(stage: str) -> None:
             for number in range(stages):
                 for kind in AT_THE_FACTORY:
-                    life.poison(kind, f"{stage} stranger {number}", stage)
+                    life.noise(kind, f"{stage} stranger {number}", stage)
 
         def offer_under(condition: str, stage: str) -> None:
             for kind in SHIFTED:
-                life.poison(kind, f"{stage} stranger under {condition}", stage)
+                life.noise(kind, f"{stage} stranger under {condition}", stage)
 
         life.show("clean", PREFIX)
         offer("young")
@@ -284,15 +284,15 @@ def run_guard(
     *,
     per_kind: int = 6,
     conditions: tuple[str, ...] = CONDITIONS,
-    poisons: int = 3,
+    noises: int = 3,
     power: int | None = None,
-    material: Material | None = None,
+    dataset: ImageDataset | None = None,
     poor_heads: bool | None = None,
 ) -> list[Row]:
     """Honest batches accepted, and poison caught, pooled over seeds.
 
     Args:
-        data: see ``load_material``.
+        data: see ``load_dataset``.
         per_kind: honest batches under each condition; three times as many under the factory's,
             twice as many of new classes.
         poisons: trials of each kind per seed, a third of them young, in the middle and late; under
@@ -304,15 +304,15 @@ def run_guard(
         poor_heads: streams of pretrained features on which the factory's head is poor, too; by
             default as for power.
     """
-    has_poor_heads = poor_heads if poor_heads is not None else data != SAMPLE and material is None
-    material = material or load_material(data)
+    has_poor_heads = poor_heads if poor_heads is not None else data != SAMPLE and dataset is None
+    dataset = dataset or load_dataset(data)
     power = (0 if data == SAMPLE else 20) if power is None else power
     lives = [
-        live(material, seed, say, per_kind=per_kind, conditions=conditions, poisons=poisons)
+        live(dataset, seed, say, per_kind=per_kind, conditions=conditions, noises=noises)
         for seed in seeds
     ]
     trials = [trial for life in lives for trial in life.trials]
-    honest = [t for t in trials if t.kind not in POISONS]
+    honest = [t for t in trials if t.kind not in NOISE_KINDS]
     for kind, count in Counter(t.kind for t in honest).items():
         say(
             f"honest labels, {kind}:"
@@ -324,14 +324,14 @@ def run_guard(
         bar("honest_accepted", accepted, "share", 1.0, at_least=ACCEPTED),
         bar("honest_batches", float(len(honest)), "batches"),
     ]
-    for poison in POISONS:
-        offered = [t for t in trials if t.kind == poison]
-        rows += _caught(poison, offered, say)
-        if poison in SHIFTED:
+    for noise in NOISE_KINDS:
+        offered = [t for t in trials if t.kind == noise]
+        rows += _caught(noise, offered, say)
+        if noise in SHIFTED:
             rows += [
                 r
                 for stage in ("first", "later")
-                for r in _caught(f"{poison}/{stage}", [t for t in offered if t.stage == stage])
+                for r in _caught(f"{noise}/{stage}", [t for t in offered if t.stage == stage])
             ]
     grown, born = (
         float(np.mean([getattr(life, mark) for life in lives])) for mark in ("grown", "born")
@@ -340,7 +340,7 @@ def run_guard(
     rows.append(bar("trials/80_wrong", float(sum(t.kind == "80_wrong" for t in trials)), "trials"))
     rows += poor_head_rows(say, seeds) if has_poor_heads else []
     return (
-        [*rows, *paired_rows(say), *held_rows(material, say, power, conditions)] if power else rows
+        [*rows, *paired_rows(say), *held_rows(dataset, say, power, conditions)] if power else rows
     )
 
 
