@@ -16,7 +16,7 @@ import torch
 from edgeadapt_bench import suites
 from edgeadapt_bench.harness._install_size import installed_bytes
 from edgeadapt_bench.harness.measure import Row, absent, at_least
-from edgeadapt_bench.harness.step_race import Entrant, race
+from edgeadapt_bench.harness.step_race import Effort, Entrant, race
 from edgeadapt_bench.harness.step_reference import distance
 from edgeadapt_bench.steps import _step_inputs as step_inputs
 from edgeadapt_bench.steps import steps
@@ -167,12 +167,7 @@ def test_a_system_that_takes_another_step_is_refused_and_not_timed(
     wrong = Entrant("wrong", (sys.executable, script(tmp_path, WRONG), fault), named=prepared.named)
     told: list[str] = []
     results, missing = race(
-        [wrong, ours(prepared)],
-        prepared.folder,
-        prepared.reference,
-        rounds=1,
-        block=8,
-        say=told.append,
+        [wrong, ours(prepared)], prepared.folder, prepared.reference, Effort(1, 8), told.append
     )
     assert list(results) == ["edgeadapt"] and len(results["edgeadapt"].medians) == 1
     assert (
@@ -189,35 +184,17 @@ def test_without_a_needed_system_there_is_no_report(
         "edgeadapt", (sys.executable, script(tmp_path, WRONG), "goes too far"), named=prepared.named
     )
     with pytest.raises(InputError, match="edgeadapt is not timed"):
-        race(
-            [wrong],
-            prepared.folder,
-            prepared.reference,
-            rounds=1,
-            block=8,
-            say=print,
-            needed=["edgeadapt"],
-        )
+        race([wrong], prepared.folder, prepared.reference, Effort(1, 8), print, ["edgeadapt"])
 
 
 def test_a_system_that_cannot_start_says_why(
     prepared: step_inputs.Prepared, tmp_path: Path
 ) -> None:
     dead = Entrant("dead", (sys.executable, script(tmp_path, SILENT)))
-    _, missing = race(
-        [dead], prepared.folder, prepared.reference, rounds=1, block=8, say=lambda line: None
-    )
+    _, missing = race([dead], prepared.folder, prepared.reference, Effort(1, 8), lambda line: None)
     assert missing == {"dead": "dead: ended with 3: no such library"}
     with pytest.raises(RuntimeUnavailable, match="no such library"):
-        race(
-            [dead],
-            prepared.folder,
-            prepared.reference,
-            rounds=1,
-            block=8,
-            say=print,
-            needed=["dead"],
-        )
+        race([dead], prepared.folder, prepared.reference, Effort(1, 8), print, ["dead"])
 
 
 def test_a_system_that_dies_while_it_is_timed_is_left_out_and_the_others_go_on(
@@ -228,9 +205,8 @@ def test_a_system_that_dies_while_it_is_timed_is_left_out_and_the_others_go_on(
         [dying, ours(prepared)],
         prepared.folder,
         prepared.reference,
-        rounds=3,
-        block=8,
-        say=lambda line: None,
+        Effort(3, 8),
+        lambda line: None,
     )
     assert (
         missing == {"dying": "dying: ended with 9: no message"}

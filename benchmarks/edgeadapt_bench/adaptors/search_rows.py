@@ -266,7 +266,5 @@ def draw(trials: Sequence[Trial], folder: Path) -> None:
         folder / "search_ridge.png",
         series,
         points_only=list(series),
-        title="score without training, accuracy after it",
-        x_label="ridge score",
-        y_label="accuracy, %",
+        labels=("score without training, accuracy after it", "ridge score", "accuracy, %"),
     )

@@ -160,9 +160,11 @@ def _alone(
             save_lines(
                 Path(plots) / f"selection_{setting}.png",
                 {name: (plan.budgets, values) for name, values in curves.items()},
-                title=f"ridge trained on the selection alone, {setting}",
-                x_label="samples selected",
-                y_label="test accuracy, %",
+                labels=(
+                    f"ridge trained on the selection alone, {setting}",
+                    "samples selected",
+                    "test accuracy, %",
+                ),
                 log_x=True,
             )
     return rows

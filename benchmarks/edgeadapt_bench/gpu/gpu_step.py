@@ -30,7 +30,7 @@ from edgeadapt_bench.gpu.gpu_result import GpuRow, measured, not_run
 from edgeadapt_bench.gpu.gpu_step_runtime import COUNTED
 from edgeadapt_bench.harness.measure import Say
 from edgeadapt_bench.harness.process import Clock
-from edgeadapt_bench.harness.step_race import Entrant, Race, Timing
+from edgeadapt_bench.harness.step_race import Effort, Entrant, Race, Timing
 
 PART = "step"
 BATCHES = (32, 8, 1)  # the one with targets first, in case time runs out
@@ -58,14 +58,6 @@ class System:
     needs: str = "numpy"
     is_gpu: bool = True
     is_ours: bool = False
-
-
-@dataclass(frozen=True)
-class Effort:
-    """Rounds, and steps of each turn."""
-
-    rounds: int
-    block: int
 
 
 FULL, QUICK = Effort(12, 200), Effort(3, 16)
@@ -250,12 +242,7 @@ def _of_batch(
 
 
 def _measured_ratios(
-    name: str,
-    system: System,
-    timing: Timing,
-    eager: Timing | None,
-    floor: float | None,
-    batch: int,
+    name: str, system: System, timing: Timing, eager: Timing | None, floor: float | None, batch: int
 ) -> list[GpuRow]:
     is_judged = system.name == BEST and batch == _JUDGED
     made = []

@@ -61,6 +61,14 @@ def interleaved(
 
 
 @dataclass(frozen=True)
+class Effort:
+    """How much is measured: rounds, and steps per turn."""
+
+    rounds: int
+    block: int
+
+
+@dataclass(frozen=True)
 class Entrant:
     """A system and the command that starts its process.
 
@@ -244,13 +252,11 @@ def race(
     entrants: Sequence[Entrant],
     folder: Path,
     reference: Reference,
-    *,
-    rounds: int,
-    block: int,
+    effort: Effort,
     say: Say,
     needed: Collection[str] = (),
 ) -> tuple[dict[str, Timing], dict[str, str]]:
-    """Start, check and time systems, each with turns of ``block`` steps.
+    """Start, check and time systems.
 
     Returns:
         What each system showed, and for each that was left out the reason.
@@ -260,5 +266,5 @@ def race(
     """
     with Race(say, needed=needed) as running:
         running.load(entrants, folder)
-        blocks = {entrant.name: block for entrant in entrants}
-        return running.run(reference, rounds, blocks), running.absent
+        blocks = {entrant.name: effort.block for entrant in entrants}
+        return running.run(reference, effort.rounds, blocks), running.absent

@@ -2,8 +2,8 @@
 one learner per seed.
 
 Each learner first lives an honest life: batches of labels under the factory condition, under each
-condition of the demo, and of new classes. In between, and at the end, poison is offered and taken
-back: what got through is judged, then rolled back.
+condition of the demo, and of new classes. In between, and at the end, label noise is offered and
+taken back: what got through is judged, then rolled back.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from edgeadapt_bench.labels.poor_heads import poor_head_rows
 
 ACCEPTED = 0.95
 _BURST = 64
+_POWER_DRAWS = 20  # for every entry of the power tables
 _CLEAN = "clean"
 
 
@@ -173,7 +174,7 @@ class Life:
         self.under = condition
         return tuple(ids), self.known.y[rows]
 
-    # -- poison ------------------------------------------------------------------------------------
+    # -- label noise ---------------------------------------------------------------------------
     def noise(self, kind: str, source: str, stage: str) -> None:
         """64 labels of one source; what gets through is judged and rolled back."""
         is_shifted = kind.endswith(UNDER_SHIFT)
@@ -285,9 +286,6 @@ def run_guard(
     per_kind: int = 6,
     conditions: tuple[str, ...] = CONDITIONS,
     noises: int = 3,
-    power: int | None = None,
-    dataset: ImageDataset | None = None,
-    poor_heads: bool | None = None,
 ) -> list[Row]:
     """Honest batches accepted, and poison caught, pooled over seeds.
 
@@ -295,18 +293,14 @@ def run_guard(
         data: see ``load_dataset``.
         per_kind: honest batches under each condition; three times as many under the factory's,
             twice as many of new classes.
-        poisons: trials of each kind per seed, a third of them young, in the middle and late; under
-            each condition it is offered twice, before any honest label and after those of that
-            condition.
-        power: draws for every entry of the power tables, 0 for none; by default 20, and none from
-            the shipped sample, which is too small for them.
-        material: instead of ``data``.
-        poor_heads: streams of pretrained features on which the factory's head is poor, too; by
-            default as for power.
+        noises: trials of each kind of wrong labels per seed, a third of them young, in
+            the middle and late; under each condition it is offered twice, before any honest label
+            and after those of that condition.
+
+    The shipped sample is too small for the power tables, and for streams of pretrained features on
+    which the factory's head is poor.
     """
-    has_poor_heads = poor_heads if poor_heads is not None else data != SAMPLE and dataset is None
-    dataset = dataset or load_dataset(data)
-    power = (0 if data == SAMPLE else 20) if power is None else power
+    dataset = load_dataset(data)
     lives = [
         live(dataset, seed, say, per_kind=per_kind, conditions=conditions, noises=noises)
         for seed in seeds
@@ -338,10 +332,10 @@ def run_guard(
     )
     rows.append(bar("gain/ten_classes", grown, "accuracy", born))
     rows.append(bar("trials/80_wrong", float(sum(t.kind == "80_wrong" for t in trials)), "trials"))
-    rows += poor_head_rows(say, seeds) if has_poor_heads else []
-    return (
-        [*rows, *paired_rows(say), *held_rows(dataset, say, power, conditions)] if power else rows
-    )
+    if data == SAMPLE:
+        return rows
+    rows += poor_head_rows(say, seeds)
+    return [*rows, *paired_rows(say), *held_rows(dataset, say, _POWER_DRAWS, conditions)]
 
 
 def _caught(name: str, offered: list[Trial], say: Say | None = None) -> list[Row]:

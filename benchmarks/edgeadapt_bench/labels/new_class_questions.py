@@ -10,29 +10,11 @@ from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.querying.strategy import choose_questions
 from edgeadapt.host.data.images import ImageData
 from edgeadapt.scenarios.corruptions import corrupt
-from edgeadapt_bench.baselines.question_rules import (
-    BASELINES,
-    paced,
-    previous,
-)
-from edgeadapt_bench.datasets.image_dataset import (
-    PREFIX,
-    ImageDataset,
-    Say,
-    open_quick,
-)
+from edgeadapt_bench.baselines.question_rules import BASELINES, paced, previous
+from edgeadapt_bench.datasets.image_dataset import PREFIX, ImageDataset, Say, open_quick
 from edgeadapt_bench.harness.measure import Row, absent, at_least, at_most
-from edgeadapt_bench.labels.question_rows import (
-    PER_CONDITION,
-    PRECISION,
-    Size,
-    expected,
-    pooled,
-)
-from edgeadapt_bench.labels.question_streams import (
-    Asked,
-    watched,
-)
+from edgeadapt_bench.labels.question_rows import PER_CONDITION, PRECISION, Size, expected, pooled
+from edgeadapt_bench.labels.question_streams import Asked, watched
 
 _SHARE_NEW = 0.3
 

@@ -2,7 +2,7 @@
 classes that mean something else.
 
 Features of a pretrained encoder; the bundle is exported from one style in the run. Beside each
-stream its poison: labels that mean nothing.
+stream its label noise: labels that mean nothing.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def offered(
 def poor_head_rows(
     say: Say, seeds: tuple[int, ...] = (0, 1, 2), pool: Pool | None = None
 ) -> list[Row]:
-    """Labels that are not held, and those accepted (not held and not vetoed), and poison caught, on
+    """Labels that are not held, and those accepted (not held and not vetoed), and noise caught, on
     every stream on which the head gets less than .65; skipped, with the reason, where the data are
     not here.
     """

@@ -9,18 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from edgeadapt.scenarios.refitted_head import recovery
-from edgeadapt_bench.baselines.question_rules import (
-    BASELINES,
-)
-from edgeadapt_bench.datasets.image_dataset import (
-    BATCH,
-    CONDITIONS,
-)
+from edgeadapt_bench.baselines.question_rules import BASELINES
+from edgeadapt_bench.datasets.image_dataset import BATCH, CONDITIONS
 from edgeadapt_bench.harness.measure import Row, absent, at_least, at_most
 from edgeadapt_bench.harness.resampling import paired_interval
-from edgeadapt_bench.labels.question_streams import (
-    Asked,
-)
+from edgeadapt_bench.labels.question_streams import Asked
 
 PRECISION, RECOVERY, PER_CONDITION = 0.60, 0.60, 20
 

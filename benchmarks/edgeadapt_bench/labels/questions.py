@@ -50,12 +50,7 @@ from edgeadapt_bench.labels.question_rows import (
     condition_rows,
     draw_bars,
 )
-from edgeadapt_bench.labels.question_streams import (
-    allowing,
-    best_of_sets,
-    marks,
-    under_condition,
-)
+from edgeadapt_bench.labels.question_streams import allowing, best_of_sets, marks, under_condition
 
 TEN_PER_CLASS = 10 * len(KNOWN)
 _A_WINDOW = 3  # of the sixty

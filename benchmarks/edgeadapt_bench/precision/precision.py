@@ -137,10 +137,7 @@ def run_precision(
                 )
             say(f"precision: seed {seed}: answers, novelty, windows")
             held.append(
-                (
-                    subject,
-                    _answers(subject, dataset.known(), dataset.test.only(NEW).x, seed, quick),
-                )
+                (subject, _answers(subject, dataset.known(), dataset.test.only(NEW).x, seed, quick))
             )
         rows = _answer_rows([found for _, found in held])
         rows += _size_rows(held[0][0])

@@ -71,9 +71,7 @@ def few_shot_rows(data: str | None, say: Say, quick: bool, plots: str | None) ->
         save_lines(
             Path(plots) / "fashion_few_shot.png",
             series,
-            title="Fashion-MNIST from few labels",
-            x_label="labels a class",
-            y_label="%",
+            labels=("Fashion-MNIST from few labels", "labels a class", "%"),
             log_x=True,
             spread=spread,
             x_ticks=SHOTS,

@@ -216,9 +216,7 @@ def draw(folder: Path, stream: str, results: Sequence[Result]) -> list[Path]:
     over_bytes = save_lines(
         folder / f"{stream}-bytes.png",
         points,
-        title=f"{stream}: accuracy after the last stage",
-        x_label="state, kB",
-        y_label="%",
+        labels=(f"{stream}: accuracy after the last stage", "state, kB", "%"),
         log_x=True,
         spread=spread,
         level=level,
@@ -234,9 +232,11 @@ def draw(folder: Path, stream: str, results: Sequence[Result]) -> list[Path]:
     over_stages = save_lines(
         folder / f"{stream}-stages.png",
         way,
-        title=f"{stream}: accuracy on what arrived so far, the best of each family",
-        x_label="stage",
-        y_label="%",
+        labels=(
+            f"{stream}: accuracy on what arrived so far, the best of each family",
+            "stage",
+            "%",
+        ),
         level=level,
         x_ticks=range(1, 1 + max(len(x) for x, _ in way.values())),
     )
