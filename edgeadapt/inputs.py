@@ -314,6 +314,6 @@ class FirstFrames:
                     f" {np.round(mean, 3).tolist()}, calibration had"
                     f" {np.round(wanted, 3).tolist()}; they would fit better after: {advice}",
                     InputWarning,
-                    stacklevel=4,
+                    stacklevel=6,  # who called Learner.observe
                 )
                 return

@@ -153,7 +153,7 @@ def test_streams_invented_while_learning_is_paused_take_no_more_memory_than_thos
             255 - sample.x[32 * (number % 100) : 32 * (number % 100) + 32],
             stream=f"invented-{number}",
         )
-    with service._running.lending.lend() as learner:
+    with service.context.lease.borrow() as learner:
         assert (
             len(learner._streams.found) == 256
             and len(learner._streams._waiting) == 64
@@ -162,7 +162,7 @@ def test_streams_invented_while_learning_is_paused_take_no_more_memory_than_thos
     gc.collect()
     assert sum(isinstance(one, StreamWindow) for one in gc.get_objects()) <= 256 + 64
     service.pause(False)
-    with service._running.lending.lend() as learner:
+    with service.context.lease.borrow() as learner:
         learner.settle(30.0)
         assert not learner._streams._waiting
     assert service.health()["problems"] == []

@@ -272,7 +272,7 @@ def test_a_file_whose_label_found_no_place_comes_after_the_restart(
         source=(FolderSource(name="door", stream="door", path=folder, label_from="parent"),)
     )
     service = Service(made)
-    service._running.labels._most = 0
+    service.context.labels._most = 0
     service.start()
     answered(service, until, 6)
     assert service.status()["labels"]["dropped"] == 6 and service.stop()

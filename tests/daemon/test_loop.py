@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeadapt.daemon.config.schema import LoopSection
 from edgeadapt.daemon.engine.label_queue import Labels
 from edgeadapt.daemon.engine.latency_governor import LatencyGovernor
 from edgeadapt.daemon.engine.loop import Loop
@@ -29,23 +30,23 @@ class Parts:
     def __init__(self, learner: Learner, **settings: Any) -> None:
         self.learner, self.heard, self.beats = learner, list[dict[str, Any]](), 0
         self.inbox = SampleQueue(10_000, "wait")
-        self.labels = Labels(SampleRegistry(), lambda: self.lend())
+        self.labels = Labels(SampleRegistry(), lambda: self.borrow())
         self.pace = LatencyGovernor(learner.pause)
         self.loop = Loop(
-            self.lend,
+            self.borrow,
             self.inbox,
             self.labels,
             self.pace,
+            LoopSection(**settings),
             emit=lambda event: self.heard.append(dict(event)),
             beat=self._beat,
-            **settings,
         )
 
     def _beat(self) -> None:
         self.beats += 1
 
     @contextmanager
-    def lend(self, while_waiting: Callable[[], None] | None = None) -> Iterator[Learner]:
+    def borrow(self, while_waiting: Callable[[], None] | None = None) -> Iterator[Learner]:
         yield self.learner
 
     def start(self) -> None:
@@ -161,7 +162,7 @@ def test_a_reply_that_fails_does_not_stop_the_loop(
     def fail(answer: Answer) -> None:
         raise OSError("the client is gone")
 
-    parts = around()
+    parts = around(batch=8)
     for one in arrivals(sample, 3, reply=fail):
         parts.inbox.put(one)
     parts.start()
@@ -198,7 +199,7 @@ def test_labels_that_came_with_samples_are_learned_and_novel_frames_become_quest
 def test_whoever_brought_a_sample_whose_label_was_dropped_is_told_so(
     around: Callable[..., Parts], sample: Sample, until: Callable[..., None]
 ) -> None:
-    parts, replies = around(), list[Any]()
+    parts, replies = around(batch=8), list[Any]()
     parts.labels._most = 0
     for label in (None, "Coat"):
         parts.inbox.put(Arrival("door", "folder", sample.x[0], label=label, reply=replies.append))

@@ -311,9 +311,9 @@ def test_what_waits_is_dropped_once_what_is_under_way_has_arrived(
     for row, source in ((1, "anna"), (2, "camera"), (3, "anna")):
         assert labels.put(LabelArrival(f"{row:016x}", "Coat", source))
     with pytest.raises(StateError, match="does not answer"):
-        labels.let_go(lambda label, sample: True, 0.1)
+        labels.drop(lambda label, sample: True, 0.1)
     threading.Timer(0.2, disk.goes_on.set).start()
-    gone = labels.let_go(lambda label, sample: label.source == "anna", 10.0)
+    gone = labels.drop(lambda label, sample: label.source == "anna", 10.0)
     assert [sample for _, sample in gone] == [f"{1:016x}", f"{3:016x}"]
     assert labels.settle(10.0) and disk.got == [f"{0:016x}", f"{2:016x}"]
     assert labels.close(5.0) == 0

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from clothes import BATCH, KNOWN, Opener, images
+from learner_steps import BATCH, Opener
+from sample_images import KNOWN, images
 
 from edgeadapt.device.inference.state import LearnerState
 from edgeadapt.device.learner import Learner
@@ -34,13 +35,13 @@ def in_threads(*tasks: Callable[[], Any]) -> None:
 
 def remember_published(learner: Learner) -> list[LearnerState]:
     """Every memory the learner publishes from now on, the present one first."""
-    published, publish = [learner._live], learner._publish
+    published, publish = [learner._live.current], learner._live.publish
 
     def both(memory: LearnerState) -> None:
         published.append(memory)
         publish(memory)
 
-    learner._publish = learner._transactions._publish = learner._conditions._publish = both  # type: ignore[method-assign]
+    learner._live.publish = both  # type: ignore[method-assign]
     return published
 
 
@@ -74,7 +75,9 @@ def test_while_it_learns_every_prediction_matches_exactly_one_published_memory(
 
     in_threads(predict, predict, teach)
     possible = [
-        learner._serving.prediction(learner._program.read(z, taps, memory.tensors), memory)
+        learner._observer.predictor.prediction(
+            learner._program.read(z, taps, memory.tensors), memory
+        )
         for memory in published
     ]
     keys = {(p.classes, p.probs.tobytes()) for p in possible}
@@ -101,7 +104,7 @@ def test_conditions_and_labels_publish_without_losing_each_others_work(opened: O
 
     in_threads(lambda: watch(fog, "one"), lambda: watch(dark, "two"), teach)
     learner.settle()
-    assert learner._live.labels == 160 == sum(learner.counters()["evidence"].values())
+    assert learner._live.current.labels == 160 == sum(learner.counters()["evidence"].values())
     assert learner.domain("one") != learner.domain("two") and {
         learner.domain("one"),
         learner.domain("two"),

@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from clothes import BATCH, KNOWN, NEW, Opener, accuracy, images, sample, watch
+from learner_steps import BATCH, Opener, accuracy, watch
+from sample_images import KNOWN, NEW, images, sample
 
 from edgeadapt.bundle.schema import AccuracyPolicy, PolicySpec
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.device.adaptation import domain_manager as conditions_module
+from edgeadapt.device.adaptation import router
+from edgeadapt.device.adaptation.corrections import Corrections
 from edgeadapt.device.adaptation.health import HEALTHY, distance_from
 from edgeadapt.device.detection.domain_router import open_domain
 from edgeadapt.device.detection.field_accuracy import FieldAccuracy
@@ -156,7 +158,7 @@ def test_new_classes_that_are_answered_open_no_condition(opened: Opener) -> None
     assert set(learner.classes) & set(NEW)
     assert all(
         not domain.tensors or np.array_equal(*_norms(learner, domain))
-        for domain in learner._live.domains.values()
+        for domain in learner._live.current.domains.values()
     )
 
 
@@ -294,7 +296,7 @@ def test_a_correction_that_does_not_bring_samples_home_is_dropped(opened: Opener
     noise = np.random.default_rng(0).integers(0, 256, (10 * BATCH, 28, 28), np.uint8)
     before = learner.predict(noise).probs
     watch(learner, noise)
-    domain = learner._live.domains.get(learner.domain())
+    domain = learner._live.current.domains.get(learner.domain())
     if domain is not None and domain.encode is None:
         np.testing.assert_array_equal(learner.predict(noise).probs, before)
         assert (
@@ -303,7 +305,9 @@ def test_a_correction_that_does_not_bring_samples_home_is_dropped(opened: Opener
         )
     else:
         kept = learner._streams.observed("default").memories[learner.domain()]
-        distance = distance_from(learner.predict(kept.inputs()).embedding, learner._live.prototypes)
+        distance = distance_from(
+            learner.predict(kept.inputs()).embedding, learner._live.current.prototypes
+        )
         assert distance.mean() <= HEALTHY * kept.mean_distance + 1e-6
 
 
@@ -343,8 +347,8 @@ def test_a_retired_condition_leaves_its_stream_in_good_order(
             stream=f"cam-{number}",
         )
     assert len(learner.domains()) <= slots
-    for name in [*learner._live.domains][:-1]:
-        learner._publish(learner._live.without_domain(name))
+    for name in [*learner._live.current.domains][:-1]:
+        learner._live.publish(learner._live.current.without_domain(name))
     show(learner, "fog", 4, 41, stream="foggy")
     assert learner.domain("foggy") in learner.domains()
     assert np.isfinite(learner.predict(sample().x[:64], stream="foggy").probs).all()
@@ -356,10 +360,14 @@ def test_the_least_recently_used_guess_makes_room_first_and_retiring_is_durable(
     learner = opened(tmp_path / "live")
     x = sample().x
     for _ in range(learner.bundle.manifest.domain_slots):
-        memory, _ = open_domain(learner._live, learner._program, learner._conditions._places.width)
-        learner._publish(memory)
+        memory, _ = open_domain(
+            learner._live.current, learner._program, learner._conditions._projection.width
+        )
+        learner._live.publish(memory)
     learner.checkpoint()
-    learner._publish(learner._live.with_domain(learner._live.domains["condition-1"]))
+    learner._live.publish(
+        learner._live.current.with_domain(learner._live.current.domains["condition-1"])
+    )
     watch(learner, 255 - x[: 3 * BATCH])
     assert (
         "condition-1" not in learner.domains()
@@ -399,7 +407,7 @@ def test_a_correction_that_makes_one_class_of_everything_is_suspended_and_the_de
 ) -> None:
     learner = opened()
     show(learner, "brightness", 8, 44, answers=False)
-    conditions, memory = learner._conditions, learner._live
+    conditions, memory = learner._conditions, learner._live.current
     active = memory.domains["condition-1"]
     kept = learner._streams.observed("default").memories["condition-1"]
     assert active.encode is not None
@@ -440,7 +448,7 @@ def test_classes_that_come_for_the_first_time_stay_in_the_condition_whose_correc
         return learner.domains(), right
 
     together, gained = seen()
-    monkeypatch.setattr(conditions_module, "brings_home", lambda corrected, bare: False)
+    monkeypatch.setattr(router, "brings_home", lambda corrected, bare: False)
     apart, right = seen()
     assert len(together) < len(apart) and gained > right + 0.05
 
@@ -450,7 +458,7 @@ def test_a_correction_that_leads_the_newest_window_away_is_dropped_before_the_ne
 ) -> None:
     learner = opened()
     show(learner, "brightness", 8, 44, answers=False)
-    conditions, active = learner._conditions, learner._live.domains["condition-1"]
+    conditions, active = learner._conditions, learner._live.current.domains["condition-1"]
     view = learner._streams.observed("default").window.take()
     assert active.refreshes and view.correction is active.tensors
     assert conditions.corrections.unless_it_harms(active, view, 2 * view.distances) is active
@@ -477,7 +485,5 @@ def test_a_stream_whose_new_classes_stray_drops_its_correction_between_refreshes
         )
 
     with_it = dropped()
-    monkeypatch.setattr(
-        conditions_module.Corrections, "unless_it_harms", lambda self, domain, view, bare: domain
-    )
+    monkeypatch.setattr(Corrections, "unless_it_harms", lambda self, domain, view, bare: domain)
     assert with_it > dropped()

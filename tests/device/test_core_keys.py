@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from clothes import BATCH, Opener, images
+from learner_steps import BATCH, Opener
+from sample_images import images
 
 from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.learner import Learner
@@ -33,13 +34,13 @@ def test_hypervectors_route_back_to_conditions_that_were_met(opened: Opener, sta
     conditions = ("fog", "gaussian_noise", "fog", "gaussian_noise")
     went = visits(through(learner, conditions))
     assert went == ["condition-1", "condition-2", "condition-1", "condition-2"]
-    router = learner._conditions._router
+    router = learner._conditions._router.hypervectors
     assert router is not None and set(router._bundles) == {"condition-1", "condition-2"}
     learner.close()
     again = opened(state, policy=Policy(routing="hypervector"))
     # it has no bundles yet: by the signature
     assert visits(through(again, ("gaussian_noise",)))[-1] == "condition-2"
-    assert opened()._conditions._router is None
+    assert opened()._conditions._router.hypervectors is None
 
 
 def test_adaptive_selection_keeps_a_class_that_age_alone_would_have_dropped(

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import KNOWN, Opener, images, tensors, wrong
+from learner_steps import Opener, tensors
+from sample_images import KNOWN, images, wrong
 
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import InputError
@@ -47,7 +48,7 @@ def assert_equal_but_for_rounding(mine: Learner, other: Learner) -> None:
     for name in ("ridge.moment", "mean.moment", "shift.moment"):
         np.testing.assert_array_equal(a[name][-1], b[name][-1], err_msg=name)
     np.testing.assert_allclose(mine.predict(X).probs, other.predict(X).probs, atol=2e-3)
-    assert mine._live.labels == other._live.labels
+    assert mine._live.current.labels == other._live.current.labels
 
 
 def test_late_labels_in_any_order_leave_what_labels_on_time_leave(opened: Opener) -> None:
@@ -192,7 +193,7 @@ def test_a_correction_that_waits_when_the_process_stops_is_learned_at_the_next_s
         (NAMES[7], False),
         (wrong(NAMES[7:8])[0], True),
     ]
-    assert again._live.labels == 50
+    assert again._live.current.labels == 50
 
 
 def test_rollback_over_a_correction_brings_the_first_label_back(opened: Opener) -> None:
@@ -278,7 +279,7 @@ def test_of_labels_that_waited_the_last_one_counts_whoever_gave_it(opened: Opene
     learner.freeze(False)
     learner.settle()
     assert in_force(learner, ids[0]) == NAMES[:1] and in_force(learner, ids[1]) == NAMES[1:2]
-    assert learner._live.labels == 2
+    assert learner._live.current.labels == 2
 
 
 def test_a_withdrawn_sample_has_no_older_label_that_is_learned_after_all(opened: Opener) -> None:
@@ -290,7 +291,7 @@ def test_a_withdrawn_sample_has_no_older_label_that_is_learned_after_all(opened:
     learner.withdraw(ids[0])
     learner.freeze(False)
     learner.settle()
-    assert in_force(learner, ids[0]) == [] and learner._live.labels == 0
+    assert in_force(learner, ids[0]) == [] and learner._live.current.labels == 0
 
 
 def test_a_label_that_a_rollback_brought_back_can_be_withdrawn(opened: Opener) -> None:

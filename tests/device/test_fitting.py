@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeadapt_bench.datasets.mirrored_domain import NAMES, drifted, samples
+from golden_files import GOLDEN
 
 import edgeadapt
 from edgeadapt import Budget, Policy
@@ -24,7 +25,7 @@ from edgeadapt.device.storage.journal import Journal
 from edgeadapt.errors import BundleError
 from edgeadapt.runtime import open_runtime
 
-BUNDLE = Path(__file__).parent / "golden" / "growing.edge"
+BUNDLE = GOLDEN / "growing.edge"
 STREAM = "line"
 
 
@@ -65,7 +66,7 @@ def grown(learner: Any) -> list[Any]:
 
 
 def adaptor(learner: Any) -> str:
-    memory = learner._live
+    memory = learner._live.current
     return next(
         (
             found
@@ -132,7 +133,7 @@ def test_the_way_back_and_forth_finds_the_same_adaptor_again(learner: Any) -> No
 def test_growing_moves_no_answer_of_another_condition_by_a_bit(
     learner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x, record, same = samples(64, 77)[0], learner._transactions.record, []
+    x, record, same = samples(64, 77)[0], learner._log.record, []
 
     def watched(kind: str, *given: Any, **more: Any) -> Any:
         before = learner.predict(x, stream="other").probs
@@ -141,7 +142,7 @@ def test_growing_moves_no_answer_of_another_condition_by_a_bit(
             same.append(np.array_equal(learner.predict(x, stream="other").probs, before))
         return result
 
-    monkeypatch.setattr(learner._transactions, "record", watched)
+    monkeypatch.setattr(learner._log, "record", watched)
     grow(learner, windows=12)
     assert len(grown(learner)) >= 2 and len(same) >= 2 and all(same)
 
@@ -290,14 +291,14 @@ def test_growing_needs_nothing_of_the_bundles_file_after_it_was_opened(tmp_path:
 
 def test_two_strengths_of_one_condition_are_not_merged(learner: Any) -> None:
     grow(learner)
-    memory = learner._live
+    memory = learner._live.current
     first = memory.domains["condition-1"]
     weak = replace(
         first,
         name="condition-9",
         signature=replace(first.signature, sums=0.4 * first.signature.sums),
     )
-    learner._worker.call(lambda: learner._publish(memory.with_domain(weak)))
+    learner._worker.call(lambda: learner._live.publish(memory.with_domain(weak)))
     learner.checkpoint()
     assert len(learner.domains()) == 2
 
@@ -383,7 +384,7 @@ def test_a_stream_that_hovers_about_the_threshold_stays_with_one_condition(learn
 def test_two_conditions_that_turn_out_to_be_one_become_one(tmp_path: Path) -> None:
     with opened(tmp_path / "state") as learner:
         grow(learner)
-        program, memory = learner._program, learner._live
+        program, memory = learner._program, learner._live.current
         first = memory.domains["condition-1"]
         twin = replace(
             first,
@@ -391,11 +392,11 @@ def test_two_conditions_that_turn_out_to_be_one_become_one(tmp_path: Path) -> No
             tensors=program.factory_domain(),
             saved=program.factory_domain(),
         )
-        learner._worker.call(lambda: learner._publish(memory.with_domain(twin)))
+        learner._worker.call(lambda: learner._live.publish(memory.with_domain(twin)))
         learner.checkpoint()
         assert list(learner.domains()) == ["condition-1"] and adaptor(learner)
         assert (
-            learner._live.domains["condition-1"].signature.counts.sum()
+            learner._live.current.domains["condition-1"].signature.counts.sum()
             == 2 * first.signature.counts.sum()
         )
         marks = learner.digest()

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from clothes import CLASSES, Opener, images, watch
+from learner_steps import Opener, watch
+from sample_images import CLASSES, images
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.demo.sample import bundle_path
@@ -45,7 +46,7 @@ def adapted(
     learner = opened(bundle=bundle, **settings)
     x, names = images(640, condition="fog")
     watch(learner, x[:-32], stream="cam")
-    assert learner._live.encoder_in(learner.domain("cam")) is not None
+    assert learner._live.current.encoder_in(learner.domain("cam")) is not None
     return learner, learner.observe(x[-32:], stream="cam").ids, x[-32:], names[-32:]
 
 

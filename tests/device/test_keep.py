@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clothes import images
+from sample_images import images
 
 import edgeadapt
 from edgeadapt.demo.sample import CLASSES, bundle_path, load_sample
@@ -141,7 +141,7 @@ def test_a_folder_that_never_noted_its_clock_goes_by_its_last_commit(
         learner.learn(x, names)
         learner.settle()
         learner._journal._db.execute("DELETE FROM meta WHERE key = 'clock'")
-        monkeypatch.setattr(learner._house, "run", lambda: None)
+        monkeypatch.setattr(learner._maintenance, "run", lambda: None)
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now + 86_400.0 * 60)
     with edgeadapt.open(bundle_path(), state=tmp_path / "s") as learner:
@@ -186,7 +186,7 @@ def test_after_an_expiry_the_way_back_is_open_to_whatever_needs_no_row_that_is_g
             learner.settle()
             marks[learner.history(1)[0].number] = learner.predict(x).probs
         old = [row.time for row in learner._journal.evidence(where="source = 'old'")]
-        learner._undoing.expire(max(old) + 1e-4, 1000)
+        learner._history.expire(max(old) + 1e-4, 1000)
         assert {row.source for row in learner._journal.evidence()} == {"new"}
         reached = []
         for number, probs in marks.items():
@@ -200,4 +200,4 @@ def test_after_an_expiry_the_way_back_is_open_to_whatever_needs_no_row_that_is_g
             learner.rollback(learner.history(1)[0].number - 1)
         with pytest.raises(StateError, match="rows have expired"):
             learner.rollback(1)
-        assert learner._live.labels == 120
+        assert learner._live.current.labels == 120

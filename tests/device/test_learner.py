@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import BATCH, KNOWN, Opener, accuracy, assert_same, images, tensors, watch, wrong
+from learner_steps import BATCH, Opener, accuracy, assert_same, tensors, watch
+from sample_images import KNOWN, images, wrong
 
 from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.learner import Learner
@@ -256,7 +257,7 @@ def test_a_class_is_added_learned_and_removed(learner: Learner) -> None:
     assert learner.classes == KNOWN and "Bag" not in learner.predict(x).classes
     assert accuracy(learner, known, known_names) > before - 0.02
     assert learner.counters()["evidence"] == {"withdrawn": 30}
-    assert learner._live.labels == 0
+    assert learner._live.current.labels == 0
 
 
 def test_removing_a_class_uncounts_only_labels_that_counted(opened: Opener) -> None:
@@ -270,7 +271,7 @@ def test_removing_a_class_uncounts_only_labels_that_counted(opened: Opener) -> N
     learner.learn(waiting, ["Sandal"] * 20)
     counted = sum(name == "Sandal" for name in names[:40])
     learner.remove_class("Sandal")
-    assert learner._live.labels == 40 - counted
+    assert learner._live.current.labels == 40 - counted
 
 
 def test_after_a_factory_class_is_removed_its_slot_serves_another_and_honest_labels_pass(

@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import KNOWN, Opener, accuracy, watch, wrong
-from unguarded import unguarded
-from unmigrated import GOLDEN, LEARNED, RAW, SEEN_BY_SECOND, digest, images, teach
-from vectors import samples
+from feature_vectors import samples
+from golden_files import GOLDEN
+from learner_steps import Opener, accuracy, watch
+from migration_state import LEARNED, RAW, SEEN_BY_SECOND, digest, images, teach_three_sources
+from sample_images import KNOWN, wrong
+from without_guard import unguarded
 
 from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.device.commits.domain_changes import save_domains
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.recovery.migrate import migrate
@@ -117,7 +120,7 @@ def test_another_head_in_the_same_space_relearns_the_features(
         learner.add_class("crack")
         learner.learn(*samples(60, [0, 1, 2, 3, 4], 1), source="line 1")
         learner.checkpoint()
-        learner._worker.call(lambda: learner._transactions.save_domains(force=True))
+        learner._worker.call(lambda: save_domains(learner._log, force=True))
         learner.rollback(2)  # takes a snapshot, which the other head cannot read
     with pytest.raises(StateError, match="migrate"):
         open_learner(counting, state=state, runtime=runtime)
@@ -139,7 +142,7 @@ def test_without_raw_inputs_it_says_what_would_have_kept_them(
     state: Path, bundle: Bundle, second: Bundle, runtime: Runtime, opened: Opener
 ) -> None:
     with open_learner(bundle, state=state, runtime=runtime) as learner:
-        teach(learner)
+        teach_three_sources(learner)
     was = digest(state, bundle, runtime)
     with pytest.raises(
         StateError,

@@ -10,10 +10,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import killed_changes
 import numpy as np
 import pytest
-from clothes import KNOWN, NEW, Opener, assert_same, images, tensors, watch, wrong
-from dying import CHANGES, STEPS, prepare
+from killed_changes import CHANGES, STEPS, prepare
+from learner_steps import Opener, assert_same, tensors, watch
+from sample_images import KNOWN, NEW, images, wrong
 
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.commits.evidence_sums import apply_rows
@@ -26,7 +28,7 @@ X, NAMES = images(200, seed=21)
 def killed(cases: list[dict[str, str]]) -> list[int]:
     """Exit statuses of one process per case."""
     run = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "dying.py"), str(bundle_path())],
+        [sys.executable, killed_changes.__file__, str(bundle_path())],
         input="".join(json.dumps(case) + "\n" for case in cases),
         capture_output=True,
         text=True,
@@ -205,7 +207,7 @@ class Acts:
         self.learner.checkpoint()
 
     def toggle(self) -> None:
-        self.learner.freeze(not self.learner._frozen)
+        self.learner.freeze(not self.learner._live.is_frozen)
 
 
 @pytest.mark.parametrize("seed", range(16))
@@ -218,7 +220,7 @@ def test_a_resumed_learner_is_bit_for_bit_the_one_that_was_killed(
         for _ in range(9):
             acts.act()
         learner.settle()
-        frozen = learner._frozen
+        frozen = learner._live.is_frozen
         copy = tmp_path / f"copy-{life}"
         shutil.copytree(tmp_path / "live", copy)  # what a kill would leave: nobody closed it
         resumed = opened(copy, freeze=True)
@@ -229,8 +231,8 @@ def test_a_resumed_learner_is_bit_for_bit_the_one_that_was_killed(
             resumed.predict(X, stream="new").probs, learner.predict(X, stream="new").probs
         )
         assert (
-            resumed._live.labels
-            == learner._live.labels
+            resumed._live.current.labels
+            == learner._live.current.labels
             == sum(statuses(learner).get(s, 0) for s in ("learned", "held_out"))
         )
         assert {k: v for k, v in resumed._held_out._counts.items() if any(v.values())} == {
@@ -378,10 +380,10 @@ def test_rollback_goes_back_before_the_last_change_and_again_undoes_that(opened:
     second, counted = learner.predict(X).probs, statuses(learner)
     assert learner.rollback() == 0
     np.testing.assert_array_equal(learner.predict(X).probs, first)
-    assert statuses(learner) == {"withdrawn": 50} and learner._live.labels == 0
+    assert statuses(learner) == {"withdrawn": 50} and learner._live.current.labels == 0
     assert learner.rollback() == 1
     np.testing.assert_array_equal(learner.predict(X).probs, second)
-    assert statuses(learner) == counted and learner._live.labels == 50
+    assert statuses(learner) == counted and learner._live.current.labels == 50
     assert learner.forget(after=0.0).removed == 50
     np.testing.assert_allclose(learner.predict(X).probs, first, atol=2e-3)
 
@@ -394,7 +396,7 @@ def test_rollback_over_a_removed_class_brings_its_labels_back(opened: Opener, st
     learner.remove_class("Bag")
     learner.rollback()
     np.testing.assert_array_equal(learner.predict(X).probs, probs)
-    assert statuses(learner) == counted and learner._live.labels == 30
+    assert statuses(learner) == counted and learner._live.current.labels == 30
     learner.close()
     again = opened(state)
     np.testing.assert_array_equal(again.predict(X).probs, probs)
@@ -476,7 +478,7 @@ def test_a_label_that_waits_for_a_class_that_is_gone_is_vetoed_not_waited_for_fo
     assert learner.settle(20.0)
     assert statuses(learner)["vetoed"] == 5 and "received" not in statuses(learner)
     assert learner.history()[1].detail["why"] == "the class 'Bag' is gone"
-    assert learner._live.labels == 15
+    assert learner._live.current.labels == 15
 
 
 # -- held out and vetoed ---------------------------------------------------------------------------
@@ -489,7 +491,9 @@ def test_every_fifth_label_of_a_class_is_held_out_and_never_trained_on(opened: O
         name: names.count(name) // 5 for name in KNOWN
     }
     rows = learner._journal.evidence(where="status = 'learned'")
-    values, _ = apply_rows(other._program, other._live.tensors, rows, other._live.slots, {})
+    values, _ = apply_rows(
+        other._program, other._live.current.tensors, rows, other._live.current.slots, {}
+    )
     for name, value in other._program.checkpoint(values).items():
         np.testing.assert_allclose(
             tensors(learner)[name], value, rtol=1e-5, atol=1e-5 * np.abs(value).max(), err_msg=name

@@ -35,7 +35,7 @@ from typing import Any
 import source
 from warm import learner, samples, warm_up
 
-from edgeadapt.device.commits import transactions as transaction
+from edgeadapt.device.commits import commit_log
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.storage.journal import Journal
 
@@ -126,7 +126,7 @@ def live(folder: Path, seed: int, until: int, board: Board) -> None:
 
 
 def fix_snapshots(seed: int) -> None:
-    transaction._REPLAY_S = transaction._LONGEST_REPLAY_S = -1.0 if seed % 2 else 1e9
+    commit_log._REPLAY_S = commit_log._LONGEST_REPLAY_S = -1.0 if seed % 2 else 1e9
 
 
 def started(act: Any) -> tuple[int, int]:
@@ -197,7 +197,7 @@ def contents(folder: Path) -> dict[str, Any]:
         return {
             "check": check,
             "classes": opened.classes,
-            "labels": opened._live.labels,
+            "labels": opened._live.current.labels,
             "evidence": rows,
             "probs": opened.predict(probe).probs.tobytes(),
             **tensors,
@@ -205,7 +205,7 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 def tensors_of(opened: Learner) -> dict[str, Any]:
-    return dict(opened._program.checkpoint(opened._live.tensors))
+    return dict(opened._program.checkpoint(opened._live.current.tensors))
 
 
 def run(seed: int, kills: int, result: Result, place: Path) -> None:

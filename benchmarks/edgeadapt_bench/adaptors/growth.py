@@ -194,7 +194,7 @@ def drift(bundle: Bundle, camera: _Shows, windows: int) -> tuple[int, int]:
     with open_quick(bundle) as learner:
         for share in np.linspace(0.0, 1.0, windows):
             _show(learner, camera.drifting(float(share)), LABELS)
-        tables = learner._live
+        tables = learner._live.current
         return tables.domain_serial, sum(
             c.kind == "grow" and c.outcome == "grown" for c in learner.history(500)
         )

@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeadapt.doctor.finding import without_places
 from edgeadapt.doctor.packages import installed
-from edgeadapt.doctor.privacy import without_places
 from edgeadapt.errors import InputError
 from edgeadapt.scenarios.environment import machine, versions
 from edgeadapt_bench.gpu import gpu_correction, gpu_device, gpu_parity, gpu_step

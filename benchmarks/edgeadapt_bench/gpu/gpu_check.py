@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from edgeadapt.doctor.privacy import without_places
+from edgeadapt.doctor.finding import without_places
 from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt_bench.gpu.gpu_result import GpuRow, failed, not_run
 from edgeadapt_bench.harness.child.job_server import serve

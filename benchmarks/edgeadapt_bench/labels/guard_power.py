@@ -125,7 +125,7 @@ def _held(
     for part in batches(len(shown), 32):
         learner.observe(seen[shown[part]])
         learner.settle()
-    live, program, domain = learner._live, learner._program, learner.domain()
+    live, program, domain = learner._live.current, learner._program, learner.domain()
     features = as_stored(*program.encode(seen[drawn], live.encoder_in(domain)))
     result = {}
     for size in SIZES:
@@ -142,7 +142,7 @@ def _held(
                 batch = [
                     _row(domain, name, features[row]) for name, row in zip(names, rows, strict=True)
                 ]
-                held += learner._transactions._suspicion.of(live, batch) != ""
+                held += learner._label_worker._updates._noise.of(live, batch) != ""
             result[size, kind] = held / draws
     return result
 

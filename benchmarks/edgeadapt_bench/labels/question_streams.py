@@ -154,7 +154,7 @@ def best_of_sets(
     """
     with open_quick(dataset.bundle) as learner:
         watched(learner, lambda window: [], shown.before.x, shown.under.x, shown.under.y)
-        program, memory, domain = learner._program, learner._live, learner.domain(_STREAM)
+        program, memory, domain = learner._program, learner._live.current, learner.domain(_STREAM)
         found = memory.domains.get(domain)
         z, taps = program.encode(shown.under.x, memory.encoder_in(domain))
         judge_z, judge_taps = program.encode(shown.judge.x, memory.encoder_in(domain))

@@ -211,7 +211,7 @@ class Daemon:
         the middle of anything when it is stopped.
         """
         end = time.perf_counter() + _PATIENCE_S
-        with self._service._running.lending.lend() as learner:
+        with self._service.context.lease.borrow() as learner:
             while not learner.settle(0.005) and (learner.is_working or not learner.is_paused):
                 if time.perf_counter() > end:
                     raise StateError(f"the worker did not come to rest within {_PATIENCE_S:g} s")

@@ -19,7 +19,7 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.errors import BudgetError, EdgeadaptError, InputError, StateError, StorageError
 
 log = logging.getLogger("edgeadapt.daemon")
-Lend = Callable[[], AbstractContextManager[Learner]]
+Borrow = Callable[[], AbstractContextManager[Learner]]
 Outcome = Literal["received", "waiting", "refused"]
 _AT_ONCE = 64  # labels of one source in one transaction
 _LATELY_S = 600.0  # whoever waited was told, and nothing is tried again: so long health says it too
@@ -58,14 +58,14 @@ class Labels:
         most: labels that may wait for their turn.
     """
 
-    def __init__(self, naming: SampleRegistry, lend: Lend, most: int = 10_000) -> None:
+    def __init__(self, registry: SampleRegistry, borrow: Borrow, most: int = 10_000) -> None:
         self.received, self.refused, self.dropped = 0, 0, 0
         self.error = ""
         self._failure: EdgeadaptError | None = None  # why labels wait to be tried again
         self._failed_at = 0.0
         self._unsaid, self._quiet_until = 0, 0.0  # refused labels since a line of the log
-        self.naming = naming
-        self._lend, self._most = lend, most
+        self.registry = registry
+        self._borrow, self._most = borrow, most
         self._queue: deque[_Given] = deque()
         self._changed = threading.Condition()
         self._retry_s = 0.0
@@ -90,7 +90,7 @@ class Labels:
         """
         said = [LabelArrival(name or sample, label, source)] if label is not None else []
         if name:
-            said = self.naming.came(source, name, sample) + said
+            said = self.registry.came(source, name, sample) + said
         is_taken = not said or self._add([_Given(one, sample) for one in said])
         return is_taken or label is None
 
@@ -132,7 +132,7 @@ class Labels:
                 lambda: not self._queue and not self._under_way, timeout_s
             )
 
-    def let_go(
+    def drop(
         self, is_meant: Callable[[LabelArrival, str], bool], timeout_s: float
     ) -> list[tuple[LabelArrival, str]]:
         """Drop labels that wait for their turn or for room; those that are under way have reached
@@ -169,7 +169,7 @@ class Labels:
 
     def _meant_by(self, given: _Given) -> str:
         try:
-            return given.id or self.naming.find(given.label) or given.label.sample
+            return given.id or self.registry.find(given.label) or given.label.sample
         except InputError:  # several have the name: it will be refused
             return given.label.sample
 
@@ -201,7 +201,7 @@ class Labels:
             "dropped": self.dropped,
             "queued": len(self._queue),
             "error": self.error,
-            **self.naming.counters(),
+            **self.registry.counters(),
         }
 
     def _add(self, given: Sequence[_Given], *, is_hurried: bool = False) -> bool:
@@ -232,7 +232,7 @@ class Labels:
                     for _ in range(0 if self._held_back else min(_AT_ONCE, len(self._queue)))
                 ]
                 self._under_way = len(batch)
-            self.naming.expire()
+            self.registry.expire()
             try:
                 self._turn(batch)
             except Exception as error:  # the thread outlives what it does not know
@@ -265,12 +265,12 @@ class Labels:
     def _sample_of(self, given: _Given) -> str | None:
         """The id to label, or None for a label that waits or was refused."""
         try:
-            sample = given.id if given.id is not None else self.naming.find(given.label)
+            sample = given.id if given.id is not None else self.registry.find(given.label)
             if sample is None and AN_ID.fullmatch(given.label.sample):
                 # an id of the learner's, or a name that looks like one: see _refuse
                 return given.label.sample
             if sample is None:
-                sample = self.naming.find(given.label, hold=True)
+                sample = self.registry.find(given.label, hold=True)
         except InputError as error:
             self._tell(given, "refused", error)
             return None
@@ -293,7 +293,7 @@ class Labels:
         if not group:
             return []
         try:
-            with self._lend() as learner:
+            with self._borrow() as learner:
                 learner.label(
                     list(group),
                     [given.label.label for given in group.values()],
@@ -323,7 +323,7 @@ class Labels:
         # it looked like an id and is none: then it may be the name of a sample that is still to
         # come
         if is_unknown:
-            found = self.naming.find(given.label, hold=True)
+            found = self.registry.find(given.label, hold=True)
             if found is None:
                 return self._tell(given, "waiting", str(error))
             self._put_back([_Given(given.label, found, given.tell)], retry=False)
@@ -369,4 +369,4 @@ class Labels:
             )
 
 
-__all__ = ["Labels", "Lend", "Told"]
+__all__ = ["Borrow", "Labels", "Told"]

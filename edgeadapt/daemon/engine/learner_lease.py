@@ -1,4 +1,4 @@
-"""The learner that the settings name, and its lending: it may be replaced only while nobody has
+"""The learner that the settings name, and its lease: it may be replaced only while nobody has
 it.
 """
 
@@ -93,7 +93,7 @@ class LearnerLease:
         self._changed = threading.Condition()
 
     @contextmanager
-    def lend(self, while_waiting: Callable[[], None] | None = None) -> Iterator[Learner]:
+    def borrow(self, while_waiting: Callable[[], None] | None = None) -> Iterator[Learner]:
         """The learner; a thread that has it must not ask for it again."""
         started = time.monotonic()
         with self._changed:

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeadapt.daemon.config.schema import LoopSection
 from edgeadapt.daemon.engine.label_queue import Labels
 from edgeadapt.daemon.engine.latency_governor import LatencyGovernor
 from edgeadapt.daemon.messages import Answer, Arrival, SampleQueue, refused
@@ -37,34 +38,33 @@ class Loop:
     other threads.
 
     Args:
-        lend: the learner for one batch; calls its argument while it waits for a swap to end.
+        borrow: the learner for one batch; calls its argument while it waits for a swap to end.
         emit: takes every event for the sinks; must not raise or block.
         beat: called on every turn: the watchdog.
-        batch: samples answered together, at most.
-        rate_hz: a sample older than 1 / rate_hz when its turn comes is answered by ``predict`` and
-            counted as ``unadapted``, unless it has a label; 0 observes all.
+        settings: ``batch``, the most samples answered together, and ``rate_hz``: a sample older
+            than 1 / rate_hz when its turn comes is answered by ``predict`` and counted as
+            ``unadapted``, unless it has a label; None observes all. May be replaced while it runs.
         observed: told (stream, samples, seconds) of every batch.
     """
 
     def __init__(
         self,
-        lend: Callable[[Callable[[], None]], AbstractContextManager[Learner]],
+        borrow: Callable[[Callable[[], None]], AbstractContextManager[Learner]],
         inbox: SampleQueue,
         labels: Labels,
-        pace: LatencyGovernor,
+        governor: LatencyGovernor,
+        settings: LoopSection,
         *,
         emit: Callable[[Mapping[str, Any]], None],
         beat: Callable[[], None],
-        batch: int = 8,
-        rate_hz: float = 0.0,
         observed: Callable[[str, int, float], None] | None = None,
     ) -> None:
-        self.batch, self.rate_hz = batch, rate_hz
+        self.settings = settings
         self.answered, self.unadapted, self.refused, self.failures, self.batches = 0, 0, 0, 0, 0
         self.error = ""
         self.last_turn = time.monotonic()
         self.recent: deque[Arrival] = deque(maxlen=_RECENT)
-        self._lend, self._inbox, self._labels, self._pace = lend, inbox, labels, pace
+        self._borrow, self._inbox, self._labels, self._governor = borrow, inbox, labels, governor
         self._emit, self._beat, self._observed = emit, beat, observed
         # the last reading, samples, seconds since the epoch
         self._streams: OrderedDict[str, tuple[Reading, int, float]] = OrderedDict()
@@ -124,9 +124,9 @@ class Loop:
         while not self._stop.is_set():
             self.last_turn = time.monotonic()
             self._beat()
-            self._pace.tick()
+            self._governor.tick()
             try:
-                if arrivals := self._inbox.take(self.batch, _TURN_S):
+                if arrivals := self._inbox.take(self.settings.batch, _TURN_S):
                     self._answer(arrivals)
                 self._ask()
             except Exception as error:  # what nobody foresaw: the loop outlives it
@@ -135,13 +135,13 @@ class Loop:
     def _answer(self, arrivals: Sequence[Arrival]) -> None:
         for group, is_observed in self._parted(arrivals):
             started = time.monotonic()
-            with self._lend(self._beat) as learner:
+            with self._borrow(self._beat) as learner:
                 taken = time.perf_counter()
                 was_learning = _is_learning(learner)
                 said = self._try(learner, group, is_observed)
                 seconds = time.perf_counter() - taken
                 is_learning = was_learning or _is_learning(learner)
-            self._pace.record(seconds, is_learning=is_learning)  # it may ask for the learner
+            self._governor.record(seconds, is_learning=is_learning)  # it may ask for the learner
             if self._observed is not None:
                 self._observed(group[0].stream, len(group), seconds)
             for arrival, (what, row) in zip(group, said, strict=True):
@@ -159,22 +159,12 @@ class Loop:
 
     def _parted(self, arrivals: Sequence[Arrival]) -> list[tuple[Sequence[Arrival], bool]]:
         """Samples that are too late to be observed, and those that are not."""
-        if self.rate_hz <= 0.0:
+        if self.settings.rate_hz is None:
             return [(arrivals, True)]
-        oldest = time.monotonic() - 1.0 / self.rate_hz
-        late = [one.came < oldest and one.label is None for one in arrivals]
-        parts = [
-            (
-                [
-                    one
-                    for one, is_late in zip(arrivals, late, strict=True)
-                    if is_late != is_observed
-                ],
-                is_observed,
-            )
-            for is_observed in (False, True)
-        ]
-        return [(group, is_observed) for group, is_observed in parts if group]
+        oldest = time.monotonic() - 1.0 / self.settings.rate_hz
+        late = [one for one in arrivals if one.came < oldest and one.label is None]
+        due = [one for one in arrivals if one.came >= oldest or one.label is not None]
+        return [(group, is_due) for group, is_due in ((late, False), (due, True)) if group]
 
     def _try(
         self, learner: Learner, arrivals: Sequence[Arrival], is_observed: bool
@@ -251,7 +241,7 @@ class Loop:
         if now - self._asked_at < _ASKED_EVERY_S:
             return
         self._asked_at = now
-        with self._lend(self._beat) as learner:
+        with self._borrow(self._beat) as learner:
             questions = learner.questions(limit=100)
         for question in questions:
             if question.id not in self._asked:

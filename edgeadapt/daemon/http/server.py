@@ -31,15 +31,17 @@ from starlette.routing import Route as Path_
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgeadapt.daemon.config.addresses import bound, host_and_port, is_local, is_loopback, path_of
-from edgeadapt.daemon.config.secrecy import weakness_of
+from edgeadapt.daemon.config.certificate import Certificate
+from edgeadapt.daemon.config.schema import read_secret
+from edgeadapt.daemon.config.secrecy import exposure_of, weakness_of
 from edgeadapt.daemon.config.users import ADMIN, User, Users
 from edgeadapt.daemon.http import page
 from edgeadapt.daemon.http import routes as api
-from edgeadapt.daemon.http.certificate import Certificate
 from edgeadapt.daemon.http.connection_shares import Peers
 from edgeadapt.daemon.http.connections import SCOPE_KEY, Connection
 from edgeadapt.daemon.http.openapi import ALL_ROUTES
 from edgeadapt.daemon.http.request_bodies import is_costly
+from edgeadapt.daemon.operations import Operations
 from edgeadapt.errors import RecipeError, StateError
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ class Control:
 
     def __init__(
         self,
-        service: api.Served,
+        operations: Operations,
         listen: str = "127.0.0.1:8420",
         token: str | None = None,
         max_body_mib: float = 16.0,
@@ -112,14 +114,14 @@ class Control:
         self._calls, self._probes = _Workers(_CALLS, _WAITING), _Workers(_PROBES, _WAITING)
         self._pictures = _Workers(_PICTURES, _PICTURES_WAITING)
         desk = _Endpoints(
-            service,
+            operations,
             self._calls,
             self._probes,
             self._pictures,
             int(max_body_mib * (1 << 20)),
             timeout_s,
         )
-        self._guard = _AuthMiddleware(desk.app(), token, users, service.metrics)
+        self._guard = _AuthMiddleware(desk.app(), token, users, operations.metrics)
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
         self._server: uvicorn.Server | None = None
@@ -220,6 +222,33 @@ class Control:
             with contextlib.suppress(OSError):
                 if os.stat(self._file[0]).st_ino == self._file[1]:
                     os.unlink(self._file[0])
+
+
+def control_of(operations: Operations) -> Control:
+    """The interface that the settings describe.
+
+    Raises:
+        RecipeError: as ``Control``.
+    """
+    context = operations.context
+    control = context.settings.control
+    if context.certificate is None and not control.is_local:
+        log.warning(
+            "control.listen = %r without TLS: token and pictures can be read on the way",
+            control.listen,
+        )
+    token = None if control.token_file is None else read_secret(control.token_file)
+    if control.token_file is not None and (exposed := exposure_of(control.token_file)):
+        log.warning("%s", exposed)
+    return Control(
+        operations,
+        control.listen,
+        token,
+        control.max_body_mib,
+        control.timeout_s,
+        context.certificate,
+        context.users,
+    )
 
 
 # answered where there is room for nothing else
@@ -338,15 +367,20 @@ class _Endpoints:
 
     def __init__(
         self,
-        service: api.Served,
+        operations: Operations,
         calls: _Workers,
         probes: _Workers,
         pictures: _Workers,
         max_body: int,
         timeout_s: float,
     ) -> None:
-        self._service, self._calls, self._probes, self._pictures = service, calls, probes, pictures
-        self._max_body, self._timeout_s, self._metrics = max_body, timeout_s, service.metrics
+        self._operations, self._calls, self._probes, self._pictures = (
+            operations,
+            calls,
+            probes,
+            pictures,
+        )
+        self._max_body, self._timeout_s, self._metrics = max_body, timeout_s, operations.metrics
         self._held = 0  # bytes of bodies that are not answered yet
 
     def app(self) -> Starlette:
@@ -360,7 +394,7 @@ class _Endpoints:
             for path, routes in by_path.items()
         ]
         app = Starlette(
-            routes=[*page.routes(self._service), *paths],
+            routes=[*page.routes(self._operations), *paths],
             exception_handlers={HTTPException: self._no_route},
         )
         app.router.redirect_slashes = False
@@ -487,7 +521,7 @@ class _Endpoints:
 
         def work() -> api.Reply:
             user: User = request.scope[_USER]
-            return api.answer(route, self._service, query, media, given.pop(), key, user)
+            return api.answer(route, self._operations, query, media, given.pop(), key, user)
 
         try:
             reply: api.Reply = await workers.run(work)
@@ -589,4 +623,4 @@ def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None)
         )
 
 
-__all__ = ["Control"]
+__all__ = ["Control", "control_of"]

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from edgeadapt.daemon.engine.background_thread import aside
+from edgeadapt.daemon.engine.background_thread import in_background
 
 
 class Supervised(Protocol):
@@ -97,7 +97,7 @@ def _watch(
             return
         is_due = is_due or signal.SIGHUP in came
         if is_due and starting.is_done and (hanging_up is None or not hanging_up.is_alive()):
-            hanging_up, is_due = aside(service.hang_up, "reload"), False
+            hanging_up, is_due = in_background(service.hang_up, "reload"), False
 
 
 __all__ = ["Supervised", "run"]

@@ -240,7 +240,7 @@ class Series:
                             (commit.time, float(share))
                         )
 
-    def let_go_of_pictures(self) -> None:
+    def drop_pictures(self) -> None:
         """Of every answer that is shown: a picture of something forgotten may be among them. The
         next samples bring others.
         """

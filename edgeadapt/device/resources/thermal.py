@@ -30,7 +30,7 @@ class ThermalPowerLimit:
         self._temperature_c, self._power_w, self._vitals = temperature_c, power_w, vitals
         self._is_hot = self._is_over = False
         self._missed: set[str] = set()
-        self._look(stacklevel=7)  # the caller of edgeadapt.open
+        self._look(stacklevel=6)  # the caller of edgeadapt.open
 
     @property
     def why(self) -> str:

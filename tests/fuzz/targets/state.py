@@ -83,7 +83,10 @@ _MODULES = (
     "edgeadapt.device.commits.holdout",
     "edgeadapt.device.recovery.rollback",
     "edgeadapt.device.recovery.label_selection",
-    "edgeadapt.device.commits.transactions",
+    "edgeadapt.device.commits.commit_log",
+    "edgeadapt.device.commits.evidence_change",
+    "edgeadapt.device.commits.label_guard",
+    "edgeadapt.device.commits.label_update",
     "edgeadapt.device.learner",
 )
 TARGET = Target(

@@ -380,7 +380,7 @@ def test_a_device_forgets_by_receipt_after_the_features_are_gone(tmp_path: Path)
         receipt = learner.forget(source="gone")
         assert receipt.removed == 20 and "counts.labels" in receipt.exact
         read = [
-            device._program.runtime.download(device._live.tensors, ["counts.labels"])[
+            device._program.runtime.download(device._live.current.tensors, ["counts.labels"])[
                 "counts.labels"
             ]
             for device in (learner, never)

@@ -112,7 +112,7 @@ class FolderWatch:
             self._taken, self._is_skipping = present, False
             return []
         if present is not None:
-            self._let_go(present)
+            self._forget_gone(present)
         finished = [
             (file, stamp) for file, stamp in changing.items() if self._changing.get(file) == stamp
         ]
@@ -124,7 +124,7 @@ class FolderWatch:
             self._before is not None and len(self._before) >= self._most
         )
 
-    def _let_go(self, present: dict[str, Stamp]) -> None:
+    def _forget_gone(self, present: dict[str, Stamp]) -> None:
         """Of files that are gone; an empty folder may be one that is not mounted yet."""
         self._taken = {file: stamp for file, stamp in self._taken.items() if file in present}
         if self._before is not None and present:
