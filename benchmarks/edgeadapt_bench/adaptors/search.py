@@ -46,10 +46,6 @@ def run_search(
     """Rows on correlation, regret, accuracy and time; a family of streams whose data are not here
     is named as absent.
     """
-    if plots is not None:
-        from edgeadapt_bench.harness.plots import check
-
-        check()
     missing: list[Row] = []
     trials: list[Trial] = []
     for streams in _families(data, say, quick, missing):

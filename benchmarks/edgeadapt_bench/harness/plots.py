@@ -114,15 +114,6 @@ def save_bars(
     return _save(figure, axes, path)
 
 
-def check() -> None:
-    """Find out before hours of measuring.
-
-    Raises:
-        RuntimeUnavailable: matplotlib is not installed.
-    """
-    _canvas(("", "", ""))
-
-
 def _canvas(labels: Labels, height: float = 4.4) -> tuple[Any, Any]:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

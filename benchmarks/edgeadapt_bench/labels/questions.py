@@ -74,10 +74,6 @@ def run_questions(
         plots: a folder for bars of precision and recovery per rule.
         conditions: other ones, for choosing defaults.
     """
-    if plots is not None:
-        from edgeadapt_bench.harness.plots import check
-
-        check()
     size = _QUICK if quick else Size()
     if conditions is not None:
         size = Size(conditions, ("clean", *conditions[:2]))

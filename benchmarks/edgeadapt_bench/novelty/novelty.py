@@ -86,10 +86,6 @@ def run_novelty(
     Raises:
         RuntimeUnavailable: torch, or for the full suite the packages of Lite0, are not installed.
     """
-    if plots is not None:
-        from edgeadapt_bench.harness.plots import check
-
-        check()
     rounds = 20 if quick else _ROUNDS
     dataset = load_dataset(SAMPLE if quick else data)
     rows = _measure(

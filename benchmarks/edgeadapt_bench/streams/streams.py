@@ -76,10 +76,6 @@ def run_streams(
     """
     import edgeadapt_bench.streams.stream_methods  # noqa: F401 - first: the command line says if the host extra is missing
 
-    if plots is not None:
-        from edgeadapt_bench.harness.plots import check
-
-        check()
     rows: list[Row] = []
     tables: list[str] = []
     for stream in ("fashion_5x2", "emoji_styles") if quick else STREAMS:
