@@ -12,7 +12,7 @@ from edgeadapt.host.data.images import ImageData
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt_bench.baselines.question_rules import BASELINES, paced, previous
 from edgeadapt_bench.datasets.image_dataset import PREFIX, ImageDataset, Say, open_quick
-from edgeadapt_bench.harness.measure import Row, absent, at_least, at_most
+from edgeadapt_bench.harness.measure import Row, absent, at_least, at_most, reported
 from edgeadapt_bench.labels.question_rows import PER_CONDITION, PRECISION, Size, expected, pooled
 from edgeadapt_bench.labels.question_streams import Asked, watched
 
@@ -75,46 +75,20 @@ def _new_class_summary(condition: str, found: dict[str, list[Asked]]) -> list[Ro
     ours = found["ours"]
     if not any(asked.taught for asked in ours):
         return [absent(f"precision_new_classes/{condition}/ours", "nothing was asked", PRECISION)]
-    rows = [
-        at_least(
-            f"precision_new_classes/{condition}/ours",
-            pooled(ours),
-            "share",
-            PRECISION,
-            expected(ours),
-        )
-    ]
-    told = {
-        name: passes
-        for name, passes in found.items()
-        if name != "ours" and any(p.taught for p in passes)
-    }
+    name = f"precision_new_classes/{condition}"
+    rows = [at_least(f"{name}/ours", pooled(ours), "share", PRECISION, expected(ours))]
     rows += [
-        Row(f"precision_new_classes/{condition}/{name}", pooled(passes), "share", expected(passes))
-        for name, passes in told.items()
+        Row(f"{name}/{rule}", pooled(passes), "share", expected(passes))
+        for rule, passes in found.items()
+        if rule != "ours" and any(p.taught for p in passes)
     ]
-    for name in [name for name in ("ours", "random", "previous_at_once") if name in found]:
-        classes = [len(set(asked.names) & set(NEW)) for asked in found[name]]
-        rows.append(
-            Row(
-                f"new_classes_asked_about/{condition}/{name}",
-                float(np.mean(classes)),
-                f"of {len(NEW)}",
-            )
+    for rule in [rule for rule in ("ours", "random", "previous_at_once") if rule in found]:
+        classes = np.mean([len(set(asked.names) & set(NEW)) for asked in found[rule]])
+        asked_for = np.mean([len(asked.taught) for asked in found[rule]])
+        rows += reported(
+            f"{condition}/{rule}",
+            ("new_classes_asked_about", classes, f"of {len(NEW)}"),
+            ("questions", asked_for, "per stream"),
         )
-        rows.append(
-            Row(
-                f"questions/{condition}/{name}",
-                float(np.mean([len(a.taught) for a in found[name]])),
-                "per stream",
-            )
-        )
-    rows.append(
-        at_most(
-            f"questions_per_topic/{condition}",
-            max(a.most_on_a_topic for a in ours),
-            "questions",
-            PER_CONDITION,
-        )
-    )
-    return rows
+    most = max(asked.most_on_a_topic for asked in ours)
+    return [*rows, at_most(f"questions_per_topic/{condition}", most, "questions", PER_CONDITION)]
