@@ -7,7 +7,7 @@ inputs must end at the same parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ Said = TypeVar("Said")
 
 
 def interleaved(
-    players: Collection[str],
+    players: Iterable[str],
     rounds: int,
     take_turn: Callable[[str], Said],
     *,
