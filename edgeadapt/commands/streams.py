@@ -34,11 +34,11 @@ def demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def demo(args: argparse.Namespace) -> int:
-    """Play the story; 1 if a fact that it claims does not hold."""
+    """Play the acts; 1 if a fact that it claims does not hold."""
     print("edgeadapt demo: about 15 s on two desktop cores; no network, no torch", flush=True)
-    from edgeadapt.demo.story import Story
+    from edgeadapt.demo.scenario import play_demo
 
-    report = Story(args.out, args.seed, say=lambda line: print(line, flush=True)).tell()
+    report = play_demo(args.out, args.seed, say=lambda line: print(line, flush=True))
     facts = [(act["title"], fact) for act in report["acts"] for fact in act["facts"]]
     failed = [
         f"{title}: {fact['label']} = {fact['value']}"

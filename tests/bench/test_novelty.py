@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from edgeadapt_bench.harness.measure import report
 from edgeadapt_bench.novelty import novelty, novelty_cases
-from edgeadapt_bench.novelty.novelty_material import Seen, per_class
+from edgeadapt_bench.novelty.novelty_features import Seen, per_class
 
 from edgeadapt.host.assembly.novelty_choice import auroc
 from edgeadapt.host.exporting.settings import NOVELTY

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgeadapt_bench.baselines.question_rules import (
-    RIVALS,
+    BASELINES,
     k_centre,
     least_margin,
     most_novel,
     paced,
     previous,
 )
-from edgeadapt_bench.datasets.material import SAMPLE, load_material
+from edgeadapt_bench.datasets.image_dataset import SAMPLE, load_dataset
 from edgeadapt_bench.labels.new_class_questions import with_new_classes
 from edgeadapt_bench.labels.question_streams import Asked, allowing
 from edgeadapt_bench.labels.questions import run_questions
@@ -54,12 +54,12 @@ def test_the_quick_suite_asks_within_its_limits_and_better_than_chance() -> None
     assert "recovery/20_adaptation_off/ours" not in rows
 
 
-@pytest.mark.parametrize("name", sorted(RIVALS))
+@pytest.mark.parametrize("name", sorted(BASELINES))
 @pytest.mark.parametrize(("size", "count", "asked"), [(1, 3, 0), (8, 3, 0), (8, 8, 2), (5, 9, 1)])
 def test_a_rule_takes_distinct_rows_and_as_many_as_it_may(
     name: str, size: int, count: int, asked: int
 ) -> None:
-    rows = RIVALS[name](0)(window(size, count, asked))
+    rows = BASELINES[name](0)(window(size, count, asked))
     assert len(rows) == len(set(rows)) == min(size, count) and all(0 <= row < size for row in rows)
 
 
@@ -96,15 +96,15 @@ def test_chance_is_what_random_questions_in_the_same_windows_would_find() -> Non
 
 
 def test_three_tenths_of_a_stream_are_of_new_classes() -> None:
-    before, stream = with_new_classes(load_material(SAMPLE), "clean", 160, 0)
+    before, stream = with_new_classes(load_dataset(SAMPLE), "clean", 160, 0)
     assert (stream.y >= len(KNOWN)).sum() == 48 and len(before) >= 160
-    again, same = with_new_classes(load_material(SAMPLE), "clean", 160, 0)
+    again, same = with_new_classes(load_dataset(SAMPLE), "clean", 160, 0)
     np.testing.assert_array_equal(stream.x, same.x)
     np.testing.assert_array_equal(before, again)
 
 
 def test_only_the_number_of_questions_differs_in_the_bundle_for_sixty() -> None:
-    bundle = load_material(SAMPLE).bundle
+    bundle = load_dataset(SAMPLE).bundle
     more = allowing(bundle, 60)
     assert (
         more.manifest.policy.ask.per_condition == 60

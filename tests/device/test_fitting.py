@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeadapt_bench.datasets.mirror import NAMES, drifted, samples
+from edgeadapt_bench.datasets.mirrored_domain import NAMES, drifted, samples
 from golden_files import GOLDEN
 
 import edgeadapt

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeadapt_bench.datasets.poison import AT_THE_FACTORY, burst
+from edgeadapt_bench.datasets.label_noise import AT_THE_FACTORY, burst
 from feature_vectors import NAMES, samples
 from learner_steps import Opener, assert_same, tensors, watch
 from sample_images import KNOWN, NEW, images

@@ -172,7 +172,7 @@ def test_bundle_correction_and_story_run_on_native_tensorrt(
         )
         for part, check, more in (
             ("parity", "graph", {"file": "graphs/read.onnx"}),
-            ("story", "story", {}),
+            ("scenario", "story", {}),
             ("correction", "correction", {"quick": True}),
         )
     )

@@ -74,19 +74,19 @@ def by_name(found: list[GpuRow]) -> dict[str, GpuRow]:
 @pytest.mark.parametrize("batch", [1, 8])
 def test_the_reference_is_torchs_float64_step_by_step(tmp_path: Path, batch: int) -> None:
     torch = pytest.importorskip("torch")
-    from edgeadapt_bench.harness.child.step_protocol import Material
+    from edgeadapt_bench.harness.child.step_protocol import StepInputs
     from edgeadapt_bench.steps._step_worker_torch import Eager
 
     reference = gpu_reference.write(tmp_path, batch)
-    material = Material(tmp_path)
-    theirs, ours = Eager(material, dtype=torch.float64), gpu_reference.Exact(material.start)
+    step_inputs = StepInputs(tmp_path)
+    theirs, ours = Eager(step_inputs, dtype=torch.float64), gpu_reference.Exact(step_inputs.start)
     for index in range(gpu_reference.STEPS):
-        given = material.at(index)
+        given = step_inputs.at(index)
         assert theirs.step(index) == pytest.approx(
             float(ours.step(given["x"], given["y"])), rel=1e-12
         )
     for name, value in theirs.parameters().items():
-        moved = np.abs(reference.ends[0][name] - material.start[name]).max()
+        moved = np.abs(reference.ends[0][name] - step_inputs.start[name]).max()
         assert moved > 1e-4, name
         np.testing.assert_allclose(
             reference.ends[0][name], value, atol=1e-9 * moved, rtol=0, err_msg=name

@@ -88,7 +88,7 @@ def _in_turn(
     return chosen
 
 
-RIVALS: dict[str, Callable[[int], Rule]] = {
+BASELINES: dict[str, Callable[[int], Rule]] = {
     "random": random_rule,
     "most_novel": lambda seed: most_novel,
     "least_margin": lambda seed: least_margin,

@@ -8,6 +8,8 @@ error is one.
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -69,8 +71,14 @@ def unmeasured(part: str, name: str, reason: str) -> GpuRow:
 
 
 def answer(checks: Mapping[str, Check]) -> None:
-    """In the process: run the check that is ordered."""
-    serve({name: partial(_rows_of, check) for name, check in checks.items()})
+    """In the process: run the checks that are ordered, or the one that the command line names, with
+    its arguments as JSON.
+    """
+    jobs = {name: partial(_rows_of, check) for name, check in checks.items()}
+    if by_hand := sys.argv[1:]:
+        print(json.dumps(jobs[by_hand[0]](**json.loads(by_hand[1]))))
+    else:
+        serve(jobs)
 
 
 def _rows_of(check: Check, /, **arguments: Any) -> dict[str, Any]:

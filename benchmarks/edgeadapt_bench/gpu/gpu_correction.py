@@ -19,7 +19,7 @@ from edgeadapt.device.resources.budget import Budget
 from edgeadapt_bench.gpu.gpu_check import answer
 from edgeadapt_bench.gpu.gpu_result import GpuRow, failed, measured
 from edgeadapt_bench.gpu.gpu_runtimes import CPU, opened
-from edgeadapt_bench.gpu.gpu_story import dark
+from edgeadapt_bench.gpu.gpu_scenario import dark
 from edgeadapt_bench.harness.measure import paired
 
 PART = "correction"

@@ -30,7 +30,7 @@ from edgeadapt_bench.gpu.gpu_result import GpuRow, measured, not_run
 from edgeadapt_bench.gpu.gpu_step_runtime import COUNTED
 from edgeadapt_bench.harness.measure import Say
 from edgeadapt_bench.harness.process import Clock
-from edgeadapt_bench.harness.step_race import Entrant, Race, Timing
+from edgeadapt_bench.harness.step_race import Effort, Entrant, Race, Timing
 
 PART = "step"
 BATCHES = (32, 8, 1)  # the one with targets first, in case time runs out
@@ -58,14 +58,6 @@ class System:
     needs: str = "numpy"
     is_gpu: bool = True
     is_ours: bool = False
-
-
-@dataclass(frozen=True)
-class Effort:
-    """Rounds, and steps of each turn."""
-
-    rounds: int
-    block: int
 
 
 FULL, QUICK = Effort(12, 200), Effort(3, 16)
@@ -211,16 +203,9 @@ def _of_batch(
                 found="one launch, and state and inputs once through memory",
             )
         )
-    elif no_card:
-        made.append(not_run(PART, f"batch {batch}: the floor", no_card))
     else:
-        made.append(
-            not_run(
-                PART,
-                f"batch {batch}: the floor",
-                "bandwidth and launch cost of this card were not measured",
-            )
-        )
+        reason = no_card or "bandwidth and launch cost of this card were not measured"
+        made.append(not_run(PART, f"batch {batch}: the floor", reason))
     for system in entered:
         name = f"batch {batch}: {system.name}"
         if system.name not in shown:
@@ -235,64 +220,31 @@ def _of_batch(
             made += _measured_ratios(name, system, timing, eager, floor, batch)
         copies = timing.facts.get("copies")
         if copies is not None:
+            name = f"{name}, tensors copied over the host in {COUNTED} steps"
             told = f"{copies['uploads']} uploads, {copies['downloads']} downloads"
-            made.append(
-                measured(
-                    PART,
-                    f"{name}, tensors copied over the host in {COUNTED} steps",
-                    float(sum(copies.values())),
-                    "copies",
-                    at_most=0,
-                    found=told,
-                )
-            )
+            count = float(sum(copies.values()))
+            made.append(measured(PART, name, count, "copies", at_most=0, found=told))
     return made
 
 
 def _measured_ratios(
-    name: str,
-    system: System,
-    timing: Timing,
-    eager: Timing | None,
-    floor: float | None,
-    batch: int,
+    name: str, system: System, timing: Timing, eager: Timing | None, floor: float | None, batch: int
 ) -> list[GpuRow]:
     is_judged = system.name == BEST and batch == _JUDGED
     made = []
     if system.name != EAGER:
+        faster = f"{name}, times faster than {EAGER}"
         if eager is not None:
+            least = OVER_EAGER if is_judged else None
             ratio, spread = timing.times(eager)
-            made.append(
-                measured(
-                    PART,
-                    f"{name}, times faster than {EAGER}",
-                    ratio,
-                    "x",
-                    spread,
-                    at_least=OVER_EAGER if is_judged else None,
-                )
-            )
+            made.append(measured(PART, faster, ratio, "x", spread, at_least=least))
         else:
-            made.append(
-                not_run(
-                    PART,
-                    f"{name}, times faster than {EAGER}",
-                    f"{EAGER} was not timed",
-                    f">= {OVER_EAGER:g}" if is_judged else "",
-                )
-            )
+            target = f">= {OVER_EAGER:g}" if is_judged else ""
+            made.append(not_run(PART, faster, f"{EAGER} was not timed", target))
     if floor is not None:
         low, high = (value / floor for value in timing.spread_us())
-        made.append(
-            measured(
-                PART,
-                f"{name}, over the floor",
-                timing.median_us / floor,
-                "x",
-                (low, high),
-                at_most=OVER_FLOOR if is_judged else None,
-            )
-        )
+        over, most = timing.median_us / floor, OVER_FLOOR if is_judged else None
+        made.append(measured(PART, f"{name}, over the floor", over, "x", (low, high), at_most=most))
     return made
 
 

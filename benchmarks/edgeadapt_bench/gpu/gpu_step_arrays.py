@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeadapt_bench.gpu.gpu_reference import Exact
 from edgeadapt_bench.harness.child.job_server import serve
-from edgeadapt_bench.harness.child.step_protocol import Material, steps_of
+from edgeadapt_bench.harness.child.step_protocol import StepInputs, steps_of
 
 
 class Written:
@@ -21,8 +21,8 @@ class Written:
     the host at each step.
     """
 
-    def __init__(self, material: Material, library: str) -> None:
-        self._start = material.start
+    def __init__(self, step_inputs: StepInputs, library: str) -> None:
+        self._start = step_inputs.start
         if library == "cupy":
             import cupy as array  # its absence is said in the answer
             from cupyx.scipy.special import erf
@@ -31,7 +31,7 @@ class Written:
             self.erf: Any = erf
         else:
             self.array, self.erf = np, np.vectorize(math.erf, otypes=[np.float32])
-        given = [material.at(index) for index in range(material.count)]
+        given = [step_inputs.at(index) for index in range(step_inputs.count)]
         self.inputs = [
             (self.array.asarray(one["x"]), self.array.asarray(one["y"])) for one in given
         ]

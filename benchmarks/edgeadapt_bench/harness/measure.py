@@ -78,6 +78,11 @@ def absent(name: str, reason: str, target: float | None = None) -> Row:
     return Row(name, None, f"absent: {reason}", None, target, None if target is None else False)
 
 
+def reported(end: str, *found: Sequence[Any]) -> list[Row]:
+    """Rows without a target, named ``what/end``: each is what, value, unit and perhaps baseline."""
+    return [Row(f"{what}/{end}", float(value), *rest) for what, value, *rest in found]
+
+
 def near(
     name: str,
     value: float,

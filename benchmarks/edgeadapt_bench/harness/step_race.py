@@ -7,7 +7,7 @@ inputs must end at the same parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ Said = TypeVar("Said")
 
 
 def interleaved(
-    players: Collection[str],
+    players: Iterable[str],
     rounds: int,
     take_turn: Callable[[str], Said],
     *,
@@ -58,6 +58,14 @@ def interleaved(
             if number:
                 said[name].append(heard)
     return said
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured: rounds, and steps per turn."""
+
+    rounds: int
+    block: int
 
 
 @dataclass(frozen=True)
@@ -244,13 +252,11 @@ def race(
     entrants: Sequence[Entrant],
     folder: Path,
     reference: Reference,
-    *,
-    rounds: int,
-    block: int,
+    effort: Effort,
     say: Say,
     needed: Collection[str] = (),
 ) -> tuple[dict[str, Timing], dict[str, str]]:
-    """Start, check and time systems, each with turns of ``block`` steps.
+    """Start, check and time systems.
 
     Returns:
         What each system showed, and for each that was left out the reason.
@@ -260,5 +266,5 @@ def race(
     """
     with Race(say, needed=needed) as running:
         running.load(entrants, folder)
-        blocks = {entrant.name: block for entrant in entrants}
-        return running.run(reference, rounds, blocks), running.absent
+        blocks = {entrant.name: effort.block for entrant in entrants}
+        return running.run(reference, effort.rounds, blocks), running.absent

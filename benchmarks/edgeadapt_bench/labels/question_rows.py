@@ -9,18 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from edgeadapt.scenarios.refitted_head import recovery
-from edgeadapt_bench.baselines.question_rules import (
-    RIVALS,
-)
-from edgeadapt_bench.datasets.material import (
-    BATCH,
-    CONDITIONS,
-)
-from edgeadapt_bench.harness.measure import Row, absent, at_least, at_most
+from edgeadapt_bench.baselines.question_rules import BASELINES
+from edgeadapt_bench.datasets.image_dataset import BATCH, CONDITIONS
+from edgeadapt_bench.harness.measure import Row, absent, at_least, at_most, reported
 from edgeadapt_bench.harness.resampling import paired_interval
-from edgeadapt_bench.labels.question_streams import (
-    Asked,
-)
+from edgeadapt_bench.labels.question_streams import Asked
 
 PRECISION, RECOVERY, PER_CONDITION = 0.60, 0.60, 20
 
@@ -41,7 +34,7 @@ class Size:
     conditions: tuple[str, ...] = CONDITIONS
     mild: tuple[str, ...] = MILD
     seeds: tuple[int, ...] = (0, 1, 2)
-    rivals: tuple[str, ...] = tuple(RIVALS)
+    baselines: tuple[str, ...] = tuple(BASELINES)
     without_correction: tuple[str, ...] = ("random", "least_margin")
     length: int = _LENGTH
     new_length: int = _NEW_LENGTH
@@ -117,22 +110,13 @@ def compared(found: Passes, place: str, target: float | None) -> list[Row]:
             or not any(asked.taught for asked in passes)
         ):
             continue
+        accuracies, unit = found.accuracies(name), "share; ours less it"
         precise = _against([a.precision for a in ours], [a.precision for a in passes])
-        recovered = _against(found.accuracies("ours"), found.accuracies(name), gap)
-        rows.append(
-            Row(
-                f"precision/{place}/{name}",
-                pooled(passes),
-                f"share; ours less it {precise}",
-                expected(passes),
-            )
-        )
-        rows.append(
-            Row(
-                f"recovery/{place}/{name}",
-                found.recovered(found.accuracies(name)),
-                f"share; ours less it {recovered}",
-            )
+        recovered = _against(found.accuracies("ours"), accuracies, gap)
+        rows += reported(
+            f"{place}/{name}",
+            ("precision", pooled(passes), f"{unit} {precise}", expected(passes)),
+            ("recovery", found.recovered(accuracies), f"{unit} {recovered}"),
         )
     return rows
 
@@ -152,39 +136,25 @@ def condition_rows(found: Passes, size: Size) -> list[Row]:
         rows.append(
             Row(f"recovery/best_of_{size.sets}_random_sets/{count}", found.recovered(best), "share")
         )
-    rows.append(
-        at_most(
-            "questions_per_condition/most",
-            max(asked.most_on_a_topic for asked in found.arms["ours"]),
-            "questions",
-            PER_CONDITION,
-        )
-    )
-    rows.append(
-        Row(
-            "questions_per_condition/mean",
-            float(np.mean([len(asked.taught) for asked in found.arms["ours"]])),
-            "questions",
-        )
-    )
+    most = max(asked.most_on_a_topic for asked in found.arms["ours"])
+    mean = float(np.mean([len(asked.taught) for asked in found.arms["ours"]]))
+    rows += [
+        at_most("questions_per_condition/most", most, "questions", PER_CONDITION),
+        Row("questions_per_condition/mean", mean, "questions"),
+    ]
     for index, condition in enumerate(size.conditions):
         part = found.arms["ours"][index * len(size.seeds) : (index + 1) * len(size.seeds)]
         if any(asked.taught for asked in part):
             rows.append(
                 Row(f"precision_by_condition/{condition}", pooled(part), "share", expected(part))
             )
-    for name in ("frozen", "oracle"):
-        rows.append(Row(f"accuracy/{name}", float(np.mean(getattr(found, name))), "accuracy"))
-    rows += [
-        Row(
-            f"accuracy/{arm}",
-            float(np.mean(found.accuracies(arm))),
-            "accuracy",
-            float(np.mean(found.frozen)),
-        )
+    frozen = float(np.mean(found.frozen))
+    rows.append(Row("accuracy/frozen", frozen, "accuracy"))
+    rows.append(Row("accuracy/oracle", float(np.mean(found.oracle)), "accuracy"))
+    return rows + [
+        Row(f"accuracy/{arm}", float(np.mean(found.accuracies(arm))), "accuracy", frozen)
         for arm in found.arms
     ]
-    return rows
 
 
 def draw_bars(found: Passes, folder: Path) -> None:

@@ -25,18 +25,18 @@ from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.querying.strategy import choose_questions
 from edgeadapt.scenarios.refitted_head import RefittedHead
 from edgeadapt_bench.baselines.question_rules import (
-    RIVALS,
+    BASELINES,
     least_margin,
     paced,
     previous,
     random_rule,
 )
-from edgeadapt_bench.datasets.material import (
+from edgeadapt_bench.datasets.image_dataset import (
     BATCH,
     SAMPLE,
-    Material,
+    ImageDataset,
     Say,
-    load_material,
+    load_dataset,
     open_quick,
 )
 from edgeadapt_bench.harness.measure import Row
@@ -50,12 +50,7 @@ from edgeadapt_bench.labels.question_rows import (
     condition_rows,
     draw_bars,
 )
-from edgeadapt_bench.labels.question_streams import (
-    allowing,
-    best_of_sets,
-    marks,
-    under_condition,
-)
+from edgeadapt_bench.labels.question_streams import allowing, best_of_sets, marks, under_condition
 
 TEN_PER_CLASS = 10 * len(KNOWN)
 _A_WINDOW = 3  # of the sixty
@@ -74,74 +69,71 @@ def run_questions(
     """Precision and recovery of the questions, under conditions and with new classes.
 
     Args:
-        data, tuning: see ``load_material``.
+        data, tuning: see ``load_dataset``.
         quick: one short stream of each kind from the images that ship.
         plots: a folder for bars of precision and recovery per rule.
         conditions: other ones, for choosing defaults.
     """
-    if plots is not None:
-        from edgeadapt_bench.harness.plots import check
-
-        check()
     size = _QUICK if quick else Size()
     if conditions is not None:
         size = Size(conditions, ("clean", *conditions[:2]))
-    material = load_material(SAMPLE if quick else data, tuning=tuning)
-    say(f"questions: {material.source}")
-    corrected = _under_conditions(material, size, say)
-    bare = _without_correction(material, size, say) if size.without_correction else None
+    dataset = load_dataset(SAMPLE if quick else data, tuning=tuning)
+    say(f"questions: {dataset.source}")
+    corrected = _under_conditions(dataset, size, say)
+    bare = _without_correction(dataset, size, say) if size.without_correction else None
     rows = condition_rows(corrected, size)
     rows += compared(bare, "20_adaptation_off", None) if bare is not None else []
-    rows += new_class_rows(material, size, say)
+    rows += new_class_rows(dataset, size, say)
     if plots is not None:
         draw_bars(corrected, Path(plots))
     return rows
 
 
-def _under_conditions(material: Material, size: Size, say: Say) -> Passes:
-    found, many = Passes(), allowing(material.bundle, TEN_PER_CLASS)
-    for condition, seed, shown in _showings(material, size):
-        _mark(material, shown, found)
-        ours = found.add("ours", under_condition(material, shown, choose_questions))
-        for name in size.rivals:
+def _under_conditions(dataset: ImageDataset, size: Size, say: Say) -> Passes:
+    found, many = Passes(), allowing(dataset.bundle, TEN_PER_CLASS)
+    for condition, seed, shown in _showings(dataset, size):
+        _mark(dataset, shown, found)
+        ours = found.add("ours", under_condition(dataset, shown, choose_questions))
+        for name in size.baselines:
             found.add(
-                name, under_condition(material, shown, paced(RIVALS[name](seed), ours.counts))
+                name, under_condition(dataset, shown, paced(BASELINES[name](seed), ours.counts))
             )
-        found.add("none", under_condition(material, shown, lambda window: []))
+        found.add("none", under_condition(dataset, shown, lambda window: []))
         for name, rule in (("least_margin_at_once", least_margin), ("previous_at_once", previous)):
-            found.add(name, under_condition(material, shown, rule))
+            found.add(name, under_condition(dataset, shown, rule))
         sixty = [_A_WINDOW] * (TEN_PER_CLASS // _A_WINDOW)
         found.add(
-            "ours_60", under_condition(material, shown, paced(choose_questions, sixty), bundle=many)
+            "ours_60", under_condition(dataset, shown, paced(choose_questions, sixty), bundle=many)
         )
         found.add(
             "random_60",
-            under_condition(material, shown, paced(random_rule(seed), sixty), bundle=many),
+            under_condition(dataset, shown, paced(random_rule(seed), sixty), bundle=many),
         )
         for count, best in best_of_sets(
-            material, shown, (PER_CONDITION, TEN_PER_CLASS), size.sets, seed
+            dataset, shown, (PER_CONDITION, TEN_PER_CLASS), size.sets, seed
         ).items():
             found.best.setdefault(count, []).append(best)
         _tell(say, f"{condition}, seed {seed}", found)
     return found
 
 
-def _without_correction(material: Material, size: Size, say: Say) -> Passes:
+def _without_correction(dataset: ImageDataset, size: Size, say: Say) -> Passes:
     """The same with adaptation off: all that is recovered, the answers recover."""
     found, off = Passes(), Policy(adapt="off")
-    for condition, seed, shown in _showings(material, size):
-        _mark(material, shown, found)
-        ours = found.add("ours", under_condition(material, shown, choose_questions, off))
+    for condition, seed, shown in _showings(dataset, size):
+        _mark(dataset, shown, found)
+        ours = found.add("ours", under_condition(dataset, shown, choose_questions, off))
         for name in size.without_correction:
             found.add(
-                name, under_condition(material, shown, paced(RIVALS[name](seed), ours.counts), off)
+                name,
+                under_condition(dataset, shown, paced(BASELINES[name](seed), ours.counts), off),
             )
         _tell(say, f"{condition}, seed {seed}, adaptation off", found)
     return found
 
 
-def _showings(material: Material, size: Size) -> list[tuple[str, int, Showing]]:
-    images = material.known()
+def _showings(dataset: ImageDataset, size: Size) -> list[tuple[str, int, Showing]]:
+    images = dataset.known()
     return [
         (condition, seed, showing(images, condition, size.length, seed))
         for condition in size.conditions
@@ -149,8 +141,8 @@ def _showings(material: Material, size: Size) -> list[tuple[str, int, Showing]]:
     ]
 
 
-def _mark(material: Material, shown: Showing, found: Passes) -> None:
-    with open_quick(material.bundle, Policy(adapt="off")) as frozen:
+def _mark(dataset: ImageDataset, shown: Showing, found: Passes) -> None:
+    with open_quick(dataset.bundle, Policy(adapt="off")) as frozen:
         oracle = RefittedHead(frozen.predict(shown.oracle.x).embedding, shown.oracle.y, len(KNOWN))
         found.frozen.append(float(marks(frozen, shown.judge.x, shown.judge.y).mean()))
         found.oracle.append(oracle.accuracy(frozen.predict(shown.judge.x).embedding, shown.judge.y))

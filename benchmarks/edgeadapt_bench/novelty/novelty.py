@@ -18,16 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.errors import InputError
-from edgeadapt_bench.datasets.material import SAMPLE, load_material
+from edgeadapt_bench.datasets.image_dataset import SAMPLE, load_dataset
 from edgeadapt_bench.harness.measure import Row, Say, absent, at_least
+from edgeadapt_bench.novelty.domain_routes import run_routing
 from edgeadapt_bench.novelty.novelty_cases import (
     emoji_cases,
     far_cases,
     fashion_cases,
     shipped_case,
 )
-from edgeadapt_bench.novelty.novelty_material import Case, Lite0WithTaps, Seen
-from edgeadapt_bench.novelty.routing import run_routing
+from edgeadapt_bench.novelty.novelty_features import Case, Lite0WithTaps, Seen
 
 if TYPE_CHECKING:
     from edgeadapt.host.assembly.calibration import Fitted
@@ -86,23 +86,19 @@ def run_novelty(
     Raises:
         RuntimeUnavailable: torch, or for the full suite the packages of Lite0, are not installed.
     """
-    if plots is not None:
-        from edgeadapt_bench.harness.plots import check
-
-        check()
     rounds = 20 if quick else _ROUNDS
-    material = load_material(SAMPLE if quick else data)
+    dataset = load_dataset(SAMPLE if quick else data)
     rows = _measure(
-        "shipped", [shipped_case(material, quick)], comparisons(quick), say, rounds, plots
+        "shipped", [shipped_case(dataset, quick)], comparisons(quick), say, rounds, plots
     )
-    rows += run_routing(material, say, quick=quick)
+    rows += run_routing(dataset, say, quick=quick)
     if quick:
         return rows
     encoder = Lite0WithTaps(say)
-    rows += _measure("fashion", fashion_cases(encoder, material), comparisons(), say, rounds, plots)
+    rows += _measure("fashion", fashion_cases(encoder, dataset), comparisons(), say, rounds, plots)
     for name, cases in (
         ("emoji", emoji_cases),
-        ("far", lambda told: far_cases(encoder, material, told)),
+        ("far", lambda told: far_cases(encoder, dataset, told)),
     ):
         try:
             rows += _measure(name, cases(say), comparisons(), say, rounds, plots)

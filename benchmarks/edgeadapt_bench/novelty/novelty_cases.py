@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from edgeadapt.demo.sample import NEW
 from edgeadapt.scenarios.corruptions import corrupt
-from edgeadapt_bench.datasets.material import SEVERITY, Material
+from edgeadapt_bench.datasets.image_dataset import SEVERITY, ImageDataset
 from edgeadapt_bench.datasets.pool import Pool
 from edgeadapt_bench.datasets.pools import load_pool
 from edgeadapt_bench.downloads import folder as fetched
 from edgeadapt_bench.harness.measure import Say
-from edgeadapt_bench.novelty.novelty_material import Case, Lite0WithTaps, Seen, per_class
+from edgeadapt_bench.novelty.novelty_features import Case, Lite0WithTaps, Seen, per_class
 
 if TYPE_CHECKING:
     pass
@@ -31,9 +31,9 @@ SHIFTS = ("fog", "gaussian_noise")
 _PER_CLASS, _REPORTED, _FAR, _UNSEEN = 600, 2500, 1000, 150
 
 
-def shipped_case(material: Material, quick: bool) -> Case:
+def shipped_case(dataset: ImageDataset, quick: bool) -> Case:
     """The shipped encoder, which was trained on the six known classes alone."""
-    program = material.program()
+    program = dataset.program()
     stored = np.float16
 
     def see(x: NDArray[np.uint8], y: NDArray[np.int64]) -> Seen:
@@ -42,9 +42,9 @@ def shipped_case(material: Material, quick: bool) -> Case:
 
     from edgeadapt.host.assembly.novelty_choice import unseen_images
 
-    held = material.calibration
+    held = dataset.calibration
     fit, judge = np.array_split(np.random.default_rng(0).permutation(len(held)), 2)
-    known, novel = material.known(), material.test.only(NEW)
+    known, novel = dataset.known(), dataset.test.only(NEW)
     known, novel = (
         part.take(np.random.default_rng(0).permutation(len(part))[: 300 if quick else None])
         for part in (known, novel)
@@ -70,8 +70,8 @@ def _class_splits(classes: int, known: int) -> list[tuple[NDArray[np.int64], NDA
     return [(np.sort(order[:known]), np.sort(order[known:])) for order in orders]
 
 
-def fashion_cases(encoder: Lite0WithTaps, material: Material) -> list[Case]:
-    training, test = material.training, material.test
+def fashion_cases(encoder: Lite0WithTaps, dataset: ImageDataset) -> list[Case]:
+    training, test = dataset.training, dataset.test
     chosen = per_class(training.y, _PER_CLASS, 0)
     reported = np.random.default_rng(0).permutation(len(test))[:_REPORTED]
     factory = encoder.see("factory", training.x[chosen], training.y[chosen])
@@ -126,11 +126,11 @@ def _case_of(pool: Pool, known: NDArray[np.int64], novel: NDArray[np.int64]) -> 
     )
 
 
-def far_cases(encoder: Lite0WithTaps, material: Material, say: Say) -> list[Case]:
+def far_cases(encoder: Lite0WithTaps, dataset: ImageDataset, say: Say) -> list[Case]:
     """All ten classes are known; digits and emoji are not. One draw of factory samples: the
     interval is that of the reported ones.
     """
-    training, test = material.training, material.test
+    training, test = dataset.training, dataset.test
     chosen = per_class(training.y, _PER_CLASS, 0)
     reported = np.random.default_rng(0).permutation(len(test))[:_REPORTED]
     factory = encoder.see("factory", training.x[chosen], training.y[chosen])

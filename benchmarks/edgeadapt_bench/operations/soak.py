@@ -18,7 +18,7 @@ import numpy as np
 
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt_bench.datasets.vectors import vector_bundle
-from edgeadapt_bench.harness.measure import Row, Say, at_most
+from edgeadapt_bench.harness.measure import Row, Say, at_most, reported
 from edgeadapt_bench.harness.process import in_child
 from edgeadapt_bench.operations import large_state, soak_streams
 
@@ -51,7 +51,8 @@ def stream_rows(name: str, found: dict[str, Any], with_targets: bool) -> list[Ro
     warm, start, grown, slope = growth(found["observed"], found["mib"])
     end = f"{name}/{total}"
     observe, bare = float(np.median(found["observe_ms"])), float(np.median(found["bare_ms"]))
-    learned = found["outcomes"].get("learned", 0)
+    outcomes = found["outcomes"]
+    learned = outcomes.get("learned", 0) / max(1, sum(outcomes.values()))
     return [
         at_most(
             f"rss_growth_mib/{end}",
@@ -60,31 +61,26 @@ def stream_rows(name: str, found: dict[str, Any], with_targets: bool) -> list[Ro
             max(GROWTH_MIB, GROWTH_SHARE * start) if with_targets else None,
             start,
         ),
-        Row(f"rss_slope_mib/{end}", slope, "MiB per 100,000 observations"),
-        Row(f"rss_max_mib/{end}", max(found["mib"]), "MiB"),
-        Row(
-            f"observations_per_s/{end}",
-            total / found["seconds"],
-            "1/s, labels and learning included",
+        *reported(
+            end,
+            ("rss_slope_mib", slope, "MiB per 100,000 observations"),
+            ("rss_max_mib", max(found["mib"]), "MiB"),
+            ("observations_per_s", total / found["seconds"], "1/s, labels and learning included"),
+            ("observe_ms", observe, "ms a batch", bare),
+            ("backlog_max", max(found["backlog"]), "tasks that wait for the worker"),
+            ("caught_up_s", found["caught_up"], "s after the last observation"),
+            ("labels", found["labels"], "labels"),
+            ("questions_answered", found["answers"], "labels"),
+            ("classes", found["classes"], "classes"),
+            ("conditions", found["conditions"], "conditions known at the end"),
+            ("commits_learned", learned, "share of label commits"),
+            ("written_per_label", found["written"] / max(1, found["labels"]), "bytes"),
+            ("state_mib", found["state"] / 2**20, "MiB"),
+            *(
+                (name, found["counters"][name], "times")
+                for name in ("deferred", "overruns", "refreshes")
+            ),
         ),
-        Row(f"observe_ms/{end}", observe, "ms a batch", bare),
-        Row(f"backlog_max/{end}", max(found["backlog"]), "tasks that wait for the worker"),
-        Row(f"caught_up_s/{end}", found["caught_up"], "s after the last observation"),
-        Row(f"labels/{end}", float(found["labels"]), "labels"),
-        Row(f"questions_answered/{end}", float(found["answers"]), "labels"),
-        Row(f"classes/{end}", float(found["classes"]), "classes"),
-        Row(f"conditions/{end}", float(found["conditions"]), "conditions known at the end"),
-        Row(
-            f"commits_learned/{end}",
-            learned / max(1, sum(found["outcomes"].values())),
-            "share of label commits",
-        ),
-        Row(f"written_per_label/{end}", found["written"] / max(1, found["labels"]), "bytes"),
-        Row(f"state_mib/{end}", found["state"] / 2**20, "MiB"),
-        *[
-            Row(f"{counter}/{end}", float(found["counters"][counter]), "times")
-            for counter in ("deferred", "overruns", "refreshes")
-        ],
     ]
 
 
@@ -119,20 +115,16 @@ def state_rows(
     undone = in_child(large_state.__name__, "undo_times", bundle=bundle, state=state)
     shutil.rmtree(state)
     end, alone = f"{rows}_rows", float(np.median(milliseconds(bare)))
+    median_warm, median_cold = (float(np.median(milliseconds(times))) for times in (warm, cold))
+    mib, least = grown["bytes"] / 2**20, grown["evidence"].get("learned", 0) * 2 * DIM / 2**20
     return [
         at_most(
-            f"open_ms/{end}",
-            float(np.median(milliseconds(warm))),
-            "ms, median",
-            OPEN_MS if with_targets else None,
-            alone,
+            f"open_ms/{end}", median_warm, "ms, median", OPEN_MS if with_targets else None, alone
         ),
-        Row(f"open_max_ms/{end}", max(milliseconds(warm)), "ms", max(milliseconds(bare))),
-        Row(
-            f"open_cold_ms/{end}",
-            float(np.median(milliseconds(cold))),
-            "ms, journal not in the page cache",
-            alone,
+        *reported(
+            end,
+            ("open_max_ms", max(milliseconds(warm)), "ms", max(milliseconds(bare))),
+            ("open_cold_ms", median_cold, "ms, journal not in the page cache", alone),
         ),
         Row(
             "start_ms",
@@ -146,26 +138,20 @@ def state_rows(
             RECOVERY_MS if with_targets else None,
             alone,
         ),
-        Row(
-            f"recovery_learned_ms/{end}",
-            max(milliseconds(killed, "caught_up")),
-            "ms, until labels that waited are learned",
-        ),
-        *[
-            Row(f"{name}_ms/{end}", 1e3 * seconds, _what(name, undone))
-            for name, seconds in undone.items()
-            if not name.endswith("/rows")
-        ],
-        Row(
-            f"state_mib/{end}",
-            grown["bytes"] / 2**20,
-            "MiB",
-            grown["evidence"].get("learned", 0) * 2 * DIM / 2**20,
-        ),
-        Row(
-            f"grow_ms/{end}",
-            1e3 * grown["seconds"] / (rows / 64),
-            "ms for 64 labels, durable and learned",
+        *reported(
+            end,
+            (
+                "recovery_learned_ms",
+                max(milliseconds(killed, "caught_up")),
+                "ms, until labels that waited are learned",
+            ),
+            *(
+                (f"{name}_ms", 1e3 * seconds, _what(name, undone))
+                for name, seconds in undone.items()
+                if not name.endswith("/rows")
+            ),
+            ("state_mib", mib, "MiB", least),
+            ("grow_ms", 64e3 * grown["seconds"] / rows, "ms for 64 labels, durable and learned"),
         ),
     ]
 
@@ -179,10 +165,10 @@ def run_soak(data: str | None, say: Say, *, quick: bool = False) -> list[Row]:
     """The two streams and the large state.
 
     Args:
-        data: see ``bench.material.load_material``.
+        data: see ``load_dataset``.
         quick: a hundredth of the observations and rows, without targets.
     """
-    from edgeadapt_bench.datasets.material import load_material
+    from edgeadapt_bench.datasets.image_dataset import load_dataset
 
     if quick:
         observations = OBSERVATIONS // 100
@@ -207,7 +193,7 @@ def run_soak(data: str | None, say: Say, *, quick: bool = False) -> list[Row]:
             ),
             not quick,
         )
-        test = load_material(data).test
+        test = load_dataset(data).test
         np.savez(scratch / "images.npz", x=test.x, y=test.y, names=np.array(test.classes))
         say(f"soak: {images} images")
         found = in_child(

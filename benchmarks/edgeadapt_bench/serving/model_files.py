@@ -60,7 +60,7 @@ def at_96_px(folder: Path, say: Say) -> ModelFiles:
     without its stress streams, which take minutes, a card only lets it advise.
     """
     from edgeadapt.host import export
-    from edgeadapt_bench.shift.shift_material import acting
+    from edgeadapt_bench.shift.shift_dataset import acting
 
     name, module, taps = _encoder(say)
     sample = load_sample()

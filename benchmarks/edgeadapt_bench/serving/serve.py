@@ -28,7 +28,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt_bench.harness.measure import Row, Say
 from edgeadapt_bench.harness.step_race import interleaved
 from edgeadapt_bench.serving import _serve_bare, _serve_daemon
@@ -113,15 +112,8 @@ def run_serve(data: str | None, say: Say, *, quick: bool = False) -> list[Row]:
         quick: the shipped bundle at 28 px, two short rounds, no targets.
 
     Raises:
-        RuntimeUnavailable: the daemon or the host extra is not installed, or a measuring process
-            failed.
+        RuntimeUnavailable: a measuring process failed.
     """
-    try:
-        import prometheus_client  # noqa: F401
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise RuntimeUnavailable(f"{error}: pip install 'edgeadapt[daemon]'") from error
     rounds, camera, memory, turn = (
         (2, 32, 2 * LEG, LEG // 2) if quick else (ROUNDS, CAMERA_FRAMES, MEMORY_FRAMES, FRAMES)
     )

@@ -6,12 +6,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edgeadapt_bench.harness.measure import Row, at_least, at_most
+from edgeadapt_bench.harness.measure import Row, at_least, at_most, reported
 from edgeadapt_bench.serving.player import Said
 
 RATE_RATIO, P99_RATIO = 0.85, 1.5
 GROWTH_MIB, GROWTH_SHARE = 16.0, 0.05  # after the warm-up; whichever is more
 CAMERA_HZ, WARM_UP = 10.0, 1 / 3
+_RATE_UNIT = "frames/s, background work included"
+_LOOP_UNIT = "ms of CPU a frame, the thread that answers"
+_CPU_UNIT = "ms of CPU a frame, all threads"
 
 
 @dataclass(eq=False)
@@ -66,46 +69,26 @@ def full_speed_rows(end: str, found: Match, with_targets: bool) -> list[Row]:
     )
     if with_targets and not found.is_measurement:
         rate, tail = _missed(rate), _missed(tail)
+    rates_hz = [[_rate(said) for said in turns] for turns in (found.daemon, found.bare)]
+    cpu = [said["loop_cpu"] for said in found.daemon]
+    worked = sum(said["worked"] for said in found.daemon) / _seconds(found.daemon)
     return [
         rate,
-        Row(
-            f"rate_hz/{end}",
-            _median([_rate(said) for said in found.daemon]),
-            "frames/s, background work included",
-            _median([_rate(said) for said in found.bare]),
-        ),
+        *reported(end, ("rate_hz", _median(rates_hz[0]), _RATE_UNIT, _median(rates_hz[1]))),
         tail,
-        *[
-            Row(
-                f"p{share:.0f}_ms/{end}",
-                1e3 * float(np.quantile(whole, share / 100)),
-                "ms an answer, all rounds",
-                1e3 * float(np.quantile(bare, share / 100)),
-            )
-            for share in (50, 99)
-        ],
-        Row(f"max_ms/{end}", 1e3 * float(whole.max()), "ms an answer", 1e3 * float(bare.max())),
-        Row(
-            f"loop_cpu_ms/{end}",
-            1e3 * _median([said["loop_cpu"] for said in found.daemon]),
-            "ms of CPU a frame, the thread that answers",
-            _bare_cpu_ms(found.bare),
-        ),
-        Row(
-            f"cpu_ms/{end}",
-            _cpu_ms(found.daemon),
-            "ms of CPU a frame, all threads",
-            _cpu_ms(found.bare),
-        ),
-        Row(
-            f"worker_share/{end}",
-            sum(said["worked"] for said in found.daemon) / _seconds(found.daemon),
-            "of the time, adapting, learning, writing",
-        ),
-        Row(
-            f"caught_up_s/{end}",
-            _median([said["caught_up"] for said in found.daemon]),
-            "s after the last answer of a turn",
+        *reported(
+            end,
+            ("p50_ms", *_quantiles_ms(0.5, whole, bare, "ms an answer, all rounds")),
+            ("p99_ms", *_quantiles_ms(0.99, whole, bare, "ms an answer, all rounds")),
+            ("max_ms", 1e3 * whole.max(), "ms an answer", 1e3 * float(bare.max())),
+            ("loop_cpu_ms", 1e3 * _median(cpu), _LOOP_UNIT, _bare_cpu_ms(found.bare)),
+            ("cpu_ms", _cpu_ms(found.daemon), _CPU_UNIT, _cpu_ms(found.bare)),
+            ("worker_share", worked, "of the time, adapting, learning, writing"),
+            (
+                "caught_up_s",
+                _median([said["caught_up"] for said in found.daemon]),
+                "s after the last answer of a turn",
+            ),
         ),
     ]
 
@@ -115,68 +98,40 @@ def camera_rows(end: str, found: Match) -> list[Row]:
     if not found.camera_daemon:
         return []
     theirs, bare = found.camera_daemon, found.camera_bare
-    at = f"{end}/{CAMERA_HZ:.0f}_hz"
-    return [
-        Row(
-            f"busy/{at}",
-            sum(said["cpu"] for said in theirs) / _seconds(theirs),
-            "of a core",
-            sum(said["cpu"] for said in bare) / _seconds(bare),
-        ),
-        *[
-            Row(
-                f"p{share:.0f}_ms/{at}",
-                1e3 * float(np.quantile(_together(theirs), share / 100)),
-                "ms an answer",
-                1e3 * float(np.quantile(_together(bare), share / 100)),
-            )
-            for share in (50, 99)
-        ],
-    ]
+    answers = _together(theirs), _together(bare)
+    busy = [sum(said["cpu"] for said in turns) / _seconds(turns) for turns in (theirs, bare)]
+    return reported(
+        f"{end}/{CAMERA_HZ:.0f}_hz",
+        ("busy", busy[0], "of a core", busy[1]),
+        ("p50_ms", *_quantiles_ms(0.5, *answers, "ms an answer")),
+        ("p99_ms", *_quantiles_ms(0.99, *answers, "ms an answer")),
+    )
 
 
 def work_rows(end: str, found: Match, with_targets: bool) -> list[Row]:
     """What was adapted and learned meanwhile, and how right both were under the conditions."""
     told, turns = found.told, found.daemon + found.camera_daemon
     floor = 1.0 if with_targets else None
+    learned, evidence = told["commits"].get("learned", 0), told["evidence"]
+    labels = evidence.get("learned", 0) + evidence.get("held_out", 0)
+    dropped = sum(sink["dropped"] for sink in told["sinks"])
+    lost = told["loop"]["refused"] + told["loop"]["failures"] + dropped
+    bare = _right(found.bare + found.camera_bare)
     return [
         at_least(f"refreshes/{end}", float(told["refreshes"]), "corrections computed", floor),
-        at_least(
-            f"commits/{end}",
-            float(told["commits"].get("learned", 0)),
-            "commits of labels, learned",
-            floor,
+        at_least(f"commits/{end}", float(learned), "commits of labels, learned", floor),
+        *reported(
+            end,
+            ("labels", labels, "labels learned or held out"),
+            ("questions", told["questions"], "questions answered"),
+            ("conditions", told["conditions"], "conditions known at the end"),
+            ("checkpoints", told["checkpoints"], "checkpoints, at least"),
+            ("pauses", told["latency"]["pauses"], "times the worker waited for the answers"),
+            ("deferred", told["deferred"], "times work was put off"),
+            ("lost", lost, "frames or events without an answer"),
+            ("accuracy", _right(turns), "right under a condition", bare),
+            ("metrics_read", found.readings, "times"),
         ),
-        Row(
-            f"labels/{end}",
-            float(told["evidence"].get("learned", 0) + told["evidence"].get("held_out", 0)),
-            "labels learned or held out",
-        ),
-        Row(f"questions/{end}", float(told["questions"]), "questions answered"),
-        Row(f"conditions/{end}", float(told["conditions"]), "conditions known at the end"),
-        Row(f"checkpoints/{end}", float(told["checkpoints"]), "checkpoints, at least"),
-        Row(
-            f"pauses/{end}",
-            float(told["latency"]["pauses"]),
-            "times the worker waited for the answers",
-        ),
-        Row(f"deferred/{end}", float(told["deferred"]), "times work was put off"),
-        Row(
-            f"lost/{end}",
-            float(
-                told["loop"]["refused"]
-                + told["loop"]["failures"]
-                + sum(sink["dropped"] for sink in told["sinks"])
-            ),
-            "frames or events without an answer",
-        ),
-        Row(
-            f"accuracy/{end}",
-            _right(turns),
-            "right under a condition",
-            _right(found.bare + found.camera_bare),
-        ),
-        Row(f"metrics_read/{end}", float(found.readings), "times"),
     ]
 
 
@@ -192,19 +147,15 @@ def memory_rows(
     row = at_most(name, last - start, unit, bound if with_targets else None, start)
     if with_targets and not (told["refreshes"] and told["commits"].get("learned", 0)):
         row = _missed(row)
+    slope = _slope(after) * 1e4 * len(mib) / frames
     return [
         row,
-        Row(
-            f"rss_slope_mib/{end}/{frames}",
-            _slope(after) * 1e4 * len(mib) / frames,
-            "MiB per 10,000 frames, after the warm-up",
-        ),
-        Row(f"rss_max_mib/{end}/{frames}", max(mib), "MiB"),
-        Row(f"refreshes/{end}/{frames}", float(told["refreshes"]), "corrections computed"),
-        Row(
-            f"commits/{end}/{frames}",
-            float(told["commits"].get("learned", 0)),
-            "commits of labels, learned",
+        *reported(
+            f"{end}/{frames}",
+            ("rss_slope_mib", slope, "MiB per 10,000 frames, after the warm-up"),
+            ("rss_max_mib", max(mib), "MiB"),
+            ("refreshes", told["refreshes"], "corrections computed"),
+            ("commits", told["commits"].get("learned", 0), "commits of labels, learned"),
         ),
     ]
 
@@ -237,6 +188,12 @@ def _seconds(turns: list[Said]) -> float:
 
 def _together(turns: list[Said]) -> np.ndarray:
     return np.concatenate([said["answers"] for said in turns])
+
+
+def _quantiles_ms(
+    share: float, theirs: np.ndarray, bare: np.ndarray, unit: str
+) -> tuple[float, str, float]:
+    return 1e3 * float(np.quantile(theirs, share)), unit, 1e3 * float(np.quantile(bare, share))
 
 
 def _cpu_ms(turns: list[Said]) -> float:

@@ -17,7 +17,7 @@ from edgeadapt.host.data.images import ImageData
 from edgeadapt.host.encoders.networks import BUILT_IN, Normalised, build_network
 from edgeadapt.host.training.train import train
 from edgeadapt_bench.datasets.cache import cache_folder
-from edgeadapt_bench.datasets.material import Say
+from edgeadapt_bench.datasets.image_dataset import Say
 
 EPOCHS, SEED, HELD_OUT = 3, 0, 0.1
 

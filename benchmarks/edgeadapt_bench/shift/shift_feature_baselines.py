@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.device.numerics.softmax import softmax
-from edgeadapt_bench.shift.shift_material import Basis
+from edgeadapt_bench.shift.shift_dataset import Basis
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]

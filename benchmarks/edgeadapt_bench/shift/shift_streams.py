@@ -1,7 +1,7 @@
 """The streams of ``bench shift``: one set of images per condition, in several orders, and the
 stress list beyond them.
 
-All conditions of a seed show the same images, so contenders, orders and conditions are compared on
+All conditions of a seed show the same images, so methods, orders and conditions are compared on
 equal terms; 1,000 other images give the oracle its labels.
 """
 

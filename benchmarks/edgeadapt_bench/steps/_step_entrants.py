@@ -6,25 +6,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgeadapt_bench.harness.step_race import Entrant
-from edgeadapt_bench.steps import _step_material as material
+from edgeadapt_bench.steps import _step_inputs as step_inputs
 
 _WORKER = "edgeadapt_bench.steps._step_worker_"
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How much is measured: rounds, and steps per turn."""
-
-    rounds: int
-    block: int
-
-
 def ours(
-    prepared: material.Prepared, name: str = "edgeadapt", graph: Path | None = None
+    prepared: step_inputs.Prepared, name: str = "edgeadapt", graph: Path | None = None
 ) -> Entrant:
     """Our runtime on a prepared graph, or on another file."""
     return Entrant(

@@ -15,7 +15,7 @@ import fake_tensorrt
 import numpy as np
 import pytest
 from device_day import day_of_one_runtime
-from edgeadapt_bench.datasets.mirror import samples
+from edgeadapt_bench.datasets.mirrored_domain import samples
 from edgeadapt_tensorrt import TensorRT
 from fake_tensorrt import VERSIONS
 from golden_files import GOLDEN

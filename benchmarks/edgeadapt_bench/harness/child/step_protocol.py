@@ -43,7 +43,7 @@ class System(Protocol):
         ...
 
 
-class Material:
+class StepInputs:
     """What a system is given: ``start`` (name -> float32), ``inputs`` (name -> one array per step)
     and ``settings``.
     """
@@ -71,7 +71,7 @@ def peak_mib() -> float:
     raise OSError("/proc/self/status has no VmHWM")
 
 
-def steps_of(make: Callable[[Material], System]) -> dict[str, Callable[..., dict[str, Any]]]:
+def steps_of(make: Callable[[StepInputs], System]) -> dict[str, Callable[..., dict[str, Any]]]:
     """The jobs of a process that takes the steps of one system at a time."""
     loaded: list[System] = []
 
@@ -82,7 +82,7 @@ def steps_of(make: Callable[[Material], System]) -> dict[str, Callable[..., dict
         return loaded[0]
 
     def load(folder: str) -> dict[str, Any]:
-        loaded[:] = [make(Material(Path(folder)))]
+        loaded[:] = [make(StepInputs(Path(folder)))]
         loaded[0].step(0)
         return {"done_at": time.monotonic(), "facts": loaded[0].facts}
 

@@ -126,7 +126,7 @@ def python_of(environment: str, cache: Path, say: Say) -> Path:
     return python
 
 
-def build(peer: Peer, material: Path, cache: Path, say: Say) -> None:
+def build(peer: Peer, step_inputs: Path, cache: Path, say: Say) -> None:
     """Write what the peer's process loads into the folder of a material.
 
     Raises:
@@ -136,7 +136,7 @@ def build(peer: Peer, material: Path, cache: Path, say: Say) -> None:
         environment, script = peer.builder
         python = python_of(environment, cache, say)
         _run(
-            [str(python), str(HERE / script), str(material)],
+            [str(python), str(HERE / script), str(step_inputs)],
             _BUILD_SECONDS,
             f"{peer.name} cannot be built",
         )

@@ -148,7 +148,7 @@ def joint_probe(
     z: F32, y: I64, classes: int, rate: float, seed: int = 0, steps: int = 3000, batch: int = 128
 ) -> SoftmaxLayer:
     """The same layer on all classes at once, shuffled, many passes, cosine rate: an oracle for
-    linear heads, not a rival.
+    linear heads, not a baseline.
     """
     layer = SoftmaxLayer(z.shape[1], classes, rate, seed=seed)
     layer._scale, layer._seen = 1.0 / max(float(z.std()), 1e-6), set(y.tolist())

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from edgeadapt.host.compile import MakePorts, compile_step
-from edgeadapt_bench.harness.child.step_protocol import Material
+from edgeadapt_bench.harness.child.step_protocol import StepInputs
 from edgeadapt_bench.harness.step_reference import Arrays, Reference
 from edgeadapt_bench.steps import adaptor_step, entropy_step
 from edgeadapt_bench.steps._step_worker_torch import Eager
@@ -145,10 +145,10 @@ def reference(
     """Torch's own modules, autograd and optimiser in float64, on the folder's inputs; ``beta``
     replaces the momentum.
     """
-    material = Material(folder)
+    step_inputs = StepInputs(folder)
     if beta is not None:
-        material.settings["beta"] = beta
-    exact = Eager(material, dtype=torch.float64)
+        step_inputs.settings["beta"] = beta
+    exact = Eager(step_inputs, dtype=torch.float64)
     count, steps = walks
     ends = []
     for walk in range(count):
@@ -156,7 +156,7 @@ def reference(
         for index in range(walk * steps, (walk + 1) * steps):
             exact.step(index)
         ends.append(exact.parameters())
-    return Reference(material.start, tuple(ends), steps, tolerance)
+    return Reference(step_inputs.start, tuple(ends), steps, tolerance)
 
 
 def _write(

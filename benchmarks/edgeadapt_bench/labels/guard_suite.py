@@ -2,8 +2,8 @@
 one learner per seed.
 
 Each learner first lives an honest life: batches of labels under the factory condition, under each
-condition of the demo, and of new classes. In between, and at the end, poison is offered and taken
-back: what got through is judged, then rolled back.
+condition of the demo, and of new classes. In between, and at the end, label noise is offered and
+taken back: what got through is judged, then rolled back.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.host.data.images import ImageData
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt.scenarios.orders import batches
-from edgeadapt_bench.datasets.material import (
+from edgeadapt_bench.datasets.image_dataset import (
     BATCH,
     CONDITIONS,
     PREFIX,
     SAMPLE,
     SEVERITY,
-    Material,
+    ImageDataset,
     Say,
     accuracy,
     bar,
-    load_material,
+    load_dataset,
     names_of,
     open_quick,
     shares,
 )
-from edgeadapt_bench.datasets.poison import (
+from edgeadapt_bench.datasets.label_noise import (
     AT_THE_FACTORY,
-    POISONS,
+    NOISE_KINDS,
     SHIFTED,
     UNDER_SHIFT,
     Burst,
@@ -48,6 +48,7 @@ from edgeadapt_bench.labels.poor_heads import poor_head_rows
 
 ACCEPTED = 0.95
 _BURST = 64
+_POWER_DRAWS = 20  # for every entry of the power tables
 _CLEAN = "clean"
 
 
@@ -69,7 +70,7 @@ class Trial:
 class Life:
     """One learner, the labels it is offered, and what became of them."""
 
-    material: Material
+    dataset: ImageDataset
     learner: Learner
     seed: int
     say: Say
@@ -79,7 +80,7 @@ class Life:
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng([self.seed, 5])
-        test = self.material.test
+        test = self.dataset.test
         judge, rest = shares(len(test), self.seed, 1000)
         self.judge = test.take(judge)
         pool = test.take(rest)
@@ -173,8 +174,8 @@ class Life:
         self.under = condition
         return tuple(ids), self.known.y[rows]
 
-    # -- poison ------------------------------------------------------------------------------------
-    def poison(self, kind: str, source: str, stage: str) -> None:
+    # -- label noise ---------------------------------------------------------------------------
+    def noise(self, kind: str, source: str, stage: str) -> None:
         """64 labels of one source; what gets through is judged and rolled back."""
         is_shifted = kind.endswith(UNDER_SHIFT)
         offered = burst(
@@ -234,30 +235,30 @@ class Life:
 
 
 def live(
-    material: Material,
+    dataset: ImageDataset,
     seed: int,
     say: Say,
     *,
     per_kind: int,
     conditions: tuple[str, ...],
-    poisons: int,
+    noises: int,
 ) -> Life:
     """One learner's life: honest labels of every kind, with poison offered young, in the middle and
     late.
     """
-    with open_quick(material.bundle) as learner:
-        life = Life(material, learner, seed, say)
+    with open_quick(dataset.bundle) as learner:
+        life = Life(dataset, learner, seed, say)
         life.born = accuracy(learner, life.judge.x, life.judge.y)
-        stages = max(1, poisons // 3)
+        stages = max(1, noises // 3)
 
         def offer(stage: str) -> None:
             for number in range(stages):
                 for kind in AT_THE_FACTORY:
-                    life.poison(kind, f"{stage} stranger {number}", stage)
+                    life.noise(kind, f"{stage} stranger {number}", stage)
 
         def offer_under(condition: str, stage: str) -> None:
             for kind in SHIFTED:
-                life.poison(kind, f"{stage} stranger under {condition}", stage)
+                life.noise(kind, f"{stage} stranger under {condition}", stage)
 
         life.show("clean", PREFIX)
         offer("young")
@@ -284,35 +285,28 @@ def run_guard(
     *,
     per_kind: int = 6,
     conditions: tuple[str, ...] = CONDITIONS,
-    poisons: int = 3,
-    power: int | None = None,
-    material: Material | None = None,
-    poor_heads: bool | None = None,
+    noises: int = 3,
 ) -> list[Row]:
     """Honest batches accepted, and poison caught, pooled over seeds.
 
     Args:
-        data: see ``load_material``.
+        data: see ``load_dataset``.
         per_kind: honest batches under each condition; three times as many under the factory's,
             twice as many of new classes.
-        poisons: trials of each kind per seed, a third of them young, in the middle and late; under
-            each condition it is offered twice, before any honest label and after those of that
-            condition.
-        power: draws for every entry of the power tables, 0 for none; by default 20, and none from
-            the shipped sample, which is too small for them.
-        material: instead of ``data``.
-        poor_heads: streams of pretrained features on which the factory's head is poor, too; by
-            default as for power.
+        noises: trials of each kind of wrong labels per seed, a third of them young, in
+            the middle and late; under each condition it is offered twice, before any honest label
+            and after those of that condition.
+
+    The shipped sample is too small for the power tables, and for streams of pretrained features on
+    which the factory's head is poor.
     """
-    has_poor_heads = poor_heads if poor_heads is not None else data != SAMPLE and material is None
-    material = material or load_material(data)
-    power = (0 if data == SAMPLE else 20) if power is None else power
+    dataset = load_dataset(data)
     lives = [
-        live(material, seed, say, per_kind=per_kind, conditions=conditions, poisons=poisons)
+        live(dataset, seed, say, per_kind=per_kind, conditions=conditions, noises=noises)
         for seed in seeds
     ]
     trials = [trial for life in lives for trial in life.trials]
-    honest = [t for t in trials if t.kind not in POISONS]
+    honest = [t for t in trials if t.kind not in NOISE_KINDS]
     for kind, count in Counter(t.kind for t in honest).items():
         say(
             f"honest labels, {kind}:"
@@ -324,24 +318,24 @@ def run_guard(
         bar("honest_accepted", accepted, "share", 1.0, at_least=ACCEPTED),
         bar("honest_batches", float(len(honest)), "batches"),
     ]
-    for poison in POISONS:
-        offered = [t for t in trials if t.kind == poison]
-        rows += _caught(poison, offered, say)
-        if poison in SHIFTED:
+    for noise in NOISE_KINDS:
+        offered = [t for t in trials if t.kind == noise]
+        rows += _caught(noise, offered, say)
+        if noise in SHIFTED:
             rows += [
                 r
                 for stage in ("first", "later")
-                for r in _caught(f"{poison}/{stage}", [t for t in offered if t.stage == stage])
+                for r in _caught(f"{noise}/{stage}", [t for t in offered if t.stage == stage])
             ]
     grown, born = (
         float(np.mean([getattr(life, mark) for life in lives])) for mark in ("grown", "born")
     )
     rows.append(bar("gain/ten_classes", grown, "accuracy", born))
     rows.append(bar("trials/80_wrong", float(sum(t.kind == "80_wrong" for t in trials)), "trials"))
-    rows += poor_head_rows(say, seeds) if has_poor_heads else []
-    return (
-        [*rows, *paired_rows(say), *held_rows(material, say, power, conditions)] if power else rows
-    )
+    if data == SAMPLE:
+        return rows
+    rows += poor_head_rows(say, seeds)
+    return [*rows, *paired_rows(say), *held_rows(dataset, say, _POWER_DRAWS, conditions)]
 
 
 def _caught(name: str, offered: list[Trial], say: Say | None = None) -> list[Row]:

@@ -118,7 +118,7 @@ def _unit(x: F64) -> F64:
 
 
 @dataclass(frozen=True)
-class Contender:
+class Baseline:
     """A method, what is chosen among, and whether the factory's rows weigh 25 a class."""
 
     method: Method
@@ -127,12 +127,12 @@ class Contender:
 
 
 CONTENDERS = {
-    "logistic_25": Contender(logistic, COSTS, is_balanced=True),
-    "logistic": Contender(logistic, COSTS),
-    "ridge": Contender(ridge),
-    "lda": Contender(lda, SHRINKAGES),
-    "neighbours": Contender(neighbours, NEIGHBOURS),
-    "nearest_mean": Contender(nearest_mean),
+    "logistic_25": Baseline(logistic, COSTS, is_balanced=True),
+    "logistic": Baseline(logistic, COSTS),
+    "ridge": Baseline(ridge),
+    "lda": Baseline(lda, SHRINKAGES),
+    "neighbours": Baseline(neighbours, NEIGHBOURS),
+    "nearest_mean": Baseline(nearest_mean),
 }
 """Name -> contender; of equal scores the first is the best."""
 LINEAR = ("logistic", "ridge", "lda")
@@ -143,7 +143,7 @@ REFIT = ("logistic_25", "logistic")
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """All contenders after the same labels.
+    """All baselines after the same labels.
 
     Attributes:
         chosen: name -> answers and score; ``refit`` is the best of ``REFIT``, ``linear`` of

@@ -1,5 +1,5 @@
-"""The spine's suites at toy size on the images that ship: rows and bars are there, and gains have
-the right sign.
+"""The suites that hold the whole against its bars, at toy size on the images that ship: rows and
+bars are there, and gains have the right sign.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ import sys
 
 import numpy as np
 import pytest
-from edgeadapt_bench.datasets.material import SAMPLE, bar, load_material, shares
+from edgeadapt_bench.datasets.image_dataset import SAMPLE, bar, load_dataset, shares
 from edgeadapt_bench.harness.measure import Row
 from edgeadapt_bench.labels.answers import run_answers
 from edgeadapt_bench.labels.classes import run_classes
-from edgeadapt_bench.labels.guarding import POISONS, run_guard
-from edgeadapt_bench.labels.spine import SPINE
+from edgeadapt_bench.labels.guard_suite import NOISE_KINDS, run_guard
 from edgeadapt_bench.shift.detection import KINDS, run_detection, window_rows
+from edgeadapt_bench.suites import SUITES
 
 from edgeadapt.demo.sample import CLASSES, KNOWN
 from edgeadapt.errors import InputError
+
+REGRESSION = {name: suite for name, suite in SUITES.items() if suite.seeds}
 
 
 def quiet(line: str) -> None:
@@ -33,12 +35,13 @@ def by_name(rows: list[Row]) -> dict[str, Row]:
 
 
 def test_every_suite_has_its_name() -> None:
-    assert list(SPINE) == ["detection", "answers", "classes", "guard"]
+    assert list(REGRESSION) == ["detection", "answers", "classes", "guard"]
 
 
-def test_the_spine_imports_neither_torch_nor_onnx() -> None:
+def test_the_regression_suites_import_neither_torch_nor_onnx() -> None:
+    modules = ", ".join(f"edgeadapt_bench.{suite.module}" for suite in REGRESSION.values())
     code = (
-        "import sys, edgeadapt_bench.labels.spine; sys.exit(', '.join({'torch', 'onnx',"
+        f"import sys, {modules}; sys.exit(', '.join({{'torch', 'onnx',"
         " 'torchvision'} & set(sys.modules)) or None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -46,11 +49,11 @@ def test_the_spine_imports_neither_torch_nor_onnx() -> None:
 
 
 def test_the_shipped_images_are_split_into_labels_and_judges() -> None:
-    material = load_material(SAMPLE)
-    assert (len(material.training), len(material.test)) == (1500, 2500)
-    assert material.known().classes == KNOWN and material.test.classes == CLASSES
+    dataset = load_dataset(SAMPLE)
+    assert (len(dataset.training), len(dataset.test)) == (1500, 2500)
+    assert dataset.known().classes == KNOWN and dataset.test.classes == CLASSES
     with pytest.raises(InputError, match="training images"):
-        load_material(SAMPLE, tuning=True)
+        load_dataset(SAMPLE, tuning=True)
 
 
 def test_shares_are_disjoint_and_none_takes_more_than_a_fifth() -> None:
@@ -123,4 +126,4 @@ def test_honest_labels_get_in_and_most_lies_do_not() -> None:
     assert rows["honest_batches"].value == 6
     assert rows["gain/ten_classes"].value > rows["gain/ten_classes"].baseline + 0.05  # type: ignore[operator]
     assert rows["caught/80_wrong"].holds and rows["caught/80_wrong"].target == 1.0
-    assert {f"caught/{poison}" for poison in POISONS} <= set(rows)
+    assert {f"caught/{noise}" for noise in NOISE_KINDS} <= set(rows)

@@ -24,7 +24,7 @@ from edgeadapt.device.inference.state import LearnerState, Signature
 from edgeadapt.device.numerics.hypervectors import project
 from edgeadapt.runtime import Executable
 from edgeadapt.scenarios.corruptions import REPORTING, TUNING, corrupt
-from edgeadapt_bench.datasets.material import CONDITIONS, SEVERITY, Material
+from edgeadapt_bench.datasets.image_dataset import CONDITIONS, SEVERITY, ImageDataset
 from edgeadapt_bench.harness.measure import Row, Say
 from edgeadapt_bench.shift.detection import KINDS, Kind, window_rows
 
@@ -50,16 +50,16 @@ class Condition:
     adapted_slots: dict[str, I64]
 
 
-def run_routing(material: Material, say: Say, *, quick: bool = False) -> list[Row]:
+def run_routing(dataset: ImageDataset, say: Say, *, quick: bool = False) -> list[Row]:
     """Shares of windows that are sent to the condition they come from, and how well same and
     different conditions are told apart.
     """
-    program = material.program()
+    program = dataset.program()
     rows = []
     for conditions in (CONDITIONS,) if quick else (CONDITIONS, REPORTING):
         routed: dict[tuple[str, Kind], list[float]] = {}
         for seed in (0,) if quick else (0, 1, 2):
-            met = _meet(program, material, conditions, seed, 200 if quick else 400)
+            met = _meet(program, dataset, conditions, seed, 200 if quick else 400)
             for kind in KINDS:
                 for router, share in _routed(met, kind, 10 if quick else 100, seed).items():
                     routed.setdefault((router, kind), []).append(share)
@@ -76,19 +76,19 @@ def run_routing(material: Material, say: Say, *, quick: bool = False) -> list[Ro
                     float(np.mean(routed["signature", kind])),
                 )
             )
-    return rows + _merge_rows(program, material, say, quick)
+    return rows + _merge_rows(program, dataset, say, quick)
 
 
 def _meet(
     program: Program,
-    material: Material,
+    dataset: ImageDataset,
     conditions: tuple[str, ...],
     seed: int,
     count: int,
     *,
     adapted: bool = True,
 ) -> dict[str, Condition]:
-    known = material.known()
+    known = dataset.known()
     rows = np.random.default_rng([seed, 3]).permutation(len(known))[:count]
     memory, places = factory_memory(program), RoutingProjection(program)
     seen: dict[str, Condition] = {}
@@ -201,7 +201,7 @@ def _routed(met: dict[str, Condition], kind: Kind, windows: int, seed: int) -> d
 
 
 # -- merging ---------------------------------------------------------------------------------------
-def _merge_rows(program: Program, material: Material, say: Say, quick: bool) -> list[Row]:
+def _merge_rows(program: Program, dataset: ImageDataset, say: Say, quick: bool) -> list[Row]:
     """Balanced accuracy of "these two are one condition", by signature and by bundle, at the
     threshold that was best on tuning corruptions.
     """
@@ -219,7 +219,7 @@ def _merge_rows(program: Program, material: Material, say: Say, quick: bool) -> 
     }
     count = 2 * MEMORY if quick else 1000
     tuning, reported = (
-        _meet(program, material, chosen, 7, count, adapted=False)
+        _meet(program, dataset, chosen, 7, count, adapted=False)
         for chosen in ((TUNING[:2], CONDITIONS[:2]) if quick else (TUNING, REPORTING))
     )
     rows = []

@@ -31,8 +31,8 @@ from edgeadapt.host import export
 from edgeadapt.host.data.images import ImageData, fashion_mnist
 from edgeadapt.runtime import open_runtime
 from edgeadapt_bench.datasets.cache import cache_folder
+from edgeadapt_bench.datasets.image_dataset import SAMPLE, Say
 from edgeadapt_bench.datasets.lite0 import lite0, upscaled
-from edgeadapt_bench.datasets.material import SAMPLE, Say
 from edgeadapt_bench.downloads.fetch import place_of
 from edgeadapt_bench.shift.shift_encoders import HELD_OUT, SEED, Features, Lite0, rebuilt, trained
 
@@ -72,7 +72,7 @@ class Basis:
 
 
 @dataclass(frozen=True, eq=False)
-class ShiftMaterial:
+class ShiftDataset:
     """One encoder and its images.
 
     Attributes:
@@ -126,7 +126,7 @@ class ShiftMaterial:
         )
 
 
-def ours(data: str | None, say: Say, *, quick: bool = False, stress: bool = True) -> ShiftMaterial:
+def ours(data: str | None, say: Say, *, quick: bool = False, stress: bool = True) -> ShiftDataset:
     """The small residual network on ten classes of Fashion-MNIST, or with ``quick`` the six-class
     bundle that ships on the images that ship.
 
@@ -140,7 +140,7 @@ def ours(data: str | None, say: Say, *, quick: bool = False, stress: bool = True
     bundle = _exported(
         "small-residual", encoder, held, say, name="shift-ten", stress="long" if stress else False
     )
-    return ShiftMaterial(
+    return ShiftDataset(
         "small-residual",
         Features(encoder),
         ("network.network.block3",),
@@ -151,7 +151,7 @@ def ours(data: str | None, say: Say, *, quick: bool = False, stress: bool = True
     )
 
 
-def foreign(data: str | None, say: Say) -> ShiftMaterial:
+def foreign(data: str | None, say: Say) -> ShiftDataset:
     """EfficientNet-Lite0 with ImageNet weights at 64 px, frozen, with a head of our calibration
     images.
 
@@ -169,7 +169,7 @@ def foreign(data: str | None, say: Say) -> ShiftMaterial:
         for part in (held.take(rows), test.take(np.arange(LITE0_TEST)))
     )
     bundle = _exported("lite0", module, tuning, say, name="shift-lite0")
-    return ShiftMaterial(
+    return ShiftDataset(
         "lite0",
         module,
         (
@@ -188,21 +188,19 @@ def foreign(data: str | None, say: Say) -> ShiftMaterial:
 
 
 def with_method(
-    material: ShiftMaterial, method: str, say: Say, *, smooth: str = "none"
-) -> ShiftMaterial:
+    dataset: ShiftDataset, method: str, say: Say, *, smooth: str = "none"
+) -> ShiftDataset:
     """The same encoder with another label-free method, which acts whatever a stress card would say;
     ``smooth``: see ``host.settings``.
 
     Raises:
         EdgeadaptError: the method cannot be exported for this encoder.
     """
-    encoder = (
-        material.encoder.network if isinstance(material.encoder, Features) else material.encoder
-    )
+    encoder = dataset.encoder.network if isinstance(dataset.encoder, Features) else dataset.encoder
     bundle = _exported(
-        f"{material.name}-{method}",
+        f"{dataset.name}-{method}",
         encoder,
-        material.tuning,
+        dataset.tuning,
         say,
         name=f"shift-{method}",
         adapt=method,
@@ -210,14 +208,14 @@ def with_method(
         novelty="cosine",
         stress=False,
     )
-    return ShiftMaterial(
-        material.name,
-        material.encoder,
-        material.top,
+    return ShiftDataset(
+        dataset.name,
+        dataset.encoder,
+        dataset.top,
         acting(bundle),
-        material.test,
-        material.tuning,
-        material.source,
+        dataset.test,
+        dataset.tuning,
+        dataset.source,
     )
 
 
@@ -287,11 +285,11 @@ def _forget_old(file: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def _shipped() -> ShiftMaterial:
+def _shipped() -> ShiftDataset:
     sample = load_sample()
     tuning, test = ImageData(sample.x, sample.y, CLASSES).only(KNOWN).split(0.6, SEED)
     bundle = read_bundle(bundle_path())
-    return ShiftMaterial(
+    return ShiftDataset(
         "small-residual",
         Features(rebuilt(bundle)),
         ("network.network.block3",),

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from edgeadapt.demo.sample import CLASSES, KNOWN
 from edgeadapt.host.data.images import ImageData
-from edgeadapt_bench.datasets.material import names_of
+from edgeadapt_bench.datasets.image_dataset import names_of
 
 UNDER_SHIFT = "_under_shift"
 _SHARES = {"20_wrong": 0.2, "40_wrong": 0.4, "60_wrong": 0.6, "80_wrong": 0.8, "100_wrong": 1.0}
 AT_THE_FACTORY = (*_SHARES, "one_class_flipped", "constant_right", "constant_wrong")
 SHIFTED = tuple(kind + UNDER_SHIFT for kind in AT_THE_FACTORY)
-POISONS = (*AT_THE_FACTORY, *SHIFTED)
+NOISE_KINDS = (*AT_THE_FACTORY, *SHIFTED)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """A short day of a device on one runtime, with the bundle that ships: it predicts, notices a shift,
 corrects it, learns, forgets, steps back.
 
-    python -m edgeadapt_bench.gpu.gpu_story story '{"runtime": "tensorrt", "plans": "/tmp/plans"}'
+    python -m edgeadapt_bench.gpu.gpu_scenario story '{"runtime": "tensorrt", "plans": "FOLDER"}'
 
 On a runtime other than the CPU's the day is lived on the CPU too, and the probabilities of every
 act are compared.

@@ -1,5 +1,5 @@
-"""What the spine's suites share: images, the bundle that ships, windows, pools that do not overlap,
-rows with a bar.
+"""What the suites on images share: images, the bundle that ships, windows, pools that do not
+overlap, rows with a bar.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _HELD_OUT = (0.1, 0)
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
+class ImageDataset:
     """Images with the six known classes first, and the bundle that was trained on those.
 
     Attributes:
@@ -61,7 +61,7 @@ class Material:
         return Program(self.bundle, open_runtime())
 
 
-def load_material(data: str | None, *, tuning: bool = False) -> Material:
+def load_dataset(data: str | None, *, tuning: bool = False) -> ImageDataset:
     """Full Fashion-MNIST, or the sample that ships where it is not installed.
 
     Args:
@@ -79,7 +79,7 @@ def load_material(data: str | None, *, tuning: bool = False) -> Material:
             )
         sample = load_sample()
         test, training = ImageData(sample.x, sample.y, CLASSES).split(0.375, 0)
-        return Material(
+        return ImageDataset(
             bundle, training, test, training.only(KNOWN), "the shipped sample of 4,000 test images"
         )
     training, test = (
@@ -88,8 +88,12 @@ def load_material(data: str | None, *, tuning: bool = False) -> Material:
     calibration = training.only(KNOWN).split(*_HELD_OUT)[1]
     if tuning:
         held = ImageData(calibration.x, calibration.y, CLASSES)
-        return Material(bundle, training, held, calibration, "calibration images, for tuning only")
-    return Material(bundle, training, test, calibration, "the 10,000 test images of Fashion-MNIST")
+        return ImageDataset(
+            bundle, training, held, calibration, "calibration images, for tuning only"
+        )
+    return ImageDataset(
+        bundle, training, test, calibration, "the 10,000 test images of Fashion-MNIST"
+    )
 
 
 def open_quick(bundle: Bundle, policy: Policy | None = None) -> Learner:

@@ -39,7 +39,7 @@ WIDEST = 1024
 
 
 @dataclass(frozen=True)
-class Contender:
+class StreamMethod:
     """A head in a run: ``variants`` share their evidence and differ in arguments of their numerics;
     validation picks one.
 
@@ -60,17 +60,17 @@ class Contender:
         return self.variants[0]
 
 
-def contenders(dim: int, quick: bool = False) -> list[Contender]:
+def methods(dim: int, quick: bool = False) -> list[StreamMethod]:
     """The heads that ship; a quick run has one of each kind."""
     widths = WIDTHS[:1] if quick else WIDTHS
     penalties, shrinkages = (PENALTIES[::4], SHRINKAGES[::3]) if quick else (PENALTIES, SHRINKAGES)
     found = [
-        Contender("nearest mean", "nearest mean", (NearestMean(),)),
-        Contender("ridge", "ridge", _varied(Ridge(), "penalty", penalties)),
-        Contender("SLDA", "SLDA", _varied(StreamingLDA(), "shrinkage", shrinkages)),
+        StreamMethod("nearest mean", "nearest mean", (NearestMean(),)),
+        StreamMethod("ridge", "ridge", _varied(Ridge(), "penalty", penalties)),
+        StreamMethod("SLDA", "SLDA", _varied(StreamingLDA(), "shrinkage", shrinkages)),
     ]
     found += [
-        Contender(
+        StreamMethod(
             f"ridge, {width} random features",
             "ridge, random features",
             _varied(Ridge(random_features=width), "penalty", penalties),
@@ -84,7 +84,7 @@ def contenders(dim: int, quick: bool = False) -> list[Contender]:
             f"SLDA, {width} principal", "SLDA, principal", _varied(head, "shrinkage", shrinkages)
         )
         found.append(
-            Contender(
+            StreamMethod(
                 f"SLDA, {width} Hadamard",
                 "SLDA, Hadamard",
                 (StreamingLDA(projection=HadamardProjection(width), compact=True),),
@@ -92,15 +92,15 @@ def contenders(dim: int, quick: bool = False) -> list[Contender]:
         )
     if dim > WIDE:
         found.append(
-            Contender(
+            StreamMethod(
                 "SLDA, 256 signs",
                 "SLDA, signs",
                 (StreamingLDA(projection=SignProjection(256), compact=True),),
             )
         )
     if quick:
-        return [contender for contender in found if not contender.of_all_stages] + [
-            Contender(
+        return [method for method in found if not method.of_all_stages] + [
+            StreamMethod(
                 "key-value, 8 books of 32", "key-value", (KeyValueBottleneck(books=8, pairs=32),)
             )
         ]
@@ -113,16 +113,16 @@ def contenders(dim: int, quick: bool = False) -> list[Contender]:
     return found
 
 
-def _with_both_factories(label: str, family: str, variants: tuple[Any, ...]) -> list[Contender]:
+def _with_both_factories(label: str, family: str, variants: tuple[Any, ...]) -> list[StreamMethod]:
     return [
-        Contender(label, family, variants),
-        Contender(
+        StreamMethod(label, family, variants),
+        StreamMethod(
             f"{label} of all stages", f"{family} of all stages", variants[:1], of_all_stages=True
         ),
     ]
 
 
-def few_shot_contenders(dim: int, quick: bool = False) -> list[Contender]:
+def few_shot_methods(dim: int, quick: bool = False) -> list[StreamMethod]:
     """Those of them whose square state a few labels can fill, one of each kind, and what ships."""
     kinds = (
         "nearest mean",
@@ -134,7 +134,7 @@ def few_shot_contenders(dim: int, quick: bool = False) -> list[Contender]:
     )
     return [
         replace(found, variants=(found.shipped, *found.variants[1::3]))
-        for found in contenders(dim, quick)
+        for found in methods(dim, quick)
         if found.label in kinds
     ]
 
@@ -150,7 +150,7 @@ def _varied(head: Any, argument: str, values: Sequence[float]) -> tuple[Any, ...
     )
 
 
-def defaults(pool: Pool, seed: int = 0) -> dict[str, Contender | None]:
+def defaults(pool: Pool, seed: int = 0) -> dict[str, StreamMethod | None]:
     """Byte class -> the head that ``host.ladder`` takes for it, None if it has none that small.
 
     The ladder judges its candidates on training rows held out of its evidence. Its own budget
@@ -165,7 +165,7 @@ def defaults(pool: Pool, seed: int = 0) -> dict[str, Contender | None]:
     known = candidates(data.dims)
     choice = choose_head(data, judge, heads=known)
     accuracy = {row.label: float(row.accuracy or 0.0) for row in choice.rows}
-    chosen: dict[str, Contender | None] = {}
+    chosen: dict[str, StreamMethod | None] = {}
     for name, limit in BYTE_CLASSES.items():
         fitting = [
             (accuracy[c.label], -state_bytes(head, data.dims), c.label, head)
@@ -177,7 +177,7 @@ def defaults(pool: Pool, seed: int = 0) -> dict[str, Contender | None]:
         chosen[name] = (
             None
             if best is None
-            else Contender(f"{best[2]}, by the ladder", "by the ladder", (best[3],))
+            else StreamMethod(f"{best[2]}, by the ladder", "by the ladder", (best[3],))
         )
     return chosen
 
@@ -200,9 +200,9 @@ def _forms(head: Any) -> list[Any]:
 
 
 def with_defaults(
-    found: list[Contender], chosen: dict[str, Contender | None]
-) -> tuple[list[Contender], dict[str, str | None]]:
-    """The contenders and those defaults that are not among them; byte class -> label of its
+    found: list[StreamMethod], chosen: dict[str, StreamMethod | None]
+) -> tuple[list[StreamMethod], dict[str, str | None]]:
+    """The methods and those defaults that are not among them; byte class -> label of its
     default.
     """
     labels: dict[str, str | None] = {}
@@ -212,9 +212,9 @@ def with_defaults(
             if default is None
             else next(
                 (
-                    contender
-                    for contender in found
-                    if contender.shipped == default.shipped and not contender.of_all_stages
+                    method
+                    for method in found
+                    if method.shipped == default.shipped and not method.of_all_stages
                 ),
                 None,
             )
