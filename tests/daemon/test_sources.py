@@ -18,7 +18,7 @@ from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.daemon.config import schema as settings
 from edgeadapt.daemon.io.sources import open_source
 from edgeadapt.daemon.io.sources.folder import FolderWatch
-from edgeadapt.daemon.io.sources.rate_timer import Beat
+from edgeadapt.daemon.io.sources.rate_timer import RateTimer
 from edgeadapt.daemon.messages import Arrival, LabelArrival, Source
 from edgeadapt.errors import InputError
 
@@ -518,11 +518,11 @@ def test_a_folder_is_opened_by_its_settings(tmp_path: Path) -> None:
 
 
 def test_a_beat_that_is_late_is_made_up_for_and_a_long_stop_is_not() -> None:
-    beat, started = Beat(100.0, threading.Event()), time.monotonic()
+    timer, started = RateTimer(100.0, threading.Event()), time.monotonic()
     time.sleep(0.1)
     # and not 0.3
-    assert all(beat.wait() for _ in range(20)) and 0.19 < time.monotonic() - started < 0.29
+    assert all(timer.wait() for _ in range(20)) and 0.19 < time.monotonic() - started < 0.29
     time.sleep(1.3)
     started = time.monotonic()
     # and not 0
-    assert all(beat.wait() for _ in range(11)) and 0.09 < time.monotonic() - started < 0.5
+    assert all(timer.wait() for _ in range(11)) and 0.09 < time.monotonic() - started < 0.5

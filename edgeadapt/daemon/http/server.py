@@ -32,8 +32,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgeadapt.daemon.config.addresses import bound, host_and_port, is_local, is_loopback, path_of
 from edgeadapt.daemon.config.certificate import Certificate
-from edgeadapt.daemon.config.schema import read_secret
-from edgeadapt.daemon.config.secrecy import exposure_of, weakness_of
+from edgeadapt.daemon.config.secrecy import exposure_of, read_secret, weakness_of
 from edgeadapt.daemon.config.users import ADMIN, User, Users
 from edgeadapt.daemon.http import page
 from edgeadapt.daemon.http import routes as api

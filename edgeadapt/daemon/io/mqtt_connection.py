@@ -19,7 +19,8 @@ from typing import Any
 from paho.mqtt.client import Client, error_string
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
-from edgeadapt.daemon.config.schema import MqttSink, MqttSource, read_secret
+from edgeadapt.daemon.config.schema import MqttSink, MqttSource
+from edgeadapt.daemon.config.secrecy import read_secret
 
 _KEEPALIVE_S = 20
 _PATIENCE_S = 10.0  # for the broker's first answer

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.daemon.config import schema as sections
+from edgeadapt.daemon.config import stream_sections as sections
+from edgeadapt.daemon.config.stream_sections import kind_of
 from edgeadapt.daemon.io.folder_ledger import Taken
 from edgeadapt.daemon.io.sources.folder import FolderWatch
 from edgeadapt.daemon.io.sources.image_sequence import ImageSequence
@@ -77,8 +78,7 @@ def open_source(
     if isinstance(settings, sections.MqttSource):
         return MqttMessages(settings, spec)
     raise InputError(
-        f"source {settings.name!r}: no source of kind {sections.kind_of(settings)!r} is offered"
-        " here"
+        f"source {settings.name!r}: no source of kind {kind_of(settings)!r} is offered here"
     )
 
 

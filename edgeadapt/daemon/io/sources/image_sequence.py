@@ -11,7 +11,7 @@ from edgeadapt._sample_files import IMAGES, check_regular, is_image
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.daemon.decoding.picture_reader import read_picture
 from edgeadapt.daemon.io.sources.image_input import require_frames
-from edgeadapt.daemon.io.sources.rate_timer import Beat
+from edgeadapt.daemon.io.sources.rate_timer import RateTimer
 from edgeadapt.daemon.messages import Arrival, Deliver
 from edgeadapt.errors import InputError
 
@@ -53,7 +53,7 @@ class ImageSequence:
             InputError: the folder cannot be read, or holds no such image.
         """
         self._files = self._files or self._found()
-        beat = Beat(self._rate_hz, stop)
+        timer = RateTimer(self._rate_hz, stop)
         while self._next < len(self._files) and not stop.is_set():
             file = self._files[self._next]
             try:
@@ -66,7 +66,7 @@ class ImageSequence:
             else:
                 deliver(Arrival(self.stream, self.name, x, name=file.name))
             self._next += 1
-            if self._next < len(self._files) and not beat.wait():
+            if self._next < len(self._files) and not timer.wait():
                 return
 
     def _found(self) -> list[Path]:

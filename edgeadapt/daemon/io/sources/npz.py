@@ -13,7 +13,7 @@ from edgeadapt._prepare import prepare
 from edgeadapt._sample_files import read_samples
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.daemon.io.sources.image_input import takes_frames
-from edgeadapt.daemon.io.sources.rate_timer import Beat
+from edgeadapt.daemon.io.sources.rate_timer import RateTimer
 from edgeadapt.daemon.messages import Arrival, Deliver
 from edgeadapt.errors import InputError
 
@@ -55,7 +55,7 @@ class ArrayReplay:
             InputError: the file cannot be read, or does not fit the bundle.
         """
         x, y = self._read()
-        beat = Beat(self._rate_hz, stop)
+        timer = RateTimer(self._rate_hz, stop)
         while not stop.is_set() and (self._is_looped or self._next < len(x)):
             turn, row = divmod(self._next, len(x))
             deliver(
@@ -64,7 +64,7 @@ class ArrayReplay:
                 )
             )
             self._next += 1
-            if (self._is_looped or self._next < len(x)) and not beat.wait():
+            if (self._is_looped or self._next < len(x)) and not timer.wait():
                 return
 
     def _arrival(self, row: NDArray[Any], label: str | None, name: str) -> Arrival:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.daemon.io.sources.rate_timer import Beat
+from edgeadapt.daemon.io.sources.rate_timer import RateTimer
 from edgeadapt.daemon.io.sources.signal_file import read_signal
 from edgeadapt.daemon.messages import Arrival, Deliver
 from edgeadapt.errors import InputError
@@ -62,9 +62,9 @@ class SensorWindows:
         if stop.is_set():
             return
         self._shaped(signal[: self._window])
-        beat, ahead = Beat(self._rate_hz, stop), self._window
+        timer, ahead = RateTimer(self._rate_hz, stop), self._window
         while self._next + self._window <= len(signal):
-            if not beat.wait(ahead):
+            if not timer.wait(ahead):
                 return
             x = self._shaped(signal[self._next : self._next + self._window])
             deliver(Arrival(self.stream, self.name, x, name=str(self._next)))
