@@ -40,6 +40,7 @@ from edgeadapt.daemon.http.connection_shares import Peers
 from edgeadapt.daemon.http.connections import SCOPE_KEY, Connection
 from edgeadapt.daemon.http.openapi import ALL_ROUTES
 from edgeadapt.daemon.http.request_bodies import is_costly
+from edgeadapt.daemon.http.schemas import Failure
 from edgeadapt.daemon.operations import Operations
 from edgeadapt.errors import RecipeError, StateError
 
@@ -548,9 +549,9 @@ def _query(text: bytes) -> list[tuple[str, str]]:
 
 def _told(refused: api.Refused, number: str | None = None) -> Response:
     said = (
-        api.Failure(error=refused.why, kind=refused.kind)
+        Failure(error=refused.why, kind=refused.kind)
         if number is None
-        else api.Failure(error=refused.why, kind=refused.kind, request=number)
+        else Failure(error=refused.why, kind=refused.kind, request=number)
     )
     return Response(api.encode(said), refused.status, _HEADERS | refused.headers, api.JSON)
 
