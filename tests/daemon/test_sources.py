@@ -84,8 +84,9 @@ def is_all(arrival: Arrival, value: int) -> bool:
     return arrival.x is not None and bool((arrival.x == value).all())
 
 
-def watch(path: Path, **options: Any) -> FolderWatch:
-    return FolderWatch("inbox", "door", path, GRAY, **{"scan_s": 0.03, **options})
+def watch(path: Path, scan_s: float = 0.03, most: int = 100_000, **options: Any) -> FolderWatch:
+    section = settings.FolderSource(name="inbox", stream="door", path=path, **options)
+    return FolderWatch(section, GRAY, scan_s=scan_s, most=most)
 
 
 # -- folder ----------------------------------------------------------------------------------------
@@ -368,13 +369,11 @@ def test_labels_come_with_their_samples_if_that_is_asked_for(tmp_path: Path) -> 
         np.savez(tmp_path / "x.npz", x=np.zeros((2, 3), np.float32), y=y)
         run = Running(
             ArrayReplay(
-                "r",
-                "d",
-                tmp_path / "x.npz",
+                settings.NpzSource(
+                    name="r", stream="d", path=tmp_path / "x.npz", rate_hz=1000.0, labels=True
+                ),
                 VECTOR,
-                1000.0,
-                has_labels=True,
-                classes=("Coat", "Bag"),
+                ("Coat", "Bag"),
             )
         )
         assert run.ends()
