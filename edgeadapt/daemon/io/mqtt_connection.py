@@ -39,7 +39,7 @@ class MqttConnection(Client):
         filters: that are subscribed to, with QoS 1.
         will: a topic on which the broker says ``offline``, retained, when this side is gone without
             a word.
-        on_session: told, before any message comes, whether the broker still had a session.
+        on_session: called, before any message comes, with whether the broker still had a session.
 
     Attributes:
         ready: set once the broker takes and sends messages.

@@ -24,7 +24,7 @@ _PATIENT_SHARE = 0.8  # of the day's writes: from there on the learner writes la
 
 @runtime_checkable
 class Counting(Protocol):
-    """A source or sink that has more to tell than that it runs."""
+    """A source or sink that has counters of its own."""
 
     def counters(self) -> Mapping[str, Any]: ...
 

@@ -1,7 +1,7 @@
 """Numbers for Prometheus, by its conventions: base units, ``_total`` for what only grows, few label
 values.
 
-Batches are counted as the loop tells of them; everything else is read from the service's status
+Batches are counted as the loop reports them; everything else is read from the service's status
 when it is asked for, at most twice a second. What the status does not have is left out. These are
 the parts of it that are read:
 
