@@ -164,14 +164,7 @@ def _forget(operations: Operations, asked: Asked) -> schemas.Forgotten:
     receipt = operations.forget(
         what.samples, source=what.source, classes=what.classes, before=what.before, after=what.after
     )
-    return schemas.Forgotten(
-        removed=receipt.removed,
-        subtracted=receipt.subtracted,
-        snapshots=receipt.snapshots,
-        moved=receipt.moved,
-        exact=tuple(receipt.exact),
-        unreachable=tuple(receipt.unreachable),
-    )
+    return msgspec.convert(receipt, schemas.Forgotten, from_attributes=True)
 
 
 @route("POST", "/v1/withdraw", "label", body=schemas.Withdraw, refusals=_WRITES, is_slow=True)
