@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shell import Shell
+from command_line import Shell
+from golden_files import GOLDEN
 
 from edgeadapt import cli
 from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
@@ -116,7 +117,7 @@ def test_inspect_shows_what_is_inside(edgeadapt: Shell) -> None:
 
 
 def test_verify_runs_the_graphs_of_adaptors_with_their_own_tensors(edgeadapt: Shell) -> None:
-    growing = Path(__file__).parent / "device" / "golden" / "growing.edge"
+    growing = GOLDEN / "growing.edge"
     assert "graphs/read_low_rank_4.onnx: opens" in edgeadapt("verify", growing)
 
 

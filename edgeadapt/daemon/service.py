@@ -197,8 +197,7 @@ class Service(Operations):
         for thread in context.source_threads.values():
             thread.join(max(0.0, end - time.monotonic()))
         # what places graphs has a thread that tries them
-        end_trials = getattr(context.runtime, "close", None)
-        has_ended = end_trials is None or end_trials(max(0.1, end - time.monotonic()))
+        has_ended = context.runtime.close(max(0.1, end - time.monotonic()))
         return has_ended and not learner.is_alive()
 
     def _close_labels(self) -> list[threading.Thread]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -133,7 +132,7 @@ def open(
         if startup is not None:
             startup.journal.close()
         if engine is not runtime:
-            _let_go(engine)
+            engine.close()
         raise
 
 
@@ -160,13 +159,6 @@ def _check_settings(
             ),
             "trust",
         )
-
-
-def _let_go(runtime: Runtime | None) -> None:
-    """A runtime that was opened here ends what it does in the background; some do nothing there."""
-    close = getattr(runtime, "close", None)
-    if close is not None:
-        close()
 
 
 class Learner:
@@ -201,14 +193,8 @@ class Learner:
         )
         self._closed = False
         self._owned_runtime = owned_runtime
-        runtime = self._program.runtime
-        # else the work is done by threads, or a GPU, that nobody asks
-        is_here = getattr(runtime, "runs_where_called", False)
-        spent = getattr(runtime, "spent", None) or (
-            time.thread_time if is_here else time.perf_counter
-        )
         vitals = Sensors().read if budget.needs_vitals else None
-        self._meter = Meter(budget, vitals=vitals, spent=spent)
+        self._meter = Meter(budget, vitals=vitals, spent=self._program.runtime.spent)
         self._room = WriteRoom(budget, self._journal.writes)
         self._worker = Worker()
         try:
@@ -896,7 +882,8 @@ class Learner:
             self._closed = True
             self._worker.close()
             self._journal.close()
-            _let_go(self._owned_runtime)
+            if self._owned_runtime is not None:
+                self._owned_runtime.close()
 
     def __enter__(self) -> Learner:
         return self

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.errors import BundleError, InputError, RuntimeUnavailable
 from edgeadapt.onnx_file import OnnxFile
-from edgeadapt.runtime import Built, GraphFile, Tensors, Watch
+from edgeadapt.runtime import Built, GraphFile, Runtime, Tensors, Watch
 from edgeadapt_tensorrt._buffers import DeviceBuffer, Pool
 from edgeadapt_tensorrt._cudart import CudaRuntime
 from edgeadapt_tensorrt._driver import Device, find_device
@@ -39,7 +39,7 @@ _INSTALL = (
 )
 
 
-class TensorRT:
+class TensorRT(Runtime):
     """Runs graphs as TensorRT engines; tensors stay on the GPU; thread-safe.
 
     Args:

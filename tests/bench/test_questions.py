@@ -15,8 +15,9 @@ from edgeadapt_bench.baselines.question_rules import (
     previous,
 )
 from edgeadapt_bench.datasets.material import SAMPLE, load_material
+from edgeadapt_bench.labels.new_class_questions import with_new_classes
 from edgeadapt_bench.labels.question_streams import Asked, allowing
-from edgeadapt_bench.labels.questions import run_questions, with_new_classes
+from edgeadapt_bench.labels.questions import run_questions
 
 from edgeadapt.demo.sample import KNOWN
 from edgeadapt.device.querying.strategy import Candidates, Rule
@@ -118,7 +119,7 @@ def test_pictures_are_drawn_into_the_folder(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need the bench extra")
     from edgeadapt_bench.labels import questions
 
-    found = questions._Streams(frozen=[0.5], oracle=[0.9])
+    found = questions.Passes(frozen=[0.5], oracle=[0.9])
     for arm in ("ours", "random", "none"):
         found.add(
             arm,
@@ -129,7 +130,7 @@ def test_pictures_are_drawn_into_the_folder(tmp_path: Path) -> None:
                 right=np.array([True, False, True]),
             ),
         )
-    questions._draw(found, tmp_path)
+    questions.draw_bars(found, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "questions_precision.png",
         "questions_recovery.png",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from edgeadapt_bench import suites
+from edgeadapt_bench.datasets.cache import cache_folder
 from edgeadapt_bench.harness.measure import Row
 from edgeadapt_bench.shift import shift
 from edgeadapt_bench.shift.shift_baselines import (
@@ -23,7 +24,7 @@ from edgeadapt_bench.shift.shift_baselines import (
     makers,
 )
 from edgeadapt_bench.shift.shift_feature_baselines import FeatureMoments, Lame, T3a
-from edgeadapt_bench.shift.shift_material import ShiftMaterial, acting, cache_folder, ours
+from edgeadapt_bench.shift.shift_material import ShiftMaterial, acting, ours
 from edgeadapt_bench.shift.shift_members import hebbian_rows, member_rows
 from edgeadapt_bench.shift.shift_picture import draw
 from edgeadapt_bench.shift.shift_rate import at_rate

@@ -15,8 +15,9 @@ pytest.importorskip("torch")
 import torch
 from edgeadapt_bench import suites
 from edgeadapt_bench.harness._install_size import installed_bytes
-from edgeadapt_bench.harness._step_race import Entrant, distance, race
 from edgeadapt_bench.harness.measure import Row, absent, at_least
+from edgeadapt_bench.harness.step_race import Entrant, race
+from edgeadapt_bench.harness.step_reference import distance
 from edgeadapt_bench.steps import _step_material as material
 from edgeadapt_bench.steps import steps
 from edgeadapt_bench.steps._step_entrants import ours
@@ -28,7 +29,7 @@ from edgeadapt.host.compile.rewrite import PASSES, without_passes
 
 WRONG = """
 import sys
-from edgeadapt_bench.steps._step_worker_ours import Ours, serve
+from edgeadapt_bench.steps._step_worker_ours import Ours, serve, steps_of
 
 class Wrong(Ours):
     def step(self, index):
@@ -44,11 +45,11 @@ class Wrong(Ours):
         was = self.start
         return {name: was[name] + factor * (value - was[name]) for name, value in now.items()}
 
-serve(Wrong)
+serve(steps_of(Wrong))
 """
 DYING = """
 import os
-from edgeadapt_bench.steps._step_worker_ours import Ours, serve
+from edgeadapt_bench.steps._step_worker_ours import Ours, serve, steps_of
 
 class Dying(Ours):
     taken = 0
@@ -58,7 +59,7 @@ class Dying(Ours):
             os._exit(9)
         return super().step(index)
 
-serve(Dying)
+serve(steps_of(Dying))
 """
 SILENT = """
 import sys

@@ -12,6 +12,7 @@ import forged
 import numpy as np
 import pytest
 import tiny_bundle as tiny
+from golden_files import GOLDEN
 from safetensors.numpy import load, save
 
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, read_bundle, write_bundle
@@ -21,7 +22,6 @@ from edgeadapt.bundle.schema import FORMAT, PLAIN_FORMAT, TensorSpec
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.errors import BundleError
 
-GOLDEN = Path(__file__).parents[1] / "device" / "golden"
 EXTREMES = np.array(
     [3.4e38, -3.4e38, 1e-45, -0.0, 0.0, 65504.0, 65520.0, 1 + 2.0**-23, 2.0**-24], np.float32
 )

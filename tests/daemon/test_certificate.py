@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import Shell
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from shell import Shell
 
 from edgeadapt.daemon.config.certificate import Certificate
 from edgeadapt.daemon.config.loader import load_settings

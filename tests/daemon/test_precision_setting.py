@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from golden_files import GOLDEN
 
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, read_bundle, write_bundle
 from edgeadapt.cli import main
@@ -18,7 +19,7 @@ from edgeadapt.demo.sample import bundle_path
 from edgeadapt.errors import BundleError, RecipeError
 
 Made = Callable[..., Any]
-PRECISE = Path(__file__).parents[1] / "device" / "golden" / "precise.edge"
+PRECISE = GOLDEN / "precise.edge"
 X = np.random.default_rng(0).integers(0, 256, (4, 12, 12)).astype(np.uint8)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shell import Shell
+from command_line import Shell
 
 from edgeadapt import cli
 from edgeadapt.bundle import read_bundle, write_bundle

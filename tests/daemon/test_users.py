@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Shell
 from msgspec.structs import replace
-from shell import Shell
 
 pytest.importorskip("edgeadapt.daemon.http.server")  # with starlette and uvicorn
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import BATCH, KNOWN, NEW, Opener, images, watch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from learner_steps import BATCH, Opener, watch
 from numpy.typing import NDArray
+from sample_images import KNOWN, NEW, images
 
 from edgeadapt.bundle.schema import AskPolicy, LearnPolicy, NoveltyPolicy, PolicySpec
 from edgeadapt.device.adaptation.question_planner import _drawn

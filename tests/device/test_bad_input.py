@@ -17,7 +17,9 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from clothes import BATCH, KNOWN, Opener, images, watch
+from golden_files import GOLDEN
+from learner_steps import BATCH, Opener, watch
+from sample_images import KNOWN, images
 
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_bundle
 from edgeadapt.bundle.schema import FORMAT, PLAIN_FORMAT
@@ -467,7 +469,7 @@ def test_a_state_of_another_feature_space_is_refused_and_kept(
     learner.learn(X, NAMES)
     digest = learner.settle() and learner.digest()
     learner.close()
-    other = read_bundle(Path(__file__).parent / "golden" / "vectors.edge")
+    other = read_bundle(GOLDEN / "vectors.edge")
     with pytest.raises(
         StateError,
         match=(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clothes import BATCH, Opener, images, watch
+from learner_steps import BATCH, Opener, watch
+from sample_images import images
 
 from edgeadapt.device.detection.steadiness import WindowStats
 from edgeadapt.device.resources import sensors as vitals

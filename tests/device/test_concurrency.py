@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from clothes import BATCH, KNOWN, Opener, images
+from learner_steps import BATCH, Opener
+from sample_images import KNOWN, images
 
 from edgeadapt.device.inference.state import LearnerState
 from edgeadapt.device.learner import Learner

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from clothes import BATCH, KNOWN, NEW, Opener, accuracy, images, sample, watch
+from learner_steps import BATCH, Opener, accuracy, watch
+from sample_images import KNOWN, NEW, images, sample
 
 from edgeadapt.bundle.schema import AccuracyPolicy, PolicySpec
 from edgeadapt.demo.sample import bundle_path

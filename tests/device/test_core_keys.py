@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from clothes import BATCH, Opener, images
+from learner_steps import BATCH, Opener
+from sample_images import images
 
 from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.learner import Learner

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import KNOWN, Opener, images, tensors, wrong
+from learner_steps import Opener, tensors
+from sample_images import KNOWN, images, wrong
 
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import InputError

@@ -14,29 +14,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from laid_out import NAMES, lay_out
+from machine_folders import NAMES, lay_out
 from schema_meaning import meaning
 
 from edgeadapt import cli
 from edgeadapt._json_schema import schema_text
-from edgeadapt.doctor import board, engine, packages, storage, system
-from edgeadapt.doctor.child import ask
-from edgeadapt.doctor.examination import Group, Section, examine, within
-from edgeadapt.doctor.finding import Finding, is_well
-from edgeadapt.doctor.kernel_clock import is_synchronised
-from edgeadapt.doctor.machine import Machine
-from edgeadapt.doctor.privacy import without_places
+from edgeadapt.doctor import board, packages, system
+from edgeadapt.doctor.examination import Group, examine, within
+from edgeadapt.doctor.finding import Finding, Section, is_well, lines, page, without_places
+from edgeadapt.doctor.machine import Machine, ask, is_synchronised
 from edgeadapt.doctor.report import TITLE, Latency, Report, Run, Step, report, to_json
 from edgeadapt.doctor.self_test import lines as run_lines
 from edgeadapt.doctor.self_test import self_test
-from edgeadapt.doctor.text import lines, page
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "format" / "doctor.schema.json"
 REGENERATE = "python -m edgeadapt.doctor.report > docs/format/doctor.schema.json"
 CHEAP = (
     Group(
         "Machine",
-        (system.system, board.board, board.jetpack, system.memory, storage.state, storage.disk),
+        (system.system, board.board, board.jetpack, system.memory, system.state, system.disk),
     ),
 )
 BAD = Finding("state", "missing", "no folder", "Learning is kept in one.", "mkdir state", True)
@@ -186,7 +182,7 @@ def test_extras_are_those_of_the_package() -> None:
     assert {"numpy", "onnxruntime"} <= set(
         packages.requirements()
     ) and "starlette" not in packages.requirements()
-    assert engine.data(Machine())[0].name == "data"
+    assert packages.data(Machine())[0].name == "data"
 
 
 # -- JSON ------------------------------------------------------------------------------------------
@@ -372,7 +368,7 @@ def test_what_does_not_work_fails_its_step(tmp_path: Path, broken: str, result: 
 
 
 def test_other_numbers_than_the_cpus_fail_their_step() -> None:
-    from edgeadapt.doctor.self_test_child import _same_numbers
+    from edgeadapt.doctor.self_test_steps import _same_numbers
 
     numbers = np.linspace(-4, 4, 64).reshape(8, 8)
     assert (

@@ -5,14 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from laid_out import DRIVER, HAS_COMPILER, NAMES, NANO_MODES, RUNTIME, compile_library, lay_out
+from machine_folders import (
+    DRIVER,
+    HAS_COMPILER,
+    NAMES,
+    NANO_MODES,
+    RUNTIME,
+    compile_library,
+    lay_out,
+)
 
 from edgeadapt.device.resources import sensors as vitals
-from edgeadapt.doctor import accelerator, board, clock, heat, power, storage, system
+from edgeadapt.doctor import accelerator, board, condition, system
 from edgeadapt.doctor.boards import JETPACKS, MODULES, chip_of, jetpack_of, l4t_release, module_of
+from edgeadapt.doctor.condition import default_mode, mode_number, power_modes
 from edgeadapt.doctor.finding import Finding
 from edgeadapt.doctor.machine import Machine
-from edgeadapt.doctor.power import default_mode, mode_number, power_modes
 
 CHEAP = (
     board.board,
@@ -21,12 +29,12 @@ CHEAP = (
     system.python,
     system.memory,
     system.swap,
-    storage.disk,
-    power.power_mode,
-    power.clocks,
-    heat.heat,
-    clock.clock,
-    clock.watchdog,
+    system.disk,
+    condition.power_mode,
+    condition.clocks,
+    condition.heat,
+    condition.clock,
+    condition.watchdog,
 )
 needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="needs gcc")
 
@@ -253,7 +261,7 @@ def test_power_modes_are_read_as_nvpmodel_writes_them() -> None:
 def test_the_disk_under_the_state_folder(
     tmp_path: Path, mountinfo: str, state: str, words: str
 ) -> None:
-    (found,) = storage.disk(lay_out("pc", tmp_path / "root", {"/proc/self/mountinfo": mountinfo}))
+    (found,) = system.disk(lay_out("pc", tmp_path / "root", {"/proc/self/mountinfo": mountinfo}))
     assert (
         found.state == state and words in f"{found.found} {found.why}" and "ada" not in found.found
     )
@@ -264,24 +272,24 @@ def test_a_state_folder_that_is_a_file_or_holds_no_database_stops_everything(
     tmp_path: Path,
 ) -> None:
     machine = lay_out("pc", tmp_path / "root", {"/var/lib/edgeadapt/state": ""})
-    assert storage.state(machine)[0].stops
+    assert system.state(machine)[0].stops
     damaged = lay_out(
         "pc", tmp_path / "other", {"/var/lib/edgeadapt/state/learner.db": "not a database"}
     )
-    assert storage.state(damaged)[0].stops and storage.state(damaged)[0].state == "broken"
+    assert system.state(damaged)[0].stops and system.state(damaged)[0].state == "broken"
     whole = lay_out(
         "pc",
         tmp_path / "third",
         {"/var/lib/edgeadapt/state/learner.db": "SQLite format 3\0" + 4096 * "x"},
     )
-    assert storage.state(whole)[0].state == "ok"
+    assert system.state(whole)[0].state == "ok"
 
 
 def test_looking_changes_nothing(tmp_path: Path) -> None:
     machine = lay_out("orin nano", tmp_path / "root")
     before = {path: path.stat().st_mtime_ns for path in machine.root.rglob("*")}
     findings(machine)
-    storage.state(machine)
+    system.state(machine)
     assert {path: path.stat().st_mtime_ns for path in machine.root.rglob("*")} == before
 
 
@@ -289,13 +297,13 @@ def test_heat_near_its_limit_is_said_before_it_slows_down(tmp_path: Path) -> Non
     machine = lay_out(
         "orin nano", tmp_path / "root", {"/sys/class/thermal/thermal_zone2/temp": "91000\n"}
     )
-    (found,) = heat.heat(machine)
+    (found,) = condition.heat(machine)
     assert found.state == "note" and "temperature_c = 79" in found.todo
     assert vitals.read_temperatures(machine.path("/sys"))["tj-thermal"] == 91.0
 
 
 def test_a_clock_before_the_installation_is_wrong(tmp_path: Path) -> None:
-    (found,) = clock.clock(lay_out("pc", tmp_path / "root", now=lambda: 86400.0))
+    (found,) = condition.clock(lay_out("pc", tmp_path / "root", now=lambda: 86400.0))
     assert found.state == "broken" and found.found.startswith("1970-01-02")
 
 
@@ -316,7 +324,7 @@ def test_the_kernels_word_counts_where_no_service_says_it(
         {"/run/systemd/timesync/synchronized": None},
         clock_is_set=lambda: is_set,
     )
-    (found,) = clock.clock(machine)
+    (found,) = condition.clock(machine)
     assert found.state == state and words in found.found
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from laid_out import DRIVER, HAS_COMPILER, compile_library, lay_out
+from machine_folders import DRIVER, HAS_COMPILER, compile_library, lay_out
 
-from edgeadapt.doctor import accelerator, engine
+from edgeadapt.doctor import accelerator, packages
 from edgeadapt.doctor.board import read_board
 from edgeadapt.doctor.machine import Machine
 
@@ -78,7 +78,7 @@ def ort(
 
 # -- ONNX Runtime ----------------------------------------------------------------------------------
 def test_the_onnxruntime_that_is_here_adds_on_its_cpu() -> None:
-    found = engine.onnxruntime(Machine())
+    found = packages.onnxruntime(Machine())
     assert found[0].state in ("ok", "note") and "CPU" in found[0].found and not found[0].stops
 
 
@@ -101,7 +101,7 @@ def test_a_provider_that_is_listed_and_does_not_load_is_named_with_what_it_lacks
     (
         tmp_path / "modules" / "onnxruntime" / "capi" / "libonnxruntime_providers_tensorrt.so"
     ).write_bytes(b"\x7fELF\0libnvinfer.so.10\0libnvonnxparser.so.10\0")
-    core, provider = engine.onnxruntime(machine)
+    core, provider = packages.onnxruntime(machine)
     assert core.state == "ok" and core.found == "1.32.0, runs on CPU"
     assert provider.found == "Tensorrt is listed and does not load: no libnvinfer.so.10"
     assert provider.why.startswith(
@@ -119,7 +119,7 @@ def test_on_a_board_the_advice_is_a_build_for_the_board(tmp_path: Path, beside: 
             unloadable=("CUDAExecutionProvider",),
         ),
     )
-    assert "Jetson AI Lab" in engine.onnxruntime(machine)[1].todo
+    assert "Jetson AI Lab" in packages.onnxruntime(machine)[1].todo
 
 
 @pytest.mark.parametrize(
@@ -135,16 +135,16 @@ def test_on_a_board_the_advice_is_a_build_for_the_board(tmp_path: Path, beside: 
 def test_an_onnxruntime_that_cannot_compute_stops_everything(
     tmp_path: Path, beside: Place, text: str, words: str
 ) -> None:
-    (found,) = engine.onnxruntime(beside(lay_out("pc", tmp_path / "root"), "onnxruntime", text))
+    (found,) = packages.onnxruntime(beside(lay_out("pc", tmp_path / "root"), "onnxruntime", text))
     assert found.stops and words in found.found
 
 
 def test_runtimes_and_the_bundle_that_ships_are_asked_in_a_child() -> None:
     assert (
-        engine.runtimes(Machine())[0].state == "ok"
-        and "onnxruntime" in engine.runtimes(Machine())[0].found
+        packages.runtimes(Machine())[0].state == "ok"
+        and "onnxruntime" in packages.runtimes(Machine())[0].found
     )
-    (found,) = engine.bundle(Machine())
+    (found,) = packages.bundle(Machine())
     assert found.state == "ok" and found.found.startswith("fashion.edge opens and predicts (")
 
 

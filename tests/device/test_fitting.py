@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeadapt_bench.datasets.mirror import NAMES, drifted, samples
+from golden_files import GOLDEN
 
 import edgeadapt
 from edgeadapt import Budget, Policy
@@ -24,7 +25,7 @@ from edgeadapt.device.storage.journal import Journal
 from edgeadapt.errors import BundleError
 from edgeadapt.runtime import open_runtime
 
-BUNDLE = Path(__file__).parent / "golden" / "growing.edge"
+BUNDLE = GOLDEN / "growing.edge"
 STREAM = "line"
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from clothes import CLASSES, Opener, images, watch
+from learner_steps import Opener, watch
+from sample_images import CLASSES, images
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.demo.sample import bundle_path

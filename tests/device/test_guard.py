@@ -7,8 +7,9 @@ from math import comb
 
 import numpy as np
 import pytest
-from clothes import KNOWN, NEW, Opener, images, wrong
 from edgeadapt_bench.labels.guard_power import verdict_of
+from learner_steps import Opener
+from sample_images import KNOWN, NEW, images, wrong
 
 from edgeadapt.bundle.schema import GuardPolicy
 from edgeadapt.device.commits.factory_samples import FactorySamples

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clothes import images
+from sample_images import images
 
 import edgeadapt
 from edgeadapt.demo.sample import CLASSES, bundle_path, load_sample

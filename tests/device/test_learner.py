@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import BATCH, KNOWN, Opener, accuracy, assert_same, images, tensors, watch, wrong
+from learner_steps import BATCH, Opener, accuracy, assert_same, tensors, watch
+from sample_images import KNOWN, images, wrong
 
 from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.learner import Learner

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import tensors
-from vectors import samples
+from feature_vectors import samples
+from learner_steps import Opener, tensors
 
-from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.device.detection.policy import Keep
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
@@ -24,13 +23,7 @@ from edgeadapt.device.resources.write_meter import Writes
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.errors import BudgetError, StateError, StorageError
 
-GOLDEN = Path(__file__).parent / "golden"
 PROBE = samples(40, [0, 1, 2, 3], 99)[0]
-
-
-@pytest.fixture(scope="module")
-def vectors() -> Bundle:
-    return read_bundle(GOLDEN / "vectors.edge")
 
 
 def teach(learner: Learner, count: int, seed: int, source: str = "a") -> tuple[str, ...]:
@@ -58,10 +51,10 @@ def full_disk(learner: Learner) -> Iterator[None]:
 
 # -- a full disk -----------------------------------------------------------------------------------
 def test_a_full_disk_refuses_labels_by_name_serves_on_and_recovers_by_itself(
-    vectors: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_vectors: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learning_room, "_FIRST_RETRY_S", 0.05)
-    with open_learner(vectors, state=tmp_path / "s") as learner:
+    with open_vectors(state=tmp_path / "s") as learner:
         teach(learner, 30, 1)
         probs, labels = learner.predict(PROBE).probs, learner.counters()["evidence"]
         x, names = samples(4000, [0, 1, 2, 3], 2)
@@ -77,10 +70,10 @@ def test_a_full_disk_refuses_labels_by_name_serves_on_and_recovers_by_itself(
 
 
 def test_labels_taken_before_the_disk_was_full_are_learned_later_without_being_asked(
-    vectors: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_vectors: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learning_room, "_FIRST_RETRY_S", 0.05)
-    with open_learner(vectors, state=tmp_path / "s", freeze=True) as learner:
+    with open_vectors(state=tmp_path / "s", freeze=True) as learner:
         x, names = samples(400, [0, 1, 2, 3], 3)
         for start in range(0, 400, 4):
             learner.learn(x[start : start + 4], names[start : start + 4], source=f"person {start}")
@@ -98,15 +91,15 @@ def test_labels_taken_before_the_disk_was_full_are_learned_later_without_being_a
             and learner._live.current.labels == 400
         )
         digest = learner.digest()
-    with open_learner(vectors, state=tmp_path / "s") as again:
+    with open_vectors(state=tmp_path / "s") as again:
         assert again.digest() == digest
 
 
 # -- bytes a day -----------------------------------------------------------------------------------
 def test_every_byte_of_the_log_and_of_the_database_is_counted(
-    vectors: Bundle, tmp_path: Path
+    open_vectors: Opener, tmp_path: Path
 ) -> None:
-    with open_learner(vectors, state=tmp_path / "s") as learner:
+    with open_vectors(state=tmp_path / "s") as learner:
         # with its tables, before there is a log
         made = (tmp_path / "s" / "learner.db").stat().st_size
         teach(learner, 64, 1)
@@ -119,23 +112,21 @@ def test_every_byte_of_the_log_and_of_the_database_is_counted(
         assert learner.counters()["written_bytes_last_day"] == learner._journal.writes.total
 
 
-def test_the_count_survives_the_process(vectors: Bundle, tmp_path: Path) -> None:
-    with open_learner(vectors, state=tmp_path / "s") as learner:
+def test_the_count_survives_the_process(open_vectors: Opener, tmp_path: Path) -> None:
+    with open_vectors(state=tmp_path / "s") as learner:
         teach(learner, 64, 1)
         teach(learner, 64, 2)
         total = learner._journal.writes.total
-    with open_learner(vectors, state=tmp_path / "s") as again:
+    with open_vectors(state=tmp_path / "s") as again:
         assert total / 2 < again._journal.writes.total <= total + 2**20
 
 
 def test_a_used_up_budget_refuses_labels_with_the_numbers_and_a_day_later_takes_them(
-    vectors: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_vectors: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now)
-    with open_learner(
-        vectors, state=tmp_path / "s", budget=Budget(write_mib_per_day=0.5)
-    ) as learner:
+    with open_vectors(state=tmp_path / "s", budget=Budget(write_mib_per_day=0.5)) as learner:
         with pytest.raises(
             BudgetError,
             match=r"has written 0\.\d MiB over the last 24 hours and write_mib_per_day is 0\.5",
@@ -181,9 +172,9 @@ def test_a_clock_that_jumps_makes_the_day_neither_endless_nor_free_of_charge(jum
 
 # -- how long and how many -------------------------------------------------------------------------
 def test_beyond_their_number_the_oldest_rows_go_and_what_they_taught_stays(
-    vectors: Bundle, tmp_path: Path
+    open_vectors: Opener, tmp_path: Path
 ) -> None:
-    with open_learner(vectors, state=tmp_path / "s", keep=Keep(rows=100)) as learner:
+    with open_vectors(state=tmp_path / "s", keep=Keep(rows=100)) as learner:
         for seed in range(5):
             teach(learner, 50, seed)
         probs = learner.predict(PROBE).probs
@@ -197,10 +188,10 @@ def test_beyond_their_number_the_oldest_rows_go_and_what_they_taught_stays(
 
 
 def test_old_commits_are_compacted_and_everything_after_can_still_be_reached(
-    vectors: Bundle, tmp_path: Path
+    open_vectors: Opener, tmp_path: Path
 ) -> None:
     marks = {}
-    with open_learner(vectors, state=tmp_path / "s", keep=Keep(commits=100)) as learner:
+    with open_vectors(state=tmp_path / "s", keep=Keep(commits=100)) as learner:
         for seed in range(130):
             teach(learner, 4, seed, source=f"s{seed % 3}")
             marks[learner.history(1)[0].number] = tensors(learner)
@@ -211,7 +202,7 @@ def test_old_commits_are_compacted_and_everything_after_can_still_be_reached(
         assert first == 31 and len(learner.history(1000)) == 100
         with pytest.raises(StateError, match=r"cannot roll back to commit 30.*compacted"):
             learner.rollback(30)
-    with open_learner(vectors, state=tmp_path / "s") as again:
+    with open_vectors(state=tmp_path / "s") as again:
         assert again.digest() == digest
         for target in (31, 77, 120):
             assert again.rollback(target) == target
@@ -219,11 +210,11 @@ def test_old_commits_are_compacted_and_everything_after_can_still_be_reached(
                 np.testing.assert_array_equal(value, marks[target][name])
             again.rollback(130)
         assert again.forget(source="s1").removed == 43 * 4
-    with open_learner(vectors) as never:
+    with open_vectors() as never:
         for seed in range(130):
             if seed % 3 != 1:
                 teach(never, 4, seed, source=f"s{seed % 3}")
-        with open_learner(vectors, state=tmp_path / "s") as again:
+        with open_vectors(state=tmp_path / "s") as again:
             for name, value in tensors(never).items():
                 np.testing.assert_allclose(
                     tensors(again)[name], value, rtol=1e-4, atol=1e-4 * np.abs(value).max()
@@ -231,10 +222,10 @@ def test_old_commits_are_compacted_and_everything_after_can_still_be_reached(
 
 
 def test_history_is_compacted_past_a_rollback_that_went_further_back(
-    vectors: Bundle, tmp_path: Path
+    open_vectors: Opener, tmp_path: Path
 ) -> None:
     """Nothing that is kept may go back to what is not."""
-    with open_learner(vectors, state=tmp_path / "s", keep=Keep(commits=100)) as learner:
+    with open_vectors(state=tmp_path / "s", keep=Keep(commits=100)) as learner:
         for seed in range(60):
             teach(learner, 1, seed, source="early")
         learner.rollback(5)
@@ -251,14 +242,14 @@ def test_history_is_compacted_past_a_rollback_that_went_further_back(
         base = [seq for _, _, rows in learner._journal.steps()[0].moves.base for seq in rows]
         assert base and set(base) <= learner._journal.present()  # what is gone is not carried along
         digest = learner.digest()
-    with open_learner(vectors, state=tmp_path / "s") as again:
+    with open_vectors(state=tmp_path / "s") as again:
         assert again.digest() == digest
 
 
 def test_an_error_after_a_change_became_durable_delays_the_log_and_nothing_else(
-    vectors: Bundle, tmp_path: Path
+    open_vectors: Opener, tmp_path: Path
 ) -> None:
-    with open_learner(vectors, state=tmp_path / "s") as learner:
+    with open_vectors(state=tmp_path / "s") as learner:
         teach(learner, 20, 1, "gone")
         teach(learner, 20, 2, "kept")
         db = learner._journal._db
@@ -281,12 +272,12 @@ def test_an_error_after_a_change_became_durable_delays_the_log_and_nothing_else(
         learner._journal._db = db
         teach(learner, 20, 3, "later")
         digest = learner.digest()
-    with open_learner(vectors, state=tmp_path / "s") as again:
+    with open_vectors(state=tmp_path / "s") as again:
         assert again.digest() == digest
 
 
-def test_a_file_that_was_emptied_gives_its_pages_back(tmp_path: Path, vectors: Bundle) -> None:
-    with open_learner(vectors, state=tmp_path / "s") as learner:
+def test_a_file_that_was_emptied_gives_its_pages_back(tmp_path: Path, open_vectors: Opener) -> None:
+    with open_vectors(state=tmp_path / "s") as learner:
         for seed in range(40):
             teach(learner, 64, seed)
         learner._journal.write_back()
@@ -296,8 +287,8 @@ def test_a_file_that_was_emptied_gives_its_pages_back(tmp_path: Path, vectors: B
         assert (tmp_path / "s" / "learner.db").stat().st_size < 0.6 * large
 
 
-def test_snapshots_follow_the_cost_of_a_replay(vectors: Bundle) -> None:
-    with open_learner(vectors) as learner:
+def test_snapshots_follow_the_cost_of_a_replay(open_vectors: Opener) -> None:
+    with open_vectors() as learner:
         teach(learner, 8, 0)
         assert learner._journal.snapshot_numbers() == []
         learner._log.costs_replay(0.2, 0)
@@ -314,7 +305,7 @@ def test_snapshots_follow_the_cost_of_a_replay(vectors: Bundle) -> None:
 
 # -- raw inputs ------------------------------------------------------------------------------------
 def test_raw_inputs_are_kept_for_so_many_of_a_class_and_go_with_their_label(tmp_path: Path) -> None:
-    from clothes import images
+    from sample_images import images
 
     from edgeadapt.demo.sample import bundle_path
 
@@ -348,7 +339,7 @@ def test_raw_inputs_are_kept_for_so_many_of_a_class_and_go_with_their_label(tmp_
 
 
 def test_without_being_asked_no_raw_input_is_kept(tmp_path: Path) -> None:
-    from clothes import images
+    from sample_images import images
 
     from edgeadapt.demo.sample import bundle_path
 

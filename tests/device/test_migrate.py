@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import KNOWN, Opener, accuracy, watch, wrong
-from unguarded import unguarded
-from unmigrated import GOLDEN, LEARNED, RAW, SEEN_BY_SECOND, digest, images, teach
-from vectors import samples
+from feature_vectors import samples
+from golden_files import GOLDEN
+from learner_steps import Opener, accuracy, watch
+from migration_state import LEARNED, RAW, SEEN_BY_SECOND, digest, images, teach_three_sources
+from sample_images import KNOWN, wrong
+from without_guard import unguarded
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.device.commits.domain_changes import save_domains
@@ -140,7 +142,7 @@ def test_without_raw_inputs_it_says_what_would_have_kept_them(
     state: Path, bundle: Bundle, second: Bundle, runtime: Runtime, opened: Opener
 ) -> None:
     with open_learner(bundle, state=state, runtime=runtime) as learner:
-        teach(learner)
+        teach_three_sources(learner)
     was = digest(state, bundle, runtime)
     with pytest.raises(
         StateError,

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from golden_files import GOLDEN
 
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.storage import schema as journal_schema
 from edgeadapt.device.storage.journal import FILE_NAME, SCHEMA_VERSION, Journal
 
-GOLDEN = Path(__file__).parent / "golden"
 BUNDLE = GOLDEN / "vectors.edge"
 VERSIONS = sorted(folder.name for folder in GOLDEN.glob("v*") if folder.is_dir())
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clothes import BATCH, Opener, images
+from learner_steps import BATCH, Opener
+from sample_images import images
 
 from edgeadapt.device.resources.worker import Worker
 from edgeadapt.errors import StateError

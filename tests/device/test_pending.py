@@ -9,7 +9,8 @@ import weakref
 
 import numpy as np
 import pytest
-from clothes import Opener, images
+from learner_steps import Opener
+from sample_images import images
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.device.querying.pending import Ids, Pending, PendingBatch

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import tensors
-from vectors import samples
+from feature_vectors import samples
+from golden_files import GOLDEN
+from learner_steps import tensors
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.device.detection.policy import Keep
@@ -18,7 +19,6 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.errors import InputError, StateError
 
-GOLDEN = Path(__file__).parent / "golden"
 COUNTS = "codes.counts"
 AT_ONCE = Keep(features_days=0.0)
 

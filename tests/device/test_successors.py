@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from clothes import images
+from sample_images import images
 
 from edgeadapt.bundle import FROZEN, Bundle, read_bundle
 from edgeadapt.bundle._container import member_order, pack, read_directory, read_entry

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import KNOWN, NEW, Opener, assert_same, images, tensors, watch
 from edgeadapt_bench.datasets.poison import AT_THE_FACTORY, burst
-from vectors import NAMES, samples
+from feature_vectors import NAMES, samples
+from learner_steps import Opener, assert_same, tensors, watch
+from sample_images import KNOWN, NEW, images
 
 from edgeadapt.demo.sample import CLASSES
 from edgeadapt.device.commits.label_noise import COPIES, FEWEST_SHIFTED

@@ -10,10 +10,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import killed_changes
 import numpy as np
 import pytest
-from clothes import KNOWN, NEW, Opener, assert_same, images, tensors, watch, wrong
-from dying import CHANGES, STEPS, prepare
+from killed_changes import CHANGES, STEPS, prepare
+from learner_steps import Opener, assert_same, tensors, watch
+from sample_images import KNOWN, NEW, images, wrong
 
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.commits.evidence_sums import apply_rows
@@ -26,7 +28,7 @@ X, NAMES = images(200, seed=21)
 def killed(cases: list[dict[str, str]]) -> list[int]:
     """Exit statuses of one process per case."""
     run = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "dying.py"), str(bundle_path())],
+        [sys.executable, killed_changes.__file__, str(bundle_path())],
         input="".join(json.dumps(case) + "\n" for case in cases),
         capture_output=True,
         text=True,

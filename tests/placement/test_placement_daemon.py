@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeadapt_bench.precision.placement import graph_rows, run_placement, sides_of
-from made_up import DoesNotOpen, MadeUp, NotANumber, Wrong
-from patience import settle
+from fake_runtimes import DoesNotOpen, MadeUp, NotANumber, Wrong
+from placement_trials import settle
 
 from edgeadapt import cli
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path, load_sample
-from edgeadapt.placement import Placing
+from edgeadapt.placement import PlacedRuntime
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def service(register: Callable[..., None], tmp_path: Path, slow_cpu: dict[str, A
 
 def test_a_daemon_shows_where_roles_run_and_what_it_copied(service: Any) -> None:
     runtime = service.context.runtime
-    assert isinstance(runtime, Placing)
+    assert isinstance(runtime, PlacedRuntime)
     x = load_sample().x
     for at in range(0, 80, 8):
         service.predict(x[at : at + 8])

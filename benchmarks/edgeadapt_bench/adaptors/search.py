@@ -192,6 +192,3 @@ def _of_labels_alone(stream: Stream, z: F32, y: I64) -> dict[str, Tensor]:
     from edgeadapt_bench.adaptors.search_streams import fitted
 
     return fitted(stream.source.head, z, y, np.ones(len(y), np.float32), stream.source.slots)
-
-
-__all__ = ["labelled", "run_search", "trial"]

@@ -270,6 +270,3 @@ def draw(trials: Sequence[Trial], folder: Path) -> None:
         x_label="ridge score",
         y_label="accuracy, %",
     )
-
-
-__all__ = ["common", "draw", "means", "summary"]

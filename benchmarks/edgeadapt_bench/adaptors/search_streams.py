@@ -242,6 +242,3 @@ def _cut(
     rows = np.random.default_rng(seed).permutation(len(y))
     cut = round(share * len(y))
     return Stream(name, source, z[rows[:cut]], y[rows[:cut]], z[rows[cut:]], y[rows[cut:]])
-
-
-__all__ = ["FAMILIES", "Source", "Stream", "derived", "fitted", "quick"]

@@ -84,6 +84,3 @@ def adapted_logits(
     with torch.no_grad():
         logits: F32 = source.head.predict(head, candidate.correct(t, torch.from_numpy(z))).numpy()
     return logits
-
-
-__all__ = ["adapted_logits", "factory", "train"]

@@ -220,6 +220,3 @@ def _best_seen(logits: F32, seen: Sequence[int] | set[int]) -> I64:
     allowed[list(seen)] = 0.0
     answer: I64 = (logits + allowed).argmax(axis=1)
     return answer
-
-
-__all__ = ["Buffer", "NeighbourBank", "SoftmaxLayer", "joint_probe", "layer_bytes", "row_bytes"]

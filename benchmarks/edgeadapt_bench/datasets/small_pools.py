@@ -103,6 +103,3 @@ def shipped_pool() -> Pool:
         np.zeros_like(test_y),
         "the shipped sample, the shipped encoder",
     )
-
-
-__all__ = ["drawn_like", "drawn_pool", "shipped_pool"]

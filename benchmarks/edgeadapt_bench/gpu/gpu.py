@@ -20,12 +20,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeadapt.doctor.finding import without_places
 from edgeadapt.doctor.packages import installed
-from edgeadapt.doctor.privacy import without_places
 from edgeadapt.errors import InputError
 from edgeadapt.scenarios.environment import machine, versions
 from edgeadapt_bench.gpu import gpu_correction, gpu_device, gpu_parity, gpu_step
-from edgeadapt_bench.gpu.gpu_child import Clock, Task, end, run
+from edgeadapt_bench.gpu.gpu_check import Task, run
 from edgeadapt_bench.gpu.gpu_result import (
     SCHEMA,
     Card,
@@ -38,6 +38,7 @@ from edgeadapt_bench.gpu.gpu_result import (
 )
 from edgeadapt_bench.gpu.gpu_runtimes import CPU, GPU
 from edgeadapt_bench.harness.measure import Row, Say
+from edgeadapt_bench.harness.process import TIME_IS_UP, Clock, end
 
 LIMIT_S = 540.0
 PARTS = ("cudart", "step", "correction", "bundle", "story", "doctor")
@@ -160,7 +161,7 @@ def doctor(clock: Clock) -> tuple[dict[str, Any] | None, str]:
     """What ``edgeadapt doctor --self-test --json -`` writes, or None and why."""
     seconds = clock.left(_DOCTOR_S)
     if seconds < 1:
-        return None, "the suite's time was up before this began; give it more with --limit"
+        return None, TIME_IS_UP
     command = [
         sys.executable,
         "-c",
@@ -379,6 +380,3 @@ def _sum_up(rows: Sequence[GpuRow], card: Card | None) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-
-__all__ = ["LIMIT_S", "PARTS", "main", "measure", "run_gpu"]

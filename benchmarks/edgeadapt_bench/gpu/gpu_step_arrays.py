@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from edgeadapt_bench.gpu.gpu_reference import Exact
-from edgeadapt_bench.steps.peers.step_protocol import Material, serve
+from edgeadapt_bench.harness.child.job_server import serve
+from edgeadapt_bench.harness.child.step_protocol import Material, steps_of
 
 
 class Written:
@@ -54,4 +55,4 @@ class Written:
 
 
 if __name__ == "__main__":
-    serve(partial(Written, library=sys.argv[1]))
+    serve(steps_of(partial(Written, library=sys.argv[1])))

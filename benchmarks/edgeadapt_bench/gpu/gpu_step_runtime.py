@@ -17,7 +17,8 @@ import numpy as np
 
 from edgeadapt.runtime import GraphFile
 from edgeadapt_bench.gpu.gpu_runtimes import CPU, opened
-from edgeadapt_bench.steps.peers.step_protocol import Material, serve
+from edgeadapt_bench.harness.child.job_server import serve
+from edgeadapt_bench.harness.child.step_protocol import Material, steps_of
 
 COUNTED = 100
 """Steps over which the copies of tensors are counted."""
@@ -107,7 +108,4 @@ def _exported(buffer: Any) -> Any:
 
 
 if __name__ == "__main__":
-    serve(partial(Ours, system=sys.argv[1], plans=sys.argv[2]))
-
-
-__all__ = ["COUNTED", "SYSTEMS"]
+    serve(steps_of(partial(Ours, system=sys.argv[1], plans=sys.argv[2])))

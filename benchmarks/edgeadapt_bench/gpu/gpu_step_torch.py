@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeadapt_bench.gpu.gpu_child import NotHere
+from edgeadapt_bench.gpu.gpu_check import NotHere
+from edgeadapt_bench.harness.child.job_server import serve
+from edgeadapt_bench.harness.child.step_protocol import Material, steps_of
 from edgeadapt_bench.steps._step_worker_torch import Adaptor
-from edgeadapt_bench.steps.peers.step_protocol import Material, serve
 
 
 class Eager:
@@ -178,4 +179,4 @@ SYSTEMS = {
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    serve(SYSTEMS[sys.argv[1]])
+    serve(steps_of(SYSTEMS[sys.argv[1]]))

@@ -25,7 +25,7 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.resources.budget import Budget
 from edgeadapt.runtime import Runtime
-from edgeadapt_bench.gpu.gpu_child import answer
+from edgeadapt_bench.gpu.gpu_check import answer
 from edgeadapt_bench.gpu.gpu_result import GpuRow, checked, measured
 from edgeadapt_bench.gpu.gpu_runtimes import CPU, opened
 
@@ -187,6 +187,3 @@ CHECKS = {"story": story}
 
 if __name__ == "__main__":
     answer(CHECKS)
-
-
-__all__ = ["CHECKS", "Day", "dark", "live", "story"]

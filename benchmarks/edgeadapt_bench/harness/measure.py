@@ -170,21 +170,3 @@ def median_ms(seconds: Seconds | Sequence[float]) -> float:
 
 def p95_ms(seconds: Seconds | Sequence[float]) -> float:
     return 1e3 * float(np.quantile(seconds, 0.95))
-
-
-__all__ = [
-    "ONE_THREAD",
-    "Row",
-    "Say",
-    "Seconds",
-    "absent",
-    "at_least",
-    "at_most",
-    "median_ms",
-    "near",
-    "p95_ms",
-    "paired",
-    "report",
-    "table",
-    "write_json",
-]

@@ -150,6 +150,3 @@ def _save(figure: Any, axes: Any, path: str | os.PathLike[str]) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(place)
     return place
-
-
-__all__ = ["Points", "check", "save_bars", "save_lines"]

@@ -142,6 +142,3 @@ def _held(
 
 def _row(domain: str, name: str, features: np.ndarray) -> EvidenceRow:
     return EvidenceRow("", "somebody", "bench", domain, 0.0, name, 1.0, "", True, features)
-
-
-__all__ = ["held_rows", "paired_rows", "verdict_of"]

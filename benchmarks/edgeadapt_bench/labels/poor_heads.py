@@ -195,6 +195,3 @@ def _tried(
         (found.get("held", 0), found.get("vetoed", 0), sum(found.values()), int(through == 0), 1)
     ):
         sums[place] += value
-
-
-__all__ = ["poor_head_rows", "renamed", "streams_of"]

@@ -174,6 +174,3 @@ def best_of_sets(
                 ).logits
                 best[size] = max(best[size], float((logits.argmax(axis=1) == shown.judge.y).mean()))
         return best
-
-
-__all__ = ["Asked", "Witness", "allowing", "best_of_sets", "marks", "under_condition", "watched"]

@@ -23,5 +23,3 @@ SPINE: dict[str, Suite] = {
     "classes": run_classes,
     "guard": run_guard,
 }
-
-__all__ = ["SPINE", "Suite", "run_answers", "run_classes", "run_detection", "run_guard"]

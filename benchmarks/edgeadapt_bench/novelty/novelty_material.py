@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeadapt_bench.datasets.cache import cache_folder
 from edgeadapt_bench.datasets.lite0 import LITE0_TAPS, lite0, upscaled
 from edgeadapt_bench.datasets.lite0_features import plain_session
 from edgeadapt_bench.harness.measure import Say
@@ -79,8 +80,7 @@ class Lite0WithTaps:
 
     def __init__(self, say: Say) -> None:
         self._say = say
-        self._folder = Path(tempfile.gettempdir()) / f"edgeadapt-bench-{os.getuid()}"
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = cache_folder()
         self._scratch = tempfile.TemporaryDirectory(prefix="edgeadapt-novelty-")
         self._model = Path(self._scratch.name) / "lite0-taps.onnx"
         _export_with_taps(self._model)
@@ -156,6 +156,3 @@ def per_class(y: I64, count: int, seed: int) -> I64:
     """Rows: ``count`` of each class, or all where there are fewer, shuffled."""
     rng = np.random.default_rng(seed)
     return np.concatenate([rng.permutation(np.flatnonzero(y == k))[:count] for k in np.unique(y)])
-
-
-__all__ = ["Case", "Lite0WithTaps", "Seen", "per_class"]

@@ -276,6 +276,3 @@ def _threshold(same: list[float], other: list[float]) -> float:
     candidates = np.unique(same + other)
     right = [np.mean(np.array(same) >= c) + np.mean(np.array(other) < c) for c in candidates]
     return float(candidates[int(np.argmax(right))])
-
-
-__all__ = ["run_routing"]

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt_bench.datasets.vectors import Crowd, vector_bundle
-from edgeadapt_bench.harness.child import answer, in_child
+from edgeadapt_bench.harness.child.job_server import serve
 from edgeadapt_bench.harness.measure import Row, Say, absent
+from edgeadapt_bench.harness.process import in_child
 from edgeadapt_bench.operations.interference import WIDE, Pool
 from edgeadapt_bench.operations.large_state import open_free
-from edgeadapt_bench.operations.soak import written_bytes
+from edgeadapt_bench.operations.soak_streams import written_bytes
 
 LABELS, FORGOTTEN = 200, (1, 100, 10_000)
 _TOGETHER, _WARM_UP = 64, 5
@@ -289,4 +290,4 @@ def run_commit(data: str | None, say: Say, *, quick: bool = False) -> list[Row]:
 JOBS = {"label_times": label_times, "forget_times": forget_times}
 
 if __name__ == "__main__":
-    answer(JOBS)
+    serve(JOBS)

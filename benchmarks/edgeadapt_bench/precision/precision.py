@@ -151,7 +151,7 @@ def run_precision(
 
 def _exported(material: Material, path: Path, seed: int, say: Say) -> Bundle:
     from edgeadapt.host import export
-    from edgeadapt_bench.shift.shift_material import rebuilt
+    from edgeadapt_bench.shift.shift_encoders import rebuilt
 
     say(f"precision: seed {seed}: exporting the encoder that ships with float16 and int8")
     images = material.calibration
@@ -295,6 +295,3 @@ def _time_rows(bundle: Bundle, images: NDArray[np.uint8], quick: bool) -> list[R
                 )
             )
     return rows
-
-
-__all__ = ["precisions_of", "run_precision"]

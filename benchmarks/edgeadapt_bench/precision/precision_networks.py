@@ -122,6 +122,3 @@ def _times(
         block=8,
     )
     return median_ms(own), median_ms(base)
-
-
-__all__ = ["network_rows"]

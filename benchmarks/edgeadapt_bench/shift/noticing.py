@@ -238,6 +238,3 @@ def _rows(kind: str, is_tuning: bool, order: str, streams: list[list[bool]]) -> 
         ]
     name = f"noticed/{'20_points_in_128' if kind == 'large' else '10_points_in_512'}/{where}"
     return [at_least(name, either, "share of streams", None if is_tuning else NOTICED, shifted)]
-
-
-__all__ = ["Source", "Transfer", "first_noticed", "run_noticing", "transfers"]

@@ -357,6 +357,3 @@ def rate_rows(
             Row(f"rate_{k}x_else_frozen/{name}", strict, "accuracy", plain),
         ]
     return rows
-
-
-__all__ = ["Plan", "choose_rates", "compare", "run_shift"]

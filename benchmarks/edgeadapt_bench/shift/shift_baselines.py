@@ -319,21 +319,3 @@ def entropy(logits: Tensor) -> Tensor:
 def _slots(logits: Tensor) -> I64:
     slots: I64 = logits.detach().argmax(1).numpy()
     return slots
-
-
-__all__ = [
-    "BARRED",
-    "CHOSEN",
-    "PUBLISHED",
-    "STEPPED",
-    "BatchStatistics",
-    "Contender",
-    "Eata",
-    "Maker",
-    "Normed",
-    "Rated",
-    "Sar",
-    "Tent",
-    "makers",
-    "rated",
-]

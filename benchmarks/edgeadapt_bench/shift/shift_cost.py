@@ -26,8 +26,9 @@ from edgeadapt.runtime import open_runtime
 from edgeadapt.scenarios.environment import resident_mib
 from edgeadapt.scenarios.orders import batches
 from edgeadapt_bench.datasets.material import BATCH, open_quick
-from edgeadapt_bench.harness.child import answer, in_child
+from edgeadapt_bench.harness.child.job_server import serve
 from edgeadapt_bench.harness.measure import Say, paired
+from edgeadapt_bench.harness.process import in_child
 
 if TYPE_CHECKING:
     from edgeadapt_bench.shift.shift_baselines import Contender, Maker
@@ -300,4 +301,4 @@ def peak_while(run: Callable[[], object]) -> float:
 JOBS = {"published": _published, "learner": _learner, "bare": _bare}
 
 if __name__ == "__main__":
-    answer(JOBS)
+    serve(JOBS)

@@ -118,6 +118,3 @@ class FeatureMoments:
 def _entropy(chance: F32) -> F32:
     result: F32 = -(chance * np.log(np.maximum(chance, 1e-12))).sum(axis=1)
     return result
-
-
-__all__ = ["FAST", "PUBLISHED_BATCH", "SLOW", "FeatureMoments", "Lame", "T3a"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,10 +19,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 import edgeadapt
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_bundle
@@ -32,14 +29,13 @@ from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import InputError
 from edgeadapt.host import export
 from edgeadapt.host.data.images import ImageData, fashion_mnist
-from edgeadapt.host.encoders.networks import BUILT_IN, Normalised, build_network
-from edgeadapt.host.training.train import train
 from edgeadapt.runtime import open_runtime
+from edgeadapt_bench.datasets.cache import cache_folder
 from edgeadapt_bench.datasets.lite0 import lite0, upscaled
 from edgeadapt_bench.datasets.material import SAMPLE, Say
 from edgeadapt_bench.downloads.fetch import place_of
+from edgeadapt_bench.shift.shift_encoders import HELD_OUT, SEED, Features, Lite0, rebuilt, trained
 
-EPOCHS, SEED, HELD_OUT = 3, 0, 0.1
 LITE0_PIXELS, LITE0_PER_CLASS, LITE0_TEST = 64, 200, 4000
 F32 = NDArray[np.float32]
 
@@ -140,7 +136,7 @@ def ours(data: str | None, say: Say, *, quick: bool = False, stress: bool = True
         return _shipped()
     training, test = fashion_mnist(data if data is not None else _place())
     fit, held = training.split(HELD_OUT, SEED)
-    encoder = _trained(fit, held, say)
+    encoder = trained(fit, held, say)
     bundle = _exported(
         "small-residual", encoder, held, say, name="shift-ten", stress="long" if stress else False
     )
@@ -247,13 +243,6 @@ def acting(bundle: Bundle) -> Bundle:
     )
 
 
-def cache_folder() -> Path:
-    """Where the benches keep what takes minutes to make."""
-    folder = Path(tempfile.gettempdir()) / f"edgeadapt-bench-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
-
-
 def _place() -> str:
     found = place_of("fashion")
     if found is None:
@@ -264,62 +253,6 @@ def _place() -> str:
     return os.fspath(found)
 
 
-class Features(nn.Module):
-    """A trained network up to what its classifier reads."""
-
-    def __init__(self, network: Normalised) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network.features(x)
-
-
-class Lite0(nn.Module):
-    """The packaged network as ``bench.lite0`` runs it, in a class that measuring processes can
-    load.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.eval().requires_grad_(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.network.extract_features((x - 127.0) / 128.0)
-        return features.mean(dim=(2, 3))
-
-
-def _trained(fit: ImageData, held: ImageData, say: Say) -> Normalised:
-    """Our network by our trainer with its defaults; kept as safetensors."""
-    key = hashlib.sha256(
-        repr((BUILT_IN, EPOCHS, SEED, fit.fingerprint(), torch.__version__.split("+")[0])).encode()
-    ).hexdigest()[:16]
-    path = cache_folder() / f"shift-ten-{key}.safetensors"
-    if path.is_file():
-        network = Normalised(
-            build_network(BUILT_IN, len(fit.classes), fit.channels, seed=SEED),
-            [0.0] * fit.channels,
-            [1.0] * fit.channels,
-        )
-        network.load_state_dict(load_file(path))
-        return network.eval().requires_grad_(False)
-    say(
-        f"shift: training the encoder on {len(fit):,} images, {EPOCHS} epochs, a few minutes; it is"
-        f" kept in {path.parent}"
-    )
-    made = train(
-        build_network(BUILT_IN, len(fit.classes), fit.channels, seed=SEED),
-        fit,
-        held,
-        epochs=EPOCHS,
-        seed=SEED,
-        progress=say,
-    )
-    save_file(made.network.state_dict(), path)
-    return made.network.eval().requires_grad_(False)
-
-
 def _exported(file: str, module: nn.Module, held: ImageData, say: Say, **settings: Any) -> Bundle:
     """A bundle of it, exported again whenever the encoder, the images or a source file that matters
     has changed: the card is of this very code.
@@ -327,7 +260,7 @@ def _exported(file: str, module: nn.Module, held: ImageData, say: Say, **setting
     weights = b"".join(
         value.detach().cpu().numpy().tobytes() for value in module.state_dict().values()
     )
-    sources = _sources("host", "bundle", "device", "bench/corruptions.py", "bench/orders.py")
+    sources = _sources("host", "bundle", "device", "scenarios")
     key = hashlib.sha256(
         repr((held.fingerprint(), sorted(settings.items()))).encode() + weights + sources
     ).hexdigest()[:16]
@@ -369,53 +302,6 @@ def _shipped() -> ShiftMaterial:
     )
 
 
-def rebuilt(bundle: Bundle) -> Normalised:
-    """The small residual network of a bundle whose label-free method keeps what its batch-norms
-    were: their gains, offsets and statistics.
-
-    Raises:
-        InputError: the bundle has no such constants.
-    """
-    frozen, factory = bundle.frozen, bundle.weights(FACTORY)
-    network = Normalised(build_network(BUILT_IN, len(bundle.manifest.classes), 1), [0.0], [1.0])
-    norms = [
-        (path, module)
-        for path, module in network.named_modules()
-        if isinstance(module, nn.BatchNorm2d)
-    ]
-    try:
-        state = {
-            name: frozen[f"encoder.{name}"]
-            for name, _ in network.named_parameters()
-            if f"encoder.{name}" in frozen
-        }
-        state |= {
-            f"normalise.{part}": frozen[f"encoder.normalise.{part}"] for part in ("mean", "std")
-        }
-        start = 0
-        for path, norm in norms:
-            columns = slice(start, start := start + norm.num_features)
-            # of all layers together, or layer by layer
-            for part, own in (("gain", "weight"), ("offset", "bias")):
-                state[f"{path}.{own}"] = (
-                    frozen[f"norms.{part}"][columns]
-                    if f"norms.{part}" in frozen
-                    else frozen[f"norms.{path}.{part}"]
-                )
-            state |= {
-                f"{path}.running_mean": factory["norm.mean"][columns],
-                f"{path}.running_var": factory["norm.variance"][columns],
-            }
-    except KeyError as error:
-        raise InputError(
-            f"{bundle.path}: no tensor {error}: the batch-norms of its encoder cannot be told"
-            " from it"
-        ) from error
-    tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
-    network.load_state_dict({**network.state_dict(), **tensors})
-    return network.eval().requires_grad_(False)
-
-
 def _sources(*names: str) -> bytes:
     root = Path(edgeadapt.__file__).parent
     digest = hashlib.sha256()
@@ -425,17 +311,3 @@ def _sources(*names: str) -> bytes:
         ):
             digest.update(path.read_bytes())
     return digest.digest()
-
-
-__all__ = [
-    "Basis",
-    "Features",
-    "LinearHead",
-    "ShiftMaterial",
-    "acting",
-    "cache_folder",
-    "foreign",
-    "ours",
-    "rebuilt",
-    "with_method",
-]

@@ -165,6 +165,3 @@ def _paired(results: Results, name: str, rival: str, stream: str) -> tuple[float
     )
     change = mine - theirs
     return float(change.mean()), float(change.std() / np.sqrt(len(change)))
-
-
-__all__ = ["hebbian_rows", "member_rows"]

@@ -119,6 +119,3 @@ def learner_at_rate(
             [frozen[rows] for rows in parts],
             interval,
         )
-
-
-__all__ = ["RATES", "AtRate", "at_rate", "contender_at_rate", "learner_at_rate"]

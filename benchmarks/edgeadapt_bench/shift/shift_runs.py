@@ -146,17 +146,3 @@ def oracle_of(material: ShiftMaterial, shown: Shown, condition: str, severity: i
     """
     z = material.program.encode(shown.oracle_x(condition, severity))[0]
     return RefittedHead(z, shown.oracle_y, len(material.test.classes))
-
-
-__all__ = [
-    "ACTING",
-    "FROZEN",
-    "ORACLE",
-    "OURS",
-    "Result",
-    "Results",
-    "answer",
-    "learn",
-    "oracle_of",
-    "show",
-]

@@ -120,6 +120,3 @@ class Shown:
         return Stream(
             "drift", f"{pair[0]}-{pair[1]}", severity, np.concatenate(xs), np.concatenate(ys)
         )
-
-
-__all__ = ["BATCH", "ORACLE", "Shown", "Stream"]

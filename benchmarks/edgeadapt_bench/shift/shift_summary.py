@@ -244,16 +244,3 @@ def per_condition(results: Results, kind: str, severity: int, contenders: Sequen
         + " |"
     )
     return "\n".join(lines)
-
-
-__all__ = [
-    "COST",
-    "best_of",
-    "gap_rows",
-    "loss_rows",
-    "losses",
-    "per_condition",
-    "share_of_means",
-    "share_of_streams",
-    "step_rows",
-]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeadapt_bench.harness._step_race import Entrant
+from edgeadapt_bench.harness.step_race import Entrant
 from edgeadapt_bench.steps import _step_material as material
 
 _WORKER = "edgeadapt_bench.steps._step_worker_"
@@ -48,6 +48,3 @@ def torch_entrants(which: Mapping[str, str], cache: Path) -> list[Entrant]:
 
 def floor() -> Entrant:
     return Entrant("floor", (sys.executable, "-m", f"{_WORKER}floor"), is_checked=False)
-
-
-__all__ = ["Effort", "floor", "ours", "torch_entrants"]

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import save_file
 
 from edgeadapt.host.compile import MakePorts, compile_step
-from edgeadapt_bench.harness._step_race import Arrays, Reference
+from edgeadapt_bench.harness.child.step_protocol import Material
+from edgeadapt_bench.harness.step_reference import Arrays, Reference
 from edgeadapt_bench.steps import adaptor_step, entropy_step
 from edgeadapt_bench.steps._step_worker_torch import Eager
-from edgeadapt_bench.steps.peers.step_protocol import Material
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -181,15 +181,3 @@ def _write(
         **{name: torch.stack([ports[name] for ports in drawn]).numpy() for name in drawn[0]},
     )
     (folder / "settings.json").write_text(json.dumps(settings))
-
-
-__all__ = [
-    "ADAPTOR_TOLERANCE",
-    "ADAPTOR_WALKS",
-    "ENTROPY_TOLERANCE",
-    "ENTROPY_WALKS",
-    "Prepared",
-    "adaptor",
-    "entropy",
-    "reference",
-]

@@ -12,8 +12,8 @@ import numpy as np
 from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt.host.compile import compile_graph
 from edgeadapt.host.compile.rewrite import PASSES, without_passes
-from edgeadapt_bench.harness._step_race import race
 from edgeadapt_bench.harness.measure import Row, Say, absent
+from edgeadapt_bench.harness.step_race import race
 from edgeadapt_bench.steps import _step_material as material
 from edgeadapt_bench.steps import adaptor_step, entropy_step
 from edgeadapt_bench.steps._step_entrants import Effort, ours

@@ -19,7 +19,8 @@ import onnx
 import onnxruntime
 import torch
 
-from edgeadapt_bench.steps.peers.step_protocol import Material, serve
+from edgeadapt_bench.harness.child.job_server import serve
+from edgeadapt_bench.harness.child.step_protocol import Material, steps_of
 
 _TRIALS, _CALLS = 5, 20
 
@@ -147,4 +148,4 @@ def _seconds(run: Callable[[], object]) -> float:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with torch.no_grad():
-        serve(Floor)
+        serve(steps_of(Floor))

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.runtime import GraphFile, open_runtime
-from edgeadapt_bench.steps.peers.step_protocol import Material, serve
+from edgeadapt_bench.harness.child.job_server import serve
+from edgeadapt_bench.harness.child.step_protocol import Material, steps_of
 
 
 class Ours:
@@ -64,4 +65,4 @@ class Ours:
 
 
 if __name__ == "__main__":
-    serve(partial(Ours, file=Path(sys.argv[1])) if len(sys.argv) > 1 else Ours)
+    serve(steps_of(partial(Ours, file=Path(sys.argv[1])) if len(sys.argv) > 1 else Ours))

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeadapt_bench.steps.peers.step_protocol import Material, serve
+from edgeadapt_bench.harness.child.job_server import serve
+from edgeadapt_bench.harness.child.step_protocol import Material, steps_of
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -259,4 +260,4 @@ SYSTEMS = {
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    serve(SYSTEMS[sys.argv[1]])
+    serve(steps_of(SYSTEMS[sys.argv[1]]))

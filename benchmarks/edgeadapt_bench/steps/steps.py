@@ -17,8 +17,9 @@ import numpy as np
 
 from edgeadapt.errors import CompileError, RuntimeUnavailable
 from edgeadapt_bench.harness._install_size import installed_bytes
-from edgeadapt_bench.harness._step_race import Entrant, Reference, Result, race
 from edgeadapt_bench.harness.measure import Row, Say, absent, at_least, at_most
+from edgeadapt_bench.harness.step_race import Entrant, Timing, race
+from edgeadapt_bench.harness.step_reference import Reference
 from edgeadapt_bench.steps import _step_material as material
 from edgeadapt_bench.steps._step_entrants import Effort, floor, ours, torch_entrants
 from edgeadapt_bench.steps.peers import environments
@@ -81,7 +82,9 @@ def peer_entrants(folder: Path, say: Say, failed: dict[str, str]) -> list[Entran
             plain = material.reference(
                 folder, material.ADAPTOR_TOLERANCE, material.ADAPTOR_WALKS, beta=0.0
             )
-        found.append(Entrant(peer.name, command, reference=None if peer.has_momentum else plain))
+        reference = None if peer.has_momentum else plain
+        paths = {"PYTHONPATH": str(environments.PROTOCOL)}
+        found.append(Entrant(peer.name, command, paths, reference=reference))
     return found
 
 
@@ -91,7 +94,7 @@ def adaptor_rows(folder: Path, say: Say, *, quick: bool = False, peers: bool = F
     effort = QUICK if quick else ADAPTOR
     rows: list[Row] = []
     failed: dict[str, str] = {}
-    shown: dict[int, dict[str, Result]] = {}
+    shown: dict[int, dict[str, Timing]] = {}
     made: dict[int, material.Prepared] = {}
     free = None if quick else material.adaptor(folder / "free", 8, is_batch_free=True)
     for batch in ADAPTOR_BATCHES:
@@ -138,7 +141,7 @@ def adaptor_rows(folder: Path, say: Say, *, quick: bool = False, peers: bool = F
 
 
 def _adaptor_ratios(
-    batch: int, results: Mapping[str, Result], missing: Mapping[str, str], *, is_quick: bool
+    batch: int, results: Mapping[str, Timing], missing: Mapping[str, str], *, is_quick: bool
 ) -> list[Row]:
     end = f"b{batch}"
     mine = results["edgeadapt"].medians
@@ -187,18 +190,18 @@ def _adaptor_ratios(
     ]
 
 
-def _other_rows(step: str, batch: int, results: Mapping[str, Result]) -> list[Row]:
+def _other_rows(step: str, batch: int, results: Mapping[str, Timing]) -> list[Row]:
     """Microseconds of every system beside those of eager torch, and how many times ours each
     takes.
     """
-    eager = 1e6 * float(np.median(results["torch_eager"].medians))
+    eager = results["torch_eager"].median_us
     mine = results["edgeadapt"].medians
     rows = []
     for name, result in results.items():
         rows.append(
             Row(
                 f"{step}_step_us/{name}/b{batch}",
-                1e6 * float(np.median(result.medians)),
+                result.median_us,
                 "us",
                 eager,
             )
@@ -219,7 +222,7 @@ def _other_rows(step: str, batch: int, results: Mapping[str, Result]) -> list[Ro
 def entropy_rows(folder: Path, say: Say) -> list[Row]:
     """Time and memory beside eager torch; rows that cannot be measured here say why."""
     rows: list[Row] = []
-    shown: dict[int, dict[str, Result]] = {}
+    shown: dict[int, dict[str, Timing]] = {}
     made: dict[int, material.Prepared] = {}
     for batch in ENTROPY_BATCHES:
         say(f"steps: entropy, batch {batch}")
@@ -307,7 +310,7 @@ def _left_out_rows() -> list[Row]:
 
 # -- what a step costs besides its time ------------------------------------------------------------
 def _graph_rows(
-    step: str, made: Mapping[int, material.Prepared], results: Mapping[int, Result]
+    step: str, made: Mapping[int, material.Prepared], results: Mapping[int, Timing]
 ) -> list[Row]:
     rows = []
     for batch, prepared in made.items():
@@ -319,7 +322,7 @@ def _graph_rows(
     return rows
 
 
-def _process_rows(step: str, shown: Mapping[int, Mapping[str, Result]]) -> list[Row]:
+def _process_rows(step: str, shown: Mapping[int, Mapping[str, Timing]]) -> list[Row]:
     """Peak memory at every batch size, and cold start as the median over them."""
     rows = []
     for name in dict.fromkeys(
@@ -354,6 +357,3 @@ def _install_rows(systems: set[str]) -> list[Row]:
             environments.python_of(peer.environment, environments.cache_folder(), lambda line: None)
         )
     return [Row(f"install_mib/{name}", size / _MIB, "MiB") for name, size in sizes.items()]
-
-
-__all__ = ["adaptor_rows", "entropy_rows", "peer_entrants", "run_steps"]

@@ -168,6 +168,3 @@ def _neighbours(count: int, is_cosine: bool) -> Answer:
         return bank.predict(test_z)
 
     return answer
-
-
-__all__ = ["compare", "few_shot_rows"]

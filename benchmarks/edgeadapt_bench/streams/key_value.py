@@ -315,5 +315,3 @@ FAMILIES: dict[str, Callable[[int, int], Iterator[Choice]]] = {
     "ridge_random_features": _ridges,
     "neighbours": _banks,
 }
-
-__all__ = ["BUDGETS", "FAMILIES", "POOLS", "Choice", "compare", "head_answers", "run_key_value"]

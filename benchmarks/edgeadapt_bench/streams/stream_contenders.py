@@ -224,6 +224,3 @@ def with_defaults(
             found = [*found, default]
         labels[name] = None if known is None else known.label
     return found, labels
-
-
-__all__ = ["Contender", "contenders", "defaults", "few_shot_contenders", "with_defaults"]

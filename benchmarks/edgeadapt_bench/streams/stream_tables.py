@@ -239,6 +239,3 @@ def draw(folder: Path, stream: str, results: Sequence[Result]) -> list[Path]:
         x_ticks=range(1, 1 + max(len(x) for x, _ in way.values())),
     )
     return [over_bytes, over_stages]
-
-
-__all__ = ["BYTE_CLASSES", "Result", "best", "class_rows", "draw", "markdown", "result_rows"]

@@ -108,6 +108,3 @@ def _measured(
     took = sum(found.seconds.values())
     say(f"{transfer.name}, seed {seed}, {took:.0f} s: {transfer.source}: {bars}")
     return found
-
-
-__all__ = ["FAMILIES", "SEEDS", "run_transfer"]

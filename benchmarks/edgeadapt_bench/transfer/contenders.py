@@ -165,6 +165,3 @@ def contend(rows: Labelled, parts: Sequence[NDArray[np.float32]]) -> Field:
     for name, among in (("linear", LINEAR), ("refit", REFIT), ("best_of", tuple(CONTENDERS))):
         found[name] = max((found[each] for each in among), key=lambda chosen: chosen.score)
     return Field(found)
-
-
-__all__ = ["CONTENDERS", "LINEAR", "REFIT", "Contender", "Field", "contend", "require_sklearn"]

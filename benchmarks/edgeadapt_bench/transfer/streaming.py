@@ -106,6 +106,3 @@ def streaming_answers(
             learner.learn(z / scale, y)
         answers.append(learner.predict(part / scale))
     return answers
-
-
-__all__ = ["STREAMING", "installed", "streaming_answers"]

@@ -258,6 +258,3 @@ def _stream(found: Measured, drawn: dict[int, Rows], streaming: Sequence[str]) -
         )
         for task, labels in zip(("none", *map(str, drawn)), answered, strict=True):
             found.accuracy[task][name] = float((labels == t.test.y).mean())
-
-
-__all__ = ["A_CLASS", "COUNTS", "NEW_LABELS", "Measured", "labelled_rows", "measure"]

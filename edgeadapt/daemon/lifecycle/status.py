@@ -44,7 +44,7 @@ def lost(context: ServiceContext) -> str:
     """Why the process has to be started again: tensors lie in a device that does not answer any
     more. Empty while none do.
     """
-    return str(getattr(context.runtime, "lost", ""))
+    return context.runtime.lost
 
 
 def health(context: ServiceContext) -> dict[str, Any]:

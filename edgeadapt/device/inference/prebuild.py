@@ -22,7 +22,16 @@ from edgeadapt.bundle import Bundle
 from edgeadapt.bundle.schema import Precision
 from edgeadapt.device.inference.program import NO_TENSORS, Program
 from edgeadapt.errors import EdgeadaptError, RuntimeUnavailable
-from edgeadapt.runtime import ArrayLike, BuildsAhead, Built, GraphFile, Signature, Tensors, Watch
+from edgeadapt.runtime import (
+    ArrayLike,
+    BuildsAhead,
+    Built,
+    GraphFile,
+    Runtime,
+    Signature,
+    Tensors,
+    Watch,
+)
 
 Outcome = Literal["built", "kept", "none", "failed"]
 OnStep = Callable[[str, int, int], None]
@@ -180,12 +189,13 @@ def _elsewhere(build: Callable[[Watch], Built], on_step: OnStep | None) -> Built
     return outcome[0]
 
 
-class _Recorder:
+class _Recorder(Runtime):
     """A runtime that takes down what it is asked to load. Its graphs compute nothing: what they
     write has the frozen values of the bundle.
     """
 
     name = "recorder"
+    refolds_by_input = False
 
     def __init__(self, bundle: Bundle, refolds_by_input: bool) -> None:
         self.refolds_by_input = refolds_by_input

@@ -1,5 +1,5 @@
-"""Makes a golden state folder: ``python -m golden.make FOLDER`` in ``tests/device``, with the
-version whose journal is to be kept.
+"""Makes a golden state folder: ``PYTHONPATH=../support python -m golden.make FOLDER`` in
+``tests/device``, with the version whose journal is to be kept.
 
 A life with something of everything: sources, a new class, a removed one, a forgotten source, a
 rollback, a provisional condition, labels that were held, and labels that still wait. ``FOLDER``
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vectors import NAMES, WIDTH, samples
+from feature_vectors import NAMES, WIDTH, samples
 
 import edgeadapt
 

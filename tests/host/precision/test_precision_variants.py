@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from precise import CLASSES, images
+from ramp_images import PRECISE
 
 import edgeadapt
 from edgeadapt import host
@@ -29,8 +30,6 @@ from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.host.precision import Beside, make_variant
 from edgeadapt.host.precision.variants import extremes, relative_errors
 from edgeadapt.runtime import Executable, GraphFile, Runtime, Tensors, open_runtime
-
-GOLDEN = Path(__file__).parents[2] / "device" / "golden" / "precise.edge"
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +96,7 @@ def beside_of(
 
 @pytest.fixture(scope="module")
 def beside(runtime: Runtime) -> Beside:
-    bundle = read_bundle(GOLDEN)
+    bundle = read_bundle(PRECISE)
     return beside_of(
         bundle, {name: bundle.frozen[name] for name in bundle.manifest.encoder().frozen}, runtime
     )
@@ -161,7 +160,7 @@ def fragile(frozen: dict[str, np.ndarray], factor: float) -> dict[str, np.ndarra
 def test_a_variant_that_costs_too_much_stops_the_export_with_figures_and_a_way_out(
     beside: Beside, runtime: Runtime
 ) -> None:
-    broken = beside_of(read_bundle(GOLDEN), fragile(dict(beside.frozen), 3000.0), runtime)
+    broken = beside_of(read_bundle(PRECISE), fragile(dict(beside.frozen), 3000.0), runtime)
     assert relative_errors(broken.judge.z, beside.judge.z).max() < 0.01
     with pytest.raises(
         CompileError,
@@ -177,7 +176,7 @@ def test_a_variant_that_costs_too_much_stops_the_export_with_figures_and_a_way_o
 
 def test_a_margin_lets_a_variant_through_that_loses_less(beside: Beside, runtime: Runtime) -> None:
     worse = beside_of(
-        read_bundle(GOLDEN), fragile(dict(beside.frozen), 120.0), runtime, noise=110.0
+        read_bundle(PRECISE), fragile(dict(beside.frozen), 120.0), runtime, noise=110.0
     )
     loss = make_variant("int8", worse, 1.0)[1].report
     lost = loss.float32_accuracy - loss.accuracy

@@ -20,6 +20,9 @@ from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt_bench.harness.measure import ONE_THREAD, Say
 
 HERE = Path(__file__).parent
+PROTOCOL = HERE.parents[1] / "harness" / "child"
+"""Peers import its files by their own names."""
+
 _MADE = "made"
 _ASK_VERSION = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
 _PIP_SECONDS, _BUILD_SECONDS = 1800, 300
@@ -203,15 +206,3 @@ def _run(arguments: list[str], seconds: int, failure: str) -> None:
         raise RuntimeUnavailable(
             f"{failure}: {(errors or lines or ['no message'])[-1].strip()[:300]}"
         )
-
-
-__all__ = [
-    "PEERS",
-    "PYTHONS",
-    "Peer",
-    "build",
-    "cache_folder",
-    "command",
-    "installed_bytes",
-    "python_of",
-]

@@ -13,7 +13,8 @@ from executorch.extension.training import (
     _load_for_executorch_for_training_from_buffer,
     get_sgd_optimizer,
 )
-from step_protocol import Material, serve
+from job_server import serve
+from step_protocol import Material, steps_of
 
 
 class ExecuTorch:
@@ -59,4 +60,4 @@ class ExecuTorch:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    serve(ExecuTorch)
+    serve(steps_of(ExecuTorch))

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from step_protocol import Material, serve
+from job_server import serve
+from step_protocol import Material, steps_of
 
 Tree = dict[str, jax.Array]
 
@@ -60,4 +61,4 @@ class Jax:
 
 
 if __name__ == "__main__":
-    serve(Jax)
+    serve(steps_of(Jax))

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
-from step_protocol import Material, serve
+from job_server import serve
+from step_protocol import Material, steps_of
 
 
 class LiteRt:
@@ -40,4 +41,4 @@ class LiteRt:
 
 
 if __name__ == "__main__":
-    serve(LiteRt)
+    serve(steps_of(LiteRt))

@@ -13,7 +13,8 @@ from typing import Any
 import _ort_training_package  # noqa: F401
 import numpy as np
 import onnxruntime
-from step_protocol import Material, serve
+from job_server import serve
+from step_protocol import Material, steps_of
 
 
 def options() -> onnxruntime.SessionOptions:
@@ -116,4 +117,4 @@ class Plain:
 
 
 if __name__ == "__main__":
-    serve({"momentum": Momentum, "plain": Plain}[sys.argv[1]])
+    serve(steps_of({"momentum": Momentum, "plain": Plain}[sys.argv[1]]))
