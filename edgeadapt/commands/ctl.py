@@ -194,7 +194,7 @@ class _Daemon:
         self._context = _trusting(ca_file) if self._url.scheme == "https" else None
         self._headers = {"accept": "application/json"}
         if token_file is not None:
-            from edgeadapt.daemon.config.schema import read_secret
+            from edgeadapt.daemon.config.secrecy import read_secret
 
             self._headers["authorization"] = f"Bearer {read_secret(token_file)}"
 

@@ -170,8 +170,7 @@ def _control(settings: Settings, is_running: bool) -> str:
     """The port is taken for a moment; a unix socket is asked: to take it would make a file."""
     from edgeadapt.daemon.config.addresses import bound, is_answered
     from edgeadapt.daemon.config.certificate import Certificate
-    from edgeadapt.daemon.config.schema import read_secret
-    from edgeadapt.daemon.config.secrecy import exposure_of, weakness_of
+    from edgeadapt.daemon.config.secrecy import exposure_of, read_secret, weakness_of
     from edgeadapt.daemon.config.users import Users
 
     control = settings.control
@@ -277,7 +276,7 @@ def _sink(sink: AnySink) -> str:
 
 
 def _broker(section: Any) -> str:
-    from edgeadapt.daemon.config.schema import read_secret
+    from edgeadapt.daemon.config.secrecy import read_secret
 
     if section.password_file is not None:
         read_secret(section.password_file)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import Manifest
 from edgeadapt.daemon.decoding.images import as_picture
+from edgeadapt.daemon.engine.batches import answer_of
 from edgeadapt.daemon.engine.checkpoints import Checkpoints
 from edgeadapt.daemon.engine.context import ServiceContext
 from edgeadapt.daemon.engine.forget import forget
-from edgeadapt.daemon.engine.loop import answer_of
 from edgeadapt.daemon.lifecycle import status
 from edgeadapt.daemon.lifecycle.reload import Reload
 from edgeadapt.daemon.messages import Answer, Arrival, LabelArrival, refused

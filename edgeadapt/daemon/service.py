@@ -131,8 +131,8 @@ class Service(Operations):
         super().__init__(context, reread, metrics)
 
     def start(self) -> None:
-        """Warm the encoder, start the loop, the sources and the control interface, and tell the
-        supervisor.
+        """Warm the encoder, start the loop, the sources and the control interface, and
+        notify the supervisor.
         """
         context = self.context
         with context.lease.borrow() as learner:
@@ -225,7 +225,7 @@ class Service(Operations):
         return signals.run(self, lambda: bool(self.context.fatal or lost(self.context)))
 
     def hang_up(self) -> None:
-        """Reload, and tell the supervisor how it went."""
+        """Reload, and notify the supervisor how it went."""
         self._notify.reloading()
         self.reload()
         if not self.context.is_stopping:

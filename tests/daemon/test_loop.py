@@ -113,7 +113,7 @@ def test_every_sample_gets_its_answer_in_its_order_with_an_id_that_can_be_labell
         and told[-1].domain == "source"
     )
     assert all(answer.took_ms > 0 and answer.waited_ms >= 0 and not answer.error for answer in told)
-    assert parts.loop.batches == 13 and parts.loop.streams()["a"]["samples"] == 100
+    assert parts.loop.counts["batches"] == 13 and parts.loop.streams()["a"]["samples"] == 100
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,11 @@ def test_one_bad_sample_does_not_take_the_others_of_its_batch_with_it(
     until(lambda: len(parts.answers()) == 8)
     assert [event["name"] for event in parts.answers() if event["error"]] == ["bad"]
     assert all(event["id"] and event["label"] for event in parts.answers() if not event["error"])
-    assert parts.loop.refused == 1 and parts.loop.answered == 7 and parts.loop.failures == 0
+    assert (
+        parts.loop.counts["refused"] == 1
+        and parts.loop.counts["answered"] == 7
+        and parts.loop.counts["failures"] == 0
+    )
 
 
 def test_features_are_answered_as_frames_are(
@@ -168,7 +172,7 @@ def test_a_reply_that_fails_does_not_stop_the_loop(
     parts.start()
     until(lambda: len(parts.answers()) == 3)
     assert (
-        parts.loop.failures == 3
+        parts.loop.counts["failures"] == 3
         and "the client is gone" in parts.loop.error
         and parts.loop.is_alive
     )
@@ -184,7 +188,7 @@ def test_labels_that_came_with_samples_are_learned_and_novel_frames_become_quest
     for row in np.flatnonzero(sample.y >= 6)[:256]:
         parts.inbox.put(Arrival("b", "camera", x=sample.x[row]))
     parts.start()
-    until(lambda: parts.labels.received == 64)
+    until(lambda: parts.labels.counts["received"] == 64)
     learner.settle()
     evidence = learner.counters()["evidence"]
     assert sum(evidence.values()) == 64 and evidence.get("received", 0) == 0
@@ -207,8 +211,8 @@ def test_whoever_brought_a_sample_whose_label_was_dropped_is_told_so(
     until(lambda: len(replies) == 2)
     assert replies[0].error == "" and "its label was dropped" in replies[1].error
     assert (
-        parts.labels.dropped == 1
-        and parts.loop.answered == 2
+        parts.labels.counts["dropped"] == 1
+        and parts.loop.counts["answered"] == 2
         and [event["error"] for event in parts.answers()] == ["", ""]
     )
 
@@ -227,7 +231,7 @@ def test_at_a_constant_rate_a_late_sample_is_answered_but_not_observed_unless_it
     parts.start()
     until(lambda: len(parts.answers()) == 13)
     unobserved = [event["name"] for event in parts.answers() if not event["id"]]
-    assert unobserved == [one.name for one in late] and parts.loop.unadapted == 6
+    assert unobserved == [one.name for one in late] and parts.loop.counts["unadapted"] == 6
     assert all(event["label"] and not event["error"] for event in parts.answers())
     assert learner.counters()["observed"] == 7
 
@@ -269,7 +273,7 @@ def test_an_engine_that_fails_is_answered_with_its_error_and_the_next_batch_is_f
     assert [event["error"] for event in parts.answers()] == [
         "MemoryError: no memory for the arena"
     ] * 4 + [""] * 4
-    assert parts.loop.failures == 1 and parts.loop.refused == 4
+    assert parts.loop.counts["failures"] == 1 and parts.loop.counts["refused"] == 4
 
 
 # -- pace ------------------------------------------------------------------------------------------
@@ -440,4 +444,4 @@ def test_a_real_learner_is_paused_when_it_slows_answers_beyond_the_limit_and_goe
     finally:
         stop.set()
         player.join(10)
-    assert parts.pace.latency()["plain"]["batches"] >= 50 and parts.loop.failures == 0
+    assert parts.pace.latency()["plain"]["batches"] >= 50 and parts.loop.counts["failures"] == 0

@@ -171,7 +171,7 @@ def test_labels_by_id_and_by_name_from_several_sources_reach_the_learner_with_wh
     assert kept(learner) == {
         ids[row]: (names[row], "camera" if row < 4 else "mqtt") for row in range(8)
     }
-    assert labels.received == 8 and labels.refused == 0
+    assert labels.counts["received"] == 8 and labels.counts["refused"] == 0
 
 
 def test_a_label_that_came_with_its_sample_and_one_that_waited_for_it_are_given(
@@ -265,7 +265,7 @@ def test_labels_that_find_no_place_in_the_queue_are_refused_and_counted(
             labels.put(LabelArrival(one, name, "mqtt"))
             for one, name in zip(ids, names, strict=True)
         ]
-        assert taken.count(False) >= 2 and labels.dropped == taken.count(False)
+        assert taken.count(False) >= 2 and labels.counts["dropped"] == taken.count(False)
         assert labels.close(5.0) == taken.count(True)
 
 
@@ -274,7 +274,9 @@ def test_the_label_that_came_with_a_sample_and_found_no_place_is_told_of(
 ) -> None:
     labels = labels_of(learner, most=0)
     ids, names = observed(learner, sample, 2)
-    assert labels.came("camera", "a.png", ids[0], names[0]) is False and labels.dropped == 1
+    assert (
+        labels.came("camera", "a.png", ids[0], names[0]) is False and labels.counts["dropped"] == 1
+    )
     assert labels.came("camera", "b.png", ids[1], None) is True
     assert labels.close(5.0) == 0
 
@@ -340,7 +342,7 @@ def test_hundreds_of_labels_from_threads_before_and_after_their_samples_all_arri
             ids.append(sample_id)
     for thread in threads:
         thread.join(30)
-    until(lambda: labels.received == len(rows), 60.0)
+    until(lambda: labels.counts["received"] == len(rows), 60.0)
     found: dict[str, Any] = kept(learner)
     assert {one: found[one][0] for one in ids} == dict(zip(ids, names, strict=True))
-    assert labels.counters()["held"] == 0 and labels.refused == 0
+    assert labels.counters()["held"] == 0 and labels.counts["refused"] == 0

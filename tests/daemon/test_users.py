@@ -84,7 +84,7 @@ def test_every_route_has_the_role_that_is_written_down_here_and_none_has_no_role
     assert table == {name: role for role, names in MAY.items() for name in names}
     with pytest.raises(TypeError):
         api.Route("GET", "/v1/new", run=lambda service, asked: None, answer=None)  # type: ignore[call-arg]
-    app = Control(kiosk, "127.0.0.1:0")._guard._app
+    app = Control(kiosk, "127.0.0.1:0")._authentication._app
     served = {route.path.replace(":path", "") for route in app.routes}
     assert served == page.PATHS | {route.path for route in ALL_ROUTES}
 

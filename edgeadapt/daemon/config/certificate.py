@@ -13,7 +13,7 @@ from edgeadapt.errors import RecipeError
 
 log = logging.getLogger("edgeadapt.daemon.http")
 _DAY_S = 86400.0
-_SOON_DAYS = 14.0  # before its end somebody is told
+_SOON_DAYS = 14.0  # before its end it is warned of
 
 
 class Certificate:

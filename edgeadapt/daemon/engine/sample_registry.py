@@ -124,7 +124,7 @@ class SampleRegistry:
             self.displaced += 1
 
     def expire(self) -> None:
-        """Let go of labels that have waited too long."""
+        """Drop labels that have waited too long."""
         with self._lock:
             self._expire()
 

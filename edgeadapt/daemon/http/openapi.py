@@ -152,10 +152,7 @@ def _document(operations: Operations, asked: Asked) -> Reply:
     return Reply(document_text().encode())
 
 
-ALL_ROUTES = (
-    *ROUTES,
-    Route("GET", "/openapi.json", "view", _document, Facts, is_probe=True),
-)
+ALL_ROUTES = (*ROUTES, Route("GET", "/openapi.json", "view", _document, Facts, is_probe=True))
 """What the server answers: the table and its description."""
 
 

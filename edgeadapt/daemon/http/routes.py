@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -27,43 +27,8 @@ from edgeadapt.daemon.decoding.codec import (
     encode,
 )
 from edgeadapt.daemon.decoding.images import png_of
+from edgeadapt.daemon.http import schemas
 from edgeadapt.daemon.http.request_bodies import batch_of
-from edgeadapt.daemon.http.schemas import (
-    Answers,
-    AskedSample,
-    Asking,
-    AtCommit,
-    AtMost50,
-    AtMost100,
-    Change,
-    Classes,
-    Decision,
-    Decisions,
-    Facts,
-    Failure,
-    Forget,
-    Forgotten,
-    Freeze,
-    History,
-    InStream,
-    InStreamNamed,
-    InWindow,
-    Labels,
-    LabelsTold,
-    Me,
-    NamedSamples,
-    NewClass,
-    NoQuery,
-    OfStream,
-    Pause,
-    Questions,
-    Ready,
-    Samples,
-    Swap,
-    Target,
-    Withdraw,
-    Withdrawn,
-)
 from edgeadapt.daemon.monitoring.time_series import Past
 from edgeadapt.daemon.operations import Operations
 from edgeadapt.errors import (
@@ -117,7 +82,7 @@ class Route:
     role: Role
     run: Callable[[Operations, Asked], Any]
     answer: Any
-    query: type[Struct] = NoQuery
+    query: type[Struct] = schemas.NoQuery
     body: type[Struct] | None = None
     media: tuple[str, ...] = ()
     refusals: tuple[int, ...] = ()
@@ -129,15 +94,43 @@ class Route:
         return " ".join((self.run.__doc__ or "").partition("\n\n")[0].split())
 
 
-def _predict(operations: Operations, asked: Asked) -> Answers:
+T = TypeVar("T")
+ROUTES: list[Route] = []
+_BATCHES = (NPY, PNG, JPEG)
+_WRITES = (429, 507)  # refusals of what is written to the state folder
+
+
+def route(
+    method: str, path: str, role: Role, answer: Any = None, **more: Any
+) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Enter a function into ``ROUTES``; see ``Route``. ``answer``: by default what it returns."""
+
+    def enter(run: Callable[..., T]) -> Callable[..., T]:
+        returned = answer or get_type_hints(run)["return"]
+        ROUTES.append(Route(method, path, role, run, returned, **more))
+        return run
+
+    return enter
+
+
+@route("POST", "/v1/predict", "view", query=schemas.InStream, body=schemas.Samples, media=_BATCHES)
+def _predict(operations: Operations, asked: Asked) -> schemas.Answers:
     """Answer a batch and change nothing."""
     x, features, _ = batch_of(asked.media, asked.body, operations.manifest)
-    return Answers(
+    return schemas.Answers(
         answers=tuple(operations.predict(x, features=features, stream=_stream_of(asked)))
     )
 
 
-def _observe(operations: Operations, asked: Asked) -> Answers:
+@route(
+    "POST",
+    "/v1/observe",
+    "label",
+    query=schemas.InStreamNamed,
+    body=schemas.NamedSamples,
+    media=_BATCHES,
+)
+def _observe(operations: Operations, asked: Asked) -> schemas.Answers:
     """Answer a batch of a stream, and let the learner learn from how it looks."""
     x, features, count = batch_of(asked.media, asked.body, operations.manifest)
     names = (asked.body.names if asked.media == JSON else ()) or (
@@ -148,7 +141,7 @@ def _observe(operations: Operations, asked: Asked) -> Answers:
     answers = tuple(operations.observe(x, features=features, stream=_stream_of(asked), names=names))
     if answers and all(answer.error for answer in answers):
         raise Refused(503, "Dropped", answers[0].error, retry_s=1)
-    return Answers(answers=answers)
+    return schemas.Answers(answers=answers)
 
 
 def _stream_of(asked: Asked) -> str:
@@ -156,40 +149,51 @@ def _stream_of(asked: Asked) -> str:
     return asked.query.stream if isinstance(stream, UnsetType) else str(stream)
 
 
-def _label(operations: Operations, asked: Asked) -> LabelsTold:
+@route("POST", "/v1/labels", "label", body=schemas.Labels, refusals=_WRITES)
+def _label(operations: Operations, asked: Asked) -> schemas.LabelsTold:
     """Label samples by id or by your own name for them; a label may come before its sample."""
     source = asked.user.name or asked.body.source  # what somebody calls himself is no proof
     told = operations.label([(item.sample, item.label) for item in asked.body.labels], source)
-    return msgspec.convert(told, LabelsTold)
+    return msgspec.convert(told, schemas.LabelsTold)
 
 
-def _forget(operations: Operations, asked: Asked) -> Forgotten:
+@route("POST", "/v1/forget", "admin", body=schemas.Forget, refusals=_WRITES, is_slow=True)
+def _forget(operations: Operations, asked: Asked) -> schemas.Forgotten:
     """Remove labelled samples as if they had never been."""
     what = asked.body
     receipt = operations.forget(
         what.samples, source=what.source, classes=what.classes, before=what.before, after=what.after
     )
-    return Forgotten(
-        removed=receipt.removed,
-        subtracted=receipt.subtracted,
-        snapshots=receipt.snapshots,
-        moved=receipt.moved,
-        exact=tuple(receipt.exact),
-        unreachable=tuple(receipt.unreachable),
-    )
+    return msgspec.convert(receipt, schemas.Forgotten, from_attributes=True)
 
 
-def _questions(operations: Operations, asked: Asked) -> Questions:
+@route("POST", "/v1/withdraw", "label", body=schemas.Withdraw, refusals=_WRITES, is_slow=True)
+def _withdraw(operations: Operations, asked: Asked) -> schemas.Withdrawn:
+    """Take labels back without forgetting their samples: your own, or as an admin anybody's."""
+    source = None if asked.user.may("admin") else asked.user.name
+    return schemas.Withdrawn(withdrawn=operations.withdraw(asked.body.samples, source))
+
+
+@route("GET", "/v1/quality", "view")
+def _quality(operations: Operations, asked: Asked) -> Quality:
+    """How good the answers are in the field, and what the next ten labels are expected to bring."""
+    return operations.quality()
+
+
+@route("GET", "/v1/questions", "view", query=schemas.Asking)
+def _questions(operations: Operations, asked: Asked) -> schemas.Questions:
     """What the learner wants to know, oldest first or like beside like; answer with a label."""
     found = list(operations.questions(asked.query.limit))
     groups = operations.alike([q.id for q in found]) if asked.query.alike and found else {}
     place = {sample: number for number, sample in enumerate(groups)}
     found.sort(key=lambda q: place.get(q.id, len(place)))
-    return Questions(questions=tuple(_asked_sample(q, groups.get(q.id, UNSET)) for q in found))
+    return schemas.Questions(
+        questions=tuple(_asked_sample(q, groups.get(q.id, UNSET)) for q in found)
+    )
 
 
-def _asked_sample(q: Question, group: int | UnsetType) -> AskedSample:
-    return AskedSample(
+def _asked_sample(q: Question, group: int | UnsetType) -> schemas.AskedSample:
+    return schemas.AskedSample(
         id=q.id,
         stream=q.stream,
         why=q.why,
@@ -202,17 +206,7 @@ def _asked_sample(q: Question, group: int | UnsetType) -> AskedSample:
     )
 
 
-def _withdraw(operations: Operations, asked: Asked) -> Withdrawn:
-    """Take labels back without forgetting their samples: your own, or as an admin anybody's."""
-    source = None if asked.user.may("admin") else asked.user.name
-    return Withdrawn(withdrawn=operations.withdraw(asked.body.samples, source))
-
-
-def _quality(operations: Operations, asked: Asked) -> Quality:
-    """How good the answers are in the field, and what the next ten labels are expected to bring."""
-    return operations.quality()
-
-
+@route("GET", "/v1/questions/{id}/image", "view", PNG, refusals=(404,))
 def _image(operations: Operations, asked: Asked) -> Reply:
     """The picture of a question."""
     frame = operations.frame_of(asked.key)
@@ -226,29 +220,33 @@ def _image(operations: Operations, asked: Asked) -> Reply:
     return Reply(png_of(frame), PNG)
 
 
-def _classes(operations: Operations, asked: Asked) -> Classes:
+@route("GET", "/v1/classes", "view")
+def _classes(operations: Operations, asked: Asked) -> schemas.Classes:
     """The names of the known classes."""
-    return Classes(classes=tuple(operations.classes()))
+    return schemas.Classes(classes=tuple(operations.classes()))
 
 
-def _add_class(operations: Operations, asked: Asked) -> Classes:
+@route("POST", "/v1/classes", "admin", body=schemas.NewClass, refusals=_WRITES)
+def _add_class(operations: Operations, asked: Asked) -> schemas.Classes:
     """Make room for a class; a known one changes nothing."""
     operations.add_class(asked.body.name)
     return _classes(operations, asked)
 
 
-def _remove_class(operations: Operations, asked: Asked) -> Classes:
+@route("DELETE", "/v1/classes/{name}", "admin", refusals=(404, 429, 507))
+def _remove_class(operations: Operations, asked: Asked) -> schemas.Classes:
     """Take a class out of the answers, and its labels out of what was learned."""
     operations.remove_class(asked.key)
     return _classes(operations, asked)
 
 
-def _history(operations: Operations, asked: Asked) -> History:
+@route("GET", "/v1/history", "view", query=schemas.AtMost50)
+def _history(operations: Operations, asked: Asked) -> schemas.History:
     """Changes, newest first."""
     found = operations.history(asked.query.limit)
-    return History(
+    return schemas.History(
         history=tuple(
-            Change(
+            schemas.Change(
                 number=c.number, time=c.time, kind=c.kind, outcome=c.outcome, detail=dict(c.detail)
             )
             for c in found
@@ -256,56 +254,31 @@ def _history(operations: Operations, asked: Asked) -> History:
     )
 
 
-def _decisions(operations: Operations, asked: Asked) -> Decisions:
+@route("GET", "/v1/decisions", "view", query=schemas.AtMost100)
+def _decisions(operations: Operations, asked: Asked) -> schemas.Decisions:
     """What was decided about windows, newest first."""
     rows = operations.decisions(asked.query.limit)
-    return Decisions(
+    return schemas.Decisions(
         decisions=tuple(
-            Decision(time=at, stream=stream, kind=kind, domain=domain, why=why)
+            schemas.Decision(time=at, stream=stream, kind=kind, domain=domain, why=why)
             for at, stream, kind, domain, why in rows
         )
     )
 
 
-def _rollback(operations: Operations, asked: Asked) -> AtCommit:
-    """Go back to a commit; labels that were learned since are withdrawn."""
-    return AtCommit(commit=operations.rollback(asked.body.to))
-
-
-def _freeze(operations: Operations, asked: Asked) -> Freeze:
-    """Serve and measure, but learn nothing, until it is taken back."""
-    operations.freeze(asked.body.frozen)
-    return Freeze(frozen=asked.body.frozen)
-
-
-def _pause(operations: Operations, asked: Asked) -> Pause:
-    """Hold the work in the background, until it is taken back."""
-    operations.pause(asked.body.paused)
-    return Pause(paused=asked.body.paused)
-
-
-def _checkpoint(operations: Operations, asked: Asked) -> AtCommit:
-    """Finish queued work and make it durable."""
-    return AtCommit(commit=operations.checkpoint())
-
-
-def _swap(operations: Operations, asked: Asked) -> Facts:
-    """Load another bundle, verify, warm and compare it, and switch to it; the old one serves until
-    then.
-    """
-    return dict(operations.swap(asked.body.bundle))
-
-
-def _status(operations: Operations, asked: Asked) -> Facts:
+@route("GET", "/v1/status", "view")
+def _status(operations: Operations, asked: Asked) -> schemas.Facts:
     """Everything that a status page shows."""
     return dict(operations.status())
 
 
+@route("GET", "/v1/series", "view", query=schemas.InWindow)
 def _series(operations: Operations, asked: Asked) -> Past:
     """What a status page draws over time."""
     return operations.series(asked.query.window)
 
 
+@route("GET", "/v1/latest/image", "view", PNG, query=schemas.OfStream, refusals=(404,))
 def _picture(operations: Operations, asked: Asked) -> Reply:
     """The picture of an answer that the status shows."""
     frame = operations.picture_of(asked.query.stream, asked.query.id)
@@ -314,25 +287,65 @@ def _picture(operations: Operations, asked: Asked) -> Reply:
     return Reply(png_of(frame), PNG)
 
 
-def _me(operations: Operations, asked: Asked) -> Me:
+@route("POST", "/v1/rollback", "admin", body=schemas.Target, refusals=_WRITES, is_slow=True)
+def _rollback(operations: Operations, asked: Asked) -> schemas.AtCommit:
+    """Go back to a commit; labels that were learned since are withdrawn."""
+    return schemas.AtCommit(commit=operations.rollback(asked.body.to))
+
+
+@route("POST", "/v1/freeze", "admin", body=schemas.Freeze)
+def _freeze(operations: Operations, asked: Asked) -> schemas.Freeze:
+    """Serve and measure, but learn nothing, until it is taken back."""
+    operations.freeze(asked.body.frozen)
+    return schemas.Freeze(frozen=asked.body.frozen)
+
+
+@route("POST", "/v1/pause", "admin", body=schemas.Pause)
+def _pause(operations: Operations, asked: Asked) -> schemas.Pause:
+    """Hold the work in the background, until it is taken back."""
+    operations.pause(asked.body.paused)
+    return schemas.Pause(paused=asked.body.paused)
+
+
+@route("POST", "/v1/checkpoint", "admin", refusals=_WRITES, is_slow=True)
+def _checkpoint(operations: Operations, asked: Asked) -> schemas.AtCommit:
+    """Finish queued work and make it durable."""
+    return schemas.AtCommit(commit=operations.checkpoint())
+
+
+@route("POST", "/v1/swap", "admin", body=schemas.Swap, refusals=_WRITES, is_slow=True)
+def _swap(operations: Operations, asked: Asked) -> schemas.Facts:
+    """Load another bundle, verify, warm and compare it, and switch to it; the old one serves until
+    then.
+    """
+    return dict(operations.swap(asked.body.bundle))
+
+
+@route("GET", "/v1/me", "view")
+def _me(operations: Operations, asked: Asked) -> schemas.Me:
     """Who asks, and the role; the name is empty where the single token was shown, or none is
     needed.
     """
-    return Me(name=asked.user.name, role=asked.user.role)
+    return schemas.Me(name=asked.user.name, role=asked.user.role)
 
 
+@route("GET", "/healthz", "view", schemas.Facts, is_probe=True)
 def _healthz(operations: Operations, asked: Asked) -> Reply:
     """200 while the loop moves."""
     health = dict(operations.health())
     return Reply(encode(health), status=200 if health.get("ok") else 503)
 
 
+@route("GET", "/readyz", "view", schemas.Ready, is_probe=True)
 def _readyz(operations: Operations, asked: Asked) -> Reply:
     """200 once samples are answered."""
     ready, reason = operations.ready()
-    return Reply(encode(Ready(ready=bool(ready), reason=str(reason))), status=200 if ready else 503)
+    return Reply(
+        encode(schemas.Ready(ready=bool(ready), reason=str(reason))), status=200 if ready else 503
+    )
 
 
+@route("GET", "/metrics", "view", TEXT, refusals=(404,), is_probe=True)
 def _metrics(operations: Operations, asked: Asked) -> Reply:
     """Numbers in the text format of Prometheus."""
     if operations.metrics is None:
@@ -341,67 +354,6 @@ def _metrics(operations: Operations, asked: Asked) -> Reply:
         return Reply(operations.metrics.exposition(operations.status), TEXT)
     except TimeoutError as error:
         raise Refused(503, "Busy", str(error), retry_s=1) from None
-
-
-_BATCHES = (NPY, PNG, JPEG)
-ROUTES: tuple[Route, ...] = (
-    Route("POST", "/v1/predict", "view", _predict, Answers, InStream, Samples, _BATCHES),
-    Route("POST", "/v1/observe", "label", _observe, Answers, InStreamNamed, NamedSamples, _BATCHES),
-    Route("POST", "/v1/labels", "label", _label, LabelsTold, body=Labels, refusals=(429, 507)),
-    Route(
-        "POST",
-        "/v1/forget",
-        "admin",
-        _forget,
-        Forgotten,
-        body=Forget,
-        refusals=(429, 507),
-        is_slow=True,
-    ),
-    Route(
-        "POST",
-        "/v1/withdraw",
-        "label",
-        _withdraw,
-        Withdrawn,
-        body=Withdraw,
-        refusals=(429, 507),
-        is_slow=True,
-    ),
-    Route("GET", "/v1/quality", "view", _quality, Quality),
-    Route("GET", "/v1/questions", "view", _questions, Questions, Asking),
-    Route("GET", "/v1/questions/{id}/image", "view", _image, PNG, refusals=(404,)),
-    Route("GET", "/v1/classes", "view", _classes, Classes),
-    Route("POST", "/v1/classes", "admin", _add_class, Classes, body=NewClass, refusals=(429, 507)),
-    Route(
-        "DELETE", "/v1/classes/{name}", "admin", _remove_class, Classes, refusals=(404, 429, 507)
-    ),
-    Route("GET", "/v1/history", "view", _history, History, AtMost50),
-    Route("GET", "/v1/decisions", "view", _decisions, Decisions, AtMost100),
-    Route("GET", "/v1/status", "view", _status, Facts),
-    Route("GET", "/v1/series", "view", _series, Past, InWindow),
-    Route("GET", "/v1/latest/image", "view", _picture, PNG, OfStream, refusals=(404,)),
-    Route(
-        "POST",
-        "/v1/rollback",
-        "admin",
-        _rollback,
-        AtCommit,
-        body=Target,
-        refusals=(429, 507),
-        is_slow=True,
-    ),
-    Route("POST", "/v1/freeze", "admin", _freeze, Freeze, body=Freeze),
-    Route("POST", "/v1/pause", "admin", _pause, Pause, body=Pause),
-    Route(
-        "POST", "/v1/checkpoint", "admin", _checkpoint, AtCommit, refusals=(429, 507), is_slow=True
-    ),
-    Route("POST", "/v1/swap", "admin", _swap, Facts, body=Swap, refusals=(429, 507), is_slow=True),
-    Route("GET", "/v1/me", "view", _me, Me),
-    Route("GET", "/healthz", "view", _healthz, Facts, is_probe=True),
-    Route("GET", "/readyz", "view", _readyz, Ready, is_probe=True),
-    Route("GET", "/metrics", "view", _metrics, TEXT, refusals=(404,), is_probe=True),
-)
 
 
 # -- from bytes to a call, and back ----------------------------------------------------------------
@@ -479,7 +431,6 @@ __all__ = [
     "JSON",
     "MAX_JSON_BYTES",
     "ROUTES",
-    "Failure",
     "Refused",
     "Reply",
     "Route",

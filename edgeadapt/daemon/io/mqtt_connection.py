@@ -19,7 +19,8 @@ from typing import Any
 from paho.mqtt.client import Client, error_string
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
-from edgeadapt.daemon.config.schema import MqttSink, MqttSource, read_secret
+from edgeadapt.daemon.config.schema import MqttSink, MqttSource
+from edgeadapt.daemon.config.secrecy import read_secret
 
 _KEEPALIVE_S = 20
 _PATIENCE_S = 10.0  # for the broker's first answer
@@ -38,7 +39,7 @@ class MqttConnection(Client):
         filters: that are subscribed to, with QoS 1.
         will: a topic on which the broker says ``offline``, retained, when this side is gone without
             a word.
-        on_session: told, before any message comes, whether the broker still had a session.
+        on_session: called, before any message comes, with whether the broker still had a session.
 
     Attributes:
         ready: set once the broker takes and sends messages.

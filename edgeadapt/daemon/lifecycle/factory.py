@@ -71,9 +71,4 @@ def users_of(settings: Settings) -> Users | None:
     return users
 
 
-__all__ = [
-    "certificate_of",
-    "metrics_of",
-    "source_of",
-    "users_of",
-]
+__all__ = ["certificate_of", "metrics_of", "source_of", "users_of"]

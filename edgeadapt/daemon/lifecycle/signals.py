@@ -85,7 +85,7 @@ def _watch(
     signals: socket.socket, service: Supervised, has_failed: Callable[[], bool], starting: _Starting
 ) -> None:
     """Wait for signals, which come as bytes: nothing of ours runs inside a handler."""
-    # aside: who waits for the end must not wait for a bundle to load
+    # on a thread of its own: who waits for the end must not wait for a bundle to load
     hanging_up: threading.Thread | None = None
     is_due = False
     while not has_failed():

@@ -24,7 +24,7 @@ _PATIENT_SHARE = 0.8  # of the day's writes: from there on the learner writes la
 
 @runtime_checkable
 class Counting(Protocol):
-    """A source or sink that has more to tell than that it runs."""
+    """A source or sink that has counters of its own."""
 
     def counters(self) -> Mapping[str, Any]: ...
 
@@ -58,26 +58,26 @@ def health(context: ServiceContext) -> dict[str, Any]:
         _sink(sink, context.sink_errors.get(sink.name, 0)) for sink in list(context.sinks.values())
     ]
     gone = lost(context)
-    problems = [why for why in (context.fatal, gone) if why]
-    problems += [f"the loop has not turned for {still_s:.0f} s"] if has_stopped else []
-    problems += [
-        f"source {source['name']}: {source['error']}"
-        for source in sources
-        if source["state"] == "waiting"
+    found = [
+        ("", context.fatal),
+        ("", gone),
+        ("", f"the loop has not turned for {still_s:.0f} s" if has_stopped else ""),
+        *(
+            (f"source {one['name']}: ", one["error"])
+            for one in sources
+            if one["state"] == "waiting"
+        ),
+        *((f"sink {sink['name']}: ", sink["error"]) for sink in sinks),
+        ("checkpoint: ", context.checkpoint_error),
+        ("folders: ", context.folders.error),
+        ("learning: ", context.work_error),
+        ("labels: ", context.labels.held_up_by),
+        ("telemetry: ", context.telemetry.error),
+        ("", context.reload_error),
+        ("swap: ", context.swap_error),
+        ("", "" if (certificate := context.certificate) is None else certificate.warning),
     ]
-    problems += [f"sink {sink['name']}: {sink['error']}" for sink in sinks if sink["error"]]
-    problems += [f"checkpoint: {context.checkpoint_error}"] if context.checkpoint_error else []
-    problems += [f"folders: {context.folders.error}"] if context.folders.error else []
-    problems += [f"learning: {context.work_error}"] if context.work_error else []
-    problems += [f"labels: {context.labels.held_up_by}"] if context.labels.held_up_by else []
-    problems += [f"telemetry: {context.telemetry.error}"] if context.telemetry.error else []
-    problems += [context.reload_error] if context.reload_error else []
-    problems += [f"swap: {error}"] if (error := context.swap_error) else []
-    problems += (
-        [certificate.warning]
-        if (certificate := context.certificate) and certificate.warning
-        else []
-    )
+    problems = [f"{what}{why}" for what, why in found if why]
     notes = [note for note in (swap_note(context), trial_note(context)) if note]
     return {
         "ok": not (context.fatal or gone or has_stopped),

@@ -26,7 +26,7 @@ log = logging.getLogger("edgeadapt.daemon")
 _FIRST_S, _LONGEST_S = 0.5, 30.0
 _GOOD_S = 10.0  # a connection of this length starts the waits over
 _MOST_IN_FLIGHT = 64  # messages that were sent and that the broker has not taken
-# what is opened only to be checked is closed before that, and the broker never hears of it
+# what is opened only to be checked is closed before that, and the broker never sees it
 _GRACE_S = 0.1
 # after an event was sent: those that come meanwhile go together, and the loop need not wake the
 # thread for each

@@ -77,11 +77,7 @@ class PayloadReader:
         """
         if self.settings.format == "image":
             return Arrival(
-                self.settings.stream,
-                self.settings.name,
-                self._image(payload),
-                at=at,
-                came=came,
+                self.settings.stream, self.settings.name, self._image(payload), at=at, came=came
             )
         found = self._decoded(payload, _Sample)
         if (found.x is None) == (found.z is None):
