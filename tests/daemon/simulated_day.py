@@ -40,6 +40,7 @@ from edgeadapt.daemon.monitoring import time_series as series  # noqa: E402
 from edgeadapt.daemon.service import Service  # noqa: E402
 from edgeadapt.demo.sample import CLASSES, bundle_path, load_sample  # noqa: E402
 from edgeadapt.errors import BudgetError, EdgeadaptError  # noqa: E402
+from edgeadapt.testing import inspect_state  # noqa: E402
 
 
 class Camera:
@@ -154,7 +155,7 @@ def hour_of(
     service: Service, status: dict[str, Any], process: psutil.Process, folder: Path, received: int
 ) -> dict[str, Any]:
     with service.context.lease.borrow() as learner:
-        pending = len(learner._pending)
+        pending = len(inspect_state(learner).pending)
     labels = status["labels"]
     return {
         "rss_mib": process.memory_info().rss / 2**20,

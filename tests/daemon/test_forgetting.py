@@ -16,6 +16,7 @@ from edgeadapt.daemon.messages import LabelArrival
 from edgeadapt.daemon.service import Service
 from edgeadapt.demo.sample import CLASSES, Sample
 from edgeadapt.errors import InputError
+from edgeadapt.testing import inspect_state
 
 Made = Callable[..., Any]
 FULL = BudgetSection(write_mib_per_day=0.0001)
@@ -45,7 +46,7 @@ def evidence(service: Service) -> int:
 def makes_room(service: Service) -> None:
     """The day has passed."""
     with service.context.lease.borrow() as learner:
-        learner._room.per_day = 1 << 30
+        inspect_state(learner).room.per_day = 1 << 30
     assert service.context.labels.settle(30.0)
 
 

@@ -22,6 +22,7 @@ from edgeadapt.daemon.messages import Answer, Arrival, SampleQueue
 from edgeadapt.demo.sample import CLASSES, Sample
 from edgeadapt.device.learner import Learner
 from edgeadapt.scenarios.corruptions import corrupt
+from edgeadapt.testing import inspect_state
 
 
 class Parts:
@@ -148,7 +149,7 @@ def test_features_are_answered_as_frames_are(
 ) -> None:
     parts = around(batch=4)
     frames = np.stack([one.x for one in arrivals(sample, 8) if one.x is not None])
-    z, taps = learner._program.encode(frames)
+    z, taps = inspect_state(learner).program.encode(frames)
     for row in range(8):
         parts.inbox.put(Arrival("vectors", "mqtt", features={"z": z[row], "taps": taps[row]}))
     parts.inbox.put(Arrival("vectors", "mqtt", features={"z": z[0][:-1], "taps": taps[0]}))
@@ -257,7 +258,7 @@ def test_an_engine_that_fails_is_answered_with_its_error_and_the_next_batch_is_f
     until: Callable[..., None],
 ) -> None:
     parts = around(batch=4)
-    encode, calls = learner._program.encode, [0]
+    encode, calls = inspect_state(learner).program.encode, [0]
 
     def failing(*arguments: Any) -> Any:
         calls[0] += 1
@@ -265,7 +266,7 @@ def test_an_engine_that_fails_is_answered_with_its_error_and_the_next_batch_is_f
             raise MemoryError("no memory for the arena")
         return encode(*arguments)
 
-    monkeypatch.setattr(learner._program, "encode", failing)
+    monkeypatch.setattr(inspect_state(learner).program, "encode", failing)
     for one in arrivals(sample, 8):
         parts.inbox.put(one)
     parts.start()

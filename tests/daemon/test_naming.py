@@ -22,6 +22,7 @@ from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import BudgetError, InputError, StateError, UnknownClassError
 from edgeadapt.runtime import Runtime
+from edgeadapt.testing import inspect_state
 
 
 def label(sample: str, source: str = "camera", name: str = "Coat") -> LabelArrival:
@@ -156,7 +157,7 @@ def observed(learner: Learner, sample: Sample, count: int = 8) -> tuple[tuple[st
 
 def kept(learner: Learner) -> dict[str, tuple[str, str]]:
     """id -> (label, source) of everything the journal has."""
-    return {row.id: (row.label, row.source) for row in learner._journal.evidence()}
+    return {row.id: (row.label, row.source) for row in inspect_state(learner).journal.evidence()}
 
 
 def test_labels_by_id_and_by_name_from_several_sources_reach_the_learner_with_who_said_so(
@@ -196,7 +197,7 @@ def test_the_order_of_two_labels_of_one_sample_is_kept(
     )
     assert [one.outcome for one in told] == ["received", "received"]
     learner.settle()
-    assert learner._journal.newest_of([ids[0]])[ids[0]].label == names[0]
+    assert inspect_state(learner).journal.newest_of([ids[0]])[ids[0]].label == names[0]
 
 
 def test_one_label_that_is_refused_does_not_take_the_others_with_it(
@@ -248,7 +249,7 @@ def test_without_room_on_the_disk_labels_wait_and_whoever_waits_for_them_is_told
         again = labels.give([LabelArrival(ids[2], names[2], "anna")], 10.0)
         assert isinstance(again[0].error, BudgetError)
         assert labels.counters()["queued"] == 1 and kept(learner) == {}
-        learner._room.per_day = 1 << 30  # a day has passed
+        inspect_state(learner).room.per_day = 1 << 30  # a day has passed
         assert labels.settle(15.0) and kept(learner) == {ids[0]: (names[0], "mqtt")}
         assert labels.close(5.0) == 0
 

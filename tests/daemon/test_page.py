@@ -29,6 +29,7 @@ pytest.importorskip("uvicorn")
 from browser import Browser, Tab, chromium
 
 from edgeadapt.daemon.http import page
+from edgeadapt.testing import inspect_state
 
 needs_chromium = pytest.mark.skipif(
     chromium() is None,
@@ -415,7 +416,10 @@ def test_a_question_is_answered_by_click_and_the_next_by_key_and_both_are_learne
     until(lambda: not {*asked[:2]} & {question.id for question in daemon.questions(100)})
     with daemon.context.lease.borrow() as learner:
         learner.settle(20)
-        rows = {row.id: (row.label, row.source) for row in learner._journal.rows_of(asked[:2])}
+        rows = {
+            row.id: (row.label, row.source)
+            for row in inspect_state(learner).journal.rows_of(asked[:2])
+        }
     assert rows == {
         asked[0]: (daemon.classes()[1], "page"),
         asked[1]: (daemon.classes()[3], "page"),
@@ -517,7 +521,10 @@ def test_a_question_can_be_skipped_named_anew_and_corrected(
     tab.press("1")
     with daemon.context.lease.borrow() as learner:
         until(
-            lambda: daemon.classes()[0] in [row.label for row in learner._journal.rows_of([second])]
+            lambda: (
+                daemon.classes()[0]
+                in [row.label for row in inspect_state(learner).journal.rows_of([second])]
+            )
         )
     assert tab.errors == []
 

@@ -32,6 +32,7 @@ from edgeadapt.daemon.service import Service
 from edgeadapt.demo.sample import CLASSES, Sample, bundle_path
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.errors import BundleError, InputError, StateError, StorageError, UnknownClassError
+from edgeadapt.testing import inspect_state
 
 Made = Callable[..., Any]
 
@@ -159,7 +160,7 @@ def test_features_are_taken_where_frames_are(serve: Made, sample: Sample) -> Non
     service = serve()
     x, _ = known(sample, 4)
     with service.context.lease.borrow() as learner:
-        z, taps = learner._program.encode(x)
+        z, taps = inspect_state(learner).program.encode(x)
     answers = service.observe(features={"z": z, "taps": taps}, stream="vectors")
     assert [answer.label for answer in answers] == [answer.label for answer in service.predict(x)]
 

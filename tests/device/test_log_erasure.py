@@ -13,6 +13,7 @@ from learner_steps import Opener
 
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.storage.journal import FILE_NAME
+from edgeadapt.testing import inspect_state
 
 SECRET = "nobody-may-read-this"
 
@@ -48,9 +49,9 @@ def test_a_receipt_names_what_a_reader_keeps_in_the_log_and_checkpoint_takes_it_
             assert any("another connection reads" in line for line in receipt.unreachable)
             assert learner.settle() is False  # and says so as long as it lasts
             learner.checkpoint()
-            assert learner._journal.holds_deleted
+            assert inspect_state(learner).journal.holds_deleted
         learner.checkpoint()
-        assert not is_stored(tmp_path) and not learner._journal.holds_deleted
+        assert not is_stored(tmp_path) and not inspect_state(learner).journal.holds_deleted
         assert learner.forget(source="nobody").unreachable == ()
 
 
@@ -78,7 +79,7 @@ def test_a_reader_delays_a_label_no_longer_than_the_first_try(
             x, names = samples(4, [0, 1], 2)
             for i in range(4):
                 learner.learn(x[i : i + 1], names[i : i + 1])
-            learner._worker.settle(10.0)
+            inspect_state(learner).worker.settle(10.0)
             assert time.monotonic() - started < 2.0  # not five seconds for each of them
 
 

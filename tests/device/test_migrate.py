@@ -27,6 +27,7 @@ from edgeadapt.device.recovery.migrate import migrate
 from edgeadapt.errors import BundleError, CapacityError, InputError, StateError
 from edgeadapt.runtime import Runtime
 from edgeadapt.scenarios.corruptions import corrupt
+from edgeadapt.testing import inspect_state
 
 
 def query(state: Path, sql: str, *values: Any) -> list[Any]:
@@ -120,7 +121,9 @@ def test_another_head_in_the_same_space_relearns_the_features(
         learner.add_class("crack")
         learner.learn(*samples(60, [0, 1, 2, 3, 4], 1), source="line 1")
         learner.checkpoint()
-        learner._worker.call(lambda: save_domains(learner._log, force=True))
+        inspect_state(learner).worker.call(
+            lambda: save_domains(inspect_state(learner).log, force=True)
+        )
         learner.rollback(2)  # takes a snapshot, which the other head cannot read
     with pytest.raises(StateError, match="migrate"):
         open_learner(counting, state=state, runtime=runtime)
@@ -219,7 +222,9 @@ def test_labels_that_wait_wait_again(
     with open_learner(bundle, state=old, runtime=runtime, keep=RAW, freeze=True) as learner:
         seen = learner.observe(images(("Bag",), 30, 36)[0])
         learner.label(seen.ids, ["Bag"] * 6, source="late")
-        coat = learner._journal.evidence(where="label = 'Coat' AND status = 'learned'")[0]
+        coat = inspect_state(learner).journal.evidence(
+            where="label = 'Coat' AND status = 'learned'"
+        )[0]
         learner.label(coat.id, "Pullover", source="late")  # a correction that waits
     report = migrate(old, second, runtime=runtime)
     by_name = {found.name: found for found in report.classes}

@@ -12,6 +12,7 @@ from learner_steps import Opener
 from edgeadapt.device.commits.class_changes import add_classes
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.recovery.replay import replay
+from edgeadapt.testing import inspect_state
 
 NAME = "Ada O'Byron"
 SOURCE = "ada@example.org"
@@ -43,7 +44,9 @@ def forget_then_remove(learner: Learner) -> None:
 
 
 def remove_then_forget_by_id(learner: Learner) -> None:
-    ids = [row.id for row in learner._journal.evidence(where="label = ?", values=(NAME,))]
+    ids = [
+        row.id for row in inspect_state(learner).journal.evidence(where="label = ?", values=(NAME,))
+    ]
     learner.remove_class(NAME)
     learner.forget(ids)
 
@@ -62,7 +65,7 @@ def test_a_class_that_is_gone_with_its_labels_is_named_nowhere(
         assert not is_stored(tmp_path, NAME) and not is_stored(tmp_path, SOURCE)
         told = [commit.detail for commit in learner.history()]
         assert {"class": "(forgotten 1)"} in told and any(d.get("source") == "kept" for d in told)
-        replayed = replay(learner._journal, learner._program)
+        replayed = replay(inspect_state(learner).journal, inspect_state(learner).program)
         assert replayed.verdict != "different" and replayed.difference < 1e-5
         digest = learner.digest()
     with open_vectors(state=tmp_path) as learner:
@@ -87,7 +90,7 @@ def test_a_source_whose_labels_are_gone_already_is_taken_out_too(
 ) -> None:
     with open_vectors(state=tmp_path) as learner:
         taught(learner)
-        learner._history.expire(float("inf"), 0)
+        inspect_state(learner).history.expire(float("inf"), 0)
         assert is_stored(tmp_path, SOURCE)
         assert learner.forget(source=SOURCE).removed == 0
         assert not is_stored(tmp_path, SOURCE)
@@ -115,7 +118,9 @@ def test_classes_of_the_bundle_and_their_neighbours_in_a_list_keep_their_names(
     with open_vectors() as learner:
         x, names = samples(8, [0, 1], 1)
         learner.learn(x, names, source="a")
-        learner._worker.call(lambda: add_classes(learner._log, ["left", "right"]))
+        inspect_state(learner).worker.call(
+            lambda: add_classes(inspect_state(learner).log, ["left", "right"])
+        )
         learner.settle()
         learner.forget(classes=[*learner.bundle.manifest.classes, "left"])
         learner.remove_class("left")

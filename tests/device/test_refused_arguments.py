@@ -16,6 +16,7 @@ import edgeadapt
 from edgeadapt.bundle import Bundle
 from edgeadapt.bundle.signing import write_keypair
 from edgeadapt.errors import BudgetError, BundleError, InputError, StorageError
+from edgeadapt.testing import inspect_state
 
 
 @pytest.mark.parametrize("bundle", [None, 3, "", b"x", "a\0b"])
@@ -130,4 +131,4 @@ def test_a_full_disk_at_the_first_opening_says_what_to_do_and_leaves_nothing_hal
         assert "tried again" not in str(refused.value)
     assert not (tmp_path / "learner.db").exists()
     with open_vectors(state=tmp_path) as learner:
-        assert learner._journal.is_new
+        assert inspect_state(learner).journal.is_new

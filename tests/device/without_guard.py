@@ -16,6 +16,7 @@ from edgeadapt.bundle import Bundle
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.runtime import Runtime
+from edgeadapt.testing import inspect_state
 
 
 @contextlib.contextmanager
@@ -29,5 +30,5 @@ def unguarded(bundle: Bundle, state: Path, runtime: Runtime, **settings: Any) ->
     with open_learner(
         dataclasses.replace(bundle, manifest=manifest), state=state, runtime=runtime, **settings
     ) as learner:
-        learner._label_worker._updates._noise.of = lambda live, rows: ""  # type: ignore[method-assign]
+        inspect_state(learner).label_worker._updates._noise.of = lambda live, rows: ""  # type: ignore[method-assign]
         yield learner

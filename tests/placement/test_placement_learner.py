@@ -20,6 +20,7 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.errors import StateError
 from edgeadapt.placement import PlacedRuntime, Rules
+from edgeadapt.testing import inspect_state
 
 
 def same(told: dict[str, Any], right: dict[str, Any]) -> None:
@@ -126,6 +127,6 @@ def test_what_the_worker_spends_on_a_device_is_metered(
     register(MadeUp)
     runtime = opened()
     with open_learner(bundle_path(), runtime=runtime) as learner:
-        assert learner._meter._spent == runtime.spent
+        assert inspect_state(learner).meter._spent == runtime.spent
     with open_learner(bundle_path(), runtime=OnnxRuntime()) as learner:
-        assert learner._meter._spent is time.thread_time
+        assert inspect_state(learner).meter._spent is time.thread_time

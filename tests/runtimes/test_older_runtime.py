@@ -16,6 +16,7 @@ from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.placement import PlacedRuntime
 from edgeadapt.runtime import BuildsAhead, Executable, GraphFile, Runtime, Tensors, with_defaults
+from edgeadapt.testing import inspect_state
 
 
 class Older:
@@ -51,8 +52,8 @@ def test_a_learner_opens_on_an_older_runtime_and_reports_the_one_place_it_has() 
         assert set(learner.placement().values()) == {"older"}
         report = learner.placement_report()
         assert report["runtimes"] == {"older": {"state": "serves", "why": "it is the only one"}}
-        assert learner._program.runtime is older
-        assert learner._meter._spent is time.perf_counter
+        assert inspect_state(learner).program.runtime is older
+        assert inspect_state(learner).meter._spent is time.perf_counter
 
 
 def test_what_an_older_runtime_says_of_itself_stays() -> None:

@@ -21,6 +21,7 @@ from sample_images import images
 
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
+from edgeadapt.testing import inspect_state
 
 DOMAIN = "condition-1"
 STEPS = ("begin", "rows", "before_commit", "after_commit")
@@ -47,8 +48,8 @@ CHANGES: dict[str, Callable[[Learner], object]] = {
     "rollback": lambda learner: learner.rollback(1),
     "add_class": lambda learner: learner.add_class("Sneaker"),
     "remove_class": lambda learner: learner.remove_class("Bag"),
-    "confirm": lambda learner: learner._worker.call(
-        lambda: learner._conditions.answered([("", DOMAIN, False)] * 5, {})
+    "confirm": lambda learner: inspect_state(learner).worker.call(
+        lambda: inspect_state(learner).conditions.answered([("", DOMAIN, False)] * 5, {})
     ),
 }
 
@@ -58,7 +59,7 @@ def die_at(learner: Learner, step: str) -> None:
         if reached == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    learner._journal.at = at
+    inspect_state(learner).journal.at = at
 
 
 def label_and_die(state: Path, bundle: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgeadapt.device.learner import Learner
+from edgeadapt.testing import inspect_state
 
 BATCH = 32
 Opener = Callable[..., Learner]
@@ -41,7 +42,7 @@ def watch(learner: Learner, x: Any, stream: str = "default") -> list[Any]:
 
 def tensors(learner: Learner) -> dict[str, Any]:
     """Checkpointed tensors on the host."""
-    return learner._program.checkpoint(learner._live.current.tensors)
+    return inspect_state(learner).program.checkpoint(inspect_state(learner).state.tensors)
 
 
 def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from warm import learner, samples
 
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import EdgeadaptError
+from edgeadapt.testing import inspect_state
 
 TURNS = 4000
 FLAT_MIB = 4.0  # growth over the second half of the turns
@@ -113,7 +114,7 @@ def endure(kind: str, turns: int, seed: int, place: Path | None) -> Hardship:
             found.turns += 1
         found.end_mib = resident_mib()
         found.problems += crashes.seen + recovered(opened)
-        found.commits = opened._live.current.commit
+        found.commits = inspect_state(opened).state.commit
     logging.getLogger("edgeadapt").removeHandler(crashes)
     if found.growth_mib > FLAT_MIB:
         found.problems.append(

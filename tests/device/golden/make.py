@@ -20,6 +20,7 @@ import numpy as np
 from feature_vectors import NAMES, WIDTH, samples
 
 import edgeadapt
+from edgeadapt.testing import inspect_state
 
 HERE = Path(__file__).parent
 
@@ -93,7 +94,7 @@ def main() -> None:
             "digest": learner.digest(),
         }
         (out / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
-        learner._journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        inspect_state(learner).journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         shutil.copy(Path(folder) / "learner.db", out / "learner.db")
 
 
