@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def draw_of(features: NDArray[Any], purpose: bytes = b"") -> int:
+def stable_hash(features: NDArray[Any], purpose: bytes = b"") -> int:
     """0 .. 2^63 - 1 from the float16 features (D + T,) as they are stored; lots for another purpose
     (at most 16 bytes) are independent.
     """

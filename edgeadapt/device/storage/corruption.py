@@ -20,7 +20,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @contextmanager
-def damage_named(folder: Path | None) -> Iterator[None]:
+def raise_if_corrupt(folder: Path | None) -> Iterator[None]:
     """Around code that only reads what was stored: whatever it cannot make sense of is damage.
 
     Raises:
@@ -55,7 +55,7 @@ def reads(function: Function) -> Function:
 
     @functools.wraps(function)
     def read(journal: Any, *arguments: Any, **named: Any) -> Any:
-        with damage_named(journal.folder):
+        with raise_if_corrupt(journal.folder):
             return function(journal, *arguments, **named)
 
     return cast(Function, read)

@@ -201,6 +201,16 @@ class Database:
             except sqlite3.Error as error:
                 raise unreadable(self.folder, error) from error
 
+    def _all(self, sql: str, *values: Any) -> list[Any]:
+        """Every row that a SELECT finds."""
+        with self._reading():
+            return self._db.execute(sql, values).fetchall()
+
+    def _one(self, sql: str, *values: Any) -> Any:
+        """The first row of a SELECT that always finds one."""
+        with self._reading():
+            return self._db.execute(sql, values).fetchone()
+
     # -- the write-ahead log -----------------------------------------------------------------------
     def _log_bytes(self) -> int:
         """Size of the write-ahead log; as it was the last time where the system does not say."""
@@ -299,9 +309,8 @@ class Database:
     # -- meta --------------------------------------------------------------------------------------
     @reads
     def meta(self, key: str) -> str | None:
-        with self._reading():
-            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
+        found = self._all("SELECT value FROM meta WHERE key = ?", key)
+        return str(found[0][0]) if found else None
 
     def set_meta(self, values: Mapping[str, str]) -> None:
         with self._transaction() as db:

@@ -41,11 +41,9 @@ class Journal(EvidenceTable, CommitTable):
 
     @reads
     def decisions(self, limit: int = 100) -> list[tuple[float, str, str, str, str]]:
-        with self._reading():
-            return self._db.execute(
-                "SELECT * FROM decisions WHERE kind != ? ORDER BY rowid DESC LIMIT ?",
-                (ANSWER, limit),
-            ).fetchall()
+        return self._all(
+            "SELECT * FROM decisions WHERE kind != ? ORDER BY rowid DESC LIMIT ?", ANSWER, limit
+        )
 
     @reads
     def field_answers(self, limit: int) -> list[FieldAnswer]:
@@ -54,14 +52,14 @@ class Journal(EvidenceTable, CommitTable):
         A label that was corrected counts as it reads now; one that is held or vetoed is an answer
         all the same, or accuracy would be told too good.
         """
-        with self._reading():
-            found = self._db.execute(
-                "SELECT d.stream, d.domain, d.why, e.label, e.status FROM decisions d"
-                " JOIN evidence e ON e.id = json_extract(d.why, '$.id') WHERE d.kind = ?"
-                " AND e.seq = (SELECT max(seq) FROM evidence WHERE id = e.id)"
-                " ORDER BY d.rowid DESC LIMIT ?",
-                (ANSWER, limit),
-            ).fetchall()
+        found = self._all(
+            "SELECT d.stream, d.domain, d.why, e.label, e.status FROM decisions d"
+            " JOIN evidence e ON e.id = json_extract(d.why, '$.id') WHERE d.kind = ?"
+            " AND e.seq = (SELECT max(seq) FROM evidence WHERE id = e.id)"
+            " ORDER BY d.rowid DESC LIMIT ?",
+            ANSWER,
+            limit,
+        )
         answers: dict[str, FieldAnswer] = {}
         for stream, domain, text, label, status in found:
             told = json.loads(text)
@@ -77,10 +75,9 @@ class Journal(EvidenceTable, CommitTable):
     @reads
     def asked_samples(self) -> dict[str, AskedSample]:
         """By id, the last question about each sample that was answered, and is still known."""
-        with self._reading():
-            found = self._db.execute(
-                "SELECT stream, domain, why FROM decisions WHERE kind = ? ORDER BY rowid", (ANSWER,)
-            ).fetchall()
+        found = self._all(
+            "SELECT stream, domain, why FROM decisions WHERE kind = ? ORDER BY rowid", ANSWER
+        )
         asked: dict[str, AskedSample] = {}
         for stream, domain, text in found:
             told = json.loads(text)

@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeadapt.device.storage.name_erasure import Names
 from edgeadapt.errors import StateError
 
+Tensors = Mapping[str, NDArray[Any]]
 Met = Literal["factory", "shifted", "adapted"]
 """How a sample was met: by the factory encoder in a clear or in a shifted stream, or by an encoder
 adapted to a condition.
@@ -177,8 +179,33 @@ class CommitRow:
     detail: Mapping[str, Any]
     moves: RowTransitions
     tables: str
-    tensors: Mapping[str, NDArray[Any]]
+    tensors: Tensors
     digest: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class CommitChanges:
+    """What a commit changes beside the statuses of its rows.
+
+    Attributes:
+        statuses: earlier statuses by seq that are restored, with the commit they date from; the
+            commit's moves come after them.
+        receipts: by seq. weights: by seq, of rows that no commit has learned before.
+        deleted: rows that are forgotten, with their raw inputs.
+        emptied: rows that lose features and raw input.
+        rewritten: new tensors of earlier snapshots.
+        relieved: what is left of the tensors of earlier commits.
+        unnamed: taken out of the history where nothing else names them after this.
+    """
+
+    statuses: Mapping[int, tuple[str, int]] = field(default_factory=dict)
+    receipts: Mapping[int, bytes] = field(default_factory=dict)
+    weights: Mapping[int, float] = field(default_factory=dict)
+    deleted: Collection[int] = ()
+    emptied: Collection[int] = ()
+    rewritten: Mapping[int, Tensors] = field(default_factory=dict)
+    relieved: Mapping[int, Tensors] = field(default_factory=dict)
+    unnamed: Names = field(default_factory=Names)
 
 
 Accepted = dict[int, tuple[str, int]]
@@ -238,18 +265,3 @@ def accepted_at(
         if step.number in targets or step.number in wanted:
             at[step.number] = dict(found)
     return {number: at[number] for number in wanted if number in at}
-
-
-__all__ = [
-    "ANSWER",
-    "Accepted",
-    "AskedSample",
-    "CommitRow",
-    "EvidenceRow",
-    "FieldAnswer",
-    "Met",
-    "RawInput",
-    "RowTransitions",
-    "Step",
-    "accepted_at",
-]

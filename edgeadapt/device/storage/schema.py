@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from edgeadapt.device.numerics.stable_hash import draw_of
+from edgeadapt.device.numerics.stable_hash import stable_hash
 
 VERSION = 3
 
@@ -72,48 +72,14 @@ def _from_1(db: sqlite3.Connection) -> None:
         db.execute(f"DROP INDEX IF EXISTS evidence_by_{index}")
     for statement in _statements("evidence", "raw", "commits"):
         db.execute(statement)
-    seq_of: dict[str, int] = {}
-    for row in db.execute(
-        "SELECT seq, id, source, stream, domain, time, label, weight, space, is_factory, features,"
-        " status, commit_number FROM evidence_1 ORDER BY seq"
-    ):
-        (
-            seq,
-            sample,
-            source,
-            stream,
-            domain,
-            at,
-            label,
-            weight,
-            space,
-            is_factory,
-            features,
-            status,
-            number,
-        ) = row
-        seq_of[sample] = seq
-        met = "factory" if is_factory else "shifted" if domain == "source" else "adapted"
-        db.execute(
-            "INSERT INTO evidence VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, NULL, ?)",
-            (
-                seq,
-                sample,
-                source,
-                stream,
-                domain,
-                at,
-                label,
-                weight,
-                space,
-                met,
-                is_factory,
-                draw_of(np.frombuffer(features, "<f2")),
-                status,
-                number,
-                features,
-            ),
-        )
+    db.create_function("draw_of", 1, lambda blob: stable_hash(np.frombuffer(blob, "<f2")))
+    db.execute(
+        "INSERT INTO evidence SELECT seq, id, source, stream, domain, time, label, weight, space,"
+        " CASE WHEN is_factory THEN 'factory' WHEN domain = 'source' THEN 'shifted' ELSE 'adapted'"
+        " END, is_factory, draw_of(features), status, commit_number, 0, NULL, features"
+        " FROM evidence_1 ORDER BY seq"
+    )
+    seq_of = dict(db.execute("SELECT id, seq FROM evidence_1 ORDER BY seq").fetchall())
     known = None
     for number, at, kind, outcome, detail, rows, tables, blob in db.execute(
         "SELECT * FROM commits_1 ORDER BY number"
