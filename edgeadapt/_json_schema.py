@@ -35,6 +35,3 @@ def undented(value: Any) -> Any:
             for key, of in value.items()
         }
     return [undented(one) for one in value] if isinstance(value, list) else value
-
-
-__all__ = ["schema_text", "undented"]

@@ -208,5 +208,3 @@ _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-
-__all__ = ["IMAGES", "check_regular", "is_image", "read_arrays", "read_image", "read_samples"]

@@ -230,6 +230,3 @@ def _near(given: str, known: Iterable[str]) -> str:
 
 def _one_of(words: Iterable[str]) -> str:
     return " or ".join(map(repr, words))
-
-
-__all__ = ["allowed", "check_keys", "explain", "read_table", "to_struct"]

@@ -32,6 +32,3 @@ def usual_batches(spec: GraphSpec, manifest: Manifest) -> tuple[int, ...]:
         return tuple(sorted(sizes | set(manifest.batches)))
     # the ladder's largest: what a check of the whole bundle brings
     return tuple(sorted(sizes | {max(manifest.batches)}))
-
-
-__all__ = ["usual_batches"]

@@ -43,6 +43,3 @@ def decode_manifest(data: bytes) -> Manifest:
         raise BundleError(f"manifest.json: {error}") from error
     check_consistency(manifest)
     return manifest
-
-
-__all__ = ["decode_manifest", "encode_manifest"]

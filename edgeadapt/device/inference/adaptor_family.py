@@ -151,6 +151,3 @@ class Adaptors:
                 )
             self._loaded[key] = self._runtime.load(self._files[key])
         return self._loaded[key]
-
-
-__all__ = ["Adaptors", "adaptor_of", "shared_graphs"]

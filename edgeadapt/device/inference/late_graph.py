@@ -56,6 +56,3 @@ class LateGraph:
         self, ports: Mapping[str, ArrayLike], tensors: Tensors
     ) -> tuple[dict[str, NDArray[Any]], Tensors]:
         return self.load()(ports, tensors)
-
-
-__all__ = ["LateGraph"]

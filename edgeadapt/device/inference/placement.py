@@ -47,6 +47,3 @@ def placement_report(roles: Mapping[str, str], runtime: Runtime) -> dict[str, An
         "doing": "",
         "lost": "",
     }
-
-
-__all__ = ["placement_of", "placement_report"]

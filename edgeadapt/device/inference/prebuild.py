@@ -240,6 +240,3 @@ class _Held:
 
     def numpy(self) -> NDArray[Any]:
         return self.value.copy()
-
-
-__all__ = ["Outcome", "Request", "Result", "build_ahead", "lost", "requests"]

@@ -106,13 +106,3 @@ def check_probe(encode: Executable, spec: InputSpec, variant: PrecisionSpec, whe
             f" {variant.probe_tolerance:.2g} is allowed ({where}); open the bundle with"
             " precision='float32', or with another runtime or version"
         )
-
-
-__all__ = [
-    "LEAST_TOLERANCE",
-    "check_probe",
-    "compared",
-    "distance_between",
-    "probe_features",
-    "probe_inputs",
-]

@@ -61,6 +61,3 @@ def projected_matrix(features: int, width: int, *parts: Array) -> F64:
     transform = left[rows // len(right)][:, :, None] * right[rows % len(right)][:, None, :]
     signed: F64 = transform.reshape(width, -1)[:, :features] * signs / np.sqrt(width)
     return signed.T
-
-
-__all__ = ["BYTE_ZERO", "DIGITS_PER_BYTE", "back_projection", "projected_matrix"]

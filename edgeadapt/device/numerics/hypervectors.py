@@ -111,15 +111,3 @@ def binary_cosine(a: U8, b: U8) -> F32:
     )
     cosine: F32 = (1.0 - 2.0 * differing / (8 * a.shape[1])).astype(np.float32)
     return cosine
-
-
-__all__ = [
-    "binary_cosine",
-    "factors",
-    "hadamard",
-    "packed",
-    "power_of_two",
-    "project",
-    "signs",
-    "transform_width",
-]

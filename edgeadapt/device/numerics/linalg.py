@@ -298,17 +298,3 @@ NUMERICS: dict[str, Callable[..., tuple[Array, ...]]] = {
 """``NUMERICS[spec.numeric](*values in the order of spec.reads, **spec.arguments)`` -> values in the
 order of ``spec.writes``.
 """
-
-__all__ = [
-    "FEWEST",
-    "NUMERICS",
-    "back_projection",
-    "balanced_ridge",
-    "cholesky_solve",
-    "class_direction",
-    "class_mean",
-    "log_frequency",
-    "nearest_mean",
-    "one_thread",
-    "slda",
-]

@@ -71,6 +71,3 @@ def _weights(found: NDArray[np.float64], power: float) -> NDArray[np.float64]:
         information / information.max() if information.max() > 0 else np.ones(len(found))
     ) ** power
     return weights[:, None, None]
-
-
-__all__ = ["STEP", "log_frequency"]

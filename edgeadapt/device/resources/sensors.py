@@ -191,16 +191,3 @@ def _column(path: Path, column: int) -> float | None:
     except (IndexError, ValueError):
         return None
     return value if abs(value) < 1e12 else None  # not a number is none of them
-
-
-__all__ = [
-    "PROC",
-    "SYS",
-    "Sensors",
-    "Vitals",
-    "hottest",
-    "read_is_throttled",
-    "read_rails",
-    "read_temperatures",
-    "total_power",
-]

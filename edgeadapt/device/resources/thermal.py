@@ -86,6 +86,3 @@ class ThermalPowerLimit:
                 stacklevel=stacklevel,
             )
         return False
-
-
-__all__ = ["ThermalPowerLimit"]

@@ -185,6 +185,3 @@ def _carry(words: int) -> NDArray[np.uint32]:
         first = first + second
         second = second + first
     return np.stack([first, second], axis=1)
-
-
-__all__ = ["check_log"]

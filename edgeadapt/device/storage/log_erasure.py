@@ -44,6 +44,3 @@ class LogErasure:
             return False
         self._retry_s = 0.0
         return True
-
-
-__all__ = ["LogErasure"]

@@ -113,6 +113,3 @@ def _replaced(text: str, places: Mapping[str, str]) -> str:
         text = text.replace(repr(name), repr(place))
     head, colon, end = text.rpartition(": ")
     return head + colon + ", ".join(places.get(part, part) for part in end.split(", "))
-
-
-__all__ = ["NAMES_FORGOTTEN", "Names", "erase", "only_in_history"]
