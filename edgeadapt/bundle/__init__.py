@@ -14,7 +14,7 @@ from edgeadapt.bundle._stress_table import stress_table
 from edgeadapt.bundle.archive import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_bundle
 from edgeadapt.bundle.roles import ROLES
 from edgeadapt.bundle.schema import Manifest, json_schema
-from edgeadapt.bundle.signing import Signature, signature_schema
+from edgeadapt.bundle.signature import Signature, signature_schema
 
 
 def format_schemas() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 ``frozen`` never changes after export, ``factory`` has the initial values of everything else,
 ``guard`` the labelled factory features that judge later changes. A file keeps a tensor in fewer
-bytes where nothing is lost (``_packing``).
+bytes where nothing is lost (``_packed_forms``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from edgeadapt.bundle._container import MAX_ARCHIVE_BYTES
-from edgeadapt.bundle._packing import forms, packed, unpacked
+from edgeadapt.bundle._packed_forms import forms, packed, unpacked
 from edgeadapt.bundle.schema import PLAIN_FORMAT, Manifest, TensorSpec, encoder_tensors
 from edgeadapt.errors import BundleError
 

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from edgeadapt._durable import replace_file
 from edgeadapt.bundle import _container as container
 from edgeadapt.bundle import _weights as weight_files
-from edgeadapt.bundle import signing
 from edgeadapt.bundle._batches import usual_batches
 from edgeadapt.bundle._container import CARD, MANIFEST, SIGNATURE, Entry
 from edgeadapt.bundle._external_data import check_external_data
@@ -31,6 +30,13 @@ from edgeadapt.bundle._space import TensorHashes, check_space, watch_encoder
 from edgeadapt.bundle._weights import FACTORY, FROZEN, GUARD, Arrays
 from edgeadapt.bundle.codec import decode_manifest, encode_manifest
 from edgeadapt.bundle.schema import GraphSpec, Manifest, Member
+from edgeadapt.bundle.signature import (
+    decode_signature,
+    encode_signature,
+    load_public_key,
+    sign,
+    verify,
+)
 from edgeadapt.errors import BundleError
 from edgeadapt.paths import check_path
 from edgeadapt.runtime import GraphFile
@@ -141,9 +147,7 @@ def write_bundle(
         }
         contents[MANIFEST] = encode_manifest(msgspec.structs.replace(manifest, members=members))
         if private_key is not None:
-            contents[SIGNATURE] = signing.encode_signature(
-                signing.sign(contents[MANIFEST], private_key)
-            )
+            contents[SIGNATURE] = encode_signature(sign(contents[MANIFEST], private_key))
         archive = container.pack(
             (name, contents[name]) for name in sorted(contents, key=container.member_order)
         )
@@ -190,11 +194,11 @@ def _open(
     raw = _small(file, entries[MANIFEST], MAX_MANIFEST_BYTES)
     signed_by = None
     if SIGNATURE in entries:
-        signature = signing.decode_signature(_small(file, entries[SIGNATURE], _MAX_SIGNATURE_BYTES))
-        signed_by = signing.verify(raw, signature, trust)
+        signature = decode_signature(_small(file, entries[SIGNATURE], _MAX_SIGNATURE_BYTES))
+        signed_by = verify(raw, signature, trust)
     elif require_signature:
         for key in trust:
-            signing.load_public_key(key)  # one that cannot be read is what is wrong first
+            load_public_key(key)  # one that cannot be read is what is wrong first
         raise BundleError(f"{SIGNATURE}: absent; an unsigned bundle is refused here")
     try:
         manifest = decode_manifest(raw)
@@ -230,22 +234,16 @@ def _check_members(
     """
     present = set(entries) - {MANIFEST, SIGNATURE}
     for name in sorted(present ^ set(manifest.members)):
+        listed = "not listed in" if name in present else "listed in"
         raise BundleError(
-            f"{name}: "
-            + (
-                "not listed in the manifest"
-                if name in present
-                else "listed in the manifest but absent"
-            )
+            f"{name}: {listed} the manifest{'' if name in present else ' but absent'}"
         )
     expected = (
         {CARD} | {graph.file for graph in manifest.graphs} | ({FROZEN, FACTORY, GUARD} & present)
     )
     for name in sorted(present ^ expected):
-        raise BundleError(
-            f"{name}: "
-            + ("no graph of the manifest and no known weight file" if name in present else "absent")
-        )
+        what = "no graph of the manifest and no known weight file" if name in present else "absent"
+        raise BundleError(f"{name}: {what}")
     for name, member in manifest.members.items():
         if entries[name].size != member.bytes:
             raise BundleError(

@@ -49,8 +49,8 @@ FORMAT = 2
 """Version of the manifest. A reader refuses a newer one and names the package version that wrote
 it.
 
-Since 2, weight files may keep tensors in fewer bytes (``_packing``); bundles of format 1 are read
-as they were.
+Since 2, weight files may keep tensors in fewer bytes (``_packed_forms``); bundles of format 1 are
+read as they were.
 """
 PLAIN_FORMAT = 1
 """The last version whose weight files keep every tensor as the manifest declares it."""

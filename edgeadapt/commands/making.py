@@ -25,7 +25,7 @@ CALIBRATION = 0.1  # of each class of the training samples; training never sees 
 
 def keygen(args: argparse.Namespace) -> int:
     """Write a key pair and print the public key."""
-    from edgeadapt.bundle.signing import write_keypair
+    from edgeadapt.bundle.signature import write_keypair
 
     print(write_keypair(args.path))
     return 0

@@ -12,7 +12,7 @@ from vectors import samples
 
 import edgeadapt
 from edgeadapt.bundle import Bundle, read_bundle
-from edgeadapt.bundle.signing import write_keypair
+from edgeadapt.bundle.signature import write_keypair
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.errors import BudgetError, BundleError, InputError, StorageError
 
