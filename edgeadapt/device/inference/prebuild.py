@@ -74,11 +74,8 @@ def requests(bundle: Bundle, *, refolds_by_input: bool = False) -> list[Request]
         BundleError: a learner cannot open it.
     """
     recorder = _Recorder(bundle, refolds_by_input)
-    precisions: list[Precision] = [
-        "float32",
-        *(variant.precision for variant in bundle.manifest.precisions),
-    ]
-    for precision in precisions:
+    variants: list[Precision] = [variant.precision for variant in bundle.manifest.precisions]
+    for precision in ("float32", *variants):
         program = Program(bundle, recorder, precision)
         program.load_all()
         program.refold(NO_TENSORS)
@@ -114,24 +111,14 @@ def build_ahead(
         try:
             built = _elsewhere(partial(runtime.build, request.graph, request.constants), on_step)
         except Exception as error:  # whatever an engine raises is the failure of this graph
-            cause = (
-                str(error)
-                if isinstance(error, EdgeadaptError)
-                else f"{type(error).__name__}: {error}"
-            )
-            yield Result(
-                request.name, "failed", time.perf_counter() - started, note=" ".join(cause.split())
-            )
-        else:
-            outcome: Outcome = "none" if not built.files else "kept" if built.was_kept else "built"
-            yield Result(
-                request.name,
-                outcome,
-                time.perf_counter() - started,
-                built.nbytes,
-                built.note,
-                built.files,
-            )
+            kind = "" if isinstance(error, EdgeadaptError) else f"{type(error).__name__}: "
+            cause = f"{kind}{error}"
+            took = time.perf_counter() - started
+            yield Result(request.name, "failed", took, note=" ".join(cause.split()))
+            continue
+        took = time.perf_counter() - started
+        outcome: Outcome = "none" if not built.files else "kept" if built.was_kept else "built"
+        yield Result(request.name, outcome, took, built.nbytes, built.note, built.files)
 
 
 def lost(results: Iterable[Result]) -> list[str]:
@@ -195,9 +182,8 @@ class _Recorder:
     def load(
         self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None
     ) -> _Silent:
-        self.asked.setdefault(
-            (graph.sha256, tuple(sorted(constants or ()))), Request(graph, constants)
-        )
+        key = graph.sha256, tuple(sorted(constants or ()))
+        self.asked.setdefault(key, Request(graph, constants))
         return _Silent(self._written)
 
     def upload(self, values: Mapping[str, NDArray[Any]]) -> Tensors:

@@ -120,13 +120,8 @@ class Program:
     @property
     def checkpointed(self) -> tuple[str, ...]:
         """Names of global tensors that a snapshot keeps."""
-        return tuple(
-            s.name
-            for s in self.manifest.tensors
-            if s.scope == "global"
-            and s.persist == "checkpoint"
-            and s.kind not in ("frozen", "derived")
-        )
+        kept = self.specs("evidence", "parameter", "statistic")
+        return tuple(spec.name for spec in kept if spec.persist == "checkpoint")
 
     def factory(self) -> Tensors:
         """Initial global tensors, derived ones included."""
@@ -147,9 +142,8 @@ class Program:
         return self._factory_domain
 
     def checkpoint(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
-        return self.runtime.download(
-            tensors, [name for name in self.checkpointed if name in tensors]
-        )
+        names = [name for name in self.checkpointed if name in tensors]
+        return self.runtime.download(tensors, names)
 
     # -- roles -------------------------------------------------------------------------------------
     @property
@@ -203,9 +197,8 @@ class Program:
             out, _ = run({"x": x}, NO_TENSORS)
             return out["z"], _taps(out, len(x))
         parts = [run({"x": x[rows]}, NO_TENSORS)[0] for rows in chunks(len(x), self.encode_chunk)]
-        return np.concatenate([p["z"] for p in parts]), np.concatenate(
-            [_taps(p, len(p["z"])) for p in parts]
-        )
+        taps = [_taps(p, len(p["z"])) for p in parts]
+        return np.concatenate([p["z"] for p in parts]), np.concatenate(taps)
 
     def read(self, z: F32, taps: F32, tensors: Tensors) -> HeadOutput:
         """Answers through the correction, and the adaptor if there is one, that ``tensors``
@@ -280,12 +273,8 @@ class Program:
         """(N, C) of receipts as the journal keeps them."""
         outputs = shared_graphs(self.manifest, "learn")[0].outputs
         kind = next(port.dtype for port in outputs if port.name == "receipt")
-        return np.stack(
-            [
-                np.frombuffer(receipt, np.dtype(kind).newbyteorder("<")).astype(kind)
-                for receipt in stored
-            ]
-        )
+        little = np.dtype(kind).newbyteorder("<")
+        return np.stack([np.frombuffer(receipt, little).astype(kind) for receipt in stored])
 
     @property
     def beyond_receipts(self) -> tuple[str, ...]:
@@ -331,9 +320,8 @@ class Program:
 
     def placement(self) -> dict[str, str]:
         """Which runtime serves which role now; see ``placement_of``."""
-        return placement_of(
-            self.manifest, self.runtime, dict(self.graphs.loaded) | self.adaptors.loaded
-        )
+        loaded = dict(self.graphs.loaded) | self.adaptors.loaded
+        return placement_of(self.manifest, self.runtime, loaded)
 
     def numbers(self, name: str) -> NDArray[Any]:
         """A frozen tensor on the host."""

@@ -148,10 +148,7 @@ class CommitTable(Database):
         it.
         """
         with self._reading():
-            free, pages = (
-                int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
-                for name in ("freelist_count", "page_count")
-            )
+            free, pages = self._pragma("freelist_count"), self._pragma("page_count")
             if free > pages // 4:
                 before = self._log_bytes()
                 # a script is stepped to its end, a page at a time

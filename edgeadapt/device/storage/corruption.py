@@ -18,6 +18,10 @@ from edgeadapt.errors import EdgeadaptError, StateError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# LookupError, ValueError and the like: a stored value has another type, form or meaning
+UNREADABLE: tuple[type[Exception], ...] = (sqlite3.Error, SafetensorError, ValueError, LookupError)
+UNREADABLE += (TypeError, AttributeError, OverflowError, RecursionError)
+
 
 @contextmanager
 def raise_if_corrupt(folder: Path | None) -> Iterator[None]:
@@ -33,16 +37,7 @@ def raise_if_corrupt(folder: Path | None) -> Iterator[None]:
         raise
     except sqlite3.OperationalError as error:
         raise refusal(folder, error) from error
-    except (
-        sqlite3.Error,
-        SafetensorError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except UNREADABLE as error:
         what = f"{type(error).__name__}: {error}"
         raise StateError(
             f"the journal in {folder or 'memory'} is damaged: {what:.300}; restore the folder from"
