@@ -55,8 +55,8 @@ def skill_clusters(
     """
     sketch = gradient_sketch(residuals(p, samples.y), samples.z, width, seed)
     length = np.sqrt((sketch**2).sum(axis=1, keepdims=True))
-    owner, _ = k_means(sketch / np.where(length > 0, length, 1.0), clusters, seed)
-    return owner
+    unit = np.asarray(sketch / np.where(length > 0, length, 1.0), np.float32)
+    return k_means(unit, clusters, seed)[0]
 
 
 def _spread_out(points: F32, clusters: int, rng: np.random.Generator) -> F32:

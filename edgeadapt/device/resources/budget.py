@@ -62,10 +62,8 @@ class Budget:
         """Refuse, with numbers, a bundle whose declared memory cannot fit."""
         total = sum(declared.values()) / 2**20
         if total > self.memory_mib:
-            parts = ", ".join(
-                f"{name} {size / 2**20:.1f}"
-                for name, size in sorted(declared.items(), key=lambda item: -item[1])
-            )
+            largest_first = sorted(declared.items(), key=lambda item: -item[1])
+            parts = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in largest_first)
             raise BudgetError(
                 f"the bundle declares {total:.1f} MiB ({parts}) and memory_mib is"
                 f" {self.memory_mib:g}"
@@ -128,11 +126,9 @@ class Meter:
     ) -> None:
         self._budget, self._clock, self._spent = budget, clock, spent
         self._inner = 0.0  # seconds of work that is over and was part of other work
-        self._heat = (
-            None
-            if vitals is None
-            else ThermalPowerLimit(budget.temperature_c, budget.power_w, vitals)
-        )
+        self._limit: ThermalPowerLimit | None = None
+        if vitals is not None:
+            self._limit = ThermalPowerLimit(budget.temperature_c, budget.power_w, vitals)
         self._spans: deque[tuple[float, str, float]] = deque()  # when, what, seconds
         self._costs: dict[str, deque[float]] = {}
         self.deferred = 0
@@ -147,7 +143,7 @@ class Meter:
         """True if the work, at its measured cost, fits into the busy share of the window, and it is
         neither too hot nor too dear in power.
         """
-        if self._heat is not None and not self._heat.allows():
+        if self._limit is not None and not self._limit.allows():
             self.deferred += 1
             return False
         return self.has_room(kind)
@@ -162,16 +158,15 @@ class Meter:
         busy = sum(length for _, _, length in self._spans)
         # whatever it costs, and whatever else there is to do
         is_first = all(of != kind for _, of, _ in self._spans)
-        fits = (
-            is_first or busy + self.cost(kind) <= self._budget.busy_fraction * self._budget.window_s
-        )
+        room = self._budget.busy_fraction * self._budget.window_s
+        fits = is_first or busy + self.cost(kind) <= room
         self.deferred += not fits
         return fits
 
     @property
     def too_hot(self) -> str:
         """Why no work that can wait starts for heat or power; empty if it may."""
-        return "" if self._heat is None else self._heat.why
+        return "" if self._limit is None else self._limit.why
 
     @contextmanager
     def spending(self, kind: str) -> Iterator[None]:

@@ -116,9 +116,8 @@ def read_rails(sys: Path) -> dict[str, float]:
             millivolts = _number(monitor / f"in{channel}_input")
             milliamperes = _number(monitor / f"curr{channel}_input")
             if name != "NC" and millivolts is not None and milliamperes is not None:
-                found[_unused(name or f"{monitor.name} {channel}", found)] = (
-                    millivolts * milliamperes / 1e6
-                )
+                rail = _unused(name or f"{monitor.name} {channel}", found)
+                found[rail] = millivolts * milliamperes / 1e6
     return found
 
 
@@ -133,20 +132,16 @@ def read_is_throttled(sys: Path) -> bool:
 
 def hottest(temperatures: Mapping[str, float]) -> float | None:
     """The highest of the zones that measure anything."""
-    return max(
-        (value for name, value in temperatures.items() if not name.upper().startswith(_CONSTANT)),
-        default=None,
-    )
+    measured = {k: v for k, v in temperatures.items() if not k.upper().startswith(_CONSTANT)}
+    return max(measured.values(), default=None)
 
 
 def total_power(rails: Mapping[str, float]) -> float | None:
     """Of the rail that feeds the module, where there is one (Orin Nano and NX, Thor, Nano); else
     the sum (AGX Orin).
     """
-    for name in _TOTAL_RAILS:
-        if name in rails:
-            return rails[name]
-    return sum(rails.values()) if rails else None
+    total = next((rails[name] for name in _TOTAL_RAILS if name in rails), None)
+    return sum(rails.values()) if rails and total is None else total
 
 
 def _numbered(folder: Path, prefix: str) -> Iterator[Path]:
@@ -155,9 +150,8 @@ def _numbered(folder: Path, prefix: str) -> Iterator[Path]:
         names = os.listdir(folder)
     except OSError:
         return
-    numbers = sorted(
-        int(name[len(prefix) :]) for name in names if re.fullmatch(prefix + "[0-9]{1,6}", name)
-    )
+    ours = [name for name in names if re.fullmatch(prefix + "[0-9]{1,6}", name)]
+    numbers = sorted(int(name[len(prefix) :]) for name in ours)
     yield from (folder / f"{prefix}{number}" for number in numbers)
 
 

@@ -35,14 +35,12 @@ class ThermalPowerLimit:
     @property
     def why(self) -> str:
         """Why work waits, as it was when last asked; empty if it need not."""
-        parts = (
-            [f"the hottest zone is above temperature_c = {self._temperature_c:g}"]
-            if self._is_hot
-            else []
-        )
-        return "; ".join(
-            [*parts, f"the power is above power_w = {self._power_w:g}"] if self._is_over else parts
-        )
+        parts = []
+        if self._is_hot:
+            parts.append(f"the hottest zone is above temperature_c = {self._temperature_c:g}")
+        if self._is_over:
+            parts.append(f"the power is above power_w = {self._power_w:g}")
+        return "; ".join(parts)
 
     def allows(self) -> bool:
         """True if work that can wait may start now."""
@@ -55,22 +53,13 @@ class ThermalPowerLimit:
         now = self._vitals()
         if self._temperature_c is not None:
             bar = self._temperature_c - _COOLER_C * self._is_hot
-            self._is_hot = self._is_above(
-                now.hottest_c,
-                bar,
-                "temperature_c",
-                "a temperature (no readable /sys/class/thermal)",
-                stacklevel + 1,
-            )
+            what = "a temperature (no readable /sys/class/thermal)"
+            measured = now.hottest_c
+            self._is_hot = self._is_above(measured, bar, "temperature_c", what, stacklevel + 1)
         if self._power_w is not None:
             bar = self._power_w * (_LESS_POWER if self._is_over else 1.0)
-            self._is_over = self._is_above(
-                now.power_w,
-                bar,
-                "power_w",
-                "its power (no INA3221 in /sys/class/hwmon)",
-                stacklevel + 1,
-            )
+            what = "its power (no INA3221 in /sys/class/hwmon)"
+            self._is_over = self._is_above(now.power_w, bar, "power_w", what, stacklevel + 1)
 
     def _is_above(
         self, value: float | None, bar: float, limit: str, what: str, stacklevel: int
