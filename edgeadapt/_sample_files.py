@@ -198,10 +198,8 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int) -> NDArr
                     f"{entry.filename}: ends after {start + len(block)} of {size} bytes"
                 )
             values[start : start + len(block)] = block
-    array: NDArray[Any] = np.frombuffer(values, dtype, math.prod(shape)).reshape(
-        shape, order="F" if is_fortran else "C"
-    )
-    return array
+    flat = np.frombuffer(values, dtype, math.prod(shape))
+    return flat.reshape(shape, order="F" if is_fortran else "C")
 
 
 _HEADERS = {

@@ -44,18 +44,11 @@ def read_table(path: Path, what: str) -> dict[str, Any]:
         if len(data) > _MAX_BYTES:
             raise RecipeError(f"{path}: more than {_MAX_BYTES} bytes; {what} is a page of text")
         text = data.decode("utf-8").replace("\r\n", "\n")
-        crowded = next(
-            (
-                number
-                for number, line in enumerate(text.split("\n"), 1)
-                if line.count(".") > _MAX_DOTS
-            ),
-            None,
-        )
-        if crowded is not None:
-            raise RecipeError(
-                f"{path}: line {crowded} has more than {_MAX_DOTS} dots; put one value on a line"
-            )
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.count(".") > _MAX_DOTS:
+                raise RecipeError(
+                    f"{path}: line {number} has more than {_MAX_DOTS} dots; put one value on a line"
+                )
         return tomllib.loads(text)
     except RecipeError:
         raise

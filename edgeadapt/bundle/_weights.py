@@ -54,17 +54,12 @@ def encode_weights(manifest: Manifest, member: str, values: Mapping[str, NDArray
     for name in sorted(values):
         array = np.asarray(values[name])
         arrays[name] = np.require(array, array.dtype.newbyteorder("<"), "C")
-    _check_listed(
-        manifest, member, {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
-    )
+    _check_listed(manifest, member, _types_of(arrays))
     _check_values(manifest, member, arrays)
-    specs = _packable(manifest, member)
-    return save(
-        {
-            name: packed(specs[name], len(manifest.classes), array) if name in specs else array
-            for name, array in arrays.items()
-        }
-    )
+    for name, spec in _packable(manifest, member).items():
+        if name in arrays:
+            arrays[name] = packed(spec, len(manifest.classes), arrays[name])
+    return save(arrays)
 
 
 def decode_weights(manifest: Manifest, member: str, data: bytes) -> Arrays:
@@ -78,9 +73,7 @@ def decode_weights(manifest: Manifest, member: str, data: bytes) -> Arrays:
         arrays: Arrays = load(data)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise BundleError(f"{member}: not a safetensors file: {error}") from None
-    _check_listed(
-        manifest, member, {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
-    )
+    _check_listed(manifest, member, _types_of(arrays))
     for name, spec in _packable(manifest, member).items():
         if name in arrays:
             arrays[name] = unpacked(spec, arrays[name])
@@ -88,6 +81,10 @@ def decode_weights(manifest: Manifest, member: str, data: bytes) -> Arrays:
     for array in arrays.values():
         array.flags.writeable = False
     return arrays
+
+
+def _types_of(arrays: Arrays) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
 
 
 def check_header(manifest: Manifest, member: str, start: bytes) -> set[str]:
@@ -113,11 +110,8 @@ def check_header(manifest: Manifest, member: str, start: bytes) -> set[str]:
         listed = {name: msgspec.json.decode(raw, type=_Listed) for name, raw in header.items()}
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{member}: not a safetensors file: {error}") from None
-    _check_listed(
-        manifest,
-        member,
-        {name: (_DTYPES.get(spec.dtype, spec.dtype), spec.shape) for name, spec in listed.items()},
-    )
+    types = {name: (_DTYPES.get(one.dtype, one.dtype), one.shape) for name, one in listed.items()}
+    _check_listed(manifest, member, types)
     return set(listed)
 
 
@@ -154,10 +148,8 @@ def _packable(manifest: Manifest, member: str) -> dict[str, TensorSpec]:
     if member == GUARD or manifest.format <= PLAIN_FORMAT:
         return {}
     specs = {spec.name: spec for spec in manifest.tensors if _home(spec) == member}
-    for name in encoder_tensors(
-        [spec.name for spec in specs.values() if spec.kind == "frozen"],
-        manifest.graphs_for("encode"),
-    ):
+    frozen = [spec.name for spec in specs.values() if spec.kind == "frozen"]
+    for name in encoder_tensors(frozen, manifest.graphs_for("encode")):
         specs.pop(name, None)
     return specs
 
@@ -182,10 +174,8 @@ def _check_listed(
             raise BundleError(f"{member}: {name} is not a tensor of the manifest")
         if _home(spec) != member:
             raise BundleError(f"{member}: {name} is {spec.kind} and belongs in {_home(spec)}")
-        is_plain = (dtype, shape) == (spec.dtype, spec.shape)
-        if not is_plain and not (
-            name in packable and (dtype, shape) in forms(spec, len(manifest.classes))
-        ):
+        allowed = forms(spec, len(manifest.classes)) if name in packable else set()
+        if (dtype, shape) not in {(spec.dtype, spec.shape), *allowed}:
             raise BundleError(
                 f"{member}: {name} is {dtype}{list(shape)}, the manifest says"
                 f" {spec.dtype}{list(spec.shape)}"
@@ -198,9 +188,9 @@ def _check_guard(manifest: Manifest, listed: Mapping[str, tuple[str, tuple[int, 
     ``own`` (N, factory classes) and ``weight`` (N,), in bundles whose head learned these samples
     too: what each adds to its own logits, and how much it weighed.
     """
-    widths = {"z": (manifest.feature_dim,), "y": ()} | (
-        {"taps": (manifest.tap_dim,)} if manifest.tap_dim else {}
-    )
+    widths: dict[str, tuple[int, ...]] = {"z": (manifest.feature_dim,), "y": ()}
+    if manifest.tap_dim:
+        widths |= {"taps": (manifest.tap_dim,)}
     if "own" in listed:
         widths |= {"own": (len(manifest.classes),), "weight": ()}
     if set(listed) != set(widths):

@@ -85,13 +85,9 @@ class Bundle:
         brings to it, and what it computes in.
         """
         frozen = {name: self.frozen[name] for name in spec.frozen}
-        return GraphFile(
-            spec.file,
-            self.graph(spec.file),
-            frozen,
-            batches=usual_batches(spec, self.manifest),
-            precision=spec.precision,
-        )
+        batches = usual_batches(spec, self.manifest)
+        model = self.graph(spec.file)
+        return GraphFile(spec.file, model, frozen, batches=batches, precision=spec.precision)
 
     def _read(self, name: str) -> builtins.bytes:
         with _naming(self.path), open(self.path, "rb") as file:
@@ -134,9 +130,8 @@ def write_bundle(
             for name, values in weights.items()
         }
         try:
-            contents[CARD] = msgspec.json.format(
-                msgspec.json.encode(card, order="sorted"), indent=2
-            )
+            encoded = msgspec.json.encode(card, order="sorted")
+            contents[CARD] = msgspec.json.format(encoded, indent=2)
         except (TypeError, ValueError, RecursionError) as error:
             raise BundleError(f"{CARD}: {error}") from None
         for name in contents:
@@ -215,11 +210,8 @@ def _open(
                 raise BundleError(
                     f"{graph.file}: takes {name} as frozen, but its kind is {kinds[name]}"
                 )
-        check_external_data(
-            graph.file,
-            _verified(file, entries[graph.file], manifest.members[graph.file]),
-            graph.frozen,
-        )
+        model = _verified(file, entries[graph.file], manifest.members[graph.file])
+        check_external_data(graph.file, model, graph.frozen)
     weight_files.check_complete(manifest, _check_weights(file, entries, manifest))
     check_space(manifest, encoder)
     card = _card(_small(file, entries[CARD], _MAX_CARD_BYTES))
@@ -265,13 +257,8 @@ def _check_weights(file: BinaryIO, entries: Mapping[str, Entry], manifest: Manif
             entry = entries[name]
             file.seek(entry.offset)
             start = file.read(min(entry.size, 8))
-            start += file.read(
-                min(
-                    entry.size - len(start),
-                    weight_files.HEADER_BYTES - 8,
-                    int.from_bytes(start, "little"),
-                )
-            )
+            length = min(weight_files.HEADER_BYTES - 8, int.from_bytes(start, "little"))
+            start += file.read(min(entry.size - len(start), length))
             found = weight_files.check_header(manifest, name, start)
             present |= found if name != GUARD else set()
     return present

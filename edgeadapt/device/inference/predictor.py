@@ -32,11 +32,8 @@ class _AnswerSet:
     def of(cls, classes: tuple[str | None, ...]) -> _AnswerSet:
         active = [slot for slot, name in enumerate(classes) if name is not None]
         is_prefix = active == list(range(len(active)))
-        return cls(
-            classes,
-            slice(0, len(active)) if is_prefix else active,
-            tuple(str(classes[slot]) for slot in active),
-        )
+        columns = slice(0, len(active)) if is_prefix else active
+        return cls(classes, columns, tuple(str(classes[slot]) for slot in active))
 
 
 class Predictor:

@@ -75,13 +75,9 @@ class Program:
         values, own = bundle.weights(FACTORY), self.adaptors.all_names
         self.derive = HeadDerivation(bundle, self.manifest, runtime, values)
         self.refold = self.graphs.refold
-        self._factory_domain = runtime.upload(
-            {
-                s.name: values[s.name]
-                for s in self.specs("evidence", "parameter", "statistic", scope="domain")
-                if s.name not in own
-            }
-        )
+        of_domain = self.specs("evidence", "parameter", "statistic", scope="domain")
+        starts = {s.name: values[s.name] for s in of_domain if s.name not in own}
+        self._factory_domain = runtime.upload(starts)
         self._label_free = self.graphs.adapt and LabelFreeStep(
             self.graphs.adapt,
             runtime,
@@ -113,9 +109,7 @@ class Program:
 
     # -- tensors -----------------------------------------------------------------------------------
     def specs(self, *kinds: str, scope: str = "global") -> list[TensorSpec]:
-        return [
-            spec for spec in self.manifest.tensors if spec.kind in kinds and spec.scope == scope
-        ]
+        return [s for s in self.manifest.tensors if s.kind in kinds and s.scope == scope]
 
     @property
     def checkpointed(self) -> tuple[str, ...]:
@@ -128,12 +122,9 @@ class Program:
         values = self.bundle.weights(FACTORY)
         own = self.adaptors.all_names
         # a domain's lie underneath: they correct nothing
-        names = [
-            s.name
-            for s in self.manifest.tensors
-            if s.kind not in ("frozen", "derived") and s.name not in own
-        ]
-        tensors = self.derive(self.runtime.upload({name: values[name] for name in names}))
+        kept = [s for s in self.manifest.tensors if s.kind not in ("frozen", "derived")]
+        starts = {s.name: values[s.name] for s in kept if s.name not in own}
+        tensors = self.derive(self.runtime.upload(starts))
         self.factory_reads = tensors.only(shared_graphs(self.manifest, "predict")[0].reads)
         return tensors
 
@@ -258,11 +249,9 @@ class Program:
         if self.graphs.redeem is None:
             raise BundleError("this bundle has no graph for the role 'redeem'")
         for rows in chunks(len(y), self.chunk):
-            _, written = self.graphs.redeem(
-                {"receipt": receipts[rows], "y": y[rows], "sample_weight": sample_weight[rows]},
-                tensors,
-            )
-            tensors = written.over(tensors)
+            weight = sample_weight[rows]
+            ports = {"receipt": receipts[rows], "y": y[rows], "sample_weight": weight}
+            tensors = self.graphs.redeem(ports, tensors)[1].over(tensors)
         return tensors
 
     @property
@@ -310,11 +299,8 @@ class Program:
         for rows in chunks(len(logits), self.chunk):
             part = logits[rows]
             if len(part) >= self.manifest.policy.smooth.fewest:
-                ports = {
-                    "logits": part,
-                    "z": embedding[rows],
-                    "sample_weight": np.ones(len(part), np.float32),
-                }
+                weight = np.ones(len(part), np.float32)
+                ports = {"logits": part, "z": embedding[rows], "sample_weight": weight}
                 smoothed[rows] = self.graphs.smooth(ports, tensors)[0]["smoothed"]
         return smoothed
 
@@ -325,8 +311,7 @@ class Program:
 
     def numbers(self, name: str) -> NDArray[Any]:
         """A frozen tensor on the host."""
-        value: NDArray[Any] = self.bundle.frozen[name]
-        return value
+        return self.bundle.frozen[name]
 
     def nbytes(self) -> Mapping[str, int]:
         """Declared bytes by kind."""

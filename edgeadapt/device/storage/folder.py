@@ -39,9 +39,8 @@ class FolderLock:
             self._fd = os.open(self._path, flags, 0o600)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise StateError(
-                    f"{self._path} is a link: remove it, no process makes one"
-                ) from None
+                what = f"{self._path} is a link: remove it, no process makes one"
+                raise StateError(what) from None
             raise StateError(f"cannot lock the state folder {folder}: {error.strerror}") from error
         if why := _foreign(os.fstat(self._fd)):
             os.close(self._fd)
@@ -143,19 +142,15 @@ def claim(folder: Path) -> tuple[FolderLock, Path]:
 
 def refusal(folder: Path | None, error: sqlite3.Error) -> StateError:
     """The named error for what SQLite said about a change; the change was rolled back."""
-    if any(words in str(error) for words in _OF_THE_DISK):
-        if folder is not None and _is_read_only(folder):
-            return StorageError(
-                f"the state folder {folder} cannot take the change: its file system is read-only; "
-                "nothing was changed: check the disk, mount it for writing, and start anew"
-            )
+    refused = f"the state folder {folder} cannot take the change"
+    if not any(words in str(error) for words in _OF_THE_DISK):
+        return StateError(f"{refused}: {error}; nothing was changed")
+    if folder is not None and _is_read_only(folder):
         return StorageError(
-            f"the state folder {folder} cannot take the change: {error}; nothing was changed: make"
-            " room, and do it again"
+            f"{refused}: its file system is read-only; nothing was changed: check the disk, mount"
+            " it for writing, and start anew"
         )
-    return StateError(
-        f"the state folder {folder} cannot take the change: {error}; nothing was changed"
-    )
+    return StorageError(f"{refused}: {error}; nothing was changed: make room, and do it again")
 
 
 def _is_read_only(folder: Path) -> bool:

@@ -64,12 +64,9 @@ class Journal(EvidenceTable, CommitTable):
         for stream, domain, text, label, status in found:
             told = json.loads(text)
             if status != "withdrawn":
-                answers.setdefault(
-                    str(told["id"]),
-                    FieldAnswer(
-                        stream, domain, str(told["predicted"]), label, bool(told["random"])
-                    ),
-                )
+                predicted, is_random = str(told["predicted"]), bool(told["random"])
+                answer = FieldAnswer(stream, domain, predicted, label, is_random)
+                answers.setdefault(str(told["id"]), answer)
         return list(answers.values())[::-1]
 
     @reads
@@ -81,9 +78,8 @@ class Journal(EvidenceTable, CommitTable):
         asked: dict[str, AskedSample] = {}
         for stream, domain, text in found:
             told = json.loads(text)
-            one = AskedSample(
-                str(told["id"]), stream, domain, str(told["predicted"]), bool(told["random"])
-            )
+            predicted, is_random = str(told["predicted"]), bool(told["random"])
+            one = AskedSample(str(told["id"]), stream, domain, predicted, is_random)
             asked[one.sample] = one
         return asked
 

@@ -79,9 +79,8 @@ class AskedSample:
     is_random: bool
 
     def encode(self) -> str:
-        return json.dumps(
-            {"id": self.sample, "predicted": self.predicted, "random": self.is_random}
-        )
+        about = {"id": self.sample, "predicted": self.predicted, "random": self.is_random}
+        return json.dumps(about)
 
 
 @dataclass(frozen=True)
@@ -132,18 +131,10 @@ class RowTransitions:
     def decode(cls, text: str) -> RowTransitions:
         """Raises ValueError, TypeError or KeyError where the text is not what ``encode`` wrote."""
         found = json.loads(text)
-        flat = {
-            name: tuple(int(seq) for seq in found.pop(name, ()))
-            for name in ("added", "held_out", "withdrawn", "held", "vetoed", "expired", "emptied")
-        }
-        taken = tuple(
-            (int(number), tuple(int(seq) for seq in rows))
-            for number, rows in found.pop("taken", ())
-        )
-        base = tuple(
-            (str(status), int(number), tuple(int(seq) for seq in rows))
-            for status, number, rows in found.pop("base", ())
-        )
+        names = ("added", "held_out", "withdrawn", "held", "vetoed", "expired", "emptied")
+        flat = {name: tuple(map(int, found.pop(name, ()))) for name in names}
+        taken = tuple((int(n), tuple(map(int, rows))) for n, rows in found.pop("taken", ()))
+        base = tuple((str(s), int(n), tuple(map(int, r))) for s, n, r in found.pop("base", ()))
         if found:
             raise ValueError(
                 f"a commit says {sorted(found)[0]!r} about its rows, which this version does not"
@@ -157,15 +148,9 @@ class RowTransitions:
 
     def statuses(self) -> dict[int, str]:
         """New status of each row that has one after this commit."""
-        found: dict[int, str] = {}
-        for status, rows in (
-            ("learned", self.added),
-            ("held_out", self.held_out),
-            ("withdrawn", self.withdrawn),
-            ("held", self.held),
-            ("vetoed", self.vetoed),
-        ):
-            found |= dict.fromkeys(rows, status)
+        found = dict.fromkeys(self.added, "learned") | dict.fromkeys(self.held_out, "held_out")
+        for status in ("withdrawn", "held", "vetoed"):
+            found |= dict.fromkeys(getattr(self, status), status)
         return found
 
 

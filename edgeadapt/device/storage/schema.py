@@ -17,6 +17,7 @@ from safetensors.numpy import save as save_tensors
 from edgeadapt.device.numerics.stable_hash import stable_hash
 
 VERSION = 3
+_TABLES = ("meta", "evidence", "raw", "commits", "decisions", "snapshots")
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -84,14 +85,11 @@ def _from_1(db: sqlite3.Connection) -> None:
     for number, at, kind, outcome, detail, rows, tables, blob in db.execute(
         "SELECT * FROM commits_1 ORDER BY number"
     ).fetchall():
-        moves = _moves_of_1(
-            kind,
-            outcome,
-            json.loads(detail),
-            [seq_of[sample] for sample in json.loads(rows) if sample in seq_of],
-        )
+        about = json.loads(detail)
+        seqs = [seq_of[sample] for sample in json.loads(rows) if sample in seq_of]
+        moves = _moves_of_1(kind, outcome, about, seqs)
         if blob:
-            domain = json.loads(detail).get("domain", "source")
+            domain = about.get("domain", "source")
             named = {
                 k if k.startswith("domain/") else f"correction/{domain}/{k}": v
                 for k, v in load_tensors(blob).items()
@@ -166,11 +164,8 @@ _MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _from_1, 2: _
 
 def _statements(*tables: str) -> list[str]:
     found = [statement.strip() for statement in SCHEMA.split(";\n") if statement.strip()]
-    return [
-        s
-        for s in found
-        if any(s.startswith((f"CREATE TABLE {t} ", f"CREATE INDEX {t}_")) for t in tables)
-    ]
+    wanted = tuple(f"CREATE {kind}" for t in tables for kind in (f"TABLE {t} ", f"INDEX {t}_"))
+    return [statement for statement in found if statement.startswith(wanted)]
 
 
 def stranger(db: sqlite3.Connection, *, exactly: bool) -> str | None:
@@ -181,10 +176,7 @@ def stranger(db: sqlite3.Connection, *, exactly: bool) -> str | None:
         exactly: tables and indexes must be those of this version, word for word; else any plain
             table will do.
     """
-    ours = {
-        " ".join(statement.split())
-        for statement in _statements("meta", "evidence", "raw", "commits", "decisions", "snapshots")
-    }
+    ours = {" ".join(statement.split()) for statement in _statements(*_TABLES)}
     found = db.execute(
         "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
     ).fetchall()
@@ -192,16 +184,13 @@ def stranger(db: sqlite3.Connection, *, exactly: bool) -> str | None:
         is_plain = kind in ("table", "index") and not str(text).upper().startswith("CREATE VIRTUAL")
         if not is_plain or (exactly and " ".join(str(text).split()) not in ours):
             return f"{kind} {name}"
-    return (
-        f"no more than {len(found)} tables and indexes"
-        if exactly and len(found) < len(ours)
-        else None
-    )
+    is_short = exactly and len(found) < len(ours)
+    return f"no more than {len(found)} tables and indexes" if is_short else None
 
 
 def create(db: sqlite3.Connection) -> None:
     """Empty tables of this version. Called inside a transaction."""
-    for statement in _statements("meta", "evidence", "raw", "commits", "decisions", "snapshots"):
+    for statement in _statements(*_TABLES):
         db.execute(statement)
     db.execute("INSERT INTO meta VALUES ('schema', ?)", (str(VERSION),))
 
@@ -215,9 +204,6 @@ def migrate(db: sqlite3.Connection, written: int) -> None:
 
 def can_migrate(written: str | None) -> bool:
     """True for an earlier version that this one knows."""
-    return (
-        written is not None
-        and written.isdigit()
-        and all(version in _MIGRATIONS for version in range(int(written), VERSION))
-        and int(written) <= VERSION
-    )
+    if written is None or not written.isdigit() or int(written) > VERSION:
+        return False
+    return all(version in _MIGRATIONS for version in range(int(written), VERSION))
