@@ -120,9 +120,9 @@ def _chosen(
     given = value.get(tag_field)
     if isinstance(given, str) and given in by_tag:
         return by_tag[given]
-    told = f"= {given!r}" if tag_field in value else "is missing"
+    found = f"= {given!r}" if tag_field in value else "is missing"
     raise RecipeError(
-        f"{path}: {where}.{tag_field} {told}; {_near(str(given), by_tag)}allowed: {_one_of(by_tag)}"
+        f"{path}: {where}.{tag_field} {found}; {_near(str(given), by_tag)}allowed: {_one_of(by_tag)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The input door: what enters is checked once, here; inside, code trusts its own arrays."""
+"""What enters is checked once, here; inside, code trusts its own arrays."""
 
 from __future__ import annotations
 
@@ -277,18 +277,18 @@ class FirstFrames:
         self._count = 0
 
     @property
-    def is_looking(self) -> bool:
+    def is_active(self) -> bool:
         return self._left > 0
 
-    def look(self, x: NDArray[Any]) -> None:
+    def add(self, x: NDArray[Any]) -> None:
         axes = (0, 1, 2) if self._spec.layout != "NCHW" else (0, 2, 3)
         self._sum += np.atleast_1d(x.mean(axis=axes, dtype=np.float64)) * len(x)
         self._count += len(x)
         self._left -= len(x)
         if self._left <= 0:
-            self._judge()
+            self._compare()
 
-    def _judge(self) -> None:
+    def _compare(self) -> None:
         mean, wanted = self._sum / self._count, np.array(self._spec.mean)
         spread = np.maximum(np.array(self._spec.std), 1e-6)
         plain = float(np.abs((mean - wanted) / spread).mean())

@@ -1,6 +1,6 @@
 """What ships: the manifest, the closed table of roles, the archive and its signature.
 
-Both sides share this room: the host writes a bundle with :func:`write_bundle`, a device opens it
+Both sides import it: the host writes a bundle with :func:`write_bundle`, a device opens it
 with :func:`read_bundle`, and other languages read it by the JSON schemas of :func:`format_schemas`.
 """
 

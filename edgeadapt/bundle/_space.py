@@ -3,8 +3,8 @@ that a bundle really has.
 
     space = sha256(sha256(encode graph) || sha256(tensor) for the encoder's tensors by name)
 
-Without this check a stranger could put another encoder into a bundle, and a state folder, bound to
-a space, would take it for the one whose features it has learned.
+Without this check anyone could put another encoder into a bundle, and a state folder, bound to a
+space, would take it for the one whose features it has learned.
 """
 
 from __future__ import annotations

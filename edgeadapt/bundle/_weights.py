@@ -129,7 +129,7 @@ def check_complete(manifest: Manifest, present: set[str]) -> None:
         starts_at_zero = spec.kind == "parameter" and spec.persist == "never"
         if spec.kind != "derived" and not starts_at_zero and spec.name not in present:
             raise BundleError(
-                f"{_home(spec)}: no value for {spec.name}, which the manifest declares as"
+                f"{_file_of(spec)}: no value for {spec.name}, which the manifest declares as"
                 f" {spec.kind}"
             )
 
@@ -139,7 +139,7 @@ def tensor_bytes(spec: TensorSpec) -> int:
     return math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
 
 
-def _home(spec: TensorSpec) -> str:
+def _file_of(spec: TensorSpec) -> str:
     return FROZEN if spec.kind == "frozen" else FACTORY
 
 
@@ -147,7 +147,7 @@ def _packable(manifest: Manifest, member: str) -> dict[str, TensorSpec]:
     """Tensors that a file may keep in fewer bytes; the encoder's are hashed as they lie there."""
     if member == GUARD or manifest.format <= PLAIN_FORMAT:
         return {}
-    specs = {spec.name: spec for spec in manifest.tensors if _home(spec) == member}
+    specs = {spec.name: spec for spec in manifest.tensors if _file_of(spec) == member}
     frozen = [spec.name for spec in specs.values() if spec.kind == "frozen"]
     for name in encoder_tensors(frozen, manifest.graphs_for("encode")):
         specs.pop(name, None)
@@ -172,8 +172,8 @@ def _check_listed(
         spec = specs.get(name)
         if spec is None:
             raise BundleError(f"{member}: {name} is not a tensor of the manifest")
-        if _home(spec) != member:
-            raise BundleError(f"{member}: {name} is {spec.kind} and belongs in {_home(spec)}")
+        if _file_of(spec) != member:
+            raise BundleError(f"{member}: {name} is {spec.kind} and belongs in {_file_of(spec)}")
         allowed = forms(spec, len(manifest.classes)) if name in packable else set()
         if (dtype, shape) not in {(spec.dtype, spec.shape), *allowed}:
             raise BundleError(

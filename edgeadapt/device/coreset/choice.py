@@ -1,4 +1,4 @@
-"""Which expert speaks for a cluster: the one that spreads the cluster's samples most evenly.
+"""Which expert scores a cluster: the one that spreads the cluster's samples most evenly.
 
 Each score is standardised over the pool and put into 50 equal bins on [-4, 4]; what lies outside
 counts in the outermost bins. With q the shares of a cluster's samples in the bins::

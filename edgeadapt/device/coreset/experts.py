@@ -49,7 +49,7 @@ def grand(samples: Samples) -> F64:
 
 
 def grounding(samples: Samples) -> F64:
-    """(N,) above 1 where the input speaks for its label more than a blank one does.
+    """(N,) above 1 where the input makes its label likelier than a blank one does.
 
     Raises:
         InputError: ``blank`` is not given.

@@ -74,7 +74,7 @@ class Matched:
 
     def _agreeing(self, pool: Samples) -> tuple[I64, F64]:
         """Rows that no round contradicts, and the last answers (N, K): a wrong label that is out no
-        longer speaks for the others.
+        longer influences the others.
         """
         held_out = fit(pool).held_out
         if not is_noisy(held_out, pool.y, self.tolerance):

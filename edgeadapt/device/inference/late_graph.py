@@ -21,7 +21,7 @@ class LateGraph:
     """See ``edgeadapt.runtime.Executable``; thread-safe.
 
     Args:
-        file: what is loaded. loaded: is told the executable, once.
+        file: what is loaded. loaded: called with the executable, once.
     """
 
     def __init__(

@@ -93,8 +93,8 @@ def build_ahead(
     Args:
         runtime: one that compiles; see ``edgeadapt.runtime.BuildsAhead``.
         asked: see :func:`requests`.
-        on_step: is told the phase of the build, its steps that are done and their number, on this
-            thread.
+        on_step: called on this thread with the phase of the build, its steps that are done and
+            their number.
 
     Raises:
         RuntimeUnavailable: the runtime keeps nothing.
@@ -132,7 +132,7 @@ def _elsewhere(build: Callable[[Watch], Built], on_step: OnStep | None) -> Built
     """Run a build on another thread and wait for it here.
 
     Python hands an interrupt to the main thread, between two of its own instructions: one that is
-    inside a compiler would hear of it minutes later.
+    inside a compiler would get it minutes later.
     """
     steps: queue.SimpleQueue[tuple[str, int, int] | None] = queue.SimpleQueue()
     is_cancelled = threading.Event()

@@ -174,7 +174,7 @@ class Program:
         return self._piece if getattr(self.runtime, "runs_where_called", False) else self.chunk
 
     def encode(self, x: NDArray[Any], encoder: Executable | None = None) -> tuple[F32, F32]:
-        """Features (N, D) and taps (N, T) of inputs that passed the door; in chunks of
+        """Features (N, D) and taps (N, T) of inputs that were checked; in chunks of
         ``encode_chunk``.
 
         Features that were computed elsewhere, z then taps in one row, are only taken apart.

@@ -1,5 +1,5 @@
-"""May this work start now? Measured costs against the share of time the user allows, and heat and
-power against their limits.
+"""May this work start now? Measured costs against the share of time the user allows,
+temperature and power against their limits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from edgeadapt._fields import check_fields
-from edgeadapt.device.resources.sensors import Vitals
+from edgeadapt.device.resources.sensors import SensorReadings
 from edgeadapt.device.resources.thermal import ThermalPowerLimit
 from edgeadapt.device.resources.write_meter import Writes
 from edgeadapt.errors import BudgetError
@@ -26,7 +26,7 @@ class Budget:
 
     Args:
         busy_fraction: share of a core's time the worker may be busy, over any ``window_s``. Beyond
-            it adaptation, growth and looks at a condition's windows that are like the last one
+            it adaptation, growth and analyses of a condition's windows that are like the last one
             wait, but each of them runs once a window; answered labels are learned, and new
             conditions noticed, regardless.
         memory_mib: declared tensors, pools and pending samples must fit; checked when opening.
@@ -55,7 +55,7 @@ class Budget:
 
     @property
     def needs_vitals(self) -> bool:
-        """True if heat or power has a limit."""
+        """True if temperature or power has a limit."""
         return self.temperature_c is not None or self.power_w is not None
 
     def require_memory(self, declared: dict[str, int]) -> None:
@@ -121,7 +121,7 @@ class Meter:
         self,
         budget: Budget,
         clock: Callable[[], float] = time.monotonic,
-        vitals: Callable[[], Vitals] | None = None,
+        vitals: Callable[[], SensorReadings] | None = None,
         spent: Callable[[], float] = time.thread_time,
     ) -> None:
         self._budget, self._clock, self._spent = budget, clock, spent
@@ -165,7 +165,7 @@ class Meter:
 
     @property
     def too_hot(self) -> str:
-        """Why no work that can wait starts for heat or power; empty if it may."""
+        """Why no work that can wait starts for temperature or power; empty if it may."""
         return "" if self._limit is None else self._limit.why
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""How hot the device is and what power it draws, as Linux tells it under ``/sys`` and ``/proc``;
+"""How hot the device is and what power it draws, as Linux reports it under ``/sys`` and ``/proc``;
 read without root.
 """
 
@@ -21,7 +21,7 @@ _SUM_CHANNEL = 7  # of an INA3221: the sum of the shunt voltages, which is no ra
 
 
 @dataclass(frozen=True)
-class Vitals:
+class SensorReadings:
     """What was measured; a None or an empty mapping: nothing here measures it.
 
     Attributes:
@@ -61,16 +61,16 @@ class Sensors:
         self._sys, self._proc = Path(sys or SYS), Path(proc or PROC)
         self._interval_s, self._clock = interval_s, clock
         self._lock = threading.Lock()
-        self._last = Vitals()
+        self._last = SensorReadings()
         self._read_at: float | None = None
 
-    def read(self) -> Vitals:
+    def read(self) -> SensorReadings:
         """Never fails: what cannot be read now is left out."""
         with self._lock:
             now = self._clock()
             if self._read_at is None or now - self._read_at >= self._interval_s:
                 temperatures, rails = read_temperatures(self._sys), read_rails(self._sys)
-                self._last = Vitals(
+                self._last = SensorReadings(
                     hottest(temperatures),
                     temperatures,
                     total_power(rails),

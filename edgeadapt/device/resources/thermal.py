@@ -7,7 +7,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
-from edgeadapt.device.resources.sensors import Vitals
+from edgeadapt.device.resources.sensors import SensorReadings
 from edgeadapt.errors import InputWarning
 
 _COOLER_C = 3.0
@@ -25,7 +25,10 @@ class ThermalPowerLimit:
     """
 
     def __init__(
-        self, temperature_c: float | None, power_w: float | None, vitals: Callable[[], Vitals]
+        self,
+        temperature_c: float | None,
+        power_w: float | None,
+        vitals: Callable[[], SensorReadings],
     ) -> None:
         self._temperature_c, self._power_w, self._vitals = temperature_c, power_w, vitals
         self._is_hot = self._is_over = False

@@ -126,7 +126,7 @@ class CommitTable(Database):
 
     def compact(self, upto: int, base: RowTransitions, snapshot: Mapping[str, NDArray[Any]]) -> int:
         """Drop the commits before ``upto``: its snapshot and the statuses in ``base`` stand in for
-        them. Returns how many went.
+        them. Returns how many were dropped.
         """
         with self._transaction() as db:
             self.at("begin")
@@ -239,7 +239,7 @@ class CommitTable(Database):
 
     @reads
     def grown(self) -> dict[str, int]:
-        """Condition -> its labels when it was last looked at for growth, by the commits that say
+        """Condition -> its labels when growth was last considered, by the commits that say
         so; 0 if labels were taken back since.
         """
         found = self._all(
@@ -314,7 +314,7 @@ class CommitTable(Database):
 
     @reads
     def details(self, numbers: Collection[int]) -> dict[int, Mapping[str, Any]]:
-        """What people are told of these commits, of those that are still there."""
+        """What these commits say to people, of those that are still there."""
         sql = "SELECT number, detail FROM commits WHERE number = ?"
         found = [row for number in numbers for row in self._all(sql, number)]
         return {number: _detail(text) for number, text in found}

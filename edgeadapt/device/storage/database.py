@@ -125,10 +125,10 @@ class Database:
             return
         if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
             raise StateError(f"{self.folder}: {FILE_NAME} is a database of something else")
-        self._refuse_strangers(exactly=False)
+        self._refuse_foreign_parts(exactly=False)
         written = self.meta("schema")
         if written == str(SCHEMA_VERSION):
-            self._refuse_strangers(exactly=True)
+            self._refuse_foreign_parts(exactly=True)
             return
         if not journal_schema.can_migrate(written):
             raise StateError(
@@ -137,10 +137,10 @@ class Database:
             )
         with self._all_or_nothing():
             journal_schema.migrate(db, int(str(written)))
-        self._refuse_strangers(exactly=True)
+        self._refuse_foreign_parts(exactly=True)
 
-    def _refuse_strangers(self, *, exactly: bool) -> None:
-        found = journal_schema.stranger(self._db, exactly=exactly)
+    def _refuse_foreign_parts(self, *, exactly: bool) -> None:
+        found = journal_schema.foreign_part(self._db, exactly=exactly)
         if found is not None:
             raise StateError(
                 f"{self.folder}: {FILE_NAME} is damaged or not a learner's journal: it has {found}"
@@ -216,7 +216,7 @@ class Database:
 
         It follows changes that are durable already, so that nothing may be raised here: a disk that
         is full or fails delays it to the next time, and what was committed stays in the log. So
-        does a reader that looks at an older state.
+        does a reader of an older state.
 
         Args:
             wait_s: how long to wait for readers of other connections.

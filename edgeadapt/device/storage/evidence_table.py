@@ -267,7 +267,7 @@ class EvidenceTable(Database):
     @reads
     def thin_raw(self, per_class: int) -> int:
         """Keep the raw inputs of at most so many rows of a class, those with the smallest draws;
-        returns how many went.
+        returns how many were dropped.
         """
         over = self._all(
             "SELECT seq FROM (SELECT r.seq AS seq, e.status AS status, row_number() OVER"

@@ -53,7 +53,7 @@ class FolderLock:
             raise StateError(
                 f"state folder {folder} is in use by the process with pid {holder}"
             ) from error
-        os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(self)))
+        os.register_at_fork(after_in_child=partial(_release_in_child, weakref.ref(self)))
         try:
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
@@ -76,7 +76,7 @@ def _foreign(about: os.stat_result) -> str:
     return "is a file with another name too" if about.st_nlink > 1 else ""
 
 
-def _let_go(held: weakref.ref[FolderLock]) -> None:
+def _release_in_child(held: weakref.ref[FolderLock]) -> None:
     """A forked child shares its parent's lock, and would hold it after the parent has died."""
     lock = held()
     if lock is not None:

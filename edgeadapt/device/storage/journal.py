@@ -24,7 +24,7 @@ DECISIONS_KEPT = 20_000
 
 
 class Journal(EvidenceTable, CommitTable):
-    """The one door to ``learner.db``. Thread-safe; every method that writes is one transaction."""
+    """All of ``learner.db``. Thread-safe; every method that writes is one transaction."""
 
     def decide(self, decisions: Sequence[tuple[float, str, str, str, str]]) -> None:
         """Record decisions (time, stream, kind, domain, why); the oldest fall out beyond a fixed
@@ -50,7 +50,7 @@ class Journal(EvidenceTable, CommitTable):
         """The last answers to questions whose labels stand, oldest first, each sample once.
 
         A label that was corrected counts as it reads now; one that is held or vetoed is an answer
-        all the same, or accuracy would be told too good.
+        all the same, or the accuracy would come out too good.
         """
         found = self._all(
             "SELECT d.stream, d.domain, d.why, e.label, e.status FROM decisions d"
@@ -62,11 +62,11 @@ class Journal(EvidenceTable, CommitTable):
         )
         answers: dict[str, FieldAnswer] = {}
         for stream, domain, text, label, status in found:
-            told = json.loads(text)
+            about = json.loads(text)
             if status != "withdrawn":
-                predicted, is_random = str(told["predicted"]), bool(told["random"])
+                predicted, is_random = str(about["predicted"]), bool(about["random"])
                 answer = FieldAnswer(stream, domain, predicted, label, is_random)
-                answers.setdefault(str(told["id"]), answer)
+                answers.setdefault(str(about["id"]), answer)
         return list(answers.values())[::-1]
 
     @reads
@@ -77,9 +77,9 @@ class Journal(EvidenceTable, CommitTable):
         )
         asked: dict[str, AskedSample] = {}
         for stream, domain, text in found:
-            told = json.loads(text)
-            predicted, is_random = str(told["predicted"]), bool(told["random"])
-            one = AskedSample(str(told["id"]), stream, domain, predicted, is_random)
+            about = json.loads(text)
+            predicted, is_random = str(about["predicted"]), bool(about["random"])
+            one = AskedSample(str(about["id"]), stream, domain, predicted, is_random)
             asked[one.sample] = one
         return asked
 

@@ -168,7 +168,7 @@ def _statements(*tables: str) -> list[str]:
     return [statement for statement in found if statement.startswith(wanted)]
 
 
-def stranger(db: sqlite3.Connection, *, exactly: bool) -> str | None:
+def foreign_part(db: sqlite3.Connection, *, exactly: bool) -> str | None:
     """The first thing in the database that a journal does not have: a view or trigger would run
     somebody else's SQL at every read or write.
 
