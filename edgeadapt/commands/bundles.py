@@ -167,7 +167,7 @@ def keygen_arguments(parser: argparse.ArgumentParser) -> None:
 
 def keygen(args: argparse.Namespace) -> int:
     """Write a key pair and print the public key."""
-    from edgeadapt.bundle.signing import write_keypair
+    from edgeadapt.bundle.signature import write_keypair
 
     print(write_keypair(args.path))
     return 0

@@ -34,7 +34,7 @@ from edgeadapt.bundle import (
 from edgeadapt.bundle._container import pack
 from edgeadapt.bundle._space import TensorHashes
 from edgeadapt.bundle.codec import decode_manifest, encode_manifest
-from edgeadapt.bundle.signing import encode_signature, generate_key, key_id, sign
+from edgeadapt.bundle.signature import encode_signature, generate_key, key_id, sign
 from edgeadapt.errors import BundleError
 
 VECTORS = GOLDEN / "vectors.edge"

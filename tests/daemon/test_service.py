@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.bundle.signing import generate_key
+from edgeadapt.bundle.signature import generate_key
 from edgeadapt.daemon.config.loader import load_settings
 from edgeadapt.daemon.config.schema import LoopSection, PolicySection
 from edgeadapt.daemon.decoding.images import as_picture

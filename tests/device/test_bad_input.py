@@ -23,7 +23,7 @@ from sample_images import KNOWN, images
 
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_bundle
 from edgeadapt.bundle.schema import FORMAT, PLAIN_FORMAT
-from edgeadapt.bundle.signing import generate_key
+from edgeadapt.bundle.signature import generate_key
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner

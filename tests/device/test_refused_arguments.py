@@ -14,7 +14,7 @@ from learner_steps import Opener
 
 import edgeadapt
 from edgeadapt.bundle import Bundle
-from edgeadapt.bundle.signing import write_keypair
+from edgeadapt.bundle.signature import write_keypair
 from edgeadapt.errors import BudgetError, BundleError, InputError, StorageError
 from edgeadapt.testing import inspect_state
 

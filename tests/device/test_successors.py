@@ -21,7 +21,7 @@ from sample_images import images
 from edgeadapt.bundle import FROZEN, Bundle, read_bundle
 from edgeadapt.bundle._container import member_order, pack, read_directory, read_entry
 from edgeadapt.bundle.schema import encoder_tensors, space_of
-from edgeadapt.bundle.signing import encode_signature, generate_key, key_id, sign
+from edgeadapt.bundle.signature import encode_signature, generate_key, key_id, sign
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner

@@ -20,7 +20,7 @@ from edgeadapt.device.detection.field_accuracy import FieldAccuracy
 from edgeadapt.device.detection.policy import QUIET, UNCERTAIN, WindowReading
 from edgeadapt.device.detection.window import WindowView
 from edgeadapt.device.inference.state import SOURCE
-from edgeadapt.device.numerics.stable_hash import draw_of
+from edgeadapt.device.numerics.stable_hash import stable_hash
 from edgeadapt.device.querying.pending import Pending, PendingBatch
 from edgeadapt.device.querying.questions import Questions
 from edgeadapt.device.querying.quiet_questions import QuietQuestions
@@ -228,7 +228,7 @@ def _drawn(z: NDArray[np.float32], count: int, but: Sequence[int]) -> list[int]:
         return []
     stay = set(but[: len(but) - count])
     rng = np.random.default_rng(
-        draw_of(as_stored(z, np.zeros((len(z), 0), np.float32)), b"question")
+        stable_hash(as_stored(z, np.zeros((len(z), 0), np.float32)), b"question")
     )
     return [row for row in rng.permutation(len(z)).tolist() if row not in stay][:count]
 

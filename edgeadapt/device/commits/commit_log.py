@@ -19,7 +19,7 @@ from edgeadapt.device.inference.program import Program
 from edgeadapt.device.inference.state import LearnerState
 from edgeadapt.device.resources.budget import WriteRoom
 from edgeadapt.device.storage.journal import Journal
-from edgeadapt.device.storage.rows import CommitRow, RowTransitions
+from edgeadapt.device.storage.rows import CommitChanges, CommitRow, RowTransitions
 
 _REPLAY_S, _REPLAY_BYTES = 0.15, 16 << 20  # a snapshot is due when a replay would cost more
 _LONGEST_REPLAY_S = 2.0  # beyond it a snapshot is taken even where little may be written
@@ -64,8 +64,8 @@ class CommitLog:
         tensors: Mapping[str, NDArray[Any]] | None = None,
         **changes: Any,
     ) -> LearnerState:
-        """Make a candidate durable and publish it. ``changes`` are further arguments of
-        :meth:`Journal.commit`.
+        """Make a candidate durable and publish it. ``changes`` are those of
+        :class:`CommitChanges`.
         """
         candidate = replace(candidate, commit=self.journal.last_number() + 1)
         started = time.perf_counter()
@@ -82,7 +82,9 @@ class CommitLog:
         )
         due = snapshot or self._snapshot_is_due(candidate)
         self.journal.commit(
-            row, snapshot=snapshot_of(self.program, candidate) if due else None, **changes
+            row,
+            CommitChanges(**changes),
+            snapshot_of(self.program, candidate) if due else None,
         )
         self.write_s += time.perf_counter() - started
         if due:

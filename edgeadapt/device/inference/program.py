@@ -75,13 +75,9 @@ class Program:
         values, own = bundle.weights(FACTORY), self.adaptors.all_names
         self.derive = HeadDerivation(bundle, self.manifest, runtime, values)
         self.refold = self.graphs.refold
-        self._factory_domain = runtime.upload(
-            {
-                s.name: values[s.name]
-                for s in self.specs("evidence", "parameter", "statistic", scope="domain")
-                if s.name not in own
-            }
-        )
+        of_domain = self.specs("evidence", "parameter", "statistic", scope="domain")
+        starts = {s.name: values[s.name] for s in of_domain if s.name not in own}
+        self._factory_domain = runtime.upload(starts)
         self._label_free = self.graphs.adapt and LabelFreeStep(
             self.graphs.adapt,
             runtime,
@@ -113,32 +109,22 @@ class Program:
 
     # -- tensors -----------------------------------------------------------------------------------
     def specs(self, *kinds: str, scope: str = "global") -> list[TensorSpec]:
-        return [
-            spec for spec in self.manifest.tensors if spec.kind in kinds and spec.scope == scope
-        ]
+        return [s for s in self.manifest.tensors if s.kind in kinds and s.scope == scope]
 
     @property
     def checkpointed(self) -> tuple[str, ...]:
         """Names of global tensors that a snapshot keeps."""
-        return tuple(
-            s.name
-            for s in self.manifest.tensors
-            if s.scope == "global"
-            and s.persist == "checkpoint"
-            and s.kind not in ("frozen", "derived")
-        )
+        kept = self.specs("evidence", "parameter", "statistic")
+        return tuple(spec.name for spec in kept if spec.persist == "checkpoint")
 
     def factory(self) -> Tensors:
         """Initial global tensors, derived ones included."""
         values = self.bundle.weights(FACTORY)
         own = self.adaptors.all_names
         # a domain's lie underneath: they correct nothing
-        names = [
-            s.name
-            for s in self.manifest.tensors
-            if s.kind not in ("frozen", "derived") and s.name not in own
-        ]
-        tensors = self.derive(self.runtime.upload({name: values[name] for name in names}))
+        kept = [s for s in self.manifest.tensors if s.kind not in ("frozen", "derived")]
+        starts = {s.name: values[s.name] for s in kept if s.name not in own}
+        tensors = self.derive(self.runtime.upload(starts))
         self.factory_reads = tensors.only(shared_graphs(self.manifest, "predict")[0].reads)
         return tensors
 
@@ -147,9 +133,8 @@ class Program:
         return self._factory_domain
 
     def checkpoint(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
-        return self.runtime.download(
-            tensors, [name for name in self.checkpointed if name in tensors]
-        )
+        names = [name for name in self.checkpointed if name in tensors]
+        return self.runtime.download(tensors, names)
 
     # -- roles -------------------------------------------------------------------------------------
     @property
@@ -189,7 +174,7 @@ class Program:
         return self._piece if self.runtime.runs_where_called else self.chunk
 
     def encode(self, x: NDArray[Any], encoder: Executable | None = None) -> tuple[F32, F32]:
-        """Features (N, D) and taps (N, T) of inputs that passed the door; in chunks of
+        """Features (N, D) and taps (N, T) of inputs that were checked; in chunks of
         ``encode_chunk``.
 
         Features that were computed elsewhere, z then taps in one row, are only taken apart.
@@ -203,9 +188,8 @@ class Program:
             out, _ = run({"x": x}, NO_TENSORS)
             return out["z"], _taps(out, len(x))
         parts = [run({"x": x[rows]}, NO_TENSORS)[0] for rows in chunks(len(x), self.encode_chunk)]
-        return np.concatenate([p["z"] for p in parts]), np.concatenate(
-            [_taps(p, len(p["z"])) for p in parts]
-        )
+        taps = [_taps(p, len(p["z"])) for p in parts]
+        return np.concatenate([p["z"] for p in parts]), np.concatenate(taps)
 
     def read(self, z: F32, taps: F32, tensors: Tensors) -> HeadOutput:
         """Answers through the correction, and the adaptor if there is one, that ``tensors``
@@ -265,11 +249,9 @@ class Program:
         if self.graphs.redeem is None:
             raise BundleError("this bundle has no graph for the role 'redeem'")
         for rows in chunks(len(y), self.chunk):
-            _, written = self.graphs.redeem(
-                {"receipt": receipts[rows], "y": y[rows], "sample_weight": sample_weight[rows]},
-                tensors,
-            )
-            tensors = written.over(tensors)
+            weight = sample_weight[rows]
+            ports = {"receipt": receipts[rows], "y": y[rows], "sample_weight": weight}
+            tensors = self.graphs.redeem(ports, tensors)[1].over(tensors)
         return tensors
 
     @property
@@ -280,12 +262,8 @@ class Program:
         """(N, C) of receipts as the journal keeps them."""
         outputs = shared_graphs(self.manifest, "learn")[0].outputs
         kind = next(port.dtype for port in outputs if port.name == "receipt")
-        return np.stack(
-            [
-                np.frombuffer(receipt, np.dtype(kind).newbyteorder("<")).astype(kind)
-                for receipt in stored
-            ]
-        )
+        little = np.dtype(kind).newbyteorder("<")
+        return np.stack([np.frombuffer(receipt, little).astype(kind) for receipt in stored])
 
     @property
     def beyond_receipts(self) -> tuple[str, ...]:
@@ -321,24 +299,19 @@ class Program:
         for rows in chunks(len(logits), self.chunk):
             part = logits[rows]
             if len(part) >= self.manifest.policy.smooth.fewest:
-                ports = {
-                    "logits": part,
-                    "z": embedding[rows],
-                    "sample_weight": np.ones(len(part), np.float32),
-                }
+                weight = np.ones(len(part), np.float32)
+                ports = {"logits": part, "z": embedding[rows], "sample_weight": weight}
                 smoothed[rows] = self.graphs.smooth(ports, tensors)[0]["smoothed"]
         return smoothed
 
     def placement(self) -> dict[str, str]:
         """Which runtime serves which role now; see ``placement_of``."""
-        return placement_of(
-            self.manifest, self.runtime, dict(self.graphs.loaded) | self.adaptors.loaded
-        )
+        loaded = dict(self.graphs.loaded) | self.adaptors.loaded
+        return placement_of(self.manifest, self.runtime, loaded)
 
     def numbers(self, name: str) -> NDArray[Any]:
         """A frozen tensor on the host."""
-        value: NDArray[Any] = self.bundle.frozen[name]
-        return value
+        return self.bundle.frozen[name]
 
     def nbytes(self) -> Mapping[str, int]:
         """Declared bytes by kind."""

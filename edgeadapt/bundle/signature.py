@@ -237,17 +237,3 @@ def _bytes_of(public: str) -> bytes | None:
     except (binascii.Error, ValueError):
         return None
     return raw if len(raw) == 32 and _PREFIX + base64.b64encode(raw).decode() == public else None
-
-
-__all__ = [
-    "Signature",
-    "decode_signature",
-    "encode_signature",
-    "generate_key",
-    "key_id",
-    "load_public_key",
-    "sign",
-    "signature_schema",
-    "verify",
-    "write_keypair",
-]

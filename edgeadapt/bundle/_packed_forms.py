@@ -118,6 +118,3 @@ def _first(spec: TensorSpec, count: int) -> tuple[slice, ...]:
 def _same(one: Array, other: Array) -> bool:
     """Bit for bit: of zeros too, which have a sign."""
     return one.dtype == other.dtype and one.tobytes() == other.tobytes()
-
-
-__all__ = ["forms", "packed", "unpacked"]

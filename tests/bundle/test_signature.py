@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgeadapt.bundle import read_bundle
 from edgeadapt.bundle._container import pack
-from edgeadapt.bundle.signing import (
+from edgeadapt.bundle.signature import (
     decode_signature,
     encode_signature,
     generate_key,

@@ -16,7 +16,7 @@ from golden_files import GOLDEN
 from safetensors.numpy import load, save
 
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, read_bundle, write_bundle
-from edgeadapt.bundle._packing import forms, packed, unpacked
+from edgeadapt.bundle._packed_forms import forms, packed, unpacked
 from edgeadapt.bundle.packed_gram import packed_runs, packed_size, packed_width
 from edgeadapt.bundle.schema import FORMAT, PLAIN_FORMAT, TensorSpec
 from edgeadapt.demo.sample import bundle_path
