@@ -163,7 +163,9 @@ def _predict(journal: Journal, bundle: Bundle, samples: Sequence[Sample], folder
             stored = np.stack([s.features for s in there[part]]).astype(np.float32)
             z = np.ascontiguousarray(stored[:, : manifest.feature_dim])
             taps = np.ascontiguousarray(stored[:, manifest.feature_dim :])
-            found = serving.prediction(program.read(z, taps, memory.tensors_in(domain)), memory)
+            found = serving.prediction(
+                program.forward_head(z, taps, memory.tensors_in(domain)), memory
+            )
             for s, label, shares in zip(there[part], found.labels, found.probs, strict=True):
                 s.predicted, s.confidence, s.predicted_when = label, float(shares.max()), "today"
 

@@ -77,7 +77,7 @@ def test_while_it_learns_every_prediction_matches_exactly_one_published_memory(
     in_threads(predict, predict, teach)
     possible = [
         inspect_state(learner).observer.predictor.prediction(
-            inspect_state(learner).program.read(z, taps, memory.tensors), memory
+            inspect_state(learner).program.forward_head(z, taps, memory.tensors), memory
         )
         for memory in published
     ]

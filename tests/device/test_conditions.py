@@ -17,7 +17,7 @@ from edgeadapt.bundle.schema import AccuracyPolicy, PolicySpec
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.adaptation import router
 from edgeadapt.device.adaptation.corrections import Corrections
-from edgeadapt.device.adaptation.health import HEALTHY, distance_from
+from edgeadapt.device.adaptation.health import DEFAULT_MAX_RATIO, distance_from
 from edgeadapt.device.detection.domain_router import open_domain
 from edgeadapt.device.detection.field_accuracy import FieldAccuracy
 from edgeadapt.device.detection.policy import Policy
@@ -309,7 +309,7 @@ def test_a_correction_that_does_not_bring_samples_home_is_dropped(opened: Opener
         distance = distance_from(
             learner.predict(kept.inputs()).embedding, inspect_state(learner).state.prototypes
         )
-        assert distance.mean() <= HEALTHY * kept.mean_distance + 1e-6
+        assert distance.mean() <= DEFAULT_MAX_RATIO * kept.mean_distance + 1e-6
 
 
 def test_inputs_kept_for_adaptation_never_touch_the_disk(opened: Opener, state: Path) -> None:
@@ -453,7 +453,7 @@ def test_classes_that_come_for_the_first_time_stay_in_the_condition_whose_correc
         return learner.domains(), right
 
     together, gained = seen()
-    monkeypatch.setattr(router, "brings_home", lambda corrected, bare: False)
+    monkeypatch.setattr(router, "reduces_distance", lambda corrected, bare: False)
     apart, right = seen()
     assert len(together) < len(apart) and gained > right + 0.05
 

@@ -271,7 +271,7 @@ def test_a_batch_beyond_the_ladder_is_smoothed_in_chunks_and_its_small_rest_is_n
     with open_learner(carrying, runtime=runtime) as opened:
         tensors = inspect_state(opened).state.tensors
     z, _ = overlapping(70, "sorted")
-    read = program.read(z, np.zeros((70, 0), np.float32), tensors)
+    read = program.forward_head(z, np.zeros((70, 0), np.float32), tensors)
     whole = program.smooth(read.logits, read.embedding, tensors)
     assert not np.allclose(whole[:64], read.logits[:64])
     np.testing.assert_allclose(

@@ -299,7 +299,7 @@ def test_two_strengths_of_one_condition_are_not_merged(learner: Any) -> None:
     weak = replace(
         first,
         name="condition-9",
-        signature=replace(first.signature, sums=0.4 * first.signature.sums),
+        prototypes=replace(first.prototypes, sums=0.4 * first.prototypes.sums),
     )
     inspect_state(learner).worker.call(
         lambda: inspect_state(learner).published.publish(memory.with_domain(weak))
@@ -403,8 +403,8 @@ def test_two_conditions_that_turn_out_to_be_one_become_one(tmp_path: Path) -> No
         learner.checkpoint()
         assert list(learner.domains()) == ["condition-1"] and adaptor(learner)
         assert (
-            inspect_state(learner).state.domains["condition-1"].signature.counts.sum()
-            == 2 * first.signature.counts.sum()
+            inspect_state(learner).state.domains["condition-1"].prototypes.counts.sum()
+            == 2 * first.prototypes.counts.sum()
         )
         marks = learner.digest()
     with opened(tmp_path / "state") as again:

@@ -100,10 +100,10 @@ def test_small_steps_are_followed_however_far_they_lead_and_a_jump_is_not() -> N
     trail = GradualDriftTracker(np.full(8, 1.0))
     for step in range(200):
         place = np.full(8, 1.0 + 0.3 * step)
-        assert trail.leads_to(place, 0.1)
+        assert trail.is_gradual(place, 0.1)
         trail = trail.extended(place)
-    assert not trail.leads_to(place + 60.0, 0.1)
-    assert not trail.leads_to(-place, 0.1)
+    assert not trail.is_gradual(place + 60.0, 0.1)
+    assert not trail.is_gradual(-place, 0.1)
 
 
 @given(st.integers(1, 40), st.floats(0.1, 5.0))
@@ -111,4 +111,4 @@ def test_a_stream_that_stays_leads_to_where_it_is(windows: int, at: float) -> No
     trail = GradualDriftTracker(np.full(5, at))
     for _ in range(windows):
         trail = trail.extended(np.full(5, at))
-    assert trail.leads_to(np.full(5, at), 0.1) and trail.weight < 2.0 + 1e-9
+    assert trail.is_gradual(np.full(5, at), 0.1) and trail.weight < 2.0 + 1e-9

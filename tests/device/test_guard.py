@@ -13,7 +13,7 @@ from sample_images import KNOWN, NEW, images, wrong
 
 from edgeadapt.bundle.schema import GuardPolicy
 from edgeadapt.device.commits.factory_samples import FactorySamples
-from edgeadapt.device.commits.guard import bound_problem, decline, judge, out_of_bounds
+from edgeadapt.device.commits.guard import bound_problem, cumulative_loss, judge, out_of_bounds
 from edgeadapt.device.detection.domain_router import open_domain
 from edgeadapt.device.numerics.statistics import sign_test, upper_tail
 from edgeadapt.testing import inspect_state
@@ -141,14 +141,14 @@ def test_a_series_of_losses_each_too_small_for_the_paired_test_is_stopped_before
         )
         candidate = replace(origin, tensors=moved.over(origin.tensors))
         assert judge(program, live, candidate, [factory], GuardPolicy()).passed
-        stopped = decline(program, origin, live, candidate, [factory], GuardPolicy())
+        stopped = cumulative_loss(program, origin, live, candidate, [factory], GuardPolicy())
         if stopped:
             break
         live = candidate
     assert "at the factory" in stopped
     assert factory.correct(program, origin).mean() - factory.correct(program, live).mean() <= 0.06
     # the way back up is free
-    assert not decline(program, origin, candidate, live, [factory], GuardPolicy())
+    assert not cumulative_loss(program, origin, candidate, live, [factory], GuardPolicy())
 
 
 def test_a_candidate_must_lose_by_margin_and_by_significance_to_be_vetoed(opened: Opener) -> None:

@@ -1,5 +1,5 @@
-"""Health without labels: the same inputs, corrected against bare. Each kind of harm is found by its
-own test and by no stub.
+"""Health without labels: the same inputs, with and without a correction. Each kind of harm is
+found by its own test and by no stub.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import pytest
 
 from edgeadapt.device.adaptation.health import (
     CROWDED,
+    DEFAULT_MAX_RATIO,
     DISPUTED,
     FEWEST_SURE,
-    HEALTHY,
     CorrectionDiagnostics,
-    brings_home,
     collapse,
     dispute,
     distance_from,
-    eased,
-    harm,
+    exceeds_max_distance,
     health_of,
     healthiest,
+    increases_distance,
     is_less_certain,
-    not_home,
-    strays,
+    reduces_distance,
+    rejection_reason,
+    relaxed_ratio,
 )
 
 N = 64
@@ -69,25 +69,33 @@ def test_what_the_head_reads_becomes_a_histogram_entropy_distance_and_sure_answe
     assert found.live == 2
 
 
-def test_a_correction_that_brings_inputs_home_and_changes_little_is_healthy() -> None:
-    bare = health(sure=40)
-    assert harm(bare, replace(health(0.5, 0.3), slots=moved(bare.slots, 6))) == ""
+def test_a_correction_that_brings_inputs_nearer_and_changes_little_is_healthy() -> None:
+    plain = health(sure=40)
+    assert rejection_reason(plain, replace(health(0.5, 0.3), slots=moved(plain.slots, 6))) == ""
 
 
 @pytest.mark.parametrize(
-    ("distance", "is_home"), [(HEALTHY - 0.01, True), (HEALTHY + 0.01, False), (3.0, False)]
+    ("distance", "is_near"),
+    [
+        (DEFAULT_MAX_RATIO - 0.01, True),
+        (DEFAULT_MAX_RATIO + 0.01, False),
+        (3.0, False),
+    ],
 )
-def test_a_correction_must_come_home_by_the_margin(distance: float, is_home: bool) -> None:
-    assert (not_home(health(), health(distance)) == "") is is_home
-    assert (harm(health(), health(distance)) == "") is is_home
+def test_a_correction_must_bring_inputs_nearer_by_a_margin(distance: float, is_near: bool) -> None:
+    assert (exceeds_max_distance(health(), health(distance)) == "") is is_near
+    assert (rejection_reason(health(), health(distance)) == "") is is_near
 
 
-def test_everything_one_class_is_a_collapse_though_it_is_as_close_to_home_as_can_be() -> None:
-    bare = health()
+def test_everything_one_class_is_a_collapse_however_close_to_the_classes_it_is() -> None:
+    plain = health()
     gathered = replace(health(0.0, 0.0), slots=np.full(N, 2))
-    assert harm(bare, gathered) == "100% of the inputs look like one class corrected, 17% without"
+    assert (
+        rejection_reason(plain, gathered)
+        == "100% of the inputs look like one class corrected, 17% without"
+    )
     # below the share that counts
-    assert collapse(bare, replace(gathered, slots=moved(bare.slots, 20, to=2))) == ""
+    assert collapse(plain, replace(gathered, slots=moved(plain.slots, 20, to=2))) == ""
 
 
 def test_a_run_of_one_class_that_was_seen_as_one_is_no_collapse() -> None:
@@ -98,47 +106,47 @@ def test_a_run_of_one_class_that_was_seen_as_one_is_no_collapse() -> None:
 
 
 def test_entropy_must_rise_by_the_margin_and_on_significantly_many_inputs() -> None:
-    bare = health(entropy=0.2)
-    assert is_less_certain(bare, health(0.5, 0.8)) and not is_less_certain(bare, health(0.5, 0.6))
+    plain = health(entropy=0.2)
+    assert is_less_certain(plain, health(0.5, 0.8)) and not is_less_certain(plain, health(0.5, 0.6))
     few = np.where(np.arange(N) < 10, 5.0, 0.19)  # the mean rises by .7, but 54 of 64 grow surer
-    assert few.mean() - 0.2 > 0.5 and not is_less_certain(bare, replace(health(0.5), entropy=few))
+    assert few.mean() - 0.2 > 0.5 and not is_less_certain(plain, replace(health(0.5), entropy=few))
 
 
 def test_rising_entropy_suspends_nothing_alone_and_halves_the_disputes_that_are_allowed() -> None:
-    bare = health(sure=40)
-    few = moved(bare.slots, 10)  # 10 of 40: P(>= 10 of 40 at a fifth) = .27, at a tenth .005
+    plain = health(sure=40)
+    few = moved(plain.slots, 10)  # 10 of 40: P(>= 10 of 40 at a fifth) = .27, at a tenth .005
     assert (
-        harm(bare, health(0.5, 2.0)) == ""
-        and harm(bare, replace(health(0.5, 0.5), slots=few)) == ""
+        rejection_reason(plain, health(0.5, 2.0)) == ""
+        and rejection_reason(plain, replace(health(0.5, 0.5), slots=few)) == ""
     )
-    assert harm(bare, replace(health(0.5, 2.0), slots=few)).endswith(
+    assert rejection_reason(plain, replace(health(0.5, 2.0), slots=few)).endswith(
         "disputes 10 of them, while its entropy rises from 0.50 to 2.00"
     )
 
 
 def test_the_frozen_twin_is_heard_where_it_is_sure_and_often_enough() -> None:
-    bare = health(sure=40)
-    disputed = replace(health(0.5), slots=moved(bare.slots, 20))
+    plain = health(sure=40)
+    disputed = replace(health(0.5), slots=moved(plain.slots, 20))
     assert (
-        dispute(bare, disputed)
+        dispute(plain, disputed)
         == "the frozen model is sure of 40 inputs and the correction disputes 20 of them"
     )
     assert dispute(health(sure=0), disputed) == ""
     assert (
-        dispute(health(sure=FEWEST_SURE - 1), replace(health(0.5), slots=moved(bare.slots, N)))
+        dispute(health(sure=FEWEST_SURE - 1), replace(health(0.5), slots=moved(plain.slots, N)))
         == ""
     )
-    assert dispute(bare, replace(health(0.5), slots=moved(bare.slots, int(DISPUTED * 40)))) == ""
+    assert dispute(plain, replace(health(0.5), slots=moved(plain.slots, int(DISPUTED * 40)))) == ""
 
 
 def test_the_margin_shrinks_where_most_classes_are_there_and_few_go_by_the_narrower() -> None:
     assert (
-        eased(0.85, 0.4) == 0.85
-        and eased(0.85, 0.55) == pytest.approx(0.925)
-        and eased(0.85, 0.7) == eased(0.85, 1.0) == 1.0
+        relaxed_ratio(0.85, 0.4) == 0.85
+        and relaxed_ratio(0.85, 0.55) == pytest.approx(0.925)
+        and relaxed_ratio(0.85, 0.7) == relaxed_ratio(0.85, 1.0) == 1.0
     )
     # a method that leaves features where they are
-    assert eased(1.01, 1.0) == eased(1.01, 0.0) == 1.01
+    assert relaxed_ratio(1.01, 1.0) == relaxed_ratio(1.01, 0.0) == 1.01
     wide, one = health(), replace(health(), slots=np.full(N, 2))
     assert (
         wide.classes == pytest.approx(6.0, rel=0.01) and one.classes == 1.0 and wide.breadth == 0.0
@@ -148,9 +156,9 @@ def test_the_margin_shrinks_where_most_classes_are_there_and_few_go_by_the_narro
     assert wide.breadth > 0.9 and one.breadth == 0.0 and replace(one, live=2).breadth == 0.0
     near = replace(wide, distance=0.97 * wide.distance)
     assert (
-        not_home(wide, near) == ""
-        and not_home(one, near)
-        and not_home(wide, replace(one, distance=near.distance))
+        exceeds_max_distance(wide, near) == ""
+        and exceeds_max_distance(one, near)
+        and exceeds_max_distance(wide, replace(one, distance=near.distance))
     )
     assert (
         healthiest([(near, "near")], 1.0, lambda: wide) == ("near", "")
@@ -159,44 +167,48 @@ def test_the_margin_shrinks_where_most_classes_are_there_and_few_go_by_the_narro
 
 
 def test_the_newest_inputs_speak_against_what_takes_them_away_from_the_classes() -> None:
-    bare = np.full(N, 0.4, np.float32)
-    assert strays(bare, bare) == "" and strays(0.9 * bare, bare) == ""
+    plain = np.full(N, 0.4, np.float32)
+    assert increases_distance(plain, plain) == "" and increases_distance(0.9 * plain, plain) == ""
     assert (
-        strays(1.25 * bare, bare)
+        increases_distance(1.25 * plain, plain)
         == "the newest inputs lie 0.5 from the classes corrected, 0.4 without"
     )
     # a method that leaves features where they are
-    assert strays(1.005 * bare, bare, home=1.01) == "" and strays(1.02 * bare, bare, home=1.01)
+    assert increases_distance(1.005 * plain, plain, max_ratio=1.01) == "" and increases_distance(
+        1.02 * plain, plain, max_ratio=1.01
+    )
     # batches of another size round otherwise
-    assert strays(1.00001 * bare, bare) == "" and strays(1.001 * bare, bare)
-    assert strays(np.full(N, np.nan, np.float32), bare) and not_home(
+    assert increases_distance(1.00001 * plain, plain) == "" and increases_distance(
+        1.001 * plain, plain
+    )
+    assert increases_distance(np.full(N, np.nan, np.float32), plain) and exceeds_max_distance(
         health(), replace(health(), distance=np.full(N, np.nan, np.float32))
     )
 
 
-def test_a_correction_that_brings_all_newest_inputs_home_is_of_their_condition() -> None:
-    bare = np.full(N, 0.4, np.float32)
-    assert brings_home(0.84 * bare, bare) and not brings_home(0.86 * bare, bare)
-    assert not brings_home(np.full(N, np.nan, np.float32), bare)
+def test_a_correction_that_brings_all_newest_inputs_nearer_is_of_their_condition() -> None:
+    plain = np.full(N, 0.4, np.float32)
+    assert reduces_distance(0.84 * plain, plain) and not reduces_distance(0.86 * plain, plain)
+    assert not reduces_distance(np.full(N, np.nan, np.float32), plain)
 
 
-def test_the_closest_harmless_correction_is_chosen_and_bare_is_read_where_it_matters() -> None:
+def test_the_closest_harmless_correction_is_chosen_and_others_are_read_where_it_matters() -> None:
     asked: list[int] = []
 
-    def bare() -> CorrectionDiagnostics:
+    def plain() -> CorrectionDiagnostics:
         asked.append(1)
         return health()
 
     gathered = replace(health(0.0, 0.0), slots=np.full(N, 2))
-    assert healthiest([(health(0.9), "far"), (health(1.2), "farther")], 1.0, bare) == (
+    assert healthiest([(health(0.9), "far"), (health(1.2), "farther")], 1.0, plain) == (
         None,
         "distance from the classes 0.9 corrected, 0.85 needed",
     )
     assert not asked
     assert healthiest(
-        [(health(0.6), "good"), (health(0.4), "better"), (gathered, "collapsed")], 1.0, bare
+        [(health(0.6), "good"), (health(0.4), "better"), (gathered, "collapsed")], 1.0, plain
     ) == ("better", "")
-    assert healthiest([(gathered, "collapsed"), (health(0.9), "far")], 1.0, bare) == (
+    assert healthiest([(gathered, "collapsed"), (health(0.9), "far")], 1.0, plain) == (
         None,
         "100% of the inputs look like one class corrected, 17% without",
     )
@@ -209,7 +221,7 @@ def test_inputs_that_change_by_chance_are_no_harm(seed: int) -> None:
     suspended = 0
     for _ in range(200):
         slots = rng.integers(0, 6, N)
-        bare = CorrectionDiagnostics(
+        plain = CorrectionDiagnostics(
             slots,
             rng.gamma(2.0, 0.2, N),
             rng.random(N).astype(np.float32) + 0.5,
@@ -217,10 +229,10 @@ def test_inputs_that_change_by_chance_are_no_harm(seed: int) -> None:
         )
         after = np.where(rng.random(N) < 0.1, rng.integers(0, 6, N), slots)
         suspended += (
-            harm(
-                bare,
+            rejection_reason(
+                plain,
                 CorrectionDiagnostics(
-                    after, rng.gamma(2.0, 0.2, N), 0.7 * bare.distance, bare.is_sure
+                    after, rng.gamma(2.0, 0.2, N), 0.7 * plain.distance, plain.is_sure
                 ),
             )
             != ""

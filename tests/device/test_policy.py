@@ -19,7 +19,7 @@ from edgeadapt.device.detection.policy import (
     decide,
     judge_answers,
 )
-from edgeadapt.device.inference.state import SOURCE, Domain, Signature
+from edgeadapt.device.inference.state import SOURCE, Domain, DomainPrototypes
 
 POLICY = PolicySpec(
     shift=ShiftPolicy(confirm_windows=2, clear_windows=3, route_distance=0.1),
@@ -35,7 +35,7 @@ STUCK = WindowReading(shift=9.0, novel_share=1.0, is_stuck=True)
 
 
 def domain(kind: Any = "condition", name: str = "fog") -> Domain:
-    return Domain(name, kind, Signature(np.zeros((1, 1)), np.zeros(1)))
+    return Domain(name, kind, DomainPrototypes(np.zeros((1, 1)), np.zeros(1)))
 
 
 def play(
@@ -87,7 +87,7 @@ def test_other_classes_that_the_correction_brings_home_are_in_the_same_condition
     away = replace(SHIFTED, active_distance=0.9)
     asked = StreamState(domain="fog", asked={"fog": 20})
     assert play([away, away], asked, domain())[1][-1] == ("open_domain",)
-    state, kinds = play([replace(away, is_home=True)] * 5, asked, domain())
+    state, kinds = play([replace(away, correction_fits=True)] * 5, asked, domain())
     assert state.domain == "fog" and state.away == 0 and kinds == [("adapt",)] * 5
 
 

@@ -268,7 +268,7 @@ def test_an_encoder_that_was_refolded_for_a_condition_stays_in_its_precision(
         encode = program.refold(tensors)
         assert encode is not None
         features, taps = program.encode(bright[64:], encode)
-        slots = program.read(features, taps, tensors).logits.argmax(axis=1)
+        slots = program.forward_head(features, taps, tensors).logits.argmax(axis=1)
         z[name], right[name] = (
             features,
             float((np.array(CLASSES)[slots.clip(0, 2)] == names[64:]).mean()),

@@ -17,7 +17,7 @@ from edgeadapt.device.detection.hypervector_bundles import (
     route,
     similarity_of,
 )
-from edgeadapt.device.inference.state import Signature
+from edgeadapt.device.inference.state import DomainPrototypes
 from edgeadapt.errors import InputError
 
 SLOTS, WIDTH = 4, 32
@@ -118,12 +118,13 @@ def test_a_condition_is_in_at_most_one_pair_the_most_alike_first() -> None:
 def test_signatures_are_compared_and_merged_the_same_way() -> None:
     (h, slots), (other, other_slots) = samples(0, 40, 0), samples(0, 40, 1)
     first, second = (
-        Signature.empty(SLOTS, WIDTH).extended(*part) for part in ((h, slots), (other, other_slots))
+        DomainPrototypes.empty(SLOTS, WIDTH).extended(*part)
+        for part in ((h, slots), (other, other_slots))
     )
     assert merge_candidates({"a": first, "b": second}) == [
         MergeCandidate("a", "b", *similarity_of(first, second))
     ]
-    both = Signature.empty(SLOTS, WIDTH).extended(
+    both = DomainPrototypes.empty(SLOTS, WIDTH).extended(
         np.concatenate([h, other]), np.concatenate([slots, other_slots])
     )
     assert np.allclose(merged_signature(first, second).sums, both.sums)
@@ -132,7 +133,7 @@ def test_signatures_are_compared_and_merged_the_same_way() -> None:
 def test_conditions_without_shared_classes_are_never_one() -> None:
     h, slots = samples(0, 60, 0)
     low, high = (
-        Signature.empty(SLOTS, WIDTH).extended(h[chosen], slots[chosen])
+        DomainPrototypes.empty(SLOTS, WIDTH).extended(h[chosen], slots[chosen])
         for chosen in (slots < 2, slots >= 2)
     )
     assert (

@@ -53,7 +53,7 @@ def test_after_many_refreshes_a_mild_correction_is_that_share_of_the_full_one(
             domain = program.adapt(domain.over(memory), x, np.ones(64, np.float32))[1].over(domain)
         means[share] = program.runtime.download(domain)["correct.mean"] - start
         x, _ = samples(64, range(4), 99, moved=2.0)
-        moved = program.read(x, x[:, :0], domain.over(memory)).embedding - x
+        moved = program.forward_head(x, x[:, :0], domain.over(memory)).embedding - x
         np.testing.assert_allclose(moved, np.broadcast_to(-means[share], moved.shape), atol=1e-4)
     assert means[1.0].mean() > 1.0  # most of the way to 2
     np.testing.assert_allclose(means[strength], strength * means[1.0], rtol=1e-4, atol=1e-4)

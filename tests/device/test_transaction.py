@@ -18,7 +18,7 @@ from learner_steps import Opener, assert_same, tensors, watch
 from sample_images import KNOWN, NEW, images, wrong
 
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.device.commits.evidence_sums import apply_rows
+from edgeadapt.device.commits.evidence_sums import add_evidence
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import StateError
 from edgeadapt.testing import inspect_state
@@ -496,7 +496,7 @@ def test_every_fifth_label_of_a_class_is_held_out_and_never_trained_on(opened: O
         name: names.count(name) // 5 for name in KNOWN
     }
     rows = inspect_state(learner).journal.evidence(where="status = 'learned'")
-    values, _ = apply_rows(
+    values, _ = add_evidence(
         inspect_state(other).program,
         inspect_state(other).state.tensors,
         rows,

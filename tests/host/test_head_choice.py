@@ -72,15 +72,17 @@ def test_a_weight_of_one_is_the_sum_and_others_scale_the_factory_alone(bundle_pa
     doubled, _ = program.learn(learned, x, none, y, ones, 0 * ones)
     half = program.derive(learned, HeadChoice(factory_weight=0.5))
     read = [
-        program.read(x, none, tensors).logits[:, :4].argmax(axis=1)
+        program.forward_head(x, none, tensors).logits[:, :4].argmax(axis=1)
         for tensors in (half, program.derive(doubled))
     ]
     # few labels of a class are helped by their count, which differs
     assert (read[0] == read[1]).mean() > 0.95
-    plain = program.read(x, none, program.derive(learned)).logits
+    plain = program.forward_head(x, none, program.derive(learned)).logits
     assert np.array_equal(
         plain,
-        program.read(x, none, program.derive(learned, AS_SHIPPED, (*NAMES, *[None] * 28))).logits,
+        program.forward_head(
+            x, none, program.derive(learned, AS_SHIPPED, (*NAMES, *[None] * 28))
+        ).logits,
     )
 
 
@@ -110,7 +112,8 @@ def test_samples_that_were_learned_judge_as_if_they_had_not_been(bundle_path: Pa
         (guard,) = FactorySamples(program).sets(live)
         learned = float(
             (
-                program.read(guard.z, guard.taps, live.tensors).logits.argmax(axis=1) == guard.y
+                program.forward_head(guard.z, guard.taps, live.tensors).logits.argmax(axis=1)
+                == guard.y
             ).mean()
         )
         judged = [
@@ -131,7 +134,8 @@ def test_samples_that_were_learned_judge_as_if_they_had_not_been(bundle_path: Pa
         (guard,) = FactorySamples(program).sets(taught)
         by_heart = float(
             (
-                program.read(guard.z, guard.taps, taught.tensors).logits.argmax(axis=1) == guard.y
+                program.forward_head(guard.z, guard.taps, taught.tensors).logits.argmax(axis=1)
+                == guard.y
             ).mean()
         )
         judged.append(float(guard.correct(program, taught).mean()))
@@ -226,7 +230,7 @@ def test_what_is_held_out_teaches_the_head_that_answers_and_not_the_one_that_is_
     live, program = inspect_state(learner).state, inspect_state(learner).program
     test, none = vectors(200, 2, is_field=True)[0], np.zeros((200, 0), np.float32)
     judged, answering = (
-        program.read(test, none, tensors).logits
+        program.forward_head(test, none, tensors).logits
         for tensors in (live.judged_in("source"), live.tensors_in("source"))
     )
     rows = inspect_state(learner).journal.evidence(where="status = 'held_out'")
@@ -239,7 +243,7 @@ def test_what_is_held_out_teaches_the_head_that_answers_and_not_the_one_that_is_
     beside = LogisticHead(program).beside(
         head, live, FactorySamples(inspect_state(learner).program).sets(live), both
     )
-    expected = program.read(test, none, beside).logits
+    expected = program.forward_head(test, none, beside).logits
     assert (
         np.allclose(answering, expected, atol=1e-3)
         and len(rows) >= 8

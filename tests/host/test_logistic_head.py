@@ -17,7 +17,7 @@ from edgeadapt.device.commits.factory_samples import FactorySamples
 from edgeadapt.device.commits.guard import ValidationSet
 from edgeadapt.device.commits.logistic_head import LogisticHead
 from edgeadapt.device.detection.policy import Policy
-from edgeadapt.device.inference.state import Domain, LearnerState, Signature
+from edgeadapt.device.inference.state import Domain, DomainPrototypes, LearnerState
 from edgeadapt.device.numerics.logistic_regression import logistic
 from edgeadapt.runtime import Tensors
 from edgeadapt.testing import inspect_state
@@ -80,13 +80,15 @@ def test_it_sees_what_the_head_sees_corrected_and_projected(bundle: Path) -> Non
         live, program = inspect_state(learner).state, inspect_state(learner).program
         z, offset = blobs(40, 3)[0], np.linspace(-2.0, 2.0, DIM, dtype=np.float32)
         here = program.runtime.upload({"correct.mean": program.numbers("correct.source") + offset})
-        moved = live.with_domain(Domain("moved", "condition", Signature.empty(3, 1), tensors=here))
+        moved = live.with_domain(
+            Domain("moved", "condition", DomainPrototypes.empty(3, 1), tensors=here)
+        )
         plain = features(program, z, moved, "source")
         assert np.allclose(
             features(program, z + offset, moved, "moved"), plain, atol=2e-3 * np.abs(plain).max()
         )
         weight = program.runtime.download(live.tensors, ("head.weight",))["head.weight"]
-        logits = program.read(z, np.zeros((40, 0), np.float32), live.tensors).logits[:, :3]
+        logits = program.forward_head(z, np.zeros((40, 0), np.float32), live.tensors).logits[:, :3]
         assert np.allclose(
             plain @ weight[:-1, :3] + weight[-1, :3], logits, atol=2e-3 * np.abs(logits).max()
         )
@@ -106,7 +108,7 @@ def test_a_class_of_which_no_row_is_left_leaves_the_head_alone(bundle: Path) -> 
 
         assert beside(y < 2) is live.tensors
         both, alone = (
-            program.read(z, none, tensors).logits[:, :3]
+            program.forward_head(z, none, tensors).logits[:, :3]
             for tensors in (beside(y < 3), live.tensors)
         )
         assert np.abs(both - alone).max() > 0.1 and np.mean(both.argmax(axis=1) == y) >= np.mean(
@@ -152,7 +154,7 @@ def test_a_label_that_does_not_count_teaches_nothing(bundle: Path) -> None:
             replace(row, label=NAMES[(NAMES.index(row.label) + 1) % 3], weight=0.0) for row in rows
         ]
         with_them, without, counting = (
-            program.read(
+            program.forward_head(
                 x,
                 np.zeros((40, 0), np.float32),
                 LogisticHead(program).beside(
@@ -194,7 +196,9 @@ def test_a_class_whose_labels_are_old_keeps_its_part(
         taught(learner, x, [NAMES[k] for k in y])
         live = inspect_state(learner).state
         judged, answering = (
-            inspect_state(learner).program.read(x, np.zeros((40, 0), np.float32), tensors).logits
+            inspect_state(learner)
+            .program.forward_head(x, np.zeros((40, 0), np.float32), tensors)
+            .logits
             for tensors in (live.tensors, live.tensors_in("source"))
         )
         newest = inspect_state(learner).journal.evidence(

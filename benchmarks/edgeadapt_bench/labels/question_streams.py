@@ -169,7 +169,7 @@ def best_of_sets(
                     memory.tensors, z[rows], taps[rows], shown.under.y[rows], weights, unshifted
                 )
                 tensors = program.derive(learned)
-                logits = program.read(
+                logits = program.forward_head(
                     judge_z, judge_taps, tensors if found is None else found.tensors.over(tensors)
                 ).logits
                 best[size] = max(best[size], float((logits.argmax(axis=1) == shown.judge.y).mean()))

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import GUARD
-from edgeadapt.device.commits.evidence_sums import factory_memory
+from edgeadapt.device.commits.evidence_sums import factory_state
 from edgeadapt.device.detection.domain_router import RoutingProjection
 from edgeadapt.device.detection.hypervector_bundles import ClassSums, ConditionBundle, similarity_of
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import LearnerState, Signature
+from edgeadapt.device.inference.state import DomainPrototypes, LearnerState
 from edgeadapt.device.numerics.hypervectors import project
 from edgeadapt.runtime import Executable
 from edgeadapt.scenarios.corruptions import REPORTING, TUNING, corrupt
@@ -90,12 +90,12 @@ def _meet(
 ) -> dict[str, Condition]:
     known = dataset.known()
     rows = np.random.default_rng([seed, 3]).permutation(len(known))[:count]
-    memory, places = factory_memory(program), RoutingProjection(program)
+    memory, places = factory_state(program), RoutingProjection(program)
     seen: dict[str, Condition] = {}
     for name in conditions:
         x = corrupt(known.x[rows], name, SEVERITY, seed)
         z, taps = program.encode(x)
-        read = program.read(z, taps, memory.tensors)
+        read = program.forward_head(z, taps, memory.tensors)
         slots = read.logits.argmax(axis=1)
         seen[name] = Condition(
             places.of(read.residual, slots, memory),
@@ -109,9 +109,9 @@ def _meet(
     for name, target in seen.items() if adapted else ():
         for condition in seen.values():
             z, taps = program.encode(condition.x, target.encoder)
-            condition.adapted_slots[name] = program.read(z, taps, memory.tensors).logits.argmax(
-                axis=1
-            )
+            condition.adapted_slots[name] = program.forward_head(
+                z, taps, memory.tensors
+            ).logits.argmax(axis=1)
     return seen
 
 
@@ -153,7 +153,7 @@ def _routed(met: dict[str, Condition], kind: Kind, windows: int, seed: int) -> d
     first = slice(0, MEMORY)
     signatures = {
         n: (
-            Signature.empty(slots, c.places.shape[1]).extended(
+            DomainPrototypes.empty(slots, c.places.shape[1]).extended(
                 c.places[first], c.adapted_slots[n][first]
             )
         )
@@ -207,7 +207,7 @@ def _merge_rows(program: Program, dataset: ImageDataset, say: Say, quick: bool) 
     """
     memories: dict[str, Callable[[Condition, slice, int], ClassSums]] = {
         "signature": (
-            lambda c, part, slots: Signature.empty(slots, c.places.shape[1]).extended(
+            lambda c, part, slots: DomainPrototypes.empty(slots, c.places.shape[1]).extended(
                 c.places[part], c.slots[part]
             )
         ),

@@ -175,10 +175,10 @@ def _bare_read(program: Program, inputs: Mapping[str, Any]) -> Callable[[], obje
     """The same graphs on the same batch, and nothing else."""
     tensors = program.factory()
     if "x" in inputs:
-        return lambda: program.read(*program.encode(inputs["x"]), tensors)
+        return lambda: program.forward_head(*program.encode(inputs["x"]), tensors)
     z = inputs["features"]["z"]
     taps = inputs["features"].get("taps", np.zeros((len(z), 0), np.float32))
-    return lambda: program.read(z, taps, tensors)
+    return lambda: program.forward_head(z, taps, tensors)
 
 
 def soak_vectors(bundle: str, observations: int, classes: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.bundle.schema import Precision
 from edgeadapt.demo.sample import KNOWN, NEW
-from edgeadapt.device.commits.evidence_sums import factory_memory
+from edgeadapt.device.commits.evidence_sums import factory_state
 from edgeadapt.device.detection.window import shift_ratio
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.inference.state import LearnerState
@@ -58,11 +58,11 @@ class Subject:
 
     def __init__(self, bundle: Bundle, precision: Precision) -> None:
         self.program = Program(bundle, open_runtime("onnxruntime"), precision)
-        self.memory: LearnerState = factory_memory(self.program)
+        self.memory: LearnerState = factory_state(self.program)
         self._tensors = self.program.factory_domain().over(self.memory.tensors)
 
     def look(self, x: NDArray[np.uint8]) -> Looks:
-        read = self.program.read(*self.program.encode(x), self._tensors)
+        read = self.program.forward_head(*self.program.encode(x), self._tensors)
         return Looks(read.logits.argmax(axis=1), read.score, read.residual)
 
     def alarms(self, looks: Looks, windows: Sequence[NDArray[np.int64]]) -> float:
@@ -90,7 +90,9 @@ class Subject:
         tensors = written.over(self._tensors)
         features = self.program.encode(x[_ADAPTED:], self.program.refold(tensors))
         return float(
-            (self.program.read(*features, tensors).logits.argmax(axis=1) == y[_ADAPTED:]).mean()
+            (
+                self.program.forward_head(*features, tensors).logits.argmax(axis=1) == y[_ADAPTED:]
+            ).mean()
         )
 
 

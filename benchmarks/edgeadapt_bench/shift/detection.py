@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import ShiftPolicy
 from edgeadapt.demo.sample import KNOWN, NEW
-from edgeadapt.device.commits.evidence_sums import factory_memory
+from edgeadapt.device.commits.evidence_sums import factory_state
 from edgeadapt.device.detection.window import shift_ratio, shift_ratio_of_mean
 from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import RuntimeUnavailable
@@ -64,7 +64,7 @@ class Gate:
         self, program: Program, calibration: NDArray[Any], y: NDArray[np.int64], seed: int = 0
     ) -> None:
         self._program = program
-        self._memory = factory_memory(program)
+        self._memory = factory_state(program)
         self.policy = program.manifest.policy.shift
         self._centre = self._memory.class_places[self._memory.class_counts > 0].mean(axis=0)
         self.class_free = {"all": self._calibrated(self.look(calibration, y), KINDS, seed)}
@@ -72,7 +72,7 @@ class Gate:
 
     def look(self, x: NDArray[Any], y: NDArray[np.int64]) -> Looks:
         z, taps = self._program.encode(x)
-        read = self._program.read(z, taps, self._memory.tensors)
+        read = self._program.forward_head(z, taps, self._memory.tensors)
         slots = read.logits.argmax(axis=1)
         return Looks(read.residual, slots, read.residual + self._memory.class_places[slots], y)
 

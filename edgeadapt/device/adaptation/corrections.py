@@ -16,7 +16,7 @@ from edgeadapt.device.adaptation.health import (
     distance_from,
     health_of,
     healthiest,
-    strays,
+    increases_distance,
 )
 from edgeadapt.device.adaptation.replay_buffer import ReplayBuffer
 from edgeadapt.device.commits.commit_log import CommitLog
@@ -89,20 +89,20 @@ class Corrections:
         return self._meter.may_start("adapt")
 
     def unless_it_harms(
-        self, domain: Domain, view: WindowView, bare: NDArray[np.float32]
+        self, domain: Domain, view: WindowView, uncorrected: NDArray[np.float32]
     ) -> Domain:
         """The condition without its correction, if that took the newest inputs away from the
         classes: the memory may be of others, long gone.
         """
         if not self.is_of(domain, view):
             return domain
-        why = strays(view.distances, bare, self._policy.adapt.home)
+        why = increases_distance(view.distances, uncorrected, self._policy.adapt.home)
         if not why:
             return domain
         self._note(Action("suspend", "", domain.name, why=why))
-        return self._bare(domain)
+        return self._uncorrected(domain)
 
-    def _bare(self, domain: Domain) -> Domain:
+    def _uncorrected(self, domain: Domain) -> Domain:
         return replace(domain, tensors=self._program.factory_domain(), encode=None, refreshes=0)
 
     def refresh(
@@ -127,7 +127,7 @@ class Corrections:
         )
         if float(outputs["wants_reset"]) > 0:
             self._refused("the method asks to start over", domain, kept)
-            return self._bare(domain)
+            return self._uncorrected(domain)
         tensors = written.over(domain.tensors)
         refreshed = replace(domain, tensors=tensors)
         problem = self._problem(domain, refreshed, memory)
@@ -168,7 +168,8 @@ class Corrections:
         known classes and does it no harm.
 
         A correction fitted to a run of one class scatters its features between all classes; a good
-        one brings them home. Either must beat doing nothing by a margin, or nothing is done.
+        one brings them nearer to theirs. Either must beat doing nothing by a margin, or nothing is
+        done.
         """
         choices = [(proposed, candidate)]
         if active.refreshes:
@@ -178,27 +179,27 @@ class Corrections:
                     replace(active, refreshes=active.refreshes + 1),
                 )
             )
-        bare, home = self._bare(active), self._policy.adapt.home
+        uncorrected, max_ratio = self._uncorrected(active), self._policy.adapt.home
         chosen, why = healthiest(
             choices,
             kept.mean_distance,
-            lambda: self._health(self._read(None, bare, frames, memory), memory),
-            home,
+            lambda: self._health(self._read(None, uncorrected, frames, memory), memory),
+            max_ratio,
         )
         if chosen is not None:
             now, without = (
                 self._read(domain.encode, domain, newest, memory).embedding
-                for domain in (chosen, bare)
+                for domain in (chosen, uncorrected)
             )
-            why = strays(
+            why = increases_distance(
                 distance_from(now, memory.prototypes),
                 distance_from(without, memory.prototypes),
-                home,
+                max_ratio,
             )
             chosen = None if why else chosen
         if chosen is None and (active.tensors is not active.saved or active.encode is not None):
             self._note(Action("suspend", "", active.name, why=why))
-        return chosen or bare
+        return chosen or uncorrected
 
     def _health(self, read: HeadOutput, memory: LearnerState) -> CorrectionDiagnostics:
         return health_of(
@@ -214,7 +215,7 @@ class Corrections:
         self, encode: Any, domain: Domain, inputs: NDArray[Any], memory: LearnerState
     ) -> HeadOutput:
         z, taps = self._program.encode(inputs, encode)
-        return self._program.read(z, taps, domain.tensors.over(memory.tensors))
+        return self._program.forward_head(z, taps, domain.tensors.over(memory.tensors))
 
     def _problem(self, domain: Domain, refreshed: Domain, memory: LearnerState) -> str:
         """Tensors that are not finite or out of bounds; or labels held out in this condition that

@@ -96,7 +96,7 @@ class DomainManager:
         is_followed = stream.domain in self._live.current.domains and not stream.state.away
         if is_followed and seen.shift > 1.0 and not is_stuck:
             self._router.met(stream.domain, seen)
-            self._lifecycle.follow(stream, seen, is_home=reading.is_home)
+            self._lifecycle.follow(stream, seen, correction_fits=reading.correction_fits)
         if UNCERTAIN not in stream.state.asked:
             stream.asking.restart(UNCERTAIN)
         # after the correction: what is asked about is learned from its corrected features

@@ -1,20 +1,21 @@
 """Is a correction healthy? What can be said without labels, as paired tests of the same inputs
-corrected against bare.
+corrected against uncorrected.
 
 It may suspend a correction, never block a label. Five things speak, each a number per input:
 
-    home       mean d(corrected) <= home mean d(bare), with d = 1 - cosine to the nearest class
-               mean; home nears 1 where most classes are there
-    strays     mean d(corrected) > mean d(bare) over the newest inputs alone, in every window that
-               belongs to the condition
+    distance   mean d(corrected) <= r mean d(uncorrected), with d = 1 - cosine to the nearest class
+               mean and r = ``max_ratio``, which nears 1 where most classes are there
+    newest     mean d(corrected) > mean d(uncorrected) over the newest inputs alone, in every
+               window that belongs to the condition
     collapse   the commonest class takes at least ``CROWDED`` of the inputs, and significantly more
                than without the correction
-    twin       where the frozen twin is sure, and sees nothing new, the correction answers otherwise
-               more often than ``DISPUTED`` allows
+    dispute    where the frozen model is sure, and sees nothing new, the correction answers
+               otherwise more often than ``DISPUTED`` allows
     certainty  the mean entropy rises by ``UNCERTAIN`` nats, and significantly more inputs grow less
                certain: half as many disputes are allowed
 
-A correction has to come home; collapse and dispute suspend it. "Significantly" is a one-sided sign
+A correction has to bring inputs nearer to the classes; collapse and dispute suspend it.
+"Significantly" is a one-sided sign
 test on the inputs that changed. Distance alone would take a correction that gathers everything at
 one class mean for the best of all. Entropy alone suspends nothing: on streams sorted by class it
 rises under corrections that help.
@@ -33,20 +34,20 @@ from edgeadapt.device.numerics.softmax import tempered_softmax
 from edgeadapt.device.numerics.statistics import sign_test, upper_tail
 
 Choice = TypeVar("Choice")
-HEALTHY = 0.85
+DEFAULT_MAX_RATIO = 0.85
 """A correction must bring the inputs' mean distance from the classes below this share of what it is
-without; a bundle may say another (``home``).
+without; a bundle may say another (``AdaptPolicy.home``).
 """
 CROWDED = 0.8
 UNCERTAIN = 0.5
 DISPUTED = 0.2
 SURE = 0.9
-"""Confidence from which the twin's answer counts."""
-FEWEST_SURE = 12  # of the twin's answers
+"""Confidence from which the frozen model's answer counts."""
+FEWEST_SURE = 12  # of the frozen model's answers
 SIGNIFICANCE = 0.01
 _ROUNDING = 1e-4  # of distances that were read in batches of other sizes
 BREADTHS = (0.4, 0.7)
-"""Shares of the classes from which inputs need come home by less of a margin, and by none."""
+"""Shares of the classes from which inputs need come nearer by less of a margin, and by none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ class CorrectionDiagnostics:
         slots: (N,) predicted classes.
         entropy: (N,) nats.
         distance: (N,) from the nearest class mean.
-        is_sure: (N,) confident, and not novel: where a frozen twin is worth listening to.
+        is_sure: (N,) confident, and not novel: where the frozen model's answer counts.
         live: classes that there are; 0 if that is not known.
     """
 
@@ -121,75 +122,87 @@ def distance_from(
     return (1.0 - nearest).astype(np.float32)
 
 
-def harm(
-    bare: CorrectionDiagnostics, corrected: CorrectionDiagnostics, home: float = HEALTHY
+def rejection_reason(
+    uncorrected: CorrectionDiagnostics,
+    corrected: CorrectionDiagnostics,
+    max_ratio: float = DEFAULT_MAX_RATIO,
 ) -> str:
     """Why a correction of these inputs is to be suspended; empty if it is healthy. Both describe
     the same inputs, in order.
     """
-    return not_home(bare, corrected, home) or collapse(bare, corrected) or dispute(bare, corrected)
+    return (
+        exceeds_max_distance(uncorrected, corrected, max_ratio)
+        or collapse(uncorrected, corrected)
+        or dispute(uncorrected, corrected)
+    )
 
 
 def healthiest(
     choices: Sequence[tuple[CorrectionDiagnostics, Choice]],
-    bare_distance: float,
-    bare: Callable[[], CorrectionDiagnostics],
-    home: float = HEALTHY,
+    uncorrected_distance: float,
+    uncorrected: Callable[[], CorrectionDiagnostics],
+    max_ratio: float = DEFAULT_MAX_RATIO,
 ) -> tuple[Choice | None, str]:
     """The correction that brings its inputs closest to the classes among those that do no harm; or
     None, and what speaks against the closest.
 
     Args:
-        bare_distance: mean distance of the inputs without a correction.
-        bare: works out all of their health; asked only where it matters.
-        home: see ``HEALTHY``.
+        uncorrected_distance: mean distance of the inputs without a correction.
+        uncorrected: works out all of their health; asked only where it matters.
+        max_ratio: see ``DEFAULT_MAX_RATIO``.
     """
     without: CorrectionDiagnostics | None = None
     first = ""
     for health, choice in sorted(choices, key=lambda pair: float(pair[0].distance.mean())):
-        if health.distance.mean() <= eased(home, health.breadth) * bare_distance:
-            without = without or bare()
-            doubt = harm(without, health, home)
+        distance, ratio = float(health.distance.mean()), relaxed_ratio(max_ratio, health.breadth)
+        if distance <= ratio * uncorrected_distance:
+            without = without or uncorrected()
+            reason = rejection_reason(without, health, max_ratio)
         else:
-            doubt = _too_far(
-                float(health.distance.mean()), bare_distance, eased(home, health.breadth)
-            )
-        if not doubt:
+            reason = _too_far(distance, uncorrected_distance, ratio)
+        if not reason:
             return choice, ""
-        first = first or doubt
+        first = first or reason
     return None, first
 
 
-def not_home(
-    bare: CorrectionDiagnostics, corrected: CorrectionDiagnostics, home: float = HEALTHY
+def exceeds_max_distance(
+    uncorrected: CorrectionDiagnostics,
+    corrected: CorrectionDiagnostics,
+    max_ratio: float = DEFAULT_MAX_RATIO,
 ) -> str:
     return _too_far(
         float(corrected.distance.mean()),
-        float(bare.distance.mean()),
-        eased(home, min(bare.breadth, corrected.breadth)),
+        float(uncorrected.distance.mean()),
+        relaxed_ratio(max_ratio, min(uncorrected.breadth, corrected.breadth)),
     )
 
 
-def eased(home: float, breadth: float) -> float:
-    """The share of their distance that inputs may keep: ``home`` where they are of few classes, all
-    of it where they are of most.
+def relaxed_ratio(max_ratio: float, breadth: float) -> float:
+    """The share of their distance that inputs may keep: ``max_ratio`` where they are of few
+    classes, all of it where they are of most.
 
     A correction that was fitted to a few classes may suit only those, so it has to gain by a
     margin.
     """
     narrow, wide = BREADTHS
-    return home + max(1.0 - home, 0.0) * min(max((breadth - narrow) / (wide - narrow), 0.0), 1.0)
+    share = min(max((breadth - narrow) / (wide - narrow), 0.0), 1.0)
+    return max_ratio + max(1.0 - max_ratio, 0.0) * share
 
 
-def strays(corrected: NDArray[np.float32], bare: NDArray[np.float32], home: float = HEALTHY) -> str:
+def increases_distance(
+    corrected: NDArray[np.float32],
+    uncorrected: NDArray[np.float32],
+    max_ratio: float = DEFAULT_MAX_RATIO,
+) -> str:
     """Why the newest inputs speak against a correction: distances (N,) from the classes with it and
     without; empty if they do not.
 
     A memory is of what was seen before. Where classes come one after the other, what suits it need
-    not suit those that come now; they need not come home by a margin, only not go farther.
+    not suit those that come now; they need not come nearer by a margin, only not go farther.
     """
-    after, before = float(corrected.mean()), float(bare.mean())
-    is_near = after <= max(home, 1.0) * before * (1.0 + _ROUNDING)
+    after, before = float(corrected.mean()), float(uncorrected.mean())
+    is_near = after <= max(max_ratio, 1.0) * before * (1.0 + _ROUNDING)
     return (
         ""
         if is_near
@@ -197,16 +210,16 @@ def strays(corrected: NDArray[np.float32], bare: NDArray[np.float32], home: floa
     )
 
 
-def brings_home(corrected: NDArray[np.float32], bare: NDArray[np.float32]) -> bool:
-    """True if the newest inputs come nearer to the classes by the margin ``HEALTHY``: what was
-    fitted to others suits them, so their condition is the same.
+def reduces_distance(corrected: NDArray[np.float32], uncorrected: NDArray[np.float32]) -> bool:
+    """True if the newest inputs come nearer to the classes by the margin ``DEFAULT_MAX_RATIO``:
+    what was fitted to others suits them, so their condition is the same.
     """
-    return float(corrected.mean()) <= HEALTHY * float(bare.mean())
+    return float(corrected.mean()) <= DEFAULT_MAX_RATIO * float(uncorrected.mean())
 
 
-def collapse(bare: CorrectionDiagnostics, corrected: CorrectionDiagnostics) -> str:
+def collapse(uncorrected: CorrectionDiagnostics, corrected: CorrectionDiagnostics) -> str:
     common = int(corrected.histogram.argmax())
-    after, before = corrected.slots == common, bare.slots == common
+    after, before = corrected.slots == common, uncorrected.slots == common
     if (
         after.mean() < CROWDED
         or sign_test(int((before & ~after).sum()), int((after & ~before).sum())) >= SIGNIFICANCE
@@ -218,26 +231,26 @@ def collapse(bare: CorrectionDiagnostics, corrected: CorrectionDiagnostics) -> s
     )
 
 
-def is_less_certain(bare: CorrectionDiagnostics, corrected: CorrectionDiagnostics) -> bool:
+def is_less_certain(uncorrected: CorrectionDiagnostics, corrected: CorrectionDiagnostics) -> bool:
     """The entropy rises, by the margin and significantly."""
-    rise = corrected.entropy - bare.entropy
+    rise = corrected.entropy - uncorrected.entropy
     return (
         bool(rise.mean() > UNCERTAIN)
         and sign_test(int((rise < 0).sum()), int((rise > 0).sum())) < SIGNIFICANCE
     )
 
 
-def dispute(bare: CorrectionDiagnostics, corrected: CorrectionDiagnostics) -> str:
-    sure = int(bare.is_sure.sum())
-    otherwise = int((corrected.slots != bare.slots)[bare.is_sure].sum())
-    is_unsure = is_less_certain(bare, corrected)
+def dispute(uncorrected: CorrectionDiagnostics, corrected: CorrectionDiagnostics) -> str:
+    sure = int(uncorrected.is_sure.sum())
+    otherwise = int((corrected.slots != uncorrected.slots)[uncorrected.is_sure].sum())
+    is_unsure = is_less_certain(uncorrected, corrected)
     if (
         sure < FEWEST_SURE
         or upper_tail(otherwise, sure, DISPUTED / 2 if is_unsure else DISPUTED) >= SIGNIFICANCE
     ):
         return ""
     rises = (
-        f", while its entropy rises from {bare.entropy.mean():.2f} to"
+        f", while its entropy rises from {uncorrected.entropy.mean():.2f} to"
         f" {corrected.entropy.mean():.2f}"
         if is_unsure
         else ""
@@ -248,9 +261,10 @@ def dispute(bare: CorrectionDiagnostics, corrected: CorrectionDiagnostics) -> st
     )
 
 
-def _too_far(corrected: float, bare: float, home: float) -> str:
+def _too_far(corrected: float, uncorrected: float, max_ratio: float) -> str:
     return (
         ""
-        if corrected <= home * bare
-        else f"distance from the classes {corrected:.3g} corrected, {home * bare:.3g} needed"
+        if corrected <= max_ratio * uncorrected
+        else f"distance from the classes {corrected:.3g} corrected,"
+        f" {max_ratio * uncorrected:.3g} needed"
     )

@@ -17,7 +17,7 @@ from edgeadapt.device.adaptation.stream import Stream
 from edgeadapt.device.adaptation.window_analysis import WindowAnalysis
 from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.domain_changes import confirm_domain, save_domains
-from edgeadapt.device.commits.serialization import domain_blob
+from edgeadapt.device.commits.serialization import domain_arrays
 from edgeadapt.device.detection.domain_router import RoutingProjection, open_domain
 from edgeadapt.device.detection.hypervector_bundles import merge_candidates, merged_signature
 from edgeadapt.device.detection.policy import judge_answers
@@ -82,9 +82,9 @@ class DomainLifecycle:
                 stream.window.clear()
 
     # -- what a window leaves behind ---------------------------------------------------------------
-    def follow(self, stream: Stream, seen: WindowAnalysis, *, is_home: bool) -> None:
+    def follow(self, stream: Stream, seen: WindowAnalysis, *, correction_fits: bool) -> None:
         """Prototypes and recent inputs of the active condition, then a label-free refresh if it is
-        due. ``is_home``: the correction suits the window, wherever that lies.
+        due. ``correction_fits``: the correction suits the window, wherever that lies.
         """
         state = self._live.current
         domain = state.domains[stream.domain]
@@ -102,16 +102,16 @@ class DomainLifecycle:
             refreshed = self._corrections.refresh(kept, domain, state, seen.view.inputs)
         if refreshed.refreshes and not domain.refreshes:
             slots = self._predicted(refreshed, seen)
-        signature, near = refreshed.signature, self._policy.shift.route_distance
+        prototypes, near = refreshed.prototypes, self._policy.shift.route_distance
         # it drifts, and takes its condition along
-        if not is_home and signature.distance(seen.projected, slots) > near:
-            signature = signature.faded(_FOLLOWED)
+        if not correction_fits and prototypes.distance(seen.projected, slots) > near:
+            prototypes = prototypes.faded(_FOLLOWED)
             # a new value: the next checkpoint keeps where it is now
             refreshed = replace(refreshed, tensors=refreshed.tensors.only(refreshed.tensors))
-        signature = signature.extended(seen.projected, slots)
+        prototypes = prototypes.extended(seen.projected, slots)
         self._live.publish(
             self._live.current.with_domain(
-                replace(refreshed, signature=signature, used_at=self.clock)
+                replace(refreshed, prototypes=prototypes, used_at=self.clock)
             )
         )
 
@@ -119,7 +119,9 @@ class DomainLifecycle:
         """(W,) class slots under a condition as it is now."""
         z, taps = self._program.encode(seen.view.inputs, domain.encode)
         tensors = self._live.current.with_domain(domain).tensors_in(domain.name)
-        slots: NDArray[np.int64] = self._program.read(z, taps, tensors).logits.argmax(axis=1)
+        slots: NDArray[np.int64] = self._program.forward_head(z, taps, tensors).logits.argmax(
+            axis=1
+        )
         return slots
 
     # -- conditions that are one -------------------------------------------------------------------
@@ -137,10 +139,10 @@ class DomainLifecycle:
         found = [
             pair
             for pair in merge_candidates(
-                {d.name: d.signature for d in live.domains.values() if d.kind == "condition"},
+                {d.name: d.prototypes for d in live.domains.values() if d.kind == "condition"},
                 threshold=_ONE,
             )
-            if live.domains[pair.first].signature.apart(live.domains[pair.second].signature)
+            if live.domains[pair.first].prototypes.apart(live.domains[pair.second].prototypes)
             <= self._policy.shift.route_distance
         ]
         if not found:
@@ -152,10 +154,12 @@ class DomainLifecycle:
                 key=lambda d: (not self._program.adaptors.held_in(d.tensors), order.index(d.name)),
             )
             kept = replace(
-                kept, signature=merged_signature(kept.signature, gone.signature), saved=kept.tensors
+                kept,
+                prototypes=merged_signature(kept.prototypes, gone.prototypes),
+                saved=kept.tensors,
             )
             live = live.without_domain(gone.name).with_domain(kept)
-            blob |= domain_blob(self._program, kept)
+            blob |= domain_arrays(self._program, kept)
             merged[gone.name] = kept.name
             why = (
                 f"{gone.name} is the same condition: {pair.shared} shared classes point the same"

@@ -157,8 +157,8 @@ class QuestionPlanner:
         return HeadView(
             z,
             taps,
-            self._program.read(z, taps, tensors),
-            lambda moved: self._program.read(moved, taps, tensors),
+            self._program.forward_head(z, taps, tensors),
+            lambda moved: self._program.forward_head(moved, taps, tensors),
             head["head.mean"],
             head["head.active"] > 0,
         )

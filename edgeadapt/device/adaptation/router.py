@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgeadapt.device.adaptation.corrections import Corrections
-from edgeadapt.device.adaptation.health import brings_home
+from edgeadapt.device.adaptation.health import reduces_distance
 from edgeadapt.device.adaptation.stream import Stream
 from edgeadapt.device.adaptation.window_analysis import WindowAnalysis
 from edgeadapt.device.detection.domain_router import nearest_domain
@@ -41,21 +41,21 @@ class DomainRouter:
         near = self._policy.shift.route_distance
         distance = None
         if domain is not None:
-            distance = domain.signature.distance(seen.projected, seen.slots_in(domain))
+            distance = domain.prototypes.distance(seen.projected, seen.slots_in(domain))
             if distance <= near or is_gradual:
                 return WindowReading(
-                    seen.shift, novel, is_step=is_gradual, active_distance=distance
+                    seen.shift, novel, is_gradual_drift=is_gradual, active_distance=distance
                 )
         elif is_gradual and stream.is_on_its_way_back(seen.state.domains):
             # it hovers about the threshold
             return WindowReading(
-                seen.shift, novel, is_step=True, nearest=stream.left, nearest_distance=0.0
+                seen.shift, novel, is_gradual_drift=True, nearest=stream.left, nearest_distance=0.0
             )
         nearest, gap = self._nearest(seen, "" if domain is None else domain.name)
         return WindowReading(
             seen.shift,
             novel,
-            is_home=domain is not None and gap > near and self._suits(domain, seen),
+            correction_fits=domain is not None and gap > near and self._suits(domain, seen),
             active_distance=distance,
             nearest=nearest,
             nearest_distance=gap,
@@ -74,9 +74,9 @@ class DomainRouter:
         """
         if not self._corrections.is_of(domain, seen.view):
             return False
-        if domain.signature.share_met(seen.slots_in(domain)) >= _MET:
+        if domain.prototypes.share_met(seen.slots_in(domain)) >= _MET:
             return False
-        return brings_home(seen.view.distances, seen.uncorrected_distances)
+        return reduces_distance(seen.view.distances, seen.uncorrected_distances)
 
     def met(self, domain: str, seen: WindowAnalysis) -> None:
         """A window was of this condition."""

@@ -29,7 +29,7 @@ class Stream:
     Attributes:
         trail: where its last windows lay.
         left, left_ago: the condition it was in before the factory's came back, and windows since.
-        looked: its last window under a condition.
+        last_window: its statistics, if it was under a condition.
         accuracy: as estimated at the last full window.
     """
 
@@ -39,7 +39,7 @@ class Stream:
     trail: GradualDriftTracker | None = None
     left: str = ""
     left_ago: int = 0
-    looked: WindowStats | None = None
+    last_window: WindowStats | None = None
     recent: RecentAccuracy = field(default_factory=RecentAccuracy)
     accuracy: AccuracyEstimate | None = None
     memories: dict[str, ReplayBuffer] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Stream:
     # -- where it was ------------------------------------------------------------------------------
     def drifts_to(self, place: NDArray[np.float64], route_distance: float) -> bool:
         """Whether a window at this mean place (S,) is a step and not a jump."""
-        is_gradual = self.trail is not None and self.trail.leads_to(place, route_distance)
+        is_gradual = self.trail is not None and self.trail.is_gradual(place, route_distance)
         if not is_gradual:
             self.left = ""  # it jumped: the way back is another way
         return is_gradual

@@ -44,7 +44,7 @@ class WindowAnalysis:
     @cached_property
     def _factory(self) -> HeadOutput:
         z, taps = self._program.encode(self.view.inputs)
-        return self._program.read(z, taps, self.state.tensors)
+        return self._program.forward_head(z, taps, self.state.tensors)
 
     @property
     def residuals(self) -> F32:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import GrowthPolicy
-from edgeadapt.device.inference.state import DomainKind, Signature
+from edgeadapt.device.inference.state import DomainKind, DomainPrototypes
 from edgeadapt.device.numerics.statistics import sign_test
 
 SIGNIFICANCE = 0.1
@@ -95,7 +95,9 @@ def halves_apart(places: NDArray[np.float64], slots: NDArray[np.int64], slot_cou
     middle = len(places) // 2
     if middle == 0:
         return float("inf")
-    earlier = Signature.empty(slot_count, places.shape[1]).extended(places[:middle], slots[:middle])
+    earlier = DomainPrototypes.empty(slot_count, places.shape[1]).extended(
+        places[:middle], slots[:middle]
+    )
     return earlier.distance(places[middle:], slots[middle:])
 
 

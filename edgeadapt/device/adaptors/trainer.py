@@ -27,10 +27,10 @@ from edgeadapt.device.adaptors.criteria import (
 )
 from edgeadapt.device.adaptors.search import Candidate, Ranked, choose
 from edgeadapt.device.commits.commit_log import CommitLog
-from edgeadapt.device.commits.evidence_sums import apply_rows, corrections_now
+from edgeadapt.device.commits.evidence_sums import add_evidence, corrections_now
 from edgeadapt.device.commits.guard import judge
 from edgeadapt.device.commits.holdout import Split
-from edgeadapt.device.commits.serialization import domain_blob
+from edgeadapt.device.commits.serialization import domain_arrays
 from edgeadapt.device.coreset import DEFAULT, Samples
 from edgeadapt.device.coreset import choose as select
 from edgeadapt.device.detection.domain_router import RoutingProjection
@@ -171,7 +171,7 @@ class AdaptorTrainer:
         gap = float("inf")
         if met and self._projection is not None:
             z, taps, y, _, _ = rows_to_arrays(met, live.slots, self._program.manifest.feature_dim)
-            read = self._program.read(z, taps, live.tensors)
+            read = self._program.forward_head(z, taps, live.tensors)
             gap = halves_apart(
                 self._projection.of(read.residual, read.logits.argmax(axis=1), live),
                 y,
@@ -241,7 +241,7 @@ class AdaptorTrainer:
             own = np.flatnonzero(data.fold == number)
             if len(own):
                 trained = self._train(name, data, but=number)
-                read = self._program.read(
+                read = self._program.forward_head(
                     data.z[own], data.taps[own], trained.over(data.heads[number])
                 )
                 right[own] = read.logits.argmax(axis=1) == data.y[own]
@@ -256,7 +256,7 @@ class AdaptorTrainer:
             outcome,
             detail,
             live.with_domain(saved),
-            tensors=domain_blob(self._program, saved),
+            tensors=domain_arrays(self._program, saved),
         )
 
     def _training_set(
@@ -271,7 +271,7 @@ class AdaptorTrainer:
             weight > 0.0, weight, np.float32(self._program.manifest.policy.learn.field_weight)
         )
         if len(rows) > self._policy.samples:
-            read = self._program.read(z, taps, without.tensors.over(live.tensors))
+            read = self._program.forward_head(z, taps, without.tensors.over(live.tensors))
             kept = select(
                 self._selector,
                 Samples(read.embedding, y, tempered_softmax(read.logits, self._temperature)),
@@ -291,7 +291,7 @@ class AdaptorTrainer:
         heads = []
         for number in range(_FOLDS):
             own = np.flatnonzero(fold == number)
-            taken, _ = apply_rows(
+            taken, _ = add_evidence(
                 self._program,
                 live.tensors,
                 [rows[i] for i in own.tolist()],
@@ -300,7 +300,7 @@ class AdaptorTrainer:
                 sign=-1.0,
             )
             heads.append(without.tensors.over(self._program.derive(taken, live.head, live.classes)))
-            read = self._program.read(z[own], taps[own], heads[-1])
+            read = self._program.forward_head(z[own], taps[own], heads[-1])
             logits[own], embedding[own] = read.logits, read.embedding
         return AdaptorTrainingSet(z, taps, y, weight, embedding, logits, fold, tuple(heads))
 

@@ -7,7 +7,12 @@ from dataclasses import replace
 
 from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.evidence_change import counted, moves_of
-from edgeadapt.device.commits.evidence_sums import by_commit, clear_class, finish, take_rows
+from edgeadapt.device.commits.evidence_sums import (
+    by_commit,
+    clear_class,
+    subtract_evidence,
+    with_host_views,
+)
 from edgeadapt.device.commits.holdout import Split
 from edgeadapt.device.storage.name_erasure import Names
 from edgeadapt.errors import StateError, UnknownClassError
@@ -48,7 +53,7 @@ def remove_class(log: CommitLog, name: str) -> None:
         gone=tuple(r for r in rows if r.status in ("learned", "held_out")),
     )
     log.labels_removed(frozenset(row.domain for row in rows))
-    taken = take_rows(program, journal, live.tensors, by_commit(split.taken), live.slots)
+    taken = subtract_evidence(program, journal, live.tensors, by_commit(split.taken), live.slots)
     classes = tuple(None if holder == name else holder for holder in live.classes)
     tensors = program.derive(clear_class(program, taken, live.slots[name]), live.head, classes)
     is_ours = name not in program.manifest.classes and journal.forgot_since_added(name)
@@ -56,7 +61,7 @@ def remove_class(log: CommitLog, name: str) -> None:
         "remove_class",
         "removed",
         {"class": name, "labels": len(rows)},
-        finish(program, replace(counted(live, split, tensors), classes=classes, heads={})),
+        with_host_views(program, replace(counted(live, split, tensors), classes=classes, heads={})),
         moves=moves_of(split, withdrawn=tuple(r.seq for r in rows)),
         snapshot=True,
         # else a rollback gives it back

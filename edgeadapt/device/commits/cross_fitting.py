@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.commits.evidence_sums import apply_rows, corrections_now
+from edgeadapt.device.commits.evidence_sums import add_evidence, corrections_now
 from edgeadapt.device.inference.program import F32, Program
 from edgeadapt.device.inference.state import LearnerState
 from edgeadapt.device.storage.features import rows_to_arrays
@@ -56,7 +56,7 @@ def folds_of(
         inside = [rows[i] for i in np.flatnonzero(fold == number).tolist()]
         gone = [row for row in inside if row.seq in taught]
         without = (
-            apply_rows(program, tensors, gone, live.slots, corrections, sign=-1.0)[0]
+            add_evidence(program, tensors, gone, live.slots, corrections, sign=-1.0)[0]
             if gone
             else tensors
         )
@@ -74,7 +74,8 @@ def cross_fitted(
         derive: from sums to a head. below: tensors of the condition.
     """
     logits = [
-        program.read(fold.z, fold.taps, below.over(derive(fold.tensors))).logits for fold in folds
+        program.forward_head(fold.z, fold.taps, below.over(derive(fold.tensors))).logits
+        for fold in folds
     ]
     return np.concatenate(logits), np.concatenate([fold.y for fold in folds])
 

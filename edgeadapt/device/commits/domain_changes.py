@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgeadapt.device.commits.commit_log import CommitLog
-from edgeadapt.device.commits.serialization import domain_blob
+from edgeadapt.device.commits.serialization import domain_arrays
 from edgeadapt.device.inference.state import Domain
 
 
@@ -28,7 +28,7 @@ def save_domains(
     blob: dict[str, NDArray[Any]] = {}
     candidate = live
     for domain in moved:
-        blob |= domain_blob(log.program, domain)
+        blob |= domain_arrays(log.program, domain)
         candidate = candidate.with_domain(replace(domain, saved=domain.tensors))
     if not force and not log.room.has_room(sum(value.nbytes for value in blob.values())):
         return  # session state: it may be lost, and is saved when there is room again
@@ -49,7 +49,7 @@ def confirm_domain(log: CommitLog, domain: Domain, detail: Mapping[str, Any]) ->
         "opened" if domain.kind == "condition" else "is new classes",
         {"domain": domain.name, **detail},
         log.live.current.with_domain(saved),
-        tensors=domain_blob(log.program, saved),
+        tensors=domain_arrays(log.program, saved),
     )
 
 

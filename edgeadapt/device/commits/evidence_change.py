@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.evidence_sums import (
-    apply_rows,
+    add_evidence,
     by_commit,
     corrections_now,
-    finish,
-    take_rows,
+    subtract_evidence,
+    with_host_views,
 )
 from edgeadapt.device.commits.holdout import Split
-from edgeadapt.device.commits.serialization import correction_blob
+from edgeadapt.device.commits.serialization import correction_arrays
 from edgeadapt.device.inference.state import SOURCE, LearnerState
 from edgeadapt.device.storage.rows import RowTransitions
 from edgeadapt.runtime import Tensors
@@ -54,8 +54,10 @@ def change_evidence(log: CommitLog, state: LearnerState, split: Split) -> Eviden
         program, list(dict.fromkeys(row.domain for row in split.added)), state
     )
     started = time.thread_time()
-    tensors = take_rows(program, log.journal, state.tensors, by_commit(split.taken), state.slots)
-    tensors, receipts = apply_rows(program, tensors, split.added, state.slots, corrections)
+    tensors = subtract_evidence(
+        program, log.journal, state.tensors, by_commit(split.taken), state.slots
+    )
+    tensors, receipts = add_evidence(program, tensors, split.added, state.slots, corrections)
     log.costs_replay(
         time.thread_time() - started,
         sum(row.features.nbytes for row in (*split.taken, *split.added)),
@@ -68,14 +70,14 @@ def change_evidence(log: CommitLog, state: LearnerState, split: Split) -> Eviden
         if not row.receipt and row.has_features and program.gives_receipts
     ]
     if unread:
-        receipts |= apply_rows(program, state.tensors, unread, state.slots, {})[1]
+        receipts |= add_evidence(program, state.tensors, unread, state.slots, {})[1]
     if split.taken or split.added:
         tensors = program.derive(tensors, state.head, state.classes)
     return EvidenceChange(
         split,
-        finish(program, counted(state, split, tensors)),
+        with_host_views(program, counted(state, split, tensors)),
         receipts,
-        correction_blob(program, corrections),
+        correction_arrays(program, corrections),
     )
 
 

@@ -16,16 +16,16 @@ from edgeadapt.device.storage.rows import EvidenceRow
 from edgeadapt.runtime import Tensors
 
 
-def factory_memory(program: Program) -> LearnerState:
+def factory_state(program: Program) -> LearnerState:
     """The state a bundle ships with."""
     manifest = program.manifest
     classes = (*manifest.classes, *[None] * (manifest.class_slots - len(manifest.classes)))
-    return finish(
+    return with_host_views(
         program, LearnerState(commit=0, tensors=program.factory(), classes=classes, domains={})
     )
 
 
-def finish(program: Program, memory: LearnerState) -> LearnerState:
+def with_host_views(program: Program, memory: LearnerState) -> LearnerState:
     """Refresh the small host copies that decisions read."""
     values = program.runtime.download(
         memory.tensors, ("shift.moment", "shift.mean", "head.mean", "head.active")
@@ -41,7 +41,7 @@ def finish(program: Program, memory: LearnerState) -> LearnerState:
     )
 
 
-def apply_rows(
+def add_evidence(
     program: Program,
     tensors: Tensors,
     rows: Sequence[EvidenceRow],
@@ -83,7 +83,7 @@ def apply_rows(
     if bare and program.gives_receipts:
         y = np.array([slots[row.label] for row in bare], np.int64)
         weight = np.array([row.weight for row in bare], np.float32) * np.float32(sign)
-        tensors = program.redeem(
+        tensors = program.learn_from_index(
             tensors, program.receipts_of([row.receipt for row in bare]), y, weight
         )
     return tensors, receipts
@@ -113,7 +113,7 @@ def corrections_now(program: Program, domains: Sequence[str], memory: LearnerSta
     }
 
 
-def take_rows(
+def subtract_evidence(
     program: Program,
     journal: Journal,
     tensors: Tensors,
@@ -129,7 +129,7 @@ def take_rows(
         known = journal.commits(number - 1, number) if correction_names(program) else []
         corrections = corrections_in(program, known[0]) if known else {}
         known_rows = [row for row in rows if row.label in slots]
-        tensors, _ = apply_rows(program, tensors, known_rows, slots, corrections, sign=-1.0)
+        tensors, _ = add_evidence(program, tensors, known_rows, slots, corrections, sign=-1.0)
     return tensors
 
 
@@ -155,11 +155,11 @@ def clear_class(program: Program, tensors: Tensors, slot: int) -> Tensors:
 
 
 __all__ = [
-    "apply_rows",
+    "add_evidence",
     "by_commit",
     "clear_class",
     "corrections_now",
-    "factory_memory",
-    "finish",
-    "take_rows",
+    "factory_state",
+    "subtract_evidence",
+    "with_host_views",
 ]

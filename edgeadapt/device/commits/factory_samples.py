@@ -97,7 +97,7 @@ class FactorySamples:
     def _measured(self, memory: LearnerState) -> F32:
         head, weight = replace(memory.head, temperature=1.0), np.asarray(self._weight, np.float32)
         classes = len(self._program.manifest.classes)
-        whole = self._program.read(
+        whole = self._program.forward_head(
             self._z, self._taps, self._program.derive(memory.tensors, head, memory.classes)
         ).logits
         own = np.zeros((len(self._y), classes), np.float32)
@@ -114,7 +114,7 @@ class FactorySamples:
                 -head.factory_weight * weight[rows],
                 ones,
             )
-            logits = self._program.read(
+            logits = self._program.forward_head(
                 self._z[rows], self._taps[rows], self._program.derive(without, head, memory.classes)
             ).logits
             own[rows] = (whole[rows] - logits)[:, :classes]

@@ -44,7 +44,7 @@ class ValidationSet:
 
     def logits(self, program: Program, memory: LearnerState) -> NDArray[np.float32]:
         """(N, K) as if the samples had not been learned at the factory."""
-        logits = program.read(self.z, self.taps, memory.judged_in(self.domain)).logits
+        logits = program.forward_head(self.z, self.taps, memory.judged_in(self.domain)).logits
         if self.own is not None:
             own = self.own(memory)
             logits = logits.copy()
@@ -101,7 +101,7 @@ def judge(
     return GuardDecision("", tuple(marks))
 
 
-def decline(
+def cumulative_loss(
     program: Program,
     origin: LearnerState,
     live: LearnerState,

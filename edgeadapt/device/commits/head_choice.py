@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.cross_fitting import Fold, cross_fitted, folds_of
-from edgeadapt.device.commits.evidence_sums import apply_rows, corrections_now, finish
+from edgeadapt.device.commits.evidence_sums import add_evidence, corrections_now, with_host_views
 from edgeadapt.device.commits.factory_samples import FactorySamples
 from edgeadapt.device.commits.logistic_head import ROWS, LogisticHead
 from edgeadapt.device.inference.state import AS_SHIPPED, SOURCE, HeadChoice, LearnerState, OwnHead
@@ -221,7 +221,7 @@ class HeadChoices:
         live = self._live.current
         tensors = self._program.derive(live.tensors, choice, live.classes)
         chosen = replace(live, head=choice, tensors=tensors, heads={})
-        self._log.record("choose_head", "chosen", detail, finish(self._program, chosen))
+        self._log.record("choose_head", "chosen", detail, with_host_views(self._program, chosen))
 
     # -- heads that answer ------------------------------------------------------------------
     def _make(self, domain: str) -> None:
@@ -274,7 +274,7 @@ class HeadChoices:
 
     def _with(self, live: LearnerState, sums: Tensors, rows: Sequence[EvidenceRow]) -> Tensors:
         domains = list(dict.fromkeys(row.domain for row in rows))
-        return apply_rows(
+        return add_evidence(
             self._program, sums, rows, live.slots, corrections_now(self._program, domains, live)
         )[0]
 

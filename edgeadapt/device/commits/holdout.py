@@ -70,7 +70,7 @@ class HeldOut:
         for label, status in rows:
             self._counts.setdefault(label, {"learned": 0, "held_out": 0})[status] += 1
 
-    def fifths(self, rows: Sequence[EvidenceRow]) -> tuple[list[EvidenceRow], list[EvidenceRow]]:
+    def rebalance(self, rows: Sequence[EvidenceRow]) -> tuple[list[EvidenceRow], list[EvidenceRow]]:
         """Of all accepted rows: those that teach and are to judge, and those that judge and are to
         teach, so that a fifth of every class judges.
         """
@@ -138,7 +138,9 @@ class HeldOut:
         reach = 2 * (len(coming) + len(leaving)) + 2  # more rows than can change sides
         near = {
             status: [
-                r for r in self._journal.near_the_line(label, status, reach) if r.seq not in leaving
+                r
+                for r in self._journal.rows_near_holdout_boundary(label, status, reach)
+                if r.seq not in leaving
             ]
             for status in ("held_out", "learned")
         }

@@ -16,9 +16,9 @@ import numpy as np
 from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.cross_fitting import cross_fitted, folds_of
 from edgeadapt.device.commits.evidence_change import EvidenceChange, change_evidence
-from edgeadapt.device.commits.evidence_sums import finish
+from edgeadapt.device.commits.evidence_sums import with_host_views
 from edgeadapt.device.commits.factory_samples import FACTORY_SET, FactorySamples
-from edgeadapt.device.commits.guard import GuardDecision, decline, judge
+from edgeadapt.device.commits.guard import GuardDecision, cumulative_loss, judge
 from edgeadapt.device.inference.state import SOURCE, LearnerState
 from edgeadapt.device.numerics.statistics import sign_test
 from edgeadapt.device.storage.rows import EvidenceRow
@@ -98,7 +98,7 @@ class LabelGuard:
         names = {known.name for known in factory}
         harm = ""
         if any(name in names and after < before for name, before, after in decision.accuracy):
-            harm = decline(self._program, self._origin, live, candidate, factory, policy)
+            harm = cumulative_loss(self._program, self._origin, live, candidate, factory, policy)
         return _Judged(candidate, decision, harm)
 
     @property
@@ -146,7 +146,7 @@ class LabelGuard:
         """The candidate with the factory's share counting so much."""
         head = replace(candidate.head, factory_weight=weight)
         tensors = self._program.derive(candidate.tensors, head, candidate.classes)
-        return finish(self._program, replace(candidate, head=head, tensors=tensors))
+        return with_host_views(self._program, replace(candidate, head=head, tensors=tensors))
 
     def _gain(self, live: LearnerState, change: EvidenceChange) -> tuple[float, float] | None:
         """Accuracy that the labels of a condition, cross-fitted, gained over the factory's head,
@@ -182,7 +182,7 @@ class LabelGuard:
         )
         factory = below.over(self._origin.tensors)
         first = np.concatenate(
-            [self._program.read(fold.z, fold.taps, factory).logits for fold in folds]
+            [self._program.forward_head(fold.z, fold.taps, factory).logits for fold in folds]
         )
         after, ahead = logits.argmax(axis=1) == y, first.argmax(axis=1) == y
         return float(after.mean() - ahead.mean()), sign_test(

@@ -211,7 +211,7 @@ class LabelNoiseDetector:
         z, taps, y, _, _ = rows_to_arrays(rows, live.slots, self._program.manifest.feature_dim)
         held_out = np.array([row.status == "held_out" for row in rows])
         return self._as_seen(
-            self._program.read(z, taps, live.judged_in(rows[0].domain)), y, live, held_out
+            self._program.forward_head(z, taps, live.judged_in(rows[0].domain)), y, live, held_out
         )
 
     def _as_seen(
@@ -360,7 +360,7 @@ class LabelNoiseDetector:
         """
         parts = [self._seen(live, self._rows(live, "+status = 'held_out' AND domain = ?", SOURCE))]
         for guard in self._factory.sets(live):
-            read = self._program.read(guard.z, guard.taps, live.tensors)
+            read = self._program.forward_head(guard.z, guard.taps, live.tensors)
             as_new = replace(read, logits=guard.logits(self._program, live))
             parts.append(self._as_seen(as_new, guard.y, live, np.ones(len(guard.y), bool)))
         found = [part.only(part.is_known) for part in parts if part is not None]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import Domain, LearnerState, Signature, digest
+from edgeadapt.device.inference.state import Domain, DomainPrototypes, LearnerState, digest
 from edgeadapt.device.storage.rows import CommitRow
 from edgeadapt.runtime import Tensors
 
@@ -22,7 +22,7 @@ Corrections = Mapping[str, Tensors]
 """Condition -> the tensors of its correction that learning reads."""
 
 
-def correction_blob(program: Program, corrections: Corrections) -> Blobs:
+def correction_arrays(program: Program, corrections: Corrections) -> Blobs:
     """What a commit stores of the corrections that it learned through."""
     return {
         f"{_CORRECTION}{domain}/{name}": value
@@ -41,17 +41,17 @@ def corrections_in(program: Program, commit: CommitRow) -> Corrections:
     return {domain: program.runtime.upload(values) for domain, values in found.items()}
 
 
-def domain_blob(program: Program, domain: Domain) -> Blobs:
+def domain_arrays(program: Program, domain: Domain) -> Blobs:
     """What a commit stores of a domain: its tensors and its signature."""
     values: Blobs = {
         f"{_DOMAIN}{domain.name}/{name}": value
         for name, value in program.runtime.download(domain.tensors).items()
     }
-    met = np.flatnonzero(domain.signature.counts)  # of a thousand slots a condition meets few
+    met = np.flatnonzero(domain.prototypes.counts)  # of a thousand slots a condition meets few
     signature: Blobs = {
         "slots": met.astype(np.int32),
-        "sums": domain.signature.sums[met],
-        "counts": domain.signature.counts[met],
+        "sums": domain.prototypes.sums[met],
+        "counts": domain.prototypes.counts[met],
     }
     return values | {
         f"{_DOMAIN}{domain.name}/signature.{name}": value for name, value in signature.items()
@@ -85,13 +85,13 @@ def domain_values(blobs: Mapping[str, NDArray[Any]], domain: str) -> Blobs:
     }
 
 
-def take_prototypes(values: Blobs, slots: int) -> Signature:
+def take_prototypes(values: Blobs, slots: int) -> DomainPrototypes:
     """Take a domain's prototypes out of its values; earlier versions stored every slot."""
     sums, counts = values.pop("signature.sums"), values.pop("signature.counts")
     met = values.pop("signature.slots", None)
     if met is None:
-        return Signature(sums, counts)
-    whole = Signature.empty(slots, sums.shape[1])
+        return DomainPrototypes(sums, counts)
+    whole = DomainPrototypes.empty(slots, sums.shape[1])
     whole.sums[met], whole.counts[met] = sums, counts
     return whole
 
@@ -101,7 +101,7 @@ def snapshot_of(program: Program, memory: LearnerState) -> Blobs:
     values = program.checkpoint(memory.tensors)
     for domain in memory.domains.values():
         if domain.saved is not None:
-            values |= domain_blob(program, replace(domain, tensors=domain.saved))
+            values |= domain_arrays(program, replace(domain, tensors=domain.saved))
     return values
 
 
@@ -136,8 +136,8 @@ def state_digest(
 
 
 __all__ = [
-    "correction_blob",
-    "domain_blob",
+    "correction_arrays",
+    "domain_arrays",
     "domain_values",
     "durable_tables",
     "snapshot_of",

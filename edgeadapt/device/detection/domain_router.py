@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.device.detection.window import WindowView
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import Domain, LearnerState, Signature
+from edgeadapt.device.inference.state import Domain, DomainPrototypes, LearnerState
 
 
 class RoutingProjection:
@@ -45,7 +45,7 @@ def predicted_in(
     has no say.
     """
     z, taps = program.encode(view.inputs, domain.encode)
-    slots: NDArray[np.int64] = program.read(
+    slots: NDArray[np.int64] = program.forward_head(
         z, taps, program.adaptors.without(domain.tensors).over(memory.tensors)
     ).logits.argmax(axis=1)
     return slots
@@ -61,7 +61,7 @@ def nearest_domain(
     for name, domain in memory.domains.items():
         if name == but:
             continue
-        found = domain.signature.distance(places, predicted_in(domain, view, program, memory))
+        found = domain.prototypes.distance(places, predicted_in(domain, view, program, memory))
         if found < distance:
             best, distance = name, found
     return best, distance
@@ -78,7 +78,7 @@ def open_domain(memory: LearnerState, program: Program, width: int) -> tuple[Lea
     domain = Domain(
         name=f"condition-{serial}",
         kind="provisional",
-        signature=Signature.empty(len(memory.classes), width),
+        prototypes=DomainPrototypes.empty(len(memory.classes), width),
         tensors=program.factory_domain(),
         used_at=serial,
     )

@@ -32,7 +32,7 @@ class GradualDriftTracker:
     weight: float = 1.0
     usual: float = 0.0
 
-    def leads_to(self, place: NDArray[np.float64], route_distance: float) -> bool:
+    def is_gradual(self, place: NDArray[np.float64], route_distance: float) -> bool:
         """True if a window with this mean place (S,) is a step and not a jump."""
         gap = place - self.mean
         scale = float(np.sqrt((place @ place) * (self.mean @ self.mean)))

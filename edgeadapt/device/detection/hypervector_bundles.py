@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.inference.state import Signature
+from edgeadapt.device.inference.state import DomainPrototypes
 from edgeadapt.errors import InputError
 
 F32 = NDArray[np.float32]
@@ -31,7 +31,7 @@ _SMALLEST_DEVIATION = 1e-3
 
 
 class ClassSums(Protocol):
-    """Sums (K, S) and counts (K,) per class: a ``Signature`` or a ``ConditionBundle``."""
+    """Sums (K, S) and counts (K,) per class: a ``DomainPrototypes`` or a ``ConditionBundle``."""
 
     @property
     def sums(self) -> F64: ...
@@ -189,9 +189,9 @@ def merge_candidates(
     return chosen
 
 
-def merged_signature(first: Signature, second: Signature) -> Signature:
+def merged_signature(first: DomainPrototypes, second: DomainPrototypes) -> DomainPrototypes:
     """The signature of both conditions' windows."""
-    return Signature(first.sums + second.sums, first.counts + second.counts)
+    return DomainPrototypes(first.sums + second.sums, first.counts + second.counts)
 
 
 def _unit(values: NDArray[np.float32] | F64) -> F64:

@@ -117,9 +117,9 @@ class WindowReading:
     Attributes:
         shift: statistic / threshold; novel_share: share above the novelty threshold (means nothing
             while shifted).
-        is_step: where the stream was lately leads here: it drifts, if it moves at all.
-        is_home: the active domain's correction still brings the window home: other classes perhaps,
-            and the same condition.
+        is_gradual_drift: where the stream was lately leads here: it drifts, if it moves at all.
+        correction_fits: the active domain's correction still brings the window nearer to the
+            classes: other ones perhaps, and the same condition.
         active_distance: to the active domain, None in the source condition.
         nearest, nearest_distance: the closest known domain; looked up only when the active one does
             not fit.
@@ -134,8 +134,8 @@ class WindowReading:
     shift: float
     novel_share: float
     is_stuck: bool = False
-    is_step: bool = False
-    is_home: bool = False
+    is_gradual_drift: bool = False
+    correction_fits: bool = False
     active_distance: float | None = None
     nearest: str = ""
     nearest_distance: float = float("inf")
@@ -218,7 +218,7 @@ def _decide(
     if (
         window.active_distance is not None
         and window.active_distance > policy.shift.route_distance
-        and not (window.is_step or window.is_home)
+        and not (window.is_gradual_drift or window.correction_fits)
     ):
         state = replace(state, away=state.away + 1)
         if state.away < policy.shift.confirm_windows:

@@ -34,7 +34,7 @@ class WindowStats(NamedTuple):
     def of(cls, view: WindowView) -> WindowStats:
         return cls(view.correction, view.distances, view.scores)
 
-    def resembles(self, other: WindowStats) -> bool:
+    def same_distribution_as(self, other: WindowStats) -> bool:
         """Neither is without a correction, both are under the same, and it does to both what it
         does.
         """

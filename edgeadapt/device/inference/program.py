@@ -191,12 +191,15 @@ class Program:
         taps = [_taps(p, len(p["z"])) for p in parts]
         return np.concatenate([p["z"] for p in parts]), np.concatenate(taps)
 
-    def read(self, z: F32, taps: F32, tensors: Tensors) -> HeadOutput:
+    def forward_head(self, z: F32, taps: F32, tensors: Tensors) -> HeadOutput:
         """Answers through the correction, and the adaptor if there is one, that ``tensors``
         hold.
         """
         if len(z) > self.chunk:
-            parts = [self.read(z[rows], taps[rows], tensors) for rows in chunks(len(z), self.chunk)]
+            parts = [
+                self.forward_head(z[rows], taps[rows], tensors)
+                for rows in chunks(len(z), self.chunk)
+            ]
             return HeadOutput(
                 *(
                     np.concatenate([getattr(p, name) for p in parts])
@@ -240,7 +243,7 @@ class Program:
                 receipts.append(out["receipt"])
         return tensors, np.concatenate(receipts) if receipts else None
 
-    def redeem(
+    def learn_from_index(
         self, tensors: Tensors, receipts: NDArray[Any], y: NDArray[np.int64], sample_weight: F32
     ) -> Tensors:
         """What ``learn`` does to the tensors that have receipts, from the receipts alone: (N, C),

@@ -28,7 +28,7 @@ DomainKind = Literal["provisional", "condition", "novelty"]
 
 
 @dataclass(frozen=True, eq=False)
-class Signature:
+class DomainPrototypes:
     """What a condition looks like to the factory encoder, per predicted class: sums (K, S) and
     counts (K,).
     """
@@ -37,23 +37,23 @@ class Signature:
     counts: NDArray[np.float64]
 
     @classmethod
-    def empty(cls, slots: int, width: int) -> Signature:
+    def empty(cls, slots: int, width: int) -> DomainPrototypes:
         return cls(np.zeros((slots, width)), np.zeros(slots))
 
-    def extended(self, places: NDArray[Any], slots: NDArray[np.int64]) -> Signature:
+    def extended(self, places: NDArray[Any], slots: NDArray[np.int64]) -> DomainPrototypes:
         """One window more: places (W, S) of samples and the class slots they were taken for."""
         sums, counts = self.sums.copy(), self.counts.copy()
         np.add.at(sums, slots, places)
         np.add.at(counts, slots, 1.0)
-        return Signature(sums, counts)
+        return DomainPrototypes(sums, counts)
 
-    def faded(self, share: float) -> Signature:
+    def faded(self, share: float) -> DomainPrototypes:
         """The same places, of which ``share`` counts beside what comes: a condition that drifts is
         where it was last.
         """
-        return Signature(share * self.sums, share * self.counts)
+        return DomainPrototypes(share * self.sums, share * self.counts)
 
-    def apart(self, other: Signature, fewest: float = 4.0) -> float:
+    def apart(self, other: DomainPrototypes, fewest: float = 4.0) -> float:
         """Mean relative squared distance between the class means that both know from at least
         ``fewest`` samples; inf if they share none.
         """
@@ -103,7 +103,7 @@ class Domain:
 
     name: str
     kind: DomainKind
-    signature: Signature
+    prototypes: DomainPrototypes
     tensors: Tensors = field(default_factory=Tensors)
     saved: Tensors | None = None
     encode: Executable | None = None

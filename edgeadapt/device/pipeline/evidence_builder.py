@@ -224,7 +224,7 @@ class EvidenceBuilder:
         if len(z) < policy.window // 4:
             return domain != SOURCE
         memory = self._live.current
-        read = self.program.read(z, taps, memory.tensors_in(domain))
+        read = self.program.forward_head(z, taps, memory.tensors_in(domain))
         return (
             shift_ratio(read.residual, read.logits.argmax(axis=1), memory.class_counts, policy)
             > 1.0

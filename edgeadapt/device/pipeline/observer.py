@@ -55,7 +55,7 @@ class Observer:
         domain = self._streams.domain_of(stream)
         _, z, taps = self.predictor.features(x, features, state, domain)
         return self.predictor.prediction(
-            self._program.read(z, taps, state.tensors_in(domain)), state
+            self._program.forward_head(z, taps, state.tensors_in(domain)), state
         )
 
     def observe(self, x: Any, features: Mapping[str, Any] | None, stream: str) -> Observation:
@@ -68,7 +68,7 @@ class Observer:
         encoded = time.perf_counter()
         if features is None:
             self.predictor.look(inputs)
-        read = self._program.read(z, taps, state.tensors_in(domain))
+        read = self._program.forward_head(z, taps, state.tensors_in(domain))
         ids = self._ids.take(len(z))
         slots = read.logits.argmax(axis=1)
         is_factory_path = state.encoder_in(domain) is None

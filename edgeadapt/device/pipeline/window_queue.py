@@ -92,8 +92,8 @@ class WindowQueue:
         is_dear = stream.state.domain != SOURCE
         if (
             is_dear
-            and stream.looked is not None
-            and look.resembles(stream.looked)
+            and stream.last_window is not None
+            and look.same_distribution_as(stream.last_window)
             and not self._meter.has_room("sense")
         ):
             return
@@ -101,4 +101,4 @@ class WindowQueue:
         with self._meter.spending("sense"):
             self._conditions.window(*window)
         # what is about to change its mind is looked at
-        stream.looked = look if is_dear and stream.state.is_settled_in(domain) else None
+        stream.last_window = look if is_dear and stream.state.is_settled_in(domain) else None

@@ -20,7 +20,7 @@ import numpy as np
 
 from edgeadapt.device.adaptation.domain_manager import DomainManager
 from edgeadapt.device.adaptation.stream import Stream
-from edgeadapt.device.commits.evidence_sums import factory_memory
+from edgeadapt.device.commits.evidence_sums import factory_state
 from edgeadapt.device.detection.accuracy_estimate import wilson
 from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.program import Program
@@ -137,7 +137,7 @@ class FieldQuality:
         if not rows:
             return None
         z, taps, y, _, _ = rows_to_arrays(rows, slots, self._program.manifest.feature_dim)
-        logits = self._program.read(z, taps, factory_memory(self._program).tensors).logits
+        logits = self._program.forward_head(z, taps, factory_state(self._program).tensors).logits
         known = len(self._program.manifest.classes)
         scaled = (
             logits[:, :known].astype(np.float64) / self._program.manifest.policy.learn.temperature

@@ -39,7 +39,7 @@ class Labelled:
 
     def right(self, program: Program, memory: LearnerState) -> int:
         """How many are answered right. A class that the state does not have is answered wrong."""
-        logits = program.read(self.z, self.taps, memory.judged_in(self.domain)).logits
+        logits = program.forward_head(self.z, self.taps, memory.judged_in(self.domain)).logits
         if self.among is not None:
             masked = np.full_like(logits, -np.inf)
             columns = [slot for name, slot in memory.slots.items() if name in self.among]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from edgeadapt.device.commits.evidence_sums import factory_memory
+from edgeadapt.device.commits.evidence_sums import factory_state
 from edgeadapt.device.commits.serialization import state_digest
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.inference.state import LearnerState
@@ -22,7 +22,7 @@ def content_digest(journal: Journal, program: Program, state: LearnerState) -> s
             + row.features.tobytes()
             + row.receipt
         )
-    tables = tables_at(journal, state.commit) or json.loads(factory_memory(program).tables())
+    tables = tables_at(journal, state.commit) or json.loads(factory_state(program).tables())
     return state_digest(program, state, tables, sha.digest())
 
 

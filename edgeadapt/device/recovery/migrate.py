@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.device.commits.class_changes import add_classes
 from edgeadapt.device.commits.commit_log import CommitLog
-from edgeadapt.device.commits.evidence_sums import factory_memory
+from edgeadapt.device.commits.evidence_sums import factory_state
 from edgeadapt.device.commits.factory_samples import FactorySamples
 from edgeadapt.device.commits.guard import GuardDecision, ValidationSet, judge
 from edgeadapt.device.commits.holdout import HeldOut
@@ -262,7 +262,7 @@ class _State:
 
     def __init__(self, program: Program, journal: Journal) -> None:
         self.program, self.journal = program, journal
-        self.shipped = factory_memory(program)
+        self.shipped = factory_state(program)
         self.live = LiveState(self.shipped)
         self.factory = FactorySamples(program)
         held_out = HeldOut(

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.device.commits.evidence_sums import (
-    apply_rows,
+    add_evidence,
     clear_class,
-    factory_memory,
-    finish,
-    take_rows,
+    factory_state,
+    subtract_evidence,
+    with_host_views,
 )
 from edgeadapt.device.commits.serialization import (
     Blobs,
@@ -64,7 +64,7 @@ def rebuild_timed(
             replay.
     """
     last = journal.last_number() if upto is None else upto
-    memory = factory_memory(program)
+    memory = factory_state(program)
     tensors, blobs, replay_s = memory.tensors, Blobs(), 0.0
     for start, commits in reversed(_way_to(journal, last, from_factory)):
         found = None if from_factory else journal.snapshot(start)
@@ -94,7 +94,7 @@ def rebuild_timed(
     memory = replace(memory, commit=last, head=head, tensors=tensors)
     if found_tables is not None:
         memory = _with_tables(program, memory, found_tables, blobs)
-    return finish(program, memory), replay_s
+    return with_host_views(program, memory), replay_s
 
 
 def _way_to(journal: Journal, last: int, from_factory: bool) -> list[tuple[int, list[CommitRow]]]:
@@ -146,15 +146,15 @@ def replay_commit(
         slots = _slots(tables["classes"])
         return clear_class(
             program,
-            take_rows(program, journal, tensors, taken, slots),
+            subtract_evidence(program, journal, tensors, taken, slots),
             slots[commit.detail["class"]],
         )
     if moves.taken:
         taken = [(number, journal.evidence_of(rows)) for number, rows in moves.taken]
-        tensors = take_rows(program, journal, tensors, taken, _slots(tables["classes"]))
+        tensors = subtract_evidence(program, journal, tensors, taken, _slots(tables["classes"]))
     if moves.added:  # without what was forgotten since
         slots = _slots(json.loads(commit.tables)["classes"])
-        tensors, _ = apply_rows(
+        tensors, _ = add_evidence(
             program,
             tensors,
             journal.evidence_of(moves.added),
@@ -251,7 +251,7 @@ def _with_tables(
         values = domain_values(blobs, entry["name"])
         if not values:
             continue  # never checkpointed: it was session state
-        signature = take_prototypes(values, program.manifest.class_slots)
+        prototypes = take_prototypes(values, program.manifest.class_slots)
         _check_domain(program, entry["name"], values)
         tensors = program.runtime.upload(values)
         is_corrected = entry["kind"] != "novelty" and not _is_factory(program, values)
@@ -259,7 +259,7 @@ def _with_tables(
         domains[entry["name"]] = Domain(
             entry["name"],
             entry["kind"],
-            signature,
+            prototypes,
             tensors,
             tensors,
             encode,

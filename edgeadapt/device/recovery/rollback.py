@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.evidence_change import change_evidence
-from edgeadapt.device.commits.evidence_sums import by_commit, correction_names, take_rows
+from edgeadapt.device.commits.evidence_sums import by_commit, correction_names, subtract_evidence
 from edgeadapt.device.commits.holdout import Split
-from edgeadapt.device.commits.serialization import domain_blob, snapshot_of, without_adaptors
+from edgeadapt.device.commits.serialization import domain_arrays, snapshot_of, without_adaptors
 from edgeadapt.device.coreset import Samples, choose
 from edgeadapt.device.detection.policy import Kept
 from edgeadapt.device.inference.state import LearnerState
@@ -110,7 +110,7 @@ class HistoryEditor:
             if bare.tensors is not domain.tensors or bare.saved is not domain.saved:
                 memory = memory.with_domain(bare)
                 blob |= (
-                    domain_blob(self._program, replace(bare, tensors=saved))
+                    domain_arrays(self._program, replace(bare, tensors=saved))
                     if saved is not None
                     else {}
                 )
@@ -235,7 +235,7 @@ class HistoryEditor:
                 tensors=self._program.runtime.upload(kept).over(live.tensors),
                 classes=tuple(tables["classes"]),
             )
-            subtracted = take_rows(
+            subtracted = subtract_evidence(
                 self._program, self._journal, old.tensors, by_commit(inside), old.slots
             )
             result[number] = values | self._program.runtime.download(subtracted, list(kept))
@@ -357,7 +357,7 @@ class HistoryEditor:
 
     def _settled(self, accepted: Sequence[EvidenceRow]) -> Split:
         """Labels that move between teaching and judging so that every class has its fifth."""
-        judging, teaching = self._held_out.fifths(accepted)
+        judging, teaching = self._held_out.rebalance(accepted)
         whole = {
             row.seq: row
             for row in self._journal.evidence_of([row.seq for row in (*judging, *teaching)])

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgeadapt.device.commits.evidence_sums import factory_memory
+from edgeadapt.device.commits.evidence_sums import factory_state
 from edgeadapt.device.commits.serialization import domain_values, take_prototypes, with_domains
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.inference.state import Domain, LearnerState
@@ -99,7 +99,7 @@ def walk(
     """Every commit after ``start``, each with the state after it; derived tensors are left as the
     factory had them.
     """
-    factory = factory_memory(program)
+    factory = factory_state(program)
     point = _point_at(journal, program, factory, start)
     targets = {
         commit.detail["to"]
@@ -129,7 +129,7 @@ def commits_in_pages(journal: Journal, after: int, upto: int) -> Iterator[Commit
 
 def memory_at(journal: Journal, program: Program, number: int) -> LearnerState:
     """The state of the factory (0) or of a snapshot."""
-    factory = factory_memory(program)
+    factory = factory_state(program)
     return _memory(program, factory, number, _point_at(journal, program, factory, number))
 
 

@@ -149,7 +149,7 @@ class EvidenceTable(Database):
         return list(self._where_in("id", samples))
 
     @reads
-    def near_the_line(self, label: str, status: str, limit: int) -> list[EvidenceRow]:
+    def rows_near_holdout_boundary(self, label: str, status: str, limit: int) -> list[EvidenceRow]:
         """Rows of a class with the draws nearest to the line between judging and teaching: the
         largest held out, or the smallest learned; without features.
         """

@@ -69,7 +69,7 @@ class CountingCodes:
         z, y = torch.from_numpy(data.z), torch.from_numpy(data.y)
         t = {"codes.keys": torch.from_numpy(keys), **zero}
         # whole samples, whatever the factory weighs
-        counted = self.redeem(t, self.receipt(t, z), y, torch.ones(len(y)))
+        counted = self.learn_from_index(t, self.receipt(t, z), y, torch.ones(len(y)))
         moment = class_moment(z, y, torch.from_numpy(data.sample_weight), data.slots)
         return {
             "codes.keys": keys,
@@ -98,7 +98,10 @@ class CountingCodes:
         self, t: Values, z: Tensor, taps: Tensor, y: Tensor, sample_weight: Tensor
     ) -> dict[str, Tensor]:
         moment = t["mean.moment"] + class_moment(z, y, sample_weight, t["mean.moment"].shape[1])
-        return {**self.redeem(t, self.receipt(t, z), y, sample_weight), "mean.moment": moment}
+        return {
+            **self.learn_from_index(t, self.receipt(t, z), y, sample_weight),
+            "mean.moment": moment,
+        }
 
     def predict(self, t: Values, z: Tensor) -> Tensor:
         counts = t["codes.counts"].to(torch.float32)
