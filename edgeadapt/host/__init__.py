@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 _HOMES = {
-    "export": "edgeadapt.host.exporting.bundle_builder",
+    "export": "edgeadapt.host.exporting.export",
     "Settings": "edgeadapt.host.exporting.settings",
     "Identity": "edgeadapt.host.encoders.dispatch",
     "as_encoder": "edgeadapt.host.encoders.dispatch",

@@ -83,7 +83,7 @@ def lite0_bundle(material: Material, folder: Path, say: Say) -> Bundle:
         RuntimeUnavailable: torch or the two efficientnet packages are not installed.
     """
     module = lite0()  # first: it says what is missing
-    from edgeadapt.host.exporting.bundle_builder import export
+    from edgeadapt.host.exporting.export import export
 
     held = material.calibration
     rows = np.concatenate(

@@ -283,9 +283,8 @@ def _measure(
         )
         unseen = None if case.unseen is None else (case.unseen.z, case.unseen.taps)
         candidates = Settings().novelty_candidates()
-        picked, lower = novelty_choice.choose_novelty(
-            candidates, head, sense, evidence, judge, unseen, 0
-        )
+        part = calibrate.Part(base, evidence, judge, np.arange(len(judge.y)))
+        picked, lower = novelty_choice.choose_novelty(candidates, part, unseen, 0)
         for limit, chosen in picks.items():  # the marks do not depend on the limit
             small = [
                 score

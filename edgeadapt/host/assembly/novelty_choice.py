@@ -17,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from edgeadapt.errors import InputError
-from edgeadapt.host.assembly.calibration import Fitted
-from edgeadapt.host.contracts import Dims, FactoryData, Head, Scores
-from edgeadapt.host.methods.residual_shift import ResidualShift
+from edgeadapt.host.assembly.calibration import Fitted, Part
+from edgeadapt.host.contracts import Dims, FactoryData, Scores
 
 
 def auroc(known: NDArray[Any], novel: NDArray[Any]) -> float:
@@ -65,10 +64,7 @@ def score_seconds(
 
 def choose_novelty(
     candidates: Sequence[Scores],
-    head: Head,
-    sense: ResidualShift,
-    evidence: FactoryData,
-    judge: FactoryData,
+    part: Part,
     unseen: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
     seed: int,
     *,
@@ -84,6 +80,7 @@ def choose_novelty(
     little about classes that are new to it.
 
     Args:
+        part: rows that judge, and head and residuals that were fitted without them.
         unseen: features (M, D) and taps (M, T) of unseen images; None for feature vectors.
         novelty_kib: candidates of more bytes (frozen, evidence and derived) are left out; None for
             no limit.
@@ -97,6 +94,7 @@ def choose_novelty(
     Raises:
         InputError: no candidate is small enough; the message names the smallest.
     """
+    evidence, judge = part.evidence, part.judge
     sizes = {score.name: score_bytes(score, evidence.dims) for score in candidates}
     small = [
         score
@@ -109,15 +107,14 @@ def choose_novelty(
             f"no novelty score fits into novelty_kib = {novelty_kib:g}; the smallest,"
             f" {least.name!r}, takes {sizes[least.name] / 1024:.1f} KiB"
         )
-    whole = Fitted.of(head, sense, evidence)
-    complete = {score.name: whole.with_score(score, evidence) for score in small}
+    complete = {score.name: part.with_score(score).fitted for score in small}
     seconds = {score.name: score_seconds(score, complete[score.name], judge) for score in small}
     judged = [
         score
         for score in small
         if seconds[score.name] <= slowest * float(np.median(list(seconds.values())))
     ]
-    lower = held_out_marks(judged, head, sense, evidence, judge, seed)
+    lower = held_out_marks(judged, part, seed)
     judged = [score for score in judged if score.name in lower] or judged
     if unseen is not None:
         for score in judged:
@@ -129,14 +126,7 @@ def choose_novelty(
     return max(judged, key=lambda score: (lower[score.name], -sizes[score.name])), lower
 
 
-def held_out_marks(
-    candidates: Sequence[Scores],
-    head: Head,
-    sense: ResidualShift,
-    evidence: FactoryData,
-    judge: FactoryData,
-    seed: int,
-) -> dict[str, float]:
+def held_out_marks(candidates: Sequence[Scores], part: Part, seed: int) -> dict[str, float]:
     """AUROC of classes that the head did not learn, the mean over thirds of the classes, or over
     each of two.
 
@@ -144,17 +134,17 @@ def held_out_marks(
         A mark of every score that can be judged: none of a single class, and none of a score that
         compares classes (``fewest_classes``) where only one of two is left to be known.
     """
-    classes = np.random.default_rng(seed).permutation(evidence.classes)
+    classes = np.random.default_rng(seed).permutation(part.evidence.classes)
     marks: dict[str, list[float]] = {}
     for held_out in np.array_split(classes, min(3, len(classes))) if len(classes) > 1 else ():
         known = np.setdiff1d(classes, held_out)
-        data = evidence.only(known)
-        inside, outside = judge.only(known), judge.only(held_out)
-        base = Fitted.of(head, sense, data)
+        data = part.evidence.only(known)
+        inside, outside = part.judge.only(known), part.judge.only(held_out)
+        base = Fitted.of(part.fitted.head, part.fitted.sense, data)
         for score in candidates:
             if len(known) >= getattr(score, "fewest_classes", 1):
                 fitted = base.with_score(score, data)
-                scores = (fitted.novelty(score, part.z, part.taps) for part in (inside, outside))
+                scores = (fitted.novelty(score, rows.z, rows.taps) for rows in (inside, outside))
                 marks.setdefault(score.name, []).append(auroc(*scores))
     return {name: float(np.mean(values)) for name, values in marks.items()}
 

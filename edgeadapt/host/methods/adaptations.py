@@ -30,8 +30,8 @@ from edgeadapt.host.methods.soft_hebbian import SoftHebbian
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What a method stands beside in its bundle.
+class FactoryContext:
+    """What a label-free method may be built on, beside the encoder.
 
     Attributes:
         head: its classifier. sharpness: 1 / temperature, by which its logits become probabilities.
@@ -57,40 +57,44 @@ class Beside:
         return self.x, self.y
 
 
-ENCODER_SPACE: dict[str, Callable[[ModuleEncoder, Beside], AdaptsEncoder]] = {
-    "norm_statistics": lambda encoder, beside: NormStatistics(encoder),
-    "norm_statistics_averaged": lambda encoder, beside: NormStatistics(encoder, rate=0.5),
-    "norm_statistics_unfolded": lambda encoder, beside: NormStatistics(
+ENCODER_SPACE: dict[str, Callable[[ModuleEncoder, FactoryContext], AdaptsEncoder]] = {
+    "norm_statistics": lambda encoder, context: NormStatistics(encoder),
+    "norm_statistics_averaged": lambda encoder, context: NormStatistics(encoder, rate=0.5),
+    "norm_statistics_unfolded": lambda encoder, context: NormStatistics(
         encoder, first=min(8, len(encoder.norms)), is_unfolded=True
     ),
-    "tent": lambda encoder, beside: Tent(encoder, beside.head, beside.sharpness),
-    "guarded_entropy": lambda encoder, beside: GuardedEntropy(
-        encoder, beside.head, beside.sharpness
+    "tent": lambda encoder, context: Tent(encoder, context.head, context.sharpness),
+    "guarded_entropy": lambda encoder, context: GuardedEntropy(
+        encoder, context.head, context.sharpness
     ),
-    "hebbian": lambda encoder, beside: Hebbian(encoder),
-    "hebbian_three_factor": lambda encoder, beside: ThreeFactorHebbian(
-        encoder, beside.head, beside.sharpness
+    "hebbian": lambda encoder, context: Hebbian(encoder),
+    "hebbian_three_factor": lambda encoder, context: ThreeFactorHebbian(
+        encoder, context.head, context.sharpness
     ),
-    "hebbian_evolved": lambda encoder, beside: ForwardOnly(
-        encoder, beside.head, beside.sharpness, rule=SoftHebbian()
+    "hebbian_evolved": lambda encoder, context: ForwardOnly(
+        encoder, context.head, context.sharpness, rule=SoftHebbian()
     ),
-    "neuro_hebbian": lambda encoder, beside: NeuroHebbian(encoder, beside.head, beside.sharpness),
-    "forward_only": lambda encoder, beside: ForwardOnly(encoder, beside.head, beside.sharpness),
-    "class_matched_statistics": lambda encoder, beside: ClassMatchedStatistics(
-        encoder, beside.head, beside.sharpness, *beside.labelled(), beside.slots
+    "neuro_hebbian": lambda encoder, context: NeuroHebbian(
+        encoder, context.head, context.sharpness
+    ),
+    "forward_only": lambda encoder, context: ForwardOnly(encoder, context.head, context.sharpness),
+    "class_matched_statistics": lambda encoder, context: ClassMatchedStatistics(
+        encoder, context.head, context.sharpness, *context.labelled(), context.slots
     ),
 }
-FEATURE_SPACE: dict[str, Callable[[Beside], AdaptsFeatures]] = {
-    "feature_shift": lambda beside: FeatureShift(),
-    "mean_std": lambda beside: MeanStd(),
-    "t3a": lambda beside: AdjustedPrototypes(beside.head, beside.sharpness),
-    "hebbian_prototypes": lambda beside: HebbianPrototypes(beside.head, beside.sharpness),
+FEATURE_SPACE: dict[str, Callable[[FactoryContext], AdaptsFeatures]] = {
+    "feature_shift": lambda context: FeatureShift(),
+    "mean_std": lambda context: MeanStd(),
+    "t3a": lambda context: AdjustedPrototypes(context.head, context.sharpness),
+    "hebbian_prototypes": lambda context: HebbianPrototypes(context.head, context.sharpness),
 }
 NAMES = (*ENCODER_SPACE, *FEATURE_SPACE)
 
 
-def adaptation(name: str, encoder: Any, beside: Beside) -> AdaptsEncoder | AdaptsFeatures | None:
+def adaptation(
+    name: str, encoder: Any, context: FactoryContext
+) -> AdaptsEncoder | AdaptsFeatures | None:
     """The method called ``name`` for this encoder; None for ``"none"``."""
     if name in ENCODER_SPACE:
-        return ENCODER_SPACE[name](encoder, beside)
-    return FEATURE_SPACE[name](beside) if name in FEATURE_SPACE else None
+        return ENCODER_SPACE[name](encoder, context)
+    return FEATURE_SPACE[name](context) if name in FEATURE_SPACE else None

@@ -2,6 +2,6 @@
 their own, and what they cost.
 """
 
-from edgeadapt.host.precision.variants import Beside, make_variant
+from edgeadapt.host.precision.variants import Float32Encoder, make_variant
 
-__all__ = ["Beside", "make_variant"]
+__all__ = ["Float32Encoder", "make_variant"]

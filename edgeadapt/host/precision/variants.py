@@ -60,15 +60,15 @@ Features = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
-class Beside:
+class Float32Encoder:
     """The float32 encoder and what it was calibrated with.
 
     Attributes:
         base: its graph. frozen: its external tensors. input: the contract.
         runtime, features: what runs graphs, and what turns inputs into stored features (z, taps)
             with one of them.
-        fitted, score, shift, novelty: from float32 features. evidence, judge: float32 features.
-        evidence_x, judge_x: the inputs behind them.
+        part, score, shift, novelty: from float32 features.
+        evidence_x, judge_x: the inputs behind the part's evidence and judge.
         unseen_x: inputs that no training showed, or None.
         signature: columns that tell conditions apart. seed: of splits and simulated windows.
     """
@@ -78,12 +78,10 @@ class Beside:
     input: InputSpec
     runtime: Runtime
     features: Callable[[NDArray[Any], Executable], Features]
-    fitted: calibrate.Fitted
+    part: calibrate.Part
     score: Scores
     shift: ShiftPolicy
     novelty: NoveltyPolicy
-    evidence: FactoryData
-    judge: FactoryData
     evidence_x: NDArray[Any]
     judge_x: NDArray[Any]
     unseen_x: NDArray[Any] | None
@@ -92,7 +90,7 @@ class Beside:
 
 
 def make_variant(
-    precision: Variant, beside: Beside, margin: float
+    precision: Variant, float32: Float32Encoder, margin: float
 ) -> tuple[RoleGraph, PrecisionSpec]:
     """The graph of a variant, and what the manifest says about it.
 
@@ -104,27 +102,27 @@ def make_variant(
             than ``margin``, and chance does not explain it.
     """
     name = f"encode_{precision}"
-    rows = np.random.default_rng(beside.seed).permutation(len(beside.evidence_x))[:SAMPLES]
-    calibration = [beside.evidence_x[rows]] + (
-        [extremes(beside.input, beside.seed)] if precision == "float16" else []
+    rows = np.random.default_rng(float32.seed).permutation(len(float32.evidence_x))[:SAMPLES]
+    calibration = [float32.evidence_x[rows]] + (
+        [extremes(float32.input, float32.seed)] if precision == "float16" else []
     )
     made = _MAKERS[precision](
-        name, ModelProto.FromString(beside.base.graph.model), beside.frozen, calibration
+        name, ModelProto.FromString(float32.base.graph.model), float32.frozen, calibration
     )
     lint(name, made, precision=precision)
-    _check_kernels(name, made, beside, beside.evidence_x[rows[:32]])
-    encode = beside.runtime.load(GraphFile(name, made.SerializeToString(), dict(beside.frozen)))
-    z, taps = beside.features(beside.judge_x, encode)
-    judge = replace(beside.judge, z=z, taps=taps)
+    _check_kernels(name, made, float32, float32.evidence_x[rows[:32]])
+    encode = float32.runtime.load(GraphFile(name, made.SerializeToString(), dict(float32.frozen)))
+    z, taps = float32.features(float32.judge_x, encode)
+    judge = replace(float32.part.judge, z=z, taps=taps)
     if not np.isfinite(z).all() or not np.isfinite(taps).all():
         raise CompileError(
             f"{name}: features are not finite on held-out samples; leave {precision} out of"
             " precisions"
         )
-    _gate(precision, beside, judge, margin)
-    part = calibrate.Part(beside.fitted, beside.evidence, judge, np.arange(len(judge.y)))
-    shift = calibrate.shift_policy([part], beside.signature, beside.seed)
-    report = _report(beside, judge, shift, encode)
+    _gate(precision, float32, judge, margin)
+    part = replace(float32.part, judge=judge)
+    shift = calibrate.shift_policy([part], float32.signature, float32.seed)
+    report = _report(float32, part, shift, encode)
     tolerance = _TOLERANCE[precision]
     if not report.median_error <= tolerance:
         raise CompileError(
@@ -133,10 +131,10 @@ def make_variant(
         )
     external = {tensor.name for tensor in made.graph.initializer if tensor.external_data}
     graph = replace(
-        beside.base.graph,
+        float32.base.graph,
         name=name,
         model=made.SerializeToString(),
-        frozen=tuple(tensor for tensor in beside.base.graph.frozen if tensor in external),
+        frozen=tuple(tensor for tensor in float32.base.graph.frozen if tensor in external),
         nodes=len(made.graph.node),
         values={},
         parity=Parity(
@@ -147,10 +145,10 @@ def make_variant(
             onnxruntime=VERSION,
         ),
     )
-    probe = probe_features(encode, beside.input)
+    probe = probe_features(encode, float32.input)
     written = compared(
-        open_session(made, beside.frozen, optimised=False).run(
-            ["z"], {"x": probe_inputs(beside.input)}
+        open_session(made, float32.frozen, optimised=False).run(
+            ["z"], {"x": probe_inputs(float32.input)}
         )[0]
     )
     spec = PrecisionSpec(
@@ -160,10 +158,12 @@ def make_variant(
         probe_tolerance=max(LEAST_TOLERANCE, _OTHER_KERNELS * distance_between(probe, written)),
         shift=shift,
         novelty=calibrate.novelty_policy(
-            beside.score, [part], {} if report.auroc is None else {beside.score.name: report.auroc}
+            float32.score,
+            [part],
+            {} if report.auroc is None else {float32.score.name: report.auroc},
         ),
     )
-    return RoleGraph(graph, ("encode",), beside.base.methods, precision), spec
+    return RoleGraph(graph, ("encode",), float32.base.methods, precision), spec
 
 
 def extremes(spec: InputSpec, seed: int) -> NDArray[Any]:
@@ -194,7 +194,7 @@ def extremes(spec: InputSpec, seed: int) -> NDArray[Any]:
     return x.round().astype(np.uint8) if spec.dtype == "uint8" else x.astype(np.float32)
 
 
-def _check_kernels(name: str, made: ModelProto, beside: Beside, x: NDArray[Any]) -> None:
+def _check_kernels(name: str, made: ModelProto, float32: Float32Encoder, x: NDArray[Any]) -> None:
     """ONNX Runtime's kernels for low precision against the nodes as they are written, one by one in
     float32.
 
@@ -202,7 +202,7 @@ def _check_kernels(name: str, made: ModelProto, beside: Beside, x: NDArray[Any])
     rounding in another order does.
     """
     fast, plain = (
-        open_session(made, beside.frozen, optimised=optimised).run(["z"], {"x": x})[0]
+        open_session(made, float32.frozen, optimised=optimised).run(["z"], {"x": x})[0]
         for optimised in (True, False)
     )
     if not np.isfinite(fast).all() or not np.isfinite(plain).all():
@@ -210,7 +210,7 @@ def _check_kernels(name: str, made: ModelProto, beside: Beside, x: NDArray[Any])
             f"{name}: features are not finite on calibration inputs; leave this precision out"
         )
     whole = open_session(
-        ModelProto.FromString(beside.base.graph.model), beside.frozen, optimised=True
+        ModelProto.FromString(float32.base.graph.model), float32.frozen, optimised=True
     ).run(["z"], {"x": x})[0]
     distance, cost = (float(np.median(relative_errors(plain, other))) for other in (fast, whole))
     if distance > max(LEAST_TOLERANCE, cost):
@@ -231,17 +231,14 @@ def relative_errors(z: NDArray[np.float32], reference: NDArray[np.float32]) -> N
 
 
 def _report(
-    beside: Beside, judge: FactoryData, shift: ShiftPolicy, encode: Executable
+    float32: Float32Encoder, part: calibrate.Part, shift: ShiftPolicy, encode: Executable
 ) -> PrecisionReport:
-    fitted, before, seed = beside.fitted, beside.judge, beside.seed
+    fitted, judge, before, seed = part.fitted, part.judge, float32.part.judge, float32.seed
     answers = fitted.logits(judge.z).argmax(axis=1)
     answers32 = fitted.logits(before.z).argmax(axis=1)
     errors = relative_errors(judge.z, before.z)
-    part = calibrate.Part(fitted, beside.evidence, before, np.arange(len(before.y)))
-    unseen = beside.features(beside.unseen_x, encode) if beside.unseen_x is not None else None
-    marks = choose_novelty(
-        [beside.score], fitted.head, fitted.sense, beside.evidence, judge, unseen, seed
-    )[1]
+    unseen = float32.features(float32.unseen_x, encode) if float32.unseen_x is not None else None
+    marks = choose_novelty([float32.score], part, unseen, seed)[1]
     return PrecisionReport(
         samples=len(judge.y),
         accuracy=float((answers == judge.y).mean()),
@@ -249,16 +246,17 @@ def _report(
         agreement=float((answers == answers32).mean()),
         median_error=float(np.median(errors)),
         worst_error=float(errors.max()),
-        auroc=marks.get(beside.score.name, beside.novelty.auroc),
-        float32_auroc=beside.novelty.auroc,
-        false_alarms=calibrate.false_alarms([replace(part, judge=judge)], shift, seed),
-        float32_false_alarms=calibrate.false_alarms([part], beside.shift, seed),
+        auroc=marks.get(float32.score.name, float32.novelty.auroc),
+        float32_auroc=float32.novelty.auroc,
+        false_alarms=calibrate.false_alarms([part], shift, seed),
+        float32_false_alarms=calibrate.false_alarms([float32.part], float32.shift, seed),
     )
 
 
-def _gate(precision: Variant, beside: Beside, judge: FactoryData, margin: float) -> None:
+def _gate(precision: Variant, float32: Float32Encoder, judge: FactoryData, margin: float) -> None:
     right, right32 = (
-        beside.fitted.logits(data.z).argmax(axis=1) == data.y for data in (judge, beside.judge)
+        float32.part.fitted.logits(data.z).argmax(axis=1) == data.y
+        for data in (judge, float32.part.judge)
     )
     loss = float(right32.mean() - right.mean())
     chance = sign_test(int((right & ~right32).sum()), int((right32 & ~right).sum()))

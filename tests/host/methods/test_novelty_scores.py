@@ -132,8 +132,13 @@ def test_one_class_duplicates_and_columns_of_zeros_give_finite_scores(score: Sco
     assert all(np.isfinite(part).all() for part in scored(score, data, data, drawn(3, 5, seed=9)))
 
 
-def judge_and_evidence() -> tuple[FactoryData, FactoryData]:
-    return drawn(6, 40), drawn(6, 40, seed=1)
+def part_of(evidence: FactoryData, judge: FactoryData) -> Part:
+    fitted = Fitted.of(Ridge(), ResidualShift(), evidence)
+    return Part(fitted, evidence, judge, np.arange(len(judge.y)))
+
+
+def judged_part() -> Part:
+    return part_of(drawn(6, 40), drawn(6, 40, seed=1))
 
 
 def test_every_score_can_be_named_and_its_name_is_its_own() -> None:
@@ -153,53 +158,44 @@ def test_bytes_count_frozen_evidence_and_derived_tensors() -> None:
 
 
 def test_the_exporter_takes_the_best_that_fits_and_judges_no_other() -> None:
-    evidence, judge = judge_and_evidence()
+    part = judged_part()
     candidates = [make() for make in NOVELTY.values()]
-    best, marks = choose_novelty(candidates, Ridge(), ResidualShift(), evidence, judge, None, 0)
+    best, marks = choose_novelty(candidates, part, None, 0)
     assert marks[best.name] == max(marks.values()) and set(marks) == set(NOVELTY)
     limit = 4.0
-    small, fitting = choose_novelty(
-        candidates, Ridge(), ResidualShift(), evidence, judge, None, 0, novelty_kib=limit
-    )
-    assert score_bytes(small, evidence.dims) <= 1024 * limit and fitting[small.name] == max(
+    small, fitting = choose_novelty(candidates, part, None, 0, novelty_kib=limit)
+    assert score_bytes(small, part.evidence.dims) <= 1024 * limit and fitting[small.name] == max(
         fitting.values()
     )
     assert {
         name for name, mark in marks.items() if name in fitting and mark != fitting[name]
     } == set()
     assert set(fitting) == {
-        s.name for s in candidates if score_bytes(s, evidence.dims) <= 1024 * limit
+        s.name for s in candidates if score_bytes(s, part.evidence.dims) <= 1024 * limit
     }
 
 
 def test_of_equal_scores_the_smaller_one_is_taken() -> None:
-    evidence, judge = judge_and_evidence()
+    part = judged_part()
     wide = RelativeMahalanobis(columns=40)
     narrow = Renamed(RelativeMahalanobis(columns=8), "narrow")
     flat = [Flat(wide), Flat(narrow)]
-    assert (
-        choose_novelty(flat, Ridge(), ResidualShift(), evidence, judge, None, 0)[0].name == "narrow"
-    )  # type: ignore[arg-type]
+    assert choose_novelty(flat, part, None, 0)[0].name == "narrow"  # type: ignore[arg-type]
 
 
 def test_a_score_far_slower_than_the_others_is_left_out() -> None:
-    evidence, judge = judge_and_evidence()
+    part = judged_part()
     candidates = [Cosine(), RelativeMahalanobis(), Slow()]
-    chosen, marks = choose_novelty(
-        candidates, Ridge(), ResidualShift(), evidence, judge, None, 0, slowest=5.0
-    )  # type: ignore[list-item]
+    chosen, marks = choose_novelty(candidates, part, None, 0, slowest=5.0)  # type: ignore[list-item]
     assert "slow" not in marks and chosen.name != "slow"
 
 
 def test_a_limit_that_nothing_meets_names_the_smallest_score() -> None:
-    evidence, judge = judge_and_evidence()
+    part = judged_part()
     with pytest.raises(InputError, match=r"novelty_kib = 1; the smallest, 'rmds', takes \d"):
         choose_novelty(
             [NearestNeighbours(), RelativeMahalanobis()],
-            Ridge(),
-            ResidualShift(),
-            evidence,
-            judge,
+            part,
             None,
             0,
             novelty_kib=1,
@@ -210,9 +206,7 @@ def marks_of(classes: int, unseen: FactoryData | None = None) -> tuple[str, dict
     candidates = [RelativeMahalanobis(), Flat(Cosine()), NearestNeighbours()]
     images = None if unseen is None else (unseen.z, unseen.taps)
     judge = drawn(classes, 40, seed=1)
-    chosen, marks = choose_novelty(
-        candidates, Ridge(), ResidualShift(), drawn(classes, 40), judge, images, 0
-    )  # type: ignore[list-item]
+    chosen, marks = choose_novelty(candidates, part_of(drawn(classes, 40), judge), images, 0)  # type: ignore[list-item]
     return chosen.name, marks
 
 
@@ -232,9 +226,7 @@ def test_of_one_class_unseen_images_judge_and_without_them_nothing_does() -> Non
 
 def test_a_named_score_that_compares_classes_is_not_judged_by_one() -> None:
     data = drawn(2, 20)
-    chosen, marks = choose_novelty(
-        [RelativeMahalanobis()], Ridge(), ResidualShift(), data, data, None, 0
-    )
+    chosen, marks = choose_novelty([RelativeMahalanobis()], part_of(data, data), None, 0)
     fitted = Fitted.of(Ridge(), ResidualShift(), data).with_score(chosen, data)
     policy = novelty_policy(chosen, [Part(fitted, data, data, np.arange(len(data.y)))], marks)
     assert (
